@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* file.h: what only the rooms of qcow2/ may do with files. */
+#ifndef Q2_FILE_H
+#define Q2_FILE_H
+
+#include "qcow2.h"
+
+/* The two steps of q2_file_open(): a descriptor that touches nothing, and the real one from it. */
+int q2_path_open(const char *path, int *path_fd, struct vs_err *err);
+int q2_path_reopen(int path_fd, const char *path, struct q2_file **out, struct vs_err *err);
+
+/* Read through O_DIRECT: no page cache to hand pages from. */
+bool q2_file_direct(struct q2_file *f);
+
+/* pread that reads zeros past the end of the file. Returns the count that was really there. */
+ssize_t q2_pread_zeros(struct q2_file *f, void *buf, size_t len, uint64_t host_off);
+
+/* Takes or drops the guard: an OFD read lock on byte 201, "I do not let others write". */
+int q2_file_guard(struct q2_file *f, bool on);
+
+#endif

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * image.h: reading header and snapshot table of a file that QEMU may be writing at this moment.
+ *
+ * QEMU writes a new table elsewhere, flushes, switches the header with one 12-byte write, and only then frees the old
+ * table. So: header, table, header again; equal first and last means that the table was the current one. A table that
+ * was freed meanwhile may read as plausible zeros: without the second header nothing is believed.
+ */
+#ifndef Q2_IMAGE_H
+#define Q2_IMAGE_H
+
+#include "header.h"
+#include "qcow2.h"
+#include "snaptab.h"
+
+/* Reads and parses the header; @raw: its first Q2_HEADER_MIN bytes as they were. Fills *out: q2_header_fini(). */
+int q2_header_read(struct q2_file *f, struct q2_header *out, uint8_t *raw, struct vs_err *err);
+
+struct q2_walk {
+	void *opaque;
+	/* A new attempt: forget what was seen. The header is borrowed. */
+	int (*begin)(void *opaque, const struct q2_header *h);
+	/* One entry, @len bytes at @host_off. Strings are borrowed. */
+	int (*entry)(void *opaque, const struct q2_snap_entry *e, uint64_t host_off, size_t len);
+};
+
+/* Walks the whole table under the protocol above: the calls since the last begin() describe one moment. -EAGAIN when
+ * it never held still; what a callback returns ends the walk. */
+int q2_walk_snapshots(struct q2_file *f, const struct q2_walk *walk, struct vs_err *err);
+
+#endif

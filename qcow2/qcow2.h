@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * qcow2.h: where does a guest byte live, and is it still the same image?
+ *
+ * A read-only qcow2/raw reader for images that a running QEMU may be writing. It knows bytes and files: no FUSE, no
+ * libvirt, no logging. Source of the format: QEMU's docs/interop/qcow2.txt and the behaviour of QEMU 7.2.
+ *
+ * Units: every `_off` and `_len` is in bytes; `guest_off` counts in the virtual disk, `host_off` in a file.
+ * Errors that a caller may branch on:
+ *   -ESTALE      the snapshot or a file beneath it is not what was opened any more: open it anew, or it is gone
+ *   -EUCLEAN     the image's metadata contradicts itself at this place (the rest stays readable)
+ *   -EIO         a compressed cluster cannot be decoded, or the file below fails
+ *   -EINVAL      not a qcow2 image, or a header that breaks a rule
+ *   -ENOTSUP     valid, but a feature that is not read here (encryption, an unknown incompatible feature)
+ *   -EFBIG       a table is larger than QEMU's limits
+ *   -EPERM       the gate refuses a file that an image names
+ *   -ELOOP       a backing chain that loops or is deeper than 200
+ * Threads: a q2_file, q2_gate, q2_cache and q2_view may be used from many threads at once; close once, last.
+ */
+#ifndef VS_QCOW2_H
+#define VS_QCOW2_H
+
+#include <sys/types.h>
+
+#include "base.h"
+
+/* ---------------------------------------------------------------- files */
+
+/* What stat(2) says about a file; times in ns since 1970. `block`: a block device, whose mtime means nothing. */
+struct q2_stamp {
+	uint64_t dev, ino;
+	uint64_t size;      /* bytes; for block devices the device's size */
+	uint64_t allocated; /* bytes on disk (st_blocks * 512) */
+	int64_t mtime_ns, ctime_ns;
+	int64_t btime_ns; /* creation, 0 where the file system does not know */
+	uint32_t mode, uid, gid;
+	bool block;
+};
+
+struct q2_file;
+
+struct q2_file_ops {
+	int (*size)(struct q2_file *f, uint64_t *len);
+	/* Full count, or less only at end of file; negative errno. */
+	ssize_t (*pread)(struct q2_file *f, void *buf, size_t len, uint64_t host_off);
+	int (*identity)(struct q2_file *f, struct q2_stamp *stamp);
+	void (*close)(struct q2_file *f);
+};
+
+/* An open file. Tests put their own implementation behind it; `fd` is -1 then (no splice, no locks). */
+struct q2_file {
+	const struct q2_file_ops *ops;
+	int fd;
+	char *path; /* as opened, for messages; owned by the file */
+};
+
+/* Opens a regular file or block device read-only, never blocking on or touching anything else (FIFOs, sockets and
+ * character devices are refused before they are opened). Gives *out. */
+int q2_file_open(const char *path, struct q2_file **out, struct vs_err *err);
+void q2_file_close(struct q2_file *f);
+
+/* QEMU's image locks, found without taking any (byte 101 or 103: somebody writes; byte 200: inside a commit). */
+struct q2_locks {
+	bool writer;    /* a process holds WRITE or RESIZE */
+	bool no_read;   /* a process forbids consistent reads: the image is an intermediate layer of a running commit */
+	bool frozen;    /* a process forbids writing */
+};
+int q2_file_locks(struct q2_file *f, struct q2_locks *out);
+
+/* ---------------------------------------------------------------- names inside images, and the one gate */
+
+enum q2_format { Q2_FORMAT_NONE, Q2_FORMAT_RAW, Q2_FORMAT_QCOW2 };
+
+/* "raw", "qcow2" (and libvirt's spelling of them); Q2_FORMAT_NONE for anything else or NULL. */
+enum q2_format q2_format_from_name(const char *name);
+const char *q2_format_name(enum q2_format format);
+
+/* Turns a backing or data-file name as recorded in the image @from into a path and a format. Pure. Relative names are
+ * relative to the directory of @from as opened. `json:` is accepted for raw/qcow2 over file/host_device and nothing
+ * else; URLs and protocols are -EPERM. @format: the recorded backing format or NULL; *format_out may be
+ * Q2_FORMAT_NONE (none recorded). Gives *path. */
+int q2_name_resolve(const char *from, const char *name, const char *format, char **path, enum q2_format *format_out,
+		    struct vs_err *err);
+
+/*
+ * The gate decides which files an image may name. It is immutable data once built: directories (canonical, with
+ * everything below them), single files (for devices in /dev), and formats that a trusted source gave for a path.
+ * Reference-counted.
+ */
+struct q2_gate;
+struct q2_gate *q2_gate_new(void); /* NULL: no memory */
+struct q2_gate *q2_gate_ref(struct q2_gate *gate);
+void q2_gate_unref(struct q2_gate *gate);
+/* Everything below @dir; it is resolved with realpath(3) and silently left out where it does not exist. */
+int q2_gate_allow_dir(struct q2_gate *gate, const char *dir);
+/* A file that a trusted source names: itself, and (not for /dev, /dev/mapper, /dev/disk/...) its directory, both as
+ * written and as resolved. @format: Q2_FORMAT_NONE where the source gives none. */
+int q2_gate_allow_file(struct q2_gate *gate, const char *path, enum q2_format format);
+
+/* Opens what an image names, or says who forbids it. Gives *file; *format is never Q2_FORMAT_NONE (-EPERM: "no format
+ * recorded": formats are never probed). @name as recorded in @from. */
+int q2_gate_open(const struct q2_gate *gate, const char *from, const char *name, const char *format,
+		 struct q2_file **file, enum q2_format *format_out, struct vs_err *err);
+
+/* ---------------------------------------------------------------- what a header says */
+
+/* One snapshot as its table entry says; the strings end at the first NUL as QEMU's do. */
+struct q2_snapshot {
+	char *id, *name;
+	uint64_t l1_off;
+	uint32_t l1_entries;
+	uint32_t date_sec, date_nsec;
+	uint64_t vm_clock_nsec;
+	uint64_t vm_state_size;
+	uint64_t disk_size;  /* bytes, a multiple of 512; the image's own size where the entry has none */
+	bool has_disk_size;
+};
+
+/* Are these two entries the same snapshot, at different moments of the file? */
+bool q2_snapshot_same(const struct q2_snapshot *a, const struct q2_snapshot *b);
+/* Deep copy; gives. NULL: no memory. */
+struct q2_snapshot *q2_snapshot_dup(const struct q2_snapshot *s);
+void q2_snapshot_free(struct q2_snapshot *s);
+
+struct q2_info {
+	struct q2_stamp stamp; /* of the file before the header was read */
+	enum q2_format format;
+	uint64_t size;      /* virtual size, bytes, a multiple of 512 */
+	/* the rest is zero for raw */
+	unsigned version, cluster_bits;
+	uint32_t crypt_method;
+	uint64_t incompatible, compatible, autoclear;
+	bool zstd, extended_l2, data_file_raw, dirty, corrupt;
+	char *backing_name, *backing_format; /* NULL where there is none */
+	char *data_file;                     /* recorded name of the external data file, NULL where there is none */
+	char *unsupported;                   /* NULL, or why its contents cannot be read here ("encrypted (LUKS)") */
+	struct q2_snapshot *snapshots;
+	size_t n_snapshots;
+};
+
+/* Reads header and snapshot table of an image that may be written meanwhile (bounded retries; -EAGAIN when it never
+ * held still). For raw only the size is asked. Gives *out. */
+int q2_info_read(struct q2_file *f, enum q2_format format, struct q2_info **out, struct vs_err *err);
+void q2_info_free(struct q2_info *info);
+
+/* ---------------------------------------------------------------- views: one disk at one snapshot */
+
+/* Limits shared by all views: compiled mapping tables and decompressed clusters, both in bytes. */
+struct q2_cache;
+struct q2_cache *q2_cache_new(size_t table_bytes, size_t cluster_bytes);
+void q2_cache_free(struct q2_cache *cache); /* after the last view is closed */
+struct q2_cache_stats {
+	uint64_t table_bytes, cluster_bytes;          /* held now */
+	uint64_t tables_loaded, tables_shared;        /* since the start */
+	uint64_t cluster_hits, cluster_misses;
+};
+void q2_cache_stats(struct q2_cache *cache, struct q2_cache_stats *out);
+
+struct q2_view_spec {
+	const char *path;                   /* the image, opened by the caller's trust (not through the gate) */
+	enum q2_format format;
+	const struct q2_snapshot *snapshot; /* NULL: the image's present content, which must be frozen */
+	struct q2_gate *gate;               /* for everything beneath; a reference is taken */
+	bool guard; /* hold QEMU's "nobody may write" lock (byte 201) on every layer that is frozen */
+	bool guard_top; /* ... and on the image itself, also where a snapshot inside it is read */
+	/* How many layers, from the top, may not change under the view; 0 = all of them. A commit whose top layer is in
+	 * this chain changes the files beneath that layer, but only where this view does not look: the layers down to and
+	 * including that top are watched then, and only they. */
+	size_t watched;
+};
+
+struct q2_view;
+
+/* Opens the image, everything it stands on, and finds the snapshot. Gives *out. -ESTALE: no such snapshot in it. */
+int q2_view_open(struct q2_cache *cache, const struct q2_view_spec *spec, struct q2_view **out, struct vs_err *err);
+void q2_view_close(struct q2_view *view);
+/* Drops the guard locks but leaves the view readable. */
+void q2_view_unguard(struct q2_view *view);
+
+uint64_t q2_view_size(const struct q2_view *view);
+size_t q2_view_depth(const struct q2_view *view);                 /* layers, >= 1 */
+const char *q2_view_path(const struct q2_view *view, size_t layer); /* 0 = top; borrowed, until close */
+
+enum q2_kind {
+	Q2_DATA,       /* @len bytes at @host_off of @file (past its end: zeros) */
+	Q2_ZERO,       /* reads as zeros; nothing stored */
+	Q2_COMPRESSED, /* one cluster; the stream starts at @host_off and is at most @max_len long */
+};
+
+struct q2_extent {
+	uint64_t guest_off, len;
+	enum q2_kind kind;
+	struct q2_file *file; /* borrowed, until the view is closed; NULL for Q2_ZERO */
+	uint64_t host_off;
+	uint32_t max_len;
+	unsigned depth; /* the layer it comes from, 0 = top; for zeros: the layer that says so */
+};
+
+/*
+ * The whole layer in one question: what lies at @guest_off? The answer covers 1..@len bytes. It was true when asked; a
+ * caller that goes on to use it on an image which may be written asks q2_view_check() afterwards.
+ * -ENXIO at or past the end.
+ */
+int q2_view_extent(struct q2_view *view, uint64_t guest_off, uint64_t len, struct q2_extent *out, struct vs_err *err);
+
+/* Copies and validates: the bytes QEMU would show, or an error, never other bytes. Returns the count, short only at
+ * the end of the disk. */
+ssize_t q2_view_read(struct q2_view *view, void *buf, size_t len, uint64_t guest_off, struct vs_err *err);
+
+/* Is everything still what was opened? 0, -ESTALE, or the error of looking. */
+int q2_view_check(struct q2_view *view, struct vs_err *err);
+
+/* May the bytes of an extent be handed on without a copy, i.e. can nobody change them between a q2_view_check() and
+ * the moment they leave? True while every layer is frozen and guarded. */
+bool q2_view_settled(struct q2_view *view);
+
+/* lseek(2): @whence SEEK_DATA or SEEK_HOLE. Returns the offset; -ENXIO as lseek does. */
+int64_t q2_view_seek(struct q2_view *view, uint64_t guest_off, int whence, struct vs_err *err);
+
+/* Bytes of the virtual disk that are stored somewhere (data and compressed), validated. Walks the map: O(tables).
+ * @max_tables: give up with -E2BIG rather than load more than so many L2 tables; 0 = no limit. */
+int q2_view_allocated(struct q2_view *view, size_t max_tables, uint64_t *bytes, struct vs_err *err);
+
+/* Looks at up to @max_tables L2 tables spread over the disk: are there compressed clusters? 1, 0 or negative errno. */
+int q2_view_has_compressed(struct q2_view *view, size_t max_tables, struct vs_err *err);
+
+#endif

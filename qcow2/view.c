@@ -1,0 +1,523 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A view is one disk at one moment: a stack of layers, asked from the top until one has an answer.
+ *
+ *   guest_off ──► layer 0 (the snapshot, or the frozen image) ── unallocated ──► layer 1 ── ... ──► zeros
+ *
+ * Every read is optimistic: find, copy, and then check that what the answer came from is still what was opened (layer.c
+ * says why afterwards is the right time). Only the layers that a read touched are checked: those whose bytes were copied
+ * and those whose tables were loaded for it; what a map said earlier, when its layer was known to be right, stays true
+ * of the moment the view shows. Errors of decoding count only after that check: a table or stream of a snapshot that is
+ * being deleted under the reader is not a damaged image.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <string.h>
+
+#include "cache.h"
+#include "decode.h"
+#include "file.h"
+#include "layer.h"
+#include "map.h"
+
+struct q2_view {
+	struct q2_cache *cache;
+	uint64_t size, watched;
+	size_t n_layers;
+	struct q2_layer **layers; /* 0 = top */
+	struct q2_gate *gate;
+};
+
+/* The layers an answer depends on. */
+struct touched {
+	uint64_t bits[(Q2_MAX_DEPTH + 64) / 64];
+	size_t loads; /* tables read from files for it */
+};
+
+static void touch(struct touched *t, size_t layer)
+{
+	t->bits[layer / 64] |= UINT64_C(1) << (layer % 64);
+}
+
+/* ---------------------------------------------------------------- opening */
+
+static bool stands_already(const struct q2_view *v, const struct q2_stamp *stamp)
+{
+	size_t i;
+
+	for (i = 0; i + 1 < v->n_layers; i++)
+		if (v->layers[i]->stamp.dev == stamp->dev && v->layers[i]->stamp.ino == stamp->ino)
+			return true;
+	return false;
+}
+
+/* Puts an open file (taken) beneath the others. */
+static int add_layer(struct q2_view *v, struct q2_file *file, enum q2_format format, const struct q2_snapshot *snapshot,
+		     bool guard, struct vs_err *err)
+{
+	struct q2_layer **layers = realloc(v->layers, (v->n_layers + 1) * sizeof(*layers)), *l = NULL;
+	int rc;
+
+	if (layers) {
+		v->layers = layers;
+		l = malloc(sizeof(*l));
+	}
+	if (!l) {
+		q2_file_close(file);
+		return -ENOMEM;
+	}
+	rc = q2_layer_init(l, v->cache, file, format, snapshot, v->gate, guard, err);
+	if (rc) {
+		free(l);
+		return rc;
+	}
+	layers[v->n_layers++] = l;
+	if (stands_already(v, &l->stamp))
+		return vs_err_set(err, -ELOOP, "the backing chain of '%s' loops at '%s'", layers[0]->file->path, l->file->path);
+	return 0;
+}
+
+static int add_backing_chain(struct q2_view *v, bool guard, struct vs_err *err)
+{
+	struct q2_layer *top = v->layers[v->n_layers - 1];
+	struct q2_file *file;
+	enum q2_format fmt;
+	int rc;
+
+	while (top->header.backing_name) {
+		if (v->n_layers == Q2_MAX_DEPTH)
+			return vs_err_set(err, -ELOOP, "the backing chain of '%s' is deeper than %u", v->layers[0]->file->path,
+					  Q2_MAX_DEPTH);
+		rc = q2_gate_open(v->gate, top->file->path, top->header.backing_name, top->header.backing_format, &file, &fmt,
+				  err);
+		if (!rc)
+			rc = add_layer(v, file, fmt, NULL, guard, err);
+		if (rc)
+			return rc;
+		top = v->layers[v->n_layers - 1];
+	}
+	return 0;
+}
+
+int q2_view_open(struct q2_cache *cache, const struct q2_view_spec *spec, struct q2_view **out, struct vs_err *err)
+{
+	struct q2_view *v = calloc(1, sizeof(*v));
+	struct q2_file *file;
+	int rc;
+
+	if (!v)
+		return -ENOMEM;
+	v->cache = cache;
+	v->gate = q2_gate_ref(spec->gate);
+	v->watched = spec->watched ? spec->watched : SIZE_MAX;
+	if (spec->format == Q2_FORMAT_NONE)
+		rc = vs_err_set(err, -EPERM, "the format of '%s' is not known, and formats are never probed", spec->path);
+	else
+		rc = q2_file_open(spec->path, &file, err);
+	if (!rc)
+		rc = add_layer(v, file, spec->format, spec->snapshot, spec->guard_top, err);
+	if (!rc)
+		rc = add_backing_chain(v, spec->guard, err);
+	if (rc) {
+		q2_view_close(v);
+		return rc;
+	}
+	v->size = v->layers[0]->size;
+	*out = v;
+	return 0;
+}
+
+void q2_view_close(struct q2_view *v)
+{
+	size_t i;
+
+	if (!v)
+		return;
+	for (i = 0; i < v->n_layers; i++) {
+		q2_layer_fini(v->layers[i], v->cache);
+		free(v->layers[i]);
+	}
+	free(v->layers);
+	q2_gate_unref(v->gate);
+	free(v);
+}
+
+void q2_view_unguard(struct q2_view *v)
+{
+	size_t i;
+
+	for (i = 0; i < v->n_layers; i++)
+		q2_layer_unguard(v->layers[i]);
+}
+
+uint64_t q2_view_size(const struct q2_view *v)
+{
+	return v->size;
+}
+
+size_t q2_view_depth(const struct q2_view *v)
+{
+	return v->n_layers;
+}
+
+const char *q2_view_path(const struct q2_view *v, size_t layer)
+{
+	return v->layers[layer]->file->path;
+}
+
+bool q2_view_settled(struct q2_view *v)
+{
+	size_t i;
+
+	for (i = 0; i < v->n_layers; i++) {
+		struct q2_layer *l = v->layers[i];
+
+		if (l->role != Q2_FROZEN || !l->guarded || q2_file_direct(l->file) || i >= v->watched)
+			return false;
+	}
+	return true;
+}
+
+/* ---------------------------------------------------------------- checking */
+
+static int check_touched(struct q2_view *v, const struct touched *t, struct vs_err *err)
+{
+	size_t i;
+	int rc;
+
+	for (i = 0; i < v->n_layers && i < v->watched; i++) {
+		if (!(t->bits[i / 64] >> (i % 64) & 1))
+			continue;
+		rc = q2_layer_check(v->layers[i], err);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+int q2_view_check(struct q2_view *v, struct vs_err *err)
+{
+	struct touched all;
+
+	memset(&all, 0xff, sizeof(all));
+	return check_touched(v, &all, err);
+}
+
+/* ---------------------------------------------------------------- the question */
+
+/* One answer, with what the reader needs beside the public extent. */
+struct piece {
+	struct q2_extent x;
+	struct q2_layer *layer; /* NULL for zeros beneath the last layer */
+};
+
+/* Holes that the file system knows of, for data that would otherwise be read as zeros from the file. */
+static void look_for_host_hole(struct q2_layer *l, struct q2_extent *x)
+{
+	uint64_t file_len = 0;
+	off_t data, hole;
+
+	if (!l->host_holes || x->file->fd < 0)
+		return;
+	if (!x->file->ops->size(x->file, &file_len) && x->host_off >= file_len) {
+		x->kind = Q2_ZERO;
+		return;
+	}
+	data = lseek(x->file->fd, (off_t)x->host_off, SEEK_DATA);
+	if (data < 0 && errno == ENXIO) {
+		x->kind = Q2_ZERO;
+		return;
+	}
+	if (data < 0)
+		return;
+	if ((uint64_t)data > x->host_off) {
+		x->kind = Q2_ZERO;
+		x->len = (uint64_t)data - x->host_off < x->len ? (uint64_t)data - x->host_off : x->len;
+		return;
+	}
+	hole = lseek(x->file->fd, (off_t)x->host_off, SEEK_HOLE);
+	if (hole > data && (uint64_t)hole - x->host_off < x->len)
+		x->len = (uint64_t)hole - x->host_off;
+	/* the tail of a last sector that the file does not reach belongs to the data */
+	if ((x->host_off + x->len) & 511 && x->host_off + x->len == file_len)
+		x->len = (x->len + 511) & ~UINT64_C(511);
+}
+
+/* What layer @i says about @off; *found = false: ask the next one about the first *len bytes. */
+static int ask_layer(struct q2_view *v, size_t i, uint64_t off, uint64_t *len, bool holes, struct touched *t, bool *found,
+		     struct piece *out, struct vs_err *err)
+{
+	struct q2_layer *l = v->layers[i];
+	struct q2_piece p;
+	int rc;
+
+	*found = true;
+	out->layer = l;
+	out->x = (struct q2_extent){ .guest_off = off, .kind = Q2_ZERO, .depth = (unsigned)i };
+	if (off >= l->size) { /* a shorter backing file reads as zeros */
+		out->x.len = *len;
+		return 0;
+	}
+	if (*len > l->size - off)
+		*len = l->size - off;
+	out->x.len = *len;
+	if (l->format == Q2_FORMAT_RAW) {
+		out->x.kind = Q2_DATA;
+		out->x.file = l->file;
+		out->x.host_off = off;
+		touch(t, i);
+	} else {
+		rc = q2_map_lookup(v->cache, l->map, l->file, off, *len, &p, err);
+		/* An error is believed only after the check; and a deleted snapshot reads nowhere, not even its holes. */
+		if (rc || p.loaded || l->role == Q2_SNAPSHOT)
+			touch(t, i);
+		t->loads += !rc && p.loaded;
+		if (rc)
+			return rc;
+		*len = out->x.len = p.len;
+		if (p.kind == Q2_RUN_UNALLOCATED) {
+			*found = false;
+			return 0;
+		}
+		if (p.kind == Q2_RUN_ZERO)
+			return 0;
+		touch(t, i);
+		out->x.kind = p.kind == Q2_RUN_DATA ? Q2_DATA : Q2_COMPRESSED;
+		out->x.file = l->data_file ? l->data_file : l->file;
+		out->x.host_off = p.host_off;
+		out->x.max_len = p.max_len;
+	}
+	if (holes && out->x.kind == Q2_DATA)
+		look_for_host_hole(l, &out->x);
+	return 0;
+}
+
+/* The extent at @off, at most @len long. @off < size. */
+static int find(struct q2_view *v, uint64_t off, uint64_t len, bool holes, struct touched *t, struct piece *out,
+		struct vs_err *err)
+{
+	bool found = false;
+	size_t i;
+	int rc;
+
+	if (len > v->size - off)
+		len = v->size - off;
+	for (i = 0; i < v->n_layers && !found; i++) {
+		rc = ask_layer(v, i, off, &len, holes, t, &found, out, err);
+		if (rc)
+			return rc;
+	}
+	if (!found) {
+		out->layer = NULL;
+		out->x = (struct q2_extent){ .guest_off = off, .len = len, .kind = Q2_ZERO, .depth = (unsigned)v->n_layers - 1 };
+	}
+	assert(out->x.len > 0 && out->x.len <= len);
+	if (out->x.kind == Q2_ZERO)
+		out->x.file = NULL;
+	return 0;
+}
+
+int q2_view_extent(struct q2_view *v, uint64_t guest_off, uint64_t len, struct q2_extent *out, struct vs_err *err)
+{
+	struct touched t = { 0 };
+	struct piece p;
+	int rc, rc2;
+
+	if (guest_off >= v->size || !len)
+		return -ENXIO;
+	rc = find(v, guest_off, len, false, &t, &p, err);
+	if (rc) {
+		rc2 = check_touched(v, &t, err);
+		return rc2 ? rc2 : rc;
+	}
+	*out = p.x;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- reading */
+
+static int copy_data(const struct piece *p, void *buf, size_t len, struct vs_err *err)
+{
+	struct q2_file *f = p->x.file;
+	ssize_t n = q2_pread_zeros(f, buf, len, p->x.host_off);
+
+	if (n < 0)
+		return vs_err_set(err, (int)n, "cannot read '%s' at offset %#" PRIx64 ": %s", f->path, p->x.host_off,
+				  strerror((int)-n));
+	return 0;
+}
+
+/* Decodes the cluster of @p into @out, which has room for a whole one. */
+static int decode_cluster(const struct piece *p, void *out, struct vs_err *err)
+{
+	const struct q2_geometry *g = q2_map_geometry(p->layer->map);
+	size_t cluster = (size_t)1 << g->cluster_bits;
+	void *in = q2_scratch(0, p->x.max_len);
+	ssize_t n;
+	int rc;
+
+	if (!in)
+		return -ENOMEM;
+	n = q2_pread_zeros(p->x.file, in, p->x.max_len, p->x.host_off);
+	if (n < 0)
+		return vs_err_set(err, (int)n, "cannot read '%s' at offset %#" PRIx64 ": %s", p->x.file->path, p->x.host_off,
+				  strerror((int)-n));
+	rc = q2_decode(g->zstd, in, p->x.max_len, out, cluster);
+	if (rc == -EIO)
+		return vs_err_set(err, rc, "'%s': the compressed cluster of guest offset %#" PRIx64 " (at offset %#" PRIx64
+				  ", at most %u bytes) cannot be decoded", p->x.file->path,
+				  p->x.guest_off & ~(uint64_t)(cluster - 1), p->x.host_off, p->x.max_len);
+	return rc;
+}
+
+/* @len bytes of a compressed cluster, straight into @buf where all of it is wanted, else through the cache. */
+static int copy_compressed(struct q2_view *v, const struct piece *p, void *buf, size_t len, struct vs_err *err)
+{
+	unsigned bits = q2_map_geometry(p->layer->map)->cluster_bits;
+	size_t cluster = (size_t)1 << bits, into = p->x.guest_off & (cluster - 1);
+	uint64_t serial = q2_map_serial(p->layer->map), idx = p->x.guest_off >> bits;
+	struct q2_cluster *cl = q2_cluster_get(v->cache, serial, idx);
+	int rc = 0;
+
+	if (!cl && !into && len == cluster)
+		return decode_cluster(p, buf, err);
+	if (!cl) {
+		cl = q2_cluster_new(serial, idx, cluster);
+		if (!cl)
+			return -ENOMEM;
+		rc = decode_cluster(p, cl->data, err);
+		if (!rc)
+			q2_cluster_offer(v->cache, cl);
+	}
+	if (!rc)
+		memcpy(buf, cl->data + into, len);
+	q2_cluster_put(v->cache, cl);
+	return rc;
+}
+
+static int copy(struct q2_view *v, uint8_t *buf, size_t len, uint64_t off, struct touched *t, struct vs_err *err)
+{
+	struct piece p;
+	size_t n;
+	int rc;
+
+	while (len) {
+		rc = find(v, off, len, false, t, &p, err);
+		if (rc)
+			return rc;
+		n = (size_t)p.x.len;
+		switch (p.x.kind) {
+		case Q2_ZERO:
+			memset(buf, 0, n);
+			break;
+		case Q2_DATA:
+			rc = copy_data(&p, buf, n, err);
+			break;
+		case Q2_COMPRESSED:
+			rc = copy_compressed(v, &p, buf, n, err);
+			break;
+		}
+		if (rc)
+			return rc;
+		buf += n;
+		off += n;
+		len -= n;
+	}
+	return 0;
+}
+
+ssize_t q2_view_read(struct q2_view *v, void *buf, size_t len, uint64_t guest_off, struct vs_err *err)
+{
+	struct touched t = { 0 };
+	struct vs_err gone = { 0 };
+	int rc, rc2;
+
+	if (guest_off >= v->size)
+		return 0;
+	if (len > v->size - guest_off)
+		len = (size_t)(v->size - guest_off);
+	if (len > SSIZE_MAX)
+		len = SSIZE_MAX;
+	rc = copy(v, buf, len, guest_off, &t, err);
+	rc2 = check_touched(v, &t, &gone);
+	if (rc2) {
+		if (err)
+			*err = gone;
+		return rc2;
+	}
+	return rc ? rc : (ssize_t)len;
+}
+
+/* ---------------------------------------------------------------- walking */
+
+static int64_t seek(struct q2_view *v, uint64_t off, bool want_data, struct touched *t, struct vs_err *err)
+{
+	struct piece p;
+	int rc;
+
+	while (off < v->size) {
+		rc = find(v, off, v->size - off, true, t, &p, err);
+		if (rc)
+			return rc;
+		if ((p.x.kind != Q2_ZERO) == want_data)
+			return (int64_t)off;
+		off += p.x.len;
+	}
+	return want_data ? -ENXIO : (int64_t)v->size;
+}
+
+int64_t q2_view_seek(struct q2_view *v, uint64_t guest_off, int whence, struct vs_err *err)
+{
+	struct touched t = { 0 };
+	int64_t at;
+	int rc;
+
+	if (whence != SEEK_DATA && whence != SEEK_HOLE)
+		return -EINVAL;
+	if (guest_off >= v->size)
+		return -ENXIO;
+	at = seek(v, guest_off, whence == SEEK_DATA, &t, err);
+	rc = check_touched(v, &t, err);
+	return rc ? rc : at;
+}
+
+int q2_view_allocated(struct q2_view *v, size_t max_tables, uint64_t *bytes, struct vs_err *err)
+{
+	struct touched t = { 0 };
+	uint64_t off = 0, sum = 0;
+	struct piece p;
+	int rc = 0, rc2;
+
+	while (off < v->size && !rc) {
+		rc = find(v, off, v->size - off, true, &t, &p, err);
+		if (rc)
+			break;
+		if (p.x.kind != Q2_ZERO)
+			sum += p.x.len;
+		off += p.x.len;
+		if (max_tables && t.loads > max_tables)
+			rc = -E2BIG;
+	}
+	rc2 = check_touched(v, &t, err);
+	if (rc2 || rc)
+		return rc2 ? rc2 : rc;
+	*bytes = sum;
+	return 0;
+}
+
+int q2_view_has_compressed(struct q2_view *v, size_t max_tables, struct vs_err *err)
+{
+	size_t i;
+	int rc;
+
+	for (i = 0; i < v->n_layers; i++) {
+		if (!v->layers[i]->map)
+			continue;
+		rc = q2_map_has_compressed(v->cache, v->layers[i]->map, v->layers[i]->file, max_tables, err);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
