@@ -251,7 +251,7 @@ static int locked(int fd, int byte, bool *out)
 
 int q2_file_locks(struct q2_file *f, struct q2_locks *out)
 {
-	bool write, resize, no_read, no_write;
+	bool write = false, resize = false, no_read = false, no_write = false;
 	int rc;
 
 	if (f->fd < 0) {
