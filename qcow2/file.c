@@ -109,9 +109,11 @@ static int64_t ns(struct statx_timestamp t)
 
 static int posix_identity(struct q2_file *f, struct q2_stamp *stamp)
 {
+	/* a network file system may answer from a cache of its own, which knows nothing of another host's writes */
+	int sync = posix(f)->direct ? AT_STATX_FORCE_SYNC : AT_STATX_SYNC_AS_STAT;
 	struct statx st;
 
-	if (statx(f->fd, "", AT_EMPTY_PATH | AT_STATX_SYNC_AS_STAT, STATX_BASIC_STATS | STATX_BTIME, &st))
+	if (statx(f->fd, "", AT_EMPTY_PATH | sync, STATX_BASIC_STATS | STATX_BTIME, &st))
 		return -errno;
 	*stamp = (struct q2_stamp){
 		.dev = makedev(st.stx_dev_major, st.stx_dev_minor), .ino = st.stx_ino, .size = st.stx_size,

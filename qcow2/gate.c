@@ -123,7 +123,7 @@ static int allow_dir_of(struct q2_gate *gate, const char *path)
 	canon = realpath(dir, NULL);
 	if (!canon)
 		return errno == ENOMEM ? -ENOMEM : 0;
-	if (holds_all_devices(canon)) {
+	if (holds_all_devices(canon) || !strcmp(canon, "/")) { /* an image in / must not open the whole system */
 		free(canon);
 		return 0;
 	}
@@ -169,12 +169,13 @@ static bool dir_allowed(const struct q2_gate *gate, const char *path)
 	return false;
 }
 
-/* A link to a device, in an allowed directory of devices (a volume group). */
-static bool device_link_allowed(const struct q2_gate *gate, const char *path)
+/* A link to the device @rdev, in an allowed directory of devices (a volume group). */
+static bool device_link_allowed(const struct q2_gate *gate, const char *path, dev_t rdev)
 {
 	vs_autofree char *copy = strdup(path);
 	vs_autofree char *canon = NULL;
 	char *slash = copy ? strrchr(copy, '/') : NULL;
+	struct stat st;
 
 	if (!slash || slash == copy)
 		return false;
@@ -188,7 +189,8 @@ static bool device_link_allowed(const struct q2_gate *gate, const char *path)
 
 		if (snprintf(full, sizeof(full), "%s%s", canon, slash) >= (int)sizeof(full))
 			return false;
-		return dir_allowed(gate, full);
+		/* @path may lead elsewhere by now, but what lies below /dev is root's: is that what was opened? */
+		return dir_allowed(gate, full) && !stat(full, &st) && S_ISBLK(st.st_mode) && st.st_rdev == rdev;
 	}
 }
 
@@ -251,7 +253,7 @@ int q2_gate_open(const struct q2_gate *gate, const char *from, const char *name,
 	if (rc)
 		return vs_err_set(err, rc, "cannot resolve '%s': %s", path, strerror(-rc));
 	if (!gate || (!dir_allowed(gate, canon) && !file_allowed(gate, canon) &&
-		      !(!fstat(fd, &st) && S_ISBLK(st.st_mode) && device_link_allowed(gate, path))))
+		      !(!fstat(fd, &st) && S_ISBLK(st.st_mode) && device_link_allowed(gate, path, st.st_rdev))))
 		return vs_err_set(err, -EPERM, "'%s' names '%s', which lies outside the directories known for it (see "
 				  "allow_path)", from, canon);
 	if (fmt == Q2_FORMAT_NONE)

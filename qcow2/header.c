@@ -171,7 +171,8 @@ static int parse_extensions(struct parse *p)
 
 	while (off < end) {
 		if (end - off < 8)
-			return 0;
+			return vs_err_set(p->err, -EINVAL, "'%s': header extension at offset %#" PRIx64 " is cut short", p->path,
+					  off);
 		rc = want(p, off, 8);
 		if (rc)
 			return rc;
@@ -278,6 +279,8 @@ static int parse_backing(struct parse *p)
 	rc = want(p, h->backing_off, h->backing_len);
 	if (rc)
 		return rc;
+	if (!p->buf[h->backing_off]) /* an empty name is none */
+		return 0;
 	h->backing_name = name_dup(p->buf + h->backing_off, h->backing_len);
 	return h->backing_name ? 0 : -ENOMEM;
 }

@@ -22,13 +22,15 @@ static void pause_before_retry(unsigned tries)
 	nanosleep(&ts, NULL);
 }
 
-int q2_header_read(struct q2_file *f, struct q2_header *out, uint8_t *raw, struct vs_err *err)
+int q2_header_read(struct q2_file *f, struct q2_header *out, uint8_t **bytes, struct vs_err *err)
 {
 	vs_autofree uint8_t *buf = NULL;
 	size_t len = 0, need = FIRST_READ;
 	ssize_t n;
 	int rc;
 
+	if (bytes)
+		*bytes = NULL;
 	do {
 		uint8_t *bigger = realloc(buf, need);
 
@@ -40,9 +42,11 @@ int q2_header_read(struct q2_file *f, struct q2_header *out, uint8_t *raw, struc
 		if (n < 0)
 			return vs_err_set(err, (int)n, "cannot read the header of '%s': %s", f->path, strerror((int)-n));
 		rc = q2_header_parse(buf, len, f->path, out, &need, err);
-	} while (rc == -EAGAIN && need > len);
-	if (raw)
-		memcpy(raw, buf, Q2_HEADER_MIN);
+		if (need < len * 2) /* 2 MiB hold 2^18 extensions, each of which would ask for a few bytes more */
+			need = len * 2;
+	} while (rc == -EAGAIN);
+	if (bytes)
+		*bytes = vs_steal(buf);
 	return rc;
 }
 
@@ -126,15 +130,17 @@ static int walk_table(struct q2_file *f, const struct q2_header *h, const struct
 
 int q2_walk_snapshots(struct q2_file *f, const struct q2_walk *walk, struct vs_err *err)
 {
-	uint8_t before[Q2_HEADER_MIN], after[Q2_HEADER_MIN];
+	uint8_t after[Q2_HEADER_MIN];
 	struct q2_header h;
 	unsigned tries;
 	int rc, rc2;
 
 	for (tries = 0; tries < TRIES; tries++) {
+		vs_autofree uint8_t *before = NULL;
+
 		if (tries)
 			pause_before_retry(tries);
-		rc = q2_header_read(f, &h, before, err);
+		rc = q2_header_read(f, &h, &before, err);
 		if (!rc) {
 			rc = walk->begin(walk->opaque, &h);
 			if (!rc)
@@ -145,7 +151,7 @@ int q2_walk_snapshots(struct q2_file *f, const struct q2_walk *walk, struct vs_e
 		if (rc2)
 			return rc2;
 		/* An error counts only if nothing moved while it happened. */
-		if (!memcmp(before, after, sizeof(before)) || rc == -ENOMEM)
+		if (!before || rc == -ENOMEM || !memcmp(before, after, sizeof(after)))
 			return rc;
 	}
 	return vs_err_set(err, -EAGAIN, "the header of '%s' never held still", f->path);

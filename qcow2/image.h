@@ -13,8 +13,9 @@
 #include "qcow2.h"
 #include "snaptab.h"
 
-/* Reads and parses the header; @raw: its first Q2_HEADER_MIN bytes as they were. Fills *out: q2_header_fini(). */
-int q2_header_read(struct q2_file *f, struct q2_header *out, uint8_t *raw, struct vs_err *err);
+/* Reads and parses the header. Fills *out: q2_header_fini(). *bytes, unless NULL: given, the very bytes that were parsed,
+ * Q2_HEADER_MIN or more and to the end of the backing name; also where parsing failed, and NULL where reading did. */
+int q2_header_read(struct q2_file *f, struct q2_header *out, uint8_t **bytes, struct vs_err *err);
 
 struct q2_walk {
 	void *opaque;

@@ -49,6 +49,27 @@ static int stat_file(struct q2_file *f, struct q2_stamp *stamp, struct vs_err *e
 	return rc ? vs_err_set(err, rc, "cannot stat '%s': %s", f->path, strerror(-rc)) : 0;
 }
 
+/*
+ * The stamp of a file that should hold still. Two writes within one tick of the clock leave the same mtime, so a stamp
+ * tells later writes apart only from SETTLE_NS after the last one on.
+ */
+static int stat_quiet(struct q2_file *f, struct q2_stamp *stamp, struct vs_err *err)
+{
+	int64_t age;
+	int i, rc;
+
+	for (i = 0; i < STAMP_TRIES; i++) {
+		rc = stat_file(f, stamp, err);
+		if (rc)
+			return rc;
+		age = now_ns() - stamp->mtime_ns;
+		if (stamp->block || age < 0 || age > SETTLE_NS)
+			return 0;
+		pause_ms(10);
+	}
+	return 0;
+}
+
 static bool same_content(const struct q2_stamp *a, const struct q2_stamp *b)
 {
 	return a->size == b->size && (a->block || a->mtime_ns == b->mtime_ns);
@@ -60,6 +81,8 @@ static int unsupported(const struct q2_layer *l, struct vs_err *err)
 
 	if (h->crypt_method)
 		return vs_err_set(err, -ENOTSUP, "'%s' is encrypted (%s)", l->file->path, h->crypt_method == 1 ? "AES" : "LUKS");
+	if ((h->incompatible & Q2_INCOMPAT_DATA_FILE) && l->role == Q2_SNAPSHOT) /* nothing freezes that file: QEMU refuses too */
+		return vs_err_set(err, -ENOTSUP, "'%s' has snapshots over an external data file", l->file->path);
 	if ((h->incompatible & Q2_INCOMPAT_DATA_FILE) && !h->data_file)
 		return vs_err_set(err, -EINVAL, "'%s' needs an external data file and does not name it", l->file->path);
 	return 0;
@@ -74,7 +97,7 @@ static int read_frozen(struct q2_layer *l, struct vs_err *err)
 	for (i = 0; i < STAMP_TRIES; i++) {
 		if (i)
 			pause_ms(10);
-		rc = stat_file(l->file, &l->stamp, err);
+		rc = stat_quiet(l->file, &l->stamp, err);
 		if (!rc)
 			rc = q2_header_read(l->file, &l->header, NULL, err);
 		if (!rc)
@@ -115,20 +138,18 @@ static int find_entry(void *opaque, const struct q2_snap_entry *e, uint64_t host
 	return 0;
 }
 
-/* The header bytes that the checks compare: up to the end of the backing name. */
-static int keep_head(struct q2_layer *l, struct vs_err *err)
+/* The header, and its bytes that the checks compare: those that were parsed, up to the end of the backing name. */
+static int read_head(struct q2_layer *l, struct vs_err *err)
 {
 	const struct q2_header *h = &l->header;
-	ssize_t n;
+	int rc = q2_header_read(l->file, &l->header, &l->head, err);
 
+	if (rc)
+		return rc;
 	l->head_len = h->backing_name ? (size_t)h->backing_off + h->backing_len : 0;
 	if (l->head_len < Q2_HEADER_MIN)
 		l->head_len = Q2_HEADER_MIN;
-	l->head = malloc(l->head_len);
-	if (!l->head)
-		return -ENOMEM;
-	n = q2_pread_zeros(l->file, l->head, l->head_len, 0);
-	return n < 0 ? vs_err_set(err, (int)n, "cannot read the header of '%s': %s", l->file->path, strerror((int)-n)) : 0;
+	return 0;
 }
 
 static int read_snapshot(struct q2_layer *l, const struct q2_snapshot *snapshot, struct vs_err *err)
@@ -140,9 +161,7 @@ static int read_snapshot(struct q2_layer *l, const struct q2_snapshot *snapshot,
 
 	rc = stat_file(l->file, &l->stamp, err);
 	if (!rc)
-		rc = q2_header_read(l->file, &l->header, NULL, err);
-	if (!rc)
-		rc = keep_head(l, err);
+		rc = read_head(l, err);
 	if (!rc)
 		rc = q2_walk_snapshots(l->file, &walk, err);
 	if (rc)
@@ -165,6 +184,14 @@ static int read_snapshot(struct q2_layer *l, const struct q2_snapshot *snapshot,
 	return 0;
 }
 
+/* True: from here on nobody can start to write the file, and nobody does. */
+static bool guard_file(struct q2_file *f)
+{
+	struct q2_locks locks;
+
+	return !q2_file_guard(f, true) && !q2_file_locks(f, &locks) && !locks.writer;
+}
+
 static int open_data_file(struct q2_layer *l, const struct q2_gate *gate, bool guard, struct vs_err *err)
 {
 	enum q2_format fmt;
@@ -175,9 +202,9 @@ static int open_data_file(struct q2_layer *l, const struct q2_gate *gate, bool g
 	rc = q2_gate_open(gate, l->file->path, l->header.data_file, "raw", &l->data_file, &fmt, err);
 	if (rc)
 		return rc;
-	if (guard)
-		q2_file_guard(l->data_file, true);
-	rc = stat_file(l->data_file, &l->data_stamp, err);
+	if (guard && !guard_file(l->data_file))
+		l->guarded = false;
+	rc = stat_quiet(l->data_file, &l->data_stamp, err);
 	if (!rc && l->data_stamp.dev == l->stamp.dev && l->data_stamp.ino == l->stamp.ino)
 		return vs_err_set(err, -ELOOP, "'%s' names itself as its data file", l->file->path);
 	return rc;
@@ -220,13 +247,14 @@ static int make_map(struct q2_layer *l, struct q2_cache *cache, const struct q2_
 static int layer_open(struct q2_layer *l, struct q2_cache *cache, const struct q2_snapshot *snapshot,
 		      const struct q2_gate *gate, bool guard, struct vs_err *err)
 {
-	struct q2_locks locks;
 	int rc;
 
-	if (guard && !q2_file_guard(l->file, true) && !q2_file_locks(l->file, &locks) && !locks.writer)
-		l->guarded = true;
+	if (guard)
+		l->guarded = guard_file(l->file);
 	if (l->format == Q2_FORMAT_RAW) {
-		rc = stat_file(l->file, &l->stamp, err);
+		if (snapshot)
+			return vs_err_set(err, -ESTALE, "there are no snapshots in the raw image '%s'", l->file->path);
+		rc = stat_quiet(l->file, &l->stamp, err);
 		l->size = (l->stamp.size + 511) & ~UINT64_C(511);
 		l->host_holes = true;
 		return rc;
@@ -292,6 +320,7 @@ static int changed(struct q2_file *f, struct vs_err *err)
 
 static int check_frozen(struct q2_layer *l, struct vs_err *err)
 {
+	uint64_t reads = l->map ? q2_map_reads(l->map) : 0;
 	struct q2_stamp now;
 	int rc = stat_file(l->file, &now, err);
 
@@ -299,6 +328,8 @@ static int check_frozen(struct q2_layer *l, struct vs_err *err)
 		return rc;
 	if (!same_content(&l->stamp, &now))
 		return changed(l->file, err);
+	if (l->map)
+		q2_map_vouch(l->map, reads);
 	if (!l->data_file)
 		return 0;
 	rc = stat_file(l->data_file, &now, err);
@@ -349,6 +380,8 @@ static int head_differs(struct q2_layer *l, struct vs_err *err)
 		}
 		pause_ms(1);
 	}
+	if (rc == -EIO || rc == -ENOMEM)
+		return rc;
 	return vs_err_set(err, -ESTALE, "the header of '%s' has changed: it stands on another file or was made anew",
 			  l->file->path);
 }

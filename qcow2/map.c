@@ -9,12 +9,15 @@
  * QEMU does all the time. So memory is bounded, and the readers of what is held need no lock and no reference count.
  *
  * Snapshots of one file share most of their L2 tables. A table is therefore also registered by (file, host offset), with
- * the map that loaded it as owner. Another map may take it over only after the owner's snapshot has been found still in
+ * the map that loaded it as owner. Another map may share it only after the owner's snapshot has been found still in
  * the file: at that moment both snapshots exist and point at this table, so what it said then it says for both. Without
- * that check a freed cluster, now the table of a younger snapshot, would be answered from the dead one's memory.
+ * that check a freed cluster, now the table of a younger snapshot, would be answered from the dead one's memory. The
+ * owner has the table in one of its slots for as long as it lives, so that it takes it off the list when it goes.
  *
- * A table that was read while its snapshot was being deleted may be garbage, and is published all the same: whoever read
- * it validates before using the answer, finds the snapshot gone, and nobody asks this map again.
+ * A table that was read while its snapshot was being deleted, or while a frozen image was being changed, may be garbage,
+ * and is published all the same: whoever read it validates before using the answer. Of a snapshot every answer is
+ * validated, so that nobody believes this map again. Of a frozen image most are not, so there each table remembers how
+ * many were read before it, and is unsure until somebody has found the file unchanged after that.
  */
 #include "map.h"
 
@@ -26,7 +29,8 @@
 #include "file.h"
 #include "image.h"
 
-#define SLICE 4096u
+#define SLICE   4096u
+#define MAX_WAY (1u << 20) /* longer ways to a record are walked piece by piece */
 
 struct table_key {
 	uint64_t dev, ino, host_off;
@@ -41,11 +45,13 @@ struct q2_table {
 	UT_hash_handle hh;
 	/* immutable */
 	size_t bytes, n_runs;
+	uint64_t serial; /* frozen: which read of its map this was, from 1 */
 	struct q2_run *runs;
 };
 
 struct l1 {
 	size_t bytes;
+	uint64_t serial;
 	_Atomic(struct q2_table *) *slots;
 	uint64_t entries[];
 };
@@ -71,6 +77,7 @@ struct q2_map {
 	struct q2_snapshot *snapshot; /* owned, NULL: frozen */
 	/* atomic */
 	_Atomic(struct l1 *) l1;
+	atomic_uint_fast64_t reads, vouched;
 	/* guarded by lock */
 	pthread_mutex_t lock;
 	struct place place;
@@ -249,6 +256,19 @@ const struct q2_geometry *q2_map_geometry(const struct q2_map *m)
 	return &m->g;
 }
 
+uint64_t q2_map_reads(struct q2_map *m)
+{
+	return atomic_load(&m->reads);
+}
+
+void q2_map_vouch(struct q2_map *m, uint64_t reads)
+{
+	uint_fast64_t so_far = atomic_load(&m->vouched);
+
+	while (so_far < reads && !atomic_compare_exchange_weak(&m->vouched, &so_far, reads))
+		;
+}
+
 /* ---------------------------------------------------------------- L1 */
 
 static int read_metadata(struct q2_file *f, void *buf, size_t len, uint64_t off, const char *what, struct vs_err *err)
@@ -281,6 +301,7 @@ static int l1_load(struct q2_cache *c, struct q2_map *m, struct q2_file *f, stru
 	rc = l1 && l1->slots ? read_metadata(f, l1->entries, n * 8, m->l1_off, "L1 table", err) : -ENOMEM;
 	if (!rc) {
 		l1->bytes = bytes;
+		l1->serial = atomic_fetch_add(&m->reads, 1) + 1;
 		for (i = 0; i < n; i++)
 			l1->entries[i] = q2_be64((uint8_t *)&l1->entries[i]);
 		if (atomic_compare_exchange_strong(&m->l1, &there, l1)) {
@@ -325,20 +346,26 @@ static int table_load(struct q2_cache *c, struct q2_map *m, struct q2_file *f, u
 		      struct q2_table **out, struct vs_err *err)
 {
 	size_t len = (size_t)1 << m->g.cluster_bits;
-	uint8_t *buf = q2_cache_charge(c, sizeof(struct q2_table)) ? malloc(len) : NULL;
 	struct q2_runs runs = { 0 };
 	struct q2_table *t;
+	uint8_t *buf;
 	size_t bytes;
 	int rc;
 
 	*out = NULL;
-	if (!buf)
+	/* what a table without neighbours takes: near the limit, none is read and compiled in vain at every question */
+	if (!q2_cache_charge(c, sizeof(*t) + 2 * len))
 		return 0;
+	buf = malloc(len);
+	if (!buf) {
+		q2_cache_uncharge(c, sizeof(*t) + 2 * len);
+		return 0;
+	}
 	rc = read_metadata(f, buf, len, l2_off, "L2 table", err);
 	if (!rc)
 		rc = q2_l2_compile(&m->g, buf, 0, (uint32_t)(len >> (m->g.extended_l2 ? 4 : 3)), guest_off, &runs);
 	free(buf);
-	q2_cache_uncharge(c, sizeof(struct q2_table));
+	q2_cache_uncharge(c, sizeof(*t) + 2 * len);
 	bytes = sizeof(*t) + runs.n * sizeof(*runs.v);
 	if (rc || !q2_cache_charge(c, bytes)) {
 		free(runs.v);
@@ -356,6 +383,7 @@ static int table_load(struct q2_cache *c, struct q2_map *m, struct q2_file *f, u
 	t->n_runs = runs.n;
 	t->bytes = bytes;
 	t->refs = 1;
+	t->serial = atomic_fetch_add(&m->reads, 1) + 1;
 	t->key = (struct table_key){ m->key.dev, m->key.ino, l2_off };
 	atomic_fetch_add(&c->tables_loaded, 1);
 	*out = t;
@@ -376,6 +404,8 @@ static struct q2_table *table_share(struct q2_cache *c, struct q2_map *m, struct
 		return NULL;
 	pthread_mutex_lock(&c->lock);
 	HASH_FIND(hh, c->tables, &key, sizeof(key), t);
+	if (t && !same_geometry(&t->owner->g, &m->g))
+		t = NULL;
 	if (t) {
 		t->refs++;
 		owner = t->owner;
@@ -386,19 +416,16 @@ static struct q2_table *table_share(struct q2_cache *c, struct q2_map *m, struct
 		return NULL;
 	good = identity_recheck(owner, f) == 0;
 	q2_map_put(c, owner);
-	pthread_mutex_lock(&c->lock);
-	if (good && t->listed) {
-		t->owner = m;
-	} else if (!good) {
-		if (t->listed)
-			disown_locked(c, t);
-		table_put_locked(c, t);
-		t = NULL;
-	}
-	pthread_mutex_unlock(&c->lock);
-	if (t)
+	if (good) {
 		atomic_fetch_add(&c->tables_shared, 1);
-	return t;
+		return t;
+	}
+	pthread_mutex_lock(&c->lock);
+	if (t->listed)
+		disown_locked(c, t);
+	table_put_locked(c, t);
+	pthread_mutex_unlock(&c->lock);
+	return NULL;
 }
 
 static void table_register(struct q2_cache *c, struct q2_map *m, struct q2_table *t)
@@ -528,6 +555,14 @@ static int answer_empty(struct q2_map *m, struct l1 *l1, uint64_t idx, uint64_t 
 	return 0;
 }
 
+/* Has nobody vouched for what an answer was taken from? @t: NULL where only the L1 table was. */
+static bool is_unsure(struct q2_map *m, const struct l1 *l1, const struct q2_table *t)
+{
+	uint64_t vouched = atomic_load(&m->vouched);
+
+	return !m->snapshot && (!l1 || l1->serial > vouched || (t && t->serial > vouched));
+}
+
 int q2_map_lookup(struct q2_cache *c, struct q2_map *m, struct q2_file *f, uint64_t guest_off, uint64_t max_len,
 		  struct q2_piece *out, struct vs_err *err)
 {
@@ -535,36 +570,42 @@ int q2_map_lookup(struct q2_cache *c, struct q2_map *m, struct q2_file *f, uint6
 	uint64_t idx = guest_off >> shift, in_table = guest_off & ((UINT64_C(1) << shift) - 1), entry, l2_off;
 	struct l1 *l1 = atomic_load(&m->l1);
 	struct q2_table *t = NULL;
-	bool aligned;
+	bool aligned, loaded = false;
 	int rc;
 
-	out->loaded = false;
+	out->loaded = 0;
+	out->unsure = false;
 	if (idx >= m->l1_entries)
 		return answer_empty(m, NULL, idx, in_table, max_len, out);
 	if (!l1) {
-		out->loaded = true;
 		rc = l1_load(c, m, f, &l1, err);
 		if (rc)
 			return rc;
+		out->loaded = l1 ? m->l1_entries * 8 : 8;
 	}
 	rc = l1_entry(m, f, l1, idx, &entry, err);
 	if (rc)
 		return rc;
 	l2_off = q2_l1_decode(&m->g, entry, &aligned);
+	out->unsure = is_unsure(m, l1, NULL);
 	if (!l2_off)
 		return answer_empty(m, l1, idx, in_table, max_len, out);
 	if (!aligned)
 		return vs_err_set(err, -EUCLEAN, "'%s': L1 entry %" PRIu64 " (%#" PRIx64 ") points at an L2 table that is not "
 				  "aligned to a cluster", f->path, idx, entry);
 	if (l1) {
-		rc = table_get(c, m, f, l1, idx, l2_off, &t, &out->loaded, err);
+		rc = table_get(c, m, f, l1, idx, l2_off, &t, &loaded, err);
 		if (rc)
 			return rc;
+		if (loaded && t)
+			out->loaded += 1u << m->g.cluster_bits;
 	}
 	if (!t) {
-		out->loaded = true;
+		out->loaded += SLICE;
+		out->unsure = true;
 		return answer_from_slice(m, f, l2_off, idx << shift, in_table, max_len, out, err);
 	}
+	out->unsure = is_unsure(m, l1, t);
 	return answer(m, f, t->runs, t->n_runs, UINT64_C(1) << (shift - q2_unit_bits(&m->g)), in_table, guest_off, max_len,
 		      out, err);
 }
@@ -631,28 +672,75 @@ static int search_entry(void *opaque, const struct q2_snap_entry *e, uint64_t ho
 	return 0;
 }
 
-/* The record at the place where it was last: still the same? 1 yes, 0 no, negative errno. */
+/* Do the entries of a table lead to @target, and is our record there? */
+static bool leads_to_record(struct q2_map *m, const uint8_t *buf, size_t len, uint32_t nb, size_t target)
+{
+	struct q2_snap_entry e;
+	size_t at = 0, need;
+	int64_t step;
+	uint32_t i;
+
+	for (i = 0; i < nb && at <= target; i++) {
+		step = q2_snaptab_entry(buf, len, at, m->image_size, "", &e, &need, NULL);
+		if (step < 0)
+			return false;
+		if (at == target)
+			return q2_snap_entry_is(&e, m->snapshot);
+		at += (size_t)step;
+	}
+	return false;
+}
+
+/*
+ * Is the record where it was last? 1 yes, 0 no, negative errno. To look at its own bytes would not be enough: QEMU uses
+ * the same few clusters for its tables again and again, and behind the end of a shorter one the entries of a longer one
+ * are still there, with ours deleted. So the way to it is walked from the start of the table.
+ */
 static int same_at(struct q2_map *m, struct q2_file *f, const struct place *p)
 {
-	uint8_t small[512], *buf = small;
-	struct q2_snap_entry e;
-	size_t need;
+	size_t target = (size_t)(p->entry_off - p->table_off), len = target + p->entry_len;
+	uint8_t small[4096], *buf = small;
 	ssize_t n;
-	int rc = 0;
+	int rc;
 
-	if (p->entry_len > sizeof(small)) {
-		buf = malloc(p->entry_len);
+	if (len > MAX_WAY)
+		return 0;
+	if (len > sizeof(small)) {
+		buf = malloc(len);
 		if (!buf)
 			return -ENOMEM;
 	}
-	n = q2_pread_zeros(f, buf, p->entry_len, p->entry_off);
-	if (n < 0)
-		rc = (int)n;
-	else if (q2_snaptab_entry(buf, p->entry_len, 0, m->image_size, f->path, &e, &need, NULL) > 0)
-		rc = q2_snap_entry_is(&e, m->snapshot);
+	n = q2_pread_zeros(f, buf, len, p->table_off);
+	rc = n < 0 ? (int)n : leads_to_record(m, buf, len, p->nb, target);
 	if (buf != small)
 		free(buf);
 	return rc;
+}
+
+/* Which table does the header lead to now? */
+static int table_of(struct q2_file *f, uint32_t *nb, uint64_t *table_off)
+{
+	uint8_t raw[12];
+	ssize_t n = q2_pread_zeros(f, raw, sizeof(raw), 60);
+
+	if (n < 0)
+		return (int)n;
+	*nb = q2_be32(raw);
+	*table_off = q2_be64(raw + 4);
+	return 0;
+}
+
+/* ... in the table that the header leads to before and after? */
+static int unmoved(struct q2_map *m, struct q2_file *f, const struct place *p)
+{
+	uint64_t table_off;
+	uint32_t nb;
+	int rc = same_at(m, f, p);
+
+	if (rc <= 0)
+		return rc;
+	rc = table_of(f, &nb, &table_off);
+	return rc ? rc : nb == p->nb && table_off == p->table_off;
 }
 
 int q2_map_identity_check(struct q2_map *m, struct q2_file *f, uint32_t nb, uint64_t table_off, struct vs_err *err)
@@ -666,7 +754,7 @@ int q2_map_identity_check(struct q2_map *m, struct q2_file *f, uint32_t nb, uint
 	p = m->place;
 	pthread_mutex_unlock(&m->lock);
 	if (p.known && p.nb == nb && p.table_off == table_off) {
-		rc = same_at(m, f, &p);
+		rc = unmoved(m, f, &p);
 		if (rc < 0)
 			return vs_err_set(err, rc, "cannot read the snapshot table of '%s': %s", f->path, strerror(-rc));
 		if (rc)
@@ -686,10 +774,9 @@ int q2_map_identity_check(struct q2_map *m, struct q2_file *f, uint32_t nb, uint
 
 static int identity_recheck(struct q2_map *m, struct q2_file *f)
 {
-	uint8_t raw[12];
-	ssize_t n = q2_pread_zeros(f, raw, sizeof(raw), 60);
+	uint64_t table_off;
+	uint32_t nb;
+	int rc = table_of(f, &nb, &table_off);
 
-	if (n < 0)
-		return (int)n;
-	return q2_map_identity_check(m, f, q2_be32(raw), q2_be64(raw + 4), NULL);
+	return rc ? rc : q2_map_identity_check(m, f, nb, table_off, NULL);
 }

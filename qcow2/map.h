@@ -46,12 +46,21 @@ struct q2_piece {
 	enum q2_run_kind kind;
 	uint64_t host_off; /* data: of guest_off itself; compressed: of the stream; bad: the raw entry */
 	uint32_t max_len;
-	bool loaded; /* a table was read from the file for this answer */
+	uint32_t loaded; /* bytes of tables that were read from the file for this answer */
+	bool unsure;     /* frozen: the tables behind it have not been vouched for since they were read */
 };
 
 /* @f: an open descriptor of the file the map belongs to. Errors name it. */
 int q2_map_lookup(struct q2_cache *c, struct q2_map *m, struct q2_file *f, uint64_t guest_off, uint64_t max_len,
 		  struct q2_piece *out, struct vs_err *err);
+
+/*
+ * Frozen maps. What was read from a file that has been written meanwhile is published like all else, and its reader is
+ * told by the check that follows; the next one who meets the table must be told as well. So: the number of tables read
+ * so far, taken before looking at the file, and, if that was found unchanged, handed back to vouch for them.
+ */
+uint64_t q2_map_reads(struct q2_map *m);
+void q2_map_vouch(struct q2_map *m, uint64_t reads);
 
 /* Does one of up to @max_tables tables, spread over the L1 table, have compressed clusters? 1, 0, negative errno. */
 int q2_map_has_compressed(struct q2_cache *c, struct q2_map *m, struct q2_file *f, size_t max_tables, struct vs_err *err);

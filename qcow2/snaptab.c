@@ -11,7 +11,7 @@
 int64_t q2_snaptab_entry(const uint8_t *buf, size_t len, size_t pos, uint64_t image_size, const char *path,
 			 struct q2_snap_entry *out, size_t *need, struct vs_err *err)
 {
-	const uint8_t *p = buf + pos;
+	const uint8_t *p;
 	uint32_t extra, id_size, name_size;
 	struct q2_snap_entry e = { 0 };
 	size_t used;
@@ -20,6 +20,7 @@ int64_t q2_snaptab_entry(const uint8_t *buf, size_t len, size_t pos, uint64_t im
 		*need = pos + Q2_SNAP_FIXED;
 		return -EAGAIN;
 	}
+	p = buf + pos;
 	id_size = q2_be16(p + 12);
 	name_size = q2_be16(p + 14);
 	extra = q2_be32(p + 36);

@@ -6,7 +6,7 @@
  *
  * Every read is optimistic: find, copy, and then check that what the answer came from is still what was opened (layer.c
  * says why afterwards is the right time). Only the layers that a read touched are checked: those whose bytes were copied
- * and those whose tables were loaded for it; what a map said earlier, when its layer was known to be right, stays true
+ * and those whose tables nobody has vouched for yet; what a map said earlier, when its layer was known to be right, stays true
  * of the moment the view shows. Errors of decoding count only after that check: a table or stream of a snapshot that is
  * being deleted under the reader is not a damaged image.
  */
@@ -22,6 +22,10 @@
 #include "layer.h"
 #include "map.h"
 
+/* One lseek(2) reads so many bytes of tables at most: a disk of 32 TiB at 64 KiB clusters, some seconds. A hostile image
+ * of a few megabytes can have 8 TiB of them. */
+#define SEEK_MAX_LOADED (UINT64_C(4) << 30)
+
 struct q2_view {
 	struct q2_cache *cache;
 	uint64_t size, watched;
@@ -33,7 +37,8 @@ struct q2_view {
 /* The layers an answer depends on. */
 struct touched {
 	uint64_t bits[(Q2_MAX_DEPTH + 64) / 64];
-	size_t loads; /* tables read from files for it */
+	size_t loads;    /* tables read from files for it */
+	uint64_t loaded; /* bytes of them */
 };
 
 static void touch(struct touched *t, size_t layer)
@@ -184,15 +189,19 @@ bool q2_view_settled(struct q2_view *v)
 
 static int check_touched(struct q2_view *v, const struct touched *t, struct vs_err *err)
 {
+	struct vs_err why = { 0 }; /* @err may hold the reason of something else by now */
 	size_t i;
 	int rc;
 
 	for (i = 0; i < v->n_layers && i < v->watched; i++) {
 		if (!(t->bits[i / 64] >> (i % 64) & 1))
 			continue;
-		rc = q2_layer_check(v->layers[i], err);
-		if (rc)
+		rc = q2_layer_check(v->layers[i], &why);
+		if (rc) {
+			if (err)
+				*err = why;
 			return rc;
+		}
 	}
 	return 0;
 }
@@ -216,7 +225,7 @@ struct piece {
 /* Holes that the file system knows of, for data that would otherwise be read as zeros from the file. */
 static void look_for_host_hole(struct q2_layer *l, struct q2_extent *x)
 {
-	uint64_t file_len = 0;
+	uint64_t file_len = 0, whole = x->len, tail;
 	off_t data, hole;
 
 	if (!l->host_holes || x->file->fd < 0)
@@ -241,8 +250,9 @@ static void look_for_host_hole(struct q2_layer *l, struct q2_extent *x)
 	if (hole > data && (uint64_t)hole - x->host_off < x->len)
 		x->len = (uint64_t)hole - x->host_off;
 	/* the tail of a last sector that the file does not reach belongs to the data */
-	if ((x->host_off + x->len) & 511 && x->host_off + x->len == file_len)
-		x->len = (x->len + 511) & ~UINT64_C(511);
+	tail = -(x->host_off + x->len) & 511;
+	if (x->host_off + x->len == file_len)
+		x->len += tail < whole - x->len ? tail : whole - x->len;
 }
 
 /* What layer @i says about @off; *found = false: ask the next one about the first *len bytes. */
@@ -271,11 +281,12 @@ static int ask_layer(struct q2_view *v, size_t i, uint64_t off, uint64_t *len, b
 	} else {
 		rc = q2_map_lookup(v->cache, l->map, l->file, off, *len, &p, err);
 		/* An error is believed only after the check; and a deleted snapshot reads nowhere, not even its holes. */
-		if (rc || p.loaded || l->role == Q2_SNAPSHOT)
+		if (rc || p.unsure || l->role == Q2_SNAPSHOT)
 			touch(t, i);
-		t->loads += !rc && p.loaded;
 		if (rc)
 			return rc;
+		t->loads += p.loaded != 0;
+		t->loaded += p.loaded;
 		*len = out->x.len = p.len;
 		if (p.kind == Q2_RUN_UNALLOCATED) {
 			*found = false;
@@ -431,7 +442,6 @@ static int copy(struct q2_view *v, uint8_t *buf, size_t len, uint64_t off, struc
 ssize_t q2_view_read(struct q2_view *v, void *buf, size_t len, uint64_t guest_off, struct vs_err *err)
 {
 	struct touched t = { 0 };
-	struct vs_err gone = { 0 };
 	int rc, rc2;
 
 	if (guest_off >= v->size)
@@ -441,13 +451,10 @@ ssize_t q2_view_read(struct q2_view *v, void *buf, size_t len, uint64_t guest_of
 	if (len > SSIZE_MAX)
 		len = SSIZE_MAX;
 	rc = copy(v, buf, len, guest_off, &t, err);
-	rc2 = check_touched(v, &t, &gone);
-	if (rc2) {
-		if (err)
-			*err = gone;
-		return rc2;
-	}
-	return rc ? rc : (ssize_t)len;
+	rc2 = check_touched(v, &t, err);
+	if (rc2 || rc)
+		return rc2 ? rc2 : rc;
+	return (ssize_t)len;
 }
 
 /* ---------------------------------------------------------------- walking */
@@ -464,6 +471,8 @@ static int64_t seek(struct q2_view *v, uint64_t off, bool want_data, struct touc
 		if ((p.x.kind != Q2_ZERO) == want_data)
 			return (int64_t)off;
 		off += p.x.len;
+		if (t->loaded > SEEK_MAX_LOADED && off < v->size) /* what is left counts as data */
+			return (int64_t)(want_data ? off : v->size);
 	}
 	return want_data ? -ENXIO : (int64_t)v->size;
 }
