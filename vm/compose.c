@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * From a draft and the graph's verdicts to the vm_domain that everybody reads. Everything is copied into the domain's
+ * arena; the few things that are shared (the gate, the log, libvirt's record with the definition) are held on to.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "draft.h"
+#include "log.h"
+#include "names.h"
+#include "picture.h"
+
+const char *vm_state_name(enum vm_state state)
+{
+	static const char *const names[] = { "ok", "detached", "unsupported", "busy", "stale" };
+
+	return (size_t)state < VS_ARRAY_LEN(names) ? names[state] : "unsupported";
+}
+
+const char *vm_kind_name(enum vm_kind kind)
+{
+	return kind == VM_INTERNAL ? "internal" : "external";
+}
+
+/* ---------------------------------------------------------------- disks of snapshots */
+
+struct work {
+	const struct vm_draft *draft;
+	const struct vm_graph *graph;
+	size_t index;
+	struct vm_collect *collect;
+	struct vm_domain *domain;
+	struct vm_arena *arena;
+	struct q2_gate *gate; /* held on to by the domain */
+};
+
+static void drop_entry(void *thing)
+{
+	q2_snapshot_free(thing);
+}
+
+static void drop_gate(void *thing)
+{
+	q2_gate_unref(thing);
+}
+
+static void drop_log(void *thing)
+{
+	vm_log_unref(thing);
+}
+
+/* Takes what a name function gave. */
+static char *own_name(struct work *w, char *name)
+{
+	if (!name) {
+		w->arena->failed = true;
+		return NULL;
+	}
+	return vm_arena_own(w->arena, name, free);
+}
+
+static const struct q2_snapshot *own_entry(struct work *w, const struct q2_snapshot *entry)
+{
+	struct q2_snapshot *copy;
+
+	if (!entry)
+		return NULL;
+	copy = q2_snapshot_dup(entry);
+	if (!copy)
+		w->arena->failed = true;
+	return copy ? vm_arena_own(w->arena, copy, drop_entry) : NULL;
+}
+
+static char **chain_paths(struct work *w, const int *layers, size_t n)
+{
+	char **paths = vm_arena_calloc(w->arena, n + 1, sizeof(*paths));
+
+	for (size_t i = 0; paths && i < n; i++)
+		paths[i] = vm_arena_strdup(w->arena, w->collect->fact[layers[i]].path);
+	return paths;
+}
+
+static uint64_t virtual_size(const struct vm_collect *c, int file)
+{
+	return c->file[file]->info ? c->file[file]->info->size : 0;
+}
+
+static bool readable(enum vm_state state)
+{
+	return state == VM_OK || state == VM_DETACHED || state == VM_BUSY;
+}
+
+/* The graph does not know of gates, nor which files hold what we cannot decode. */
+static void worsen(struct vm_disk *disk, struct work *w, enum vm_state state, const char *reason)
+{
+	disk->state = state;
+	disk->reason = vm_arena_strdup(w->arena, reason);
+}
+
+static void apply_verdict(struct work *w, const struct vm_draft_disk *from, const struct vm_verdict *v, struct vm_disk *disk)
+{
+	bool internal = from->fact.mode == VM_MODE_INTERNAL;
+	struct vs_err err = {0};
+
+	disk->state = v->state;
+	disk->reason = vm_arena_strdup(w->arena, v->reason);
+	disk->chain = chain_paths(w, v->layers, v->n_layers);
+	disk->format = v->n_layers ? v->format : Q2_FORMAT_NONE;
+	disk->snapshot = internal ? own_entry(w, v->entry) : NULL;
+	disk->guard = v->guard;
+	disk->guard_top = internal ? v->guard_top : v->guard;
+	if (internal && v->entry)
+		disk->size = v->entry->disk_size;
+	else if (!internal && v->n_layers)
+		disk->size = virtual_size(w->collect, v->layers[0]);
+	if (readable(disk->state) &&
+	    vm_collect_allowed(w->collect, v->layers, v->n_layers, v->n_layers && v->layers[0] == from->fact.pit, w->gate,
+			       &err) < 0)
+		worsen(disk, w, VM_UNSUPPORTED, err.msg);
+}
+
+static int compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_t k, struct vm_disk *disk)
+{
+	const struct vm_draft_disk *from = &s->disks[k];
+	struct vm_verdict verdict = {0};
+	int r = vm_graph_state(w->graph, w->index, (size_t)s->rank, k, &verdict);
+
+	if (r < 0)
+		return r;
+	disk->target = vm_arena_strdup(w->arena, from->fact.target);
+	disk->created_ns = vm_draft_disk_created(s, from);
+	disk->ino = vm_draft_disk_ino(w->draft, s, from);
+	disk->gate = w->gate;
+	apply_verdict(w, from, &verdict, disk);
+	if (readable(disk->state))
+		disk->file = own_name(w, vm_name_image_file(s->shown, disk->target));
+	vm_verdict_fini(&verdict);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- snapshots */
+
+static void take_worst(struct work *w, struct vm_snapshot *out)
+{
+	for (size_t i = 0; i < out->n_disks; i++) {
+		const struct vm_disk *disk = &out->disks[i];
+
+		if (disk->state <= out->state)
+			continue;
+		out->state = disk->state;
+		out->reason = vm_arena_printf(w->arena, "%s: %s", disk->target, disk->reason ? disk->reason :
+					      vm_state_name(disk->state));
+	}
+}
+
+static void compose_record(struct work *w, const struct vm_draft_snapshot *s, struct vm_snapshot *out)
+{
+	*out = (struct vm_snapshot){
+		.kind = s->kind, .memory = s->memory, .recorded = s->recorded || w->draft->image, .current = s->current,
+		.present = s->present, .created_ns = s->created_ns,
+	};
+	out->name = vm_arena_strdup(w->arena, s->name);
+	out->shown = vm_arena_strdup(w->arena, s->shown);
+	if (s->parent >= 0)
+		out->parent = vm_arena_strdup(w->arena, w->draft->snapshots[s->parent].shown);
+	if (!s->xml || !vm_arena_own(w->arena, s->keep_ref(s->keep), s->keep_unref))
+		return;
+	out->xml = (char *)s->xml;
+	out->xml_len = s->xml_len;
+	out->xml_file = own_name(w, vm_name_xml_file(s->shown));
+}
+
+static int compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, struct vm_snapshot *out)
+{
+	int r = 0;
+
+	compose_record(w, s, out);
+	if (s->problem) {
+		out->state = VM_UNSUPPORTED;
+		out->reason = vm_arena_strdup(w->arena, s->problem);
+		return 0;
+	}
+	out->disks = vm_arena_calloc(w->arena, s->n_disks, sizeof(*out->disks));
+	if (!out->disks)
+		return -ENOMEM;
+	for (size_t k = 0; k < s->n_disks && r == 0; k++)
+		r = compose_disk(w, s, k, &out->disks[k]);
+	out->n_disks = s->n_disks;
+	take_worst(w, out);
+	return r;
+}
+
+static int compose_snapshots(struct work *w)
+{
+	struct vm_domain *d = w->domain;
+	int r = 0;
+
+	d->snapshots = vm_arena_calloc(w->arena, w->draft->n_snapshots, sizeof(*d->snapshots));
+	if (!d->snapshots)
+		return -ENOMEM;
+	for (size_t i = 0; i < w->draft->n_snapshots && r == 0; i++) {
+		const struct vm_draft_snapshot *s = w->draft->order[i];
+
+		r = compose_snapshot(w, s, &d->snapshots[d->n_snapshots]);
+		/* the present content of an image is there while nobody writes it */
+		if (!s->present || d->snapshots[d->n_snapshots].state == VM_OK)
+			d->n_snapshots++;
+		else
+			d->snapshots[d->n_snapshots] = (struct vm_snapshot){0};
+	}
+	return r;
+}
+
+/* ---------------------------------------------------------------- layers and disks as they are now */
+
+static char **copy_list(struct work *w, char *const *list)
+{
+	struct vm_strings copy = {0};
+
+	for (; list && *list; list++)
+		vm_strings_add(w->arena, &copy, *list);
+	return vm_strings_done(w->arena, &copy);
+}
+
+static void copy_layers(struct work *w, const struct vm_layer *from, size_t n)
+{
+	struct vm_layer *to = vm_arena_calloc(w->arena, n, sizeof(*to));
+
+	for (size_t i = 0; to && i < n; i++) {
+		to[i] = from[i];
+		to[i].path = vm_arena_strdup(w->arena, from[i].path);
+		to[i].note = vm_arena_strdup(w->arena, from[i].note);
+		to[i].users = copy_list(w, from[i].users);
+		to[i].snapshots = copy_list(w, from[i].snapshots);
+	}
+	w->domain->layers = to;
+	w->domain->n_layers = to ? n : 0;
+}
+
+static void copy_disks(struct work *w, const int *tops)
+{
+	size_t n = w->draft->n_disks;
+	struct vm_disk_now *to = vm_arena_calloc(w->arena, n, sizeof(*to));
+
+	for (size_t i = 0; to && i < n; i++) {
+		const struct vm_draft_now *from = &w->draft->disks[i];
+
+		to[i] = (struct vm_disk_now){
+			.target = vm_arena_strdup(w->arena, from->fact.target), .top = tops[i],
+			.source = vm_arena_strdup(w->arena, from->source), .note = vm_arena_strdup(w->arena, from->note),
+			.job = vm_arena_strdup(w->arena, from->job),
+		};
+	}
+	w->domain->disks = to;
+	w->domain->n_disks = to ? n : 0;
+}
+
+static int compose_layers(struct work *w)
+{
+	struct vm_layer *layers = NULL;
+	size_t n_layers = 0;
+	int *tops = NULL;
+	int r = vm_graph_layers(w->graph, w->index, &layers, &n_layers, &tops);
+
+	if (r < 0)
+		return r;
+	copy_layers(w, layers, n_layers);
+	copy_disks(w, tops);
+	vm_layers_free(layers, n_layers);
+	free(tops);
+	return 0;
+}
+
+static int compose(struct work *w)
+{
+	const struct vm_draft *from = w->draft;
+	struct vm_domain *d = w->domain;
+	int r;
+
+	d->name = vm_arena_strdup(w->arena, from->name);
+	d->dir = vm_arena_strdup(w->arena, from->dir);
+	d->uuid = vm_arena_strdup(w->arena, from->uuid);
+	d->state = vm_arena_strdup(w->arena, from->state);
+	d->ino = from->ino;
+	d->log = vm_arena_own(w->arena, vm_log_ref(from->log), drop_log);
+	w->gate = vm_arena_own(w->arena, q2_gate_ref(from->gate), drop_gate);
+	if (vm_arena_failed(w->arena))
+		return -ENOMEM;
+	r = compose_layers(w);
+	if (r == 0)
+		r = compose_snapshots(w);
+	return r;
+}
+
+struct vm_domain *vm_draft_compose(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
+				   struct vm_collect *collect)
+{
+	struct work w = { .draft = d, .graph = graph, .index = index, .collect = collect, .domain = vm_domain_new() };
+
+	if (!w.domain)
+		return NULL;
+	w.arena = vm_domain_arena(w.domain);
+	if (compose(&w) < 0 || vm_domain_failed(w.domain)) {
+		vm_domain_unref(w.domain);
+		return NULL;
+	}
+	return w.domain;
+}

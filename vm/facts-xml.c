@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The text form; its table is in facts.h.
+ *
+ * What we read may have been written by anybody who may edit the domain or the file's attributes. So: no document type
+ * (and with it no entities), no network, UTF-8 whatever the text claims, and a budget that every value and element is
+ * charged to, which also bounds what comes inside a large domain document. What we write, we can read: a name goes
+ * through %XX before it goes through XML, which could not carry a control byte at all.
+ *
+ * An element that does not make sense is an error, not a guess: to overlook a hold is to delete what it held.
+ */
+#include "vm/facts.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <libxml/parser.h>
+#include <libxml/tree.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/names.h"
+#include "vm/utf8.h"
+
+#define VERSION 1
+#define NS_PER_S UINT64_C(1000000000)
+
+/* libvirt gives our text back indented, and with characters as &#xE4; so what we read may be longer than what we wrote.
+ * What counts is the budget: no element costs more than the bytes in which we write it. */
+#define READ_MAX (8 * VM_OWN_MAX)
+#define SNAPSHOT_COST 20 /* <s n="" t="" is=""/> */
+#define MARK_COST 20     /* <m c="" r="" t=""></m> */
+#define DISK_COST 8      /* <d t=""/> */
+
+/* ---------------------------------------------------------------- writing */
+
+static void put_xml(FILE *f, const char *text)
+{
+	for (; *text; text++) {
+		switch (*text) {
+		case '&':
+			fputs("&amp;", f);
+			break;
+		case '<':
+			fputs("&lt;", f);
+			break;
+		case '>':
+			fputs("&gt;", f);
+			break;
+		case '"':
+			fputs("&quot;", f);
+			break;
+		default:
+			putc(*text, f);
+		}
+	}
+}
+
+static int put_attr(FILE *f, const char *name, const char *value)
+{
+	vs_autofree char *escaped = NULL;
+
+	if (!value)
+		return 0;
+	escaped = vm_utf8_escape(value, strlen(value), true);
+	if (!escaped)
+		return -ENOMEM;
+	fprintf(f, " %s=\"", name);
+	put_xml(f, escaped);
+	putc('"', f);
+	return 0;
+}
+
+/* Sign and amount, so that -0.5 s is not mistaken for -1.5 s. */
+static void put_time(FILE *f, int64_t ns)
+{
+	uint64_t amount = ns < 0 ? -(uint64_t)ns : (uint64_t)ns;
+
+	fprintf(f, " t=\"%s%" PRIu64, ns < 0 ? "-" : "", amount / NS_PER_S);
+	if (amount % NS_PER_S)
+		fprintf(f, ".%09" PRIu64, amount % NS_PER_S);
+	putc('"', f);
+}
+
+static int put_mark(FILE *f, const struct vm_own_mark *mark)
+{
+	int ret;
+
+	fputs("<m", f);
+	ret = put_attr(f, "c", mark->command);
+	if (ret == 0)
+		ret = put_attr(f, "r", mark->reason);
+	put_time(f, mark->since_ns);
+	putc('>', f);
+	for (size_t i = 0; ret == 0 && i < mark->n_disks; i++) {
+		fputs("<d", f);
+		ret = put_attr(f, "t", mark->disks[i].target);
+		if (ret == 0)
+			ret = put_attr(f, "p", mark->disks[i].path);
+		fputs("/>", f);
+	}
+	fputs("</m>", f);
+	return ret;
+}
+
+static int put_snapshot(FILE *f, const struct vm_own_snapshot *s)
+{
+	int ret;
+
+	fputs("<s", f);
+	ret = put_attr(f, "n", s->name);
+	put_time(f, s->created_ns);
+	fprintf(f, " is=\"%s%s%s\"", s->kind == VM_EXTERNAL ? "e" : "i", s->ours ? "o" : "", s->held ? "h" : "");
+	if (ret < 0 || !s->mark) {
+		fputs("/>", f);
+		return ret;
+	}
+	putc('>', f);
+	ret = put_mark(f, s->mark);
+	fputs("</s>", f);
+	return ret;
+}
+
+static int put_own(FILE *f, const struct vm_own *own)
+{
+	int ret;
+
+	fprintf(f, "<facts version=\"%d\" serial=\"%" PRIu64 "\"", VERSION, own->serial);
+	ret = put_attr(f, "policy", own->policy);
+	putc('>', f);
+	for (size_t i = 0; ret == 0 && i < own->n_snapshots; i++)
+		ret = put_snapshot(f, &own->snapshots[i]);
+	fputs("</facts>", f);
+	return ret;
+}
+
+int vm_own_text(const struct vm_own *own, char **text, struct vs_err *err)
+{
+	vs_autofree char *out = NULL;
+	size_t len = 0;
+	FILE *f = open_memstream(&out, &len);
+	int ret;
+
+	if (!f)
+		return -ENOMEM;
+	ret = put_own(f, own);
+	if (fclose(f) != 0 || ret < 0)
+		return -ENOMEM;
+	if (len > VM_OWN_MAX)
+		return vs_err_set(err, -E2BIG, "what is known of %zu snapshots would take %zu bytes of the domain's metadata, "
+				  "and %d is the limit; delete or release some", own->n_snapshots, len, VM_OWN_MAX);
+	*text = vs_steal(out);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- reading: values */
+
+struct reader {
+	struct vm_own *own;
+	size_t budget;
+	struct vs_err *err;
+};
+
+static int bad(struct reader *r, const xmlNode *node, const char *reason)
+{
+	return vs_err_set(r->err, -EINVAL, "our facts in the metadata: line %ld: <%s> %s", xmlGetLineNo(node),
+			  (const char *)node->name, reason);
+}
+
+static int charge(struct reader *r, size_t bytes)
+{
+	if (bytes > r->budget)
+		return vs_err_set(r->err, -E2BIG, "our facts in the metadata are larger than %d bytes", VM_OWN_MAX);
+	r->budget -= bytes;
+	return 0;
+}
+
+/* The value of an attribute, as it was before put_attr(). NULL where there is none. Gives *value. */
+static int get_attr(struct reader *r, const xmlNode *node, const char *name, char **value)
+{
+	xmlChar *escaped = xmlGetNoNsProp(node, (const xmlChar *)name);
+	int ret;
+
+	*value = NULL;
+	if (!escaped) /* there is none, or no memory for it */
+		return xmlHasNsProp(node, (const xmlChar *)name, NULL) ? -ENOMEM : 0;
+	ret = charge(r, strlen((char *)escaped));
+	if (ret == 0) {
+		ret = vm_name_unescape((char *)escaped, value);
+		if (ret == -EINVAL)
+			ret = bad(r, node, "has a value with a % that begins no %XX");
+	}
+	xmlFree(escaped);
+	return ret;
+}
+
+static int need_attr(struct reader *r, const xmlNode *node, const char *name, char **value)
+{
+	int ret = get_attr(r, node, name, value);
+
+	return ret == 0 && !*value ? bad(r, node, "lacks an attribute") : ret;
+}
+
+/* Takes digits off @s; false: there are none, or they say more than @max. */
+static bool take_number(const char **s, uint64_t max, uint64_t *number)
+{
+	const char *start = *s;
+	uint64_t n = 0;
+
+	for (; **s >= '0' && **s <= '9'; (*s)++) {
+		uint64_t digit = (uint64_t)(**s - '0');
+
+		if (n > (max - digit) / 10)
+			return false;
+		n = n * 10 + digit;
+	}
+	*number = n;
+	return *s != start;
+}
+
+/* Takes what follows the point, one to nine digits, as nanoseconds. */
+static bool take_fraction(const char **s, uint64_t *ns)
+{
+	const char *start = *s;
+
+	if (!take_number(s, NS_PER_S - 1, ns) || *s - start > 9)
+		return false;
+	for (ptrdiff_t digits = *s - start; digits < 9; digits++)
+		*ns *= 10;
+	return true;
+}
+
+static bool parse_time(const char *s, int64_t *out)
+{
+	bool negative = *s == '-', pointed;
+	uint64_t whole, fraction = 0, amount;
+
+	s += negative;
+	if (!take_number(&s, INT64_MAX / NS_PER_S, &whole))
+		return false;
+	pointed = *s == '.';
+	s += pointed;
+	if (pointed && !take_fraction(&s, &fraction))
+		return false;
+	amount = whole * NS_PER_S + fraction;
+	if (*s || amount > (uint64_t)INT64_MAX + negative)
+		return false;
+	*out = (int64_t)(negative ? -amount : amount);
+	return true;
+}
+
+static int get_time(struct reader *r, const xmlNode *node, int64_t *ns)
+{
+	vs_autofree char *value = NULL;
+	int ret = need_attr(r, node, "t", &value);
+
+	if (ret == 0 && !parse_time(value, ns))
+		ret = bad(r, node, "has a time that is none");
+	return ret;
+}
+
+/* A whole number up to @max; 0 where there is no such attribute. */
+static int get_number(struct reader *r, const xmlNode *node, const char *name, uint64_t max, uint64_t *number)
+{
+	vs_autofree char *value = NULL;
+	int ret = get_attr(r, node, name, &value);
+	const char *s = value;
+
+	*number = 0;
+	if (ret == 0 && value && (!take_number(&s, max, number) || *s))
+		ret = bad(r, node, "has a number that is none");
+	return ret;
+}
+
+/* ---------------------------------------------------------------- reading: elements */
+
+/* Is it the element of that name, with our name space or with none? */
+static bool is_element(const xmlNode *node, const char *name)
+{
+	return node->type == XML_ELEMENT_NODE && !strcmp((const char *)node->name, name) &&
+	       (!node->ns || !strcmp((const char *)node->ns->href, VM_OWN_URI));
+}
+
+static const xmlNode *next_element(const xmlNode *node, const char *name)
+{
+	while (node && !is_element(node, name))
+		node = node->next;
+	return node;
+}
+
+static int read_disk(struct reader *r, const xmlNode *node, struct vm_own_mark *mark)
+{
+	struct vm_own_doomed *grown = reallocarray(mark->disks, mark->n_disks + 1, sizeof(*grown));
+	struct vm_own_doomed *disk;
+	int ret;
+
+	if (!grown)
+		return -ENOMEM;
+	mark->disks = grown;
+	disk = &grown[mark->n_disks++];
+	*disk = (struct vm_own_doomed){ .target = NULL };
+	ret = charge(r, DISK_COST);
+	if (ret == 0)
+		ret = need_attr(r, node, "t", &disk->target);
+	return ret < 0 ? ret : get_attr(r, node, "p", &disk->path);
+}
+
+static int read_mark(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
+{
+	struct vm_own_mark mark vs_cleanup(vm_own_mark_fini) = { .n_disks = 0 };
+	int ret = charge(r, MARK_COST);
+
+	if (ret == 0)
+		ret = need_attr(r, node, "c", &mark.command);
+	if (ret == 0)
+		ret = need_attr(r, node, "r", &mark.reason);
+	if (ret == 0)
+		ret = get_time(r, node, &mark.since_ns);
+	for (const xmlNode *d = next_element(node->children, "d"); ret == 0 && d; d = next_element(d->next, "d"))
+		ret = read_disk(r, d, &mark);
+	return ret < 0 ? ret : vm_own_set_mark(r->own, id, &mark);
+}
+
+/* What the letters say, then the mark. */
+static int read_facts(struct reader *r, const xmlNode *node, const char *letters, struct vm_own_id *id)
+{
+	const xmlNode *mark = next_element(node->children, "m");
+	int ret = 0;
+
+	if (!strchr(letters, 'e') == !strchr(letters, 'i'))
+		return bad(r, node, "is neither external nor internal, or both");
+	id->kind = strchr(letters, 'e') ? VM_EXTERNAL : VM_INTERNAL;
+	if (strchr(letters, 'o'))
+		ret = vm_own_set_ours(r->own, id, true);
+	if (ret == 0 && strchr(letters, 'h'))
+		ret = vm_own_set_held(r->own, id, true);
+	return ret == 0 && mark ? read_mark(r, mark, id) : ret;
+}
+
+static int read_snapshot(struct reader *r, const xmlNode *node)
+{
+	vs_autofree char *name = NULL;
+	vs_autofree char *letters = NULL;
+	struct vm_own_id id = { .name = NULL };
+	int ret = charge(r, SNAPSHOT_COST);
+
+	if (ret == 0)
+		ret = need_attr(r, node, "n", &name);
+	if (ret == 0)
+		ret = get_time(r, node, &id.created_ns);
+	if (ret == 0)
+		ret = need_attr(r, node, "is", &letters);
+	id.name = name;
+	return ret < 0 ? ret : read_facts(r, node, letters, &id);
+}
+
+static int read_version(struct reader *r, const xmlNode *node)
+{
+	uint64_t version = 0;
+	int ret = get_number(r, node, "version", UINT32_MAX, &version);
+
+	if (ret == 0 && version == 0)
+		ret = bad(r, node, "has no version");
+	if (ret == 0 && version > VERSION)
+		ret = vs_err_set(r->err, -EOPNOTSUPP, "our facts in the metadata are of version %" PRIu64 ", written by a newer "
+				 "virt-snapfs; this one knows version %d", version, VERSION);
+	return ret;
+}
+
+static int read_own(struct reader *r, const xmlNode *node)
+{
+	int ret = read_version(r, node);
+
+	if (ret == 0)
+		ret = get_number(r, node, "serial", VM_OWN_SERIAL_MAX, &r->own->serial);
+	if (ret == 0)
+		ret = get_attr(r, node, "policy", &r->own->policy);
+	for (const xmlNode *s = next_element(node->children, "s"); ret == 0 && s; s = next_element(s->next, "s"))
+		ret = read_snapshot(r, s);
+	return ret;
+}
+
+bool vm_own_is(const xmlNode *element)
+{
+	return element->ns && is_element(element, "facts");
+}
+
+int vm_own_read(const xmlNode *element, struct vm_own **out, struct vs_err *err)
+{
+	struct reader r = { .own = vm_own_new(), .budget = VM_OWN_MAX, .err = err };
+	int ret = r.own ? 0 : -ENOMEM;
+
+	if (ret == 0 && !is_element(element, "facts"))
+		ret = bad(&r, element, "is not <facts>");
+	if (ret == 0)
+		ret = read_own(&r, element);
+	if (ret < 0)
+		vm_own_free(r.own);
+	else
+		*out = r.own;
+	return ret;
+}
+
+/* ---------------------------------------------------------------- reading: text */
+
+static void init_parser(void)
+{
+	xmlInitParser();
+}
+
+static bool has_document_type(const char *text, size_t len)
+{
+	return memmem(text, len, "<!DOCTYPE", strlen("<!DOCTYPE")) != NULL;
+}
+
+int vm_own_parse(const char *text, size_t len, struct vm_own **out, struct vs_err *err)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	const xmlNode *root;
+	xmlDoc *doc;
+	int ret;
+
+	if (len > READ_MAX)
+		return vs_err_set(err, -E2BIG, "our facts in the metadata are larger than %d bytes", VM_OWN_MAX);
+	if (has_document_type(text, len))
+		return vs_err_set(err, -EINVAL, "our facts in the metadata bring a document type");
+	pthread_once(&once, init_parser);
+	doc = xmlReadMemory(text, (int)len, NULL, "UTF-8", XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
+	root = doc ? xmlDocGetRootElement(doc) : NULL;
+	if (root && !xmlGetIntSubset(doc))
+		ret = vm_own_read(root, out, err);
+	else
+		ret = vs_err_set(err, -EINVAL, "our facts in the metadata are not well-formed XML");
+	xmlFreeDoc(doc);
+	return ret;
+}

@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The object: a short list of snapshots of which something is to be said. Lists are searched from one end to the other:
+ * 64 KiB of text are at most some 1,300 entries, and questions are asked once a poll.
+ *
+ * Times. libvirt's record of a snapshot has whole seconds, the table entry in a qcow2 file has nanoseconds, and which of
+ * the two we could see when we wrote a fact down may not be the one that we see when we look it up. So a whole second
+ * stands for everything in it, and an exact match is preferred. Two snapshots of one name and kind within one
+ * second, of which the record tells only the second, cannot be told apart; nor does libvirt.
+ */
+#include "vm/facts.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define NS_PER_S INT64_C(1000000000)
+
+static int64_t seconds(int64_t ns)
+{
+	return ns / NS_PER_S - (ns % NS_PER_S < 0);
+}
+
+bool vm_own_same(const struct vm_own_id *a, const struct vm_own_id *b)
+{
+	bool whole = a->created_ns % NS_PER_S == 0 || b->created_ns % NS_PER_S == 0;
+
+	if (a->kind != b->kind || strcmp(a->name, b->name))
+		return false;
+	return a->created_ns == b->created_ns || (whole && seconds(a->created_ns) == seconds(b->created_ns));
+}
+
+/* ---------------------------------------------------------------- lifetimes */
+
+void vm_own_mark_fini(struct vm_own_mark *mark)
+{
+	for (size_t i = 0; i < mark->n_disks; i++) {
+		free(mark->disks[i].target);
+		free(mark->disks[i].path);
+	}
+	free(mark->disks);
+	free(mark->command);
+	free(mark->reason);
+	*mark = (struct vm_own_mark){ .n_disks = 0 };
+}
+
+static void mark_free(struct vm_own_mark *mark)
+{
+	if (mark)
+		vm_own_mark_fini(mark);
+	free(mark);
+}
+
+static void snapshot_fini(struct vm_own_snapshot *s)
+{
+	free(s->name);
+	mark_free(s->mark);
+}
+
+struct vm_own *vm_own_new(void)
+{
+	return calloc(1, sizeof(struct vm_own));
+}
+
+void vm_own_free(struct vm_own *own)
+{
+	if (!own)
+		return;
+	for (size_t i = 0; i < own->n_snapshots; i++)
+		snapshot_fini(&own->snapshots[i]);
+	free(own->snapshots);
+	free(own->policy);
+	free(own);
+}
+
+/* Copies a string that may be NULL; false: no memory. */
+static bool copy_string(const char *from, char **to)
+{
+	*to = from ? strdup(from) : NULL;
+	return *to || !from;
+}
+
+static bool copy_disks(const struct vm_own_mark *from, struct vm_own_mark *to)
+{
+	to->disks = calloc(from->n_disks + 1, sizeof(*to->disks));
+	if (!to->disks)
+		return false;
+	for (; to->n_disks < from->n_disks; to->n_disks++) {
+		const struct vm_own_doomed *disk = &from->disks[to->n_disks];
+		struct vm_own_doomed *copy = &to->disks[to->n_disks];
+
+		if (!copy_string(disk->target, &copy->target) || !copy_string(disk->path, &copy->path)) {
+			free(copy->target);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* NULL: no memory. */
+static struct vm_own_mark *mark_copy(const struct vm_own_mark *mark)
+{
+	struct vm_own_mark *copy = calloc(1, sizeof(*copy));
+
+	if (!copy)
+		return NULL;
+	copy->since_ns = mark->since_ns;
+	if (!copy_string(mark->command, &copy->command) || !copy_string(mark->reason, &copy->reason) ||
+	    !copy_disks(mark, copy)) {
+		mark_free(copy);
+		return NULL;
+	}
+	return copy;
+}
+
+static bool snapshot_copy(const struct vm_own_snapshot *from, struct vm_own_snapshot *to)
+{
+	*to = *from;
+	to->mark = from->mark ? mark_copy(from->mark) : NULL;
+	to->name = strdup(from->name);
+	if (to->name && (to->mark || !from->mark))
+		return true;
+	snapshot_fini(to);
+	return false;
+}
+
+struct vm_own *vm_own_copy(const struct vm_own *own)
+{
+	struct vm_own *copy = vm_own_new();
+	bool ok = copy && copy_string(own->policy, &copy->policy);
+
+	if (ok) {
+		copy->serial = own->serial;
+		copy->snapshots = calloc(own->n_snapshots + 1, sizeof(*copy->snapshots));
+		ok = copy->snapshots;
+	}
+	while (ok && copy->n_snapshots < own->n_snapshots) {
+		ok = snapshot_copy(&own->snapshots[copy->n_snapshots], &copy->snapshots[copy->n_snapshots]);
+		copy->n_snapshots += ok;
+	}
+	if (ok)
+		return copy;
+	vm_own_free(copy);
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- questions */
+
+const struct vm_own *vm_own_newer(const struct vm_own *domain, const struct vm_own *copy)
+{
+	if (!domain || !copy)
+		return domain ? domain : copy;
+	return copy->serial > domain->serial ? copy : domain;
+}
+
+static struct vm_own_id id_of(const struct vm_own_snapshot *s)
+{
+	return (struct vm_own_id){ s->name, s->created_ns, s->kind };
+}
+
+/* Where it is in the list; n_snapshots: nowhere. */
+static size_t position(const struct vm_own *own, const struct vm_own_id *id)
+{
+	size_t found = own->n_snapshots;
+
+	for (size_t i = 0; i < own->n_snapshots; i++) {
+		struct vm_own_id other = id_of(&own->snapshots[i]);
+
+		if (!vm_own_same(&other, id))
+			continue;
+		if (other.created_ns == id->created_ns)
+			return i;
+		if (found == own->n_snapshots)
+			found = i;
+	}
+	return found;
+}
+
+const struct vm_own_snapshot *vm_own_find(const struct vm_own *own, const struct vm_own_id *id)
+{
+	size_t i = position(own, id);
+
+	return i < own->n_snapshots ? &own->snapshots[i] : NULL;
+}
+
+const char *vm_own_why_doomed(const struct vm_own *own, const struct vm_own_id *id, const char *target)
+{
+	const struct vm_own_snapshot *s = vm_own_find(own, id);
+
+	if (!s || !s->mark)
+		return NULL;
+	for (size_t i = 0; i < s->mark->n_disks; i++)
+		if (!strcmp(s->mark->disks[i].target, target))
+			return s->mark->reason;
+	return s->mark->n_disks ? NULL : s->mark->reason;
+}
+
+/* ---------------------------------------------------------------- changes */
+
+void vm_own_bump(struct vm_own *own)
+{
+	if (own->serial < VM_OWN_SERIAL_MAX) /* else somebody invented it, and it must stay readable */
+		own->serial++;
+}
+
+int vm_own_set_policy(struct vm_own *own, const char *policy)
+{
+	char *copy;
+
+	if (!copy_string(policy, &copy))
+		return -ENOMEM;
+	free(own->policy);
+	own->policy = copy;
+	return 0;
+}
+
+/* The entry for @id, made if there is none; NULL: no memory. */
+static struct vm_own_snapshot *obtain(struct vm_own *own, const struct vm_own_id *id)
+{
+	size_t i = position(own, id);
+	struct vm_own_snapshot *grown;
+	char *name;
+
+	if (i < own->n_snapshots)
+		return &own->snapshots[i];
+	grown = reallocarray(own->snapshots, own->n_snapshots + 1, sizeof(*grown));
+	if (!grown)
+		return NULL;
+	own->snapshots = grown;
+	name = strdup(id->name);
+	if (!name)
+		return NULL;
+	grown[own->n_snapshots] = (struct vm_own_snapshot){ .name = name, .created_ns = id->created_ns, .kind = id->kind };
+	return &grown[own->n_snapshots++];
+}
+
+static void remove_at(struct vm_own *own, size_t i)
+{
+	snapshot_fini(&own->snapshots[i]);
+	own->n_snapshots--;
+	memmove(&own->snapshots[i], &own->snapshots[i + 1], (own->n_snapshots - i) * sizeof(*own->snapshots));
+}
+
+static void drop_if_empty(struct vm_own *own, const struct vm_own_snapshot *s)
+{
+	if (!s->ours && !s->held && !s->mark)
+		remove_at(own, (size_t)(s - own->snapshots));
+}
+
+static int set_flag(struct vm_own *own, const struct vm_own_id *id, bool on, size_t offset)
+{
+	struct vm_own_snapshot *s;
+
+	if (!on && position(own, id) == own->n_snapshots)
+		return 0;
+	s = obtain(own, id);
+	if (!s)
+		return -ENOMEM;
+	*(bool *)((char *)s + offset) = on;
+	drop_if_empty(own, s);
+	return 0;
+}
+
+int vm_own_set_ours(struct vm_own *own, const struct vm_own_id *id, bool ours)
+{
+	return set_flag(own, id, ours, offsetof(struct vm_own_snapshot, ours));
+}
+
+int vm_own_set_held(struct vm_own *own, const struct vm_own_id *id, bool held)
+{
+	return set_flag(own, id, held, offsetof(struct vm_own_snapshot, held));
+}
+
+int vm_own_set_mark(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_mark *mark)
+{
+	struct vm_own_mark *copy = NULL;
+	struct vm_own_snapshot *s;
+
+	if (!mark && position(own, id) == own->n_snapshots)
+		return 0;
+	if (mark) {
+		copy = mark_copy(mark);
+		if (!copy)
+			return -ENOMEM;
+	}
+	s = obtain(own, id);
+	if (!s) {
+		mark_free(copy);
+		return -ENOMEM;
+	}
+	mark_free(s->mark);
+	s->mark = copy;
+	drop_if_empty(own, s);
+	return 0;
+}
+
+bool vm_own_forget(struct vm_own *own, const struct vm_own_id *id)
+{
+	size_t i = position(own, id);
+
+	if (i == own->n_snapshots)
+		return false;
+	remove_at(own, i);
+	return true;
+}
+
+size_t vm_own_sweep(struct vm_own *own, bool (*exists)(const struct vm_own_id *id, void *opaque), void *opaque)
+{
+	size_t n = own->n_snapshots;
+
+	for (size_t i = own->n_snapshots; i-- > 0;) {
+		struct vm_own_id id = id_of(&own->snapshots[i]);
+
+		if (!exists(&id, opaque))
+			remove_at(own, i);
+	}
+	return n - own->n_snapshots;
+}

@@ -1,0 +1,564 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "known.h"
+
+#include <errno.h>
+#include <libvirt/virterror.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "virterr.h"
+
+#define ASK_ALL_UP_TO 200 /* snapshots of the whole connection: then every record is asked for at every look */
+#define TURNS 100         /* else so many in turn */
+
+/* ---------------------------------------------------------------- records */
+
+struct vm_record {
+	atomic_uint refs;
+	struct vm_xml_snapshot *xml;
+};
+
+const struct vm_xml_snapshot *vm_record_xml(const struct vm_record *record)
+{
+	return record->xml;
+}
+
+void *vm_record_ref(void *record)
+{
+	atomic_fetch_add_explicit(&((struct vm_record *)record)->refs, 1, memory_order_relaxed);
+	return record;
+}
+
+void vm_record_unref(void *opaque)
+{
+	struct vm_record *record = opaque;
+
+	if (!record || atomic_fetch_sub_explicit(&record->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	vm_xml_snapshot_free(record->xml);
+	free(record);
+}
+
+/* Takes @xml. */
+static struct vm_record *record_new(struct vm_xml_snapshot *xml)
+{
+	struct vm_record *record = calloc(1, sizeof(*record));
+
+	if (!record) {
+		vm_xml_snapshot_free(xml);
+		return NULL;
+	}
+	atomic_init(&record->refs, 1);
+	record->xml = xml;
+	return record;
+}
+
+/* ---------------------------------------------------------------- life */
+
+static void snapshot_free(void *thing)
+{
+	struct vm_known_snapshot *s = thing;
+
+	vm_record_unref(s->record);
+	free(s->problem);
+	free(s->name);
+	free(s);
+}
+
+static void jobs_free(struct vm_known_job *jobs, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(jobs[i].target);
+	free(jobs);
+}
+
+static void domain_free(struct vm_known_domain *d)
+{
+	vm_strmap_clear(&d->by_name, snapshot_free);
+	jobs_free(d->jobs, d->n_jobs);
+	vm_xml_domain_free(d->now);
+	vm_xml_domain_free(d->config);
+	vm_log_unref(d->log);
+	vm_gate_memo_fini(&d->gate);
+	free(d->problem);
+	free(d->current);
+	free(d->list);
+	free(d->name);
+	free(d->uuid);
+	free(d);
+}
+
+static void drop_domain(void *thing)
+{
+	domain_free(thing);
+}
+
+void vm_known_init(struct vm_known *known, struct vm_log_shelf *shelf)
+{
+	*known = (struct vm_known){ .shelf = shelf };
+}
+
+void vm_known_fini(struct vm_known *known)
+{
+	vm_strmap_clear(&known->by_uuid, drop_domain);
+	free(known->domains);
+	*known = (struct vm_known){0};
+}
+
+static struct vm_known_domain *domain_of(struct vm_known *known, const char *uuid, const char *name)
+{
+	struct vm_known_domain *d = vm_strmap_get(&known->by_uuid, uuid);
+
+	if (d)
+		return d;
+	d = calloc(1, sizeof(*d));
+	if (!d)
+		return NULL;
+	d->uuid = strdup(uuid);
+	d->name = strdup(name);
+	d->state = "no state";
+	d->log = vm_log_shelf_take(known->shelf, uuid, name);
+	if (!d->uuid || !d->name || !d->log || vm_strmap_put(&known->by_uuid, uuid, d) < 0) {
+		domain_free(d);
+		return NULL;
+	}
+	known->changed = true;
+	return d;
+}
+
+/* ---------------------------------------------------------------- one domain: definition, state */
+
+/* Enough to tell that a text of libvirt's is not the one it was; no defence against malice is needed. */
+static uint64_t hash_of(const char *text)
+{
+	uint64_t h = UINT64_C(0xcbf29ce484222325);
+
+	for (; *text; text++)
+		h = (h ^ (unsigned char)*text) * UINT64_C(0x100000001b3);
+	return h;
+}
+
+static const char *state_text(int state)
+{
+	switch (state) {
+	case VIR_DOMAIN_RUNNING: return "running";
+	case VIR_DOMAIN_BLOCKED: return "idle";
+	case VIR_DOMAIN_PAUSED: return "paused";
+	case VIR_DOMAIN_SHUTDOWN: return "in shutdown";
+	case VIR_DOMAIN_SHUTOFF: return "shut off";
+	case VIR_DOMAIN_CRASHED: return "crashed";
+	case VIR_DOMAIN_PMSUSPENDED: return "pmsuspended";
+	default: return "no state";
+	}
+}
+
+/* One thing after another is asked; `gone` ends the questions. */
+struct ask {
+	struct vm_known *known;
+	struct vm_conn *conn;
+	struct vm_known_domain *d;
+	virDomainPtr dom;
+	bool closer;  /* ask for all its records */
+	bool gone;    /* the domain vanished while we looked */
+	bool failed;  /* libvirt did not answer something: what was known before stays */
+};
+
+static void refused(struct ask *ask)
+{
+	if (vm_virterr_code() == -ENOENT)
+		ask->gone = true;
+	else
+		ask->failed = true;
+}
+
+static void ask_state(struct ask *ask)
+{
+	const char *text;
+	int state, reason;
+
+	if (virDomainGetState(ask->dom, &state, &reason, 0) < 0) {
+		refused(ask);
+		return;
+	}
+	text = state_text(state);
+	if (strcmp(text, ask->d->state))
+		ask->known->changed = true;
+	ask->d->state = text;
+}
+
+/* Parses the text of a definition if it is another one than before. True: it is. */
+static bool new_definition(struct vm_known_domain *d, const char *text, uint64_t *hash, struct vm_xml_domain **out)
+{
+	uint64_t now = hash_of(text);
+	struct vm_xml_domain *parsed = NULL;
+	struct vs_err err = {0};
+	int r;
+
+	if (now == *hash && *out)
+		return false;
+	r = vm_xml_domain_parse(text, &parsed, &err);
+	*hash = now;
+	vm_xml_domain_free(*out);
+	*out = r < 0 ? NULL : parsed;
+	if (out != &d->now)
+		return true;
+	free(d->problem);
+	d->problem = r < 0 ? strdup(vs_err_text(&err, r)) : NULL;
+	return true;
+}
+
+static void ask_definition(struct ask *ask)
+{
+	struct vm_known_domain *d = ask->d;
+	vs_autofree char *now = virDomainGetXMLDesc(ask->dom, 0);
+	vs_autofree char *config = NULL;
+	bool news;
+
+	if (!now) {
+		refused(ask);
+		return;
+	}
+	if (d->running)
+		config = virDomainGetXMLDesc(ask->dom, VIR_DOMAIN_XML_INACTIVE);
+	news = new_definition(d, now, &d->now_hash, &d->now);
+	if (config) {
+		news = new_definition(d, config, &d->config_hash, &d->config) || news;
+	} else if (d->config) {
+		vm_xml_domain_free(vs_steal(d->config));
+		news = true;
+	}
+	if (news)
+		ask->known->changed = ask->closer = true;
+}
+
+/* ---------------------------------------------------------------- one domain: jobs */
+
+static enum vm_job job_type(int type)
+{
+	switch (type) {
+	case VIR_DOMAIN_BLOCK_JOB_TYPE_PULL: return VM_JOB_PULL;
+	case VIR_DOMAIN_BLOCK_JOB_TYPE_COPY: return VM_JOB_COPY;
+	case VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT: return VM_JOB_COMMIT;
+	case VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT: return VM_JOB_ACTIVE_COMMIT;
+	default: return VM_JOB_OTHER;
+	}
+}
+
+static const struct vm_known_job *find_job(const struct vm_known_domain *d, const char *target)
+{
+	for (size_t i = 0; i < d->n_jobs; i++)
+		if (!strcmp(d->jobs[i].target, target))
+			return &d->jobs[i];
+	return NULL;
+}
+
+/* Writes *job and returns true where there is something to say about this disk. */
+static bool ask_job(struct ask *ask, const char *target, struct vm_known_job *job)
+{
+	const struct vm_known_job *before = find_job(ask->d, target);
+	virDomainBlockJobInfo info;
+	int r = virDomainGetBlockJobInfo(ask->dom, target, &info, 0);
+
+	if (r <= 0 && (!before || before->over))
+		return false;
+	*job = (struct vm_known_job){ .since = before ? before->since : ask->known->poll };
+	if (r > 0) {
+		job->type = job_type(info.type);
+		job->done = info.cur;
+		job->total = info.end;
+	} else {
+		job->type = before->type;
+		job->over = true;
+	}
+	if (!before || before->over != job->over || before->type != job->type)
+		ask->known->changed = true;
+	return true;
+}
+
+static void ask_jobs(struct ask *ask)
+{
+	struct vm_known_domain *d = ask->d;
+	size_t n_disks = d->running && d->now ? d->now->n_disks : 0, n = 0;
+	struct vm_known_job *jobs = calloc(n_disks + 1, sizeof(*jobs));
+
+	for (size_t i = 0; jobs && i < n_disks; i++) {
+		const struct vm_xml_disk *disk = &d->now->disks[i];
+
+		if (!vm_xml_disk_exposed(disk) || disk->source.type == VM_SOURCE_NONE || !ask_job(ask, disk->target, &jobs[n]))
+			continue;
+		jobs[n].target = strdup(disk->target);
+		if (jobs[n].target)
+			ask->known->jobs |= !jobs[n++].over;
+	}
+	if (n < d->n_jobs)
+		ask->known->changed = true;
+	jobs_free(d->jobs, d->n_jobs);
+	d->jobs = jobs;
+	d->n_jobs = n;
+}
+
+/* ---------------------------------------------------------------- one domain: snapshots */
+
+static struct vm_known_snapshot *snapshot_of(struct vm_known_domain *d, const char *name)
+{
+	struct vm_known_snapshot *s = vm_strmap_get(&d->by_name, name);
+
+	if (s)
+		return s;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return NULL;
+	s->name = strdup(name);
+	if (!s->name || vm_strmap_put(&d->by_name, name, s) < 0) {
+		snapshot_free(s);
+		return NULL;
+	}
+	return s;
+}
+
+/* Takes in the text of a record; libvirt's refusal (NULL) is a problem only where nothing was known before. */
+static void take_record(struct ask *ask, struct vm_known_snapshot *s, const char *text)
+{
+	struct vm_xml_snapshot *xml = NULL;
+	struct vs_err err = {0};
+	uint64_t hash = text ? hash_of(text) : 0;
+	int r;
+
+	if ((text && s->hash == hash && (s->record || s->problem)) || (!text && s->record))
+		return;
+	r = text ? vm_xml_snapshot_parse(text, &xml, &err) : vm_virterr_set(&err, "its record cannot be read");
+	vm_record_unref(s->record);
+	free(s->problem);
+	s->hash = hash;
+	s->record = r < 0 ? NULL : record_new(xml);
+	s->problem = r < 0 ? strdup(vs_err_text(&err, r)) : NULL;
+	ask->known->changed = true;
+}
+
+/* Small connections: always. Large ones: what is new, what is close to a change, and the next ones in turn. */
+static bool should_ask(struct ask *ask, const struct vm_known_snapshot *s, size_t place)
+{
+	struct vm_known *known = ask->known;
+
+	if (!s->record || ask->closer || known->n_snapshots <= ASK_ALL_UP_TO)
+		return true;
+	return place >= known->turn && place < known->turn + TURNS;
+}
+
+/* False: it vanished after it was listed. */
+static bool ask_record(struct ask *ask, virDomainSnapshotPtr snap, struct vm_known_snapshot *s, size_t place)
+{
+	vs_autofree char *text = NULL;
+
+	if (!should_ask(ask, s, place))
+		return true;
+	text = virDomainSnapshotGetXMLDesc(snap, 0);
+	if (!text && vm_virterr_code() == -ENOENT)
+		return false;
+	take_record(ask, s, text);
+	return true;
+}
+
+static uint64_t names_of(virDomainSnapshotPtr *snaps, int n)
+{
+	uint64_t h = (uint64_t)n;
+
+	for (int i = 0; i < n; i++)
+		h = (h ^ hash_of(virDomainSnapshotGetName(snaps[i]))) * UINT64_C(0x100000001b3);
+	return h;
+}
+
+struct purge {
+	uint64_t look;
+};
+
+static bool was_listed(void *thing, void *opaque)
+{
+	struct vm_known_snapshot *s = thing;
+
+	if (s->seen == ((struct purge *)opaque)->look)
+		return true;
+	snapshot_free(s);
+	return false;
+}
+
+/* @first: how many snapshots other domains had before this one, for the taking of turns. */
+static void take_list(struct ask *ask, virDomainSnapshotPtr *snaps, int n, size_t first)
+{
+	struct vm_known_domain *d = ask->d;
+	struct vm_known_snapshot **list = calloc((size_t)n + 1, sizeof(*list));
+	uint64_t names = names_of(snaps, n);
+	struct purge purge = { ask->known->look };
+
+	if (!list)
+		return;
+	if (names != d->names_hash)
+		ask->known->changed = ask->closer = true;
+	d->names_hash = names;
+	free(d->list);
+	d->list = list;
+	d->n_list = 0;
+	for (int i = 0; i < n; i++) {
+		struct vm_known_snapshot *s = snapshot_of(d, virDomainSnapshotGetName(snaps[i]));
+
+		if (!s || !ask_record(ask, snaps[i], s, first + (size_t)i))
+			continue;
+		s->seen = ask->known->look;
+		list[d->n_list++] = s;
+	}
+	vm_strmap_filter(&d->by_name, was_listed, &purge);
+}
+
+static int list_snapshots(virDomainPtr dom, virDomainSnapshotPtr **snaps)
+{
+	int n = virDomainListAllSnapshots(dom, snaps, VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL);
+
+	if (n < 0 && vm_virterr_code() == -EINVAL)
+		n = virDomainListAllSnapshots(dom, snaps, 0);
+	if (n < 0 && vm_virterr_code() == -EOPNOTSUPP) {
+		*snaps = NULL;
+		return 0;
+	}
+	return n;
+}
+
+static void ask_current(struct ask *ask, bool any)
+{
+	struct vm_known_domain *d = ask->d;
+	virDomainSnapshotPtr snap = any ? virDomainSnapshotCurrent(ask->dom, 0) : NULL;
+	const char *name = snap ? virDomainSnapshotGetName(snap) : NULL;
+
+	if (!d->current != !name || (name && strcmp(d->current, name))) {
+		free(d->current);
+		d->current = name ? strdup(name) : NULL;
+		ask->known->changed = ask->closer = true;
+	}
+	if (snap)
+		virDomainSnapshotFree(snap);
+}
+
+static void ask_snapshots(struct ask *ask, size_t first)
+{
+	virDomainSnapshotPtr *snaps = NULL;
+	int n = list_snapshots(ask->dom, &snaps);
+
+	if (n < 0) {
+		refused(ask);
+		return;
+	}
+	ask_current(ask, n > 0);
+	take_list(ask, snaps, n, first);
+	for (int i = 0; i < n; i++)
+		virDomainSnapshotFree(snaps[i]);
+	free(snaps);
+}
+
+/* ---------------------------------------------------------------- all domains */
+
+static void rename_domain(struct ask *ask, const char *name)
+{
+	char *copy = strcmp(ask->d->name, name) ? strdup(name) : NULL;
+
+	if (!copy)
+		return;
+	free(ask->d->name);
+	ask->d->name = copy;
+	ask->known->changed = ask->closer = true;
+}
+
+/* False: the connection is gone. */
+static bool look_at(struct vm_known *known, struct vm_conn *conn, const struct vm_hints *hints, virDomainPtr dom, size_t *first)
+{
+	struct ask ask = { .known = known, .conn = conn, .dom = dom };
+	char uuid[VIR_UUID_STRING_BUFLEN];
+	bool running = virDomainGetID(dom) != (unsigned)-1;
+
+	if (virDomainGetUUIDString(dom, uuid) < 0)
+		return true;
+	ask.d = domain_of(known, uuid, virDomainGetName(dom));
+	if (!ask.d)
+		return true;
+	ask.closer = vm_hints_name(hints, uuid);
+	rename_domain(&ask, virDomainGetName(dom));
+	if (ask.d->running != running)
+		known->changed = ask.closer = true;
+	ask.d->running = running;
+	ask_state(&ask);
+	if (!ask.gone && !ask.failed)
+		ask_definition(&ask);
+	if (!ask.gone && !ask.failed)
+		ask_jobs(&ask);
+	if (!ask.gone && !ask.failed)
+		ask_snapshots(&ask, *first);
+	if (ask.failed && !vm_conn_alive(conn))
+		return false;
+	if (!ask.gone)
+		ask.d->seen = known->look;
+	*first += ask.d->n_list;
+	return true;
+}
+
+static bool still_there(void *thing, void *opaque)
+{
+	struct vm_known_domain *d = thing;
+	struct vm_known *known = opaque;
+
+	if (d->seen == known->look)
+		return true;
+	vm_log(d->log, "the domain disappeared");
+	vm_log_shelf_leave(known->shelf, d->uuid, vs_steal(d->log));
+	domain_free(d);
+	known->changed = true;
+	return false;
+}
+
+static bool add_to_list(void *thing, void *opaque)
+{
+	struct vm_known *known = opaque;
+
+	known->domains[known->n_domains++] = thing;
+	return true;
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp((*(struct vm_known_domain *const *)a)->name, (*(struct vm_known_domain *const *)b)->name);
+}
+
+static int list_domains(struct vm_known *known)
+{
+	free(known->domains);
+	known->n_domains = 0;
+	known->domains = calloc(known->by_uuid.n + 1, sizeof(*known->domains));
+	if (!known->domains)
+		return -ENOMEM;
+	vm_strmap_filter(&known->by_uuid, add_to_list, known);
+	qsort(known->domains, known->n_domains, sizeof(*known->domains), by_name);
+	return 0;
+}
+
+int vm_known_look(struct vm_known *known, struct vm_conn *conn, const struct vm_hints *hints, struct vs_err *err)
+{
+	virDomainPtr *doms = NULL;
+	size_t first = 0;
+	bool alive = true;
+	int n = virConnectListAllDomains(vm_conn_ptr(conn), &doms, 0);
+
+	if (n < 0) {
+		vm_virterr_set(err, "cannot list the domains");
+		return vm_conn_alive(conn) ? vm_virterr_code() : -EHOSTDOWN;
+	}
+	known->look++;
+	known->changed = known->jobs = false;
+	for (int i = 0; i < n; i++) {
+		alive = alive && look_at(known, conn, hints, doms[i], &first);
+		virDomainFree(doms[i]);
+	}
+	free(doms);
+	if (!alive || !vm_conn_alive(conn))
+		return vs_err_set(err, -EHOSTDOWN, "the connection to libvirt broke off");
+	vm_strmap_filter(&known->by_uuid, still_there, known);
+	known->n_snapshots = first;
+	known->turn = known->turn + TURNS < first ? known->turn + TURNS : 0;
+	return list_domains(known);
+}

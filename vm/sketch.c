@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "sketch.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "clock.h"
+#include "names.h"
+
+#define VOLUMES_AGAIN_NS (60 * VM_NS_PER_S)
+
+void vm_sketch_cache_fini(struct vm_sketch_cache *cache)
+{
+	vm_gate_memo_fini(&cache->wide);
+	vm_strmap_clear(&cache->volumes, free);
+	*cache = (struct vm_sketch_cache){0};
+}
+
+/* ---------------------------------------------------------------- sources */
+
+/* Asks libvirt where a volume lies. Gives; "" where it does not know. */
+static char *ask_volume(virConnectPtr conn, const char *pool_name, const char *volume)
+{
+	virStoragePoolPtr pool = virStoragePoolLookupByName(conn, pool_name);
+	virStorageVolPtr vol = pool ? virStorageVolLookupByName(pool, volume) : NULL;
+	char *path = vol ? virStorageVolGetPath(vol) : NULL;
+
+	if (vol)
+		virStorageVolFree(vol);
+	if (pool)
+		virStoragePoolFree(pool);
+	if (path && path[0] == '/')
+		return path;
+	free(path);
+	return strdup("");
+}
+
+static const char *volume_path(struct vm_sketch *sk, const struct vm_xml_source *source)
+{
+	struct vm_strmap *volumes = &sk->cache->volumes;
+	vs_autofree char *key = NULL;
+	char *path;
+
+	if (asprintf(&key, "%s\n%s", source->pool, source->volume) < 0) {
+		key = NULL;
+		return NULL;
+	}
+	path = vm_strmap_get(volumes, key);
+	if (!path) {
+		path = ask_volume(vm_conn_ptr(sk->conn), source->pool, source->volume);
+		if (!path || vm_strmap_put(volumes, key, path) < 0) {
+			free(path);
+			return NULL;
+		}
+	}
+	return path[0] ? path : NULL;
+}
+
+const char *vm_sketch_path(struct vm_sketch *sk, const struct vm_xml_source *source)
+{
+	return source->type == VM_SOURCE_VOLUME ? volume_path(sk, source) : source->path;
+}
+
+int vm_sketch_file(struct vm_sketch *sk, const struct vm_xml_source *source, struct q2_gate *gate)
+{
+	return vm_collect_path(&sk->collect, vm_sketch_path(sk, source), source->format, gate);
+}
+
+const char *vm_sketch_unsupported(struct vm_sketch *sk, const struct vm_xml_source *source)
+{
+	if (source->unsupported)
+		return source->unsupported;
+	if (source->type == VM_SOURCE_NONE)
+		return "the drive is empty";
+	if (!vm_sketch_path(sk, source))
+		return vm_arena_printf(&sk->arena, "libvirt does not find the %s", source->text ? source->text : "image");
+	return NULL;
+}
+
+bool vm_sketch_same(const struct vm_sketch *sk, int a, int b)
+{
+	const struct q2_stamp *x, *y;
+
+	if (a == b || a == VM_NO_FILE || b == VM_NO_FILE)
+		return a == b;
+	x = &sk->collect.fact[a].stamp;
+	y = &sk->collect.fact[b].stamp;
+	return (x->dev || x->ino) && x->dev == y->dev && x->ino == y->ino;
+}
+
+/* ---------------------------------------------------------------- gates */
+
+static void add_volumes_of(struct vm_sketch *sk, struct vm_gate_list *list, const struct vm_xml_domain *domain)
+{
+	for (size_t i = 0; domain && i < domain->n_disks; i++) {
+		const struct vm_xml_source *source = &domain->disks[i].source;
+		const char *path = source->type == VM_SOURCE_VOLUME ? vm_sketch_path(sk, source) : NULL;
+
+		if (path)
+			vm_gate_list_file(list, path, source->format);
+	}
+}
+
+/* All that libvirt's XML names for this domain. The live definition comes first: of formats that contradict each other the
+ * first one counts. */
+static void add_domain(struct vm_sketch *sk, struct vm_gate_list *list, const struct vm_known_domain *k)
+{
+	if (k->now)
+		vm_gate_list_files(list, k->now->files, k->now->n_files);
+	add_volumes_of(sk, list, k->now);
+	if (k->config)
+		vm_gate_list_files(list, k->config->files, k->config->n_files);
+	add_volumes_of(sk, list, k->config);
+	for (size_t i = 0; i < k->n_list; i++) {
+		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_record_xml(k->list[i]->record) : NULL;
+
+		if (!xml)
+			continue;
+		vm_gate_list_files(list, xml->files, xml->n_files);
+		add_volumes_of(sk, list, xml->domain);
+	}
+}
+
+static void add_surroundings(struct vm_sketch *sk, struct vm_gate_list *list)
+{
+	for (size_t i = 0; i < sk->n_allow_paths; i++)
+		vm_gate_list_dir(list, sk->allow_paths[i]);
+	for (size_t i = 0; i < sk->pools->n; i++) {
+		const struct vm_pool *pool = &sk->pools->pools[i];
+
+		if (pool->dir)
+			vm_gate_list_dir(list, pool->dir);
+		for (size_t k = 0; k < pool->n_volumes; k++)
+			vm_gate_list_file(list, pool->volumes[k], Q2_FORMAT_NONE);
+	}
+}
+
+static struct q2_gate *domain_gate(struct vm_sketch *sk, struct vm_known_domain *k)
+{
+	struct vm_gate_list list = {0};
+	struct q2_gate *gate;
+
+	add_domain(sk, &list, k);
+	add_surroundings(sk, &list);
+	gate = vm_gate_list_gate(&list, &k->gate);
+	vm_gate_list_fini(&list);
+	return gate;
+}
+
+/* ---------------------------------------------------------------- drawing */
+
+static int name_dirs(struct vm_sketch *sk)
+{
+	size_t n = sk->known->n_domains;
+	const char **names = vm_arena_calloc(&sk->arena, n, sizeof(*names));
+	char **dirs = vm_arena_calloc(&sk->arena, n, sizeof(*dirs));
+	int r;
+
+	if (!names || !dirs)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++)
+		names[i] = sk->known->domains[i]->name;
+	r = vm_names_dirs(names, n, dirs);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		sk->set.drafts[i].dir = vm_arena_own(&sk->arena, dirs[i], free);
+	return r;
+}
+
+static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct vm_draft *d)
+{
+	d->name = k->name;
+	d->uuid = k->uuid;
+	d->state = k->state;
+	d->running = k->running;
+	d->log = k->log;
+	d->gate = domain_gate(sk, k);
+	if (!d->gate)
+		return -ENOMEM;
+	vm_log_rename(k->log, d->dir);
+	vm_sketch_disks(sk, k, d);
+	vm_sketch_snapshots(sk, k, d);
+	return 0;
+}
+
+static void forget_volumes(struct vm_sketch *sk)
+{
+	if (vm_steady_ns() - sk->cache->volumes_ns < VOLUMES_AGAIN_NS)
+		return;
+	vm_strmap_clear(&sk->cache->volumes, free);
+	sk->cache->volumes_ns = vm_steady_ns();
+}
+
+int vm_sketch_draw(struct vm_sketch *sk)
+{
+	size_t n = sk->known->n_domains;
+	int r;
+
+	vm_arena_init(&sk->arena);
+	vm_collect_init(&sk->collect, sk->files, sk->round);
+	forget_volumes(sk);
+	sk->set = (struct vm_drafts){ .arena = &sk->arena, .collect = &sk->collect, .memory = sk->memory,
+				      .ask_locks = sk->known->jobs };
+	sk->set.drafts = vm_arena_calloc(&sk->arena, n, sizeof(*sk->set.drafts));
+	sk->set.extra = sk->extra = vm_arena_calloc(&sk->arena, n, sizeof(*sk->extra));
+	if (!sk->set.drafts || !sk->extra)
+		return -ENOMEM;
+	sk->set.n = n;
+	r = name_dirs(sk);
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = draw_domain(sk, sk->known->domains[i], &sk->set.drafts[i]);
+	if (r == 0)
+		vm_sketch_volumes(sk);
+	return r == 0 && (vm_arena_failed(&sk->arena) || sk->collect.failed) ? -ENOMEM : r;
+}
+
+int vm_sketch_finish(struct vm_sketch *sk, const struct vm_picture *prev, struct vm_domain ***out, size_t *n)
+{
+	struct vm_domain **domains = calloc(sk->set.n + 1, sizeof(struct vm_domain *));
+	int r;
+
+	if (!domains)
+		return -ENOMEM;
+	r = vm_drafts_finish(&sk->set, prev, domains);
+	if (r < 0) {
+		free(domains);
+		return r;
+	}
+	*out = domains;
+	*n = sk->set.n;
+	return 0;
+}
+
+void vm_sketch_fini(struct vm_sketch *sk)
+{
+	vm_collect_fini(&sk->collect);
+	vm_arena_fini(&sk->arena);
+}

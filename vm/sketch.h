@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * sketch.h: from what libvirt said to drafts of its domains, with the image files behind them.
+ *
+ * Two steps, so that libvirt can be heard again in between: draw (looks at files), finish (asks the graph).
+ * Threads: one, the refresher.
+ */
+#ifndef VS_VM_SKETCH_H
+#define VS_VM_SKETCH_H
+
+#include "dirs.h"
+#include "draft.h"
+#include "known.h"
+#include "pools.h"
+
+/* What is kept from one sketch to the next. Zero-initialise. */
+struct vm_sketch_cache {
+	struct vm_gate_memo wide;   /* the gate for images that belong to no domain */
+	struct vm_strmap volumes;   /* paths of storage volumes that XML names by pool and volume */
+	int64_t volumes_ns;         /* since when, steady clock */
+};
+void vm_sketch_cache_fini(struct vm_sketch_cache *cache);
+
+struct vm_sketch {
+	/* borrowed, set by the caller */
+	struct vm_known *known;
+	struct vm_files *files;
+	struct vm_memory *memory;
+	struct vm_dirs *dirs;
+	struct vm_pools *pools;
+	struct vm_sketch_cache *cache;
+	struct vm_conn *conn;
+	char *const *allow_paths;
+	size_t n_allow_paths;
+	uint64_t round;
+
+	/* drawn */
+	struct vm_arena arena;
+	struct vm_collect collect;
+	struct vm_drafts set;
+	struct vm_fact_domain *extra; /* set.extra, while it is filled */
+};
+
+/* 0 or -ENOMEM; vm_sketch_fini() is called in any case. */
+int vm_sketch_draw(struct vm_sketch *sk);
+/* Gives an array of references: the domains of the next picture. */
+int vm_sketch_finish(struct vm_sketch *sk, const struct vm_picture *prev, struct vm_domain ***out, size_t *n);
+void vm_sketch_fini(struct vm_sketch *sk);
+
+/* ---------------------------------------------------------------- between sketch*.c */
+
+/* The path of a disk's image, NULL where there is none that we can open. Borrowed from the XML or the arena. */
+const char *vm_sketch_path(struct vm_sketch *sk, const struct vm_xml_source *source);
+/* Its entry in the collection, or VM_NO_FILE. */
+int vm_sketch_file(struct vm_sketch *sk, const struct vm_xml_source *source, struct q2_gate *gate);
+/* NULL, or why this source cannot be read. */
+const char *vm_sketch_unsupported(struct vm_sketch *sk, const struct vm_xml_source *source);
+/* Are these two entries one image? */
+bool vm_sketch_same(const struct vm_sketch *sk, int a, int b);
+
+/* sketch-disks.c: the domain's disks as they are now, and what its next start would use besides. */
+void vm_sketch_disks(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d);
+/* sketch-snapshots.c: what libvirt recorded, then what the tables have besides. */
+void vm_sketch_snapshots(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d);
+/* sketch-volumes.c: images that no domain names but that stand on something. */
+void vm_sketch_volumes(struct vm_sketch *sk);
+
+#endif
