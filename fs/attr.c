@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "attr.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+#include "text.h"
+
+mode_t sf_attr_type(enum sf_kind kind)
+{
+	return sf_kind_is_dir(kind) ? S_IFDIR : S_IFREG;
+}
+
+static struct timespec time_of(int64_t time_ns)
+{
+	struct timespec ts = {.tv_sec = time_ns / 1000000000, .tv_nsec = time_ns % 1000000000};
+
+	if (ts.tv_nsec < 0) {
+		ts.tv_nsec += 1000000000;
+		ts.tv_sec--;
+	}
+	return ts;
+}
+
+static void set_times(struct stat *st, int64_t time_ns)
+{
+	st->st_atim = st->st_mtim = st->st_ctim = time_of(time_ns);
+}
+
+static void dir_attr(const struct sf_tree *tree, const struct sf_dir *dir, struct stat *st)
+{
+	st->st_nlink = 2 + (dir ? 0 : (nlink_t)tree->n_dirs);
+	set_times(st, dir ? dir->domain->changed_ns : tree->changed_ns);
+}
+
+/* cp looks for holes only where st_blocks is less than st_size: true of the estimate, and then of what is really so. */
+static blkcnt_t blocks_of(struct sf_fs *fs, const struct sf_place *place)
+{
+	struct sf_key key = sf_place_key(place);
+	uint64_t blocks = place->entry->disk->size / 512, allocated;
+
+	if (sf_blocks_known(&fs->blocks, &key, &allocated))
+		return (blkcnt_t)((allocated + 511) / 512);
+	return (blkcnt_t)(blocks ? blocks - 1 : 0);
+}
+
+static void image_attr(struct sf_fs *fs, const struct sf_place *place, struct stat *st)
+{
+	st->st_size = (off_t)place->entry->disk->size;
+	st->st_blocks = blocks_of(fs, place);
+	set_times(st, place->entry->disk->created_ns);
+}
+
+static int text_attr(const struct sf_place *place, struct stat *st)
+{
+	int64_t changed_ns;
+	size_t len;
+	int rc = sf_text_stat(place->dir, place->entry, &len, &changed_ns);
+
+	if (rc < 0)
+		return rc;
+	st->st_size = (off_t)len;
+	st->st_blocks = (blkcnt_t)((len + 511) / 512);
+	set_times(st, changed_ns);
+	return 0;
+}
+
+int sf_attr_get(struct sf_fs *fs, const struct sf_tree *tree, const struct sf_place *place, struct stat *st)
+{
+	const struct sf_key key = sf_place_key(place);
+	mode_t mode = sf_kind_is_dir(key.kind) ? 0550 : 0440;
+
+	*st = (struct stat){
+		.st_ino = key.ino,
+		.st_mode = sf_attr_type(key.kind) | (mode & ~fs->options->umask),
+		.st_nlink = 1,
+		.st_uid = fs->options->uid,
+		.st_gid = fs->options->gid,
+		.st_blksize = SF_BLOCK_SIZE,
+	};
+	if (!place->entry)
+		dir_attr(tree, place->dir, st);
+	else if (key.kind == SF_IMAGE)
+		image_attr(fs, place, st);
+	else
+		return text_attr(place, st);
+	return 0;
+}
+
+double sf_attr_timeout(const struct sf_place *place)
+{
+	enum sf_kind kind = sf_place_key(place).kind;
+
+	if (kind == SF_LOG)
+		return 0; /* lines come without a new picture */
+	return kind == SF_IMAGE || sf_kind_is_dir(kind) ? SF_LONG : 1;
+}

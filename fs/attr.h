@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * attr.h: what stat(2) says about a place, and for how long the kernel may believe it.
+ *
+ * Nothing here reads an image or asks libvirt: all of it is in the tree, but for the blocks of an image, which are known
+ * after its first open (image.h) and an estimate just below its size before.
+ */
+#ifndef VS_ATTR_H
+#define VS_ATTR_H
+
+#include "fs.h"
+
+#define SF_BLOCK_SIZE (512 * 1024) /* st_blksize, and the largest request */
+#define SF_LONG 3600.0             /* seconds: the notifier tells the kernel what changes before */
+
+/* -ENOMEM. */
+int sf_attr_get(struct sf_fs *fs, const struct sf_tree *tree, const struct sf_place *place, struct stat *st);
+/* Seconds. */
+double sf_attr_timeout(const struct sf_place *place);
+
+/* The type alone, for readdir. */
+mode_t sf_attr_type(enum sf_kind kind);
+
+#endif

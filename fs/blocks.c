@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "blocks.h"
+
+#include <errno.h>
+
+#include "fs.h"
+
+#define SLOTS 65536      /* 2 MiB, touched as needed */
+#define QUICK_TABLES 256 /* L2 tables to read while open(2) waits: 128 GiB of 64 KiB clusters */
+#define MAX_TABLES 65536 /* more are not counted at all: the estimate stays */
+#define UNCOUNTABLE UINT64_MAX
+
+struct sf_known {
+	struct sf_key key; /* .ino 0: free */
+	uint64_t allocated;
+};
+
+struct sf_to_count {
+	struct sf_to_count *next;
+	struct sf_image *image; /* a reference */
+};
+
+static struct sf_known *slot(const struct sf_blocks *blocks, const struct sf_key *key)
+{
+	uint64_t mixed = (key->ino ^ (key->domain << 9 | key->domain >> 55)) * 0x9e3779b97f4a7c15u;
+
+	return &blocks->known[mixed >> 48 & (SLOTS - 1)];
+}
+
+int sf_blocks_init(struct sf_blocks *blocks, struct sf_fs *fs)
+{
+	*blocks = (struct sf_blocks){.fs = fs};
+	blocks->known = calloc(SLOTS, sizeof(*blocks->known));
+	if (!blocks->known)
+		return -ENOMEM;
+	pthread_mutex_init(&blocks->lock, NULL);
+	pthread_cond_init(&blocks->wake, NULL);
+	return 0;
+}
+
+void sf_blocks_fini(struct sf_blocks *blocks)
+{
+	free(blocks->known);
+	pthread_cond_destroy(&blocks->wake);
+	pthread_mutex_destroy(&blocks->lock);
+}
+
+/* 1: known, 0: not yet, -1: cannot be counted. */
+static int ask(struct sf_blocks *blocks, const struct sf_key *key, uint64_t *allocated)
+{
+	const struct sf_known *known;
+	int answer = 0;
+
+	pthread_mutex_lock(&blocks->lock);
+	known = slot(blocks, key);
+	if (sf_key_equal(&known->key, key)) {
+		*allocated = known->allocated;
+		answer = known->allocated == UNCOUNTABLE ? -1 : 1;
+	}
+	pthread_mutex_unlock(&blocks->lock);
+	return answer;
+}
+
+bool sf_blocks_known(struct sf_blocks *blocks, const struct sf_key *key, uint64_t *allocated)
+{
+	uint64_t found;
+	bool known = ask(blocks, key, &found) > 0;
+
+	if (known)
+		*allocated = found;
+	return known;
+}
+
+static void learn(struct sf_blocks *blocks, const struct sf_key *key, uint64_t allocated)
+{
+	pthread_mutex_lock(&blocks->lock);
+	*slot(blocks, key) = (struct sf_known){.key = *key, .allocated = allocated};
+	pthread_mutex_unlock(&blocks->lock);
+	sf_notify_attr(&blocks->fs->notify, key);
+}
+
+void sf_blocks_forget(struct sf_blocks *blocks, const struct sf_key *key)
+{
+	struct sf_known *known;
+
+	pthread_mutex_lock(&blocks->lock);
+	known = slot(blocks, key);
+	if (sf_key_equal(&known->key, key))
+		known->key.ino = 0;
+	pthread_mutex_unlock(&blocks->lock);
+}
+
+/* ---------------------------------------------------------------- counting */
+
+struct count {
+	size_t max_tables;
+	uint64_t allocated;
+};
+
+static int64_t count_view(struct sf_view *view, void *opaque, struct vs_err *err)
+{
+	struct count *count = opaque;
+
+	return q2_view_allocated(view->q2, count->max_tables, &count->allocated, err);
+}
+
+static int count_now(struct sf_blocks *blocks, struct sf_image *image, size_t max_tables)
+{
+	struct count count = {.max_tables = max_tables};
+	int rc = (int)sf_image_use(image, count_view, &count, NULL);
+
+	if (rc == 0)
+		learn(blocks, sf_image_key(image), count.allocated);
+	return rc;
+}
+
+static void *count_thread(void *opaque)
+{
+	struct sf_blocks *blocks = opaque;
+
+	pthread_mutex_lock(&blocks->lock);
+	for (;;) {
+		struct sf_to_count *next = blocks->queue;
+		uint64_t allocated;
+
+		if (blocks->stopping)
+			break;
+		if (!next) {
+			pthread_cond_wait(&blocks->wake, &blocks->lock);
+			continue;
+		}
+		blocks->queue = next->next;
+		pthread_mutex_unlock(&blocks->lock);
+		if (!ask(blocks, sf_image_key(next->image), &allocated) &&
+		    count_now(blocks, next->image, MAX_TABLES) == -E2BIG)
+			learn(blocks, sf_image_key(next->image), UNCOUNTABLE);
+		sf_image_close(next->image);
+		free(next);
+		pthread_mutex_lock(&blocks->lock);
+	}
+	pthread_mutex_unlock(&blocks->lock);
+	return NULL;
+}
+
+static void count_later(struct sf_blocks *blocks, struct sf_image *image)
+{
+	struct sf_to_count *item = malloc(sizeof(*item)), **end;
+
+	if (!item)
+		return;
+	*item = (struct sf_to_count){.image = sf_image_ref(image)};
+	pthread_mutex_lock(&blocks->lock);
+	if (!blocks->started && !blocks->stopping)
+		blocks->started = !pthread_create(&blocks->thread, NULL, count_thread, blocks);
+	for (end = &blocks->queue; *end; end = &(*end)->next)
+		if ((*end)->image == image)
+			break;
+	if (blocks->started && !*end) {
+		*end = item;
+		item = NULL;
+		pthread_cond_signal(&blocks->wake);
+	}
+	pthread_mutex_unlock(&blocks->lock);
+	if (item) {
+		sf_image_close(item->image);
+		free(item);
+	}
+}
+
+void sf_blocks_count(struct sf_blocks *blocks, struct sf_image *image)
+{
+	uint64_t allocated;
+
+	if (!ask(blocks, sf_image_key(image), &allocated) && count_now(blocks, image, QUICK_TABLES) == -E2BIG)
+		count_later(blocks, image);
+}
+
+void sf_blocks_stop(struct sf_blocks *blocks)
+{
+	pthread_mutex_lock(&blocks->lock);
+	blocks->stopping = true;
+	pthread_cond_signal(&blocks->wake);
+	pthread_mutex_unlock(&blocks->lock);
+	if (blocks->started)
+		pthread_join(blocks->thread, NULL);
+	while (blocks->queue) {
+		struct sf_to_count *item = blocks->queue;
+
+		blocks->queue = item->next;
+		sf_image_close(item->image);
+		free(item);
+	}
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * blocks.h: how many bytes of an image are stored, which is its st_blocks.
+ *
+ * Finding out means walking the image's whole map, which lookup and getattr must not do. So it is done when an image is
+ * opened: at once where that is quick, else by a thread, after which the notifier makes the kernel ask again. What was
+ * found is remembered by identity in a table of fixed size, where a newcomer may push out an old one: then the
+ * estimate is back until the next open.
+ */
+#ifndef VS_BLOCKS_H
+#define VS_BLOCKS_H
+
+#include "tree.h"
+
+struct sf_fs;
+struct sf_image;
+
+struct sf_blocks {
+	struct sf_fs *fs; /* borrowed */
+	pthread_mutex_t lock;
+	pthread_cond_t wake; /* queue || stopping */
+	/* guarded by lock */
+	struct sf_known *known;
+	struct sf_to_count *queue;
+	bool stopping, started;
+	pthread_t thread;
+};
+
+int sf_blocks_init(struct sf_blocks *blocks, struct sf_fs *fs);
+/* Ends and joins the thread. It finishes the image that it is at; the rest of the queue is dropped. */
+void sf_blocks_stop(struct sf_blocks *blocks);
+void sf_blocks_fini(struct sf_blocks *blocks);
+
+bool sf_blocks_known(struct sf_blocks *blocks, const struct sf_key *key, uint64_t *allocated);
+/* Its content is another one now. */
+void sf_blocks_forget(struct sf_blocks *blocks, const struct sf_key *key);
+
+/* For an image that was just opened. Reads its map: not under a lock, not in lookup or getattr. */
+void sf_blocks_count(struct sf_blocks *blocks, struct sf_image *image);
+
+#endif

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "fs.h"
+
+#include <errno.h>
+#include <time.h>
+
+/* For all open images together. The clusters are inflated ones: 512 of the default size, enough for some readers. */
+#define TABLE_BYTES (64u << 20)
+#define CLUSTER_BYTES (32u << 20)
+
+static void on_changed(void *opaque)
+{
+	struct sf_fs *fs = opaque;
+
+	sf_notify_poke(&fs->notify);
+}
+
+static int open_source(struct sf_fs *fs, struct vs_err *err)
+{
+	const struct sf_options *o = fs->options;
+	const struct vm_options vm = {
+		.uri = o->uri,
+		.images = (const char *const *)o->images,
+		.n_images = o->n_images,
+		.read_only = o->read_only,
+		.refresh_s = o->refresh_s,
+		.allow_paths = (const char *const *)o->allow_paths,
+		.n_allow_paths = o->n_allow_paths,
+		.to_stderr = o->foreground,
+		.changed = on_changed,
+		.opaque = fs,
+	};
+
+	return vm_open(&vm, &fs->vm, err);
+}
+
+static int open_rest(struct sf_fs *fs)
+{
+	int rc;
+
+	fs->cache = q2_cache_new(TABLE_BYTES, CLUSTER_BYTES);
+	if (!fs->cache)
+		return -ENOMEM;
+	rc = sf_world_init(&fs->world, fs->vm);
+	if (rc < 0)
+		goto no_world;
+	rc = sf_nodes_init(&fs->nodes);
+	if (rc < 0)
+		goto no_nodes;
+	rc = sf_blocks_init(&fs->blocks, fs);
+	if (rc < 0)
+		goto no_blocks;
+	sf_images_init(&fs->images, fs);
+	sf_handles_init(&fs->handles, fs);
+	return 0;
+no_blocks:
+	sf_nodes_fini(&fs->nodes);
+no_nodes:
+	sf_world_fini(&fs->world);
+no_world:
+	q2_cache_free(fs->cache);
+	return rc;
+}
+
+int sf_fs_open(const struct sf_options *options, struct sf_fs **out, struct vs_err *err)
+{
+	struct sf_fs *fs = calloc(1, sizeof(*fs));
+	int rc;
+
+	if (!fs)
+		return -ENOMEM;
+	fs->options = options;
+	fs->generation = (uint32_t)time(NULL);
+	sf_notify_init(&fs->notify, fs);
+	rc = open_source(fs, err);
+	if (rc < 0)
+		goto no_source;
+	rc = open_rest(fs);
+	if (rc < 0)
+		goto no_rest;
+	*out = fs;
+	return 0;
+no_rest:
+	vm_close(fs->vm);
+no_source:
+	sf_notify_fini(&fs->notify);
+	free(fs);
+	return rc;
+}
+
+/* Threads first, then what holds views and trees, then what those came from. */
+void sf_fs_close(struct sf_fs *fs)
+{
+	sf_blocks_stop(&fs->blocks);
+	sf_handles_fini(&fs->handles);
+	sf_images_fini(&fs->images);
+	vm_close(fs->vm);
+	sf_notify_fini(&fs->notify);
+	sf_blocks_fini(&fs->blocks);
+	sf_nodes_fini(&fs->nodes);
+	sf_world_fini(&fs->world);
+	q2_cache_free(fs->cache);
+	free(fs);
+}

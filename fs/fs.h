@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * fs.h: one mounted file system: everything a request may reach.
+ *
+ * Order of life: sf_fs_open(); a session is made and mounted; sf_notify_start(); requests; sf_notify_stop(); the
+ * last request; sf_fs_close().
+ */
+#ifndef VS_FS_H
+#define VS_FS_H
+
+#include "blocks.h"
+#include "handle.h"
+#include "image.h"
+#include "node.h"
+#include "notify.h"
+#include "options.h"
+#include "tree.h"
+
+struct sf_fs {
+	/* immutable after open */
+	const struct sf_options *options;
+	struct vm *vm;
+	struct q2_cache *cache;
+	uint64_t generation; /* of every node: NFS handles of an earlier mount are not taken for ours */
+	/* each with its own lock */
+	struct sf_world world;
+	struct sf_nodes nodes;
+	struct sf_images images;
+	struct sf_blocks blocks;
+	struct sf_handles handles;
+	struct sf_notify notify;
+};
+
+/* Opens the source and builds the first tree. Starts threads: fork before. Gives *out. */
+int sf_fs_open(const struct sf_options *options, struct sf_fs **out, struct vs_err *err);
+/* After the last request. Handles that are still open are closed. */
+void sf_fs_close(struct sf_fs *fs);
+
+#endif

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * fuse_api.h: the one place that names the libfuse API version, so that every source file gets the same one. 312 is the
+ * newest that libfuse 3.14 (Debian 12) offers to the low-level side.
+ */
+#ifndef VS_FUSE_API_H
+#define VS_FUSE_API_H
+
+#define FUSE_USE_VERSION 312
+#include <fuse_lowlevel.h>
+
+#endif

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * image.h: open images: one view for all who read the same one, found again when it moves.
+ *
+ * Errors, beside those of qcow2.h:
+ *   -EBUSY   a job is writing beneath this snapshot, or its image never held still
+ *   -ESTALE  the snapshot is gone: looked for in a picture that was begun after it went missing
+ *   -EHOSTDOWN, -ETIMEDOUT  it is not where it was, and libvirt could not be asked
+ * Threads: any. Opening, reading and looking again may wait for files and for vm_refresh(); no lock is held meanwhile.
+ */
+#ifndef VS_IMAGE_H
+#define VS_IMAGE_H
+
+#include "tree.h"
+
+struct sf_fs;
+struct sf_image;
+
+/* One opened view; shared, reference-counted, immutable. */
+struct sf_view {
+	struct q2_view *q2;
+	uint64_t size;
+	bool compressed; /* has compressed clusters, as far as a look at some of its tables tells */
+	atomic_uint refs;
+};
+
+struct sf_images {
+	struct sf_fs *fs; /* borrowed */
+	pthread_mutex_t lock;
+	void *open; /* guarded by lock: tsearch(3) tree of struct sf_image, by key */
+};
+
+void sf_images_init(struct sf_images *images, struct sf_fs *fs);
+/* Closes what is still open. */
+void sf_images_fini(struct sf_images *images);
+
+/* The image of that key, as one more open file. Gives *out. -ENOMEM. Opens nothing yet. */
+int sf_image_open(struct sf_images *images, const struct sf_key *key, struct sf_image **out);
+struct sf_image *sf_image_ref(struct sf_image *image);
+void sf_image_close(struct sf_image *image);
+const struct sf_key *sf_image_key(const struct sf_image *image);
+
+/*
+ * Calls @use with a view of the image until it answers something else than that the view is not current any more, or
+ * until the snapshot is gone for good. @use returns a count >= 0 or negative errno; it may be called several times, but
+ * not again after it succeeded. Returns what it returned.
+ */
+typedef int64_t sf_view_use(struct sf_view *view, void *opaque, struct vs_err *err);
+int64_t sf_image_use(struct sf_image *image, sf_view_use *use, void *opaque, struct vs_err *err);
+
+/* Says in the domain's log why a read or an open failed, but not a thousand times. */
+void sf_image_complain(struct sf_image *image, const char *doing, int code, const struct vs_err *err);
+
+#endif

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * `snapshots.json`, for programs. Valid JSON whatever the bytes: strings that are not printable UTF-8 carry %XX.
+ * Beyond the contract's keys: `raw_name` (only where the name is valid), `uuid` as libvirt has it, and for each disk
+ * `state` and `reason`. `file` of a snapshot is what its files' names begin with, null where it has none.
+ */
+#include <errno.h>
+#include <json-c/json.h>
+#include <string.h>
+
+#include "show.h"
+#include "text.h"
+
+#define FORMAT_VERSION 1
+
+/* All of these let go of what they add to, or nothing: json-c copies keys and owns values. */
+static void add_text(struct json_object *o, const char *key, const char *text)
+{
+	vs_autofree char *clean = text ? sf_show_dup(text, false) : NULL;
+
+	json_object_object_add(o, key, clean ? json_object_new_string(clean) : NULL);
+}
+
+static void add_bool(struct json_object *o, const char *key, bool value)
+{
+	json_object_object_add(o, key, json_object_new_boolean(value));
+}
+
+static struct json_object *chain_of(const struct vm_disk *disk)
+{
+	struct json_object *chain = json_object_new_array();
+
+	for (char **path = disk->chain; path && *path; path++) {
+		vs_autofree char *clean = sf_show_dup(*path, false);
+
+		json_object_array_add(chain, clean ? json_object_new_string(clean) : NULL);
+	}
+	return chain;
+}
+
+static struct json_object *disk_of(const struct vm_disk *disk)
+{
+	struct json_object *o = json_object_new_object();
+
+	add_text(o, "target", disk->target);
+	add_text(o, "file", disk->file);
+	add_text(o, "state", vm_state_name(disk->state));
+	add_text(o, "reason", disk->reason);
+	json_object_object_add(o, "size", json_object_new_uint64(disk->size));
+	add_text(o, "format", disk->format == Q2_FORMAT_NONE ? NULL : q2_format_name(disk->format));
+	json_object_object_add(o, "chain", chain_of(disk));
+	return o;
+}
+
+/* "monday.vda.img" without ".vda.img", or "monday.xml" without ".xml". Gives; NULL where it has no file. */
+static char *stem_of(const struct vm_snapshot *s)
+{
+	for (size_t i = 0; i < s->n_disks; i++) {
+		const struct vm_disk *disk = &s->disks[i];
+		size_t tail = strlen(disk->target) + strlen("..img");
+
+		if (disk->file && strlen(disk->file) > tail)
+			return strndup(disk->file, strlen(disk->file) - tail);
+	}
+	if (s->xml_file && strlen(s->xml_file) > strlen(".xml"))
+		return strndup(s->xml_file, strlen(s->xml_file) - strlen(".xml"));
+	return NULL;
+}
+
+static void add_facts(struct json_object *o, const struct vm_snapshot *s)
+{
+	add_text(o, "kind", vm_kind_name(s->kind));
+	add_text(o, "state", vm_state_name(s->state));
+	add_text(o, "reason", s->reason);
+	add_bool(o, "memory", s->memory);
+	add_bool(o, "held", s->held);
+	add_bool(o, "ours", s->ours);
+	add_bool(o, "recorded", s->recorded);
+	json_object_object_add(o, "created_ns", json_object_new_int64(s->created_ns));
+	add_text(o, "parent", s->parent);
+	add_bool(o, "current", s->current);
+}
+
+static struct json_object *snapshot_of(const struct vm_snapshot *s)
+{
+	struct json_object *o = json_object_new_object(), *disks = json_object_new_array();
+	vs_autofree char *stem = stem_of(s);
+
+	add_text(o, "name", s->shown);
+	if (sf_show_clean(s->name))
+		add_text(o, "raw_name", s->name);
+	add_text(o, "file", stem);
+	add_facts(o, s);
+	for (size_t i = 0; i < s->n_disks; i++)
+		json_object_array_add(disks, disk_of(&s->disks[i]));
+	json_object_object_add(o, "disks", disks);
+	return o;
+}
+
+static struct json_object *domain_of(const struct vm_domain *d)
+{
+	struct json_object *o = json_object_new_object();
+
+	add_text(o, "name", d->name);
+	add_text(o, "uuid", d->uuid);
+	add_text(o, "state", d->state);
+	return o;
+}
+
+int sf_json_render(FILE *out, const struct vm_domain *d)
+{
+	struct json_object *o = json_object_new_object(), *snapshots = json_object_new_array();
+	const char *text;
+
+	json_object_object_add(o, "version", json_object_new_int(FORMAT_VERSION));
+	json_object_object_add(o, "domain", domain_of(d));
+	for (size_t i = 0; i < d->n_snapshots; i++)
+		if (!d->snapshots[i].present)
+			json_object_array_add(snapshots, snapshot_of(&d->snapshots[i]));
+	json_object_object_add(o, "snapshots", snapshots);
+	text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+							 JSON_C_TO_STRING_NOSLASHESCAPE);
+	if (text)
+		fprintf(out, "%s\n", text);
+	json_object_put(o);
+	return text ? 0 : -ENOMEM;
+}

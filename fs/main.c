@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon.h"
+#include "session.h"
+#include "show.h"
+
+enum status { STATUS_OK = 0, STATUS_FAILED = 1, STATUS_USAGE = 2 };
+
+static void complain(const char *sentence)
+{
+	vs_autofree char *clean = sf_show_dup(sentence, false);
+
+	fprintf(stderr, "virt-snapfs: %s\n", clean ? clean : sentence);
+}
+
+static void on_ready(void *opaque)
+{
+	if (opaque)
+		sf_daemon_succeeded(opaque);
+}
+
+/* Everything from opening the source to the unmount. */
+static int run(const struct sf_options *options, struct sf_daemon *daemon, struct vs_err *err)
+{
+	struct sf_session *session;
+	struct sf_fs *fs;
+	int rc = sf_fs_open(options, &fs, err);
+
+	if (rc < 0)
+		return rc;
+	rc = sf_session_open(fs, &session, err);
+	if (rc == 0) {
+		rc = sf_session_run(session, on_ready, daemon);
+		if (rc < 0)
+			vs_err_set(err, rc, "serving '%s' failed: %s", options->mountpoint, strerror(-rc));
+		sf_session_close(session);
+	}
+	sf_fs_close(fs);
+	return rc;
+}
+
+static enum status run_here(const struct sf_options *options)
+{
+	struct vs_err err = {0};
+	int rc = run(options, NULL, &err);
+
+	if (rc < 0)
+		complain(vs_err_text(&err, rc));
+	return rc < 0 ? STATUS_FAILED : STATUS_OK;
+}
+
+static enum status run_as_child(const struct sf_options *options, struct sf_daemon *daemon)
+{
+	struct vs_err err = {0};
+	int rc = run(options, daemon, &err);
+
+	if (rc < 0 && daemon->pipe >= 0)
+		sf_daemon_failed(daemon, vs_err_text(&err, rc));
+	return rc < 0 ? STATUS_FAILED : STATUS_OK;
+}
+
+static enum status run_in_background(const struct sf_options *options)
+{
+	struct sf_daemon daemon;
+	struct vs_err err = {0};
+	int rc = sf_daemon_fork(&daemon, &err);
+
+	if (rc == 0)
+		return run_as_child(options, &daemon);
+	if (rc > 0)
+		rc = sf_daemon_await(&daemon, options->mountpoint, &err);
+	if (rc < 0)
+		complain(vs_err_text(&err, rc));
+	return rc < 0 ? STATUS_FAILED : STATUS_OK;
+}
+
+static enum status usage(const struct vs_err *err, int rc)
+{
+	vs_autofree char *clean = sf_show_dup(vs_err_text(err, rc), false);
+
+	fprintf(stderr, "virt-snapfs: %s; try 'virt-snapfs --help'\n", clean ? clean : "wrong usage");
+	return STATUS_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+	struct sf_options options;
+	struct vs_err err = {0};
+	enum status status = STATUS_OK;
+	int rc = sf_options_parse(argc, argv, &options, &err);
+
+	if (rc < 0)
+		status = usage(&err, rc);
+	else if (options.help)
+		sf_options_help(stdout);
+	else if (options.version)
+		printf("virt-snapfs %s (libfuse %s)\n", VS_VERSION, fuse_pkgversion());
+	else
+		status = options.foreground ? run_here(&options) : run_in_background(&options);
+	sf_options_fini(&options);
+	return status;
+}

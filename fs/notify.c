@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "notify.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "diff.h"
+#include "fs.h"
+
+/* ---------------------------------------------------------------- telling */
+
+/* A thing that is deleted gets its node retired before the kernel hears of it: the kernel marks its inode dead for
+ * good, and should the thing come back it must not come back as that inode. */
+static void tell_name(struct sf_notify *notify, const struct sf_change *change)
+{
+	struct sf_nodes *nodes = &notify->fs->nodes;
+	fuse_ino_t parent = sf_node_id(nodes, &change->parent);
+	fuse_ino_t thing = sf_node_id(nodes, &change->thing);
+
+	if (change->what == SF_NAME_GONE && thing)
+		sf_node_retire(nodes, thing);
+	if (!parent)
+		return;
+	if (change->what == SF_NAME_GONE && thing)
+		fuse_lowlevel_notify_delete(notify->session, parent, thing, change->name, strlen(change->name));
+	else
+		fuse_lowlevel_notify_inval_entry(notify->session, parent, change->name, strlen(change->name));
+}
+
+/* A negative offset leaves cached data alone. */
+static void tell_thing(struct sf_notify *notify, const struct sf_key *key, off_t from)
+{
+	fuse_ino_t id = sf_node_id(&notify->fs->nodes, key);
+
+	if (id)
+		fuse_lowlevel_notify_inval_inode(notify->session, id, from, 0);
+}
+
+static void tell(void *opaque, const struct sf_change *change)
+{
+	struct sf_notify *notify = opaque;
+
+	if (change->thing.kind == SF_IMAGE && change->what != SF_ATTR_CHANGED)
+		sf_blocks_forget(&notify->fs->blocks, &change->thing);
+	if (change->what == SF_NAME_GONE || change->what == SF_NAME_MOVED)
+		tell_name(notify, change);
+	else
+		tell_thing(notify, &change->thing, change->what == SF_DATA_CHANGED ? 0 : -1);
+}
+
+/* One step after the other, so that what was answered from a tree in between is taken back too. */
+static void tell_changes(struct sf_notify *notify)
+{
+	struct sf_world *world = &notify->fs->world;
+	struct sf_tree *next;
+
+	while ((next = sf_world_next(world, notify->told))) {
+		sf_tree_diff(notify->told, next, tell, notify);
+		sf_world_put(world, notify->told);
+		notify->told = next;
+	}
+}
+
+/* ---------------------------------------------------------------- the thread */
+
+static void *notify_thread(void *opaque)
+{
+	struct sf_notify *notify = opaque;
+
+	pthread_mutex_lock(&notify->lock);
+	while (!notify->stopping) {
+		struct sf_key *attrs = notify->attrs;
+		size_t n_attrs = notify->n_attrs;
+
+		if (!notify->poked && !n_attrs) {
+			pthread_cond_wait(&notify->wake, &notify->lock);
+			continue;
+		}
+		notify->poked = false;
+		notify->attrs = NULL;
+		notify->n_attrs = notify->room = 0;
+		pthread_mutex_unlock(&notify->lock);
+		tell_changes(notify);
+		for (size_t i = 0; i < n_attrs; i++)
+			tell_thing(notify, &attrs[i], -1);
+		free(attrs);
+		pthread_mutex_lock(&notify->lock);
+	}
+	pthread_mutex_unlock(&notify->lock);
+	return NULL;
+}
+
+void sf_notify_init(struct sf_notify *notify, struct sf_fs *fs)
+{
+	*notify = (struct sf_notify){.fs = fs};
+	pthread_mutex_init(&notify->lock, NULL);
+	pthread_cond_init(&notify->wake, NULL);
+}
+
+void sf_notify_fini(struct sf_notify *notify)
+{
+	free(notify->attrs);
+	pthread_cond_destroy(&notify->wake);
+	pthread_mutex_destroy(&notify->lock);
+}
+
+int sf_notify_start(struct sf_notify *notify, struct fuse_session *session)
+{
+	int rc;
+
+	notify->session = session;
+	notify->told = sf_world_get(&notify->fs->world);
+	rc = pthread_create(&notify->thread, NULL, notify_thread, notify);
+	if (rc)
+		sf_world_put(&notify->fs->world, notify->told);
+	notify->started = !rc;
+	return -rc;
+}
+
+void sf_notify_stop(struct sf_notify *notify)
+{
+	if (!notify->started)
+		return;
+	pthread_mutex_lock(&notify->lock);
+	notify->stopping = true;
+	pthread_cond_signal(&notify->wake);
+	pthread_mutex_unlock(&notify->lock);
+	pthread_join(notify->thread, NULL);
+	sf_world_put(&notify->fs->world, notify->told);
+	notify->started = false;
+}
+
+void sf_notify_poke(struct sf_notify *notify)
+{
+	pthread_mutex_lock(&notify->lock);
+	notify->poked = true;
+	pthread_cond_signal(&notify->wake);
+	pthread_mutex_unlock(&notify->lock);
+}
+
+/* Without memory the kernel believes the old ones for as long as they were given: no harm. */
+void sf_notify_attr(struct sf_notify *notify, const struct sf_key *key)
+{
+	pthread_mutex_lock(&notify->lock);
+	if (notify->n_attrs == notify->room) {
+		size_t room = notify->room ? notify->room * 2 : 16;
+		struct sf_key *more = reallocarray(notify->attrs, room, sizeof(*more));
+
+		if (more) {
+			notify->attrs = more;
+			notify->room = room;
+		}
+	}
+	if (notify->n_attrs < notify->room) {
+		notify->attrs[notify->n_attrs++] = *key;
+		pthread_cond_signal(&notify->wake);
+	}
+	pthread_mutex_unlock(&notify->lock);
+}

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Names and lists. Everything here answers from a pinned tree and waits for nothing. */
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "attr.h"
+#include "ops.h"
+
+/* ---------------------------------------------------------------- lookup */
+
+static int entry_of(struct sf_fs *fs, const struct sf_tree *tree, const struct sf_place *place,
+		    struct fuse_entry_param *e)
+{
+	*e = (struct fuse_entry_param){
+		.generation = fs->generation,
+		.entry_timeout = SF_LONG,
+		.attr_timeout = sf_attr_timeout(place),
+	};
+	return sf_attr_get(fs, tree, place, &e->attr);
+}
+
+/* The root has its id from the beginning, and lookups of it (`..`) are not counted. */
+static int take_node(struct sf_fs *fs, const struct sf_place *place, fuse_ino_t *id)
+{
+	struct sf_key key = sf_place_key(place);
+
+	if (key.kind != SF_ROOT)
+		return sf_node_take(&fs->nodes, &key, id);
+	*id = FUSE_ROOT_ID;
+	return 0;
+}
+
+static void forget_node(struct sf_fs *fs, fuse_ino_t id)
+{
+	if (id != FUSE_ROOT_ID)
+		sf_node_forget(&fs->nodes, id, 1);
+}
+
+/* `.` and `..` come from NFS, which has a number and wants the rest. */
+static int find_child(const struct sf_tree *tree, const struct sf_place *parent, const char *name,
+		      struct sf_place *out)
+{
+	if (!strcmp(name, ".")) {
+		*out = *parent;
+		return 0;
+	}
+	if (!strcmp(name, "..")) {
+		*out = (struct sf_place){.dir = parent->entry ? parent->dir : NULL};
+		return 0;
+	}
+	return sf_place_child(tree, parent, name, out);
+}
+
+static int lookup_in(struct sf_req *r, const struct sf_tree *tree, fuse_ino_t parent, const char *name)
+{
+	struct fuse_entry_param e;
+	struct sf_place place;
+	int rc = sf_op_place(r->fs, tree, parent, &place);
+
+	if (rc == 0)
+		rc = find_child(tree, &place, name, &place);
+	if (rc == 0)
+		rc = entry_of(r->fs, tree, &place, &e);
+	if (rc == 0)
+		rc = take_node(r->fs, &place, &e.ino);
+	if (rc == 0 && sf_reply_entry(r, &e) < 0)
+		forget_node(r->fs, e.ino);
+	return rc;
+}
+
+int sf_op_lookup(struct sf_req *r, fuse_ino_t parent, const char *name)
+{
+	struct sf_tree *tree = sf_world_pin(&r->fs->world);
+	int rc = lookup_in(r, tree, parent, name);
+
+	sf_world_unpin(&r->fs->world, tree);
+	return rc;
+}
+
+/* ---------------------------------------------------------------- opendir */
+
+int sf_op_opendir(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
+{
+	struct sf_tree *tree = sf_world_get(&r->fs->world);
+	struct sf_handle *handle = NULL;
+	struct sf_place place;
+	struct sf_key key;
+	int rc = sf_op_place(r->fs, tree, id, &place);
+
+	if (rc == 0 && place.entry)
+		rc = -ENOTDIR;
+	if (rc == 0) {
+		key = sf_place_key(&place);
+		rc = sf_handle_open_dir(&r->fs->handles, &key, tree, &handle);
+	}
+	sf_world_put(&r->fs->world, tree);
+	if (rc < 0)
+		return rc;
+	fi->fh = (uintptr_t)handle;
+	if (sf_reply_open(r, fi) < 0)
+		sf_handle_close(&r->fs->handles, handle);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- readdir */
+
+/*
+ * A listing is `.`, `..` and then the children of one tree, in their order there; an offset is the number of those that
+ * were given. The handle keeps the tree, so offsets stay true whatever happens; rewinddir(3) (offset 0) starts with
+ * the present one.
+ */
+struct listing {
+	struct sf_req *r;
+	const struct sf_tree *tree;
+	struct sf_place dir;
+	const struct sf_entry *entries; /* of a domain */
+	size_t n;                       /* children */
+	bool fresh;                     /* the tree is pinned: attributes may stay with the kernel */
+	char *buf;
+	size_t room, len;
+	fuse_ino_t *taken;              /* readdirplus: what was counted for entries in buf */
+	size_t n_taken;
+};
+
+/* The least an entry of readdirplus takes; what may come back bounds `taken`. */
+#define LEAST_ENTRY_PLUS 128
+
+static int listing_init(struct listing *l, struct sf_req *r, const struct sf_tree *tree, const struct sf_key *key)
+{
+	int rc;
+
+	*l = (struct listing){.r = r, .tree = tree, .n = tree->n_dirs};
+	rc = sf_place_find(tree, key, &l->dir);
+	if (rc == 0 && l->dir.dir)
+		rc = sf_dir_list(l->dir.dir, &l->entries, &l->n);
+	return rc;
+}
+
+static const char *child_at(const struct listing *l, size_t idx, struct sf_place *place)
+{
+	*place = l->dir;
+	if (idx == 0)
+		return ".";
+	if (idx == 1) {
+		*place = (struct sf_place){0};
+		return "..";
+	}
+	if (!l->dir.dir) {
+		place->dir = l->tree->dirs[idx - 2];
+		return place->dir->domain->dir;
+	}
+	place->entry = &l->entries[idx - 2];
+	return place->entry->name;
+}
+
+/* Each of these returns 1 if the entry went in, 0 if the buffer is full, or negative errno. */
+static int put_plain(struct listing *l, size_t idx)
+{
+	struct sf_place place;
+	const char *name = child_at(l, idx, &place);
+	struct sf_key key = sf_place_key(&place);
+	struct stat st = {.st_ino = key.ino, .st_mode = sf_attr_type(key.kind)};
+	size_t need = fuse_add_direntry(l->r->req, l->buf + l->len, l->room - l->len, name, &st, (off_t)idx + 1);
+
+	if (need > l->room - l->len)
+		return 0;
+	l->len += need;
+	return 1;
+}
+
+/* Without attributes the kernel takes it for a plain entry: `.`, `..`, and all of a tree that is history. */
+static int put_plus(struct listing *l, size_t idx)
+{
+	struct fuse_entry_param e = {0};
+	struct sf_place place;
+	const char *name = child_at(l, idx, &place);
+	struct sf_key key = sf_place_key(&place);
+	size_t need = fuse_add_direntry_plus(l->r->req, NULL, 0, name, &e, 0);
+	int rc = 0;
+
+	if (need > l->room - l->len)
+		return 0;
+	if (idx >= 2 && l->fresh) {
+		rc = entry_of(l->r->fs, l->tree, &place, &e);
+		if (rc == 0)
+			rc = take_node(l->r->fs, &place, &e.ino);
+		if (rc < 0)
+			return rc;
+		l->taken[l->n_taken++] = e.ino;
+	} else {
+		e.attr.st_ino = key.ino;
+		e.attr.st_mode = sf_attr_type(key.kind);
+	}
+	l->len += fuse_add_direntry_plus(l->r->req, l->buf + l->len, l->room - l->len, name, &e, (off_t)idx + 1);
+	return 1;
+}
+
+static int list_into(struct listing *l, size_t idx, int (*put)(struct listing *, size_t))
+{
+	int rc = 1;
+
+	while (rc > 0 && idx < l->n + 2)
+		rc = put(l, idx++);
+	return rc < 0 && !l->len ? rc : 0; /* an error in the middle comes back with the next call */
+}
+
+static int list_alloc(struct listing *l, size_t size)
+{
+	l->room = size < SF_BLOCK_SIZE ? size : SF_BLOCK_SIZE;
+	l->buf = malloc(l->room + 1);
+	l->taken = calloc(l->room / LEAST_ENTRY_PLUS + 1, sizeof(*l->taken));
+	return l->buf && l->taken ? 0 : -ENOMEM;
+}
+
+static int list_tree(struct sf_req *r, const struct sf_tree *tree, bool fresh, const struct sf_handle *handle,
+		     size_t size, off_t off, int (*put)(struct listing *, size_t))
+{
+	struct listing l;
+	int rc = listing_init(&l, r, tree, &handle->dir);
+
+	l.fresh = fresh;
+	if (rc == 0)
+		rc = list_alloc(&l, size);
+	if (rc == 0)
+		rc = list_into(&l, (size_t)off, put);
+	if (rc == 0 && sf_reply_buf(r, l.buf, l.len) == 0)
+		l.n_taken = 0;
+	while (l.n_taken)
+		forget_node(r->fs, l.taken[--l.n_taken]);
+	free(l.buf);
+	free(l.taken);
+	return rc;
+}
+
+static int list(struct sf_req *r, size_t size, off_t off, struct fuse_file_info *fi,
+		int (*put)(struct listing *, size_t))
+{
+	struct sf_handle *handle = (struct sf_handle *)(uintptr_t)fi->fh;
+	struct sf_tree *tree = sf_handle_tree(&r->fs->handles, handle, off == 0);
+	bool fresh = sf_world_pin_this(&r->fs->world, tree);
+	int rc = off < 0 ? -EINVAL : list_tree(r, tree, fresh, handle, size, off, put);
+
+	if (fresh)
+		sf_world_unpin(&r->fs->world, tree);
+	sf_world_put(&r->fs->world, tree);
+	return rc;
+}
+
+int sf_op_readdir(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	(void)id;
+	return list(r, size, off, fi, put_plain);
+}
+
+int sf_op_readdirplus(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	(void)id;
+	return list(r, size, off, fi, put_plus);
+}

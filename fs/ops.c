@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * NOTES ON THREADS
+ * ----------------
+ *	main        waits for a signal or for the end of the session (session.c); starts and joins the others
+ *	requests    SF_THREADS of them (session.c) take requests from the kernel. They may wait for image files,
+ *	            for one another to open an image, and in read, lseek and open for vm_refresh(), which is bounded. Never in
+ *	            lookup, readdir or getattr: the kernel holds a directory's lock meanwhile. Joined by main.
+ *	notifier    one (notify.c): announces to the kernel what changed. The kernel may let it wait for a directory's
+ *	            lock, that is for a request: so no request ever waits for the notifier, and the notifier ends
+ *	            before the requests do. Joined by main.
+ *	counter     at most one, made when needed (blocks.c): walks maps for st_blocks; waits for files. Joined by main.
+ *	vm's own    (vm.h): one of them calls sf_notify_poke(), which only sets a flag. Joined by vm_close().
+ *
+ * LOCKS, in rank order: who holds one may take only later ones
+ * ------------------------------------------------------------
+ *	1  sf_notify.lock    its flags and its list                   4  sf_images.lock   which images are open
+ *	2  sf_handles.lock   the list of handles, a handle's tree     5  sf_image.lock    an image's view
+ *	3  sf_world.lock     the current tree, trees' references      6  sf_blocks.lock   counts, and what to count
+ *	                     (inside: what vm_picture_get() takes)    7  sf_dir.lock      a directory's index and texts
+ *	                                                              8  sf_nodes.lock    what the kernel knows
+ *
+ * No lock is held across a reply, a notification, a read, or a call of vm/ or qcow2/ that can wait. What requests do hold
+ * across a reply is a *pin* (tree.c), for which only the notifier waits.
+ */
+#include "ops.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+#include "attr.h"
+
+int sf_op_place(struct sf_fs *fs, const struct sf_tree *tree, fuse_ino_t id, struct sf_place *place)
+{
+	struct sf_key key;
+	int rc = sf_node_key(&fs->nodes, id, &key);
+
+	return rc < 0 ? rc : sf_place_find(tree, &key, place);
+}
+
+/* ---------------------------------------------------------------- the small ones */
+
+static int op_getattr(struct sf_req *r, fuse_ino_t id)
+{
+	struct sf_tree *tree = sf_world_pin(&r->fs->world);
+	struct sf_place place;
+	struct stat st;
+	int rc = sf_op_place(r->fs, tree, id, &place);
+
+	if (rc == 0)
+		rc = sf_attr_get(r->fs, tree, &place, &st);
+	if (rc == 0)
+		sf_reply_attr(r, &st, sf_attr_timeout(&place));
+	sf_world_unpin(&r->fs->world, tree);
+	return rc;
+}
+
+/* Nothing here is written. Whether the caller may even try is the kernel's question (default_permissions). */
+static int op_access(struct sf_req *r, fuse_ino_t id, int mask)
+{
+	struct sf_key key;
+	int rc = sf_node_key(&r->fs->nodes, id, &key);
+
+	if (rc < 0)
+		return rc;
+	if (mask & W_OK)
+		return -EROFS;
+	if (mask & X_OK && !sf_kind_is_dir(key.kind))
+		return -EACCES;
+	sf_reply_ok(r);
+	return 0;
+}
+
+static int op_release(struct sf_req *r, struct fuse_file_info *fi)
+{
+	sf_handle_close(&r->fs->handles, (struct sf_handle *)(uintptr_t)fi->fh);
+	sf_reply_ok(r);
+	return 0;
+}
+
+static int op_statfs(struct sf_req *r)
+{
+	struct statvfs st = {.f_bsize = SF_BLOCK_SIZE, .f_frsize = 4096, .f_namemax = NAME_MAX};
+
+	sf_reply_statfs(r, &st);
+	return 0;
+}
+
+static int op_erofs(struct sf_req *r)
+{
+	(void)r;
+	return -EROFS;
+}
+
+static int op_eperm(struct sf_req *r)
+{
+	(void)r;
+	return -EPERM;
+}
+
+/* ---------------------------------------------------------------- shims: begin, operate, end */
+
+#define SHIM(name, call, ...)                           \
+	static void name(fuse_req_t req, __VA_ARGS__)   \
+	{                                               \
+		struct sf_req r = sf_req_begin(req);    \
+							\
+		sf_req_end(&r, call);                   \
+	}
+/* For operations that refuse whatever they are asked: the arguments do not matter. */
+#define UNUSED __attribute__((unused))
+
+SHIM(on_lookup, sf_op_lookup(&r, parent, name), fuse_ino_t parent, const char *name)
+SHIM(on_getattr, op_getattr(&r, id), fuse_ino_t id, struct fuse_file_info *fi UNUSED)
+SHIM(on_access, op_access(&r, id, mask), fuse_ino_t id, int mask)
+SHIM(on_opendir, sf_op_opendir(&r, id, fi), fuse_ino_t id, struct fuse_file_info *fi)
+SHIM(on_readdir, sf_op_readdir(&r, id, size, off, fi), fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
+SHIM(on_readdirplus, sf_op_readdirplus(&r, id, size, off, fi), fuse_ino_t id, size_t size, off_t off,
+     struct fuse_file_info *fi)
+SHIM(on_release, op_release(&r, fi), fuse_ino_t id UNUSED, struct fuse_file_info *fi)
+SHIM(on_open, sf_op_open(&r, id, fi), fuse_ino_t id, struct fuse_file_info *fi)
+SHIM(on_read, sf_op_read(&r, id, size, off, fi), fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
+SHIM(on_lseek, sf_op_lseek(&r, id, off, whence, fi), fuse_ino_t id, off_t off, int whence, struct fuse_file_info *fi)
+SHIM(on_statfs, op_statfs(&r), fuse_ino_t id UNUSED)
+SHIM(on_setattr, op_erofs(&r), fuse_ino_t id UNUSED, struct stat *st UNUSED, int to_set UNUSED,
+     struct fuse_file_info *fi UNUSED)
+SHIM(on_mknod, op_eperm(&r), fuse_ino_t parent UNUSED, const char *name UNUSED, mode_t mode UNUSED, dev_t dev UNUSED)
+SHIM(on_mkdir, op_eperm(&r), fuse_ino_t parent UNUSED, const char *name UNUSED, mode_t mode UNUSED)
+SHIM(on_remove, op_eperm(&r), fuse_ino_t parent UNUSED, const char *name UNUSED)
+SHIM(on_symlink, op_eperm(&r), const char *target UNUSED, fuse_ino_t parent UNUSED, const char *name UNUSED)
+SHIM(on_link, op_eperm(&r), fuse_ino_t id UNUSED, fuse_ino_t parent UNUSED, const char *name UNUSED)
+SHIM(on_rename, op_eperm(&r), fuse_ino_t from UNUSED, const char *name UNUSED, fuse_ino_t to UNUSED,
+     const char *new_name UNUSED, unsigned flags UNUSED)
+SHIM(on_create, op_eperm(&r), fuse_ino_t parent UNUSED, const char *name UNUSED, mode_t mode UNUSED,
+     struct fuse_file_info *fi UNUSED)
+
+/* Forgetting is the one thing that has no answer. */
+static void on_forget(fuse_req_t req, fuse_ino_t id, uint64_t n)
+{
+	struct sf_fs *fs = fuse_req_userdata(req);
+
+	sf_node_forget(&fs->nodes, id, n);
+	fuse_reply_none(req);
+}
+
+static void on_forget_multi(fuse_req_t req, size_t n, struct fuse_forget_data *forgets)
+{
+	struct sf_fs *fs = fuse_req_userdata(req);
+
+	for (size_t i = 0; i < n; i++)
+		sf_node_forget(&fs->nodes, forgets[i].ino, forgets[i].nlookup);
+	fuse_reply_none(req);
+}
+
+/*
+ * The sizes belong together: max_write also bounds what the kernel asks for in one read, and with more than 512 KiB
+ * libfuse's pipe is too small for a spliced reply. AUTO_INVAL_DATA would throw cached data away when attributes are
+ * fetched again. SPLICE_MOVE takes pages out of the image's cache and is slower.
+ */
+static void on_init(void *opaque, struct fuse_conn_info *conn)
+{
+	(void)opaque;
+	conn->max_write = SF_BLOCK_SIZE;
+	conn->max_read = SF_BLOCK_SIZE;
+	conn->max_background = 64;
+	conn->congestion_threshold = 48;
+	conn->want |= conn->capable & (FUSE_CAP_SPLICE_WRITE | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_PARALLEL_DIROPS |
+				       FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO);
+	conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_SPLICE_MOVE | FUSE_CAP_SPLICE_READ);
+}
+
+/* What is not here libfuse answers with ENOSYS, and the kernel does not ask again: extended attributes, locks, flush. */
+const struct fuse_lowlevel_ops sf_ops = {
+	.init = on_init,
+	.lookup = on_lookup,
+	.forget = on_forget,
+	.forget_multi = on_forget_multi,
+	.getattr = on_getattr,
+	.setattr = on_setattr,
+	.access = on_access,
+	.opendir = on_opendir,
+	.readdir = on_readdir,
+	.readdirplus = on_readdirplus,
+	.releasedir = on_release,
+	.open = on_open,
+	.read = on_read,
+	.release = on_release,
+	.lseek = on_lseek,
+	.statfs = on_statfs,
+	.mknod = on_mknod,
+	.mkdir = on_mkdir,
+	.unlink = on_remove,
+	.rmdir = on_remove,
+	.symlink = on_symlink,
+	.link = on_link,
+	.rename = on_rename,
+	.create = on_create,
+};

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * ops.h: the FUSE operations. ops.c has the table, the shims and the note on threads and locks; op_dir.c and op_file.c
+ * have what is more than a few lines.
+ */
+#ifndef VS_OPS_H
+#define VS_OPS_H
+
+#include "reply.h"
+
+extern const struct fuse_lowlevel_ops sf_ops;
+
+int sf_op_lookup(struct sf_req *r, fuse_ino_t parent, const char *name);
+int sf_op_opendir(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi);
+int sf_op_readdir(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi);
+int sf_op_readdirplus(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi);
+
+int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi);
+int sf_op_read(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi);
+int sf_op_lseek(struct sf_req *r, fuse_ino_t id, off_t off, int whence, struct fuse_file_info *fi);
+
+/* The place of a node in a tree: -ESTALE where it has none any more. */
+int sf_op_place(struct sf_fs *fs, const struct sf_tree *tree, fuse_ino_t id, struct sf_place *place);
+
+#endif

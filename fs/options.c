@@ -1,0 +1,498 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * virt-snapfs [OPTIONS] [SOURCE...] MOUNTPOINT
+ *
+ * What stands behind -o comes from three sides: our own options, those of every FUSE mount, and what mount(8) and
+ * fstab(5) put into the field for themselves ("_netdev,nofail,x-systemd.automount") and mount.fuse3 passes on. The last
+ * kind is accepted and means nothing here; a word that nobody knows is an error, because a misspelt option that is
+ * silently dropped may be `umask=`.
+ */
+#include "options.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <grp.h>
+#include <limits.h>
+#include <math.h>
+#include <pwd.h>
+#include <string.h>
+
+#define MAX_REFRESH_S 86400.0
+#define MAX_BANDWIDTH_MIB (1u << 20)
+
+/* ---------------------------------------------------------------- values */
+
+static int parse_number(const char *text, int base, unsigned long max, unsigned long *out)
+{
+	unsigned long value;
+	char *end;
+
+	if (!isdigit((unsigned char)*text))
+		return -EINVAL;
+	errno = 0;
+	value = strtoul(text, &end, base);
+	if (errno || *end || value > max)
+		return -EINVAL;
+	*out = value;
+	return 0;
+}
+
+static int parse_uid(const char *text, uid_t *out)
+{
+	unsigned long number;
+	const struct passwd *user;
+
+	if (!parse_number(text, 10, UINT_MAX - 1, &number)) {
+		*out = (uid_t)number;
+		return 0;
+	}
+	user = *text ? getpwnam(text) : NULL;
+	if (!user)
+		return -EINVAL;
+	*out = user->pw_uid;
+	return 0;
+}
+
+static int parse_gid(const char *text, gid_t *out)
+{
+	unsigned long number;
+	const struct group *group;
+
+	if (!parse_number(text, 10, UINT_MAX - 1, &number)) {
+		*out = (gid_t)number;
+		return 0;
+	}
+	group = *text ? getgrnam(text) : NULL;
+	if (!group)
+		return -EINVAL;
+	*out = group->gr_gid;
+	return 0;
+}
+
+static int parse_seconds(const char *text, double *out)
+{
+	double value;
+	char *end;
+
+	if (!isdigit((unsigned char)*text) && *text != '.')
+		return -EINVAL;
+	value = strtod(text, &end);
+	if (end == text || *end || !isfinite(value) || value <= 0 || value > MAX_REFRESH_S)
+		return -EINVAL;
+	*out = value;
+	return 0;
+}
+
+static int parse_cache(const char *text, enum sf_cache_mode *out)
+{
+	static const char *const names[] = {
+		[SF_CACHE_AUTO] = "auto", [SF_CACHE_NONE] = "none", [SF_CACHE_KERNEL] = "kernel"};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(names); i++) {
+		if (!strcmp(text, names[i])) {
+			*out = (enum sf_cache_mode)i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+/* ---------------------------------------------------------------- lists of strings */
+
+static int add_string(char ***list, size_t *n, char *string)
+{
+	char **more = string ? reallocarray(*list, *n + 2, sizeof(*more)) : NULL;
+
+	if (!more) {
+		free(string);
+		return -ENOMEM;
+	}
+	*list = more;
+	more[(*n)++] = string;
+	more[*n] = NULL;
+	return 0;
+}
+
+/* The daemon works in "/": every path is made absolute here, and no symbolic link is followed for it. */
+static char *absolute(const char *path)
+{
+	vs_autofree char *here = NULL;
+	char *out;
+
+	if (*path == '/')
+		return strdup(path);
+	here = getcwd(NULL, 0);
+	if (!here || asprintf(&out, "%s/%s", strcmp(here, "/") ? here : "", path) < 0)
+		return NULL;
+	return out;
+}
+
+static bool is_same_file(const char *a, const char *b)
+{
+	vs_autofree char *real_a = realpath(a, NULL), *real_b = realpath(b, NULL);
+
+	return !strcmp(a, b) || (real_a && real_b && !strcmp(real_a, real_b));
+}
+
+static int add_image(struct sf_options *o, const char *path)
+{
+	vs_autofree char *full = absolute(path);
+
+	if (!full)
+		return -ENOMEM;
+	for (size_t i = 0; i < o->n_images; i++)
+		if (is_same_file(o->images[i], full))
+			return 0;
+	return add_string(&o->images, &o->n_images, vs_steal(full));
+}
+
+/* "scheme://", as RFC 3986 spells a scheme: what libvirt takes for a connection. */
+static bool is_uri(const char *source)
+{
+	size_t n = strspn(source, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-.");
+
+	return isalpha((unsigned char)*source) && !strncmp(source + n, "://", 3);
+}
+
+static int add_source(struct sf_options *o, const char *source, struct vs_err *err)
+{
+	if (!*source)
+		return vs_err_set(err, -EINVAL, "an empty source");
+	if (!is_uri(source)) {
+		if (o->uri)
+			return vs_err_set(err, -EINVAL, "'%s': images and a libvirt URI cannot be mixed", source);
+		return add_image(o, source);
+	}
+	if (o->uri)
+		return vs_err_set(err, -EINVAL, "'%s': only one libvirt URI can be given", source);
+	if (o->n_images)
+		return vs_err_set(err, -EINVAL, "'%s': images and a libvirt URI cannot be mixed", source);
+	o->uri = strdup(source);
+	return o->uri ? 0 : -ENOMEM;
+}
+
+/* ---------------------------------------------------------------- -o */
+
+enum meaning {
+	OPT_RO,
+	OPT_ALLOW_OTHER,
+	OPT_DEFAULT_PERMISSIONS,
+	OPT_DEBUG,
+	OPT_UID,
+	OPT_GID,
+	OPT_UMASK,
+	OPT_REFRESH,
+	OPT_ALLOW_PATH,
+	OPT_BANDWIDTH,
+	OPT_CACHE,
+	OPT_KERNEL, /* passed to the mount as it is */
+	OPT_NOTHING,
+};
+
+/* A name that ends in '=' has a value, one in '*' is a prefix. */
+static const struct {
+	const char *name;
+	enum meaning meaning;
+	const char *wants; /* what the value must be */
+} options[] = {
+	{"ro", OPT_RO, NULL},
+	{"allow_other", OPT_ALLOW_OTHER, NULL},
+	{"default_permissions", OPT_DEFAULT_PERMISSIONS, NULL},
+	{"debug", OPT_DEBUG, NULL},
+	{"uid=", OPT_UID, "a user"},
+	{"gid=", OPT_GID, "a group"},
+	{"umask=", OPT_UMASK, "an octal number up to 0777"},
+	{"refresh=", OPT_REFRESH, "a number of seconds above 0"},
+	{"allow_path=", OPT_ALLOW_PATH, "a directory"},
+	{"bandwidth=", OPT_BANDWIDTH, "a whole number of MiB/s above 0"},
+	{"cache=", OPT_CACHE, "auto, none or kernel"},
+	{"auto_unmount", OPT_KERNEL, NULL},
+	{"noexec", OPT_KERNEL, NULL},
+	{"noatime", OPT_KERNEL, NULL},
+	{"nodiratime", OPT_KERNEL, NULL},
+	{"context=", OPT_KERNEL, "a security context"},
+	{"fscontext=", OPT_KERNEL, "a security context"},
+	{"defcontext=", OPT_KERNEL, "a security context"},
+	{"rootcontext=", OPT_KERNEL, "a security context"},
+	/* nothing can be written, run or opened as a device here, whatever these say */
+	{"rw", OPT_NOTHING, NULL},
+	{"defaults", OPT_NOTHING, NULL},
+	{"_netdev", OPT_NOTHING, NULL},
+	{"auto", OPT_NOTHING, NULL},
+	{"noauto", OPT_NOTHING, NULL},
+	{"nofail", OPT_NOTHING, NULL},
+	{"fail", OPT_NOTHING, NULL},
+	{"user", OPT_NOTHING, NULL},
+	{"user=", OPT_NOTHING, NULL},
+	{"users", OPT_NOTHING, NULL},
+	{"nouser", OPT_NOTHING, NULL},
+	{"nousers", OPT_NOTHING, NULL},
+	{"owner", OPT_NOTHING, NULL},
+	{"noowner", OPT_NOTHING, NULL},
+	{"group", OPT_NOTHING, NULL},
+	{"nogroup", OPT_NOTHING, NULL},
+	{"dev", OPT_NOTHING, NULL},
+	{"nodev", OPT_NOTHING, NULL},
+	{"suid", OPT_NOTHING, NULL},
+	{"nosuid", OPT_NOTHING, NULL},
+	{"exec", OPT_NOTHING, NULL},
+	{"async", OPT_NOTHING, NULL},
+	{"sync", OPT_NOTHING, NULL},
+	{"dirsync", OPT_NOTHING, NULL},
+	{"atime", OPT_NOTHING, NULL},
+	{"diratime", OPT_NOTHING, NULL},
+	{"relatime", OPT_NOTHING, NULL},
+	{"norelatime", OPT_NOTHING, NULL},
+	{"strictatime", OPT_NOTHING, NULL},
+	{"nostrictatime", OPT_NOTHING, NULL},
+	{"lazytime", OPT_NOTHING, NULL},
+	{"nolazytime", OPT_NOTHING, NULL},
+	{"iversion", OPT_NOTHING, NULL},
+	{"noiversion", OPT_NOTHING, NULL},
+	{"mand", OPT_NOTHING, NULL},
+	{"nomand", OPT_NOTHING, NULL},
+	{"silent", OPT_NOTHING, NULL},
+	{"loud", OPT_NOTHING, NULL},
+	{"comment=", OPT_NOTHING, NULL},
+	{"fsname=", OPT_NOTHING, NULL},  /* ours says the source */
+	{"subtype=", OPT_NOTHING, NULL}, /* ours says virt-snapfs */
+	{"x-*", OPT_NOTHING, NULL},
+	{"X-*", OPT_NOTHING, NULL},
+};
+
+/* The row of @word and its value ("" without one); -1: nobody knows it. */
+static int find_option(const char *word, const char **value)
+{
+	for (size_t i = 0; i < VS_ARRAY_LEN(options); i++) {
+		const char *name = options[i].name;
+		size_t len = strlen(name);
+		bool prefix = name[len - 1] == '=' || name[len - 1] == '*';
+
+		*value = word + (name[len - 1] == '*' ? 0 : len);
+		if (prefix ? !strncmp(word, name, len - (name[len - 1] == '*')) : !strcmp(word, name))
+			return (int)i;
+	}
+	return -1;
+}
+
+/* libfuse splits at commas again, so what is passed on is escaped as it was. */
+static int pass_on(struct sf_options *o, const char *word)
+{
+	vs_autofree char *before = o->mount_options;
+	char *out = malloc((before ? strlen(before) : 0) + strlen(word) * 2 + 2), *at = out;
+
+	o->mount_options = out;
+	if (!out)
+		return -ENOMEM;
+	if (before) {
+		at = stpcpy(at, before);
+		*at++ = ',';
+	}
+	for (; *word; word++) {
+		if (*word == ',' || *word == '\\')
+			*at++ = '\\';
+		*at++ = *word;
+	}
+	*at = '\0';
+	return 0;
+}
+
+static int set_flag(struct sf_options *o, enum meaning meaning)
+{
+	o->read_only |= meaning == OPT_RO;
+	o->allow_other |= meaning == OPT_ALLOW_OTHER;
+	o->default_permissions |= meaning == OPT_DEFAULT_PERMISSIONS;
+	o->debug |= meaning == OPT_DEBUG;
+	return 0;
+}
+
+static int set_number(struct sf_options *o, enum meaning meaning, const char *value)
+{
+	unsigned long number;
+	int rc = meaning == OPT_UMASK ? parse_number(value, 8, 0777, &number)
+				     : parse_number(value, 10, MAX_BANDWIDTH_MIB, &number);
+
+	if (rc < 0 || (meaning == OPT_BANDWIDTH && !number))
+		return -EINVAL;
+	if (meaning == OPT_UMASK)
+		o->umask = (mode_t)number;
+	else
+		o->bandwidth_mib = (unsigned)number;
+	return 0;
+}
+
+static int set_option(struct sf_options *o, enum meaning meaning, const char *word, const char *value)
+{
+	switch (meaning) {
+	case OPT_RO:
+	case OPT_ALLOW_OTHER:
+	case OPT_DEFAULT_PERMISSIONS:
+	case OPT_DEBUG:
+		return set_flag(o, meaning);
+	case OPT_UID:
+		return parse_uid(value, &o->uid);
+	case OPT_GID:
+		return parse_gid(value, &o->gid);
+	case OPT_UMASK:
+	case OPT_BANDWIDTH:
+		return set_number(o, meaning, value);
+	case OPT_REFRESH:
+		return parse_seconds(value, &o->refresh_s);
+	case OPT_ALLOW_PATH:
+		return *value ? add_string(&o->allow_paths, &o->n_allow_paths, absolute(value)) : -EINVAL;
+	case OPT_CACHE:
+		return parse_cache(value, &o->cache);
+	case OPT_KERNEL:
+		return pass_on(o, word);
+	case OPT_NOTHING:
+		return 0;
+	}
+	return -EINVAL;
+}
+
+static int parse_word(struct sf_options *o, const char *word, struct vs_err *err)
+{
+	const char *value;
+	int row, rc;
+
+	if (!*word)
+		return 0;
+	row = find_option(word, &value);
+	if (row < 0)
+		return vs_err_set(err, -EINVAL, "unknown option '%s'", word);
+	rc = set_option(o, options[row].meaning, word, value);
+	if (rc == -EINVAL)
+		return vs_err_set(err, rc, "option '%s': '%s' must be %s", word, value, options[row].wants);
+	return rc;
+}
+
+/* Words stand between commas; a backslash takes the next character as it is, for paths with commas. */
+static int parse_words(struct sf_options *o, const char *text, struct vs_err *err)
+{
+	vs_autofree char *word = malloc(strlen(text) + 1);
+	size_t len = 0;
+	int rc = 0;
+
+	if (!word)
+		return -ENOMEM;
+	for (; rc == 0; text++) {
+		if (*text && *text != ',') {
+			if (*text == '\\' && text[1])
+				text++;
+			word[len++] = *text;
+			continue;
+		}
+		word[len] = '\0';
+		len = 0;
+		rc = parse_word(o, word, err);
+		if (!*text)
+			break;
+	}
+	return rc;
+}
+
+/* ---------------------------------------------------------------- the whole line */
+
+static int parse_switch(struct sf_options *o, int letter, char **argv, struct vs_err *err)
+{
+	switch (letter) {
+	case 'f':
+		o->foreground = true;
+		return 0;
+	case 'd':
+		o->debug = true;
+		return 0;
+	case 'o':
+		return parse_words(o, optarg, err);
+	case 'h':
+		o->help = true;
+		return 0;
+	case 'V':
+		o->version = true;
+		return 0;
+	case ':':
+		return vs_err_set(err, -EINVAL, "'%s' needs a value", argv[optind - 1]);
+	default:
+		if (optopt)
+			return vs_err_set(err, -EINVAL, "unknown option '-%c'", optopt);
+		return vs_err_set(err, -EINVAL, "unknown option '%s'", argv[optind - 1]);
+	}
+}
+
+static int parse_rest(struct sf_options *o, int n, char **words, struct vs_err *err)
+{
+	int rc = 0;
+
+	if (n < 1)
+		return vs_err_set(err, -EINVAL, "no mountpoint was given");
+	for (int i = 0; rc == 0 && i < n - 1; i++)
+		rc = add_source(o, words[i], err);
+	if (rc == 0 && !*words[n - 1])
+		rc = vs_err_set(err, -EINVAL, "an empty mountpoint");
+	if (rc < 0)
+		return rc;
+	o->mountpoint = absolute(words[n - 1]);
+	return o->mountpoint ? 0 : -ENOMEM;
+}
+
+int sf_options_parse(int argc, char **argv, struct sf_options *out, struct vs_err *err)
+{
+	static const struct option long_names[] = {
+		{"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {0}};
+	int letter, rc = 0;
+
+	*out = (struct sf_options){.uid = getuid(), .gid = getgid(), .refresh_s = 2};
+	optind = 0;
+	opterr = 0;
+	while (rc == 0 && !out->help && !out->version &&
+	       (letter = getopt_long(argc, argv, ":fdo:hV", long_names, NULL)) >= 0)
+		rc = parse_switch(out, letter, argv, err);
+	if (rc < 0 || out->help || out->version)
+		return rc;
+	out->foreground |= out->debug;
+	out->default_permissions |= out->allow_other;
+	return parse_rest(out, argc - optind, argv + optind, err);
+}
+
+void sf_options_fini(struct sf_options *o)
+{
+	for (size_t i = 0; i < o->n_images; i++)
+		free(o->images[i]);
+	for (size_t i = 0; i < o->n_allow_paths; i++)
+		free(o->allow_paths[i]);
+	free(o->images);
+	free(o->allow_paths);
+	free(o->uri);
+	free(o->mountpoint);
+	free(o->mount_options);
+	*o = (struct sf_options){0};
+}
+
+void sf_options_help(FILE *out)
+{
+	fputs("usage: virt-snapfs [OPTIONS] [SOURCE...] MOUNTPOINT\n"
+	      "\n"
+	      "Shows every snapshot of every libvirt domain as read-only files.\n"
+	      "\n"
+	      "SOURCE is a libvirt URI (qemu:///system), or paths of qcow2 images; without one:\n"
+	      "libvirt's default URI.\n"
+	      "\n"
+	      "    -f                   stay in the foreground\n"
+	      "    -d                   the same, and print every request\n"
+	      "    -h, --help           print this text\n"
+	      "    -V, --version        print the version\n"
+	      "    -o OPT[,OPT...]      mount options:\n"
+	      "    -o ro                a read-only libvirt connection suffices\n"
+	      "    -o allow_other       let other users in, as far as owner and mode allow\n"
+	      "    -o uid=USER          owner of what is shown (the mounting user)\n"
+	      "    -o gid=GROUP         group of what is shown (the mounting user's)\n"
+	      "    -o umask=OCTAL       permissions to take away from what is shown (0)\n"
+	      "    -o refresh=SECONDS   how often to look for changes, fractions allowed (2)\n"
+	      "    -o allow_path=DIR    images may name files below DIR too; repeatable\n"
+	      "    -o bandwidth=MIB     limit of block jobs in MiB/s (none)\n"
+	      "    -o cache=MODE        auto, none or kernel: what the kernel caches (auto)\n"
+	      "\n"
+	      "Options of mount(8), fstab(5) and FUSE mounts are accepted. See virt-snapfs(8).\n",
+	      out);
+}

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Three ways out
+ * --------------
+ *	spliced   every byte lies in a file as it is: the pieces' descriptors go into the reply and the kernel copies
+ *	          once. Half as fast again as copying at 512 KiB, slower below some 16 KiB.
+ *	zeros     nothing is stored: from one static buffer.
+ *	copied    everything else: q2_view_read() into this thread's buffer, which also validates.
+ *
+ * Splicing hands bytes on after the last look at them, so it is for *settled* views only, where nobody can change the
+ * files meanwhile. Even there q2_view_check() comes between asking for the extents and replying.
+ *
+ * Limits. Replies go through a pipe of at most 1 MiB, which takes 512 KiB in up to some 120 pieces; with more, libfuse
+ * would silently take a path slower than any other: MAX_PIECES. What lies past the end of a host file reads as zeros, and
+ * a splice would come back short: such requests are copied.
+ */
+#include "read.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "attr.h"
+
+#define SPLICE_LEAST 16384
+#define MAX_PIECES 100
+
+static const char zeros[SF_BLOCK_SIZE];
+
+/* ---------------------------------------------------------------- what a thread needs for a request */
+
+struct scratch {
+	char *buf; /* SF_BLOCK_SIZE bytes, page-aligned: also O_DIRECT reads into it */
+	struct fuse_bufvec *pieces;
+};
+
+static pthread_key_t scratch_key;
+static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
+static bool scratch_usable;
+
+static void scratch_free(void *opaque)
+{
+	struct scratch *s = opaque;
+
+	free(s->buf);
+	free(s->pieces);
+	free(s);
+}
+
+static void make_key(void)
+{
+	scratch_usable = !pthread_key_create(&scratch_key, scratch_free);
+}
+
+/* This thread's, until it ends. */
+static struct scratch *scratch_get(void)
+{
+	struct scratch *s;
+
+	pthread_once(&scratch_once, make_key);
+	s = scratch_usable ? pthread_getspecific(scratch_key) : NULL;
+	if (s || !scratch_usable)
+		return s;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return NULL;
+	s->buf = aligned_alloc(4096, SF_BLOCK_SIZE);
+	s->pieces = malloc(sizeof(struct fuse_bufvec) + MAX_PIECES * sizeof(struct fuse_buf));
+	if (!s->buf || !s->pieces || pthread_setspecific(scratch_key, s)) {
+		scratch_free(s);
+		return NULL;
+	}
+	return s;
+}
+
+/* ---------------------------------------------------------------- spliced */
+
+struct request {
+	struct sf_req *r;
+	struct scratch *scratch;
+	size_t len;
+	uint64_t off;
+};
+
+enum way { SPLICED, ZEROS, COPIED };
+
+/* Appends an extent, or lets it grow the piece before. */
+static bool add_piece(struct fuse_bufvec *pieces, const struct q2_extent *e)
+{
+	struct fuse_buf *last = pieces->count ? &pieces->buf[pieces->count - 1] : NULL;
+
+	if (last && last->fd == e->file->fd && last->pos + (off_t)last->size == (off_t)e->host_off) {
+		last->size += e->len;
+		return true;
+	}
+	if (pieces->count == MAX_PIECES)
+		return false;
+	pieces->buf[pieces->count++] = (struct fuse_buf){
+		.size = e->len,
+		.flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK | FUSE_BUF_FD_RETRY,
+		.fd = e->file->fd,
+		.pos = (off_t)e->host_off,
+	};
+	return true;
+}
+
+static bool is_in_file(const struct q2_extent *e)
+{
+	uint64_t size;
+
+	return e->file->fd >= 0 && e->file->ops->size(e->file, &size) >= 0 && e->host_off <= size &&
+	       e->len <= size - e->host_off;
+}
+
+/* Maps the whole request. COPIED also where the mapping fails: then the copy says why. */
+static enum way map_request(struct q2_view *q2, const struct request *q, size_t len)
+{
+	struct fuse_bufvec *pieces = q->scratch->pieces;
+	size_t zero_len = 0;
+	struct q2_extent e;
+
+	*pieces = (struct fuse_bufvec){.count = 0};
+	for (size_t done = 0; done < len; done += e.len) {
+		if (q2_view_extent(q2, q->off + done, len - done, &e, NULL) < 0)
+			return COPIED;
+		if (e.kind == Q2_ZERO)
+			zero_len += e.len;
+		else if (e.kind != Q2_DATA || !is_in_file(&e) || !add_piece(pieces, &e))
+			return COPIED;
+		if (zero_len && pieces->count)
+			return COPIED;
+	}
+	return pieces->count ? SPLICED : ZEROS;
+}
+
+/* ---------------------------------------------------------------- one read of one view */
+
+static int64_t copy_request(struct q2_view *q2, const struct request *q, size_t len, struct vs_err *err)
+{
+	ssize_t n = q2_view_read(q2, q->scratch->buf, len, q->off, err);
+
+	if (n >= 0)
+		sf_reply_buf(q->r, q->scratch->buf, (size_t)n);
+	return n;
+}
+
+static int64_t read_view(struct sf_view *view, void *opaque, struct vs_err *err)
+{
+	const struct request *q = opaque;
+	uint64_t left = q->off < view->size ? view->size - q->off : 0;
+	size_t len = q->len < left ? q->len : (size_t)left;
+	enum way way = COPIED;
+	int rc;
+
+	if (len >= SPLICE_LEAST && q2_view_settled(view->q2))
+		way = map_request(view->q2, q, len);
+	if (way == COPIED)
+		return copy_request(view->q2, q, len, err);
+	rc = q2_view_check(view->q2, err);
+	if (rc < 0)
+		return rc;
+	if (way == ZEROS)
+		sf_reply_buf(q->r, zeros, len);
+	else
+		sf_reply_data(q->r, q->scratch->pieces);
+	return (int64_t)len;
+}
+
+int sf_read_image(struct sf_req *r, struct sf_image *image, size_t len, off_t off)
+{
+	struct request q = {.r = r, .scratch = scratch_get(), .len = len, .off = (uint64_t)off};
+	struct vs_err err = {0};
+	int64_t n;
+
+	if (!q.scratch)
+		return -ENOMEM;
+	if (q.len > SF_BLOCK_SIZE)
+		q.len = SF_BLOCK_SIZE;
+	n = sf_image_use(image, read_view, &q, &err);
+	if (n >= 0)
+		return 0;
+	if (n != -EBUSY && n != -ESTALE)
+		sf_image_complain(image, "read", (int)n, &err);
+	return (int)n;
+}

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * read.h: the data path of an image: from a request to the bytes of its reply.
+ */
+#ifndef VS_READ_H
+#define VS_READ_H
+
+#include "reply.h"
+
+/* Answers, or returns a negative errno (see image.h) without having answered. May wait; holds no lock. */
+int sf_read_image(struct sf_req *r, struct sf_image *image, size_t len, off_t off);
+
+#endif

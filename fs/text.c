@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "text.h"
+
+#include <errno.h>
+#include <string.h>
+
+struct sf_text *sf_text_ref(struct sf_text *text)
+{
+	atomic_fetch_add(&text->refs, 1);
+	return text;
+}
+
+void sf_text_unref(struct sf_text *text)
+{
+	if (text && atomic_fetch_sub(&text->refs, 1) == 1)
+		free(text);
+}
+
+static int text_new(const char *data, size_t len, int64_t changed_ns, struct sf_text **out)
+{
+	struct sf_text *text = malloc(sizeof(*text) + len);
+
+	if (!text)
+		return -ENOMEM;
+	atomic_init(&text->refs, 1);
+	text->changed_ns = changed_ns;
+	text->len = len;
+	if (len)
+		memcpy(text->data, data, len);
+	*out = text;
+	return 0;
+}
+
+static int render(int (*renderer)(FILE *, const struct vm_domain *), const struct vm_domain *domain,
+		  struct sf_text **out)
+{
+	vs_autofree char *data = NULL;
+	size_t len = 0;
+	FILE *stream = open_memstream(&data, &len);
+	int rc;
+
+	if (!stream)
+		return -ENOMEM;
+	rc = renderer(stream, domain);
+	if (ferror(stream) | fclose(stream) || rc < 0)
+		return -ENOMEM;
+	return text_new(data, len, domain->changed_ns, out);
+}
+
+/* Two threads may render the same text at once; the first one's stays. */
+static int get_rendered(struct sf_dir *dir, enum sf_kind kind, struct sf_text **out)
+{
+	struct sf_text *text, *mine;
+	int rc;
+
+	pthread_mutex_lock(&dir->lock);
+	text = dir->texts[kind];
+	pthread_mutex_unlock(&dir->lock);
+	if (!text) {
+		rc = render(kind == SF_JSON ? sf_json_render : kind == SF_CHAIN ? sf_chain_render : sf_table_render,
+			    dir->domain, &mine);
+		if (rc < 0)
+			return rc;
+		pthread_mutex_lock(&dir->lock);
+		text = dir->texts[kind] ? dir->texts[kind] : (dir->texts[kind] = sf_text_ref(mine));
+		pthread_mutex_unlock(&dir->lock);
+		sf_text_unref(mine);
+	}
+	*out = sf_text_ref(text); /* the directory's own reference stays while the caller holds a tree */
+	return 0;
+}
+
+static int get_log(const struct vm_domain *domain, struct sf_text **out)
+{
+	vs_autofree char *data = NULL;
+	int64_t changed_ns;
+	size_t len;
+	int rc;
+
+	rc = vm_log_text(domain->log, &data, &len, &changed_ns);
+	if (rc < 0)
+		return rc;
+	return text_new(data, len, len ? changed_ns : domain->changed_ns, out);
+}
+
+int sf_text_get(struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out)
+{
+	const struct vm_snapshot *s = entry->snapshot;
+
+	if (entry->kind == SF_XML)
+		return text_new(s->xml, s->xml_len, s->created_ns, out);
+	if (entry->kind == SF_LOG)
+		return get_log(dir->domain, out);
+	return get_rendered(dir, entry->kind, out);
+}
+
+int sf_text_stat(struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns)
+{
+	struct sf_text *text;
+	int rc;
+
+	if (entry->kind == SF_XML) {
+		*len = entry->snapshot->xml_len;
+		*changed_ns = entry->snapshot->created_ns;
+		return 0;
+	}
+	rc = sf_text_get(dir, entry, &text);
+	if (rc < 0)
+		return rc;
+	*len = text->len;
+	*changed_ns = text->changed_ns;
+	sf_text_unref(text);
+	return 0;
+}

@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Pins and references
+ * -------------------
+ * The kernel remembers names and attributes for an hour because we promise to tell it what changed. The promise has a
+ * gap that a reference count does not close:
+ *
+ *	request thread                     notifier
+ *	finds "monday.vda.img" in tree 7
+ *	                                   tree 8 has no such file: "forget that name" (the kernel: what name?)
+ *	replies: here it is, for an hour
+ *
+ * So a request *pins* the tree it answers from until its reply has been sent, and the notifier begins to announce the
+ * step from tree 7 to tree 8 when nobody has 7 pinned any more. (After the reply has been sent the kernel still holds
+ * the directory's lock until the name is in its cache, and the announcement waits for that lock: no gap is left.)
+ * Trees in between may have been pinned too, so the notifier goes through all of them, one after the other, along
+ * `next`. Pins are short: nothing that is done under one blocks. A directory handle that is open for days holds a
+ * reference, which hinders nobody; what it lists from a tree that is no longer current is not left in the cache.
+ *
+ * Numbers that collide
+ * --------------------
+ * Two files of one directory with the same number would be one file for the kernel. The numbers are 64-bit hashes of
+ * identities, and parts of an identity (a snapshot's name) come from images, so a collision can be made on purpose. The
+ * second bearer is then hashed once more with its name. Nothing else relies on hashes being unique.
+ */
+#include "tree.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "text.h"
+
+/* ---------------------------------------------------------------- one directory */
+
+static struct sf_dir *dir_new(const struct vm_domain *domain)
+{
+	struct sf_dir *dir = calloc(1, sizeof(*dir));
+
+	if (!dir)
+		return NULL;
+	dir->domain = domain;
+	atomic_init(&dir->refs, 1);
+	pthread_mutex_init(&dir->lock, NULL);
+	return dir;
+}
+
+static void dir_unref(struct sf_dir *dir)
+{
+	if (!dir || atomic_fetch_sub(&dir->refs, 1) != 1)
+		return;
+	for (size_t i = 0; i < SF_KINDS; i++)
+		sf_text_unref(dir->texts[i]);
+	free(dir->entries);
+	free(dir->by_ino);
+	pthread_mutex_destroy(&dir->lock);
+	free(dir);
+}
+
+static int by_name(const void *left, const void *right)
+{
+	const struct sf_entry *a = left, *b = right;
+
+	if (!a->name || !b->name)
+		return !a->name - !b->name;
+	return strcmp(a->name, b->name);
+}
+
+static int compare_ino(enum sf_kind kind, uint64_t ino, const struct sf_entry *e)
+{
+	if (kind != e->kind)
+		return kind < e->kind ? -1 : 1;
+	return ino == e->ino ? 0 : ino < e->ino ? -1 : 1;
+}
+
+static int by_ino(const void *left, const void *right)
+{
+	const struct sf_entry *a = *(struct sf_entry *const *)left, *b = *(struct sf_entry *const *)right;
+	int order = compare_ino(a->kind, a->ino, b);
+
+	return order ? order : a < b ? -1 : a > b;
+}
+
+static size_t count_entries(const struct vm_domain *d)
+{
+	size_t n = 4;
+
+	for (size_t i = 0; i < d->n_snapshots; i++)
+		n += d->snapshots[i].n_disks + (d->snapshots[i].xml_file != NULL);
+	return n;
+}
+
+static size_t add_texts(struct sf_entry *e, const struct vm_domain *d)
+{
+	static const struct {
+		const char *name;
+		enum sf_kind kind;
+	} texts[] = {
+		{"chain", SF_CHAIN},
+		{"log", SF_LOG},
+		{"snapshots", SF_SNAPSHOTS},
+		{"snapshots.json", SF_JSON},
+	};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(texts); i++)
+		e[i] = (struct sf_entry){
+			.name = texts[i].name, .kind = texts[i].kind, .ino = vm_ino(d->ino, texts[i].name)};
+	return VS_ARRAY_LEN(texts);
+}
+
+static size_t add_snapshot(struct sf_entry *e, const struct vm_domain *d, const struct vm_snapshot *s)
+{
+	size_t n = 0;
+
+	if (s->xml_file)
+		e[n++] = (struct sf_entry){
+			.name = s->xml_file, .kind = SF_XML, .ino = vm_ino(d->ino, s->xml_file), .snapshot = s};
+	for (size_t i = 0; i < s->n_disks; i++)
+		e[n++] = (struct sf_entry){.name = s->disks[i].file,
+					   .kind = SF_IMAGE,
+					   .ino = s->disks[i].ino,
+					   .snapshot = s,
+					   .disk = &s->disks[i]};
+	return n;
+}
+
+/* One round: says whether it changed anything, which may collide anew. */
+static bool tell_apart_once(struct sf_entry **sorted, size_t n)
+{
+	struct sf_entry bearer = *sorted[0];
+	bool changed = false;
+
+	for (size_t i = 1; i < n; i++) {
+		if (compare_ino(bearer.kind, bearer.ino, sorted[i])) {
+			bearer = *sorted[i];
+			continue;
+		}
+		sorted[i]->ino = vm_ino(sorted[i]->ino, sorted[i]->name ? sorted[i]->name : "");
+		changed = true;
+	}
+	return changed;
+}
+
+static void tell_apart(struct sf_entry **sorted, size_t n)
+{
+	int rounds = 8;
+
+	do
+		qsort(sorted, n, sizeof(*sorted), by_ino);
+	while (tell_apart_once(sorted, n) && --rounds);
+}
+
+static int dir_index_locked(struct sf_dir *dir)
+{
+	const struct vm_domain *d = dir->domain;
+	size_t n = count_entries(d);
+	struct sf_entry *entries = calloc(n, sizeof(*entries));
+	struct sf_entry **sorted = calloc(n, sizeof(struct sf_entry *));
+
+	if (!entries || !sorted) {
+		free(entries);
+		free(sorted);
+		return -ENOMEM;
+	}
+	n = add_texts(entries, d);
+	for (size_t i = 0; i < d->n_snapshots; i++)
+		n += add_snapshot(entries + n, d, &d->snapshots[i]);
+	qsort(entries, n, sizeof(*entries), by_name);
+	for (size_t i = 0; i < n; i++) {
+		sorted[i] = &entries[i];
+		dir->n_named += entries[i].name != NULL;
+	}
+	tell_apart(sorted, n);
+	dir->entries = entries;
+	dir->by_ino = sorted;
+	dir->n_entries = n;
+	dir->indexed = true;
+	return 0;
+}
+
+static int dir_index(struct sf_dir *dir)
+{
+	int rc;
+
+	pthread_mutex_lock(&dir->lock);
+	rc = dir->indexed ? 0 : dir_index_locked(dir);
+	pthread_mutex_unlock(&dir->lock);
+	return rc;
+}
+
+int sf_dir_list(struct sf_dir *dir, const struct sf_entry **entries, size_t *n)
+{
+	int rc = dir_index(dir);
+
+	if (rc < 0)
+		return rc;
+	*entries = dir->entries;
+	*n = dir->n_named;
+	return 0;
+}
+
+int sf_dir_find(struct sf_dir *dir, const char *name, const struct sf_entry **out)
+{
+	const struct sf_entry wanted = {.name = name};
+	const struct sf_entry *found;
+	int rc = dir_index(dir);
+
+	if (rc < 0)
+		return rc;
+	found = bsearch(&wanted, dir->entries, dir->n_named, sizeof(wanted), by_name);
+	if (!found)
+		return -ENOENT;
+	*out = found;
+	return 0;
+}
+
+int sf_dir_find_ino(struct sf_dir *dir, enum sf_kind kind, uint64_t ino, const struct sf_entry **out)
+{
+	size_t low = 0, high;
+	int rc = dir_index(dir);
+
+	if (rc < 0)
+		return rc;
+	for (high = dir->n_entries; low < high;) {
+		size_t middle = low + (high - low) / 2;
+		int order = compare_ino(kind, ino, dir->by_ino[middle]);
+
+		if (!order) {
+			*out = dir->by_ino[middle];
+			return 0;
+		}
+		if (order < 0)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return -ENOENT;
+}
+
+/* ---------------------------------------------------------------- one tree */
+
+static int dir_by_ino(const void *left, const void *right)
+{
+	uint64_t a = (*(struct sf_dir *const *)left)->domain->ino, b = (*(struct sf_dir *const *)right)->domain->ino;
+
+	return a < b ? -1 : a > b;
+}
+
+/* The directory that @before has for this very object, with a reference more, or a new one. */
+static struct sf_dir *share_dir(struct sf_tree *before, const struct vm_domain *domain)
+{
+	struct sf_dir *dir = before ? sf_tree_dir(before, domain->dir) : NULL;
+
+	if (!dir || dir->domain != domain)
+		return dir_new(domain);
+	atomic_fetch_add(&dir->refs, 1);
+	return dir;
+}
+
+static bool same_names(const struct sf_tree *a, const struct sf_tree *b)
+{
+	if (a->n_dirs != b->n_dirs)
+		return false;
+	for (size_t i = 0; i < a->n_dirs; i++)
+		if (strcmp(a->dirs[i]->domain->dir, b->dirs[i]->domain->dir) != 0)
+			return false;
+	return true;
+}
+
+int sf_tree_new(struct vm_picture *picture, void (*put)(struct vm_picture *), struct sf_tree *before,
+		struct sf_tree **out)
+{
+	size_t n = picture->n_domains;
+	struct sf_tree *tree = calloc(1, sizeof(*tree));
+
+	if (!tree) {
+		put(picture);
+		return -ENOMEM;
+	}
+	*tree = (struct sf_tree){.picture = picture, .put = put, .refs = 1, .serial = before ? before->serial + 1 : 1};
+	tree->dirs = calloc(n + 1, sizeof(struct sf_dir *));
+	tree->by_ino = calloc(n + 1, sizeof(struct sf_dir *));
+	while (tree->dirs && tree->by_ino && tree->n_dirs < n) {
+		struct sf_dir *dir = share_dir(before, picture->domains[tree->n_dirs]);
+
+		if (!dir)
+			break;
+		tree->dirs[tree->n_dirs++] = dir;
+	}
+	if (!tree->by_ino || tree->n_dirs < n) {
+		sf_tree_free(tree);
+		return -ENOMEM;
+	}
+	memcpy(tree->by_ino, tree->dirs, n * sizeof(struct sf_dir *));
+	qsort(tree->by_ino, n, sizeof(struct sf_dir *), dir_by_ino);
+	tree->changed_ns = before && same_names(before, tree) ? before->changed_ns : picture->built_ns;
+	*out = tree;
+	return 0;
+}
+
+void sf_tree_free(struct sf_tree *tree)
+{
+	for (size_t i = 0; i < tree->n_dirs; i++)
+		dir_unref(tree->dirs[i]);
+	free(tree->dirs);
+	free(tree->by_ino);
+	tree->put(tree->picture);
+	free(tree);
+}
+
+struct sf_dir *sf_tree_dir(const struct sf_tree *tree, const char *name)
+{
+	size_t low = 0, high = tree->n_dirs;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		int order = strcmp(name, tree->dirs[middle]->domain->dir);
+
+		if (!order)
+			return tree->dirs[middle];
+		if (order < 0)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return NULL;
+}
+
+struct sf_dir *sf_tree_dir_by_ino(const struct sf_tree *tree, uint64_t ino)
+{
+	size_t low = 0, high = tree->n_dirs;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		uint64_t here = tree->by_ino[middle]->domain->ino;
+
+		if (ino == here)
+			return tree->by_ino[middle];
+		if (ino < here)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- places */
+
+struct sf_key sf_place_key(const struct sf_place *place)
+{
+	if (!place->dir)
+		return SF_ROOT_KEY;
+	if (!place->entry)
+		return (struct sf_key){place->dir->domain->ino, place->dir->domain->ino, SF_DOMAIN};
+	return (struct sf_key){place->dir->domain->ino, place->entry->ino, place->entry->kind};
+}
+
+int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct sf_place *out)
+{
+	struct sf_place place = {0};
+	int rc;
+
+	if (key->kind != SF_ROOT) {
+		place.dir = sf_tree_dir_by_ino(tree, key->domain);
+		if (!place.dir)
+			return -ESTALE;
+	}
+	if (!sf_kind_is_dir(key->kind)) {
+		rc = sf_dir_find_ino(place.dir, key->kind, key->ino, &place.entry);
+		if (rc < 0)
+			return rc == -ENOENT ? -ESTALE : rc;
+		if (!place.entry->name)
+			return -ESTALE;
+	}
+	*out = place;
+	return 0;
+}
+
+int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, const char *name, struct sf_place *out)
+{
+	struct sf_place place = *parent;
+	int rc = 0;
+
+	if (parent->entry)
+		return -ENOTDIR;
+	if (parent->dir)
+		rc = sf_dir_find(parent->dir, name, &place.entry);
+	else if (!(place.dir = sf_tree_dir(tree, name)))
+		rc = -ENOENT;
+	if (!rc)
+		*out = place;
+	return rc;
+}

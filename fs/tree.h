@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * tree.h: a picture of vm/, arranged as directories and files.
+ *
+ * A tree is immutable and belongs to one picture. A directory (one domain) is shared between trees for as long as the
+ * domain is the same object in both pictures, so that a change of one domain among thousands costs that domain only;
+ * its index and its texts are made when somebody first asks. Everything found in a tree is borrowed from it.
+ *
+ * The world holds the current tree. Requests pin it: see the essay in tree.c on why a pin is not a reference.
+ *
+ * Errors: -ENOENT no such name, -ENOTDIR, -ESTALE the thing is not in this tree, -ENOMEM.
+ * Threads: everything may be called from any thread. Locks: see ops.c.
+ */
+#ifndef VS_TREE_H
+#define VS_TREE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "vm/vm.h"
+
+enum sf_kind {
+	SF_ROOT,
+	SF_DOMAIN,
+	SF_IMAGE,
+	SF_XML,
+	SF_SNAPSHOTS,
+	SF_JSON,
+	SF_CHAIN,
+	SF_LOG,
+	SF_KINDS,
+};
+
+static inline bool sf_kind_is_dir(enum sf_kind kind)
+{
+	return kind == SF_ROOT || kind == SF_DOMAIN;
+}
+
+/* What a thing is, whatever it is called at the moment: the numbers are the stable hashes of vm/. */
+struct sf_key {
+	uint64_t domain; /* 0: the root */
+	uint64_t ino;    /* st_ino */
+	enum sf_kind kind;
+};
+
+static inline bool sf_key_equal(const struct sf_key *a, const struct sf_key *b)
+{
+	return a->domain == b->domain && a->ino == b->ino && a->kind == b->kind;
+}
+
+#define SF_ROOT_INO 1
+#define SF_ROOT_KEY ((struct sf_key){.domain = 0, .ino = SF_ROOT_INO, .kind = SF_ROOT})
+
+struct sf_entry {
+	const char *name; /* NULL: a disk of a snapshot that has no file now (stale, unsupported) */
+	enum sf_kind kind;
+	uint64_t ino;
+	const struct vm_snapshot *snapshot; /* SF_IMAGE, SF_XML */
+	const struct vm_disk *disk;         /* SF_IMAGE */
+};
+
+struct sf_text;
+
+struct sf_dir {
+	const struct vm_domain *domain;
+	atomic_uint refs; /* of trees */
+	pthread_mutex_t lock;
+	/* guarded by lock until `indexed`, immutable then */
+	bool indexed;
+	struct sf_entry *entries;  /* by name; those without one at the end */
+	struct sf_entry **by_ino;  /* by kind and ino */
+	size_t n_entries, n_named;
+	/* guarded by lock; each is set once */
+	struct sf_text *texts[SF_KINDS];
+};
+
+struct sf_tree {
+	struct vm_picture *picture;
+	void (*put)(struct vm_picture *picture);
+	struct sf_dir **dirs;   /* as picture->domains: by name */
+	struct sf_dir **by_ino;
+	size_t n_dirs;
+	int64_t changed_ns;     /* when the list of domains last changed */
+	uint64_t serial;        /* 1, 2, 3... in the order of the world */
+	/* guarded by the world's lock */
+	unsigned refs, pins;
+	struct sf_tree *next;   /* its successor, a reference, until the notifier has gone there */
+};
+
+/* Takes @picture; @put lets go of it. @before: the tree to share directories with, or NULL. Gives *out, with one
+ * reference. */
+int sf_tree_new(struct vm_picture *picture, void (*put)(struct vm_picture *), struct sf_tree *before,
+		struct sf_tree **out);
+/* For a tree that is in no world. */
+void sf_tree_free(struct sf_tree *tree);
+
+/* NULL where there is none. */
+struct sf_dir *sf_tree_dir(const struct sf_tree *tree, const char *name);
+struct sf_dir *sf_tree_dir_by_ino(const struct sf_tree *tree, uint64_t ino);
+
+/* The files of a directory, by name. */
+int sf_dir_list(struct sf_dir *dir, const struct sf_entry **entries, size_t *n);
+int sf_dir_find(struct sf_dir *dir, const char *name, const struct sf_entry **out);
+/* Also finds disks that have no file now. */
+int sf_dir_find_ino(struct sf_dir *dir, enum sf_kind kind, uint64_t ino, const struct sf_entry **out);
+
+/* A place in a tree: the root (both NULL), a domain (no entry), or a file. */
+struct sf_place {
+	struct sf_dir *dir;
+	const struct sf_entry *entry;
+};
+
+struct sf_key sf_place_key(const struct sf_place *place);
+/* Where is this thing in that tree? -ESTALE: nowhere, or without a name. */
+int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct sf_place *out);
+int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, const char *name, struct sf_place *out);
+
+/* ---------------------------------------------------------------- the world */
+
+struct sf_world {
+	struct vm *vm; /* borrowed */
+	pthread_mutex_t lock;
+	pthread_cond_t unpinned;  /* a tree's pins came down to 0 */
+	struct sf_tree *current;  /* guarded by lock */
+	_Atomic uint64_t serial;  /* of the current tree */
+};
+
+int sf_world_init(struct sf_world *world, struct vm *vm);
+void sf_world_fini(struct sf_world *world);
+
+/* The tree of the picture that is current now, pinned: for the length of one request, until after its reply. */
+struct sf_tree *sf_world_pin(struct sf_world *world);
+void sf_world_unpin(struct sf_world *world, struct sf_tree *tree);
+/* Pins a tree that the caller holds if it is still the current one; says whether it did. */
+bool sf_world_pin_this(struct sf_world *world, struct sf_tree *tree);
+
+/* The same tree as a reference, for as long as one likes. */
+struct sf_tree *sf_world_get(struct sf_world *world);
+struct sf_tree *sf_world_ref(struct sf_world *world, struct sf_tree *tree);
+void sf_world_put(struct sf_world *world, struct sf_tree *tree);
+
+/* For the notifier alone. Waits until no request uses @tree any more and gives its successor; NULL where there is none
+ * yet. @tree loses its link to it. */
+struct sf_tree *sf_world_next(struct sf_world *world, struct sf_tree *tree);
+
+#endif
