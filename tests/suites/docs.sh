@@ -1,0 +1,142 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# What is written is true: --help, man page and README agree on the options, the README's sessions give the output that is
+# printed there, the borders between the folders hold, and the scripts are clean.
+set -u
+. "$(dirname "$0")/../lib.sh"
+. "$TESTS/lab.sh"
+suite_in_namespace "$0" "$@"
+suite_begin
+SNAPFS=${SNAPFS:-$BUILD/fs/virt-snapfs}
+snapfs_pick
+cd "$TOP" || die "no $TOP"
+
+# ---------------------------------------------------------------- borders
+
+# includes FOLDER: "file: what it includes", without the folder's own files.
+includes() { grep -nE '^[[:space:]]*#[[:space:]]*include' "$1"/*.[ch] | sed -E 's/:[0-9]+:.*include[[:space:]]*["<]([^">]*)[">].*/: \1/'; }
+# border FOLDER FORBIDDEN ALLOWED: none of the first expression unless the second matches.
+border() {
+	local bad
+	bad=$(includes "$1" | grep -E ": ($2)" | grep -vE ": ($3)\$")
+	same "borders: $1/ includes what it may" '' "$bad"
+}
+border qcow2 '\.\./|vm/|fs/|fuse|libvirt|libxml' 'nothing'
+border vm '\.\./|fs/|fuse|qcow2/' 'qcow2/qcow2\.h'
+border fs '\.\./|libvirt|libxml|qcow2/|vm/|zlib|zstd|libdeflate' 'qcow2/qcow2\.h|vm/vm\.h'
+same 'borders: nobody outside includes fs/' '' "$(includes qcow2 | grep ': fs/'; includes vm | grep ': fs/')"
+symbols() { nm -u "$1" 2>/dev/null | awk '{print $2}' | grep -E "$2" | sort -u | xargs; }
+lib() { find "$BUILD/$1" -name '*.a' | head -1; }
+same 'borders: qcow2/ calls no FUSE, libvirt or libxml2' '' "$(symbols "$(lib qcow2)" '^(fuse_|vir[A-Z]|xml[A-Z]|vm_|sf_|syslog|json_object_to)')"
+same 'borders: vm/ calls no FUSE' '' "$(symbols "$(lib vm)" '^(fuse_|sf_)')"
+check 'borders: this test sees symbols at all' test -n "$(symbols "$(lib vm)" '^vir[A-Z]')"
+
+# ---------------------------------------------------------------- options
+
+"$SNAPFS" --help >"$W/help"
+# Options as words: "-f", "--help", "allow_other", "refresh=".
+options_in_help() {
+	sed -nE 's/^    (-[a-zA-Z](, --[a-z-]+)?).*/\1/p' "$W/help" | tr -d ' ' | tr ',' '\n' | grep -v '^-o$'
+	sed -nE 's/^    -o ([a-z_]+=?).*/\1/p' "$W/help"
+}
+# README: the first column of its options table.
+options_in_readme() {
+	sed -nE '/^## Mounting/,/^## [^M]/s/^\| `([^|]*)` \|.*/\1/p' README.md | sed 's/`, `/\n/g; s/` `/\n/g' | sed -E 's/^-o //; s/=.*/=/'
+}
+# Man page: the tags of its OPTIONS section, as a terminal shows them.
+options_in_man() {
+	mandoc -T ascii -O width=200 fs/virt-snapfs.8 | sed 's/.\x08//g' | sed -nE '/^OPTIONS/,/^[A-Z][A-Z ]+$/p' >"$W/man.options"
+	sed -nE 's/^ {4,8}(-[a-zA-Z].*)$/\1/p' "$W/man.options" |
+		sed -E 's/^-o +//; s/, /\n/g' | sed -E 's/^(-[a-zA-Z]|--[a-z-]+) .*/\1/; s/=.*/=/' | grep -E '^(-[a-zA-Z]|--[a-z-]+|[a-z_]+=?)$'
+}
+options_in_help | sort -u >"$W/o.help"
+options_in_readme | sort -u >"$W/o.readme"
+check '--help lists options' test "$(wc -l <"$W/o.help")" -ge 12
+same 'options: README as --help' "$(cat "$W/o.help")" "$(cat "$W/o.readme")"
+if [ -f fs/virt-snapfs.8 ]; then
+	options_in_man | sort -u >"$W/o.man"
+	same 'options: man page as --help' "$(grep -v '^-o$' "$W/o.help")" "$(grep -v '^-o$' "$W/o.man")"
+	same 'man page: mandoc finds nothing' '' "$(mandoc -T lint -W warning fs/virt-snapfs.8 2>&1 | grep -v 'mandoc: see above')"
+	same 'man page: man finds nothing' '' "$(MANROFFSEQ='' MANWIDTH=80 man --warnings -E UTF-8 -l -Tutf8 -Z fs/virt-snapfs.8 2>&1 >/dev/null)"
+	for w in 'EXIT STATUS' EXAMPLES 'SEE ALSO'; do has "man page: has $w" "$(cat fs/virt-snapfs.8)" "$w"; done
+else
+	fail 'man page' 'there is no fs/virt-snapfs.8'
+fi
+# What is accepted and not listed, or listed and not accepted.
+while read -r o; do
+	case $o in
+	-*) continue ;;
+	refresh=) v=1 ;;
+	uid= | gid= | umask= | bandwidth=) v=0 ;;
+	cache=) v=auto ;;
+	allow_path=) v=/ ;;
+	*) v='' ;;
+	esac
+	"$SNAPFS" -f -o "$o$v" "$W/nothere.qcow2" "$W" >/dev/null 2>"$W/.err"
+	same "options: '$o$v' is accepted" 1 $?
+done <"$W/o.help"
+
+# ---------------------------------------------------------------- what is installed
+
+check 'meson install' env DESTDIR="$W/inst" meson install -C "$BUILD" --no-rebuild --quiet
+same 'installed: the program and its man page' 'virt-snapfs virt-snapfs.8' "$(find "$W/inst" -type f -printf '%f\n' | sed 's/\.gz$//' | sort | xargs)"
+check 'installed: it runs' "$(find "$W/inst" -name virt-snapfs -type f)" --version
+
+# ---------------------------------------------------------------- the README's sessions
+
+# Every ```console block is typed into one shell, in order, in a place such as the README presumes, and must print what is
+# printed there. Dates are compared as dates, and bytes "of about" are written out in full, so there is nothing else to mask.
+lab_libvirtd
+mount -t tmpfs -o mode=755 tmpfs /srv
+mount -t tmpfs -o mode=755 tmpfs /mnt
+mkdir -p "$W/bin" "$W/home" /srv/images
+ln -s "$SNAPFS" "$W/bin/virt-snapfs"
+mkdir -p "$W/root/etc"
+echo 'Monday was fine.' >"$W/root/etc/motd"
+mke2fs -q -t ext4 -d "$W/root" "$W/fs.raw" 64M >/dev/null 2>&1
+i=/srv/images
+qemu-img convert -f raw -O qcow2 "$W/fs.raw" "$i/web01.qcow2"
+qemu-img create -q -f qcow2 "$i/web01-data.qcow2" 16M
+domain_define web01 "$(disk_xml vda qcow2 "$i/web01.qcow2")$(disk_xml vdb qcow2 "$i/web01-data.qcow2")"
+Vq snapshot-create-as web01 monday
+qemu-io -f qcow2 -c 'write -q -P 0 0 8M' "$i/web01.qcow2" >/dev/null
+Vq start web01 --paused
+Vq snapshot-create-as web01 tuesday --disk-only
+cp "$i/web01.qcow2" "$W/home/old.qcow2"
+awk '/^```console$/ { on = 1; next } /^```$/ { on = 0 } on' README.md >"$W/session"
+check 'README: has sessions' test -s "$W/session"
+mask() {
+	sed -E 's/20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-9:]{8}\+00:00/DATE/g; s/(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) +[0-9]+ [0-9:]{5}/WHEN/g; s/^total [0-9]+/total N/
+		s/[0-9]+(\.[0-9]+)? (KiB|MiB)  ( *)/SIZE  /g; s/ +/ /g'
+}
+# shellcheck disable=SC2016
+sed -nE 's/^[$#] //p' "$W/session" >"$W/commands"
+{
+	echo "cd '$W/home'; PATH=$W/bin:\$PATH; umask 022; exec 2>&1"
+	while IFS= read -r line; do
+		printf 'printf "%%s\\n" %q\n' "\$ $line"
+		printf '%s\n' "$line"
+	done <"$W/commands"
+} >"$W/typed"
+timeout 120 bash "$W/typed" </dev/null >"$W/got"
+sed -E 's/^# /$ /' "$W/session" | mask >"$W/session.m"
+mask <"$W/got" >"$W/got.m"
+if diff -u "$W/session.m" "$W/got.m" >"$W/diff"; then
+	ok 'README: its sessions print what it says'
+else
+	fail 'README: its sessions print what it says' 'see below'
+	sed 's/^/#   /' "$W/diff"
+fi
+for m in /srv/snapshots "$W"/home/*; do is_mounted "$m" && fusermount3 -u "$m"; done
+
+# ---------------------------------------------------------------- scripts
+
+mapfile -t scripts < <(find tests examples .ci -type f \( -name '*.sh' -o -path '.ci/run' \) | sort)
+for s in "${scripts[@]}"; do
+	same "shellcheck: $s" '' "$(shellcheck -S warning -x -P "$TESTS" -P "$(dirname "$s")" "$s" 2>&1)"
+done
+same 'scripts: bash, set -u' '' "$(for s in tests/run.sh tests/suites/*.sh examples/*.sh .ci/run; do head -1 "$s" | grep -qx '#!/bin/bash' && grep -q '^set .*-[a-z]*u' "$s" || echo "$s"; done)"
+same 'scripts: nothing of one machine in them' '' "$(grep -rnE '/work/|/root/|/home/[a-z]' tests examples .ci README.md fs/virt-snapfs.8 2>/dev/null | grep -v 'docs.sh:')"
+check 'the licence is there' grep -q 'GNU LESSER GENERAL PUBLIC LICENSE' LICENSE
+suite_end

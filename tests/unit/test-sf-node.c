@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <criterion/criterion.h>
+#include <errno.h>
+
+#include "fs/node.h"
+
+static struct sf_nodes nodes;
+
+static void setup(void)
+{
+	cr_assert_eq(sf_nodes_init(&nodes), 0);
+}
+
+static void teardown(void)
+{
+	sf_nodes_fini(&nodes);
+}
+
+TestSuite(sf_node, .init = setup, .fini = teardown);
+
+static struct sf_key key_of(uint64_t ino)
+{
+	return (struct sf_key){.domain = 7, .ino = ino, .kind = SF_IMAGE};
+}
+
+static fuse_ino_t take(uint64_t ino)
+{
+	struct sf_key key = key_of(ino);
+	fuse_ino_t id;
+
+	cr_assert_eq(sf_node_take(&nodes, &key, &id), 0);
+	return id;
+}
+
+static bool is_known(fuse_ino_t id)
+{
+	struct sf_key key;
+
+	return sf_node_key(&nodes, id, &key) == 0;
+}
+
+Test(sf_node, one_thing_has_one_id_for_as_long_as_it_is_known)
+{
+	fuse_ino_t id = take(100);
+
+	cr_expect_gt(id, FUSE_ROOT_ID);
+	cr_expect_eq(take(100), id);
+	cr_expect_neq(take(101), id);
+}
+
+Test(sf_node, the_kind_is_part_of_what_a_thing_is)
+{
+	struct sf_key text = {.domain = 7, .ino = 100, .kind = SF_XML};
+	fuse_ino_t id;
+
+	cr_assert_eq(sf_node_take(&nodes, &text, &id), 0);
+	cr_expect_neq(take(100), id);
+}
+
+Test(sf_node, it_is_forgotten_when_all_lookups_are_taken_back)
+{
+	fuse_ino_t id = take(100);
+
+	take(100);
+	sf_node_forget(&nodes, id, 1);
+	cr_expect(is_known(id));
+	sf_node_forget(&nodes, id, 1);
+	cr_expect_not(is_known(id));
+}
+
+Test(sf_node, an_id_never_comes_back)
+{
+	fuse_ino_t id = take(100);
+
+	sf_node_forget(&nodes, id, 1);
+	cr_expect_gt(take(100), id);
+	cr_expect_not(is_known(id));
+}
+
+Test(sf_node, unknown_ids_are_stale_and_forgetting_them_does_nothing)
+{
+	struct sf_key key;
+
+	cr_expect_eq(sf_node_key(&nodes, 12345, &key), -ESTALE);
+	sf_node_forget(&nodes, 12345, 3);
+	sf_node_forget(&nodes, FUSE_ROOT_ID, 3);
+	cr_expect_eq(sf_node_key(&nodes, FUSE_ROOT_ID, &key), 0);
+	cr_expect_eq(key.kind, SF_ROOT);
+}
+
+Test(sf_node, forgetting_too_much_is_forgetting_all)
+{
+	fuse_ino_t id = take(100);
+
+	sf_node_forget(&nodes, id, UINT64_MAX);
+	cr_expect_not(is_known(id));
+}
+
+Test(sf_node, a_retired_one_answers_to_its_id_but_not_to_its_key)
+{
+	fuse_ino_t id = take(100), fresh;
+	struct sf_key key = key_of(100);
+
+	sf_node_retire(&nodes, id);
+	cr_expect(is_known(id));
+	cr_expect_eq(sf_node_id(&nodes, &key), 0);
+	fresh = take(100);
+	cr_expect_neq(fresh, id);
+	sf_node_forget(&nodes, id, 1);
+	cr_expect_eq(sf_node_id(&nodes, &key), fresh);
+}
+
+Test(sf_node, many_are_found_again_while_the_table_grows)
+{
+	enum { MANY = 20000 };
+	static fuse_ino_t ids[MANY];
+
+	for (size_t i = 0; i < MANY; i++)
+		ids[i] = take(i * 4096 + 2);
+	for (size_t i = 0; i < MANY; i++) {
+		struct sf_key key = key_of(i * 4096 + 2), got;
+
+		cr_assert_eq(sf_node_id(&nodes, &key), ids[i]);
+		cr_assert_eq(sf_node_key(&nodes, ids[i], &got), 0);
+		cr_assert(sf_key_equal(&key, &got));
+	}
+	for (size_t i = 0; i < MANY; i++)
+		sf_node_forget(&nodes, ids[i], 1);
+	cr_expect_eq(nodes.n_nodes, 0);
+}

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <criterion/criterion.h>
+#include <json-c/json.h>
+#include <string.h>
+#include <time.h>
+
+#include "fs/text.h"
+#include "sf-domain.h"
+
+static void setup(void)
+{
+	setenv("TZ", "UTC", 1);
+	tzset();
+}
+
+TestSuite(sf_table, .init = setup);
+TestSuite(sf_chain, .init = setup);
+
+static char *rendered(int (*renderer)(FILE *, const struct vm_domain *), const struct vm_domain *domain)
+{
+	char *text = NULL;
+	size_t len;
+	FILE *out = open_memstream(&text, &len);
+
+	cr_assert_eq(renderer(out, domain), 0);
+	fclose(out);
+	return text;
+}
+
+static void expect_text(int (*renderer)(FILE *, const struct vm_domain *), const struct vm_domain *domain,
+			const char *wanted)
+{
+	vs_autofree char *got = rendered(renderer, domain);
+
+	cr_expect_str_eq(got, wanted, "got:\n%s\nwanted:\n%s", got, wanted);
+}
+
+/* ---------------------------------------------------------------- snapshots */
+
+Test(sf_table, it_is_the_contracts_example)
+{
+	struct vm_disk monday[] = {sf_test_disk("vda", "monday.vda.img", 2), sf_test_disk("vdb", "monday.vdb.img", 3)};
+	struct vm_snapshot snapshots[] = {
+		{.name = S("monday"), .shown = S("monday"), .kind = VM_INTERNAL, .created_ns = MONDAY_NS, .disks = monday, .n_disks = 2},
+		{.name = S("tuesday"), .shown = S("tuesday"), .kind = VM_EXTERNAL, .state = VM_BUSY, .held = true, .parent = S("monday"),
+		 .created_ns = MONDAY_NS + INT64_C(86400) * 1000000000, .disks = monday, .n_disks = 2},
+	};
+	struct vm_domain d = {.name = S("web01"), .snapshots = snapshots, .n_snapshots = 2};
+
+	expect_text(sf_table_render, &d,
+		    "NAME     KIND      STATE     MEMORY  HELD  CREATED                    PARENT  DISKS\n"
+		    "monday   internal  ok        no      no    2026-11-16T02:00:01+00:00  -       vda,vdb\n"
+		    "tuesday  external  busy      no      yes   2026-11-17T02:00:01+00:00  monday  vda,vdb\n");
+}
+
+Test(sf_table, without_snapshots_it_is_the_heading)
+{
+	struct vm_domain d = {.name = S("web01")};
+
+	expect_text(sf_table_render, &d, "NAME  KIND      STATE     MEMORY  HELD  CREATED  PARENT  DISKS\n");
+}
+
+Test(sf_table, blanks_are_escaped_and_what_has_no_file_or_is_no_snapshot_is_left_out)
+{
+	struct vm_disk disks[] = {sf_test_disk("vda", NULL, 2), sf_test_disk("vdb", "x", 3), sf_test_disk("vdc", NULL, 4)};
+	struct vm_snapshot snapshots[] = {
+		{.shown = S("current"), .present = true},
+		{.shown = S("a b"), .kind = VM_EXTERNAL, .state = VM_UNSUPPORTED, .memory = true, .disks = disks, .n_disks = 3},
+		{.shown = S("\xc3\xa9"), .kind = VM_INTERNAL, .state = VM_STALE, .parent = S("a b"), .disks = disks, .n_disks = 1},
+	};
+	struct vm_domain d = {.name = S("web01"), .snapshots = snapshots, .n_snapshots = 3};
+
+	expect_text(sf_table_render, &d,
+		    "NAME   KIND      STATE        MEMORY  HELD  CREATED                    PARENT  DISKS\n"
+		    "a%20b  external  unsupported  yes     no    1970-01-01T00:00:00+00:00  -       vdb\n"
+		    "\xc3\xa9      internal  stale        no      no    1970-01-01T00:00:00+00:00  a%20b   -\n");
+}
+
+/* ---------------------------------------------------------------- snapshots.json */
+
+static struct json_object *at(struct json_object *o, const char *path)
+{
+	struct json_object *found = NULL;
+
+	cr_assert_eq(json_pointer_get(o, path, &found), 0, "%s is not there", path);
+	return found;
+}
+
+static struct json_object *parsed(const struct vm_domain *domain)
+{
+	vs_autofree char *text = rendered(sf_json_render, domain);
+	struct json_tokener *strict = json_tokener_new();
+	struct json_object *o;
+
+	json_tokener_set_flags(strict, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+	o = json_tokener_parse_ex(strict, text, (int)strlen(text) + 1);
+	cr_assert_not_null(o, "not JSON: %s", text);
+	json_tokener_free(strict);
+	return o;
+}
+
+Test(sf_json, it_has_the_contracts_keys)
+{
+	struct vm_disk disks[] = {sf_test_disk("vda", "a b.vda.img", 2), sf_test_disk("vdb", NULL, 3)};
+	struct vm_snapshot snapshots[] = {
+		{.name = S("current"), .shown = S("current"), .present = true},
+		{.name = S("a b"), .shown = S("a b"), .kind = VM_INTERNAL, .state = VM_STALE, .reason = S("vdb: gone"), .ours = true,
+		 .recorded = true, .current = true, .created_ns = MONDAY_NS, .disks = disks, .n_disks = 2},
+	};
+	struct vm_domain d = {.name = S("web01"), .uuid = S("u"), .state = S("shut off"), .snapshots = snapshots, .n_snapshots = 2};
+	struct json_object *o = parsed(&d);
+
+	disks[1].reason = S("gone");
+	cr_expect_eq(json_object_get_int(at(o, "/version")), 1);
+	cr_expect_str_eq(json_object_get_string(at(o, "/domain/name")), "web01");
+	cr_expect_str_eq(json_object_get_string(at(o, "/domain/uuid")), "u");
+	cr_expect_str_eq(json_object_get_string(at(o, "/domain/state")), "shut off");
+	cr_expect_eq(json_object_array_length(at(o, "/snapshots")), 1, "the present is no snapshot");
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/name")), "a b");
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/raw_name")), "a b");
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/file")), "a b");
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/kind")), "internal");
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/state")), "stale");
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/reason")), "vdb: gone");
+	cr_expect_not(json_object_get_boolean(at(o, "/snapshots/0/memory")));
+	cr_expect_not(json_object_get_boolean(at(o, "/snapshots/0/held")));
+	cr_expect(json_object_get_boolean(at(o, "/snapshots/0/ours")));
+	cr_expect(json_object_get_boolean(at(o, "/snapshots/0/recorded")));
+	cr_expect_eq(json_object_get_int64(at(o, "/snapshots/0/created_ns")), MONDAY_NS);
+	cr_expect_null(at(o, "/snapshots/0/parent"));
+	cr_expect(json_object_get_boolean(at(o, "/snapshots/0/current")));
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/disks/0/target")), "vda");
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/disks/0/file")), "a b.vda.img");
+	cr_expect_eq(json_object_get_int64(at(o, "/snapshots/0/disks/0/size")), 1 << 20);
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/disks/0/format")), "qcow2");
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/disks/0/chain/0")), "/images/a.qcow2");
+	cr_expect_null(at(o, "/snapshots/0/disks/1/file"));
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/disks/1/state")), "stale");
+	json_object_put(o);
+}
+
+Test(sf_json, whatever_the_bytes_it_is_json)
+{
+	char *chain[] = {S("/i/\xff\xfe\"\\\n.raw"), NULL};
+	struct vm_disk disk = sf_test_disk("vda", "%FF.vda.img", 2);
+	struct vm_snapshot s = {.name = S("\xff"), .shown = S("%FF"), .reason = S("\x1b\x80 \"quoted\""), .disks = &disk, .n_disks = 1};
+	struct vm_domain d = {.name = S("w\xc0"), .uuid = S("u"), .state = S("running"), .snapshots = &s, .n_snapshots = 1};
+	struct json_object *o, *none;
+
+	disk.chain = chain;
+	o = parsed(&d);
+	cr_expect_str_eq(json_object_get_string(at(o, "/domain/name")), "w%C0");
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/name")), "%FF");
+	cr_expect_neq(json_pointer_get(o, "/snapshots/0/raw_name", &none), 0, "a raw name that is not text");
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/reason")), "%1B%80 \"quoted\"");
+	cr_expect_str_eq(json_object_get_string(at(o, "/snapshots/0/disks/0/chain/0")), "/i/%FF%FE\"\\%0A.raw");
+	json_object_put(o);
+}
+
+/* ---------------------------------------------------------------- chain */
+
+#define GIB (UINT64_C(1) << 30)
+#define LEGEND "\n● written by this domain   ○ frozen   ✗ missing\n"
+
+static struct vm_layer layer(const char *path, int below)
+{
+	return (struct vm_layer){.path = S(path),
+				 .format = below < 0 ? Q2_FORMAT_RAW : Q2_FORMAT_QCOW2,
+				 .virtual_size = 20 * GIB,
+				 .allocated = GIB,
+				 .below = below};
+}
+
+Test(sf_chain, one_disk_one_layer)
+{
+	struct vm_layer layers[] = {layer("/i/a.raw", -1)};
+	struct vm_disk_now disk = {.target = S("vda"), .source = S("/i/a.raw"), .top = 0};
+	struct vm_domain d = {.name = S("web01"), .state = S("running"), .layers = layers, .n_layers = 1, .disks = &disk, .n_disks = 1};
+
+	layers[0].active = true;
+	expect_text(sf_chain_render, &d,
+		    "web01: running\n"
+		    "\n"
+		    "vda\n"
+		    "● /i/a.raw  raw      20 GiB     1 GiB  active\n" LEGEND);
+}
+
+Test(sf_chain, a_chain_is_straight_and_a_branch_stands_beside_it)
+{
+	struct vm_snapshot snapshots[] = {
+		{.shown = S("monday"), .kind = VM_EXTERNAL},
+		{.shown = S("inside"), .kind = VM_INTERNAL},
+		{.shown = S("tuesday"), .kind = VM_EXTERNAL},
+	};
+	struct vm_layer layers[] = {
+		layer("/i/base.raw", -1), layer("/i/try", 0), layer("/i/tue", 0), layer("/i/wed", 2),
+	};
+	struct vm_disk_now disk = {.target = S("vda"), .source = S("/i/wed"), .top = 3, .job = S("commit 47%")};
+	struct vm_domain d = {.name = S("web01"), .state = S("running"), .snapshots = snapshots, .n_snapshots = 3, .layers = layers,
+		.n_layers = 4, .disks = &disk, .n_disks = 1};
+
+	layers[0].snapshots = LIST(S("monday"));
+	layers[0].users = LIST(S("domain 'db' (disk vda)"));
+	layers[1].note = S("left over: no snapshot or disk of web01 uses it");
+	layers[2].snapshots = LIST(S("tuesday"), S("inside"));
+	layers[3].active = true;
+	expect_text(sf_chain_render, &d,
+		    "web01: running\n"
+		    "\n"
+		    "vda  job: commit 47%\n"
+		    "●   /i/wed       qcow2    20 GiB     1 GiB  active\n"
+		    "○   /i/tue       qcow2    20 GiB     1 GiB\n"
+		    "│     frozen at tuesday\n"
+		    "│     holds inside\n"
+		    "│ ○ /i/try       qcow2    20 GiB     1 GiB\n"
+		    "│ │   left over: no snapshot or disk of web01 uses it\n"
+		    "├─╯\n"
+		    "○   /i/base.raw  raw      20 GiB     1 GiB\n"
+		    "      frozen at monday\n"
+		    "      also needed by domain 'db' (disk vda)\n" LEGEND);
+}
+
+Test(sf_chain, the_branch_of_the_active_disk_is_the_trunk_whatever_the_order)
+{
+	struct vm_layer layers[] = {layer("/i/a", 2), layer("/i/b", 0), layer("/i/c", -1), layer("/i/d", 2)};
+	struct vm_disk_now disk = {.target = S("vda"), .top = 3};
+	struct vm_domain d = {.name = S("w"), .state = S("shut off"), .layers = layers, .n_layers = 4, .disks = &disk, .n_disks = 1};
+
+	layers[3].active = true;
+	expect_text(sf_chain_render, &d,
+		    "w: shut off\n"
+		    "\n"
+		    "vda\n"
+		    "●   /i/d  qcow2    20 GiB     1 GiB  active\n"
+		    "│ ○ /i/b  qcow2    20 GiB     1 GiB\n"
+		    "│ ○ /i/a  qcow2    20 GiB     1 GiB\n"
+		    "├─╯\n"
+		    "○   /i/c  raw      20 GiB     1 GiB\n" LEGEND);
+}
+
+Test(sf_chain, shared_bases_missing_layers_and_what_is_under_no_disk)
+{
+	struct vm_layer layers[] = {layer("/i/base", -1), layer("/i/a", 0), layer("/i/b", 0), layer("/i/old", -1)};
+	struct vm_disk_now disks[] = {
+		{.target = S("vda"), .top = 1},
+		{.target = S("vdb"), .top = 2},
+		{.target = S("vdc"), .source = S("network disk (rbd pool/image)"), .top = -1, .note = S("network disks are not read")},
+	};
+	struct vm_domain d = {.name = S("w"), .state = S("running"), .layers = layers, .n_layers = 4, .disks = disks, .n_disks = 3};
+
+	layers[1].active = layers[2].active = true;
+	layers[3].missing = true;
+	layers[3].virtual_size = 0;
+	expect_text(sf_chain_render, &d,
+		    "w: running\n"
+		    "\n"
+		    "vda\n"
+		    "●   /i/a     qcow2    20 GiB     1 GiB  active\n"
+		    "│ ● /i/b     qcow2    20 GiB     1 GiB  active\n"
+		    "├─╯\n"
+		    "○   /i/base  raw      20 GiB     1 GiB\n"
+		    "\n"
+		    "vdb\n"
+		    "  stands on the same base as a disk above\n"
+		    "\n"
+		    "vdc  network disk (rbd pool/image)\n"
+		    "  network disks are not read\n"
+		    "\n"
+		    "under no disk\n"
+		    "✗ /i/old  raw           -         -\n"
+		    "    missing\n" LEGEND);
+}
+
+Test(sf_chain, a_loop_is_drawn_once)
+{
+	struct vm_layer layers[] = {layer("/i/a", 1), layer("/i/b", 0)};
+	struct vm_disk_now disk = {.target = S("vda"), .top = 0};
+	struct vm_domain d = {.name = S("w"), .state = S("running"), .layers = layers, .n_layers = 2, .disks = &disk, .n_disks = 1};
+	vs_autofree char *got = rendered(sf_chain_render, &d);
+
+	cr_expect(strstr(got, "/i/a ") && strstr(got, "/i/b "), "%s", got);
+}
+
+Test(sf_chain, many_names_are_wrapped_and_none_is_lost)
+{
+	enum { MANY = 300 };
+	static char names[MANY][16], *list[MANY + 1];
+	static struct vm_snapshot snapshots[MANY];
+	struct vm_layer layers[] = {layer("/i/a", -1)};
+	struct vm_disk_now disk = {.target = S("vda"), .top = 0};
+	struct vm_domain d = {.name = S("w"), .state = S("running"), .snapshots = snapshots, .n_snapshots = MANY, .layers = layers,
+		.n_layers = 1, .disks = &disk, .n_disks = 1};
+	vs_autofree char *got = NULL;
+
+	for (size_t i = 0; i < MANY; i++) {
+		snprintf(names[i], sizeof(names[i]), "s%zu", i);
+		list[i] = snapshots[i].shown = names[i];
+		snapshots[i].kind = VM_INTERNAL;
+	}
+	layers[0].snapshots = list;
+	got = rendered(sf_chain_render, &d);
+	for (size_t i = 0; i < MANY; i++) {
+		char word[20];
+
+		snprintf(word, sizeof(word), " %s%s", names[i], i + 1 < MANY ? "," : "\n");
+		cr_expect(strstr(got, word), "%s is missing", names[i]);
+	}
+	for (char *line = got, *end; (end = strchr(line, '\n')); line = end + 1)
+		cr_expect_lt(end - line, 120);
+}
+
+Test(sf_chain, a_chain_of_two_hundred_is_no_wider_than_one)
+{
+	enum { MANY = 200 };
+	static struct vm_layer layers[MANY];
+	struct vm_disk_now disk = {.target = S("vda"), .top = MANY - 1};
+	struct vm_domain d = {.name = S("w"), .state = S("running"), .layers = layers, .n_layers = MANY, .disks = &disk, .n_disks = 1};
+	vs_autofree char *got = NULL;
+	size_t lines = 0;
+
+	for (int i = 0; i < MANY; i++)
+		layers[i] = layer("/i/x", i - 1);
+	got = rendered(sf_chain_render, &d);
+	for (char *line = got, *end; (end = strchr(line, '\n')); line = end + 1, lines++)
+		cr_expect_lt(end - line, 80);
+	cr_expect_geq(lines, MANY);
+}

@@ -1,0 +1,1015 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Every test starts from one domain, "web", shut off, with one disk and three external snapshots a minute apart:
+ *
+ *   base (raw) <- o1 <- o2 <- o3 (active)       s1 froze base, s2 froze o1, s3 froze o2
+ *
+ * and then lets something happen to the files or the records. Times are seconds; files are born when their snapshot is
+ * taken and last written when the next one is.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/graph.h"
+
+#define SEC INT64_C(1000000000)
+
+enum { BASE, O1, O2, O3, SPARE, SPARE2, SPARE3, N_FILES };
+enum { S1, S2, S3, EXTRA, N_SNAPS };
+enum { WEB, OTHER, N_DOMAINS };
+
+struct lab {
+	struct vm_fact_file files[N_FILES];
+	struct q2_info infos[N_FILES];
+	struct q2_snapshot entries[4];
+	struct vm_fact_snapdisk snapdisks[N_DOMAINS][N_SNAPS];
+	struct vm_fact_snapshot snaps[N_DOMAINS][N_SNAPS];
+	struct vm_fact_disk disks[N_DOMAINS];
+	struct vm_fact_domain domains[N_DOMAINS];
+	struct vm_fact_commit commits[2];
+	struct vm_fact_volume volumes[2];
+	struct vm_facts facts;
+};
+
+static void qcow2(struct lab *l, int file, int below)
+{
+	l->infos[file] = (struct q2_info){.format = Q2_FORMAT_QCOW2, .version = 3, .cluster_bits = 16, .size = 1 << 30};
+	l->files[file].format = Q2_FORMAT_QCOW2;
+	l->files[file].info = &l->infos[file];
+	l->files[file].below = below;
+	l->files[file].below_format = below == VM_NO_FILE ? Q2_FORMAT_NONE : below == BASE ? Q2_FORMAT_RAW : Q2_FORMAT_QCOW2;
+}
+
+static void times(struct lab *l, int file, double born, double written)
+{
+	l->files[file].stamp.btime_ns = (int64_t)(born * 1e9);
+	l->files[file].stamp.mtime_ns = (int64_t)(written * 1e9);
+}
+
+static void gone(struct lab *l, int file)
+{
+	const char *path = l->files[file].path;
+
+	l->files[file] = (struct vm_fact_file){.path = path, .error = -ENOENT, .below = VM_NO_FILE, .data = VM_NO_FILE};
+}
+
+static void snap(struct lab *l, int domain, int s, const char *name, int64_t created_s, int parent, int pit, int overlay)
+{
+	l->snapdisks[domain][s] = (struct vm_fact_snapdisk){
+		.target = "vda", .mode = VM_MODE_EXTERNAL, .pit = pit, .overlay = overlay, .below = VM_NO_FILE, .since = 1,
+		.format = pit == BASE ? Q2_FORMAT_RAW : Q2_FORMAT_QCOW2};
+	l->snaps[domain][s] = (struct vm_fact_snapshot){.name = name, .shown = name, .parent = parent, .created_s = created_s,
+							.recorded = true, .disks = &l->snapdisks[domain][s], .n_disks = 1};
+}
+
+static void lab_init(struct lab *l)
+{
+	static const char *const paths[N_FILES] = {"/i/base", "/i/o1", "/i/o2", "/i/o3", "/i/spare", "/i/spare2", "/i/spare3"};
+
+	memset(l, 0, sizeof(*l));
+	for (int i = 0; i < N_FILES; i++) {
+		l->files[i] = (struct vm_fact_file){.path = paths[i], .below = VM_NO_FILE, .data = VM_NO_FILE};
+		l->files[i].stamp = (struct q2_stamp){.dev = 1, .ino = 100 + (uint64_t)i, .size = 1 << 20, .allocated = 1 << 16};
+	}
+	l->files[BASE].format = Q2_FORMAT_RAW;
+	for (int i = O1; i <= O3; i++)
+		qcow2(l, i, i - 1);
+	times(l, BASE, 10, 100.2);
+	times(l, O1, 100.4, 160.2);
+	times(l, O2, 160.4, 220.2);
+	times(l, O3, 220.4, 250);
+	snap(l, WEB, S1, "s1", 100, -1, BASE, O1);
+	snap(l, WEB, S2, "s2", 160, S1, O1, O2);
+	snap(l, WEB, S3, "s3", 220, S2, O2, O3);
+	l->disks[WEB] = (struct vm_fact_disk){.target = "vda", .top = O3, .format = Q2_FORMAT_QCOW2, .writable = true,
+					      .mirror = VM_NO_FILE};
+	l->disks[OTHER] = (struct vm_fact_disk){.target = "vda", .top = VM_NO_FILE, .writable = true, .mirror = VM_NO_FILE};
+	for (int d = 0; d < N_DOMAINS; d++)
+		l->domains[d] = (struct vm_fact_domain){.name = d == WEB ? "web" : "other", .disks = &l->disks[d], .n_disks = 1,
+							.snapshots = l->snaps[d], .n_snapshots = d == WEB ? 3 : 0};
+	l->facts = (struct vm_facts){.files = l->files, .n_files = N_FILES, .domains = l->domains, .n_domains = N_DOMAINS,
+				     .commits = l->commits, .volumes = l->volumes};
+}
+
+static struct vm_verdict verdict_of(const struct lab *l, int domain, int s)
+{
+	struct vm_graph *graph = NULL;
+	struct vm_verdict verdict;
+
+	cr_assert_eq(vm_graph_new(&l->facts, &graph), 0);
+	cr_assert_eq(vm_graph_state(graph, (size_t)domain, (size_t)s, 0, &verdict), 0);
+	vm_graph_free(graph);
+	return verdict;
+}
+
+static void expect_in(const struct lab *l, int domain, int s, enum vm_state state, const char *reason)
+{
+	struct vm_verdict v = verdict_of(l, domain, s);
+
+	cr_expect_eq(v.state, state, "%s is in state %d, not %d (%s)", l->snaps[domain][s].name, v.state, state,
+		     v.reason ? v.reason : "-");
+	if (reason)
+		cr_expect(v.reason && strstr(v.reason, reason), "'%s' does not say '%s'", v.reason ? v.reason : "-", reason);
+	cr_expect_eq(v.state == VM_OK, v.reason == NULL);
+	vm_verdict_fini(&v);
+}
+
+static void expect(const struct lab *l, enum vm_state s1, enum vm_state s2, enum vm_state s3)
+{
+	expect_in(l, WEB, S1, s1, NULL);
+	expect_in(l, WEB, S2, s2, NULL);
+	expect_in(l, WEB, S3, s3, NULL);
+}
+
+static void run(struct lab *l, int domain)
+{
+	l->domains[domain].running = true;
+	l->files[l->disks[domain].top].writer = true;
+}
+
+/* ---------------------------------------------------------------- nothing odd */
+
+Test(vm_graph, an_untouched_history_is_ok)
+{
+	struct lab l;
+
+	lab_init(&l);
+	expect(&l, VM_OK, VM_OK, VM_OK);
+	run(&l, WEB);
+	expect(&l, VM_OK, VM_OK, VM_OK);
+}
+
+Test(vm_graph, the_chain_starts_at_what_was_frozen_and_may_be_guarded)
+{
+	struct lab l;
+
+	lab_init(&l);
+	struct vm_verdict v = verdict_of(&l, WEB, S3);
+
+	cr_assert_eq(v.n_layers, 3u);
+	cr_expect_eq(v.layers[0], O2);
+	cr_expect_eq(v.layers[2], BASE);
+	cr_expect_eq(v.format, Q2_FORMAT_QCOW2);
+	cr_expect(v.guard && v.guard_top);
+	vm_verdict_fini(&v);
+}
+
+Test(vm_graph, copies_of_a_history_made_much_later_are_ok)
+{
+	struct lab l;
+
+	lab_init(&l); /* a plain cp of all files, in no helpful order */
+	times(&l, BASE, 9000, 9050);
+	times(&l, O1, 8000, 8010);
+	times(&l, O2, 8500, 8600);
+	times(&l, O3, 8900, 8901);
+	expect(&l, VM_OK, VM_OK, VM_OK);
+}
+
+Test(vm_graph, records_that_cannot_be_read_say_why)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.snapdisks[WEB][S1].unsupported = "a network disk (rbd pool/x) cannot be read from here";
+	l.snapdisks[WEB][S2].format = Q2_FORMAT_NONE;
+	l.snapdisks[WEB][S3].mode = VM_MODE_MANUAL;
+	expect_in(&l, WEB, S1, VM_UNSUPPORTED, "rbd pool/x");
+	expect_in(&l, WEB, S2, VM_UNSUPPORTED, "'/i/o1' has no format recorded");
+	expect_in(&l, WEB, S3, VM_UNSUPPORTED, "manual");
+}
+
+Test(vm_graph, what_keeps_a_layer_from_being_read_decides_the_state)
+{
+	static const struct { int error; enum vm_state state; } cases[] = {
+		{-ENOENT, VM_STALE},       /* deleted */
+		{-EINVAL, VM_STALE},       /* no qcow2 image any more */
+		{-EACCES, VM_UNSUPPORTED}, /* not for us */
+		{-EPERM, VM_UNSUPPORTED},  /* the gate */
+		{-EIO, VM_UNSUPPORTED},    /* perhaps later */
+		{-EAGAIN, VM_BUSY},        /* never held still */
+	};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++) {
+		struct lab l;
+
+		lab_init(&l);
+		l.files[O1].error = cases[i].error;
+		l.files[O1].info = NULL;
+		expect_in(&l, WEB, S1, VM_OK, NULL);
+		expect_in(&l, WEB, S2, cases[i].state, "/i/o1");
+		expect_in(&l, WEB, S3, cases[i].state, "/i/o1");
+	}
+}
+
+Test(vm_graph, an_encrypted_layer_makes_what_stands_on_it_unsupported)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.infos[O1].unsupported = (char *)"is encrypted (LUKS)";
+	expect(&l, VM_OK, VM_UNSUPPORTED, VM_UNSUPPORTED);
+}
+
+Test(vm_graph, a_chain_that_loops_is_stale_and_one_round_long)
+{
+	struct lab l;
+
+	lab_init(&l);
+	qcow2(&l, SPARE, SPARE2);
+	qcow2(&l, SPARE2, SPARE);
+	l.snapdisks[WEB][S2].pit = SPARE;
+	struct vm_verdict v = verdict_of(&l, WEB, S2);
+
+	cr_expect_eq(v.state, VM_STALE);
+	cr_expect_eq(v.n_layers, 2u);
+	vm_verdict_fini(&v);
+}
+
+/* ---------------------------------------------------------------- commits */
+
+/* o2 and o1 were committed into base: o3 stands on base. */
+static void committed(struct lab *l, bool files_deleted)
+{
+	l->files[O3].below = BASE;
+	l->files[O3].below_format = Q2_FORMAT_RAW;
+	times(l, BASE, 10, 300);
+	times(l, O3, 220.4, 301);
+	if (files_deleted) {
+		gone(l, O1);
+		gone(l, O2);
+	}
+}
+
+Test(vm_graph, after_a_commit_only_its_top_reads_right)
+{
+	struct lab l;
+
+	lab_init(&l);
+	committed(&l, false);
+	expect(&l, VM_STALE, VM_STALE, VM_DETACHED);
+	run(&l, WEB);
+	expect(&l, VM_STALE, VM_STALE, VM_DETACHED);
+	expect_in(&l, WEB, S1, VM_STALE, "'/i/base'");
+}
+
+Test(vm_graph, after_a_commit_that_deleted_its_layers_nothing_is_left)
+{
+	struct lab l;
+
+	lab_init(&l);
+	committed(&l, true);
+	expect(&l, VM_STALE, VM_STALE, VM_STALE);
+	expect_in(&l, WEB, S3, VM_STALE, "'/i/o2' is missing");
+}
+
+Test(vm_graph, a_commit_that_was_seen_leads_from_its_deleted_top_to_its_base)
+{
+	struct lab l;
+
+	lab_init(&l);
+	committed(&l, true);
+	l.commits[0] = (struct vm_fact_commit){BASE, O2, 5};
+	l.facts.n_commits = 1;
+	l.files[BASE].written_at = 6;
+	l.files[O3].repointed_at = 6;
+	expect(&l, VM_STALE, VM_STALE, VM_OK);
+	struct vm_verdict v = verdict_of(&l, WEB, S3);
+
+	cr_expect_eq(v.layers[0], BASE);
+	cr_expect_eq(v.format, Q2_FORMAT_RAW);
+	vm_verdict_fini(&v);
+}
+
+Test(vm_graph, a_commit_into_the_middle_spares_what_lies_beneath)
+{
+	struct lab l;
+
+	lab_init(&l); /* o2 into o1 */
+	l.files[O3].below = O1;
+	times(&l, O1, 100.4, 300);
+	times(&l, O3, 220.4, 301);
+	expect(&l, VM_OK, VM_STALE, VM_DETACHED);
+}
+
+Test(vm_graph, two_commits_in_a_row_leave_the_last_top)
+{
+	struct lab l;
+
+	lab_init(&l); /* o1 into base (o2 on base), then o2 into base (o3 on base) */
+	committed(&l, false);
+	l.files[O2].below = BASE;
+	l.files[O2].below_format = Q2_FORMAT_RAW;
+	times(&l, O2, 160.4, 290);
+	expect(&l, VM_STALE, VM_STALE, VM_DETACHED);
+}
+
+Test(vm_graph, a_branch_on_a_committed_base_is_destroyed)
+{
+	struct lab l;
+
+	lab_init(&l);
+	committed(&l, false);
+	l.snapdisks[WEB][EXTRA] = l.snapdisks[WEB][S1];
+	qcow2(&l, SPARE, BASE); /* n on base, then a snapshot that froze n */
+	qcow2(&l, SPARE2, SPARE);
+	times(&l, SPARE, 120, 130);
+	times(&l, SPARE2, 130.5, 140);
+	snap(&l, WEB, EXTRA, "branch", 130, S1, SPARE, SPARE2);
+	l.domains[WEB].n_snapshots = 4;
+	expect_in(&l, WEB, EXTRA, VM_STALE, "/i/base");
+}
+
+Test(vm_graph, virsh_deletes_of_the_oldest_leave_the_next_ones_ok)
+{
+	struct lab l;
+
+	lab_init(&l); /* delete s1: o1 went into base and away, o2 stands on base, s2's record says base */
+	times(&l, BASE, 10, 300);
+	qcow2(&l, O2, BASE);
+	times(&l, O2, 160.4, 300.01);
+	gone(&l, O1);
+	snap(&l, WEB, S2, "s2", 160, -1, BASE, O2);
+	snap(&l, WEB, S3, "s3", 220, 0, O2, O3);
+	l.snaps[WEB][S1] = l.snaps[WEB][S2];
+	l.snapdisks[WEB][S1] = l.snapdisks[WEB][S2];
+	l.snaps[WEB][S1].disks = &l.snapdisks[WEB][S1];
+	l.snaps[WEB][S2] = l.snaps[WEB][S3];
+	l.snapdisks[WEB][S2] = l.snapdisks[WEB][S3];
+	l.snaps[WEB][S2].disks = &l.snapdisks[WEB][S2];
+	l.domains[WEB].n_snapshots = 2;
+	expect_in(&l, WEB, 0, VM_OK, NULL);
+	expect_in(&l, WEB, 1, VM_OK, NULL);
+
+	/* the same, watched: base was seen changing, then o2 standing on it, then the record naming it */
+	l.files[BASE].written_at = 7;
+	l.files[O2].repointed_at = 7;
+	l.commits[0] = (struct vm_fact_commit){BASE, O1, 7};
+	l.facts.n_commits = 1;
+	l.snapdisks[WEB][0].since = 7;
+	expect_in(&l, WEB, 0, VM_OK, NULL);
+	expect_in(&l, WEB, 1, VM_OK, NULL);
+}
+
+/* ---------------------------------------------------------------- pulls */
+
+Test(vm_graph, after_a_pull_everything_is_readable)
+{
+	struct lab l;
+
+	lab_init(&l); /* o3 pulled down to base */
+	l.files[O3].below = BASE;
+	l.files[O3].below_format = Q2_FORMAT_RAW;
+	times(&l, O3, 220.4, 400);
+	expect(&l, VM_OK, VM_DETACHED, VM_DETACHED);
+
+	l.files[O3].below = VM_NO_FILE; /* and now entirely */
+	expect(&l, VM_DETACHED, VM_DETACHED, VM_DETACHED);
+}
+
+Test(vm_graph, a_pull_is_recognised_where_the_base_was_written_in_the_second_of_the_snapshot)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.files[O3].below = BASE;
+	l.files[O3].below_format = Q2_FORMAT_RAW;
+	times(&l, BASE, 10, 100.399); /* a moment before o1 was born */
+	expect(&l, VM_OK, VM_DETACHED, VM_DETACHED);
+	times(&l, BASE, 10, 100.45);  /* a moment after, but o1 was written later */
+	expect(&l, VM_OK, VM_DETACHED, VM_DETACHED);
+	for (int i = 0; i < N_FILES; i++) /* a file system that knows no birth times */
+		l.files[i].stamp.btime_ns = 0;
+	expect(&l, VM_OK, VM_DETACHED, VM_DETACHED);
+}
+
+Test(vm_graph, a_block_device_gives_no_proof_of_a_pull_unless_it_was_seen)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.files[O3].below = BASE;
+	l.files[O3].below_format = Q2_FORMAT_RAW;
+	l.files[BASE].stamp.block = true;
+	expect(&l, VM_STALE, VM_STALE, VM_DETACHED);
+	l.files[O3].pulled_at = l.files[O3].repointed_at = 9;
+	expect(&l, VM_OK, VM_DETACHED, VM_DETACHED);
+}
+
+Test(vm_graph, a_repointing_that_was_watched_without_a_write_is_a_pull)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.files[O3].below = BASE;
+	l.files[O3].below_format = Q2_FORMAT_RAW;
+	times(&l, BASE, 10, 162); /* not provable by time stamps: later than the last write to o1 */
+	expect_in(&l, WEB, S1, VM_STALE, NULL);
+	l.files[O3].repointed_at = 4;
+	expect(&l, VM_OK, VM_DETACHED, VM_DETACHED);
+	l.files[BASE].written_at = 4;
+	expect(&l, VM_STALE, VM_STALE, VM_DETACHED);
+}
+
+/* ---------------------------------------------------------------- jobs that run */
+
+static void commit_runs(struct lab *l)
+{
+	run(l, WEB);
+	l->disks[WEB].job = VM_JOB_COMMIT;
+	times(l, BASE, 10, 300);
+	l->files[BASE].writer = true;
+	l->files[O1].no_read = l->files[O2].no_read = true;
+}
+
+Test(vm_graph, while_a_commit_runs_what_it_overwrites_is_busy_and_its_top_is_ok)
+{
+	struct lab l;
+
+	lab_init(&l);
+	commit_runs(&l);
+	expect(&l, VM_BUSY, VM_BUSY, VM_OK);
+	l.files[BASE].written_at = 5; /* also when the watch has seen it write */
+	expect(&l, VM_BUSY, VM_BUSY, VM_OK);
+}
+
+Test(vm_graph, a_commit_whose_range_is_unknown_makes_everything_beneath_busy)
+{
+	struct lab l;
+
+	lab_init(&l);
+	run(&l, WEB);
+	l.disks[WEB].job = VM_JOB_COMMIT;
+	expect(&l, VM_BUSY, VM_BUSY, VM_BUSY);
+	struct vm_graph *graph = NULL;
+	struct vm_fact_commit *commits = NULL;
+	size_t n = 1;
+
+	cr_assert_eq(vm_graph_new(&l.facts, &graph), 0);
+	cr_assert_eq(vm_graph_commits(graph, &commits, &n), 0);
+	cr_expect_eq(n, 0u, "a guess must not be remembered");
+	free(commits);
+	vm_graph_free(graph);
+}
+
+Test(vm_graph, locks_without_a_job_that_libvirt_knows_make_it_busy)
+{
+	struct lab l;
+
+	lab_init(&l);
+	commit_runs(&l);
+	l.disks[WEB].job = VM_JOB_NONE; /* qemu-img commit, or another libvirt */
+	expect(&l, VM_BUSY, VM_BUSY, VM_BUSY);
+}
+
+Test(vm_graph, an_active_commit_spares_only_what_lies_beneath_its_base)
+{
+	struct lab l;
+
+	lab_init(&l);
+	run(&l, WEB);
+	l.disks[WEB].job = VM_JOB_ACTIVE_COMMIT;
+	l.disks[WEB].mirror = O1;
+	expect(&l, VM_OK, VM_BUSY, VM_BUSY);
+}
+
+Test(vm_graph, a_pull_or_copy_that_runs_disturbs_nobody)
+{
+	struct lab l;
+
+	lab_init(&l);
+	run(&l, WEB);
+	l.disks[WEB].job = VM_JOB_PULL;
+	expect(&l, VM_OK, VM_OK, VM_OK);
+	l.disks[WEB].job = VM_JOB_COPY;
+	l.disks[WEB].mirror = SPARE;
+	expect(&l, VM_OK, VM_OK, VM_OK);
+}
+
+Test(vm_graph, a_commit_that_was_cancelled_stays_fatal_for_what_it_overwrote)
+{
+	struct lab l;
+	struct vm_graph *graph = NULL;
+	struct vm_fact_commit *commits = NULL;
+	size_t n = 0;
+
+	lab_init(&l);
+	commit_runs(&l);
+	cr_assert_eq(vm_graph_new(&l.facts, &graph), 0);
+	cr_assert_eq(vm_graph_commits(graph, &commits, &n), 0);
+	vm_graph_free(graph);
+	cr_assert_eq(n, 1u);
+	cr_expect_eq(commits[0].base, BASE);
+	cr_expect_eq(commits[0].top, O2);
+	l.commits[0] = commits[0];
+	l.commits[0].at = 5;
+	free(commits);
+
+	l.facts.n_commits = 1;
+	l.disks[WEB].job = VM_JOB_NONE;
+	l.files[BASE].writer = l.files[O1].no_read = l.files[O2].no_read = false;
+	l.files[BASE].written_at = 6;
+	expect(&l, VM_STALE, VM_STALE, VM_OK);
+}
+
+Test(vm_graph, an_unfinished_delete_dooms_the_snapshot_that_was_being_deleted)
+{
+	struct lab l;
+
+	lab_init(&l); /* delete of s2 (o2 into o1) died; libvirt notes it at s1 */
+	times(&l, O1, 100.4, 300);
+	l.snapdisks[WEB][S1].deleting = true;
+	expect(&l, VM_OK, VM_STALE, VM_OK);
+	expect_in(&l, WEB, S2, VM_STALE, "unfinished delete");
+	commit_runs(&l); /* repeated: locks now show o2 -> o1 */
+	l.files[BASE].writer = l.files[O1].no_read = false;
+	times(&l, BASE, 10, 100.2);
+	l.files[O1].writer = true;
+	expect(&l, VM_OK, VM_BUSY, VM_OK);
+}
+
+Test(vm_graph, an_unfinished_delete_means_the_child_in_the_active_chain)
+{
+	struct lab l;
+
+	lab_init(&l);
+	qcow2(&l, SPARE, O1); /* a second branch from s1 */
+	times(&l, SPARE, 130, 140);
+	qcow2(&l, SPARE2, SPARE);
+	times(&l, SPARE2, 140.5, 150);
+	snap(&l, WEB, EXTRA, "branch", 140, S1, SPARE, SPARE2);
+	l.domains[WEB].n_snapshots = 4;
+	l.snapdisks[WEB][S1].deleting = true;
+	expect_in(&l, WEB, S2, VM_STALE, NULL);
+	expect_in(&l, WEB, EXTRA, VM_STALE, NULL); /* it stands on o1, which was written, and not through o2 */
+	qcow2(&l, SPARE, BASE);
+	expect_in(&l, WEB, EXTRA, VM_DETACHED, NULL);
+}
+
+/* ---------------------------------------------------------------- who writes */
+
+Test(vm_graph, a_frozen_image_that_a_domain_runs_on_is_stale)
+{
+	struct lab l;
+
+	lab_init(&l); /* active commit with pivot: web runs on base again */
+	l.disks[WEB].top = BASE;
+	l.disks[WEB].format = Q2_FORMAT_RAW;
+	run(&l, WEB);
+	expect_in(&l, WEB, S1, VM_STALE, "written by domain 'web' (disk vda)");
+	expect(&l, VM_STALE, VM_STALE, VM_STALE);
+}
+
+Test(vm_graph, after_a_pivot_a_shut_off_domain_proves_it_by_the_time_of_its_disk)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.disks[WEB].top = BASE;
+	l.disks[WEB].format = Q2_FORMAT_RAW;
+	times(&l, BASE, 10, 300);
+	expect(&l, VM_STALE, VM_STALE, VM_STALE);
+}
+
+Test(vm_graph, a_domain_put_back_on_its_frozen_image_but_never_started_reads_on)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.disks[WEB].top = BASE;
+	l.disks[WEB].format = Q2_FORMAT_RAW;
+	expect(&l, VM_OK, VM_DETACHED, VM_DETACHED);
+	struct vm_verdict v = verdict_of(&l, WEB, S1);
+
+	cr_expect_not(v.guard, "its start would fail");
+	vm_verdict_fini(&v);
+}
+
+Test(vm_graph, clones_of_a_template_are_readable_until_it_is_changed)
+{
+	struct lab l;
+
+	lab_init(&l); /* base is the disk of "other" */
+	l.disks[OTHER].top = BASE;
+	l.disks[OTHER].format = Q2_FORMAT_RAW;
+	expect_in(&l, WEB, S2, VM_OK, NULL);
+	expect_in(&l, WEB, S3, VM_OK, NULL);
+	times(&l, BASE, 10, 5000);
+	expect_in(&l, WEB, S2, VM_STALE, "'/i/base' was written after");
+	times(&l, BASE, 10, 50);
+	run(&l, OTHER);
+	expect_in(&l, WEB, S2, VM_STALE, "domain 'other'");
+}
+
+Test(vm_graph, a_foreign_commit_into_a_shared_base_shows_in_its_time)
+{
+	struct lab l;
+
+	lab_init(&l);
+	times(&l, BASE, 10, 500);
+	times(&l, O3, 220.4, 600); /* web's own disk is written all the time: no excuse for o1 */
+	expect(&l, VM_STALE, VM_STALE, VM_STALE);
+}
+
+Test(vm_graph, qemu_img_commit_of_the_top_shows_in_the_emptied_overlay)
+{
+	struct lab l;
+
+	lab_init(&l); /* o3 into o2: s3 is destroyed, nothing beneath */
+	times(&l, O2, 160.4, 300);
+	times(&l, O3, 220.4, 300.01);
+	expect(&l, VM_OK, VM_OK, VM_OK); /* like a delete by virsh, as far as times tell */
+	l.files[O3].stamp.size = 4 * 65536;
+	expect(&l, VM_OK, VM_OK, VM_STALE);
+	l.files[O3].stamp.size = 3 * 65536 + 16; /* merely fresh */
+	expect(&l, VM_OK, VM_OK, VM_OK);
+}
+
+Test(vm_graph, a_write_that_was_watched_is_remembered_against_the_snapshots_of_that_time)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.files[O1].written_at = 8;
+	expect(&l, VM_OK, VM_STALE, VM_STALE);
+	l.snapdisks[WEB][S2].since = 8;
+	l.snapdisks[WEB][S3].since = 9;
+	expect(&l, VM_OK, VM_OK, VM_OK);
+}
+
+Test(vm_graph, an_image_frozen_again_was_in_use_in_between)
+{
+	struct lab l;
+
+	lab_init(&l); /* all was committed into base, which then got a new snapshot in the same second as s3 */
+	gone(&l, O1);
+	gone(&l, O2);
+	gone(&l, O3);
+	qcow2(&l, SPARE, BASE);
+	times(&l, BASE, 10, 220.9);
+	times(&l, SPARE, 220.95, 250);
+	snap(&l, WEB, S2, "again", 220, S1, BASE, SPARE);
+	l.snaps[WEB][S1].created_s = 220;
+	l.domains[WEB].n_snapshots = 2;
+	l.disks[WEB].top = SPARE;
+	expect_in(&l, WEB, S1, VM_STALE, "in use again until snapshot 'again'");
+	expect_in(&l, WEB, S2, VM_OK, NULL);
+}
+
+Test(vm_graph, an_overlay_deleted_by_hand_after_a_manual_revert_harms_nobody)
+{
+	struct lab l;
+
+	lab_init(&l); /* web went back to s3 with a new overlay; o3 was removed */
+	gone(&l, O3);
+	qcow2(&l, SPARE, O2);
+	times(&l, SPARE, 400, 500);
+	l.disks[WEB].top = SPARE;
+	expect(&l, VM_OK, VM_OK, VM_OK);
+}
+
+Test(vm_graph, a_record_that_skips_a_layer_is_corrected_by_the_header)
+{
+	struct lab l;
+
+	lab_init(&l); /* libvirt 9.0, snapshot-delete --metadata s2: s3 now claims to have frozen o1 */
+	snap(&l, WEB, S2, "s3", 220, S1, O1, O3);
+	l.domains[WEB].n_snapshots = 2;
+	expect_in(&l, WEB, S2, VM_OK, NULL);
+	struct vm_verdict v = verdict_of(&l, WEB, S2);
+
+	cr_expect_eq(v.layers[0], O2);
+	vm_verdict_fini(&v);
+}
+
+Test(vm_graph, a_mark_is_believed)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.snapdisks[WEB][S2].doomed = "a commit was begun";
+	expect_in(&l, WEB, S2, VM_STALE, "a commit was begun");
+	expect_in(&l, WEB, S3, VM_OK, NULL);
+}
+
+Test(vm_graph, two_paths_to_one_file_are_one_image)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.files[SPARE].stamp = l.files[BASE].stamp; /* a link */
+	l.files[SPARE].format = Q2_FORMAT_RAW;
+	l.disks[OTHER].top = SPARE;
+	l.disks[OTHER].format = Q2_FORMAT_RAW;
+	run(&l, OTHER);
+	expect_in(&l, WEB, S1, VM_STALE, "domain 'other'");
+}
+
+/* ---------------------------------------------------------------- internal snapshots */
+
+/* s3 becomes an internal snapshot "in" of the active o3. */
+static void internal(struct lab *l)
+{
+	l->entries[0] = (struct q2_snapshot){.id = (char *)"in", .name = (char *)"other", .date_sec = 230};
+	l->entries[1] = (struct q2_snapshot){.id = (char *)"1", .name = (char *)"in", .date_sec = 250};
+	l->entries[2] = (struct q2_snapshot){.id = (char *)"2", .name = (char *)"in", .date_sec = 231};
+	l->infos[O3].snapshots = l->entries;
+	l->infos[O3].n_snapshots = 3;
+	snap(l, WEB, S3, "in", 230, S2, O3, VM_NO_FILE);
+	l->snapdisks[WEB][S3].mode = VM_MODE_INTERNAL;
+}
+
+Test(vm_graph, an_internal_snapshot_is_found_by_name_and_time_never_by_id)
+{
+	struct lab l;
+
+	lab_init(&l);
+	internal(&l);
+	run(&l, WEB); /* being in the active layer is where it belongs */
+	struct vm_verdict v = verdict_of(&l, WEB, S3);
+
+	cr_expect_eq(v.state, VM_OK);
+	cr_expect_eq(v.entry, &l.entries[2]);
+	cr_expect(v.guard && !v.guard_top);
+	vm_verdict_fini(&v);
+	l.snaps[WEB][S3].name = "1"; /* only an id */
+	expect_in(&l, WEB, S3, VM_STALE, "'/i/o3' holds no snapshot of that name");
+}
+
+Test(vm_graph, an_internal_snapshot_in_a_layer_that_went_out_of_use_is_detached)
+{
+	struct lab l;
+
+	lab_init(&l);
+	internal(&l);
+	l.disks[WEB].top = O2;
+	expect_in(&l, WEB, S3, VM_DETACHED, NULL);
+	run(&l, WEB);
+	expect_in(&l, WEB, S3, VM_STALE, "'/i/o2' is being written"); /* it lies beneath */
+	lab_init(&l);
+	internal(&l);
+	qcow2(&l, SPARE, O2);
+	times(&l, SPARE, 400, 500);
+	l.disks[WEB].top = SPARE;
+	expect_in(&l, WEB, S3, VM_DETACHED, NULL);
+	qcow2(&l, SPARE, O3); /* frozen, but still beneath the active layer */
+	expect_in(&l, WEB, S3, VM_OK, NULL);
+}
+
+Test(vm_graph, a_commit_beneath_an_internal_snapshot_does_not_touch_it_but_a_pull_empties_it)
+{
+	struct lab l;
+
+	lab_init(&l);
+	internal(&l);
+	committed(&l, true);
+	snap(&l, WEB, S2, "s2", 220, S1, O2, O3); /* the record that shows what o3 stood on */
+	expect_in(&l, WEB, S3, VM_OK, NULL);
+	times(&l, BASE, 10, 100.2); /* base unwritten: so o3 was pulled into */
+	expect_in(&l, WEB, S3, VM_STALE, "pulled");
+	l.files[O3].below = VM_NO_FILE;
+	expect_in(&l, WEB, S3, VM_STALE, "pulled");
+	l.snapdisks[WEB][S3].below_known = true; /* taken afterwards: its own record says so */
+	expect_in(&l, WEB, S3, VM_OK, NULL);
+}
+
+Test(vm_graph, a_job_into_the_base_of_an_internal_snapshot_makes_it_busy_unless_it_sees_the_top)
+{
+	struct lab l;
+
+	lab_init(&l);
+	internal(&l);
+	commit_runs(&l);
+	expect_in(&l, WEB, S3, VM_OK, NULL);
+	l.files[O2].no_read = false; /* o1 into base only */
+	expect_in(&l, WEB, S3, VM_OK, NULL);
+	l.disks[WEB].job = VM_JOB_ACTIVE_COMMIT; /* o3 itself goes down */
+	l.disks[WEB].mirror = BASE;
+	expect_in(&l, WEB, S3, VM_BUSY, NULL);
+}
+
+Test(vm_graph, the_present_content_of_an_image_is_busy_while_somebody_writes)
+{
+	struct lab l;
+
+	lab_init(&l);
+	snap(&l, WEB, S1, "current", 0, -1, O3, VM_NO_FILE);
+	l.snapdisks[WEB][S1].mode = VM_MODE_NO;
+	l.domains[WEB].image = true;
+	l.domains[WEB].n_snapshots = 1;
+	expect_in(&l, WEB, S1, VM_OK, NULL);
+	struct vm_verdict v = verdict_of(&l, WEB, S1);
+
+	cr_expect(v.guard && v.guard_top);
+	vm_verdict_fini(&v);
+	l.files[O3].writer = true;
+	expect_in(&l, WEB, S1, VM_BUSY, NULL);
+}
+
+/* ---------------------------------------------------------------- memory of one file */
+
+Test(vm_graph, the_watch_tells_writes_from_repointing_and_from_the_work_of_an_active_layer)
+{
+	struct vm_watch w = {0};
+	struct q2_stamp s = {.dev = 1, .ino = 2, .size = 10, .mtime_ns = 100};
+
+	vm_watch_step(&w, &s, "a", false, 1);
+	s.mtime_ns = 200;
+	vm_watch_step(&w, &s, "a", false, 2); /* active: of course it is written */
+	s.mtime_ns = 300;
+	vm_watch_step(&w, &s, "a", true, 3);  /* the last writes before it was frozen */
+	cr_expect_eq(w.written_at, 0u);
+	s.mtime_ns = 400;
+	vm_watch_step(&w, &s, "b", true, 4);
+	cr_expect_eq(w.written_at, 0u);
+	cr_expect_eq(w.repointed_at, 4u);
+	s.ctime_ns = 500; /* chown */
+	vm_watch_step(&w, &s, "b", true, 5);
+	cr_expect_eq(w.written_at, 0u);
+	s.mtime_ns = 600;
+	vm_watch_step(&w, &s, "b", true, 6);
+	cr_expect_eq(w.written_at, 6u);
+	s.ino = 3; /* another file under that name */
+	vm_watch_step(&w, &s, NULL, true, 7);
+	cr_expect_eq(w.written_at, 0u);
+	s.block = true;
+	s.mtime_ns = 700;
+	vm_watch_step(&w, &s, NULL, true, 8);
+	cr_expect_eq(w.written_at, 0u);
+}
+
+/* ---------------------------------------------------------------- the picture */
+
+struct picture {
+	struct vm_layer *layers;
+	size_t n;
+	int *tops;
+};
+
+static struct picture picture_of(const struct lab *l, int domain)
+{
+	struct vm_graph *graph = NULL;
+	struct picture p;
+
+	cr_assert_eq(vm_graph_new(&l->facts, &graph), 0);
+	cr_assert_eq(vm_graph_layers(graph, (size_t)domain, &p.layers, &p.n, &p.tops), 0);
+	vm_graph_free(graph);
+	return p;
+}
+
+static void picture_free(struct picture *p)
+{
+	vm_layers_free(p->layers, p->n);
+	free(p->tops);
+}
+
+static const struct vm_layer *layer_at(const struct picture *p, const char *path)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (!strcmp(p->layers[i].path, path))
+			return &p->layers[i];
+	cr_assert_fail("no layer '%s'", path);
+	return NULL;
+}
+
+Test(vm_graph, the_picture_goes_from_the_active_layer_down)
+{
+	static const char *const paths[] = {"/i/o3", "/i/o2", "/i/o1", "/i/base"};
+	struct lab l;
+
+	lab_init(&l);
+	struct picture p = picture_of(&l, WEB);
+
+	cr_assert_eq(p.n, 4u);
+	cr_expect_eq(p.tops[0], 0);
+	for (size_t i = 0; i < 4; i++) {
+		cr_expect_str_eq(p.layers[i].path, paths[i]);
+		cr_expect_eq(p.layers[i].below, i == 3 ? -1 : (int)i + 1);
+		cr_expect_eq(p.layers[i].active, i == 0);
+		cr_expect_null(p.layers[i].note);
+		cr_expect_null(p.layers[i].users[0]);
+	}
+	cr_expect_null(p.layers[0].snapshots[0]);
+	cr_expect_str_eq(p.layers[3].snapshots[0], "s1");
+	cr_expect_eq(p.layers[0].virtual_size, 1u << 30);
+	cr_expect_eq(p.layers[3].virtual_size, 1u << 20);
+	picture_free(&p);
+}
+
+Test(vm_graph, the_picture_names_other_domains_their_snapshots_and_volumes)
+{
+	struct lab l;
+
+	lab_init(&l);
+	qcow2(&l, SPARE, O1); /* a linked clone, with a detached snapshot on base */
+	l.disks[OTHER].top = SPARE;
+	l.disks[OTHER].format = Q2_FORMAT_QCOW2;
+	qcow2(&l, SPARE2, BASE);
+	snap(&l, OTHER, 0, "old", 50, -1, SPARE2, VM_NO_FILE);
+	l.domains[OTHER].n_snapshots = 1;
+	qcow2(&l, SPARE3, O2); /* a prepared clone that no domain uses yet */
+	l.volumes[0] = (struct vm_fact_volume){"default", "spare3", SPARE3};
+	l.volumes[1] = (struct vm_fact_volume){"default", "o1", O1}; /* known: a domain's layer */
+	l.facts.n_volumes = 2;
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "domain 'other' (disk vda)");
+	cr_expect_str_eq(layer_at(&p, "/i/o1")->users[1], "volume 'spare3' of pool 'default'");
+	cr_expect_str_eq(layer_at(&p, "/i/o2")->users[0], "volume 'spare3' of pool 'default'");
+	cr_expect_str_eq(layer_at(&p, "/i/base")->users[0], "domain 'other' (disk vda)");
+	cr_expect_null(layer_at(&p, "/i/o3")->users[0]);
+	picture_free(&p);
+}
+
+Test(vm_graph, the_picture_shows_what_a_commit_left_over)
+{
+	struct lab l;
+
+	lab_init(&l);
+	committed(&l, false);
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_null(layer_at(&p, "/i/o2")->note, "s3 is read through it");
+	cr_expect_str_eq(layer_at(&p, "/i/o2")->snapshots[0], "s3");
+	cr_expect_null(layer_at(&p, "/i/base")->snapshots[0], "s1 is not in there any more");
+	l.domains[WEB].n_snapshots = 2; /* s3 deleted */
+	picture_free(&p);
+	p = picture_of(&l, WEB);
+	cr_expect_str_eq(layer_at(&p, "/i/o2")->note, "left over: no snapshot or disk of web uses it");
+	cr_expect_str_eq(layer_at(&p, "/i/o1")->note, "left over: no snapshot or disk of web uses it");
+	picture_free(&p);
+}
+
+Test(vm_graph, the_picture_shows_missing_layers_and_running_jobs)
+{
+	struct lab l;
+
+	lab_init(&l);
+	commit_runs(&l);
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_str_eq(layer_at(&p, "/i/base")->note, "a commit is writing into it");
+	picture_free(&p);
+	lab_init(&l);
+	gone(&l, O1);
+	p = picture_of(&l, WEB);
+	cr_expect(layer_at(&p, "/i/o1")->missing);
+	cr_expect_str_eq(layer_at(&p, "/i/o1")->note, "missing");
+	picture_free(&p);
+}
+
+/* ---------------------------------------------------------------- entries that nobody recorded */
+
+static struct q2_snapshot entry(const char *id, const char *name)
+{
+	return (struct q2_snapshot){.id = (char *)id, .name = (char *)name};
+}
+
+Test(vm_graph, unrecorded_entries_are_put_together_by_name_or_by_name_and_id)
+{
+	struct q2_snapshot a[] = {entry("1", "one"), entry("2", "dup"), entry("3", "dup"), entry("4", "known"), entry("5", "only a")};
+	struct q2_snapshot b[] = {entry("3", "dup"), entry("9", "one"), entry("3", "dup")};
+	struct q2_info ia = {.snapshots = a, .n_snapshots = 5}, ib = {.snapshots = b, .n_snapshots = 3};
+	const bool taken[] = {false, false, false, true, false};
+	const struct vm_table tables[] = {{"vda", 0, &ia, taken}, {"vdb", 1, &ib, NULL}};
+	static const struct { const char *name, *id; size_t n_disks; } want[] = {
+		{"one", "1", 2},    /* unique in both: the ids may differ */
+		{"dup", "2", 1},    /* twice in a table: the id decides */
+		{"dup", "3", 2},    /* the first 3 of each */
+		{"only a", "5", 1},
+		{"dup", "3", 1},    /* the second 3 of vdb is alone */
+	};
+	struct vm_stray *strays = NULL;
+	size_t n = 0;
+
+	cr_assert_eq(vm_stray_group(tables, 2, &strays, &n), 0);
+	cr_assert_eq(n, VS_ARRAY_LEN(want));
+	for (size_t i = 0; i < n; i++) {
+		cr_expect_str_eq(strays[i].name, want[i].name);
+		cr_expect_str_eq(strays[i].id, want[i].id);
+		cr_expect_eq(strays[i].n_disks, want[i].n_disks, "%zu", i);
+	}
+	cr_expect_eq(strays[0].disks[1].entry, &b[1]);
+	cr_expect_eq(strays[4].disks[0].table, 1u);
+	vm_stray_free(strays, n);
+}
+
+Test(vm_graph, a_table_full_of_equal_entries_makes_as_many_snapshots)
+{
+	enum { N = 65536 };
+	struct q2_snapshot *entries = calloc(N, sizeof(*entries));
+	struct q2_info info = {.snapshots = entries, .n_snapshots = N};
+	const struct vm_table table = {"disk", 0, &info, NULL};
+	struct vm_stray *strays = NULL;
+	size_t n = 0;
+
+	for (size_t i = 0; i < N; i++)
+		entries[i] = entry("", "");
+	cr_assert_eq(vm_stray_group(&table, 1, &strays, &n), 0);
+	cr_expect_eq(n, (size_t)N);
+	cr_expect_eq(strays[N - 1].disks[0].entry, &entries[N - 1]);
+	vm_stray_free(strays, n);
+	free(entries);
+}

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * vm-dump: the picture that vm/ has of a source, as text. A debugging and testing aid.
+ *
+ *     vm-dump [--watch SECONDS] [--refresh SECONDS] [--ro] [--allow DIR]... [URI | IMAGE...]
+ *
+ * Prints the first picture; with --watch also every one that differs from it, until the time is over (and `refresh:` lines
+ * where vm_refresh() failed), and in the end the logs.
+ */
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/vm.h"
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned changes; /* how often the callback was called */
+
+static void count_change(void *opaque)
+{
+	(void)opaque;
+	pthread_mutex_lock(&lock);
+	changes++;
+	pthread_mutex_unlock(&lock);
+}
+
+static void print_list(const char *what, char *const *list)
+{
+	for (; list && *list; list++)
+		printf("        %s %s\n", what, *list);
+}
+
+static void print_disk(const struct vm_disk *d)
+{
+	printf("      disk %s file=%s state=%s size=%" PRIu64 " created=%" PRId64 " ino=%016" PRIx64 " format=%s guard=%d%d%s%s\n",
+	       d->target, d->file ? d->file : "-", vm_state_name(d->state), d->size, d->created_ns, d->ino,
+	       d->format == Q2_FORMAT_NONE ? "-" : q2_format_name(d->format), d->guard, d->guard_top, d->reason ? " : " : "",
+	       d->reason ? d->reason : "");
+	if (d->snapshot)
+		printf("        entry id=%s disk_size=%" PRIu64 "\n", d->snapshot->id, d->snapshot->disk_size);
+	print_list("chain", d->chain);
+}
+
+static void print_snapshot(const struct vm_snapshot *s)
+{
+	printf("    snapshot %s kind=%s state=%s memory=%d recorded=%d current=%d present=%d created=%" PRId64
+	       " parent=%s xml=%s(%zu)%s%s\n",
+	       s->shown, vm_kind_name(s->kind), vm_state_name(s->state), s->memory, s->recorded, s->current, s->present,
+	       s->created_ns, s->parent ? s->parent : "-", s->xml_file ? s->xml_file : "-", s->xml_len,
+	       s->reason ? " : " : "", s->reason ? s->reason : "");
+	for (size_t i = 0; i < s->n_disks; i++)
+		print_disk(&s->disks[i]);
+}
+
+static void print_layer(size_t i, const struct vm_layer *l)
+{
+	printf("    layer %zu %s format=%s size=%" PRIu64 " below=%d%s%s%s%s\n", i, l->path,
+	       l->format == Q2_FORMAT_NONE ? "-" : q2_format_name(l->format), l->virtual_size, l->below,
+	       l->active ? " active" : "", l->missing ? " missing" : "", l->note ? " : " : "", l->note ? l->note : "");
+	print_list("user", l->users);
+	print_list("snapshot", l->snapshots);
+}
+
+static void print_domain(const struct vm_domain *d)
+{
+	printf("  domain %s uuid=%s state=%s ino=%016" PRIx64 " changed=%" PRId64 "\n", d->dir, d->uuid, d->state, d->ino,
+	       d->changed_ns);
+	for (size_t i = 0; i < d->n_disks; i++)
+		printf("    now %s top=%d source=%s%s%s%s%s\n", d->disks[i].target, d->disks[i].top,
+		       d->disks[i].source ? d->disks[i].source : "-", d->disks[i].note ? " : " : "",
+		       d->disks[i].note ? d->disks[i].note : "", d->disks[i].job ? " job=" : "",
+		       d->disks[i].job ? d->disks[i].job : "");
+	for (size_t i = 0; i < d->n_snapshots; i++)
+		print_snapshot(&d->snapshots[i]);
+	for (size_t i = 0; i < d->n_layers; i++)
+		print_layer(i, &d->layers[i]);
+}
+
+static void print_picture(const struct vm_picture *pic)
+{
+	printf("picture %" PRIu64 " with %zu domains\n", pic->serial, pic->n_domains);
+	for (size_t i = 0; i < pic->n_domains; i++)
+		print_domain(pic->domains[i]);
+	fflush(stdout);
+}
+
+static void print_logs(const struct vm_picture *pic)
+{
+	for (size_t i = 0; i < pic->n_domains; i++) {
+		int64_t changed_ns;
+		size_t len;
+		char *text;
+
+		if (vm_log_text(pic->domains[i]->log, &text, &len, &changed_ns) < 0)
+			continue;
+		printf("log of %s:\n%s", pic->domains[i]->dir, text);
+		free(text);
+	}
+}
+
+static void watch(struct vm *vm, double seconds)
+{
+	struct vm_picture *pic = vm_picture_get(vm);
+	uint64_t serial = pic->serial;
+	int last = 0;
+
+	vm_picture_put(pic);
+	for (double t = 0; t < seconds; t += 0.2) {
+		int r = vm_refresh(vm, 200);
+
+		if (r != last)
+			printf("refresh: %s\n", r ? strerror(-r) : "ok");
+		last = r;
+		pic = vm_picture_get(vm);
+		if (pic->serial != serial)
+			print_picture(pic);
+		serial = pic->serial;
+		vm_picture_put(pic);
+		fflush(stdout);
+		usleep(200000);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	struct vm_options options = { .refresh_s = 1, .changed = count_change, .to_stderr = true };
+	const char *sources[argc], *allow[argc];
+	double seconds = 0;
+	size_t n_sources = 0;
+	struct vs_err err = {0};
+	struct vm_picture *pic;
+	struct vm *vm;
+	int r;
+
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "--watch") && i + 1 < argc)
+			seconds = atof(argv[++i]);
+		else if (!strcmp(argv[i], "--refresh") && i + 1 < argc)
+			options.refresh_s = atof(argv[++i]);
+		else if (!strcmp(argv[i], "--allow") && i + 1 < argc)
+			allow[options.n_allow_paths++] = argv[++i];
+		else if (!strcmp(argv[i], "--ro"))
+			options.read_only = true;
+		else
+			sources[n_sources++] = argv[i];
+	}
+	options.allow_paths = allow;
+	if (n_sources == 1 && strstr(sources[0], ":/")) {
+		options.uri = sources[0];
+	} else {
+		options.images = sources;
+		options.n_images = n_sources;
+	}
+	r = vm_open(&options, &vm, &err);
+	if (r < 0) {
+		fprintf(stderr, "vm-dump: %s\n", vs_err_text(&err, r));
+		return 1;
+	}
+	pic = vm_picture_get(vm);
+	print_picture(pic);
+	vm_picture_put(pic);
+	if (seconds > 0)
+		watch(vm, seconds);
+	pic = vm_picture_get(vm);
+	vm_close(vm);
+	print_logs(pic);
+	printf("%u changes\n", changes);
+	vm_picture_put(pic);
+	return 0;
+}
