@@ -1,0 +1,267 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# quickstart.sh: virt-snapfs on a virtual machine of its own, in one command, on Debian 12.
+#
+#	examples/quickstart.sh           installs what is needed, builds, makes the demo, mounts it and leaves it up
+#	examples/quickstart.sh --stop    takes it down and removes it
+#	examples/quickstart.sh --once    does it all, shows it, and cleans up
+#
+# Run it as root, or as any user: it asks for root (sudo) by itself, only for the steps that need it, which are installing packages
+# and, where /dev/fuse is not open to users, the demo itself. Nothing outside its own directory is changed: the libvirt is a
+# private one without a daemon (qemu:///embed), the machine runs under TCG and needs no KVM.
+set -u -o pipefail
+cd "$(dirname "$0")/.." || exit 1
+TOP=$PWD
+PATH=$PATH:/usr/sbin:/sbin
+export LC_ALL=C.UTF-8
+DOMAIN=web01
+NOTE=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/virt-snapfs-quickstart # where the demo's directory is noted
+
+# What the build needs, and what the demo needs.
+PACKAGES='build-essential meson ninja-build pkgconf libfuse3-dev libvirt-dev zlib1g-dev libdeflate-dev libzstd-dev libxml2-dev
+	libjson-c-dev fuse3 qemu-utils qemu-system-x86 seabios libvirt-clients libvirt-daemon-driver-qemu e2fsprogs'
+
+say() { printf '\n== %s\n' "$*"; }
+show() { # COMMAND...: prints it as one would type it, then its output
+	printf '$ %s\n' "${L[*]:+${L[*]} }$*"
+	"${L[@]}" "$@" | sed 's/^/  /'
+}
+give_up() {
+	printf '\nquickstart: %s\n' "$*" >&2
+	exit 1
+}
+usage() { sed -n 's/^#\t//p' "$TOP/examples/quickstart.sh"; }
+
+# ---------------------------------------------------------------- root, where it is needed
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null; then
+		sudo "$@"
+	else
+		return 1
+	fi
+}
+# become_root WHAT-FOR WHAT-ELSE: makes sure that as_root will work, or says what a user without it can do.
+become_root() {
+	[ "$(id -u)" = 0 ] && return
+	command -v sudo >/dev/null && sudo -v && return
+	give_up "$1 needs root, and you may not become root here (no sudo). $2"
+}
+L=() # before the commands of the demo: nothing, or sudo
+
+install_packages() {
+	local p missing=()
+	for p in $PACKAGES; do
+		[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	command -v apt-get >/dev/null || give_up "this is not Debian; please install what README.md lists under Build, then make a build with meson"
+	say "Installing ${missing[*]}"
+	become_root 'Installing packages' "Ask somebody who may to run: apt-get install ${missing[*]}"
+	as_root apt-get update -q >"$WORK/apt.log" 2>&1 </dev/null &&
+		as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >>"$WORK/apt.log" 2>&1 </dev/null ||
+		{ tail -20 "$WORK/apt.log"; give_up 'apt-get could not install them (see above)'; }
+}
+
+build() {
+	say 'Building'
+	BUILD=$TOP/build
+	if ! { [ -w "$TOP" ] && { [ ! -e "$BUILD" ] || [ -w "$BUILD" ]; }; }; then BUILD=$WORK/build; fi
+	if ! { { [ -f "$BUILD/build.ninja" ] || meson setup "$BUILD" -Dtests=false; } && ninja -C "$BUILD" fs/virt-snapfs; } >"$WORK/build.log" 2>&1 </dev/null; then
+		tail -30 "$WORK/build.log"
+		give_up 'the build failed (see above)'
+	fi
+	SNAPFS=$BUILD/fs/virt-snapfs
+	echo "$SNAPFS"
+}
+
+# ---------------------------------------------------------------- the demo machine
+
+virsh_() { "${L[@]}" env LIBVIRT_LOG_OUTPUTS=2:file:"$WORK/libvirt.log" virsh -q -c "$URI" "$@" </dev/null; }
+
+# day NAME FILE: what the guest "did" that day, namely replace its file system by one with another note in it.
+day() {
+	mkdir -p "$WORK/root"
+	echo "written on $1" >"$WORK/root/note.txt"
+	head -c "$((RANDOM % 2000000 + 100000))" /dev/urandom >"$WORK/root/work-of-$1"
+	rm -f "$WORK/fs.raw"
+	mke2fs -q -t ext4 -d "$WORK/root" "$WORK/fs.raw" 48M >/dev/null 2>&1 &&
+		"${L[@]}" qemu-img convert -n -f raw -O qcow2 "$WORK/fs.raw" "$2" && rm -f "$WORK/fs.raw" || give_up "cannot write $2"
+}
+
+make_demo() {
+	local vda=$WORK/images/$DOMAIN.qcow2 vdb=$WORK/images/$DOMAIN-data.qcow2 conf
+	say "A virtual machine '$DOMAIN' in a private libvirt ($URI)"
+	conf='security_driver = "none"\nstdio_handler = "file"\nnamespaces = []\n'
+	# As root, QEMU is to stay root: the directory is nobody else's business.
+	if [ "$(id -u)" = 0 ] || [ ${#L[@]} -gt 0 ]; then conf+='user = "root"\ngroup = "root"\ndynamic_ownership = 0\n'; fi
+	mkdir -p "$WORK/libvirt/etc" "$WORK/images" "$WORK/mnt" || exit 1
+	# shellcheck disable=SC2059
+	printf "$conf" >"$WORK/libvirt/etc/qemu.conf"
+	qemu-img create -q -f qcow2 "$vda" 48M && qemu-img create -q -f qcow2 "$vdb" 16M || exit 1
+	cat >"$WORK/$DOMAIN.xml" <<-XML
+		<domain type='qemu'>
+		  <name>$DOMAIN</name>
+		  <memory unit='MiB'>64</memory>
+		  <vcpu>1</vcpu>
+		  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+		  <devices>
+		    <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$vda'/><target dev='vda' bus='virtio'/></disk>
+		    <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$vdb'/><target dev='vdb' bus='virtio'/></disk>
+		  </devices>
+		</domain>
+	XML
+	virsh_ define "$WORK/$DOMAIN.xml" >/dev/null &&
+		day monday "$vda" &&
+		"${L[@]}" qemu-io -f qcow2 -c 'write -q -P 1 0 4M' "$vdb" >/dev/null &&
+		virsh_ snapshot-create-as "$DOMAIN" monday >/dev/null &&
+		day tuesday "$vda" &&
+		virsh_ snapshot-create-as "$DOMAIN" tuesday --disk-only >/dev/null &&
+		day wednesday "$WORK/images/$DOMAIN.tuesday" &&
+		"${L[@]}" qemu-io -f qcow2 -c 'write -q -P 3 2M 4M' "$WORK/images/$DOMAIN-data.tuesday" >/dev/null &&
+		virsh_ start "$DOMAIN" --paused >/dev/null &&
+		virsh_ snapshot-create-as "$DOMAIN" wednesday --disk-only --atomic >/dev/null ||
+		give_up "the demo could not be made; see $WORK/libvirt.log and $WORK/libvirt/log/qemu/$DOMAIN.log"
+	echo "snapshots: monday (internal), tuesday (external, shut off), wednesday (external, running)"
+}
+
+mount_demo() {
+	say 'Mounting'
+	printf '$ %s\n' "${L[*]:+${L[*]} }virt-snapfs '$URI' $WORK/mnt"
+	"${L[@]}" env LIBVIRT_LOG_OUTPUTS=2:file:"$WORK/libvirt.log" "$SNAPFS" "$URI" "$WORK/mnt" </dev/null || give_up 'virt-snapfs could not mount (see above)'
+}
+
+show_demo() {
+	local t=$WORK/mnt/$DOMAIN
+	say 'What is there'
+	show ls -l "$t"
+	show cat "$t/snapshots"
+	show cat "$t/chain"
+	show debugfs -R 'cat /note.txt' "$t/monday.vda.img" 2>/dev/null
+	show debugfs -R 'cat /note.txt' "$t/wednesday.vda.img" 2>/dev/null
+
+	say 'The same bytes as QEMU gives'
+	"${L[@]}" cp "$WORK/images/$DOMAIN.qcow2" "$WORK/copy.qcow2" &&
+		show qemu-img snapshot -a monday "$WORK/copy.qcow2" &&
+		show qemu-img convert -f qcow2 -O raw "$WORK/copy.qcow2" "$WORK/copy.raw" &&
+		show cmp "$WORK/copy.raw" "$t/monday.vda.img" || give_up 'monday.vda.img differs from what qemu-img gives'
+	"${L[@]}" rm -f "$WORK/copy.qcow2" "$WORK/copy.raw"
+	echo 'identical'
+}
+
+tell() {
+	local sudo=${L[*]:+${L[*]} }
+	cat <<-END
+
+		== It is up. Look around:
+
+		  cd $WORK/mnt/$DOMAIN
+		  ${sudo}cp --sparse=always monday.vda.img /tmp/            # a disk as it was
+		  ${sudo}debugfs -R 'ls -l /' tuesday.vda.img               # a file system in it, without mounting
+		  ${sudo}mount -o loop,ro,noload tuesday.vda.img /mnt       # ... or mounted (as root)
+		  ${sudo}virsh define wednesday.xml                         # its definition, for your own libvirt
+		  ${sudo}jq . snapshots.json                                # for programs
+
+		While it is mounted no other process can open this private libvirt; a real one (qemu:///system) has no such limit.
+
+		Everything is in $WORK. To take it down:  $0 --stop
+	END
+}
+
+# ---------------------------------------------------------------- down again
+
+stop_demo() { # quiet if nothing is up
+	local pid
+	WORK=$(cat "$NOTE" 2>/dev/null) || return 1
+	# Only ever a directory that this script has made.
+	if [ -z "$WORK" ] || [ ! -f "$WORK/made-by-virt-snapfs-quickstart" ]; then
+		rm -f "$NOTE"
+		return 1
+	fi
+	L=()
+	if grep -qx sudo "$WORK/made-by-virt-snapfs-quickstart"; then
+		L=(sudo)
+		become_root 'Taking the demo down' 'It was started by somebody who could.'
+	fi
+	if grep -q " $WORK/mnt fuse" /proc/mounts; then
+		"${L[@]}" fusermount3 -u "$WORK/mnt" || give_up "$WORK/mnt is in use; leave it and try again"
+		# libvirt inside it lets go of the machine's monitor last
+		for _ in {1..100}; do
+			pid=$("${L[@]}" cat "$WORK/libvirt/run/qemu/driver.pid" 2>/dev/null) && "${L[@]}" kill -0 "$pid" 2>/dev/null || break
+			sleep 0.1
+		done
+	fi
+	pid=$("${L[@]}" cat "$WORK/libvirt/run/qemu/$DOMAIN.pid" 2>/dev/null)
+	# The machine, if it is still that one.
+	if [ -n "$pid" ] && "${L[@]}" grep -qa -e "$WORK/" "/proc/$pid/cmdline" 2>/dev/null; then
+		"${L[@]}" kill "$pid"
+		for _ in {1..50}; do
+			"${L[@]}" kill -0 "$pid" 2>/dev/null || break
+			sleep 0.1
+		done
+	fi
+	"${L[@]}" rm -rf --one-file-system "$WORK"
+	rm -f "$NOTE"
+}
+
+# ---------------------------------------------------------------- main
+
+mode=${1:-up}
+case $mode in
+up | --once) ;;
+--stop)
+	if stop_demo; then echo "The demo is down, and $WORK is removed."; else echo 'No demo is up.'; fi
+	exit 0
+	;;
+-h | --help)
+	usage
+	exit 0
+	;;
+*)
+	usage >&2
+	exit 2
+	;;
+esac
+[ $# -le 1 ] || { usage >&2; exit 2; }
+stop_demo && echo "(the previous demo was taken down)"
+
+mkdir -p "$(dirname "$NOTE")" || exit 1
+WORK=$(mktemp -d /tmp/vsdemo.XXXXXX) || exit 1 # short: libvirt's sockets below it may have 107 bytes
+: >"$WORK/made-by-virt-snapfs-quickstart"
+echo "$WORK" >"$NOTE"
+URI="qemu:///embed?root=$WORK/libvirt"
+UP=
+# shellcheck disable=SC2329,SC2317
+at_exit() {
+	local st=$?
+	trap - EXIT
+	if [ "$mode" = --once ] && [ -n "$UP" ] || [ ! -d "$WORK/libvirt" ]; then
+		stop_demo
+	elif [ -z "$UP" ] && [ -d "$WORK" ]; then
+		echo "($WORK is left for its logs; $0 --stop removes it and what runs in it)" >&2
+	fi
+	exit "$st"
+}
+trap at_exit EXIT
+trap 'exit 130' INT TERM
+
+install_packages
+build
+[ -e /dev/fuse ] || give_up 'there is no /dev/fuse here (in a container: --device /dev/fuse --cap-add SYS_ADMIN)'
+if [ "$(id -u)" != 0 ] && ! { [ -r /dev/fuse ] && [ -w /dev/fuse ]; }; then
+	become_root '/dev/fuse is not open to users here, so mounting' 'Ask for rights to /dev/fuse.'
+	L=(sudo)
+	echo sudo >"$WORK/made-by-virt-snapfs-quickstart"
+fi
+make_demo
+mount_demo
+show_demo
+UP=1
+if [ "$mode" = --once ]; then
+	say 'Done; cleaning up'
+else
+	tell
+fi
