@@ -24,7 +24,14 @@ PACKAGES='build-essential meson ninja-build pkgconf libfuse3-dev libvirt-dev zli
 
 say() { printf '\n== %s\n' "$*"; }
 show() { # COMMAND...: prints it as one would type it, then its output
-	printf '$ %s\n' "${L[*]:+${L[*]} }$*"
+	local word line=
+	for word in "${L[@]}" "$@"; do
+		case $word in
+		*[!A-Za-z0-9_./:,=+-]*) line+=" '$word'" ;;
+		*) line+=" $word" ;;
+		esac
+	done
+	printf '$%s\n' "$line"
 	"${L[@]}" "$@" | sed 's/^/  /'
 }
 give_up() {
@@ -162,7 +169,7 @@ tell() {
 		  ${sudo}cp --sparse=always monday.vda.img /tmp/            # a disk as it was
 		  ${sudo}debugfs -R 'ls -l /' tuesday.vda.img               # a file system in it, without mounting
 		  ${sudo}mount -o loop,ro,noload tuesday.vda.img /mnt       # ... or mounted (as root)
-		  ${sudo}virsh define wednesday.xml                         # its definition, for your own libvirt
+		  ${sudo}cat wednesday.xml                                  # the machine's definition at that time
 		  ${sudo}jq . snapshots.json                                # for programs
 
 		While it is mounted no other process can open this private libvirt; a real one (qemu:///system) has no such limit.

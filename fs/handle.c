@@ -18,7 +18,7 @@ static void handle_free(struct sf_fs *fs, struct sf_handle *handle)
 		sf_world_put(&fs->world, handle->tree);
 	if (handle->image)
 		sf_image_close(handle->image);
-	free(handle->text);
+	sf_text_unref(handle->text);
 	free(handle);
 }
 

@@ -15,7 +15,7 @@ struct sf_fs;
 struct sf_handle {
 	/* immutable */
 	enum sf_kind kind;
-	struct sf_text *text;   /* of a text: owned */
+	struct sf_text *text;   /* of a text: a reference */
 	struct sf_image *image; /* of an image: a reference */
 	struct sf_key dir;      /* of a directory */
 	/* guarded by the list's lock */

@@ -95,6 +95,9 @@ static int view_new(struct q2_cache *cache, const struct vm_disk *disk, struct s
 		.gate = disk->gate,
 		.guard = disk->guard,
 		.guard_top = disk->guard_top,
+		.watched = disk->watched,
+		.expected = disk->stamps,
+		.n_expected = disk->n_stamps,
 	};
 	struct sf_view *view = calloc(1, sizeof(*view));
 	int rc;

@@ -110,11 +110,14 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 
 /* ---------------------------------------------------------------- read, lseek */
 
-static int read_text(struct sf_req *r, const struct sf_text *text, size_t size, off_t off)
+/* Once the kernel has the reply the file may be closed, before the reply has returned to us. */
+static int read_text(struct sf_req *r, struct sf_text *text, size_t size, off_t off)
 {
+	struct sf_text *ours = sf_text_ref(text);
 	size_t left = (uint64_t)off < text->len ? text->len - (size_t)off : 0;
 
-	sf_reply_buf(r, text->data + (text->len - left), size < left ? size : left);
+	sf_reply_buf(r, ours->data + (ours->len - left), size < left ? size : left);
+	sf_text_unref(ours);
 	return 0;
 }
 

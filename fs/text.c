@@ -4,12 +4,25 @@
 #include <errno.h>
 #include <string.h>
 
+struct sf_text *sf_text_ref(struct sf_text *text)
+{
+	atomic_fetch_add(&text->refs, 1);
+	return text;
+}
+
+void sf_text_unref(struct sf_text *text)
+{
+	if (text && atomic_fetch_sub(&text->refs, 1) == 1)
+		free(text);
+}
+
 static int text_new(const char *data, size_t len, int64_t changed_ns, struct sf_text **out)
 {
 	struct sf_text *text = malloc(sizeof(*text) + len);
 
 	if (!text)
 		return -ENOMEM;
+	atomic_init(&text->refs, 1);
 	text->changed_ns = changed_ns;
 	text->len = len;
 	if (len)
@@ -83,7 +96,7 @@ int sf_text_make(struct sf_dir *dir, const struct sf_entry *entry, struct sf_tex
 
 int sf_text_stat(struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns)
 {
-	vs_autofree struct sf_text *text = NULL;
+	struct sf_text *text;
 	int rc;
 
 	*changed_ns = entry->kind == SF_XML ? entry->snapshot->created_ns : dir->domain->changed_ns;
@@ -95,5 +108,6 @@ int sf_text_stat(struct sf_dir *dir, const struct sf_entry *entry, size_t *len, 
 		return rc;
 	*len = text->len;
 	*changed_ns = text->changed_ns;
+	sf_text_unref(text);
 	return 0;
 }

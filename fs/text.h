@@ -10,18 +10,24 @@
 #ifndef VS_TEXT_H
 #define VS_TEXT_H
 
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "tree.h"
 
+/* Immutable; reference-counted, because the last read may still be in its reply when the release comes. */
 struct sf_text {
+	atomic_uint refs;
 	int64_t changed_ns; /* the time of the last change of what it says */
 	size_t len;
 	char data[];
 };
 
-/* What the file @entry says now. Gives *out, to be freed. -ENOMEM. */
+/* What the file @entry says now. Gives *out. -ENOMEM. */
 int sf_text_make(struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out);
+
+struct sf_text *sf_text_ref(struct sf_text *text);
+void sf_text_unref(struct sf_text *text); /* NULL is fine */
 
 /* Its length and time. Renders it only where that was never done. */
 int sf_text_stat(struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns);

@@ -108,7 +108,7 @@ static int read_frozen(struct q2_layer *l, struct vs_err *err)
 			return 0;
 		q2_header_fini(&l->header);
 	}
-	return vs_err_set(err, -EBUSY, "'%s' is being written", l->file->path);
+	return vs_err_set(err, -EAGAIN, "'%s' is being written", l->file->path);
 }
 
 struct find {
@@ -229,13 +229,16 @@ static bool has_host_holes(const struct q2_layer *l)
 static int make_map(struct q2_layer *l, struct q2_cache *cache, const struct q2_snapshot *snapshot)
 {
 	const struct q2_header *h = &l->header;
+	uint32_t l1_entries = snapshot ? snapshot->l1_entries : h->l1_entries;
+	/* what lies behind the disk is VM state, and no business of the map */
+	uint64_t l1_used = q2_l1_entries_for(l->size, h->cluster_bits, h->incompatible & Q2_INCOMPAT_EXTL2);
 	struct q2_map_spec spec = {
 		.stamp = l->stamp,
 		.geometry = { .cluster_bits = h->cluster_bits, .v3 = h->version == 3,
 			      .extended_l2 = h->incompatible & Q2_INCOMPAT_EXTL2,
 			      .data_file = h->incompatible & Q2_INCOMPAT_DATA_FILE, .zstd = h->compression_type == 1 },
 		.l1_off = snapshot ? snapshot->l1_off : h->l1_off,
-		.l1_entries = snapshot ? snapshot->l1_entries : h->l1_entries,
+		.l1_entries = l1_entries < l1_used ? l1_entries : (uint32_t)l1_used,
 		.image_size = h->size,
 		.snapshot = snapshot,
 	};

@@ -85,7 +85,7 @@ static int resolve_json(const char *from, const char *json, const char *format, 
 	char *copy = NULL;
 	bool ok;
 
-	ok = obj && json_object_is_type(obj, json_type_object) && json_walk(obj, &n, false) && n.filename &&
+	ok = obj && json_tokener_get_parse_end(tok) >= strlen(json) && json_object_is_type(obj, json_type_object) && json_walk(obj, &n, false) && n.filename &&
 	     n.filename[0] == '/' && (!n.file_driver || is_file_driver(n.file_driver));
 	if (ok && n.format_driver) {
 		said = q2_format_from_name(n.format_driver);

@@ -167,11 +167,16 @@ struct q2_view_spec {
 	 * this chain changes the files beneath that layer, but only where this view does not look: the layers down to and
 	 * including that top are watched then, and only they. */
 	size_t watched;
+	/* What the caller's judgement of the layers was based on: of layer i size and mtime, for i < n_expected. A frozen and
+	 * watched layer that has been written since is -ESTALE. NULL: whatever is found is taken. */
+	const struct q2_stamp *expected;
+	size_t n_expected;
 };
 
 struct q2_view;
 
-/* Opens the image, everything it stands on, and finds the snapshot. Gives *out. -ESTALE: no such snapshot in it. */
+/* Opens the image, everything it stands on, and finds the snapshot. Gives *out. -ESTALE: no such snapshot in it, or a layer
+ * is not what was expected; -EAGAIN: a layer that should be frozen is open for writing somewhere. */
 int q2_view_open(struct q2_cache *cache, const struct q2_view_spec *spec, struct q2_view **out, struct vs_err *err);
 void q2_view_close(struct q2_view *view);
 /* Drops the guard locks but leaves the view readable. */

@@ -58,10 +58,32 @@ static bool stands_already(const struct q2_view *v, const struct q2_stamp *stamp
 	return false;
 }
 
-/* Puts an open file (taken) beneath the others. */
-static int add_layer(struct q2_view *v, struct q2_file *file, enum q2_format format, const struct q2_snapshot *snapshot,
-		     bool guard, struct vs_err *err)
+/*
+ * A layer that should hold still must not be open for writing anywhere, and must be the one that the caller judged: a job
+ * may have begun, or begun and ended, since that was decided. Asked after the guard lock is taken, so that no writer
+ * comes between.
+ */
+static int check_as_expected(const struct q2_view *v, const struct q2_view_spec *spec, size_t i, struct vs_err *err)
 {
+	struct q2_layer *l = v->layers[i];
+	const struct q2_stamp *expected = i < spec->n_expected ? &spec->expected[i] : NULL;
+	struct q2_locks locks;
+
+	if (l->role != Q2_FROZEN || i >= v->watched)
+		return 0;
+	if (!q2_file_locks(l->file, &locks) && locks.writer)
+		return vs_err_set(err, -EAGAIN, "'%s' is open for writing in some process", l->file->path);
+	if (expected && (expected->size != l->stamp.size || (!l->stamp.block && expected->mtime_ns != l->stamp.mtime_ns)))
+		return vs_err_set(err, -ESTALE, "'%s' has been written meanwhile", l->file->path);
+	return 0;
+}
+
+/* Puts an open file (taken) beneath the others. */
+static int add_layer(struct q2_view *v, const struct q2_view_spec *spec, struct q2_file *file, enum q2_format format,
+		     struct vs_err *err)
+{
+	const struct q2_snapshot *snapshot = v->n_layers ? NULL : spec->snapshot;
+	bool guard = v->n_layers ? spec->guard : spec->guard_top;
 	struct q2_layer **layers = realloc(v->layers, (v->n_layers + 1) * sizeof(*layers)), *l = NULL;
 	int rc;
 
@@ -81,10 +103,10 @@ static int add_layer(struct q2_view *v, struct q2_file *file, enum q2_format for
 	layers[v->n_layers++] = l;
 	if (stands_already(v, &l->stamp))
 		return vs_err_set(err, -ELOOP, "the backing chain of '%s' loops at '%s'", layers[0]->file->path, l->file->path);
-	return 0;
+	return check_as_expected(v, spec, v->n_layers - 1, err);
 }
 
-static int add_backing_chain(struct q2_view *v, bool guard, struct vs_err *err)
+static int add_backing_chain(struct q2_view *v, const struct q2_view_spec *spec, struct vs_err *err)
 {
 	struct q2_layer *top = v->layers[v->n_layers - 1];
 	struct q2_file *file;
@@ -98,7 +120,7 @@ static int add_backing_chain(struct q2_view *v, bool guard, struct vs_err *err)
 		rc = q2_gate_open(v->gate, top->file->path, top->header.backing_name, top->header.backing_format, &file, &fmt,
 				  err);
 		if (!rc)
-			rc = add_layer(v, file, fmt, NULL, guard, err);
+			rc = add_layer(v, spec, file, fmt, err);
 		if (rc)
 			return rc;
 		top = v->layers[v->n_layers - 1];
@@ -122,9 +144,9 @@ int q2_view_open(struct q2_cache *cache, const struct q2_view_spec *spec, struct
 	else
 		rc = q2_file_open(spec->path, &file, err);
 	if (!rc)
-		rc = add_layer(v, file, spec->format, spec->snapshot, spec->guard_top, err);
+		rc = add_layer(v, spec, file, spec->format, err);
 	if (!rc)
-		rc = add_backing_chain(v, spec->guard, err);
+		rc = add_backing_chain(v, spec, err);
 	if (rc) {
 		q2_view_close(v);
 		return rc;

@@ -200,6 +200,9 @@ books_agree() {
 
 # ---------------------------------------------------------------- checking a mount against the books
 
+# sum_of FILE: its sha256, or nothing if it gives an error.
+sum_of() { sha256sum 2>"$W/.sum.err" "$1" | sed 's/^\\//' | cut -c1-64; }
+
 # verify_bytes NAME MNT DOM...: every image that must be there reads as it must, size included.
 verify_bytes() {
 	local name=$1 mnt=$2 dom key bad='' got n=0
@@ -208,8 +211,9 @@ verify_bytes() {
 		for key in "${!WANT[@]}"; do
 			[ "${key%%/*}" = "$dom" ] || continue
 			n=$((n + 1))
-			if ! got=$(sha256sum 2>&1 <"$mnt/$key" | cut -c1-64) || [ "${#got}" != 64 ]; then
-				bad+=" $key: $(cat "$mnt/$key" 2>&1 >/dev/null | head -1);"
+			got=$(sum_of "$mnt/$key")
+			if [ -z "$got" ]; then
+				bad+=" $key: $(head -1 "$W/.sum.err");"
 			elif [ "$got" != "${WANT[$key]}" ]; then
 				bad+=" $key: WRONG BYTES;"
 			elif [ "$(stat -c %s "$mnt/$key")" != "${SIZE[$key]}" ]; then
@@ -249,7 +253,7 @@ verify_listing() {
 never_wrong() {
 	local name=$1 mnt=$2 file=$3/$4 got s
 	shift 4
-	if [ -e "$mnt/$file" ] && got=$(sha256sum 2>/dev/null <"$mnt/$file" | cut -c1-64) && [ "${#got}" = 64 ]; then
+	if [ -e "$mnt/$file" ] && got=$(sum_of "$mnt/$file") && [ -n "$got" ]; then
 		for s; do
 			[ "$got" = "$s" ] && ok "$name" && return
 		done

@@ -119,7 +119,7 @@ adopt() {
 tool() {
 	local dir=$BUILD options=()
 	if [ "${2:-}" = asan ]; then
-		dir=$BUILD_ASAN options=(-Db_sanitize=address,undefined -Db_lundef=false)
+		dir=$BUILD_ASAN options=('-Db_sanitize=address,undefined' -Db_lundef=false)
 	fi
 	if [ ! -x "$dir/tests/$1" ]; then
 		dir=$W/build${2:+-$2}

@@ -33,9 +33,9 @@ static void print_list(const char *what, char *const *list)
 
 static void print_disk(const struct vm_disk *d)
 {
-	printf("      disk %s file=%s state=%s size=%" PRIu64 " created=%" PRId64 " ino=%016" PRIx64 " format=%s guard=%d%d%s%s\n",
+	printf("      disk %s file=%s state=%s size=%" PRIu64 " created=%" PRId64 " ino=%016" PRIx64 " format=%s guard=%d%d watched=%zu%s%s\n",
 	       d->target, d->file ? d->file : "-", vm_state_name(d->state), d->size, d->created_ns, d->ino,
-	       d->format == Q2_FORMAT_NONE ? "-" : q2_format_name(d->format), d->guard, d->guard_top, d->reason ? " : " : "",
+	       d->format == Q2_FORMAT_NONE ? "-" : q2_format_name(d->format), d->guard, d->guard_top, d->watched, d->reason ? " : " : "",
 	       d->reason ? d->reason : "");
 	if (d->snapshot)
 		printf("        entry id=%s disk_size=%" PRIu64 "\n", d->snapshot->id, d->snapshot->disk_size);
@@ -122,37 +122,43 @@ static void watch(struct vm *vm, double seconds)
 	}
 }
 
-int main(int argc, char **argv)
+struct args {
+	struct vm_options options;
+	const char **sources, **allow;
+	double seconds;
+};
+
+static void parse(int argc, char **argv, struct args *args)
 {
-	struct vm_options options = { .refresh_s = 1, .changed = count_change, .to_stderr = true };
-	const char *sources[argc], *allow[argc];
-	double seconds = 0;
 	size_t n_sources = 0;
-	struct vs_err err = {0};
-	struct vm_picture *pic;
-	struct vm *vm;
-	int r;
 
 	for (int i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--watch") && i + 1 < argc)
-			seconds = atof(argv[++i]);
+			args->seconds = atof(argv[++i]);
 		else if (!strcmp(argv[i], "--refresh") && i + 1 < argc)
-			options.refresh_s = atof(argv[++i]);
+			args->options.refresh_s = atof(argv[++i]);
 		else if (!strcmp(argv[i], "--allow") && i + 1 < argc)
-			allow[options.n_allow_paths++] = argv[++i];
+			args->allow[args->options.n_allow_paths++] = argv[++i];
 		else if (!strcmp(argv[i], "--ro"))
-			options.read_only = true;
+			args->options.read_only = true;
 		else
-			sources[n_sources++] = argv[i];
+			args->sources[n_sources++] = argv[i];
 	}
-	options.allow_paths = allow;
-	if (n_sources == 1 && strstr(sources[0], ":/")) {
-		options.uri = sources[0];
-	} else {
-		options.images = sources;
-		options.n_images = n_sources;
-	}
-	r = vm_open(&options, &vm, &err);
+	args->options.allow_paths = args->allow;
+	args->options.images = args->sources;
+	if (n_sources == 1 && strstr(args->sources[0], ":/"))
+		args->options.uri = args->sources[0];
+	else
+		args->options.n_images = n_sources;
+}
+
+static int run(const struct args *args)
+{
+	struct vs_err err = {0};
+	struct vm_picture *pic;
+	struct vm *vm;
+	int r = vm_open(&args->options, &vm, &err);
+
 	if (r < 0) {
 		fprintf(stderr, "vm-dump: %s\n", vs_err_text(&err, r));
 		return 1;
@@ -160,12 +166,29 @@ int main(int argc, char **argv)
 	pic = vm_picture_get(vm);
 	print_picture(pic);
 	vm_picture_put(pic);
-	if (seconds > 0)
-		watch(vm, seconds);
+	if (args->seconds > 0)
+		watch(vm, args->seconds);
 	pic = vm_picture_get(vm);
 	vm_close(vm);
 	print_logs(pic);
-	printf("%u changes\n", changes);
 	vm_picture_put(pic);
+	printf("%u changes\n", changes);
 	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct args args = {
+		.options = { .refresh_s = 1, .changed = count_change, .to_stderr = true },
+		.sources = calloc((size_t)argc, sizeof(char *)), .allow = calloc((size_t)argc, sizeof(char *)),
+	};
+	int status = 1;
+
+	if (args.sources && args.allow) {
+		parse(argc, argv, &args);
+		status = run(&args);
+	}
+	free(args.sources);
+	free(args.allow);
+	return status;
 }

@@ -82,6 +82,16 @@ static char **chain_paths(struct work *w, const int *layers, size_t n)
 	return paths;
 }
 
+static void note_stamps(struct work *w, const struct vm_verdict *v, struct vm_disk *disk)
+{
+	struct q2_stamp *stamps = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*stamps));
+
+	for (size_t i = 0; stamps && i < v->n_layers; i++)
+		stamps[i] = w->collect->fact[v->layers[i]].stamp;
+	disk->stamps = stamps;
+	disk->n_stamps = stamps ? v->n_layers : 0;
+}
+
 static uint64_t virtual_size(const struct vm_collect *c, int file)
 {
 	return c->file[file]->info ? c->file[file]->info->size : 0;
@@ -111,6 +121,7 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 	disk->snapshot = internal ? own_entry(w, v->entry) : NULL;
 	disk->guard = v->guard;
 	disk->watched = v->watched;
+	note_stamps(w, v, disk);
 	disk->guard_top = internal ? v->guard_top : v->guard;
 	if (internal && v->entry)
 		disk->size = v->entry->disk_size;

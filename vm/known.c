@@ -235,7 +235,8 @@ static void rename_domain(struct vm_ask *ask, const char *name)
 }
 
 /* False: the connection is gone. */
-static bool look_at(struct vm_known *known, struct vm_conn *conn, const struct vm_hints *hints, virDomainPtr dom, size_t *first)
+static bool look_at(struct vm_known *known, struct vm_conn *conn, const struct vm_hints *hints, virDomainPtr dom,
+		    size_t *first)
 {
 	struct vm_ask ask = { .known = known, .conn = conn, .dom = dom };
 	char uuid[VIR_UUID_STRING_BUFLEN];

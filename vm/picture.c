@@ -86,13 +86,24 @@ static bool same_entry(const struct q2_snapshot *a, const struct q2_snapshot *b)
 	return a == b || (a && b && q2_snapshot_same(a, b) && a->has_disk_size == b->has_disk_size);
 }
 
+/* Of the files that should hold still; an image with snapshots inside it need not. */
+static bool same_stamps(const struct vm_disk *a, const struct vm_disk *b)
+{
+	if (a->n_stamps != b->n_stamps)
+		return false;
+	for (size_t i = a->snapshot ? 1 : 0; i < a->n_stamps && (!a->watched || i < a->watched); i++)
+		if (a->stamps[i].size != b->stamps[i].size || a->stamps[i].mtime_ns != b->stamps[i].mtime_ns)
+			return false;
+	return true;
+}
+
 static bool same_disk(const struct vm_disk *a, const struct vm_disk *b)
 {
 	return same_text(a->target, b->target) && same_text(a->file, b->file) && a->state == b->state &&
 	       same_text(a->reason, b->reason) && a->size == b->size && a->created_ns == b->created_ns &&
 	       a->ino == b->ino && same_list(a->chain, b->chain) && a->format == b->format &&
 	       same_entry(a->snapshot, b->snapshot) && a->gate == b->gate && a->guard == b->guard &&
-	       a->guard_top == b->guard_top && a->watched == b->watched;
+	       a->guard_top == b->guard_top && a->watched == b->watched && same_stamps(a, b);
 }
 
 static bool same_snapshot(const struct vm_snapshot *a, const struct vm_snapshot *b)

@@ -45,6 +45,8 @@ struct vm_disk {
 	struct q2_gate *gate;
 	bool guard, guard_top;               /* for q2_view_spec, as is: */
 	size_t watched;
+	const struct q2_stamp *stamps;       /* of each file of the chain, as it was when `state` was decided */
+	size_t n_stamps;
 };
 
 struct vm_snapshot {

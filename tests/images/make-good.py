@@ -606,7 +606,8 @@ def _(d, img, rng):
         assert i["nb_snapshots"] == 300
 
 
-@case("65,536 snapshots", states=[-1, 0, 1, 777, 65535])
+# QEMU needs four seconds to open this.
+@case("65,536 snapshots", states=[777, 65535])
 def _(d, img, rng):
     create(img, MIB)
     for n in range(3):

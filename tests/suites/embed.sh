@@ -43,8 +43,11 @@ unmount_snapfs "$M"
 
 guest_write demo vda 0x61 5M 2M
 snap demo fifth 'vda vdb' --disk-only
-Vq snapshot-delete demo third
-want_gone demo third vda vdb
+guest_write demo vda 0x71 6M 2M
+snap demo sixth 'vda vdb' --disk-only
+guest_write demo vda 0x81 7M 2M
+Vq snapshot-delete demo sixth
+want_gone demo sixth vda vdb
 mount_snapfs "$M" -o refresh=0.5 "$URI" || die 'no second mount'
 verify_listing 'mounted again: what virsh did meanwhile' "$M" demo
 verify_bytes 'and the bytes' "$M" demo

@@ -71,7 +71,7 @@ cannot 'a directory for an image' "$I" "$I" "$M"
 mkfifo "$W/fifo.qcow2"
 cannot 'a FIFO for an image' 'fifo\.qcow2' "$W/fifo.qcow2" "$M"
 cannot 'one bad image among good ones' 'nothere' "$g" "$I/nothere.qcow2" "$M"
-cannot 'no such libvirt' 'test:///nothere|nothere\.xml' "test://$W/nothere.xml" "$M"
+cannot 'no such libvirt' 'socket' "qemu+unix:///system?socket=$W/nothere.sock" "$M"
 
 # ---------------------------------------------------------------- life cycle
 

@@ -178,7 +178,7 @@ Test(q2_snaptab, a_copy_is_the_same_and_its_own)
 	q2_snapshot_free(NULL);
 }
 
-/* ---------------------------------------------------------------- the table in a file */
+/* ---------------------------------------------------------------- the table in a file (see also test-q2-faults.c) */
 
 static struct ti_snap many(size_t i, char *id, const char *name)
 {
@@ -256,93 +256,5 @@ Test(q2_snaptab, a_table_past_the_end_of_the_file_is_a_list_of_empty_entries)
 	cr_expect_str_eq(info->snapshots[65535].name, "");
 	cr_expect_eq(info->snapshots[65535].disk_size, 32 << 10);
 	q2_info_free(info);
-	ti_fini(&img);
-}
-
-/* ---------------------------------------------------------------- ... while QEMU rewrites it */
-
-struct rewrite {
-	struct ti_snap snaps[3];
-	unsigned times; /* how often still */
-};
-
-static void table_moves(struct ti_file *tf, void *opaque, uint64_t off, size_t len)
-{
-	struct rewrite *rw = opaque;
-
-	(void)len;
-	/* between the header and the table: the table moves on, and the old place is punched */
-	if (off < 512 || !rw->times)
-		return;
-	rw->times--;
-	memset(tf->img->bytes + off, 0, 512);
-	ti_table(tf->img, 100 + rw->times, rw->snaps, 2);
-	ti_switch(tf->img, 100 + rw->times, 2);
-}
-
-Test(q2_snaptab, a_table_that_moves_while_it_is_read_is_read_again)
-{
-	struct rewrite rw = { { { .id = "1", .name = "one", .l1 = 5, .disk_size = 512 },
-				{ .id = "2", .name = "two", .l1 = 5, .disk_size = 512 },
-				{ .id = "3", .name = "gone", .l1 = 5, .disk_size = 512 } }, 4 };
-	struct ti_image img;
-	struct ti_file tf;
-	struct q2_info *info = NULL;
-
-	ti_init(&img, 9, 32 << 10);
-	ti_table(&img, 10, rw.snaps, 3);
-	ti_switch(&img, 10, 3);
-	ti_fill(&img, 200, 0);
-	ti_file_init(&tf, &img);
-	tf.before = table_moves;
-	tf.opaque = &rw;
-	cr_assert_eq(q2_info_read(&tf.f, Q2_FORMAT_QCOW2, &info, NULL), 0);
-	cr_assert_eq(info->n_snapshots, 2);
-	cr_expect_str_eq(info->snapshots[1].name, "two");
-	q2_info_free(info);
-	ti_fini(&img);
-}
-
-Test(q2_snaptab, a_table_that_never_holds_still_is_given_up, .timeout = 30)
-{
-	struct rewrite rw = { { { .id = "1", .name = "one" }, { .id = "2", .name = "two" }, { .id = "3", .name = "x" } }, 100000 };
-	struct q2_info *info = NULL;
-	struct ti_image img;
-	struct ti_file tf;
-
-	ti_init(&img, 9, 32 << 10);
-	ti_table(&img, 10, rw.snaps, 3);
-	ti_switch(&img, 10, 3);
-	ti_fill(&img, 101000, 0);
-	ti_file_init(&tf, &img);
-	tf.before = table_moves;
-	tf.opaque = &rw;
-	cr_expect_eq(q2_info_read(&tf.f, Q2_FORMAT_QCOW2, &info, NULL), -EAGAIN);
-	ti_fini(&img);
-}
-
-Test(q2_snaptab, every_read_that_fails_is_reported)
-{
-	struct rewrite rw = { { { .id = "1", .name = "one" }, { .id = "2", .name = "two" }, { .id = "3", .name = "x" } }, 0 };
-	struct ti_image img;
-	struct ti_file tf;
-	unsigned n, total;
-
-	ti_init(&img, 9, 32 << 10);
-	ti_table(&img, 10, rw.snaps, 3);
-	ti_switch(&img, 10, 3);
-	q2_info_free(info_of(&img, &tf, 0));
-	total = tf.preads;
-	cr_assert_eq(total, 3); /* header, table, header */
-	for (n = 1; n <= total; n++) {
-		struct q2_info *info = NULL;
-		struct vs_err err = { 0 };
-
-		ti_file_init(&tf, &img);
-		tf.fail_at = n;
-		tf.fail_rc = -EIO;
-		cr_expect_eq(q2_info_read(&tf.f, Q2_FORMAT_QCOW2, &info, &err), -EIO, "read %u", n);
-		cr_expect_eq(err.code, -EIO, "read %u: %s", n, err.msg);
-	}
 	ti_fini(&img);
 }

@@ -151,7 +151,6 @@ Test(sf_options, what_is_wrong_is_named)
 		{"-o refresh=nan /m", "refresh"},
 		{"-o refresh=inf /m", "refresh"},
 		{"-o refresh=2s /m", "2s"},
-		{"-o bandwidth=0 /m", "bandwidth"},
 		{"-o bandwidth=1.5 /m", "bandwidth"},
 		{"-o bandwidth=99999999999999999999 /m", "bandwidth"},
 		{"-o cache=maybe /m", "maybe"},
