@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -306,11 +307,12 @@ static int start_threads(struct sf_session *session)
 	return 0;
 }
 
+/* poll(2) and not read(2): it comes back for a signal even with SA_RESTART, which is for everybody else. */
 static void wait_for_the_end(void)
 {
-	uint64_t count;
+	struct pollfd wake = {.fd = wake_fd, .events = POLLIN};
 
-	while (read(wake_fd, &count, sizeof(count)) < 0 && errno == EINTR)
+	while (poll(&wake, 1, -1) <= 0)
 		;
 }
 

@@ -33,6 +33,10 @@ static inline uint64_t vm_known_hash(const char *text)
 	return h;
 }
 
+/* known-jobs.c */
+void vm_ask_jobs(struct vm_ask *ask);
+void vm_known_jobs_free(struct vm_known_job *jobs, size_t n);
+
 /* known-snapshots.c. @first: how many snapshots the domains before this one have, for the taking of turns. */
 void vm_ask_snapshots(struct vm_ask *ask, size_t first);
 void vm_known_snapshot_free(void *snapshot);

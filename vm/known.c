@@ -8,17 +8,11 @@
 
 /* ---------------------------------------------------------------- life */
 
-static void jobs_free(struct vm_known_job *jobs, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		free(jobs[i].target);
-	free(jobs);
-}
-
 static void domain_free(struct vm_known_domain *d)
 {
 	vm_strmap_clear(&d->by_name, vm_known_snapshot_free);
-	jobs_free(d->jobs, d->n_jobs);
+	vm_known_jobs_free(d->jobs, d->n_jobs);
+	vm_job_ask_free(d->asking);
 	vm_xml_domain_free(d->now);
 	vm_xml_domain_free(d->config);
 	vm_log_unref(d->log);
@@ -155,72 +149,6 @@ static void ask_definition(struct vm_ask *ask)
 		ask->known->changed = ask->closer = true;
 }
 
-/* ---------------------------------------------------------------- one domain: jobs */
-
-static enum vm_job job_type(int type)
-{
-	switch (type) {
-	case VIR_DOMAIN_BLOCK_JOB_TYPE_PULL: return VM_JOB_PULL;
-	case VIR_DOMAIN_BLOCK_JOB_TYPE_COPY: return VM_JOB_COPY;
-	case VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT: return VM_JOB_COMMIT;
-	case VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT: return VM_JOB_ACTIVE_COMMIT;
-	default: return VM_JOB_OTHER;
-	}
-}
-
-static const struct vm_known_job *find_job(const struct vm_known_domain *d, const char *target)
-{
-	for (size_t i = 0; i < d->n_jobs; i++)
-		if (!strcmp(d->jobs[i].target, target))
-			return &d->jobs[i];
-	return NULL;
-}
-
-/* Writes *job and returns true where there is something to say about this disk. */
-static bool ask_job(struct vm_ask *ask, const char *target, struct vm_known_job *job)
-{
-	const struct vm_known_job *before = find_job(ask->d, target);
-	virDomainBlockJobInfo info;
-	int r = virDomainGetBlockJobInfo(ask->dom, target, &info, 0);
-
-	if (r <= 0 && (!before || before->over))
-		return false;
-	*job = (struct vm_known_job){ .since = before ? before->since : ask->known->poll };
-	if (r > 0) {
-		job->type = job_type(info.type);
-		job->done = info.cur;
-		job->total = info.end;
-	} else {
-		job->type = before->type;
-		job->over = true;
-	}
-	if (!before || before->over != job->over || before->type != job->type)
-		ask->known->changed = true;
-	return true;
-}
-
-static void ask_jobs(struct vm_ask *ask)
-{
-	struct vm_known_domain *d = ask->d;
-	size_t n_disks = d->running && d->now ? d->now->n_disks : 0, n = 0;
-	struct vm_known_job *jobs = calloc(n_disks + 1, sizeof(*jobs));
-
-	for (size_t i = 0; jobs && i < n_disks; i++) {
-		const struct vm_xml_disk *disk = &d->now->disks[i];
-
-		if (!vm_xml_disk_exposed(disk) || disk->source.type == VM_SOURCE_NONE || !ask_job(ask, disk->target, &jobs[n]))
-			continue;
-		jobs[n].target = strdup(disk->target);
-		if (jobs[n].target)
-			ask->known->jobs |= !jobs[n++].over;
-	}
-	if (n < d->n_jobs)
-		ask->known->changed = true;
-	jobs_free(d->jobs, d->n_jobs);
-	d->jobs = jobs;
-	d->n_jobs = n;
-}
-
 /* ---------------------------------------------------------------- all domains */
 
 static void rename_domain(struct vm_ask *ask, const char *name)
@@ -256,7 +184,7 @@ static bool look_at(struct vm_known *known, struct vm_conn *conn, const struct v
 	if (!ask.gone && !ask.failed)
 		ask_definition(&ask);
 	if (!ask.gone && !ask.failed)
-		ask_jobs(&ask);
+		vm_ask_jobs(&ask);
 	if (!ask.gone && !ask.failed)
 		vm_ask_snapshots(&ask, *first);
 	if (ask.failed && !vm_conn_alive(conn))

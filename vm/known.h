@@ -15,6 +15,7 @@
 #include "conn.h"
 #include "gatekey.h"
 #include "graph.h"
+#include "jobask.h"
 #include "log.h"
 #include "strmap.h"
 #include "xml.h"
@@ -61,6 +62,7 @@ struct vm_known_domain {
 	/* private */
 	struct vm_strmap by_name;
 	uint64_t now_hash, config_hash, names_hash, seen;
+	struct vm_job_ask *asking; /* a question for its jobs that was not answered yet */
 	bool refused; /* libvirt did not answer something at the last look */
 };
 

@@ -17,7 +17,7 @@
 #ifndef VS_VM_RETAIN_H
 #define VS_VM_RETAIN_H
 
-#include "qcow2/base.h"
+#include "qcow2/qcow2.h"
 
 #define VM_RETAIN_LINE_MAX 4096  /* bytes, as written and as read back, the newline not counted */
 #define VM_RETAIN_COUNT_MAX 9999

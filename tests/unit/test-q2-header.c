@@ -359,7 +359,7 @@ Test(q2_header, an_unknown_feature_is_refused_by_its_name)
 	ti_fini(&img);
 }
 
-Test(q2_header, a_header_full_of_extensions_is_read_in_a_few_steps)
+Test(q2_header, a_header_full_of_extensions_is_read_in_a_few_steps, .timeout = 20)
 {
 	struct ti_image img;
 	struct ti_file tf;

@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a read does when its image is not where it was. vm/ and the views of qcow2/ are played by the few functions at
+ * the top, so that every turn can be forced: `script` is what is told.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <string.h>
+
+#include "fs/fs.h"
+#include "sf-domain.h"
+
+/* ---------------------------------------------------------------- vm/ and qcow2/ as played */
+
+struct q2_view {
+	int number; /* of the open that made it */
+};
+
+static struct {
+	int opens, closes, refreshes;
+	int open_fails, open_rc;          /* so many opens fail, with that */
+	int refresh_rc;
+	void (*on_refresh)(void);         /* what the refresh finds out */
+	struct vm_picture *current;
+} script;
+
+struct vm_picture *vm_picture_get(struct vm *vm)
+{
+	(void)vm;
+	return script.current;
+}
+
+void vm_picture_put(struct vm_picture *picture)
+{
+	(void)picture;
+}
+
+int vm_refresh(struct vm *vm, unsigned timeout_ms)
+{
+	(void)vm;
+	cr_expect_gt(timeout_ms, 0);
+	script.refreshes++;
+	if (script.on_refresh)
+		script.on_refresh();
+	return script.refresh_rc;
+}
+
+void vm_log(struct vm_log *log, const char *fmt, ...)
+{
+	(void)log;
+	(void)fmt;
+}
+
+uint64_t vm_ino(uint64_t parent, const char *name)
+{
+	return parent * 31 + (unsigned char)name[0] * 7 + strlen(name);
+}
+
+int q2_view_open(struct q2_cache *cache, const struct q2_view_spec *spec, struct q2_view **out, struct vs_err *err)
+{
+	(void)cache;
+	cr_expect_str_eq(spec->path, "/images/a.qcow2");
+	script.opens++;
+	if (script.open_fails > 0) {
+		script.open_fails--;
+		return vs_err_set(err, script.open_rc, "as told");
+	}
+	*out = calloc(1, sizeof(**out));
+	(*out)->number = script.opens;
+	return 0;
+}
+
+void q2_view_close(struct q2_view *view)
+{
+	script.closes++;
+	free(view);
+}
+
+uint64_t q2_view_size(const struct q2_view *view)
+{
+	(void)view;
+	return 1 << 20;
+}
+
+int q2_view_has_compressed(struct q2_view *view, size_t max_tables, struct vs_err *err)
+{
+	(void)view;
+	(void)max_tables;
+	(void)err;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- one domain, one snapshot, one disk */
+
+static struct vm_disk disk;
+static struct vm_snapshot snapshot;
+static struct vm_domain domain;
+static struct vm_domain *domains[] = {&domain};
+static struct vm_picture with_it, without_it;
+static struct sf_options options;
+static struct sf_fs fs;
+static struct sf_image *image;
+
+/* The next picture has the disk in another state. */
+static void change_state(enum vm_state state)
+{
+	static struct vm_picture next[2];
+	static unsigned turn;
+	struct vm_picture *picture = &next[turn++ % 2];
+
+	disk.state = state;
+	*picture = (struct vm_picture){.serial = script.current->serial + 1, .domains = domains, .n_domains = 1};
+	script.current = picture;
+}
+
+/* As the notifier does when vm/ pokes it. */
+static void see_the_new_picture(void)
+{
+	sf_world_put(&fs.world, sf_world_get(&fs.world));
+}
+
+static void setup(void)
+{
+	const struct sf_key key = {.domain = 50, .ino = 1001, .kind = SF_IMAGE};
+
+	disk = sf_test_disk("vda", "monday.vda.img", 1001);
+	snapshot = (struct vm_snapshot){.name = S("monday"), .shown = S("monday"), .disks = &disk, .n_disks = 1};
+	domain = (struct vm_domain){.name = S("web"), .dir = S("web"), .ino = 50, .snapshots = &snapshot, .n_snapshots = 1};
+	with_it = (struct vm_picture){.serial = 1, .domains = domains, .n_domains = 1};
+	without_it = (struct vm_picture){.serial = 1000};
+	script.current = &with_it;
+	options.refresh_s = 0.01;
+	fs.options = &options;
+	cr_assert_eq(sf_world_init(&fs.world, NULL), 0);
+	sf_images_init(&fs.images, &fs);
+	cr_assert_eq(sf_image_open(&fs.images, &key, &image), 0);
+}
+
+static void teardown(void)
+{
+	sf_image_close(image);
+	sf_images_fini(&fs.images);
+	sf_world_fini(&fs.world);
+	cr_expect(script.closes == script.opens || script.open_rc, "%d views opened, %d closed", script.opens, script.closes);
+}
+
+TestSuite(sf_image, .init = setup, .fini = teardown, .timeout = 60);
+
+/* A use that finds its view stale so many times. */
+static int stale_uses;
+
+static int64_t use(struct sf_view *view, void *opaque, struct vs_err *err)
+{
+	int *seen = opaque;
+
+	*seen = view->q2->number;
+	if (stale_uses > 0) {
+		stale_uses--;
+		return vs_err_set(err, -ESTALE, "it moved");
+	}
+	return 42;
+}
+
+static int64_t read_it(int *seen)
+{
+	return sf_image_use(image, use, seen, NULL);
+}
+
+/* ---------------------------------------------------------------- what is promised */
+
+Test(sf_image, one_view_serves_all_uses)
+{
+	int seen;
+
+	cr_expect_eq(read_it(&seen), 42);
+	cr_expect_eq(read_it(&seen), 42);
+	cr_expect_eq(script.opens, 1);
+	cr_expect_eq(script.refreshes, 0);
+}
+
+Test(sf_image, open_files_of_one_image_share_it)
+{
+	struct sf_image *again;
+
+	cr_assert_eq(sf_image_open(&fs.images, sf_image_key(image), &again), 0);
+	cr_expect_eq(again, image);
+	sf_image_close(again);
+}
+
+Test(sf_image, a_record_that_moved_costs_one_open_and_no_look_at_libvirt)
+{
+	int seen;
+
+	cr_expect_eq(read_it(&seen), 42);
+	stale_uses = 1;
+	cr_expect_eq(read_it(&seen), 42);
+	cr_expect_eq(seen, 2);
+	cr_expect_eq(script.refreshes, 0);
+	cr_expect_eq(script.closes, 1);
+}
+
+Test(sf_image, one_that_moves_all_the_time_is_still_read)
+{
+	int seen;
+
+	stale_uses = 50;
+	cr_expect_eq(read_it(&seen), 42);
+	cr_expect_eq(seen, 51);
+}
+
+Test(sf_image, a_picture_that_was_too_old_is_renewed)
+{
+	int seen;
+
+	script.open_fails = 1;
+	script.open_rc = -ESTALE;
+	cr_expect_eq(read_it(&seen), 42);
+	cr_expect_eq(script.refreshes, 1);
+}
+
+Test(sf_image, a_file_that_went_is_looked_for_as_well)
+{
+	int seen;
+
+	script.open_fails = 1;
+	script.open_rc = -ENOENT;
+	cr_expect_eq(read_it(&seen), 42);
+	cr_expect_eq(script.refreshes, 1);
+}
+
+static void it_is_gone(void)
+{
+	script.current = &without_it;
+}
+
+Test(sf_image, gone_is_said_after_fresh_looks_and_then_at_once)
+{
+	int seen;
+
+	script.open_fails = 1000;
+	script.open_rc = -ESTALE;
+	script.on_refresh = it_is_gone;
+	cr_expect_eq(read_it(&seen), -ESTALE);
+	cr_expect_eq(script.refreshes, 2);
+	cr_expect_eq(read_it(&seen), -ESTALE);
+	cr_expect_eq(script.refreshes, 2, "it was looked for again");
+}
+
+static void it_is_back(void)
+{
+	script.current = &with_it;
+	script.open_fails = 0;
+	with_it.serial = 2000;
+}
+
+Test(sf_image, what_comes_back_is_read_again)
+{
+	int seen;
+
+	script.open_fails = 1000;
+	script.open_rc = -ESTALE;
+	script.on_refresh = it_is_gone;
+	cr_expect_eq(read_it(&seen), -ESTALE);
+	it_is_back();
+	see_the_new_picture();
+	cr_expect_eq(read_it(&seen), 42);
+}
+
+Test(sf_image, without_libvirt_nobody_says_gone)
+{
+	int seen;
+
+	script.open_fails = 1000;
+	script.open_rc = -ESTALE;
+	script.refresh_rc = -EHOSTDOWN;
+	cr_expect_eq(read_it(&seen), -EHOSTDOWN);
+}
+
+Test(sf_image, an_open_view_outlives_its_place_in_the_picture)
+{
+	int seen;
+
+	cr_expect_eq(read_it(&seen), 42);
+	it_is_gone();
+	see_the_new_picture();
+	cr_expect_eq(read_it(&seen), 42);
+}
+
+Test(sf_image, busy_is_said_at_once_and_passes)
+{
+	int seen;
+
+	cr_expect_eq(read_it(&seen), 42);
+	change_state(VM_BUSY);
+	see_the_new_picture();
+	cr_expect_eq(read_it(&seen), -EBUSY);
+	change_state(VM_OK);
+	see_the_new_picture();
+	cr_expect_eq(read_it(&seen), 42);
+	cr_expect_eq(script.refreshes, 0);
+}
+
+Test(sf_image, what_the_picture_calls_stale_is_not_read_though_it_could_be)
+{
+	int seen;
+
+	cr_expect_eq(read_it(&seen), 42);
+	change_state(VM_STALE);
+	see_the_new_picture();
+	cr_expect_eq(read_it(&seen), -ESTALE);
+}
+
+Test(sf_image, other_errors_pass_through_untouched)
+{
+	struct vs_err err = {0};
+	int seen;
+
+	script.open_fails = 1;
+	script.open_rc = -EUCLEAN;
+	cr_expect_eq(sf_image_use(image, use, &seen, &err), -EUCLEAN);
+	cr_expect_str_eq(err.msg, "as told");
+	cr_expect_eq(script.refreshes, 0);
+	cr_expect_eq(read_it(&seen), 42);
+}
