@@ -83,7 +83,7 @@ static int catch_signals(void)
 static char last_words[256]; /* while mounting: libfuse's reason, for our one sentence */
 static bool mounting;
 
-static void on_fuse_log(enum fuse_log_level level, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void on_fuse_log(enum fuse_log_level level, const char *fmt, va_list ap)
 {
 	if (!mounting) {
 		vfprintf(stderr, fmt, ap);

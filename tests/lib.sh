@@ -343,6 +343,16 @@ json() { jq -r "$2" "$1"; }
 
 # ---------------------------------------------------------------- images
 
+# have_loop: can a loop device be had here? Containers often have none.
+have_loop() {
+	local dev st
+	truncate -s 1M "$W/.loop" && dev=$(losetup -r -f --show "$W/.loop" 2>/dev/null)
+	st=$?
+	[ "$st" = 0 ] && losetup -d "$dev"
+	rm -f "$W/.loop"
+	return $st
+}
+
 # pattern BYTE LENGTH [FILE]: LENGTH bytes of value BYTE.
 pattern() { head -c "$2" /dev/zero | tr '\0' "\\$(printf %o "$1")"; }
 

@@ -34,6 +34,7 @@ struct work {
 	struct vm_domain *domain;
 	struct vm_arena *arena;
 	struct q2_gate *gate; /* held on to by the domain */
+	bool unfinished;
 };
 
 static void drop_entry(void *thing)
@@ -204,6 +205,18 @@ static int compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, s
 	return r;
 }
 
+/* The present content of an image is there while nobody writes it; and what libvirt lists while it is still being taken has
+ * not lost its data, but does not have it yet. */
+static bool is_shown(struct work *w, const struct vm_draft_snapshot *s, const struct vm_snapshot *snap)
+{
+	if (s->present)
+		return snap->state == VM_OK;
+	if (!s->in_making || snap->state != VM_STALE)
+		return true;
+	w->unfinished = true;
+	return false;
+}
+
 static int compose_snapshots(struct work *w)
 {
 	struct vm_domain *d = w->domain;
@@ -216,8 +229,7 @@ static int compose_snapshots(struct work *w)
 		const struct vm_draft_snapshot *s = w->draft->order[i];
 
 		r = compose_snapshot(w, s, &d->snapshots[d->n_snapshots]);
-		/* the present content of an image is there while nobody writes it */
-		if (!s->present || d->snapshots[d->n_snapshots].state == VM_OK)
+		if (is_shown(w, s, &d->snapshots[d->n_snapshots]))
 			d->n_snapshots++;
 		else
 			d->snapshots[d->n_snapshots] = (struct vm_snapshot){0};
@@ -307,7 +319,7 @@ static int compose(struct work *w)
 }
 
 struct vm_domain *vm_draft_compose(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
-				   struct vm_collect *collect)
+				   struct vm_collect *collect, bool *unfinished)
 {
 	struct work w = { .draft = d, .graph = graph, .index = index, .collect = collect, .domain = vm_domain_new() };
 
@@ -318,5 +330,6 @@ struct vm_domain *vm_draft_compose(const struct vm_draft *d, const struct vm_gra
 		vm_domain_unref(w.domain);
 		return NULL;
 	}
+	*unfinished |= w.unfinished;
 	return w.domain;
 }

@@ -224,20 +224,23 @@ static void listen_close(struct vm_conn *conn)
 	virConnectRegisterCloseCallback(conn->ptr, on_close, conn->box, NULL);
 }
 
-static virConnectPtr connect_to(const struct vm_conn_options *options, struct vs_err *err)
+static virConnectPtr connect_to(const char *uri, bool read_only, struct vs_err *err)
 {
-	const char *name = options->uri ? options->uri : "libvirt's default connection";
-	virConnectPtr ptr;
+	virConnectPtr ptr = read_only ? virConnectOpenReadOnly(uri) : virConnectOpen(uri);
 
-	ptr = options->read_only ? virConnectOpenReadOnly(options->uri) : virConnectOpen(options->uri);
-	if (ptr)
-		return ptr;
-	vm_virterr_set(err, "%s", name);
-	if (options->read_only)
-		ptr = virConnectOpen(options->uri);
-	if (ptr && err)
-		*err = (struct vs_err){0};
+	if (!ptr)
+		vm_virterr_set(err, "%s", uri ? uri : "libvirt's default connection");
+	if (!ptr && read_only)
+		ptr = virConnectOpen(uri);
+	if (!ptr)
+		return NULL;
+	virConnectSetKeepAlive(ptr, KEEPALIVE_S, KEEPALIVE_COUNT);
 	return ptr;
+}
+
+virConnectPtr vm_conn_plain(const char *uri, bool read_only)
+{
+	return connect_to(uri, read_only, NULL);
 }
 
 int vm_conn_open(const struct vm_conn_options *options, struct vm_conn **out, struct vs_err *err)
@@ -249,13 +252,12 @@ int vm_conn_open(const struct vm_conn_options *options, struct vm_conn **out, st
 		free(conn);
 		return vs_err_set(err, -ENOMEM, "out of memory");
 	}
-	conn->ptr = connect_to(options, &why);
+	conn->ptr = connect_to(options->uri, options->read_only, &why);
 	if (!conn->ptr) {
 		box_unref(conn->box);
 		free(conn);
 		return vs_err_set(err, why.code, "%s", why.msg);
 	}
-	virConnectSetKeepAlive(conn->ptr, KEEPALIVE_S, KEEPALIVE_COUNT);
 	listen_close(conn);
 	listen_domains(conn);
 	listen_pools(conn);

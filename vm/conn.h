@@ -25,6 +25,9 @@ struct vm_conn_options {
 int vm_conn_open(const struct vm_conn_options *options, struct vm_conn **out, struct vs_err *err);
 void vm_conn_close(struct vm_conn *conn);
 
+/* A connection and nothing around it, as vm_conn_open() makes it. NULL: it cannot be had. */
+virConnectPtr vm_conn_plain(const char *uri, bool read_only);
+
 virConnectPtr vm_conn_ptr(struct vm_conn *conn); /* borrowed */
 /* False once the other side has gone: everything obtained through it is dead. */
 bool vm_conn_alive(struct vm_conn *conn);

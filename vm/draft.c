@@ -354,7 +354,7 @@ static int compose_all(struct vm_drafts *set, const struct vm_graph *graph, cons
 	size_t n = 0;
 
 	while (n < set->n) {
-		struct vm_domain *now = vm_draft_compose(&set->drafts[n], graph, n, set->collect);
+		struct vm_domain *now = vm_draft_compose(&set->drafts[n], graph, n, set->collect, &set->unfinished);
 
 		if (!now)
 			break;

@@ -30,6 +30,7 @@ struct vm_draft_snapshot {
 	int64_t created_ns;  /* as its source says; entries of internal disks say it better */
 	bool recorded, memory, external_memory, current;
 	bool present;        /* image source: the file's present content */
+	bool in_making;      /* it may not be complete yet: if it looks stale, it is not shown at all */
 	const char *problem; /* NULL, or why its disks are not known */
 	const char *xml;     /* kept alive by `keep` */
 	size_t xml_len;
@@ -73,6 +74,7 @@ struct vm_drafts {
 	size_t n_extra;
 	const struct vm_fact_volume *volumes;
 	size_t n_volumes;
+	bool unfinished;            /* written: something was left out because it is in the making */
 	bool ask_locks;             /* ask for every frozen file's lock bytes, not only of those that were just written */
 	struct vm_arena *arena;     /* lives as long as the drafts */
 	struct vm_collect *collect;
@@ -90,8 +92,9 @@ int vm_draft_settle(struct vm_draft *d, struct vm_arena *arena);
 /* The stable inode number of a snapshot's disk; 0: no memory. */
 uint64_t vm_draft_disk_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
 int64_t vm_draft_disk_created(const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
-/* The finished domain for the @index'th one of the graph. Gives; NULL: no memory. */
+/* The finished domain for the @index'th one of the graph. Sets *unfinished where something was left out that is in the
+ * making. Gives; NULL: no memory. */
 struct vm_domain *vm_draft_compose(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
-				   struct vm_collect *collect);
+				   struct vm_collect *collect, bool *unfinished);
 
 #endif

@@ -29,6 +29,7 @@ struct vm_inventory {
 	struct vm_files *files;
 	struct vm_memory *memory;
 	struct vm_log_shelf *shelf;
+	struct vm_job_asker *asker;
 	struct vm_known known;
 	struct vm_dirs dirs;
 	struct vm_pools pools;
@@ -52,6 +53,7 @@ void vm_inventory_free(struct vm_inventory *inv)
 	vm_files_free(inv->files);
 	vm_memory_free(inv->memory);
 	vm_log_shelf_free(inv->shelf);
+	vm_job_asker_free(inv->asker);
 	for (size_t i = 0; i < inv->n_allow_paths; i++)
 		free(inv->allow_paths[i]);
 	free(inv->allow_paths);
@@ -79,8 +81,9 @@ struct vm_inventory *vm_inventory_new(const struct vm_options *options)
 	inv->files = vm_files_new();
 	inv->memory = vm_memory_new();
 	inv->shelf = vm_log_shelf_new(options->to_stderr);
-	vm_known_init(&inv->known, inv->shelf);
-	if (inv->files && inv->memory && inv->shelf && copy_paths(inv, options))
+	inv->asker = vm_job_asker_new(options->uri, options->read_only);
+	vm_known_init(&inv->known, inv->shelf, inv->asker);
+	if (inv->files && inv->memory && inv->shelf && inv->asker && copy_paths(inv, options))
 		return inv;
 	vm_inventory_free(inv);
 	return NULL;
@@ -101,6 +104,7 @@ struct look {
 	struct vs_err *err;
 	struct vm_hints hints;
 	bool changed;   /* libvirt says something else than at the last look */
+	bool making;    /* something is not shown yet because it is being made */
 	uint64_t round;
 };
 
@@ -177,6 +181,7 @@ static int build(struct look *look, bool last_try, struct vm_picture **out)
 	if (r == 0 && (!look->changed || last_try)) {
 		vm_memory_poll(inv->memory, (unsigned)look->round);
 		r = vm_sketch_finish(&sketch, look->prev, &domains, &n);
+		look->making = sketch.set.unfinished;
 		if (r == 0)
 			r = finish(look, domains, n, out);
 		if (r == 0)
@@ -219,7 +224,7 @@ static int look_around(struct look *look, bool pools_changed, struct vm_picture 
 	}
 	if (r < 0)
 		return r;
-	look->inv->unfinished = look->changed;
+	look->inv->unfinished = look->changed || look->making;
 	return 0;
 }
 

@@ -4,8 +4,10 @@
  *
  * libvirt answers once QEMU's monitor is free: not while a guest's memory is being saved into a snapshot, not while QEMU
  * hangs on a dead NFS server. One such domain must not keep the others from being looked at. So the question is asked on
- * a thread of its own, which is left alone when the answer does not come; at most a few of them wait at a time, because
- * libvirtd serves only so many calls of one client.
+ * a thread of its own, which is left alone when the answer does not come; at most a few of them wait at a time.
+ *
+ * And over a connection of its own: when two threads call through one connection, libvirt 9.0 can lose the wake-up of one
+ * of them for as long as the other waits (its clients' event loop is asked to quit before it runs).
  *
  * Threads: one caller, the refresher.
  */
@@ -14,7 +16,14 @@
 
 #include <libvirt/libvirt.h>
 
-#include "qcow2/qcow2.h"
+#include "qcow2/base.h"
+
+/* Who asks: where to connect to, and a connection that is kept for the next question. */
+struct vm_job_asker;
+/* @uri may be NULL: libvirt's default. NULL: no memory. */
+struct vm_job_asker *vm_job_asker_new(const char *uri, bool read_only);
+/* Questions that are still waiting go on by themselves. NULL is fine. */
+void vm_job_asker_free(struct vm_job_asker *asker);
 
 struct vm_job_answer {
 	char *target;
@@ -25,7 +34,7 @@ struct vm_job_answer {
 struct vm_job_ask;
 
 /* Begins to ask for the jobs of @n disks. NULL: no memory, or too many are waiting already. */
-struct vm_job_ask *vm_job_ask_new(virDomainPtr dom, const char *const *targets, size_t n);
+struct vm_job_ask *vm_job_ask_new(struct vm_job_asker *asker, const char *uuid, const char *const *targets, size_t n);
 /* Waits for at most @timeout_ms. NULL: no answer yet. Borrowed. */
 const struct vm_job_answer *vm_job_ask_wait(struct vm_job_ask *ask, unsigned timeout_ms, size_t *n);
 /* Lets go of it, also while it is waiting. NULL is fine. */

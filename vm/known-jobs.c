@@ -6,6 +6,7 @@
  */
 #include <string.h>
 
+#include "clock.h"
 #include "known-priv.h"
 
 #define PATIENCE_MS 250
@@ -38,14 +39,22 @@ static const struct vm_known_job *find_job(const struct vm_known_domain *d, cons
 
 /* ---------------------------------------------------------------- asking */
 
-static bool may_take_long(const struct vm_ask *ask)
+/* Since when libvirt itself has been at work on the domain: taking a snapshot, deleting one, ... */
+static void ask_control(struct vm_ask *ask)
 {
 	virDomainControlInfo info;
 
-	for (size_t i = 0; i < ask->d->n_jobs; i++)
-		if (!ask->d->jobs[i].over)
+	ask->d->busy_since_s = 0;
+	if (ask->d->running && virDomainGetControlInfo(ask->dom, &info, 0) == 0 && info.state != VIR_DOMAIN_CONTROL_OK)
+		ask->d->busy_since_s = vm_now_ns() / VM_NS_PER_S - (int64_t)(info.stateTime / 1000);
+}
+
+static bool may_take_long(const struct vm_known_domain *d)
+{
+	for (size_t i = 0; i < d->n_jobs; i++)
+		if (!d->jobs[i].over)
 			return true;
-	return virDomainGetControlInfo(ask->dom, &info, 0) == 0 && info.state != VIR_DOMAIN_CONTROL_OK;
+	return d->busy_since_s || d->asking;
 }
 
 /* Fills in what @answers say of the same disks; the others stay unanswered. */
@@ -66,7 +75,7 @@ static void ask_aside(struct vm_ask *ask, const char *const *targets, struct vm_
 	size_t n_answers;
 
 	if (!d->asking)
-		d->asking = vm_job_ask_new(ask->dom, targets, n);
+		d->asking = vm_job_ask_new(ask->known->asker, d->uuid, targets, n);
 	if (!d->asking)
 		return;
 	answers = vm_job_ask_wait(d->asking, PATIENCE_MS, &n_answers);
@@ -82,7 +91,7 @@ static void ask_all(struct vm_ask *ask, const char *const *targets, struct vm_jo
 		out[i] = (struct vm_job_answer){ .target = (char *)targets[i], .found = -1 };
 	if (!n)
 		return;
-	if (ask->d->asking || may_take_long(ask)) {
+	if (may_take_long(ask->d)) {
 		ask_aside(ask, targets, out, n);
 		return;
 	}
@@ -130,6 +139,7 @@ void vm_ask_jobs(struct vm_ask *ask)
 	struct vm_job_answer *answers = calloc(room, sizeof(*answers));
 	struct vm_known_job *jobs = calloc(room, sizeof(*jobs));
 
+	ask_control(ask);
 	if (targets && answers && jobs) {
 		n_targets = list_targets(d, targets);
 		ask_all(ask, targets, answers, n_targets);

@@ -29,9 +29,9 @@ static void drop_domain(void *thing)
 	domain_free(thing);
 }
 
-void vm_known_init(struct vm_known *known, struct vm_log_shelf *shelf)
+void vm_known_init(struct vm_known *known, struct vm_log_shelf *shelf, struct vm_job_asker *asker)
 {
-	*known = (struct vm_known){ .shelf = shelf };
+	*known = (struct vm_known){ .shelf = shelf, .asker = asker };
 }
 
 void vm_known_fini(struct vm_known *known)

@@ -53,6 +53,7 @@ struct vm_known_domain {
 	char *current;                   /* name of the current snapshot, or NULL */
 	struct vm_known_job *jobs;
 	size_t n_jobs;
+	int64_t busy_since_s;            /* libvirt has been at work on it since (calendar); 0: it is not */
 	struct vm_log *log;
 
 	/* notes of the callers */
@@ -77,11 +78,12 @@ struct vm_known {
 	/* private */
 	uint64_t look;
 	struct vm_strmap by_uuid;
-	struct vm_log_shelf *shelf;       /* borrowed */
+	struct vm_log_shelf *shelf;       /* borrowed, as is: */
+	struct vm_job_asker *asker;
 	size_t turn;                      /* where the taking of turns goes on */
 };
 
-void vm_known_init(struct vm_known *known, struct vm_log_shelf *shelf);
+void vm_known_init(struct vm_known *known, struct vm_log_shelf *shelf, struct vm_job_asker *asker);
 void vm_known_fini(struct vm_known *known);
 
 /* One look. @hints: domains to be looked at closely. 0; -EHOSTDOWN: the connection is gone, and what is known may be half

@@ -12,6 +12,8 @@
 #include "clock.h"
 #include "sketch.h"
 
+#define MAKING_S 5
+
 struct snaps {
 	struct vm_sketch *sk;
 	const struct vm_known_domain *k;
@@ -123,6 +125,15 @@ static int find_parent(const struct snaps *s, const char *name)
 	return -1;
 }
 
+/* libvirt lists a snapshot from when it begins to take it, and its time is that of the beginning. A running domain tells how
+ * long libvirt has been at work on it; of others we know only that it does not take long. */
+static bool in_making(const struct vm_known_domain *k, const struct vm_xml_snapshot *xml)
+{
+	int64_t age_s = vm_now_ns() / VM_NS_PER_S - xml->created_s;
+
+	return (age_s >= -2 && age_s <= MAKING_S) || (k->busy_since_s && xml->created_s >= k->busy_since_s - 2);
+}
+
 static void draw_recorded(struct snaps *s, const struct vm_known_snapshot *known)
 {
 	const struct vm_xml_snapshot *xml = known->record ? vm_record_xml(known->record) : NULL;
@@ -134,6 +145,7 @@ static void draw_recorded(struct snaps *s, const struct vm_known_snapshot *known
 	if (xml) {
 		snap->problem = NULL;
 		snap->kind = xml->kind;
+		snap->in_making = in_making(s->k, xml);
 		snap->parent = find_parent(s, xml->parent);
 		snap->created_ns = xml->created_s < INT64_MAX / VM_NS_PER_S ? xml->created_s * VM_NS_PER_S : 0;
 		snap->memory = xml->memory != VM_MODE_NO;

@@ -122,7 +122,9 @@ sed -nE 's/^[$#] //p' "$W/session" >"$W/commands"
 timeout 120 bash "$W/typed" </dev/null >"$W/got"
 sed -E 's/^# /$ /' "$W/session" | mask >"$W/session.m"
 mask <"$W/got" >"$W/got.m"
-if diff -u "$W/session.m" "$W/got.m" >"$W/diff"; then
+if ! have_loop && grep -q 'mount -o loop' "$W/commands"; then
+	skip 'README: its sessions print what it says' 'no loop device to be had, and they mount one'
+elif diff -u "$W/session.m" "$W/got.m" >"$W/diff"; then
 	ok 'README: its sessions print what it says'
 else
 	fail 'README: its sessions print what it says' 'see below'

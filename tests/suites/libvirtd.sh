@@ -260,8 +260,7 @@ has 'because of the lock' "$(cat "$W/.virsh.err")" '[Ll]ock'
 same 'the reader is not disturbed' "${WANT[lock/r1.vda.img]}" "$(sum_of "/dev/fd/$fd")"
 exec {fd}<&-
 verify_bytes 'nothing happened to it' "$M" lock
-sleep 0.2
-check 'once it is closed the merge runs' V snapshot-delete lock r1
+check 'once it is closed the merge runs' wait_until 15 V snapshot-delete lock r1
 old=${WANT[lock/r1.vda.img]}
 want_gone lock r1 vda
 verify_listing 'the deleted one goes' "$M" lock
@@ -353,7 +352,7 @@ snap brief b1 vda
 verify_listing 'a new domain appears' "$M" brief
 Vq snapshot-delete brief b1
 Vq undefine brief
-check 'an undefined one disappears' wait_until 5 test ! -e "$M/brief"
+check 'an undefined one disappears' wait_until 15 test ! -e "$M/brief"
 qemu-img snapshot -c byhand "$i/some.vdb.qcow2"
 want some byhand vdb
 verify_listing 'an internal snapshot that libvirt does not know is shown' "$M" some
@@ -369,7 +368,7 @@ verify_listing 'libvirtd is dead: the last picture stays' "$M" deep web01
 verify_bytes 'and reads' "$M" deep web01 blk
 same 'an open file reads on' "${WANT[deep/s20.vda.img]}" "$(sum_of "/dev/fd/$fd")"
 exec {fd}<&-
-check 'the log says so' wait_until 10 grep -qi 'libvirt' "$M/web01/log"
+check 'the log says so' wait_until 20 grep -qi 'libvirt' "$M/web01/log"
 lab_libvirtd_start
 guest_write deep vda 0xee 1M 64K
 snap deep after vda --disk-only

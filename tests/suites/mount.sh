@@ -87,16 +87,16 @@ pid=$(daemon_pid)
 same 'the daemon: has no terminal or directory of ours' '/ ' "$(readlink "/proc/$pid/cwd") $(readlink "/proc/$pid/fd/1" | grep -v /dev/null)"
 all_right 'the daemon: bytes' "$M/good"
 check 'fusermount3 -u' fusermount3 -u "$M"
-check 'ends the process' wait_until 10 no_daemon
+check 'ends the process' wait_until 20 no_daemon
 "$SNAPFS" "$g" "$M"
 check 'umount' umount "$M"
-check 'ends it too' wait_until 10 no_daemon
+check 'ends it too' wait_until 20 no_daemon
 for sig in TERM INT; do
 	mount_snapfs "$M" "$g" || { fail "SIG$sig" 'no mount'; continue; }
 	pid=${SNAPFS_PIDS[$M]}
 	exec {fd}<"$M/good/one.disk.img"
 	kill -"$sig" "$pid"
-	check "SIG$sig ends it, files open or not" wait_until 10 gone "$pid"
+	check "SIG$sig ends it, files open or not" wait_until 20 gone "$pid"
 	check_not "SIG$sig unmounts" is_mounted "$M"
 	exec {fd}<&-
 	unmount_snapfs "$M"
@@ -110,13 +110,13 @@ if mount -t tmpfs -o mode=755 tmpfs /usr/local/bin && install -m 755 "$BUILD/fs/
 	check 'mount -t fuse.virt-snapfs' mount -t fuse.virt-snapfs -o allow_other,_netdev,noauto "$g" "$M"
 	all_right 'mount(8): bytes' "$M/good"
 	umount "$M"
-	wait_until 10 no_daemon
+	wait_until 20 no_daemon
 	printf '%s %s fuse.virt-snapfs ro,allow_other,_netdev,nofail 0 0\n' "$g" "$M" >"$W/fstab"
 	check 'a line in fstab' mount --fstab "$W/fstab" "$M"
 	all_right 'fstab: bytes' "$M/good"
 	has 'fstab: mounted as fuse.virt-snapfs' "$(grep " $M " /proc/mounts)" ' fuse\.virt-snapfs ro,'
 	umount "$M"
-	wait_until 10 no_daemon
+	wait_until 20 no_daemon
 	check_not 'mount(8) hears of a failure' mount -t fuse.virt-snapfs "$I/nothere.qcow2" "$M"
 	umount /usr/local/bin
 else
@@ -258,7 +258,7 @@ mount_snapfs "$M" -o "$R" "$g" || die 'no mount'
 exec {fd}<"$D/one.disk.img"
 head -c 65536 <&"$fd" >/dev/null
 qemu-img snapshot -c three "$g"
-check 'a new snapshot shows' wait_until 5 test -e "$D/three.disk.img"
+check 'a new snapshot shows' wait_until 15 test -e "$D/three.disk.img"
 same 'it reads as the present' "$(sha "$W/want/current")" "$(sha "$D/three.disk.img")"
 same 'one that was open all the time goes on' "$(tail -c +65537 "$W/want/one" | sha256sum)" "$(cat <&"$fd" | sha256sum)"
 exec {fd}<&-
@@ -266,7 +266,7 @@ ino=$(stat -c %i "$D/two.disk.img")
 exec {fd}<"$D/three.disk.img"
 exec {fd2}<"$D/two.disk.img"
 qemu-img snapshot -d three "$g"
-check 'a deleted one goes' wait_until 5 test ! -e "$D/three.disk.img"
+check 'a deleted one goes' wait_until 15 test ! -e "$D/three.disk.img"
 qwrite "$g" 0x55 0 4M
 same 'an open file of a deleted snapshot: ESTALE' ESTALE "$(errno_of cat "/dev/fd/$fd")"
 same 'its neighbour, whose record moved, does not notice' "$(sha "$W/want/two")" "$(sha256sum <&"$fd2" | cut -c1-64)"
@@ -277,26 +277,26 @@ qemu_bytes "$g" "$W/want/current"
 # current: there while nobody writes.
 shown() { test -e "$D/current.disk.img"; }
 hidden() { ! shown; }
-check 'current: shown' wait_until 5 shown
+check 'current: shown' wait_until 15 shown
 same 'current: the new bytes' "$(sha "$W/want/current")" "$(sha "$D/current.disk.img")"
 coproc QIO { exec qemu-io -f qcow2 "$g" 2>&1; }
 # shellcheck disable=SC2153
 qio_pid=$QIO_PID
-check 'current: goes when a writer comes' wait_until 5 hidden
+check 'current: goes when a writer comes' wait_until 15 hidden
 all_right 'current: snapshots read on beside a writer' "$D"
 for c in 'write -q -P 0x66 6M 1M' flush quit; do
 	sleep 0.3 # qemu-io loses sight of what comes in one piece with the line before
 	echo "$c" >&"${QIO[1]}"
 done
-wait_until 5 gone "$qio_pid" || end_pid "$qio_pid"
-check 'current: comes back when the writer has gone' wait_until 5 shown
+wait_until 15 gone "$qio_pid" || end_pid "$qio_pid"
+check 'current: comes back when the writer has gone' wait_until 15 shown
 qemu_bytes "$g" "$W/want/current"
 same 'current: with what it wrote' "$(sha "$W/want/current")" "$(sha "$D/current.disk.img")"
 exec {fd}<"$D/current.disk.img"
 head -c 4096 <&"$fd" >/dev/null
 check_not 'current: nobody can begin to write while it is being read' qwrite "$g" 1 0 512
 exec {fd}<&-
-sleep 0.3
+check 'current: once it is closed one can' wait_until 15 qwrite "$g" 0x67 6M 512
 exec {fd}<"$D/one.disk.img"
 head -c 4096 <&"$fd" >/dev/null
 check 'a snapshot that is being read keeps no writer away' qwrite "$g" 0x77 7M 512K
@@ -305,10 +305,10 @@ qemu-system-x86_64 -accel tcg -m 32 -nodefaults -display none -S -monitor none \
 	-drive "file=$g,format=qcow2,if=virtio" -pidfile "$W/qemu.pid" >/dev/null 2>&1 &
 qemu=$!
 at_exit "end_pid $qemu"
-check 'current: goes when a machine starts' wait_until 10 hidden
+check 'current: goes when a machine starts' wait_until 20 hidden
 all_right 'the machine does not disturb snapshots' "$D"
 end_pid "$qemu"
-check 'current: comes back when it is off' wait_until 5 shown
+check 'current: comes back when it is off' wait_until 15 shown
 unmount_snapfs "$M"
 
 # ---------------------------------------------------------------- names
@@ -360,7 +360,7 @@ same 'snapshots.json has the shown and the raw name' 'a%2Fb a/b' "$(json "$D/sna
 check 'snapshots.json is UTF-8 throughout' python3 -c 'import json, sys; json.loads(open(sys.argv[1], "rb").read().decode("utf-8"))' "$D/snapshots.json"
 same 'every table line has eight columns' 8 "$(awk '{print NF}' "$D/snapshots" | sort -u)"
 qemu-img snapshot -c 'til~de' "$o"
-check 'a second bearer of a name: both get their id' wait_until 5 test -e "$D/til%7Ede~5.disk.img" -a -e "$D/til%7Ede~19.disk.img" -a ! -e "$D/til%7Ede.disk.img"
+check 'a second bearer of a name: both get their id' wait_until 15 test -e "$D/til%7Ede~5.disk.img" -a -e "$D/til%7Ede~19.disk.img" -a ! -e "$D/til%7Ede.disk.img"
 unmount_snapfs "$M"
 
 # Ids that repeat cannot be made with QEMU: entry 2 of a copy gets the id of entry 1.
