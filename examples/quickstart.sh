@@ -55,7 +55,7 @@ as_root() {
 become_root() {
 	[ "$(id -u)" = 0 ] && return
 	command -v sudo >/dev/null && sudo -v && return
-	give_up "$1 needs root, and you may not become root here (no sudo). $2"
+	give_up "$1 needs root, and you may not become root here. $2"
 }
 L=() # before the commands of the demo: nothing, or sudo
 
@@ -160,17 +160,17 @@ show_demo() {
 }
 
 tell() {
-	local sudo=${L[*]:+${L[*]} }
+	local sudo=${L[*]:+${L[*]} } t=$WORK/mnt/$DOMAIN
 	cat <<-END
 
 		== It is up. Look around:
 
-		  cd $WORK/mnt/$DOMAIN
-		  ${sudo}cp --sparse=always monday.vda.img /tmp/            # a disk as it was
-		  ${sudo}debugfs -R 'ls -l /' tuesday.vda.img               # a file system in it, without mounting
-		  ${sudo}mount -o loop,ro,noload tuesday.vda.img /mnt       # ... or mounted (as root)
-		  ${sudo}cat wednesday.xml                                  # the machine's definition at that time
-		  ${sudo}jq . snapshots.json                                # for programs
+		  ${sudo}ls -l $t
+		  ${sudo}cp --sparse=always $t/monday.vda.img /tmp/   # a disk as it was
+		  ${sudo}debugfs -R 'ls -l /' $t/tuesday.vda.img      # a file system in it, without mounting it
+		  ${sudo}mount -o loop,ro,noload $t/tuesday.vda.img /mnt   # ... or mounted (as root)
+		  ${sudo}cat $t/wednesday.xml                         # the machine's definition at that time
+		  ${sudo}cat $t/snapshots.json                        # all of it, for programs
 
 		While it is mounted no other process can open this private libvirt; a real one (qemu:///system) has no such limit.
 

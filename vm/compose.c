@@ -34,6 +34,7 @@ struct work {
 	struct vm_domain *domain;
 	struct vm_arena *arena;
 	struct q2_gate *gate; /* held on to by the domain */
+	const struct vm_domain *before;
 	bool unfinished;
 };
 
@@ -205,13 +206,21 @@ static int compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, s
 	return r;
 }
 
-/* The present content of an image is there while nobody writes it; and what libvirt lists while it is still being taken has
- * not lost its data, but does not have it yet. */
+static bool was_shown(const struct vm_domain *before, const char *shown)
+{
+	for (size_t i = 0; i < before->n_snapshots; i++)
+		if (!strcmp(before->snapshots[i].shown, shown))
+			return true;
+	return false;
+}
+
+/* The present content of an image is there while nobody writes it. And what appears in libvirt's list while it is still
+ * being taken has not lost its data, it does not have it yet. */
 static bool is_shown(struct work *w, const struct vm_draft_snapshot *s, const struct vm_snapshot *snap)
 {
 	if (s->present)
 		return snap->state == VM_OK;
-	if (!s->in_making || snap->state != VM_STALE)
+	if (!s->in_making || snap->state != VM_STALE || !w->before || was_shown(w->before, s->shown))
 		return true;
 	w->unfinished = true;
 	return false;
@@ -319,9 +328,10 @@ static int compose(struct work *w)
 }
 
 struct vm_domain *vm_draft_compose(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
-				   struct vm_collect *collect, bool *unfinished)
+				   struct vm_collect *collect, const struct vm_domain *before, bool *unfinished)
 {
-	struct work w = { .draft = d, .graph = graph, .index = index, .collect = collect, .domain = vm_domain_new() };
+	struct work w = { .draft = d, .graph = graph, .index = index, .collect = collect, .before = before,
+			  .domain = vm_domain_new() };
 
 	if (!w.domain)
 		return NULL;

@@ -332,13 +332,19 @@ static const struct vm_domain *by_uuid(const struct vm_picture *pic, const char 
 	return NULL;
 }
 
-/* Takes @now; gives what the picture is to show: @now, or the same that was shown before. */
-static struct vm_domain *settle_on(const struct vm_picture *prev, struct vm_domain *now)
+/* The same domain in the picture before. */
+static const struct vm_domain *find_before(const struct vm_picture *prev, const struct vm_draft *d)
 {
-	const struct vm_domain *before = prev ? vm_picture_domain(prev, now->dir) : NULL;
+	const struct vm_domain *before = prev ? vm_picture_domain(prev, d->dir) : NULL;
 
-	if (prev && (!before || strcmp(before->uuid, now->uuid)))
-		before = by_uuid(prev, now->uuid);
+	if (prev && (!before || strcmp(before->uuid, d->uuid)))
+		before = by_uuid(prev, d->uuid);
+	return before;
+}
+
+/* Takes @now; gives what the picture is to show: @now, or the same that was shown before. */
+static struct vm_domain *settle_on(const struct vm_domain *before, struct vm_domain *now)
+{
 	if (before && vm_domain_equal(before, now)) {
 		vm_domain_unref(now);
 		return vm_domain_ref((struct vm_domain *)before);
@@ -354,11 +360,12 @@ static int compose_all(struct vm_drafts *set, const struct vm_graph *graph, cons
 	size_t n = 0;
 
 	while (n < set->n) {
-		struct vm_domain *now = vm_draft_compose(&set->drafts[n], graph, n, set->collect, &set->unfinished);
+		const struct vm_domain *before = find_before(prev, &set->drafts[n]);
+		struct vm_domain *now = vm_draft_compose(&set->drafts[n], graph, n, set->collect, before, &set->unfinished);
 
 		if (!now)
 			break;
-		out[n++] = settle_on(prev, now);
+		out[n++] = settle_on(before, now);
 	}
 	if (n == set->n)
 		return 0;

@@ -30,7 +30,7 @@ struct vm_draft_snapshot {
 	int64_t created_ns;  /* as its source says; entries of internal disks say it better */
 	bool recorded, memory, external_memory, current;
 	bool present;        /* image source: the file's present content */
-	bool in_making;      /* it may not be complete yet: if it looks stale, it is not shown at all */
+	bool in_making;      /* it may not be complete yet: if it is new and looks stale, it is not shown at all */
 	const char *problem; /* NULL, or why its disks are not known */
 	const char *xml;     /* kept alive by `keep` */
 	size_t xml_len;
@@ -92,9 +92,9 @@ int vm_draft_settle(struct vm_draft *d, struct vm_arena *arena);
 /* The stable inode number of a snapshot's disk; 0: no memory. */
 uint64_t vm_draft_disk_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
 int64_t vm_draft_disk_created(const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
-/* The finished domain for the @index'th one of the graph. Sets *unfinished where something was left out that is in the
- * making. Gives; NULL: no memory. */
+/* The finished domain for the @index'th one of the graph. @before: the same domain in the picture before, or NULL. Sets
+ * *unfinished where something was left out that is in the making. Gives; NULL: no memory. */
 struct vm_domain *vm_draft_compose(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
-				   struct vm_collect *collect, bool *unfinished);
+				   struct vm_collect *collect, const struct vm_domain *before, bool *unfinished);
 
 #endif

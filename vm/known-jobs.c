@@ -39,22 +39,30 @@ static const struct vm_known_job *find_job(const struct vm_known_domain *d, cons
 
 /* ---------------------------------------------------------------- asking */
 
-/* Since when libvirt itself has been at work on the domain: taking a snapshot, deleting one, ... */
+/* Is libvirt itself at work on the domain (taking a snapshot, deleting one, ...), or QEMU with somebody's command? Only the
+ * former says something about snapshots. */
 static void ask_control(struct vm_ask *ask)
 {
 	virDomainControlInfo info;
+	int64_t since_s = 0;
 
-	ask->d->busy_since_s = 0;
-	if (ask->d->running && virDomainGetControlInfo(ask->dom, &info, 0) == 0 && info.state != VIR_DOMAIN_CONTROL_OK)
-		ask->d->busy_since_s = vm_now_ns() / VM_NS_PER_S - (int64_t)(info.stateTime / 1000);
+	ask->occupied = false;
+	if (ask->d->running && virDomainGetControlInfo(ask->dom, &info, 0) == 0) {
+		ask->occupied = info.state != VIR_DOMAIN_CONTROL_OK;
+		if (info.state == VIR_DOMAIN_CONTROL_JOB)
+			since_s = vm_now_ns() / VM_NS_PER_S - (int64_t)(info.stateTime / 1000);
+	}
+	if (!since_s != !ask->d->busy_since_s)
+		ask->known->changed = true;
+	ask->d->busy_since_s = since_s;
 }
 
-static bool may_take_long(const struct vm_known_domain *d)
+static bool may_take_long(const struct vm_ask *ask)
 {
-	for (size_t i = 0; i < d->n_jobs; i++)
-		if (!d->jobs[i].over)
+	for (size_t i = 0; i < ask->d->n_jobs; i++)
+		if (!ask->d->jobs[i].over)
 			return true;
-	return d->busy_since_s || d->asking;
+	return ask->occupied || ask->d->asking;
 }
 
 /* Fills in what @answers say of the same disks; the others stay unanswered. */
@@ -91,7 +99,7 @@ static void ask_all(struct vm_ask *ask, const char *const *targets, struct vm_jo
 		out[i] = (struct vm_job_answer){ .target = (char *)targets[i], .found = -1 };
 	if (!n)
 		return;
-	if (may_take_long(ask->d)) {
+	if (may_take_long(ask)) {
 		ask_aside(ask, targets, out, n);
 		return;
 	}

@@ -15,6 +15,7 @@ struct vm_ask {
 	struct vm_conn *conn;
 	struct vm_known_domain *d;
 	virDomainPtr dom;
+	bool occupied; /* somebody is at work on it: an answer of QEMU's may take long */
 	bool closer;  /* ask for all its records */
 	bool gone;    /* the domain vanished while we looked */
 	bool failed;  /* libvirt did not answer something: what was known before stays */

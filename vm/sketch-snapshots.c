@@ -12,7 +12,7 @@
 #include "clock.h"
 #include "sketch.h"
 
-#define MAKING_S 5
+#define MAKING_S 3
 
 struct snaps {
 	struct vm_sketch *sk;
@@ -125,13 +125,15 @@ static int find_parent(const struct snaps *s, const char *name)
 	return -1;
 }
 
-/* libvirt lists a snapshot from when it begins to take it, and its time is that of the beginning. A running domain tells how
- * long libvirt has been at work on it; of others we know only that it does not take long. */
+/* libvirt lists a snapshot from when it begins to take it, and its time is that of the beginning. Of a running domain libvirt
+ * tells how long it has been at work on it; of others we know only that it does not take long. */
 static bool in_making(const struct vm_known_domain *k, const struct vm_xml_snapshot *xml)
 {
 	int64_t age_s = vm_now_ns() / VM_NS_PER_S - xml->created_s;
 
-	return (age_s >= -2 && age_s <= MAKING_S) || (k->busy_since_s && xml->created_s >= k->busy_since_s - 2);
+	if (k->running)
+		return k->busy_since_s && xml->created_s >= k->busy_since_s - 2;
+	return age_s >= -2 && age_s <= MAKING_S;
 }
 
 static void draw_recorded(struct snaps *s, const struct vm_known_snapshot *known)
