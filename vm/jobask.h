@@ -16,7 +16,7 @@
 
 #include <libvirt/libvirt.h>
 
-#include "qcow2/base.h"
+#include "qcow2/qcow2.h"
 
 /* Who asks: where to connect to, and a connection that is kept for the next question. */
 struct vm_job_asker;
