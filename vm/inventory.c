@@ -163,7 +163,8 @@ static int same_again(struct look *look, struct vm_picture **out)
 	return finish(look, prev->domains, prev->n_domains, out);
 }
 
-/* Hears the files, and libvirt again. 1: it says the same still, *out is the picture; 0: it does not. */
+/* Hears the files, and libvirt again. 1: it says the same still, *out is the picture; 0: it does not. The sketch borrows what
+ * libvirt said, which hearing it anew may free: so the last try, which is finished whatever libvirt says, does not ask. */
 static int build(struct look *look, bool last_try, struct vm_picture **out)
 {
 	struct vm_inventory *inv = look->inv;
@@ -176,7 +177,9 @@ static int build(struct look *look, bool last_try, struct vm_picture **out)
 	size_t n = 0;
 	int r = vm_sketch_draw(&sketch);
 
-	if (r == 0)
+	if (last_try)
+		look->changed = true; /* as far as we know: look again soon */
+	else if (r == 0)
 		r = hear_libvirt(look);
 	if (r == 0 && (!look->changed || last_try)) {
 		vm_memory_poll(inv->memory, (unsigned)look->round);
