@@ -18,7 +18,7 @@ static void handle_free(struct sf_fs *fs, struct sf_handle *handle)
 		sf_world_put(&fs->world, handle->tree);
 	if (handle->image)
 		sf_image_close(handle->image);
-	sf_text_unref(handle->text);
+	free(handle->text);
 	free(handle);
 }
 
@@ -70,7 +70,7 @@ int sf_handle_open_dir(struct sf_handles *handles, const struct sf_key *dir, str
 int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, struct sf_handle **out)
 {
 	struct sf_handle *handle = handle_new(place->entry->kind);
-	int rc = handle ? sf_text_get(place->dir, place->entry, &handle->text) : -ENOMEM;
+	int rc = handle ? sf_text_make(place->dir, place->entry, &handle->text) : -ENOMEM;
 
 	if (rc < 0) {
 		free(handle);

@@ -13,10 +13,11 @@
 struct sf_fs;
 
 struct sf_handle {
-	enum sf_kind kind; /* immutable */
-	struct sf_text *text;
-	struct sf_image *image;
-	struct sf_key dir;
+	/* immutable */
+	enum sf_kind kind;
+	struct sf_text *text;   /* of a text: owned */
+	struct sf_image *image; /* of an image: a reference */
+	struct sf_key dir;      /* of a directory */
 	/* guarded by the list's lock */
 	struct sf_tree *tree; /* of a directory; another one after rewinddir(3) */
 	struct sf_handle *next, **link;

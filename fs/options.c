@@ -205,7 +205,7 @@ static const struct {
 	{"umask=", OPT_UMASK, "an octal number up to 0777"},
 	{"refresh=", OPT_REFRESH, "a number of seconds above 0"},
 	{"allow_path=", OPT_ALLOW_PATH, "a directory"},
-	{"bandwidth=", OPT_BANDWIDTH, "a whole number of MiB/s above 0"},
+	{"bandwidth=", OPT_BANDWIDTH, "a whole number of MiB/s"},
 	{"cache=", OPT_CACHE, "auto, none or kernel"},
 	{"auto_unmount", OPT_KERNEL, NULL},
 	{"noexec", OPT_KERNEL, NULL},
@@ -313,7 +313,7 @@ static int set_number(struct sf_options *o, enum meaning meaning, const char *va
 	int rc = meaning == OPT_UMASK ? parse_number(value, 8, 0777, &number)
 				     : parse_number(value, 10, MAX_BANDWIDTH_MIB, &number);
 
-	if (rc < 0 || (meaning == OPT_BANDWIDTH && !number))
+	if (rc < 0)
 		return -EINVAL;
 	if (meaning == OPT_UMASK)
 		o->umask = (mode_t)number;
@@ -490,7 +490,7 @@ void sf_options_help(FILE *out)
 	      "    -o umask=OCTAL       permissions to take away from what is shown (0)\n"
 	      "    -o refresh=SECONDS   how often to look for changes, fractions allowed (2)\n"
 	      "    -o allow_path=DIR    images may name files below DIR too; repeatable\n"
-	      "    -o bandwidth=MIB     limit of block jobs in MiB/s (none)\n"
+	      "    -o bandwidth=MIB     limit of block jobs in MiB/s (0: none)\n"
 	      "    -o cache=MODE        auto, none or kernel: what the kernel caches (auto)\n"
 	      "\n"
 	      "Options of mount(8), fstab(5) and FUSE mounts are accepted. See virt-snapfs(8).\n",

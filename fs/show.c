@@ -81,8 +81,11 @@ char *sf_show_dup(const char *s, bool spaces)
 {
 	char *text = NULL;
 	size_t len;
-	FILE *out = open_memstream(&text, &len);
+	FILE *out;
 
+	if (sf_show_clean(s) && !(spaces && strchr(s, ' ')))
+		return strdup(s);
+	out = open_memstream(&text, &len);
 	if (!out)
 		return NULL;
 	sf_show_put(out, s, spaces);

@@ -4,25 +4,12 @@
 #include <errno.h>
 #include <string.h>
 
-struct sf_text *sf_text_ref(struct sf_text *text)
-{
-	atomic_fetch_add(&text->refs, 1);
-	return text;
-}
-
-void sf_text_unref(struct sf_text *text)
-{
-	if (text && atomic_fetch_sub(&text->refs, 1) == 1)
-		free(text);
-}
-
 static int text_new(const char *data, size_t len, int64_t changed_ns, struct sf_text **out)
 {
 	struct sf_text *text = malloc(sizeof(*text) + len);
 
 	if (!text)
 		return -ENOMEM;
-	atomic_init(&text->refs, 1);
 	text->changed_ns = changed_ns;
 	text->len = len;
 	if (len)
@@ -47,30 +34,30 @@ static int render(int (*renderer)(FILE *, const struct vm_domain *), const struc
 	return text_new(data, len, domain->changed_ns, out);
 }
 
-/* Two threads may render the same text at once; the first one's stays. */
-static int get_rendered(struct sf_dir *dir, enum sf_kind kind, struct sf_text **out)
+static int make_rendered(struct sf_dir *dir, enum sf_kind kind, struct sf_text **out)
 {
-	struct sf_text *text, *mine;
-	int rc;
+	int rc = render(kind == SF_JSON ? sf_json_render : kind == SF_CHAIN ? sf_chain_render : sf_table_render,
+			dir->domain, out);
 
+	if (rc < 0)
+		return rc;
 	pthread_mutex_lock(&dir->lock);
-	text = dir->texts[kind];
+	dir->text_len[kind] = (*out)->len;
 	pthread_mutex_unlock(&dir->lock);
-	if (!text) {
-		rc = render(kind == SF_JSON ? sf_json_render : kind == SF_CHAIN ? sf_chain_render : sf_table_render,
-			    dir->domain, &mine);
-		if (rc < 0)
-			return rc;
-		pthread_mutex_lock(&dir->lock);
-		text = dir->texts[kind] ? dir->texts[kind] : (dir->texts[kind] = sf_text_ref(mine));
-		pthread_mutex_unlock(&dir->lock);
-		sf_text_unref(mine);
-	}
-	*out = sf_text_ref(text); /* the directory's own reference stays while the caller holds a tree */
 	return 0;
 }
 
-static int get_log(const struct vm_domain *domain, struct sf_text **out)
+static size_t known_len(struct sf_dir *dir, enum sf_kind kind)
+{
+	size_t len;
+
+	pthread_mutex_lock(&dir->lock);
+	len = dir->text_len[kind];
+	pthread_mutex_unlock(&dir->lock);
+	return len;
+}
+
+static int make_log(const struct vm_domain *domain, struct sf_text **out)
 {
 	vs_autofree char *data = NULL;
 	int64_t changed_ns;
@@ -83,32 +70,30 @@ static int get_log(const struct vm_domain *domain, struct sf_text **out)
 	return text_new(data, len, len ? changed_ns : domain->changed_ns, out);
 }
 
-int sf_text_get(struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out)
+int sf_text_make(struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out)
 {
 	const struct vm_snapshot *s = entry->snapshot;
 
 	if (entry->kind == SF_XML)
 		return text_new(s->xml, s->xml_len, s->created_ns, out);
 	if (entry->kind == SF_LOG)
-		return get_log(dir->domain, out);
-	return get_rendered(dir, entry->kind, out);
+		return make_log(dir->domain, out);
+	return make_rendered(dir, entry->kind, out);
 }
 
 int sf_text_stat(struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns)
 {
-	struct sf_text *text;
+	vs_autofree struct sf_text *text = NULL;
 	int rc;
 
-	if (entry->kind == SF_XML) {
-		*len = entry->snapshot->xml_len;
-		*changed_ns = entry->snapshot->created_ns;
+	*changed_ns = entry->kind == SF_XML ? entry->snapshot->created_ns : dir->domain->changed_ns;
+	*len = entry->kind == SF_XML ? entry->snapshot->xml_len : known_len(dir, entry->kind);
+	if (*len || entry->kind == SF_XML)
 		return 0;
-	}
-	rc = sf_text_get(dir, entry, &text);
+	rc = sf_text_make(dir, entry, &text);
 	if (rc < 0)
 		return rc;
 	*len = text->len;
 	*changed_ns = text->changed_ns;
-	sf_text_unref(text);
 	return 0;
 }

@@ -1,33 +1,29 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * text.h: the text files of a domain: what is in them, made once, then shared by everybody who opened them.
+ * text.h: the text files of a domain: what is in them.
  *
- * The renderers are pure: a domain in, bytes out, the same bytes for the same domain. They fail for want of memory only
- * (-ENOMEM, or an error of the stream). Formats: CONTRACT "snapshots, snapshots.json", and virt-snapfs(8).
+ * A text is made when it is opened, and again at the next open: a domain may have 100 KiB of them, which nobody reads
+ * most of the time. Only lengths are kept, for stat(2). That works because the renderers are pure: a domain in, bytes
+ * out, the same bytes for the same domain. They fail for want of memory only (-ENOMEM, or an error of the stream).
+ * Formats: CONTRACT "snapshots, snapshots.json", and virt-snapfs(8).
  */
 #ifndef VS_TEXT_H
 #define VS_TEXT_H
 
-#include <stdatomic.h>
 #include <stdio.h>
 
 #include "tree.h"
 
-/* Immutable, reference-counted. */
 struct sf_text {
-	atomic_uint refs;
 	int64_t changed_ns; /* the time of the last change of what it says */
 	size_t len;
 	char data[];
 };
 
-struct sf_text *sf_text_ref(struct sf_text *text);
-void sf_text_unref(struct sf_text *text); /* NULL is fine */
+/* What the file @entry says now. Gives *out, to be freed. -ENOMEM. */
+int sf_text_make(struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out);
 
-/* What the file @entry says now. Gives *out. -ENOMEM. */
-int sf_text_get(struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out);
-
-/* Its length and time, without making what can be known without. */
+/* Its length and time. Renders it only where that was never done. */
 int sf_text_stat(struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns);
 
 int sf_table_render(FILE *out, const struct vm_domain *domain); /* `snapshots` */

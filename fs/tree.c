@@ -25,11 +25,8 @@
  */
 #include "tree.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <string.h>
-
-#include "text.h"
 
 /* ---------------------------------------------------------------- one directory */
 
@@ -49,8 +46,6 @@ static void dir_unref(struct sf_dir *dir)
 {
 	if (!dir || atomic_fetch_sub(&dir->refs, 1) != 1)
 		return;
-	for (size_t i = 0; i < SF_KINDS; i++)
-		sf_text_unref(dir->texts[i]);
 	free(dir->entries);
 	free(dir->by_ino);
 	pthread_mutex_destroy(&dir->lock);

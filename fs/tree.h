@@ -4,7 +4,7 @@
  *
  * A tree is immutable and belongs to one picture. A directory (one domain) is shared between trees for as long as the
  * domain is the same object in both pictures, so that a change of one domain among thousands costs that domain only;
- * its index and its texts are made when somebody first asks. Everything found in a tree is borrowed from it.
+ * its index and the lengths of its texts are made when somebody first asks. Everything found in a tree is borrowed from it.
  *
  * The world holds the current tree. Requests pin it: see the essay in tree.c on why a pin is not a reference.
  *
@@ -59,8 +59,6 @@ struct sf_entry {
 	const struct vm_disk *disk;         /* SF_IMAGE */
 };
 
-struct sf_text;
-
 struct sf_dir {
 	const struct vm_domain *domain;
 	atomic_uint refs; /* of trees */
@@ -70,8 +68,8 @@ struct sf_dir {
 	struct sf_entry *entries;  /* by name; those without one at the end */
 	struct sf_entry **by_ino;  /* by kind and ino */
 	size_t n_entries, n_named;
-	/* guarded by lock; each is set once */
-	struct sf_text *texts[SF_KINDS];
+	/* guarded by lock */
+	size_t text_len[SF_KINDS]; /* of texts that were rendered once; 0: not yet */
 };
 
 struct sf_tree {

@@ -110,6 +110,7 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 	disk->format = v->n_layers ? v->format : Q2_FORMAT_NONE;
 	disk->snapshot = internal ? own_entry(w, v->entry) : NULL;
 	disk->guard = v->guard;
+	disk->watched = v->watched;
 	disk->guard_top = internal ? v->guard_top : v->guard;
 	if (internal && v->entry)
 		disk->size = v->entry->disk_size;

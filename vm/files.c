@@ -5,12 +5,8 @@
  *   - The kernel stamps files with the time of its last tick. A header read within that tick of the last write may be
  *     followed by another write that leaves the same stamp. Such a look is "racy" and is not trusted in the next round.
  *   - A block device's times say nothing: its header is read in every round.
- *
- * What an image stands on is remembered by gate, as an edge: the path and format that the gate gave, and the (dev, ino)
- * that it let through. While the path still leads to that file the gate's answer holds and nothing is opened; a file
- * that has to be read again is opened through the gate again, never by the remembered path.
  */
-#include "files.h"
+#include "files-priv.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,34 +16,13 @@
 #include <sys/sysmacros.h>
 
 #include "clock.h"
-#include "strmap.h"
 
 #define RACY_NS (100 * VM_NS_PER_MS)
 #define FORGET_ROUNDS 8
-#define SETTLE_ROUNDS 3 /* how long a file that was written is worth a proper look, for its lock bytes */
-#define GROWTH_NEWS (UINT64_C(1) << 20)
-
-struct vm_edge {
-	struct vm_edge *next;
-	struct q2_gate *gate;
-	char *name, *format;    /* as the header recorded them when the gate was asked */
-	uint64_t looked;        /* the round of the last look */
-	bool found;             /* what stat said about `path` when the gate was asked */
-	uint64_t dev, ino;
-	struct vm_file *below;  /* NULL: refused or missing */
-	char *path;             /* where it leads, as far as is known */
-	int code;
-	char *error;
-};
-
-struct vm_files {
-	struct vm_strmap table; /* by format and path */
-	uint64_t round;
-};
 
 /* ---------------------------------------------------------------- the table */
 
-static void edge_free(struct vm_edge *e)
+void vm_edge_free(struct vm_edge *e)
 {
 	q2_gate_unref(e->gate);
 	free(e->name);
@@ -64,7 +39,7 @@ static void file_free(void *thing)
 	while (f->edges) {
 		struct vm_edge *next = f->edges->next;
 
-		edge_free(f->edges);
+		vm_edge_free(f->edges);
 		f->edges = next;
 	}
 	q2_info_free(f->own_info);
@@ -99,7 +74,7 @@ static void drop_old_edges(struct vm_file *f, uint64_t oldest)
 			continue;
 		}
 		*link = e->next;
-		edge_free(e);
+		vm_edge_free(e);
 	}
 }
 
@@ -131,7 +106,7 @@ uint64_t vm_files_round(struct vm_files *files)
 	return files->round;
 }
 
-static struct vm_file *file_at(struct vm_files *files, const char *path, enum q2_format format)
+struct vm_file *vm_file_at(struct vm_files *files, const char *path, enum q2_format format)
 {
 	vs_autofree char *key = NULL;
 	struct vm_file *f;
@@ -163,8 +138,7 @@ static int64_t statx_ns(struct statx_timestamp t)
 	return t.tv_sec * VM_NS_PER_S + t.tv_nsec;
 }
 
-/* What a path leads to now, without opening it, in the same terms as q2_file's identity. */
-static bool stamp_of(const char *path, struct q2_stamp *stamp)
+bool vm_file_stamp(const char *path, struct q2_stamp *stamp)
 {
 	struct statx st;
 
@@ -193,8 +167,7 @@ static bool same_stamp(const struct q2_stamp *a, const struct q2_stamp *b)
 	return same_file(a, b) && a->size == b->size && a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns;
 }
 
-/* Is what is remembered of @f still true, given what its path leads to now? */
-static bool fresh(const struct vm_file *f, bool found, const struct q2_stamp *now)
+bool vm_file_fresh(const struct vm_file *f, bool found, const struct q2_stamp *now)
 {
 	if (!f->looked || f->found != found || f->racy)
 		return false;
@@ -203,18 +176,13 @@ static bool fresh(const struct vm_file *f, bool found, const struct q2_stamp *no
 	return !now->block && same_stamp(&f->stamp, now);
 }
 
-static bool same_text(const char *a, const char *b)
-{
-	return a == b || (a && b && !strcmp(a, b));
-}
-
 static bool same_facts(const struct q2_info *a, const struct q2_info *b)
 {
 	if (!a || !b)
 		return a == b;
-	if (a->size != b->size || a->n_snapshots != b->n_snapshots || !same_text(a->backing_name, b->backing_name) ||
-	    !same_text(a->backing_format, b->backing_format) || !same_text(a->data_file, b->data_file) ||
-	    !same_text(a->unsupported, b->unsupported) || !same_file(&a->stamp, &b->stamp))
+	if (a->size != b->size || a->n_snapshots != b->n_snapshots || !vm_same_text(a->backing_name, b->backing_name) ||
+	    !vm_same_text(a->backing_format, b->backing_format) || !vm_same_text(a->data_file, b->data_file) ||
+	    !vm_same_text(a->unsupported, b->unsupported) || !same_file(&a->stamp, &b->stamp))
 		return false;
 	for (size_t i = 0; i < a->n_snapshots; i++)
 		if (!q2_snapshot_same(&a->snapshots[i], &b->snapshots[i]) ||
@@ -228,7 +196,7 @@ static void learn(struct vm_files *files, struct vm_file *f, struct q2_info *inf
 {
 	char *text = error ? strdup(error) : NULL;
 
-	if (!same_facts(f->own_info, info) || f->code != code || !same_text(f->own_error, text))
+	if (!same_facts(f->own_info, info) || f->code != code || !vm_same_text(f->own_error, text))
 		f->changed = f->touched = files->round;
 	q2_info_free(f->own_info);
 	free(f->own_error);
@@ -239,7 +207,12 @@ static void learn(struct vm_files *files, struct vm_file *f, struct q2_info *inf
 	f->code = code;
 }
 
-static void set_stamp(struct vm_files *files, struct vm_file *f, bool found, const struct q2_stamp *now)
+void vm_file_failed(struct vm_files *files, struct vm_file *f, int code, const char *error)
+{
+	learn(files, f, NULL, code, error);
+}
+
+void vm_file_set_stamp(struct vm_files *files, struct vm_file *f, bool found, const struct q2_stamp *now)
 {
 	int64_t last = now->mtime_ns > now->ctime_ns ? now->mtime_ns : now->ctime_ns;
 
@@ -250,7 +223,7 @@ static void set_stamp(struct vm_files *files, struct vm_file *f, bool found, con
 	f->racy = found && vm_now_ns() - last < RACY_NS;
 }
 
-static void read_file(struct vm_files *files, struct vm_file *f, struct q2_file *open_file)
+void vm_file_read(struct vm_files *files, struct vm_file *f, struct q2_file *open_file)
 {
 	struct q2_info *info = NULL;
 	struct vs_err err = {0};
@@ -263,7 +236,7 @@ static void read_file(struct vm_files *files, struct vm_file *f, struct q2_file 
 			return;
 	}
 	if (r >= 0)
-		set_stamp(files, f, true, &info->stamp);
+		vm_file_set_stamp(files, f, true, &info->stamp);
 	learn(files, f, r < 0 ? NULL : info, r < 0 ? r : 0, r < 0 ? vs_err_text(&err, r) : NULL);
 }
 
@@ -272,16 +245,16 @@ static void look_by_path(struct vm_files *files, struct vm_file *f)
 	struct q2_file *open_file = NULL;
 	struct q2_stamp now = {0};
 	struct vs_err err = {0};
-	bool found = stamp_of(f->path, &now);
+	bool found = vm_file_stamp(f->path, &now);
 	int r;
 
-	if (!fresh(f, found, &now)) {
-		set_stamp(files, f, found, &now);
+	if (!vm_file_fresh(f, found, &now)) {
+		vm_file_set_stamp(files, f, found, &now);
 		r = q2_file_open(f->path, &open_file, &err);
 		if (r < 0) {
-			learn(files, f, NULL, r, vs_err_text(&err, r));
+			vm_file_failed(files, f, r, vs_err_text(&err, r));
 		} else {
-			read_file(files, f, open_file);
+			vm_file_read(files, f, open_file);
 			q2_file_close(open_file);
 		}
 	}
@@ -291,7 +264,7 @@ static void look_by_path(struct vm_files *files, struct vm_file *f)
 
 struct vm_file *vm_files_top(struct vm_files *files, const char *path, enum q2_format format)
 {
-	struct vm_file *f = file_at(files, path, format);
+	struct vm_file *f = vm_file_at(files, path, format);
 
 	if (!f)
 		return NULL;
@@ -317,221 +290,4 @@ bool vm_files_locks(struct vm_files *files, struct vm_file *f)
 	if (news)
 		f->touched = files->round;
 	return news;
-}
-
-/* ---------------------------------------------------------------- what it stands on */
-
-static struct vm_edge *edge_find(struct vm_file *f, struct q2_gate *gate, const char *name, const char *format)
-{
-	struct vm_edge *e = f->edges;
-
-	while (e && (e->gate != gate || strcmp(e->name, name) || !same_text(e->format, format)))
-		e = e->next;
-	return e;
-}
-
-static struct vm_edge *edge_new(struct vm_file *f, struct q2_gate *gate, const char *name, const char *format)
-{
-	struct vm_edge *e = calloc(1, sizeof(*e));
-
-	if (!e)
-		return NULL;
-	e->gate = q2_gate_ref(gate);
-	e->name = strdup(name);
-	e->format = format ? strdup(format) : NULL;
-	if (!e->name || (format && !e->format)) {
-		edge_free(e);
-		return NULL;
-	}
-	e->next = f->edges;
-	f->edges = e;
-	return e;
-}
-
-/* Does the gate's answer still hold? *now: what the path leads to. */
-static bool edge_holds(const struct vm_edge *e, bool *found, struct q2_stamp *now)
-{
-	if (!e->looked || !e->path)
-		return false;
-	*found = stamp_of(e->path, now);
-	return *found == e->found && (!*found || (now->dev == e->dev && now->ino == e->ino));
-}
-
-/* Remembers where a refused or missing name would lead, so that it is noticed when that changes. A file that may be named
- * but is not there, or not readable for us, is one that exists in the picture: as missing. */
-static void edge_failed(struct vm_files *files, struct vm_edge *e, const char *from, int code, const struct vs_err *err)
-{
-	enum q2_format format = Q2_FORMAT_NONE;
-	struct q2_stamp now = {0};
-
-	e->code = code;
-	e->error = strdup(vs_err_text(err, code));
-	if (q2_name_resolve(from, e->name, e->format, &e->path, &format, NULL) < 0)
-		return;
-	e->found = stamp_of(e->path, &now);
-	e->dev = now.dev;
-	e->ino = now.ino;
-	if (code == -EPERM || code == -ELOOP || code == -ENOMEM || code == -EINVAL)
-		return;
-	e->below = file_at(files, e->path, format);
-	if (!e->below || e->below->looked == files->round)
-		return;
-	set_stamp(files, e->below, e->found, &now);
-	learn(files, e->below, NULL, code, e->error);
-}
-
-static void edge_passed(struct vm_files *files, struct vm_edge *e, struct q2_file *open_file, enum q2_format format)
-{
-	struct vm_file *below = file_at(files, open_file->path, format);
-	struct q2_stamp now;
-
-	e->path = strdup(open_file->path);
-	if (!below || !e->path || open_file->ops->identity(open_file, &now) < 0) {
-		e->code = -ENOMEM;
-		return;
-	}
-	if (below->looked != files->round && !fresh(below, true, &now)) {
-		set_stamp(files, below, true, &now);
-		read_file(files, below, open_file);
-	}
-	e->found = true;
-	e->dev = now.dev;
-	e->ino = now.ino;
-	e->below = below;
-}
-
-static void ask_gate(struct vm_files *files, struct vm_file *f, struct vm_edge *e)
-{
-	struct q2_file *open_file = NULL;
-	enum q2_format format;
-	struct vs_err err = {0};
-	int r;
-
-	free(e->path);
-	free(e->error);
-	e->path = e->error = NULL;
-	e->below = NULL;
-	e->code = 0;
-	e->found = false;
-	r = q2_gate_open(e->gate, f->path, e->name, e->format, &open_file, &format, &err);
-	if (r < 0) {
-		edge_failed(files, e, f->path, r, &err);
-		return;
-	}
-	edge_passed(files, e, open_file, format);
-	q2_file_close(open_file);
-}
-
-/* True: it leads where it led before. */
-static bool edge_look(struct vm_files *files, struct vm_file *f, struct vm_edge *e)
-{
-	struct vm_file *was = e->below;
-	struct q2_stamp now = {0};
-	int code = e->code;
-	bool found = false;
-
-	if (!edge_holds(e, &found, &now) ||
-	    (e->below && e->below->looked != files->round && !fresh(e->below, found, &now)))
-		ask_gate(files, f, e);
-	else if (e->below && found)
-		e->below->stamp.allocated = now.allocated;
-	if (e->below)
-		e->below->looked = files->round;
-	e->looked = files->round;
-	return e->below == was && e->code == code;
-}
-
-static struct vm_file *named(struct vm_files *files, struct vm_file *f, struct q2_gate *gate, const char *name,
-			     const char *format, int *code, const char **error)
-{
-	struct vm_edge *e;
-
-	*code = 0;
-	*error = NULL;
-	if (!name)
-		return NULL;
-	e = edge_find(f, gate, name, format);
-	if (!e)
-		e = edge_new(f, gate, name, format);
-	if (!e) {
-		*code = -ENOMEM;
-		*error = "out of memory";
-		return NULL;
-	}
-	if (e->looked != files->round)
-		edge_look(files, f, e);
-	if (e->below)
-		return e->below;
-	*code = e->code < 0 ? e->code : -EIO;
-	*error = e->error ? e->error : "out of memory";
-	return NULL;
-}
-
-struct vm_file *vm_files_below(struct vm_files *files, struct vm_file *f, struct q2_gate *gate, int *code,
-			       const char **error)
-{
-	return named(files, f, gate, f->info ? f->info->backing_name : NULL, f->info ? f->info->backing_format : NULL, code,
-		     error);
-}
-
-struct vm_file *vm_files_data(struct vm_files *files, struct vm_file *f, struct q2_gate *gate, int *code,
-			      const char **error)
-{
-	return named(files, f, gate, f->info ? f->info->data_file : NULL, "raw", code, error);
-}
-
-/* ---------------------------------------------------------------- has anything happened at all? */
-
-struct quiet {
-	struct vm_files *files;
-	uint64_t last; /* the round before this one */
-	bool quiet;
-};
-
-static bool visit_trusted(void *thing, void *opaque)
-{
-	struct vm_file *f = thing;
-	struct quiet *q = opaque;
-
-	if (f->trusted == q->last)
-		vm_files_top(q->files, f->path, f->format);
-	return true;
-}
-
-static bool visit_edges(void *thing, void *opaque)
-{
-	struct vm_file *f = thing;
-	struct quiet *q = opaque;
-
-	for (struct vm_edge *e = f->edges; e; e = e->next)
-		if (e->looked == q->last && !edge_look(q->files, f, e))
-			q->quiet = false;
-	return true;
-}
-
-static bool judge(void *thing, void *opaque)
-{
-	struct vm_file *f = thing;
-	struct quiet *q = opaque;
-	uint64_t now = q->files->round, grown;
-
-	if (f->looked != q->last && f->looked != now)
-		return true;
-	grown = f->stamp.allocated > f->shown_allocated ? f->stamp.allocated - f->shown_allocated :
-							  f->shown_allocated - f->stamp.allocated;
-	if (f->looked != now || f->changed == now)
-		q->quiet = false;
-	else if (f->live ? grown >= GROWTH_NEWS : grown || f->racy || f->touched + SETTLE_ROUNDS >= now)
-		q->quiet = false;
-	return true;
-}
-
-bool vm_files_quiet(struct vm_files *files)
-{
-	struct quiet q = { .files = files, .last = files->round - 1, .quiet = true };
-
-	vm_strmap_filter(&files->table, visit_trusted, &q);
-	vm_strmap_filter(&files->table, visit_edges, &q);
-	vm_strmap_filter(&files->table, judge, &q);
-	return q.quiet;
 }

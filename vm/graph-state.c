@@ -40,6 +40,7 @@
  *               is the same file that its commit wrote into, and everything is in order: but then O was re-pointed
  *               afterwards, so its mtime is not earlier than L's. Hence: written, and U not touched since. (If U was
  *               emptied, which shows by its exact size, qemu-img commit did it, and O went down into P.)
+ *   in use      L is a domain's active layer: stale, unless that domain is shut off and L is unwritten.
  *   reopened    a later snapshot froze L again: then L was an active layer in between.
  *
  * Time stamps have a price. A copy restored in place, over the inode that the snapshot froze, looks written: stale. A
@@ -197,8 +198,8 @@ static bool judge_locks(struct vm_hearing *h)
 	return false;
 }
 
-/* A frozen layer that is some domain's disk. While that domain is shut off, a layer further down may still be what it was (a
- * template under its clones); the image itself must be proven to be. */
+/* A frozen layer that is some domain's disk. While that domain is shut off it may still be what it was (a template under its
+ * clones, a domain put back on its old image and not started since), but that must be proven. */
 static bool judge_writers(struct vm_hearing *h)
 {
 	for (size_t i = h->first; i < h->chain.n; i++) {
@@ -210,9 +211,9 @@ static bool judge_writers(struct vm_hearing *h)
 		if (domain->running)
 			return say(h, VM_STALE, "'%s' is being written by domain '%s' (disk %s)", vm_hearing_layer(h, i)->path,
 				   domain->name, vm_graph_disk(h->g, writer)->target);
-		if (i == 0 && !vm_hearing_unwritten(h, h->chain.files[i]))
-			return say(h, VM_STALE, "'%s' became the disk %s of domain '%s' again", vm_hearing_layer(h, i)->path,
-				   vm_graph_disk(h->g, writer)->target, domain->name);
+		if (!vm_hearing_unwritten(h, h->chain.files[i]))
+			return say(h, VM_STALE, "'%s' is the disk %s of domain '%s', which wrote to it or may have",
+				   vm_hearing_layer(h, i)->path, vm_graph_disk(h->g, writer)->target, domain->name);
 	}
 	return false;
 }
@@ -438,11 +439,26 @@ static void judge(struct vm_hearing *h)
 	judge_place(h);
 }
 
+/* A commit that runs beneath its own top writes only what that top hides: the layers from there up are to be watched. */
+static void find_watched(struct vm_hearing *h)
+{
+	const struct vm_graph *g = h->g;
+
+	for (size_t r = 0; r < g->n_running; r++) {
+		int top = vm_chain_index(g, h->chain.files, h->chain.n, g->running[r].top);
+
+		if (top < 0 || vm_chain_index(g, h->chain.files, h->chain.n, g->running[r].base) <= top)
+			continue;
+		if (!h->verdict.watched || (size_t)top + 1 < h->verdict.watched)
+			h->verdict.watched = (size_t)top + 1;
+	}
+}
+
 static void allow_guard(struct vm_hearing *h)
 {
 	struct vm_verdict *v = &h->verdict;
 
-	v->guard = true;
+	v->guard = !v->watched; /* the job's own locks are not to be disturbed */
 	for (size_t i = h->first; i < h->chain.n; i++)
 		if (vm_graph_writer(h->g, h->chain.files[i]))
 			v->guard = false;
@@ -461,6 +477,7 @@ int vm_graph_state(const struct vm_graph *g, size_t domain, size_t snapshot, siz
 
 	h.first = vm_hearing_internal(&h) ? 1 : 0;
 	judge(&h);
+	find_watched(&h);
 	allow_guard(&h);
 	h.verdict.layers = calloc(h.chain.n + 1, sizeof(int));
 	if (!h.verdict.layers || h.oom) {

@@ -164,6 +164,7 @@ struct vm_verdict {
 	const struct q2_snapshot *entry; /* INTERNAL: in the facts' info of layers[0]; NULL: external or not found */
 	bool guard, guard_top;  /* may QEMU's guard lock be held: on the layers that are read as a whole; on layers[0] of an
 	                         * internal snapshot as well. False where a domain has one of them as its active layer */
+	size_t watched;         /* for q2_view_spec: 0, or how many layers from the top a running commit leaves as they are */
 };
 void vm_verdict_fini(struct vm_verdict *verdict);
 

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "clock.h"
 #include "dirs.h"
 #include "known.h"
 #include "picture.h"
@@ -234,6 +235,8 @@ int vm_inventory_look(struct vm_inventory *inv, struct vm_conn *conn, bool fresh
 	r = vm_pools_look(&inv->pools, vm_conn_ptr(conn), fresh || look.hints.pools, &pools_changed);
 	if (r < 0 && !vm_conn_alive(conn))
 		return vs_err_set(err, -EHOSTDOWN, "the connection to libvirt broke off");
+	if (pools_changed)
+		inv->cache.stale_ns = vm_steady_ns();
 	r = look_around(&look, pools_changed, out);
 	if (r < 0)
 		inv->unfinished = true;

@@ -1,69 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "known.h"
+#include "known-priv.h"
 
 #include <errno.h>
-#include <libvirt/virterror.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #include "virterr.h"
 
-#define ASK_ALL_UP_TO 200 /* snapshots of the whole connection: then every record is asked for at every look */
-#define TURNS 100         /* else so many in turn */
-
-/* ---------------------------------------------------------------- records */
-
-struct vm_record {
-	atomic_uint refs;
-	struct vm_xml_snapshot *xml;
-};
-
-const struct vm_xml_snapshot *vm_record_xml(const struct vm_record *record)
-{
-	return record->xml;
-}
-
-void *vm_record_ref(void *record)
-{
-	atomic_fetch_add_explicit(&((struct vm_record *)record)->refs, 1, memory_order_relaxed);
-	return record;
-}
-
-void vm_record_unref(void *opaque)
-{
-	struct vm_record *record = opaque;
-
-	if (!record || atomic_fetch_sub_explicit(&record->refs, 1, memory_order_acq_rel) != 1)
-		return;
-	vm_xml_snapshot_free(record->xml);
-	free(record);
-}
-
-/* Takes @xml. */
-static struct vm_record *record_new(struct vm_xml_snapshot *xml)
-{
-	struct vm_record *record = calloc(1, sizeof(*record));
-
-	if (!record) {
-		vm_xml_snapshot_free(xml);
-		return NULL;
-	}
-	atomic_init(&record->refs, 1);
-	record->xml = xml;
-	return record;
-}
-
 /* ---------------------------------------------------------------- life */
-
-static void snapshot_free(void *thing)
-{
-	struct vm_known_snapshot *s = thing;
-
-	vm_record_unref(s->record);
-	free(s->problem);
-	free(s->name);
-	free(s);
-}
 
 static void jobs_free(struct vm_known_job *jobs, size_t n)
 {
@@ -74,13 +17,12 @@ static void jobs_free(struct vm_known_job *jobs, size_t n)
 
 static void domain_free(struct vm_known_domain *d)
 {
-	vm_strmap_clear(&d->by_name, snapshot_free);
+	vm_strmap_clear(&d->by_name, vm_known_snapshot_free);
 	jobs_free(d->jobs, d->n_jobs);
 	vm_xml_domain_free(d->now);
 	vm_xml_domain_free(d->config);
 	vm_log_unref(d->log);
 	vm_gate_memo_fini(&d->gate);
-	free(d->problem);
 	free(d->current);
 	free(d->list);
 	free(d->name);
@@ -128,16 +70,6 @@ static struct vm_known_domain *domain_of(struct vm_known *known, const char *uui
 
 /* ---------------------------------------------------------------- one domain: definition, state */
 
-/* Enough to tell that a text of libvirt's is not the one it was; no defence against malice is needed. */
-static uint64_t hash_of(const char *text)
-{
-	uint64_t h = UINT64_C(0xcbf29ce484222325);
-
-	for (; *text; text++)
-		h = (h ^ (unsigned char)*text) * UINT64_C(0x100000001b3);
-	return h;
-}
-
 static const char *state_text(int state)
 {
 	switch (state) {
@@ -152,32 +84,26 @@ static const char *state_text(int state)
 	}
 }
 
-/* One thing after another is asked; `gone` ends the questions. */
-struct ask {
-	struct vm_known *known;
-	struct vm_conn *conn;
-	struct vm_known_domain *d;
-	virDomainPtr dom;
-	bool closer;  /* ask for all its records */
-	bool gone;    /* the domain vanished while we looked */
-	bool failed;  /* libvirt did not answer something: what was known before stays */
-};
-
-static void refused(struct ask *ask)
+void vm_ask_refused(struct vm_ask *ask)
 {
-	if (vm_virterr_code() == -ENOENT)
+	struct vs_err err = {0};
+
+	if (vm_virterr_set(&err, "libvirt does not tell all about this domain") == -ENOENT) {
 		ask->gone = true;
-	else
-		ask->failed = true;
+		return;
+	}
+	ask->failed = true;
+	if (!ask->d->refused && vm_conn_alive(ask->conn))
+		vm_log(ask->d->log, "%s", err.msg);
 }
 
-static void ask_state(struct ask *ask)
+static void ask_state(struct vm_ask *ask)
 {
 	const char *text;
 	int state, reason;
 
 	if (virDomainGetState(ask->dom, &state, &reason, 0) < 0) {
-		refused(ask);
+		vm_ask_refused(ask);
 		return;
 	}
 	text = state_text(state);
@@ -189,7 +115,7 @@ static void ask_state(struct ask *ask)
 /* Parses the text of a definition if it is another one than before. True: it is. */
 static bool new_definition(struct vm_known_domain *d, const char *text, uint64_t *hash, struct vm_xml_domain **out)
 {
-	uint64_t now = hash_of(text);
+	uint64_t now = vm_known_hash(text);
 	struct vm_xml_domain *parsed = NULL;
 	struct vs_err err = {0};
 	int r;
@@ -200,14 +126,12 @@ static bool new_definition(struct vm_known_domain *d, const char *text, uint64_t
 	*hash = now;
 	vm_xml_domain_free(*out);
 	*out = r < 0 ? NULL : parsed;
-	if (out != &d->now)
-		return true;
-	free(d->problem);
-	d->problem = r < 0 ? strdup(vs_err_text(&err, r)) : NULL;
+	if (r < 0)
+		vm_log(d->log, "its definition cannot be read: %s", vs_err_text(&err, r));
 	return true;
 }
 
-static void ask_definition(struct ask *ask)
+static void ask_definition(struct vm_ask *ask)
 {
 	struct vm_known_domain *d = ask->d;
 	vs_autofree char *now = virDomainGetXMLDesc(ask->dom, 0);
@@ -215,7 +139,7 @@ static void ask_definition(struct ask *ask)
 	bool news;
 
 	if (!now) {
-		refused(ask);
+		vm_ask_refused(ask);
 		return;
 	}
 	if (d->running)
@@ -253,7 +177,7 @@ static const struct vm_known_job *find_job(const struct vm_known_domain *d, cons
 }
 
 /* Writes *job and returns true where there is something to say about this disk. */
-static bool ask_job(struct ask *ask, const char *target, struct vm_known_job *job)
+static bool ask_job(struct vm_ask *ask, const char *target, struct vm_known_job *job)
 {
 	const struct vm_known_job *before = find_job(ask->d, target);
 	virDomainBlockJobInfo info;
@@ -275,7 +199,7 @@ static bool ask_job(struct ask *ask, const char *target, struct vm_known_job *jo
 	return true;
 }
 
-static void ask_jobs(struct ask *ask)
+static void ask_jobs(struct vm_ask *ask)
 {
 	struct vm_known_domain *d = ask->d;
 	size_t n_disks = d->running && d->now ? d->now->n_disks : 0, n = 0;
@@ -297,165 +221,9 @@ static void ask_jobs(struct ask *ask)
 	d->n_jobs = n;
 }
 
-/* ---------------------------------------------------------------- one domain: snapshots */
-
-static struct vm_known_snapshot *snapshot_of(struct vm_known_domain *d, const char *name)
-{
-	struct vm_known_snapshot *s = vm_strmap_get(&d->by_name, name);
-
-	if (s)
-		return s;
-	s = calloc(1, sizeof(*s));
-	if (!s)
-		return NULL;
-	s->name = strdup(name);
-	if (!s->name || vm_strmap_put(&d->by_name, name, s) < 0) {
-		snapshot_free(s);
-		return NULL;
-	}
-	return s;
-}
-
-/* Takes in the text of a record; libvirt's refusal (NULL) is a problem only where nothing was known before. */
-static void take_record(struct ask *ask, struct vm_known_snapshot *s, const char *text)
-{
-	struct vm_xml_snapshot *xml = NULL;
-	struct vs_err err = {0};
-	uint64_t hash = text ? hash_of(text) : 0;
-	int r;
-
-	if ((text && s->hash == hash && (s->record || s->problem)) || (!text && s->record))
-		return;
-	r = text ? vm_xml_snapshot_parse(text, &xml, &err) : vm_virterr_set(&err, "its record cannot be read");
-	vm_record_unref(s->record);
-	free(s->problem);
-	s->hash = hash;
-	s->record = r < 0 ? NULL : record_new(xml);
-	s->problem = r < 0 ? strdup(vs_err_text(&err, r)) : NULL;
-	ask->known->changed = true;
-}
-
-/* Small connections: always. Large ones: what is new, what is close to a change, and the next ones in turn. */
-static bool should_ask(struct ask *ask, const struct vm_known_snapshot *s, size_t place)
-{
-	struct vm_known *known = ask->known;
-
-	if (!s->record || ask->closer || known->n_snapshots <= ASK_ALL_UP_TO)
-		return true;
-	return place >= known->turn && place < known->turn + TURNS;
-}
-
-/* False: it vanished after it was listed. */
-static bool ask_record(struct ask *ask, virDomainSnapshotPtr snap, struct vm_known_snapshot *s, size_t place)
-{
-	vs_autofree char *text = NULL;
-
-	if (!should_ask(ask, s, place))
-		return true;
-	text = virDomainSnapshotGetXMLDesc(snap, 0);
-	if (!text && vm_virterr_code() == -ENOENT)
-		return false;
-	take_record(ask, s, text);
-	return true;
-}
-
-static uint64_t names_of(virDomainSnapshotPtr *snaps, int n)
-{
-	uint64_t h = (uint64_t)n;
-
-	for (int i = 0; i < n; i++)
-		h = (h ^ hash_of(virDomainSnapshotGetName(snaps[i]))) * UINT64_C(0x100000001b3);
-	return h;
-}
-
-struct purge {
-	uint64_t look;
-};
-
-static bool was_listed(void *thing, void *opaque)
-{
-	struct vm_known_snapshot *s = thing;
-
-	if (s->seen == ((struct purge *)opaque)->look)
-		return true;
-	snapshot_free(s);
-	return false;
-}
-
-/* @first: how many snapshots other domains had before this one, for the taking of turns. */
-static void take_list(struct ask *ask, virDomainSnapshotPtr *snaps, int n, size_t first)
-{
-	struct vm_known_domain *d = ask->d;
-	struct vm_known_snapshot **list = calloc((size_t)n + 1, sizeof(*list));
-	uint64_t names = names_of(snaps, n);
-	struct purge purge = { ask->known->look };
-
-	if (!list)
-		return;
-	if (names != d->names_hash)
-		ask->known->changed = ask->closer = true;
-	d->names_hash = names;
-	free(d->list);
-	d->list = list;
-	d->n_list = 0;
-	for (int i = 0; i < n; i++) {
-		struct vm_known_snapshot *s = snapshot_of(d, virDomainSnapshotGetName(snaps[i]));
-
-		if (!s || !ask_record(ask, snaps[i], s, first + (size_t)i))
-			continue;
-		s->seen = ask->known->look;
-		list[d->n_list++] = s;
-	}
-	vm_strmap_filter(&d->by_name, was_listed, &purge);
-}
-
-static int list_snapshots(virDomainPtr dom, virDomainSnapshotPtr **snaps)
-{
-	int n = virDomainListAllSnapshots(dom, snaps, VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL);
-
-	if (n < 0 && vm_virterr_code() == -EINVAL)
-		n = virDomainListAllSnapshots(dom, snaps, 0);
-	if (n < 0 && vm_virterr_code() == -EOPNOTSUPP) {
-		*snaps = NULL;
-		return 0;
-	}
-	return n;
-}
-
-static void ask_current(struct ask *ask, bool any)
-{
-	struct vm_known_domain *d = ask->d;
-	virDomainSnapshotPtr snap = any ? virDomainSnapshotCurrent(ask->dom, 0) : NULL;
-	const char *name = snap ? virDomainSnapshotGetName(snap) : NULL;
-
-	if (!d->current != !name || (name && strcmp(d->current, name))) {
-		free(d->current);
-		d->current = name ? strdup(name) : NULL;
-		ask->known->changed = ask->closer = true;
-	}
-	if (snap)
-		virDomainSnapshotFree(snap);
-}
-
-static void ask_snapshots(struct ask *ask, size_t first)
-{
-	virDomainSnapshotPtr *snaps = NULL;
-	int n = list_snapshots(ask->dom, &snaps);
-
-	if (n < 0) {
-		refused(ask);
-		return;
-	}
-	ask_current(ask, n > 0);
-	take_list(ask, snaps, n, first);
-	for (int i = 0; i < n; i++)
-		virDomainSnapshotFree(snaps[i]);
-	free(snaps);
-}
-
 /* ---------------------------------------------------------------- all domains */
 
-static void rename_domain(struct ask *ask, const char *name)
+static void rename_domain(struct vm_ask *ask, const char *name)
 {
 	char *copy = strcmp(ask->d->name, name) ? strdup(name) : NULL;
 
@@ -469,7 +237,7 @@ static void rename_domain(struct ask *ask, const char *name)
 /* False: the connection is gone. */
 static bool look_at(struct vm_known *known, struct vm_conn *conn, const struct vm_hints *hints, virDomainPtr dom, size_t *first)
 {
-	struct ask ask = { .known = known, .conn = conn, .dom = dom };
+	struct vm_ask ask = { .known = known, .conn = conn, .dom = dom };
 	char uuid[VIR_UUID_STRING_BUFLEN];
 	bool running = virDomainGetID(dom) != (unsigned)-1;
 
@@ -489,9 +257,10 @@ static bool look_at(struct vm_known *known, struct vm_conn *conn, const struct v
 	if (!ask.gone && !ask.failed)
 		ask_jobs(&ask);
 	if (!ask.gone && !ask.failed)
-		ask_snapshots(&ask, *first);
+		vm_ask_snapshots(&ask, *first);
 	if (ask.failed && !vm_conn_alive(conn))
 		return false;
+	ask.d->refused = ask.failed;
 	if (!ask.gone)
 		ask.d->seen = known->look;
 	*first += ask.d->n_list;
@@ -559,6 +328,6 @@ int vm_known_look(struct vm_known *known, struct vm_conn *conn, const struct vm_
 		return vs_err_set(err, -EHOSTDOWN, "the connection to libvirt broke off");
 	vm_strmap_filter(&known->by_uuid, still_there, known);
 	known->n_snapshots = first;
-	known->turn = known->turn + TURNS < first ? known->turn + TURNS : 0;
+	known->turn = known->turn + VM_KNOWN_TURNS < first ? known->turn + VM_KNOWN_TURNS : 0;
 	return list_domains(known);
 }

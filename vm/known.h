@@ -45,8 +45,7 @@ struct vm_known_domain {
 	char *uuid, *name;
 	const char *state;               /* as virsh domstate says */
 	bool running;
-	struct vm_xml_domain *now;       /* the live definition where it runs, else the configured one; NULL: not parsable, */
-	char *problem;                   /* and why */
+	struct vm_xml_domain *now;       /* the live definition where it runs, else the configured one; NULL: not parsable */
 	struct vm_xml_domain *config;    /* running domains: what the next start will use; NULL otherwise */
 	struct vm_known_snapshot **list; /* parents before children */
 	size_t n_list;
@@ -62,6 +61,7 @@ struct vm_known_domain {
 	/* private */
 	struct vm_strmap by_name;
 	uint64_t now_hash, config_hash, names_hash, seen;
+	bool refused; /* libvirt did not answer something at the last look */
 };
 
 struct vm_known {

@@ -92,7 +92,7 @@ static bool same_disk(const struct vm_disk *a, const struct vm_disk *b)
 	       same_text(a->reason, b->reason) && a->size == b->size && a->created_ns == b->created_ns &&
 	       a->ino == b->ino && same_list(a->chain, b->chain) && a->format == b->format &&
 	       same_entry(a->snapshot, b->snapshot) && a->gate == b->gate && a->guard == b->guard &&
-	       a->guard_top == b->guard_top;
+	       a->guard_top == b->guard_top && a->watched == b->watched;
 }
 
 static bool same_snapshot(const struct vm_snapshot *a, const struct vm_snapshot *b)

@@ -2,7 +2,7 @@
 /*
  * Recorded snapshots first, in libvirt's order (parents first). Then the entries of tables that no record claims, as
  * `qemu-img snapshot` makes them: in the images that the domain's disks are on, and in those that its external snapshots
- * froze. Images further down belong to whoever made them: a template's snapshots are not shown in every clone.
+ * froze or created. Images further down belong to whoever made them: a template's snapshots are not shown in every clone.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -232,7 +232,8 @@ static void draw_strays_of_tops(struct snaps *s)
 	draw_strays(s, tables, n);
 }
 
-static void draw_strays_of_frozen(struct snaps *s, size_t place)
+/* The images that one external snapshot froze, or those that it created. */
+static void draw_strays_of(struct snaps *s, size_t place, bool created)
 {
 	size_t n_disks = s->d->snapshots[place].n_disks, n = 0;
 	struct vm_table *tables = vm_arena_calloc(&s->sk->arena, n_disks, sizeof(*tables));
@@ -240,7 +241,11 @@ static void draw_strays_of_frozen(struct snaps *s, size_t place)
 	for (size_t i = 0; tables && i < n_disks; i++) {
 		const struct vm_fact_snapdisk *fact = &s->d->snapshots[place].disks[i].fact;
 
-		if (fact->mode == VM_MODE_EXTERNAL && fact->format == Q2_FORMAT_QCOW2 && !fact->unsupported)
+		if (fact->mode != VM_MODE_EXTERNAL)
+			continue;
+		if (created)
+			n = add_table(s, tables, n, fact->target, fact->overlay);
+		else if (fact->format == Q2_FORMAT_QCOW2 && !fact->unsupported)
 			n = add_table(s, tables, n, fact->target, fact->pit);
 	}
 	draw_strays(s, tables, n);
@@ -258,8 +263,10 @@ void vm_sketch_snapshots(struct vm_sketch *sk, const struct vm_known_domain *k, 
 		draw_recorded(&s, k->list[i]);
 	recorded = d->n_snapshots;
 	draw_strays_of_tops(&s);
-	for (size_t i = 0; i < recorded; i++)
-		draw_strays_of_frozen(&s, i);
+	for (size_t i = 0; i < recorded; i++) {
+		draw_strays_of(&s, i, false);
+		draw_strays_of(&s, i, true);
+	}
 	vm_strmap_clear(&s.claims, NULL);
 	vm_strmap_clear(&s.tabled, NULL);
 }

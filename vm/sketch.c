@@ -8,18 +8,31 @@
 #include "clock.h"
 #include "names.h"
 
-#define VOLUMES_AGAIN_NS (60 * VM_NS_PER_S)
+#define ASK_AGAIN_NS (60 * VM_NS_PER_S)
+
+struct volume {
+	char *path; /* NULL: libvirt does not know */
+	int64_t asked_ns;
+};
+
+static void volume_free(void *thing)
+{
+	struct volume *v = thing;
+
+	free(v->path);
+	free(v);
+}
 
 void vm_sketch_cache_fini(struct vm_sketch_cache *cache)
 {
 	vm_gate_memo_fini(&cache->wide);
-	vm_strmap_clear(&cache->volumes, free);
+	vm_strmap_clear(&cache->volumes, volume_free);
 	*cache = (struct vm_sketch_cache){0};
 }
 
 /* ---------------------------------------------------------------- sources */
 
-/* Asks libvirt where a volume lies. Gives; "" where it does not know. */
+/* Asks libvirt where a volume lies. Gives; NULL where it does not know. */
 static char *ask_volume(virConnectPtr conn, const char *pool_name, const char *volume)
 {
 	virStoragePoolPtr pool = virStoragePoolLookupByName(conn, pool_name);
@@ -33,28 +46,50 @@ static char *ask_volume(virConnectPtr conn, const char *pool_name, const char *v
 	if (path && path[0] == '/')
 		return path;
 	free(path);
-	return strdup("");
+	return NULL;
 }
 
-static const char *volume_path(struct vm_sketch *sk, const struct vm_xml_source *source)
+static struct volume *volume_of(struct vm_sketch *sk, const struct vm_xml_source *source)
 {
 	struct vm_strmap *volumes = &sk->cache->volumes;
 	vs_autofree char *key = NULL;
-	char *path;
+	struct volume *v;
 
 	if (asprintf(&key, "%s\n%s", source->pool, source->volume) < 0) {
 		key = NULL;
 		return NULL;
 	}
-	path = vm_strmap_get(volumes, key);
-	if (!path) {
+	v = vm_strmap_get(volumes, key);
+	if (v)
+		return v;
+	v = calloc(1, sizeof(*v));
+	if (v && vm_strmap_put(volumes, key, v) < 0) {
+		free(v);
+		return NULL;
+	}
+	return v;
+}
+
+/* A pool that was stopped takes its volumes' paths with it, but not the files: what was known stays. */
+static const char *volume_path(struct vm_sketch *sk, const struct vm_xml_source *source)
+{
+	struct volume *v = volume_of(sk, source);
+	int64_t now_ns = vm_steady_ns();
+	char *path;
+
+	if (!v)
+		return NULL;
+	if (!v->asked_ns || v->asked_ns < sk->cache->stale_ns || now_ns - v->asked_ns > ASK_AGAIN_NS) {
 		path = ask_volume(vm_conn_ptr(sk->conn), source->pool, source->volume);
-		if (!path || vm_strmap_put(volumes, key, path) < 0) {
+		v->asked_ns = now_ns;
+		if (path && v->path && !strcmp(path, v->path)) {
 			free(path);
-			return NULL;
+		} else if (path) {
+			free(v->path);
+			v->path = path;
 		}
 	}
-	return path[0] ? path : NULL;
+	return v->path;
 }
 
 const char *vm_sketch_path(struct vm_sketch *sk, const struct vm_xml_source *source)
@@ -183,14 +218,6 @@ static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct v
 	return 0;
 }
 
-static void forget_volumes(struct vm_sketch *sk)
-{
-	if (vm_steady_ns() - sk->cache->volumes_ns < VOLUMES_AGAIN_NS)
-		return;
-	vm_strmap_clear(&sk->cache->volumes, free);
-	sk->cache->volumes_ns = vm_steady_ns();
-}
-
 int vm_sketch_draw(struct vm_sketch *sk)
 {
 	size_t n = sk->known->n_domains;
@@ -198,7 +225,6 @@ int vm_sketch_draw(struct vm_sketch *sk)
 
 	vm_arena_init(&sk->arena);
 	vm_collect_init(&sk->collect, sk->files, sk->round);
-	forget_volumes(sk);
 	sk->set = (struct vm_drafts){ .arena = &sk->arena, .collect = &sk->collect, .memory = sk->memory,
 				      .ask_locks = sk->known->jobs };
 	sk->set.drafts = vm_arena_calloc(&sk->arena, n, sizeof(*sk->set.drafts));

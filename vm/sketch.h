@@ -16,8 +16,8 @@
 /* What is kept from one sketch to the next. Zero-initialise. */
 struct vm_sketch_cache {
 	struct vm_gate_memo wide;   /* the gate for images that belong to no domain */
-	struct vm_strmap volumes;   /* paths of storage volumes that XML names by pool and volume */
-	int64_t volumes_ns;         /* since when, steady clock */
+	struct vm_strmap volumes;   /* where storage volumes lie that XML names by pool and volume */
+	int64_t stale_ns;           /* what libvirt said of them before this moment (steady clock) is to be asked again */
 };
 void vm_sketch_cache_fini(struct vm_sketch_cache *cache);
 
@@ -49,7 +49,8 @@ void vm_sketch_fini(struct vm_sketch *sk);
 
 /* ---------------------------------------------------------------- between sketch*.c */
 
-/* The path of a disk's image, NULL where there is none that we can open. Borrowed from the XML or the arena. */
+/* The path of a disk's image, NULL where there is none that we can open. Borrowed from the XML or the
+ * cache. */
 const char *vm_sketch_path(struct vm_sketch *sk, const struct vm_xml_source *source);
 /* Its entry in the collection, or VM_NO_FILE. */
 int vm_sketch_file(struct vm_sketch *sk, const struct vm_xml_source *source, struct q2_gate *gate);

@@ -43,7 +43,8 @@ struct vm_disk {
 	enum q2_format format;               /* of chain[0]; Q2_FORMAT_NONE where unknown */
 	const struct q2_snapshot *snapshot;  /* the entry in chain[0]; NULL for external ones and for `current` */
 	struct q2_gate *gate;
-	bool guard, guard_top;               /* for q2_view_spec */
+	bool guard, guard_top;               /* for q2_view_spec, as is: */
+	size_t watched;
 };
 
 struct vm_snapshot {
@@ -161,7 +162,7 @@ void vm_picture_put(struct vm_picture *pic);
 struct vm_picture *vm_picture_ref(struct vm_picture *pic);
 
 /* Asks for a new look and waits until a picture is in place that was begun after this call.
- * 0, or -ETIMEDOUT, or -EHOSTDOWN while libvirt is away. */
+ * 0, or -ETIMEDOUT, or -EHOSTDOWN while libvirt is away, or what else that look failed with. */
 int vm_refresh(struct vm *vm, unsigned timeout_ms);
 
 /* ---------------------------------------------------------------- commands: the doors behind ctl, retain and jobs */
