@@ -12,7 +12,7 @@
 #ifndef VS_VM_ARENA_H
 #define VS_VM_ARENA_H
 
-#include "qcow2/base.h"
+#include "qcow2/qcow2.h"
 
 struct vm_arena_chunk;
 struct vm_arena_owned;

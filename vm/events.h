@@ -8,7 +8,7 @@
 #ifndef VS_VM_EVENTS_H
 #define VS_VM_EVENTS_H
 
-#include "qcow2/base.h"
+#include "qcow2/qcow2.h"
 
 /* Start and stop pair up; the loop turns while there is a start that was not stopped. Any thread but the loop's own. */
 int vm_events_start(struct vs_err *err);

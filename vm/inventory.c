@@ -26,6 +26,7 @@
 #define TRIES 4
 
 struct vm_inventory {
+	struct vm_store *store;
 	struct vm_files *files;
 	struct vm_memory *memory;
 	struct vm_log_shelf *shelf;
@@ -70,12 +71,13 @@ static bool copy_paths(struct vm_inventory *inv, const struct vm_options *option
 	return inv->allow_paths;
 }
 
-struct vm_inventory *vm_inventory_new(const struct vm_options *options)
+struct vm_inventory *vm_inventory_new(const struct vm_options *options, struct vm_store *store)
 {
 	struct vm_inventory *inv = calloc(1, sizeof(*inv));
 
 	if (!inv)
 		return NULL;
+	inv->store = store;
 	inv->files = vm_files_new();
 	inv->memory = vm_memory_new();
 	inv->shelf = vm_log_shelf_new(options->to_stderr);
@@ -159,21 +161,24 @@ static int same_again(struct look *look, struct vm_picture **out)
 	return finish(look, prev->domains, prev->n_domains, out);
 }
 
-/* Hears the files, and libvirt again. 1: it says the same still, *out is the picture; 0: it does not. */
+/* Hears the files, and libvirt again. 1: it says the same still, *out is the picture; 0: it does not. The drafts borrow what
+ * libvirt said, which hearing it anew may free: so the last try, which is finished whatever libvirt says, does not ask. */
 static int build(struct look *look, bool last_try, struct vm_picture **out)
 {
 	struct vm_inventory *inv = look->inv;
 	struct vm_sketch sketch = {
 		.known = &inv->known, .files = inv->files, .memory = inv->memory, .dirs = &inv->dirs, .pools = &inv->pools,
 		.cache = &inv->cache, .conn = look->conn, .allow_paths = inv->allow_paths,
-		.n_allow_paths = inv->n_allow_paths, .round = look->round,
+		.n_allow_paths = inv->n_allow_paths, .round = look->round, .store = inv->store,
 	};
 	struct vm_domain **domains = NULL;
 	size_t n = 0;
 	int r = vm_sketch_draw(&sketch);
 
-	if (r == 0)
+	if (r == 0 && !last_try)
 		r = hear_libvirt(look);
+	else
+		look->changed = true;
 	if (r == 0 && (!look->changed || last_try)) {
 		vm_memory_poll(inv->memory, (unsigned)look->round);
 		r = vm_sketch_finish(&sketch, look->prev, &domains, &n);
@@ -230,6 +235,11 @@ int vm_inventory_look(struct vm_inventory *inv, struct vm_conn *conn, bool fresh
 	bool pools_changed = false;
 	int r;
 
+	if (fresh) {
+		vs_autofree char *uri = virConnectGetURI(vm_conn_ptr(conn));
+
+		vm_store_connection(inv->store, uri);
+	}
 	vm_conn_hints(conn, &look.hints);
 	look.hints.all |= fresh;
 	r = vm_pools_look(&inv->pools, vm_conn_ptr(conn), fresh || look.hints.pools, &pools_changed);

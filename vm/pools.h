@@ -11,7 +11,7 @@
 
 #include <libvirt/libvirt.h>
 
-#include "qcow2/base.h"
+#include "qcow2/qcow2.h"
 
 struct vm_pool {
 	char *name;

@@ -17,7 +17,7 @@
 #ifndef VS_VM_RETAIN_H
 #define VS_VM_RETAIN_H
 
-#include "qcow2/base.h"
+#include "qcow2/qcow2.h"
 
 #define VM_RETAIN_LINE_MAX 4096  /* bytes, as written and as read back, the newline not counted */
 #define VM_RETAIN_COUNT_MAX 9999
@@ -49,7 +49,7 @@ void vm_retain_fini(struct vm_retain *policy);
 
 /* The canonical line, without a newline: "7 7d 4w min=2d match=auto-*". It parses to the same policy. Gives; NULL: no
  * memory. */
-char *vm_retain_text(const struct vm_retain *policy);
+char *vm_retain_line(const struct vm_retain *policy);
 
 /* ---------------------------------------------------------------- the plan */
 

@@ -5,7 +5,7 @@
 #ifndef VS_VM_STRMAP_H
 #define VS_VM_STRMAP_H
 
-#include "qcow2/base.h"
+#include "qcow2/qcow2.h"
 
 struct vm_strmap_slot;
 

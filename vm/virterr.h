@@ -5,7 +5,7 @@
 #ifndef VS_VM_VIRTERR_H
 #define VS_VM_VIRTERR_H
 
-#include "qcow2/base.h"
+#include "qcow2/qcow2.h"
 
 /* The errno (negative) of the calling thread's last libvirt error; -EIO where there is none. */
 int vm_virterr_code(void);

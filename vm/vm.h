@@ -88,6 +88,7 @@ struct vm_disk_now {
 	int top;            /* index of its active layer, -1 where it has no layers we can see */
 	char *note;         /* NULL, or why it cannot be served */
 	char *job;          /* NULL, or "commit 47%" of whoever's job */
+	uint64_t job_done, job_total; /* of it, bytes */
 };
 
 struct vm_log;
