@@ -16,8 +16,12 @@ void vm_act_step(struct vm_act_watch *watch, const char *fmt, ...) __attribute__
 
 /* 1: it runs (or is paused), 0: it is shut off. */
 int vm_act_active(virDomainPtr dom, struct vs_err *err);
-/* libvirtd has gone. Also tells -EHOSTDOWN from what a dead connection answers. */
+/* libvirtd has gone, as far as the connection knows. */
 bool vm_act_lost(virDomainPtr dom);
+/* The libvirt call that has just failed: "what: libvirt's sentence" and its errno, or -EHOSTDOWN where the connection broke.
+ * Almost every libvirt function forgets the last error, even one that gives a name: none may stand between, not even in the
+ * arguments. */
+int vm_act_virterr(virDomainPtr dom, struct vs_err *err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* @flags of virDomainGetXMLDesc. Gives. */
 int vm_act_domain_text(virDomainPtr dom, unsigned flags, char **text, struct vs_err *err);
@@ -87,8 +91,11 @@ enum vm_act_event { VM_ACT_GONE, VM_ACT_READY, VM_ACT_CANCEL };
 int vm_act_job_wait(struct vm_act_wait *wait, struct vs_err *err);
 /* -EBUSY if there is a job on the disk. */
 int vm_act_job_none(virDomainPtr dom, const char *target, struct vs_err *err);
-/* What a libvirt call that failed on a running job means: did QEMU end, did libvirt go away? */
-int vm_act_job_lost(const struct vm_act_wait *wait, struct vs_err *err);
+/* The libvirt call that has just failed on a running job: did libvirt go away, did QEMU end? Then *over; else the job may be
+ * running still. */
+int vm_act_job_lost(const struct vm_act_wait *wait, bool *over, struct vs_err *err);
+/* -EHOSTDOWN, with the sentence. */
+int vm_act_job_adrift(const struct vm_act_wait *wait, struct vs_err *err);
 /* The job is gone and has not done its work: why, as far as can be known. @path: the file that it wrote to. */
 int vm_act_job_failed(const struct vm_act_wait *wait, const char *path, struct vs_err *err);
 
@@ -99,6 +106,7 @@ int vm_act_names(virDomainPtr dom, char ***names, size_t *n, struct vs_err *err)
 void vm_act_names_free(char **names, size_t n);
 
 struct vm_act_naming {
+	const char *beside;  /* path of the image that gives directory and stem */
 	const char *snapshot;
 	char **names;
 	size_t n_names;

@@ -59,7 +59,7 @@ static int on_lifecycle(virConnectPtr conn, virDomainPtr dom, int event, int det
 	return 0;
 }
 
-static int listen(struct vm_act_pulse *p, int event, virConnectDomainEventGenericCallback callback)
+static int hear(struct vm_act_pulse *p, int event, virConnectDomainEventGenericCallback callback)
 {
 	int id;
 
@@ -84,8 +84,8 @@ struct vm_act_pulse *vm_act_pulse_new(virDomainPtr dom)
 	pthread_cond_init(&p->beat, &attr);
 	pthread_condattr_destroy(&attr);
 	p->dom = dom;
-	p->ids[0] = listen(p, VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, VIR_DOMAIN_EVENT_CALLBACK(on_block_job));
-	p->ids[1] = listen(p, VIR_DOMAIN_EVENT_ID_LIFECYCLE, VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle));
+	p->ids[0] = hear(p, VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, VIR_DOMAIN_EVENT_CALLBACK(on_block_job));
+	p->ids[1] = hear(p, VIR_DOMAIN_EVENT_ID_LIFECYCLE, VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle));
 	return p;
 }
 

@@ -32,15 +32,28 @@ void vm_act_step(struct vm_act_watch *watch, const char *fmt, ...)
 
 /* ---------------------------------------------------------------- the domain */
 
-/* IsAlive knows only what the socket or a keepalive has told already; the errors of the call that has just failed know
- * more. */
 bool vm_act_lost(virDomainPtr dom)
 {
-	virErrorPtr e = virGetLastError();
+	return virConnectIsAlive(virDomainGetConnect(dom)) != 1;
+}
 
-	if (virConnectIsAlive(virDomainGetConnect(dom)) != 1)
-		return true;
-	return e && (e->code == VIR_ERR_INVALID_CONN || e->domain == VIR_FROM_RPC);
+/* IsAlive knows only what the socket or a keepalive has told already; the error may know more. */
+int vm_act_virterr(virDomainPtr dom, struct vs_err *err, const char *fmt, ...)
+{
+	virErrorPtr e = virGetLastError();
+	bool broken = e && (e->code == VIR_ERR_INVALID_CONN || e->domain == VIR_FROM_RPC);
+	struct vs_err said = {0};
+	char what[VS_ERR_MAX];
+	va_list ap;
+	int r;
+
+	va_start(ap, fmt);
+	vsnprintf(what, sizeof(what), fmt, ap);
+	va_end(ap);
+	r = vm_virterr_set(&said, "%s", what);
+	if (broken || vm_act_lost(dom))
+		return vs_err_set(err, -EHOSTDOWN, "%s: libvirt went away", what);
+	return vs_err_set(err, r, "%s", said.msg);
 }
 
 int vm_act_active(virDomainPtr dom, struct vs_err *err)
@@ -48,7 +61,7 @@ int vm_act_active(virDomainPtr dom, struct vs_err *err)
 	int active = virDomainIsActive(dom);
 
 	if (active < 0)
-		return vm_virterr_set(err, "domain '%s'", virDomainGetName(dom));
+		return vm_act_virterr(dom, err, "the state of the domain");
 	return active;
 }
 
@@ -57,7 +70,7 @@ int vm_act_domain_text(virDomainPtr dom, unsigned flags, char **text, struct vs_
 	char *xml = virDomainGetXMLDesc(dom, flags);
 
 	if (!xml)
-		return vm_virterr_set(err, "the definition of domain '%s'", virDomainGetName(dom));
+		return vm_act_virterr(dom, err, "the definition of the domain");
 	*text = xml;
 	return 0;
 }
@@ -77,7 +90,7 @@ int vm_act_snapshot(virDomainPtr dom, const char *name, virDomainSnapshotPtr *ou
 	virDomainSnapshotPtr snap = virDomainSnapshotLookupByName(dom, name, 0);
 
 	if (!snap)
-		return vm_virterr_set(err, "snapshot '%s'", name);
+		return vm_act_virterr(dom, err, "snapshot '%s'", name);
 	*out = snap;
 	return 0;
 }
@@ -92,7 +105,7 @@ int vm_act_record(virDomainPtr dom, const char *name, char **xml, struct vs_err 
 		return r;
 	text = virDomainSnapshotGetXMLDesc(snap, VIR_DOMAIN_SNAPSHOT_XML_SECURE);
 	if (!text)
-		return vm_virterr_set(err, "the record of snapshot '%s'", name);
+		return vm_act_virterr(dom, err, "the record of snapshot '%s'", name);
 	*xml = text;
 	return 0;
 }

@@ -16,8 +16,8 @@
  *   -ECANCELED   through vm_act_watch.cancel
  *   -EHOSTDOWN   libvirt went away; what had been begun may be going on
  *   -EIO         QEMU ended, or the job failed
- * Threads: any, several at once on one connection (two deeds on one domain exclude each other inside libvirt). Everything here
- * blocks, so not libvirt's event thread, and for long deeds a connection of their own. vm_events_start() comes first.
+ * Threads: any, but one at a time on one connection (libvirt 9.0 can lose the wake-up of one of two threads that call through
+ * one); never libvirt's event thread, for everything here blocks. vm_events_start() comes first.
  */
 #ifndef VS_VM_ACT_H
 #define VS_VM_ACT_H
@@ -114,12 +114,14 @@ int vm_act_pull(virDomainPtr dom, const struct vm_act_pull *spec, struct vm_act_
 
 /*
  * A shut-off domain is started without ever running: its vCPUs stay paused. A word in its *live* metadata, which ends with
- * the instance, tells that this is ours: it survives libvirtd, and nobody else's instance has it.
+ * the instance, tells that this is ours; see act-guest.c. All of this under the domain's lock: another process of ours that
+ * is at work on the domain looks just like one that has died.
  */
 struct vm_act_guest {
 	char uuid[VIR_UUID_STRING_BUFLEN];
 	int id;
 	char token[33];
+	uint64_t spent_ns; /* by its busiest vCPU, when it was started */
 	bool tied; /* libvirt destroys it when the connection closes, ALSO if somebody has resumed it */
 };
 
@@ -127,12 +129,12 @@ struct vm_act_guest {
  * guest; drivers that cannot do it start it untied. -EPERM: a managed save exists, which a start would use up. */
 int vm_act_start_paused(virDomainPtr dom, bool tie, struct vm_act_guest *out, struct vs_err *err);
 
-/* Destroys it, if it is still that instance and still paused. 1: somebody has resumed it (or started another one), it was
- * left; 0: it is gone. */
+/* Destroys it, if it is still that instance, paused, and was never resumed. 1: somebody else's now, it was left; 0: it is
+ * gone. */
 int vm_act_end_paused(virConnectPtr conn, const struct vm_act_guest *guest, struct vs_err *err);
 
-/* For the next mount after a crash: is this domain an instance that we started and still paused? 1 and *out, or 0. Removes
- * the word from the configuration of a domain whose start never came about. */
+/* For the next mount after a crash: is this domain an instance that we started, paused, and that was never resumed? 1 and
+ * *out, or 0. Takes the word away where it is of no more use. */
 int vm_act_find_paused(virDomainPtr dom, struct vm_act_guest *out, struct vs_err *err);
 
 /* ---------------------------------------------------------------- taking snapshots */
