@@ -70,7 +70,12 @@ same() {
 
 # has NAME TEXT PATTERN (extended regular expression, any line)
 has() {
-	if grep -Eq -e "$3" <<<"$2"; then ok "$1"; else fail "$1" "no line matches /$3/ in: $(head -c 600 <<<"$2" | tr '\n' '|')"; fi
+	if grep -Eq -e "$3" <<<"$2"; then
+		ok "$1"
+	else
+		fail "$1" "no line matches /$3/ in: $(head -c 600 <<<"$2" | tr '\n' '|')"
+		return 1
+	fi
 }
 
 # has_not NAME TEXT PATTERN
@@ -265,7 +270,7 @@ SNAPFS_N=0
 
 # sanitizer_report LOG: prints the first lines of one, succeeds if there is one.
 sanitizer_report() {
-	grep -E -m1 -A25 'ERROR: (Address|Leak|Thread|Undefined)|runtime error:|SUMMARY: .*Sanitizer|: Assertion .* failed|stack smashing' "$1"
+	grep -E -m1 -A60 'ERROR: (Address|Leak|Thread|Undefined)|runtime error:|SUMMARY: .*Sanitizer|: Assertion .* failed|stack smashing' "$1"
 }
 
 # mount_snapfs MOUNTPOINT [ARGUMENT...]: virt-snapfs -f ARGUMENTS MOUNTPOINT in the background; returns when it answers.

@@ -200,6 +200,10 @@ for s in tests/suites/*.sh; do
 	s=$(basename "$s" .sh)
 	if wanted "$s"; then suite "$s"; fi
 done
+for _ in {1..20}; do # what a namespace held goes a moment after it
+	[ "$(traces)" = "$before" ] && break
+	sleep 0.5
+done
 if [ "$(traces)" = "$before" ]; then
 	count 'nothing is left behind' 1 0 0 0
 else
