@@ -51,11 +51,11 @@ static void image_attr(struct sf_fs *fs, const struct sf_place *place, struct st
 	set_times(st, place->entry->disk->created_ns);
 }
 
-static int text_attr(const struct sf_place *place, struct stat *st)
+static int text_attr(struct sf_fs *fs, const struct sf_place *place, struct stat *st)
 {
 	int64_t changed_ns;
 	size_t len;
-	int rc = sf_text_stat(place->dir, place->entry, &len, &changed_ns);
+	int rc = sf_text_stat(fs, place->dir, place->entry, &len, &changed_ns);
 
 	if (rc < 0)
 		return rc;
@@ -65,25 +65,29 @@ static int text_attr(const struct sf_place *place, struct stat *st)
 	return 0;
 }
 
+/* What is written to belongs to who mounted, whoever is shown the rest. */
+static void set_owner(const struct sf_options *o, enum sf_kind kind, struct stat *st)
+{
+	bool door = sf_kind_is_door(kind);
+	mode_t mode = sf_kind_is_dir(kind) ? 0550 : 0440;
+
+	st->st_mode = sf_attr_type(kind) | (door ? 0600 : mode & ~o->umask);
+	st->st_uid = door ? getuid() : o->uid;
+	st->st_gid = door ? getgid() : o->gid;
+}
+
 int sf_attr_get(struct sf_fs *fs, const struct sf_tree *tree, const struct sf_place *place, struct stat *st)
 {
 	const struct sf_key key = sf_place_key(place);
-	mode_t mode = sf_kind_is_dir(key.kind) ? 0550 : 0440;
 
-	*st = (struct stat){
-		.st_ino = key.ino,
-		.st_mode = sf_attr_type(key.kind) | (mode & ~fs->options->umask),
-		.st_nlink = 1,
-		.st_uid = fs->options->uid,
-		.st_gid = fs->options->gid,
-		.st_blksize = SF_BLOCK_SIZE,
-	};
+	*st = (struct stat){.st_ino = key.ino, .st_nlink = 1, .st_blksize = SF_BLOCK_SIZE};
+	set_owner(fs->options, key.kind, st);
 	if (!place->entry)
 		dir_attr(tree, place->dir, st);
 	else if (key.kind == SF_IMAGE)
 		image_attr(fs, place, st);
 	else
-		return text_attr(place, st);
+		return text_attr(fs, place, st);
 	return 0;
 }
 
@@ -91,7 +95,12 @@ double sf_attr_timeout(const struct sf_place *place)
 {
 	enum sf_kind kind = sf_place_key(place).kind;
 
-	if (kind == SF_LOG)
-		return 0; /* lines come without a new picture */
+	if (kind == SF_LOG || kind == SF_JOBS || sf_kind_is_door(kind))
+		return 0; /* these change without a new picture */
 	return kind == SF_IMAGE || sf_kind_is_dir(kind) ? SF_LONG : 1;
+}
+
+double sf_attr_name_timeout(const struct sf_place *place)
+{
+	return sf_kind_is_door(sf_place_key(place).kind) ? 0 : SF_LONG;
 }

@@ -53,6 +53,11 @@ static void diff_entry(const struct diff *d, const struct sf_place *old, const s
 		if (then->xml_len != now->xml_len || memcmp(then->xml, now->xml, now->xml_len) != 0)
 			emit_thing(d, SF_DATA_CHANGED, new);
 		return;
+	case SF_CTL:
+	case SF_RETAIN:
+	case SF_PLAN:
+	case SF_JOBS:
+		return; /* of these the kernel keeps nothing */
 	default:
 		emit_thing(d, SF_DATA_CHANGED, new);
 	}

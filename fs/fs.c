@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <time.h>
 
+#include "write.h"
+
 /* For all open images together. The clusters are inflated ones: 512 of the default size, enough for some readers. */
 #define TABLE_BYTES (64u << 20)
 #define CLUSTER_BYTES (32u << 20)
@@ -13,6 +15,24 @@ static void on_changed(void *opaque)
 	struct sf_fs *fs = opaque;
 
 	sf_notify_poke(&fs->notify);
+}
+
+static void on_jobs_changed(void *opaque, const char *uuid)
+{
+	struct sf_fs *fs = opaque;
+
+	if (sf_handles_jobs_changed(&fs->handles, uuid))
+		sf_notify_poke(&fs->notify);
+}
+
+static void on_unguard(void *opaque, const char *uuid, bool hold)
+{
+	struct sf_fs *fs = opaque;
+
+	if (hold)
+		sf_views_unguard(&fs->views, uuid);
+	else
+		sf_views_reguard(&fs->views, uuid);
 }
 
 static int open_source(struct sf_fs *fs, struct vs_err *err)
@@ -28,6 +48,9 @@ static int open_source(struct sf_fs *fs, struct vs_err *err)
 		.n_allow_paths = o->n_allow_paths,
 		.to_stderr = o->foreground,
 		.changed = on_changed,
+		.unguard = on_unguard,
+		.jobs_changed = on_jobs_changed,
+		.bandwidth_mib = o->bandwidth_mib,
 		.opaque = fs,
 	};
 
@@ -41,7 +64,7 @@ static int open_rest(struct sf_fs *fs)
 	fs->cache = q2_cache_new(TABLE_BYTES, CLUSTER_BYTES);
 	if (!fs->cache)
 		return -ENOMEM;
-	rc = sf_world_init(&fs->world, fs->vm);
+	rc = sf_world_init(&fs->world, fs->vm, !fs->options->read_only);
 	if (rc < 0)
 		goto no_world;
 	rc = sf_nodes_init(&fs->nodes);
@@ -50,9 +73,12 @@ static int open_rest(struct sf_fs *fs)
 	rc = sf_blocks_init(&fs->blocks, fs);
 	if (rc < 0)
 		goto no_blocks;
-	sf_images_init(&fs->images, fs);
-	sf_handles_init(&fs->handles, fs);
+	rc = sf_writes_new(fs, &fs->writes);
+	if (rc < 0)
+		goto no_writes;
 	return 0;
+no_writes:
+	sf_blocks_fini(&fs->blocks);
 no_blocks:
 	sf_nodes_fini(&fs->nodes);
 no_nodes:
@@ -60,6 +86,25 @@ no_nodes:
 no_world:
 	q2_cache_free(fs->cache);
 	return rc;
+}
+
+/* What the threads of vm/ may call for, from vm_open() on until vm_close() has returned. */
+static void init_callees(struct sf_fs *fs)
+{
+	sf_notify_init(&fs->notify, fs);
+	sf_views_init(&fs->views);
+	sf_images_init(&fs->images, fs);
+	sf_handles_init(&fs->handles, fs);
+	sf_plans_init(&fs->plans);
+}
+
+static void fini_callees(struct sf_fs *fs)
+{
+	sf_plans_fini(&fs->plans);
+	sf_handles_fini(&fs->handles);
+	sf_images_fini(&fs->images);
+	sf_views_fini(&fs->views);
+	sf_notify_fini(&fs->notify);
 }
 
 int sf_fs_open(const struct sf_options *options, struct sf_fs **out, struct vs_err *err)
@@ -71,7 +116,7 @@ int sf_fs_open(const struct sf_options *options, struct sf_fs **out, struct vs_e
 		return -ENOMEM;
 	fs->options = options;
 	fs->generation = (uint32_t)time(NULL);
-	sf_notify_init(&fs->notify, fs);
+	init_callees(fs);
 	rc = open_source(fs, err);
 	if (rc < 0)
 		goto no_source;
@@ -83,19 +128,22 @@ int sf_fs_open(const struct sf_options *options, struct sf_fs **out, struct vs_e
 no_rest:
 	vm_close(fs->vm);
 no_source:
-	sf_notify_fini(&fs->notify);
+	fini_callees(fs);
 	free(fs);
 	return rc;
 }
 
-/* Threads first, then what holds views and trees, then what those came from. */
+/* Threads first, then what holds views and trees, then what those came from. Where a command could not be stopped, its
+ * thread lives as long as the process and may still call us: then all of it stays where it is. */
 void sf_fs_close(struct sf_fs *fs)
 {
 	sf_blocks_stop(&fs->blocks);
-	sf_handles_fini(&fs->handles);
-	sf_images_fini(&fs->images);
+	sf_handles_close_all(&fs->handles);
 	vm_close(fs->vm);
-	sf_notify_fini(&fs->notify);
+	if (fs->deserted)
+		return;
+	fini_callees(fs);
+	sf_writes_put(fs->writes);
 	sf_blocks_fini(&fs->blocks);
 	sf_nodes_fini(&fs->nodes);
 	sf_world_fini(&fs->world);

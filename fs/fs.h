@@ -2,8 +2,8 @@
 /*
  * fs.h: one mounted file system: everything a request may reach.
  *
- * Order of life: sf_fs_open(); a session is made and mounted; sf_notify_start(); requests; sf_notify_stop(); the
- * last request; sf_fs_close().
+ * Order of life: sf_fs_open(); a session is made and mounted; sf_notify_start(), sf_writes_start(); requests;
+ * sf_writes_stop(), sf_notify_stop(); the last request; sf_writes_abandon(); sf_fs_close().
  */
 #ifndef VS_FS_H
 #define VS_FS_H
@@ -14,7 +14,10 @@
 #include "node.h"
 #include "notify.h"
 #include "options.h"
+#include "plan.h"
 #include "tree.h"
+
+struct sf_writes;
 
 struct sf_fs {
 	/* immutable after open */
@@ -25,10 +28,14 @@ struct sf_fs {
 	/* each with its own lock */
 	struct sf_world world;
 	struct sf_nodes nodes;
+	struct sf_views views;
 	struct sf_images images;
 	struct sf_blocks blocks;
 	struct sf_handles handles;
+	struct sf_plans plans;
 	struct sf_notify notify;
+	struct sf_writes *writes;
+	bool deserted; /* main's own: commands go on that nobody waits for */
 };
 
 /* Opens the source and builds the first tree. Starts threads: fork before. Gives *out. */

@@ -2,6 +2,7 @@
 #include "handle.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "fs.h"
 #include "text.h"
@@ -12,25 +13,50 @@ void sf_handles_init(struct sf_handles *handles, struct sf_fs *fs)
 	pthread_mutex_init(&handles->lock, NULL);
 }
 
+void sf_handles_fini(struct sf_handles *handles)
+{
+	pthread_mutex_destroy(&handles->lock);
+}
+
+/* ---------------------------------------------------------------- coming and going */
+
 static void handle_free(struct sf_fs *fs, struct sf_handle *handle)
 {
 	if (handle->tree)
 		sf_world_put(&fs->world, handle->tree);
-	if (handle->image)
+	if (handle->image) {
 		sf_image_close(handle->image);
+		vm_reading(fs->vm, handle->uuid, handle->disk_ino, -1);
+	}
+	if (handle->waiting)
+		fuse_pollhandle_destroy(handle->waiting);
 	sf_text_unref(handle->text);
+	free(handle->uuid);
 	free(handle);
 }
 
-void sf_handles_fini(struct sf_handles *handles)
+static struct sf_handle *first_locked(struct sf_handles *handles)
 {
-	while (handles->first) {
-		struct sf_handle *handle = handles->first;
+	struct sf_handle *handle = handles->first;
 
+	if (handle)
 		handles->first = handle->next;
-		handle_free(handles->fs, handle);
-	}
-	pthread_mutex_destroy(&handles->lock);
+	return handle;
+}
+
+void sf_handles_close_all(struct sf_handles *handles)
+{
+	struct sf_handle *handle;
+
+	do {
+		pthread_mutex_lock(&handles->lock);
+		handle = first_locked(handles);
+		if (handles->first)
+			handles->first->link = &handles->first;
+		pthread_mutex_unlock(&handles->lock);
+		if (handle)
+			handle_free(handles->fs, handle);
+	} while (handle);
 }
 
 static struct sf_handle *handle_new(enum sf_kind kind)
@@ -40,6 +66,19 @@ static struct sf_handle *handle_new(enum sf_kind kind)
 	if (handle)
 		handle->kind = kind;
 	return handle;
+}
+
+static struct sf_handle *file_handle_new(const struct sf_place *place)
+{
+	struct sf_handle *handle = handle_new(place->entry->kind);
+
+	if (!handle)
+		return NULL;
+	handle->uuid = strdup(place->dir->domain->uuid);
+	if (handle->uuid)
+		return handle;
+	free(handle);
+	return NULL;
 }
 
 static void enlist(struct sf_handles *handles, struct sf_handle *handle)
@@ -67,29 +106,50 @@ int sf_handle_open_dir(struct sf_handles *handles, const struct sf_key *dir, str
 	return 0;
 }
 
-int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, struct sf_handle **out)
+/* To open retain.plan for reading is what a policy that was written there has waited for. */
+static int open_plan(struct sf_fs *fs, const struct vm_domain *domain, struct sf_text **out)
 {
-	struct sf_handle *handle = handle_new(place->entry->kind);
-	int rc = handle ? sf_text_make(place->dir, place->entry, &handle->text) : -ENOMEM;
+	vs_autofree char *policy = sf_plans_take(&fs->plans, domain->uuid);
 
+	return sf_text_plan(fs, domain->uuid, policy, domain->changed_ns, out);
+}
+
+/* In the list first: of jobs that change while their text is made somebody who polls will hear. */
+int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, bool reads, struct sf_handle **out)
+{
+	struct sf_handle *handle = file_handle_new(place);
+	struct sf_text *text = NULL;
+	int rc = 0;
+
+	if (!handle)
+		return -ENOMEM;
+	enlist(handles, handle);
+	if (reads && handle->kind == SF_PLAN)
+		rc = open_plan(handles->fs, place->dir->domain, &text);
+	else if (reads)
+		rc = sf_text_make(handles->fs, place->dir, place->entry, &text);
 	if (rc < 0) {
-		free(handle);
+		sf_handle_close(handles, handle);
 		return rc;
 	}
-	enlist(handles, handle);
+	sf_handle_show(handles, handle, text);
 	*out = handle;
 	return 0;
 }
 
-int sf_handle_open_image(struct sf_handles *handles, const struct sf_key *key, struct sf_handle **out)
+int sf_handle_open_image(struct sf_handles *handles, const struct sf_place *place, struct sf_handle **out)
 {
-	struct sf_handle *handle = handle_new(SF_IMAGE);
-	int rc = handle ? sf_image_open(&handles->fs->images, key, &handle->image) : -ENOMEM;
+	struct sf_handle *handle = file_handle_new(place);
+	struct sf_key key = sf_place_key(place);
+	int rc = handle ? sf_image_open(&handles->fs->images, &key, &handle->image) : -ENOMEM;
 
 	if (rc < 0) {
-		free(handle);
+		if (handle)
+			handle_free(handles->fs, handle);
 		return rc;
 	}
+	handle->disk_ino = place->entry->disk->ino;
+	vm_reading(handles->fs->vm, handle->uuid, handle->disk_ino, 1);
 	enlist(handles, handle);
 	*out = handle;
 	return 0;
@@ -104,6 +164,8 @@ void sf_handle_close(struct sf_handles *handles, struct sf_handle *handle)
 	pthread_mutex_unlock(&handles->lock);
 	handle_free(handles->fs, handle);
 }
+
+/* ---------------------------------------------------------------- what it shows */
 
 struct sf_tree *sf_handle_tree(struct sf_handles *handles, struct sf_handle *handle, bool rewind)
 {
@@ -122,4 +184,102 @@ struct sf_tree *sf_handle_tree(struct sf_handles *handles, struct sf_handle *han
 	if (now)
 		sf_world_put(world, now);
 	return tree;
+}
+
+struct sf_text *sf_handle_text(struct sf_handles *handles, struct sf_handle *handle)
+{
+	struct sf_text *text;
+
+	pthread_mutex_lock(&handles->lock);
+	text = handle->text ? sf_text_ref(handle->text) : NULL;
+	pthread_mutex_unlock(&handles->lock);
+	return text;
+}
+
+void sf_handle_show(struct sf_handles *handles, struct sf_handle *handle, struct sf_text *text)
+{
+	struct sf_text *before;
+
+	pthread_mutex_lock(&handles->lock);
+	before = handle->text;
+	handle->text = text;
+	pthread_mutex_unlock(&handles->lock);
+	sf_text_unref(before);
+}
+
+/* ---------------------------------------------------------------- writing */
+
+void sf_handle_fail(struct sf_handles *handles, struct sf_handle *handle)
+{
+	pthread_mutex_lock(&handles->lock);
+	handle->failed = true;
+	pthread_mutex_unlock(&handles->lock);
+}
+
+bool sf_handle_failed(struct sf_handles *handles, struct sf_handle *handle)
+{
+	bool failed;
+
+	pthread_mutex_lock(&handles->lock);
+	failed = handle->failed;
+	pthread_mutex_unlock(&handles->lock);
+	return failed;
+}
+
+/* ---------------------------------------------------------------- polling */
+
+/* The kernel has one number for all who poll a file: the newest handle wakes them all. */
+bool sf_handle_poll(struct sf_handles *handles, struct sf_handle *handle, struct fuse_pollhandle *waiting)
+{
+	bool changed;
+
+	pthread_mutex_lock(&handles->lock);
+	changed = handle->changed;
+	if (!changed && waiting) {
+		struct fuse_pollhandle *before = handle->waiting;
+
+		handle->waiting = waiting;
+		waiting = before;
+	}
+	pthread_mutex_unlock(&handles->lock);
+	if (waiting)
+		fuse_pollhandle_destroy(waiting);
+	return changed;
+}
+
+bool sf_handles_jobs_changed(struct sf_handles *handles, const char *uuid)
+{
+	bool wake = false;
+
+	pthread_mutex_lock(&handles->lock);
+	for (struct sf_handle *handle = handles->first; handle; handle = handle->next) {
+		if (handle->kind != SF_JOBS || strcmp(handle->uuid, uuid) != 0)
+			continue;
+		handle->changed = true;
+		wake |= handle->waiting != NULL;
+	}
+	pthread_mutex_unlock(&handles->lock);
+	return wake;
+}
+
+static struct fuse_pollhandle *next_to_wake(struct sf_handles *handles)
+{
+	struct fuse_pollhandle *waiting = NULL;
+
+	pthread_mutex_lock(&handles->lock);
+	for (struct sf_handle *handle = handles->first; handle && !waiting; handle = handle->next)
+		if (handle->changed && handle->waiting)
+			waiting = vs_steal(handle->waiting);
+	pthread_mutex_unlock(&handles->lock);
+	return waiting;
+}
+
+void sf_handles_wake(struct sf_handles *handles)
+{
+	struct fuse_pollhandle *waiting;
+
+	while ((waiting = next_to_wake(handles))) {
+		fuse_lowlevel_notify_poll(waiting);
+		fuse_pollhandle_destroy(waiting);
+	}
 }

@@ -3,23 +3,30 @@
  * handle.h: what an open file or directory holds, behind `fh`.
  *
  * A directory keeps the tree that it lists, a text what it said when it was opened, an image its place among the open
- * images. All handles are in one list, because an unmount that is forced sends no release.
+ * images. All handles are in one list, because an unmount that is forced sends no release, and because what happens to
+ * a domain's jobs concerns those who have them open.
  */
 #ifndef VS_HANDLE_H
 #define VS_HANDLE_H
 
+#include "fuse_api.h"
 #include "tree.h"
 
 struct sf_fs;
 
 struct sf_handle {
-	/* immutable */
+	/* immutable once it is open */
 	enum sf_kind kind;
-	struct sf_text *text;   /* of a text: a reference */
-	struct sf_image *image; /* of an image: a reference */
-	struct sf_key dir;      /* of a directory */
+	char *uuid;        /* of a file: its domain's */
+	uint64_t disk_ino; /* of an image: vm_disk.ino */
+	struct sf_image *image;
+	struct sf_key dir;
 	/* guarded by the list's lock */
-	struct sf_tree *tree; /* of a directory; another one after rewinddir(3) */
+	struct sf_text *text;              /* NULL: opened for writing only. Of retain.plan another one after a write */
+	struct sf_tree *tree;              /* of a directory; another one after rewinddir(3) */
+	bool failed;                       /* a write through it failed, so no other one is done */
+	bool changed;                      /* of `jobs`: they are other ones than when it was opened */
+	struct fuse_pollhandle *waiting;   /* of `jobs`: somebody polls it */
 	struct sf_handle *next, **link;
 };
 
@@ -30,16 +37,35 @@ struct sf_handles {
 };
 
 void sf_handles_init(struct sf_handles *handles, struct sf_fs *fs);
+/* Closes what is still open. */
+void sf_handles_close_all(struct sf_handles *handles);
 void sf_handles_fini(struct sf_handles *handles);
 
-/* Each gives *out. -ENOMEM. */
+/* Each gives *out. -ENOMEM, or why there is no text. */
 int sf_handle_open_dir(struct sf_handles *handles, const struct sf_key *dir, struct sf_tree *tree,
 		       struct sf_handle **out);
-int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, struct sf_handle **out);
-int sf_handle_open_image(struct sf_handles *handles, const struct sf_key *key, struct sf_handle **out);
+/* @reads: with its text. */
+int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, bool reads, struct sf_handle **out);
+int sf_handle_open_image(struct sf_handles *handles, const struct sf_place *place, struct sf_handle **out);
 void sf_handle_close(struct sf_handles *handles, struct sf_handle *handle);
 
 /* The tree that this directory lists, as a reference; @rewind: the current one from now on. */
 struct sf_tree *sf_handle_tree(struct sf_handles *handles, struct sf_handle *handle, bool rewind);
+
+/* What a file says, as a reference; NULL: it was opened for writing only. */
+struct sf_text *sf_handle_text(struct sf_handles *handles, struct sf_handle *handle);
+/* From now on it says @text, which is taken. */
+void sf_handle_show(struct sf_handles *handles, struct sf_handle *handle, struct sf_text *text);
+
+/* A write through this handle has failed. */
+void sf_handle_fail(struct sf_handles *handles, struct sf_handle *handle);
+bool sf_handle_failed(struct sf_handles *handles, struct sf_handle *handle);
+
+/* poll(2) on `jobs`: have they changed since they were opened? Takes @waiting (may be NULL), to be told when they do. */
+bool sf_handle_poll(struct sf_handles *handles, struct sf_handle *handle, struct fuse_pollhandle *waiting);
+/* The jobs of that domain changed. Says whether somebody waits to hear of it. */
+bool sf_handles_jobs_changed(struct sf_handles *handles, const char *uuid);
+/* The notifier: tells those who wait and have reason to wake. */
+void sf_handles_wake(struct sf_handles *handles);
 
 #endif

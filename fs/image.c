@@ -35,7 +35,6 @@
 #define REFRESH_MS 2000       /* beside the refresh interval itself */
 #define CHURN_NS 10000000000  /* give up when an image did not hold still for ten seconds */
 #define CHURN_SLEEP_NS 1000000
-#define LOOK_TABLES 8         /* for compressed clusters */
 #define COMPLAIN_NS 60000000000
 
 struct sf_image {
@@ -68,52 +67,16 @@ static int64_t now_ns(void)
 
 /* ---------------------------------------------------------------- views */
 
-static void view_put(struct sf_view *view)
-{
-	if (!view || atomic_fetch_sub(&view->refs, 1) != 1)
-		return;
-	q2_view_close(view->q2);
-	free(view);
-}
-
-static const struct vm_disk *find_disk(const struct sf_tree *tree, const struct sf_key *key)
+static const struct vm_disk *find_disk(const struct sf_tree *tree, const struct sf_key *key, const char **uuid)
 {
 	struct sf_dir *dir = sf_tree_dir_by_ino(tree, key->domain);
 	const struct sf_entry *entry;
 
 	if (!dir || sf_dir_find_ino(dir, SF_IMAGE, key->ino, &entry) < 0)
 		return NULL;
+	if (uuid)
+		*uuid = dir->domain->uuid;
 	return entry->disk;
-}
-
-static int view_new(struct q2_cache *cache, const struct vm_disk *disk, struct sf_view **out, struct vs_err *err)
-{
-	const struct q2_view_spec spec = {
-		.path = disk->chain[0],
-		.format = disk->format,
-		.snapshot = disk->snapshot,
-		.gate = disk->gate,
-		.guard = disk->guard,
-		.guard_top = disk->guard_top,
-		.watched = disk->watched,
-		.expected = disk->stamps,
-		.n_expected = disk->n_stamps,
-	};
-	struct sf_view *view = calloc(1, sizeof(*view));
-	int rc;
-
-	if (!view)
-		return -ENOMEM;
-	rc = q2_view_open(cache, &spec, &view->q2, err);
-	if (rc < 0) {
-		free(view);
-		return rc;
-	}
-	atomic_init(&view->refs, 1);
-	view->size = q2_view_size(view->q2);
-	view->compressed = q2_view_has_compressed(view->q2, LOOK_TABLES, NULL) > 0;
-	*out = view;
-	return 0;
 }
 
 /* Opens the image as the current picture describes it. */
@@ -121,7 +84,8 @@ static int open_fresh(struct sf_image *image, struct sf_view **out, struct vs_er
 {
 	struct sf_fs *fs = image->owner->fs;
 	struct sf_tree *tree = sf_world_get(&fs->world);
-	const struct vm_disk *disk = find_disk(tree, &image->key);
+	const char *uuid = NULL;
+	const struct vm_disk *disk = find_disk(tree, &image->key, &uuid);
 	int rc;
 
 	if (!disk || disk->state == VM_STALE)
@@ -131,13 +95,13 @@ static int open_fresh(struct sf_image *image, struct sf_view **out, struct vs_er
 	else if (!disk->file || !disk->chain || !disk->chain[0])
 		rc = vs_err_set(err, -EOPNOTSUPP, "%s", disk->reason ? disk->reason : "not readable here");
 	else
-		rc = view_new(fs->cache, disk, out, err);
+		rc = sf_view_open(&fs->views, fs->cache, uuid, disk, out, err);
 	sf_world_put(&fs->world, tree);
 	return rc;
 }
 
 /* The view with a reference for the caller; opened here where there is none, by one thread for all. */
-static int view_get(struct sf_image *image, struct sf_view **out, struct vs_err *err)
+static int view_get_any(struct sf_image *image, struct sf_view **out, struct vs_err *err)
 {
 	struct sf_view *view = NULL;
 	int rc = 0;
@@ -157,7 +121,7 @@ static int view_get(struct sf_image *image, struct sf_view **out, struct vs_err 
 	}
 	if (rc == 0) {
 		*out = image->view;
-		atomic_fetch_add(&image->view->refs, 1);
+		sf_view_ref(image->view);
 	}
 	pthread_mutex_unlock(&image->lock);
 	return rc;
@@ -174,7 +138,19 @@ static void view_drop(struct sf_image *image, struct sf_view *view)
 		image->view = NULL;
 	pthread_mutex_unlock(&image->lock);
 	if (dropped)
-		view_put(view);
+		sf_view_put(view);
+}
+
+/* One that lost its guards for a command is used until that is over. */
+static int view_get(struct sf_image *image, struct sf_view **out, struct vs_err *err)
+{
+	int rc = view_get_any(image, out, err);
+
+	if (rc < 0 || !sf_view_outdated(*out))
+		return rc;
+	view_drop(image, *out);
+	sf_view_put(*out);
+	return view_get_any(image, out, err);
 }
 
 /* ---------------------------------------------------------------- what the picture says */
@@ -183,7 +159,7 @@ static enum verdict ask_tree(struct sf_image *image, uint64_t *serial)
 {
 	struct sf_fs *fs = image->owner->fs;
 	struct sf_tree *tree = sf_world_get(&fs->world);
-	const struct vm_disk *disk = find_disk(tree, &image->key);
+	const struct vm_disk *disk = find_disk(tree, &image->key, NULL);
 	enum verdict verdict = READABLE;
 
 	if (disk && disk->state == VM_BUSY)
@@ -243,7 +219,7 @@ static int try_once(struct sf_image *image, struct search *search, sf_view_use *
 	*result = use(view, opaque, err);
 	if (may_have_moved(*result))
 		view_drop(image, view);
-	view_put(view);
+	sf_view_put(view);
 	return *result < 0 ? (int)*result : 0;
 }
 
@@ -367,7 +343,7 @@ static void image_free(void *opaque)
 {
 	struct sf_image *image = opaque;
 
-	view_put(image->view);
+	sf_view_put(image->view);
 	pthread_cond_destroy(&image->opened);
 	pthread_mutex_destroy(&image->lock);
 	free(image);

@@ -12,17 +12,10 @@
 #define VS_IMAGE_H
 
 #include "tree.h"
+#include "view.h"
 
 struct sf_fs;
 struct sf_image;
-
-/* One opened view; shared, reference-counted, immutable. */
-struct sf_view {
-	struct q2_view *q2;
-	uint64_t size;
-	bool compressed; /* has compressed clusters, as far as a look at some of its tables tells */
-	atomic_uint refs;
-};
 
 struct sf_images {
 	struct sf_fs *fs; /* borrowed */

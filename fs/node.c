@@ -15,7 +15,7 @@ struct sf_node {
 	fuse_ino_t id;
 	struct sf_key key;
 	uint64_t n_lookups;
-	bool retired; /* not in by_key any more */
+	bool retired; /* not in by_key, or not any more */
 	struct sf_node *next_by_id, *next_by_key;
 };
 
@@ -144,13 +144,13 @@ static void grow(struct sf_nodes *nodes)
 	nodes->n_buckets = bigger.n_buckets;
 }
 
-static struct sf_node *make_node(struct sf_nodes *nodes, const struct sf_key *key)
+static struct sf_node *make_node(struct sf_nodes *nodes, const struct sf_key *key, bool retired)
 {
 	struct sf_node *node = malloc(sizeof(*node));
 
 	if (!node)
 		return NULL;
-	*node = (struct sf_node){.id = ++nodes->last_id, .key = *key};
+	*node = (struct sf_node){.id = ++nodes->last_id, .key = *key, .retired = retired};
 	if (nodes->n_nodes++ >= nodes->n_buckets)
 		grow(nodes);
 	link_node(nodes, node);
@@ -165,9 +165,23 @@ int sf_node_take(struct sf_nodes *nodes, const struct sf_key *key, fuse_ino_t *i
 	pthread_mutex_lock(&nodes->lock);
 	node = find_key(nodes, key);
 	if (!node)
-		node = make_node(nodes, key);
+		node = make_node(nodes, key, false);
 	if (node) {
 		node->n_lookups++;
+		*id = node->id;
+	}
+	pthread_mutex_unlock(&nodes->lock);
+	return node ? 0 : -ENOMEM;
+}
+
+int sf_node_fresh(struct sf_nodes *nodes, const struct sf_key *key, fuse_ino_t *id)
+{
+	struct sf_node *node;
+
+	pthread_mutex_lock(&nodes->lock);
+	node = make_node(nodes, key, true);
+	if (node) {
+		node->n_lookups = 1;
 		*id = node->id;
 	}
 	pthread_mutex_unlock(&nodes->lock);

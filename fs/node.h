@@ -7,6 +7,9 @@
  * at `forget`): one up for every entry that is replied, down by what forget says, back by one where a reply could not
  * be delivered. A node carries no state beyond its key: everything else is looked up in a tree.
  *
+ * A thing has one node, but for those that are written to. The kernel holds a node's lock for as long as a write to it
+ * waits for its answer, so whoever else came by that node would wait, too: of these every lookup makes another node.
+ *
  * Errors: -ESTALE no such node, -ENOMEM. Threads: any.
  */
 #ifndef VS_NODE_H
@@ -30,6 +33,8 @@ void sf_nodes_fini(struct sf_nodes *nodes);
 
 /* The node of that thing, made where there is none, with one lookup more. Not for the root. */
 int sf_node_take(struct sf_nodes *nodes, const struct sf_key *key, fuse_ino_t *id);
+/* A node more for that thing, with one lookup. It answers to its id alone. */
+int sf_node_fresh(struct sf_nodes *nodes, const struct sf_key *key, fuse_ino_t *id);
 /* Takes @n lookups back; unknown ids and too many are ignored. */
 void sf_node_forget(struct sf_nodes *nodes, fuse_ino_t id, uint64_t n);
 

@@ -6,6 +6,7 @@
 
 #include "diff.h"
 #include "fs.h"
+#include "write.h"
 
 /* ---------------------------------------------------------------- telling */
 
@@ -63,6 +64,16 @@ static void tell_changes(struct sf_notify *notify)
 
 /* ---------------------------------------------------------------- the thread */
 
+/* A write is answered after the picture that its command led to was announced: so what is done already is taken first. */
+static void serve_poke(struct sf_notify *notify)
+{
+	struct sf_write *done = sf_writes_take_done(notify->fs->writes);
+
+	sf_handles_wake(&notify->fs->handles);
+	tell_changes(notify);
+	sf_writes_answer(notify->fs->writes, done);
+}
+
 static void *notify_thread(void *opaque)
 {
 	struct sf_notify *notify = opaque;
@@ -80,7 +91,7 @@ static void *notify_thread(void *opaque)
 		notify->attrs = NULL;
 		notify->n_attrs = notify->room = 0;
 		pthread_mutex_unlock(&notify->lock);
-		tell_changes(notify);
+		serve_poke(notify);
 		for (size_t i = 0; i < n_attrs; i++)
 			tell_thing(notify, &attrs[i], -1);
 		free(attrs);

@@ -14,7 +14,7 @@ static int entry_of(struct sf_fs *fs, const struct sf_tree *tree, const struct s
 {
 	*e = (struct fuse_entry_param){
 		.generation = fs->generation,
-		.entry_timeout = SF_LONG,
+		.entry_timeout = sf_attr_name_timeout(place),
 		.attr_timeout = sf_attr_timeout(place),
 	};
 	return sf_attr_get(fs, tree, place, &e->attr);
@@ -25,6 +25,8 @@ static int take_node(struct sf_fs *fs, const struct sf_place *place, fuse_ino_t 
 {
 	struct sf_key key = sf_place_key(place);
 
+	if (sf_kind_is_door(key.kind))
+		return sf_node_fresh(&fs->nodes, &key, id);
 	if (key.kind != SF_ROOT)
 		return sf_node_take(&fs->nodes, &key, id);
 	*id = FUSE_ROOT_ID;
@@ -169,7 +171,14 @@ static int put_plain(struct listing *l, size_t idx)
 	return 1;
 }
 
-/* Without attributes the kernel takes it for a plain entry: `.`, `..`, and all of a tree that is history. */
+/* What a listing may leave in the kernel's cache: not `.` and `..`, nothing of a tree that is history, and none of the
+ * files that have another node at every lookup. */
+static bool is_kept(const struct listing *l, size_t idx, enum sf_kind kind)
+{
+	return idx >= 2 && l->fresh && !sf_kind_is_door(kind);
+}
+
+/* Without attributes the kernel takes it for a plain entry. */
 static int put_plus(struct listing *l, size_t idx)
 {
 	struct fuse_entry_param e = {0};
@@ -181,7 +190,7 @@ static int put_plus(struct listing *l, size_t idx)
 
 	if (need > l->room - l->len)
 		return 0;
-	if (idx >= 2 && l->fresh) {
+	if (is_kept(l, idx, key.kind)) {
 		rc = entry_of(l->r->fs, l->tree, &place, &e);
 		if (rc == 0)
 			rc = take_node(l->r->fs, &place, &e.ino);

@@ -58,10 +58,9 @@ static int open_view(struct sf_fs *fs, struct sf_image *image, struct first_look
 static int open_image(struct sf_fs *fs, const struct sf_place *place, struct fuse_file_info *fi,
 		      struct sf_handle **out)
 {
-	const struct sf_key key = sf_place_key(place);
 	struct first_look found = {0};
 	struct sf_handle *handle;
-	int rc = sf_handle_open_image(&fs->handles, &key, &handle);
+	int rc = sf_handle_open_image(&fs->handles, place, &handle);
 
 	if (rc < 0)
 		return rc;
@@ -80,13 +79,13 @@ static int open_place(struct sf_fs *fs, const struct sf_place *place, struct fus
 {
 	if (!place->entry)
 		return -EISDIR;
-	if ((fi->flags & O_ACCMODE) != O_RDONLY || fi->flags & O_TRUNC)
+	if (!sf_kind_is_door(place->entry->kind) && ((fi->flags & O_ACCMODE) != O_RDONLY || fi->flags & O_TRUNC))
 		return -EROFS;
 	if (place->entry->kind == SF_IMAGE)
 		return open_image(fs, place, fi, out);
 	fi->direct_io = 1; /* its length is what it is, whatever the kernel believes */
 	fi->noflush = 1;
-	return sf_handle_open_text(&fs->handles, place, out);
+	return sf_handle_open_text(&fs->handles, place, (fi->flags & O_ACCMODE) != O_WRONLY, out);
 }
 
 /* Opening reads headers and may wait: it holds a reference to its tree, not a pin. */
@@ -111,13 +110,16 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 /* ---------------------------------------------------------------- read, lseek */
 
 /* Once the kernel has the reply the file may be closed, before the reply has returned to us. */
-static int read_text(struct sf_req *r, struct sf_text *text, size_t size, off_t off)
+static int read_text(struct sf_req *r, struct sf_handle *handle, size_t size, off_t off)
 {
-	struct sf_text *ours = sf_text_ref(text);
-	size_t left = (uint64_t)off < text->len ? text->len - (size_t)off : 0;
+	struct sf_text *text = sf_handle_text(&r->fs->handles, handle);
+	size_t left;
 
-	sf_reply_buf(r, ours->data + (ours->len - left), size < left ? size : left);
-	sf_text_unref(ours);
+	if (!text)
+		return -EBADF;
+	left = (uint64_t)off < text->len ? text->len - (size_t)off : 0;
+	sf_reply_buf(r, text->data + (text->len - left), size < left ? size : left);
+	sf_text_unref(text);
 	return 0;
 }
 
@@ -130,7 +132,7 @@ int sf_op_read(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct f
 		return -EINVAL;
 	if (handle->kind == SF_IMAGE)
 		return sf_read_image(r, handle->image, size, off);
-	return read_text(r, handle->text, size, off);
+	return read_text(r, handle, size, off);
 }
 
 struct seek {
@@ -145,11 +147,15 @@ static int64_t seek_view(struct sf_view *view, void *opaque, struct vs_err *err)
 	return q2_view_seek(view->q2, seek->off, seek->whence, err);
 }
 
-static int64_t seek_text(const struct sf_text *text, off_t off, int whence)
+static int64_t seek_text(struct sf_handles *handles, struct sf_handle *handle, off_t off, int whence)
 {
-	if ((uint64_t)off >= text->len)
+	struct sf_text *text = sf_handle_text(handles, handle);
+	uint64_t len = text ? text->len : 0;
+
+	sf_text_unref(text);
+	if ((uint64_t)off >= len)
 		return -ENXIO;
-	return whence == SEEK_DATA ? off : (int64_t)text->len;
+	return whence == SEEK_DATA ? off : (int64_t)len;
 }
 
 int sf_op_lseek(struct sf_req *r, fuse_ino_t id, off_t off, int whence, struct fuse_file_info *fi)
@@ -166,7 +172,7 @@ int sf_op_lseek(struct sf_req *r, fuse_ino_t id, off_t off, int whence, struct f
 	if (handle->kind == SF_IMAGE)
 		found = sf_image_use(handle->image, seek_view, &seek, NULL);
 	else
-		found = seek_text(handle->text, off, whence);
+		found = seek_text(&r->fs->handles, handle, off, whence);
 	if (found < 0)
 		return (int)found;
 	sf_reply_lseek(r, found);

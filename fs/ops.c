@@ -6,19 +6,29 @@
  *	requests    SF_THREADS of them (session.c) take requests from the kernel. They may wait for image files,
  *	            for one another to open an image, and in read, lseek and open for vm_refresh(), which is bounded. Never in
  *	            lookup, readdir or getattr: the kernel holds a directory's lock meanwhile. Joined by main.
- *	notifier    one (notify.c): announces to the kernel what changed. The kernel may let it wait for a directory's
- *	            lock, that is for a request: so no request ever waits for the notifier, and the notifier ends
- *	            before the requests do. Joined by main.
+ *	notifier    one (notify.c): announces to the kernel what changed, and then answers the writes whose commands are
+ *	            done. The kernel may let it wait for a directory's lock, that is for a request: so no thread that
+ *	            serves requests ever waits for the notifier, and the notifier ends before the requests do. It never
+ *	            names a file that can be written (node.h): its lock belongs to a writer who waits for the notifier.
+ *	            Joined by main.
+ *	watcher     one (write.c): looks after writers that got a signal; reads /proc. Joined by main.
  *	counter     at most one, made when needed (blocks.c): walks maps for st_blocks; waits for files. Joined by main.
- *	vm's own    (vm.h): one of them calls sf_notify_poke(), which only sets a flag. Joined by vm_close().
+ *	vm's own    (vm.h): they say that there is a new picture, that jobs changed or that a command is done, which sets
+ *	            flags and moves list entries; and they have guard locks dropped, which may wait for reads that are
+ *	            under way (view.c). Joined by vm_close().
  *
  * LOCKS, in rank order: who holds one may take only later ones
  * ------------------------------------------------------------
- *	1  sf_notify.lock    its flags and its list                   4  sf_images.lock   which images are open
- *	2  sf_handles.lock   the list of handles, a handle's tree     5  sf_image.lock    an image's view
- *	3  sf_world.lock     the current tree, trees' references      6  sf_blocks.lock   counts, and what to count
- *	                     (inside: what vm_picture_get() takes)    7  sf_dir.lock      a directory's index and texts
- *	                                                              8  sf_nodes.lock    what the kernel knows
+ *	1  sf_writes.lock    writes that wait for their commands      7  sf_blocks.lock   counts, and what to count
+ *	2  sf_notify.lock    its flags and its list                   8  sf_plans.lock    policies to be looked at
+ *	3  sf_handles.lock   the list of handles, what they show      9  sf_dir.lock      a directory's index and texts
+ *	4  sf_world.lock     the current tree, trees' references     10  sf_nodes.lock    what the kernel knows
+ *	                     (inside: what vm_picture_get() takes)   11  sf_views.lock    which views are open, and whose
+ *	5  sf_images.lock    which images are open                                        guards are dropped
+ *	6  sf_image.lock     an image's view
+ *
+ * libfuse calls write.c's interrupt callback with a lock of the request: so nothing of libfuse is called with
+ * sf_writes.lock.
  *
  * No lock is held across a reply, a notification, a read, or a call of vm/ or qcow2/ that can wait. What requests do hold
  * across a reply is a *pin* (tree.c), for which only the notifier waits.
@@ -43,7 +53,7 @@ int sf_op_place(struct sf_fs *fs, const struct sf_tree *tree, fuse_ino_t id, str
 
 /* ---------------------------------------------------------------- the small ones */
 
-static int op_getattr(struct sf_req *r, fuse_ino_t id)
+int sf_op_getattr(struct sf_req *r, fuse_ino_t id)
 {
 	struct sf_tree *tree = sf_world_pin(&r->fs->world);
 	struct sf_place place;
@@ -58,7 +68,7 @@ static int op_getattr(struct sf_req *r, fuse_ino_t id)
 	return rc;
 }
 
-/* Nothing here is written. Whether the caller may even try is the kernel's question (default_permissions). */
+/* Which users may try is the kernel's question (default_permissions). */
 static int op_access(struct sf_req *r, fuse_ino_t id, int mask)
 {
 	struct sf_key key;
@@ -66,7 +76,7 @@ static int op_access(struct sf_req *r, fuse_ino_t id, int mask)
 
 	if (rc < 0)
 		return rc;
-	if (mask & W_OK)
+	if (mask & W_OK && !sf_kind_is_door(key.kind))
 		return -EROFS;
 	if (mask & X_OK && !sf_kind_is_dir(key.kind))
 		return -EACCES;
@@ -89,12 +99,6 @@ static int op_statfs(struct sf_req *r)
 	return 0;
 }
 
-static int op_erofs(struct sf_req *r)
-{
-	(void)r;
-	return -EROFS;
-}
-
 static int op_eperm(struct sf_req *r)
 {
 	(void)r;
@@ -114,7 +118,7 @@ static int op_eperm(struct sf_req *r)
 #define UNUSED __attribute__((unused))
 
 SHIM(on_lookup, sf_op_lookup(&r, parent, name), fuse_ino_t parent, const char *name)
-SHIM(on_getattr, op_getattr(&r, id), fuse_ino_t id, struct fuse_file_info *fi UNUSED)
+SHIM(on_getattr, sf_op_getattr(&r, id), fuse_ino_t id, struct fuse_file_info *fi UNUSED)
 SHIM(on_access, op_access(&r, id, mask), fuse_ino_t id, int mask)
 SHIM(on_opendir, sf_op_opendir(&r, id, fi), fuse_ino_t id, struct fuse_file_info *fi)
 SHIM(on_readdir, sf_op_readdir(&r, id, size, off, fi), fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
@@ -125,8 +129,11 @@ SHIM(on_open, sf_op_open(&r, id, fi), fuse_ino_t id, struct fuse_file_info *fi)
 SHIM(on_read, sf_op_read(&r, id, size, off, fi), fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
 SHIM(on_lseek, sf_op_lseek(&r, id, off, whence, fi), fuse_ino_t id, off_t off, int whence, struct fuse_file_info *fi)
 SHIM(on_statfs, op_statfs(&r), fuse_ino_t id UNUSED)
-SHIM(on_setattr, op_erofs(&r), fuse_ino_t id UNUSED, struct stat *st UNUSED, int to_set UNUSED,
+SHIM(on_setattr, sf_op_setattr(&r, id, to_set), fuse_ino_t id, struct stat *st UNUSED, int to_set,
      struct fuse_file_info *fi UNUSED)
+SHIM(on_write, sf_op_write(&r, id, buf, size, fi), fuse_ino_t id, const char *buf, size_t size, off_t off UNUSED,
+     struct fuse_file_info *fi)
+SHIM(on_poll, sf_op_poll(&r, id, fi, waiting), fuse_ino_t id, struct fuse_file_info *fi, struct fuse_pollhandle *waiting)
 SHIM(on_mknod, op_eperm(&r), fuse_ino_t parent UNUSED, const char *name UNUSED, mode_t mode UNUSED, dev_t dev UNUSED)
 SHIM(on_mkdir, op_eperm(&r), fuse_ino_t parent UNUSED, const char *name UNUSED, mode_t mode UNUSED)
 SHIM(on_remove, op_eperm(&r), fuse_ino_t parent UNUSED, const char *name UNUSED)
@@ -187,8 +194,10 @@ const struct fuse_lowlevel_ops sf_ops = {
 	.releasedir = on_release,
 	.open = on_open,
 	.read = on_read,
+	.write = on_write,
 	.release = on_release,
 	.lseek = on_lseek,
+	.poll = on_poll,
 	.statfs = on_statfs,
 	.mknod = on_mknod,
 	.mkdir = on_mkdir,

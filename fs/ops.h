@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * ops.h: the FUSE operations. ops.c has the table, the shims and the note on threads and locks; op_dir.c and op_file.c
- * have what is more than a few lines.
+ * ops.h: the FUSE operations. ops.c has the table, the shims and the note on threads and locks; op_dir.c, op_file.c
+ * and op_door.c have what is more than a few lines.
  */
 #ifndef VS_OPS_H
 #define VS_OPS_H
@@ -18,6 +18,11 @@ int sf_op_readdirplus(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, s
 int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi);
 int sf_op_read(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi);
 int sf_op_lseek(struct sf_req *r, fuse_ino_t id, off_t off, int whence, struct fuse_file_info *fi);
+
+int sf_op_write(struct sf_req *r, fuse_ino_t id, const char *text, size_t len, struct fuse_file_info *fi);
+int sf_op_setattr(struct sf_req *r, fuse_ino_t id, int to_set);
+int sf_op_poll(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi, struct fuse_pollhandle *waiting);
+int sf_op_getattr(struct sf_req *r, fuse_ino_t id);
 
 /* The place of a node in a tree: -ESTALE where it has none any more. */
 int sf_op_place(struct sf_fs *fs, const struct sf_tree *tree, fuse_ino_t id, struct sf_place *place);

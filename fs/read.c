@@ -8,7 +8,8 @@
  *	copied    everything else: q2_view_read() into this thread's buffer, which also validates.
  *
  * Splicing hands bytes on after the last look at them, so it is for *settled* views only, where nobody can change the
- * files meanwhile. Even there q2_view_check() comes between asking for the extents and replying.
+ * files meanwhile. Even there q2_view_check() comes between asking for the extents and replying. Our own commands,
+ * before whom guards are dropped, wait for replies that are on their way (view.c).
  *
  * Limits. Replies go through a pipe of at most 1 MiB, which takes 512 KiB in up to some 120 pieces; with more, libfuse
  * would silently take a path slower than any other: MAX_PIECES. What lies past the end of a host file reads as zeros, and
@@ -143,18 +144,14 @@ static int64_t copy_request(struct q2_view *q2, const struct request *q, size_t 
 	return n;
 }
 
-static int64_t read_view(struct sf_view *view, void *opaque, struct vs_err *err)
+/* Of a view that is lent, so that its guards are not dropped before the reply has gone. 0: it has to be copied. */
+static int64_t hand_on(struct sf_view *view, const struct request *q, size_t len, struct vs_err *err)
 {
-	const struct request *q = opaque;
-	uint64_t left = q->off < view->size ? view->size - q->off : 0;
-	size_t len = q->len < left ? q->len : (size_t)left;
-	enum way way = COPIED;
+	enum way way = q2_view_settled(view->q2) ? map_request(view->q2, q, len) : COPIED;
 	int rc;
 
-	if (len >= SPLICE_LEAST && q2_view_settled(view->q2))
-		way = map_request(view->q2, q, len);
 	if (way == COPIED)
-		return copy_request(view->q2, q, len, err);
+		return 0;
 	rc = q2_view_check(view->q2, err);
 	if (rc < 0)
 		return rc;
@@ -163,6 +160,21 @@ static int64_t read_view(struct sf_view *view, void *opaque, struct vs_err *err)
 	else
 		sf_reply_data(q->r, q->scratch->pieces);
 	return (int64_t)len;
+}
+
+static int64_t read_view(struct sf_view *view, void *opaque, struct vs_err *err)
+{
+	const struct request *q = opaque;
+	uint64_t left = q->off < view->size ? view->size - q->off : 0;
+	size_t len = q->len < left ? q->len : (size_t)left;
+	int64_t n = 0;
+
+	if (len >= SPLICE_LEAST) {
+		sf_view_lend(view);
+		n = hand_on(view, q, len, err);
+		sf_view_return(view);
+	}
+	return n ? n : copy_request(view->q2, q, len, err);
 }
 
 int sf_read_image(struct sf_req *r, struct sf_image *image, size_t len, off_t off)

@@ -30,6 +30,11 @@ void sf_req_end(struct sf_req *r, int rc)
 	assert(r->answered);
 }
 
+void sf_req_kept(struct sf_req *r)
+{
+	take(r);
+}
+
 int sf_reply_ok(struct sf_req *r)
 {
 	return fuse_reply_err(take(r), 0);
@@ -58,6 +63,16 @@ int sf_reply_buf(struct sf_req *r, const char *buf, size_t len)
 int sf_reply_data(struct sf_req *r, struct fuse_bufvec *bufv)
 {
 	return fuse_reply_data(take(r), bufv, 0);
+}
+
+int sf_reply_write(struct sf_req *r, size_t len)
+{
+	return fuse_reply_write(take(r), len);
+}
+
+int sf_reply_poll(struct sf_req *r, unsigned events)
+{
+	return fuse_reply_poll(take(r), events);
 }
 
 int sf_reply_lseek(struct sf_req *r, off_t off)

@@ -8,9 +8,11 @@
  * end. The request threads are a fixed number, made at the start, and main joins each of them by name.
  *
  * The end, whatever the reason:
- *	1  the notifier stops, while requests are still answered (it may be waiting for one in the kernel)
- *	2  the request threads are cancelled where they wait for the kernel, and joined
- *	3  unmounted lazily and the connection closed: whoever still has a file open gets ENOTCONN, nobody hangs
+ *	1  commands that run are asked to stop, and given some time for it, while all else goes on
+ *	2  the notifier stops, while requests are still answered (it may be waiting for one in the kernel)
+ *	3  the request threads are cancelled where they wait for the kernel, and joined
+ *	4  writes whose commands did not stop are let go of
+ *	5  unmounted lazily and the connection closed: whoever still has a file open gets ENOTCONN, nobody hangs
  */
 #include "session.h"
 
@@ -26,6 +28,7 @@
 
 #include "attr.h"
 #include "ops.h"
+#include "write.h"
 
 #define SF_THREADS 10
 
@@ -318,15 +321,20 @@ static void wait_for_the_end(void)
 
 int sf_session_run(struct sf_session *session, void (*ready)(void *opaque), void *opaque)
 {
-	int rc = sf_notify_start(&session->fs->notify, session->se);
+	struct sf_fs *fs = session->fs;
+	int rc = sf_notify_start(&fs->notify, session->se);
 
+	if (rc == 0)
+		rc = sf_writes_start(fs->writes);
 	if (rc == 0)
 		rc = start_threads(session);
 	if (rc == 0) {
 		ready(opaque);
 		wait_for_the_end();
 	}
-	sf_notify_stop(&session->fs->notify);
+	sf_writes_stop(fs->writes);
+	sf_notify_stop(&fs->notify);
 	stop_threads(session);
+	fs->deserted = sf_writes_abandon(fs->writes);
 	return rc < 0 ? rc : atomic_load(&session->rc);
 }

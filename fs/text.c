@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "fs.h"
+
 struct sf_text *sf_text_ref(struct sf_text *text)
 {
 	atomic_fetch_add(&text->refs, 1);
@@ -83,18 +85,61 @@ static int make_log(const struct vm_domain *domain, struct sf_text **out)
 	return text_new(data, len, len ? changed_ns : domain->changed_ns, out);
 }
 
-int sf_text_make(struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out)
+/* What vm/ knows at this moment, without a new picture. */
+static int make_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, struct sf_text **out)
+{
+	vs_autofree char *data = NULL;
+	int64_t changed_ns;
+	size_t len;
+	int rc;
+
+	if (kind == SF_CTL)
+		rc = vm_ctl_text(fs->vm, uuid, &data, &len, &changed_ns);
+	else if (kind == SF_RETAIN)
+		rc = vm_retain_text(fs->vm, uuid, &data, &len, &changed_ns);
+	else
+		rc = vm_jobs_text(fs->vm, uuid, &data, &len, &changed_ns);
+	return rc < 0 ? rc : text_new(data, len, changed_ns, out);
+}
+
+int sf_text_plan(struct sf_fs *fs, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out)
+{
+	vs_autofree char *data = NULL;
+	size_t len;
+	int rc = vm_plan_text(fs->vm, uuid, policy, &data, &len, NULL);
+
+	return rc < 0 ? rc : text_new(data, len, changed_ns, out);
+}
+
+static int make_plan(struct sf_fs *fs, const struct vm_domain *domain, struct sf_text **out)
+{
+	vs_autofree char *policy = NULL;
+	int rc = sf_plans_peek(&fs->plans, domain->uuid, &policy);
+
+	return rc < 0 ? rc : sf_text_plan(fs, domain->uuid, policy, domain->changed_ns, out);
+}
+
+int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out)
 {
 	const struct vm_snapshot *s = entry->snapshot;
 
-	if (entry->kind == SF_XML)
+	switch (entry->kind) {
+	case SF_XML:
 		return text_new(s->xml, s->xml_len, s->created_ns, out);
-	if (entry->kind == SF_LOG)
+	case SF_LOG:
 		return make_log(dir->domain, out);
-	return make_rendered(dir, entry->kind, out);
+	case SF_CTL:
+	case SF_RETAIN:
+	case SF_JOBS:
+		return make_live(fs, dir->domain->uuid, entry->kind, out);
+	case SF_PLAN:
+		return make_plan(fs, dir->domain, out);
+	default:
+		return make_rendered(dir, entry->kind, out);
+	}
 }
 
-int sf_text_stat(struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns)
+int sf_text_stat(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns)
 {
 	struct sf_text *text;
 	int rc;
@@ -103,7 +148,7 @@ int sf_text_stat(struct sf_dir *dir, const struct sf_entry *entry, size_t *len, 
 	*len = entry->kind == SF_XML ? entry->snapshot->xml_len : known_len(dir, entry->kind);
 	if (*len || entry->kind == SF_XML)
 		return 0;
-	rc = sf_text_make(dir, entry, &text);
+	rc = sf_text_make(fs, dir, entry, &text);
 	if (rc < 0)
 		return rc;
 	*len = text->len;

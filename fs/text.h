@@ -15,7 +15,10 @@
 
 #include "tree.h"
 
-/* Immutable; reference-counted, because the last read may still be in its reply when the release comes. */
+struct sf_fs;
+
+/* Immutable; reference-counted, because the last read may still be in its reply when the release comes, and because
+ * retain.plan may be written while it is read. */
 struct sf_text {
 	atomic_uint refs;
 	int64_t changed_ns; /* the time of the last change of what it says */
@@ -23,14 +26,19 @@ struct sf_text {
 	char data[];
 };
 
-/* What the file @entry says now. Gives *out. -ENOMEM. */
-int sf_text_make(struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out);
-
 struct sf_text *sf_text_ref(struct sf_text *text);
 void sf_text_unref(struct sf_text *text); /* NULL is fine */
 
-/* Its length and time. Renders it only where that was never done. */
-int sf_text_stat(struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns);
+/* What the file @entry says now; retain.plan: what it would say if it were opened now. Gives *out. -ENOMEM, or what vm/
+ * has against it: -ENOENT, the domain is gone. */
+int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out);
+
+/* What retain.plan says of @policy; NULL: of the one that is stored. @changed_ns: its time. Gives *out. -EINVAL: that is
+ * no policy. */
+int sf_text_plan(struct sf_fs *fs, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out);
+
+/* Its length and time. Renders it only where that was never done, or is new every time. */
+int sf_text_stat(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns);
 
 int sf_table_render(FILE *out, const struct vm_domain *domain); /* `snapshots` */
 int sf_json_render(FILE *out, const struct vm_domain *domain);  /* `snapshots.json` */

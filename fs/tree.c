@@ -30,13 +30,14 @@
 
 /* ---------------------------------------------------------------- one directory */
 
-static struct sf_dir *dir_new(const struct vm_domain *domain)
+static struct sf_dir *dir_new(const struct vm_domain *domain, bool doors)
 {
 	struct sf_dir *dir = calloc(1, sizeof(*dir));
 
 	if (!dir)
 		return NULL;
 	dir->domain = domain;
+	dir->doors = doors;
 	atomic_init(&dir->refs, 1);
 	pthread_mutex_init(&dir->lock, NULL);
 	return dir;
@@ -76,31 +77,38 @@ static int by_ino(const void *left, const void *right)
 	return order ? order : a < b ? -1 : a > b;
 }
 
+static const struct {
+	const char *name;
+	enum sf_kind kind;
+} texts[] = {
+	{"chain", SF_CHAIN},
+	{"ctl", SF_CTL},
+	{"jobs", SF_JOBS},
+	{"log", SF_LOG},
+	{"retain", SF_RETAIN},
+	{"retain.plan", SF_PLAN},
+	{"snapshots", SF_SNAPSHOTS},
+	{"snapshots.json", SF_JSON},
+};
+
 static size_t count_entries(const struct vm_domain *d)
 {
-	size_t n = 4;
+	size_t n = VS_ARRAY_LEN(texts);
 
 	for (size_t i = 0; i < d->n_snapshots; i++)
 		n += d->snapshots[i].n_disks + (d->snapshots[i].xml_file != NULL);
 	return n;
 }
 
-static size_t add_texts(struct sf_entry *e, const struct vm_domain *d)
+static size_t add_texts(struct sf_entry *e, const struct vm_domain *d, bool doors)
 {
-	static const struct {
-		const char *name;
-		enum sf_kind kind;
-	} texts[] = {
-		{"chain", SF_CHAIN},
-		{"log", SF_LOG},
-		{"snapshots", SF_SNAPSHOTS},
-		{"snapshots.json", SF_JSON},
-	};
+	size_t n = 0;
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(texts); i++)
-		e[i] = (struct sf_entry){
-			.name = texts[i].name, .kind = texts[i].kind, .ino = vm_ino(d->ino, texts[i].name)};
-	return VS_ARRAY_LEN(texts);
+		if (doors || !sf_kind_is_door(texts[i].kind))
+			e[n++] = (struct sf_entry){
+				.name = texts[i].name, .kind = texts[i].kind, .ino = vm_ino(d->ino, texts[i].name)};
+	return n;
 }
 
 static size_t add_snapshot(struct sf_entry *e, const struct vm_domain *d, const struct vm_snapshot *s)
@@ -157,7 +165,7 @@ static int dir_index_locked(struct sf_dir *dir)
 		free(sorted);
 		return -ENOMEM;
 	}
-	n = add_texts(entries, d);
+	n = add_texts(entries, d, dir->doors);
 	for (size_t i = 0; i < d->n_snapshots; i++)
 		n += add_snapshot(entries + n, d, &d->snapshots[i]);
 	qsort(entries, n, sizeof(*entries), by_name);
@@ -242,12 +250,12 @@ static int dir_by_ino(const void *left, const void *right)
 }
 
 /* The directory that @before has for this very object, with a reference more, or a new one. */
-static struct sf_dir *share_dir(struct sf_tree *before, const struct vm_domain *domain)
+static struct sf_dir *share_dir(struct sf_tree *before, const struct vm_domain *domain, bool doors)
 {
 	struct sf_dir *dir = before ? sf_tree_dir(before, domain->dir) : NULL;
 
 	if (!dir || dir->domain != domain)
-		return dir_new(domain);
+		return dir_new(domain, doors);
 	atomic_fetch_add(&dir->refs, 1);
 	return dir;
 }
@@ -262,7 +270,7 @@ static bool same_names(const struct sf_tree *a, const struct sf_tree *b)
 	return true;
 }
 
-int sf_tree_new(struct vm_picture *picture, void (*put)(struct vm_picture *), struct sf_tree *before,
+int sf_tree_new(struct vm_picture *picture, void (*put)(struct vm_picture *), struct sf_tree *before, bool doors,
 		struct sf_tree **out)
 {
 	size_t n = picture->n_domains;
@@ -276,7 +284,7 @@ int sf_tree_new(struct vm_picture *picture, void (*put)(struct vm_picture *), st
 	tree->dirs = calloc(n + 1, sizeof(struct sf_dir *));
 	tree->by_ino = calloc(n + 1, sizeof(struct sf_dir *));
 	while (tree->dirs && tree->by_ino && tree->n_dirs < n) {
-		struct sf_dir *dir = share_dir(before, picture->domains[tree->n_dirs]);
+		struct sf_dir *dir = share_dir(before, picture->domains[tree->n_dirs], doors);
 
 		if (!dir)
 			break;

@@ -28,12 +28,22 @@ enum sf_kind {
 	SF_JSON,
 	SF_CHAIN,
 	SF_LOG,
+	SF_CTL,
+	SF_RETAIN,
+	SF_PLAN, /* retain.plan */
+	SF_JOBS,
 	SF_KINDS,
 };
 
 static inline bool sf_kind_is_dir(enum sf_kind kind)
 {
 	return kind == SF_ROOT || kind == SF_DOMAIN;
+}
+
+/* A file that is written: by the mounting user, and not with `-o ro`. */
+static inline bool sf_kind_is_door(enum sf_kind kind)
+{
+	return kind == SF_CTL || kind == SF_RETAIN || kind == SF_PLAN;
 }
 
 /* What a thing is, whatever it is called at the moment: the numbers are the stable hashes of vm/. */
@@ -61,6 +71,7 @@ struct sf_entry {
 
 struct sf_dir {
 	const struct vm_domain *domain;
+	bool doors;       /* has ctl, retain and retain.plan */
 	atomic_uint refs; /* of trees */
 	pthread_mutex_t lock;
 	/* guarded by lock until `indexed`, immutable then */
@@ -85,9 +96,9 @@ struct sf_tree {
 	struct sf_tree *next;   /* its successor, a reference, until the notifier has gone there */
 };
 
-/* Takes @picture; @put lets go of it. @before: the tree to share directories with, or NULL. Gives *out, with one
- * reference. */
-int sf_tree_new(struct vm_picture *picture, void (*put)(struct vm_picture *), struct sf_tree *before,
+/* Takes @picture; @put lets go of it. @before: the tree to share directories with, or NULL. @doors: directories have
+ * files to write to. Gives *out, with one reference. */
+int sf_tree_new(struct vm_picture *picture, void (*put)(struct vm_picture *), struct sf_tree *before, bool doors,
 		struct sf_tree **out);
 /* For a tree that is in no world. */
 void sf_tree_free(struct sf_tree *tree);
@@ -117,13 +128,14 @@ int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, co
 
 struct sf_world {
 	struct vm *vm; /* borrowed */
+	bool doors;    /* immutable: of its trees */
 	pthread_mutex_t lock;
 	pthread_cond_t unpinned;  /* a tree's pins came down to 0 */
 	struct sf_tree *current;  /* guarded by lock */
 	_Atomic uint64_t serial;  /* of the current tree */
 };
 
-int sf_world_init(struct sf_world *world, struct vm *vm);
+int sf_world_init(struct sf_world *world, struct vm *vm, bool doors);
 void sf_world_fini(struct sf_world *world);
 
 /* The tree of the picture that is current now, pinned: for the length of one request, until after its reply. */

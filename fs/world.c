@@ -5,12 +5,12 @@
 
 #include "tree.h"
 
-int sf_world_init(struct sf_world *world, struct vm *vm)
+int sf_world_init(struct sf_world *world, struct vm *vm, bool doors)
 {
 	int rc;
 
-	*world = (struct sf_world){.vm = vm};
-	rc = sf_tree_new(vm_picture_get(vm), vm_picture_put, NULL, &world->current);
+	*world = (struct sf_world){.vm = vm, .doors = doors};
+	rc = sf_tree_new(vm_picture_get(vm), vm_picture_put, NULL, doors, &world->current);
 	if (rc < 0)
 		return rc;
 	atomic_init(&world->serial, world->current->serial);
@@ -60,7 +60,7 @@ static struct sf_tree *sync_locked(struct sf_world *world)
 		vm_picture_put(picture);
 		return NULL;
 	}
-	if (sf_tree_new(picture, vm_picture_put, before, &tree) < 0)
+	if (sf_tree_new(picture, vm_picture_put, before, world->doors, &tree) < 0)
 		return NULL;
 	tree->refs++; /* one for before->next, one for the world */
 	before->next = tree;

@@ -177,6 +177,8 @@ static void compose_record(struct work *w, const struct vm_draft_snapshot *s, st
 	};
 	out->name = vm_arena_strdup(w->arena, s->name);
 	out->shown = vm_arena_strdup(w->arena, s->shown);
+	out->held = s->held;
+	out->ours = s->ours;
 	if (s->parent >= 0)
 		out->parent = vm_arena_strdup(w->arena, w->draft->snapshots[s->parent].shown);
 	if (!s->xml || !vm_arena_own(w->arena, s->keep_ref(s->keep), s->keep_unref))
@@ -284,6 +286,7 @@ static void copy_disks(struct work *w, const int *tops)
 			.target = vm_arena_strdup(w->arena, from->fact.target), .top = tops[i],
 			.source = vm_arena_strdup(w->arena, from->source), .note = vm_arena_strdup(w->arena, from->note),
 			.job = vm_arena_strdup(w->arena, from->job),
+			.job_done = from->job_done, .job_total = from->job_total,
 		};
 	}
 	w->domain->disks = to;

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "clock.h"
+#include "facts.h"
 #include "names.h"
 #include "notice.h"
 #include "picture.h"
@@ -426,4 +427,32 @@ int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struc
 	facts.files = set->collect->fact;
 	facts.n_files = set->collect->n;
 	return ask_graph(set, &facts, prev, out);
+}
+
+/* ---------------------------------------------------------------- our own facts */
+
+/* libvirt's record knows whole seconds; an entry that nobody recorded knows its own time. */
+static int64_t identity_ns(const struct vm_draft_snapshot *s)
+{
+	const struct q2_snapshot *entry = s->n_disks ? s->disks[0].entry : NULL;
+
+	if (s->recorded || !entry)
+		return s->created_ns;
+	return entry->date_sec * INT64_C(1000000000) + entry->date_nsec;
+}
+
+void vm_draft_own(struct vm_draft *d, const struct vm_own *own)
+{
+	for (size_t i = 0; own && i < d->n_snapshots; i++) {
+		struct vm_draft_snapshot *s = &d->snapshots[i];
+		struct vm_own_id id = { s->name, identity_ns(s), s->kind };
+		const struct vm_own_snapshot *said = s->present ? NULL : vm_own_find(own, &id);
+
+		if (!said)
+			continue;
+		s->held = said->held;
+		s->ours = said->ours;
+		for (size_t k = 0; said->mark && k < s->n_disks; k++)
+			s->disks[k].fact.doomed = vm_own_why_doomed(own, &id, s->disks[k].fact.target);
+	}
 }

@@ -28,7 +28,7 @@ struct vm_draft_snapshot {
 	enum vm_kind kind;
 	int parent;          /* index in the draft's snapshots, smaller than its own; -1: none */
 	int64_t created_ns;  /* as its source says; entries of internal disks say it better */
-	bool recorded, memory, external_memory, current;
+	bool recorded, memory, external_memory, current, held, ours;
 	bool present;        /* image source: the file's present content */
 	bool in_making;      /* it may not be complete yet: if it is new and looks stale, it is not shown at all */
 	const char *problem; /* NULL, or why its disks are not known */
@@ -49,6 +49,7 @@ struct vm_draft_snapshot {
 struct vm_draft_now {
 	struct vm_fact_disk fact;
 	const char *source, *note, *job; /* for vm_disk_now */
+	uint64_t job_done, job_total;
 	unsigned pull_since; /* a pull into it that was first seen at this poll is over now; 0: none */
 };
 
@@ -84,6 +85,10 @@ struct vm_drafts {
 /* The domains of a look, in the order of the drafts; those that did not change are the objects of @prev (may be NULL).
  * Gives references in @out, which has room for them. 0 or -ENOMEM. */
 int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struct vm_domain **out);
+
+/* Holds, ours, and the marks of doomed snapshots, of which the drafts borrow the reasons. */
+struct vm_own;
+void vm_draft_own(struct vm_draft *d, const struct vm_own *own);
 
 /* ---------------------------------------------------------------- between draft.c and compose.c */
 

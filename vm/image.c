@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/xattr.h>
 
 #include "clock.h"
 #include "draft.h"
@@ -35,6 +36,7 @@ struct image_source {
 	size_t n_images;
 	char **allow_paths;
 	size_t n_allow_paths;
+	struct vm_store *store;
 	struct vm_files *files;
 	struct vm_memory *memory;
 };
@@ -93,6 +95,25 @@ static void draw_snapshots(struct vm_drafts *set, struct vm_draft *d, int file)
 		draw_present(set, &d->snapshots[d->n_snapshots++], file);
 }
 
+static void free_own(void *own)
+{
+	vm_own_free(own);
+}
+
+static void draw_own(const struct image_source *s, struct vm_drafts *set, const struct image *image, struct vm_draft *d)
+{
+	char text[VM_OWN_MAX];
+	ssize_t len = getxattr(image->path, VM_OWN_XATTR, text, sizeof(text));
+	struct vm_own *found = NULL, *best;
+
+	if (len > 0)
+		vm_own_parse(text, (size_t)len, &found, NULL);
+	best = vm_store_best(s->store, image->path, found);
+	vm_own_free(found);
+	if (best && vm_arena_own(set->arena, best, free_own))
+		vm_draft_own(d, best);
+}
+
 static int draw(const struct image_source *s, struct vm_drafts *set, struct image *image, struct vm_draft *d)
 {
 	int file;
@@ -111,6 +132,7 @@ static int draw(const struct image_source *s, struct vm_drafts *set, struct imag
 		.fact = { .target = TARGET, .top = file, .format = Q2_FORMAT_QCOW2, .writable = true, .mirror = VM_NO_FILE },
 	};
 	draw_snapshots(set, d, file);
+	draw_own(s, set, image, d);
 	return 0;
 }
 
@@ -295,13 +317,14 @@ static struct image_source *image_alloc(const struct vm_options *options)
 	return NULL;
 }
 
-int vm_source_images(const struct vm_options *options, struct vm_source **out, struct vs_err *err)
+int vm_source_images(const struct vm_options *options, struct vm_store *store, struct vm_source **out, struct vs_err *err)
 {
 	struct image_source *s = image_alloc(options);
 	int r;
 
 	if (!s)
 		return vs_err_set(err, -ENOMEM, "out of memory");
+	s->store = store;
 	r = find_images(s, options, err);
 	if (r == 0)
 		r = copy_allowed(s, options);

@@ -26,6 +26,7 @@
 #define TRIES 4
 
 struct vm_inventory {
+	struct vm_store *store;
 	struct vm_files *files;
 	struct vm_memory *memory;
 	struct vm_log_shelf *shelf;
@@ -72,12 +73,13 @@ static bool copy_paths(struct vm_inventory *inv, const struct vm_options *option
 	return inv->allow_paths;
 }
 
-struct vm_inventory *vm_inventory_new(const struct vm_options *options)
+struct vm_inventory *vm_inventory_new(const struct vm_options *options, struct vm_store *store)
 {
 	struct vm_inventory *inv = calloc(1, sizeof(*inv));
 
 	if (!inv)
 		return NULL;
+	inv->store = store;
 	inv->files = vm_files_new();
 	inv->memory = vm_memory_new();
 	inv->shelf = vm_log_shelf_new(options->to_stderr);
@@ -171,7 +173,7 @@ static int build(struct look *look, bool last_try, struct vm_picture **out)
 	struct vm_sketch sketch = {
 		.known = &inv->known, .files = inv->files, .memory = inv->memory, .dirs = &inv->dirs, .pools = &inv->pools,
 		.cache = &inv->cache, .conn = look->conn, .allow_paths = inv->allow_paths,
-		.n_allow_paths = inv->n_allow_paths, .round = look->round,
+		.n_allow_paths = inv->n_allow_paths, .round = look->round, .store = inv->store,
 	};
 	struct vm_domain **domains = NULL;
 	size_t n = 0;
@@ -238,6 +240,11 @@ int vm_inventory_look(struct vm_inventory *inv, struct vm_conn *conn, bool fresh
 	bool pools_changed = false;
 	int r;
 
+	if (fresh) {
+		vs_autofree char *uri = virConnectGetURI(vm_conn_ptr(conn));
+
+		vm_store_connection(inv->store, uri);
+	}
 	vm_conn_hints(conn, &look.hints);
 	look.hints.all |= fresh;
 	r = vm_pools_look(&inv->pools, vm_conn_ptr(conn), fresh || look.hints.pools, &pools_changed);

@@ -9,12 +9,13 @@
 #define VS_VM_INVENTORY_H
 
 #include "conn.h"
+#include "store.h"
 #include "vm.h"
 
 struct vm_inventory;
 
 /* Copies what it needs of @options. NULL: no memory. */
-struct vm_inventory *vm_inventory_new(const struct vm_options *options);
+struct vm_inventory *vm_inventory_new(const struct vm_options *options, struct vm_store *store); /* borrows @store */
 void vm_inventory_free(struct vm_inventory *inv);
 
 /* @fresh: the connection is a new one, so nothing of what is known is taken for granted. @prev: the picture in place or

@@ -107,7 +107,7 @@ static void libvirt_close(struct vm_source *source)
 
 static const struct vm_source_ops libvirt_ops = { libvirt_look, libvirt_close };
 
-int vm_source_libvirt(const struct vm_options *options, void (*kick)(void *opaque), void *opaque,
+int vm_source_libvirt(const struct vm_options *options, struct vm_store *store, void (*kick)(void *opaque), void *opaque,
 		      struct vm_source **out, struct vs_err *err)
 {
 	struct libvirt_source *s;
@@ -118,7 +118,7 @@ int vm_source_libvirt(const struct vm_options *options, void (*kick)(void *opaqu
 	s = calloc(1, sizeof(*s));
 	if (s) {
 		s->uri = options->uri ? strdup(options->uri) : NULL;
-		s->inv = vm_inventory_new(options);
+		s->inv = vm_inventory_new(options, store);
 	}
 	if (!s || !s->inv || (options->uri && !s->uri)) {
 		if (s) {

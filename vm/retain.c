@@ -217,7 +217,7 @@ static int check_whole(const struct vm_retain *policy, size_t n_terms, struct vs
 	if (!keeps)
 		return vs_err_set(err, -EINVAL, "min= and match= only limit what is dropped: at least one term must keep "
 				  "something, as 7 or 7d do");
-	vs_autofree char *text = vm_retain_text(policy);
+	vs_autofree char *text = vm_retain_line(policy);
 
 	if (!text)
 		return -ENOMEM;
@@ -297,7 +297,7 @@ static void put_policy(FILE *f, const struct vm_retain *policy)
 		fprintf(f, " match=%s", policy->match[i]);
 }
 
-char *vm_retain_text(const struct vm_retain *policy)
+char *vm_retain_line(const struct vm_retain *policy)
 {
 	vs_autofree char *text = NULL;
 	size_t len = 0;

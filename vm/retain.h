@@ -49,7 +49,7 @@ void vm_retain_fini(struct vm_retain *policy);
 
 /* The canonical line, without a newline: "7 7d 4w min=2d match=auto-*". It parses to the same policy. Gives; NULL: no
  * memory. */
-char *vm_retain_text(const struct vm_retain *policy);
+char *vm_retain_line(const struct vm_retain *policy);
 
 /* ---------------------------------------------------------------- the plan */
 

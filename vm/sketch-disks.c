@@ -46,6 +46,10 @@ static void draw_job(struct vm_sketch *sk, const struct vm_known_domain *k, cons
 		disk->fact.job = VM_JOB_ACTIVE_COMMIT;
 	else if (xml->mirror_job == VM_MIRROR_COPY)
 		disk->fact.job = VM_JOB_COPY;
+	if (job && !job->over) {
+		disk->job_done = job->done;
+		disk->job_total = job->total;
+	}
 	if (job && job->over && job->type == VM_JOB_PULL)
 		disk->pull_since = (unsigned)job->since;
 	if (xml->mirror_job != VM_MIRROR_NONE)

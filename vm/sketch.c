@@ -202,6 +202,21 @@ static int name_dirs(struct vm_sketch *sk)
 	return r;
 }
 
+static void free_own(void *own)
+{
+	vm_own_free(own);
+}
+
+/* The live definition and the configured one may differ: what has been said last counts. */
+static void draw_own(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+{
+	const struct vm_own *now = k->now ? k->now->own : NULL, *config = k->config ? k->config->own : NULL;
+	struct vm_own *best = vm_store_best(sk->store, k->uuid, vm_own_newer(now, config));
+
+	if (best && vm_arena_own(&sk->arena, best, free_own))
+		vm_draft_own(d, best);
+}
+
 static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct vm_draft *d)
 {
 	d->name = k->name;
@@ -215,6 +230,7 @@ static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct v
 	vm_log_rename(k->log, d->dir);
 	vm_sketch_disks(sk, k, d);
 	vm_sketch_snapshots(sk, k, d);
+	draw_own(sk, k, d);
 	return 0;
 }
 

@@ -12,6 +12,7 @@
 #include "draft.h"
 #include "known.h"
 #include "pools.h"
+#include "store.h"
 
 /* What is kept from one sketch to the next. Zero-initialise. */
 struct vm_sketch_cache {
@@ -30,6 +31,7 @@ struct vm_sketch {
 	struct vm_pools *pools;
 	struct vm_sketch_cache *cache;
 	struct vm_conn *conn;
+	struct vm_store *store;
 	char *const *allow_paths;
 	size_t n_allow_paths;
 	uint64_t round;

@@ -7,6 +7,7 @@
 #ifndef VS_VM_SOURCE_H
 #define VS_VM_SOURCE_H
 
+#include "store.h"
 #include "vm.h"
 
 struct vm_source;
@@ -27,10 +28,11 @@ struct vm_source {
 	int64_t due_ns;
 };
 
-/* Both copy what they keep of @options. Neither looks yet. */
-int vm_source_images(const struct vm_options *options, struct vm_source **out, struct vs_err *err);
+/* Both copy what they keep of @options and borrow @store. Neither looks yet. */
+int vm_source_images(const struct vm_options *options, struct vm_store *store, struct vm_source **out,
+		     struct vs_err *err);
 /* @kick: something may have changed; called from any thread, until close. */
-int vm_source_libvirt(const struct vm_options *options, void (*kick)(void *opaque), void *opaque,
+int vm_source_libvirt(const struct vm_options *options, struct vm_store *store, void (*kick)(void *opaque), void *opaque,
 		      struct vm_source **out, struct vs_err *err);
 
 #endif

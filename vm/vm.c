@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "clock.h"
+#include "engine.h"
 #include "picture.h"
 #include "source.h"
 
@@ -32,6 +33,8 @@
 struct vm {
 	/* immutable after open */
 	struct vm_source *source;
+	struct vm_store *store;
+	struct vm_engine *engine;
 	int64_t period_ns;
 	void (*changed)(void *opaque);
 	void *opaque;
@@ -122,6 +125,8 @@ static void look_locked(struct vm *vm)
 	vm_picture_put(old);
 	if (news && vm->changed)
 		vm->changed(vm->opaque);
+	if (news)
+		vm_engine_notice(vm->engine, vm->picture);
 	pthread_mutex_lock(&vm->lock);
 }
 
@@ -129,6 +134,7 @@ static void *refresher(void *arg)
 {
 	struct vm *vm = arg;
 
+	vm_engine_notice(vm->engine, vm->picture);
 	pthread_mutex_lock(&vm->lock);
 	while (await_turn_locked(vm))
 		look_locked(vm);
@@ -152,8 +158,10 @@ static void kick(void *opaque)
 
 static void vm_free(struct vm *vm)
 {
+	vm_engine_free(vm->engine);
 	if (vm->source)
 		vm->source->ops->close(vm->source);
+	vm_store_free(vm->store);
 	vm_picture_put(vm->picture);
 	pthread_cond_destroy(&vm->wake);
 	pthread_cond_destroy(&vm->ended);
@@ -177,6 +185,12 @@ static struct vm *vm_alloc(const struct vm_options *options)
 	vm->period_ns = (int64_t)(options->refresh_s * 1e9);
 	vm->changed = options->changed;
 	vm->opaque = options->opaque;
+	vm->store = vm_store_new();
+	vm->engine = vm->store ? vm_engine_new(vm, vm->store, options) : NULL;
+	if (!vm->engine) {
+		vm_free(vm);
+		return NULL;
+	}
 	return vm;
 }
 
@@ -185,9 +199,9 @@ static int open_source(struct vm *vm, const struct vm_options *options, struct v
 	int r;
 
 	if (options->n_images)
-		r = vm_source_images(options, &vm->source, err);
+		r = vm_source_images(options, vm->store, &vm->source, err);
 	else
-		r = vm_source_libvirt(options, kick, vm, &vm->source, err);
+		r = vm_source_libvirt(options, vm->store, kick, vm, &vm->source, err);
 	if (r < 0)
 		return r;
 	vm->began_ns = vm_steady_ns();
@@ -237,7 +251,7 @@ void vm_close(struct vm *vm)
 {
 	if (!vm)
 		return;
-	if (!await_end(vm)) {
+	if (vm_engine_stop(vm->engine) < 0 || !await_end(vm)) {
 		pthread_detach(vm->thread);
 		return;
 	}
@@ -272,4 +286,37 @@ int vm_refresh(struct vm *vm, unsigned timeout_ms)
 	r = vm->done >= mine ? vm->result : -ETIMEDOUT;
 	pthread_mutex_unlock(&vm->lock);
 	return r;
+}
+
+/* ---------------------------------------------------------------- commands: see engine.h */
+
+int vm_request(struct vm *vm, const char *uuid, enum vm_door door, const char *text, size_t len, vm_done_fn done,
+	       void *opaque, struct vm_request **out)
+{
+	return vm_engine_request(vm->engine, uuid, door, text, len, done, opaque, out);
+}
+
+int vm_ctl_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
+{
+	return vm_engine_ctl_text(vm->engine, uuid, text, len, changed_ns);
+}
+
+int vm_retain_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
+{
+	return vm_engine_retain_text(vm->engine, uuid, text, len, changed_ns);
+}
+
+int vm_jobs_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
+{
+	return vm_engine_jobs_text(vm->engine, uuid, text, len, changed_ns);
+}
+
+int vm_plan_text(struct vm *vm, const char *uuid, const char *policy, char **text, size_t *len, struct vs_err *err)
+{
+	return vm_engine_plan_text(vm->engine, uuid, policy, text, len, err);
+}
+
+void vm_reading(struct vm *vm, const char *uuid, uint64_t disk_ino, int delta)
+{
+	vm_engine_reading(vm->engine, uuid, disk_ino, delta);
 }

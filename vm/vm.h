@@ -90,6 +90,7 @@ struct vm_disk_now {
 	int top;            /* index of its active layer, -1 where it has no layers we can see */
 	char *note;         /* NULL, or why it cannot be served */
 	char *job;          /* NULL, or "commit 47%" of whoever's job */
+	uint64_t job_done, job_total; /* of it, bytes */
 };
 
 struct vm_log;
@@ -143,6 +144,13 @@ struct vm_options {
 	bool to_stderr;             /* log lines also to stderr (foreground) instead of syslog */
 	/* Called from the refresher thread after a new picture is in place. May not block for long. */
 	void (*changed)(void *opaque);
+	/* Called from a thread of vm/ before a command merges or unlinks files of this domain: drop the guard locks of every
+	 * open view of it (q2_view_unguard), now and for views opened until the matching call with @hold false. Readers go on;
+	 * what moved is found again by them, what was deleted gives ESTALE. May not block for long. */
+	void (*unguard)(void *opaque, const char *uuid, bool hold);
+	/* Called after the content of `jobs` or of the commands' outcome changed (at most some times a second). */
+	void (*jobs_changed)(void *opaque, const char *uuid);
+	double bandwidth_mib; /* limit of block jobs in MiB/s; 0: none */
 	void *opaque;
 };
 
@@ -159,6 +167,39 @@ struct vm_picture *vm_picture_ref(struct vm_picture *pic);
 /* Asks for a new look and waits until a picture is in place that was begun after this call.
  * 0, or -ETIMEDOUT, or -EHOSTDOWN while libvirt is away, or what else that look failed with. */
 int vm_refresh(struct vm *vm, unsigned timeout_ms);
+
+/* ---------------------------------------------------------------- commands: the doors behind ctl, retain and jobs */
+
+/*
+ * A write to `ctl` or `retain` becomes a *request*: it is parsed whole before anything runs, then its commands run one
+ * after the other on a thread of vm/, and `done` is called exactly once, from that thread (or from vm_request() itself when
+ * the answer is known at once). @rc: 0 or the negative errno of the contract's table; the sentence is in vm_ctl_text() and
+ * the log before `done` is called, and what the commands changed is in the current picture (and `changed` was called).
+ * A domain runs one request at a time: another one gets -EBUSY at once, except that it waits for pruning which retention
+ * started by itself. `cancel`, `try` (its checks only read) and reading never wait.
+ */
+struct vm_request;
+typedef void (*vm_done_fn)(void *opaque, int rc);
+
+enum vm_door { VM_DOOR_CTL, VM_DOOR_RETAIN };
+
+/* @uuid: vm_domain.uuid. @text: one write, any bytes. Gives *out (also when already done): vm_request_put() it, any time.
+ * Returns 0 when `done` was or will be called; a negative errno (done is not called) for -ENOMEM and an unknown domain. */
+int vm_request(struct vm *vm, const char *uuid, enum vm_door door, const char *text, size_t len, vm_done_fn done,
+	       void *opaque, struct vm_request **out);
+/* Asks it to stop at the next safe place. Harmless when it is done. Never blocks. */
+void vm_request_cancel(struct vm_request *request);
+void vm_request_put(struct vm_request *request);
+
+/* Texts as read from the files. Each gives *text (not NULL) and its length, *changed_ns where not NULL; none blocks. */
+int vm_ctl_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns); /* outcome, usage */
+int vm_retain_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns); /* canonical policy */
+int vm_jobs_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
+/* What @policy (one line; NULL: the stored one) would keep and drop, and why. -EINVAL with a sentence: not a policy. */
+int vm_plan_text(struct vm *vm, const char *uuid, const char *policy, char **text, size_t *len, struct vs_err *err);
+
+/* Readers, for retention (an open snapshot counts as held): @delta +1 at open, -1 at release of an image file. */
+void vm_reading(struct vm *vm, const char *uuid, uint64_t disk_ino, int delta);
 
 /* ---------------------------------------------------------------- the log of a domain */
 

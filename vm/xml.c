@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/facts.h"
+
 /* ---------------------------------------------------------------- documents, elements, strings */
 
 static void init_parser(void)
@@ -384,7 +386,19 @@ void vm_xml_domain_free(struct vm_xml_domain *domain)
 		disk_fini(&domain->disks[i]);
 	free(domain->disks);
 	vm_xml_files_free(domain->files, domain->n_files);
+	vm_own_free(domain->own);
 	free(domain);
+}
+
+static struct vm_own *own_facts(const xmlNode *root)
+{
+	const xmlNode *metadata = vm_xml_child(root, "metadata");
+	struct vm_own *own = NULL;
+
+	for (const xmlNode *node = metadata ? metadata->children : NULL; node; node = node->next)
+		if (node->type == XML_ELEMENT_NODE && vm_own_is(node) && vm_own_read(node, &own, NULL) == 0)
+			return own;
+	return NULL;
 }
 
 int vm_xml_domain_parse(const char *text, struct vm_xml_domain **out, struct vs_err *err)
@@ -397,6 +411,8 @@ int vm_xml_domain_parse(const char *text, struct vm_xml_domain **out, struct vs_
 	if (ret < 0)
 		return ret;
 	domain = vm_xml_domain_element(&ctx, xmlDocGetRootElement(doc));
+	if (domain)
+		domain->own = own_facts(xmlDocGetRootElement(doc));
 	xmlFreeDoc(doc);
 	if (!ctx.oom && domain->name[0]) {
 		domain->files = ctx.files;

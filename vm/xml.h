@@ -65,8 +65,11 @@ struct vm_xml_file {
 	enum q2_format format; /* Q2_FORMAT_NONE where the XML gives none */
 };
 
+struct vm_own;
+
 struct vm_xml_domain {
 	char *name, *uuid; /* never NULL */
+	struct vm_own *own; /* our facts in its metadata, see facts.h; NULL: none, or none that we can read */
 	struct vm_xml_disk *disks;
 	size_t n_disks;
 	struct vm_xml_file *files; /* each path once: sources, backing chains, data files, mirrors of all <disk> elements */

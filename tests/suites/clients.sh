@@ -105,7 +105,7 @@ unmount_snapfs "$M"
 
 # Counted are the READ requests in the debug log (-d). It does not say which file a request is for, so the measured runs leave
 # the text files out: what is read then is an image.
-TEXTS=(snapshots snapshots.json chain log)
+TEXTS=(snapshots snapshots.json chain jobs log ctl retain retain.plan)
 reads() { grep -c 'opcode: READ ' "${SNAPFS_LOGS[$M]}"; }
 
 excludes=()

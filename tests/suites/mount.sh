@@ -127,12 +127,13 @@ fi
 
 mount_snapfs "$M" -o "$R" "$g" || die 'no mount'
 D=$M/good
-same 'the tree' "$(printf '%s\n' good good/{chain,current.disk.img,log,one.disk.img,snapshots,snapshots.json,two.disk.img})" "$(cd "$M" && find . -mindepth 1 | sed 's|^\./||' | LC_ALL=C sort)"
+same 'the tree' "$(printf '%s\n' good good/{chain,ctl,current.disk.img,jobs,log,one.disk.img,retain,retain.plan,snapshots,snapshots.json,two.disk.img})" "$(cd "$M" && find . -mindepth 1 | sed 's|^\./||' | LC_ALL=C sort)"
 all_right 'images: bytes' "$D"
 same 'current: bytes' "$(sha "$W/want/current")" "$(sha "$D/current.disk.img")"
 same 'images: mode' '440' "$(stat -c %a "$D/one.disk.img")"
 same 'directories: mode' '550 550' "$(stat -c %a "$M" "$D" | xargs)"
-same 'texts: mode' '440 440 440 440' "$(stat -c %a "$D"/{snapshots,snapshots.json,chain,log} | xargs)"
+same 'texts: mode' '440 440 440 440 440' "$(stat -c %a "$D"/{snapshots,snapshots.json,chain,jobs,log} | xargs)"
+same 'what is written to: mode' '600 600 600' "$(stat -c %a "$D"/{ctl,retain,retain.plan} | xargs)"
 same 'owner' '0:0 0:0 0:0' "$(stat -c %u:%g "$D" "$D/one.disk.img" "$D/chain" | xargs)"
 same 'types' 'directory regular file regular file' "$(stat -c %F "$D" "$D/one.disk.img" "$D/snapshots" | sed 's/regular empty file/regular file/' | xargs)"
 same 'st_size is the size at that snapshot' "$((8 << 20)) $((12 << 20)) $((12 << 20))" "$(stat -c %s "$D"/{one,two,current}.disk.img | xargs)"

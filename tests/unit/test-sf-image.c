@@ -76,6 +76,11 @@ void q2_view_close(struct q2_view *view)
 	free(view);
 }
 
+void q2_view_unguard(struct q2_view *view)
+{
+	(void)view;
+}
+
 uint64_t q2_view_size(const struct q2_view *view)
 {
 	(void)view;
@@ -125,13 +130,14 @@ static void setup(void)
 
 	disk = sf_test_disk("vda", "monday.vda.img", 1001);
 	snapshot = (struct vm_snapshot){.name = S("monday"), .shown = S("monday"), .disks = &disk, .n_disks = 1};
-	domain = (struct vm_domain){.name = S("web"), .dir = S("web"), .ino = 50, .snapshots = &snapshot, .n_snapshots = 1};
+	domain = (struct vm_domain){.name = S("web"), .dir = S("web"), .uuid = S("5c0"), .ino = 50, .snapshots = &snapshot, .n_snapshots = 1};
 	with_it = (struct vm_picture){.serial = 1, .domains = domains, .n_domains = 1};
 	without_it = (struct vm_picture){.serial = 1000};
 	script.current = &with_it;
 	options.refresh_s = 0.01;
 	fs.options = &options;
-	cr_assert_eq(sf_world_init(&fs.world, NULL), 0);
+	cr_assert_eq(sf_world_init(&fs.world, NULL, true), 0);
+	sf_views_init(&fs.views);
 	sf_images_init(&fs.images, &fs);
 	cr_assert_eq(sf_image_open(&fs.images, &key, &image), 0);
 }
@@ -140,6 +146,7 @@ static void teardown(void)
 {
 	sf_image_close(image);
 	sf_images_fini(&fs.images);
+	sf_views_fini(&fs.views);
 	sf_world_fini(&fs.world);
 	cr_expect(script.closes == script.opens || script.open_rc, "%d views opened, %d closed", script.opens, script.closes);
 }

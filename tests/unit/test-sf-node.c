@@ -110,6 +110,24 @@ Test(sf_node, a_retired_one_answers_to_its_id_but_not_to_its_key)
 	cr_expect_eq(sf_node_id(&nodes, &key), fresh);
 }
 
+Test(sf_node, a_fresh_one_is_another_one_every_time_and_answers_to_its_id_alone)
+{
+	struct sf_key key = {.domain = 7, .ino = 100, .kind = SF_CTL}, got;
+	fuse_ino_t first, second;
+
+	cr_assert_eq(sf_node_fresh(&nodes, &key, &first), 0);
+	cr_assert_eq(sf_node_fresh(&nodes, &key, &second), 0);
+	cr_expect_neq(first, second);
+	cr_assert_eq(sf_node_key(&nodes, second, &got), 0);
+	cr_expect(sf_key_equal(&got, &key));
+	cr_expect_eq(sf_node_id(&nodes, &key), 0);
+	sf_node_forget(&nodes, first, 1);
+	cr_expect_not(is_known(first));
+	cr_expect(is_known(second));
+	sf_node_forget(&nodes, second, 1);
+	cr_expect_eq(nodes.n_nodes, 0);
+}
+
 Test(sf_node, many_are_found_again_while_the_table_grows)
 {
 	enum { MANY = 20000 };

@@ -33,7 +33,7 @@ static struct sf_tree *tree_of(struct vm_picture *picture, struct sf_tree *befor
 {
 	struct sf_tree *tree = NULL;
 
-	cr_assert_eq(sf_tree_new(picture, sf_test_put, before, &tree), 0);
+	cr_assert_eq(sf_tree_new(picture, sf_test_put, before, true, &tree), 0);
 	return tree;
 }
 
@@ -67,19 +67,37 @@ Test(sf_tree, domains_are_found_by_name_and_by_number)
 	sf_tree_free(tree);
 }
 
-Test(sf_tree, a_directory_lists_texts_images_and_definitions_by_name)
+static void expect_names(struct sf_tree *tree, const char *const *names, size_t n_names)
 {
-	static const char *const names[] = {
-		"chain", "log", "monday.vda.img", "monday.xml", "snapshots", "snapshots.json", "tuesday.vda.img"};
-	struct vm_picture picture = both();
-	struct sf_tree *tree = tree_of(&picture, NULL);
 	const struct sf_entry *entries;
 	size_t n;
 
 	cr_assert_eq(sf_dir_list(sf_tree_dir(tree, "web"), &entries, &n), 0);
-	cr_assert_eq(n, VS_ARRAY_LEN(names));
+	cr_assert_eq(n, n_names);
 	for (size_t i = 0; i < n; i++)
 		cr_expect_str_eq(entries[i].name, names[i]);
+}
+
+Test(sf_tree, a_directory_lists_texts_images_and_definitions_by_name)
+{
+	static const char *const names[] = {"chain", "ctl", "jobs", "log", "monday.vda.img", "monday.xml", "retain",
+		"retain.plan", "snapshots", "snapshots.json", "tuesday.vda.img"};
+	struct vm_picture picture = both();
+	struct sf_tree *tree = tree_of(&picture, NULL);
+
+	expect_names(tree, names, VS_ARRAY_LEN(names));
+	sf_tree_free(tree);
+}
+
+Test(sf_tree, without_doors_it_lists_nothing_that_is_written)
+{
+	static const char *const names[] = {
+		"chain", "jobs", "log", "monday.vda.img", "monday.xml", "snapshots", "snapshots.json", "tuesday.vda.img"};
+	struct vm_picture picture = both();
+	struct sf_tree *tree = NULL;
+
+	cr_assert_eq(sf_tree_new(&picture, sf_test_put, NULL, false, &tree), 0);
+	expect_names(tree, names, VS_ARRAY_LEN(names));
 	sf_tree_free(tree);
 }
 
@@ -99,7 +117,7 @@ Test(sf_tree, a_disk_without_a_file_has_a_number_but_no_place)
 
 Test(sf_tree, every_place_is_found_again_by_its_key)
 {
-	static const char *const names[] = {NULL, "chain", "monday.vda.img", "monday.xml", "snapshots.json"};
+	static const char *const names[] = {NULL, "chain", "ctl", "monday.vda.img", "monday.xml", "retain.plan", "snapshots.json"};
 	struct vm_picture picture = both();
 	struct sf_tree *tree = tree_of(&picture, NULL);
 

@@ -47,10 +47,10 @@ Test(vm_retain, a_policy_is_read_back_in_its_canonical_form)
 		struct vs_err err = {0};
 
 		cr_assert_eq(parse(cases[i].line, &policy, &err), 0, "'%s': %s", cases[i].line, err.msg);
-		vs_autofree char *text = vm_retain_text(&policy);
+		vs_autofree char *text = vm_retain_line(&policy);
 		cr_expect_str_eq(text, cases[i].text);
 		cr_assert_eq(parse(text, &again, NULL), 0, "'%s'", text);
-		vs_autofree char *twice = vm_retain_text(&again);
+		vs_autofree char *twice = vm_retain_line(&again);
 		cr_expect_str_eq(twice, text);
 		cr_expect_eq(policy.off, !strcmp(text, "off"));
 		vm_retain_fini(&policy);
@@ -691,10 +691,10 @@ static void compare_with_model(const char *zone, uint64_t seed)
 			cr_assert_fail("TZ=%s seed %lu policy '%s': number %zu of %zu is to be %s, and not (%s)", zone,
 				       (unsigned long)seed, line, i, n, keep ? "kept" : "dropped", verdicts[i].reason);
 	}
-	vs_autofree char *text = vm_retain_text(&policy);
+	vs_autofree char *text = vm_retain_line(&policy);
 	vm_retain_fini(&policy);
 	cr_assert_eq(parse(text, &policy, NULL), 0);
-	vs_autofree char *again = vm_retain_text(&policy);
+	vs_autofree char *again = vm_retain_line(&policy);
 	if (strcmp(text, again))
 		cr_assert_fail("'%s' is read back as '%s' and that as '%s'", line, text, again);
 	vm_retain_fini(&policy);

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The files that are written to, and the one that can be polled. write.c says what becomes of a write that takes time. */
+#include <errno.h>
+#include <poll.h>
+
+#include "attr.h"
+#include "ops.h"
+#include "text.h"
+#include "write.h"
+
+static struct sf_handle *handle_of(const struct fuse_file_info *fi)
+{
+	return (struct sf_handle *)(uintptr_t)fi->fh;
+}
+
+/* ---------------------------------------------------------------- write */
+
+/* Shown through this handle and at the next open, and that is all. */
+static int write_plan(struct sf_req *r, struct sf_handle *handle, const char *text, size_t len)
+{
+	struct sf_fs *fs = r->fs;
+	vs_autofree char *policy = NULL;
+	struct sf_text *plan;
+	int rc = sf_plan_line(text, len, &policy);
+
+	if (rc == 0)
+		rc = sf_text_plan(fs, handle->uuid, policy, 0, &plan);
+	if (rc < 0)
+		return rc;
+	rc = sf_plans_set(&fs->plans, handle->uuid, policy);
+	if (rc < 0) {
+		sf_text_unref(plan);
+		return rc;
+	}
+	sf_handle_show(&fs->handles, handle, plan);
+	sf_reply_write(r, len);
+	return 0;
+}
+
+/* The offset does not matter: `>` and `>>` are the same here. Nor does the length: vm/ refuses what is too long, and says
+ * so where the writer looks. */
+int sf_op_write(struct sf_req *r, fuse_ino_t id, const char *text, size_t len, struct fuse_file_info *fi)
+{
+	struct sf_handle *handle = handle_of(fi);
+	int rc;
+
+	(void)id;
+	if (sf_handle_failed(&r->fs->handles, handle))
+		return -ECANCELED;
+	if (handle->kind == SF_PLAN)
+		rc = write_plan(r, handle, text, len);
+	else
+		rc = sf_writes_begin(r->fs->writes, r, handle, text, len);
+	if (rc < 0)
+		sf_handle_fail(&r->fs->handles, handle);
+	return rc;
+}
+
+/* ---------------------------------------------------------------- setattr */
+
+/* Emptying a file that is about to be written comes before every `>`, and means nothing. */
+int sf_op_setattr(struct sf_req *r, fuse_ino_t id, int to_set)
+{
+	struct sf_key key;
+	int rc = sf_node_key(&r->fs->nodes, id, &key);
+
+	if (rc < 0)
+		return rc;
+	if (!sf_kind_is_door(key.kind))
+		return -EROFS;
+	if (!(to_set & FUSE_SET_ATTR_SIZE) || to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
+		return -EPERM;
+	return sf_op_getattr(r, id);
+}
+
+/* ---------------------------------------------------------------- poll */
+
+#define ALWAYS (POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM) /* what poll(2) says of files that have no say */
+#define CHANGED (POLLIN | POLLRDNORM | POLLPRI)
+
+int sf_op_poll(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi, struct fuse_pollhandle *waiting)
+{
+	struct sf_handle *handle = handle_of(fi);
+
+	(void)id;
+	if (handle->kind == SF_JOBS) {
+		sf_reply_poll(r, sf_handle_poll(&r->fs->handles, handle, waiting) ? CHANGED : 0);
+		return 0;
+	}
+	if (waiting)
+		fuse_pollhandle_destroy(waiting);
+	sf_reply_poll(r, ALWAYS);
+	return 0;
+}

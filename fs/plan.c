@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "plan.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "qcow2/qcow2.h"
+
+struct sf_plan {
+	struct sf_plan *next;
+	char *uuid, *policy;
+};
+
+static void plan_free(struct sf_plan *plan)
+{
+	if (!plan)
+		return;
+	free(plan->uuid);
+	free(plan->policy);
+	free(plan);
+}
+
+static struct sf_plan *plan_new(const char *uuid, const char *policy)
+{
+	struct sf_plan *plan = calloc(1, sizeof(*plan));
+
+	if (!plan)
+		return NULL;
+	plan->uuid = strdup(uuid);
+	plan->policy = strdup(policy);
+	if (plan->uuid && plan->policy)
+		return plan;
+	plan_free(plan);
+	return NULL;
+}
+
+void sf_plans_init(struct sf_plans *plans)
+{
+	*plans = (struct sf_plans){0};
+	pthread_mutex_init(&plans->lock, NULL);
+}
+
+void sf_plans_fini(struct sf_plans *plans)
+{
+	while (plans->first) {
+		struct sf_plan *plan = plans->first;
+
+		plans->first = plan->next;
+		plan_free(plan);
+	}
+	pthread_mutex_destroy(&plans->lock);
+}
+
+/* Where the domain's plan hangs, or the end of the list. */
+static struct sf_plan **find_locked(struct sf_plans *plans, const char *uuid)
+{
+	struct sf_plan **link = &plans->first;
+
+	while (*link && strcmp((*link)->uuid, uuid) != 0)
+		link = &(*link)->next;
+	return link;
+}
+
+static struct sf_plan *unlink_locked(struct sf_plans *plans, const char *uuid)
+{
+	struct sf_plan **link = find_locked(plans, uuid), *plan = *link;
+
+	if (plan)
+		*link = plan->next;
+	return plan;
+}
+
+int sf_plans_set(struct sf_plans *plans, const char *uuid, const char *policy)
+{
+	struct sf_plan *plan = plan_new(uuid, policy), *before;
+
+	if (!plan)
+		return -ENOMEM;
+	pthread_mutex_lock(&plans->lock);
+	before = unlink_locked(plans, uuid);
+	plan->next = plans->first;
+	plans->first = plan;
+	pthread_mutex_unlock(&plans->lock);
+	plan_free(before);
+	return 0;
+}
+
+int sf_plans_peek(struct sf_plans *plans, const char *uuid, char **policy)
+{
+	const struct sf_plan *plan;
+	char *copy = NULL;
+	bool found;
+
+	pthread_mutex_lock(&plans->lock);
+	plan = *find_locked(plans, uuid);
+	found = plan != NULL;
+	if (found)
+		copy = strdup(plan->policy);
+	pthread_mutex_unlock(&plans->lock);
+	if (found && !copy)
+		return -ENOMEM;
+	*policy = copy;
+	return 0;
+}
+
+char *sf_plans_take(struct sf_plans *plans, const char *uuid)
+{
+	struct sf_plan *plan;
+	char *policy = NULL;
+
+	pthread_mutex_lock(&plans->lock);
+	plan = unlink_locked(plans, uuid);
+	pthread_mutex_unlock(&plans->lock);
+	if (plan)
+		policy = vs_steal(plan->policy);
+	plan_free(plan);
+	return policy;
+}
+
+int sf_plan_line(const char *text, size_t len, char **line)
+{
+	char *copy;
+
+	if (len && text[len - 1] == '\n')
+		len--;
+	if (memchr(text, '\n', len) || memchr(text, '\0', len))
+		return -EINVAL;
+	copy = strndup(text, len);
+	if (!copy)
+		return -ENOMEM;
+	*line = copy;
+	return 0;
+}

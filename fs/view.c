@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Dropping guards
+ * ---------------
+ * When sf_views_unguard() returns, a command begins to write to files that readers may have open. Reads that copy and then
+ * validate are safe from that. Two things are not, and it waits for them:
+ *
+ *	a reply that was promised settled files and is on its way     `lent`, raised before q2_view_settled() is asked:
+ *	                                                              either it sees that the guards are gone, or it is seen
+ *	a view that is being opened, and takes its locks, or closed   in the list with refs 0 meanwhile. One that comes
+ *	                                                              too late to be seen finds its domain unguarded
+ *
+ * Both last as long as a disk takes to read some blocks. If one hangs, the command is let go on after some seconds: then it
+ * meets a lock and fails, or the reply is one whose reader waits for a disk that does not answer.
+ */
+#include "view.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#define LOOK_TABLES 8         /* for compressed clusters */
+#define PATIENCE_NS 5000000000
+#define NAP_NS 1000000
+
+struct sf_unguarded {
+	struct sf_unguarded *next;
+	unsigned n; /* calls that were not taken back */
+	char uuid[];
+};
+
+void sf_views_init(struct sf_views *views)
+{
+	*views = (struct sf_views){0};
+	pthread_mutex_init(&views->lock, NULL);
+}
+
+void sf_views_fini(struct sf_views *views)
+{
+	while (views->unguarded) {
+		struct sf_unguarded *domain = views->unguarded;
+
+		views->unguarded = domain->next;
+		free(domain);
+	}
+	pthread_mutex_destroy(&views->lock);
+}
+
+/* ---------------------------------------------------------------- which domains */
+
+/* Where the domain hangs, or the end of the list. */
+static struct sf_unguarded **find_locked(struct sf_views *views, const char *uuid)
+{
+	struct sf_unguarded **link = &views->unguarded;
+
+	while (*link && strcmp((*link)->uuid, uuid) != 0)
+		link = &(*link)->next;
+	return link;
+}
+
+static bool is_unguarded(struct sf_views *views, const char *uuid)
+{
+	bool unguarded;
+
+	pthread_mutex_lock(&views->lock);
+	unguarded = *find_locked(views, uuid) != NULL;
+	pthread_mutex_unlock(&views->lock);
+	return unguarded;
+}
+
+/* Without memory for it, views that are opened from now on have their guards: then the command may find a file locked. */
+static void note_domain(struct sf_views *views, const char *uuid)
+{
+	struct sf_unguarded *fresh = calloc(1, sizeof(*fresh) + strlen(uuid) + 1), **link;
+
+	if (fresh)
+		strcpy(fresh->uuid, uuid);
+	pthread_mutex_lock(&views->lock);
+	link = find_locked(views, uuid);
+	if (!*link)
+		*link = vs_steal(fresh);
+	if (*link)
+		(*link)->n++;
+	pthread_mutex_unlock(&views->lock);
+	free(fresh);
+}
+
+void sf_views_reguard(struct sf_views *views, const char *uuid)
+{
+	struct sf_unguarded **link, *domain;
+
+	pthread_mutex_lock(&views->lock);
+	link = find_locked(views, uuid);
+	domain = *link;
+	if (domain && --domain->n)
+		domain = NULL;
+	if (domain)
+		*link = domain->next;
+	pthread_mutex_unlock(&views->lock);
+	free(domain);
+}
+
+/* ---------------------------------------------------------------- opening and closing */
+
+static void enlist(struct sf_views *views, struct sf_view *view)
+{
+	pthread_mutex_lock(&views->lock);
+	view->next = views->first;
+	view->link = &views->first;
+	if (view->next)
+		view->next->link = &view->next;
+	views->first = view;
+	pthread_mutex_unlock(&views->lock);
+}
+
+static void view_free(struct sf_view *view)
+{
+	struct sf_views *views = view->owner;
+
+	if (view->q2)
+		q2_view_close(view->q2);
+	pthread_mutex_lock(&views->lock);
+	*view->link = view->next;
+	if (view->next)
+		view->next->link = view->link;
+	pthread_mutex_unlock(&views->lock);
+	free(view->uuid);
+	free(view);
+}
+
+static struct sf_view *view_new(struct sf_views *views, const char *uuid)
+{
+	struct sf_view *view = calloc(1, sizeof(*view));
+
+	if (!view)
+		return NULL;
+	view->owner = views;
+	view->uuid = strdup(uuid);
+	if (!view->uuid) {
+		free(view);
+		return NULL;
+	}
+	enlist(views, view);
+	return view;
+}
+
+static int open_q2(struct sf_view *view, struct q2_cache *cache, const struct vm_disk *disk, struct vs_err *err)
+{
+	const bool unguarded = is_unguarded(view->owner, view->uuid);
+	const struct q2_view_spec spec = {
+		.path = disk->chain[0],
+		.format = disk->format,
+		.snapshot = disk->snapshot,
+		.gate = disk->gate,
+		.guard = disk->guard && !unguarded,
+		.guard_top = disk->guard_top && !unguarded,
+		.watched = disk->watched,
+		.expected = disk->stamps,
+		.n_expected = disk->n_stamps,
+	};
+
+	atomic_store(&view->unguarded, unguarded);
+	return q2_view_open(cache, &spec, &view->q2, err);
+}
+
+/* From here on sf_views_unguard() finds it; or it had come before, and then it is here to be found. */
+static void publish(struct sf_view *view)
+{
+	struct sf_views *views = view->owner;
+	bool late;
+
+	pthread_mutex_lock(&views->lock);
+	late = !atomic_load(&view->unguarded) && *find_locked(views, view->uuid);
+	if (!late)
+		atomic_store(&view->refs, 1);
+	pthread_mutex_unlock(&views->lock);
+	if (!late)
+		return;
+	q2_view_unguard(view->q2);
+	atomic_store(&view->unguarded, true);
+	atomic_store(&view->refs, 1);
+}
+
+int sf_view_open(struct sf_views *views, struct q2_cache *cache, const char *uuid, const struct vm_disk *disk,
+		 struct sf_view **out, struct vs_err *err)
+{
+	struct sf_view *view = view_new(views, uuid);
+	int rc = view ? open_q2(view, cache, disk, err) : -ENOMEM;
+
+	if (rc < 0) {
+		if (view)
+			view_free(view);
+		return rc;
+	}
+	view->size = q2_view_size(view->q2);
+	view->compressed = q2_view_has_compressed(view->q2, LOOK_TABLES, NULL) > 0;
+	publish(view);
+	*out = view;
+	return 0;
+}
+
+void sf_view_ref(struct sf_view *view)
+{
+	atomic_fetch_add(&view->refs, 1);
+}
+
+void sf_view_put(struct sf_view *view)
+{
+	if (view && atomic_fetch_sub(&view->refs, 1) == 1)
+		view_free(view);
+}
+
+bool sf_view_outdated(struct sf_view *view)
+{
+	return atomic_load(&view->unguarded) && !is_unguarded(view->owner, view->uuid);
+}
+
+/* ---------------------------------------------------------------- dropping guards */
+
+void sf_view_lend(struct sf_view *view)
+{
+	atomic_fetch_add(&view->lent, 1);
+}
+
+void sf_view_return(struct sf_view *view)
+{
+	atomic_fetch_sub(&view->lent, 1);
+}
+
+/* A reference, unless the last one is gone. */
+static bool view_ref_live(struct sf_view *view)
+{
+	unsigned refs = atomic_load(&view->refs);
+
+	while (refs && !atomic_compare_exchange_weak(&view->refs, &refs, refs + 1))
+		;
+	return refs != 0;
+}
+
+/* A view of that domain that has its guards, with a reference. *busy: one is being opened, closed or lent. */
+static struct sf_view *next_guarded(struct sf_views *views, const char *uuid, bool *busy)
+{
+	struct sf_view *view;
+
+	*busy = false;
+	pthread_mutex_lock(&views->lock);
+	for (view = views->first; view; view = view->next) {
+		if (strcmp(view->uuid, uuid) != 0)
+			continue;
+		if (!atomic_load(&view->unguarded) && view_ref_live(view))
+			break;
+		*busy |= atomic_load(&view->lent) || !atomic_load(&view->refs);
+	}
+	pthread_mutex_unlock(&views->lock);
+	return view;
+}
+
+static bool drop_guards(struct sf_views *views, const char *uuid)
+{
+	struct sf_view *view;
+	bool busy;
+
+	while ((view = next_guarded(views, uuid, &busy))) {
+		q2_view_unguard(view->q2);
+		atomic_store(&view->unguarded, true);
+		sf_view_put(view);
+	}
+	return busy;
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+void sf_views_unguard(struct sf_views *views, const char *uuid)
+{
+	const struct timespec nap = {.tv_nsec = NAP_NS};
+	int64_t end = now_ns() + PATIENCE_NS;
+
+	note_domain(views, uuid);
+	while (drop_guards(views, uuid) && now_ns() < end)
+		nanosleep(&nap, NULL);
+}

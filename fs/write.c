@@ -1,0 +1,467 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Signals
+ * -------
+ * The kernel tells once that a signal has come for a writer, of whatever kind, and from then on only a fatal one would
+ * wake it, without another word to us. So a write that was interrupted is *watched*: several times a second the
+ * watcher asks /proc whether a signal is pending there that is to cancel the command (mortal.h). Whatever comes of it, the
+ * writer waits for our answer, and gets what the command's end says: ECANCELED, or success where it was too late.
+ *
+ * Races
+ * -----
+ * libfuse may call on_interrupt() for a request that is being answered in this moment. It keeps the request's memory for as
+ * long as that takes, but nothing else: so the callback gets the table and not the write, and looks the write up by its
+ * request. Each write is in the table until the one thread that answers it takes it out.
+ *
+ * done() may come before vm_request() has returned, or after the session's end. A write has one reference for the
+ * thread that begins it and one that done() passes on to the notifier; the table has one for each write and one for the
+ * file system, so what done() touches is there even if nothing else is.
+ */
+#include "write.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <time.h>
+
+#include "fs.h"
+#include "mortal.h"
+
+#define LOOK_NS 200000000   /* between looks at a writer that was interrupted */
+#define PATIENCE_S 15       /* for commands to stop, when the session ends */
+
+enum state { RUNNING, DONE, ABANDONED };
+
+struct sf_write {
+	/* immutable */
+	struct sf_writes *owner;
+	struct sf_req req;
+	struct sf_handle *handle;
+	size_t len;
+	pid_t tid; /* of the writing thread */
+	/* guarded by the table's lock */
+	unsigned refs;
+	enum state state;
+	struct vm_request *request; /* NULL until vm_request() has returned; set once */
+	bool interrupted, cancelled;
+	uint64_t looked;            /* the watcher's round */
+	struct sf_write *next, **link; /* of those that run */
+	int rc;
+};
+
+struct sf_writes {
+	struct sf_fs *fs; /* borrowed; not after abandon */
+	pthread_t watcher;
+	bool watching;    /* main's own: the watcher runs */
+	pthread_mutex_t lock;
+	pthread_cond_t wake; /* a write was interrupted || ended */
+	pthread_cond_t idle; /* !n_open */
+	/* guarded by lock */
+	unsigned refs;
+	struct sf_write *running;
+	struct sf_write *done, **done_end; /* in the order in which they were done */
+	size_t n_open;                     /* running, done, or being answered */
+	bool stopping;                     /* no new ones */
+	bool ended;                        /* nobody answers any more */
+	uint64_t round;
+};
+
+/* ---------------------------------------------------------------- references */
+
+static void writes_free(struct sf_writes *writes)
+{
+	pthread_cond_destroy(&writes->wake);
+	pthread_cond_destroy(&writes->idle);
+	pthread_mutex_destroy(&writes->lock);
+	free(writes);
+}
+
+void sf_writes_put(struct sf_writes *writes)
+{
+	bool last;
+
+	if (!writes)
+		return;
+	pthread_mutex_lock(&writes->lock);
+	last = --writes->refs == 0;
+	pthread_mutex_unlock(&writes->lock);
+	if (last)
+		writes_free(writes);
+}
+
+static void write_put(struct sf_write *write)
+{
+	struct sf_writes *writes = write->owner;
+	bool last;
+
+	pthread_mutex_lock(&writes->lock);
+	last = --write->refs == 0;
+	pthread_mutex_unlock(&writes->lock);
+	if (!last)
+		return;
+	if (write->request)
+		vm_request_put(write->request);
+	free(write);
+	sf_writes_put(writes);
+}
+
+static struct sf_write *write_new(struct sf_writes *writes, const struct sf_req *r, struct sf_handle *handle, size_t len)
+{
+	struct sf_write *write = calloc(1, sizeof(*write));
+
+	if (!write)
+		return NULL;
+	*write = (struct sf_write){
+		.owner = writes,
+		.req = *r,
+		.handle = handle,
+		.len = len,
+		.tid = fuse_req_ctx(r->req)->pid,
+		.refs = 2, /* who begins it, and done() */
+		.state = RUNNING,
+	};
+	return write;
+}
+
+int sf_writes_new(struct sf_fs *fs, struct sf_writes **out)
+{
+	struct sf_writes *writes = calloc(1, sizeof(*writes));
+	pthread_condattr_t steady;
+
+	if (!writes)
+		return -ENOMEM;
+	writes->fs = fs;
+	writes->refs = 1;
+	writes->done_end = &writes->done;
+	pthread_mutex_init(&writes->lock, NULL);
+	pthread_condattr_init(&steady);
+	pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
+	pthread_cond_init(&writes->wake, &steady);
+	pthread_cond_init(&writes->idle, &steady);
+	pthread_condattr_destroy(&steady);
+	*out = writes;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- the table */
+
+static int enlist(struct sf_writes *writes, struct sf_write *write)
+{
+	bool stopping;
+
+	pthread_mutex_lock(&writes->lock);
+	stopping = writes->stopping;
+	if (!stopping) {
+		writes->refs++;
+		writes->n_open++;
+		write->next = writes->running;
+		write->link = &writes->running;
+		if (write->next)
+			write->next->link = &write->next;
+		writes->running = write;
+	}
+	pthread_mutex_unlock(&writes->lock);
+	return stopping ? -ECANCELED : 0;
+}
+
+static void delist_locked(struct sf_write *write)
+{
+	*write->link = write->next;
+	if (write->next)
+		write->next->link = write->link;
+	write->next = NULL;
+	write->link = NULL;
+}
+
+static void close_locked(struct sf_writes *writes)
+{
+	assert(writes->n_open > 0);
+	if (!--writes->n_open)
+		pthread_cond_broadcast(&writes->idle);
+}
+
+/* vm_request() refused it: done() will not come, and the request is still the caller's. */
+static void take_back(struct sf_writes *writes, struct sf_write *write)
+{
+	pthread_mutex_lock(&writes->lock);
+	delist_locked(write);
+	close_locked(writes);
+	write->refs--;
+	pthread_mutex_unlock(&writes->lock);
+	write_put(write);
+}
+
+/* ---------------------------------------------------------------- begin, done, answer */
+
+/* The poke is within the lock: after abandon there may be no notifier. */
+static void on_done(void *opaque, int rc)
+{
+	struct sf_write *write = opaque;
+	struct sf_writes *writes = write->owner;
+	bool abandoned;
+
+	pthread_mutex_lock(&writes->lock);
+	write->rc = rc;
+	abandoned = write->state == ABANDONED;
+	if (!abandoned) {
+		delist_locked(write);
+		write->state = DONE;
+		*writes->done_end = write;
+		writes->done_end = &write->next;
+		sf_notify_poke(&writes->fs->notify);
+	}
+	pthread_mutex_unlock(&writes->lock);
+	if (abandoned)
+		write_put(write);
+}
+
+static void on_interrupt(fuse_req_t req, void *opaque)
+{
+	struct sf_writes *writes = opaque;
+	struct sf_write *write;
+
+	pthread_mutex_lock(&writes->lock);
+	for (write = writes->running; write; write = write->next)
+		if (write->req.req == req)
+			write->interrupted = true;
+	pthread_cond_signal(&writes->wake);
+	pthread_mutex_unlock(&writes->lock);
+}
+
+/* Main may have come by to stop all while this one had no request yet. */
+static void set_request(struct sf_writes *writes, struct sf_write *write, struct vm_request *request)
+{
+	bool cancel;
+
+	pthread_mutex_lock(&writes->lock);
+	write->request = request;
+	cancel = writes->stopping && write->state == RUNNING && !write->cancelled;
+	write->cancelled |= cancel;
+	pthread_mutex_unlock(&writes->lock);
+	if (cancel)
+		vm_request_cancel(request);
+}
+
+int sf_writes_begin(struct sf_writes *writes, struct sf_req *r, struct sf_handle *handle, const char *text, size_t len)
+{
+	enum vm_door door = handle->kind == SF_RETAIN ? VM_DOOR_RETAIN : VM_DOOR_CTL;
+	struct sf_write *write = write_new(writes, r, handle, len);
+	struct vm_request *request;
+	int rc = write ? enlist(writes, write) : -ENOMEM;
+
+	if (rc < 0) {
+		free(write);
+		return rc;
+	}
+	fuse_req_interrupt_func(r->req, on_interrupt, writes);
+	rc = vm_request(r->fs->vm, handle->uuid, door, text, len, on_done, write, &request);
+	if (rc < 0) {
+		take_back(writes, write);
+		return rc;
+	}
+	sf_req_kept(r);
+	set_request(writes, write, request);
+	write_put(write);
+	return 0;
+}
+
+struct sf_write *sf_writes_take_done(struct sf_writes *writes)
+{
+	struct sf_write *done;
+
+	pthread_mutex_lock(&writes->lock);
+	done = writes->done;
+	writes->done = NULL;
+	writes->done_end = &writes->done;
+	pthread_mutex_unlock(&writes->lock);
+	return done;
+}
+
+/* The handle is there: the kernel releases no file that is being written to. */
+static void answer(struct sf_write *write)
+{
+	int rc = write->rc;
+
+	if (rc < 0)
+		sf_handle_fail(&write->req.fs->handles, write->handle);
+	else
+		sf_reply_write(&write->req, write->len);
+	sf_req_end(&write->req, rc < 0 ? rc : 0);
+}
+
+void sf_writes_answer(struct sf_writes *writes, struct sf_write *done)
+{
+	while (done) {
+		struct sf_write *write = done;
+
+		done = write->next;
+		answer(write);
+		pthread_mutex_lock(&writes->lock);
+		close_locked(writes);
+		pthread_mutex_unlock(&writes->lock);
+		write_put(write);
+	}
+}
+
+/* ---------------------------------------------------------------- the watcher */
+
+static struct timespec after(int64_t ns)
+{
+	struct timespec when;
+
+	clock_gettime(CLOCK_MONOTONIC, &when);
+	when.tv_sec += (when.tv_nsec + ns) / 1000000000;
+	when.tv_nsec = (when.tv_nsec + ns) % 1000000000;
+	return when;
+}
+
+/* One that this round has not looked at yet, with a reference. *any: there are some to be watched at all. */
+static struct sf_write *next_to_look_locked(struct sf_writes *writes, bool *any)
+{
+	struct sf_write *write;
+
+	*any = false;
+	for (write = writes->running; write; write = write->next) {
+		if (!write->interrupted || write->cancelled)
+			continue;
+		*any = true;
+		if (!write->request || write->looked == writes->round)
+			continue;
+		write->looked = writes->round;
+		write->refs++;
+		return write;
+	}
+	return NULL;
+}
+
+static bool claim_cancel(struct sf_writes *writes, struct sf_write *write)
+{
+	bool first;
+
+	pthread_mutex_lock(&writes->lock);
+	first = !write->cancelled;
+	write->cancelled = true;
+	pthread_mutex_unlock(&writes->lock);
+	return first;
+}
+
+/* One round. Says whether there is anything to look at again. */
+static bool look_locked(struct sf_writes *writes)
+{
+	struct sf_write *write;
+	bool any;
+
+	writes->round++;
+	while ((write = next_to_look_locked(writes, &any))) {
+		pthread_mutex_unlock(&writes->lock);
+		if (sf_mortal_ask(write->tid) && claim_cancel(writes, write))
+			vm_request_cancel(write->request);
+		write_put(write);
+		pthread_mutex_lock(&writes->lock);
+	}
+	return any;
+}
+
+static void *watch(void *opaque)
+{
+	struct sf_writes *writes = opaque;
+
+	pthread_mutex_lock(&writes->lock);
+	while (!writes->ended) {
+		if (look_locked(writes)) {
+			struct timespec when = after(LOOK_NS);
+
+			pthread_cond_timedwait(&writes->wake, &writes->lock, &when);
+		} else if (!writes->ended) {
+			pthread_cond_wait(&writes->wake, &writes->lock);
+		}
+	}
+	pthread_mutex_unlock(&writes->lock);
+	return NULL;
+}
+
+int sf_writes_start(struct sf_writes *writes)
+{
+	int rc = pthread_create(&writes->watcher, NULL, watch, writes);
+
+	writes->watching = !rc;
+	return -rc;
+}
+
+/* ---------------------------------------------------------------- the end */
+
+/* One that runs and has not been asked to stop, with a reference. */
+static struct sf_write *next_to_cancel_locked(struct sf_writes *writes)
+{
+	struct sf_write *write;
+
+	for (write = writes->running; write; write = write->next)
+		if (write->request && !write->cancelled)
+			break;
+	if (write) {
+		write->cancelled = true;
+		write->refs++;
+	}
+	return write;
+}
+
+static void cancel_all_locked(struct sf_writes *writes)
+{
+	struct sf_write *write;
+
+	while ((write = next_to_cancel_locked(writes))) {
+		pthread_mutex_unlock(&writes->lock);
+		vm_request_cancel(write->request);
+		write_put(write);
+		pthread_mutex_lock(&writes->lock);
+	}
+}
+
+void sf_writes_stop(struct sf_writes *writes)
+{
+	struct timespec end = after(PATIENCE_S * INT64_C(1000000000));
+	int rc = 0;
+
+	pthread_mutex_lock(&writes->lock);
+	writes->stopping = true;
+	cancel_all_locked(writes);
+	while (writes->n_open && rc != ETIMEDOUT)
+		rc = pthread_cond_timedwait(&writes->idle, &writes->lock, &end);
+	pthread_mutex_unlock(&writes->lock);
+}
+
+/* The first one that still runs. done() will find it abandoned and put it. */
+static struct sf_write *abandon_one_locked(struct sf_writes *writes)
+{
+	struct sf_write *write = writes->running;
+
+	if (!write)
+		return NULL;
+	delist_locked(write);
+	close_locked(writes);
+	write->state = ABANDONED;
+	write->refs++;
+	return write;
+}
+
+bool sf_writes_abandon(struct sf_writes *writes)
+{
+	struct sf_write *write;
+	bool any = false;
+
+	pthread_mutex_lock(&writes->lock);
+	writes->ended = true;
+	pthread_cond_signal(&writes->wake);
+	while ((write = abandon_one_locked(writes))) {
+		pthread_mutex_unlock(&writes->lock);
+		any = true;
+		fuse_reply_none(write->req.req);
+		write_put(write);
+		pthread_mutex_lock(&writes->lock);
+	}
+	pthread_mutex_unlock(&writes->lock);
+	sf_writes_answer(writes, sf_writes_take_done(writes));
+	if (writes->watching)
+		pthread_join(writes->watcher, NULL);
+	writes->watching = false;
+	return any;
+}

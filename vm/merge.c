@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The steps of a merge, each of which may be the last one before a crash:
+ *
+ *     mark        the snapshots that go are marked in the domain's metadata: they read as stale from here on
+ *     start       a shut-off domain is started paused
+ *     commit      disk by disk; the guards are asked again before a pivot. The merged files stay for now, since a later
+ *                 snapshot may be one of them: at every moment each reads right through what its record names
+ *     end         the paused domain is ended
+ *     re-point    every other record that names a merged layer names the base instead; children of those that go become
+ *                 children of the parent of the first
+ *     see         the picture shows that, so readers have moved
+ *     remove      the merged files, and those that nobody needs
+ *     forget      the records go, the last one first: they have no children then, so that no libvirt rewrites any
+ *     unmark      what we know of them is forgotten, marks included
+ *
+ * Repeated, each finds what it did and does the rest. Given up before a byte was written, the marks are taken away again;
+ * later they stay, for the base is neither what it was nor what it is to be.
+ *
+ * libvirt's own delete does all this in one call, but can neither be cancelled nor slowed, asks nobody before the pivot, and
+ * leaves, interrupted in the oldest snapshot, no trace. So it is not used for external snapshots.
+ */
+#include "vm/merge.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/clock.h"
+#include "vm/rewrite.h"
+
+static size_t count(const struct vm_merge *m, enum vm_merge_what what)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < m->n_disks; i++)
+		n += m->disks[i].what == what;
+	return n;
+}
+
+static bool goes(const struct vm_merge *m, const char *name)
+{
+	for (size_t i = 0; i < m->n_names; i++)
+		if (!strcmp(m->names[i], name))
+			return true;
+	return false;
+}
+
+static bool moved(const struct vm_merge_disk *d)
+{
+	return d->what == VM_MERGE_DOWN || d->what == VM_MERGE_DONE;
+}
+
+/* ---------------------------------------------------------------- mark */
+
+static struct vm_own_id id_of(const struct vm_work_record *r)
+{
+	return (struct vm_own_id){ r->name, r->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
+}
+
+static int set_marks(struct vm_merge *m, bool on, struct vs_err *err)
+{
+	vs_autofree struct vm_own_doomed *disks = calloc(m->n_disks + 1, sizeof(*disks));
+	char reason[VS_ERR_MAX];
+	struct vm_own_mark mark = { .command = m->command, .reason = reason, .since_ns = vm_now_ns(), .disks = disks };
+	int r = disks ? 0 : -ENOMEM;
+
+	snprintf(reason, sizeof(reason), "'%s' was begun and not finished, which has changed its data; repeat it", m->command);
+	for (size_t i = 0; disks && i < m->n_disks; i++)
+		if (moved(&m->disks[i]))
+			disks[mark.n_disks++] = (struct vm_own_doomed){ m->disks[i].target, m->disks[i].base };
+	for (size_t i = 0; r == 0 && i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		struct vm_own_id id;
+
+		if (!record)
+			continue;
+		id = id_of(record);
+		r = vm_own_set_mark(m->w->own, &id, on ? &mark : NULL);
+	}
+	return r < 0 ? vs_err_set(err, r, "out of memory") : vm_work_save(m->w, err);
+}
+
+/* ---------------------------------------------------------------- commit */
+
+struct pivot_check {
+	struct vm_merge *m;
+	const struct vm_merge_disk *disk;
+};
+
+/* Has anybody come to need these layers since? */
+static int check_again(void *opaque, struct vs_err *err)
+{
+	const struct pivot_check *c = opaque;
+	struct vm_work now = { .vm = c->m->w->vm };
+	int r = vm_refresh(now.vm, 30000), l, base;
+
+	if (r < 0)
+		return vs_err_set(err, r, "before the pivot the images' users cannot be asked for: %s", strerror(-r));
+	now.pic = vm_picture_get(now.vm);
+	for (size_t i = 0; i < now.pic->n_domains; i++)
+		if (!strcmp(now.pic->domains[i]->uuid, c->m->w->uuid))
+			now.d = now.pic->domains[i];
+	base = now.d ? vm_work_layer(&now, c->disk->base) : -1;
+	l = now.d ? vm_work_layer(&now, c->disk->top) : -1;
+	if (base < 0 || l < 0)
+		r = vs_err_set(err, -EPERM, "before the pivot '%s' is not there any more", base < 0 ? c->disk->base : c->disk->top);
+	for (int n = 0; r == 0 && l >= 0 && n < VM_CHAIN_MAX; n++) {
+		r = vm_work_unshared(&now, l, "must stay as it is", err);
+		l = l == base ? -1 : now.d->layers[l].below;
+	}
+	vm_picture_put(now.pic);
+	return r;
+}
+
+static int commit_one(struct vm_merge *m, const struct vm_merge_disk *d, bool *touched, struct vs_err *err)
+{
+	struct pivot_check check = { m, d };
+	struct vm_act_commit spec = {
+		.target = d->target, .base = d->base, .top = d->top, .check = check_again, .opaque = &check,
+		.bandwidth = (uint64_t)(m->w->options->bandwidth_mib * 1048576),
+	};
+	struct vm_act_outcome outcome = {0};
+	int r = vm_work_cancelled(m->w, err);
+
+	if (r == 0)
+		r = vm_act_commit(m->w->dom, &spec, &m->w->watch, &outcome, err);
+	*touched |= outcome.touched || outcome.done;
+	vm_fault();
+	return r;
+}
+
+static int commit_all(struct vm_merge *m, bool *touched, struct vs_err *err)
+{
+	struct vm_act_guest guest;
+	struct vs_err why = {0};
+	bool started = !m->w->running;
+	int r = started ? vm_act_start_paused(m->w->dom, false, &guest, err) : 0, ended = 0;
+
+	if (r < 0)
+		return r;
+	vm_fault();
+	for (size_t i = 0; r == 0 && i < m->n_disks; i++)
+		if (m->disks[i].what == VM_MERGE_DOWN)
+			r = commit_one(m, &m->disks[i], touched, err);
+	if (started)
+		ended = vm_act_end_paused(m->w->conn, &guest, &why);
+	vm_fault();
+	return r == 0 && ended < 0 ? vs_err_set(err, ended, "%s", why.msg) : r;
+}
+
+/* ---------------------------------------------------------------- records */
+
+static int moves_of(const struct vm_merge *m, struct vm_rewrite_move *moves)
+{
+	int n = 0;
+
+	for (size_t i = 0; i < m->n_disks; i++)
+		if (moved(&m->disks[i]))
+			moves[n++] = (struct vm_rewrite_move){
+				.target = m->disks[i].target, .from = m->disks[i].top, .to = m->disks[i].base,
+				.format = m->disks[i].format == Q2_FORMAT_NONE ? NULL : q2_format_name(m->disks[i].format),
+				.block = m->disks[i].block,
+			};
+	return n;
+}
+
+/* The nearest ancestor that stays, or NULL. */
+static const char *parent_that_stays(const struct vm_merge *m, const char *parent)
+{
+	while (parent && goes(m, parent)) {
+		const struct vm_work_record *r = vm_work_record(m->w, parent);
+
+		parent = r ? r->xml->parent : NULL;
+	}
+	return parent;
+}
+
+static int correct_record(struct vm_merge *m, const struct vm_work_record *record, const struct vm_rewrite_move *moves, size_t n,
+			  struct vs_err *err)
+{
+	bool child = record->xml->parent && goes(m, record->xml->parent);
+	vs_autofree char *text = NULL, *more = NULL;
+	int changed = vm_rewrite_layers(record->text, moves, n, &text, err), r = 0;
+
+	if (changed < 0)
+		return changed;
+	if (child)
+		r = vm_rewrite_parent(text, parent_that_stays(m, record->xml->parent), &more, err);
+	if (r < 0 || (!child && !changed))
+		return r;
+	r = vm_act_redefine(m->w->dom, child ? more : text, VM_ACT_KEEP_CURRENT, err);
+	vm_fault();
+	return r;
+}
+
+static int correct_records(struct vm_merge *m, struct vs_err *err)
+{
+	vs_autofree struct vm_rewrite_move *moves = calloc(m->n_disks + 1, sizeof(*moves));
+	int n = moves ? moves_of(m, moves) : 0, r = moves ? 0 : vs_err_set(err, -ENOMEM, "out of memory");
+
+	for (size_t i = 0; r == 0 && i < m->w->n_records; i++)
+		if (!goes(m, m->w->records[i].name))
+			r = correct_record(m, &m->w->records[i], moves, (size_t)n, err);
+	return r;
+}
+
+static int forget_records(struct vm_merge *m, struct vs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = m->n_names; r == 0 && i-- > 0;) {
+		if (vm_work_record(m->w, m->names[i]))
+			r = vm_act_forget(m->w->dom, m->names[i], err);
+		vm_fault();
+	}
+	return r;
+}
+
+static int forget_own(struct vm_merge *m, struct vs_err *err)
+{
+	bool said = false;
+
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		struct vm_own_id id;
+
+		if (!record)
+			continue;
+		id = id_of(record);
+		said |= vm_own_forget(m->w->own, &id);
+	}
+	return said ? vm_work_save(m->w, err) : 0;
+}
+
+/* ---------------------------------------------------------------- files */
+
+/* Removes a file that some record proves to be a snapshot's. */
+static int remove_proved(struct vm_merge *m, const char *path, struct vs_err *err)
+{
+	int r = -EPERM;
+
+	for (size_t i = 0; r == -EPERM && i < m->w->n_records; i++)
+		r = vm_act_unlink(m->w->records[i].xml, path, NULL);
+	vm_fault();
+	return r < 0 ? vs_err_set(err, r, "'%s' cannot be removed: %s", path, strerror(-r)) : 0;
+}
+
+/* What stood on it may have been removed since the picture was made: the upper layers go first. */
+static bool layer_in_use(const struct vm_domain *d, size_t layer)
+{
+	const struct vm_layer *l = &d->layers[layer];
+
+	for (size_t i = 0; i < d->n_layers; i++)
+		if (d->layers[i].below == (int)layer && access(d->layers[i].path, F_OK) == 0)
+			return true;
+	return l->active || l->users[0] || l->snapshots[0];
+}
+
+/* Does any domain of the picture, this one included, need it? */
+static bool in_use(const struct vm_picture *pic, const char *path)
+{
+	for (size_t i = 0; i < pic->n_domains; i++)
+		for (size_t k = 0; k < pic->domains[i]->n_layers; k++)
+			if (!strcmp(pic->domains[i]->layers[k].path, path) && layer_in_use(pic->domains[i], k))
+				return true;
+	return false;
+}
+
+/* A merged layer. That we have merged it in this run is proof enough; from an earlier run it takes a record. It is only a
+ * file too many, so a failure is told and no more. */
+static void remove_merged(struct vm_merge *m, const struct vm_picture *pic, const struct vm_merge_disk *d, const char *path)
+{
+	struct vm_xml_snapdisk disk = { .mode = VM_MODE_EXTERNAL, .overlay = { .path = (char *)path } };
+	struct vm_xml_snapshot merged = { .name = m->names[0], .disks = &disk, .n_disks = 1 };
+	struct vs_err err = {0};
+	int r = 0;
+
+	if (in_use(pic, path))
+		vm_work_say(m->w, "'%s' stays, as something still stands on it or reads it", path);
+	else if (d->what == VM_MERGE_DOWN)
+		r = vm_act_unlink(&merged, path, &err);
+	else
+		r = remove_proved(m, path, &err);
+	vm_fault();
+	if (r < 0)
+		vm_work_say(m->w, "%s", err.msg);
+	else if (!in_use(pic, path))
+		vm_work_say(m->w, "unlinked '%s'", path);
+}
+
+static void remove_all_merged(struct vm_merge *m)
+{
+	struct vm_picture *pic;
+	int r = vm_refresh(m->w->vm, 30000);
+
+	if (r < 0) {
+		vm_work_say(m->w, "the merged files stay, as nobody can say who uses them: %s", strerror(-r));
+		return;
+	}
+	pic = vm_picture_get(m->w->vm);
+	for (size_t i = 0; i < m->n_disks; i++)
+		for (size_t k = 0; k < m->disks[i].n_gone; k++)
+			remove_merged(m, pic, &m->disks[i], m->disks[i].gone[k]);
+	vm_picture_put(pic);
+}
+
+static int remove_files(struct vm_merge *m, struct vs_err *err)
+{
+	int r = 0;
+
+	if (count(m, VM_MERGE_DOWN) || count(m, VM_MERGE_DONE))
+		remove_all_merged(m);
+	for (size_t i = 0; r == 0 && i < m->n_disks; i++)
+		if (m->disks[i].what == VM_MERGE_DROP)
+			r = remove_proved(m, m->disks[i].base, err);
+	for (size_t i = 0; r == 0 && i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+
+		if (record && record->xml->memory_file)
+			r = vm_act_unlink(record->xml, record->xml->memory_file, err);
+	}
+	return r;
+}
+
+/* ---------------------------------------------------------------- run */
+
+static void tell(struct vm_merge *m)
+{
+	bool would = m->w->try_only;
+
+	for (size_t i = 0; i < m->n_disks; i++) {
+		const struct vm_merge_disk *d = &m->disks[i];
+
+		if (d->what == VM_MERGE_DOWN)
+			vm_work_say(m->w, "disk %s: %s '%s' into '%s' (at most %.1f MiB)%s", d->target,
+				    would ? "would merge" : "merged", d->top, d->base, (double)d->bytes / 1048576,
+				    would ? " and unlink the former" : "");
+		else if (d->what == VM_MERGE_DONE)
+			vm_work_say(m->w, "disk %s: '%s' had been merged into '%s' before", d->target, d->top, d->base);
+		else if (d->what == VM_MERGE_DROP)
+			vm_work_say(m->w, "disk %s: %s '%s'", d->target, would ? "would unlink" : "unlinked", d->base);
+		else
+			vm_work_say(m->w, "disk %s: '%s' stays (%s)", d->target, d->base, d->why);
+	}
+	for (size_t i = 0; i < m->w->n_records; i++) {
+		const struct vm_work_record *r = &m->w->records[i];
+		bool child = r->xml->parent && goes(m, r->xml->parent) && !goes(m, r->name);
+
+		if (child)
+			vm_work_say(m->w, "%s the record of '%s'", would ? "would re-point" : "re-pointed", r->name);
+	}
+}
+
+static int try_it(struct vm_merge *m, struct vs_err *err)
+{
+	if (count(m, VM_MERGE_DOWN) && !m->w->running && virDomainHasManagedSaveImage(m->w->dom, 0) > 0)
+		return vs_err_set(err, -EPERM, "the domain has a managed save, which a start would use up: start it and shut it down first");
+	tell(m);
+	return 0;
+}
+
+static int give_up(struct vm_merge *m, bool touched, int r, struct vs_err *err)
+{
+	if (!touched)
+		set_marks(m, false, NULL);
+	else
+		vs_err_prefix(err, "the base has been written to, so repeat '%s' to finish it", m->command);
+	return r;
+}
+
+static int merge_down(struct vm_merge *m, struct vs_err *err)
+{
+	bool touched = count(m, VM_MERGE_DONE) > 0;
+	int r;
+
+	vm_fault();
+	r = set_marks(m, true, err);
+	if (r < 0)
+		return r;
+	vm_work_unguard(m->w);
+	r = commit_all(m, &touched, err);
+	return r < 0 ? give_up(m, touched, r, err) : 0;
+}
+
+int vm_merge_run(struct vm_merge *m, struct vs_err *err)
+{
+	int r = 0;
+
+	if (m->w->try_only)
+		return try_it(m, err);
+	if (count(m, VM_MERGE_DOWN))
+		r = merge_down(m, err);
+	if (r == 0)
+		vm_work_unguard(m->w);
+	if (r == 0)
+		r = correct_records(m, err);
+	if (r == 0)
+		r = remove_files(m, err);
+	if (r == 0)
+		r = forget_records(m, err);
+	if (r == 0)
+		r = forget_own(m, err);
+	if (r == 0)
+		tell(m);
+	return r;
+}
+
+int vm_merge_repair(struct vm_merge *m, struct vs_err *err)
+{
+	int r;
+
+	if (count(m, VM_MERGE_DONE) == 0 || count(m, VM_MERGE_DOWN) || count(m, VM_MERGE_DROP))
+		return 0;
+	r = correct_records(m, err);
+	return r < 0 ? r : 1;
+}

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* pull and revert. */
+#include "vm/engine.h"
+#include "vm/work.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- pull */
+
+struct pull_disk {
+	const char *target;
+	char *base; /* NULL: nothing */
+	uint64_t bytes;
+};
+
+static const char *frozen_on(const struct vm_work_record *record, const char *target)
+{
+	for (size_t i = 0; i < record->xml->n_disks; i++) {
+		const struct vm_xml_snapdisk *d = &record->xml->disks[i];
+
+		if (!strcmp(d->target, target) && d->mode == VM_MODE_EXTERNAL && d->frozen)
+			return d->frozen->source.path;
+	}
+	return NULL;
+}
+
+/* What would be copied: everything above @base (-1: everything) but the active layer. -1: @base is not beneath it. */
+static int64_t bytes_above(const struct vm_work *w, int top, int base)
+{
+	uint64_t bytes = 0;
+	int l = w->d->layers[top].below;
+
+	for (int n = 0; l >= 0 && l != base && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
+		bytes += w->d->layers[l].allocated;
+	return l == base ? (int64_t)bytes : -1;
+}
+
+/* 1: there is something to do on this disk, *p is filled; 0: nothing. */
+static int plan_pull(const struct vm_work *w, const struct vm_disk_now *disk, const struct vm_work_record *record,
+		     struct pull_disk *p, struct vs_err *err)
+{
+	const char *path = record ? frozen_on(record, disk->target) : NULL, *inside;
+	int base = path ? vm_work_layer(w, path) : -1;
+	int64_t bytes;
+
+	if (disk->top < 0 || (record && !path) || w->d->layers[disk->top].below == base)
+		return 0;
+	inside = vm_work_internal_in(w, disk->top);
+	if (inside)
+		return vs_err_set(err, -EPERM, "internal snapshot '%s' is stored in '%s' and would lose what it reads from below: delete it "
+				  "first", inside, w->d->layers[disk->top].path);
+	bytes = record && base < 0 ? -1 : bytes_above(w, disk->top, base);
+	if (bytes < 0)
+		return vs_err_set(err, -EOPNOTSUPP, "disk %s: '%s' is not beneath the active layer", disk->target, path);
+	*p = (struct pull_disk){ .target = disk->target, .bytes = (uint64_t)bytes, .base = path ? strdup(path) : NULL };
+	return !path || p->base ? 1 : vs_err_set(err, -ENOMEM, "out of memory");
+}
+
+static int pull_one(struct vm_work *w, const struct pull_disk *p, struct vs_err *err)
+{
+	struct vm_act_pull spec = { .target = p->target, .base = p->base,
+				    .bandwidth = (uint64_t)(w->options->bandwidth_mib * 1048576) };
+	struct vm_act_outcome outcome;
+	int r = vm_work_cancelled(w, err);
+
+	if (r == 0)
+		r = vm_act_pull(w->dom, &spec, &w->watch, &outcome, err);
+	vm_fault();
+	return r;
+}
+
+static int pull_all(struct vm_work *w, const struct pull_disk *disks, size_t n, struct vs_err *err)
+{
+	struct vm_act_guest guest;
+	struct vs_err why = {0};
+	bool started = !w->running;
+	int r, ended = 0;
+
+	vm_work_unguard(w);
+	r = started ? vm_act_start_paused(w->dom, false, &guest, err) : 0;
+	if (r < 0)
+		return r;
+	vm_fault();
+	for (size_t i = 0; r == 0 && i < n; i++)
+		r = pull_one(w, &disks[i], err);
+	/* the picture is to see the completed job before it sees the chain alone */
+	vm_refresh(w->vm, 30000);
+	if (started)
+		ended = vm_act_end_paused(w->conn, &guest, &why);
+	return r == 0 && ended < 0 ? vs_err_set(err, ended, "%s", why.msg) : r;
+}
+
+static void tell_pull(struct vm_work *w, const struct pull_disk *p)
+{
+	vm_work_say(w, "disk %s: %s up to %.1f MiB into the active layer, which then stands on %s", p->target,
+		    w->try_only ? "would copy" : "copied", (double)p->bytes / 1048576, p->base ? p->base : "nothing");
+}
+
+int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
+{
+	const struct vm_work_record *record = NULL;
+	const struct vm_snapshot *s;
+	vs_autofree struct pull_disk *disks = NULL;
+	size_t n = 0;
+	int r = vm_work_look(w, err);
+
+	if (r == 0 && !w->conn)
+		r = vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has no layers to pull");
+	if (r == 0 && name)
+		r = vm_work_find(w, name, &s, err);
+	if (r == 0 && name && (s->kind == VM_INTERNAL || !(record = vm_work_record(w, s->name))))
+		r = vs_err_set(err, -EOPNOTSUPP, "'%s' is an internal snapshot: it froze no image to stand on", s->shown);
+	if (r == 0)
+		r = vm_work_idle(w, err);
+	disks = r == 0 ? calloc(w->d->n_disks + 1, sizeof(*disks)) : NULL;
+	for (size_t i = 0; disks && r >= 0 && i < w->d->n_disks; i++) {
+		r = plan_pull(w, &w->d->disks[i], record, &disks[n], err);
+		n += r > 0;
+	}
+	if (r >= 0 && n)
+		r = w->try_only ? 0 : pull_all(w, disks, n, err);
+	for (size_t i = 0; i < n; i++) {
+		if (r >= 0)
+			tell_pull(w, &disks[i]);
+		free(disks[i].base);
+	}
+	if (r >= 0 && !n)
+		vm_work_say(w, "nothing to do");
+	return r < 0 ? r : 0;
+}
+
+/* ---------------------------------------------------------------- revert */
+
+struct old_layer {
+	char *path, *below;
+};
+
+/* Did we make this file, for a snapshot of that name over `below`? By its name, which carries both. */
+static bool our_overlay(const struct vm_work *w, const struct old_layer *old)
+{
+	for (size_t i = 0; i < w->n_records; i++) {
+		if (vm_act_unlink(w->records[i].xml, old->path, NULL) == 0)
+			return true;
+		for (unsigned attempt = 1; attempt <= 32; attempt++) {
+			vs_autofree char *path = NULL, **names = calloc(w->n_records, sizeof(*names));
+
+			for (size_t k = 0; names && k < w->n_records; k++)
+				names[k] = w->records[k].name;
+			if (names && vm_act_overlay_path(old->below, names, w->n_records, w->records[i].name, attempt, &path) == 0 &&
+			    !strcmp(path, old->path))
+				return true;
+		}
+	}
+	return false;
+}
+
+/* Does a record's frozen image lead here? */
+static bool frozen_by_record(const struct vm_work *w, const char *path)
+{
+	for (size_t i = 0; i < w->n_records; i++)
+		for (size_t k = 0; k < w->records[i].xml->n_disks; k++) {
+			const struct vm_xml_disk *frozen = w->records[i].xml->disks[k].frozen;
+
+			if (frozen && frozen->source.path && !strcmp(frozen->source.path, path))
+				return true;
+		}
+	return false;
+}
+
+/* What was written since is discarded: the layer that was active, if nothing needs it now. */
+static void discard(struct vm_work *w, const struct old_layer *old)
+{
+	int l = vm_work_layer(w, old->path), one;
+
+	if (l >= 0 && (w->d->layers[l].active || w->d->layers[l].users[0] || vm_work_above(w, l, &one)))
+		return;
+	if (frozen_by_record(w, old->path) || !our_overlay(w, old))
+		return;
+	if (unlink(old->path) == 0 || errno == ENOENT)
+		vm_work_say(w, "removed '%s'", old->path);
+}
+
+static size_t note_layers(const struct vm_work *w, struct old_layer *old)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < w->d->n_disks; i++) {
+		int top = w->d->disks[i].top, below = top < 0 ? -1 : w->d->layers[top].below;
+
+		if (below < 0)
+			continue;
+		old[n].path = strdup(w->d->layers[top].path);
+		old[n].below = strdup(w->d->layers[below].path);
+		if (old[n].path && old[n].below)
+			n++;
+	}
+	return n;
+}
+
+static int stop_guest(struct vm_work *w, struct vs_err *err)
+{
+	if (!w->running)
+		return 0;
+	if (virDomainDestroy(w->dom) < 0 && virDomainIsActive(w->dom) != 0)
+		return vs_err_set(err, -EIO, "the domain cannot be stopped");
+	return vm_work_look(w, err);
+}
+
+static int keep_first(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+{
+	struct vm_command create = { .verb = VM_CREATE, .names = (char **)&c->keep, .n_names = 1 };
+
+	if (!c->keep)
+		return 0;
+	if (w->running && w->n_records && w->records[0].xml->kind == VM_INTERNAL)
+		create.kind = VM_ASK_INTERNAL;
+	return vm_op_create(w, &create, err);
+}
+
+static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
+{
+	struct vm_act_revert spec = { .name = name, .risky = true };
+	struct old_layer *old = calloc(w->d->n_disks + 1, sizeof(*old));
+	size_t n = old ? note_layers(w, old) : 0;
+	int r;
+
+	vm_work_unguard(w);
+	vm_fault();
+	r = vm_act_revert(w->dom, &spec, &w->watch, err);
+	vm_fault();
+	if (r == 0)
+		r = vm_work_look(w, err); /* which puts our notes back, too */
+	for (size_t i = 0; i < n; i++) {
+		if (r == 0)
+			discard(w, &old[i]);
+		free(old[i].path);
+		free(old[i].below);
+	}
+	free(old);
+	return r;
+}
+
+static int try_revert(struct vm_work *w, const struct vm_command *c, const char *name, struct vs_err *err)
+{
+	struct vm_act_revert spec = { .name = name };
+	struct vm_act_plan plan = {0};
+	enum vm_act_way way;
+	int r = 0;
+
+	if (c->keep)
+		r = keep_first(w, c, err);
+	if (w->running)
+		vm_work_say(w, "would stop the domain");
+	else if (r == 0)
+		r = vm_act_revert_plan(w->dom, &spec, &way, &plan, err);
+	for (size_t i = 0; r == 0 && i < plan.n_overlays; i++)
+		vm_work_say(w, "disk %s: would create '%s' on '%s'", plan.overlays[i].target, plan.overlays[i].path,
+			    plan.overlays[i].below);
+	vm_act_plan_fini(&plan);
+	if (r == 0)
+		vm_work_say(w, "would define the domain as it was at '%s'%s", name, c->keep ? "" :
+			    " and discard what was written since the current snapshot");
+	return r;
+}
+
+
+static int check_revert(const struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, struct vs_err *err)
+{
+	int r = vm_op_check_id(w, s, err);
+
+	if (r == 0 && s->state != VM_OK && s->state != VM_DETACHED)
+		r = vs_err_set(err, -EPERM, "snapshot '%s' is %s: %s", s->shown, vm_state_name(s->state), s->reason ? s->reason : "");
+	if (r == 0 && !s->recorded)
+		r = vs_err_set(err, -EOPNOTSUPP, "libvirt does not know snapshot '%s'", s->shown);
+	if (r == 0 && s->kind == VM_INTERNAL)
+		r = vm_op_check_active(w, s, err);
+	if (r == 0 && w->running && !c->force)
+		r = vs_err_set(err, -EBUSY, "the domain is %s: shut it down, or use 'force', which stops it", w->d->state);
+	return r;
+}
+
+int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+{
+	const struct vm_snapshot *s = NULL;
+	vs_autofree char *name = NULL;
+	int r = vm_work_look(w, err);
+
+	if (r == 0 && !w->conn)
+		return vm_op_image_revert(w, c, err);
+	if (r == 0)
+		r = vm_work_find(w, c->names[0], &s, err);
+	if (r == 0)
+		r = vm_work_idle(w, err);
+	if (r == 0)
+		r = check_revert(w, c, s, err);
+	if (r == 0 && !(name = strdup(s->name)))
+		r = vs_err_set(err, -ENOMEM, "out of memory");
+	if (r < 0)
+		return r;
+	if (w->try_only)
+		return try_revert(w, c, name, err);
+	r = keep_first(w, c, err);
+	if (r == 0)
+		r = stop_guest(w, err);
+	return r < 0 ? r : revert_now(w, name, err);
+}

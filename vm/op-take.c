@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* create, hold, release, and storing a policy. */
+#include "vm/engine.h"
+#include "vm/work.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/clock.h"
+#include "vm/names.h"
+#include "vm/retain.h"
+
+/* ---------------------------------------------------------------- which kind */
+
+static int choose_kind(const struct vm_work *w, enum vm_ask_kind ask, enum vm_kind *kind, struct vs_err *err)
+{
+	size_t internal = 0, external = 0;
+
+	for (size_t i = 0; i < w->n_records; i++)
+		*(w->records[i].xml->kind == VM_INTERNAL ? &internal : &external) += 1;
+	*kind = ask == VM_ASK_INTERNAL || (ask == VM_ASK_DEFAULT && internal && !external) ? VM_INTERNAL : VM_EXTERNAL;
+	if (*kind == VM_INTERNAL && external)
+		return vs_err_set(err, -EPERM, "the domain has external snapshots (%zu), and kinds that mix cannot be reverted or deleted by "
+				  "libvirt: take an external one, or commit those first", external);
+	if (*kind == VM_EXTERNAL && internal)
+		return vs_err_set(err, -EPERM, "the domain has internal snapshots (%zu), and kinds that mix cannot be reverted or deleted by "
+				  "libvirt: take an internal one, or delete those first", internal);
+	if (*kind == VM_INTERNAL && ask == VM_ASK_DEFAULT && w->running)
+		return vs_err_set(err, -EPERM, "the domain's snapshots are internal, and one of a running domain pauses it while its "
+				  "memory is saved: ask for it with the word 'internal', or shut the domain down");
+	return 0;
+}
+
+static int check_name(const struct vm_work *w, const struct vm_command *c, enum vm_kind kind, struct vs_err *err)
+{
+	const char **targets = calloc(w->d->n_disks + 1, sizeof(*targets));
+	struct vm_name_rules rules = { .internal = kind == VM_INTERNAL, .libvirt = w->conn };
+	int r;
+
+	for (size_t i = 0; targets && i < w->d->n_disks; i++)
+		targets[i] = w->d->disks[i].target;
+	rules.suffix_len = targets ? vm_name_suffix_len(targets, w->d->n_disks) : 16;
+	free(targets);
+	r = vm_name_check_new(c->names[0], &rules, err);
+	for (size_t i = 0; r == 0 && i < w->d->n_snapshots; i++)
+		if (!w->d->snapshots[i].present && !strcmp(w->d->snapshots[i].name, c->names[0]))
+			r = vs_err_set(err, -EEXIST, "there is a snapshot '%s' already", c->names[0]);
+	return r;
+}
+
+/* Layers of the deepest chain. */
+static size_t depth_of(const struct vm_work *w)
+{
+	size_t deepest = 0;
+
+	for (size_t i = 0; i < w->d->n_disks; i++) {
+		size_t n = 0;
+
+		for (int l = w->d->disks[i].top; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below)
+			n++;
+		deepest = n > deepest ? n : deepest;
+	}
+	return deepest;
+}
+
+/* ---------------------------------------------------------------- left-overs of an interrupted create */
+
+/* A file that we noted before we made it, and that nobody has come to use. */
+static bool left_over(void *opaque, const char *path)
+{
+	struct vm_work *w = opaque;
+	vs_autofree char *note = vm_store_note_get(w->store, w->uuid);
+	int l = vm_work_layer(w, path);
+
+	if (!note || (l >= 0 && w->d->layers[l].active))
+		return false;
+	for (size_t i = 0; i < w->n_records; i++)
+		for (size_t k = 0; k < w->records[i].xml->n_files; k++)
+			if (!strcmp(w->records[i].xml->files[k].path, path))
+				return false;
+	for (char *save = NULL, *line = strtok_r(note, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		if (!strcmp(line, path))
+			return true;
+	return false;
+}
+
+static void note_plan(struct vm_work *w, const struct vm_act_plan *plan)
+{
+	vs_autofree char *old = vm_store_note_get(w->store, w->uuid);
+	vs_autofree char *text = strdup(old && strlen(old) < 4096 ? old : "");
+
+	for (size_t i = 0; text && i < plan->n_overlays; i++) {
+		char *longer;
+
+		if (asprintf(&longer, "%s%s\n", text, plan->overlays[i].path) < 0)
+			return;
+		free(text);
+		text = longer;
+	}
+	if (text && plan->n_overlays)
+		vm_store_note(w->store, w->uuid, text);
+}
+
+/* ---------------------------------------------------------------- create */
+
+static int make_ours(struct vm_work *w, const char *name, enum vm_kind kind, struct vs_err *err)
+{
+	const struct vm_work_record *record;
+	struct vm_own_id id;
+	int r = vm_work_look(w, err);
+
+	if (r < 0)
+		return r;
+	record = vm_work_record(w, name);
+	if (!record)
+		return vs_err_set(err, -EIO, "snapshot '%s' was taken, but libvirt does not list it", name);
+	id = (struct vm_own_id){ name, record->xml->created_s * VM_NS_PER_S, kind };
+	if (vm_own_set_ours(w->own, &id, true) < 0)
+		return vs_err_set(err, -ENOMEM, "out of memory");
+	return vm_work_save(w, err);
+}
+
+static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs_err *err)
+{
+	struct vm_act_plan plan = {0};
+	bool made = false;
+	int r = vm_act_create_plan(w->dom, spec, &plan, err);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < plan.n_overlays; i++)
+		vm_work_say(w, "disk %s: %s '%s' on '%s'", plan.overlays[i].target, w->try_only ? "would create" : "created",
+			    plan.overlays[i].path, plan.overlays[i].below);
+	if (!w->try_only)
+		note_plan(w, &plan);
+	vm_act_plan_fini(&plan);
+	if (w->try_only)
+		return 0;
+	vm_fault();
+	r = vm_act_create(w->dom, spec, &w->watch, &made, err);
+	vm_fault();
+	if (made) {
+		struct vs_err why = {0};
+		int owned = make_ours(w, spec->name, spec->kind, &why);
+
+		if (r == 0 && owned < 0)
+			r = vs_err_set(err, owned, "%s", why.msg);
+		vm_store_note(w->store, w->uuid, NULL);
+	}
+	return r;
+}
+
+int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+{
+	struct vm_act_create spec = { .name = c->names[0], .description = c->desc, .targets = (const char *const *)c->disks,
+				      .n_targets = c->n_disks, .quiesce = c->quiesce, .left_over = left_over, .opaque = w };
+	int r = vm_work_look(w, err);
+
+	if (r < 0)
+		return r;
+	if (!w->conn)
+		return vm_op_image_create(w, c, err);
+	r = choose_kind(w, c->kind, &spec.kind, err);
+	if (r == 0 && c->quiesce && (!w->running || spec.kind == VM_INTERNAL))
+		r = vs_err_set(err, -EOPNOTSUPP, "quiesce is for external snapshots of running domains");
+	if (r == 0)
+		r = check_name(w, c, spec.kind, err);
+	if (r == 0)
+		r = vm_work_idle(w, err);
+	spec.depth = r == 0 ? depth_of(w) : 0;
+	return r < 0 ? r : create(w, &spec, err);
+}
+
+/* ---------------------------------------------------------------- hold, release, policy */
+
+int vm_op_hold(struct vm_work *w, const char *name, bool hold, struct vs_err *err)
+{
+	const struct vm_snapshot *s;
+	struct vm_own_id id;
+	int r = vm_work_look(w, err);
+
+	if (r == 0)
+		r = vm_work_find(w, name, &s, err);
+	if (r < 0)
+		return r;
+	if (s->held == hold || w->try_only) {
+		vm_work_say(w, s->held == hold ? "'%s' is %s already" : "'%s' would be %s", s->shown, hold ? "held" : "released");
+		return 0;
+	}
+	id = vm_work_id(w, s);
+	if (vm_own_set_held(w->own, &id, hold) < 0)
+		return vs_err_set(err, -ENOMEM, "out of memory");
+	return vm_work_save(w, err);
+}
+
+int vm_op_policy(struct vm_work *w, const char *line, struct vs_err *err)
+{
+	int r = vm_work_look(w, err);
+
+	if (r < 0)
+		return r;
+	if (w->own->policy && !strcmp(w->own->policy, line))
+		return 0;
+	if (vm_own_set_policy(w->own, line) < 0)
+		return vs_err_set(err, -ENOMEM, "out of memory");
+	return vm_work_save(w, err);
+}

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * work.h: one command at work on one domain.
+ *
+ * A work begins with a look (vm_work_look): a new picture, libvirt's records, our own facts, each asked for now, under the domain's
+ * lock. Every guard is a question to that look. A command looks again before what cannot be undone.
+ *
+ * With `try_only` the same functions run, and instead of acting they say what they would do: vm_work_would().
+ *
+ * Errors: the contract's. The sentence names who needs what; names in it are raw and escaped by who prints it.
+ * Threads: one; only `watch.cancel` is set by others.
+ */
+#ifndef VS_VM_WORK_H
+#define VS_VM_WORK_H
+
+#include <libvirt/libvirt.h>
+
+#include "vm/act.h"
+#include "vm/command.h"
+#include "vm/facts.h"
+#include "vm/store.h"
+
+/* libvirt's record of one snapshot. */
+struct vm_work_record {
+	char *name;
+	char *text; /* with passwords */
+	struct vm_xml_snapshot *xml;
+};
+
+struct vm_engine;
+
+struct vm_work {
+	/* set by who makes it; borrowed */
+	struct vm_engine *engine;
+	struct vm *vm;
+	struct vm_store *store;
+	const struct vm_options *options;
+	const char *uuid;
+	virConnectPtr conn; /* NULL for an image source */
+	struct vm_log *log;
+	const char *command; /* canonical text */
+	bool try_only;
+	struct vm_act_watch watch;
+
+	/* of the last look */
+	virDomainPtr dom;   /* NULL for an image source */
+	struct vm_picture *pic;
+	const struct vm_domain *d;
+	struct vm_own *own; /* never NULL */
+	bool behind;        /* the domain's own copy of it is older */
+	struct vm_work_record *records;
+	size_t n_records;
+	bool running;
+
+	char *said;         /* what was done, or would be: phrases, with "; " between */
+	bool guarded;       /* vm_options.unguard was called with @hold */
+};
+
+/* Looks at everything anew. -ENOENT: the domain is gone. */
+int vm_work_look(struct vm_work *w, struct vs_err *err);
+void vm_work_fini(struct vm_work *w);
+
+/* -EBUSY: somebody else's job runs; -EPERM: somebody's unfinished delete. */
+int vm_work_idle(struct vm_work *w, struct vs_err *err);
+
+/* One more phrase of what was done or would be done. */
+void vm_work_say(struct vm_work *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* -ECANCELED, if it is to be cancelled. */
+int vm_work_cancelled(const struct vm_work *w, struct vs_err *err);
+
+/* The snapshot that a command means: by its shown name, else its raw one. -ENOENT; -EINVAL: several have it. */
+int vm_work_find(const struct vm_work *w, const char *name, const struct vm_snapshot **out, struct vs_err *err);
+/* NULL: libvirt has no record of it. */
+const struct vm_work_record *vm_work_record(const struct vm_work *w, const char *raw_name);
+struct vm_own_id vm_work_id(const struct vm_work *w, const struct vm_snapshot *s);
+
+/* Stores w->own, raised by one, at the domain and in the state directory. */
+int vm_work_save(struct vm_work *w, struct vs_err *err);
+
+/* Guard locks of the mount on the domain's files: off, until the work ends. */
+void vm_work_unguard(struct vm_work *w);
+
+/* ---------------------------------------------------------------- the graph, as the picture has it */
+
+/* Index of the layer in w->d->layers, by path or as the same file; -1: it is none of this domain's. */
+int vm_work_layer(const struct vm_work *w, const char *path);
+/* How many of the domain's layers stand on it; *one is the (last) one. */
+size_t vm_work_above(const struct vm_work *w, int layer, int *one);
+/* -EPERM with the sentence if somebody but this domain needs the layer. @what: "cannot be merged into", ... */
+int vm_work_unshared(const struct vm_work *w, int layer, const char *what, struct vs_err *err);
+/* The name of an internal snapshot that is stored in the layer, or NULL. */
+const char *vm_work_internal_in(const struct vm_work *w, int layer);
+
+/* ---------------------------------------------------------------- commands. Each may be repeated after a crash */
+
+int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
+int vm_op_delete(struct vm_work *w, const char *name, struct vs_err *err);
+int vm_op_commit(struct vm_work *w, const char *first, const char *last, struct vs_err *err);
+int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err);
+int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
+int vm_op_hold(struct vm_work *w, const char *name, bool hold, struct vs_err *err);
+int vm_op_policy(struct vm_work *w, const char *line, struct vs_err *err);
+/* Drops what the policy drops. *dropped: how many. */
+int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err);
+/* After a mount: finishes records, ends a guest that we had started. Merges and removes nothing. */
+int vm_op_repair(struct vm_work *w, struct vs_err *err);
+
+/* Internal ones: -EPERM, its name is another one's id; -EOPNOTSUPP, it is not in the active layers. */
+int vm_op_check_id(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
+int vm_op_check_active(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
+
+/* op-image.c: the same on a plain image; w->conn is NULL. */
+int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
+int vm_op_image_delete(struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
+int vm_op_image_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
+
+/* ---------------------------------------------------------------- faults */
+
+/* Builds with -Dfaults=true end the process here (as by SIGKILL) when the environment's VIRT_SNAPFS_FAULT is the number of
+ * this point, counted from 1 since the start. */
+#ifdef VS_FAULTS
+void vm_fault(void);
+#else
+static inline void vm_fault(void)
+{
+}
+#endif
+
+#endif
