@@ -203,7 +203,7 @@ skip_suite() {
 	suite_end
 }
 
-# suite_in_namespace "$0" "$@": runs the rest of the suite as process 1 of its own mount and process namespaces (and network
+# suite_in_namespace "$0" "$@": runs the rest of the suite as process 2 of its own mount and process namespaces (and network
 # namespace with lab.sh). Whatever is mounted or started in it is gone when the suite is, however that ends. Needs root.
 # /dev/kvm is hidden (QEMU is to run under TCG), and /dev/fuse is readable by everybody, as it is on a real host.
 suite_in_namespace() {
@@ -213,7 +213,11 @@ suite_in_namespace() {
 			echo "$N_OK passed, $N_FAIL failed, $N_SKIP skipped"
 			exit 0
 		fi
-		VS_NAMESPACE=1 exec unshare -m -n -p -f --kill-child --mount-proc --propagation private bash "$@"
+		# Process 1 does nothing but wait, for it inherits every daemon and has to reap it: a suite that is itself blocked in a
+		# write to ctl would leave a QEMU that libvirt waits for as a zombie.
+		# shellcheck disable=SC2016
+		VS_NAMESPACE=1 exec unshare -m -n -p -f --kill-child --mount-proc --propagation private \
+			bash -c 'bash "$@" </dev/null & wait $!' reaper "$@"
 	fi
 	local d
 	# Not in /tmp: a file system of its own, so that the rest of the suite sees no trace of it.
