@@ -387,6 +387,40 @@ static int remember_commits(struct vm_drafts *set, const struct vm_facts *facts,
 	return r;
 }
 
+static int file_by_path(const struct vm_facts *facts, const char *path)
+{
+	for (size_t i = 0; path && i < facts->n_files; i++)
+		if (!strcmp(facts->files[i].path, path))
+			return (int)i;
+	return VM_NO_FILE;
+}
+
+/* Merges of ours that were begun: what they wrote is explained to those whom it does not harm. Those whom it does are marked,
+ * so it is no accusation (`at` is 0). */
+static int add_merges(const struct vm_drafts *set, const struct vm_facts *facts, struct vm_fact_commit **commits, size_t *n)
+{
+	struct vm_fact_commit *grown;
+	size_t room = *n;
+
+	for (size_t i = 0; i < set->n; i++)
+		room += set->drafts[i].n_merges;
+	if (room == *n)
+		return 0;
+	grown = reallocarray(*commits, room, sizeof(*grown));
+	if (!grown)
+		return -ENOMEM;
+	*commits = grown;
+	for (size_t i = 0; i < set->n; i++)
+		for (size_t k = 0; k < set->drafts[i].n_merges; k++) {
+			const struct vm_draft_merge *merge = &set->drafts[i].merges[k];
+			int base = file_by_path(facts, merge->base);
+
+			if (base != VM_NO_FILE)
+				grown[(*n)++] = (struct vm_fact_commit){ .base = base, .top = file_by_path(facts, merge->top) };
+		}
+	return 0;
+}
+
 static int ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct vm_picture *prev, struct vm_domain **out)
 {
 	vs_autofree struct vm_fact_commit *commits = NULL;
@@ -394,6 +428,8 @@ static int ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct
 	int r;
 
 	r = vm_memory_commits(set->memory, facts, &commits, &facts->n_commits);
+	if (r == 0)
+		r = add_merges(set, facts, &commits, &facts->n_commits);
 	facts->commits = commits;
 	if (r == 0)
 		r = vm_graph_new(facts, &graph);
@@ -441,9 +477,47 @@ static int64_t identity_ns(const struct vm_draft_snapshot *s)
 	return entry->date_sec * INT64_C(1000000000) + entry->date_nsec;
 }
 
-void vm_draft_own(struct vm_draft *d, const struct vm_own *own)
+static void draw_vouched(struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_snapshot *said,
+			 struct vm_arena *arena)
 {
-	for (size_t i = 0; own && i < d->n_snapshots; i++) {
+	struct q2_stamp *stamps = said->n_vouched ? vm_arena_calloc(arena, said->n_vouched, sizeof(*stamps)) : NULL;
+	size_t n = 0;
+
+	for (size_t i = 0; stamps && i < said->n_vouched; i++) {
+		const struct vm_own_file *file = vm_own_file(own, said->vouched[i]);
+
+		if (file)
+			stamps[n++] = (struct q2_stamp){ .ino = file->ino, .size = file->size, .mtime_ns = file->mtime_ns };
+	}
+	for (size_t k = 0; k < s->n_disks; k++) {
+		s->disks[k].fact.vouched = stamps;
+		s->disks[k].fact.n_vouched = n;
+	}
+}
+
+static void draw_mark(struct vm_draft *d, struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_id *id,
+		      const struct vm_own_mark *mark)
+{
+	for (size_t k = 0; k < s->n_disks; k++)
+		s->disks[k].fact.doomed = vm_own_why_doomed(own, id, s->disks[k].fact.target);
+	for (size_t k = 0; k < mark->n_disks; k++)
+		if (mark->disks[k].path)
+			d->merges[d->n_merges++] = (struct vm_draft_merge){ mark->disks[k].path, mark->disks[k].top };
+}
+
+static size_t count_merges(const struct vm_own *own)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < own->n_snapshots; i++)
+		n += own->snapshots[i].mark ? own->snapshots[i].mark->n_disks : 0;
+	return n;
+}
+
+void vm_draft_own(struct vm_draft *d, const struct vm_own *own, struct vm_arena *arena)
+{
+	d->merges = vm_arena_calloc(arena, count_merges(own) + 1, sizeof(*d->merges));
+	for (size_t i = 0; d->merges && i < d->n_snapshots; i++) {
 		struct vm_draft_snapshot *s = &d->snapshots[i];
 		struct vm_own_id id = { s->name, identity_ns(s), s->kind };
 		const struct vm_own_snapshot *said = s->present ? NULL : vm_own_find(own, &id);
@@ -452,7 +526,8 @@ void vm_draft_own(struct vm_draft *d, const struct vm_own *own)
 			continue;
 		s->held = said->held;
 		s->ours = said->ours;
-		for (size_t k = 0; said->mark && k < s->n_disks; k++)
-			s->disks[k].fact.doomed = vm_own_why_doomed(own, &id, s->disks[k].fact.target);
+		draw_vouched(s, own, said, arena);
+		if (said->mark)
+			draw_mark(d, s, own, &id, said->mark);
 	}
 }

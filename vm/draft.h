@@ -53,6 +53,11 @@ struct vm_draft_now {
 	unsigned pull_since; /* a pull into it that was first seen at this poll is over now; 0: none */
 };
 
+/* A merge of ours that was begun and may not have ended. */
+struct vm_draft_merge {
+	const char *base, *top; /* paths; top may be NULL */
+};
+
 struct vm_draft {
 	const char *name, *uuid, *dir, *state;
 	bool running, image;
@@ -62,6 +67,8 @@ struct vm_draft {
 	size_t n_disks;
 	struct vm_draft_snapshot *snapshots;
 	size_t n_snapshots;
+	struct vm_draft_merge *merges;
+	size_t n_merges;
 
 	/* filled in here */
 	uint64_t ino;
@@ -86,9 +93,9 @@ struct vm_drafts {
  * Gives references in @out, which has room for them. 0 or -ENOMEM. */
 int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struct vm_domain **out);
 
-/* Holds, ours, and the marks of doomed snapshots, of which the drafts borrow the reasons. */
+/* Holds, ours, what is vouched for, and the marks of doomed snapshots; the drafts borrow strings of @own. */
 struct vm_own;
-void vm_draft_own(struct vm_draft *d, const struct vm_own *own);
+void vm_draft_own(struct vm_draft *d, const struct vm_own *own, struct vm_arena *arena);
 
 /* ---------------------------------------------------------------- between draft.c and compose.c */
 

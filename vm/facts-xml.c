@@ -31,6 +31,7 @@
 #define SNAPSHOT_COST 20 /* <s n="" t="" is=""/> */
 #define MARK_COST 20     /* <m c="" r="" t=""></m> */
 #define DISK_COST 8      /* <d t=""/> */
+#define FILE_COST 25     /* <f k="" i="" z="" m=""/> */
 
 /* ---------------------------------------------------------------- writing */
 
@@ -72,11 +73,11 @@ static int put_attr(FILE *f, const char *name, const char *value)
 }
 
 /* Sign and amount, so that -0.5 s is not mistaken for -1.5 s. */
-static void put_time(FILE *f, int64_t ns)
+static void put_time(FILE *f, const char *name, int64_t ns)
 {
 	uint64_t amount = ns < 0 ? -(uint64_t)ns : (uint64_t)ns;
 
-	fprintf(f, " t=\"%s%" PRIu64, ns < 0 ? "-" : "", amount / NS_PER_S);
+	fprintf(f, " %s=\"%s%" PRIu64, name, ns < 0 ? "-" : "", amount / NS_PER_S);
 	if (amount % NS_PER_S)
 		fprintf(f, ".%09" PRIu64, amount % NS_PER_S);
 	putc('"', f);
@@ -90,27 +91,51 @@ static int put_mark(FILE *f, const struct vm_own_mark *mark)
 	ret = put_attr(f, "c", mark->command);
 	if (ret == 0)
 		ret = put_attr(f, "r", mark->reason);
-	put_time(f, mark->since_ns);
+	put_time(f, "t", mark->since_ns);
 	putc('>', f);
 	for (size_t i = 0; ret == 0 && i < mark->n_disks; i++) {
 		fputs("<d", f);
 		ret = put_attr(f, "t", mark->disks[i].target);
 		if (ret == 0)
 			ret = put_attr(f, "p", mark->disks[i].path);
+		if (ret == 0)
+			ret = put_attr(f, "u", mark->disks[i].top);
 		fputs("/>", f);
 	}
 	fputs("</m>", f);
 	return ret;
 }
 
-static int put_snapshot(FILE *f, const struct vm_own_snapshot *s)
+static void put_file(FILE *f, const struct vm_own_file *file)
+{
+	fprintf(f, "<f k=\"%" PRIu64 "\" i=\"%" PRIu64 "\" z=\"%" PRIu64 "\"", file->number, file->ino, file->size);
+	put_time(f, "m", file->mtime_ns);
+	fputs("/>", f);
+}
+
+static void put_vouched(FILE *f, const struct vm_own_snapshot *s)
+{
+	fputs(" v=\"", f);
+	for (size_t i = 0; i < s->n_vouched; i++)
+		fprintf(f, "%s%" PRIu64, i ? "," : "", s->vouched[i]);
+	putc('"', f);
+}
+
+static bool says_something(const struct vm_own_snapshot *s, bool vouch)
+{
+	return s->ours || s->held || s->mark || (vouch && s->n_vouched);
+}
+
+static int put_snapshot(FILE *f, const struct vm_own_snapshot *s, bool vouch)
 {
 	int ret;
 
 	fputs("<s", f);
 	ret = put_attr(f, "n", s->name);
-	put_time(f, s->created_ns);
+	put_time(f, "t", s->created_ns);
 	fprintf(f, " is=\"%s%s%s\"", s->kind == VM_EXTERNAL ? "e" : "i", s->ours ? "o" : "", s->held ? "h" : "");
+	if (vouch && s->n_vouched)
+		put_vouched(f, s);
 	if (ret < 0 || !s->mark) {
 		fputs("/>", f);
 		return ret;
@@ -121,31 +146,45 @@ static int put_snapshot(FILE *f, const struct vm_own_snapshot *s)
 	return ret;
 }
 
-static int put_own(FILE *f, const struct vm_own *own)
+static int put_own(FILE *f, const struct vm_own *own, bool vouch)
 {
 	int ret;
 
 	fprintf(f, "<facts version=\"%d\" serial=\"%" PRIu64 "\"", VERSION, own->serial);
 	ret = put_attr(f, "policy", own->policy);
 	putc('>', f);
+	for (size_t i = 0; vouch && i < own->n_files; i++)
+		put_file(f, &own->files[i]);
 	for (size_t i = 0; ret == 0 && i < own->n_snapshots; i++)
-		ret = put_snapshot(f, &own->snapshots[i]);
+		if (says_something(&own->snapshots[i], vouch))
+			ret = put_snapshot(f, &own->snapshots[i], vouch);
 	fputs("</facts>", f);
 	return ret;
+}
+
+static int make_text(const struct vm_own *own, bool vouch, char **out, size_t *len)
+{
+	FILE *f = open_memstream(out, len);
+	int ret;
+
+	if (!f)
+		return -ENOMEM;
+	ret = put_own(f, own, vouch);
+	return fclose(f) != 0 || ret < 0 ? -ENOMEM : 0;
 }
 
 int vm_own_text(const struct vm_own *own, char **text, struct vs_err *err)
 {
 	vs_autofree char *out = NULL;
 	size_t len = 0;
-	FILE *f = open_memstream(&out, &len);
-	int ret;
 
-	if (!f)
+	if (make_text(own, true, &out, &len) < 0)
 		return -ENOMEM;
-	ret = put_own(f, own);
-	if (fclose(f) != 0 || ret < 0)
-		return -ENOMEM;
+	if (len > VM_OWN_MAX) {
+		free(vs_steal(out));
+		if (make_text(own, false, &out, &len) < 0)
+			return -ENOMEM;
+	}
 	if (len > VM_OWN_MAX)
 		return vs_err_set(err, -E2BIG, "what is known of %zu snapshots would take %zu bytes of the domain's metadata, "
 				  "and %d is the limit; delete or release some", own->n_snapshots, len, VM_OWN_MAX);
@@ -249,10 +288,10 @@ static bool parse_time(const char *s, int64_t *out)
 	return true;
 }
 
-static int get_time(struct reader *r, const xmlNode *node, int64_t *ns)
+static int get_time(struct reader *r, const xmlNode *node, const char *name, int64_t *ns)
 {
 	vs_autofree char *value = NULL;
-	int ret = need_attr(r, node, "t", &value);
+	int ret = need_attr(r, node, name, &value);
 
 	if (ret == 0 && !parse_time(value, ns))
 		ret = bad(r, node, "has a time that is none");
@@ -302,7 +341,9 @@ static int read_disk(struct reader *r, const xmlNode *node, struct vm_own_mark *
 	ret = charge(r, DISK_COST);
 	if (ret == 0)
 		ret = need_attr(r, node, "t", &disk->target);
-	return ret < 0 ? ret : get_attr(r, node, "p", &disk->path);
+	if (ret == 0)
+		ret = get_attr(r, node, "p", &disk->path);
+	return ret < 0 ? ret : get_attr(r, node, "u", &disk->top);
 }
 
 static int read_mark(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
@@ -315,7 +356,7 @@ static int read_mark(struct reader *r, const xmlNode *node, const struct vm_own_
 	if (ret == 0)
 		ret = need_attr(r, node, "r", &mark.reason);
 	if (ret == 0)
-		ret = get_time(r, node, &mark.since_ns);
+		ret = get_time(r, node, "t", &mark.since_ns);
 	for (const xmlNode *d = next_element(node->children, "d"); ret == 0 && d; d = next_element(d->next, "d"))
 		ret = read_disk(r, d, &mark);
 	return ret < 0 ? ret : vm_own_set_mark(r->own, id, &mark);
@@ -337,6 +378,54 @@ static int read_facts(struct reader *r, const xmlNode *node, const char *letters
 	return ret == 0 && mark ? read_mark(r, mark, id) : ret;
 }
 
+static int read_file(struct reader *r, const xmlNode *node)
+{
+	struct vm_own_file *grown = reallocarray(r->own->files, r->own->n_files + 1, sizeof(*grown)), *file;
+	int ret;
+
+	if (!grown)
+		return -ENOMEM;
+	r->own->files = grown;
+	file = &grown[r->own->n_files];
+	*file = (struct vm_own_file){ .number = 0 };
+	ret = charge(r, FILE_COST);
+	if (ret == 0)
+		ret = get_number(r, node, "k", VM_OWN_SERIAL_MAX, &file->number);
+	if (ret == 0)
+		ret = get_number(r, node, "i", UINT64_MAX, &file->ino);
+	if (ret == 0)
+		ret = get_number(r, node, "z", UINT64_MAX, &file->size);
+	if (ret == 0)
+		ret = get_time(r, node, "m", &file->mtime_ns);
+	if (ret == 0 && (!file->number || vm_own_file(r->own, file->number)))
+		ret = bad(r, node, "has no number of its own");
+	if (ret == 0)
+		r->own->n_files++;
+	return ret;
+}
+
+/* The files come before the snapshots. */
+static int read_vouched(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
+{
+	vs_autofree struct vm_own_file *files = calloc(r->own->n_files + 1, sizeof(*files));
+	vs_autofree char *value = NULL;
+	size_t n = 0;
+	int ret = files ? get_attr(r, node, "v", &value) : -ENOMEM;
+
+	for (const char *s = value; ret == 0 && s && *s; s += *s == ',') {
+		const struct vm_own_file *file;
+		uint64_t number;
+
+		if (!take_number(&s, VM_OWN_SERIAL_MAX, &number) || (*s && *s != ','))
+			return bad(r, node, "has a list of numbers that is none");
+		file = vm_own_file(r->own, number);
+		if (!file || n == r->own->n_files)
+			return bad(r, node, "is vouched for with a file that is not there");
+		files[n++] = *file;
+	}
+	return ret == 0 && n ? vm_own_set_vouched(r->own, id, files, n) : ret;
+}
+
 static int read_snapshot(struct reader *r, const xmlNode *node)
 {
 	vs_autofree char *name = NULL;
@@ -347,11 +436,13 @@ static int read_snapshot(struct reader *r, const xmlNode *node)
 	if (ret == 0)
 		ret = need_attr(r, node, "n", &name);
 	if (ret == 0)
-		ret = get_time(r, node, &id.created_ns);
+		ret = get_time(r, node, "t", &id.created_ns);
 	if (ret == 0)
 		ret = need_attr(r, node, "is", &letters);
 	id.name = name;
-	return ret < 0 ? ret : read_facts(r, node, letters, &id);
+	if (ret == 0)
+		ret = read_facts(r, node, letters, &id);
+	return ret < 0 ? ret : read_vouched(r, node, &id);
 }
 
 static int read_version(struct reader *r, const xmlNode *node)
@@ -375,6 +466,8 @@ static int read_own(struct reader *r, const xmlNode *node)
 		ret = get_number(r, node, "serial", VM_OWN_SERIAL_MAX, &r->own->serial);
 	if (ret == 0)
 		ret = get_attr(r, node, "policy", &r->own->policy);
+	for (const xmlNode *f = next_element(node->children, "f"); ret == 0 && f; f = next_element(f->next, "f"))
+		ret = read_file(r, f);
 	for (const xmlNode *s = next_element(node->children, "s"); ret == 0 && s; s = next_element(s->next, "s"))
 		ret = read_snapshot(r, s);
 	return ret;

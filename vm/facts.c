@@ -36,6 +36,7 @@ void vm_own_mark_fini(struct vm_own_mark *mark)
 	for (size_t i = 0; i < mark->n_disks; i++) {
 		free(mark->disks[i].target);
 		free(mark->disks[i].path);
+		free(mark->disks[i].top);
 	}
 	free(mark->disks);
 	free(mark->command);
@@ -53,6 +54,7 @@ static void mark_free(struct vm_own_mark *mark)
 static void snapshot_fini(struct vm_own_snapshot *s)
 {
 	free(s->name);
+	free(s->vouched);
 	mark_free(s->mark);
 }
 
@@ -68,6 +70,7 @@ void vm_own_free(struct vm_own *own)
 	for (size_t i = 0; i < own->n_snapshots; i++)
 		snapshot_fini(&own->snapshots[i]);
 	free(own->snapshots);
+	free(own->files);
 	free(own->policy);
 	free(own);
 }
@@ -88,8 +91,10 @@ static bool copy_disks(const struct vm_own_mark *from, struct vm_own_mark *to)
 		const struct vm_own_doomed *disk = &from->disks[to->n_disks];
 		struct vm_own_doomed *copy = &to->disks[to->n_disks];
 
-		if (!copy_string(disk->target, &copy->target) || !copy_string(disk->path, &copy->path)) {
+		if (!copy_string(disk->target, &copy->target) || !copy_string(disk->path, &copy->path) ||
+		    !copy_string(disk->top, &copy->top)) {
 			free(copy->target);
+			free(copy->path);
 			return false;
 		}
 	}
@@ -117,7 +122,10 @@ static bool snapshot_copy(const struct vm_own_snapshot *from, struct vm_own_snap
 	*to = *from;
 	to->mark = from->mark ? mark_copy(from->mark) : NULL;
 	to->name = strdup(from->name);
-	if (to->name && (to->mark || !from->mark))
+	to->vouched = calloc(from->n_vouched + 1, sizeof(*to->vouched));
+	if (to->vouched && from->n_vouched)
+		memcpy(to->vouched, from->vouched, from->n_vouched * sizeof(*to->vouched));
+	if (to->name && to->vouched && (to->mark || !from->mark))
 		return true;
 	snapshot_fini(to);
 	return false;
@@ -131,8 +139,13 @@ struct vm_own *vm_own_copy(const struct vm_own *own)
 	if (ok) {
 		copy->serial = own->serial;
 		copy->snapshots = calloc(own->n_snapshots + 1, sizeof(*copy->snapshots));
-		ok = copy->snapshots;
+		copy->files = calloc(own->n_files + 1, sizeof(*copy->files));
+		ok = copy->snapshots && copy->files;
 	}
+	if (ok && own->n_files)
+		memcpy(copy->files, own->files, own->n_files * sizeof(*copy->files));
+	if (ok)
+		copy->n_files = own->n_files;
 	while (ok && copy->n_snapshots < own->n_snapshots) {
 		ok = snapshot_copy(&own->snapshots[copy->n_snapshots], &copy->snapshots[copy->n_snapshots]);
 		copy->n_snapshots += ok;
@@ -194,10 +207,38 @@ const char *vm_own_why_doomed(const struct vm_own *own, const struct vm_own_id *
 	return s->mark->n_disks ? NULL : s->mark->reason;
 }
 
+const struct vm_own_file *vm_own_file(const struct vm_own *own, uint64_t number)
+{
+	for (size_t i = 0; i < own->n_files; i++)
+		if (own->files[i].number == number)
+			return &own->files[i];
+	return NULL;
+}
+
 /* ---------------------------------------------------------------- changes */
+
+static bool is_vouched_with(const struct vm_own *own, uint64_t number)
+{
+	for (size_t i = 0; i < own->n_snapshots; i++)
+		for (size_t k = 0; k < own->snapshots[i].n_vouched; k++)
+			if (own->snapshots[i].vouched[k] == number)
+				return true;
+	return false;
+}
+
+static void sweep_files(struct vm_own *own)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < own->n_files; i++)
+		if (is_vouched_with(own, own->files[i].number))
+			own->files[kept++] = own->files[i];
+	own->n_files = kept;
+}
 
 void vm_own_bump(struct vm_own *own)
 {
+	sweep_files(own);
 	if (own->serial < VM_OWN_SERIAL_MAX) /* else somebody invented it, and it must stay readable */
 		own->serial++;
 }
@@ -242,7 +283,7 @@ static void remove_at(struct vm_own *own, size_t i)
 
 static void drop_if_empty(struct vm_own *own, const struct vm_own_snapshot *s)
 {
-	if (!s->ours && !s->held && !s->mark)
+	if (!s->ours && !s->held && !s->mark && !s->n_vouched)
 		remove_at(own, (size_t)(s - own->snapshots));
 }
 
@@ -292,6 +333,57 @@ int vm_own_set_mark(struct vm_own *own, const struct vm_own_id *id, const struct
 	drop_if_empty(own, s);
 	return 0;
 }
+
+/* ---------------------------------------------------------------- what is vouched for */
+
+/* The number of that file, which is added where it is not known; 0: no memory. */
+static uint64_t number_of(struct vm_own *own, const struct vm_own_file *file)
+{
+	struct vm_own_file *grown;
+	uint64_t last = 0;
+
+	for (size_t i = 0; i < own->n_files; i++) {
+		const struct vm_own_file *f = &own->files[i];
+
+		if (f->ino == file->ino && f->size == file->size && f->mtime_ns == file->mtime_ns)
+			return f->number;
+		if (f->number > last)
+			last = f->number;
+	}
+	grown = last < VM_OWN_SERIAL_MAX ? reallocarray(own->files, own->n_files + 1, sizeof(*grown)) : NULL;
+	if (!grown)
+		return 0;
+	own->files = grown;
+	grown[own->n_files] = *file;
+	return grown[own->n_files++].number = last + 1;
+}
+
+int vm_own_set_vouched(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_file *files, size_t n)
+{
+	uint64_t *numbers;
+	struct vm_own_snapshot *s;
+
+	if (!n && position(own, id) == own->n_snapshots)
+		return 0;
+	numbers = calloc(n + 1, sizeof(*numbers));
+	s = numbers ? obtain(own, id) : NULL;
+	for (size_t i = 0; s && i < n; i++) {
+		numbers[i] = number_of(own, &files[i]);
+		if (!numbers[i])
+			s = NULL;
+	}
+	if (!s) {
+		free(numbers);
+		return -ENOMEM;
+	}
+	free(s->vouched);
+	s->vouched = numbers;
+	s->n_vouched = n;
+	drop_if_empty(own, s);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- the end of a snapshot */
 
 bool vm_own_forget(struct vm_own *own, const struct vm_own_id *id)
 {

@@ -11,14 +11,22 @@
  *     facts    version    1; raised when an older program must not touch it         1
  *              serial     rises with every change; 0..2^63-1
  *              policy     canonical `retain` line; absent: none was ever written
+ *     f        k          number, for `v`                                            any number; one an image file
+ *              i z m      its inode number, size and mtime in seconds[.nanoseconds]
  *     s        n          raw name of a snapshot                                    any number; one a snapshot
  *              t          creation, seconds[.nanoseconds] since 1970
  *              is         letters: e external or i internal; o taken here; h held
+ *              v          numbers of `f`, separated by commas; may be absent
  *     m        c          the command that doomed it, canonical text                0 or 1, in s
  *              r          why it must not be read, a sentence
  *              t          since when, as above
  *     d        t          target of a disk that is doomed                           any number, in m; none: all disks
  *              p          path of the image that is written, may be absent
+ *              u          path of the uppermost layer that goes into it, may be absent
+ *
+ * `f` and `v` vouch: the snapshot was right when that file, which lies beneath it, had this stamp. A merge into a frozen file
+ * makes it look written to all who stand on it; as long as it has the same stamp still, they know better. What takes too
+ * much room is left out again: then time stamps alone decide.
  *
  * In values `%`, control bytes and bytes that are no character are %XX. Attributes are short because an ext4 file has
  * 4 KiB for all its extended attributes, which holds some 70 snapshots. Unknown elements, attributes and letters are
@@ -53,6 +61,7 @@ bool vm_own_same(const struct vm_own_id *a, const struct vm_own_id *b);
 struct vm_own_doomed {
 	char *target; /* of the disk */
 	char *path;   /* of the image that is written; or NULL */
+	char *top;    /* the uppermost layer that goes into it: who sees it is not harmed; or NULL */
 };
 
 struct vm_own_mark {
@@ -65,12 +74,21 @@ struct vm_own_mark {
 /* For a mark that owns its strings and its array; leaves it zeroed. */
 void vm_own_mark_fini(struct vm_own_mark *mark);
 
+/* A file as it was when the snapshots above it were known to be right. Devices have other numbers after each start of the
+ * host, so there is none. */
+struct vm_own_file {
+	uint64_t number, ino, size;
+	int64_t mtime_ns;
+};
+
 struct vm_own_snapshot {
 	char *name;
 	int64_t created_ns;
 	enum vm_kind kind;
 	bool ours, held;
 	struct vm_own_mark *mark; /* or NULL */
+	uint64_t *vouched;        /* numbers of files */
+	size_t n_vouched;
 };
 
 struct vm_own {
@@ -78,6 +96,8 @@ struct vm_own {
 	char *policy;                      /* or NULL */
 	struct vm_own_snapshot *snapshots; /* only those of which there is something to say */
 	size_t n_snapshots;
+	struct vm_own_file *files;         /* only those that some snapshot is vouched for with */
+	size_t n_files;
 };
 
 /* ---------------------------------------------------------------- text */
@@ -90,7 +110,7 @@ struct _xmlNode;
 bool vm_own_is(const struct _xmlNode *element);
 int vm_own_read(const struct _xmlNode *element, struct vm_own **out, struct vs_err *err);
 
-/* Gives *text, one line for virDomainSetMetadata() or the attribute. */
+/* Gives *text, one line for virDomainSetMetadata() or the attribute. -E2BIG even without what is vouched for. */
 int vm_own_text(const struct vm_own *own, char **text, struct vs_err *err);
 
 struct vm_own *vm_own_new(void); /* nothing said, serial 0; NULL: no memory */
@@ -109,13 +129,16 @@ const struct vm_own_snapshot *vm_own_find(const struct vm_own *own, const struct
 /* Why that disk of the snapshot must not be read; NULL: it may. Borrowed. */
 const char *vm_own_why_doomed(const struct vm_own *own, const struct vm_own_id *id, const char *target);
 
+/* The file with that number, NULL: none. Borrowed. */
+const struct vm_own_file *vm_own_file(const struct vm_own *own, uint64_t number);
+
 /* ---------------------------------------------------------------- changes
  *
  * None of them raises the serial; who stores the result calls vm_own_bump() first, once. On failure (-ENOMEM) nothing has
  * changed. Strings are copied. An entry of which nothing is left to say goes by itself.
  */
 
-void vm_own_bump(struct vm_own *own);
+void vm_own_bump(struct vm_own *own); /* also forgets the files that nobody is vouched for with */
 
 /* NULL: none. @policy is a canonical line. */
 int vm_own_set_policy(struct vm_own *own, const char *policy);
@@ -125,6 +148,9 @@ int vm_own_set_held(struct vm_own *own, const struct vm_own_id *id, bool held);
 
 /* Replaces the mark that is there, by a copy of @mark; NULL takes it away. */
 int vm_own_set_mark(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_mark *mark);
+
+/* The snapshot is right with these files beneath it; their numbers do not matter. Replaces what was vouched for. */
+int vm_own_set_vouched(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_file *files, size_t n);
 
 /* The snapshot is gone: so is all that was said of it. True if there was something. */
 bool vm_own_forget(struct vm_own *own, const struct vm_own_id *id);

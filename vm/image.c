@@ -111,7 +111,7 @@ static void draw_own(const struct image_source *s, struct vm_drafts *set, const 
 	best = vm_store_best(s->store, image->path, found);
 	vm_own_free(found);
 	if (best && vm_arena_own(set->arena, best, free_own))
-		vm_draft_own(d, best);
+		vm_draft_own(d, best, set->arena);
 }
 
 static int draw(const struct image_source *s, struct vm_drafts *set, struct image *image, struct vm_draft *d)

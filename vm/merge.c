@@ -11,6 +11,7 @@
  *                 children of the parent of the first
  *     see         the picture shows that, so readers have moved
  *     remove      the merged files, and those that nobody needs
+ *     vouch       for those that stay: see vouch.c
  *     forget      the records go, the last one first: they have no children then, so that no libvirt rewrites any
  *     unmark      what we know of them is forgotten, marks included
  *
@@ -68,7 +69,7 @@ static int set_marks(struct vm_merge *m, bool on, struct vs_err *err)
 	snprintf(reason, sizeof(reason), "'%s' was begun and not finished, which has changed its data; repeat it", m->command);
 	for (size_t i = 0; disks && i < m->n_disks; i++)
 		if (moved(&m->disks[i]))
-			disks[mark.n_disks++] = (struct vm_own_doomed){ m->disks[i].target, m->disks[i].base };
+			disks[mark.n_disks++] = (struct vm_own_doomed){ m->disks[i].target, m->disks[i].base, m->disks[i].top };
 	for (size_t i = 0; r == 0 && i < m->n_names; i++) {
 		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
 		struct vm_own_id id;
@@ -230,7 +231,7 @@ static int forget_own(struct vm_merge *m, struct vs_err *err)
 		id = id_of(record);
 		said |= vm_own_forget(m->w->own, &id);
 	}
-	return said ? vm_work_save(m->w, err) : 0;
+	return said || m->w->own->n_files ? vm_work_save(m->w, err) : 0;
 }
 
 /* ---------------------------------------------------------------- files */
@@ -397,6 +398,8 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 		r = correct_records(m, err);
 	if (r == 0)
 		r = remove_files(m, err);
+	if (r == 0)
+		r = vm_work_vouch_again(m->w, err);
 	if (r == 0)
 		r = forget_records(m, err);
 	if (r == 0)

@@ -121,6 +121,10 @@ int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
 	}
 	if (r >= 0 && n)
 		r = w->try_only ? 0 : pull_all(w, disks, n, err);
+	if (r == 0 && n && !w->try_only)
+		r = vm_work_vouch_again(w, err);
+	if (r == 0 && n && !w->try_only && w->own->n_files)
+		r = vm_work_save(w, err);
 	for (size_t i = 0; i < n; i++) {
 		if (r >= 0)
 			tell_pull(w, &disks[i]);

@@ -214,7 +214,7 @@ static void draw_own(struct vm_sketch *sk, const struct vm_known_domain *k, stru
 	struct vm_own *best = vm_store_best(sk->store, k->uuid, vm_own_newer(now, config));
 
 	if (best && vm_arena_own(&sk->arena, best, free_own))
-		vm_draft_own(d, best);
+		vm_draft_own(d, best, &sk->arena);
 }
 
 static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct vm_draft *d)

@@ -201,10 +201,10 @@ int vm_work_look(struct vm_work *w, struct vs_err *err)
 	if (r == 0 && w->behind && !w->try_only) {
 		r = put_own(w, err);
 		if (r == 0)
-			vm_log(w->log, "the domain had old notes of ours (somebody reverted it): put back the newest");
+			vm_log(w->log, "its metadata had an older state of our notes: the newest was put back");
 		w->behind = r < 0;
 	}
-	return r;
+	return r < 0 || w->try_only ? r : vm_work_vouch(w, w->d, err);
 }
 
 int vm_work_save(struct vm_work *w, struct vs_err *err)

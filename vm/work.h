@@ -78,6 +78,12 @@ struct vm_own_id vm_work_id(const struct vm_work *w, const struct vm_snapshot *s
 /* Stores w->own, raised by one, at the domain and in the state directory. */
 int vm_work_save(struct vm_work *w, struct vs_err *err);
 
+/* vouch.c: notes in w->own which snapshots of @d (of a picture) are right, with what beneath them; the next save stores it.
+ * vm_work_look() does so with what it saw. */
+int vm_work_vouch(struct vm_work *w, const struct vm_domain *d, struct vs_err *err);
+/* The same with a new picture, after files have changed. */
+int vm_work_vouch_again(struct vm_work *w, struct vs_err *err);
+
 /* Guard locks of the mount on the domain's files: off, until the work ends. */
 void vm_work_unguard(struct vm_work *w);
 

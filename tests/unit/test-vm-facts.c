@@ -36,11 +36,12 @@ static char *text_of(const struct vm_own *own)
 
 static const char all_of_it[] =
 	"<facts version=\"1\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\">"
-	"<s n=\"monday\" t=\"1763258401\" is=\"eo\"/>"
+	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\"/>"
+	"<s n=\"monday\" t=\"1763258401\" is=\"eo\" v=\"3,9\"/>"
 	"<s n=\"two words %25 %0A %FF &quot;&gt;\" t=\"1763258402.000000007\" is=\"ioh\"/>"
 	"<s n=\"tuesday\" t=\"1763258403\" is=\"e\">"
 	"<m c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\">"
-	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\"/><d t=\"vdb\"/></m></s>"
+	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\"/><d t=\"vdb\"/></m></s>"
 	"<s n=\"early\" t=\"-0.500000000\" is=\"eh\"><m c=\"x\" r=\"y\" t=\"0\"></m></s>"
 	"</facts>";
 
@@ -56,6 +57,9 @@ Test(vm_facts, everything_is_read_as_it_was_written)
 	cr_assert_eq(own->n_snapshots, 4u);
 	cr_expect(s[0].ours && !s[0].held && s[0].kind == VM_EXTERNAL && !s[0].mark);
 	cr_expect_eq(s[0].created_ns, 1763258401 * NS);
+	cr_assert_eq(s[0].n_vouched, 2u);
+	cr_assert_not_null(vm_own_file(own, s[0].vouched[1]));
+	cr_expect_eq(vm_own_file(own, s[0].vouched[1])->ino, 4712u);
 	cr_expect_str_eq(s[1].name, "two words % \n \xff \">");
 	cr_expect(s[1].ours && s[1].held && s[1].kind == VM_INTERNAL);
 	cr_expect_eq(s[1].created_ns, 1763258402 * NS + 7);
@@ -387,6 +391,48 @@ static bool is_b(const struct vm_own_id *a, void *opaque)
 {
 	++*(int *)opaque;
 	return !strcmp(a->name, "b");
+}
+
+Test(vm_facts, files_that_nobody_is_vouched_for_with_are_forgotten_and_equal_ones_shared)
+{
+	const struct vm_own_file files[] = {{.ino = 1, .size = 2, .mtime_ns = 3}, {.ino = 1, .size = 2, .mtime_ns = 4}};
+	struct vm_own_id a = id("a", NS, VM_EXTERNAL), b = id("b", 2 * NS, VM_EXTERNAL);
+	struct vm_own *own = vm_own_new();
+
+	cr_assert_eq(vm_own_set_vouched(own, &a, files, 2), 0);
+	cr_assert_eq(vm_own_set_vouched(own, &b, &files[1], 1), 0);
+	cr_expect_eq(own->n_files, 2u);
+	cr_assert_eq(vm_own_set_vouched(own, &a, &files[1], 1), 0);
+	vm_own_bump(own);
+	cr_assert_eq(own->n_files, 1u);
+	cr_expect_eq(vm_own_file(own, vm_own_find(own, &a)->vouched[0])->mtime_ns, 4);
+	cr_assert_eq(vm_own_set_vouched(own, &a, NULL, 0), 0);
+	cr_expect_null(vm_own_find(own, &a), "nothing is left to say of it");
+	cr_expect(vm_own_forget(own, &b));
+	vm_own_bump(own);
+	cr_expect_eq(own->n_files, 0u);
+	vm_own_free(own);
+}
+
+Test(vm_facts, what_is_vouched_for_gives_way_where_room_is_short)
+{
+	struct vm_own *own = vm_own_new();
+	char name[32];
+
+	for (size_t i = 0; i < 900; i++) {
+		const struct vm_own_file file = {.ino = i, .size = 196624, .mtime_ns = (int64_t)i};
+
+		snprintf(name, sizeof(name), "auto-%05zu", i);
+		struct vm_own_id a = id(name, (int64_t)(1763258401 + i) * NS, VM_EXTERNAL);
+		cr_assert_eq(vm_own_set_ours(own, &a, i % 2), 0);
+		cr_assert_eq(vm_own_set_vouched(own, &a, &file, 1), 0);
+	}
+	vs_autofree char *text = text_of(own);
+	struct vm_own *again = parse(text);
+	cr_expect_eq(again->n_files, 0u);
+	cr_expect_eq(again->n_snapshots, 450u, "of the others nothing is left to say");
+	vm_own_free(again);
+	vm_own_free(own);
 }
 
 Test(vm_facts, sweeping_forgets_what_is_gone)

@@ -689,6 +689,29 @@ Test(vm_graph, a_record_that_skips_a_layer_is_corrected_by_the_header)
 	vm_verdict_fini(&v);
 }
 
+Test(vm_graph, a_file_that_we_wrote_to_is_known_by_its_stamp)
+{
+	struct lab l;
+
+	lab_init(&l); /* s0 was merged into base after s1; then o2 was pulled into o3, and the record of s1 was deleted */
+	times(&l, BASE, 10, 300);
+	times(&l, O1, 100.4, 300);
+	l.files[O3].below = BASE;
+	l.files[O3].below_format = Q2_FORMAT_RAW;
+	gone(&l, O2);
+	snap(&l, WEB, S1, "s2", 160, -1, O1, O2);
+	l.domains[WEB].n_snapshots = 1;
+	expect_in(&l, WEB, S1, VM_STALE, "'/i/o1' was written after the snapshot was taken");
+	struct q2_stamp then[] = {l.files[O1].stamp, l.files[BASE].stamp};
+	l.snapdisks[WEB][S1].vouched = then;
+	l.snapdisks[WEB][S1].n_vouched = 2;
+	expect_in(&l, WEB, S1, VM_DETACHED, "no longer beneath");
+	l.files[O1].written_at = 8; /* also against what was watched, for it was vouched for later */
+	expect_in(&l, WEB, S1, VM_DETACHED, "no longer beneath");
+	l.files[O1].stamp.mtime_ns++;
+	expect_in(&l, WEB, S1, VM_STALE, "'/i/o1' was written after the snapshot was taken");
+}
+
 Test(vm_graph, a_mark_is_believed)
 {
 	struct lab l;

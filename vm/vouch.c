@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What we vouch for
+ * -----------------
+ * A merge writes to a frozen image that later snapshots stand on. They read as before, but from then on the image's mtime is
+ * later than they are, which is what a file looks like that somebody has spoilt. The records and overlays that explain it may go
+ * with the next command, and what was watched is forgotten at the unmount. So, before a command changes anything and when it
+ * is done, every snapshot that is right is written down together with the stamps of those layers beneath it whose time speaks
+ * against it. While a layer has that stamp, that layer is in order for that snapshot.
+ */
+#include "vm/work.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "vm/clock.h"
+
+static bool is_right(const struct vm_disk *disk)
+{
+	return disk->state == VM_OK || disk->state == VM_DETACHED;
+}
+
+/* Appends the layers of one disk that look written since. */
+static size_t list_layers(const struct vm_snapshot *s, const struct vm_disk *disk, struct vm_own_file *files, size_t n)
+{
+	int64_t from_ns = s->created_ns - s->created_ns % VM_NS_PER_S;
+
+	for (size_t i = s->kind == VM_INTERNAL; i < disk->n_stamps; i++) {
+		const struct q2_stamp *stamp = &disk->stamps[i];
+
+		if (!stamp->block && stamp->mtime_ns >= from_ns)
+			files[n++] = (struct vm_own_file){ .ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns };
+	}
+	return n;
+}
+
+static int vouch_for(struct vm_work *w, const struct vm_snapshot *s)
+{
+	vs_autofree struct vm_own_file *files = NULL;
+	struct vm_own_id id = vm_work_id(w, s);
+	size_t n = 0, room = 0;
+
+	for (size_t i = 0; i < s->n_disks; i++) {
+		if (!is_right(&s->disks[i]))
+			return 0; /* whatever was known of it stays */
+		room += s->disks[i].n_stamps;
+	}
+	files = calloc(room + 1, sizeof(*files));
+	if (!files)
+		return -ENOMEM;
+	for (size_t i = 0; i < s->n_disks; i++)
+		n = list_layers(s, &s->disks[i], files, n);
+	return vm_own_set_vouched(w->own, &id, files, n);
+}
+
+int vm_work_vouch(struct vm_work *w, const struct vm_domain *d, struct vs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; w->conn && r == 0 && i < d->n_snapshots; i++)
+		if (d->snapshots[i].recorded)
+			r = vouch_for(w, &d->snapshots[i]);
+	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
+}
+
+int vm_work_vouch_again(struct vm_work *w, struct vs_err *err)
+{
+	struct vm_picture *pic;
+	int r = vm_refresh(w->vm, 30000);
+
+	if (r < 0)
+		return 0; /* nobody knows: then nothing is vouched for that was not before */
+	pic = vm_picture_get(w->vm);
+	for (size_t i = 0; r == 0 && i < pic->n_domains; i++)
+		if (!strcmp(pic->domains[i]->uuid, w->uuid))
+			r = vm_work_vouch(w, pic->domains[i], err);
+	vm_picture_put(pic);
+	return r;
+}
