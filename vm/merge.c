@@ -66,7 +66,7 @@ static int set_marks(struct vm_merge *m, bool on, struct vs_err *err)
 	struct vm_own_mark mark = { .command = m->command, .reason = reason, .since_ns = vm_now_ns(), .disks = disks };
 	int r = disks ? 0 : -ENOMEM;
 
-	snprintf(reason, sizeof(reason), "'%s' was begun and not finished, which has changed its data; repeat it", m->command);
+	snprintf(reason, sizeof(reason), "'%s' has begun, which changes its data: repeat it if it is not running any more", m->command);
 	for (size_t i = 0; disks && i < m->n_disks; i++)
 		if (moved(&m->disks[i]))
 			disks[mark.n_disks++] = (struct vm_own_doomed){ m->disks[i].target, m->disks[i].base, m->disks[i].top };

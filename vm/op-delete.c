@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* delete, commit, prune, and what a mount repairs. */
+/* delete, commit, and what a mount repairs. */
 #include "vm/merge.h"
 #include "vm/engine.h"
 
@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "vm/clock.h"
-#include "vm/retain.h"
 
 /* Gives the canonical text of `verb names...`. */
 static char *command_text(enum vm_verb verb, char **names, size_t n)
@@ -204,52 +203,6 @@ int vm_op_commit(struct vm_work *w, const char *first_name, const char *last_nam
 	if (r == 0)
 		r = find_line(w, first, last, line, &n, err);
 	return r < 0 ? r : commit_line(w, line, n, vs_steal(command), false, err);
-}
-
-/* ---------------------------------------------------------------- prune */
-
-/* The first that the policy drops: gives its shown name; NULL: none. */
-static char *first_dropped(struct vm_work *w, struct vs_err *err, int *r)
-{
-	struct vm_retain_snapshot *snaps = NULL;
-	struct vm_retain_verdict *verdicts = NULL;
-	size_t n = 0;
-	char *name = NULL;
-
-	*r = vm_engine_plan(w->engine, w->d, w->own->policy, &snaps, &verdicts, &n, err);
-	for (size_t i = 0; *r == 0 && i < n && !name; i++)
-		if (!verdicts[i].keep)
-			name = strdup(snaps[i].shown);
-	free(snaps);
-	free(verdicts);
-	return name;
-}
-
-/* One after the other, each after a new look: what is open or held may change meanwhile. */
-int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err)
-{
-	int r = vm_work_look(w, err);
-
-	*dropped = 0;
-	if (w->try_only && r == 0)
-		return vm_engine_try_prune(w->engine, w, err);
-	while (r == 0) {
-		vs_autofree char *name = w->own->policy ? first_dropped(w, err, &r) : NULL;
-
-		if (r < 0 || !name)
-			break;
-		r = vm_work_cancelled(w, err);
-		if (r == 0)
-			r = vm_op_delete(w, name, err);
-		if (r < 0) {
-			vs_err_prefix(err, "pruning '%s'", name);
-			break;
-		}
-		vm_log(w->log, "retention dropped '%s'", name);
-		++*dropped;
-		r = vm_work_look(w, err);
-	}
-	return r;
 }
 
 /* ---------------------------------------------------------------- repair */
