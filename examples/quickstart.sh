@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
-# quickstart.sh: virt-snapfs on a virtual machine of its own, in one command, on Debian 12.
+# quickstart.sh: virt-snapfs on virtual machines of its own, in one command, on Debian 12.
 #
 #	examples/quickstart.sh           installs what is needed, builds, makes the demo, mounts it and leaves it up
 #	examples/quickstart.sh --stop    takes it down and removes it
@@ -9,13 +9,14 @@
 #
 # Run it as root, or as any user: it asks for root (sudo) by itself, only for the steps that need it, which are installing packages
 # and, where /dev/fuse is not open to users, the demo itself. Nothing outside its own directory is changed: the libvirt is a
-# private one without a daemon (qemu:///embed), the machine runs under TCG and needs no KVM.
+# private one without a daemon (qemu:///embed), the machine runs under TCG and needs no KVM. BUILD=DIR: where the build is, or goes.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 TOP=$PWD
 PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL=C.UTF-8
-DOMAIN=web01
+DOMAIN=web01 # runs, and has external snapshots
+OTHER=db01   # is shut off, and has internal ones
 NOTE=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/virt-snapfs-quickstart # where the demo's directory is noted
 
 # What the build needs, and what the demo needs.
@@ -33,6 +34,12 @@ show() { # COMMAND...: prints it as one would type it, then its output
 	done
 	printf '$%s\n' "$line"
 	"${L[@]}" "$@" | sed 's/^/  /'
+}
+# write LINE FILE: the same for a line that is written into a file of the mount.
+write() {
+	printf '$%s\n' "${L[*]:+ ${L[*]} sh -c \"} echo '$1' > $2${L[*]:+\"}"
+	# shellcheck disable=SC2016
+	"${L[@]}" sh -c 'echo "$1" >"$2"' - "$1" "$2" || give_up "$("${L[@]}" head -n 1 "$(dirname "$2")/ctl")"
 }
 give_up() {
 	printf '\nquickstart: %s\n' "$*" >&2
@@ -75,7 +82,7 @@ install_packages() {
 
 build() {
 	say 'Building'
-	BUILD=$TOP/build
+	BUILD=${BUILD:-$TOP/build}
 	if ! { [ -w "$TOP" ] && { [ ! -e "$BUILD" ] || [ -w "$BUILD" ]; }; }; then BUILD=$WORK/build; fi
 	if ! { { [ -f "$BUILD/build.ninja" ] || meson setup "$BUILD" -Dtests=false; } && ninja -C "$BUILD" fs/virt-snapfs; } >"$WORK/build.log" 2>&1 </dev/null; then
 		tail -30 "$WORK/build.log"
@@ -99,40 +106,53 @@ day() {
 		"${L[@]}" qemu-img convert -n -f raw -O qcow2 "$WORK/fs.raw" "$2" && rm -f "$WORK/fs.raw" || give_up "cannot write $2"
 }
 
-make_demo() {
-	local vda=$WORK/images/$DOMAIN.qcow2 vdb=$WORK/images/$DOMAIN-data.qcow2 conf
-	say "A virtual machine '$DOMAIN' in a private libvirt ($URI)"
-	conf='security_driver = "none"\nstdio_handler = "file"\nnamespaces = []\n'
-	# As root, QEMU is to stay root: the directory is nobody else's business.
-	if [ "$(id -u)" = 0 ] || [ ${#L[@]} -gt 0 ]; then conf+='user = "root"\ngroup = "root"\ndynamic_ownership = 0\n'; fi
-	mkdir -p "$WORK/libvirt/etc" "$WORK/images" "$WORK/mnt" || exit 1
-	# shellcheck disable=SC2059
-	printf "$conf" >"$WORK/libvirt/etc/qemu.conf"
-	qemu-img create -q -f qcow2 "$vda" 48M && qemu-img create -q -f qcow2 "$vdb" 16M || exit 1
-	cat >"$WORK/$DOMAIN.xml" <<-XML
+# machine NAME IMAGE...: defines it; its disks are vda, vdb, ...
+machine() {
+	local name=$1 letters=abc disks='' n=0 i
+	shift
+	for i; do
+		disks+="<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$i'/>"
+		disks+="<target dev='vd${letters:n:1}' bus='virtio'/></disk>"
+		n=$((n + 1))
+	done
+	cat >"$WORK/$name.xml" <<-XML
 		<domain type='qemu'>
-		  <name>$DOMAIN</name>
+		  <name>$name</name>
 		  <memory unit='MiB'>64</memory>
 		  <vcpu>1</vcpu>
 		  <os><type arch='x86_64' machine='pc'>hvm</type></os>
-		  <devices>
-		    <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$vda'/><target dev='vda' bus='virtio'/></disk>
-		    <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$vdb'/><target dev='vdb' bus='virtio'/></disk>
-		  </devices>
+		  <devices>$disks</devices>
 		</domain>
 	XML
-	virsh_ define "$WORK/$DOMAIN.xml" >/dev/null &&
-		day monday "$vda" &&
-		"${L[@]}" qemu-io -f qcow2 -c 'write -q -P 1 0 4M' "$vdb" >/dev/null &&
-		virsh_ snapshot-create-as "$DOMAIN" monday >/dev/null &&
-		day tuesday "$vda" &&
+	virsh_ define "$WORK/$name.xml" >/dev/null
+}
+
+make_demo() {
+	local i=$WORK/images conf
+	say "Virtual machines '$DOMAIN' and '$OTHER' in a private libvirt ($URI)"
+	conf='security_driver = "none"\nstdio_handler = "file"\nnamespaces = []\n'
+	# As root, QEMU is to stay root: the directory is nobody else's business.
+	if [ "$(id -u)" = 0 ] || [ ${#L[@]} -gt 0 ]; then conf+='user = "root"\ngroup = "root"\ndynamic_ownership = 0\n'; fi
+	mkdir -p "$WORK/libvirt/etc" "$i" "$WORK/mnt" || exit 1
+	# shellcheck disable=SC2059
+	printf "$conf" >"$WORK/libvirt/etc/qemu.conf"
+	qemu-img create -q -f qcow2 "$i/$DOMAIN.qcow2" 48M && qemu-img create -q -f qcow2 "$i/$DOMAIN-data.qcow2" 16M &&
+		qemu-img create -q -f qcow2 "$i/$OTHER.qcow2" 48M || exit 1
+	machine "$DOMAIN" "$i/$DOMAIN.qcow2" "$i/$DOMAIN-data.qcow2" &&
+		day monday "$i/$DOMAIN.qcow2" &&
+		"${L[@]}" qemu-io -f qcow2 -c 'write -q -P 1 0 4M' "$i/$DOMAIN-data.qcow2" >/dev/null &&
+		virsh_ snapshot-create-as "$DOMAIN" monday --disk-only >/dev/null &&
+		day tuesday "$i/$DOMAIN.monday" &&
 		virsh_ snapshot-create-as "$DOMAIN" tuesday --disk-only >/dev/null &&
-		day wednesday "$WORK/images/$DOMAIN.tuesday" &&
-		"${L[@]}" qemu-io -f qcow2 -c 'write -q -P 3 2M 4M' "$WORK/images/$DOMAIN-data.tuesday" >/dev/null &&
+		day wednesday "$i/$DOMAIN.tuesday" &&
+		"${L[@]}" qemu-io -f qcow2 -c 'write -q -P 3 2M 4M' "$i/$DOMAIN-data.tuesday" >/dev/null &&
 		virsh_ start "$DOMAIN" --paused >/dev/null &&
-		virsh_ snapshot-create-as "$DOMAIN" wednesday --disk-only --atomic >/dev/null ||
+		machine "$OTHER" "$i/$OTHER.qcow2" &&
+		day saturday "$i/$OTHER.qcow2" &&
+		virsh_ snapshot-create-as "$OTHER" saturday >/dev/null &&
+		day sunday "$i/$OTHER.qcow2" ||
 		give_up "the demo could not be made; see $WORK/libvirt.log and $WORK/libvirt/log/qemu/$DOMAIN.log"
-	echo "snapshots: monday (internal), tuesday (external, shut off), wednesday (external, running)"
+	echo "$DOMAIN runs, with the external snapshots monday and tuesday; $OTHER is shut off, with the internal snapshot saturday"
 }
 
 mount_demo() {
@@ -142,21 +162,49 @@ mount_demo() {
 }
 
 show_demo() {
-	local t=$WORK/mnt/$DOMAIN
+	local t=$WORK/mnt/$DOMAIN o=$WORK/mnt/$OTHER
 	say 'What is there'
 	show ls -l "$t"
 	show cat "$t/snapshots"
 	show cat "$t/chain"
 	show debugfs -R 'cat /note.txt' "$t/monday.vda.img" 2>/dev/null
-	show debugfs -R 'cat /note.txt' "$t/wednesday.vda.img" 2>/dev/null
+	show debugfs -R 'cat /note.txt' "$t/tuesday.vda.img" 2>/dev/null
 
 	say 'The same bytes as QEMU gives'
-	"${L[@]}" cp "$WORK/images/$DOMAIN.qcow2" "$WORK/copy.qcow2" &&
-		show qemu-img snapshot -a monday "$WORK/copy.qcow2" &&
+	"${L[@]}" cp "$WORK/images/$OTHER.qcow2" "$WORK/copy.qcow2" &&
+		show qemu-img snapshot -a saturday "$WORK/copy.qcow2" &&
 		show qemu-img convert -f qcow2 -O raw "$WORK/copy.qcow2" "$WORK/copy.raw" &&
-		show cmp "$WORK/copy.raw" "$t/monday.vda.img" || give_up 'monday.vda.img differs from what qemu-img gives'
+		show cmp "$WORK/copy.raw" "$o/saturday.vda.img" || give_up 'saturday.vda.img differs from what qemu-img gives'
 	"${L[@]}" rm -f "$WORK/copy.qcow2" "$WORK/copy.raw"
 	echo 'identical'
+}
+
+sum() { "${L[@]}" sha256sum "$1" | cut -c1-64; }
+
+# What is written into ctl and retain is done when the write returns.
+control_demo() {
+	local t=$WORK/mnt/$DOMAIN before
+	say 'Taking a snapshot of the running machine'
+	write 'create wednesday' "$t/ctl"
+	show head -n 1 "$t/ctl"
+	show cat "$t/snapshots"
+	before=$(sum "$t/wednesday.vda.img")
+
+	say 'Keeping the newest two, whoever took them; first only to see'
+	write '2 match=*' "$t/retain.plan"
+	show cat "$t/retain.plan"
+	write '2 match=*' "$t/retain"
+	show cat "$t/retain"
+
+	say "Merging away tuesday's layer"
+	write 'try commit tuesday' "$t/ctl"
+	show head -n 1 "$t/ctl"
+	write 'commit tuesday' "$t/ctl"
+	show cat "$t/snapshots"
+	show cat "$t/chain"
+	[ "$(sum "$t/wednesday.vda.img")" = "$before" ] || give_up 'wednesday.vda.img has changed'
+	show debugfs -R 'cat /note.txt' "$t/wednesday.vda.img" 2>/dev/null
+	echo 'wednesday reads as before'
 }
 
 tell() {
@@ -165,12 +213,13 @@ tell() {
 
 		== It is up. Look around:
 
-		  ${sudo}ls -l $t
-		  ${sudo}cp --sparse=always $t/monday.vda.img /tmp/   # a disk as it was
-		  ${sudo}debugfs -R 'ls -l /' $t/tuesday.vda.img      # a file system in it, without mounting it
-		  ${sudo}mount -o loop,ro,noload $t/tuesday.vda.img /mnt   # ... or mounted (as root)
-		  ${sudo}cat $t/wednesday.xml                         # the machine's definition at that time
-		  ${sudo}cat $t/snapshots.json                        # all of it, for programs
+		  ${sudo}ls -l $t $WORK/mnt/$OTHER
+		  ${sudo}cp --sparse=always $t/wednesday.vda.img /tmp/   # a disk as it was
+		  ${sudo}debugfs -R 'ls -l /' $t/wednesday.vda.img      # a file system in it, without mounting it
+		  ${sudo}mount -o loop,ro,noload $t/wednesday.vda.img /mnt   # ... or mounted (as root)
+		  ${sudo}cat $t/wednesday.xml                           # the machine's definition at that time
+		  ${sudo}cat $t/ctl                                     # what can be commanded
+		  ${sudo}cat $t/log                                     # what was done
 
 		While it is mounted no other process can open this private libvirt; a real one (qemu:///system) has no such limit.
 
@@ -266,6 +315,7 @@ fi
 make_demo
 mount_demo
 show_demo
+control_demo
 UP=1
 if [ "$mode" = --once ]; then
 	say 'Done; cleaning up'
