@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* engine-priv.h: shared by engine.c (desks, texts), request.c (threads, commands) and retention.c. */
+/* engine-priv.h: shared by engine.c (desks, texts), request.c (threads, whose turn it is), request-run.c (commands) and
+ * retention.c. */
 #ifndef VS_VM_ENGINE_PRIV_H
 #define VS_VM_ENGINE_PRIV_H
 
@@ -69,6 +70,13 @@ void vm_desk_outcome(struct vm_engine *engine, struct vm_desk *desk, const char 
 void vm_desk_tell(struct vm_engine *engine, struct vm_desk *desk, bool often);
 /* By number; false: there is none. */
 bool vm_desk_cancel(struct vm_engine *engine, struct vm_desk *desk, uint64_t job);
+
+/* request-run.c: all that was asked for, on the domain that the request has. @conn: NULL for an image source. */
+int vm_request_do(struct vm_request *q, virConnectPtr conn);
+/* One command, told in `ctl` and in the log. */
+int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm_command *c);
+/* The outcome of @command: @said what was done, @err why it failed with @r; either may be NULL. */
+void vm_request_report(struct vm_request *q, const char *command, int r, const char *said, const struct vs_err *err);
 
 /* request.c: a request of our own. */
 int vm_request_self(struct vm_engine *engine, const struct vm_domain *d, enum vm_origin origin);
