@@ -3,6 +3,7 @@
 #
 # libvirt's default dynamic_ownership=1, with QEMU as its own user: images change owner, mode and attributes at every start
 # and stop of a domain, which readers must not notice. Readers read all the time; every pass must give the right bytes.
+# And commands that create and merge files must leave what QEMU's user can open.
 set -u
 . "$(dirname "$0")/../lib.sh"
 . "$TESTS/lab.sh"
@@ -92,4 +93,54 @@ same 'a descriptor held open all the time reads on' "$(tail -c +1048577 "$M/web/
 exec {through}<&-
 verify_bytes 'all of it at the end' "$M" web
 same 'no state changed' ok "$(jq -r '.snapshots[].state' "$M/web/snapshots.json" | sort -u)"
+
+# ---------------------------------------------------------------- commands
+
+# ctl DOM COMMAND: as a case of its own.
+ctl() {
+	local st
+	(echo "$2" >"$M/$1/ctl") 2>/dev/null
+	st=$?
+	if [ "$st" = 0 ]; then ok "$1: $2"; else fail "$1: $2" "$(head -1 "$M/$1/ctl")"; fi
+}
+# startable DOM NAME: QEMU, as its own user, can open all that the command left behind.
+startable() {
+	if V start "$1" --paused; then
+		ok "$1 starts after $2"
+		Vq destroy "$1"
+	else
+		fail "$1 starts after $2" "$(cat "$W/.virsh.err")"
+	fi
+}
+for dom in off on; do
+	domain_with "$dom" vda:8M vdb:4M
+	wait_until 15 test -e "$M/$dom/ctl" || die "no ctl for $dom"
+	[ "$dom" = on ] && Vq start "$dom" --paused
+	i=0
+	for s in c1 c2 c3 c4; do
+		i=$((i + 1))
+		guest_write "$dom" vda "$i" "${i}M" 1M
+		ctl "$dom" "create $s"
+		want "$dom" "$s" vda
+		want "$dom" "$s" vdb
+	done
+	guest_write "$dom" vdb 9 0 1M
+	ctl "$dom" 'delete c1'
+	want_gone "$dom" c1 vda vdb
+	ctl "$dom" 'commit c2'
+	want_gone "$dom" c2 vda vdb
+	books_agree "$dom: the guest's disks" "$dom/vda" "$dom/vdb"
+	ctl "$dom" 'pull'
+	guest_write "$dom" vda 10 7M 1M # which flushes: QEMU keeps what the pull has mapped until then
+	guest_write "$dom" vdb 10 3M 64K
+	books_agree "$dom: the guest's disks after pull" "$dom/vda" "$dom/vdb"
+	ctl "$dom" 'revert c3 force keep=c5'
+	want "$dom" c5 vda
+	want "$dom" c5 vdb
+	verify_listing "$dom: what must be there" "$M" "$dom"
+	verify_bytes "$dom: what must be there" "$M" "$dom"
+	same "$dom: shut off" 'shut off' "$(V domstate "$dom")"
+	startable "$dom" 'all commands'
+	verify_bytes "$dom: after that" "$M" "$dom"
+done
 suite_end
