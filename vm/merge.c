@@ -278,7 +278,7 @@ static void remove_merged(struct vm_merge *m, const struct vm_picture *pic, cons
 	int r = 0;
 
 	if (in_use(pic, path))
-		vm_work_say(m->w, "'%s' stays, as something still stands on it or reads it", path);
+		vm_work_say(m->w, "'%s' stays, as something still stands on it or reads it", vm_work_file(m->w, path));
 	else if (d->what == VM_MERGE_DOWN)
 		r = vm_act_unlink(&merged, path, &err);
 	else
@@ -287,7 +287,7 @@ static void remove_merged(struct vm_merge *m, const struct vm_picture *pic, cons
 	if (r < 0)
 		vm_work_say(m->w, "%s", err.msg);
 	else if (!in_use(pic, path))
-		vm_work_say(m->w, "unlinked '%s'", path);
+		vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, path));
 }
 
 static void remove_all_merged(struct vm_merge *m)
@@ -332,17 +332,18 @@ static void tell(struct vm_merge *m)
 
 	for (size_t i = 0; i < m->n_disks; i++) {
 		const struct vm_merge_disk *d = &m->disks[i];
+		const char *base = vm_work_file(m->w, d->base), *top = d->top ? vm_work_file(m->w, d->top) : "";
 
 		if (d->what == VM_MERGE_DOWN)
 			vm_work_say(m->w, "disk %s: %s '%s' into '%s' (at most %.1f MiB)%s", d->target,
-				    would ? "would merge" : "merged", d->top, d->base, (double)d->bytes / 1048576,
+				    would ? "would merge" : "merged", top, base, (double)d->bytes / 1048576,
 				    would ? " and unlink the former" : "");
 		else if (d->what == VM_MERGE_DONE)
-			vm_work_say(m->w, "disk %s: '%s' had been merged into '%s' before", d->target, d->top, d->base);
+			vm_work_say(m->w, "disk %s: '%s' had been merged into '%s' before", d->target, top, base);
 		else if (d->what == VM_MERGE_DROP)
-			vm_work_say(m->w, "disk %s: %s '%s'", d->target, would ? "would unlink" : "unlinked", d->base);
+			vm_work_say(m->w, "disk %s: %s '%s'", d->target, would ? "would unlink" : "unlinked", base);
 		else
-			vm_work_say(m->w, "disk %s: '%s' stays (%s)", d->target, d->base, d->why);
+			vm_work_say(m->w, "disk %s: '%s' stays (%s)", d->target, base, d->why);
 	}
 	for (size_t i = 0; i < m->w->n_records; i++) {
 		const struct vm_work_record *r = &m->w->records[i];
@@ -396,16 +397,16 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 		vm_work_unguard(m->w);
 	if (r == 0)
 		r = correct_records(m, err);
-	if (r == 0)
+	if (r == 0) {
+		tell(m);
 		r = remove_files(m, err);
+	}
 	if (r == 0)
 		r = vm_work_vouch_again(m->w, err);
 	if (r == 0)
 		r = forget_records(m, err);
 	if (r == 0)
 		r = forget_own(m, err);
-	if (r == 0)
-		tell(m);
 	return r;
 }
 

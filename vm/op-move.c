@@ -95,7 +95,7 @@ static int pull_all(struct vm_work *w, const struct pull_disk *disks, size_t n, 
 static void tell_pull(struct vm_work *w, const struct pull_disk *p)
 {
 	vm_work_say(w, "disk %s: %s up to %.1f MiB into the active layer, which then stands on %s", p->target,
-		    w->try_only ? "would copy" : "copied", (double)p->bytes / 1048576, p->base ? p->base : "nothing");
+		    w->try_only ? "would copy" : "copied", (double)p->bytes / 1048576, p->base ? vm_work_file(w, p->base) : "nothing");
 }
 
 int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
@@ -183,7 +183,7 @@ static void discard(struct vm_work *w, const struct old_layer *old)
 	if (frozen_by_record(w, old->path) || !our_overlay(w, old))
 		return;
 	if (unlink(old->path) == 0 || errno == ENOENT)
-		vm_work_say(w, "removed '%s'", old->path);
+		vm_work_say(w, "removed '%s'", vm_work_file(w, old->path));
 }
 
 static size_t note_layers(const struct vm_work *w, struct old_layer *old)
@@ -236,6 +236,8 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 	vm_fault();
 	if (r == 0)
 		r = vm_work_look(w, err); /* which puts our notes back, too */
+	if (r == 0)
+		vm_work_say(w, "the domain is as it was at '%s'", name);
 	for (size_t i = 0; i < n; i++) {
 		if (r == 0)
 			discard(w, &old[i]);

@@ -131,7 +131,7 @@ static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs
 		return r;
 	for (size_t i = 0; i < plan.n_overlays; i++)
 		vm_work_say(w, "disk %s: %s '%s' on '%s'", plan.overlays[i].target, w->try_only ? "would create" : "created",
-			    plan.overlays[i].path, plan.overlays[i].below);
+			    vm_work_file(w, plan.overlays[i].path), vm_work_file(w, plan.overlays[i].below));
 	if (!w->try_only)
 		note_plan(w, &plan);
 	vm_act_plan_fini(&plan);

@@ -133,8 +133,10 @@ static int run_prune(struct vm_work *w, struct vs_err *err)
 	size_t dropped = 0;
 	int r = vm_op_prune(w, &dropped, err);
 
-	if (r == 0 && !w->try_only)
-		vm_work_say(w, "%zu snapshots dropped", dropped);
+	if (r == 0 && !w->try_only && !dropped)
+		vm_work_say(w, "nothing to drop");
+	else if (r == 0 && !w->try_only)
+		vm_work_say(w, "dropped %zu snapshot%s", dropped, vm_work_plural(dropped));
 	return r;
 }
 
@@ -153,7 +155,7 @@ static int run_create(struct vm_work *w, const struct vm_command *c, struct vs_e
 	if (r < 0)
 		vm_work_say(w, "but retention failed: %s", vs_err_text(&why, r));
 	else if (dropped)
-		vm_work_say(w, "retention dropped %zu", dropped);
+		vm_work_say(w, "retention dropped %zu snapshot%s", dropped, vm_work_plural(dropped));
 	return 0;
 }
 
@@ -226,7 +228,7 @@ static int run_policy(struct vm_request *q, virConnectPtr conn)
 		if (r < 0)
 			vs_err_prefix(&err, "the policy is stored, but");
 		else
-			vm_work_say(&at.work, "stored; %zu snapshots dropped", dropped);
+			vm_work_say(&at.work, "stored; dropped %zu snapshot%s", dropped, vm_work_plural(dropped));
 	}
 	see(q);
 	vm_request_report(q, text, r, at.work.said, &err);

@@ -48,6 +48,18 @@ void vm_work_say(struct vm_work *w, const char *fmt, ...)
 	w->said = longer;
 }
 
+const char *vm_work_file(const struct vm_work *w, const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return w->try_only || !slash || !slash[1] ? path : slash + 1;
+}
+
+const char *vm_work_plural(size_t n)
+{
+	return n == 1 ? "" : "s";
+}
+
 int vm_work_cancelled(const struct vm_work *w, struct vs_err *err)
 {
 	return atomic_load(&w->watch.cancel) ? vs_err_set(err, -ECANCELED, "cancelled") : 0;

@@ -66,6 +66,11 @@ int vm_work_idle(struct vm_work *w, struct vs_err *err);
 /* One more phrase of what was done or would be done. */
 void vm_work_say(struct vm_work *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* How such a phrase names a file: what is only announced with the whole path, what was done shortly; `chain` has the paths. */
+const char *vm_work_file(const struct vm_work *w, const char *path);
+/* "", or "s" where it is not one. */
+const char *vm_work_plural(size_t n);
+
 /* -ECANCELED, if it is to be cancelled. */
 int vm_work_cancelled(const struct vm_work *w, struct vs_err *err);
 
