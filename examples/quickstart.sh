@@ -158,7 +158,8 @@ make_demo() {
 mount_demo() {
 	say 'Mounting'
 	printf '$ %s\n' "${L[*]:+${L[*]} }virt-snapfs '$URI' $WORK/mnt"
-	"${L[@]}" env LIBVIRT_LOG_OUTPUTS=2:file:"$WORK/libvirt.log" "$SNAPFS" "$URI" "$WORK/mnt" </dev/null || give_up 'virt-snapfs could not mount (see above)'
+	"${L[@]}" env LIBVIRT_LOG_OUTPUTS=2:file:"$WORK/libvirt.log" STATE_DIRECTORY="$WORK/state" RUNTIME_DIRECTORY="$WORK/run" \
+		"$SNAPFS" "$URI" "$WORK/mnt" </dev/null || give_up 'virt-snapfs could not mount (see above)'
 }
 
 show_demo() {

@@ -177,6 +177,9 @@ leave() {
 suite_begin() {
 	W=$(mktemp -d "${TMPDIR:-/tmp}/vs.XXXXXX") || exit 1
 	chmod 711 "$W"
+	# What the mounts remember stays here; some of them are another user's.
+	mkdir -m 1777 "$W/.state"
+	export STATE_DIRECTORY=$W/.state
 	trap leave EXIT
 	trap 'exit 143' TERM
 	trap 'exit 130' INT
