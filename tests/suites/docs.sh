@@ -104,11 +104,14 @@ qemu-io -f qcow2 -c 'write -q -P 0 0 8M' "$i/web01.qcow2" >/dev/null
 Vq start web01 --paused
 Vq snapshot-create-as web01 tuesday --disk-only
 cp "$i/web01.qcow2" "$W/home/old.qcow2"
+qemu-img create -q -f qcow2 "$i/db01.qcow2" 16M
+domain_define db01 "$(disk_xml vda qcow2 "$i/db01.qcow2")"
+Vq start db01 --paused
 awk '/^```console$/ { on = 1; next } /^```$/ { on = 0 } on' README.md >"$W/session"
 check 'README: has sessions' test -s "$W/session"
 mask() {
 	sed -E 's/20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-9:]{8}\+00:00/DATE/g; s/(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) +[0-9]+ [0-9:]{5}/WHEN/g; s/^total [0-9]+/total N/
-		s/[0-9]+(\.[0-9]+)? (KiB|MiB)  ( *)/SIZE  /g; s/ +/ /g'
+		s/[0-9]+(\.[0-9]+)? (KiB|MiB)  ( *)/SIZE  /g; s/at most [0-9.]+ MiB/at most SIZE/g; s/^.*: line [0-9]+: echo: /bash: echo: /; s/ +/ /g'
 }
 # shellcheck disable=SC2016
 sed -nE 's/^[$#] //p' "$W/session" >"$W/commands"
@@ -131,6 +134,36 @@ else
 	sed 's/^/#   /' "$W/diff"
 fi
 for m in /srv/snapshots "$W"/home/*; do is_mounted "$m" && fusermount3 -u "$m"; done
+
+# ---------------------------------------------------------------- commands and policies
+
+mkdir "$W/m"
+mount_snapfs "$W/m" qemu:///system || die 'no mount'
+# The usage, one command a line, as a program would compare it: no quotes, blanks only between words, small letters.
+plainly() { sed -E 's/\\\|/|/g; s/[`"]//g; s/ *\| */|/g; s/ *= */=/g; s/ *, */,/g; s/ *\.\.\./.../g' | tr '[:upper:]' '[:lower:]' | sort; }
+sed -nE '/^create /,$s/^([a-z]+.*)/\1/p' "$W/m/db01/ctl" | plainly >"$W/c.ctl"
+check 'commands: ctl lists them' test "$(wc -l <"$W/c.ctl")" = 10
+sed -nE '/^### ctl/,/^### /s/^\| `([a-z]+.*)` \|.*/\1/p' README.md | sed 's/`, `/\n/g' | plainly >"$W/c.readme"
+same 'commands: README as ctl' "$(cat "$W/c.ctl")" "$(cat "$W/c.readme")"
+mandoc -T ascii -O width=400 fs/virt-snapfs.8 | sed 's/.\x08//g' >"$W/man.txt"
+sed -n '/^ *[A-Za-z]* *ctl$/,/^   [a-z]/p' "$W/man.txt" | sed -nE 's/^     (create|delete|commit|pull|revert|hold|release|prune|try|cancel)( .*)?$/\1\2/p' | sed 's/, release/\nrelease/' | plainly >"$W/c.man"
+same 'commands: man page as ctl' "$(cat "$W/c.ctl")" "$(cat "$W/c.man")"
+grammar() { sed -nE '/^ *policy = /,/^ *unit   = /s/ +/ /gp' "$1"; }
+same 'retain: the grammar in README and man page' "$(grammar README.md)" "$(grammar "$W/man.txt")"
+sed -nE '/^### retain/,/^###? [^r]/s/^\| `([^`]+)` \| .*/\1/p' README.md >"$W/policies"
+check 'retain: README has examples' test "$(wc -l <"$W/policies")" -ge 5
+while read -r policy; do
+	check "retain: '$policy' is a policy" sh -c 'echo "$1" >"$2"' - "$policy" "$W/m/db01/retain.plan"
+	echo "$policy" >"$W/m/db01/retain"
+	same "retain: '$policy' is read back" "$policy" "$(tr ' ' '\n' <"$W/m/db01/retain" | xargs | sed -E 's/([0-9]+d) ([0-9]+w) ([0-9]+m)$/\1\2\3/')"
+done <"$W/policies"
+uri=$(sed -nE 's/.*`virsh metadata DOMAIN *$/next/p; /^https:\/\/[^ ]*`/s/^([^`]*)`.*/\1/p' README.md | grep '^https' | head -n 1)
+check 'README: where the policy is kept' sh -c 'virsh -q -c "$1" metadata db01 "$2" | grep -q policy' - "$URI" "$uri"
+unmount_snapfs "$W/m"
+for e in $(sed -nE '/^### ctl/,/^### Commit/s/^\| (E[A-Z, ]+)(, \.\.\.)? \|.*/\1/p' README.md | tr ', ' '\n\n' | sort -u); do
+	has "errors: $e is in the man page" "$(sed -n '/^DIAGNOSTICS/,$p' "$W/man.txt")" "$e"
+done
+same 'suites: README lists every one' '' "$(for s in tests/suites/*.sh; do grep -q "^| \`$(basename "$s" .sh)\` |" README.md || echo "$s"; done)"
 
 # ---------------------------------------------------------------- scripts
 
