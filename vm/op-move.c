@@ -212,15 +212,28 @@ static int stop_guest(struct vm_work *w, struct vs_err *err)
 	return vm_work_look(w, err);
 }
 
-static int keep_first(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+/* Of an external snapshot's disks only: the others keep the files that they have, so there is nothing to keep. */
+static int keep_first(struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, struct vs_err *err)
 {
 	struct vm_command create = { .verb = VM_CREATE, .names = (char **)&c->keep, .n_names = 1 };
+	vs_autofree char **targets = NULL;
+	int r;
 
 	if (!c->keep)
 		return 0;
+	targets = calloc(s->n_disks + 1, sizeof(*targets));
+	if (!targets)
+		return vs_err_set(err, -ENOMEM, "out of memory");
+	for (size_t i = 0; s->kind == VM_EXTERNAL && i < s->n_disks; i++)
+		if ((targets[create.n_disks] = strdup(s->disks[i].target)))
+			create.n_disks++;
+	create.disks = targets;
 	if (w->running && w->n_records && w->records[0].xml->kind == VM_INTERNAL)
 		create.kind = VM_ASK_INTERNAL;
-	return vm_op_create(w, &create, err);
+	r = vm_op_create(w, &create, err); /* looks anew, so @s is gone now */
+	for (size_t i = 0; i < create.n_disks; i++)
+		free(targets[i]);
+	return r;
 }
 
 static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
@@ -248,7 +261,8 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 	return r;
 }
 
-static int try_revert(struct vm_work *w, const struct vm_command *c, const char *name, struct vs_err *err)
+static int try_revert(struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, const char *name,
+		      struct vs_err *err)
 {
 	struct vm_act_revert spec = { .name = name };
 	struct vm_act_plan plan = {0};
@@ -256,7 +270,7 @@ static int try_revert(struct vm_work *w, const struct vm_command *c, const char 
 	int r = 0;
 
 	if (c->keep)
-		r = keep_first(w, c, err);
+		r = keep_first(w, c, s, err);
 	if (w->running)
 		vm_work_say(w, "would stop the domain");
 	else if (r == 0)
@@ -306,8 +320,8 @@ int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 	if (r < 0)
 		return r;
 	if (w->try_only)
-		return try_revert(w, c, name, err);
-	r = keep_first(w, c, err);
+		return try_revert(w, c, s, name, err);
+	r = keep_first(w, c, s, err);
 	if (r == 0)
 		r = stop_guest(w, err);
 	return r < 0 ? r : revert_now(w, name, err);

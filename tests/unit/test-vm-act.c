@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What is pure in vm/act.h. Everything else is proved on libvirt itself, by act-drive.sh. */
+/* What is pure in vm/act.h. Everything else is proved through the mounted files, on libvirt itself. */
 #include <criterion/criterion.h>
 #include <string.h>
 
