@@ -95,8 +95,10 @@ static int follow(struct vm_collect *c, int i, struct q2_gate *gate)
 		return VM_NO_FILE;
 	below = vm_files_below(c->files, c->file[i], gate, &code, &error);
 	if (!below) {
-		if (code < 0)
+		if (code < 0) {
 			c->fact[i].below_why = without_path(error, c->file[i]->path);
+			vm_files_refused(c->file[i], gate, &c->fact[i].refused_dev, &c->fact[i].refused_ino);
+		}
 		if (code == -ENOMEM)
 			c->failed = true;
 		return VM_NO_FILE;

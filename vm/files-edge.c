@@ -173,6 +173,19 @@ struct vm_file *vm_files_data(struct vm_files *files, struct vm_file *f, struct 
 	return named(files, f, gate, f->info ? f->info->data_file : NULL, "raw", code, error);
 }
 
+bool vm_files_refused(const struct vm_file *f, const struct q2_gate *gate, uint64_t *dev, uint64_t *ino)
+{
+	for (const struct vm_edge *e = f->info ? f->edges : NULL; e; e = e->next) {
+		if (e->gate != gate || e->below || !e->found || !vm_same_text(e->name, f->info->backing_name) ||
+		    !vm_same_text(e->format, f->info->backing_format))
+			continue;
+		*dev = e->dev;
+		*ino = e->ino;
+		return true;
+	}
+	return false;
+}
+
 /* ---------------------------------------------------------------- has anything happened at all? */
 
 struct quiet {

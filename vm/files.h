@@ -71,6 +71,10 @@ struct vm_file *vm_files_below(struct vm_files *files, struct vm_file *f, struct
 struct vm_file *vm_files_data(struct vm_files *files, struct vm_file *f, struct q2_gate *gate, int *code,
 			      const char **error);
 
+/* After a refusal of vm_files_below(): the file that the name leads to, which may not be opened, but stands beneath @f all the
+ * same. False: there is none, or nobody can tell. */
+bool vm_files_refused(const struct vm_file *f, const struct q2_gate *gate, uint64_t *dev, uint64_t *ino);
+
 /* Asks for QEMU's lock bytes on it now; a file that cannot be opened has none. Returns f->locks' news: did they change? */
 bool vm_files_locks(struct vm_files *files, struct vm_file *f);
 

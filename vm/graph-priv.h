@@ -62,7 +62,8 @@ struct vm_graph_user {
 
 struct vm_graph {
 	const struct vm_facts *facts;
-	int *node; /* of a file */
+	int *node;    /* of a file */
+	int *refused; /* of a file: what it stands on although the gate refuses to open that for it, or VM_NO_FILE */
 
 	struct vm_graph_disk *disks;
 	size_t n_disks;

@@ -53,6 +53,23 @@ static bool one_image(const struct vm_fact_file *a, const struct vm_fact_file *b
 	return a->stamp.dev == b->stamp.dev && a->stamp.ino == b->stamp.ino && (a->stamp.ino || !strcmp(a->path, b->path));
 }
 
+/* The first of @order with that identity, or VM_NO_FILE. */
+static int find_inode(const struct vm_fact_file *files, const int *order, size_t n, uint64_t dev, uint64_t ino)
+{
+	size_t low = 0, high = n;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		const struct q2_stamp *s = &files[order[mid]].stamp;
+
+		if (s->dev < dev || (s->dev == dev && s->ino < ino))
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low < n && files[order[low]].stamp.dev == dev && files[order[low]].stamp.ino == ino ? order[low] : VM_NO_FILE;
+}
+
 static int find_nodes(struct vm_graph *g)
 {
 	const struct vm_fact_file *files = g->facts->files;
@@ -60,7 +77,8 @@ static int find_nodes(struct vm_graph *g)
 	vs_autofree int *order = calloc(n + 1, sizeof(*order));
 
 	g->node = calloc(n + 1, sizeof(*g->node));
-	if (!order || !g->node)
+	g->refused = calloc(n + 1, sizeof(*g->refused));
+	if (!order || !g->node || !g->refused)
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++)
 		order[i] = (int)i;
@@ -70,6 +88,9 @@ static int find_nodes(struct vm_graph *g)
 
 		g->node[order[i]] = same ? g->node[order[i - 1]] : order[i];
 	}
+	for (size_t i = 0; i < n; i++)
+		g->refused[i] = files[i].below == VM_NO_FILE && files[i].refused_ino ?
+			find_inode(files, order, n, files[i].refused_dev, files[i].refused_ino) : VM_NO_FILE;
 	return 0;
 }
 
@@ -346,6 +367,29 @@ static int add_user(struct vm_graph *g, enum vm_graph_user_kind kind, size_t ind
 	return 0;
 }
 
+/* Where the gate ends a chain it goes on all the same: what lies beyond may not be read for this one, but must not change. */
+static int add_beyond(struct vm_graph *g, enum vm_graph_user_kind kind, size_t index, int last)
+{
+	struct vm_chain chain = {0};
+	int ret = 0;
+
+	if (g->refused[last] != VM_NO_FILE)
+		vm_chain_walk(g, g->refused[last], vm_graph_file(g, g->refused[last])->format, &chain);
+	for (size_t i = 0; ret == 0 && i < chain.n; i++)
+		ret = add_user(g, kind, index, chain.files[i]);
+	return ret;
+}
+
+static int add_disk_users(struct vm_graph *g, size_t disk)
+{
+	const struct vm_graph_disk *d = &g->disks[disk];
+	int ret = 0;
+
+	for (size_t k = 0; ret == 0 && k < d->n_chain; k++)
+		ret = add_user(g, VM_USER_DISK, disk, d->chain[k]);
+	return ret == 0 && d->n_chain ? add_beyond(g, VM_USER_DISK, disk, d->chain[d->n_chain - 1]) : ret;
+}
+
 /* A snapshot needs what its domain's disks do not need anyway. */
 static int add_snapshot_users(struct vm_graph *g, size_t snap)
 {
@@ -358,10 +402,10 @@ static int add_snapshot_users(struct vm_graph *g, size_t snap)
 	vm_chain_walk(g, disk->pit, disk->format, &chain);
 	for (size_t i = 0; ret == 0 && i < chain.n; i++) {
 		if (vm_graph_alive(g, g->snaps[snap].domain, chain.files[i]))
-			break;
+			return 0;
 		ret = add_user(g, VM_USER_SNAPSHOT, snap, chain.files[i]);
 	}
-	return ret;
+	return ret == 0 && chain.n ? add_beyond(g, VM_USER_SNAPSHOT, snap, chain.files[chain.n - 1]) : ret;
 }
 
 /* A volume that no domain knows needs what it stands on. */
@@ -376,7 +420,7 @@ static int add_volume_users(struct vm_graph *g, size_t volume, const bool *known
 	vm_chain_walk(g, file, vm_graph_file(g, file)->format, &chain);
 	for (size_t i = 1; ret == 0 && i < chain.n; i++)
 		ret = add_user(g, VM_USER_VOLUME, volume, chain.files[i]);
-	return ret;
+	return ret == 0 && chain.n ? add_beyond(g, VM_USER_VOLUME, volume, chain.files[chain.n - 1]) : ret;
 }
 
 static int collect_users(struct vm_graph *g)
@@ -385,8 +429,7 @@ static int collect_users(struct vm_graph *g)
 	int ret = known ? 0 : -ENOMEM;
 
 	for (size_t i = 0; ret == 0 && i < g->n_disks; i++)
-		for (size_t k = 0; ret == 0 && k < g->disks[i].n_chain; k++)
-			ret = add_user(g, VM_USER_DISK, i, g->disks[i].chain[k]);
+		ret = add_disk_users(g, i);
 	for (size_t i = 0; ret == 0 && i < g->n_snaps; i++)
 		ret = add_snapshot_users(g, i);
 	for (size_t i = 0; ret == 0 && i < g->n_users; i++)
@@ -431,6 +474,7 @@ void vm_graph_free(struct vm_graph *g)
 	if (!g)
 		return;
 	free(g->node);
+	free(g->refused);
 	for (size_t i = 0; i < g->n_disks; i++)
 		free(g->disks[i].chain);
 	free(g->disks);

@@ -42,6 +42,7 @@ struct vm_fact_file {
 	int below;
 	enum q2_format below_format; /* Q2_FORMAT_NONE: no format recorded anywhere we trust */
 	const char *below_why;  /* NULL, or why what is beneath cannot be followed (a URL, the gate refuses it) */
+	uint64_t refused_dev, refused_ino; /* then the file that the name leads to: not to be read, but needed. 0: unknown */
 	int data;               /* external data file */
 
 	bool writer, no_read;   /* of struct q2_locks */

@@ -951,6 +951,28 @@ Test(vm_graph, the_picture_names_other_domains_their_snapshots_and_volumes)
 	picture_free(&p);
 }
 
+Test(vm_graph, who_may_not_read_a_layer_needs_it_all_the_same)
+{
+	struct lab l;
+
+	lab_init(&l);
+	qcow2(&l, SPARE, VM_NO_FILE); /* stands on o1, which the gate does not let it open: its domain names no such directory */
+	l.files[SPARE].below_why = "lies outside the directories known for it";
+	l.files[SPARE].refused_dev = l.files[O1].stamp.dev;
+	l.files[SPARE].refused_ino = l.files[O1].stamp.ino;
+	l.disks[OTHER].top = SPARE;
+	l.disks[OTHER].format = Q2_FORMAT_QCOW2;
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_null(layer_at(&p, "/i/o2")->users[0]);
+	cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "domain 'other' (disk vda)");
+	cr_expect_str_eq(layer_at(&p, "/i/base")->users[0], "domain 'other' (disk vda)");
+	picture_free(&p);
+	p = picture_of(&l, OTHER);
+	cr_expect_eq(p.n, 1u, "and it is not shown to it");
+	picture_free(&p);
+}
+
 Test(vm_graph, the_picture_shows_what_a_commit_left_over)
 {
 	struct lab l;
