@@ -89,7 +89,7 @@ int vm_act_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *err)
 
 /* ---------------------------------------------------------------- files */
 
-static bool proves(const struct vm_xml_snapshot *record, const char *path)
+bool vm_act_proves(const struct vm_xml_snapshot *record, const char *path)
 {
 	for (size_t i = 0; i < record->n_disks; i++)
 		if (record->disks[i].mode == VM_MODE_EXTERNAL && record->disks[i].overlay.path &&
@@ -123,7 +123,7 @@ int vm_act_unlink(const struct vm_xml_snapshot *record, const char *path, struct
 	struct stat st;
 	int r;
 
-	if (!proves(record, path))
+	if (!vm_act_proves(record, path))
 		return vs_err_set(err, -EPERM, "'%s' was not created by snapshot '%s', so it is not removed", path, record->name);
 	if (lstat(path, &st) < 0)
 		return errno == ENOENT ? 0 : vs_err_set(err, -errno, "'%s': %s", path, strerror(errno));

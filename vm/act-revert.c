@@ -104,11 +104,11 @@ static int plan_by_hand(const struct going *g, struct vm_act_plan *plan, struct 
 					.opaque = g->spec->opaque };
 	int r = vm_act_active(g->dom, err);
 
-	if (r > 0)
+	if (r > 0 && !g->spec->stops)
 		return vs_err_set(err, -EBUSY, "domain '%s' is running", virDomainGetName(g->dom));
-	if (r == 0 && !g->record->definition)
+	if (r >= 0 && !g->record->definition)
 		r = vs_err_set(err, -EOPNOTSUPP, "snapshot '%s' has no recorded definition", g->spec->name);
-	if (r == 0)
+	if (r >= 0)
 		r = vm_act_names(g->dom, &naming.names, &naming.n_names, err);
 	for (size_t i = 0; r == 0 && i < g->record->n_disks; i++)
 		r = plan_disk(g, &g->record->disks[i], &naming, plan, err);

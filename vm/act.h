@@ -206,6 +206,8 @@ int vm_act_forget(virDomainPtr dom, const char *name, struct vs_err *err);
  * started paused for that where this libvirt needs it. It cannot be cancelled nor slowed. The saved memory goes too. */
 int vm_act_delete(virDomainPtr dom, const char *name, struct vm_act_watch *watch, struct vs_err *err);
 
+/* Did the snapshot create this file (an overlay, or its saved memory)? By its record. */
+bool vm_act_proves(const struct vm_xml_snapshot *record, const char *path);
 /* Removes a file of which @record proves that the snapshot created it (an overlay, or its saved memory), and that is a regular
  * file which no QEMU has open. 0 also where it is gone already; -EPERM: not proved; -EBUSY: open. */
 int vm_act_unlink(const struct vm_xml_snapshot *record, const char *path, struct vs_err *err);
@@ -215,6 +217,7 @@ int vm_act_unlink(const struct vm_xml_snapshot *record, const char *path, struct
 struct vm_act_revert {
 	const char *name;
 	bool risky; /* libvirt's FORCE: also where it cannot know that the definitions fit together */
+	bool stops; /* vm_act_revert_plan: the caller will have stopped the domain by then */
 	bool (*left_over)(void *opaque, const char *path); /* as in vm_act_create */
 	void *opaque;
 };

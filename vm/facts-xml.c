@@ -31,6 +31,7 @@
 #define SNAPSHOT_COST 20 /* <s n="" t="" is=""/> */
 #define MARK_COST 20     /* <m c="" r="" t=""></m> */
 #define DISK_COST 8      /* <d t=""/> */
+#define MADE_COST 8      /* <l p=""/> */
 #define FILE_COST 25     /* <f k="" i="" z="" m=""/> */
 
 /* ---------------------------------------------------------------- writing */
@@ -155,6 +156,11 @@ static int put_own(FILE *f, const struct vm_own *own, bool vouch)
 	putc('>', f);
 	for (size_t i = 0; vouch && i < own->n_files; i++)
 		put_file(f, &own->files[i]);
+	for (size_t i = 0; ret == 0 && i < own->n_made; i++) {
+		fputs("<l", f);
+		ret = put_attr(f, "p", own->made[i]);
+		fputs("/>", f);
+	}
 	for (size_t i = 0; ret == 0 && i < own->n_snapshots; i++)
 		if (says_something(&own->snapshots[i], vouch))
 			ret = put_snapshot(f, &own->snapshots[i], vouch);
@@ -404,6 +410,16 @@ static int read_file(struct reader *r, const xmlNode *node)
 	return ret;
 }
 
+static int read_made(struct reader *r, const xmlNode *node)
+{
+	vs_autofree char *path = NULL;
+	int ret = charge(r, MADE_COST);
+
+	if (ret == 0)
+		ret = need_attr(r, node, "p", &path);
+	return ret < 0 ? ret : vm_own_add_made(r->own, path);
+}
+
 /* The files come before the snapshots. */
 static int read_vouched(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
 {
@@ -468,6 +484,8 @@ static int read_own(struct reader *r, const xmlNode *node)
 		ret = get_attr(r, node, "policy", &r->own->policy);
 	for (const xmlNode *f = next_element(node->children, "f"); ret == 0 && f; f = next_element(f->next, "f"))
 		ret = read_file(r, f);
+	for (const xmlNode *l = next_element(node->children, "l"); ret == 0 && l; l = next_element(l->next, "l"))
+		ret = read_made(r, l);
 	for (const xmlNode *s = next_element(node->children, "s"); ret == 0 && s; s = next_element(s->next, "s"))
 		ret = read_snapshot(r, s);
 	return ret;

@@ -71,6 +71,9 @@ void vm_own_free(struct vm_own *own)
 		snapshot_fini(&own->snapshots[i]);
 	free(own->snapshots);
 	free(own->files);
+	for (size_t i = 0; i < own->n_made; i++)
+		free(own->made[i]);
+	free(own->made);
 	free(own->policy);
 	free(own);
 }
@@ -146,6 +149,8 @@ struct vm_own *vm_own_copy(const struct vm_own *own)
 		memcpy(copy->files, own->files, own->n_files * sizeof(*copy->files));
 	if (ok)
 		copy->n_files = own->n_files;
+	for (size_t i = 0; ok && i < own->n_made; i++)
+		ok = vm_own_add_made(copy, own->made[i]) == 0;
 	while (ok && copy->n_snapshots < own->n_snapshots) {
 		ok = snapshot_copy(&own->snapshots[copy->n_snapshots], &copy->snapshots[copy->n_snapshots]);
 		copy->n_snapshots += ok;
@@ -381,6 +386,45 @@ int vm_own_set_vouched(struct vm_own *own, const struct vm_own_id *id, const str
 	s->n_vouched = n;
 	drop_if_empty(own, s);
 	return 0;
+}
+
+/* ---------------------------------------------------------------- what we made */
+
+bool vm_own_has_made(const struct vm_own *own, const char *path)
+{
+	for (size_t i = 0; i < own->n_made; i++)
+		if (!strcmp(own->made[i], path))
+			return true;
+	return false;
+}
+
+int vm_own_add_made(struct vm_own *own, const char *path)
+{
+	char **grown;
+
+	if (vm_own_has_made(own, path))
+		return 0;
+	grown = reallocarray(own->made, own->n_made + 1, sizeof(*grown));
+	if (grown)
+		own->made = grown;
+	if (!grown || !(grown[own->n_made] = strdup(path)))
+		return -ENOMEM;
+	own->n_made++;
+	return 0;
+}
+
+size_t vm_own_sweep_made(struct vm_own *own, bool (*exists)(const char *path))
+{
+	size_t kept = 0, n = own->n_made;
+
+	for (size_t i = 0; i < n; i++) {
+		if (exists(own->made[i]))
+			own->made[kept++] = own->made[i];
+		else
+			free(own->made[i]);
+	}
+	own->n_made = kept;
+	return n - kept;
 }
 
 /* ---------------------------------------------------------------- the end of a snapshot */

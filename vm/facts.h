@@ -13,6 +13,8 @@
  *              policy     canonical `retain` line; absent: none was ever written
  *     f        k          number, for `v`                                            any number; one an image file
  *              i z m      its inode number, size and mtime in seconds[.nanoseconds]
+ *     l        p          path of a layer that a command of ours or a snapshot      any number; one a path
+ *                         made, which no record says any more
  *     s        n          raw name of a snapshot                                    any number; one a snapshot
  *              t          creation, seconds[.nanoseconds] since 1970
  *              is         letters: e external or i internal; o taken here; h held
@@ -98,6 +100,8 @@ struct vm_own {
 	size_t n_snapshots;
 	struct vm_own_file *files;         /* only those that some snapshot is vouched for with */
 	size_t n_files;
+	char **made;                       /* paths of layers: may be removed when nobody needs them */
+	size_t n_made;
 };
 
 /* ---------------------------------------------------------------- text */
@@ -151,6 +155,12 @@ int vm_own_set_mark(struct vm_own *own, const struct vm_own_id *id, const struct
 
 /* The snapshot is right with these files beneath it; their numbers do not matter. Replaces what was vouched for. */
 int vm_own_set_vouched(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_file *files, size_t n);
+
+/* The layer at @path was made by a command of ours or by a snapshot. */
+int vm_own_add_made(struct vm_own *own, const char *path);
+bool vm_own_has_made(const struct vm_own *own, const char *path);
+/* Forgets every such layer for which @exists says false. Returns how many. */
+size_t vm_own_sweep_made(struct vm_own *own, bool (*exists)(const char *path));
 
 /* The snapshot is gone: so is all that was said of it. True if there was something. */
 bool vm_own_forget(struct vm_own *own, const struct vm_own_id *id);

@@ -101,18 +101,6 @@ static const char *other_froze(const struct vm_merge *m, const char *path)
 	return NULL;
 }
 
-static bool created_by_snapshot(const struct vm_work *w, const char *path)
-{
-	for (size_t i = 0; i < w->n_records; i++)
-		for (size_t k = 0; k < w->records[i].xml->n_disks; k++) {
-			const char *overlay = w->records[i].xml->disks[k].overlay.path;
-
-			if (overlay && !strcmp(overlay, path))
-				return true;
-		}
-	return false;
-}
-
 static bool marked(const struct vm_merge *m, const char *target)
 {
 	for (size_t i = 0; i < m->n_names; i++) {
@@ -177,7 +165,7 @@ static int may_merge(const struct vm_merge *m, int base, int top, uint64_t *byte
 			return vs_err_set(err, -EPERM, "'%s' would go, and internal snapshot '%s' is stored in it: delete that first",
 					  m->w->d->layers[l].path, inside);
 		r = layer_free(m, l, l == top, err);
-		*bytes += m->w->d->layers[l].allocated;
+		*bytes += vm_work_allocated(m->w, l);
 	}
 	return r;
 }
@@ -244,7 +232,21 @@ static bool nobody_needs(const struct vm_merge *m, int base)
 	const struct vm_layer *l = &m->w->d->layers[base];
 
 	return !l->active && (!l->users || !l->users[0]) && !other_froze(m, l->path) && !vm_work_internal_in(m->w, base) &&
-	       created_by_snapshot(m->w, l->path);
+	       vm_work_made(m->w, l->path);
+}
+
+/* `base` goes, and with it what earlier deletes had to leave because it stood on that. */
+static int set_drop(const struct vm_merge *m, struct vm_merge_disk *d, int base, struct vs_err *err)
+{
+	int r = 0, one;
+
+	d->what = VM_MERGE_DROP;
+	for (int l = m->w->d->layers[base].below, n = 0; r == 0 && l >= 0 && n < VM_CHAIN_MAX; l = m->w->d->layers[l].below, n++) {
+		if (m->w->d->layers[l].missing || vm_work_above(m->w, l, &one) != 1 || !nobody_needs(m, l))
+			break;
+		r = add_gone(d, m->w->d->layers[l].path, err);
+	}
+	return r;
 }
 
 static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int base, const char *recorded, struct vs_err *err)
@@ -258,10 +260,8 @@ static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 		d->why = "it is gone";
 		return 0;
 	}
-	if (n == 0 && nobody_needs(m, base)) {
-		d->what = VM_MERGE_DROP;
-		return 0;
-	}
+	if (n == 0 && nobody_needs(m, base))
+		return set_drop(m, d, base, err);
 	if (n != 1 || m->w->d->layers[base].active)
 		return 0;
 	if (recorded && strcmp(m->w->d->layers[above].path, recorded) != 0 && vm_work_layer(m->w, recorded) != above &&

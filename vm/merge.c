@@ -11,7 +11,7 @@
  *                 children of the parent of the first
  *     see         the picture shows that, so readers have moved
  *     remove      the merged files, and those that nobody needs
- *     vouch       for those that stay: see vouch.c
+ *     vouch       for those that stay: see vouch.c; and files of those that go, but stay, are noted as made by snapshots
  *     forget      the records go, the last one first: they have no children then, so that no libvirt rewrites any
  *     unmark      what we know of them is forgotten, marks included
  *
@@ -177,21 +177,36 @@ static const char *parent_that_stays(const struct vm_merge *m, const char *paren
 	return parent;
 }
 
-static int correct_record(struct vm_merge *m, const struct vm_work_record *record, const struct vm_rewrite_move *moves, size_t n,
-			  struct vs_err *err)
+/* 1: the record has to change, *out is how; 0: it is right. */
+static int corrected(const struct vm_merge *m, const struct vm_work_record *record, const struct vm_rewrite_move *moves, size_t n,
+		     char **out, struct vs_err *err)
 {
 	bool child = record->xml->parent && goes(m, record->xml->parent);
-	vs_autofree char *text = NULL, *more = NULL;
-	int changed = vm_rewrite_layers(record->text, moves, n, &text, err), r = 0;
+	vs_autofree char *text = NULL;
+	int changed = vm_rewrite_layers(record->text, moves, n, &text, err), r;
 
 	if (changed < 0)
 		return changed;
-	if (child)
-		r = vm_rewrite_parent(text, parent_that_stays(m, record->xml->parent), &more, err);
-	if (r < 0 || (!child && !changed))
+	if (!child) {
+		*out = changed ? vs_steal(text) : NULL;
+		return changed > 0;
+	}
+	r = vm_rewrite_parent(text, parent_that_stays(m, record->xml->parent), out, err);
+	return r < 0 ? r : 1;
+}
+
+static int correct_record(struct vm_merge *m, const struct vm_work_record *record, const struct vm_rewrite_move *moves, size_t n,
+			  struct vs_err *err)
+{
+	vs_autofree char *text = NULL;
+	int r = corrected(m, record, moves, n, &text, err);
+
+	if (r <= 0)
 		return r;
-	r = vm_act_redefine(m->w->dom, child ? more : text, VM_ACT_KEEP_CURRENT, err);
+	r = vm_act_redefine(m->w->dom, text, VM_ACT_KEEP_CURRENT, err);
 	vm_fault();
+	if (r == 0)
+		vm_work_say(m->w, "re-pointed the record of '%s'", record->name);
 	return r;
 }
 
@@ -206,6 +221,27 @@ static int correct_records(struct vm_merge *m, struct vs_err *err)
 	return r;
 }
 
+/* Overlays of those that go which stay as files, for others need them: soon no record will say that a snapshot made them. */
+static int remember_made(struct vm_merge *m, struct vs_err *err)
+{
+	size_t had = m->w->own->n_made;
+	int r = 0;
+
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+
+		for (size_t k = 0; r == 0 && record && k < record->xml->n_disks; k++) {
+			const struct vm_xml_snapdisk *d = &record->xml->disks[k];
+
+			if (d->mode == VM_MODE_EXTERNAL && d->overlay.path && access(d->overlay.path, F_OK) == 0)
+				r = vm_own_add_made(m->w->own, d->overlay.path);
+		}
+	}
+	if (r < 0)
+		return vs_err_set(err, r, "out of memory");
+	return m->w->own->n_made > had ? vm_work_save(m->w, err) : 0;
+}
+
 static int forget_records(struct vm_merge *m, struct vs_err *err)
 {
 	int r = 0;
@@ -218,9 +254,14 @@ static int forget_records(struct vm_merge *m, struct vs_err *err)
 	return r;
 }
 
+static bool is_there(const char *path)
+{
+	return access(path, F_OK) == 0;
+}
+
 static int forget_own(struct vm_merge *m, struct vs_err *err)
 {
-	bool said = false;
+	bool said = vm_own_sweep_made(m->w->own, is_there) > 0;
 
 	for (size_t i = 0; i < m->n_names; i++) {
 		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
@@ -236,15 +277,12 @@ static int forget_own(struct vm_merge *m, struct vs_err *err)
 
 /* ---------------------------------------------------------------- files */
 
-/* Removes a file that some record proves to be a snapshot's. */
-static int remove_proved(struct vm_merge *m, const char *path, struct vs_err *err)
+static int remove_made(struct vm_merge *m, const char *path, struct vs_err *err)
 {
-	int r = -EPERM;
+	int r = vm_work_unlink(m->w, path, err);
 
-	for (size_t i = 0; r == -EPERM && i < m->w->n_records; i++)
-		r = vm_act_unlink(m->w->records[i].xml, path, NULL);
 	vm_fault();
-	return r < 0 ? vs_err_set(err, r, "'%s' cannot be removed: %s", path, strerror(-r)) : 0;
+	return r;
 }
 
 /* What stood on it may have been removed since the picture was made: the upper layers go first. */
@@ -282,7 +320,7 @@ static void remove_merged(struct vm_merge *m, const struct vm_picture *pic, cons
 	else if (d->what == VM_MERGE_DOWN)
 		r = vm_act_unlink(&merged, path, &err);
 	else
-		r = remove_proved(m, path, &err);
+		r = remove_made(m, path, &err);
 	vm_fault();
 	if (r < 0)
 		vm_work_say(m->w, "%s", err.msg);
@@ -301,9 +339,24 @@ static void remove_all_merged(struct vm_merge *m)
 	}
 	pic = vm_picture_get(m->w->vm);
 	for (size_t i = 0; i < m->n_disks; i++)
-		for (size_t k = 0; k < m->disks[i].n_gone; k++)
+		for (size_t k = 0; moved(&m->disks[i]) && k < m->disks[i].n_gone; k++)
 			remove_merged(m, pic, &m->disks[i], m->disks[i].gone[k]);
 	vm_picture_put(pic);
+}
+
+/* The lower ones are only files too many. */
+static int drop_files(struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err)
+{
+	struct vs_err why = {0};
+	int r = remove_made(m, d->base, err), lower = r;
+
+	if (r == 0)
+		vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, d->base));
+	for (size_t k = 0; lower == 0 && k < d->n_gone; k++) {
+		lower = remove_made(m, d->gone[k], &why);
+		vm_work_say(m->w, lower == 0 ? "unlinked '%s'" : "%s", lower == 0 ? vm_work_file(m->w, d->gone[k]) : why.msg);
+	}
+	return r;
 }
 
 static int remove_files(struct vm_merge *m, struct vs_err *err)
@@ -314,44 +367,74 @@ static int remove_files(struct vm_merge *m, struct vs_err *err)
 		remove_all_merged(m);
 	for (size_t i = 0; r == 0 && i < m->n_disks; i++)
 		if (m->disks[i].what == VM_MERGE_DROP)
-			r = remove_proved(m, m->disks[i].base, err);
+			r = drop_files(m, &m->disks[i], err);
 	for (size_t i = 0; r == 0 && i < m->n_names; i++) {
 		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
 
-		if (record && record->xml->memory_file)
-			r = vm_act_unlink(record->xml, record->xml->memory_file, err);
+		if (record && record->xml->memory_file &&
+		    (r = vm_act_unlink(record->xml, record->xml->memory_file, err)) == 0)
+			vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, record->xml->memory_file));
 	}
 	return r;
 }
 
 /* ---------------------------------------------------------------- run */
 
+static void tell_disk(struct vm_merge *m, const struct vm_merge_disk *d)
+{
+	const char *base = vm_work_file(m->w, d->base), *top = d->top ? vm_work_file(m->w, d->top) : "";
+
+	if (d->what == VM_MERGE_DOWN)
+		vm_work_say(m->w, "disk %s: %s '%s' into '%s' (at most %.1f MiB)", d->target,
+			    m->w->try_only ? "would merge" : "merged", top, base, (double)d->bytes / 1048576);
+	else if (d->what == VM_MERGE_DONE)
+		vm_work_say(m->w, "disk %s: '%s' had been merged into '%s' before", d->target, top, base);
+	else if (d->what == VM_MERGE_KEEP)
+		vm_work_say(m->w, "disk %s: '%s' stays (%s)", d->target, base, d->why);
+}
+
 static void tell(struct vm_merge *m)
 {
-	bool would = m->w->try_only;
+	for (size_t i = 0; i < m->n_disks; i++)
+		tell_disk(m, &m->disks[i]);
+}
 
+/* What remove_files() will do. */
+static void tell_files(struct vm_merge *m)
+{
 	for (size_t i = 0; i < m->n_disks; i++) {
 		const struct vm_merge_disk *d = &m->disks[i];
-		const char *base = vm_work_file(m->w, d->base), *top = d->top ? vm_work_file(m->w, d->top) : "";
 
-		if (d->what == VM_MERGE_DOWN)
-			vm_work_say(m->w, "disk %s: %s '%s' into '%s' (at most %.1f MiB)%s", d->target,
-				    would ? "would merge" : "merged", top, base, (double)d->bytes / 1048576,
-				    would ? " and unlink the former" : "");
-		else if (d->what == VM_MERGE_DONE)
-			vm_work_say(m->w, "disk %s: '%s' had been merged into '%s' before", d->target, top, base);
-		else if (d->what == VM_MERGE_DROP)
-			vm_work_say(m->w, "disk %s: %s '%s'", d->target, would ? "would unlink" : "unlinked", base);
-		else
-			vm_work_say(m->w, "disk %s: '%s' stays (%s)", d->target, base, d->why);
+		if (d->what == VM_MERGE_DROP)
+			vm_work_say(m->w, "would unlink '%s'", d->base);
+		for (size_t k = 0; k < d->n_gone; k++)
+			if (access(d->gone[k], F_OK) == 0)
+				vm_work_say(m->w, "would unlink '%s'", d->gone[k]);
 	}
-	for (size_t i = 0; i < m->w->n_records; i++) {
-		const struct vm_work_record *r = &m->w->records[i];
-		bool child = r->xml->parent && goes(m, r->xml->parent) && !goes(m, r->name);
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
 
-		if (child)
-			vm_work_say(m->w, "%s the record of '%s'", would ? "would re-point" : "re-pointed", r->name);
+		if (record && record->xml->memory_file)
+			vm_work_say(m->w, "would unlink '%s'", record->xml->memory_file);
 	}
+}
+
+/* What correct_records() will do. */
+static int tell_records(struct vm_merge *m, struct vs_err *err)
+{
+	vs_autofree struct vm_rewrite_move *moves = calloc(m->n_disks + 1, sizeof(*moves));
+	int n = moves ? moves_of(m, moves) : 0, r = moves ? 0 : vs_err_set(err, -ENOMEM, "out of memory");
+
+	for (size_t i = 0; r >= 0 && i < m->w->n_records; i++) {
+		vs_autofree char *text = NULL;
+
+		if (goes(m, m->w->records[i].name))
+			continue;
+		r = corrected(m, &m->w->records[i], moves, (size_t)n, &text, err);
+		if (r > 0)
+			vm_work_say(m->w, "would re-point the record of '%s'", m->w->records[i].name);
+	}
+	return r < 0 ? r : 0;
 }
 
 static int try_it(struct vm_merge *m, struct vs_err *err)
@@ -359,7 +442,8 @@ static int try_it(struct vm_merge *m, struct vs_err *err)
 	if (count(m, VM_MERGE_DOWN) && !m->w->running && virDomainHasManagedSaveImage(m->w->dom, 0) > 0)
 		return vs_err_set(err, -EPERM, "the domain has a managed save, which a start would use up: start it and shut it down first");
 	tell(m);
-	return 0;
+	tell_files(m);
+	return tell_records(m, err);
 }
 
 static int give_up(struct vm_merge *m, bool touched, int r, struct vs_err *err)
@@ -395,14 +479,16 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 		r = merge_down(m, err);
 	if (r == 0)
 		vm_work_unguard(m->w);
-	if (r == 0)
-		r = correct_records(m, err);
 	if (r == 0) {
 		tell(m);
-		r = remove_files(m, err);
+		r = correct_records(m, err);
 	}
 	if (r == 0)
+		r = remove_files(m, err);
+	if (r == 0)
 		r = vm_work_vouch_again(m->w, err);
+	if (r == 0)
+		r = remember_made(m, err);
 	if (r == 0)
 		r = forget_records(m, err);
 	if (r == 0)

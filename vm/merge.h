@@ -20,7 +20,8 @@ enum vm_merge_what {
 struct vm_merge_disk {
 	enum vm_merge_what what;
 	char *target, *base, *top; /* paths; `top` NULL for KEEP and DROP */
-	char **gone;               /* DOWN, DONE: the layers that are in `base` afterwards, and go */
+	char **gone;               /* DOWN, DONE: the layers that are in `base` afterwards, and go; DROP: what stays beneath it for
+	                            * nobody else */
 	size_t n_gone;
 	enum q2_format format;     /* of base */
 	bool block;                /* base is a device */

@@ -33,7 +33,7 @@ static int64_t bytes_above(const struct vm_work *w, int top, int base)
 	int l = w->d->layers[top].below;
 
 	for (int n = 0; l >= 0 && l != base && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
-		bytes += w->d->layers[l].allocated;
+		bytes += vm_work_allocated(w, l);
 	return l == base ? (int64_t)bytes : -1;
 }
 
@@ -138,16 +138,19 @@ int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
 /* ---------------------------------------------------------------- revert */
 
 struct old_layer {
-	char *path, *below;
+	char *target, *path, *below; /* `below` NULL: nothing */
 };
 
-/* Did we make this file, for a snapshot of that name over `below`? By its name, which carries both. */
+/* Was this file made by a snapshot or a revert? By its record or our notes; else, for one of a snapshot over `below`, by its
+ * name, which carries both. */
 static bool our_overlay(const struct vm_work *w, const struct old_layer *old)
 {
+	if (vm_own_has_made(w->own, old->path))
+		return true;
 	for (size_t i = 0; i < w->n_records; i++) {
-		if (vm_act_unlink(w->records[i].xml, old->path, NULL) == 0)
+		if (vm_act_proves(w->records[i].xml, old->path))
 			return true;
-		for (unsigned attempt = 1; attempt <= 32; attempt++) {
+		for (unsigned attempt = 1; old->below && attempt <= 32; attempt++) {
 			vs_autofree char *path = NULL, **names = calloc(w->n_records, sizeof(*names));
 
 			for (size_t k = 0; names && k < w->n_records; k++)
@@ -173,17 +176,38 @@ static bool frozen_by_record(const struct vm_work *w, const char *path)
 	return false;
 }
 
-/* What was written since is discarded: the layer that was active, if nothing needs it now. */
+/* A layer that was active, and that nothing needs once it is not. */
+static bool discardable(const struct vm_work *w, const struct old_layer *old, int layer)
+{
+	int one;
+
+	if (layer >= 0 && (w->d->layers[layer].users[0] || vm_work_above(w, layer, &one)))
+		return false;
+	return !frozen_by_record(w, old->path) && our_overlay(w, old);
+}
+
+/* What was written since is discarded. */
 static void discard(struct vm_work *w, const struct old_layer *old)
 {
-	int l = vm_work_layer(w, old->path), one;
+	int l = vm_work_layer(w, old->path);
 
-	if (l >= 0 && (w->d->layers[l].active || w->d->layers[l].users[0] || vm_work_above(w, l, &one)))
+	if ((l >= 0 && w->d->layers[l].active) || !discardable(w, old, l))
 		return;
-	if (frozen_by_record(w, old->path) || !our_overlay(w, old))
-		return;
-	if (unlink(old->path) == 0 || errno == ENOENT)
-		vm_work_say(w, "removed '%s'", vm_work_file(w, old->path));
+	if (vm_own_add_made(w->own, old->path) == 0 && vm_work_unlink(w, old->path, NULL) == 0)
+		vm_work_say(w, "unlinked '%s'", vm_work_file(w, old->path));
+}
+
+static void tell_discarded(struct vm_work *w, const struct vm_act_overlay *fresh)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++) {
+		int top = strcmp(w->d->disks[i].target, fresh->target) ? -1 : w->d->disks[i].top;
+		int below = top < 0 ? -1 : w->d->layers[top].below;
+		const struct old_layer old = { fresh->target, top < 0 ? NULL : w->d->layers[top].path,
+					       below < 0 ? NULL : w->d->layers[below].path };
+
+		if (old.path && discardable(w, &old, top))
+			vm_work_say(w, "would unlink '%s'", old.path);
+	}
 }
 
 static size_t note_layers(const struct vm_work *w, struct old_layer *old)
@@ -193,14 +217,47 @@ static size_t note_layers(const struct vm_work *w, struct old_layer *old)
 	for (size_t i = 0; i < w->d->n_disks; i++) {
 		int top = w->d->disks[i].top, below = top < 0 ? -1 : w->d->layers[top].below;
 
-		if (below < 0)
+		if (top < 0)
 			continue;
+		old[n].target = strdup(w->d->disks[i].target);
 		old[n].path = strdup(w->d->layers[top].path);
-		old[n].below = strdup(w->d->layers[below].path);
-		if (old[n].path && old[n].below)
+		old[n].below = below < 0 ? NULL : strdup(w->d->layers[below].path);
+		if (old[n].target && old[n].path)
 			n++;
 	}
 	return n;
+}
+
+/* The new layer, of which no record tells: one day it may be nobody's. */
+static int remember_new(struct vm_work *w, const struct old_layer *old)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++) {
+		int top = strcmp(w->d->disks[i].target, old->target) ? -1 : w->d->disks[i].top;
+
+		if (top >= 0 && w->d->layers[top].below >= 0 && strcmp(w->d->layers[top].path, old->path) != 0)
+			return vm_own_add_made(w->own, w->d->layers[top].path);
+	}
+	return 0;
+}
+
+static bool is_there(const char *path)
+{
+	return access(path, F_OK) == 0;
+}
+
+/* After a revert. */
+static int settle_layers(struct vm_work *w, const struct old_layer *old, size_t n, struct vs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < n; i++)
+		r = remember_new(w, &old[i]);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		discard(w, &old[i]);
+	if (r < 0)
+		return vs_err_set(err, r, "out of memory");
+	vm_own_sweep_made(w->own, is_there);
+	return vm_work_save(w, err);
 }
 
 static int stop_guest(struct vm_work *w, struct vs_err *err)
@@ -251,9 +308,10 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 		r = vm_work_look(w, err); /* which puts our notes back, too */
 	if (r == 0)
 		vm_work_say(w, "the domain is as it was at '%s'", name);
+	if (r == 0)
+		r = settle_layers(w, old, n, err);
 	for (size_t i = 0; i < n; i++) {
-		if (r == 0)
-			discard(w, &old[i]);
+		free(old[i].target);
 		free(old[i].path);
 		free(old[i].below);
 	}
@@ -262,29 +320,24 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 }
 
 static int try_revert(struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, const char *name,
-		      struct vs_err *err)
+		      const struct vm_act_plan *plan, struct vs_err *err)
 {
-	struct vm_act_revert spec = { .name = name };
-	struct vm_act_plan plan = {0};
-	enum vm_act_way way;
-	int r = 0;
+	int r = keep_first(w, c, s, err);
 
-	if (c->keep)
-		r = keep_first(w, c, s, err);
+	if (r < 0)
+		return r;
 	if (w->running)
 		vm_work_say(w, "would stop the domain");
-	else if (r == 0)
-		r = vm_act_revert_plan(w->dom, &spec, &way, &plan, err);
-	for (size_t i = 0; r == 0 && i < plan.n_overlays; i++)
-		vm_work_say(w, "disk %s: would create '%s' on '%s'", plan.overlays[i].target, plan.overlays[i].path,
-			    plan.overlays[i].below);
-	vm_act_plan_fini(&plan);
-	if (r == 0)
-		vm_work_say(w, "would define the domain as it was at '%s'%s", name, c->keep ? "" :
-			    " and discard what was written since the current snapshot");
-	return r;
+	for (size_t i = 0; i < plan->n_overlays; i++) {
+		vm_work_say(w, "disk %s: would create '%s' on '%s'", plan->overlays[i].target, plan->overlays[i].path,
+			    plan->overlays[i].below);
+		if (!c->keep)
+			tell_discarded(w, &plan->overlays[i]);
+	}
+	vm_work_say(w, "would define the domain as it was at '%s'%s", name, c->keep ? "" :
+		    " and discard what was written since the current snapshot");
+	return 0;
 }
-
 
 static int check_revert(const struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, struct vs_err *err)
 {
@@ -305,6 +358,9 @@ int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 {
 	const struct vm_snapshot *s = NULL;
 	vs_autofree char *name = NULL;
+	struct vm_act_revert spec = { .stops = true };
+	struct vm_act_plan plan = {0};
+	enum vm_act_way way;
 	int r = vm_work_look(w, err);
 
 	if (r == 0 && !w->conn)
@@ -319,8 +375,13 @@ int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 		r = vs_err_set(err, -ENOMEM, "out of memory");
 	if (r < 0)
 		return r;
-	if (w->try_only)
-		return try_revert(w, c, s, name, err);
+	spec.name = name;
+	r = vm_act_revert_plan(w->dom, &spec, &way, &plan, err); /* before anything is stopped for it */
+	if (r == 0 && w->try_only)
+		r = try_revert(w, c, s, name, &plan, err);
+	vm_act_plan_fini(&plan);
+	if (r < 0 || w->try_only)
+		return r;
 	r = keep_first(w, c, s, err);
 	if (r == 0)
 		r = stop_guest(w, err);

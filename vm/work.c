@@ -316,6 +316,24 @@ struct vm_own_id vm_work_id(const struct vm_work *w, const struct vm_snapshot *s
 	return id;
 }
 
+bool vm_work_made(const struct vm_work *w, const char *path)
+{
+	for (size_t i = 0; i < w->n_records; i++)
+		if (vm_act_proves(w->records[i].xml, path))
+			return true;
+	return vm_own_has_made(w->own, path);
+}
+
+int vm_work_unlink(const struct vm_work *w, const char *path, struct vs_err *err)
+{
+	struct vm_xml_snapdisk disk = { .mode = VM_MODE_EXTERNAL, .overlay = { .path = (char *)path } };
+	struct vm_xml_snapshot proof = { .name = (char *)w->command, .disks = &disk, .n_disks = 1 };
+
+	if (!vm_work_made(w, path))
+		return vs_err_set(err, -EPERM, "'%s' was not made by a snapshot, so it is not removed", path);
+	return vm_act_unlink(&proof, path, err);
+}
+
 int vm_work_layer(const struct vm_work *w, const char *path)
 {
 	struct stat want, st;
@@ -331,6 +349,14 @@ int vm_work_layer(const struct vm_work *w, const char *path)
 		if (stat(w->d->layers[i].path, &st) == 0 && st.st_dev == want.st_dev && st.st_ino == want.st_ino)
 			return (int)i;
 	return -1;
+}
+
+uint64_t vm_work_allocated(const struct vm_work *w, int layer)
+{
+	const struct vm_layer *l = &w->d->layers[layer];
+	struct stat st;
+
+	return stat(l->path, &st) == 0 && S_ISREG(st.st_mode) ? (uint64_t)st.st_blocks * 512 : l->allocated;
 }
 
 size_t vm_work_above(const struct vm_work *w, int layer, int *one)

@@ -89,6 +89,11 @@ int vm_work_vouch(struct vm_work *w, const struct vm_domain *d, struct vs_err *e
 /* The same with a new picture, after files have changed. */
 int vm_work_vouch_again(struct vm_work *w, struct vs_err *err);
 
+/* Is this file of ours or of a snapshot's making, so that it may be removed once nobody needs it? */
+bool vm_work_made(const struct vm_work *w, const char *path);
+/* Removes such a file if no QEMU has it open. 0 also where it is gone already. */
+int vm_work_unlink(const struct vm_work *w, const char *path, struct vs_err *err);
+
 /* Guard locks of the mount on the domain's files: off, until the work ends. */
 void vm_work_unguard(struct vm_work *w);
 
@@ -96,6 +101,8 @@ void vm_work_unguard(struct vm_work *w);
 
 /* Index of the layer in w->d->layers, by path or as the same file; -1: it is none of this domain's. */
 int vm_work_layer(const struct vm_work *w, const char *path);
+/* Bytes that it takes on disk now: a running guest has written since the picture was made. */
+uint64_t vm_work_allocated(const struct vm_work *w, int layer);
 /* How many of the domain's layers stand on it; *one is the (last) one. */
 size_t vm_work_above(const struct vm_work *w, int layer, int *one);
 /* -EPERM with the sentence if somebody but this domain needs the layer. @what: "cannot be merged into", ... */
