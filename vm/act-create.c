@@ -189,6 +189,20 @@ static int init(struct making *m, struct vm_act_plan *plan, struct vs_err *err)
 	return r;
 }
 
+/* Only the guest's agent can freeze: is it there? Its clock is the one thing that every agent tells. */
+static int agent_answers(virDomainPtr dom, struct vs_err *err)
+{
+	int state = VIR_DOMAIN_NOSTATE;
+	unsigned nsec;
+	long long sec;
+
+	if (virDomainGetState(dom, &state, NULL, 0) == 0 && state != VIR_DOMAIN_RUNNING)
+		return vs_err_set(err, -EOPNOTSUPP, "the guest's file systems can only be frozen while it runs");
+	if (virDomainGetTime(dom, &sec, &nsec, 0) < 0)
+		return vm_act_virterr(dom, err, "the guest's file systems cannot be frozen");
+	return 0;
+}
+
 int vm_act_create_plan(virDomainPtr dom, const struct vm_act_create *spec, struct vm_act_plan *plan, struct vs_err *err)
 {
 	struct making m = { .dom = dom, .spec = spec };
@@ -198,8 +212,13 @@ int vm_act_create_plan(virDomainPtr dom, const struct vm_act_create *spec, struc
 	if (r < 0)
 		return r;
 	fini(&m);
-	*plan = p;
-	return 0;
+	if (spec->quiesce)
+		r = agent_answers(dom, err);
+	if (r < 0)
+		vm_act_plan_fini(&p);
+	else
+		*plan = p;
+	return r;
 }
 
 /* ---------------------------------------------------------------- the request */
