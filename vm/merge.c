@@ -439,8 +439,10 @@ static int tell_records(struct vm_merge *m, struct vs_err *err)
 
 static int try_it(struct vm_merge *m, struct vs_err *err)
 {
-	if (count(m, VM_MERGE_DOWN) && !m->w->running && virDomainHasManagedSaveImage(m->w->dom, 0) > 0)
-		return vs_err_set(err, -EPERM, "the domain has a managed save, which a start would use up: start it and shut it down first");
+	int r = count(m, VM_MERGE_DOWN) ? vm_work_startable(m->w, err) : 0;
+
+	if (r < 0)
+		return r;
 	tell(m);
 	tell_files(m);
 	return tell_records(m, err);

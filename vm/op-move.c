@@ -120,7 +120,9 @@ int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
 		n += r > 0;
 	}
 	if (r >= 0 && n)
-		r = w->try_only ? 0 : pull_all(w, disks, n, err);
+		r = vm_work_startable(w, err);
+	if (r == 0 && n && !w->try_only)
+		r = pull_all(w, disks, n, err);
 	if (r == 0 && n && !w->try_only)
 		r = vm_work_vouch_again(w, err);
 	if (r == 0 && n && !w->try_only && w->own->n_files)

@@ -259,6 +259,13 @@ int vm_work_idle(struct vm_work *w, struct vs_err *err)
 	return r;
 }
 
+int vm_work_startable(const struct vm_work *w, struct vs_err *err)
+{
+	if (w->running || virDomainHasManagedSaveImage(w->dom, 0) <= 0)
+		return 0;
+	return vs_err_set(err, -EPERM, "the domain has a managed save, which a start would use up: start it and shut it down first");
+}
+
 void vm_work_unguard(struct vm_work *w)
 {
 	if (!w->guarded && w->options->unguard)

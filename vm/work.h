@@ -63,6 +63,9 @@ void vm_work_fini(struct vm_work *w);
 /* -EBUSY: somebody else's job runs; -EPERM: somebody's unfinished delete. */
 int vm_work_idle(struct vm_work *w, struct vs_err *err);
 
+/* For what moves data: -EPERM, the domain is shut off and has a managed save, which the start for it would use up. */
+int vm_work_startable(const struct vm_work *w, struct vs_err *err);
+
 /* One more phrase of what was done or would be done. */
 void vm_work_say(struct vm_work *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
