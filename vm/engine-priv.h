@@ -69,6 +69,7 @@ void vm_desk_outcome(struct vm_engine *engine, struct vm_desk *desk, const char 
 /* `jobs` or the outcome have changed; @often: at most some times a second. */
 void vm_desk_tell(struct vm_engine *engine, struct vm_desk *desk, bool often);
 /* By number; false: there is none. */
+bool vm_desk_has_job(struct vm_engine *engine, struct vm_desk *desk, uint64_t job);
 bool vm_desk_cancel(struct vm_engine *engine, struct vm_desk *desk, uint64_t job);
 
 /* request-run.c: all that was asked for, on the domain that the request has. @conn: NULL for an image source. */

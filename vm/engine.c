@@ -144,6 +144,17 @@ void vm_desk_outcome(struct vm_engine *e, struct vm_desk *desk, const char *line
 	pthread_mutex_unlock(&e->lock);
 }
 
+bool vm_desk_has_job(struct vm_engine *e, struct vm_desk *desk, uint64_t id)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&e->lock);
+	for (const struct vm_run *job = desk->jobs; job; job = job->next)
+		found |= job->id == id && desk->running;
+	pthread_mutex_unlock(&e->lock);
+	return found;
+}
+
 bool vm_desk_cancel(struct vm_engine *e, struct vm_desk *desk, uint64_t id)
 {
 	bool found = false;

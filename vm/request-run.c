@@ -109,9 +109,11 @@ static void end(struct at_work *at)
 	vm_desk_tell(e, at->q->desk, false);
 }
 
-static int cancel_job(struct vm_request *q, uint64_t id, struct vs_err *err)
+static int cancel_job(struct vm_request *q, const struct vm_command *c, struct vs_err *err)
 {
-	if (vm_desk_cancel(q->engine, q->desk, id))
+	uint64_t id = c->job;
+
+	if ((c->try_only ? vm_desk_has_job : vm_desk_cancel)(q->engine, q->desk, id))
 		return 0;
 	return vs_err_set(err, -ENOENT, "there is no job %" PRIu64 " of ours", id);
 }
@@ -170,7 +172,7 @@ static int dispatch(struct vm_request *q, struct vm_work *w, const struct vm_com
 	case VM_HOLD: return vm_op_hold(w, c->names[0], true, err);
 	case VM_RELEASE: return vm_op_hold(w, c->names[0], false, err);
 	case VM_PRUNE: return run_prune(w, err);
-	case VM_CANCEL: return cancel_job(q, c->job, err);
+	case VM_CANCEL: return cancel_job(q, c, err);
 	}
 	return vs_err_set(err, -EINVAL, "unknown command");
 }
@@ -191,8 +193,8 @@ int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm
 	if (!text)
 		return -ENOMEM;
 	if (c->verb == VM_CANCEL) {
-		r = c->try_only ? 0 : cancel_job(q, c->job, &err);
-		vm_request_report(q, text, r, NULL, &err);
+		r = cancel_job(q, c, &err);
+		vm_request_report(q, text, r, c->try_only ? "would ask it to stop" : NULL, &err);
 		return r;
 	}
 	begin(&at, q, conn, text, c->try_only);
