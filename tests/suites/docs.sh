@@ -59,7 +59,7 @@ if [ -f fs/virt-snapfs.8 ]; then
 	same 'options: man page as --help' "$(grep -v '^-o$' "$W/o.help")" "$(grep -v '^-o$' "$W/o.man")"
 	same 'man page: mandoc finds nothing' '' "$(mandoc -T lint -W warning fs/virt-snapfs.8 2>&1 | grep -v 'mandoc: see above')"
 	same 'man page: man finds nothing' '' "$(MANROFFSEQ='' MANWIDTH=80 man --warnings -E UTF-8 -l -Tutf8 -Z fs/virt-snapfs.8 2>&1 >/dev/null)"
-	for w in 'EXIT STATUS' EXAMPLES 'SEE ALSO'; do has "man page: has $w" "$(cat fs/virt-snapfs.8)" "$w"; done
+	for w in FILES COMMANDS RETENTION 'EXIT STATUS' EXAMPLES 'SEE ALSO'; do has "man page: has $w" "$(cat fs/virt-snapfs.8)" "$w"; done
 else
 	fail 'man page' 'there is no fs/virt-snapfs.8'
 fi
@@ -146,7 +146,7 @@ check 'commands: ctl lists them' test "$(wc -l <"$W/c.ctl")" = 10
 sed -nE '/^### ctl/,/^### /s/^\| `([a-z]+.*)` \|.*/\1/p' README.md | sed 's/`, `/\n/g' | plainly >"$W/c.readme"
 same 'commands: README as ctl' "$(cat "$W/c.ctl")" "$(cat "$W/c.readme")"
 mandoc -T ascii -O width=400 fs/virt-snapfs.8 | sed 's/.\x08//g' >"$W/man.txt"
-sed -n '/^ *[A-Za-z]* *ctl$/,/^   [a-z]/p' "$W/man.txt" | sed -nE 's/^     (create|delete|commit|pull|revert|hold|release|prune|try|cancel)( .*)?$/\1\2/p' | sed 's/, release/\nrelease/' | plainly >"$W/c.man"
+sed -n '/^COMMANDS/,/^RETENTION/p' "$W/man.txt" | sed -nE 's/^     (create|delete|commit|pull|revert|hold|release|prune|try|cancel)( .*)?$/\1\2/p' | sed 's/, release/\nrelease/' | plainly >"$W/c.man"
 same 'commands: man page as ctl' "$(cat "$W/c.ctl")" "$(cat "$W/c.man")"
 grammar() { sed -nE '/^ *policy = /,/^ *unit   = /s/ +/ /gp' "$1"; }
 same 'retain: the grammar in README and man page' "$(grammar README.md)" "$(grammar "$W/man.txt")"
@@ -159,10 +159,13 @@ while read -r policy; do
 done <"$W/policies"
 uri=$(sed -nE 's/.*`virsh metadata DOMAIN *$/next/p; /^https:\/\/[^ ]*`/s/^([^`]*)`.*/\1/p' README.md | grep '^https' | head -n 1)
 check 'README: where the policy is kept' sh -c 'virsh -q -c "$1" metadata db01 "$2" | grep -q policy' - "$URI" "$uri"
+cat "$W/m/db01/jobs" >"$W/m.jobs"
 unmount_snapfs "$W/m"
 for e in $(sed -nE '/^### ctl/,/^### Commit/s/^\| (E[A-Z, ]+)(, \.\.\.)? \|.*/\1/p' README.md | tr ', ' '\n\n' | sort -u); do
 	has "errors: $e is in the man page" "$(sed -n '/^DIAGNOSTICS/,$p' "$W/man.txt")" "$e"
 done
+same 'jobs: the table in README and man page' "$(grep -A 1 '^    ID  COMMAND' README.md | sed 's/^    //')" "$(sed -n '/^JOBS\|^   jobs/,$p' "$W/man.txt" | grep -A 1 '^ *ID  COMMAND' | sed 's/^ *//' | head -n 2)"
+has 'jobs: with the heading that it has' "$(grep -h -A 1 '^    ID  COMMAND' README.md | sed 's/^    //')" "^$(head -n 1 "$W/m.jobs")\$"
 same 'suites: README lists every one' '' "$(for s in tests/suites/*.sh; do grep -q "^| \`$(basename "$s" .sh)\` |" README.md || echo "$s"; done)"
 
 # ---------------------------------------------------------------- scripts
