@@ -208,6 +208,14 @@ int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm
 	return r;
 }
 
+static void tell_policy(struct vm_work *w, const char *policy, size_t dropped)
+{
+	if (dropped)
+		vm_work_say(w, "stored; dropped %zu snapshot%s", dropped, vm_work_plural(dropped));
+	else
+		vm_work_say(w, strcmp(policy, "off") != 0 ? "stored; nothing to drop" : "stored; nothing is dropped any more");
+}
+
 static int run_policy(struct vm_request *q, virConnectPtr conn)
 {
 	vs_autofree char *text = NULL;
@@ -230,7 +238,7 @@ static int run_policy(struct vm_request *q, virConnectPtr conn)
 		if (r < 0)
 			vs_err_prefix(&err, "the policy is stored, but");
 		else
-			vm_work_say(&at.work, "stored; dropped %zu snapshot%s", dropped, vm_work_plural(dropped));
+			tell_policy(&at.work, q->policy, dropped);
 	}
 	see(q);
 	vm_request_report(q, text, r, at.work.said, &err);

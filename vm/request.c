@@ -37,12 +37,26 @@ void vm_request_cancel(struct vm_request *q)
 
 /* ---------------------------------------------------------------- taking the domain */
 
+/* None of it has run: said of the first command. */
+static int refuse(struct vm_request *q, int r, const struct vs_err *err)
+{
+	vs_autofree char *text = NULL;
+
+	if (q->origin != VM_BY_WRITER)
+		text = strdup(q->origin == VM_BY_MOUNT ? "repair" : "prune");
+	else if (q->door == VM_DOOR_CTL)
+		text = vm_command_text(&q->commands.v[0]);
+	else if (asprintf(&text, "retain %s", q->policy) < 0)
+		text = NULL;
+	vm_request_report(q, text ? text : "the command", r, NULL, err);
+	return r;
+}
+
 static int refuse_busy(struct vm_request *q)
 {
-	const struct vs_err err = { .code = -EBUSY, .msg = "another command is at work on this domain" };
+	const struct vs_err err = { .code = -EBUSY, .msg = "another command is at work on this domain, see 'jobs'" };
 
-	vm_request_report(q, "the command", -EBUSY, NULL, &err);
-	return -EBUSY;
+	return refuse(q, -EBUSY, &err);
 }
 
 /* Waits while retention has the desk. */
@@ -102,9 +116,9 @@ static int open_connection(struct vm_request *q, virConnectPtr *conn, struct vs_
 		return 0;
 	*conn = virConnectOpen(q->engine->options.uri);
 	if (!*conn) {
-		int r = vm_virterr_set(err, "libvirt");
+		int r = vm_virterr_set(err, "libvirt cannot be reached");
 
-		return r == -EIO || r == -EACCES ? vs_err_set(err, -EHOSTDOWN, "libvirt cannot be reached") : r;
+		return r == -ETIMEDOUT ? r : -EHOSTDOWN; /* the errno of its socket says nothing about snapshots */
 	}
 	virConnectSetKeepAlive(*conn, 5, 3);
 	return 0;
@@ -126,7 +140,7 @@ static int run(struct vm_request *q)
 	if (r == 0)
 		r = open_connection(q, &conn, &err);
 	if (r < 0)
-		vm_request_report(q, "the command", r, NULL, &err);
+		refuse(q, r, &err);
 	else
 		r = vm_request_do(q, conn);
 	if (conn)

@@ -248,8 +248,9 @@ int vm_work_idle(struct vm_work *w, struct vs_err *err)
 	if (r < 0)
 		return r;
 	if (n)
-		r = vs_err_set(err, -EBUSY, "somebody else's job is running on %s%s", jobs[0].target ? "disk " : "the domain",
-			       jobs[0].target ? jobs[0].target : "");
+		/* A `try` also comes while we are at it ourselves. */
+		r = vs_err_set(err, -EBUSY, "%s job is running on %s%s", w->try_only ? "a" : "somebody else's",
+			       jobs[0].target ? "disk " : "the domain", jobs[0].target ? jobs[0].target : "");
 	vm_act_jobs_free(jobs, n);
 	if (r == 0)
 		r = vm_act_unfinished_delete(w->dom, &where, err);
