@@ -267,6 +267,7 @@ static void copy_layers(struct work *w, const struct vm_layer *from, size_t n)
 		to[i] = from[i];
 		to[i].path = vm_arena_strdup(w->arena, from[i].path);
 		to[i].note = vm_arena_strdup(w->arena, from[i].note);
+		to[i].internal = vm_arena_strdup(w->arena, from[i].internal);
 		to[i].users = copy_list(w, from[i].users);
 		to[i].snapshots = copy_list(w, from[i].snapshots);
 	}

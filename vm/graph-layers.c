@@ -272,6 +272,9 @@ static int paint(const struct painting *p, struct draft *draft, struct vm_layer 
 	layer->below = draft->format == Q2_FORMAT_QCOW2 ? draft_index(p, f->below) : -1;
 	layer->active = is_active(p, draft->file);
 	layer->missing = f->error != 0;
+	if (draft->format == Q2_FORMAT_QCOW2 && f->info && f->info->n_snapshots &&
+	    !(layer->internal = vm_name_printable(f->info->snapshots[0].name)))
+		ret = -ENOMEM;
 	if (words_done(&users, &layer->users) < 0 || words_done(&draft->snapshots, &layer->snapshots) < 0 || !layer->path)
 		return -ENOMEM;
 	return ret < 0 ? ret : write_note(p, draft, layer, &layer->note);
@@ -333,6 +336,7 @@ void vm_layers_free(struct vm_layer *layers, size_t n)
 {
 	for (size_t i = 0; layers && i < n; i++) {
 		free(layers[i].path);
+		free(layers[i].internal);
 		words_free(layers[i].users);
 		words_free(layers[i].snapshots);
 		free(layers[i].note);

@@ -141,6 +141,7 @@ int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
 
 struct old_layer {
 	char *target, *path, *below; /* `below` NULL: nothing */
+	bool needed; /* while it is active, by others than this disk: when it is not any more, the picture may not have it */
 };
 
 /* Was this file made by a snapshot or a revert? By its record or our notes; else, for one of a snapshot over `below`, by its
@@ -178,12 +179,12 @@ static bool frozen_by_record(const struct vm_work *w, const char *path)
 	return false;
 }
 
-/* A layer that was active, and that nothing needs once it is not. */
+/* A layer that was active, and that nothing needs once it is not: internal snapshots in it need it, too. */
 static bool discardable(const struct vm_work *w, const struct old_layer *old, int layer)
 {
 	int one;
 
-	if (layer >= 0 && (w->d->layers[layer].users[0] || vm_work_above(w, layer, &one)))
+	if (layer >= 0 && (w->d->layers[layer].users[0] || vm_work_above(w, layer, &one) || vm_work_internal_in(w, layer)))
 		return false;
 	return !frozen_by_record(w, old->path) && our_overlay(w, old);
 }
@@ -193,7 +194,7 @@ static void discard(struct vm_work *w, const struct old_layer *old)
 {
 	int l = vm_work_layer(w, old->path);
 
-	if ((l >= 0 && w->d->layers[l].active) || !discardable(w, old, l))
+	if (old->needed || (l >= 0 && w->d->layers[l].active) || !discardable(w, old, l))
 		return;
 	if (vm_own_add_made(w->own, old->path) == 0 && vm_work_unlink(w, old->path, NULL) == 0)
 		vm_work_say(w, "unlinked '%s'", vm_work_file(w, old->path));
@@ -205,7 +206,7 @@ static void tell_discarded(struct vm_work *w, const struct vm_act_overlay *fresh
 		int top = strcmp(w->d->disks[i].target, fresh->target) ? -1 : w->d->disks[i].top;
 		int below = top < 0 ? -1 : w->d->layers[top].below;
 		const struct old_layer old = { fresh->target, top < 0 ? NULL : w->d->layers[top].path,
-					       below < 0 ? NULL : w->d->layers[below].path };
+					       below < 0 ? NULL : w->d->layers[below].path, false };
 
 		if (old.path && discardable(w, &old, top))
 			vm_work_say(w, "would unlink '%s'", old.path);
@@ -217,10 +218,11 @@ static size_t note_layers(const struct vm_work *w, struct old_layer *old)
 	size_t n = 0;
 
 	for (size_t i = 0; i < w->d->n_disks; i++) {
-		int top = w->d->disks[i].top, below = top < 0 ? -1 : w->d->layers[top].below;
+		int top = w->d->disks[i].top, below = top < 0 ? -1 : w->d->layers[top].below, one;
 
 		if (top < 0)
 			continue;
+		old[n].needed = w->d->layers[top].users[0] || vm_work_above(w, top, &one) || vm_work_internal_in(w, top);
 		old[n].target = strdup(w->d->disks[i].target);
 		old[n].path = strdup(w->d->layers[top].path);
 		old[n].below = below < 0 ? NULL : strdup(w->d->layers[below].path);

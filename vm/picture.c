@@ -132,7 +132,7 @@ static bool same_layer(const struct vm_layer *a, const struct vm_layer *b)
 {
 	return same_text(a->path, b->path) && a->format == b->format && a->virtual_size == b->virtual_size &&
 	       same_allocated(a, b) && a->below == b->below && a->active == b->active && a->missing == b->missing &&
-	       same_list(a->users, b->users) && same_list(a->snapshots, b->snapshots) && same_text(a->note, b->note);
+	       same_text(a->internal, b->internal) && same_list(a->users, b->users) && same_list(a->snapshots, b->snapshots) && same_text(a->note, b->note);
 }
 
 static bool same_disk_now(const struct vm_disk_now *a, const struct vm_disk_now *b)

@@ -80,6 +80,7 @@ struct vm_layer {
 	bool missing;           /* not there or not readable: see note */
 	char **users;           /* who else needs it, each a phrase: "domain 'db' (disk vda)"; NULL-terminated */
 	char **snapshots;       /* shown names frozen in it (external) or stored in it (internal); NULL-terminated */
+	char *internal;         /* NULL, or an entry in its snapshot table, also one that is none of this domain's snapshots */
 	char *note;             /* NULL, or what is odd ("left over: no snapshot or disk of web01 uses it") */
 };
 

@@ -58,7 +58,7 @@ int vm_work_vouch(struct vm_work *w, const struct vm_domain *d, struct vs_err *e
 	int r = 0;
 
 	for (size_t i = 0; w->conn && r == 0 && i < d->n_snapshots; i++)
-		if (d->snapshots[i].recorded)
+		if (!d->snapshots[i].present)
 			r = vouch_for(w, &d->snapshots[i]);
 	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
 }

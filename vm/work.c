@@ -401,5 +401,5 @@ const char *vm_work_internal_in(const struct vm_work *w, int layer)
 			    vm_work_layer(w, s->disks[k].chain[0]) == layer)
 				return s->shown;
 	}
-	return NULL;
+	return w->d->layers[layer].internal;
 }

@@ -110,7 +110,7 @@ uint64_t vm_work_allocated(const struct vm_work *w, int layer);
 size_t vm_work_above(const struct vm_work *w, int layer, int *one);
 /* -EPERM with the sentence if somebody but this domain needs the layer. @what: "cannot be merged into", ... */
 int vm_work_unshared(const struct vm_work *w, int layer, const char *what, struct vs_err *err);
-/* The name of an internal snapshot that is stored in the layer, or NULL. */
+/* The name of an internal snapshot that is stored in the layer, also where it is no snapshot of this domain's; or NULL. */
 const char *vm_work_internal_in(const struct vm_work *w, int layer);
 
 /* ---------------------------------------------------------------- commands. Each may be repeated after a crash */
