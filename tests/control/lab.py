@@ -349,6 +349,7 @@ class Snapshot:
         self.sums = {t: sha(b) for t, b in disks.items()}
         self.memory, self.ours, self.held = memory, ours, False
         self.stale = False  # meant to be: no file is expected
+        self.recorded, self.stray = True, None  # does libvirt know it? else the path of the image that it is in
 
 
 class Record:
@@ -514,6 +515,11 @@ class Domain:
                                     {t: bytes(self.model[t]) for t in (targets or self.model)}, memory, ours)
         self.current = name
 
+    def enter_stray(self, name, target):
+        """qemu-img made an internal snapshot in the active image, which libvirt does not know."""
+        s = self.snaps[name] = Snapshot(name, 'internal', None, {target: bytes(self.model[target])}, False, False)
+        s.recorded, s.stray = False, self.active()[target]
+
     def forget(self, *names):
         """They were deleted or committed: their children are their parents' now."""
         for name in names:
@@ -607,8 +613,10 @@ class Domain:
             record = records.get(name)
             if record and not s.stale and any(record.pit(t) not in live for t in s.disks):
                 state = 'detached'
-            want = dict(kind=s.kind, state=state, memory=s.memory, held=s.held, ours=s.ours, recorded=True, parent=s.parent,
-                        current=name == self.current)
+            if s.stray and s.stray not in live:
+                state = 'detached'
+            want = dict(kind=s.kind, state=state, memory=s.memory, held=s.held, ours=s.ours, recorded=s.recorded,
+                        parent=s.parent, current=name == self.current)
             for key, value in want.items():
                 if j.get(key) != value:
                     wrong.append('json: %s of %s is %r instead of %r%s' % (
@@ -619,7 +627,7 @@ class Domain:
 
     def ask(self):
         """All that virsh is asked in one step: (records, active, tree, state, sentences)."""
-        names = sorted(self.snaps)
+        names = sorted(n for n, s in self.snaps.items() if s.recorded)
         words = [('domstate', self.name), ('domblklist', self.name), ('snapshot-list', self.name, '--tree')]
         words += [('snapshot-dumpxml', self.name, n) for n in names]
         if self.state != 'shut off':
@@ -641,8 +649,9 @@ class Domain:
             wrong.append("virsh: the domain is '%s' instead of '%s'" % (state, self.state))
         have = sorted(line.lstrip(' |+-') if not line.lstrip(' |').startswith('+-') else line.lstrip(' |')[2:].strip()
                       for line in tree.splitlines() if line.strip(' |'))
-        if have != sorted(self.snaps):
-            wrong.append('virsh lists %s instead of %s' % (have, sorted(self.snaps)))
+        want = sorted(n for n, s in self.snaps.items() if s.recorded)
+        if have != want:
+            wrong.append('virsh lists %s instead of %s' % (have, want))
         for name, path in active.items():
             if not os.path.exists(path):
                 wrong.append('domblklist names %s, which is not there' % path)
