@@ -416,7 +416,9 @@ static int add_merges(const struct vm_drafts *set, const struct vm_facts *facts,
 			int base = file_by_path(facts, merge->base);
 
 			if (base != VM_NO_FILE)
-				grown[(*n)++] = (struct vm_fact_commit){ .base = base, .top = file_by_path(facts, merge->top) };
+				grown[(*n)++] = (struct vm_fact_commit){
+					.base = base, .top = file_by_path(facts, merge->top), .ours = true,
+				};
 		}
 	return 0;
 }

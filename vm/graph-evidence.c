@@ -78,9 +78,21 @@ void vm_hearing_find_moment(struct vm_hearing *h)
 
 /* ---------------------------------------------------------------- the evidence of time stamps */
 
+/* Has a merge of ours that is under way made it stand on its base? */
+static bool moved_by_us(const struct vm_graph *g, int file)
+{
+	int below = vm_graph_file(g, file)->below;
+
+	for (int c = below == VM_NO_FILE ? -1 : g->commit_bases.head[g->node[below]]; c >= 0; c = g->commit_bases.next[c])
+		if (g->commits[c].ours)
+			return true;
+	return false;
+}
+
 bool vm_hearing_vouched(const struct vm_hearing *h, int file)
 {
 	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp;
+	bool named = false;
 
 	if (!vm_graph_exists(h->g, file) || s->block)
 		return false;
@@ -89,8 +101,9 @@ bool vm_hearing_vouched(const struct vm_hearing *h, int file)
 
 		if (then->ino == s->ino && then->size == s->size && then->mtime_ns == s->mtime_ns)
 			return true;
+		named = named || then->ino == s->ino;
 	}
-	return false;
+	return named && moved_by_us(h->g, file);
 }
 
 bool vm_hearing_unwritten(const struct vm_hearing *h, int file)

@@ -31,7 +31,7 @@ struct vm_graph_snap {
 struct vm_graph_commit {
 	int base, top; /* files; top may be VM_NO_FILE */
 	unsigned at;
-	bool unfinished_delete;
+	bool unfinished_delete, ours;
 };
 
 /* An overlay that does not stand on what its snapshot froze any more: it went from `top` down to `base`. */

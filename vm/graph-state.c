@@ -42,7 +42,8 @@
  *               emptied, which shows by its exact size, qemu-img commit did it, and O went down into P.)
  *   vouched     when a command of ours was done, the snapshot was right, and L had the stamp that it still has. That takes the
  *               place of "unwritten", also against what was watched before: our own merges write to frozen files, and the
- *               records and overlays that explain it may go later.
+ *               records and overlays that explain it may go later. While a merge of ours is under way L may also have another
+ *               stamp, if it is the layer above the top, in whose header QEMU then writes that it stands on the base.
  *   in use      L is a domain's active layer: stale, unless that domain is shut off and L is unwritten.
  *   reopened    a later snapshot froze L again: then L was an active layer in between.
  *

@@ -137,6 +137,7 @@ struct vm_fact_commit {
 	int base;
 	int top;                /* its content survives in its own chain; VM_NO_FILE: an active commit, or not known */
 	unsigned at;            /* last poll that saw it */
+	bool ours;              /* a merge of ours that was begun, and has no rival above its top */
 };
 
 struct vm_facts {

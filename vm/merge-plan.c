@@ -13,7 +13,7 @@
  *
  * *Done*: the snapshot is marked (we began), and T does not stand above P any more. Without the mark this would be somebody else's
  * commit or pull, and X standing on P now would wrongly be taken for what is to be merged: so X is only merged if it is the
- * overlay of the record, or if no other snapshot froze the recorded overlay.
+ * overlay of the record, or if no other snapshot froze the recorded overlay, or if that is still there (after a pull).
  */
 #include "vm/merge.h"
 
@@ -38,6 +38,11 @@ void vm_merge_fini(struct vm_merge *m)
 	}
 	for (size_t i = 0; i < m->n_names; i++)
 		free(m->names[i]);
+	if (m->w) {
+		m->w->moving = NULL;
+		m->w->n_moving = 0;
+	}
+	free(m->moving);
 	free(m->disks);
 	free(m->names);
 	free(m->command);
@@ -249,6 +254,14 @@ static int set_drop(const struct vm_merge *m, struct vm_merge_disk *d, int base,
 	return r;
 }
 
+/* An overlay that stands elsewhere now, after a pull: who froze it reads it where it is, and not in what it stood on. */
+static bool is_there(const struct vm_merge *m, const char *recorded)
+{
+	int l = vm_work_layer(m->w, recorded);
+
+	return l >= 0 && !m->w->d->layers[l].missing;
+}
+
 static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int base, const char *recorded, struct vs_err *err)
 {
 	int above = -1, r;
@@ -265,7 +278,7 @@ static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 	if (n != 1 || m->w->d->layers[base].active)
 		return 0;
 	if (recorded && strcmp(m->w->d->layers[above].path, recorded) != 0 && vm_work_layer(m->w, recorded) != above &&
-	    other_froze(m, recorded))
+	    other_froze(m, recorded) && !is_there(m, recorded))
 		return 0;
 	if (!active_above(m->w, above)) {
 		d->why = "what stands on it is not beneath the active layer";

@@ -26,6 +26,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "vm/clock.h"
 #include "vm/rewrite.h"
@@ -457,13 +458,35 @@ static int give_up(struct vm_merge *m, bool touched, int r, struct vs_err *err)
 	return r;
 }
 
+/* Into the header of what stands on a top QEMU will write that it stands on the base: whoever is right now and has that
+ * layer beneath it is vouched for with it, and saved with the marks. */
+static int vouch_for_moving(struct vm_merge *m, struct vs_err *err)
+{
+	const struct vm_domain *d = m->w->d;
+
+	m->moving = calloc(m->n_disks + 1, sizeof(*m->moving));
+	if (!m->moving)
+		return vs_err_set(err, -ENOMEM, "out of memory");
+	m->w->moving = m->moving;
+	for (size_t i = 0; i < m->n_disks; i++) {
+		int above = -1, top = m->disks[i].what == VM_MERGE_DOWN ? vm_work_layer(m->w, m->disks[i].top) : -1;
+		struct stat st;
+
+		if (vm_work_above(m->w, top, &above) == 1 && stat(d->layers[above].path, &st) == 0)
+			m->moving[m->w->n_moving++] = st.st_ino;
+	}
+	return vm_work_vouch(m->w, d, err);
+}
+
 static int merge_down(struct vm_merge *m, struct vs_err *err)
 {
 	bool touched = count(m, VM_MERGE_DONE) > 0;
 	int r;
 
 	vm_fault();
-	r = set_marks(m, true, err);
+	r = vouch_for_moving(m, err);
+	if (r == 0)
+		r = set_marks(m, true, err);
 	if (r < 0)
 		return r;
 	vm_work_unguard(m->w);

@@ -36,6 +36,7 @@ struct vm_merge {
 	size_t n_names;
 	struct vm_merge_disk *disks;
 	size_t n_disks;
+	uint64_t *moving;          /* inode numbers of what stands on the tops */
 	bool strict;               /* commit: what cannot be merged is refused, not kept */
 };
 

@@ -20,15 +20,24 @@ static bool is_right(const struct vm_disk *disk)
 	return disk->state == VM_OK || disk->state == VM_DETACHED;
 }
 
-/* Appends the layers of one disk that look written since. */
-static size_t list_layers(const struct vm_snapshot *s, const struct vm_disk *disk, struct vm_own_file *files, size_t n)
+static bool is_moving(const struct vm_work *w, uint64_t ino)
+{
+	for (size_t i = 0; i < w->n_moving; i++)
+		if (w->moving[i] == ino)
+			return true;
+	return false;
+}
+
+/* Appends the layers of one disk that look written since, or soon will. */
+static size_t list_layers(const struct vm_work *w, const struct vm_snapshot *s, const struct vm_disk *disk,
+			  struct vm_own_file *files, size_t n)
 {
 	int64_t from_ns = s->created_ns - s->created_ns % VM_NS_PER_S;
 
 	for (size_t i = s->kind == VM_INTERNAL; i < disk->n_stamps; i++) {
 		const struct q2_stamp *stamp = &disk->stamps[i];
 
-		if (!stamp->block && stamp->mtime_ns >= from_ns)
+		if (!stamp->block && (stamp->mtime_ns >= from_ns || is_moving(w, stamp->ino)))
 			files[n++] = (struct vm_own_file){ .ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns };
 	}
 	return n;
@@ -49,7 +58,7 @@ static int vouch_for(struct vm_work *w, const struct vm_snapshot *s)
 	if (!files)
 		return -ENOMEM;
 	for (size_t i = 0; i < s->n_disks; i++)
-		n = list_layers(s, &s->disks[i], files, n);
+		n = list_layers(w, s, &s->disks[i], files, n);
 	return vm_own_set_vouched(w->own, &id, files, n);
 }
 

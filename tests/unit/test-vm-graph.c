@@ -712,6 +712,33 @@ Test(vm_graph, a_file_that_we_wrote_to_is_known_by_its_stamp)
 	expect_in(&l, WEB, S1, VM_STALE, "'/i/o1' was written after the snapshot was taken");
 }
 
+Test(vm_graph, what_our_merge_moves_down_stays_right_if_it_was_right_before)
+{
+	struct lab l;
+
+	/* s3 froze spare, which a revert made, so no record calls it an overlay; o1 was merged into base beneath it */
+	lab_init(&l);
+	qcow2(&l, SPARE, BASE);
+	times(&l, SPARE, 150, 300);
+	times(&l, BASE, 10, 299);
+	gone(&l, O1);
+	gone(&l, O3);
+	snap(&l, WEB, S1, "s3", 220, -1, SPARE, O3);
+	l.domains[WEB].n_snapshots = 1;
+	l.commits[0] = (struct vm_fact_commit){.base = BASE, .top = O1, .ours = true};
+	l.facts.n_commits = 1;
+	struct q2_stamp then = l.files[SPARE].stamp;
+	struct q2_stamp both[] = {then, l.files[BASE].stamp};
+
+	both[0].mtime_ns = INT64_C(219) * 1000000000;
+	expect_in(&l, WEB, S1, VM_STALE, "'/i/spare' was written after the snapshot was taken");
+	l.snapdisks[WEB][S1].vouched = both;
+	l.snapdisks[WEB][S1].n_vouched = 2;
+	expect_in(&l, WEB, S1, VM_OK, NULL);
+	l.commits[0].ours = false;
+	expect_in(&l, WEB, S1, VM_STALE, NULL);
+}
+
 Test(vm_graph, a_mark_is_believed)
 {
 	struct lab l;
