@@ -160,6 +160,62 @@ static int find_top(const struct vm_graph *g, const struct vm_graph_disk *disk, 
 	return top;
 }
 
+/* In its last moments a job is still listed and holds no lock any more: what an earlier look saw of it is what it did. */
+static bool seen_before(const struct vm_graph *g, const struct vm_graph_disk *disk, struct vm_graph_running *out)
+{
+	unsigned since = vm_graph_disk(g, disk)->job_since;
+	const struct vm_graph_commit *last = NULL;
+
+	for (size_t i = 0; since && i < g->n_commits; i++) {
+		const struct vm_graph_commit *c = &g->commits[i];
+
+		if (!c->unfinished_delete && c->at >= since && (!last || c->at > last->at) &&
+		    vm_chain_index(g, disk->chain, disk->n_chain, c->base) > 0)
+			last = c;
+	}
+	if (last)
+		*out = (struct vm_graph_running){last->base, last->top, false};
+	return last;
+}
+
+/* Is this an image that a marked snapshot of the same disk froze? */
+static bool marked_froze(const struct vm_graph *g, const struct vm_graph_disk *disk, int file)
+{
+	for (size_t i = 0; i < g->n_snaps; i++) {
+		const struct vm_fact_snapdisk *s = vm_graph_snapdisk(g, &g->snaps[i]);
+
+		if (g->snaps[i].domain == disk->domain && s->doomed && !strcmp(s->target, vm_graph_disk(g, disk)->target) &&
+		    vm_graph_same(g, s->pit, file))
+			return true;
+	}
+	return false;
+}
+
+/* One of ours is marked with what it does: it writes into what the first of the marked ones froze, and the last one's overlay is
+ * its top. */
+static bool as_marked(const struct vm_graph *g, const struct vm_graph_disk *disk, struct vm_graph_running *out)
+{
+	int deepest = 0;
+
+	*out = (struct vm_graph_running){VM_NO_FILE, VM_NO_FILE, false};
+	for (size_t i = 0; i < g->n_snaps; i++) {
+		const struct vm_fact_snapdisk *s = vm_graph_snapdisk(g, &g->snaps[i]);
+		int at;
+
+		if (g->snaps[i].domain != disk->domain || !s->doomed || s->mode != VM_MODE_EXTERNAL ||
+		    strcmp(s->target, vm_graph_disk(g, disk)->target) != 0)
+			continue;
+		at = vm_chain_index(g, disk->chain, disk->n_chain, s->pit);
+		if (at > deepest) {
+			deepest = at;
+			out->base = s->pit;
+		}
+		if (!marked_froze(g, disk, s->overlay))
+			out->top = s->overlay;
+	}
+	return deepest > 0;
+}
+
 static size_t room_for_running(const struct vm_graph *g)
 {
 	size_t n = 1;
@@ -178,6 +234,7 @@ static int collect_running(struct vm_graph *g)
 	for (size_t i = 0; i < g->n_disks; i++) {
 		const struct vm_graph_disk *disk = &g->disks[i];
 		enum vm_job job = vm_graph_disk(g, disk)->job;
+		struct vm_graph_running known;
 		int base;
 
 		if (job != VM_JOB_COMMIT && job != VM_JOB_ACTIVE_COMMIT)
@@ -186,8 +243,13 @@ static int collect_running(struct vm_graph *g)
 		if (base > 0)
 			g->running[g->n_running++] =
 				(struct vm_graph_running){disk->chain[base], find_top(g, disk, base), true};
-		for (size_t k = 1; base < 0 && k < disk->n_chain; k++) /* any of them */
-			g->running[g->n_running++] = (struct vm_graph_running){disk->chain[k], VM_NO_FILE, false};
+		if (base > 0)
+			continue;
+		if (as_marked(g, disk, &known) || seen_before(g, disk, &known))
+			g->running[g->n_running++] = known;
+		else
+			for (size_t k = 1; k < disk->n_chain; k++) /* any of them */
+				g->running[g->n_running++] = (struct vm_graph_running){disk->chain[k], VM_NO_FILE, false};
 	}
 	return 0;
 }

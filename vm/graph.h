@@ -83,6 +83,7 @@ struct vm_fact_disk {
 	const int *chain;       /* running domains: the live XML's chain, top first; NULL: go by headers */
 	size_t n_chain;
 	enum vm_job job;        /* what libvirt says is running on it */
+	unsigned job_since;     /* the poll that saw it first; 0: not known */
 	int mirror;             /* the destination of a copy, the base of an active commit; else VM_NO_FILE */
 };
 

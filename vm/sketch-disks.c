@@ -47,6 +47,7 @@ static void draw_job(struct vm_sketch *sk, const struct vm_known_domain *k, cons
 	else if (xml->mirror_job == VM_MIRROR_COPY)
 		disk->fact.job = VM_JOB_COPY;
 	if (job && !job->over) {
+		disk->fact.job_since = (unsigned)job->since;
 		disk->job_done = job->done;
 		disk->job_total = job->total;
 	}
