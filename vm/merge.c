@@ -501,6 +501,8 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 	if (m->w->try_only)
 		return try_it(m, err);
 	if (count(m, VM_MERGE_DOWN))
+		r = vm_work_startable(m->w, err);
+	if (r == 0 && count(m, VM_MERGE_DOWN))
 		r = merge_down(m, err);
 	if (r == 0)
 		vm_work_unguard(m->w);
