@@ -65,7 +65,7 @@ static void notice_jobs(const struct vm_domain *before, const struct vm_domain *
 		const struct vm_disk_now *disk = &now->disks[i], *old = find_disk(before, disk->target);
 
 		if (disk->job && (!old || !old->job))
-			vm_log(now->log, "%s: a block job of another tool is running: %s", disk->target, disk->job);
+			vm_log(now->log, "%s: a block job is running: %s", disk->target, disk->job);
 		else if (!disk->job && old && old->job)
 			vm_log(now->log, "%s: the block job has ended", disk->target);
 	}
