@@ -234,7 +234,8 @@ class World:
 
     def maker_is_known(self, file, gone):
         """Is there a record that proves that a snapshot created the file?"""
-        return any(file in s.overlays.values() for d in self.doms.values() for s in list(d.snaps.values()) + [gone])
+        return any(file.path == f.path for d in self.doms.values() for s in list(d.snaps.values()) + [gone]
+                   for f in s.overlays.values())
 
     def delete_internal(self, d, s):
         if any(f not in d.active.values() for f in s.pits.values()):
@@ -262,7 +263,8 @@ class World:
             raise Refused('EPERM')
         merges = []
         for t, base in a.pits.items():
-            top = next(s.overlays[t] for s in line if t in s.overlays)
+            # By its name: a revert may have made a new one of that name.
+            top = self.files.get(next(s.overlays[t] for s in line if t in s.overlays).path)
             chain = d.chain(t)
             if top not in chain or base not in chain or chain.index(top) >= chain.index(base):
                 raise Refused('EOPNOTSUPP', 'EPERM')

@@ -152,7 +152,9 @@ class Walk:
         if len(children) > 1 or not s.pits or (s.parent and m.snaps[s.parent].kind == 'internal'):
             return False
         for t, base in s.pits.items():
-            top = s.overlays[t]
+            top = self.world.files.get(s.overlays[t].path)
+            if not top:
+                return False
             if top.below is not base or top not in m.chain(t) or self.world.merge_disk(m, t, base, top, (s,)):
                 return False
             if not m.running and m.active[t] is not top:
