@@ -38,6 +38,7 @@ class Dom:
         self.active = disks  # target -> File
         self.running = False
         self.snaps = {}
+        self.hidden = {}     # entries that libvirt does not know, in images that it does not name: they are not shown
         self.current = None
         self.keep = None     # retain COUNT
 
@@ -357,6 +358,18 @@ class World:
         s = d.snaps[name] = Snap(name, 'internal', None, self.count, False, recorded=False)
         s.pits[target] = d.active[target]
         d.active[target].inside.add((d.name, name))
+
+    def hide(self, d):
+        """What libvirt does not know is shown where it names the image: as a disk's, as frozen, as an overlay."""
+        named = set(d.active.values())
+        for s in d.snaps.values():
+            if s.recorded and s.kind == 'external':
+                named |= set(s.pits.values()) | {self.files.get(f.path) for f in s.overlays.values()}
+        strays = {n: s for n, s in {**d.snaps, **d.hidden}.items() if not s.recorded}
+        d.hidden = {n: s for n, s in strays.items() if not named & set(s.pits.values())}
+        for n in d.hidden:
+            d.snaps.pop(n, None)
+        d.snaps.update((n, s) for n, s in strays.items() if n not in d.hidden)
 
     def unstray(self, d, name):
         s = d.snaps.pop(name)

@@ -29,6 +29,10 @@ class Diverged(Exception):
 
 
 class Domain(lab.Domain):
+    def __init__(self, *args, **more):
+        self.hidden = {}
+        super().__init__(*args, **more)
+
     def check_images(self, records, active):
         """Files are the world's business here: which there are, and what each stands on."""
         memory = {r.memory_file for r in records.values()}
@@ -341,6 +345,12 @@ class Walk:
     def sync(self, name, m):
         """The books follow the model."""
         d = self.domains[name]
+        self.world.hide(m)
+        everything = {**d.snaps, **d.hidden}
+        d.hidden = {n: everything[n] for n in m.hidden}
+        for snap in m.hidden:
+            d.snaps.pop(snap, None)
+        d.snaps.update((n, everything[n]) for n in m.snaps if n not in d.snaps)
         for snap in [s for s in d.snaps if s not in m.snaps]:
             d.forget(snap)
         for snap, s in m.snaps.items():
