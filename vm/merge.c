@@ -7,11 +7,12 @@
  *     commit      disk by disk; the guards are asked again before a pivot. The merged files stay for now, since a later
  *                 snapshot may be one of them: at every moment each reads right through what its record names
  *     end         the paused domain is ended
+ *     vouch       for those above the base, with the stamp that it has now: see vouch.c
  *     re-point    every other record that names a merged layer names the base instead; children of those that go become
  *                 children of the parent of the first
  *     see         the picture shows that, so readers have moved
  *     remove      the merged files, and those that nobody needs
- *     vouch       for those that stay: see vouch.c; and files of those that go, but stay, are noted as made by snapshots
+ *     vouch       for those that stay, again; and files of those that go, but stay, are noted as made by snapshots
  *     forget      the records go, the last one first: they have no children then, so that no libvirt rewrites any
  *     unmark      what we know of them is forgotten, marks included
  *
@@ -494,6 +495,21 @@ static int merge_down(struct vm_merge *m, struct vs_err *err)
 	return r < 0 ? give_up(m, touched, r, err) : 0;
 }
 
+/* Before a record names the base: of what it named until then nothing remains that would explain when the base was written. */
+static int vouch_for_bases(struct vm_merge *m, struct vs_err *err)
+{
+	size_t n = 0;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < m->n_disks; i++) {
+		if (!moved(&m->disks[i]))
+			continue;
+		r = vm_work_vouch_beneath(m->w, m->disks[i].base, err);
+		n++;
+	}
+	return r == 0 && n ? vm_work_save(m->w, err) : r;
+}
+
 int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 {
 	int r = 0;
@@ -508,8 +524,10 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 		vm_work_unguard(m->w);
 	if (r == 0) {
 		tell(m);
-		r = correct_records(m, err);
+		r = vouch_for_bases(m, err);
 	}
+	if (r == 0)
+		r = correct_records(m, err);
 	if (r == 0)
 		r = remove_files(m, err);
 	if (r == 0)

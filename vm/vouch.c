@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "vm/clock.h"
 
@@ -69,6 +70,59 @@ int vm_work_vouch(struct vm_work *w, const struct vm_domain *d, struct vs_err *e
 	for (size_t i = 0; w->conn && r == 0 && i < d->n_snapshots; i++)
 		if (!d->snapshots[i].present)
 			r = vouch_for(w, &d->snapshots[i]);
+	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
+}
+
+static bool stands_on(const struct vm_work *w, const struct vm_disk *disk, int base)
+{
+	for (size_t i = 1; disk->chain && disk->chain[0] && disk->chain[i]; i++)
+		if (vm_work_layer(w, disk->chain[i]) == base)
+			return true;
+	return false;
+}
+
+/* To what is vouched for already. */
+static int vouch_too(struct vm_work *w, const struct vm_snapshot *s, const struct vm_own_file *more)
+{
+	struct vm_own_id id = vm_work_id(w, s);
+	const struct vm_own_snapshot *said = vm_own_find(w->own, &id);
+	size_t had = said ? said->n_vouched : 0, n = 0;
+	vs_autofree struct vm_own_file *files = calloc(had + 1, sizeof(*files));
+
+	if (!files)
+		return -ENOMEM;
+	for (size_t i = 0; i < had; i++) {
+		const struct vm_own_file *file = vm_own_file(w->own, said->vouched[i]);
+
+		if (file && file->ino != more->ino)
+			files[n++] = *file;
+	}
+	files[n++] = *more;
+	return vm_own_set_vouched(w->own, &id, files, n);
+}
+
+int vm_work_vouch_beneath(struct vm_work *w, const char *path, struct vs_err *err)
+{
+	int base = vm_work_layer(w, path), r = 0;
+	struct vm_own_file now;
+	struct stat st;
+
+	if (base < 0 || stat(path, &st) < 0 || !S_ISREG(st.st_mode))
+		return 0;
+	now = (struct vm_own_file){
+		.ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = st.st_mtim.tv_sec * VM_NS_PER_S + st.st_mtim.tv_nsec,
+	};
+	for (size_t i = 0; r == 0 && i < w->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &w->d->snapshots[i];
+		bool above = false, right = !s->present;
+
+		for (size_t k = 0; k < s->n_disks; k++) {
+			above = above || stands_on(w, &s->disks[k], base);
+			right = right && is_right(&s->disks[k]);
+		}
+		if (above && right)
+			r = vouch_too(w, s, &now);
+	}
 	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
 }
 

@@ -91,6 +91,8 @@ int vm_work_save(struct vm_work *w, struct vs_err *err);
 /* vouch.c: notes in w->own which snapshots of @d (of a picture) are right, with what beneath them; the next save stores it.
  * vm_work_look() does so with what it saw. */
 int vm_work_vouch(struct vm_work *w, const struct vm_domain *d, struct vs_err *err);
+/* Of the last look: what was right and stands on @path (not: is frozen in it) is so with what that file is by now. */
+int vm_work_vouch_beneath(struct vm_work *w, const char *path, struct vs_err *err);
 /* The same with a new picture, after files have changed. */
 int vm_work_vouch_again(struct vm_work *w, struct vs_err *err);
 
