@@ -72,8 +72,7 @@ static void progress_text(const struct vm_run *job, char *text, size_t room)
 	bar[BAR] = '\0';
 	all = scaled(job->end > 1 ? job->end : 0, &unit);
 	if (job->end > 1)
-		snprintf(text, room, "[%s] %3.0f%%  %.1f/%.1f %s", bar, part * 100 - 0.49 < 0 ? 0 : part * 100 - 0.49, in_unit(cur, unit),
-			 all, unit);
+		snprintf(text, room, "[%s] %3u%%  %.1f/%.1f %s", bar, (unsigned)(part * 100), in_unit(cur, unit), all, unit);
 	else
 		snprintf(text, room, "[%s]   0%%", bar);
 }
@@ -106,30 +105,41 @@ static void print_row(FILE *out, const char *id, const struct vm_run *job, int w
 	fprintf(out, "%-3s %-*s  %-10s %-43s  %-9s  %s\n", id, width, job->command, job->state, progress, speed, eta);
 }
 
-static int command_width(const struct vm_run *list)
+/* vm_disk_now.job is "active commit 47%" or "active commit, ready": how long its name is. */
+static int name_len(const char *job)
+{
+	const char *end = strchr(job, ',');
+
+	end = end ? end : strrchr(job, ' ');
+	return (int)(end ? (size_t)(end - job) : strlen(job));
+}
+
+static int command_width(const struct vm_run *list, const struct vm_domain *d)
 {
 	int width = 14;
 
 	for (; list; list = list->next)
 		if ((int)strlen(list->command) > width)
 			width = (int)strlen(list->command);
+	for (size_t i = 0; d && i < d->n_disks; i++)
+		if (d->disks[i].job && name_len(d->disks[i].job) + 1 + (int)strlen(d->disks[i].target) > width)
+			width = name_len(d->disks[i].job) + 1 + (int)strlen(d->disks[i].target);
 	return width;
 }
 
 static void print_foreign(FILE *out, const struct vm_disk_now *disk, int width)
 {
 	char command[320];
-	const char *space = strchr(disk->job, ' ');
-	struct vm_run job = { .command = command, .state = "running", .cur = disk->job_done, .end = disk->job_total };
+	struct vm_run job = { .command = command, .state = strchr(disk->job, ',') ? "ready" : "running", .cur = disk->job_done,
+			      .end = disk->job_total };
 
-	snprintf(command, sizeof(command), "%.*s %s", (int)(space ? (size_t)(space - disk->job) : strlen(disk->job)), disk->job,
-		 disk->target);
+	snprintf(command, sizeof(command), "%.*s %s", name_len(disk->job), disk->job, disk->target);
 	print_row(out, "-", &job, width);
 }
 
 int vm_jobs_table(const struct vm_run *list, const struct vm_domain *d, char **text, size_t *len)
 {
-	int width = command_width(list);
+	int width = command_width(list, d);
 	FILE *out = open_memstream(text, len);
 	char id[24];
 
