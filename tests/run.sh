@@ -6,12 +6,12 @@
 # named ("unit" is the unit tests). Run it as root or as a user with sudo. The last line is
 # "N passed, N failed, N skipped", counted over all cases; the exit status is 1 if anything failed.
 #
-#	SUITE_TIMEOUT=600    seconds that one suite may take
+#	SUITE_TIMEOUT=900    seconds that one suite may take
 #	BUILD, BUILD_ASAN    where to build (default: build and build-asan in the checkout)
 set -u
 cd "$(dirname "$0")/.." || exit 1
 TOP=$PWD
-SUITE_TIMEOUT=${SUITE_TIMEOUT:-600}
+SUITE_TIMEOUT=${SUITE_TIMEOUT:-900}
 PASSED=0 FAILED=0 SKIPPED=0
 SUMMARY=()
 export LC_ALL=C.UTF-8
