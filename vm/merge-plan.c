@@ -262,6 +262,12 @@ static bool is_there(const struct vm_merge *m, const char *recorded)
 	return l >= 0 && !m->w->d->layers[l].missing;
 }
 
+/* But for the internal snapshots in it, could @top go into @base? */
+static bool nobody_minds(const struct vm_merge *m, int base, int top)
+{
+	return layer_free(m, base, false, NULL) == 0 && layer_free(m, top, true, NULL) == 0;
+}
+
 static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int base, const char *recorded, struct vs_err *err)
 {
 	int above = -1, r;
@@ -285,7 +291,7 @@ static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 		return 0;
 	}
 	r = set_down(m, d, base, above, &why);
-	if (r == -EPERM && !vm_work_internal_in(m->w, above))
+	if (r == -EPERM && (!vm_work_internal_in(m->w, above) || !nobody_minds(m, base, above)))
 		return 0;
 	return r < 0 ? vs_err_set(err, r, "%s", why.msg) : 0;
 }

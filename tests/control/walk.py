@@ -35,6 +35,9 @@ solo ctl revert s9
 solo ctl delete s3
 solo stray q1 vda
 solo ctl revert s9
+solo foreign f1 internal
+solo ctl delete s9
+solo virshdelete f1
 '''
 
 
