@@ -133,17 +133,17 @@ static uint64_t names_of(virDomainSnapshotPtr *snaps, int n)
 	return h;
 }
 
-struct purge {
-	uint64_t look;
-};
-
+/* One that is freed has changed what libvirt says also where its name was listed still: it may have vanished right after
+ * that, and a sketch that was drawn before borrows from it. */
 static bool was_listed(void *thing, void *opaque)
 {
 	struct vm_known_snapshot *s = thing;
+	struct vm_known *known = opaque;
 
-	if (s->seen == ((struct purge *)opaque)->look)
+	if (s->seen == known->look)
 		return true;
 	vm_known_snapshot_free(s);
+	known->changed = true;
 	return false;
 }
 
@@ -153,7 +153,6 @@ static void take_list(struct vm_ask *ask, virDomainSnapshotPtr *snaps, int n, si
 	struct vm_known_domain *d = ask->d;
 	struct vm_known_snapshot **list = calloc((size_t)n + 1, sizeof(*list));
 	uint64_t names = names_of(snaps, n);
-	struct purge purge = { ask->known->look };
 
 	if (!list)
 		return;
@@ -171,7 +170,7 @@ static void take_list(struct vm_ask *ask, virDomainSnapshotPtr *snaps, int n, si
 		s->seen = ask->known->look;
 		list[d->n_list++] = s;
 	}
-	vm_strmap_filter(&d->by_name, was_listed, &purge);
+	vm_strmap_filter(&d->by_name, was_listed, ask->known);
 }
 
 static int list_snapshots(virDomainPtr dom, virDomainSnapshotPtr **snaps)
