@@ -111,9 +111,12 @@ static int pivot(struct course *c, struct vs_err *err)
 
 		return ended == 0 || ended == -ECANCELED ? r : vs_err_set(err, ended, "%s", vs_err_text(&later, ended));
 	}
+	vm_fault();
 	vm_act_step(c->wait.watch, "pivot disk '%s' to '%s'", c->wait.target, c->base);
-	if (virDomainBlockJobAbort(c->wait.dom, c->wait.target, VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT) == 0)
+	if (virDomainBlockJobAbort(c->wait.dom, c->wait.target, VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT) == 0) {
+		vm_fault();
 		return judge(c, err);
+	}
 	r = vm_virterr_code();
 	if (r == -EBUSY) /* not ready, in spite of what the XML said: a guest writes */
 		return -EAGAIN;
@@ -204,6 +207,7 @@ static int start_commit(struct course *c, const struct vm_act_commit *spec, cons
 	if (virDomainBlockCommit(c->wait.dom, spec->target, layer_name(spec->target, &chain->layers[base], base_name),
 				 layer_name(spec->target, &chain->layers[top], top_name), spec->bandwidth, flags) < 0)
 		return not_started(c, err);
+	vm_fault();
 	return 0;
 }
 
@@ -257,7 +261,10 @@ static int start_pull(struct course *c, const struct vm_act_pull *spec, const st
 	} else {
 		r = virDomainBlockPull(c->wait.dom, spec->target, spec->bandwidth, VIR_DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES);
 	}
-	return r < 0 ? not_started(c, err) : 0;
+	if (r < 0)
+		return not_started(c, err);
+	vm_fault();
+	return 0;
 }
 
 /* The first layer's path, for "the file system is full". */

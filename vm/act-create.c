@@ -266,6 +266,7 @@ static int call(virDomainPtr dom, const char *name, const char *text, unsigned f
 	}
 	virDomainSnapshotFree(snap);
 	*made = true;
+	vm_fault();
 	return 0;
 }
 
@@ -326,9 +327,11 @@ static int thaw(virDomainPtr dom, struct vs_err *err)
 
 static int clear_left_overs(const struct vm_act_plan *plan, struct vs_err *err)
 {
-	for (size_t i = 0; i < plan->n_overlays; i++)
+	for (size_t i = 0; i < plan->n_overlays; i++) {
 		if (plan->overlays[i].replace && unlink(plan->overlays[i].path) < 0 && errno != ENOENT)
 			return vs_err_set(err, -errno, "left-over '%s': %s", plan->overlays[i].path, strerror(errno));
+		vm_fault();
+	}
 	return 0;
 }
 
@@ -342,6 +345,7 @@ static int create_online(const struct making *m, const struct vm_act_plan *plan,
 	if (r == 0 && m->spec->quiesce) {
 		vm_act_step(watch, "freeze the guest's file systems");
 		r = freeze(m->dom, err);
+		vm_fault();
 	}
 	if (r < 0)
 		return r;

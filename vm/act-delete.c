@@ -125,6 +125,7 @@ static int run_delete(struct deed *d, struct vs_err *err)
 	if (d->watch && d->watch->progress)
 		d->asked = ask_elsewhere(d->dom);
 	r = run_thread(d);
+	vm_fault();
 	if (d->asked)
 		virDomainFree(d->asked);
 	if (r < 0)

@@ -63,8 +63,10 @@ static int write_token(virDomainPtr dom, unsigned flags, const char *token, stru
 	char xml[80];
 
 	snprintf(xml, sizeof(xml), "<paused token='%s'/>", token ? token : "");
-	if (virDomainSetMetadata(dom, VIR_DOMAIN_METADATA_ELEMENT, token ? xml : NULL, WORD_KEY, WORD_URI, flags) == 0)
+	if (virDomainSetMetadata(dom, VIR_DOMAIN_METADATA_ELEMENT, token ? xml : NULL, WORD_KEY, WORD_URI, flags) == 0) {
+		vm_fault();
 		return 0;
+	}
 	return vm_act_virterr(dom, err, "the metadata of the domain");
 }
 
@@ -135,6 +137,7 @@ int vm_act_start_paused(virDomainPtr dom, bool tie, struct vm_act_guest *out, st
 		return r;
 	if (start(dom, &guest) < 0)
 		r = vm_act_virterr(dom, err, "the domain cannot be started to work on its disks");
+	vm_fault();
 	write_token(dom, VIR_DOMAIN_AFFECT_CONFIG, NULL, NULL);
 	if (r < 0) {
 		write_token(dom, VIR_DOMAIN_AFFECT_LIVE, NULL, NULL); /* of who was quicker */
@@ -178,8 +181,10 @@ static int end(virDomainPtr dom, const struct vm_act_guest *guest, struct vs_err
 	}
 	if (r <= 0)
 		return r;
-	if (virDomainDestroy(dom) == 0)
+	if (virDomainDestroy(dom) == 0) {
+		vm_fault();
 		return 0;
+	}
 	r = vm_act_virterr(dom, err, "the domain, which was started to work on its disks, cannot be ended");
 	return vm_act_active(dom, NULL) == 0 ? 0 : r;
 }

@@ -234,6 +234,16 @@ void vm_act_jobs_free(struct vm_act_job *jobs, size_t n)
 	free(jobs);
 }
 
+int vm_act_job_abort(virDomainPtr dom, const char *target, struct vs_err *err)
+{
+	int r = virDomainBlockJobAbort(dom, target, 0);
+
+	if (r < 0)
+		r = vm_act_virterr(dom, err, "the job of disk '%s'", target);
+	vm_fault();
+	return r < 0 && vm_act_job_none(dom, target, NULL) == 0 ? 0 : r;
+}
+
 int vm_act_job_none(virDomainPtr dom, const char *target, struct vs_err *err)
 {
 	struct vm_act_job job = {0};

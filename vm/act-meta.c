@@ -49,8 +49,10 @@ int vm_act_metadata_set(virDomainPtr dom, const char *key, const char *uri, cons
 
 		if (r < 0)
 			return r;
-		if (virDomainSetMetadata(dom, VIR_DOMAIN_METADATA_ELEMENT, xml, key, uri, flags) == 0)
+		if (virDomainSetMetadata(dom, VIR_DOMAIN_METADATA_ELEMENT, xml, key, uri, flags) == 0) {
+			vm_fault();
 			return 0;
+		}
 		r = vm_virterr_code();
 		if (r != -EINVAL || try == TRIES)
 			return vm_act_virterr(dom, err, "the metadata of the domain");

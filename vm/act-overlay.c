@@ -232,6 +232,7 @@ static int make_empty(const struct vm_act_overlay *o, struct vs_err *err)
 		return vs_err_set(err, -errno, "'%s': %s", o->below, strerror(errno));
 	if (o->replace && unlink(o->path) < 0 && errno != ENOENT)
 		return open_error(o->path, err);
+	vm_fault();
 	fd = open(o->path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return open_error(o->path, err);
@@ -265,11 +266,13 @@ static int make(const struct vm_act_overlay *o, struct vs_err *err)
 
 	if (r < 0)
 		return r;
+	vm_fault();
 	r = vm_act_run(argv, err);
 	if (r == 0)
 		r = sync_overlay(o->path, err);
 	if (r < 0)
 		unlink(o->path);
+	vm_fault();
 	return r;
 }
 
@@ -291,6 +294,8 @@ int vm_act_overlays_make(const struct vm_act_plan *plan, struct vm_act_watch *wa
 
 void vm_act_overlays_unlink(const struct vm_act_plan *plan)
 {
-	for (size_t i = 0; i < plan->n_overlays; i++)
+	for (size_t i = 0; i < plan->n_overlays; i++) {
 		unlink(plan->overlays[i].path);
+		vm_fault();
+	}
 }

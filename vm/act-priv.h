@@ -6,6 +6,7 @@
 #define VS_VM_ACT_PRIV_H
 
 #include "vm/act.h"
+#include "vm/fault.h"
 
 /* ---------------------------------------------------------------- act.c */
 

@@ -21,6 +21,7 @@ int vm_act_redefine(virDomainPtr dom, const char *xml, enum vm_act_current curre
 	if (current == VM_ACT_MAKE_CURRENT || (old && virDomainSnapshotIsCurrent(old, 0) == 1))
 		flags |= VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT;
 	made = virDomainSnapshotCreateXML(dom, xml, flags);
+	vm_fault();
 	return made ? 0 : vm_act_virterr(dom, err, "the record of snapshot '%s'", record->name);
 }
 
@@ -38,6 +39,7 @@ int vm_act_forget(virDomainPtr dom, const char *name, struct vs_err *err)
 		return vs_err_set(err, -EBUSY, "%d snapshots have '%s' as their parent: they get another one first", n, name);
 	if (virDomainSnapshotDelete(snap, VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY) < 0)
 		return vm_act_virterr(dom, err, "the record of snapshot '%s'", name);
+	vm_fault();
 	return 0;
 }
 
@@ -132,5 +134,6 @@ int vm_act_unlink(const struct vm_xml_snapshot *record, const char *path, struct
 	r = nobody_has_it(path, err);
 	if (r == 0 && unlink(path) < 0 && errno != ENOENT)
 		r = vs_err_set(err, -errno, "'%s': %s", path, strerror(errno));
+	vm_fault();
 	return r;
 }

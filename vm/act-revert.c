@@ -211,6 +211,7 @@ static int define(const struct going *g, const char *text, struct vs_err *err)
 	if (!dom)
 		return vm_act_virterr(g->dom, err, "the definition of the domain");
 	virDomainFree(dom);
+	vm_fault();
 	return 0;
 }
 
@@ -239,6 +240,7 @@ static int restore(const struct going *g, struct vs_err *err)
 		return r;
 	if (virDomainRestoreFlags(g->conn, file, text, 0) < 0)
 		return vm_act_virterr(g->dom, err, "the saved memory '%s'", file);
+	vm_fault();
 	return 0;
 }
 
@@ -298,8 +300,10 @@ static int by_libvirt(const struct going *g, struct vm_act_watch *watch, struct 
 	if (r < 0)
 		return r;
 	vm_act_step(watch, "revert to '%s'", g->spec->name);
-	if (virDomainRevertToSnapshot(snap, g->spec->risky ? VIR_DOMAIN_SNAPSHOT_REVERT_FORCE : 0) == 0)
+	if (virDomainRevertToSnapshot(snap, g->spec->risky ? VIR_DOMAIN_SNAPSHOT_REVERT_FORCE : 0) == 0) {
+		vm_fault();
 		return 0;
+	}
 	r = vm_act_virterr(g->dom, err, "snapshot '%s'", g->spec->name);
 	if (r == -EHOSTDOWN)
 		vs_err_set(err, r, "libvirt went away while it reverted to snapshot '%s', which may be going on", g->spec->name);

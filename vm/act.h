@@ -70,6 +70,9 @@ struct vm_act_job {
 int vm_act_jobs(virDomainPtr dom, struct vm_act_job **out, size_t *n, struct vs_err *err);
 void vm_act_jobs_free(struct vm_act_job *jobs, size_t n);
 
+/* Gives up the block job of a disk, without its result. 0 also where there is none. */
+int vm_act_job_abort(virDomainPtr dom, const char *target, struct vs_err *err);
+
 /* Is somebody's delete unfinished? 1: yes, *where (given) names the snapshots that libvirt has noted it at: the parents of
  * what was being deleted. 0: no. */
 int vm_act_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *err);

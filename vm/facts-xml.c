@@ -101,6 +101,8 @@ static int put_mark(FILE *f, const struct vm_own_mark *mark)
 			ret = put_attr(f, "p", mark->disks[i].path);
 		if (ret == 0)
 			ret = put_attr(f, "u", mark->disks[i].top);
+		if (mark->disks[i].mtime_ns)
+			put_time(f, "w", mark->disks[i].mtime_ns);
 		fputs("/>", f);
 	}
 	fputs("</m>", f);
@@ -349,7 +351,11 @@ static int read_disk(struct reader *r, const xmlNode *node, struct vm_own_mark *
 		ret = need_attr(r, node, "t", &disk->target);
 	if (ret == 0)
 		ret = get_attr(r, node, "p", &disk->path);
-	return ret < 0 ? ret : get_attr(r, node, "u", &disk->top);
+	if (ret == 0)
+		ret = get_attr(r, node, "u", &disk->top);
+	if (ret == 0 && xmlHasNsProp(node, (const xmlChar *)"w", NULL))
+		ret = get_time(r, node, "w", &disk->mtime_ns);
+	return ret;
 }
 
 static int read_mark(struct reader *r, const xmlNode *node, const struct vm_own_id *id)

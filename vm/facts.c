@@ -100,6 +100,7 @@ static bool copy_disks(const struct vm_own_mark *from, struct vm_own_mark *to)
 			free(copy->path);
 			return false;
 		}
+		copy->mtime_ns = disk->mtime_ns;
 	}
 	return true;
 }

@@ -25,6 +25,7 @@
  *     d        t          target of a disk that is doomed                           any number, in m; none: all disks
  *              p          path of the image that is written, may be absent
  *              u          path of the uppermost layer that goes into it, may be absent
+ *              w          the image's mtime before the first attempt, as above; absent: it would prove nothing
  *
  * `f` and `v` vouch: the snapshot was right when that file, which lies beneath it, had this stamp. A merge into a frozen file
  * makes it look written to all who stand on it; as long as it has the same stamp still, they know better. What takes too
@@ -64,6 +65,7 @@ struct vm_own_doomed {
 	char *target; /* of the disk */
 	char *path;   /* of the image that is written; or NULL */
 	char *top;    /* the uppermost layer that goes into it: who sees it is not harmed; or NULL */
+	int64_t mtime_ns; /* of the image before the first attempt: while it has that, nothing was written. 0: unknown */
 };
 
 struct vm_own_mark {

@@ -16,8 +16,9 @@
  *     forget      the records go, the last one first: they have no children then, so that no libvirt rewrites any
  *     unmark      what we know of them is forgotten, marks included
  *
- * Repeated, each finds what it did and does the rest. Given up before a byte was written, the marks are taken away again;
- * later they stay, for the base is neither what it was nor what it is to be.
+ * Repeated, each finds what it did and does the rest. Given up before a byte was written, the marks are taken away again, also
+ * by the next mount, where the base's mtime proves it; later they stay, for the base is neither what it was nor what it is
+ * to be.
  *
  * libvirt's own delete does all this in one call, but can neither be cancelled nor slowed, asks nobody before the pivot, and
  * leaves, interrupted in the oldest snapshot, no trace. So it is not used for external snapshots.
@@ -61,6 +62,70 @@ static struct vm_own_id id_of(const struct vm_work_record *r)
 	return (struct vm_own_id){ r->name, r->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
 }
 
+/* What the mark of an earlier attempt says of this disk; NULL: there was none. */
+static const struct vm_own_doomed *marked_before(const struct vm_merge *m, const struct vm_merge_disk *d)
+{
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		struct vm_own_id id = record ? id_of(record) : (struct vm_own_id){ .name = m->names[i] };
+		const struct vm_own_snapshot *said = record ? vm_own_find(m->w->own, &id) : NULL;
+
+		for (size_t k = 0; said && said->mark && k < said->mark->n_disks; k++)
+			if (!strcmp(said->mark->disks[k].target, d->target))
+				return &said->mark->disks[k];
+	}
+	return NULL;
+}
+
+/* Such a mark is not of this program. */
+static bool marked_without_disks(const struct vm_merge *m, const char *name)
+{
+	const struct vm_work_record *record = vm_work_record(m->w, name);
+	struct vm_own_id id = record ? id_of(record) : (struct vm_own_id){ .name = name };
+	const struct vm_own_snapshot *said = record ? vm_own_find(m->w->own, &id) : NULL;
+
+	return said && said->mark && !said->mark->n_disks;
+}
+
+/* The mtime of a base that nobody has written to: while it stays, nobody has. 0: it would prove nothing, because the last
+ * write was just now, or there is no such time. */
+static int64_t proof_of(const struct vm_merge *m, const struct vm_merge_disk *d, int64_t now_ns)
+{
+	const struct vm_own_doomed *before = marked_before(m, d);
+	struct stat st;
+	int64_t mtime_ns;
+
+	if (before)
+		return before->path && !strcmp(before->path, d->base) ? before->mtime_ns : 0;
+	if (stat(d->base, &st) < 0 || !S_ISREG(st.st_mode))
+		return 0;
+	mtime_ns = st.st_mtim.tv_sec * VM_NS_PER_S + st.st_mtim.tv_nsec;
+	return mtime_ns + VM_NS_PER_S < now_ns ? mtime_ns : 0;
+}
+
+static bool unwritten(const struct vm_own_doomed *mark)
+{
+	struct stat st;
+
+	return mark->mtime_ns && mark->path && stat(mark->path, &st) == 0 && S_ISREG(st.st_mode) &&
+	       st.st_mtim.tv_sec * VM_NS_PER_S + st.st_mtim.tv_nsec == mark->mtime_ns;
+}
+
+/* May an earlier attempt have written to any base? */
+static bool touched_before(const struct vm_merge *m)
+{
+	for (size_t i = 0; i < m->n_disks; i++) {
+		const struct vm_own_doomed *before = marked_before(m, &m->disks[i]);
+
+		if (m->disks[i].what == VM_MERGE_DONE || (before && !unwritten(before)))
+			return true;
+	}
+	for (size_t i = 0; i < m->n_names; i++)
+		if (marked_without_disks(m, m->names[i]))
+			return true;
+	return false;
+}
+
 static int set_marks(struct vm_merge *m, bool on, struct vs_err *err)
 {
 	vs_autofree struct vm_own_doomed *disks = calloc(m->n_disks + 1, sizeof(*disks));
@@ -71,7 +136,8 @@ static int set_marks(struct vm_merge *m, bool on, struct vs_err *err)
 	snprintf(reason, sizeof(reason), "'%s' has begun, which changes its data: repeat it if it is not running any more", m->command);
 	for (size_t i = 0; disks && i < m->n_disks; i++)
 		if (moved(&m->disks[i]))
-			disks[mark.n_disks++] = (struct vm_own_doomed){ m->disks[i].target, m->disks[i].base, m->disks[i].top };
+			disks[mark.n_disks++] = (struct vm_own_doomed){ m->disks[i].target, m->disks[i].base, m->disks[i].top,
+									proof_of(m, &m->disks[i], mark.since_ns) };
 	for (size_t i = 0; r == 0 && i < m->n_names; i++) {
 		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
 		struct vm_own_id id;
@@ -142,13 +208,11 @@ static int commit_all(struct vm_merge *m, bool *touched, struct vs_err *err)
 
 	if (r < 0)
 		return r;
-	vm_fault();
 	for (size_t i = 0; r == 0 && i < m->n_disks; i++)
 		if (m->disks[i].what == VM_MERGE_DOWN)
 			r = commit_one(m, &m->disks[i], touched, err);
 	if (started)
 		ended = vm_act_end_paused(m->w->conn, &guest, &why);
-	vm_fault();
 	return r == 0 && ended < 0 ? vs_err_set(err, ended, "%s", why.msg) : r;
 }
 
@@ -206,21 +270,23 @@ static int correct_record(struct vm_merge *m, const struct vm_work_record *recor
 	if (r <= 0)
 		return r;
 	r = vm_act_redefine(m->w->dom, text, VM_ACT_KEEP_CURRENT, err);
-	vm_fault();
 	if (r == 0)
 		vm_work_say(m->w, "re-pointed the record of '%s'", record->name);
-	return r;
+	return r < 0 ? r : 1;
 }
 
+/* How many. */
 static int correct_records(struct vm_merge *m, struct vs_err *err)
 {
 	vs_autofree struct vm_rewrite_move *moves = calloc(m->n_disks + 1, sizeof(*moves));
-	int n = moves ? moves_of(m, moves) : 0, r = moves ? 0 : vs_err_set(err, -ENOMEM, "out of memory");
+	int n = moves ? moves_of(m, moves) : 0, r = moves ? 0 : vs_err_set(err, -ENOMEM, "out of memory"), changed = 0;
 
-	for (size_t i = 0; r == 0 && i < m->w->n_records; i++)
-		if (!goes(m, m->w->records[i].name))
+	for (size_t i = 0; r >= 0 && i < m->w->n_records; i++)
+		if (!goes(m, m->w->records[i].name)) {
 			r = correct_record(m, &m->w->records[i], moves, (size_t)n, err);
-	return r;
+			changed += r > 0;
+		}
+	return r < 0 ? r : changed;
 }
 
 /* Overlays of those that go which stay as files, for others need them: soon no record will say that a snapshot made them. */
@@ -248,11 +314,9 @@ static int forget_records(struct vm_merge *m, struct vs_err *err)
 {
 	int r = 0;
 
-	for (size_t i = m->n_names; r == 0 && i-- > 0;) {
+	for (size_t i = m->n_names; r == 0 && i-- > 0;)
 		if (vm_work_record(m->w, m->names[i]))
 			r = vm_act_forget(m->w->dom, m->names[i], err);
-		vm_fault();
-	}
 	return r;
 }
 
@@ -278,14 +342,6 @@ static int forget_own(struct vm_merge *m, struct vs_err *err)
 }
 
 /* ---------------------------------------------------------------- files */
-
-static int remove_made(struct vm_merge *m, const char *path, struct vs_err *err)
-{
-	int r = vm_work_unlink(m->w, path, err);
-
-	vm_fault();
-	return r;
-}
 
 /* What stood on it may have been removed since the picture was made: the upper layers go first. */
 static bool layer_in_use(const struct vm_domain *d, size_t layer)
@@ -322,8 +378,7 @@ static void remove_merged(struct vm_merge *m, const struct vm_picture *pic, cons
 	else if (d->what == VM_MERGE_DOWN)
 		r = vm_act_unlink(&merged, path, &err);
 	else
-		r = remove_made(m, path, &err);
-	vm_fault();
+		r = vm_work_unlink(m->w, path, &err);
 	if (r < 0)
 		vm_work_say(m->w, "%s", err.msg);
 	else if (!in_use(pic, path))
@@ -350,12 +405,12 @@ static void remove_all_merged(struct vm_merge *m)
 static int drop_files(struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err)
 {
 	struct vs_err why = {0};
-	int r = remove_made(m, d->base, err), lower = r;
+	int r = vm_work_unlink(m->w, d->base, err), lower = r;
 
 	if (r == 0)
 		vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, d->base));
 	for (size_t k = 0; lower == 0 && k < d->n_gone; k++) {
-		lower = remove_made(m, d->gone[k], &why);
+		lower = vm_work_unlink(m->w, d->gone[k], &why);
 		vm_work_say(m->w, lower == 0 ? "unlinked '%s'" : "%s", lower == 0 ? vm_work_file(m->w, d->gone[k]) : why.msg);
 	}
 	return r;
@@ -481,7 +536,7 @@ static int vouch_for_moving(struct vm_merge *m, struct vs_err *err)
 
 static int merge_down(struct vm_merge *m, struct vs_err *err)
 {
-	bool touched = count(m, VM_MERGE_DONE) > 0;
+	bool touched = touched_before(m);
 	int r;
 
 	vm_fault();
@@ -528,7 +583,7 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 	}
 	if (r == 0)
 		r = correct_records(m, err);
-	if (r == 0)
+	if (r >= 0)
 		r = remove_files(m, err);
 	if (r == 0)
 		r = vm_work_vouch_again(m->w, err);
@@ -543,10 +598,23 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 
 int vm_merge_repair(struct vm_merge *m, struct vs_err *err)
 {
+	struct vm_act_job *jobs = NULL;
+	size_t n = 0;
 	int r;
 
+	if (!touched_before(m)) {
+		r = vm_act_jobs(m->w->dom, &jobs, &n, err);
+		vm_act_jobs_free(jobs, n);
+		if (r < 0 || n)
+			return r;
+		vm_log(m->w->log, "'%s' had been interrupted before anything was written: all is as before", m->command);
+		r = set_marks(m, false, err);
+		return r < 0 ? r : 1;
+	}
 	if (count(m, VM_MERGE_DONE) == 0 || count(m, VM_MERGE_DOWN) || count(m, VM_MERGE_DROP))
 		return 0;
 	r = correct_records(m, err);
-	return r < 0 ? r : 1;
+	if (r > 0)
+		vm_log(m->w->log, "completed the records of an interrupted '%s'; repeat it to remove what it has merged", m->command);
+	return r;
 }

@@ -49,8 +49,9 @@ void vm_merge_fini(struct vm_merge *m);
 /* Does it, or says what it would do. */
 int vm_merge_run(struct vm_merge *m, struct vs_err *err);
 
-/* After a run that was interrupted when all data had been moved: corrects the records of those that stay. Those that go
- * stay marked, for the command to be repeated. 1: that was the case; 0: it was not. */
+/* After a run that was interrupted before a byte was written: takes the marks away. When all data had been moved: corrects
+ * the records of those that stay; those that go stay marked, for the command to be repeated. 1: one or the other was the
+ * case; 0: it was not. */
 int vm_merge_repair(struct vm_merge *m, struct vs_err *err);
 
 #endif

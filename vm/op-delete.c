@@ -75,7 +75,6 @@ static int delete_internal(struct vm_work *w, const struct vm_snapshot *s, struc
 	vm_work_unguard(w);
 	vm_fault();
 	r = vm_act_delete(w->dom, s->name, &w->watch, err);
-	vm_fault();
 	if (r < 0)
 		return r;
 	vm_work_say(w, "removed the entry '%s' and its record", s->shown);
@@ -96,10 +95,24 @@ static int delete_external(struct vm_work *w, const struct vm_snapshot *s, struc
 	return r;
 }
 
+/* Of the command itself, or of a delete that belongs to it. */
+static int reclaim_delete(struct vm_work *w, const char *name, struct vs_err *err)
+{
+	const struct vm_snapshot *s;
+	int r = vm_work_find(w, name, &s, err);
+	vs_autofree char *raw = r == 0 ? strdup(s->name) : NULL;
+	vs_autofree char *command = raw ? command_text(VM_DELETE, &raw, 1) : NULL;
+
+	return r < 0 ? r : command ? vm_op_reclaim(w, command, err) : vs_err_set(err, -ENOMEM, "out of memory");
+}
+
 int vm_op_delete(struct vm_work *w, const char *name, struct vs_err *err)
 {
 	const struct vm_snapshot *s;
 	int r = vm_work_look(w, err);
+
+	if (r == 0)
+		r = reclaim_delete(w, name, err);
 
 	if (r == 0)
 		r = vm_work_find(w, name, &s, err);
@@ -186,10 +199,11 @@ int vm_op_commit(struct vm_work *w, const char *first_name, const char *last_nam
 		return r;
 	if (!w->conn)
 		return vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has internal snapshots only: delete frees them");
-	line = calloc(w->n_records + 1, sizeof(*line));
 	command = command_text(VM_COMMIT, names, last_name ? 2 : 1);
-	if (!line || !command)
-		return vs_err_set(err, -ENOMEM, "out of memory");
+	r = command ? vm_op_reclaim(w, command, err) : -ENOMEM;
+	line = r == 0 ? calloc(w->n_records + 1, sizeof(*line)) : NULL;
+	if (!line)
+		return r < 0 && command ? r : vs_err_set(err, -ENOMEM, "out of memory");
 	r = vm_work_idle(w, err);
 	if (r == 0 && (n = left_of_line(w, command, line)) > 0)
 		return commit_line(w, line, n, vs_steal(command), false, err);
@@ -220,40 +234,99 @@ static bool still_there(const struct vm_own_id *id, void *opaque)
 	return false;
 }
 
-/* One interrupted merge, if there is one that is done but for its records. 1: something was repaired. */
-static int repair_one(struct vm_work *w, struct vs_err *err)
+/* The marks of one interrupted command. */
+static int repair_one(struct vm_work *w, const char *command, struct vs_err *err)
 {
 	vs_autofree const char **line = calloc(w->n_records + 1, sizeof(*line));
+	size_t n = line ? left_of_line(w, command, line) : 0;
+	int r = n ? commit_line(w, line, n, strdup(command), true, err) : 0;
+
+	return r > 0 ? vm_work_look(w, err) : r;
+}
+
+static int repair_all(struct vm_work *w, struct vs_err *err)
+{
+	size_t n = w->own->n_snapshots;
+	char **commands = calloc(n + 1, sizeof(*commands));
 	int r = 0;
 
-	for (size_t i = 0; line && r == 0 && i < w->own->n_snapshots; i++) {
-		const struct vm_own_mark *mark = w->own->snapshots[i].mark;
-		vs_autofree char *command = mark ? strdup(mark->command) : NULL;
-		size_t n = command ? left_of_line(w, command, line) : 0;
+	for (size_t i = 0; commands && i < n; i++)
+		if (w->own->snapshots[i].mark)
+			commands[i] = strdup(w->own->snapshots[i].mark->command);
+	for (size_t i = 0; commands && i < n; i++) {
+		bool again = !commands[i];
 
-		if (n)
-			r = commit_line(w, line, n, vs_steal(command), true, err);
-		if (r > 0)
-			vm_log(w->log, "completed the records of an interrupted command");
+		for (size_t k = 0; k < i && !again; k++)
+			again = commands[k] && !strcmp(commands[k], commands[i]);
+		if (r == 0 && !again)
+			r = repair_one(w, commands[i], err);
 	}
+	for (size_t i = 0; commands && i < n; i++)
+		free(commands[i]);
+	free(commands);
 	return r;
+}
+
+/* A guest that we have started and that nobody has come to use is ended; a word of ours in the configuration goes. */
+static int end_guest(struct vm_work *w, struct vs_err *err)
+{
+	struct vm_act_guest guest;
+
+	if (vm_act_find_paused(w->dom, &guest, NULL) != 1)
+		return 0;
+	vm_log(w->log, "ending the paused guest that an interrupted command had started");
+	vm_act_end_paused(w->conn, &guest, NULL);
+	return vm_work_look(w, err);
 }
 
 int vm_op_repair(struct vm_work *w, struct vs_err *err)
 {
-	struct vm_act_guest guest;
 	int r = vm_work_look(w, err);
 
-	if (r == 0 && w->conn && vm_act_find_paused(w->dom, &guest, NULL) == 1) {
-		vm_log(w->log, "ending the paused guest that an interrupted command had started");
-		vm_act_end_paused(w->conn, &guest, NULL);
-		r = vm_work_look(w, err);
-	}
 	if (r == 0 && w->conn)
-		r = repair_one(w, err);
-	if (r > 0)
-		r = vm_work_look(w, err);
+		r = end_guest(w, err);
+	if (r == 0 && w->conn)
+		r = repair_all(w, err);
+	if (r == 0)
+		r = vm_op_settle(w, err);
 	if (r == 0 && w->own->serial && vm_own_sweep(w->own, still_there, w) > 0)
 		r = vm_work_save(w, err);
 	return r;
+}
+
+/* ---------------------------------------------------------------- what an interrupted run has left running */
+
+static bool began(const struct vm_work *w, const char *command, const char *target)
+{
+	for (size_t i = 0; i < w->own->n_snapshots; i++) {
+		const struct vm_own_mark *mark = w->own->snapshots[i].mark;
+
+		for (size_t k = 0; mark && !strcmp(mark->command, command) && k < mark->n_disks; k++)
+			if (!strcmp(mark->disks[k].target, target))
+				return true;
+	}
+	return vm_work_noted(w, "job", target);
+}
+
+int vm_op_reclaim(struct vm_work *w, const char *command, struct vs_err *err)
+{
+	struct vm_act_job *jobs = NULL;
+	size_t n = 0;
+	bool any = false;
+	int r;
+
+	if (!w->dom || w->try_only)
+		return 0;
+	r = end_guest(w, err);
+	if (r == 0)
+		r = vm_act_jobs(w->dom, &jobs, &n, err);
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		if (!jobs[i].target || !began(w, command, jobs[i].target))
+			continue;
+		vm_log(w->log, "giving up the job on disk %s that an interrupted '%s' has left", jobs[i].target, command);
+		r = vm_act_job_abort(w->dom, jobs[i].target, err);
+		any = true;
+	}
+	vm_act_jobs_free(jobs, n);
+	return r == 0 && any ? vm_work_look(w, err) : r;
 }

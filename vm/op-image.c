@@ -100,6 +100,9 @@ int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_
 		vm_work_say(w, "would add an entry '%s' to '%s'; no data moves", c->names[0], w->uuid);
 	if (r < 0 || w->try_only)
 		return r;
+	r = vm_op_note_take(w, c->names[0]);
+	if (r < 0)
+		return vs_err_set(err, r, "out of memory");
 	r = run(w, "-c", c->names[0], err);
 	if (r == 0)
 		r = vm_work_look(w, err);
@@ -110,7 +113,9 @@ int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_
 	id = vm_work_id(w, s);
 	if (vm_own_set_ours(w->own, &id, true) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
-	return vm_work_save(w, err);
+	r = vm_work_save(w, err);
+	vm_work_note_done(w, "take");
+	return r;
 }
 
 int vm_op_image_delete(struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)

@@ -4,8 +4,13 @@
 #include "vm/work.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+
+#define UNTOUCHED_S 2 /* between a snapshot's time, which is that of the call, and the last write of making it */
 
 /* ---------------------------------------------------------------- pull */
 
@@ -71,6 +76,16 @@ static int pull_one(struct vm_work *w, const struct pull_disk *p, struct vs_err 
 	return r;
 }
 
+/* For a repetition to know the jobs, and for a mount to know that there is something to look after. */
+static int note_pull(struct vm_work *w, const struct pull_disk *disks, size_t n, struct vs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < n; i++)
+		r = vm_work_note(w, "job", disks[i].target);
+	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
+}
+
 static int pull_all(struct vm_work *w, const struct pull_disk *disks, size_t n, struct vs_err *err)
 {
 	struct vm_act_guest guest;
@@ -79,10 +94,11 @@ static int pull_all(struct vm_work *w, const struct pull_disk *disks, size_t n, 
 	int r, ended = 0;
 
 	vm_work_unguard(w);
-	r = started ? vm_act_start_paused(w->dom, false, &guest, err) : 0;
+	r = note_pull(w, disks, n, err);
+	if (r == 0 && started)
+		r = vm_act_start_paused(w->dom, false, &guest, err);
 	if (r < 0)
 		return r;
-	vm_fault();
 	for (size_t i = 0; r == 0 && i < n; i++)
 		r = pull_one(w, &disks[i], err);
 	/* the picture is to see the completed job before it sees the chain alone */
@@ -108,6 +124,8 @@ int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
 
 	if (r == 0 && !w->conn)
 		r = vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has no layers to pull");
+	if (r == 0)
+		r = vm_op_reclaim(w, w->command, err);
 	if (r == 0 && name)
 		r = vm_work_find(w, name, &s, err);
 	if (r == 0 && name && (s->kind == VM_INTERNAL || !(record = vm_work_record(w, s->name))))
@@ -123,6 +141,8 @@ int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
 		r = vm_work_startable(w, err);
 	if (r == 0 && n && !w->try_only)
 		r = pull_all(w, disks, n, err);
+	if (r != -EHOSTDOWN && !w->try_only)
+		vm_work_note_done(w, "job");
 	if (r == 0 && n && !w->try_only)
 		r = vm_work_vouch_again(w, err);
 	if (r == 0 && n && !w->try_only && w->own->n_files)
@@ -179,6 +199,26 @@ static bool frozen_by_record(const struct vm_work *w, const char *path)
 	return false;
 }
 
+/* For a repetition: the layers are out of use as soon as the definition is the old one. */
+static int note_drops(struct vm_work *w, const struct old_layer *old, size_t n)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		vs_autofree char *text = NULL;
+		struct stat st;
+
+		if (old[i].needed || stat(old[i].path, &st) < 0)
+			continue;
+		if (asprintf(&text, "%" PRIu64 "\n%s\n%s", (uint64_t)st.st_ino, old[i].below, old[i].path) < 0) {
+			text = NULL;
+			return -ENOMEM;
+		}
+		r = vm_work_note(w, "drop", text);
+	}
+	return r;
+}
+
 /* A layer that was active, and that nothing needs once it is not: internal snapshots in it need it, too. */
 static bool discardable(const struct vm_work *w, const struct old_layer *old, int layer)
 {
@@ -198,6 +238,38 @@ static void discard(struct vm_work *w, const struct old_layer *old)
 		return;
 	if (vm_own_add_made(w->own, old->path) == 0 && vm_work_unlink(w, old->path, NULL) == 0)
 		vm_work_say(w, "unlinked '%s'", vm_work_file(w, old->path));
+}
+
+struct old_layers {
+	const struct old_layer *v;
+	size_t n;
+};
+
+static bool known_elsewhere(const struct vm_work *w, const char *path)
+{
+	for (size_t i = 0; i < w->pic->n_domains; i++)
+		for (size_t k = 0; w->pic->domains[i] != w->d && k < w->pic->domains[i]->n_layers; k++)
+			if (!strcmp(w->pic->domains[i]->layers[k].path, path))
+				return true;
+	return false;
+}
+
+/* One that an interrupted revert has left, if it is that very file. @opaque: those that were active until now, of which more is
+ * known. */
+static bool discard_noted(struct vm_work *w, const char *text, void *opaque)
+{
+	const struct old_layers *active = opaque;
+	char *below = strchrnul(text, '\n'), *path = *below ? strchr(below + 1, '\n') : NULL;
+	vs_autofree char *below_path = path ? strndup(below + 1, (size_t)(path - below - 1)) : NULL;
+	struct old_layer old = { .path = path ? path + 1 : NULL, .below = below_path };
+	struct stat st;
+
+	for (size_t i = 0; old.path && i < active->n; i++)
+		if (!strcmp(active->v[i].path, old.path))
+			return false;
+	if (below_path && !known_elsewhere(w, old.path) && stat(old.path, &st) == 0 && (uint64_t)st.st_ino == strtoull(text, NULL, 10))
+		discard(w, &old);
+	return true;
 }
 
 static void tell_discarded(struct vm_work *w, const struct vm_act_overlay *fresh)
@@ -270,7 +342,35 @@ static int stop_guest(struct vm_work *w, struct vs_err *err)
 		return 0;
 	if (virDomainDestroy(w->dom) < 0 && virDomainIsActive(w->dom) != 0)
 		return vs_err_set(err, -EIO, "the domain cannot be stopped");
+	vm_fault();
 	return vm_work_look(w, err);
+}
+
+/* Nobody has written to this file since it was made, or since @since_s. */
+static bool untouched(const char *path, int64_t since_s)
+{
+	struct statx st;
+	int64_t made_s;
+
+	if (statx(AT_FDCWD, path, 0, STATX_MTIME | STATX_BTIME, &st) < 0)
+		return false;
+	made_s = st.stx_mask & STATX_BTIME ? st.stx_btime.tv_sec : 0;
+	return st.stx_mtime.tv_sec <= (made_s > since_s ? made_s : since_s) + UNTOUCHED_S;
+}
+
+/* An interrupted run of this command has taken that snapshot. Does it hold what would be discarded? */
+static int kept_before(struct vm_work *w, const char *name, struct vs_err *err)
+{
+	bool same = !w->running;
+
+	for (size_t i = 0; same && i < w->d->n_disks; i++)
+		same = w->d->disks[i].top < 0 ||
+		       untouched(w->d->layers[w->d->disks[i].top].path, vm_work_record(w, name)->xml->created_s);
+	if (!same)
+		return vs_err_set(err, -EEXIST, "'%s' was taken before this command was interrupted, and the guest may have written since: "
+				  "keep that by another name, or leave keep= out", name);
+	vm_work_say(w, "'%s' had been taken before", name);
+	return 0;
 }
 
 /* Of an external snapshot's disks only: the others keep the files that they have, so there is nothing to keep. */
@@ -282,9 +382,12 @@ static int keep_first(struct vm_work *w, const struct vm_command *c, const struc
 
 	if (!c->keep)
 		return 0;
+	if (!w->try_only && vm_work_record(w, c->keep) && vm_work_noted(w, "keep", c->keep))
+		return kept_before(w, c->keep, err);
 	targets = calloc(s->n_disks + 1, sizeof(*targets));
-	if (!targets)
-		return vs_err_set(err, -ENOMEM, "out of memory");
+	r = !targets ? -ENOMEM : w->try_only ? 0 : vm_work_note(w, "keep", c->keep);
+	if (r < 0)
+		return vs_err_set(err, r, "out of memory");
 	for (size_t i = 0; s->kind == VM_EXTERNAL && i < s->n_disks; i++)
 		if ((targets[create.n_disks] = strdup(s->disks[i].target)))
 			create.n_disks++;
@@ -294,24 +397,45 @@ static int keep_first(struct vm_work *w, const struct vm_command *c, const struc
 	r = vm_op_create(w, &create, err); /* looks anew, so @s is gone now */
 	for (size_t i = 0; i < create.n_disks; i++)
 		free(targets[i]);
+	if (r < 0 && r != -EHOSTDOWN && !w->try_only)
+		vm_work_note_done(w, "keep");
 	return r;
+}
+
+static int note_revert(struct vm_work *w, const struct vm_act_revert *spec, const struct old_layer *old, size_t n,
+		       struct vs_err *err)
+{
+	struct vm_act_plan plan = {0};
+	enum vm_act_way way;
+	int r = vm_act_revert_plan(w->dom, spec, &way, &plan, err);
+
+	if (r < 0)
+		return r;
+	r = vm_op_note_plan(w, &plan);
+	if (r == 0)
+		r = note_drops(w, old, n);
+	vm_act_plan_fini(&plan);
+	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
 }
 
 static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 {
-	struct vm_act_revert spec = { .name = name, .risky = true };
+	struct vm_act_revert spec = { .name = name, .risky = true, .left_over = vm_op_left_over, .opaque = w };
 	struct old_layer *old = calloc(w->d->n_disks + 1, sizeof(*old));
 	size_t n = old ? note_layers(w, old) : 0;
+	struct old_layers active = { old, n };
 	int r;
 
 	vm_work_unguard(w);
-	vm_fault();
-	r = vm_act_revert(w->dom, &spec, &w->watch, err);
-	vm_fault();
+	r = note_revert(w, &spec, old, n, err);
 	if (r == 0)
-		r = vm_work_look(w, err); /* which puts our notes back, too */
+		r = vm_act_revert(w->dom, &spec, &w->watch, err);
+	if (r == 0)
+		r = vm_work_look(w, err); /* which puts our facts back, too */
 	if (r == 0)
 		vm_work_say(w, "the domain is as it was at '%s'", name);
+	if (r == 0)
+		vm_work_note_each(w, "drop", discard_noted, &active);
 	if (r == 0)
 		r = settle_layers(w, old, n, err);
 	for (size_t i = 0; i < n; i++) {
@@ -320,6 +444,12 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 		free(old[i].below);
 	}
 	free(old);
+	if (r != -EHOSTDOWN) {
+		vm_work_note_done(w, "make");
+		vm_work_note_done(w, "drop");
+	}
+	if (r == 0)
+		vm_work_note_done(w, "keep");
 	return r;
 }
 
@@ -369,6 +499,8 @@ int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 
 	if (r == 0 && !w->conn)
 		return vm_op_image_revert(w, c, err);
+	if (r == 0)
+		r = vm_op_reclaim(w, w->command, err);
 	if (r == 0)
 		r = vm_work_find(w, c->names[0], &s, err);
 	if (r == 0)

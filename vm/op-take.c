@@ -4,6 +4,7 @@
 #include "vm/work.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -66,40 +67,75 @@ static size_t depth_of(const struct vm_work *w)
 
 /* ---------------------------------------------------------------- left-overs of an interrupted create */
 
+static bool is_text(struct vm_work *w, const char *text, void *opaque)
+{
+	(void)w;
+	return !strcmp(text, opaque);
+}
+
 /* A file that we noted before we made it, and that nobody has come to use. */
-static bool left_over(void *opaque, const char *path)
+bool vm_op_left_over(void *opaque, const char *path)
 {
 	struct vm_work *w = opaque;
-	vs_autofree char *note = vm_store_note_get(w->store, w->uuid);
 	int l = vm_work_layer(w, path);
 
-	if (!note || (l >= 0 && w->d->layers[l].active))
+	if (l >= 0 && w->d->layers[l].active)
 		return false;
 	for (size_t i = 0; i < w->n_records; i++)
 		for (size_t k = 0; k < w->records[i].xml->n_files; k++)
 			if (!strcmp(w->records[i].xml->files[k].path, path))
 				return false;
-	for (char *save = NULL, *line = strtok_r(note, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
-		if (!strcmp(line, path))
-			return true;
-	return false;
+	return vm_work_note_each(w, "make", is_text, (void *)path) > 0;
 }
 
-static void note_plan(struct vm_work *w, const struct vm_act_plan *plan)
+int vm_op_note_plan(struct vm_work *w, const struct vm_act_plan *plan)
 {
-	vs_autofree char *old = vm_store_note_get(w->store, w->uuid);
-	vs_autofree char *text = strdup(old && strlen(old) < 4096 ? old : "");
+	int r = 0;
 
-	for (size_t i = 0; text && i < plan->n_overlays; i++) {
-		char *longer;
+	for (size_t i = 0; r == 0 && i < plan->n_overlays; i++)
+		r = vm_work_note(w, "make", plan->overlays[i].path);
+	return r;
+}
 
-		if (asprintf(&longer, "%s%s\n", text, plan->overlays[i].path) < 0)
-			return;
-		free(text);
-		text = longer;
+/* ---------------------------------------------------------------- what an interrupted create has taken */
+
+#define TAKING_S 30 /* a snapshot's time is that of the beginning of the call that takes it */
+
+int vm_op_note_take(struct vm_work *w, const char *name)
+{
+	vs_autofree char *text = NULL;
+
+	if (asprintf(&text, "%" PRId64 "\n%s", vm_now_ns() / VM_NS_PER_S, name) < 0) {
+		text = NULL;
+		return -ENOMEM;
 	}
-	if (text && plan->n_overlays)
-		vm_store_note(w->store, w->uuid, text);
+	return vm_work_note(w, "take", text);
+}
+
+static bool settle_one(struct vm_work *w, const char *text, void *opaque)
+{
+	const char *name = strchr(text, '\n');
+	int64_t since_s = strtoll(text, NULL, 10);
+	bool changed = false;
+
+	(void)opaque;
+	for (size_t i = 0; name && i < w->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &w->d->snapshots[i];
+		struct vm_own_id id = vm_work_id(w, s);
+
+		if (s->present || s->ours || strcmp(s->name, name + 1) != 0)
+			continue;
+		if (id.created_ns < (since_s - 1) * VM_NS_PER_S || id.created_ns > (since_s + TAKING_S) * VM_NS_PER_S)
+			continue;
+		changed |= vm_own_set_ours(w->own, &id, true) == 0;
+		vm_log(w->log, "'%s' was taken by an interrupted create, and counts as taken here", s->shown);
+	}
+	return changed;
+}
+
+int vm_op_settle(struct vm_work *w, struct vs_err *err)
+{
+	return !w->try_only && vm_work_note_each(w, "take", settle_one, NULL) > 0 ? vm_work_save(w, err) : 0;
 }
 
 /* ---------------------------------------------------------------- create */
@@ -133,20 +169,26 @@ static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs
 		vm_work_say(w, "disk %s: %s '%s' on '%s'", plan.overlays[i].target, w->try_only ? "would create" : "created",
 			    vm_work_file(w, plan.overlays[i].path), vm_work_file(w, plan.overlays[i].below));
 	if (!w->try_only)
-		note_plan(w, &plan);
+		r = vm_op_note_plan(w, &plan);
 	vm_act_plan_fini(&plan);
 	if (w->try_only)
 		return 0;
+	if (r == 0)
+		r = vm_op_note_take(w, spec->name);
+	if (r < 0)
+		return vs_err_set(err, r, "out of memory");
 	vm_fault();
 	r = vm_act_create(w->dom, spec, &w->watch, &made, err);
-	vm_fault();
 	if (made) {
 		struct vs_err why = {0};
 		int owned = make_ours(w, spec->name, spec->kind, &why);
 
 		if (r == 0 && owned < 0)
 			r = vs_err_set(err, owned, "%s", why.msg);
-		vm_store_note(w->store, w->uuid, NULL);
+	}
+	if (r != -EHOSTDOWN) {
+		vm_work_note_done(w, "take");
+		vm_work_note_done(w, "make");
 	}
 	return r;
 }
@@ -154,9 +196,14 @@ static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs
 int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
 {
 	struct vm_act_create spec = { .name = c->names[0], .description = c->desc, .targets = (const char *const *)c->disks,
-				      .n_targets = c->n_disks, .quiesce = c->quiesce, .left_over = left_over, .opaque = w };
+				      .n_targets = c->n_disks, .quiesce = c->quiesce, .left_over = vm_op_left_over, .opaque = w };
 	int r = vm_work_look(w, err);
 
+	if (r < 0)
+		return r;
+	r = vm_op_settle(w, err);
+	if (r == 0)
+		r = vm_op_reclaim(w, w->command, err);
 	if (r < 0)
 		return r;
 	if (!w->conn)

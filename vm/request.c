@@ -146,6 +146,8 @@ static int run(struct vm_request *q)
 	if (conn)
 		virConnectClose(conn);
 	vm_lock_release(lock);
+	if (r == -EHOSTDOWN) /* whatever it was doing has stayed as it is, a guest that it had started included */
+		vm_engine_repair_later(q->engine, q->desk);
 	return r;
 }
 

@@ -98,6 +98,12 @@ static int collect(const struct vm_retain *policy, const struct vm_retain_snapsh
 
 		verdicts[i].keep = reason != NULL;
 		snprintf(verdicts[i].reason, sizeof(verdicts[i].reason), "%s", reason ? reason : "");
+		if (!reason && snaps[i].begun) {
+			verdicts[i].keep = !snaps[i].by_delete;
+			snprintf(verdicts[i].reason, sizeof(verdicts[i].reason), "%s", snaps[i].by_delete ? "its deletion was begun" :
+				 "an unfinished command has it");
+			continue;
+		}
 		if (reason)
 			continue;
 		*c = (struct counted){ .snap = &snaps[i], .verdict = &verdicts[i] };

@@ -63,6 +63,8 @@ struct vm_retain_snapshot {
 	bool ours;               /* taken through our `ctl` */
 	bool held;
 	bool open;               /* somebody reads it right now */
+	bool begun;              /* a command that removes it was begun and is not done: its data is gone already */
+	bool by_delete;          /* ... which was a delete */
 };
 
 /* Room for the reasons of all terms at once: see retain-plan.c. */
@@ -75,7 +77,9 @@ struct vm_retain_verdict {
 
 /*
  * What @policy does with @snaps at @now_ns: fills verdicts[0..n-1]. Not counted and always kept are snapshots that are
- * held, open, not recorded, neither ours nor named by a glob, or dated after @now_ns. 0; -ENOMEM; -EOVERFLOW: a date
+ * held, open, not recorded, neither ours nor named by a glob, or dated after @now_ns. Not counted are those whose removal
+ * was begun, for what has no data any more must not stand in for what has: a delete is finished, another command is left to
+ * who gave it. 0; -ENOMEM; -EOVERFLOW: a date
  * that the C library cannot put into the calendar. On failure the verdicts say nothing.
  */
 int vm_retain_plan(const struct vm_retain *policy, const struct vm_retain_snapshot *snaps, size_t n, int64_t now_ns,

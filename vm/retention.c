@@ -45,8 +45,23 @@ static bool is_open_locked(const struct vm_desk *desk, const struct vm_snapshot 
 
 /* ---------------------------------------------------------------- the plan */
 
+/* It is marked, and reads so. */
+static void set_begun(struct vm_retain_snapshot *snap, const struct vm_own *own, const struct vm_snapshot *s)
+{
+	const struct q2_snapshot *entry = s->n_disks ? s->disks[0].snapshot : NULL;
+	struct vm_own_id id = { s->name, s->created_ns - (s->recorded ? s->created_ns % VM_NS_PER_S : 0), s->kind };
+	const struct vm_own_snapshot *said;
+
+	if (!s->recorded && entry)
+		id.created_ns = entry->date_sec * VM_NS_PER_S + entry->date_nsec;
+	said = own && s->state == VM_STALE ? vm_own_find(own, &id) : NULL;
+	snap->begun = said && said->mark;
+	snap->by_delete = snap->begun && !strncmp(said->mark->command, "delete ", strlen("delete "));
+}
+
 static size_t fill(struct vm_engine *e, const struct vm_domain *d, struct vm_retain_snapshot *snaps)
 {
+	struct vm_own *own = vm_store_best(e->store, d->uuid, NULL);
 	const struct vm_desk *desk;
 	size_t n = 0;
 
@@ -61,9 +76,11 @@ static size_t fill(struct vm_engine *e, const struct vm_domain *d, struct vm_ret
 			.shown = s->shown, .raw = s->name, .created_ns = s->created_ns, .order = i, .recorded = s->recorded,
 			.ours = s->ours, .held = s->held, .open = is_open_locked(desk, s),
 		};
+		set_begun(&snaps[n], own, s);
 		n++;
 	}
 	pthread_mutex_unlock(&e->lock);
+	vm_own_free(own);
 	return n;
 }
 
@@ -155,7 +172,8 @@ static bool new_ones_locked(struct vm_desk *desk, const struct vm_domain *d)
 static bool needs_repair(struct vm_engine *e, const struct vm_domain *d)
 {
 	struct vm_own *own = vm_store_best(e->store, d->uuid, NULL);
-	bool needs = !strcmp(d->state, "paused");
+	vs_autofree char *note = vm_store_note_get(e->store, d->uuid);
+	bool needs = note || !strcmp(d->state, "paused");
 
 	for (size_t i = 0; own && i < own->n_snapshots; i++)
 		needs |= own->snapshots[i].mark != NULL;
@@ -170,6 +188,13 @@ static bool has_policy(struct vm_engine *e, const char *uuid)
 
 	vm_own_free(own);
 	return has;
+}
+
+void vm_engine_repair_later(struct vm_engine *e, struct vm_desk *desk)
+{
+	pthread_mutex_lock(&e->lock);
+	desk->repaired = false;
+	pthread_mutex_unlock(&e->lock);
 }
 
 static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
@@ -187,9 +212,10 @@ static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
 		desk->prune_due |= fresh;
 	}
 	pthread_mutex_unlock(&e->lock);
-	if (repair && needs_repair(e, d))
-		vm_request_self(e, d, VM_BY_MOUNT);
-	else if (fresh && free_now && has_policy(e, d->uuid))
+	if (repair && needs_repair(e, d)) {
+		if (vm_request_self(e, d, VM_BY_MOUNT) < 0)
+			vm_engine_repair_later(e, desk);
+	} else if (fresh && free_now && has_policy(e, d->uuid))
 		vm_request_self(e, d, VM_BY_RETENTION);
 }
 

@@ -31,7 +31,7 @@ struct vm_own *vm_store_best(struct vm_store *store, const char *uuid, const str
 /* Remembers @own, which is about to be written to the domain. -ENOMEM. */
 int vm_store_remember(struct vm_store *store, const char *uuid, const struct vm_own *own);
 
-/* A note of one line beside the facts, for what only matters if we die: the overlays that are being made. NULL removes it. */
+/* A text beside the facts, for what only matters if we die (see note.c). NULL removes it. */
 void vm_store_note(struct vm_store *store, const char *uuid, const char *text);
 char *vm_store_note_get(struct vm_store *store, const char *uuid); /* gives; NULL: none */
 

@@ -2,8 +2,6 @@
 #include "vm/work.h"
 
 #include <errno.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -12,19 +10,8 @@
 #include "vm/virterr.h"
 
 #define LOOK_MS 30000
-
-/* ---------------------------------------------------------------- faults */
-
-#ifdef VS_FAULTS
-void vm_fault(void)
-{
-	static atomic_ulong passed;
-	const char *at = getenv("VIRT_SNAPFS_FAULT");
-
-	if (at && atomic_fetch_add(&passed, 1) + 1 == strtoul(at, NULL, 10))
-		kill(getpid(), SIGKILL);
-}
-#endif
+#define LIST_TRIES 20
+#define LIST_PAUSE_US 50000
 
 /* ---------------------------------------------------------------- words */
 
@@ -128,10 +115,14 @@ static int read_record(struct vm_work *w, virDomainSnapshotPtr snap, struct vs_e
 static int look_records(struct vm_work *w, struct vs_err *err)
 {
 	virDomainSnapshotPtr *list = NULL;
-	int n = virDomainListAllSnapshots(w->dom, &list, VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL), r = 0;
+	int n, r = 0;
 
-	if (n < 0)
-		return vm_virterr_set(err, "the snapshots of the domain");
+	/* libvirt 9.0 stumbles over a snapshot that somebody is just taking and that has no name yet */
+	for (int try = 1; (n = virDomainListAllSnapshots(w->dom, &list, VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)) < 0; try++) {
+		if (vm_virterr_code() != -EINVAL || try == LIST_TRIES)
+			return vm_virterr_set(err, "the snapshots of the domain");
+		usleep(LIST_PAUSE_US);
+	}
 	w->records = calloc((size_t)n + 1, sizeof(*w->records));
 	if (!w->records)
 		r = vs_err_set(err, -ENOMEM, "out of memory");
@@ -192,6 +183,7 @@ static int put_own(struct vm_work *w, struct vs_err *err)
 		return vm_act_metadata_set(w->dom, VM_OWN_KEY, VM_OWN_URI, text, err);
 	if (setxattr(w->uuid, VM_OWN_XATTR, text, strlen(text), 0) < 0)
 		return vs_err_set(err, -errno, "the attribute %s of '%s': %s", VM_OWN_XATTR, w->uuid, strerror(errno));
+	vm_fault();
 	return 0;
 }
 
@@ -228,9 +220,7 @@ int vm_work_save(struct vm_work *w, struct vs_err *err)
 	if (r < 0)
 		return vs_err_set(err, r, "out of memory");
 	vm_fault();
-	r = put_own(w, err);
-	vm_fault();
-	return r;
+	return put_own(w, err);
 }
 
 /* ---------------------------------------------------------------- may we */

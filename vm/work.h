@@ -18,6 +18,7 @@
 #include "vm/act.h"
 #include "vm/command.h"
 #include "vm/facts.h"
+#include "vm/fault.h"
 #include "vm/store.h"
 
 /* libvirt's record of one snapshot. */
@@ -100,6 +101,15 @@ int vm_work_vouch_again(struct vm_work *w, struct vs_err *err);
 bool vm_work_made(const struct vm_work *w, const char *path);
 /* Removes such a file if no QEMU has it open. 0 also where it is gone already. */
 int vm_work_unlink(const struct vm_work *w, const char *path, struct vs_err *err);
+/* note.c: what only matters if we die. Adds the line, of this command, unless it is there; -ENOMEM. */
+int vm_work_note(struct vm_work *w, const char *word, const char *text);
+/* Is there such a line of this command? */
+bool vm_work_noted(const struct vm_work *w, const char *word, const char *text);
+/* Calls @use with the text of every such line, of whatever command. Returns how often it answered true. */
+int vm_work_note_each(struct vm_work *w, const char *word, bool (*use)(struct vm_work *w, const char *text, void *opaque),
+		      void *opaque);
+/* The lines of this command with that word go. */
+void vm_work_note_done(struct vm_work *w, const char *word);
 
 /* Guard locks of the mount on the domain's files: off, until the work ends. */
 void vm_work_unguard(struct vm_work *w);
@@ -130,26 +140,23 @@ int vm_op_policy(struct vm_work *w, const char *line, struct vs_err *err);
 int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err);
 /* After a mount: finishes records, ends a guest that we had started. Merges and removes nothing. */
 int vm_op_repair(struct vm_work *w, struct vs_err *err);
+/* Snapshots that an interrupted create has nevertheless taken count as taken here. After a look. */
+int vm_op_settle(struct vm_work *w, struct vs_err *err);
+/* Of an interrupted run of @command: a block job that is still there is given up. Looks again if there was one. */
+int vm_op_reclaim(struct vm_work *w, const char *command, struct vs_err *err);
 
 /* Internal ones: -EPERM, its name is another one's id; -EOPNOTSUPP, it is not in the active layers. */
 int vm_op_check_id(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 int vm_op_check_active(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 
+/* op-take.c: overlays and snapshots that are about to be made are noted; is this file such an overlay, that came to nothing? */
+int vm_op_note_plan(struct vm_work *w, const struct vm_act_plan *plan);
+int vm_op_note_take(struct vm_work *w, const char *name);
+bool vm_op_left_over(void *work, const char *path);
+
 /* op-image.c: the same on a plain image; w->conn is NULL. */
 int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
 int vm_op_image_delete(struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 int vm_op_image_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
-
-/* ---------------------------------------------------------------- faults */
-
-/* Builds with -Dfaults=true end the process here (as by SIGKILL) when the environment's VIRT_SNAPFS_FAULT is the number of
- * this point, counted from 1 since the start. */
-#ifdef VS_FAULTS
-void vm_fault(void);
-#else
-static inline void vm_fault(void)
-{
-}
-#endif
 
 #endif
