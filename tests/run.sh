@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 #
 # tests/run.sh [NAME...]: installs what the tests need (Debian 12, only what is missing), builds twice (plain, and with
-# AddressSanitizer and UndefinedBehaviorSanitizer), and runs the unit tests and every suite of tests/suites, or only those
-# named ("unit" is the unit tests). Run it as root or as a user with sudo. The last line is
+# AddressSanitizer, UndefinedBehaviorSanitizer and the fault points of vm/fault.h), and runs the unit tests and every suite
+# of tests/suites, or only those named ("unit" is the unit tests). Run it as root or as a user with sudo. The last line is
 # "N passed, N failed, N skipped", counted over all cases; the exit status is 1 if anything failed.
 #
 #	SUITE_TIMEOUT=900    seconds that one suite may take
@@ -108,7 +108,7 @@ build() {
 	return 1
 }
 build "$BUILD" || give_up "the build failed"
-build "$BUILD_ASAN" -Db_sanitize=address,undefined -Db_lundef=false || give_up "the build with sanitizers failed"
+build "$BUILD_ASAN" -Db_sanitize=address,undefined -Db_lundef=false -Dfaults=true || give_up "the build with sanitizers failed"
 
 # ---------------------------------------------------------------- what runs
 

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""QEMU, libvirtd or virt-snapfs killed in the middle of a block job, and a foreign revert behind virt-snapfs's back.
+
+kill.py MOUNTPOINT [PATTERN]. The checks are those of crash.py. Jobs are slowed down, and whoever is killed is killed when
+libvirt says that the job has begun to write.
+"""
+import errno
+import fnmatch
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+
+from crash import Scenario, check_after_death, check_complete, report, snapshots_of, unharmed
+from guests import MIB, PATIENCE, VIRSH, Guest, Mount, Wrong, name_of, sh, until, virsh
+
+SIZE = 24 * MIB
+ADRIFT = (errno.EHOSTDOWN, errno.EIO, errno.ETIMEDOUT)
+
+
+def large(g):
+    """a, b and c; every layer holds enough for a job to last."""
+    for i, name in enumerate("abc"):
+        g.snap(name)
+        for k, t in enumerate(g.targets):
+            g.write(t, 16 * (i + 1) + k, (2 * i + 1) * MIB, 12 * MIB)
+    g.flush()
+
+
+def scenario(command, running, doomed, targets=("vda",)):
+    return Scenario(command, large, command, targets, running, doomed=doomed, complete=())
+
+
+JOBS = [("delete b", "b"), ("delete a", "a"), ("delete c", "c"), ("commit a c", "abc"), ("pull", "")]
+
+
+class Lab:
+    def __init__(self, mount):
+        self.mount = mount
+        self.serial = 0
+
+    def guest(self, sc):
+        self.serial += 1
+        g = Guest("k%d" % self.serial, sc.targets, sc.running, SIZE)
+        sc.build(g)
+        path = "%s/%s" % (self.mount.point, g.name)
+        until("a new guest", lambda: None if os.path.isdir(path) and set(snapshots_of(self.mount, g)) >= set(g.wanted) else "is not listed")
+        return g
+
+    def begin(self, g, sc):
+        """Starts the command, waits until its job writes. Returns (thread, result)."""
+        result = []
+        thread = threading.Thread(target=lambda: result.append(self.mount.write(g.name, sc.command)))
+        thread.start()
+
+        def writes():
+            if not thread.is_alive():
+                raise Wrong("the command was over before anything could be killed: %s" % self.mount.outcome(g.name))
+            found = re.search(r"\[ *([0-9.]+) %\]|: *\[ *([0-9.]+) *%", g.jobs())
+            share = float(found.group(1) or found.group(2)) if found else 0
+            return None if 0 < share < 100 else "no job is under way: %s" % g.jobs()
+        until(sc.command, writes)
+        return thread, result
+
+    @staticmethod
+    def over(thread, result, want):
+        thread.join(2 * PATIENCE)
+        if thread.is_alive():
+            raise Wrong("the command does not return")
+        if result[0] not in want:
+            raise Wrong("the command gave %s instead of one of %s" % (name_of(result[0]), [name_of(w) for w in want]))
+
+    def finish(self, g, sc, leaks):
+        end = time.monotonic() + PATIENCE
+        while True:
+            number = self.mount.write(g.name, sc.command)
+            if number != errno.EBUSY or time.monotonic() > end:  # what goes on by itself is waited for
+                break
+            time.sleep(0.2)
+        if number:
+            raise Wrong("repeated: %s" % self.mount.outcome(g.name))
+        check_complete(self.mount, g, sc, leaks)
+        g.check_usable()
+
+
+def qemu_pid(g):
+    with open("/run/libvirt/qemu/%s.pid" % g.name) as f:
+        return int(f.read())
+
+
+def kill_qemu(lab, g, sc):
+    """A guest that ran is shut off afterwards; it had flushed what it wrote."""
+    job = lab.begin(g, sc)
+    os.kill(qemu_pid(g), signal.SIGKILL)
+    lab.over(*job, want=(errno.EIO,))
+    g.running = sc.running = False
+    check_after_death(lab.mount, g, sc, leaks=True)
+    lab.finish(g, sc, leaks=True)
+
+
+def kill_mount(lab, g, sc):
+    """The job of a running guest goes on without us."""
+    thread, _ = lab.begin(g, sc)
+    lab.mount.kill()
+    thread.join(PATIENCE)
+    lab.mount.up()
+    check_after_death(lab.mount, g, sc)
+    lab.finish(g, sc, leaks=False)
+
+
+def power_cut(lab, g, sc):
+    thread, _ = lab.begin(g, sc)
+    pid = qemu_pid(g)
+    lab.mount.process.kill()
+    os.kill(pid, signal.SIGKILL)
+    lab.mount.after_death()
+    thread.join(PATIENCE)
+    g.running = sc.running = False
+    lab.mount.up()
+    check_after_death(lab.mount, g, sc, leaks=True)
+    lab.finish(g, sc, leaks=True)
+
+
+def libvirtd_dies():
+    with open("/run/libvirtd.pid") as f:
+        pid = int(f.read())
+    os.kill(pid, signal.SIGKILL)
+    until("libvirtd", lambda: None if not os.path.exists("/proc/%d" % pid) else "is still there")
+    os.unlink("/run/libvirtd.pid")
+    VIRSH.end()
+
+
+def libvirtd_comes():
+    sh("libvirtd", "-d", "-p", "/run/libvirtd.pid")
+
+    def answers():
+        p = sh("virsh", "-q", "-c", os.environ["URI"], "list", check=False)
+        return None if p.returncode == 0 else p.stderr
+    until("libvirtd", answers)
+
+
+def kill_libvirtd(lab, g, sc):
+    """The mount survives, and so does QEMU with its job."""
+    job = lab.begin(g, sc)
+    libvirtd_dies()
+    lab.over(*job, want=ADRIFT)
+    libvirtd_comes()
+    check_after_death(lab.mount, g, sc)
+    lab.finish(g, sc, leaks=False)
+
+
+WAYS = [("QEMU is killed", kill_qemu, True), ("virt-snapfs is killed", kill_mount, False),
+        ("both are killed", power_cut, True), ("libvirtd is killed", kill_libvirtd, False)]
+
+
+# ---------------------------------------------------------------- a foreign revert while nothing is mounted
+
+def facts(lab, g):
+    return (lab.mount.text(g.name, "retain").strip(),
+            {n: (s["held"], s["ours"]) for n, s in snapshots_of(lab.mount, g).items()})
+
+
+def foreign_internal(lab):
+    """virsh snapshot-revert brings the metadata back that the domain had at the snapshot."""
+    sc = Scenario("", lambda g: g.flush(), "")
+    g = lab.guest(sc)
+    try:
+        for name in "abc":
+            if lab.mount.write(g.name, "create %s internal" % name):
+                raise Wrong(lab.mount.outcome(g.name))
+            g.note(name, "internal")
+            g.write("vda", ord(name), ord(name) * 4096, MIB)
+        for command, door in (("hold b", "ctl"), ("9d min=3d", "retain"), ("hold a", "ctl"), ("release b", "ctl")):
+            if lab.mount.write(g.name, command, door):
+                raise Wrong(lab.mount.outcome(g.name))
+        before = facts(lab, g)
+        if before[1] != {"a": (True, True), "b": (False, True), "c": (False, True)} or before[0] != "9d min=3d":
+            raise Wrong("beforehand it says %s" % (before,))
+        lab.mount.down()
+        virsh(["snapshot-revert", g.name, "a"])
+        g.present = {t: bytearray(g.wanted["a"][t]) for t in g.targets}
+        g.current = "a"
+        lab.mount.up()
+        until("after a foreign revert", lambda: None if facts(lab, g) == before else "it says %s" % (facts(lab, g),))
+        for name in g.wanted:
+            until("after a foreign revert", lambda: unharmed(lab.mount, g, name))
+        number = lab.mount.write(g.name, "delete a")
+        if number != errno.EPERM:
+            raise Wrong("a held snapshot was deleted: %s" % lab.mount.outcome(g.name))
+        if lab.mount.write(g.name, "hold c"):  # any change puts all of it back into the domain
+            raise Wrong(lab.mount.outcome(g.name))
+        held = re.findall(r"n=[\"'](\w)[\"'][^>]*is=[\"']ioh", virsh(["metadata", g.name, "https://virt-snapfs.org/xmlns/domain/1.0"]))
+        if sorted(held) != ["a", "c"]:
+            raise Wrong("the domain's metadata hold %s" % held)
+        g.check_records()
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+def foreign_definition(lab):
+    """While a commit is unfinished somebody defines the domain anew, without any metadata."""
+    sc = scenario("commit a b", True, "ab")
+    g = lab.guest(sc)
+    try:
+        thread, _ = lab.begin(g, sc)
+        lab.mount.kill()
+        thread.join(PATIENCE)
+        virsh(["destroy", g.name])
+        g.running = sc.running = False
+        path = os.path.join(g.dir, ".xml")
+        with open(path, "w") as f:
+            f.write(g.xml())
+        virsh(["define", path])
+        os.unlink(path)
+        if virsh(["metadata", g.name, "https://virt-snapfs.org/xmlns/domain/1.0"], check=False).strip():
+            raise Wrong("the metadata are still there")
+        lab.mount.up()
+        check_after_death(lab.mount, g, sc, leaks=True)
+        states = {n: s["state"] for n, s in snapshots_of(lab.mount, g).items()}
+        if states["a"] != "stale" or states["c"] != "ok":
+            raise Wrong("the unfinished commit is forgotten: %s" % states)
+        lab.finish(g, sc, leaks=True)
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+# ---------------------------------------------------------------- all
+
+def run(name, lab, do):
+    try:
+        do()
+        print("ok %s" % name, flush=True)
+    except (Wrong, OSError) as e:
+        print("FAIL %s: %s" % (name, e), flush=True)
+    except Exception:
+        print("FAIL %s: %s" % (name, traceback.format_exc().replace("\n", " | ")), flush=True)
+    if lab.mount.process.poll() is not None:
+        sh("umount", "-l", lab.mount.point, check=False)
+        lab.mount.up()
+
+
+def one(lab, way, command, running, doomed, targets):
+    sc = scenario(command, running, doomed, targets)
+    g = lab.guest(sc)
+    try:
+        way(lab, g, sc)
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+def main():
+    pattern = sys.argv[2] if len(sys.argv) > 2 else "*"
+    lab = Lab(Mount(sys.argv[1], options="refresh=0.5,bandwidth=4"))
+    lab.mount.up()
+    cases = [("%s during '%s', %s" % (what, command, "running" if running else "shut off"),
+              lambda a=(way, command, running, doomed, ("vda", "vdb") if command == "commit a c" else ("vda",)): one(lab, *a))
+             for what, way, _ in WAYS for command, doomed in JOBS for running in (True, False)]
+    cases += [("a foreign revert of internal snapshots while unmounted", lambda: foreign_internal(lab)),
+              ("a foreign definition while a commit is unfinished", lambda: foreign_definition(lab))]
+    for name, do in cases:
+        if fnmatch.fnmatch(name, pattern):
+            run(name, lab, do)
+    lab.mount.down()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# virt-snapfs killed at every numbered fault point (vm/fault.h) of every command, on a private libvirtd.
+# See tests/control/crash.py.
+#
+#	CRASH_ONLY=all          every scenario and not only the main ones, or those whose names match: CRASH_ONLY='delete*'
+#	CRASH_POINT=7           only that point
+set -u
+. "$(dirname "$0")/../lib.sh"
+. "$TESTS/lab.sh"
+suite_in_namespace "$0" "$@"
+suite_begin
+snapfs_pick
+# Fault points are there only in a build that was asked for them, as run.sh's second one is.
+if ! grep -q VIRT_SNAPFS_FAULT "$SNAPFS"; then
+	note 'building one with fault points'
+	{ meson setup "$W/build" "$TOP" -Dfaults=true -Dtests=false && ninja -C "$W/build" fs/virt-snapfs; } >"$W/build.log" 2>&1 ||
+		die "it does not build: $(tail -3 "$W/build.log")"
+	SNAPFS=$W/build/fs/virt-snapfs
+fi
+lab_libvirtd
+mkdir "$W/mnt" "$W/g"
+chmod 755 "$W/g"
+export URI W SNAPFS
+adopt python3 "$TESTS/control/crash.py" "$W/mnt" "${CRASH_ONLY:-main}" ${CRASH_POINT:+"$CRASH_POINT"}
+if sanitizer_report "$W/mount.log" >"$W/.report"; then
+	fail 'no sanitizer report' "$(head -1 "$W/.report")"
+	note_file "$W/.report" 60
+else
+	ok 'no sanitizer report'
+fi
+is_mounted "$W/mnt" && umount -l "$W/mnt"
+suite_end
