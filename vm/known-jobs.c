@@ -97,8 +97,10 @@ static void ask_all(struct vm_ask *ask, const char *const *targets, struct vm_jo
 {
 	for (size_t i = 0; i < n; i++)
 		out[i] = (struct vm_job_answer){ .target = (char *)targets[i], .found = -1 };
-	if (!n)
+	if (!n) { /* it does not run: a late answer is about jobs that have gone with their QEMU */
+		vm_job_ask_free(vs_steal(ask->d->asking));
 		return;
+	}
 	if (may_take_long(ask)) {
 		ask_aside(ask, targets, out, n);
 		return;

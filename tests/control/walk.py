@@ -11,9 +11,11 @@ afterwards; lab.py's books say which bytes every snapshot has; its witnesses say
 The first step that is not as it should be ends the walk; the steps so far, which can be given to `again`, are printed.
 """
 import copy
+import errno
 import os
 import random
 import sys
+import threading
 import time
 
 import lab
@@ -54,6 +56,30 @@ class Domain(lab.Domain):
         """Files are the world's business here: which there are, and what each stands on."""
         memory = {r.memory_file for r in records.values()}
         return [w for w in map(self.lab.qemu_check, sorted(self.own_files() - memory)) if w]
+
+
+class Reader(threading.Thread):
+    """Reads one file again and again while a command is at work: a snapshot that stays gives its bytes all the time, or EBUSY while a
+    job writes beneath it."""
+
+    def __init__(self, path, want):
+        super().__init__()
+        self.path, self.want, self.wrong, self.over = path, want, None, False
+        self.start()
+
+    def run(self):
+        while not self.over and not self.wrong:
+            try:
+                if lab.sha_file(self.path) != self.want:
+                    self.wrong = 'WRONG BYTES'
+            except OSError as e:
+                if e.errno != errno.EBUSY:
+                    self.wrong = errno.errorcode.get(e.errno, str(e.errno))
+
+    def end(self):
+        self.over = True
+        self.join()
+        return ['%s, read meanwhile: %s' % (os.path.basename(self.path), self.wrong)] * bool(self.wrong)
 
 
 class Walk:
@@ -213,9 +239,14 @@ class Walk:
         wrong = [w for w in d.check_bytes() if 'WRONG' in w]
         if not d.settled():
             wrong += d.check_listing()
-        lab.wait_until(lambda: d.json()['domain']['state'] == d.state, 20)
+        lab.wait_until(lambda: self.calm(d), 20)
         if wrong:
             raise Diverged('; '.join(wrong))
+
+    @staticmethod
+    def calm(d):
+        said = d.json()
+        return said['domain']['state'] == d.state and not any(s['state'] == 'busy' for s in said['snapshots'])
 
     # ---------------------------------------------------------------- commands
 
@@ -254,15 +285,30 @@ class Walk:
         tried = words[0] == 'try'
         verb, args = words[tried], words[tried + 1:]
         apply = getattr(self, 'ctl_' + verb)
-        want = {None}
+        want, after = {None}, copy.deepcopy(self.world)
         try:
-            self.foresee(copy.deepcopy(self.world), name, verb, args)
+            self.foresee(after, name, verb, args)
         except model.Refused as e:
             want = e.errnos
-        self.expect(self.domains[name].ctl(' '.join(words)), want, ' '.join(words))
+        reader = self.reader(name, m, after.doms[name])
+        out = self.domains[name].ctl(' '.join(words))
+        wrong = reader.end() if reader else []
+        self.expect(out, want, ' '.join(words))
+        if wrong:
+            raise Diverged('; '.join(wrong))
         if not tried:
             apply(name, m, self.ctl.errno is None, *args)
             self.sync(name, m)
+
+    def reader(self, name, m, after):
+        """Of a snapshot that stays; none where retention may run, for it leaves alone what is open."""
+        d = self.domains[name]
+        files = sorted(f for f, (snap, _) in d.files().items() if snap in after.snaps and after.snaps[snap].recorded)
+        if m.keep or not files:
+            return None
+        f = files[len(self.steps) % len(files)]
+        snap, target = d.files()[f]
+        return Reader(os.path.join(d.dir, f), d.snaps[snap].sums[target])
 
     def foresee(self, world, name, verb, args):
         m = world.doms[name]
