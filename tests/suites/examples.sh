@@ -306,7 +306,13 @@ unmount_snapfs "$M"
 # ---------------------------------------------------------------- quickstart.sh
 
 run timeout 300 "$E/quickstart.sh" --once
-same 'quickstart --once' 0 $?
+st=$?
+same 'quickstart --once' 0 $st
+if [ $st != 0 ]; then
+	demo=$(sed -nE "s|.*root=([^)]*)/libvirt\).*|\1|p" <<<"$OUT" | head -n 1)
+	note_file "$W/.err"
+	for f in "$demo"/libvirt.log "$demo"/libvirt/log/qemu/*.log; do note_file "$f" 20; done
+fi
 for line in '== The same bytes as QEMU gives' 'identical' "  keep wednesday newest 1 of 2" "  drop monday no term keeps it" '  2 match=\*' \
 	'  written on wednesday' 'wednesday reads as before' '== Done; cleaning up'; do
 	has "quickstart: $line" "$OUT" "^$line\$"
