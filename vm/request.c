@@ -12,6 +12,7 @@
 #include "vm/virterr.h"
 
 #define LOCK_PAUSE_US 50000
+#define REFRESH_MS 30000
 
 /* ---------------------------------------------------------------- life */
 
@@ -111,13 +112,17 @@ static int take_lock(struct vm_request *q, struct vm_lock **lock, struct vs_err 
 
 static int open_connection(struct vm_request *q, virConnectPtr *conn, struct vs_err *err)
 {
+	int r;
+
 	*conn = NULL;
 	if (q->engine->options.n_images)
 		return 0;
+	r = vm_refresh(q->engine->vm, REFRESH_MS); /* a libvirt that hangs would keep virConnectOpen() for ever */
+	if (r == -ETIMEDOUT || r == -EHOSTDOWN)
+		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "libvirt does not answer");
 	*conn = virConnectOpen(q->engine->options.uri);
 	if (!*conn) {
-		int r = vm_virterr_set(err, "libvirt cannot be reached");
-
+		r = vm_virterr_set(err, "libvirt cannot be reached");
 		return r == -ETIMEDOUT ? r : -EHOSTDOWN; /* the errno of its socket says nothing about snapshots */
 	}
 	virConnectSetKeepAlive(*conn, 5, 3);

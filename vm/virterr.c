@@ -40,13 +40,16 @@ static const struct {
 	{ VIR_ERR_ACCESS_DENIED, EACCES },
 };
 
-/* Two codes say too little by themselves: one carries an errno, one hides QEMU's image lock. */
+/* Some codes say too little by themselves: one carries an errno, others hide QEMU's image lock or a full file system. */
 static int errno_of(const virError *e)
 {
 	if (e->code == VIR_ERR_SYSTEM_ERROR)
 		return e->int1 > 0 ? e->int1 : EIO;
 	if (e->code == VIR_ERR_INTERNAL_ERROR && e->message && strstr(e->message, "Failed to get \"write\" lock"))
 		return EBUSY;
+	if ((e->code == VIR_ERR_INTERNAL_ERROR || e->code == VIR_ERR_OPERATION_FAILED) && e->message &&
+	    strstr(e->message, "No space left on device"))
+		return ENOSPC;
 	for (size_t i = 0; i < VS_ARRAY_LEN(table); i++)
 		if (table[i].code == e->code)
 			return table[i].err;
