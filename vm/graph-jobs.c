@@ -240,11 +240,17 @@ static int collect_running(struct vm_graph *g)
 		if (job != VM_JOB_COMMIT && job != VM_JOB_ACTIVE_COMMIT)
 			continue;
 		base = find_base(g, disk);
-		if (base > 0)
-			g->running[g->n_running++] =
-				(struct vm_graph_running){disk->chain[base], find_top(g, disk, base), true};
-		if (base > 0)
+		if (base > 0) {
+			int top = find_top(g, disk, base);
+
+			if (job == VM_JOB_COMMIT && top == VM_NO_FILE && as_marked(g, disk, &known) &&
+			    vm_graph_same(g, known.base, disk->chain[base]))
+				top = known.top;
+			/* it locks its base a moment before its top: not to be remembered as one without */
+			g->running[g->n_running++] = (struct vm_graph_running){disk->chain[base], top,
+									       job != VM_JOB_COMMIT || top != VM_NO_FILE};
 			continue;
+		}
 		if (as_marked(g, disk, &known) || seen_before(g, disk, &known))
 			g->running[g->n_running++] = known;
 		else
