@@ -1,0 +1,193 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# retain and retain.plan on a private libvirtd, and on an image source: the language, what is counted, when it is applied,
+# and that it travels with the domain. Old snapshots are made by redefining records with other dates.
+set -u
+. "$(dirname "$0")/../lib.sh"
+. "$TESTS/lab.sh"
+. "$TESTS/control/ctl-lib.sh"
+suite_in_namespace "$0" "$@"
+suite_begin
+snapfs_pick
+lab_libvirtd
+M=$W/mnt
+mkdir "$M"
+REFRESH=0.5
+
+door() { python3 "$TESTS/control/door.py" "$@"; }
+policy() { cat "$M/$1/retain"; }
+names() { V snapshot-list "$1" --name | LC_ALL=C sort | tr '\n' ' ' | sed 's/^ *//; s/ *$//'; }
+names_are() { [ "$(names "$1")" = "$2" ]; }
+
+domain_with gram vda:1M
+domain_with ext vda:4M
+domain_with int vda:4M
+domain_with run vda:4M vdb:4M
+Vq start run --paused
+domain_with cal vda:1M
+mount_snapfs "$M" -o "refresh=$REFRESH" "$URI" || die "no mount"
+
+# ---------------------------------------------------------------- the language
+
+same 'there is no policy at first' off "$(policy gram)"
+# written | read back
+while IFS='|' read -r line canonical; do
+	same "'$line' is a policy" 0 "$(door write "$M/gram/retain" "$line\n")"
+	same "'$line' reads as '$canonical'" "$canonical" "$(policy gram)"
+	same "which can be written back" "0 $canonical" "$(door write "$M/gram/retain" "$canonical\n") $(policy gram)"
+done <<'X'
+7|7
+7n|7
+7d4w12m|7d 4w 12m
+12m 4w,7d|7d 4w 12m
+*d 3|3 *d
+*n|*n
+24h7d4w12m5y|24h 7d 4w 12m 5y
+3 min=2d|3 min=2d
+3d match=auto-*|3d match=auto-*
+off|off
+X
+check 'echo > retain' sh -c "echo '5 2w' > '$M/gram/retain'"
+same 'a line without its newline' 0 "$(door write "$M/gram/retain" '5 2w')"
+for line in '' ' ' 0 0d '7x' '7D' '7d4' 'min=2d' 'match=*' 'min=2d match=a' 'min=3' 'min=2n 3' 'min= 3' 'match= 3' 'off 3' '3 off' '-1' '7,,x' '10000' \
+	'1.5d' 'd' '*' '3 4\n5 6' '3\x00' 'keep 3'; do
+	same "'$line' is none" EINVAL "$(door write "$M/gram/retain" "$line\n")"
+done
+same 'and the old policy stays' '5 2w' "$(policy gram)"
+has 'the sentence is in ctl' "$(outcome gram)" "^failed: retain: .*'keep'.*EINVAL"
+same 'a failed write fails later ones of the open file' 'EINVAL ECANCELED' "$(door write "$M/gram/retain" '0\n' '3\n')"
+has 'the policy is in the metadata of the domain' "$(V dumpxml gram --inactive)" 'policy="5 2w"'
+
+# ---------------------------------------------------------------- retain.plan
+
+for i in 1 2 3 4; do does "create p$i" ext "create p$i"; done
+Vq snapshot-create-as ext --name theirs --disk-only
+does 'hold p1' ext 'hold p1'
+wait_until 15 test -e "$M/ext/theirs.vda.img"
+p=$(cat "$M/ext/retain.plan")
+same 'no policy: everything is kept' 5 "$(grep -c '^keep ' <<<"$p")"
+door plan "$M/ext/retain.plan" '2\n' >"$W/plan"
+same 'a policy written to retain.plan is shown by that open file' "wrote 0
+keep p1 
+drop p2 
+keep p3 
+keep p4 
+keep theirs " "$(sed 's/^\(keep\|drop\) \([^ ]*\) .*/\1 \2 /' "$W/plan")"
+same 'with a reason each' 5 "$(grep -Ec '^(keep|drop) [^ ]+ .{4,}' "$W/plan")"
+has 'held' "$(cat "$W/plan")" '^keep p1 .*held'
+has 'not ours' "$(cat "$W/plan")" '^keep theirs .*not'
+has 'the newest' "$(cat "$W/plan")" '^keep p4 .*newest 1 of 2'
+has 'dropped' "$(cat "$W/plan")" '^drop p2 .+'
+same 'by the next open' "$(tail -n +2 "$W/plan")" "$(cat "$M/ext/retain.plan")"
+same 'and no longer' 5 "$(grep -c '^keep ' "$M/ext/retain.plan")"
+same 'nothing is stored' off "$(policy ext)"
+same 'nothing is dropped' 'p1 p2 p3 p4 theirs' "$(names ext)"
+has_not 'not even in libvirt' "$(V dumpxml ext --inactive)" 'policy='
+same 'a bad one is refused' 'wrote EINVAL' "$(door plan "$M/ext/retain.plan" '7x\n' | grep wrote)"
+door plan "$M/ext/retain.plan" '2 match=the*\n' >"$W/plan"
+has 'match= counts others' "$(cat "$W/plan")" '^keep theirs .*newest 1 of 2'
+has 'so one more of ours goes' "$(cat "$W/plan")" '^drop p3 '
+cat "$M/ext/retain.plan" >/dev/null
+hold_open r "$M/ext/p2.vda.img"
+door plan "$M/ext/retain.plan" '2\n' >"$W/plan"
+has 'one that is open is kept' "$(cat "$W/plan")" '^keep p2 .*(open|read)'
+cat "$M/ext/retain.plan" >/dev/null
+
+# ---------------------------------------------------------------- applied
+
+same 'writing a policy applies it' 0 "$(door write "$M/ext/retain" '1\n')"
+same 'before the write returns: p3 is gone; held, open, foreign and newest ones are there' 'p1 p2 p4 theirs' "$(names ext)"
+check_not 'its file is gone' test -e "$M/ext/p3.vda.img"
+has 'the log says so' "$(cat "$M/ext/log")" "retention dropped 'p3'"
+let_go r
+read_by_nobody() { grep -q '^drop p2 ' "$M/ext/retain.plan"; }
+check 'nobody reads p2 any more' wait_until 15 read_by_nobody
+same 'prune' 0 "$(ctl ext 'prune\n')"
+same 'takes it' 'p1 p4 theirs' "$(names ext)"
+does 'create, with a policy' ext 'create p5'
+same 'prunes in the same write' 'p1 p5 theirs' "$(names ext)"
+has 'and says so' "$(outcome ext)" 'ok: create p5: .*retention dropped 1'
+same 'a policy for others' 0 "$(door write "$M/ext/retain" '1 match=the*\n')"
+Vq snapshot-create-as ext --name theirs2 --disk-only
+check "a snapshot of virsh appears: it is applied" wait_until 30 names_are ext 'p1 theirs2'
+same 'running: write' 0 "$(door write "$M/run/retain" '2\n')"
+for i in 1 2 3 4; do guest_write run vda "$i" 0 1M; guest_write run vdb "$i" 1M 1M; takes "running: create q$i" run "create q$i" "q$i" 'vda vdb'; done
+same 'running: the newest two are left' 'q3 q4' "$(names run)"
+want_gone run q1 vda vdb
+want_gone run q2 vda vdb
+verify_bytes 'and read right' "$M" run
+guest_agrees 'and the guest' run/vda run/vdb
+has 'it is in the running instance' "$(V dumpxml run)" 'policy="2"'
+has 'and in the configuration' "$(V dumpxml run --inactive)" 'policy="2"'
+same 'internal: write' 0 "$(door write "$M/int/retain" '2\n')"
+for i in 1 2 3; do guest_write int vda "$i" 0 1M; takes "internal: create n$i" int "create n$i internal" "n$i" vda; done
+same 'internal: the newest two are left' 'n2 n3' "$(names int)"
+want_gone int n1 vda
+verify_bytes 'and read right' "$M" int
+same 'internal: QEMU agrees' 2 "$(qemu-img snapshot -l "$W/images/int.vda.qcow2" | grep -c ' n[0-9] ')"
+qemu-img snapshot -c byhand "$W/images/int.vda.qcow2"
+wait_until 15 test -e "$M/int/byhand.vda.img"
+same 'match=*' 0 "$(door write "$M/int/retain" '1 match=*\n')"
+same 'drops no unrecorded one' 'n3 byhand' "$(names int) $(qemu-img snapshot -l "$W/images/int.vda.qcow2" | grep -o byhand)"
+same 'off' 0 "$(door write "$M/int/retain" 'off\n')"
+for i in 4 5; do does "off: create n$i" int "create n$i internal"; done
+same 'and nothing is dropped' 'n3 n4 n5' "$(names int)"
+
+# ---------------------------------------------------------------- a mount by itself deletes nothing
+
+unmount_snapfs "$M"
+for i in 1 2 3; do Vq snapshot-create-as ext --name "theirs3$i" --disk-only; done
+mount_snapfs "$M" -o "refresh=$REFRESH" "$URI" || die "no mount"
+wait_until 15 test -e "$M/ext/theirs33.vda.img"
+same 'the policies survive a remount' '1 match=the*|2|off|5 2w' "$(policy ext)|$(policy run)|$(policy int)|$(policy gram)"
+same 'holds and whose they are, too' 'true true' "$(field "$M" ext p1 '"\(.held) \(.ours)"')"
+sleep 2
+same 'nothing was dropped' 'p1 theirs2 theirs31 theirs32 theirs33' "$(names ext)"
+same 'prune does it' 0 "$(ctl ext 'prune\n')"
+same 'then' 'p1 theirs33' "$(names ext)"
+unmount_snapfs "$M"
+mount_snapfs "$M" -o "ro,refresh=$REFRESH" "$URI" || die "no read-only mount"
+same 'ro: no doors' '' "$(cd "$M/ext" && find . -name ctl -o -name 'retain*')"
+Vq snapshot-create-as ext --name theirs34 --disk-only
+wait_until 15 test -e "$M/ext/theirs34.vda.img"
+sleep 2
+same 'ro: nothing is enforced' 'p1 theirs33 theirs34' "$(names ext)"
+unmount_snapfs "$M"
+V dumpxml gram --inactive | sed 's|<vcpu[^>]*>1<|<vcpu>2<|' >"$W/.g.xml"
+Vq define "$W/.g.xml"
+mount_snapfs "$M" -o "refresh=$REFRESH" "$URI" || die "no mount"
+same 'a policy survives a redefinition' '5 2w' "$(policy gram)"
+
+# ---------------------------------------------------------------- a calendar
+
+# One snapshot at noon of each of these days, taken by nobody in particular.
+days='2024-12-31 2025-06-15 2025-12-31 2026-01-01 2026-01-31 2026-02-01 2026-02-08 2026-02-09 2026-02-10'
+for d in $days; do taken="${taken:-} c$d/12:00"; done
+n=0
+for t in $taken e2026-02-10/20:00; do # the evening of the last day as well
+	n=$((n + 1))
+	guest_write cal vda "$n" 0 64K
+	snap cal "${t%/*}" vda --disk-only
+	V snapshot-dumpxml cal "${t%/*}" | sed "s|<creationTime>.*</creationTime>|<creationTime>$(date -d "$(tr / ' ' <<<"${t#?}")" +%s)</creationTime>|" >"$W/.s.xml"
+	Vq snapshot-create cal "$W/.s.xml" --redefine --current
+done
+wait_until 15 test -e "$M/cal/e2026-02-10.xml"
+kept() { door plan "$M/cal/retain.plan" "$1 match=*\n" | sed -n 's/^keep \([^ ]*\) .*/\1/p' | tr '\n' ' ' | sed 's/ $//'; }
+same 'days: the newest of each of the last three that have one' 'c2026-02-08 c2026-02-09 e2026-02-10' "$(kept 3d)"
+same 'weeks begin on Monday: the 8th is a Sunday, the 9th a Monday' 'c2026-02-08 e2026-02-10' "$(kept 2w)"
+same 'months' 'c2025-12-31 c2026-01-31 e2026-02-10' "$(kept 3m)"
+same 'years' 'c2024-12-31 c2025-12-31 e2026-02-10' "$(kept '*y')"
+same 'hours' 'c2026-02-10 e2026-02-10' "$(kept 2h)"
+same 'a union' 'c2025-12-31 c2026-01-31 c2026-02-09 e2026-02-10' "$(kept '2d3m')"
+same 'min= keeps what is younger' "$(tr ' ' '\n' <<<"$days" | sed 's/^/c/' | tr '\n' ' ')e2026-02-10" "$(kept '1 min=99y')"
+cat "$M/cal/retain.plan" >/dev/null
+same 'applied' 0 "$(door write "$M/cal/retain" '2d *m match=*\n')"
+same 'what is left' 'c2024-12-31 c2025-06-15 c2025-12-31 c2026-01-31 c2026-02-09 e2026-02-10' "$(names cal)"
+for d in 2025-12-31 2025-06-15; do check "$d is there" test -e "$M/cal/c$d.vda.img"; done
+for d in 2026-01-01 2026-02-01 2026-02-08 2026-02-10; do want_gone cal "c$d" vda; done
+verify_listing 'no other is listed' "$M" cal
+verify_bytes 'what is left reads as before' "$M" cal
+guest_agrees 'and so does the guest' cal/vda
+unmount_snapfs "$M"
+suite_end
