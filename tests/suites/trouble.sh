@@ -1,0 +1,154 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# Commands where something below fails: a disk that is full, a libvirtd that is away, another user, another mount. And the same
+# doors on an image source, where qemu-img does the work.
+set -u
+. "$(dirname "$0")/../lib.sh"
+. "$TESTS/lab.sh"
+. "$TESTS/control/ctl-lib.sh"
+suite_in_namespace "$0" "$@"
+suite_begin
+snapfs_pick
+lab_libvirtd
+M=$W/mnt
+mkdir "$M" "$W/images" "$W/full"
+chmod 711 "$W/images"
+REFRESH=0.5
+
+# ---------------------------------------------------------------- a full disk
+
+# The images of `full` are on a small file system; the guest writes 12 MiB into each of two layers.
+mount -t tmpfs -o size=64M tmpfs "$W/full"
+at_exit 'umount -l "$W/full"'
+qemu-img create -q -f qcow2 "$W/full/base.qcow2" 64M
+model_new full vda 64M
+domain_define full "$(disk_xml vda qcow2 "$W/full/base.qcow2")"
+guest_write full vda 1 0 1M
+Vq start full --paused
+for i in 1 2; do
+	Vq snapshot-create-as full --name "s$i" --disk-only --diskspec "vda,file=$W/full/s$i"
+	want full "s$i" vda
+	guest_write full vda "$((i + 1))" "$((i * 8))M" 12M
+done
+domain_with away vda:4M
+snap away a1 vda --disk-only
+mount_snapfs "$M" -o "refresh=$REFRESH" "$URI" || die "no mount"
+verify_listing 'the images are listed' "$M" full away
+fallocate -l "$(($(stat -f -c "%a * %S" "$W/full") - 4194304))" "$W/full/ballast"
+does_not 'commit into a full disk' full 'commit s1' 'ENOSPC' 's1|space'
+guest_agrees 'the guest has what it had' full/vda
+same 'and is as it was' paused "$(V domstate full)"
+want_gone full s1 vda
+verify_bytes 'the other snapshot reads right' "$M" full
+check 'no job is left' no_jobs "$M" full
+does_not 'pull into a full disk' full pull 'ENOSPC' 'full|space'
+guest_agrees 'the guest has what it had' full/vda
+verify_bytes 'and the snapshot' "$M" full
+dd if=/dev/zero of="$W/full/ballast2" bs=4k status=none 2>/dev/null
+does_not 'create on a full disk' full 'create s3' 'ENOSPC' 'full|space'
+guest_agrees 'the guest has what it had' full/vda
+same 'nothing is left of it' 's1 s2' "$(V snapshot-list full --name | tr '\n' ' ' | sed 's/ *$//')"
+rm "$W/full/ballast" "$W/full/ballast2"
+does 'with room again, the commit is finished' full 'commit s1'
+does 'and the pull' full pull
+verify_listing 'exactly the other snapshot is there' "$M" full
+verify_bytes 'and right' "$M" full
+guest_agrees 'and the guest' full/vda
+
+# ---------------------------------------------------------------- libvirtd away
+
+lab_libvirtd_kill TERM
+does_not 'libvirtd has ended' away 'create x' EHOSTDOWN 'libvirt'
+does_not 'try, too' away 'try create x' EHOSTDOWN 'libvirt'
+same 'retain, too' EHOSTDOWN "$(python3 "$TESTS/control/door.py" write "$M/away/retain" '3\n')"
+same 'texts can be read' off "$(cat "$M/away/retain")"
+lab_libvirtd_start
+works_again() { [ "$(ctl away 'hold a1\n')" = 0 ]; }
+check 'when it is back commands work' wait_until 60 works_again
+at_exit 'kill -CONT "$(cat /run/libvirtd.pid)"'
+kill -STOP "$(cat /run/libvirtd.pid)"
+does_not 'libvirtd hangs' away 'create x' 'EHOSTDOWN|ETIMEDOUT' '.'
+kill -CONT "$(cat /run/libvirtd.pid)"
+check 'when it goes on commands work' wait_until 60 works_again
+same 'and nothing has been done meanwhile' a1 "$(V snapshot-list away --name | tr '\n' ' ' | sed 's/ *$//')"
+unmount_snapfs "$M"
+
+# ---------------------------------------------------------------- other users
+
+mount_snapfs "$M" -o "refresh=$REFRESH,allow_other,gid=$(id -g nobody)" "$URI" || die "no mount with allow_other"
+check 'allow_other: others read texts' as_user nobody cat "$M/away/snapshots"
+for f in ctl retain retain.plan; do
+	same "but do not write $f" EACCES "$(errno_of as_user nobody sh -c "echo prune > '$M/away/$f'")"
+	same "nor read it" EACCES "$(errno_of as_user nobody cat "$M/away/$f")"
+done
+same 'the owner does' 0 "$(ctl away 'release a1\n')"
+unmount_snapfs "$M"
+mount_snapfs "$M" -o ro "$URI" || die "no read-only mount"
+same 'ro: ctl, retain and retain.plan are not there' 'chain jobs log snapshots snapshots.json' "$(cd "$M/away" && find . -type f ! -name '*.img' ! -name '*.xml' | sed 's|./||' | sort | tr '\n' ' ' | sed 's/ $//')"
+unmount_snapfs "$M"
+
+# ---------------------------------------------------------------- an image source
+
+I=$W/images/disk.qcow2
+qemu-img create -q -f qcow2 "$I" 8M
+mount_snapfs "$M" -o "refresh=$REFRESH" "$I" || die "no mount of an image"
+sum_now() { qemu_bytes "$I" "$W/.now.img" && sha "$W/.now.img"; }
+declare -A AT=()
+for i in 1 2 3; do
+	qwrite "$I" "$i" "${i}M" 2M
+	AT[m$i]=$(sum_now)
+	does "create m$i" disk "create m$i"
+done
+qwrite "$I" 9 0 1M
+same 'QEMU sees the three' 3 "$(qemu-img snapshot -l "$I" | grep -c ' m[0-9] ')"
+same 'each reads as it must' "${AT[m1]} ${AT[m2]} ${AT[m3]}" "$(for i in 1 2 3; do sum_of "$M/disk/m$i.disk.img"; done | tr '\n' ' ' | sed 's/ $//')"
+sums() { sha256sum "$W"/images/*; getfattr --only-values -n user.virt-snapfs "$I" 2>/dev/null; }
+before=$(sums)
+does_not 'commit' disk 'commit m1' EOPNOTSUPP 'delete'
+does_not 'pull' disk 'pull' EOPNOTSUPP 'layers'
+does_not 'pull NAME' disk 'pull m1' EOPNOTSUPP 'layers'
+does_not 'an external one' disk 'create x external' EOPNOTSUPP 'internal'
+does_not 'quiesce' disk 'create x quiesce' EOPNOTSUPP 'guest'
+does_not 'disks=' disk 'create x disks=disk' EOPNOTSUPP 'disk'
+does_not 'digits only' disk 'create 7' EINVAL 'digits'
+does_not 'the name is taken' disk 'create m1' EEXIST "'m1'"
+does_not 'no such snapshot' disk 'delete nosuch' ENOENT "'nosuch'"
+for line in 'create x' 'delete m1' 'revert m1' 'revert m1 keep=x' 'hold m1' 'release m1' 'prune' 'delete m1 m2'; do does "try $line" disk "try $line"; done
+same 'none of these has changed a byte' "$before" "$(sums)"
+does 'hold' disk 'hold m1'
+does_not 'delete of a held one' disk 'delete m1' EPERM 'held'
+does_not 'a quoted name with a space is taken' disk 'delete "m 1"' ENOENT "'m 1'"
+does 'delete' disk 'delete m2'
+check_not 'its file is gone at once' test -e "$M/disk/m2.disk.img"
+same 'the others read as before' "${AT[m1]} ${AT[m3]}" "$(sum_of "$M/disk/m1.disk.img") $(sum_of "$M/disk/m3.disk.img")"
+AT[now]=$(sum_now)
+does 'revert with keep=' disk 'revert m1 keep=kept'
+same 'the image has what it had at m1' "${AT[m1]}" "$(sum_now)"
+same 'kept reads as it was before' "${AT[now]}" "$(sum_of "$M/disk/kept.disk.img")"
+same 'current shows the present content' "${AT[m1]}" "$(sum_of "$M/disk/current.disk.img")"
+same 'retain' 0 "$(python3 "$TESTS/control/door.py" write "$M/disk/retain" '1\n')"
+same 'keeps the newest and the held one' 'kept m1' "$(cd "$M/disk" && find . -name '*.disk.img' ! -name 'current*' | sed 's|./||; s|.disk.img||' | sort | tr '\n' ' ' | sed 's/ $//')"
+does 'create prunes in the same write' disk 'create m4'
+same 'one of ours is left' 'm1 m4' "$(qemu-img snapshot -l "$I" | grep -o ' \(m[0-9]\|kept\) ' | tr -d ' ' | sort | tr '\n' ' ' | sed 's/ $//')"
+unmount_snapfs "$M"
+mount_snapfs "$M" -o "refresh=$REFRESH" "$I" || die "no second mount of an image"
+same 'policy, hold and whose they are survive a remount' '1 true true' "$(cat "$M/disk/retain") $(field "$M" disk m1 .held) $(field "$M" disk m4 .ours)"
+has 'in the attribute' "$(getfattr --only-values -n user.virt-snapfs "$I" 2>&1)" 'policy="1"'
+does 'release' disk 'release m1'
+does 'prune' disk 'prune'
+same 'then m1 goes' m4 "$(qemu-img snapshot -l "$I" | grep -o ' \(m[0-9]\|kept\) ' | tr -d ' ')"
+check 'qemu-img check is clean' qemu-img check -q "$I"
+
+qemu-system-x86_64 -S -display none -monitor none -serial none -nodefaults -machine pc,accel=tcg -m 16 -pidfile "$W/qemu.pid" -daemonize \
+	-drive "file=$I,format=qcow2,if=none,id=d" -device virtio-blk-pci,drive=d >/dev/null 2>&1 || die "no QEMU"
+for line in 'create x' 'delete m4' 'revert m4'; do does_not "open in QEMU: $line" disk "$line" EBUSY 'open in QEMU|lock'; done
+does_not 'try says so' disk 'try delete m4' EBUSY 'open in QEMU|lock'
+does 'a hold needs no file' disk 'hold m4'
+end_pid "$(cat "$W/qemu.pid")"
+does 'when it has ended, release' disk 'release m4'
+does 'and delete' disk 'delete m4'
+same 'nothing is left' '' "$(qemu-img snapshot -l "$I")"
+same 'the content is what it was' "${AT[m1]}" "$(sum_now)"
+unmount_snapfs "$M"
+suite_end
