@@ -172,7 +172,8 @@ for t in $taken e2026-02-10/20:00; do # the evening of the last day as well
 	V snapshot-dumpxml cal "${t%/*}" | sed "s|<creationTime>.*</creationTime>|<creationTime>$(date -d "$(tr / ' ' <<<"${t#?}")" +%s)</creationTime>|" >"$W/.s.xml"
 	Vq snapshot-create cal "$W/.s.xml" --redefine --current
 done
-wait_until 15 test -e "$M/cal/e2026-02-10.xml"
+dated() { [ "$(field "$M" cal e2026-02-10 '.created_ns / 1000000000 | floor')" = "$(date -d '2026-02-10 20:00' +%s)" ]; }
+check 'the last date is seen' wait_until 30 dated
 kept() { door plan "$M/cal/retain.plan" "$1 match=*\n" | sed -n 's/^keep \([^ ]*\) .*/\1/p' | tr '\n' ' ' | sed 's/ $//'; }
 same 'days: the newest of each of the last three that have one' 'c2026-02-08 c2026-02-09 e2026-02-10' "$(kept 3d)"
 same 'weeks begin on Monday: the 8th is a Sunday, the 9th a Monday' 'c2026-02-08 e2026-02-10' "$(kept 2w)"
