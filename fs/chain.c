@@ -398,6 +398,17 @@ static void put_rest(FILE *out, struct picture *p)
 	drop_lines(p);
 }
 
+static void put_leftovers(FILE *out, const struct vm_domain *d)
+{
+	if (d->leftovers && d->leftovers[0])
+		fputs("\nmade by a command that did not end: repeat it\n", out);
+	for (char **path = d->leftovers; path && *path; path++) {
+		fputs("○ ", out);
+		put_text(out, *path);
+		fputc('\n', out);
+	}
+}
+
 int sf_chain_render(FILE *out, const struct vm_domain *d)
 {
 	struct picture p = {.domain = d};
@@ -410,6 +421,7 @@ int sf_chain_render(FILE *out, const struct vm_domain *d)
 		for (size_t i = 0; i < d->n_disks; i++)
 			put_disk(out, &p, &d->disks[i]);
 		put_rest(out, &p);
+		put_leftovers(out, d);
 		fputs("\n● written by this domain   ○ frozen   ✗ missing\n", out);
 	} else {
 		p.failed = true;

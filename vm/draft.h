@@ -69,6 +69,7 @@ struct vm_draft {
 	size_t n_snapshots;
 	struct vm_draft_merge *merges;
 	size_t n_merges;
+	char **made;                /* paths that a command which has not ended was about to make, NULL-terminated; NULL: none */
 
 	/* filled in here */
 	uint64_t ino;

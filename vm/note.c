@@ -58,10 +58,10 @@ bool vm_work_noted(const struct vm_work *w, const char *word, const char *text)
 	return line && all && strstr(all, line);
 }
 
-int vm_work_note_each(struct vm_work *w, const char *word, bool (*use)(struct vm_work *w, const char *text, void *opaque),
-		      void *opaque)
+int vm_note_each(struct vm_store *store, const char *uuid, const char *word, bool (*use)(const char *text, void *opaque),
+		 void *opaque)
 {
-	vs_autofree char *all = vm_store_note_get(w->store, w->uuid);
+	vs_autofree char *all = vm_store_note_get(store, uuid);
 	int n = 0;
 
 	for (char *save = NULL, *line = all ? strtok_r(all, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
@@ -71,9 +71,30 @@ int vm_work_note_each(struct vm_work *w, const char *word, bool (*use)(struct vm
 		if (!end || strlen(word) != (size_t)(end - at - 1) || strncmp(at + 1, word, (size_t)(end - at - 1)) != 0 ||
 		    vm_name_unescape(end + 1, &text) < 0)
 			continue;
-		n += use(w, text, opaque);
+		n += use(text, opaque);
 	}
 	return n;
+}
+
+struct use {
+	struct vm_work *w;
+	bool (*use)(struct vm_work *w, const char *text, void *opaque);
+	void *opaque;
+};
+
+static bool use_in_work(const char *text, void *opaque)
+{
+	const struct use *u = opaque;
+
+	return u->use(u->w, text, u->opaque);
+}
+
+int vm_work_note_each(struct vm_work *w, const char *word, bool (*use)(struct vm_work *w, const char *text, void *opaque),
+		      void *opaque)
+{
+	struct use u = { w, use, opaque };
+
+	return vm_note_each(w->store, w->uuid, word, use_in_work, &u);
 }
 
 void vm_work_note_done(struct vm_work *w, const char *word)

@@ -156,7 +156,7 @@ bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b)
 	for (size_t i = 0; i < a->n_snapshots; i++)
 		if (!same_snapshot(&a->snapshots[i], &b->snapshots[i]))
 			return false;
-	return true;
+	return same_list(a->leftovers, b->leftovers);
 }
 
 /* ---------------------------------------------------------------- pictures */

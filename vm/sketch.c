@@ -207,6 +207,28 @@ static void free_own(void *own)
 	vm_own_free(own);
 }
 
+struct made {
+	struct vm_arena *arena;
+	struct vm_strings list;
+};
+
+static bool add_made(const char *path, void *opaque)
+{
+	struct made *made = opaque;
+
+	vm_strings_add(made->arena, &made->list, path);
+	return true;
+}
+
+/* What a command was about to make that has not ended. */
+static void draw_made(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+{
+	struct made made = { .arena = &sk->arena };
+
+	vm_note_each(sk->store, k->uuid, "make", add_made, &made);
+	d->made = vm_strings_done(&sk->arena, &made.list);
+}
+
 /* The live definition and the configured one may differ: what has been said last counts. */
 static void draw_own(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
 {
@@ -215,6 +237,7 @@ static void draw_own(struct vm_sketch *sk, const struct vm_known_domain *k, stru
 
 	if (best && vm_arena_own(&sk->arena, best, free_own))
 		vm_draft_own(d, best, &sk->arena);
+	draw_made(sk, k, d);
 }
 
 static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct vm_draft *d)

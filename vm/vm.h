@@ -109,6 +109,7 @@ struct vm_domain {
 	size_t n_layers;
 	struct vm_disk_now *disks;
 	size_t n_disks;
+	char **leftovers;   /* paths of files that a command made which has not ended, and nothing uses (yet); NULL-terminated */
 	struct vm_log *log; /* outlives the picture's readers; shared by all pictures of this domain */
 };
 

@@ -201,6 +201,13 @@ def settled(guest):
     return None if not jobs or re.match(r"Active Block Commit: *\[ *100", jobs) else "a job runs: %s" % jobs
 
 
+def unlisted(mount, guest):
+    """Whatever the command has left lying about is in `chain`."""
+    text = mount.text(guest.name, "chain")
+    missing = [f for f in sorted(os.listdir(guest.dir)) if os.path.join(guest.dir, f) not in text]
+    return "chain does not list %s" % " ".join(missing) if missing else None
+
+
 def check_after_death(mount, guest, sc, leaks=False):
     for name in guest.wanted:
         if name in sc.doomed:
@@ -216,6 +223,7 @@ def check_after_death(mount, guest, sc, leaks=False):
         return None if now in want or (sc.stops and now == "shut off") else "the guest is %s" % now
     until("after the crash", state)
     until("after the crash", lambda: settled(guest))
+    until("after the crash", lambda: unlisted(mount, guest))
     if not guest.jobs():  # else QEMU lets nobody read; the disks will be looked at when the repetition is through
         guest.check_present(*sc.during(guest))
         guest.check_images(leaks, unmade=True)
