@@ -33,26 +33,12 @@
 #include "vm/clock.h"
 #include "vm/rewrite.h"
 
-static size_t count(const struct vm_merge *m, enum vm_merge_what what)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < m->n_disks; i++)
-		n += m->disks[i].what == what;
-	return n;
-}
-
 static bool goes(const struct vm_merge *m, const char *name)
 {
 	for (size_t i = 0; i < m->n_names; i++)
 		if (!strcmp(m->names[i], name))
 			return true;
 	return false;
-}
-
-static bool moved(const struct vm_merge_disk *d)
-{
-	return d->what == VM_MERGE_DOWN || d->what == VM_MERGE_DONE;
 }
 
 /* ---------------------------------------------------------------- mark */
@@ -135,7 +121,7 @@ static int set_marks(struct vm_merge *m, bool on, struct vs_err *err)
 
 	snprintf(reason, sizeof(reason), "'%s' has begun, which changes its data: repeat it if it is not running any more", m->command);
 	for (size_t i = 0; disks && i < m->n_disks; i++)
-		if (moved(&m->disks[i]))
+		if (vm_merge_moved(&m->disks[i]))
 			disks[mark.n_disks++] = (struct vm_own_doomed){ m->disks[i].target, m->disks[i].base, m->disks[i].top,
 									proof_of(m, &m->disks[i], mark.since_ns) };
 	for (size_t i = 0; r == 0 && i < m->n_names; i++) {
@@ -223,7 +209,7 @@ static int moves_of(const struct vm_merge *m, struct vm_rewrite_move *moves)
 	int n = 0;
 
 	for (size_t i = 0; i < m->n_disks; i++)
-		if (moved(&m->disks[i]))
+		if (vm_merge_moved(&m->disks[i]))
 			moves[n++] = (struct vm_rewrite_move){
 				.target = m->disks[i].target, .from = m->disks[i].top, .to = m->disks[i].base,
 				.format = m->disks[i].format == Q2_FORMAT_NONE ? NULL : q2_format_name(m->disks[i].format),
@@ -341,100 +327,6 @@ static int forget_own(struct vm_merge *m, struct vs_err *err)
 	return said || m->w->own->n_files ? vm_work_save(m->w, err) : 0;
 }
 
-/* ---------------------------------------------------------------- files */
-
-/* What stood on it may have been removed since the picture was made: the upper layers go first. */
-static bool layer_in_use(const struct vm_domain *d, size_t layer)
-{
-	const struct vm_layer *l = &d->layers[layer];
-
-	for (size_t i = 0; i < d->n_layers; i++)
-		if (d->layers[i].below == (int)layer && access(d->layers[i].path, F_OK) == 0)
-			return true;
-	return l->active || l->users[0] || l->snapshots[0];
-}
-
-/* Does any domain of the picture, this one included, need it? */
-static bool in_use(const struct vm_picture *pic, const char *path)
-{
-	for (size_t i = 0; i < pic->n_domains; i++)
-		for (size_t k = 0; k < pic->domains[i]->n_layers; k++)
-			if (!strcmp(pic->domains[i]->layers[k].path, path) && layer_in_use(pic->domains[i], k))
-				return true;
-	return false;
-}
-
-/* A merged layer. That we have merged it in this run is proof enough; from an earlier run it takes a record. It is only a
- * file too many, so a failure is told and no more. */
-static void remove_merged(struct vm_merge *m, const struct vm_picture *pic, const struct vm_merge_disk *d, const char *path)
-{
-	struct vm_xml_snapdisk disk = { .mode = VM_MODE_EXTERNAL, .overlay = { .path = (char *)path } };
-	struct vm_xml_snapshot merged = { .name = m->names[0], .disks = &disk, .n_disks = 1 };
-	struct vs_err err = {0};
-	int r = 0;
-
-	if (in_use(pic, path))
-		vm_work_say(m->w, "'%s' stays, as something still stands on it or reads it", vm_work_file(m->w, path));
-	else if (d->what == VM_MERGE_DOWN)
-		r = vm_act_unlink(&merged, path, &err);
-	else
-		r = vm_work_unlink(m->w, path, &err);
-	if (r < 0)
-		vm_work_say(m->w, "%s", err.msg);
-	else if (!in_use(pic, path))
-		vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, path));
-}
-
-static void remove_all_merged(struct vm_merge *m)
-{
-	struct vm_picture *pic;
-	int r = vm_refresh(m->w->vm, 30000);
-
-	if (r < 0) {
-		vm_work_say(m->w, "the merged files stay, as nobody can say who uses them: %s", strerror(-r));
-		return;
-	}
-	pic = vm_picture_get(m->w->vm);
-	for (size_t i = 0; i < m->n_disks; i++)
-		for (size_t k = 0; moved(&m->disks[i]) && k < m->disks[i].n_gone; k++)
-			remove_merged(m, pic, &m->disks[i], m->disks[i].gone[k]);
-	vm_picture_put(pic);
-}
-
-/* The lower ones are only files too many. */
-static int drop_files(struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err)
-{
-	struct vs_err why = {0};
-	int r = vm_work_unlink(m->w, d->base, err), lower = r;
-
-	if (r == 0)
-		vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, d->base));
-	for (size_t k = 0; lower == 0 && k < d->n_gone; k++) {
-		lower = vm_work_unlink(m->w, d->gone[k], &why);
-		vm_work_say(m->w, lower == 0 ? "unlinked '%s'" : "%s", lower == 0 ? vm_work_file(m->w, d->gone[k]) : why.msg);
-	}
-	return r;
-}
-
-static int remove_files(struct vm_merge *m, struct vs_err *err)
-{
-	int r = 0;
-
-	if (count(m, VM_MERGE_DOWN) || count(m, VM_MERGE_DONE))
-		remove_all_merged(m);
-	for (size_t i = 0; r == 0 && i < m->n_disks; i++)
-		if (m->disks[i].what == VM_MERGE_DROP)
-			r = drop_files(m, &m->disks[i], err);
-	for (size_t i = 0; r == 0 && i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
-
-		if (record && record->xml->memory_file &&
-		    (r = vm_act_unlink(record->xml, record->xml->memory_file, err)) == 0)
-			vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, record->xml->memory_file));
-	}
-	return r;
-}
-
 /* ---------------------------------------------------------------- run */
 
 static void tell_disk(struct vm_merge *m, const struct vm_merge_disk *d)
@@ -496,7 +388,7 @@ static int tell_records(struct vm_merge *m, struct vs_err *err)
 
 static int try_it(struct vm_merge *m, struct vs_err *err)
 {
-	int r = count(m, VM_MERGE_DOWN) ? vm_work_startable(m->w, err) : 0;
+	int r = vm_merge_count(m, VM_MERGE_DOWN) ? vm_work_startable(m->w, err) : 0;
 
 	if (r < 0)
 		return r;
@@ -557,7 +449,7 @@ static int vouch_for_bases(struct vm_merge *m, struct vs_err *err)
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < m->n_disks; i++) {
-		if (!moved(&m->disks[i]))
+		if (!vm_merge_moved(&m->disks[i]))
 			continue;
 		r = vm_work_vouch_beneath(m->w, m->disks[i].base, err);
 		n++;
@@ -571,9 +463,9 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 
 	if (m->w->try_only)
 		return try_it(m, err);
-	if (count(m, VM_MERGE_DOWN))
+	if (vm_merge_count(m, VM_MERGE_DOWN))
 		r = vm_work_startable(m->w, err);
-	if (r == 0 && count(m, VM_MERGE_DOWN))
+	if (r == 0 && vm_merge_count(m, VM_MERGE_DOWN))
 		r = merge_down(m, err);
 	if (r == 0)
 		vm_work_unguard(m->w);
@@ -584,7 +476,7 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 	if (r == 0)
 		r = correct_records(m, err);
 	if (r >= 0)
-		r = remove_files(m, err);
+		r = vm_merge_remove_files(m, err);
 	if (r == 0)
 		r = vm_work_vouch_again(m->w, err);
 	if (r == 0)
@@ -611,7 +503,7 @@ int vm_merge_repair(struct vm_merge *m, struct vs_err *err)
 		r = set_marks(m, false, err);
 		return r < 0 ? r : 1;
 	}
-	if (count(m, VM_MERGE_DONE) == 0 || count(m, VM_MERGE_DOWN) || count(m, VM_MERGE_DROP))
+	if (vm_merge_count(m, VM_MERGE_DONE) == 0 || vm_merge_count(m, VM_MERGE_DOWN) || vm_merge_count(m, VM_MERGE_DROP))
 		return 0;
 	r = correct_records(m, err);
 	if (r > 0)

@@ -54,4 +54,24 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err);
  * case; 0: it was not. */
 int vm_merge_repair(struct vm_merge *m, struct vs_err *err);
 
+/* ---------------------------------------------------------------- between merge.c and merge-files.c */
+
+static inline size_t vm_merge_count(const struct vm_merge *m, enum vm_merge_what what)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < m->n_disks; i++)
+		n += m->disks[i].what == what;
+	return n;
+}
+
+/* Is its data in the base now, or will be? */
+static inline bool vm_merge_moved(const struct vm_merge_disk *d)
+{
+	return d->what == VM_MERGE_DOWN || d->what == VM_MERGE_DONE;
+}
+
+/* Removes what was merged, what nobody needs, and saved memory. */
+int vm_merge_remove_files(struct vm_merge *m, struct vs_err *err);
+
 #endif
