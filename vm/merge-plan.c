@@ -35,6 +35,7 @@ void vm_merge_fini(struct vm_merge *m)
 		for (size_t k = 0; k < m->disks[i].n_gone; k++)
 			free(m->disks[i].gone[k]);
 		free(m->disks[i].gone);
+		free(m->disks[i].who);
 	}
 	for (size_t i = 0; i < m->n_names; i++)
 		free(m->names[i]);
@@ -268,6 +269,15 @@ static bool nobody_minds(const struct vm_merge *m, int base, int top)
 	return layer_free(m, base, false, NULL) == 0 && layer_free(m, top, true, NULL) == 0;
 }
 
+/* What a refusal says of who needs the file is why it stays. */
+static void note_who(struct vm_merge_disk *d, const struct vs_err *refusal)
+{
+	static const char before[] = "must stay as it is: ";
+	const char *who = strstr(refusal->msg, before);
+
+	d->who = strdup(who ? who + strlen(before) : refusal->msg);
+}
+
 static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int base, const char *recorded, struct vs_err *err)
 {
 	int above = -1, r;
@@ -281,8 +291,11 @@ static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 	}
 	if (n == 0 && nobody_needs(m, base))
 		return set_drop(m, d, base, err);
-	if (n != 1 || m->w->d->layers[base].active)
+	if (n != 1 || m->w->d->layers[base].active) {
+		if (layer_free(m, base, false, &why) < 0)
+			note_who(d, &why);
 		return 0;
+	}
 	if (recorded && strcmp(m->w->d->layers[above].path, recorded) != 0 && vm_work_layer(m->w, recorded) != above &&
 	    other_froze(m, recorded) && !is_there(m, recorded))
 		return 0;
@@ -291,8 +304,10 @@ static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 		return 0;
 	}
 	r = set_down(m, d, base, above, &why);
-	if (r == -EPERM && (!vm_work_internal_in(m->w, above) || !nobody_minds(m, base, above)))
+	if (r == -EPERM && (!vm_work_internal_in(m->w, above) || !nobody_minds(m, base, above))) {
+		note_who(d, &why);
 		return 0;
+	}
 	return r < 0 ? vs_err_set(err, r, "%s", why.msg) : 0;
 }
 

@@ -339,7 +339,7 @@ static void tell_disk(struct vm_merge *m, const struct vm_merge_disk *d)
 	else if (d->what == VM_MERGE_DONE)
 		vm_work_say(m->w, "disk %s: '%s' had been merged into '%s' before", d->target, top, base);
 	else if (d->what == VM_MERGE_KEEP)
-		vm_work_say(m->w, "disk %s: '%s' stays (%s)", d->target, base, d->why);
+		vm_work_say(m->w, "disk %s: '%s' stays (%s)", d->target, base, d->who ? d->who : d->why);
 }
 
 static void tell(struct vm_merge *m)

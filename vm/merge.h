@@ -26,7 +26,8 @@ struct vm_merge_disk {
 	enum q2_format format;     /* of base */
 	bool block;                /* base is a device */
 	uint64_t bytes;            /* that would be moved at most */
-	const char *why;           /* KEEP: static text */
+	const char *why;           /* KEEP: static text, */
+	char *who;                 /* or who needs it, where that is known */
 };
 
 struct vm_merge {
