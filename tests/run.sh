@@ -6,14 +6,19 @@
 # of tests/suites, or only those named ("unit" is the unit tests). Run it as root or as a user with sudo. The last line is
 # "N passed, N failed, N skipped", counted over all cases; the exit status is 1 if anything failed.
 #
+# Suites run two at a time, each in namespaces of its own; most of them mainly wait. What one has said is printed when it is done.
+#
+#	JOBS=2               suites at a time
 #	SUITE_TIMEOUT=900    seconds that one suite may take
 #	BUILD, BUILD_ASAN    where to build (default: build and build-asan in the checkout)
 set -u
 cd "$(dirname "$0")/.." || exit 1
 TOP=$PWD
 SUITE_TIMEOUT=${SUITE_TIMEOUT:-900}
+JOBS=${JOBS:-2}
 PASSED=0 FAILED=0 SKIPPED=0
 SUMMARY=()
+declare -A RUNNING=() LOG=() BEGAN=() # suites, by process
 export LC_ALL=C.UTF-8
 
 PACKAGES='build-essential meson ninja-build pkgconf libfuse3-dev libvirt-dev zlib1g-dev libdeflate-dev libzstd-dev libxml2-dev
@@ -70,6 +75,11 @@ fi
 TEMPORARY=
 # shellcheck disable=SC2329,SC2317
 tidy() {
+	local pid
+	for pid in "${!RUNNING[@]}"; do
+		"${ROOT[@]}" kill "$pid"
+		rm -f "${LOG[$pid]}"
+	done
 	if [ -n "$TEMPORARY" ]; then rm -rf "$TEMPORARY"; fi
 }
 trap tidy EXIT
@@ -164,26 +174,44 @@ PY
 	fi
 }
 
-# suite NAME
-suite() {
-	local name=$1 start=$SECONDS log st last
+# begin NAME: starts that suite.
+begin() {
+	local log
 	log=$(mktemp)
+	"${ROOT[@]}" env BUILD="$BUILD" BUILD_ASAN="$BUILD_ASAN" timeout -k 20 "$SUITE_TIMEOUT" bash "tests/suites/$1.sh" >"$log" 2>&1 </dev/null &
+	RUNNING[$!]=$1 LOG[$!]=$log BEGAN[$!]=$SECONDS
+}
+# reap: waits for one of them, prints what it has said, and counts it.
+reap() {
+	local pid st name log last took
+	wait -n -p pid "${!RUNNING[@]}"
+	st=$?
+	name=${RUNNING[$pid]} log=${LOG[$pid]} took=$((SECONDS - BEGAN[$pid]))
+	unset "RUNNING[$pid]"
 	say "$name"
-	"${ROOT[@]}" env BUILD="$BUILD" BUILD_ASAN="$BUILD_ASAN" timeout -k 20 "$SUITE_TIMEOUT" bash "tests/suites/$name.sh" </dev/null 2>&1 | tee "$log"
-	st=${PIPESTATUS[0]}
+	cat "$log"
 	last=$(tail -n 1 "$log")
 	rm -f "$log"
 	if [[ $last =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed,\ ([0-9]+)\ skipped$ ]]; then
 		if [ "$st" != 0 ] && [ "${BASH_REMATCH[2]}" = 0 ]; then
-			count "$name" "${BASH_REMATCH[1]}" 1 "${BASH_REMATCH[3]}" $((SECONDS - start)) "ended with status $st"
+			count "$name" "${BASH_REMATCH[1]}" 1 "${BASH_REMATCH[3]}" "$took" "ended with status $st"
 		else
-			count "$name" "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}" "${BASH_REMATCH[3]}" $((SECONDS - start))
+			count "$name" "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}" "${BASH_REMATCH[3]}" "$took"
 		fi
 	elif [ "$st" = 124 ] || [ "$st" = 137 ]; then
-		count "$name" 0 1 0 $((SECONDS - start)) "not done after $SUITE_TIMEOUT s"
+		count "$name" 0 1 0 "$took" "not done after $SUITE_TIMEOUT s"
 	else
-		count "$name" 0 1 0 $((SECONDS - start)) "died (status $st) without its closing line"
+		count "$name" 0 1 0 "$took" "died (status $st) without its closing line"
 	fi
+}
+# in_order: the suites that were asked for, those that take long first, so that no long one is left alone at the end.
+in_order() {
+	local s long=(kill matrix crash trouble jobs random-commands guards hostile examples)
+	for s in "${long[@]}"; do [ -f "tests/suites/$s.sh" ] && wanted "$s" && echo "$s"; done
+	for s in tests/suites/*.sh; do
+		s=$(basename "$s" .sh)
+		[[ " ${long[*]} " == *" $s "* ]] || { wanted "$s" && echo "$s"; }
+	done
 }
 
 traces() {
@@ -196,10 +224,11 @@ if wanted unit; then
 	units "$BUILD" 'unit'
 	units "$BUILD_ASAN" 'unit (sanitizers)'
 fi
-for s in tests/suites/*.sh; do
-	s=$(basename "$s" .sh)
-	if wanted "$s"; then suite "$s"; fi
+for s in $(in_order); do
+	while [ ${#RUNNING[@]} -ge "$JOBS" ]; do reap; done
+	begin "$s"
 done
+while [ ${#RUNNING[@]} -gt 0 ]; do reap; done
 for _ in {1..20}; do # what a namespace held goes a moment after it
 	[ "$(traces)" = "$before" ] && break
 	sleep 0.5
