@@ -188,15 +188,17 @@ static void draw_layer(struct picture *p, int idx, unsigned branch)
 	size_t n_users = 0;
 
 	p->nodes[idx].drawn = true;
-	add_line(p, graph_of(branch, layer->missing ? "✗" : layer->active ? "●" : "○"), layer, NULL);
+	add_line(p, graph_of(branch, layer->error ? "✗" : layer->ends || layer->rival ? "!" : layer->active ? "●" : "○"), layer, NULL);
 	remark_snapshots(p, branch, below, layer->snapshots);
 	while (layer->users && layer->users[n_users])
 		n_users++;
 	remark_list(p, branch, below, "also needed by", layer->users, n_users);
 	if (layer->note)
 		remark(p, branch, below, layer->note);
-	else if (layer->missing)
-		remark(p, branch, below, "missing");
+	else if (layer->error)
+		remark(p, branch, below, layer->error == -ENOENT ? "missing" : strerror(-layer->error));
+	if (layer->rival)
+		remark_list(p, branch, below, "also written by", (char *[]){layer->rival}, 1);
 }
 
 /* ---------------------------------------------------------------- the walk */
@@ -294,7 +296,7 @@ static void sizes_of(const struct vm_layer *layer, char virtual_size[SF_SHOW_SIZ
 	strcpy(allocated, "-");
 	if (layer->virtual_size)
 		sf_show_size(virtual_size, layer->virtual_size);
-	if (!layer->missing)
+	if (layer->error != -ENOENT)
 		sf_show_size(allocated, layer->allocated);
 }
 
@@ -409,6 +411,18 @@ static void put_leftovers(FILE *out, const struct vm_domain *d)
 	}
 }
 
+/* Until it is known what stands on which image, nothing is merged or removed. */
+static void put_unknowns(FILE *out, const struct vm_domain *d)
+{
+	if (d->unknowns && d->unknowns[0])
+		fputs("\nnot known, so commands merge and remove nothing that may be needed\n", out);
+	for (char **phrase = d->unknowns; phrase && *phrase; phrase++) {
+		fputs("? ", out);
+		put_text(out, *phrase);
+		fputc('\n', out);
+	}
+}
+
 int sf_chain_render(FILE *out, const struct vm_domain *d)
 {
 	struct picture p = {.domain = d};
@@ -422,7 +436,8 @@ int sf_chain_render(FILE *out, const struct vm_domain *d)
 			put_disk(out, &p, &d->disks[i]);
 		put_rest(out, &p);
 		put_leftovers(out, d);
-		fputs("\n● written by this domain   ○ frozen   ✗ missing\n", out);
+		put_unknowns(out, d);
+		fputs("\n● written by this domain   ○ frozen   ✗ missing, unreadable   ! odd\n", out);
 	} else {
 		p.failed = true;
 	}

@@ -57,7 +57,7 @@ static void print_layer(size_t i, const struct vm_layer *l)
 {
 	printf("    layer %zu %s format=%s size=%" PRIu64 " below=%d%s%s%s%s\n", i, l->path,
 	       l->format == Q2_FORMAT_NONE ? "-" : q2_format_name(l->format), l->virtual_size, l->below,
-	       l->active ? " active" : "", l->missing ? " missing" : "", l->note ? " : " : "", l->note ? l->note : "");
+	       l->active ? " active" : "", l->error ? " missing" : "", l->note ? " : " : "", l->note ? l->note : "");
 	print_list("user", l->users);
 	print_list("snapshot", l->snapshots);
 }

@@ -52,6 +52,7 @@ static int entry_of(struct vm_collect *c, struct vm_file *f)
 	c->fact[f->index] = (struct vm_fact_file){
 		.path = f->path, .error = f->code, .why = f->error, .format = f->format,
 		.info = f->format == Q2_FORMAT_QCOW2 ? f->info : NULL, .below = VM_NO_FILE, .data = VM_NO_FILE,
+		.shows = VM_NO_FILE, .exposes = f->exposes,
 	};
 	if (f->found)
 		c->fact[f->index].stamp = f->stamp;
@@ -73,6 +74,19 @@ static void follow_data(struct vm_collect *c, int i, struct q2_gate *gate)
 		c->fact[i].data = code;
 }
 
+/* A loop device's file is needed, and not read. */
+static void follow_window(struct vm_collect *c, int i)
+{
+	struct vm_file *behind;
+	int j;
+
+	if (!c->file[i]->shows || c->fact[i].shows != VM_NO_FILE)
+		return;
+	behind = vm_files_behind(c->files, c->file[i]->shows);
+	j = behind ? entry_of(c, behind) : VM_NO_FILE;
+	c->fact[i].shows = j;
+}
+
 /* The graph says whose words they are: "'PATH' " in front of them would be said twice. */
 static const char *without_path(const char *error, const char *path)
 {
@@ -91,6 +105,7 @@ static int follow(struct vm_collect *c, int i, struct q2_gate *gate)
 	int code, j;
 
 	follow_data(c, i, gate);
+	follow_window(c, i);
 	if (!c->fact[i].info || c->fact[i].below != VM_NO_FILE)
 		return VM_NO_FILE;
 	below = vm_files_below(c->files, c->file[i], gate, &code, &error);

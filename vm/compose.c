@@ -189,6 +189,29 @@ static void compose_record(struct work *w, const struct vm_draft_snapshot *s, st
 	out->xml_file = own_name(w, vm_name_xml_file(s->shown));
 }
 
+static char **copy_list(struct work *w, char *const *list)
+{
+	struct vm_strings copy = {0};
+
+	for (; list && *list; list++)
+		vm_strings_add(w->arena, &copy, *list);
+	return vm_strings_done(w->arena, &copy);
+}
+
+static void list_viewers(struct work *w, const struct vm_draft_snapshot *s, struct vm_snapshot *out)
+{
+	char **viewers = NULL;
+
+	if (vm_graph_viewers(w->graph, w->index, (size_t)s->rank, &viewers) < 0) {
+		w->arena->failed = true;
+		return;
+	}
+	out->users = copy_list(w, viewers);
+	for (size_t i = 0; viewers[i]; i++)
+		free(viewers[i]);
+	free(viewers);
+}
+
 static int compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, struct vm_snapshot *out)
 {
 	int r = 0;
@@ -206,6 +229,7 @@ static int compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, s
 		r = compose_disk(w, s, k, &out->disks[k]);
 	out->n_disks = s->n_disks;
 	take_worst(w, out);
+	list_viewers(w, s, out);
 	return r;
 }
 
@@ -251,15 +275,6 @@ static int compose_snapshots(struct work *w)
 
 /* ---------------------------------------------------------------- layers and disks as they are now */
 
-static char **copy_list(struct work *w, char *const *list)
-{
-	struct vm_strings copy = {0};
-
-	for (; list && *list; list++)
-		vm_strings_add(w->arena, &copy, *list);
-	return vm_strings_done(w->arena, &copy);
-}
-
 static void copy_layers(struct work *w, const struct vm_layer *from, size_t n)
 {
 	struct vm_layer *to = vm_arena_calloc(w->arena, n, sizeof(*to));
@@ -269,6 +284,10 @@ static void copy_layers(struct work *w, const struct vm_layer *from, size_t n)
 		to[i].path = vm_arena_strdup(w->arena, from[i].path);
 		to[i].note = vm_arena_strdup(w->arena, from[i].note);
 		to[i].internal = vm_arena_strdup(w->arena, from[i].internal);
+		to[i].ends = vm_arena_strdup(w->arena, from[i].ends);
+		to[i].unknown = vm_arena_strdup(w->arena, from[i].unknown);
+		to[i].rival = vm_arena_strdup(w->arena, from[i].rival);
+		to[i].paths = copy_list(w, from[i].paths);
 		to[i].users = copy_list(w, from[i].users);
 		to[i].snapshots = copy_list(w, from[i].snapshots);
 	}
@@ -313,6 +332,19 @@ static void list_leftovers(struct work *w)
 	w->domain->leftovers = vm_strings_done(w->arena, &list);
 }
 
+#define UNKNOWNS_SHOWN 16
+
+static void list_unknowns(struct work *w)
+{
+	const struct vm_domain *d = w->domain;
+	struct vm_strings list = {0};
+
+	for (size_t i = 0; i < d->n_layers && list.n < UNKNOWNS_SHOWN; i++)
+		if (d->layers[i].unknown && !vm_strings_has(&list, d->layers[i].unknown))
+			vm_strings_add(w->arena, &list, d->layers[i].unknown);
+	w->domain->unknowns = vm_strings_done(w->arena, &list);
+}
+
 static int compose_layers(struct work *w)
 {
 	struct vm_layer *layers = NULL;
@@ -327,6 +359,7 @@ static int compose_layers(struct work *w)
 	vm_layers_free(layers, n_layers);
 	free(tops);
 	list_leftovers(w);
+	list_unknowns(w);
 	return 0;
 }
 

@@ -30,6 +30,7 @@ struct dir {
 	uint64_t listing;         /* counts listings */
 	int64_t listed_ns;        /* steady clock, 0 = never */
 	int64_t mtime_ns;
+	int error;                /* 0, or why the last listing failed */
 	bool racy; /* changed so shortly before it was listed that its mtime may not show the next change, or holds a file
 		    * that may just be being made */
 };
@@ -65,12 +66,15 @@ void vm_dirs_round(struct vm_dirs *dirs)
 	vm_strmap_filter(&dirs->table, recent, dirs);
 }
 
+/* What cannot be opened may be one. */
 static bool begins_like_qcow2(int dir_fd, const char *name)
 {
 	vs_autoclose int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
 	char magic[4];
 
-	return fd >= 0 && pread(fd, magic, sizeof(magic), 0) == sizeof(magic) && !memcmp(magic, "QFI\xfb", 4);
+	if (fd < 0)
+		return errno != ENOENT;
+	return pread(fd, magic, sizeof(magic), 0) == sizeof(magic) && !memcmp(magic, "QFI\xfb", 4);
 }
 
 static struct entry *entry_of(struct dir *d, const char *dir, const char *name)
@@ -135,16 +139,23 @@ static void list(struct dir *d)
 	DIR *stream = opendir(d->path);
 	struct dirent *entry;
 	struct stat st;
+	int error = stream ? 0 : -errno;
 
-	d->news = false;
+	d->news = error != d->error;
+	d->error = error;
 	d->listing++;
 	d->listed_ns = vm_steady_ns();
 	if (stream && !fstat(dirfd(stream), &st)) {
 		d->mtime_ns = vm_timespec_ns(st.st_mtim);
 		d->racy = vm_now_ns() - d->mtime_ns < RACY_NS;
-		while ((entry = readdir(stream)))
+		errno = 0;
+		while ((entry = readdir(stream))) {
 			if (entry->d_type == DT_REG || entry->d_type == DT_UNKNOWN)
 				look_at(d, d->path, dirfd(stream), entry->d_name);
+			errno = 0;
+		}
+		if (errno)
+			d->error = -errno;
 	}
 	if (stream)
 		closedir(stream);
@@ -226,13 +237,14 @@ static struct dir *dir_of(struct vm_dirs *dirs, const char *path)
 	return d;
 }
 
-void vm_dirs_list(struct vm_dirs *dirs, const char *dir, void (*found)(const char *path, void *opaque), void *opaque)
+int vm_dirs_list(struct vm_dirs *dirs, const char *dir, void (*found)(const char *path, void *opaque), void *opaque)
 {
 	struct dir *d = dir_of(dirs, dir);
 	struct visit visit = { found, opaque };
 
 	if (!d)
-		return;
+		return -ENOMEM;
 	look(dirs, d);
 	vm_strmap_filter(&d->entries, tell, &visit);
+	return d->error;
 }

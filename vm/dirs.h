@@ -24,8 +24,8 @@ void vm_dirs_round(struct vm_dirs *dirs);
 /* Looks again at what the last round looked at. False: another set of files looks like qcow2 than did then. */
 bool vm_dirs_quiet(struct vm_dirs *dirs);
 
-/* Calls @found for every regular file in @dir that looks like qcow2, in no order; a directory that cannot be read has
- * none. */
-void vm_dirs_list(struct vm_dirs *dirs, const char *dir, void (*found)(const char *path, void *opaque), void *opaque);
+/* Calls @found for every regular file in @dir that looks like qcow2, or that cannot be opened to be looked at, in no order. 0;
+ * a negative errno: the directory cannot be listed, so nobody knows what lies in it. -ENOENT: there is none. */
+int vm_dirs_list(struct vm_dirs *dirs, const char *dir, void (*found)(const char *path, void *opaque), void *opaque);
 
 #endif

@@ -281,6 +281,7 @@ static int snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d,
 
 		disk->fact.since = vm_memory_since(set->memory, ino, disk->fact.pit == VM_NO_FILE ? "" :
 						   set->collect->fact[disk->fact.pit].path);
+		disk->fact.ino = ino;
 		disks[i] = disk->fact;
 	}
 	out->disks = disks;
@@ -447,7 +448,7 @@ int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struc
 	size_t n_domains = set->n + set->n_extra;
 	struct vm_fact_domain *domains = vm_arena_calloc(set->arena, n_domains, sizeof(*domains));
 	struct vm_facts facts = { .domains = domains, .n_domains = n_domains, .volumes = set->volumes,
-				  .n_volumes = set->n_volumes };
+				  .n_volumes = set->n_volumes, .unknowns = set->unknowns, .n_unknowns = set->n_unknowns };
 	int r = domains ? 0 : -ENOMEM;
 
 	for (size_t i = 0; i < set->n && r == 0; i++) {

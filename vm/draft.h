@@ -83,6 +83,8 @@ struct vm_drafts {
 	size_t n_extra;
 	const struct vm_fact_volume *volumes;
 	size_t n_volumes;
+	const struct vm_fact_unknown *unknowns;
+	size_t n_unknowns;
 	bool unfinished;            /* written: something was left out because it is in the making */
 	bool ask_locks;             /* ask for every frozen file's lock bytes, not only of those that were just written */
 	struct vm_arena *arena;     /* lives as long as the drafts */

@@ -22,7 +22,7 @@
 #include "vm/names.h"
 #include "vm/utf8.h"
 
-#define VERSION 1
+#define VERSION 2
 #define NS_PER_S UINT64_C(1000000000)
 
 /* libvirt gives our text back indented, and with characters as &#xE4; so what we read may be longer than what we wrote.
@@ -84,6 +84,12 @@ static void put_time(FILE *f, const char *name, int64_t ns)
 	putc('"', f);
 }
 
+static void put_number(FILE *f, const char *name, uint64_t number)
+{
+	if (number)
+		fprintf(f, " %s=\"%" PRIu64 "\"", name, number);
+}
+
 static int put_mark(FILE *f, const struct vm_own_mark *mark)
 {
 	int ret;
@@ -93,6 +99,8 @@ static int put_mark(FILE *f, const struct vm_own_mark *mark)
 	if (ret == 0)
 		ret = put_attr(f, "r", mark->reason);
 	put_time(f, "t", mark->since_ns);
+	if (mark->is_void)
+		fputs(" x=\"v\"", f);
 	putc('>', f);
 	for (size_t i = 0; ret == 0 && i < mark->n_disks; i++) {
 		fputs("<d", f);
@@ -101,8 +109,13 @@ static int put_mark(FILE *f, const struct vm_own_mark *mark)
 			ret = put_attr(f, "p", mark->disks[i].path);
 		if (ret == 0)
 			ret = put_attr(f, "u", mark->disks[i].top);
+		put_number(f, "b", mark->disks[i].path_ino);
+		put_number(f, "k", mark->disks[i].top_ino);
+		put_number(f, "a", mark->disks[i].above_ino);
 		if (mark->disks[i].mtime_ns)
 			put_time(f, "w", mark->disks[i].mtime_ns);
+		if (mark->disks[i].done || mark->disks[i].pivoting)
+			fprintf(f, " x=\"%s%s\"", mark->disks[i].done ? "d" : "", mark->disks[i].pivoting ? "p" : "");
 		fputs("/>", f);
 	}
 	fputs("</m>", f);
@@ -124,9 +137,25 @@ static void put_vouched(FILE *f, const struct vm_own_snapshot *s)
 	putc('"', f);
 }
 
+static int put_frozen(FILE *f, const struct vm_own_snapshot *s)
+{
+	size_t len = 0;
+	char *text = NULL;
+	FILE *list = open_memstream(&text, &len);
+	int ret;
+
+	if (!list)
+		return -ENOMEM;
+	for (size_t i = 0; i < s->n_frozen; i++)
+		fprintf(list, "%s%s:%" PRIu64, i ? " " : "", s->frozen[i].target, s->frozen[i].file);
+	ret = fclose(list) ? -ENOMEM : put_attr(f, "p", text);
+	free(text);
+	return ret;
+}
+
 static bool says_something(const struct vm_own_snapshot *s, bool vouch)
 {
-	return s->ours || s->held || s->mark || (vouch && s->n_vouched);
+	return s->ours || s->held || s->mark || (vouch && (s->n_vouched || s->n_frozen));
 }
 
 static int put_snapshot(FILE *f, const struct vm_own_snapshot *s, bool vouch)
@@ -139,6 +168,8 @@ static int put_snapshot(FILE *f, const struct vm_own_snapshot *s, bool vouch)
 	fprintf(f, " is=\"%s%s%s\"", s->kind == VM_EXTERNAL ? "e" : "i", s->ours ? "o" : "", s->held ? "h" : "");
 	if (vouch && s->n_vouched)
 		put_vouched(f, s);
+	if (ret == 0 && vouch && s->n_frozen)
+		ret = put_frozen(f, s);
 	if (ret < 0 || !s->mark) {
 		fputs("/>", f);
 		return ret;
@@ -338,6 +369,7 @@ static const xmlNode *next_element(const xmlNode *node, const char *name)
 static int read_disk(struct reader *r, const xmlNode *node, struct vm_own_mark *mark)
 {
 	struct vm_own_doomed *grown = reallocarray(mark->disks, mark->n_disks + 1, sizeof(*grown));
+	vs_autofree char *letters = NULL;
 	struct vm_own_doomed *disk;
 	int ret;
 
@@ -353,14 +385,25 @@ static int read_disk(struct reader *r, const xmlNode *node, struct vm_own_mark *
 		ret = get_attr(r, node, "p", &disk->path);
 	if (ret == 0)
 		ret = get_attr(r, node, "u", &disk->top);
+	if (ret == 0)
+		ret = get_number(r, node, "b", UINT64_MAX, &disk->path_ino);
+	if (ret == 0)
+		ret = get_number(r, node, "k", UINT64_MAX, &disk->top_ino);
+	if (ret == 0)
+		ret = get_number(r, node, "a", UINT64_MAX, &disk->above_ino);
 	if (ret == 0 && xmlHasNsProp(node, (const xmlChar *)"w", NULL))
 		ret = get_time(r, node, "w", &disk->mtime_ns);
+	if (ret == 0)
+		ret = get_attr(r, node, "x", &letters);
+	disk->done = letters && strchr(letters, 'd');
+	disk->pivoting = letters && strchr(letters, 'p');
 	return ret;
 }
 
 static int read_mark(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
 {
 	struct vm_own_mark mark vs_cleanup(vm_own_mark_fini) = { .n_disks = 0 };
+	vs_autofree char *letters = NULL;
 	int ret = charge(r, MARK_COST);
 
 	if (ret == 0)
@@ -369,6 +412,9 @@ static int read_mark(struct reader *r, const xmlNode *node, const struct vm_own_
 		ret = need_attr(r, node, "r", &mark.reason);
 	if (ret == 0)
 		ret = get_time(r, node, "t", &mark.since_ns);
+	if (ret == 0)
+		ret = get_attr(r, node, "x", &letters);
+	mark.is_void = letters && strchr(letters, 'v');
 	for (const xmlNode *d = next_element(node->children, "d"); ret == 0 && d; d = next_element(d->next, "d"))
 		ret = read_disk(r, d, &mark);
 	return ret < 0 ? ret : vm_own_set_mark(r->own, id, &mark);
@@ -448,6 +494,28 @@ static int read_vouched(struct reader *r, const xmlNode *node, const struct vm_o
 	return ret == 0 && n ? vm_own_set_vouched(r->own, id, files, n) : ret;
 }
 
+/* "vda:3 vdb:4" */
+static int read_frozen(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
+{
+	vs_autofree char *value = NULL;
+	char *save = NULL;
+	int ret = get_attr(r, node, "p", &value);
+
+	for (char *item = ret == 0 && value ? strtok_r(value, " ", &save) : NULL; ret == 0 && item; item = strtok_r(NULL, " ", &save)) {
+		char *colon = strrchr(item, ':');
+		const char *s = colon ? colon + 1 : "";
+		const struct vm_own_file *file;
+		uint64_t number;
+
+		if (!take_number(&s, VM_OWN_SERIAL_MAX, &number) || *s || colon == item)
+			return bad(r, node, "has a list of what it froze that is none");
+		*colon = '\0';
+		file = vm_own_file(r->own, number);
+		ret = file ? vm_own_set_frozen(r->own, id, item, file) : bad(r, node, "froze a file that is not there");
+	}
+	return ret;
+}
+
 static int read_snapshot(struct reader *r, const xmlNode *node)
 {
 	vs_autofree char *name = NULL;
@@ -464,7 +532,9 @@ static int read_snapshot(struct reader *r, const xmlNode *node)
 	id.name = name;
 	if (ret == 0)
 		ret = read_facts(r, node, letters, &id);
-	return ret < 0 ? ret : read_vouched(r, node, &id);
+	if (ret == 0)
+		ret = read_vouched(r, node, &id);
+	return ret < 0 ? ret : read_frozen(r, node, &id);
 }
 
 static int read_version(struct reader *r, const xmlNode *node)

@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vm/util/mem.h"
+
 #define NS_PER_S INT64_C(1000000000)
 
 static int64_t seconds(int64_t ns)
@@ -55,6 +57,9 @@ static void snapshot_fini(struct vm_own_snapshot *s)
 {
 	free(s->name);
 	free(s->vouched);
+	for (size_t i = 0; i < s->n_frozen; i++)
+		free(s->frozen[i].target);
+	free(s->frozen);
 	mark_free(s->mark);
 }
 
@@ -100,7 +105,12 @@ static bool copy_disks(const struct vm_own_mark *from, struct vm_own_mark *to)
 			free(copy->path);
 			return false;
 		}
+		copy->path_ino = disk->path_ino;
+		copy->top_ino = disk->top_ino;
+		copy->above_ino = disk->above_ino;
 		copy->mtime_ns = disk->mtime_ns;
+		copy->done = disk->done;
+		copy->pivoting = disk->pivoting;
 	}
 	return true;
 }
@@ -113,6 +123,7 @@ static struct vm_own_mark *mark_copy(const struct vm_own_mark *mark)
 	if (!copy)
 		return NULL;
 	copy->since_ns = mark->since_ns;
+	copy->is_void = mark->is_void;
 	if (!copy_string(mark->command, &copy->command) || !copy_string(mark->reason, &copy->reason) ||
 	    !copy_disks(mark, copy)) {
 		mark_free(copy);
@@ -127,6 +138,9 @@ static bool snapshot_copy(const struct vm_own_snapshot *from, struct vm_own_snap
 	to->mark = from->mark ? mark_copy(from->mark) : NULL;
 	to->name = strdup(from->name);
 	to->vouched = calloc(from->n_vouched + 1, sizeof(*to->vouched));
+	to->frozen = xcalloc(from->n_frozen, sizeof(*to->frozen));
+	for (size_t i = 0; i < from->n_frozen; i++)
+		to->frozen[i] = (struct vm_own_frozen){xstrdup(from->frozen[i].target), from->frozen[i].file};
 	if (to->vouched && from->n_vouched)
 		memcpy(to->vouched, from->vouched, from->n_vouched * sizeof(*to->vouched));
 	if (to->name && to->vouched && (to->mark || !from->mark))
@@ -229,6 +243,10 @@ static bool is_vouched_with(const struct vm_own *own, uint64_t number)
 		for (size_t k = 0; k < own->snapshots[i].n_vouched; k++)
 			if (own->snapshots[i].vouched[k] == number)
 				return true;
+	for (size_t i = 0; i < own->n_snapshots; i++)
+		for (size_t k = 0; k < own->snapshots[i].n_frozen; k++)
+			if (own->snapshots[i].frozen[k].file == number)
+				return true;
 	return false;
 }
 
@@ -289,7 +307,7 @@ static void remove_at(struct vm_own *own, size_t i)
 
 static void drop_if_empty(struct vm_own *own, const struct vm_own_snapshot *s)
 {
-	if (!s->ours && !s->held && !s->mark && !s->n_vouched)
+	if (!s->ours && !s->held && !s->mark && !s->n_vouched && !s->n_frozen)
 		remove_at(own, (size_t)(s - own->snapshots));
 }
 
@@ -387,6 +405,35 @@ int vm_own_set_vouched(struct vm_own *own, const struct vm_own_id *id, const str
 	s->n_vouched = n;
 	drop_if_empty(own, s);
 	return 0;
+}
+
+/* ---------------------------------------------------------------- what it froze */
+
+int vm_own_set_frozen(struct vm_own *own, const struct vm_own_id *id, const char *target, const struct vm_own_file *file)
+{
+	struct vm_own_snapshot *s = obtain(own, id);
+	uint64_t number = s ? number_of(own, file) : 0;
+
+	if (!number)
+		return -ENOMEM;
+	for (size_t i = 0; i < s->n_frozen; i++)
+		if (!strcmp(s->frozen[i].target, target)) {
+			s->frozen[i].file = number;
+			return 0;
+		}
+	s->frozen = xreallocarray(s->frozen, s->n_frozen + 1, sizeof(*s->frozen));
+	s->frozen[s->n_frozen++] = (struct vm_own_frozen){xstrdup(target), number};
+	return 0;
+}
+
+const struct vm_own_file *vm_own_frozen(const struct vm_own *own, const struct vm_own_id *id, const char *target)
+{
+	const struct vm_own_snapshot *s = vm_own_find(own, id);
+
+	for (size_t i = 0; s && i < s->n_frozen; i++)
+		if (!strcmp(s->frozen[i].target, target))
+			return vm_own_file(own, s->frozen[i].file);
+	return NULL;
 }
 
 /* ---------------------------------------------------------------- what we made */

@@ -8,7 +8,7 @@
  * and refuses text that brings it, so vm_own_text() has none; on the way in both forms do.
  *
  *     element  attribute  meaning                                                   times
- *     facts    version    1; raised when an older program must not touch it         1
+ *     facts    version    2; raised when an older program must not touch it         1
  *              serial     rises with every change; 0..2^63-1
  *              policy     canonical `retain` line; absent: none was ever written
  *     f        k          number, for `v`                                            any number; one an image file
@@ -19,13 +19,17 @@
  *              t          creation, seconds[.nanoseconds] since 1970
  *              is         letters: e external or i internal; o taken here; h held
  *              v          numbers of `f`, separated by commas; may be absent
+ *              p          what it froze: TARGET:number of `f`, separated by spaces; may be absent
  *     m        c          the command that doomed it, canonical text                0 or 1, in s
  *              r          why it must not be read, a sentence
  *              t          since when, as above
+ *              x          letters: v void, others have changed its files
  *     d        t          target of a disk that is doomed                           any number, in m; none: all disks
- *              p          path of the image that is written, may be absent
- *              u          path of the uppermost layer that goes into it, may be absent
+ *              p b        path and inode number of the image that is written, may be absent
+ *              u k        path and inode number of the uppermost layer that goes into it, may be absent
+ *              a          inode number of what stood on that layer; absent: nothing did, it was the active one
  *              w          the image's mtime before the first attempt, as above; absent: it would prove nothing
+ *              x          letters: d its data has been moved; p all was copied, and the pivot was asked for
  *
  * `f` and `v` vouch: the snapshot was right when that file, which lies beneath it, had this stamp. A merge into a frozen file
  * makes it look written to all who stand on it; as long as it has the same stamp still, they know better. What takes too
@@ -65,7 +69,10 @@ struct vm_own_doomed {
 	char *target; /* of the disk */
 	char *path;   /* of the image that is written; or NULL */
 	char *top;    /* the uppermost layer that goes into it: who sees it is not harmed; or NULL */
+	uint64_t path_ino, top_ino, above_ino; /* which files these are; above: what stood on top, 0: it was the active layer */
 	int64_t mtime_ns; /* of the image before the first attempt: while it has that, nothing was written. 0: unknown */
+	bool done;        /* its data has been moved: noted after it was */
+	bool pivoting;    /* all has been copied, and the pivot was asked for */
 };
 
 struct vm_own_mark {
@@ -74,6 +81,7 @@ struct vm_own_mark {
 	int64_t since_ns;
 	struct vm_own_doomed *disks;
 	size_t n_disks;   /* 0: every disk */
+	bool is_void;     /* others have changed its files: it cannot be finished any more, and what it doomed stays so */
 };
 /* For a mark that owns its strings and its array; leaves it zeroed. */
 void vm_own_mark_fini(struct vm_own_mark *mark);
@@ -93,6 +101,11 @@ struct vm_own_snapshot {
 	struct vm_own_mark *mark; /* or NULL */
 	uint64_t *vouched;        /* numbers of files */
 	size_t n_vouched;
+	struct vm_own_frozen {
+		char *target;
+		uint64_t file;    /* number */
+	} *frozen;                /* what it froze, as it was when it was taken here or first found right */
+	size_t n_frozen;
 };
 
 struct vm_own {
@@ -157,6 +170,11 @@ int vm_own_set_mark(struct vm_own *own, const struct vm_own_id *id, const struct
 
 /* The snapshot is right with these files beneath it; their numbers do not matter. Replaces what was vouched for. */
 int vm_own_set_vouched(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_file *files, size_t n);
+
+/* What the snapshot froze on this disk. Replaces what was said of that. */
+int vm_own_set_frozen(struct vm_own *own, const struct vm_own_id *id, const char *target, const struct vm_own_file *file);
+/* NULL: nothing is said. Borrowed. */
+const struct vm_own_file *vm_own_frozen(const struct vm_own *own, const struct vm_own_id *id, const char *target);
 
 /* The layer at @path was made by a command of ours or by a snapshot. */
 int vm_own_add_made(struct vm_own *own, const char *path);

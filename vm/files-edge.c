@@ -93,6 +93,29 @@ static void edge_passed(struct vm_files *files, struct vm_edge *e, struct q2_fil
 	e->below = below;
 }
 
+/* A file of a virt-snapfs mount is not opened, through whatever gate. True: it is one, and that is written down. */
+static bool leads_to_mount(struct vm_files *files, struct vm_file *f, struct vm_edge *e)
+{
+	enum q2_format format;
+	vs_autofree char *path = NULL;
+	struct q2_stamp now;
+
+	if (q2_name_resolve(f->path, e->name, e->format, &path, &format, NULL) < 0) {
+		path = NULL;
+		return false;
+	}
+	if (!vm_file_stamp(path, &now) || !vm_file_is_exposed(files, &now))
+		return false;
+	e->below = vm_file_at(files, path, format);
+	if (e->below)
+		vm_file_exposed(files, e->below, &now);
+	e->path = vs_steal(path);
+	e->found = true;
+	e->dev = now.dev;
+	e->ino = now.ino;
+	return true;
+}
+
 static void ask_gate(struct vm_files *files, struct vm_file *f, struct vm_edge *e)
 {
 	struct q2_file *open_file = NULL;
@@ -106,6 +129,8 @@ static void ask_gate(struct vm_files *files, struct vm_file *f, struct vm_edge *
 	e->below = NULL;
 	e->code = 0;
 	e->found = false;
+	if (leads_to_mount(files, f, e))
+		return;
 	r = q2_gate_open(e->gate, f->path, e->name, e->format, &open_file, &format, &err);
 	if (r < 0) {
 		edge_failed(files, e, f->path, r, &err);

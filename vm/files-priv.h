@@ -26,6 +26,9 @@ struct vm_edge {
 struct vm_files {
 	struct vm_strmap table; /* by format and path */
 	uint64_t round;
+	uint64_t *mounts;       /* device numbers of the virt-snapfs mounts there are */
+	size_t n_mounts;
+	uint64_t mounts_round;  /* the round in which they were listed */
 };
 
 static inline bool vm_same_text(const char *a, const char *b)
@@ -42,6 +45,12 @@ bool vm_file_stamp(const char *path, struct q2_stamp *stamp);
 /* Is what is remembered of @f still true, given what its path leads to now? */
 bool vm_file_fresh(const struct vm_file *f, bool found, const struct q2_stamp *now);
 void vm_file_set_stamp(struct vm_files *files, struct vm_file *f, bool found, const struct q2_stamp *now);
+/* files-window.c: is it a file of a virt-snapfs mount, as what its path leads to says? Then it is not to be opened, and that is
+ * written down. */
+bool vm_file_exposed(struct vm_files *files, struct vm_file *f, const struct q2_stamp *now);
+bool vm_file_is_exposed(struct vm_files *files, const struct q2_stamp *now);
+/* Of a loop device: what it shows. */
+void vm_file_find_shown(struct vm_file *f, bool found, const struct q2_stamp *now);
 /* Reads the header of @f, which is open. */
 void vm_file_read(struct vm_files *files, struct vm_file *f, struct q2_file *open_file);
 /* Writes down that @f cannot be opened. */

@@ -44,6 +44,7 @@ static void file_free(void *thing)
 	}
 	q2_info_free(f->own_info);
 	free(f->own_error);
+	free(f->shows);
 	free(f->path);
 	free(f);
 }
@@ -58,6 +59,7 @@ void vm_files_free(struct vm_files *files)
 	if (!files)
 		return;
 	vm_strmap_clear(&files->table, file_free);
+	free(files->mounts);
 	free(files);
 }
 
@@ -248,6 +250,11 @@ static void look_by_path(struct vm_files *files, struct vm_file *f)
 	bool found = vm_file_stamp(f->path, &now);
 	int r;
 
+	vm_file_find_shown(f, found, &now);
+	if (found && vm_file_exposed(files, f, &now)) {
+		f->looked = files->round;
+		return;
+	}
 	if (!vm_file_fresh(f, found, &now)) {
 		vm_file_set_stamp(files, f, found, &now);
 		r = q2_file_open(f->path, &open_file, &err);
@@ -280,7 +287,7 @@ bool vm_files_locks(struct vm_files *files, struct vm_file *f)
 	struct q2_locks now = {0};
 	bool news;
 
-	if (q2_file_open(f->path, &open_file, NULL) >= 0) {
+	if (!f->exposes && q2_file_open(f->path, &open_file, NULL) >= 0) {
 		if (q2_file_locks(open_file, &now) < 0)
 			now = (struct q2_locks){0};
 		q2_file_close(open_file);

@@ -27,6 +27,8 @@ struct vm_file {
 	int code;
 	const char *error;
 	struct q2_locks locks;      /* as of the last vm_files_locks() */
+	uint64_t exposes;           /* it is a file of some virt-snapfs mount, with this inode number, and never opened; 0: it is not */
+	char *shows;                /* a loop device: path of the file that it shows, as the kernel tells; NULL: it is none */
 	uint64_t touched;           /* the round in which anything about it changed, also its times */
 	uint64_t changed;           /* the round in which something that others see changed: facts of the header, identity */
 
@@ -57,6 +59,9 @@ uint64_t vm_files_round(struct vm_files *files);
  * written, and grow by less than 1 MiB, and still be quiet.
  */
 bool vm_files_quiet(struct vm_files *files);
+
+/* What is behind a path, without opening it: `info` stays NULL. For what is needed but not read. NULL: no memory. */
+struct vm_file *vm_files_behind(struct vm_files *files, const char *path);
 
 /* The file at a trusted path. NULL: no memory. */
 struct vm_file *vm_files_top(struct vm_files *files, const char *path, enum q2_format format);

@@ -156,31 +156,12 @@ static int draft_snapshots(struct painting *p)
 
 /* ---------------------------------------------------------------- who else, and what is odd */
 
-static int user_phrase(const struct vm_graph *g, const struct vm_graph_user *user, struct words *words)
-{
-	if (user->kind == VM_USER_DISK) {
-		const struct vm_graph_disk *disk = &g->disks[user->index];
-
-		return words_printf(words, "domain '%s' (disk %s)", g->facts->domains[disk->domain].name,
-				    vm_graph_disk(g, disk)->target);
-	}
-	if (user->kind == VM_USER_SNAPSHOT) {
-		const struct vm_graph_snap *snap = &g->snaps[user->index];
-
-		return words_printf(words, "snapshot '%s' of domain '%s' (disk %s)", vm_graph_snapshot(g, snap)->shown,
-				    g->facts->domains[snap->domain].name, vm_graph_snapdisk(g, snap)->target);
-	}
-	if (!g->facts->volumes[user->index].pool)
-		return words_printf(words, "image '%s'", g->facts->volumes[user->index].name);
-	return words_printf(words, "volume '%s' of pool '%s'", g->facts->volumes[user->index].name,
-			    g->facts->volumes[user->index].pool);
-}
-
+/* A volume that is among the layers is seen to stand where it stands. */
 static bool is_own(const struct painting *p, const struct vm_graph_user *user)
 {
-	if (user->kind == VM_USER_DISK)
-		return p->g->disks[user->index].domain == p->domain;
-	return user->kind == VM_USER_SNAPSHOT && p->g->snaps[user->index].domain == p->domain;
+	if (user->kind == VM_USER_VOLUME)
+		return draft_index(p, p->g->facts->volumes[user->index].file) >= 0;
+	return vm_graph_user_is_own(p->g, user->kind, user->index, p->domain);
 }
 
 static int list_users(const struct painting *p, int file, struct words *words)
@@ -195,7 +176,7 @@ static int list_users(const struct painting *p, int file, struct words *words)
 		if (words->n == USERS_SHOWN)
 			more++;
 		else
-			ret = user_phrase(g, &g->users[u], words);
+			ret = words_add(words, vm_graph_user_phrase(g, g->users[u].kind, g->users[u].index));
 	}
 	if (ret == 0 && more)
 		ret = words_printf(words, "%zu more", more);
@@ -226,8 +207,12 @@ static int write_note(const struct painting *p, const struct draft *draft, const
 	vs_autofree char *text = NULL;
 	int n = 0;
 
-	if (f->error)
-		n = asprintf(&text, "%s", f->why ? f->why : f->error == -ENOENT ? "missing" : strerror(-f->error));
+	if (f->error == -ENOENT)
+		n = asprintf(&text, "missing");
+	else if (f->error)
+		n = asprintf(&text, "cannot be read: %s", f->why ? f->why : strerror(-f->error));
+	else if (f->below_why)
+		n = asprintf(&text, "what it stands on is not followed: it %s", f->below_why);
 	else if (running_into(p->g, draft->file))
 		n = asprintf(&text, "a commit is writing into it");
 	else if (half_deleted_into(p->g, draft->file))
@@ -250,6 +235,35 @@ static bool is_active(const struct painting *p, int file)
 	return false;
 }
 
+/* Another disk that writes to the file as well; NULL: none. */
+static char *rival_of(const struct painting *p, int file)
+{
+	const struct vm_graph *g = p->g;
+	bool own = false;
+
+	for (int i = g->tops.head[g->node[file]]; i >= 0; i = g->tops.next[i]) {
+		if (!vm_graph_disk(g, &g->disks[i])->writable)
+			continue;
+		if (g->disks[i].domain == p->domain && !own)
+			own = true;
+		else
+			return vm_graph_user_phrase(g, VM_USER_DISK, (size_t)i);
+	}
+	return NULL;
+}
+
+/* Every other path that leads to it. */
+static int list_paths(const struct painting *p, int file, struct words *words)
+{
+	const struct vm_graph *g = p->g;
+	int ret = 0;
+
+	for (int i = g->node[file]; ret == 0 && i != VM_NO_FILE; i = g->alias[i])
+		if (strcmp(vm_graph_file(g, i)->path, vm_graph_file(g, file)->path) != 0)
+			ret = words_add(words, strdup(vm_graph_file(g, i)->path));
+	return ret;
+}
+
 /* An empty list has its terminator, too. */
 static int words_done(struct words *words, char ***out)
 {
@@ -259,23 +273,41 @@ static int words_done(struct words *words, char ***out)
 	return *out ? 0 : -ENOMEM;
 }
 
+static void paint_doubt(const struct painting *p, int file, struct vm_layer *layer)
+{
+	const struct vm_graph_doubt *doubt = vm_graph_doubt(p->g, file);
+	vs_autofree char *phrase = doubt ? vm_graph_doubt_phrase(p->g, doubt) : NULL;
+
+	if (!doubt)
+		return;
+	layer->unknown = vm_name_printable(phrase);
+	layer->unknown_code = doubt->code;
+}
+
 static int paint(const struct painting *p, struct draft *draft, struct vm_layer *layer)
 {
 	const struct vm_fact_file *f = vm_graph_file(p->g, draft->file);
-	struct words users = {0};
+	struct words users = {0}, paths = {0};
 	int ret = list_users(p, draft->file, &users);
 
+	if (ret == 0)
+		ret = list_paths(p, draft->file, &paths);
 	layer->path = strdup(f->path);
 	layer->format = draft->format;
 	layer->virtual_size = f->info ? f->info->size : draft->format == Q2_FORMAT_RAW ? f->stamp.size : 0;
 	layer->allocated = f->stamp.allocated;
+	layer->stamp = f->stamp;
 	layer->below = draft->format == Q2_FORMAT_QCOW2 ? draft_index(p, f->below) : -1;
 	layer->active = is_active(p, draft->file);
-	layer->missing = f->error != 0;
+	layer->error = f->error;
+	layer->ends = f->below_why ? vm_name_printable(f->below_why) : NULL;
+	layer->rival = rival_of(p, draft->file);
+	paint_doubt(p, draft->file, layer);
 	if (draft->format == Q2_FORMAT_QCOW2 && f->info && f->info->n_snapshots &&
 	    !(layer->internal = vm_name_printable(f->info->snapshots[0].name)))
 		ret = -ENOMEM;
-	if (words_done(&users, &layer->users) < 0 || words_done(&draft->snapshots, &layer->snapshots) < 0 || !layer->path)
+	if (words_done(&users, &layer->users) < 0 || words_done(&paths, &layer->paths) < 0 ||
+	    words_done(&draft->snapshots, &layer->snapshots) < 0 || !layer->path)
 		return -ENOMEM;
 	return ret < 0 ? ret : write_note(p, draft, layer, &layer->note);
 }
@@ -338,6 +370,10 @@ void vm_layers_free(struct vm_layer *layers, size_t n)
 		free(layers[i].path);
 		free(layers[i].internal);
 		words_free(layers[i].users);
+		words_free(layers[i].paths);
+		free(layers[i].ends);
+		free(layers[i].unknown);
+		free(layers[i].rival);
 		words_free(layers[i].snapshots);
 		free(layers[i].note);
 	}

@@ -60,9 +60,25 @@ struct vm_graph_user {
 	int file;
 };
 
+/* The same, for who stands on a file of a virt-snapfs mount. */
+struct vm_graph_viewer {
+	enum vm_graph_user_kind kind;
+	size_t index;
+	size_t snap; /* snaps[] */
+};
+
+/* Somebody of whom it is not known what he stands on: see graph-doubts.c. */
+struct vm_graph_doubt {
+	const char *who; /* who needs `file`, or NULL where `file` says it */
+	const char *why; /* what is wrong; NULL: what is wrong with `file` */
+	int code;        /* -EACCES or -EPERM */
+	int file;        /* the one at which knowledge ends; VM_NO_FILE */
+};
+
 struct vm_graph {
 	const struct vm_facts *facts;
 	int *node;    /* of a file */
+	int *alias;   /* of a file: the next one of its node, which is the first; VM_NO_FILE ends */
 	int *refused; /* of a file: what it stands on although the gate refuses to open that for it, or VM_NO_FILE */
 
 	struct vm_graph_disk *disks;
@@ -77,6 +93,13 @@ struct vm_graph {
 	struct vm_graph_user *users;
 	size_t n_users, users_room;
 	struct vm_links users_of; /* users[] by the layer that they need */
+	struct vm_graph_viewer *viewers;
+	size_t n_viewers, viewers_room;
+
+	struct vm_graph_doubt *doubts;
+	size_t n_doubts;
+	bool *live_end;   /* of a node: a running domain's chain ends here */
+	int *live_below;  /* of a node: what stands beneath it in a running domain's chain, VM_NO_FILE: not known from there */
 
 	struct vm_graph_commit *commits;
 	size_t n_commits;
@@ -124,6 +147,19 @@ void vm_links_add(const struct vm_graph *g, struct vm_links *links, int file, si
 
 /* graph-jobs.c: fills commits, repoints and running. */
 int vm_graph_find_jobs(struct vm_graph *g);
+
+/* graph-users.c: fills users, viewers, and what running domains tell. */
+int vm_graph_find_users(struct vm_graph *g);
+/* "domain 'db' (disk vda)". Gives; NULL: no memory. */
+char *vm_graph_user_phrase(const struct vm_graph *g, enum vm_graph_user_kind kind, size_t index);
+bool vm_graph_user_is_own(const struct vm_graph *g, enum vm_graph_user_kind kind, size_t index, size_t domain);
+
+/* graph-doubts.c: fills doubts, after the users. */
+int vm_graph_find_doubts(struct vm_graph *g);
+/* The first doubt because of which @file may be needed; NULL: none. */
+const struct vm_graph_doubt *vm_graph_doubt(const struct vm_graph *g, int file);
+/* "domain 'db' (disk vda) may need it, as '/x' is missing". Gives; NULL: no memory. */
+char *vm_graph_doubt_phrase(const struct vm_graph *g, const struct vm_graph_doubt *doubt);
 
 /* A chain as headers tell it, from some file down. */
 struct vm_chain {

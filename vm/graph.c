@@ -77,8 +77,9 @@ static int find_nodes(struct vm_graph *g)
 	vs_autofree int *order = calloc(n + 1, sizeof(*order));
 
 	g->node = calloc(n + 1, sizeof(*g->node));
+	g->alias = calloc(n + 1, sizeof(*g->alias));
 	g->refused = calloc(n + 1, sizeof(*g->refused));
-	if (!order || !g->node || !g->refused)
+	if (!order || !g->node || !g->alias || !g->refused)
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++)
 		order[i] = (int)i;
@@ -87,6 +88,9 @@ static int find_nodes(struct vm_graph *g)
 		bool same = i > 0 && one_image(&files[order[i - 1]], &files[order[i]]);
 
 		g->node[order[i]] = same ? g->node[order[i - 1]] : order[i];
+		g->alias[order[i]] = VM_NO_FILE;
+		if (same)
+			g->alias[order[i - 1]] = order[i];
 	}
 	for (size_t i = 0; i < n; i++)
 		g->refused[i] = files[i].below == VM_NO_FILE && files[i].refused_ino ?
@@ -350,97 +354,28 @@ const struct vm_graph_disk *vm_graph_writer(const struct vm_graph *g, int file)
 	return found;
 }
 
-/* ---------------------------------------------------------------- who needs a layer */
+/* ---------------------------------------------------------------- what running domains tell */
 
-static int add_user(struct vm_graph *g, enum vm_graph_user_kind kind, size_t index, int file)
+/* libvirt's word for a chain that QEMU has open, node by node. */
+static int hear_running(struct vm_graph *g)
 {
-	if (g->n_users == g->users_room) {
-		size_t room = g->users_room ? 2 * g->users_room : 64;
-		struct vm_graph_user *users = reallocarray(g->users, room, sizeof(*users));
+	g->live_end = calloc(g->facts->n_files + 1, sizeof(*g->live_end));
+	g->live_below = calloc(g->facts->n_files + 1, sizeof(*g->live_below));
+	if (!g->live_end || !g->live_below)
+		return -ENOMEM;
+	for (size_t i = 0; i < g->facts->n_files; i++)
+		g->live_below[i] = VM_NO_FILE;
+	for (size_t i = 0; i < g->n_disks; i++) {
+		const struct vm_graph_disk *d = &g->disks[i];
 
-		if (!users)
-			return -ENOMEM;
-		g->users = users;
-		g->users_room = room;
+		if (!vm_graph_disk(g, d)->chain)
+			continue;
+		for (size_t k = 0; k + 1 < d->n_chain; k++)
+			g->live_below[g->node[d->chain[k]]] = d->chain[k + 1];
+		if (d->n_chain)
+			g->live_end[g->node[d->chain[d->n_chain - 1]]] = true;
 	}
-	g->users[g->n_users++] = (struct vm_graph_user){kind, index, file};
 	return 0;
-}
-
-/* Where the gate ends a chain it goes on all the same: what lies beyond may not be read for this one, but must not change. */
-static int add_beyond(struct vm_graph *g, enum vm_graph_user_kind kind, size_t index, int last)
-{
-	struct vm_chain chain = {0};
-	int ret = 0;
-
-	if (g->refused[last] != VM_NO_FILE)
-		vm_chain_walk(g, g->refused[last], vm_graph_file(g, g->refused[last])->format, &chain);
-	for (size_t i = 0; ret == 0 && i < chain.n; i++)
-		ret = add_user(g, kind, index, chain.files[i]);
-	return ret;
-}
-
-static int add_disk_users(struct vm_graph *g, size_t disk)
-{
-	const struct vm_graph_disk *d = &g->disks[disk];
-	int ret = 0;
-
-	for (size_t k = 0; ret == 0 && k < d->n_chain; k++)
-		ret = add_user(g, VM_USER_DISK, disk, d->chain[k]);
-	return ret == 0 && d->n_chain ? add_beyond(g, VM_USER_DISK, disk, d->chain[d->n_chain - 1]) : ret;
-}
-
-/* A snapshot needs what its domain's disks do not need anyway. */
-static int add_snapshot_users(struct vm_graph *g, size_t snap)
-{
-	const struct vm_fact_snapdisk *disk = vm_graph_snapdisk(g, &g->snaps[snap]);
-	struct vm_chain chain;
-	int ret = 0;
-
-	if (disk->pit == VM_NO_FILE || vm_graph_alive(g, g->snaps[snap].domain, disk->pit))
-		return 0;
-	vm_chain_walk(g, disk->pit, disk->format, &chain);
-	for (size_t i = 0; ret == 0 && i < chain.n; i++) {
-		if (vm_graph_alive(g, g->snaps[snap].domain, chain.files[i]))
-			return 0;
-		ret = add_user(g, VM_USER_SNAPSHOT, snap, chain.files[i]);
-	}
-	return ret == 0 && chain.n ? add_beyond(g, VM_USER_SNAPSHOT, snap, chain.files[chain.n - 1]) : ret;
-}
-
-/* A volume that no domain knows needs what it stands on. */
-static int add_volume_users(struct vm_graph *g, size_t volume, const bool *known)
-{
-	int file = g->facts->volumes[volume].file;
-	struct vm_chain chain;
-	int ret = 0;
-
-	if (file == VM_NO_FILE || known[g->node[file]] || g->overlays.head[g->node[file]] >= 0)
-		return 0;
-	vm_chain_walk(g, file, vm_graph_file(g, file)->format, &chain);
-	for (size_t i = 1; ret == 0 && i < chain.n; i++)
-		ret = add_user(g, VM_USER_VOLUME, volume, chain.files[i]);
-	return ret == 0 && chain.n ? add_beyond(g, VM_USER_VOLUME, volume, chain.files[chain.n - 1]) : ret;
-}
-
-static int collect_users(struct vm_graph *g)
-{
-	vs_autofree bool *known = calloc(g->facts->n_files + 1, sizeof(*known));
-	int ret = known ? 0 : -ENOMEM;
-
-	for (size_t i = 0; ret == 0 && i < g->n_disks; i++)
-		ret = add_disk_users(g, i);
-	for (size_t i = 0; ret == 0 && i < g->n_snaps; i++)
-		ret = add_snapshot_users(g, i);
-	for (size_t i = 0; ret == 0 && i < g->n_users; i++)
-		known[g->node[g->users[i].file]] = true;
-	for (size_t i = 0; ret == 0 && i < g->facts->n_volumes; i++)
-		ret = add_volume_users(g, i, known);
-	if (ret == 0)
-		ret = vm_links_new(&g->users_of, g->facts->n_files, g->n_users);
-	for (size_t i = g->n_users; ret == 0 && i-- > 0;)
-		vm_links_add(g, &g->users_of, g->users[i].file, i);
-	return ret;
 }
 
 /* ---------------------------------------------------------------- life */
@@ -461,7 +396,11 @@ int vm_graph_new(const struct vm_facts *facts, struct vm_graph **out)
 	if (ret == 0)
 		ret = vm_graph_find_jobs(g);
 	if (ret == 0)
-		ret = collect_users(g);
+		ret = hear_running(g);
+	if (ret == 0)
+		ret = vm_graph_find_users(g);
+	if (ret == 0)
+		ret = vm_graph_find_doubts(g);
 	if (ret < 0)
 		vm_graph_free(g);
 	else
@@ -474,6 +413,7 @@ void vm_graph_free(struct vm_graph *g)
 	if (!g)
 		return;
 	free(g->node);
+	free(g->alias);
 	free(g->refused);
 	for (size_t i = 0; i < g->n_disks; i++)
 		free(g->disks[i].chain);
@@ -490,6 +430,10 @@ void vm_graph_free(struct vm_graph *g)
 	links_free(&g->overlays);
 	free(g->users);
 	links_free(&g->users_of);
+	free(g->viewers);
+	free(g->doubts);
+	free(g->live_end);
+	free(g->live_below);
 	links_free(&g->commit_bases);
 	links_free(&g->repoint_bases);
 	free(g);

@@ -44,6 +44,10 @@ struct vm_fact_file {
 	const char *below_why;  /* NULL, or why what is beneath cannot be followed (a URL, the gate refuses it) */
 	uint64_t refused_dev, refused_ino; /* then the file that the name leads to: not to be read, but needed. 0: unknown */
 	int data;               /* external data file */
+	int shows;              /* a loop device: the file that it shows. VM_NO_FILE: it is none */
+	uint64_t exposes;       /* a file of some virt-snapfs mount, which is never opened: the inode number of the snapshot's disk
+	                         * (vm_fact_snapdisk.ino) that it shows. 0: it is none */
+	const char *opaque;     /* NULL, or why nobody can tell what it stands on, although it may be readable as @format */
 
 	bool writer, no_read;   /* of struct q2_locks */
 
@@ -103,6 +107,8 @@ struct vm_fact_snapdisk {
 	const char *doomed;     /* NULL, or why its content is known to be gone (a mark, a job seen) */
 	const struct q2_stamp *vouched; /* it was right when files beneath it had these stamps (ino, size, mtime) */
 	size_t n_vouched;
+	uint64_t ino;           /* of its file in the tree */
+	const struct q2_stamp *froze; /* NULL, or the image as it was when we took or first recorded it (ino, size, mtime) */
 };
 
 struct vm_fact_snapshot {
@@ -132,6 +138,14 @@ struct vm_fact_volume {
 	int file;
 };
 
+/* Something that is not known, and that may therefore stand on any file: a record or a definition that cannot be read, a
+ * directory that cannot be listed, an image that is not a file of this host. */
+struct vm_fact_unknown {
+	const char *who; /* "snapshot 'x' of domain 'y'" */
+	const char *why; /* "its record cannot be read: ..." */
+	int code;        /* -EACCES or -EPERM */
+};
+
 /* A commit of all layers above `base` up to `top` into `base` that is known to have run, to its end or not. Remember the
  * top by its path as well: it is often deleted at the end, and then names a file that does not exist. */
 struct vm_fact_commit {
@@ -150,6 +164,8 @@ struct vm_facts {
 	size_t n_volumes;
 	const struct vm_fact_commit *commits;
 	size_t n_commits;
+	const struct vm_fact_unknown *unknowns;
+	size_t n_unknowns;
 };
 
 /* ---------------------------------------------------------------- the graph and its answers */
@@ -188,6 +204,10 @@ int vm_graph_commits(const struct vm_graph *graph, struct vm_fact_commit **out, 
  */
 int vm_graph_layers(const struct vm_graph *graph, size_t domain, struct vm_layer **layers, size_t *n_layers, int **tops);
 void vm_layers_free(struct vm_layer *layers, size_t n);
+
+/* Who stands on the file that shows this snapshot in a virt-snapfs mount, each a phrase as in vm_layer.users. Gives *out, a
+ * NULL-terminated list (free each, and the list). */
+int vm_graph_viewers(const struct vm_graph *graph, size_t domain, size_t snapshot, char ***out);
 
 /* ---------------------------------------------------------------- entries in tables that nobody recorded */
 

@@ -92,6 +92,8 @@ static void take_record(struct vm_ask *ask, struct vm_known_snapshot *s, const c
 	if ((text && s->hash == hash && (s->record || s->problem)) || (!text && s->record))
 		return;
 	r = text ? vm_xml_snapshot_parse(text, &xml, &err) : vm_virterr_set(&err, "its record cannot be read");
+	if (!text && s->problem && !strcmp(s->problem, err.msg))
+		return; /* refused as before: no news */
 	vm_record_unref(s->record);
 	free(s->problem);
 	s->hash = hash;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "virterr.h"
+#include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- life */
 
@@ -17,6 +18,7 @@ static void domain_free(struct vm_known_domain *d)
 	vm_xml_domain_free(d->config);
 	vm_log_unref(d->log);
 	vm_gate_memo_fini(&d->gate);
+	free(d->unknown);
 	free(d->current);
 	free(d->list);
 	free(d->name);
@@ -87,6 +89,8 @@ void vm_ask_refused(struct vm_ask *ask)
 		return;
 	}
 	ask->failed = true;
+	free(ask->d->unknown);
+	ask->d->unknown = xstrdup(err.msg);
 	if (!ask->d->refused && vm_conn_alive(ask->conn))
 		vm_log(ask->d->log, "%s", err.msg);
 }
@@ -136,8 +140,13 @@ static void ask_definition(struct vm_ask *ask)
 		vm_ask_refused(ask);
 		return;
 	}
-	if (d->running)
+	if (d->running) {
 		config = virDomainGetXMLDesc(ask->dom, VIR_DOMAIN_XML_INACTIVE);
+		if (!config) { /* what the next start will use is not known: not that there is nothing */
+			vm_ask_refused(ask);
+			return;
+		}
+	}
 	news = new_definition(d, now, &d->now_hash, &d->now);
 	if (config) {
 		news = new_definition(d, config, &d->config_hash, &d->config) || news;
@@ -189,6 +198,11 @@ static bool look_at(struct vm_known *known, struct vm_conn *conn, const struct v
 		vm_ask_snapshots(&ask, *first);
 	if (ask.failed && !vm_conn_alive(conn))
 		return false;
+	if (!ask.failed && ask.d->unknown) {
+		free(vs_steal(ask.d->unknown));
+		known->changed = true;
+	}
+	known->changed |= ask.failed != ask.d->refused;
 	ask.d->refused = ask.failed;
 	if (!ask.gone)
 		ask.d->seen = known->look;

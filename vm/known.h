@@ -48,6 +48,7 @@ struct vm_known_domain {
 	bool running;
 	struct vm_xml_domain *now;       /* the live definition where it runs, else the configured one; NULL: not parsable */
 	struct vm_xml_domain *config;    /* running domains: what the next start will use; NULL otherwise */
+	char *unknown;                   /* NULL, or what libvirt did not tell at the last look: what is here may be older */
 	struct vm_known_snapshot **list; /* parents before children */
 	size_t n_list;
 	char *current;                   /* name of the current snapshot, or NULL */

@@ -224,7 +224,7 @@ static int plan_commit(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 {
 	int top = vm_work_layer(m->w, recorded), step;
 
-	if (base < 0 || top < 0 || m->w->d->layers[base].missing || !beneath(m->w, base, top, &step))
+	if (base < 0 || top < 0 || m->w->d->layers[base].error || !beneath(m->w, base, top, &step))
 		return vs_err_set(err, -EOPNOTSUPP, "disk %s: '%s' does not stand on '%s' any more: delete the snapshot instead", d->target,
 				  recorded ? recorded : "?", d->base);
 	if (!active_above(m->w, top))
@@ -248,7 +248,7 @@ static int set_drop(const struct vm_merge *m, struct vm_merge_disk *d, int base,
 
 	d->what = VM_MERGE_DROP;
 	for (int l = m->w->d->layers[base].below, n = 0; r == 0 && l >= 0 && n < VM_CHAIN_MAX; l = m->w->d->layers[l].below, n++) {
-		if (m->w->d->layers[l].missing || vm_work_above(m->w, l, &one) != 1 || !nobody_needs(m, l))
+		if (m->w->d->layers[l].error || vm_work_above(m->w, l, &one) != 1 || !nobody_needs(m, l))
 			break;
 		r = add_gone(d, m->w->d->layers[l].path, err);
 	}
@@ -260,7 +260,7 @@ static bool is_there(const struct vm_merge *m, const char *recorded)
 {
 	int l = vm_work_layer(m->w, recorded);
 
-	return l >= 0 && !m->w->d->layers[l].missing;
+	return l >= 0 && !m->w->d->layers[l].error;
 }
 
 /* But for the internal snapshots in it, could @top go into @base? */
@@ -285,7 +285,7 @@ static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 	struct vs_err why = {0};
 
 	d->why = "other disks or snapshots need it";
-	if (base < 0 || m->w->d->layers[base].missing) {
+	if (base < 0 || m->w->d->layers[base].error) {
 		d->why = "it is gone";
 		return 0;
 	}

@@ -111,7 +111,8 @@ static bool same_snapshot(const struct vm_snapshot *a, const struct vm_snapshot 
 	if (!same_text(a->name, b->name) || !same_text(a->shown, b->shown) || a->kind != b->kind || a->state != b->state ||
 	    !same_text(a->reason, b->reason) || a->memory != b->memory || a->held != b->held || a->ours != b->ours ||
 	    a->recorded != b->recorded || a->current != b->current || a->present != b->present ||
-	    a->created_ns != b->created_ns || !same_text(a->parent, b->parent) || !same_text(a->xml_file, b->xml_file) ||
+	    a->created_ns != b->created_ns || !same_text(a->parent, b->parent) || !same_list(a->users, b->users) ||
+	    !same_text(a->xml_file, b->xml_file) ||
 	    a->xml_len != b->xml_len || (a->xml != b->xml && a->xml_len && memcmp(a->xml, b->xml, a->xml_len)) ||
 	    a->n_disks != b->n_disks)
 		return false;
@@ -128,10 +129,19 @@ static bool same_allocated(const struct vm_layer *a, const struct vm_layer *b)
 	return !apart || (a->active && b->active && apart < GROWTH_NEWS);
 }
 
+/* What the active layer is written is no news. */
+static bool same_stamp(const struct vm_layer *a, const struct vm_layer *b)
+{
+	return (a->active && b->active) || (a->stamp.size == b->stamp.size && a->stamp.mtime_ns == b->stamp.mtime_ns);
+}
+
 static bool same_layer(const struct vm_layer *a, const struct vm_layer *b)
 {
 	return same_text(a->path, b->path) && a->format == b->format && a->virtual_size == b->virtual_size &&
-	       same_allocated(a, b) && a->below == b->below && a->active == b->active && a->missing == b->missing &&
+	       same_allocated(a, b) && a->below == b->below && a->active == b->active && a->error == b->error &&
+	       a->stamp.dev == b->stamp.dev && a->stamp.ino == b->stamp.ino && a->unknown_code == b->unknown_code &&
+	       same_text(a->unknown, b->unknown) && same_text(a->rival, b->rival) && same_text(a->ends, b->ends) &&
+	       same_list(a->paths, b->paths) && same_stamp(a, b) &&
 	       same_text(a->internal, b->internal) && same_list(a->users, b->users) && same_list(a->snapshots, b->snapshots) && same_text(a->note, b->note);
 }
 
@@ -156,7 +166,7 @@ bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b)
 	for (size_t i = 0; i < a->n_snapshots; i++)
 		if (!same_snapshot(&a->snapshots[i], &b->snapshots[i]))
 			return false;
-	return same_list(a->leftovers, b->leftovers);
+	return same_list(a->leftovers, b->leftovers) && same_list(a->unknowns, b->unknowns);
 }
 
 /* ---------------------------------------------------------------- pictures */

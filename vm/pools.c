@@ -9,6 +9,7 @@
 #include "clock.h"
 #include "virterr.h"
 #include "xml.h"
+#include "vm/util/mem.h"
 
 #define LIST_AGAIN_NS (60 * VM_NS_PER_S)
 
@@ -21,8 +22,27 @@ static void pool_fini(struct vm_pool *p)
 	free(p->dir);
 }
 
+/* "what: libvirt's sentence", of the call that has just failed. */
+static void add_problem(struct vm_pools *pools, const char *what)
+{
+	struct vs_err err = {0};
+
+	vm_virterr_set(&err, "%s", what);
+	pools->problems = xreallocarray(pools->problems, pools->n_problems + 1, sizeof(*pools->problems));
+	pools->problems[pools->n_problems++] = xstrdup(err.msg);
+}
+
+static void drop_problems(struct vm_pools *pools)
+{
+	for (size_t i = 0; i < pools->n_problems; i++)
+		free(pools->problems[i]);
+	free(vs_steal(pools->problems));
+	pools->n_problems = 0;
+}
+
 static void drop_pools(struct vm_pools *pools)
 {
+	drop_problems(pools);
 	for (size_t i = 0; i < pools->n; i++)
 		pool_fini(&pools->pools[i]);
 	free(pools->pools);
@@ -49,13 +69,17 @@ static bool holds_files(const char *type)
 	return false;
 }
 
-static void read_volumes(virStoragePoolPtr pool, struct vm_pool *p)
+static void read_volumes(struct vm_pools *pools, virStoragePoolPtr pool, struct vm_pool *p)
 {
 	virStorageVolPtr *vols = NULL;
 	int n = virStoragePoolListAllVolumes(pool, &vols, 0);
 
-	if (n < 0)
+	if (n < 0) {
+		vs_autofree char *what = xasprintf("the volumes of storage pool '%s'", virStoragePoolGetName(pool));
+
+		add_problem(pools, what);
 		return;
+	}
 	p->volumes = calloc((size_t)n + 1, sizeof(*p->volumes));
 	for (int i = 0; i < n; i++) {
 		char *path = p->volumes ? virStorageVolGetPath(vols[i]) : NULL;
@@ -70,18 +94,22 @@ static void read_volumes(virStoragePoolPtr pool, struct vm_pool *p)
 }
 
 /* False: nothing there that an image could stand on. */
-static bool read_pool(virStoragePoolPtr pool, struct vm_pool *p)
+static bool read_pool(struct vm_pools *pools, virStoragePoolPtr pool, struct vm_pool *p)
 {
 	vs_autofree char *xml = virStoragePoolGetXMLDesc(pool, 0);
 	struct vm_xml_pool *parsed = NULL;
 	bool useful;
 
 	*p = (struct vm_pool){0};
-	if (!xml || vm_xml_pool_parse(xml, &parsed, NULL) < 0)
+	if (!xml || vm_xml_pool_parse(xml, &parsed, NULL) < 0) {
+		vs_autofree char *what = xasprintf("storage pool '%s'", virStoragePoolGetName(pool));
+
+		add_problem(pools, what);
 		return false;
+	}
 	p->name = vs_steal(parsed->name);
 	if (!holds_files(parsed->type))
-		read_volumes(pool, p);
+		read_volumes(pools, pool, p);
 	else if (parsed->target)
 		p->dir = vs_steal(parsed->target);
 	vm_xml_pool_free(parsed);
@@ -131,7 +159,7 @@ static bool same_pool(const struct vm_pool *a, const struct vm_pool *b)
 
 static bool same_pools(const struct vm_pools *a, const struct vm_pools *b)
 {
-	if (a->n != b->n)
+	if (a->n != b->n || a->n_problems != b->n_problems)
 		return false;
 	for (size_t i = 0; i < a->n; i++)
 		if (!same_pool(&a->pools[i], &b->pools[i]))
@@ -150,7 +178,7 @@ static int read_pools(struct vm_pools *pools, virStoragePoolPtr *list, int n, bo
 		return -ENOMEM;
 	}
 	for (int i = 0; i < n; i++)
-		next.n += read_pool(list[i], &next.pools[next.n]);
+		next.n += read_pool(&next, list[i], &next.pools[next.n]);
 	*changed = !same_pools(pools, &next);
 	vm_pools_fini(pools);
 	*pools = next;
@@ -167,7 +195,13 @@ int vm_pools_look(struct vm_pools *pools, virConnectPtr conn, bool force, bool *
 	n = virConnectListAllStoragePools(conn, &list, VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE);
 	if (n < 0) {
 		r = vm_virterr_code();
-		return r == -EOPNOTSUPP ? 0 : r;
+		if (r == -EOPNOTSUPP)
+			return 0;
+		*changed = !pools->n_problems;
+		drop_problems(pools);
+		add_problem(pools, "the storage pools cannot be listed");
+		free(vs_steal(pools->names)); /* to be read anew when it can be listed again */
+		return r;
 	}
 	qsort(list, (size_t)n, sizeof(virStoragePoolPtr), by_name);
 	names = names_of(list, n);

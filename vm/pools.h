@@ -23,13 +23,16 @@ struct vm_pool {
 struct vm_pools {
 	struct vm_pool *pools;
 	size_t n;
+	char **problems; /* what could not be looked at, each a sentence */
+	size_t n_problems;
 	/* private to pools.c */
 	char *names;       /* of the active pools, sorted, as a text to compare */
 	int64_t listed_ns; /* steady clock */
 };
 
 /* @force: do not trust what was listed before. Writes whether the pools are others than before. A driver without
- * storage has no pools. 0; negative errno where the connection failed: the pools stay as they were. */
+ * storage has no pools. 0; negative errno where the connection failed: the pools stay as they were. What could not be looked at
+ * is a problem, not an absence. */
 int vm_pools_look(struct vm_pools *pools, virConnectPtr conn, bool force, bool *changed);
 void vm_pools_fini(struct vm_pools *pools);
 

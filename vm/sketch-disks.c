@@ -105,6 +105,8 @@ static void draw_disk(struct vm_sketch *sk, const struct vm_known_domain *k, con
 		.target = xml->target, .top = vm_sketch_file(sk, &xml->source, gate), .format = xml->source.format,
 		.writable = vm_xml_disk_exposed(xml), .mirror = VM_NO_FILE,
 	};
+	if (!k->running || !xml->below_complete)
+		vm_sketch_elsewhere(sk, &xml->source, xml->target, vm_arena_printf(&sk->arena, "domain '%s'", k->name));
 	if (!k->running)
 		return;
 	draw_chain(sk, xml, disk, gate);
@@ -137,6 +139,7 @@ static void draw_config(struct vm_sketch *sk, const struct vm_known_domain *k, c
 		const struct vm_xml_disk *xml = &k->config->disks[i];
 		int top = vm_sketch_file(sk, &xml->source, d->gate);
 
+		vm_sketch_elsewhere(sk, &xml->source, xml->target, vm_arena_printf(&sk->arena, "domain '%s' at its next start", k->name));
 		if (top == VM_NO_FILE || in_live_chains(sk, d, top))
 			continue;
 		disks[n++] = (struct vm_fact_disk){ .target = xml->target, .top = top, .format = xml->source.format,

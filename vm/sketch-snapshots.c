@@ -96,6 +96,9 @@ static void draw_disk(struct snaps *s, const struct vm_xml_snapshot *xml, const 
 		.deleting = from->delete_in_progress,
 	};
 	draw_frozen(s, from->frozen, &disk->fact);
+	if (from->frozen)
+		vm_sketch_elsewhere(s->sk, &from->frozen->source, from->target,
+				    vm_arena_printf(&s->sk->arena, "snapshot '%s' of domain '%s'", xml->name, s->d->dir));
 	if (from->mode == VM_MODE_EXTERNAL)
 		disk->fact.overlay = vm_collect_path(&s->sk->collect, vm_sketch_path(s->sk, &from->overlay),
 						     from->overlay.format == Q2_FORMAT_NONE ? Q2_FORMAT_QCOW2 :

@@ -3,6 +3,7 @@
  * Images that no domain names and that stand on something: volumes in storage pools, and files that lie beside the
  * images of domains. They are looked at for one reason: what they stand on is needed by them.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -57,10 +58,17 @@ static void note_file(const char *path, void *opaque)
 
 static void scan(struct volumes *v, const char *dir, const char *pool)
 {
+	struct vs_err err = {0};
+	int r;
+
 	if (vm_strmap_get(&v->dirs, dir) || vm_strmap_put(&v->dirs, dir, v) < 0)
 		return;
 	v->pool = pool;
-	vm_dirs_list(v->sk->dirs, dir, note_file, v);
+	r = vm_dirs_list(v->sk->dirs, dir, note_file, v);
+	if (r == 0 || r == -ENOENT || r == -ENOTDIR)
+		return;
+	vs_err_set(&err, r, "the directory cannot be listed: %s", strerror(-r));
+	vm_sketch_unknown(v->sk, r, err.msg, "an image in '%s'", dir);
 }
 
 /* The directory of an image; not /dev, where nothing lies that could be an overlay without our knowing. */
@@ -118,8 +126,8 @@ static void add_volumes(struct volumes *v)
 		const struct found *f = &v->list[i];
 		struct vm_file *file = vm_files_top(sk->files, f->path, Q2_FORMAT_QCOW2);
 
-		if (!file || !file->info || (!file->info->backing_name && !file->info->data_file))
-			continue;
+		if (!file || file->code == -ENOENT || (file->info && !file->info->backing_name && !file->info->data_file))
+			continue; /* it stands on nothing */
 		out[n++] = (struct vm_fact_volume){
 			.pool = f->pool, .name = shown_name(sk, f),
 			.file = vm_collect_path(&sk->collect, f->path, Q2_FORMAT_QCOW2, v->gate),

@@ -7,6 +7,7 @@
 
 #include "clock.h"
 #include "names.h"
+#include "vm/util/mem.h"
 
 #define ASK_AGAIN_NS (60 * VM_NS_PER_S)
 
@@ -97,9 +98,56 @@ const char *vm_sketch_path(struct vm_sketch *sk, const struct vm_xml_source *sou
 	return source->type == VM_SOURCE_VOLUME ? volume_path(sk, source) : source->path;
 }
 
+/* Images of these formats stand on nothing. */
+static bool stands_alone(const char *format)
+{
+	static const char *const formats[] = {"raw", "iso", "bochs", "cloop", "dmg", "vdi", "vpc", "vhdx", "luks", "ploop", "fat", "dir"};
+
+	for (size_t i = 0; format && i < VS_ARRAY_LEN(formats); i++)
+		if (!strcmp(format, formats[i]))
+			return true;
+	return false;
+}
+
 int vm_sketch_file(struct vm_sketch *sk, const struct vm_xml_source *source, struct q2_gate *gate)
 {
-	return vm_collect_path(&sk->collect, vm_sketch_path(sk, source), source->format, gate);
+	int i = vm_collect_path(&sk->collect, vm_sketch_path(sk, source), source->format, gate);
+
+	if (i != VM_NO_FILE && source->format == Q2_FORMAT_NONE && !stands_alone(source->format_name))
+		sk->collect.fact[i].opaque = source->format_name ?
+			vm_arena_printf(&sk->arena, "is of format '%s', which is not read here", source->format_name) :
+			"has no format recorded";
+	return i;
+}
+
+void vm_sketch_unknown(struct vm_sketch *sk, int code, const char *why, const char *who_fmt, ...)
+{
+	va_list ap;
+	vs_autofree char *who = NULL;
+
+	va_start(ap, who_fmt);
+	who = xvasprintf(who_fmt, ap);
+	va_end(ap);
+	if (sk->n_unknowns == sk->unknowns_room) {
+		struct vm_fact_unknown *more = vm_arena_calloc(&sk->arena, sk->unknowns_room * 2 + 8, sizeof(*more));
+
+		if (sk->n_unknowns)
+			memcpy(more, sk->unknowns, sk->n_unknowns * sizeof(*more));
+		sk->unknowns = more;
+		sk->unknowns_room = sk->unknowns_room * 2 + 8;
+	}
+	sk->unknowns[sk->n_unknowns++] = (struct vm_fact_unknown){
+		.who = vm_arena_strdup(&sk->arena, who), .why = vm_arena_strdup(&sk->arena, why), .code = code == -EACCES ? -EACCES : -EPERM,
+	};
+}
+
+void vm_sketch_elsewhere(struct vm_sketch *sk, const struct vm_xml_source *source, const char *target, const char *owner)
+{
+	if (source->type == VM_SOURCE_NONE || vm_sketch_path(sk, source) || stands_alone(source->format_name))
+		return;
+	vm_sketch_unknown(sk, -EPERM, "it is no file of this host that can be looked at", "%s, whose disk %s is a %s of format %s,",
+			  owner, target, source->text ? source->text : "remote image",
+			  source->format_name ? source->format_name : "unknown");
 }
 
 const char *vm_sketch_unsupported(struct vm_sketch *sk, const struct vm_xml_source *source)
@@ -240,6 +288,19 @@ static void draw_own(struct vm_sketch *sk, const struct vm_known_domain *k, stru
 	draw_made(sk, k, d);
 }
 
+/* What libvirt did not tell of it. */
+static void draw_unknown(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_draft *d)
+{
+	if (!k->now || k->unknown)
+		vm_sketch_unknown(sk, -EPERM, k->unknown ? k->unknown : "its definition cannot be read", "domain '%s'", d->dir);
+	else if (k->running && !k->config)
+		vm_sketch_unknown(sk, -EPERM, "the definition for its next start cannot be read", "domain '%s'", d->dir);
+	for (size_t i = 0; i < k->n_list; i++)
+		if (!k->list[i]->record)
+			vm_sketch_unknown(sk, -EPERM, k->list[i]->problem ? k->list[i]->problem : "its record cannot be read",
+					  "snapshot '%s' of domain '%s'", k->list[i]->name, d->dir);
+}
+
 static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct vm_draft *d)
 {
 	d->name = k->name;
@@ -254,6 +315,7 @@ static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct v
 	vm_sketch_disks(sk, k, d);
 	vm_sketch_snapshots(sk, k, d);
 	draw_own(sk, k, d);
+	draw_unknown(sk, k, d);
 	return 0;
 }
 
@@ -276,6 +338,10 @@ int vm_sketch_draw(struct vm_sketch *sk)
 		r = draw_domain(sk, sk->known->domains[i], &sk->set.drafts[i]);
 	if (r == 0)
 		vm_sketch_volumes(sk);
+	for (size_t i = 0; i < sk->pools->n_problems; i++)
+		vm_sketch_unknown(sk, -EPERM, sk->pools->problems[i], "a volume of a storage pool");
+	sk->set.unknowns = sk->unknowns;
+	sk->set.n_unknowns = sk->n_unknowns;
 	return r == 0 && (vm_arena_failed(&sk->arena) || sk->collect.failed) ? -ENOMEM : r;
 }
 

@@ -62,6 +62,7 @@ struct vm_snapshot {
 	bool present;      /* image source: the file's present content (`current`), not a snapshot: not in the tables */
 	int64_t created_ns;
 	char *parent;      /* shown name of the parent, or NULL */
+	char **users;      /* who stands on its files in a virt-snapfs mount, each a phrase; NULL-terminated */
 	char *xml_file;    /* shown: "monday.xml", or NULL where no definition was recorded */
 	char *xml;         /* the domain definition recorded with it, without secrets; NULL likewise */
 	size_t xml_len;
@@ -77,8 +78,14 @@ struct vm_layer {
 	uint64_t allocated;     /* bytes on disk */
 	int below;              /* index (in the domain's layers) of the layer it stands on, -1 = none */
 	bool active;            /* a disk of this domain writes here */
-	bool missing;           /* not there or not readable: see note */
+	int error;              /* 0, or why it or its header cannot be read: -ENOENT, -EACCES, ...; see note */
+	char **paths;           /* every other path by which it was met; NULL-terminated */
+	struct q2_stamp stamp;  /* of the file behind the path, as it was looked at; all zero where it is not there */
+	char *ends;             /* NULL, or why what it stands on could not be followed, although it stands on something */
 	char **users;           /* who else needs it, each a phrase: "domain 'db' (disk vda)"; NULL-terminated */
+	char *unknown;          /* NULL, or why nobody knows who needs it: a phrase, "domain 'db' (disk vda) may need it: ..." */
+	int unknown_code;       /* then: -EACCES or -EPERM */
+	char *rival;            /* NULL, or which other disk writes here too: a phrase */
 	char **snapshots;       /* shown names frozen in it (external) or stored in it (internal); NULL-terminated */
 	char *internal;         /* NULL, or an entry in its snapshot table, also one that is none of this domain's snapshots */
 	char *note;             /* NULL, or what is odd ("left over: no snapshot or disk of web01 uses it") */
@@ -109,6 +116,7 @@ struct vm_domain {
 	size_t n_layers;
 	struct vm_disk_now *disks;
 	size_t n_disks;
+	char **unknowns;    /* why nobody knows who needs some layers: the phrases of `unknown`, each once; NULL-terminated */
 	char **leftovers;   /* paths of files that a command made which has not ended, and nothing uses (yet); NULL-terminated */
 	struct vm_log *log; /* outlives the picture's readers; shared by all pictures of this domain */
 };

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <json-c/json.h>
 #include <string.h>
 #include <time.h>
@@ -160,7 +161,7 @@ Test(sf_json, whatever_the_bytes_it_is_json)
 /* ---------------------------------------------------------------- chain */
 
 #define GIB (UINT64_C(1) << 30)
-#define LEGEND "\n● written by this domain   ○ frozen   ✗ missing\n"
+#define LEGEND "\n● written by this domain   ○ frozen   ✗ missing, unreadable   ! odd\n"
 
 static struct vm_layer layer(const char *path, int below)
 {
@@ -249,7 +250,7 @@ Test(sf_chain, shared_bases_missing_layers_and_what_is_under_no_disk)
 	struct vm_domain d = {.name = S("w"), .state = S("running"), .layers = layers, .n_layers = 4, .disks = disks, .n_disks = 3};
 
 	layers[1].active = layers[2].active = true;
-	layers[3].missing = true;
+	layers[3].error = -ENOENT;
 	layers[3].virtual_size = 0;
 	expect_text(sf_chain_render, &d,
 		    "w: running\n"

@@ -35,14 +35,15 @@ static char *text_of(const struct vm_own *own)
 /* ---------------------------------------------------------------- text */
 
 static const char all_of_it[] =
-	"<facts version=\"1\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\">"
+	"<facts version=\"2\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\">"
 	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\"/>"
 	"<l p=\"/i/a layer 100%25\"/><l p=\"/i/b\"/>"
-	"<s n=\"monday\" t=\"1763258401\" is=\"eo\" v=\"3,9\"/>"
+	"<s n=\"monday\" t=\"1763258401\" is=\"eo\" v=\"3,9\" p=\"vda:3 vdb:9\"/>"
 	"<s n=\"two words %25 %0A %FF &quot;&gt;\" t=\"1763258402.000000007\" is=\"ioh\"/>"
 	"<s n=\"tuesday\" t=\"1763258403\" is=\"e\">"
-	"<m c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\">"
-	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\"/><d t=\"vdb\"/></m></s>"
+	"<m c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"v\">"
+	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" x=\"dp\"/><d t=\"vdb\"/>"
+	"</m></s>"
 	"<s n=\"early\" t=\"-0.500000000\" is=\"eh\"><m c=\"x\" r=\"y\" t=\"0\"></m></s>"
 	"</facts>";
 
@@ -71,6 +72,11 @@ Test(vm_facts, everything_is_read_as_it_was_written)
 	cr_expect_str_eq(s[2].mark->disks[0].path, "/var/lib/libvirt/images/web01.qcow2");
 	cr_expect_str_eq(s[2].mark->disks[1].target, "vdb");
 	cr_expect_null(s[2].mark->disks[1].path);
+	cr_expect(s[2].mark->is_void && s[2].mark->disks[0].done && s[2].mark->disks[0].pivoting && !s[2].mark->disks[1].done);
+	cr_expect(s[2].mark->disks[0].path_ino == 7 && s[2].mark->disks[0].top_ino == 8 && s[2].mark->disks[0].above_ino == 9);
+	cr_assert_eq(s[0].n_frozen, 2u);
+	cr_expect_str_eq(s[0].frozen[1].target, "vdb");
+	cr_expect_eq(vm_own_file(own, s[0].frozen[1].file)->ino, 4712u);
 	cr_expect_eq(s[3].created_ns, -NS / 2);
 	vm_own_free(own);
 }
@@ -80,7 +86,7 @@ Test(vm_facts, nothing_said_is_a_text_too)
 	struct vm_own *own = vm_own_new();
 	vs_autofree char *text = text_of(own);
 
-	cr_expect_str_eq(text, "<facts version=\"1\" serial=\"0\"></facts>");
+	cr_expect_str_eq(text, "<facts version=\"2\" serial=\"0\"></facts>");
 	vm_own_free(own);
 	own = parse(text);
 	cr_expect_null(own->policy);
@@ -150,7 +156,7 @@ Test(vm_facts, what_does_not_make_sense_is_refused_not_guessed)
 		{"<facts/>", -EINVAL, "no version"},
 		{"<facts version=\"0\"/>", -EINVAL, "no version"},
 		{"<facts version=\"one\"/>", -EINVAL, "number"},
-		{"<facts version=\"2\"/>", -EOPNOTSUPP, "newer virt-snapfs"},
+		{"<facts version=\"3\"/>", -EOPNOTSUPP, "newer virt-snapfs"},
 		{"<facts version=\"1\" serial=\"-1\"/>", -EINVAL, "number"},
 		{"<facts version=\"1\" serial=\"\"/>", -EINVAL, "number"},
 		{"<facts version=\"1\" serial=\"9223372036854775808\"/>", -EINVAL, "number"},

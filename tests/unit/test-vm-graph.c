@@ -52,7 +52,7 @@ static void gone(struct lab *l, int file)
 {
 	const char *path = l->files[file].path;
 
-	l->files[file] = (struct vm_fact_file){.path = path, .error = -ENOENT, .below = VM_NO_FILE, .data = VM_NO_FILE};
+	l->files[file] = (struct vm_fact_file){.path = path, .error = -ENOENT, .below = VM_NO_FILE, .data = VM_NO_FILE, .shows = VM_NO_FILE};
 }
 
 static void snap(struct lab *l, int domain, int s, const char *name, int64_t created_s, int parent, int pit, int overlay)
@@ -70,7 +70,7 @@ static void lab_init(struct lab *l)
 
 	memset(l, 0, sizeof(*l));
 	for (int i = 0; i < N_FILES; i++) {
-		l->files[i] = (struct vm_fact_file){.path = paths[i], .below = VM_NO_FILE, .data = VM_NO_FILE};
+		l->files[i] = (struct vm_fact_file){.path = paths[i], .below = VM_NO_FILE, .data = VM_NO_FILE, .shows = VM_NO_FILE};
 		l->files[i].stamp = (struct q2_stamp){.dev = 1, .ino = 100 + (uint64_t)i, .size = 1 << 20, .allocated = 1 << 16};
 	}
 	l->files[BASE].format = Q2_FORMAT_RAW;
@@ -1032,8 +1032,211 @@ Test(vm_graph, the_picture_shows_missing_layers_and_running_jobs)
 	lab_init(&l);
 	gone(&l, O1);
 	p = picture_of(&l, WEB);
-	cr_expect(layer_at(&p, "/i/o1")->missing);
+	cr_expect(layer_at(&p, "/i/o1")->error == -ENOENT);
 	cr_expect_str_eq(layer_at(&p, "/i/o1")->note, "missing");
+	picture_free(&p);
+}
+
+/* ---------------------------------------------------------------- unknown is needed */
+
+/* Another domain's disk: qcow2 at SPARE, on base; what is known of it is for the test to say. */
+static void clone_of_base(struct lab *l)
+{
+	qcow2(l, SPARE, BASE);
+	l->disks[OTHER].top = SPARE;
+	l->disks[OTHER].format = Q2_FORMAT_QCOW2;
+}
+
+/* Is it known who needs each of the layers? @why: part of what is said where it is not. */
+static void expect_doubt(const struct lab *l, int domain, const char *why)
+{
+	struct picture p = picture_of(l, domain);
+
+	for (size_t i = 0; i < p.n; i++) {
+		if (!why)
+			cr_expect_null(p.layers[i].unknown, "%s: %s", p.layers[i].path, p.layers[i].unknown);
+		else
+			cr_expect(p.layers[i].unknown && strstr(p.layers[i].unknown, why), "%s: '%s' does not say '%s'", p.layers[i].path,
+				  p.layers[i].unknown ? p.layers[i].unknown : "-", why);
+	}
+	picture_free(&p);
+}
+
+Test(vm_graph, where_everything_was_followed_nothing_is_in_doubt)
+{
+	struct lab l;
+
+	lab_init(&l);
+	clone_of_base(&l);
+	expect_doubt(&l, WEB, NULL);
+	gone(&l, SPARE3); /* an overlay that only its record names, and that is gone */
+	snap(&l, OTHER, 0, "old", 50, -1, BASE, SPARE3);
+	l.domains[OTHER].n_snapshots = 1;
+	expect_doubt(&l, WEB, NULL);
+}
+
+Test(vm_graph, whoever_cannot_be_followed_may_stand_on_anything)
+{
+	static const struct { int error; const char *why, *below_why, *expect; int code; } cases[] = {
+		{-ENOENT, NULL, NULL, "domain 'other' (disk vda) may need it: '/i/spare' is missing", -EPERM},
+		{-EACCES, NULL, NULL, "'/i/spare': Permission denied", -EACCES},
+		{-EINVAL, "'/i/spare': not a qcow2 image", NULL, "'/i/spare': not a qcow2 image", -EPERM},
+		{-ENOTSUP, "'/i/spare': unsupported incompatible feature 7", NULL, "feature 7", -EPERM},
+		{0, NULL, "stands on a URL", "'/i/spare' stands on a URL", -EPERM},
+		{0, NULL, "lies outside the directories known for it", "lies outside", -EPERM},
+	};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++) {
+		struct lab l;
+
+		lab_init(&l);
+		clone_of_base(&l);
+		l.files[SPARE].error = cases[i].error;
+		l.files[SPARE].why = cases[i].why;
+		l.files[SPARE].below = VM_NO_FILE;
+		l.files[SPARE].below_why = cases[i].below_why;
+		if (cases[i].error)
+			l.files[SPARE].info = NULL;
+		expect_doubt(&l, WEB, cases[i].expect);
+		struct picture p = picture_of(&l, WEB);
+		cr_expect_eq(layer_at(&p, "/i/base")->unknown_code, cases[i].code);
+		picture_free(&p);
+	}
+}
+
+Test(vm_graph, what_lies_beneath_a_layer_is_no_doubt_about_it)
+{
+	struct lab l;
+
+	lab_init(&l);
+	gone(&l, O1); /* o2 and o3 stand on it: it cannot stand on them */
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_null(layer_at(&p, "/i/o2")->unknown);
+	cr_expect_null(layer_at(&p, "/i/o3")->unknown);
+	cr_expect(layer_at(&p, "/i/base")->unknown, "but may well stand on base");
+	picture_free(&p);
+}
+
+Test(vm_graph, a_running_domain_tells_what_it_stands_on)
+{
+	struct lab l;
+	const int chain[] = {SPARE, BASE};
+
+	lab_init(&l);
+	clone_of_base(&l);
+	gone(&l, SPARE); /* removed beneath the guest */
+	l.domains[OTHER].running = true;
+	l.disks[OTHER].chain = chain;
+	l.disks[OTHER].n_chain = 2;
+	expect_doubt(&l, WEB, NULL);
+	struct picture p = picture_of(&l, WEB);
+	cr_expect_str_eq(layer_at(&p, "/i/base")->users[0], "domain 'other' (disk vda)");
+	picture_free(&p);
+}
+
+Test(vm_graph, libvirts_word_and_the_headers_both_count)
+{
+	struct lab l;
+	const int chain[] = {SPARE, O1, BASE};
+
+	lab_init(&l);
+	clone_of_base(&l); /* by its header on base, by the running QEMU on o1 */
+	l.domains[OTHER].running = true;
+	l.disks[OTHER].chain = chain;
+	l.disks[OTHER].n_chain = 3;
+	struct picture p = picture_of(&l, WEB);
+	cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "domain 'other' (disk vda)");
+	cr_expect_str_eq(layer_at(&p, "/i/base")->users[0], "domain 'other' (disk vda)");
+	picture_free(&p);
+}
+
+Test(vm_graph, what_the_inventory_could_not_look_at_is_in_doubt)
+{
+	static const struct vm_fact_unknown unknown = {"snapshot 'x' of domain 'y'", "its record cannot be read", -EACCES};
+	struct lab l;
+
+	lab_init(&l);
+	l.facts.unknowns = &unknown;
+	l.facts.n_unknowns = 1;
+	expect_doubt(&l, WEB, "snapshot 'x' of domain 'y' may need it: its record cannot be read");
+}
+
+Test(vm_graph, a_raw_image_stands_on_nothing_and_another_format_may)
+{
+	struct lab l;
+
+	lab_init(&l);
+	gone(&l, SPARE);
+	l.files[SPARE].format = Q2_FORMAT_RAW;
+	l.disks[OTHER].top = SPARE;
+	l.disks[OTHER].format = Q2_FORMAT_RAW;
+	expect_doubt(&l, WEB, NULL);
+	l.files[SPARE].opaque = "is of format 'vmdk', which is not read here";
+	expect_doubt(&l, WEB, "'/i/spare' is of format 'vmdk'");
+}
+
+Test(vm_graph, who_stands_on_a_file_of_a_mount_needs_the_snapshot_and_its_layers)
+{
+	struct lab l;
+	struct vm_graph *graph = NULL;
+	char **viewers;
+
+	lab_init(&l);
+	l.snapdisks[WEB][S2].ino = 4711;
+	clone_of_base(&l);
+	l.files[SPARE].below = SPARE2;
+	l.files[SPARE].below_format = Q2_FORMAT_RAW;
+	l.files[SPARE2].format = Q2_FORMAT_RAW;
+	l.files[SPARE2].error = -EXDEV;
+	l.files[SPARE2].exposes = 4711;
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_null(layer_at(&p, "/i/o2")->users[0], "s2 froze o1");
+	cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "domain 'other' (disk vda)");
+	cr_expect_str_eq(layer_at(&p, "/i/base")->users[0], "domain 'other' (disk vda)");
+	picture_free(&p);
+	expect_doubt(&l, WEB, NULL);
+	cr_assert_eq(vm_graph_new(&l.facts, &graph), 0);
+	cr_assert_eq(vm_graph_viewers(graph, WEB, S2, &viewers), 0);
+	cr_expect_str_eq(viewers[0], "domain 'other' (disk vda)");
+	cr_expect_null(viewers[1]);
+	free(viewers[0]);
+	free(viewers);
+	vm_graph_free(graph);
+	l.snapdisks[WEB][S2].ino = 1234;
+	expect_doubt(&l, WEB, "'/i/spare2' is a file of another virt-snapfs mount");
+}
+
+Test(vm_graph, the_file_behind_a_loop_device_is_needed)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.files[SPARE].format = Q2_FORMAT_RAW;
+	l.files[SPARE].shows = O1;
+	l.disks[OTHER].top = SPARE;
+	l.disks[OTHER].format = Q2_FORMAT_RAW;
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "domain 'other' (disk vda)");
+	picture_free(&p);
+}
+
+Test(vm_graph, a_file_has_all_the_paths_that_lead_to_it_and_one_writer_too_many_is_told)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.files[SPARE] = l.files[O3];
+	l.files[SPARE].path = "/bind/o3";
+	l.disks[OTHER].top = SPARE;
+	l.disks[OTHER].format = Q2_FORMAT_QCOW2;
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_str_eq(layer_at(&p, "/i/o3")->paths[0], "/bind/o3");
+	cr_expect_str_eq(layer_at(&p, "/i/o3")->rival, "domain 'other' (disk vda)");
+	cr_expect_null(layer_at(&p, "/i/o2")->rival);
 	picture_free(&p);
 }
 
