@@ -126,22 +126,25 @@ int sf_fs_open(const struct sf_options *options, struct sf_fs **out, struct vs_e
 	*out = fs;
 	return 0;
 no_rest:
-	vm_close(fs->vm);
+	if (vm_close(fs->vm) < 0)
+		return rc; /* all of it stays, and so does what is called */
 no_source:
 	fini_callees(fs);
 	free(fs);
 	return rc;
 }
 
-/* Threads first, then what holds views and trees, then what those came from. Where a command could not be stopped, its
- * thread lives as long as the process and may still call us: then all of it stays where it is. */
-void sf_fs_close(struct sf_fs *fs)
+/* Threads first, then what holds views and trees, then what those came from. Where a thread of vm/ could not be stopped it lives as
+ * long as the process and may still call us: then all of it stays where it is. */
+bool sf_fs_close(struct sf_fs *fs)
 {
+	bool left;
+
 	sf_blocks_stop(&fs->blocks);
 	sf_handles_close_all(&fs->handles);
-	vm_close(fs->vm);
-	if (fs->deserted)
-		return;
+	left = vm_close(fs->vm) < 0;
+	if (left || fs->deserted)
+		return !left;
 	fini_callees(fs);
 	sf_writes_put(fs->writes);
 	sf_blocks_fini(&fs->blocks);
@@ -149,4 +152,5 @@ void sf_fs_close(struct sf_fs *fs)
 	sf_world_fini(&fs->world);
 	q2_cache_free(fs->cache);
 	free(fs);
+	return true;
 }

@@ -40,7 +40,8 @@ struct sf_fs {
 
 /* Opens the source and builds the first tree. Starts threads: fork before. Gives *out. */
 int sf_fs_open(const struct sf_options *options, struct sf_fs **out, struct vs_err *err);
-/* After the last request. Handles that are still open are closed. */
-void sf_fs_close(struct sf_fs *fs);
+/* After the last request. Handles that are still open are closed. False: a thread that hangs in libvirt is left, with all that it may
+ * use, the options included: the process is to end by _exit(2). */
+bool sf_fs_close(struct sf_fs *fs);
 
 #endif

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "daemon.h"
 #include "session.h"
@@ -22,8 +23,8 @@ static void on_ready(void *opaque)
 		sf_daemon_succeeded(opaque);
 }
 
-/* Everything from opening the source to the unmount. */
-static int run(const struct sf_options *options, struct sf_daemon *daemon, struct vs_err *err)
+/* Everything from opening the source to the unmount. *all_ended: nothing goes on that could use what main() frees. */
+static int run(const struct sf_options *options, struct sf_daemon *daemon, bool *all_ended, struct vs_err *err)
 {
 	struct sf_session *session;
 	struct sf_fs *fs;
@@ -38,28 +39,39 @@ static int run(const struct sf_options *options, struct sf_daemon *daemon, struc
 			vs_err_set(err, rc, "serving '%s' failed: %s", options->mountpoint, strerror(-rc));
 		sf_session_close(session);
 	}
-	sf_fs_close(fs);
+	*all_ended = sf_fs_close(fs);
 	return rc;
+}
+
+/* A thread that hangs in libvirt may wake up at any time: nothing is torn down under it. */
+static enum status leave(enum status status, bool all_ended)
+{
+	if (all_ended)
+		return status;
+	fflush(NULL);
+	_exit(status);
 }
 
 static enum status run_here(const struct sf_options *options)
 {
 	struct vs_err err = {0};
-	int rc = run(options, NULL, &err);
+	bool all_ended = true;
+	int rc = run(options, NULL, &all_ended, &err);
 
 	if (rc < 0)
 		complain(vs_err_text(&err, rc));
-	return rc < 0 ? STATUS_FAILED : STATUS_OK;
+	return leave(rc < 0 ? STATUS_FAILED : STATUS_OK, all_ended);
 }
 
 static enum status run_as_child(const struct sf_options *options, struct sf_daemon *daemon)
 {
 	struct vs_err err = {0};
-	int rc = run(options, daemon, &err);
+	bool all_ended = true;
+	int rc = run(options, daemon, &all_ended, &err);
 
 	if (rc < 0 && daemon->pipe >= 0)
 		sf_daemon_failed(daemon, vs_err_text(&err, rc));
-	return rc < 0 ? STATUS_FAILED : STATUS_OK;
+	return leave(rc < 0 ? STATUS_FAILED : STATUS_OK, all_ended);
 }
 
 static enum status run_in_background(const struct sf_options *options)

@@ -169,7 +169,8 @@ static int run(const struct args *args)
 	if (args->seconds > 0)
 		watch(vm, args->seconds);
 	pic = vm_picture_get(vm);
-	vm_close(vm);
+	if (vm_close(vm) < 0)
+		_exit(1);
 	print_logs(pic);
 	vm_picture_put(pic);
 	printf("%u changes\n", changes);

@@ -228,8 +228,14 @@ int vm_act_commit(virDomainPtr dom, const struct vm_act_commit *spec, struct vm_
 		return r;
 	c.wait.pulse = vm_act_pulse_new(dom);
 	r = start_commit(&c, spec, &chain, err);
-	if (r == 0)
+	if (r == 0 && spec->begun && (r = spec->begun(spec->opaque, err)) < 0) {
+		struct vs_err later = {0};
+
+		if (give_up(&c, &later) == 0) /* it was quicker */
+			r = 0;
+	} else if (r == 0) {
 		r = wait_for_it(&c, err);
+	}
 	vm_act_pulse_free(c.wait.pulse);
 	vm_act_chain_fini(&chain);
 	return r;

@@ -19,9 +19,6 @@
 #include "vm/act-priv.h"
 #include "vm/rewrite.h"
 
-#define THAW_TRIES 3
-#define THAW_PAUSE_S 1
-
 struct making {
 	virDomainPtr dom;
 	const struct vm_act_create *spec;
@@ -109,6 +106,9 @@ static int check_external(const struct making *m, const struct vm_xml_disk *disk
 				  disk->target, disk->source.text);
 	if (stat(*path, &st) < 0)
 		return vs_err_set(err, -errno, "disk '%s': '%s': %s", disk->target, *path, strerror(errno));
+	if (disk->transient)
+		return vs_err_set(err, -EOPNOTSUPP, "disk '%s' is transient: what is written to it goes when the domain stops, so it has no "
+				  "snapshots: leave it out with disks=", disk->target);
 	if (S_ISREG(st.st_mode))
 		return 0;
 	return vs_err_set(err, -EOPNOTSUPP, "disk '%s' is the device '%s', beside which no overlay can be made: leave it out with "
@@ -189,21 +189,8 @@ static int init(struct making *m, struct vm_act_plan *plan, struct vs_err *err)
 	return r;
 }
 
-/* Only the guest's agent can freeze: is it there? Its clock is the one thing that every agent tells. */
-static int agent_answers(virDomainPtr dom, struct vs_err *err)
-{
-	int state = VIR_DOMAIN_NOSTATE;
-	unsigned nsec;
-	long long sec;
-
-	if (virDomainGetState(dom, &state, NULL, 0) == 0 && state != VIR_DOMAIN_RUNNING)
-		return vs_err_set(err, -EOPNOTSUPP, "the guest's file systems can only be frozen while it runs");
-	if (virDomainGetTime(dom, &sec, &nsec, 0) < 0)
-		return vm_act_virterr(dom, err, "the guest's file systems cannot be frozen");
-	return 0;
-}
-
-int vm_act_create_plan(virDomainPtr dom, const struct vm_act_create *spec, struct vm_act_plan *plan, struct vs_err *err)
+int vm_act_create_plan(virDomainPtr dom, const struct vm_act_create *spec, struct vm_act_watch *watch, struct vm_act_plan *plan,
+		       struct vs_err *err)
 {
 	struct making m = { .dom = dom, .spec = spec };
 	struct vm_act_plan p = {0};
@@ -212,8 +199,8 @@ int vm_act_create_plan(virDomainPtr dom, const struct vm_act_create *spec, struc
 	if (r < 0)
 		return r;
 	fini(&m);
-	if (spec->quiesce)
-		r = agent_answers(dom, err);
+	if (spec->quiesce) /* only the guest's agent can freeze: is it there? */
+		r = vm_act_agent(dom, spec->quiesce_s, watch, err);
 	if (r < 0)
 		vm_act_plan_fini(&p);
 	else
@@ -270,7 +257,7 @@ static int call(virDomainPtr dom, const char *name, const char *text, unsigned f
 	return 0;
 }
 
-/* ---------------------------------------------------------------- external, shut off */
+/* ---------------------------------------------------------------- what libvirt froze */
 
 /* Whoever cannot be asked is taken to use them. */
 static bool in_use(virDomainPtr dom, unsigned flags, const struct vm_act_plan *plan)
@@ -286,73 +273,98 @@ static bool in_use(virDomainPtr dom, unsigned flags, const struct vm_act_plan *p
 	return false;
 }
 
-static int create_offline(const struct making *m, const struct vm_act_plan *plan, const char *text,
+static void take_back(const struct making *m, const struct vm_act_plan *plan)
+{
+	if (!in_use(m->dom, 0, plan) && !in_use(m->dom, VIR_DOMAIN_XML_INACTIVE, plan))
+		vm_act_overlays_unlink(plan);
+}
+
+static const struct vm_xml_source *frozen_in(const struct vm_xml_snapshot *record, const char *target)
+{
+	for (size_t i = 0; i < record->n_disks; i++)
+		if (!strcmp(record->disks[i].target, target) && record->disks[i].frozen)
+			return &record->disks[i].frozen->source;
+	return NULL;
+}
+
+/* One disk: does the overlay stand on what libvirt says it froze? If not, nobody can have written to it yet (what it stood on may be
+ * gone, and then the domain does not start): it is put there. */
+static int verify_disk(const struct making *m, const struct vm_act_overlay *o, const struct vm_xml_snapshot *record, struct vs_err *err)
+{
+	const struct vm_xml_source *frozen = frozen_in(record, o->target);
+	vs_autofree char *path = frozen ? vm_act_source_path(m->dom, frozen) : NULL;
+	struct stat st;
+	int active;
+
+	if (!path)
+		return vs_err_set(err, -EIO, "the record of snapshot '%s' does not say what disk '%s' froze", m->spec->name, o->target);
+	if (stat(path, &st) < 0)
+		return vs_err_set(err, -EIO, "disk '%s' of snapshot '%s': '%s': %s", o->target, m->spec->name, path, strerror(errno));
+	if (st.st_dev == o->below_dev && st.st_ino == o->below_ino)
+		return 0;
+	active = vm_act_active(m->dom, err);
+	if (active)
+		return active < 0 ? active : vs_err_set(err, -EIO, "disk '%s': another tool has changed its layers while snapshot '%s' was taken, and "
+							"somebody has started the domain: '%s' stands on '%s', but '%s' was frozen",
+							o->target, m->spec->name, o->path, o->below, path);
+	return vm_act_overlay_rebase(o, path, frozen->format, err);
+}
+
+/* libvirt may have let us wait for a job of another tool, after which the layers are others than were planned with. */
+static int verify(const struct making *m, const struct vm_act_plan *plan, struct vs_err *err)
+{
+	vm_act_autorecord struct vm_xml_snapshot *record = NULL;
+	int r = vm_act_snapshot_xml(m->dom, m->spec->name, &record, err);
+
+	for (size_t i = 0; r == 0 && i < plan->n_overlays; i++)
+		r = verify_disk(m, &plan->overlays[i], record, err);
+	return r;
+}
+
+/* ---------------------------------------------------------------- external, shut off */
+
+static int create_offline(const struct making *m, struct vm_act_plan *plan, const char *text,
 			  struct vm_act_watch *watch, bool *made, struct vs_err *err)
 {
 	const unsigned flags = VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC |
 			       VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
-	int r = vm_act_overlays_make(plan, watch, err);
+	int r = vm_act_overlays_make(plan, false, m->spec->making, m->spec->opaque, watch, err);
 
 	if (r < 0)
 		return r;
 	vm_act_step(watch, "take snapshot '%s'", m->spec->name);
 	r = call(m->dom, m->spec->name, text, flags, made, err);
-	if (r < 0 && !in_use(m->dom, 0, plan) && !in_use(m->dom, VIR_DOMAIN_XML_INACTIVE, plan))
-		vm_act_overlays_unlink(plan);
-	return r;
+	if (r < 0) {
+		if (!vm_act_lost(m->dom))
+			take_back(m, plan);
+		return r;
+	}
+	return verify(m, plan, err);
 }
 
 /* ---------------------------------------------------------------- external, running */
 
-static int freeze(virDomainPtr dom, struct vs_err *err)
-{
-	int r;
-
-	if (virDomainFSFreeze(dom, NULL, 0, 0) >= 0)
-		return 0;
-	r = vm_act_virterr(dom, err, "the guest's file systems cannot be frozen");
-	virDomainFSThaw(dom, NULL, 0, 0); /* those that were, before it failed */
-	return r == -EINVAL ? vs_err_set(err, -EOPNOTSUPP, "the guest's file systems cannot be frozen while it is paused") : r;
-}
-
-static int thaw(virDomainPtr dom, struct vs_err *err)
-{
-	for (int try = 1; virDomainFSThaw(dom, NULL, 0, 0) < 0; try++) {
-		if (try == THAW_TRIES)
-			return vm_act_virterr(dom, err, "the guest's file systems are still frozen and cannot be thawed");
-		sleep(THAW_PAUSE_S);
-	}
-	return 0;
-}
-
-static int clear_left_overs(const struct vm_act_plan *plan, struct vs_err *err)
-{
-	for (size_t i = 0; i < plan->n_overlays; i++) {
-		if (plan->overlays[i].replace && unlink(plan->overlays[i].path) < 0 && errno != ENOENT)
-			return vs_err_set(err, -errno, "left-over '%s': %s", plan->overlays[i].path, strerror(errno));
-		vm_fault();
-	}
-	return 0;
-}
-
-static int create_online(const struct making *m, const struct vm_act_plan *plan, const char *text,
+static int create_online(const struct making *m, struct vm_act_plan *plan, const char *text,
 			 struct vm_act_watch *watch, bool *made, struct vs_err *err)
 {
 	const unsigned flags = VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC;
+	struct vm_act_freeze *freeze = NULL;
 	struct vs_err why = {0};
-	int r = clear_left_overs(plan, err), thawed = 0;
+	int r = vm_act_overlays_make(plan, true, m->spec->making, m->spec->opaque, watch, err), thawed = 0;
 
 	if (r == 0 && m->spec->quiesce) {
 		vm_act_step(watch, "freeze the guest's file systems");
-		r = freeze(m->dom, err);
+		r = vm_act_freeze(m->dom, m->spec->quiesce_s, watch, &freeze, err);
 		vm_fault();
 	}
-	if (r < 0)
-		return r;
-	vm_act_step(watch, "take snapshot '%s'", m->spec->name);
-	r = call(m->dom, m->spec->name, text, flags, made, err);
-	if (m->spec->quiesce)
-		thawed = thaw(m->dom, &why);
+	if (r == 0) {
+		vm_act_step(watch, "take snapshot '%s'", m->spec->name);
+		r = call(m->dom, m->spec->name, text, flags, made, err);
+	}
+	if (freeze)
+		thawed = vm_act_thaw(freeze, &why);
+	if (r < 0 && !*made && !vm_act_lost(m->dom))
+		take_back(m, plan);
 	if (thawed == 0)
 		return r;
 	return vs_err_set(err, thawed, "snapshot '%s' was %s; %s", m->spec->name, *made ? "taken" : "not taken", why.msg);

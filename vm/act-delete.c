@@ -3,9 +3,7 @@
  * virDomainSnapshotDelete merges, re-points and forgets in one call that cannot be cancelled or slowed; while it runs, only
  * questions are answered. So it runs in a thread of its own, and the caller's thread asks how far its block jobs are: over a
  * connection of its own, because libvirt 9.0 can lose the wake-up of one of two threads that call through one connection.
- *
- * libvirt 9.0 looks for the overlay in the configuration of a shut-off domain, which usually does not have the chain. It
- * starts a paused QEMU itself a moment later and would find it there; so we start one before.
+ * It is used for internal snapshots only: see command/merge-run.c.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -133,55 +131,21 @@ static int run_delete(struct deed *d, struct vs_err *err)
 	return d->result < 0 ? vs_err_set(err, d->result, "%s", d->why.msg) : 0;
 }
 
-static int delete_started(struct deed *d, struct vs_err *err)
-{
-	struct vs_err ending = {0};
-	struct vm_act_guest guest;
-	int r, ended;
-
-	vm_act_step(d->watch, "start domain '%s' paused", virDomainGetName(d->dom));
-	r = vm_act_start_paused(d->dom, false, &guest, err);
-	if (r < 0)
-		return r;
-	vm_act_step(d->watch, "delete snapshot '%s'", d->record->name);
-	r = run_delete(d, err);
-	vm_act_step(d->watch, "end domain '%s'", virDomainGetName(d->dom));
-	ended = vm_act_end_paused(virDomainGetConnect(d->dom), &guest, &ending);
-	return r < 0 || ended >= 0 ? r : vs_err_set(err, ended, "%s", ending.msg);
-}
-
-static int remove_memory(const struct vm_xml_snapshot *record, const struct vm_act_can *can, struct vs_err *err)
-{
-	if (!record->memory_file || can->delete_removes_memory)
-		return 0;
-	return vm_act_unlink(record, record->memory_file, err);
-}
-
 int vm_act_delete(virDomainPtr dom, const char *name, struct vm_act_watch *watch, struct vs_err *err)
 {
 	vm_act_autosnapshot virDomainSnapshotPtr snap = NULL;
 	vm_act_autorecord struct vm_xml_snapshot *record = NULL;
-	struct vm_act_can can;
 	struct deed d = { .dom = dom, .watch = watch };
-	int r = vm_act_can(virDomainGetConnect(dom), &can, err);
+	int r = vm_act_snapshot(dom, name, &snap, err);
 
 	if (r == 0)
-		r = vm_act_snapshot(dom, name, &snap, err);
-	if (r == 0)
 		r = vm_act_snapshot_xml(dom, name, &record, err);
-	if (r == 0 && record->kind == VM_EXTERNAL && !can.delete_external)
-		r = vs_err_set(err, -EOPNOTSUPP, "this libvirt cannot delete external snapshots; 9.0 and later can");
-	if (r == 0)
-		r = vm_act_active(dom, err);
+	if (r == 0 && record->kind == VM_EXTERNAL)
+		r = vs_err_set(err, -EOPNOTSUPP, "snapshot '%s' is external: libvirt's own delete is not used for those", name);
 	if (r < 0)
 		return r;
 	d.snap = snap;
 	d.record = record;
-	if (r == 0 && record->kind == VM_EXTERNAL && !can.delete_offline) {
-		r = delete_started(&d, err);
-	} else {
-		vm_act_step(watch, "delete snapshot '%s'", name);
-		r = run_delete(&d, err);
-	}
-	return r < 0 ? r : remove_memory(record, &can, err);
+	vm_act_step(watch, "delete snapshot '%s'", name);
+	return run_delete(&d, err);
 }

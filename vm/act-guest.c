@@ -9,20 +9,28 @@
  *
  *     1. the word is written into the configuration
  *     2. the domain is started: the instance's metadata are a copy, so it has the word from its first moment
- *     3. the word is removed from the configuration: only this one instance has it
+ *     3. the word is removed from the configuration
  *
- * The word is libvirt's to keep, so it outlives us and libvirtd. Dying after 1 leaves a word in the configuration, which goes
- * at the next mount (vm_act_find_paused). Dying after 2 or 3 leaves a paused guest with the word: the next mount ends it.
+ * The word is libvirt's to keep, so it outlives us and libvirtd. But it also travels: into the record of a snapshot that somebody
+ * takes of the paused guest, into a save image, and with a revert or a restore back into a definition and into another instance,
+ * which is somebody's. So the word alone names nothing. It names our instance together with the process that QEMU is (its number, and
+ * when it began, as the kernel tells), and both are in our notes from the start to the end: who has the word but is another process is
+ * left alone. Dying after 1 leaves a word in the configuration, which goes at the next mount (vm_act_find_paused). Dying right after 2,
+ * before the process could be noted, leaves a note with the time: a QEMU of this domain that carries the word and began within seconds
+ * of that is ours.
  *
- * Two things can still go wrong: somebody resumes the guest and suspends it again, or starts the domain while the word is in
- * its configuration. So there is a second condition: none of its vCPUs has run since the start. Their threads sleep until
- * they are resumed, whatever block jobs do; measured under TCG, 20 ms of running show as 20 ms, and an hour of waiting as
- * nothing. What has never run an instruction holds nothing that could be lost.
+ * A second condition: none of its vCPUs has run since the start. Their threads sleep until they are resumed, whatever block jobs do;
+ * measured under TCG, 20 ms of running show as 20 ms, and an hour of waiting as nothing. And a third: nobody is at work on it. Who
+ * finds the domain up may begin a block job or a delete of his own; that is waited for before the guest is ended.
  *
  * Autodestroy instead of all this would be simpler, but ties the guest to our connection for good, so that what somebody has
  * resumed would be destroyed under them when we unmount.
  */
+#include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
 #include <libvirt/virterror.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,6 +42,7 @@
 
 #define WORD_URI "https://virt-snapfs.org/xmlns/paused/1.0"
 #define WORD_KEY "snapfs-paused"
+#define OTHERS_PAUSE_US 200000
 #define RAN_NS (15 * VM_NS_PER_MS) /* more than one tick of the clock by which threads are charged */
 
 /* ---------------------------------------------------------------- the word */
@@ -70,6 +79,90 @@ static int write_token(virDomainPtr dom, unsigned flags, const char *token, stru
 	return vm_act_virterr(dom, err, "the metadata of the domain");
 }
 
+/* ---------------------------------------------------------------- the process */
+
+#define ARGS_MAX 65536
+#define BORN_S 30 /* from the note that a guest is about to be started to the birth of its QEMU */
+
+static ssize_t read_proc(const char *pid, const char *name, char *buf, size_t room)
+{
+	char path[64];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%s/%s", pid, name);
+	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, buf, room - 1);
+	if (n >= 0)
+		buf[n] = '\0';
+	return n;
+}
+
+/* Does its command line say "-uuid UUID"? */
+static bool runs_domain(const char *pid, const char *uuid)
+{
+	static __thread char args[ARGS_MAX];
+	ssize_t n = read_proc(pid, "cmdline", args, sizeof(args));
+
+	for (char *arg = args; arg < args + n; arg += strlen(arg) + 1)
+		if (!strcmp(arg, "-uuid") && arg + 6 < args + n && !strcmp(arg + 6, uuid))
+			return true;
+	return false;
+}
+
+/* When it began, in seconds and clock ticks since the host did; 0: it is not there. */
+static uint64_t process_began(const char *pid)
+{
+	char stat[1024], *end;
+	uint64_t ticks = 0;
+
+	if (read_proc(pid, "stat", stat, sizeof(stat)) <= 0)
+		return 0;
+	end = strrchr(stat, ')'); /* the name before it may hold anything */
+	/* fields 3 to 22 */
+	if (!end || sscanf(end + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %" SCNu64, &ticks) != 1)
+		return 0;
+	return ticks;
+}
+
+/* The QEMU of this domain; false: there is none that we can see, or more than one. */
+static bool find_process(const char *uuid, int64_t *pid, uint64_t *began)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *e;
+	size_t n = 0;
+
+	while (proc && (e = readdir(proc)))
+		if (isdigit((unsigned char)e->d_name[0]) && runs_domain(e->d_name, uuid)) {
+			*pid = strtoll(e->d_name, NULL, 10);
+			*began = process_began(e->d_name);
+			n++;
+		}
+	if (proc)
+		closedir(proc);
+	return n == 1 && *began;
+}
+
+static uint64_t now_ticks(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_BOOTTIME, &t);
+	return (uint64_t)t.tv_sec * (uint64_t)sysconf(_SC_CLK_TCK);
+}
+
+/* Is the QEMU of this domain the process that was noted? */
+static bool is_noted(const char *uuid, const struct vm_act_guest *noted)
+{
+	uint64_t began = 0, tick = (uint64_t)sysconf(_SC_CLK_TCK);
+	int64_t pid = 0;
+
+	if (!find_process(uuid, &pid, &began))
+		return false;
+	if (noted->pid)
+		return pid == noted->pid && began == noted->began;
+	return began + tick >= noted->began && began <= noted->began + BORN_S * tick;
+}
+
 /* ---------------------------------------------------------------- start */
 
 static int may_start(virDomainPtr dom, struct vs_err *err)
@@ -83,15 +176,6 @@ static int may_start(virDomainPtr dom, struct vs_err *err)
 				  "down, or 'virsh managedsave-remove' it first", virDomainGetName(dom));
 	active = vm_act_active(dom, err);
 	return active > 0 ? vs_err_set(err, -EBUSY, "domain '%s' is running", virDomainGetName(dom)) : active;
-}
-
-/* Drivers that cannot tie say so in as many ways as there are drivers; whatever else is wrong is wrong untied as well. */
-static int start(virDomainPtr dom, struct vm_act_guest *guest)
-{
-	if (guest->tied && virDomainCreateWithFlags(dom, VIR_DOMAIN_START_PAUSED | VIR_DOMAIN_START_AUTODESTROY) == 0)
-		return 0;
-	guest->tied = false;
-	return virDomainCreateWithFlags(dom, VIR_DOMAIN_START_PAUSED);
 }
 
 /* The id belongs to a pointer, not to the domain: a new look-up knows the present one. -1: it does not run. */
@@ -124,18 +208,22 @@ static uint64_t vcpu_ns(virDomainPtr dom)
 	return n > 0 ? most : UINT64_MAX;
 }
 
-int vm_act_start_paused(virDomainPtr dom, bool tie, struct vm_act_guest *out, struct vs_err *err)
+int vm_act_start_paused(virDomainPtr dom, void (*before)(void *opaque, const struct vm_act_guest *guest), void *opaque,
+			struct vm_act_guest *out, struct vs_err *err)
 {
-	struct vm_act_guest guest = { .tied = tie };
+	struct vm_act_guest guest = { .began = now_ticks() };
 	int r = may_start(dom, err);
 
 	if (r == 0)
 		r = new_token(guest.token, err);
-	if (r == 0)
-		r = write_token(dom, VIR_DOMAIN_AFFECT_CONFIG, guest.token, err);
 	if (r < 0)
 		return r;
-	if (start(dom, &guest) < 0)
+	virDomainGetUUIDString(dom, guest.uuid);
+	before(opaque, &guest);
+	r = write_token(dom, VIR_DOMAIN_AFFECT_CONFIG, guest.token, err);
+	if (r < 0)
+		return r;
+	if (virDomainCreateWithFlags(dom, VIR_DOMAIN_START_PAUSED) < 0)
 		r = vm_act_virterr(dom, err, "the domain cannot be started to work on its disks");
 	vm_fault();
 	write_token(dom, VIR_DOMAIN_AFFECT_CONFIG, NULL, NULL);
@@ -143,8 +231,9 @@ int vm_act_start_paused(virDomainPtr dom, bool tie, struct vm_act_guest *out, st
 		write_token(dom, VIR_DOMAIN_AFFECT_LIVE, NULL, NULL); /* of who was quicker */
 		return r;
 	}
-	virDomainGetUUIDString(dom, guest.uuid);
 	guest.id = present_id(dom);
+	if (!find_process(guest.uuid, &guest.pid, &guest.began))
+		guest.pid = 0;
 	guest.spent_ns = vcpu_ns(dom);
 	if (guest.spent_ns == UINT64_MAX)
 		guest.spent_ns = 0;
@@ -162,7 +251,7 @@ static int still_ours(virDomainPtr dom, const struct vm_act_guest *guest, struct
 
 	if (active <= 0)
 		return active;
-	if (!read_token(dom, VIR_DOMAIN_AFFECT_LIVE, token) || strcmp(token, guest->token) != 0)
+	if (!read_token(dom, VIR_DOMAIN_AFFECT_LIVE, token) || strcmp(token, guest->token) != 0 || !is_noted(guest->uuid, guest))
 		return vm_act_active(dom, NULL) == 1 ? -EEXIST : 0;
 	if (virDomainGetState(dom, &state, NULL, 0) < 0)
 		return vm_act_virterr(dom, err, "the state of the domain");
@@ -171,10 +260,39 @@ static int still_ours(virDomainPtr dom, const struct vm_act_guest *guest, struct
 	return state == VIR_DOMAIN_PAUSED && vcpu_ns(dom) <= guest->spent_ns + RAN_NS ? 1 : -EEXIST;
 }
 
-static int end(virDomainPtr dom, const struct vm_act_guest *guest, struct vs_err *err)
+/* Until nobody is at work on it: 0; -ECANCELED. A job that hangs is for who began it to end. */
+static int await_others(virDomainPtr dom, struct vm_act_watch *watch, struct vs_err *err)
+{
+	bool told = false;
+
+	for (;;) {
+		struct vm_act_job *jobs = NULL;
+		size_t n = 0;
+
+		if (vm_act_jobs(dom, &jobs, &n, NULL) < 0)
+			return 0; /* it is going, or has gone */
+		vm_act_jobs_free(jobs, n);
+		if (n == 0)
+			return 0;
+		if (!told)
+			vm_act_step(watch, "wait for the job that another tool has begun in the guest that was started for this");
+		told = true;
+		if (vm_act_cancelled(watch))
+			return vs_err_set(err, -ECANCELED, "cancelled while another tool is at work in the guest that was started for this: it "
+					  "stays, paused, and is 'virsh destroy'ed when that is done");
+		usleep(OTHERS_PAUSE_US);
+	}
+}
+
+static int end(virDomainPtr dom, const struct vm_act_guest *guest, struct vm_act_watch *watch, struct vs_err *err)
 {
 	int r = still_ours(dom, guest, err);
 
+	if (r == 1) {
+		r = await_others(dom, watch, err);
+		if (r == 0)
+			r = still_ours(dom, guest, err);
+	}
 	if (r == -EEXIST) {
 		write_token(dom, VIR_DOMAIN_AFFECT_LIVE, NULL, NULL);
 		return 1;
@@ -189,7 +307,7 @@ static int end(virDomainPtr dom, const struct vm_act_guest *guest, struct vs_err
 	return vm_act_active(dom, NULL) == 0 ? 0 : r;
 }
 
-int vm_act_end_paused(virConnectPtr conn, const struct vm_act_guest *guest, struct vs_err *err)
+int vm_act_end_paused(virConnectPtr conn, const struct vm_act_guest *guest, struct vm_act_watch *watch, struct vs_err *err)
 {
 	virDomainPtr dom = virDomainLookupByUUIDString(conn, guest->uuid);
 	int r;
@@ -198,30 +316,33 @@ int vm_act_end_paused(virConnectPtr conn, const struct vm_act_guest *guest, stru
 		r = vm_virterr_set(err, "domain %s", guest->uuid);
 		return r == -ENOENT ? 0 : r;
 	}
-	r = end(dom, guest, err);
+	r = end(dom, guest, watch, err);
 	virDomainFree(dom);
 	return r;
 }
 
 /* ---------------------------------------------------------------- after a crash */
 
-int vm_act_find_paused(virDomainPtr dom, struct vm_act_guest *out, struct vs_err *err)
+int vm_act_find_paused(virDomainPtr dom, const struct vm_act_guest *noted, struct vm_act_guest *out, struct vs_err *err)
 {
-	struct vm_act_guest guest = {0};
+	struct vm_act_guest guest = *noted;
 	char left[33];
 	int active = vm_act_active(dom, err), r = 0;
 
 	if (active < 0)
 		return active;
-	if (active && read_token(dom, VIR_DOMAIN_AFFECT_LIVE, guest.token))
-		r = still_ours(dom, &guest, err);
-	if (r == -EEXIST)
+	virDomainGetUUIDString(dom, guest.uuid);
+	guest.spent_ns = 0;
+	if (active && read_token(dom, VIR_DOMAIN_AFFECT_LIVE, left))
+		r = noted->token[0] && !strcmp(left, noted->token) ? still_ours(dom, &guest, err) : -EEXIST;
+	if (r == -EEXIST) /* somebody's, whatever word it has come by */
 		r = write_token(dom, VIR_DOMAIN_AFFECT_LIVE, NULL, err);
 	if (virDomainIsPersistent(dom) == 1 && read_token(dom, VIR_DOMAIN_AFFECT_CONFIG, left))
 		write_token(dom, VIR_DOMAIN_AFFECT_CONFIG, NULL, NULL);
 	if (r == 1) {
-		virDomainGetUUIDString(dom, guest.uuid);
 		guest.id = present_id(dom);
+		if (!guest.pid)
+			find_process(guest.uuid, &guest.pid, &guest.began);
 		*out = guest;
 	}
 	return r;

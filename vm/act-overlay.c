@@ -4,6 +4,10 @@
  * so they are made here, empty and 0600 before qemu-img fills them, with the owner of the image that they stand on (where
  * libvirt does not change owners at the start, QEMU's user must be able to open them). Backing path and format are absolute
  * and explicit, so nothing is ever probed. They are on disk before any record names them.
+ *
+ * Also for a running domain, where libvirt fills them, the empty files are ours: so that what is removed, should it come to nothing, is
+ * the very file that we made, by inode, and never what somebody else has put there meanwhile. A file gets its name only when its
+ * inode has been noted (O_TMPFILE, where the file system has that).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -196,11 +200,16 @@ int vm_act_plan_add(struct vm_act_plan *plan, const struct vm_act_naming *naming
 {
 	struct vm_act_overlay *list, *o, made = { .format = format };
 	int r = find_path(plan, naming, &made.path, &made.replace, err);
+	struct stat st;
 
 	if (r < 0)
 		return r;
 	made.target = strdup(target);
 	made.below = strdup(below);
+	if (stat(below, &st) == 0) {
+		made.below_dev = st.st_dev;
+		made.below_ino = st.st_ino;
+	}
 	list = reallocarray(plan->overlays, plan->n_overlays + 1, sizeof(*list));
 	if (list)
 		plan->overlays = list;
@@ -222,22 +231,56 @@ static int open_error(const char *path, struct vs_err *err)
 	return vs_err_set(err, -errno, "overlay '%s': %s", path, strerror(errno));
 }
 
+struct maker {
+	void (*making)(void *opaque, const char *path, uint64_t ino);
+	void *opaque;
+	bool empty;
+};
+
+/* Without a name, in the directory where it is to get one. -1: the file system has no such files. */
+static int open_nameless(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	vs_autofree char *dir = strndup(path, (size_t)(slash - path) + 1);
+
+	return dir ? open(dir, O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600) : -1;
+}
+
+static int give_name(int fd, const char *path)
+{
+	char self[64];
+
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	return linkat(AT_FDCWD, self, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
+}
+
 /* Owners are only changed by those who may, and libvirt may see to it anyway: no failure. */
-static int make_empty(const struct vm_act_overlay *o, struct vs_err *err)
+static int make_empty(struct vm_act_overlay *o, const struct maker *maker, struct vs_err *err)
 {
 	vs_autoclose int fd = -1;
-	struct stat st;
+	struct stat below, st;
+	bool nameless;
 
-	if (stat(o->below, &st) < 0)
+	if (stat(o->below, &below) < 0)
 		return vs_err_set(err, -errno, "'%s': %s", o->below, strerror(errno));
 	if (o->replace && unlink(o->path) < 0 && errno != ENOENT)
 		return open_error(o->path, err);
 	vm_fault();
-	fd = open(o->path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (fd < 0)
+	fd = open_nameless(o->path);
+	nameless = fd >= 0;
+	if (!nameless)
+		fd = open(o->path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0 || fstat(fd, &st) < 0)
 		return open_error(o->path, err);
-	if (fchown(fd, st.st_uid, st.st_gid) < 0)
+	if (fchown(fd, below.st_uid, below.st_gid) < 0)
 		errno = 0;
+	if (maker->making)
+		maker->making(maker->opaque, o->path, st.st_ino);
+	vm_fault();
+	if (nameless && give_name(fd, o->path) < 0)
+		return open_error(o->path, err);
+	o->dev = st.st_dev;
+	o->ino = st.st_ino;
 	return 0;
 }
 
@@ -258,32 +301,45 @@ static int sync_overlay(const char *path, struct vs_err *err)
 	return r < 0 ? vs_err_set(err, r, "overlay '%s': %s", path, strerror(-r)) : 0;
 }
 
-static int make(const struct vm_act_overlay *o, struct vs_err *err)
+/* Is what lies there the file that we made? */
+static bool is_ours(const struct vm_act_overlay *o)
+{
+	struct stat st;
+
+	return o->ino && lstat(o->path, &st) == 0 && st.st_dev == o->dev && st.st_ino == o->ino;
+}
+
+static int make(struct vm_act_overlay *o, const struct maker *maker, struct vs_err *err)
 {
 	const char *argv[] = {"qemu-img", "create", "-q", "-f", "qcow2", "-b", o->below, "-F", q2_format_name(o->format),
 			      o->path, NULL};
-	int r = make_empty(o, err);
+	int r = make_empty(o, maker, err);
 
-	if (r < 0)
+	if (r < 0 || maker->empty)
 		return r;
 	vm_fault();
 	r = vm_act_run(argv, err);
 	if (r == 0)
 		r = sync_overlay(o->path, err);
-	if (r < 0)
+	if (r == 0 && !is_ours(o))
+		r = vs_err_set(err, -EEXIST, "overlay '%s': another file has been put there meanwhile", o->path);
+	if (r < 0 && is_ours(o))
 		unlink(o->path);
 	vm_fault();
 	return r;
 }
 
-int vm_act_overlays_make(const struct vm_act_plan *plan, struct vm_act_watch *watch, struct vs_err *err)
+int vm_act_overlays_make(struct vm_act_plan *plan, bool empty, void (*making)(void *opaque, const char *path, uint64_t ino),
+			 void *opaque, struct vm_act_watch *watch, struct vs_err *err)
 {
+	const struct maker maker = { .making = making, .opaque = opaque, .empty = empty };
+
 	for (size_t i = 0; i < plan->n_overlays; i++) {
 		struct vm_act_plan made = { .overlays = plan->overlays, .n_overlays = i };
 		int r;
 
 		vm_act_step(watch, "create overlay '%s'", plan->overlays[i].path);
-		r = vm_act_cancelled(watch) ? vs_err_set(err, -ECANCELED, "cancelled") : make(&plan->overlays[i], err);
+		r = vm_act_cancelled(watch) ? vs_err_set(err, -ECANCELED, "cancelled") : make(&plan->overlays[i], &maker, err);
 		if (r < 0) {
 			vm_act_overlays_unlink(&made);
 			return r;
@@ -295,7 +351,16 @@ int vm_act_overlays_make(const struct vm_act_plan *plan, struct vm_act_watch *wa
 void vm_act_overlays_unlink(const struct vm_act_plan *plan)
 {
 	for (size_t i = 0; i < plan->n_overlays; i++) {
-		unlink(plan->overlays[i].path);
+		if (is_ours(&plan->overlays[i]))
+			unlink(plan->overlays[i].path);
 		vm_fault();
 	}
+}
+
+int vm_act_overlay_rebase(const struct vm_act_overlay *o, const char *below, enum q2_format format, struct vs_err *err)
+{
+	const char *argv[] = {"qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", q2_format_name(format), "-b", below, o->path, NULL};
+	int r = vm_act_run(argv, err);
+
+	return r < 0 ? r : sync_overlay(o->path, err);
 }

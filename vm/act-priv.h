@@ -119,9 +119,24 @@ struct vm_act_naming {
 int vm_act_plan_add(struct vm_act_plan *plan, const struct vm_act_naming *naming, const char *target, const char *below,
 		    enum q2_format format, struct vs_err *err);
 
-/* Makes all of them, 0600 and of their owner below, on disk when this returns; or none. */
-int vm_act_overlays_make(const struct vm_act_plan *plan, struct vm_act_watch *watch, struct vs_err *err);
+/* Makes a file for each of them, 0600 and of its owner below: an overlay, on disk when this returns; or, with @empty, nothing but
+ * the file, for libvirt to fill. All or none. Notes in @plan which files these are. */
+int vm_act_overlays_make(struct vm_act_plan *plan, bool empty, void (*making)(void *opaque, const char *path, uint64_t ino),
+			 void *opaque, struct vm_act_watch *watch, struct vs_err *err);
+/* Removes those files that we made there, and no others. */
 void vm_act_overlays_unlink(const struct vm_act_plan *plan);
+/* Lets an overlay that nobody has written to stand on another image. */
+int vm_act_overlay_rebase(const struct vm_act_overlay *overlay, const char *below, enum q2_format format, struct vs_err *err);
+
+/* ---------------------------------------------------------------- act-freeze.c */
+
+/* Does the guest's agent answer, within so many seconds? -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -EAGAIN. */
+int vm_act_agent(virDomainPtr dom, unsigned seconds, struct vm_act_watch *watch, struct vs_err *err);
+/* Freezes the guest's file systems. On success *out is for vm_act_thaw(); on failure they are not frozen, or will be thawed. */
+struct vm_act_freeze;
+int vm_act_freeze(virDomainPtr dom, unsigned seconds, struct vm_act_watch *watch, struct vm_act_freeze **out, struct vs_err *err);
+/* Takes it, also where it fails. */
+int vm_act_thaw(struct vm_act_freeze *freeze, struct vs_err *err);
 
 /* ---------------------------------------------------------------- act-run.c */
 

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Internal snapshots are libvirt's to revert to on every version. External ones since 9.9, with exceptions (act-version.c), and
- * never where no snapshot is current: those libvirts would crash. Everywhere else it is done by hand, as an external snapshot's
- * point-in-time images are all still there:
+ * Internal snapshots are libvirt's to revert to. External ones are reverted to by hand on every version, as their point-in-time images
+ * are all still there. libvirt 9.9 and later have a way of their own, which puts an overlay over every disk, also over those that took
+ * no part and over a CD-ROM, rewrites the record for it, destroys the guest before it refuses a disk on a device, and unlinks by
+ * recorded paths.
  *
  *     1. a new overlay on each of them
  *     2. the definition recorded with the snapshot, its disks pointing to the new overlays, without <backingStore>
- *     3. where it has memory: a restore of that file, likewise pointed to the new overlays
- *     4. the snapshot becomes the current one, so that the next one is its child: a branch
+ *     3. a look: does the domain run? Then somebody has started it between our stop and 2, on its old disks: back
+ *     4. where it has memory: a restore of that file, likewise pointed to the new overlays
+ *     5. the snapshot becomes the current one, so that the next one is its child: a branch
  *
- * If 2 or 3 fails the old definition is put back and the overlays are removed. If 4 fails only the next snapshot's parent would be
+ * If 2 to 4 fails the old definition is put back and the overlays are removed. If 5 fails only the next snapshot's parent would be
  * wrong; that is undone as well, unless the guest is running by then.
  *
  * A disk that took no part in the snapshot has no point-in-time image: it keeps the file that it has now.
@@ -56,20 +58,14 @@ static int init(struct going *g, struct vs_err *err)
 
 static int choose(const struct going *g, enum vm_act_way *way, struct vs_err *err)
 {
-	struct vm_act_can can;
-	int r = vm_act_can(g->conn, &can, err);
+	int persistent = virDomainIsPersistent(g->dom);
 
-	if (r < 0)
-		return r;
-	*way = VM_ACT_BY_LIBVIRT;
-	if (g->record->kind == VM_INTERNAL && g->record->memory == VM_MODE_INTERNAL && !can.revert_running)
-		return vs_err_set(err, -EOPNOTSUPP, "this version of libvirt cannot revert to internal snapshots with memory; 11.4 "
-				  "and later can");
-	if (g->record->kind == VM_INTERNAL)
-		return 0;
-	if (!can.revert_external || (!strcmp(g->record->state, "disk-snapshot") && !can.revert_disk_only) ||
-	    virDomainHasCurrentSnapshot(g->dom, 0) != 1)
-		*way = VM_ACT_BY_HAND;
+	if (persistent < 0)
+		return vm_act_virterr(g->dom, err, "the domain");
+	if (!persistent)
+		return vs_err_set(err, -EOPNOTSUPP, "domain '%s' is transient: stopped for a revert it would be gone, with the records of all its "
+				  "snapshots ('virsh define' makes it persistent)", virDomainGetName(g->dom));
+	*way = g->record->kind == VM_INTERNAL ? VM_ACT_BY_LIBVIRT : VM_ACT_BY_HAND;
 	return 0;
 }
 
@@ -252,6 +248,29 @@ static void make_current(const struct going *g, const char *name)
 		vm_act_redefine(g->dom, text, VM_ACT_MAKE_CURRENT, NULL);
 }
 
+static bool names_overlay(virDomainPtr dom, unsigned flags, const struct vm_act_plan *plan)
+{
+	vm_act_autodomain struct vm_xml_domain *domain = NULL;
+
+	if (vm_act_domain_xml(dom, flags, &domain, NULL) < 0)
+		return true; /* who cannot be asked may */
+	for (size_t i = 0; i < domain->n_files; i++)
+		for (size_t k = 0; k < plan->n_overlays; k++)
+			if (!strcmp(domain->files[i].path, plan->overlays[k].path))
+				return true;
+	return false;
+}
+
+/* It runs: on the disks that it got, or on its old ones? */
+static int started_by_others(const struct going *g, const struct vm_act_plan *plan, struct vs_err *err)
+{
+	int active = vm_act_active(g->dom, err);
+
+	if (active <= 0 || names_overlay(g->dom, 0, plan))
+		return active < 0 ? active : 0;
+	return vs_err_set(err, -EBUSY, "somebody has started the domain on its old disks while it was reverted: nothing has changed");
+}
+
 /* Nothing is removed while a definition may name it. */
 static int undo(const struct going *g, const struct vm_act_plan *plan, int r, struct vs_err *err)
 {
@@ -259,26 +278,29 @@ static int undo(const struct going *g, const struct vm_act_plan *plan, int r, st
 
 	if (vm_act_lost(g->dom))
 		return r;
-	if (vm_act_active(g->dom, NULL) != 0)
+	if (vm_act_active(g->dom, NULL) != 0 && names_overlay(g->dom, 0, plan))
 		return r;
 	if (define(g, g->before, &why) < 0)
 		return vs_err_set(err, r, "%s; and the old definition cannot be put back: %s", err ? strdupa(err->msg) : "",
 				  why.msg);
 	make_current(g, g->was_current);
-	vm_act_overlays_unlink(plan);
+	if (!names_overlay(g->dom, 0, plan) && !names_overlay(g->dom, VIR_DOMAIN_XML_INACTIVE, plan))
+		vm_act_overlays_unlink(plan);
 	return r;
 }
 
-static int by_hand(struct going *g, const struct vm_act_plan *plan, struct vm_act_watch *watch, struct vs_err *err)
+static int by_hand(struct going *g, struct vm_act_plan *plan, struct vm_act_watch *watch, struct vs_err *err)
 {
 	int r = gather(g, plan, err);
 
 	if (r == 0)
-		r = vm_act_overlays_make(plan, watch, err);
+		r = vm_act_overlays_make(plan, false, g->spec->making, g->spec->opaque, watch, err);
 	if (r < 0)
 		return r;
 	vm_act_step(watch, "define domain '%s' as it was", virDomainGetName(g->dom));
 	r = define_then(g, err);
+	if (r == 0)
+		r = started_by_others(g, plan, err);
 	if (r == 0 && g->record->memory_file) {
 		vm_act_step(watch, "restore the memory from '%s'", g->record->memory_file);
 		r = restore(g, err);
@@ -287,6 +309,8 @@ static int by_hand(struct going *g, const struct vm_act_plan *plan, struct vm_ac
 		vm_act_step(watch, "make '%s' the current snapshot", g->spec->name);
 		r = vm_act_redefine(g->dom, g->text, VM_ACT_MAKE_CURRENT, err);
 	}
+	if (r == 0)
+		r = started_by_others(g, plan, err);
 	return r < 0 ? undo(g, plan, r, err) : 0;
 }
 

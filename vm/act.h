@@ -42,19 +42,11 @@ struct vm_act_watch {
 
 struct vm_act_can {
 	unsigned long version;       /* major * 1,000,000 + minor * 1,000 + release */
-	bool delete_external;        /* merges and forgets external snapshots */
-	bool delete_offline;         /* ... also of a domain that is shut off, whatever its configuration says of the chain */
-	bool delete_checks_branches; /* ... and refuses where another branch would be hurt */
-	bool delete_removes_memory;  /* ... and removes the saved memory */
-	bool forget_spares_children; /* METADATA_ONLY leaves the records of children alone */
-	bool revert_external;        /* virDomainRevertToSnapshot takes external snapshots */
-	bool revert_disk_only;       /* ... also those taken of a running domain without its memory */
-	bool revert_running;         /* reverting to an internal one with memory works */
 	size_t start_layers;         /* the deepest chain with which a domain still starts */
 };
 
-/* @guests_tell: the capabilities have <externalSnapshot/>. Pure. */
-struct vm_act_can vm_act_can_of(unsigned long version, bool guests_tell);
+/* Pure. */
+struct vm_act_can vm_act_can_of(unsigned long version);
 int vm_act_can(virConnectPtr conn, struct vm_act_can *out, struct vs_err *err);
 
 /* ---------------------------------------------------------------- jobs */
@@ -90,8 +82,9 @@ struct vm_act_commit {
 	uint64_t bandwidth;  /* 0: no limit */
 	bool relative;       /* keep backing names relative; libvirt refuses where they are not */
 	bool unlink;         /* libvirt removes the merged files */
-	/* Active layer: the last chance before the pivot, when all data has been copied. A negative answer, with its sentence
-	 * in @err, gives the job up. NULL: go on. */
+	/* Called when the job has begun, so that nobody else gets at the disk; and (active layer) as the last chance before the
+	 * pivot, when all data has been copied. A negative answer, with its sentence in @err, gives the job up. NULL: go on. */
+	int (*begun)(void *opaque, struct vs_err *err);
 	int (*check)(void *opaque, struct vs_err *err);
 	void *opaque;
 };
@@ -124,21 +117,23 @@ struct vm_act_guest {
 	char uuid[VIR_UUID_STRING_BUFLEN];
 	int id;
 	char token[33];
+	int64_t pid;       /* of its QEMU; 0: it could not be found */
+	uint64_t began;    /* when that began, in clock ticks since the host did; pid 0: when it was about to be started */
 	uint64_t spent_ns; /* by its busiest vCPU, when it was started */
-	bool tied; /* libvirt destroys it when the connection closes, ALSO if somebody has resumed it */
 };
 
-/* @tie: let libvirt destroy it should we die. Only where the connection outlives every use that somebody may make of the
- * guest; drivers that cannot do it start it untied. -EPERM: a managed save exists, which a start would use up. */
-int vm_act_start_paused(virDomainPtr dom, bool tie, struct vm_act_guest *out, struct vs_err *err);
+/* @before is called with what can be noted before anything happens; what *out holds is to be noted as well, until the guest is
+ * ended. -EPERM: a managed save exists, which a start would use up. */
+int vm_act_start_paused(virDomainPtr dom, void (*before)(void *opaque, const struct vm_act_guest *guest), void *opaque,
+			struct vm_act_guest *out, struct vs_err *err);
 
-/* Destroys it, if it is still that instance, paused, and was never resumed. 1: somebody else's now, it was left; 0: it is
- * gone. */
-int vm_act_end_paused(virConnectPtr conn, const struct vm_act_guest *guest, struct vs_err *err);
+/* Destroys it, if it is still that instance, paused, and was never resumed; who else is at work on it is waited for. 1: somebody
+ * else's now, it was left; 0: it is gone; -ECANCELED: it was left. */
+int vm_act_end_paused(virConnectPtr conn, const struct vm_act_guest *guest, struct vm_act_watch *watch, struct vs_err *err);
 
-/* For the next mount after a crash: is this domain an instance that we started, paused, and that was never resumed? 1 and
- * *out, or 0. Takes the word away where it is of no more use. */
-int vm_act_find_paused(virDomainPtr dom, struct vm_act_guest *out, struct vs_err *err);
+/* For the next mount after a crash: is this domain the instance that was @noted (token empty: none was), paused, and never resumed? 1
+ * and *out, or 0. Takes the word away where it is of no more use. */
+int vm_act_find_paused(virDomainPtr dom, const struct vm_act_guest *noted, struct vm_act_guest *out, struct vs_err *err);
 
 /* ---------------------------------------------------------------- taking snapshots */
 
@@ -149,10 +144,13 @@ struct vm_act_create {
 	const char *const *targets; /* disks that take part; n_targets = 0: all that a guest can write to */
 	size_t n_targets;
 	bool quiesce;            /* external, running: freeze the guest's file systems through its agent */
+	unsigned quiesce_s;      /* how long the agent may take for that */
 	size_t depth;            /* layers of the deepest chain as the caller counted them; 0: only the XML is asked */
-	/* May the file that stands where an overlay is to be made be removed (an interrupted create left it)? NULL: never;
-	 * then another name is found. */
+	/* May the file that stands where an overlay is to be made be removed (an interrupted create made that very file, and nobody
+	 * has come to use it)? NULL: never; then another name is found. */
 	bool (*left_over)(void *opaque, const char *path);
+	/* Called for each overlay with its inode number before it has its name: what can be noted in case we die. */
+	void (*making)(void *opaque, const char *path, uint64_t ino);
 	void *opaque;
 };
 
@@ -160,9 +158,11 @@ struct vm_act_create {
 struct vm_act_overlay {
 	char *target;
 	char *below;             /* what it will stand on */
+	uint64_t below_dev, below_ino; /* which file that is */
 	enum q2_format format;   /* of `below` */
 	char *path;
 	bool replace;            /* a left-over stands there */
+	uint64_t dev, ino;       /* which file we made there; 0: none yet */
 };
 
 struct vm_act_plan {
@@ -173,14 +173,19 @@ struct vm_act_plan {
 void vm_act_plan_fini(struct vm_act_plan *plan);
 
 /* All checks of vm_act_create(), and the files it would make. Fills *plan on success. */
-int vm_act_create_plan(virDomainPtr dom, const struct vm_act_create *spec, struct vm_act_plan *plan, struct vs_err *err);
+int vm_act_create_plan(virDomainPtr dom, const struct vm_act_create *spec, struct vm_act_watch *watch, struct vm_act_plan *plan,
+		       struct vs_err *err);
 
 /*
  * Takes the snapshot. On failure nothing is left of it, with one exception which the sentence tells: a guest whose file systems
- * cannot be thawed again (*made is true then). Not cancelled once begun.
+ * cannot be thawed again (*made is true then). Not cancelled once begun. What libvirt froze is what counts: where another tool has
+ * merged a layer of a shut-off domain while libvirt let us wait, the overlay is put on what it froze in truth.
  */
 int vm_act_create(virDomainPtr dom, const struct vm_act_create *spec, struct vm_act_watch *watch, bool *made,
 		  struct vs_err *err);
+
+/* Waits for agents that were asked to freeze and are not waited for any more, that long at most: who ends the process calls it. */
+void vm_act_freeze_await(unsigned seconds);
 
 /*
  * Where the overlay of @snapshot over @source is put: beside it, `<stem>.<snapshot>.qcow2`, for @attempt > 1
@@ -205,8 +210,7 @@ int vm_act_redefine(virDomainPtr dom, const char *xml, enum vm_act_current curre
 /* The record goes, no data does. -EBUSY: it has children; some libvirts would rewrite theirs, so move them first. */
 int vm_act_forget(virDomainPtr dom, const char *name, struct vs_err *err);
 
-/* libvirt's delete: record and data. An external one's overlay is merged into the image that it froze; a shut-off domain is
- * started paused for that where this libvirt needs it. It cannot be cancelled nor slowed. The saved memory goes too. */
+/* libvirt's delete of an internal snapshot: record, entries and saved memory. It cannot be cancelled nor slowed. */
 int vm_act_delete(virDomainPtr dom, const char *name, struct vm_act_watch *watch, struct vs_err *err);
 
 /* Did the snapshot create this file (an overlay, or its saved memory)? By its record. */
@@ -222,22 +226,25 @@ struct vm_act_revert {
 	bool risky; /* libvirt's FORCE: also where it cannot know that the definitions fit together */
 	bool stops; /* vm_act_revert_plan: the caller will have stopped the domain by then */
 	bool (*left_over)(void *opaque, const char *path); /* as in vm_act_create */
+	void (*making)(void *opaque, const char *path, uint64_t ino);
 	void *opaque;
 };
 
 enum vm_act_way {
-	VM_ACT_BY_LIBVIRT, /* virDomainRevertToSnapshot */
-	VM_ACT_BY_HAND,    /* new overlays, definition, record */
+	VM_ACT_BY_LIBVIRT, /* virDomainRevertToSnapshot: internal ones */
+	VM_ACT_BY_HAND,    /* new overlays, definition, record: external ones */
 };
 
-/* How this revert would be done and which files it would make (BY_HAND). -EBUSY: BY_HAND, and the domain runs. Fills *plan. */
+/* How this revert would be done and which files it would make (BY_HAND). -EBUSY: BY_HAND, and the domain runs; -EOPNOTSUPP: a
+ * transient domain, which would be gone once it is stopped. Fills *plan. */
 int vm_act_revert_plan(virDomainPtr dom, const struct vm_act_revert *spec, enum vm_act_way *way,
 		       struct vm_act_plan *plan, struct vs_err *err);
 
 /*
  * The domain gets back definition and disks; it runs afterwards only if the snapshot has memory. BY_HAND the layers written
- * since then stay as files, for the caller to remove; BY_LIBVIRT libvirt removes those of the current snapshot.
- * On failure BY_HAND the domain is as before. The domain's metadata are the old ones: the caller puts ours back.
+ * since then stay as files, for the caller to remove.
+ * On failure BY_HAND the domain is as before; -EBUSY: somebody started it meanwhile, on its old disks. The domain's metadata are the
+ * old ones: the caller puts ours back.
  */
 int vm_act_revert(virDomainPtr dom, const struct vm_act_revert *spec, struct vm_act_watch *watch, struct vs_err *err);
 

@@ -10,12 +10,12 @@
 
 static const struct vm_option options[] = {
 	{ "internal", VM_OPT_INTERNAL }, { "external", VM_OPT_EXTERNAL }, { "disks=", VM_OPT_DISKS },
-	{ "quiesce", VM_OPT_QUIESCE }, { "desc=", VM_OPT_DESC }, { "force", VM_OPT_FORCE }, { "keep=", VM_OPT_KEEP },
+	{ "quiesce", VM_OPT_QUIESCE }, { "quiesce=", VM_OPT_QUIESCE }, { "desc=", VM_OPT_DESC }, { "force", VM_OPT_FORCE }, { "keep=", VM_OPT_KEEP },
 };
 
 const struct vm_grammar vm_grammars[VM_VERBS] = {
 	[VM_CREATE] = { "create", 1, 1, VM_OPT_INTERNAL | VM_OPT_EXTERNAL | VM_OPT_DISKS | VM_OPT_QUIESCE | VM_OPT_DESC,
-		"create NAME [internal|external] [disks=T,T] [quiesce] [desc=\"...\"]",
+		"create NAME [internal|external] [disks=T,T] [quiesce[=SECONDS]] [desc=\"...\"]",
 		"takes a snapshot, of the kind that the others have" },
 	[VM_DELETE] = { "delete", 1, SIZE_MAX, 0, "delete NAME...",
 		"removes snapshots; every other one reads as before" },

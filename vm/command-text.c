@@ -64,8 +64,10 @@ static void put_command(FILE *f, const struct vm_command *cmd)
 	if (cmd->kind != VM_ASK_DEFAULT)
 		fputs(cmd->kind == VM_ASK_INTERNAL ? " internal" : " external", f);
 	put_disks(f, cmd);
-	if (cmd->quiesce)
+	if (cmd->quiesce_s)
 		fputs(" quiesce", f);
+	if (cmd->quiesce_s && cmd->quiesce_s != VM_QUIESCE_S)
+		fprintf(f, "=%u", cmd->quiesce_s);
 	if (cmd->desc) {
 		fputs(" desc=", f);
 		put_quoted(f, cmd->desc);

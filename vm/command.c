@@ -182,6 +182,20 @@ static int set_keep(struct parser *p, const char *value, struct vm_command *cmd)
 	return ret == -EINVAL ? bad(p, "keep=: %s", err.msg) : ret;
 }
 
+/* @value: "" where there was none. */
+static int set_quiesce(struct parser *p, const char *value, struct vm_command *cmd)
+{
+	size_t digits = strspn(value, "0123456789");
+	unsigned long seconds = digits && digits < 9 ? strtoul(value, NULL, 10) : 0;
+
+	if (!*value && value[-1] != '=')
+		seconds = VM_QUIESCE_S;
+	if (value[digits] || !seconds || seconds > VM_QUIESCE_MAX_S)
+		return bad(p, "quiesce= takes a number of seconds from 1 to %d", VM_QUIESCE_MAX_S);
+	cmd->quiesce_s = (unsigned)seconds;
+	return 0;
+}
+
 static int set_option(struct parser *p, unsigned bit, const char *value, struct vm_command *cmd)
 {
 	switch (bit) {
@@ -194,8 +208,7 @@ static int set_option(struct parser *p, unsigned bit, const char *value, struct 
 	case VM_OPT_DISKS:
 		return set_disks(p, value, cmd);
 	case VM_OPT_QUIESCE:
-		cmd->quiesce = true;
-		return 0;
+		return set_quiesce(p, value, cmd);
 	case VM_OPT_DESC:
 		cmd->desc = vm_arena_strdup(p->arena, value);
 		return 0;

@@ -20,6 +20,8 @@
 #include "vm/arena.h"
 
 #define VM_COMMAND_WRITE_MAX 65536 /* bytes of one write */
+#define VM_QUIESCE_S 60            /* what `quiesce` without a number means */
+#define VM_QUIESCE_MAX_S 86400
 
 enum vm_verb {
 	VM_CREATE,
@@ -44,7 +46,7 @@ struct vm_command {
 	enum vm_ask_kind kind;   /* create */
 	char **disks;            /* create: targets as listed, each once; empty: all */
 	size_t n_disks;
-	bool quiesce;            /* create */
+	unsigned quiesce_s;      /* create: how many seconds the guest's agent may take; 0: do not quiesce */
 	bool force;              /* revert */
 	char *desc;              /* create: or NULL */
 	char *keep;              /* revert: the name of the snapshot to take first, or NULL */

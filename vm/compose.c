@@ -307,7 +307,7 @@ static void copy_disks(struct work *w, const int *tops)
 			.target = vm_arena_strdup(w->arena, from->fact.target), .top = tops[i],
 			.source = vm_arena_strdup(w->arena, from->source), .note = vm_arena_strdup(w->arena, from->note),
 			.job = vm_arena_strdup(w->arena, from->job),
-			.job_done = from->job_done, .job_total = from->job_total,
+			.transient = from->transient, .job_done = from->job_done, .job_total = from->job_total,
 		};
 	}
 	w->domain->disks = to;

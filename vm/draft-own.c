@@ -33,6 +33,18 @@ static void draw_vouched(struct vm_draft_snapshot *s, const struct vm_own *own, 
 	}
 }
 
+static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_id *id, struct vm_arena *arena)
+{
+	for (size_t k = 0; k < s->n_disks; k++) {
+		const struct vm_own_file *file = vm_own_frozen(own, id, s->disks[k].fact.target);
+		struct q2_stamp *stamp = file ? vm_arena_calloc(arena, 1, sizeof(*stamp)) : NULL;
+
+		if (stamp)
+			*stamp = (struct q2_stamp){ .ino = file->ino, .size = file->size, .mtime_ns = file->mtime_ns };
+		s->disks[k].fact.froze = stamp;
+	}
+}
+
 static void draw_mark(struct vm_draft *d, struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_id *id,
 		      const struct vm_own_mark *mark)
 {
@@ -65,6 +77,7 @@ void vm_draft_own(struct vm_draft *d, const struct vm_own *own, struct vm_arena 
 		s->held = said->held;
 		s->ours = said->ours;
 		draw_vouched(s, own, said, arena);
+		draw_frozen(s, own, &id, arena);
 		if (said->mark)
 			draw_mark(d, s, own, &id, said->mark);
 	}

@@ -319,7 +319,7 @@ static int domain_facts(const struct vm_drafts *set, const struct vm_draft *d, s
 	for (size_t i = 0; i < d->n_disks; i++)
 		disks[i] = d->disks[i].fact;
 	*out = (struct vm_fact_domain){ .name = d->dir, .running = d->running, .image = d->image, .disks = disks,
-					.n_disks = d->n_disks };
+					.n_disks = d->n_disks, .made = d->own_made, .n_made = d->n_own_made };
 	return snapshot_facts(set, d, out);
 }
 

@@ -50,6 +50,7 @@ struct vm_draft_now {
 	struct vm_fact_disk fact;
 	const char *source, *note, *job; /* for vm_disk_now */
 	uint64_t job_done, job_total;
+	bool transient;
 	unsigned pull_since; /* a pull into it that was first seen at this poll is over now; 0: none */
 };
 
@@ -69,6 +70,8 @@ struct vm_draft {
 	size_t n_snapshots;
 	struct vm_draft_merge *merges;
 	size_t n_merges;
+	int *own_made;              /* files (indexes) that commands of ours made for it */
+	size_t n_own_made;
 	char **made;                /* paths that a command which has not ended was about to make, NULL-terminated; NULL: none */
 
 	/* filled in here */

@@ -29,6 +29,7 @@
 struct vm_engine *vm_engine_new(struct vm *vm, struct vm_store *store, const struct vm_options *options)
 {
 	struct vm_engine *e = calloc(1, sizeof(*e));
+	pthread_condattr_t steady;
 
 	if (!e)
 		return NULL;
@@ -41,7 +42,10 @@ struct vm_engine *vm_engine_new(struct vm *vm, struct vm_store *store, const str
 		return NULL;
 	}
 	pthread_mutex_init(&e->lock, NULL);
-	pthread_cond_init(&e->idle, NULL);
+	pthread_condattr_init(&steady);
+	pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
+	pthread_cond_init(&e->idle, &steady);
+	pthread_condattr_destroy(&steady);
 	return e;
 }
 
@@ -60,7 +64,7 @@ static bool cancel_running(void *thing, void *opaque)
 
 int vm_engine_stop(struct vm_engine *e)
 {
-	struct timespec until = vm_ns_timespec(vm_now_ns() + STOP_PATIENCE_S * VM_NS_PER_S);
+	struct timespec until = vm_ns_timespec(vm_steady_ns() + STOP_PATIENCE_S * VM_NS_PER_S);
 	bool ended;
 
 	pthread_mutex_lock(&e->lock);
@@ -71,6 +75,7 @@ int vm_engine_stop(struct vm_engine *e)
 		;
 	ended = !e->threads;
 	pthread_mutex_unlock(&e->lock);
+	vm_act_freeze_await(STOP_PATIENCE_S);
 	return ended ? 0 : -EBUSY;
 }
 

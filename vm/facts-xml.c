@@ -191,7 +191,8 @@ static int put_own(FILE *f, const struct vm_own *own, bool vouch)
 		put_file(f, &own->files[i]);
 	for (size_t i = 0; ret == 0 && i < own->n_made; i++) {
 		fputs("<l", f);
-		ret = put_attr(f, "p", own->made[i]);
+		ret = put_attr(f, "p", own->made[i].path);
+		put_number(f, "i", own->made[i].ino);
 		fputs("/>", f);
 	}
 	for (size_t i = 0; ret == 0 && i < own->n_snapshots; i++)
@@ -465,11 +466,14 @@ static int read_file(struct reader *r, const xmlNode *node)
 static int read_made(struct reader *r, const xmlNode *node)
 {
 	vs_autofree char *path = NULL;
+	uint64_t ino = 0;
 	int ret = charge(r, MADE_COST);
 
 	if (ret == 0)
 		ret = need_attr(r, node, "p", &path);
-	return ret < 0 ? ret : vm_own_add_made(r->own, path);
+	if (ret == 0)
+		ret = get_number(r, node, "i", UINT64_MAX, &ino);
+	return ret < 0 ? ret : vm_own_add_made(r->own, path, ino);
 }
 
 /* The files come before the snapshots. */

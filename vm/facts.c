@@ -77,7 +77,7 @@ void vm_own_free(struct vm_own *own)
 	free(own->snapshots);
 	free(own->files);
 	for (size_t i = 0; i < own->n_made; i++)
-		free(own->made[i]);
+		free(own->made[i].path);
 	free(own->made);
 	free(own->policy);
 	free(own);
@@ -165,7 +165,7 @@ struct vm_own *vm_own_copy(const struct vm_own *own)
 	if (ok)
 		copy->n_files = own->n_files;
 	for (size_t i = 0; ok && i < own->n_made; i++)
-		ok = vm_own_add_made(copy, own->made[i]) == 0;
+		ok = vm_own_add_made(copy, own->made[i].path, own->made[i].ino) == 0;
 	while (ok && copy->n_snapshots < own->n_snapshots) {
 		ok = snapshot_copy(&own->snapshots[copy->n_snapshots], &copy->snapshots[copy->n_snapshots]);
 		copy->n_snapshots += ok;
@@ -438,38 +438,35 @@ const struct vm_own_file *vm_own_frozen(const struct vm_own *own, const struct v
 
 /* ---------------------------------------------------------------- what we made */
 
-bool vm_own_has_made(const struct vm_own *own, const char *path)
+bool vm_own_has_made(const struct vm_own *own, const char *path, uint64_t ino)
 {
 	for (size_t i = 0; i < own->n_made; i++)
-		if (!strcmp(own->made[i], path))
-			return true;
+		if (!strcmp(own->made[i].path, path))
+			return !own->made[i].ino || own->made[i].ino == ino;
 	return false;
 }
 
-int vm_own_add_made(struct vm_own *own, const char *path)
+int vm_own_add_made(struct vm_own *own, const char *path, uint64_t ino)
 {
-	char **grown;
-
-	if (vm_own_has_made(own, path))
-		return 0;
-	grown = reallocarray(own->made, own->n_made + 1, sizeof(*grown));
-	if (grown)
-		own->made = grown;
-	if (!grown || !(grown[own->n_made] = strdup(path)))
-		return -ENOMEM;
-	own->n_made++;
+	for (size_t i = 0; i < own->n_made; i++)
+		if (!strcmp(own->made[i].path, path)) {
+			own->made[i].ino = ino;
+			return 0;
+		}
+	own->made = xreallocarray(own->made, own->n_made + 1, sizeof(*own->made));
+	own->made[own->n_made++] = (struct vm_own_made){xstrdup(path), ino};
 	return 0;
 }
 
-size_t vm_own_sweep_made(struct vm_own *own, bool (*exists)(const char *path))
+size_t vm_own_sweep_made(struct vm_own *own, bool (*exists)(const char *path, uint64_t ino))
 {
 	size_t kept = 0, n = own->n_made;
 
 	for (size_t i = 0; i < n; i++) {
-		if (exists(own->made[i]))
+		if (exists(own->made[i].path, own->made[i].ino))
 			own->made[kept++] = own->made[i];
 		else
-			free(own->made[i]);
+			free(own->made[i].path);
 	}
 	own->n_made = kept;
 	return n - kept;

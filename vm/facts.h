@@ -13,8 +13,8 @@
  *              policy     canonical `retain` line; absent: none was ever written
  *     f        k          number, for `v`                                            any number; one an image file
  *              i z m      its inode number, size and mtime in seconds[.nanoseconds]
- *     l        p          path of a layer that a command of ours or a snapshot      any number; one a path
- *                         made, which no record says any more
+ *     l        p i        path and inode number of a layer that a command of ours   any number; one a path
+ *                         or a snapshot made, which no record says any more
  *     s        n          raw name of a snapshot                                    any number; one a snapshot
  *              t          creation, seconds[.nanoseconds] since 1970
  *              is         letters: e external or i internal; o taken here; h held
@@ -115,7 +115,10 @@ struct vm_own {
 	size_t n_snapshots;
 	struct vm_own_file *files;         /* only those that some snapshot is vouched for with */
 	size_t n_files;
-	char **made;                       /* paths of layers: may be removed when nobody needs them */
+	struct vm_own_made {
+		char *path;
+		uint64_t ino;              /* 0: not known */
+	} *made;                           /* layers: may be removed when nobody needs them */
 	size_t n_made;
 };
 
@@ -177,10 +180,11 @@ int vm_own_set_frozen(struct vm_own *own, const struct vm_own_id *id, const char
 const struct vm_own_file *vm_own_frozen(const struct vm_own *own, const struct vm_own_id *id, const char *target);
 
 /* The layer at @path was made by a command of ours or by a snapshot. */
-int vm_own_add_made(struct vm_own *own, const char *path);
-bool vm_own_has_made(const struct vm_own *own, const char *path);
+int vm_own_add_made(struct vm_own *own, const char *path, uint64_t ino);
+/* @ino: which file lies there. */
+bool vm_own_has_made(const struct vm_own *own, const char *path, uint64_t ino);
 /* Forgets every such layer for which @exists says false. Returns how many. */
-size_t vm_own_sweep_made(struct vm_own *own, bool (*exists)(const char *path));
+size_t vm_own_sweep_made(struct vm_own *own, bool (*exists)(const char *path, uint64_t ino));
 
 /* The snapshot is gone: so is all that was said of it. True if there was something. */
 bool vm_own_forget(struct vm_own *own, const struct vm_own_id *id);

@@ -347,6 +347,8 @@ int vm_graph_layers(const struct vm_graph *g, size_t domain, struct vm_layer **l
 
 	if (ret == 0)
 		ret = draft_snapshots(&p);
+	for (size_t i = 0; ret == 0 && i < g->facts->domains[domain].n_made; i++)
+		ret = draft_add(&p, g->facts->domains[domain].made[i], Q2_FORMAT_QCOW2, false);
 	if (ret == 0 && !(found = find_tops(&p)))
 		ret = -ENOMEM;
 	if (ret == 0)

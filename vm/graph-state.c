@@ -51,9 +51,10 @@
  * qemu-img commit behind libvirt's back, followed by a start of the domain before anybody looked, looks like virsh's
  * delete: ok, and wrong. Files alone cannot tell these apart; while mounted the watch does.
  *
- * *Redirection.* In two cases the record names the wrong file and the right one is known: libvirt 9.0 rewrites P to a
- * file further down when the record (only) of an earlier snapshot is deleted, though O still stands on the old P; and
- * after a commit that we saw, which deleted its top P, the content of P is what O stands on now.
+ * *Redirection.* In three cases the record names the wrong file and the right one is known: libvirt 9.0 rewrites P to a
+ * file further down when the record (only) of an earlier snapshot is deleted, though the old P is there still, as it was when we
+ * noted that it was frozen; or though O still stands on the old P; and after a commit that we saw, which deleted its top P, the
+ * content of P is what O stands on now.
  */
 #include "vm/graph-priv.h"
 
@@ -105,15 +106,36 @@ static bool commit_seen(const struct vm_graph *g, int base, int top)
 	return false;
 }
 
+static bool is_then(const struct vm_fact_file *f, const struct q2_stamp *then)
+{
+	return !f->error && !f->stamp.block && f->stamp.ino == then->ino && f->stamp.size == then->size &&
+	       f->stamp.mtime_ns == then->mtime_ns;
+}
+
+/* The file that was noted as frozen, where the record names another one and it is there, as it was; else VM_NO_FILE. */
+static int noted_pit(const struct vm_hearing *h)
+{
+	const struct q2_stamp *then = h->disk->froze;
+	const struct vm_fact_file *pit = vm_graph_file(h->g, h->disk->pit);
+
+	if (h->disk->mode != VM_MODE_EXTERNAL || !then || (!pit->error && pit->stamp.ino == then->ino))
+		return VM_NO_FILE;
+	for (size_t i = 0; i < h->g->facts->n_files; i++)
+		if (is_then(vm_graph_file(h->g, (int)i), then))
+			return (int)i;
+	return VM_NO_FILE;
+}
+
 /* See "Redirection" above. Sets the image to read and its format. */
 static void redirect(struct vm_hearing *h)
 {
 	const struct vm_fact_file *overlay;
+	int noted = noted_pit(h);
 
-	h->pit = h->disk->pit;
+	h->pit = noted == VM_NO_FILE ? h->disk->pit : noted;
 	h->gone_top = VM_NO_FILE;
-	h->verdict.format = h->disk->format;
-	if (h->disk->mode != VM_MODE_EXTERNAL || !vm_graph_exists(h->g, h->disk->overlay))
+	h->verdict.format = noted == VM_NO_FILE ? h->disk->format : vm_graph_file(h->g, noted)->format;
+	if (noted != VM_NO_FILE || h->disk->mode != VM_MODE_EXTERNAL || !vm_graph_exists(h->g, h->disk->overlay))
 		return;
 	overlay = vm_graph_file(h->g, h->disk->overlay);
 	if (!vm_graph_exists(h->g, overlay->below) || vm_graph_same(h->g, overlay->below, h->disk->pit))

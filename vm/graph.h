@@ -130,6 +130,8 @@ struct vm_fact_domain {
 	size_t n_disks;
 	const struct vm_fact_snapshot *snapshots;
 	size_t n_snapshots;
+	const int *made;        /* files that a command of ours made for it and that it may not use any more */
+	size_t n_made;
 };
 
 /* An image in a storage pool; or, with pool NULL and its path as name, one that was found in a directory. */

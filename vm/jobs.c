@@ -98,11 +98,16 @@ static void speed_text(const struct vm_run *job, char *speed, char *eta, size_t 
 
 static void print_row(FILE *out, const char *id, const struct vm_run *job, int width)
 {
-	char progress[96], speed[32], eta[32];
+	char progress[96], speed[32], eta[32], left[32];
+	const char *state = job->state;
 
+	if (job->left > 1 && !strcmp(state, "running")) {
+		snprintf(left, sizeof(left), "%zu left", job->left);
+		state = left;
+	}
 	progress_text(job, progress, sizeof(progress));
 	speed_text(job, speed, eta, sizeof(speed));
-	fprintf(out, "%-3s %-*s  %-10s %-43s  %-9s  %s\n", id, width, job->command, job->state, progress, speed, eta);
+	fprintf(out, "%-3s %-*s  %-10s %-43s  %-9s  %s\n", id, width, job->command, state, progress, speed, eta);
 }
 
 /* vm_disk_now.job is "active commit 47%" or "active commit, ready": how long its name is. */

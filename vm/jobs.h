@@ -14,6 +14,7 @@ struct vm_run {
 	char *command;   /* canonical text, escaped */
 	const char *state; /* "running", "waiting", "cancelling" */
 	uint64_t cur, end, speed; /* bytes, bytes per second; end 0: nothing to measure yet */
+	size_t left;     /* of a pruning: how many snapshots are to go still; 0: it does not count */
 	struct vm_run *next;
 };
 

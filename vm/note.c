@@ -3,12 +3,12 @@
  * Notes: what a command is about to do and nobody could tell afterwards that it was us, should we die in between. They lie in the state
  * directory, one line each: the command, a word, and what the word is about, with tabs between; all three escaped.
  *
- *     make   path                   an overlay that is about to be made: nobody's, until a definition or a record names it
+ *     make   inode LF path          an overlay that is about to get its name: nobody's, until a definition or a record names it
  *     drop   inode LF below LF path a layer that a revert takes out of use, and then removes
  *     take   time LF name           a snapshot that is about to be taken: it counts as taken here, if it is there
  *     keep   name                   ... by `keep=` of a revert: its repetition need not take it again
  *     job    target                 a block job that is about to be started on this disk
- *     start                         the domain is about to be started, paused
+ *     start  word pid began         the domain is about to be started, paused, or was: see act-guest.c
  *
  * A command that ends takes its lines away. Those that are found at a mount are of one that was interrupted.
  */
@@ -97,18 +97,19 @@ int vm_work_note_each(struct vm_work *w, const char *word, bool (*use)(struct vm
 	return vm_note_each(w->store, w->uuid, word, use_in_work, &u);
 }
 
-void vm_work_note_done(struct vm_work *w, const char *word)
+/* Without the lines for which @goes says so. */
+static void drop_lines(struct vm_work *w, bool (*goes)(const char *line, const char *what), const char *what)
 {
-	vs_autofree char *prefix = line_of(w, word, NULL), *all = vm_store_note_get(w->store, w->uuid);
+	vs_autofree char *all = vm_store_note_get(w->store, w->uuid);
 	size_t kept = 0;
 	bool less = false;
 
-	if (!prefix || !all)
+	if (!all)
 		return;
 	for (char *line = all, *next; *line; line = next) {
 		next = strchrnul(line, '\n');
 		next += *next == '\n';
-		if (!strncmp(line, prefix, strlen(prefix))) {
+		if (goes(line, what)) {
 			less = true;
 			continue;
 		}
@@ -120,4 +121,29 @@ void vm_work_note_done(struct vm_work *w, const char *word)
 	all[kept] = '\0';
 	vm_store_note(w->store, w->uuid, kept ? all : NULL);
 	vm_fault();
+}
+
+static bool begins(const char *line, const char *prefix)
+{
+	return !strncmp(line, prefix, strlen(prefix));
+}
+
+static bool has_word(const char *line, const char *word)
+{
+	const char *at = strchr(line, '\t');
+
+	return at && !strncmp(at + 1, word, strlen(word)) && at[1 + strlen(word)] == '\t';
+}
+
+void vm_work_note_done(struct vm_work *w, const char *word)
+{
+	vs_autofree char *prefix = line_of(w, word, NULL);
+
+	if (prefix)
+		drop_lines(w, begins, prefix);
+}
+
+void vm_work_note_drop(struct vm_work *w, const char *word)
+{
+	drop_lines(w, has_word, word);
 }

@@ -6,7 +6,7 @@
  * qemu-img takes a snapshot's id where a name is expected, and the other way round: what `-d 1` removes depends on the table. So
  * a snapshot is removed or applied only where its name is nobody's id and nobody else's name, and a new name must not be digits only.
  */
-#include "vm/work.h"
+#include "vm/command/remove.h"
 
 #include <errno.h>
 #include <string.h>
@@ -36,7 +36,7 @@ static int nobody_stands_on_it(const struct vm_work *w, struct vs_err *err)
 {
 	int top = w->d->n_disks ? w->d->disks[0].top : -1;
 
-	return top < 0 ? 0 : vm_work_unshared(w, top, "must stay as it is", err);
+	return top < 0 || vm_need(w, top, NULL, false, err) == VM_NEED_NOT ? 0 : err ? err->code : -EPERM;
 }
 
 static int check_unambiguous(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
@@ -88,7 +88,7 @@ int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_
 
 	if (r == 0 && c->kind == VM_ASK_EXTERNAL)
 		r = vs_err_set(err, -EOPNOTSUPP, "an image without libvirt can have internal snapshots only");
-	if (r == 0 && (c->quiesce || c->n_disks || c->desc || c->names[0][0] == '-'))
+	if (r == 0 && (c->quiesce_s || c->n_disks || c->desc || c->names[0][0] == '-'))
 		r = vs_err_set(err, -EOPNOTSUPP, c->names[0][0] == '-' ? "qemu-img would take the name for an option" :
 			       "an image without libvirt has no guest, one disk, and no room for a description");
 	for (size_t i = 0; r == 0 && i < w->d->n_snapshots; i++)
@@ -123,6 +123,8 @@ int vm_op_image_delete(struct vm_work *w, const struct vm_snapshot *s, struct vs
 	struct vm_own_id id = vm_work_id(w, s);
 	int r = check(w, s, err);
 
+	if (r == 0 && s->users && s->users[0])
+		r = vs_err_set(err, -EPERM, "snapshot '%s' must stay: %s stands on its file in a virt-snapfs mount", s->shown, s->users[0]);
 	if (r == 0 && w->try_only)
 		vm_work_say(w, "would remove the entry '%s' from '%s'; no data moves", s->shown, w->uuid);
 	if (r < 0 || w->try_only)
@@ -130,7 +132,7 @@ int vm_op_image_delete(struct vm_work *w, const struct vm_snapshot *s, struct vs
 	r = run(w, "-d", s->name, err);
 	if (r == 0 && vm_own_forget(w->own, &id))
 		r = vm_work_save(w, err);
-	return r;
+	return r == 0 ? vm_work_look(w, err) : r;
 }
 
 int vm_op_image_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err)

@@ -43,8 +43,20 @@ static int plan_pull(const struct vm_work *w, const struct vm_disk_now *disk, co
 	int base = path ? vm_work_layer(w, path) : -1;
 	int64_t bytes;
 
-	if (disk->top < 0 || (record && !path) || w->d->layers[disk->top].below == base)
+	int r;
+
+	if (disk->top < 0 || !w->d->layers[disk->top].active || (record && !path))
 		return 0;
+	r = vm_work_whole(w, disk->target, err);
+	if (r < 0)
+		return r;
+	if (w->d->layers[disk->top].below == base)
+		return 0;
+	if (w->d->layers[disk->top].rival)
+		return vs_err_set(err, -EPERM, "disk %s: '%s' must stay as it is: %s writes to it, too", disk->target,
+				  w->d->layers[disk->top].path, w->d->layers[disk->top].rival);
+	if (disk->transient)
+		return vs_err_set(err, -EOPNOTSUPP, "disk %s is transient, which takes no block jobs", disk->target);
 	inside = vm_work_internal_in(w, disk->top);
 	if (inside)
 		return vs_err_set(err, -EPERM, "internal snapshot '%s' is stored in '%s' and would lose what it reads from below: delete it "
@@ -81,24 +93,19 @@ static int note_pull(struct vm_work *w, const struct pull_disk *disks, size_t n,
 
 static int pull_all(struct vm_work *w, const struct pull_disk *disks, size_t n, struct vs_err *err)
 {
-	struct vm_act_guest guest;
-	struct vs_err why = {0};
-	bool started = !w->running;
-	int r, ended = 0;
+	int r;
 
 	vm_work_unguard(w);
 	r = note_pull(w, disks, n, err);
-	if (r == 0 && started)
-		r = vm_act_start_paused(w->dom, false, &guest, err);
+	if (r == 0)
+		r = vm_work_guest(w, err);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; r == 0 && i < n; i++)
 		r = pull_one(w, &disks[i], err);
 	/* the picture is to see the completed job before it sees the chain alone */
 	vm_refresh(w->vm, 30000);
-	if (started)
-		ended = vm_act_end_paused(w->conn, &guest, &why);
-	return r == 0 && ended < 0 ? vs_err_set(err, ended, "%s", why.msg) : r;
+	return r;
 }
 
 static void tell_pull(struct vm_work *w, const struct pull_disk *p)
@@ -118,13 +125,11 @@ int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r == 0 && !w->conn)
 		r = vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has no layers to pull");
 	if (r == 0)
-		r = vm_op_reclaim(w, w->command, err);
+		r = vm_op_begin(w, w->command, false, err);
 	if (r == 0 && name)
 		r = vm_work_find(w, name, &s, err);
 	if (r == 0 && name && (s->kind == VM_INTERNAL || !(record = vm_work_record(w, s->name))))
 		r = vs_err_set(err, -EOPNOTSUPP, "'%s' is an internal snapshot: it froze no image to stand on", s->shown);
-	if (r == 0)
-		r = vm_work_idle(w, err);
 	disks = r == 0 ? calloc(w->d->n_disks + 1, sizeof(*disks)) : NULL;
 	for (size_t i = 0; disks && r >= 0 && i < w->d->n_disks; i++) {
 		r = plan_pull(w, &w->d->disks[i], record, &disks[n], err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* revert. */
 #include "vm/engine.h"
-#include "vm/work.h"
+#include "vm/command/remove.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,191 +10,162 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/act-priv.h"
+#include "vm/clock.h"
+#include "vm/util/mem.h"
+
 #define UNTOUCHED_S 2 /* between a snapshot's time, which is that of the call, and the last write of making it */
 
+/* The layers that the domain writes to before it is reverted. */
 struct old_layer {
-	char *target, *path, *below; /* `below` NULL: nothing */
-	bool needed; /* while it is active, by others than this disk: when it is not any more, the picture may not have it */
+	char *target;
+	struct vm_doomed_file file;
 };
 
-/* Was this file made by a snapshot or a revert? By its record or our notes; else, for one of a snapshot over `below`, by its
- * name, which carries both. */
-static bool our_overlay(const struct vm_work *w, const struct old_layer *old)
-{
-	if (vm_own_has_made(w->own, old->path))
-		return true;
-	for (size_t i = 0; i < w->n_records; i++) {
-		if (vm_act_proves(w->records[i].xml, old->path))
-			return true;
-		for (unsigned attempt = 1; old->below && attempt <= 32; attempt++) {
-			vs_autofree char *path = NULL, **names = calloc(w->n_records, sizeof(*names));
+struct old_layers {
+	struct old_layer *v;
+	size_t n;
+};
 
-			for (size_t k = 0; names && k < w->n_records; k++)
-				names[k] = w->records[k].name;
-			if (names && vm_act_overlay_path(old->below, names, w->n_records, w->records[i].name, attempt, &path) == 0 &&
-			    !strcmp(path, old->path))
-				return true;
-		}
+static void layers_fini(struct old_layers *old)
+{
+	for (size_t i = 0; i < old->n; i++) {
+		free(old->v[i].target);
+		free(old->v[i].file.path);
 	}
-	return false;
+	free(old->v);
 }
 
-/* Does a record's frozen image lead here? */
-static bool frozen_by_record(const struct vm_work *w, const char *path)
+/* With the domain stopped: nobody writes to them any more, but a picture does not follow what a guest writes. */
+static struct old_layers note_layers(const struct vm_work *w)
 {
-	for (size_t i = 0; i < w->n_records; i++)
-		for (size_t k = 0; k < w->records[i].xml->n_disks; k++) {
-			const struct vm_xml_disk *frozen = w->records[i].xml->disks[k].frozen;
+	struct old_layers old = { .v = xcalloc(w->d->n_disks, sizeof(*old.v)) };
 
-			if (frozen && frozen->source.path && !strcmp(frozen->source.path, path))
-				return true;
-		}
-	return false;
+	for (size_t i = 0; i < w->d->n_disks; i++) {
+		const struct vm_layer *top = w->d->disks[i].top < 0 ? NULL : &w->d->layers[w->d->disks[i].top];
+		struct q2_stamp now;
+		struct stat st;
+
+		if (!top || !top->active || top->error || stat(top->path, &st) < 0 || st.st_ino != top->stamp.ino ||
+		    st.st_dev != top->stamp.dev)
+			continue;
+		now = top->stamp;
+		now.size = (uint64_t)st.st_size;
+		now.mtime_ns = vm_timespec_ns(st.st_mtim);
+		old.v[old.n++] = (struct old_layer){ xstrdup(w->d->disks[i].target), { xstrdup(top->path), now } };
+	}
+	return old;
 }
 
-/* For a repetition: the layers are out of use as soon as the definition is the old one. */
-static int note_drops(struct vm_work *w, const struct old_layer *old, size_t n)
+/* For a repetition: they are out of use as soon as the definition is the old one. */
+static int note_drops(struct vm_work *w, const struct old_layers *old)
 {
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < n; i++) {
-		vs_autofree char *text = NULL;
-		struct stat st;
+	for (size_t i = 0; r == 0 && i < old->n; i++) {
+		const struct q2_stamp *stamp = &old->v[i].file.stamp;
+		vs_autofree char *text = xasprintf("%" PRIu64 " %" PRIu64 " %" PRId64 "\n%s", stamp->ino, stamp->size, stamp->mtime_ns,
+						   old->v[i].file.path);
 
-		if (old[i].needed || stat(old[i].path, &st) < 0)
-			continue;
-		if (asprintf(&text, "%" PRIu64 "\n%s\n%s", (uint64_t)st.st_ino, old[i].below, old[i].path) < 0) {
-			text = NULL;
-			return -ENOMEM;
-		}
 		r = vm_work_note(w, "drop", text);
 	}
 	return r;
 }
 
-/* A layer that was active, and that nothing needs once it is not: internal snapshots in it need it, too. */
-static bool discardable(const struct vm_work *w, const struct old_layer *old, int layer)
+/* What was written since is discarded: where nobody needs it, and that is known. */
+static void discard(struct vm_work *w, const struct vm_doomed_file *file)
 {
-	int one;
+	int layer = vm_work_layer(w, file->path);
+	struct vs_err why = {0};
+	int r;
 
-	if (layer >= 0 && (w->d->layers[layer].users[0] || vm_work_above(w, layer, &one) || vm_work_internal_in(w, layer)))
-		return false;
-	return !frozen_by_record(w, old->path) && our_overlay(w, old);
+	if (layer >= 0 && w->d->layers[layer].active)
+		return; /* of a disk that took no part */
+	r = vm_remove(w, file, NULL, &why);
+	if (r == 0)
+		vm_work_say(w, "unlinked '%s'", vm_work_file(w, file->path));
+	else if (r < 0)
+		vm_work_say(w, "%s", why.msg);
 }
 
-/* What was written since is discarded. */
-static void discard(struct vm_work *w, const struct old_layer *old)
-{
-	int l = vm_work_layer(w, old->path);
-
-	if (old->needed || (l >= 0 && w->d->layers[l].active) || !discardable(w, old, l))
-		return;
-	if (vm_own_add_made(w->own, old->path) == 0 && vm_work_unlink(w, old->path, NULL) == 0)
-		vm_work_say(w, "unlinked '%s'", vm_work_file(w, old->path));
-}
-
-struct old_layers {
-	const struct old_layer *v;
-	size_t n;
-};
-
-static bool known_elsewhere(const struct vm_work *w, const char *path)
-{
-	for (size_t i = 0; i < w->pic->n_domains; i++)
-		for (size_t k = 0; w->pic->domains[i] != w->d && k < w->pic->domains[i]->n_layers; k++)
-			if (!strcmp(w->pic->domains[i]->layers[k].path, path))
-				return true;
-	return false;
-}
-
-/* One that an interrupted revert has left, if it is that very file. @opaque: those that were active until now, of which more is
- * known. */
+/* One that an interrupted revert has left, if it is that very file and as it was. @opaque: those that were active until now, which are
+ * dealt with anyway. */
 static bool discard_noted(struct vm_work *w, const char *text, void *opaque)
 {
 	const struct old_layers *active = opaque;
-	char *below = strchrnul(text, '\n'), *path = *below ? strchr(below + 1, '\n') : NULL;
-	vs_autofree char *below_path = path ? strndup(below + 1, (size_t)(path - below - 1)) : NULL;
-	struct old_layer old = { .path = path ? path + 1 : NULL, .below = below_path };
+	struct vm_doomed_file file = {0};
+	const char *path = strchr(text, '\n');
 	struct stat st;
 
-	for (size_t i = 0; old.path && i < active->n; i++)
-		if (!strcmp(active->v[i].path, old.path))
+	if (!path || sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNd64, &file.stamp.ino, &file.stamp.size, &file.stamp.mtime_ns) != 3)
+		return false;
+	file.path = (char *)path + 1;
+	for (size_t i = 0; i < active->n; i++)
+		if (!strcmp(active->v[i].file.path, file.path))
 			return false;
-	if (below_path && !known_elsewhere(w, old.path) && stat(old.path, &st) == 0 && (uint64_t)st.st_ino == strtoull(text, NULL, 10))
-		discard(w, &old);
+	if (lstat(file.path, &st) < 0 || st.st_ino != file.stamp.ino)
+		return false;
+	file.stamp.dev = st.st_dev;
+	discard(w, &file);
 	return true;
 }
 
 static void tell_discarded(struct vm_work *w, const struct vm_act_overlay *fresh)
 {
 	for (size_t i = 0; i < w->d->n_disks; i++) {
-		int top = strcmp(w->d->disks[i].target, fresh->target) ? -1 : w->d->disks[i].top;
-		int below = top < 0 ? -1 : w->d->layers[top].below;
-		const struct old_layer old = { fresh->target, top < 0 ? NULL : w->d->layers[top].path,
-					       below < 0 ? NULL : w->d->layers[below].path, false };
+		int top = strcmp(w->d->disks[i].target, fresh->target) ? -1 : w->d->disks[i].top, one;
+		struct vs_err why = {0};
 
-		if (old.path && discardable(w, &old, top))
-			vm_work_say(w, "would unlink '%s'", old.path);
-	}
-}
-
-static size_t note_layers(const struct vm_work *w, struct old_layer *old)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < w->d->n_disks; i++) {
-		int top = w->d->disks[i].top, below = top < 0 ? -1 : w->d->layers[top].below, one;
-
-		if (top < 0)
+		if (top < 0 || w->d->layers[top].error || vm_work_above(w, top, &one) || vm_work_internal_in(w, top) || !vm_made(w, top))
 			continue;
-		old[n].needed = w->d->layers[top].users[0] || vm_work_above(w, top, &one) || vm_work_internal_in(w, top);
-		old[n].target = strdup(w->d->disks[i].target);
-		old[n].path = strdup(w->d->layers[top].path);
-		old[n].below = below < 0 ? NULL : strdup(w->d->layers[below].path);
-		if (old[n].target && old[n].path)
-			n++;
+		if (vm_need(w, top, NULL, true, &why) == VM_NEED_NOT)
+			vm_work_say(w, "would unlink '%s'", w->d->layers[top].path);
+		else
+			vm_work_say(w, "%s", why.msg);
 	}
-	return n;
 }
 
 /* The new layer, of which no record tells: one day it may be nobody's. */
-static int remember_new(struct vm_work *w, const struct old_layer *old)
+static void remember_new(struct vm_work *w, const struct old_layer *old)
 {
 	for (size_t i = 0; i < w->d->n_disks; i++) {
 		int top = strcmp(w->d->disks[i].target, old->target) ? -1 : w->d->disks[i].top;
+		const struct vm_layer *l = top < 0 ? NULL : &w->d->layers[top];
 
-		if (top >= 0 && w->d->layers[top].below >= 0 && strcmp(w->d->layers[top].path, old->path) != 0)
-			return vm_own_add_made(w->own, w->d->layers[top].path);
+		if (l && l->below >= 0 && !l->error && l->stamp.ino != old->file.stamp.ino)
+			vm_own_add_made(w->own, l->path, l->stamp.ino);
 	}
-	return 0;
 }
 
-static bool is_there(const char *path)
+/* After a revert. What goes is remembered as made until it has gone: should it have to stay, no record may tell. */
+static int settle_layers(struct vm_work *w, const struct old_layers *old, struct vs_err *err)
 {
-	return access(path, F_OK) == 0;
-}
+	int r;
 
-/* After a revert. */
-static int settle_layers(struct vm_work *w, const struct old_layer *old, size_t n, struct vs_err *err)
-{
-	int r = 0;
+	for (size_t i = 0; i < old->n; i++) {
+		int layer = vm_work_layer(w, old->v[i].file.path);
 
-	for (size_t i = 0; r == 0 && i < n; i++)
-		r = remember_new(w, &old[i]);
-	for (size_t i = 0; r == 0 && i < n; i++)
-		discard(w, &old[i]);
-	if (r < 0)
-		return vs_err_set(err, r, "out of memory");
-	vm_own_sweep_made(w->own, is_there);
-	return vm_work_save(w, err);
+		remember_new(w, &old->v[i]);
+		if (layer >= 0 && !w->d->layers[layer].active && vm_made(w, layer))
+			vm_own_add_made(w->own, old->v[i].file.path, old->v[i].file.stamp.ino);
+	}
+	r = vm_work_save(w, err);
+	for (size_t i = 0; r == 0 && i < old->n; i++)
+		discard(w, &old->v[i].file);
+	return r < 0 || !vm_own_sweep_made(w->own, vm_work_is_there) ? r : vm_work_save(w, err);
 }
 
 static int stop_guest(struct vm_work *w, struct vs_err *err)
 {
 	if (!w->running)
 		return 0;
-	if (virDomainDestroy(w->dom) < 0 && virDomainIsActive(w->dom) != 0)
-		return vs_err_set(err, -EIO, "the domain cannot be stopped");
+	if (virDomainDestroy(w->dom) < 0) {
+		int r = vm_act_virterr(w->dom, err, "the domain cannot be stopped");
+
+		if (virDomainIsActive(w->dom) != 0)
+			return r;
+		*err = (struct vs_err){0};
+	}
 	vm_fault();
 	return vm_work_look(w, err);
 }
@@ -237,13 +208,12 @@ static int keep_first(struct vm_work *w, const struct vm_command *c, const struc
 		return 0;
 	if (!w->try_only && vm_work_record(w, c->keep) && vm_work_noted(w, "keep", c->keep))
 		return kept_before(w, c->keep, err);
-	targets = calloc(s->n_disks + 1, sizeof(*targets));
-	r = !targets ? -ENOMEM : w->try_only ? 0 : vm_work_note(w, "keep", c->keep);
+	targets = xcalloc(s->n_disks, sizeof(*targets));
+	r = w->try_only ? 0 : vm_work_note(w, "keep", c->keep);
 	if (r < 0)
 		return vs_err_set(err, r, "out of memory");
 	for (size_t i = 0; s->kind == VM_EXTERNAL && i < s->n_disks; i++)
-		if ((targets[create.n_disks] = strdup(s->disks[i].target)))
-			create.n_disks++;
+		targets[create.n_disks++] = xstrdup(s->disks[i].target);
 	create.disks = targets;
 	if (w->running && w->n_records && w->records[0].xml->kind == VM_INTERNAL)
 		create.kind = VM_ASK_INTERNAL;
@@ -255,32 +225,25 @@ static int keep_first(struct vm_work *w, const struct vm_command *c, const struc
 	return r;
 }
 
-static int note_revert(struct vm_work *w, const struct vm_act_revert *spec, const struct old_layer *old, size_t n,
-		       struct vs_err *err)
+static int check_state(const struct vm_snapshot *s, struct vs_err *err)
 {
-	struct vm_act_plan plan = {0};
-	enum vm_act_way way;
-	int r = vm_act_revert_plan(w->dom, spec, &way, &plan, err);
-
-	if (r < 0)
-		return r;
-	r = vm_op_note_plan(w, &plan);
-	if (r == 0)
-		r = note_drops(w, old, n);
-	vm_act_plan_fini(&plan);
-	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
+	if (s->state == VM_OK || s->state == VM_DETACHED)
+		return 0;
+	return vs_err_set(err, -EPERM, "snapshot '%s' is %s: %s", s->shown, vm_state_name(s->state), s->reason ? s->reason : "");
 }
 
 static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 {
-	struct vm_act_revert spec = { .name = name, .risky = true, .left_over = vm_op_left_over, .opaque = w };
-	struct old_layer *old = calloc(w->d->n_disks + 1, sizeof(*old));
-	size_t n = old ? note_layers(w, old) : 0;
-	struct old_layers active = { old, n };
-	int r;
+	struct vm_act_revert spec = { .name = name, .risky = true, .left_over = vm_op_left_over, .making = vm_op_making, .opaque = w };
+	struct old_layers old vs_cleanup(layers_fini) = note_layers(w);
+	const struct vm_snapshot *s;
+	int r = vm_work_find_key(w, name, &s, err);
 
+	if (r == 0)
+		r = check_state(s, err); /* it may have changed while a snapshot was taken and the guest was stopped */
 	vm_work_unguard(w);
-	r = note_revert(w, &spec, old, n, err);
+	if (r == 0)
+		r = note_drops(w, &old);
 	if (r == 0)
 		r = vm_act_revert(w->dom, &spec, &w->watch, err);
 	if (r == 0)
@@ -288,15 +251,9 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r == 0)
 		vm_work_say(w, "the domain is as it was at '%s'", name);
 	if (r == 0)
-		vm_work_note_each(w, "drop", discard_noted, &active);
+		vm_work_note_each(w, "drop", discard_noted, &old);
 	if (r == 0)
-		r = settle_layers(w, old, n, err);
-	for (size_t i = 0; i < n; i++) {
-		free(old[i].target);
-		free(old[i].path);
-		free(old[i].below);
-	}
-	free(old);
+		r = settle_layers(w, &old, err);
 	if (r != -EHOSTDOWN) {
 		vm_work_note_done(w, "make");
 		vm_work_note_done(w, "drop");
@@ -330,8 +287,8 @@ static int check_revert(const struct vm_work *w, const struct vm_command *c, con
 {
 	int r = vm_op_check_id(w, s, err);
 
-	if (r == 0 && s->state != VM_OK && s->state != VM_DETACHED)
-		r = vs_err_set(err, -EPERM, "snapshot '%s' is %s: %s", s->shown, vm_state_name(s->state), s->reason ? s->reason : "");
+	if (r == 0)
+		r = check_state(s, err);
 	if (r == 0 && !s->recorded)
 		r = vs_err_set(err, -EOPNOTSUPP, "libvirt does not know snapshot '%s'", s->shown);
 	if (r == 0 && s->kind == VM_INTERNAL)
@@ -353,11 +310,9 @@ int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 	if (r == 0 && !w->conn)
 		return vm_op_image_revert(w, c, err);
 	if (r == 0)
-		r = vm_op_reclaim(w, w->command, err);
+		r = vm_op_begin(w, w->command, false, err);
 	if (r == 0)
 		r = vm_work_find(w, c->names[0], &s, err);
-	if (r == 0)
-		r = vm_work_idle(w, err);
 	if (r == 0)
 		r = check_revert(w, c, s, err);
 	if (r == 0 && !(name = strdup(s->name)))

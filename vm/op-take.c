@@ -7,10 +7,12 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "vm/clock.h"
 #include "vm/names.h"
 #include "vm/retain.h"
+#include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- which kind */
 
@@ -67,34 +69,53 @@ static size_t depth_of(const struct vm_work *w)
 
 /* ---------------------------------------------------------------- left-overs of an interrupted create */
 
-static bool is_text(struct vm_work *w, const char *text, void *opaque)
+struct made_file {
+	const char *path;
+	uint64_t ino;
+};
+
+/* "INO\nPATH" */
+static bool is_made(struct vm_work *w, const char *text, void *opaque)
 {
+	const struct made_file *file = opaque;
+	char *path;
+	uint64_t ino = strtoull(text, &path, 10);
+
 	(void)w;
-	return !strcmp(text, opaque);
+	return *path == '\n' && ino == file->ino && !strcmp(path + 1, file->path);
 }
 
-/* A file that we noted before we made it, and that nobody has come to use. */
+/* The very file that we noted when we made it, and that nobody has come to use. */
 bool vm_op_left_over(void *opaque, const char *path)
 {
 	struct vm_work *w = opaque;
 	int l = vm_work_layer(w, path);
+	struct made_file file = { .path = path };
+	struct stat st;
 
-	if (l >= 0 && w->d->layers[l].active)
+	if (lstat(path, &st) < 0 || !S_ISREG(st.st_mode))
+		return false;
+	file.ino = st.st_ino;
+	if (vm_work_note_each(w, "make", is_made, &file) == 0)
+		return false;
+	if (l >= 0 && (w->d->layers[l].active || w->d->layers[l].users[0] || w->d->layers[l].snapshots[0] || w->d->layers[l].unknown))
 		return false;
 	for (size_t i = 0; i < w->n_records; i++)
 		for (size_t k = 0; k < w->records[i].xml->n_files; k++)
 			if (!strcmp(w->records[i].xml->files[k].path, path))
 				return false;
-	return vm_work_note_each(w, "make", is_text, (void *)path) > 0;
+	for (size_t i = 0; l >= 0 && i < w->d->n_layers; i++)
+		if (w->d->layers[i].below == l)
+			return false;
+	return true;
 }
 
-int vm_op_note_plan(struct vm_work *w, const struct vm_act_plan *plan)
+void vm_op_making(void *opaque, const char *path, uint64_t ino)
 {
-	int r = 0;
+	struct vm_work *w = opaque;
+	vs_autofree char *text = xasprintf("%" PRIu64 "\n%s", ino, path);
 
-	for (size_t i = 0; r == 0 && i < plan->n_overlays; i++)
-		r = vm_work_note(w, "make", plan->overlays[i].path);
-	return r;
+	vm_work_note(w, "make", text);
 }
 
 /* ---------------------------------------------------------------- what an interrupted create has taken */
@@ -140,6 +161,31 @@ int vm_op_settle(struct vm_work *w, struct vs_err *err)
 
 /* ---------------------------------------------------------------- create */
 
+/* What it froze is noted while it is what it was. */
+static void note_frozen(struct vm_work *w, const struct vm_own_id *id, const char *name)
+{
+	for (size_t i = 0; i < w->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &w->d->snapshots[i];
+
+		for (size_t k = 0; s->recorded && s->kind == VM_EXTERNAL && !strcmp(s->name, name) && k < s->n_disks; k++)
+			vm_work_note_frozen(w, id, &s->disks[k]);
+	}
+}
+
+/* Before "ok": does every disk stand on a whole chain? */
+static int check_disks(const struct vm_work *w, const char *name, struct vs_err *err)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++) {
+		int r = vm_work_whole(w, w->d->disks[i].target, err);
+
+		if (r < 0) {
+			vs_err_prefix(err, "snapshot '%s' was taken, but", name);
+			return r;
+		}
+	}
+	return 0;
+}
+
 static int make_ours(struct vm_work *w, const char *name, enum vm_kind kind, struct vs_err *err)
 {
 	const struct vm_work_record *record;
@@ -153,23 +199,23 @@ static int make_ours(struct vm_work *w, const char *name, enum vm_kind kind, str
 		return vs_err_set(err, -EIO, "snapshot '%s' was taken, but libvirt does not list it", name);
 	id = (struct vm_own_id){ name, record->xml->created_s * VM_NS_PER_S, kind };
 	if (vm_own_set_ours(w->own, &id, true) < 0)
-		return vs_err_set(err, -ENOMEM, "out of memory");
-	return vm_work_save(w, err);
+		xoom();
+	note_frozen(w, &id, name);
+	r = vm_work_save(w, err);
+	return r == 0 && kind == VM_EXTERNAL ? check_disks(w, name, err) : r;
 }
 
 static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs_err *err)
 {
 	struct vm_act_plan plan = {0};
 	bool made = false;
-	int r = vm_act_create_plan(w->dom, spec, &plan, err);
+	int r = vm_act_create_plan(w->dom, spec, &w->watch, &plan, err);
 
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < plan.n_overlays; i++)
 		vm_work_say(w, "disk %s: %s '%s' on '%s'", plan.overlays[i].target, w->try_only ? "would create" : "created",
 			    vm_work_file(w, plan.overlays[i].path), vm_work_file(w, plan.overlays[i].below));
-	if (!w->try_only)
-		r = vm_op_note_plan(w, &plan);
 	vm_act_plan_fini(&plan);
 	if (w->try_only)
 		return 0;
@@ -193,28 +239,57 @@ static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs
 	return r;
 }
 
+static bool takes_part(const struct vm_command *c, const char *target)
+{
+	for (size_t i = 0; i < c->n_disks; i++)
+		if (!strcmp(c->disks[i], target))
+			return true;
+	return c->n_disks == 0;
+}
+
+/* What would be frozen: a whole chain, that nobody else writes to. */
+static int check_layers(const struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++) {
+		const struct vm_disk_now *disk = &w->d->disks[i];
+		const struct vm_layer *top = disk->top < 0 ? NULL : &w->d->layers[disk->top];
+		int r;
+
+		if (!top || !top->active || !takes_part(c, disk->target))
+			continue;
+		r = vm_work_whole(w, disk->target, err);
+		if (r < 0)
+			return r;
+		if (top->rival)
+			return vs_err_set(err, -EPERM, "disk %s: '%s' cannot be frozen, for %s writes to it, too", disk->target, top->path,
+					  top->rival);
+	}
+	return 0;
+}
+
 int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
 {
 	struct vm_act_create spec = { .name = c->names[0], .description = c->desc, .targets = (const char *const *)c->disks,
-				      .n_targets = c->n_disks, .quiesce = c->quiesce, .left_over = vm_op_left_over, .opaque = w };
+				      .n_targets = c->n_disks, .quiesce = c->quiesce_s, .quiesce_s = c->quiesce_s,
+				      .left_over = vm_op_left_over, .making = vm_op_making, .opaque = w };
 	int r = vm_work_look(w, err);
 
 	if (r < 0)
 		return r;
 	r = vm_op_settle(w, err);
 	if (r == 0)
-		r = vm_op_reclaim(w, w->command, err);
+		r = vm_op_begin(w, w->command, true, err);
 	if (r < 0)
 		return r;
 	if (!w->conn)
 		return vm_op_image_create(w, c, err);
 	r = choose_kind(w, c->kind, &spec.kind, err);
-	if (r == 0 && c->quiesce && (!w->running || spec.kind == VM_INTERNAL))
+	if (r == 0 && c->quiesce_s && (!w->running || spec.kind == VM_INTERNAL))
 		r = vs_err_set(err, -EOPNOTSUPP, "quiesce is for external snapshots of running domains");
 	if (r == 0)
 		r = check_name(w, c, spec.kind, err);
 	if (r == 0)
-		r = vm_work_idle(w, err);
+		r = check_layers(w, c, err);
 	spec.depth = r == 0 ? depth_of(w) : 0;
 	return r < 0 ? r : create(w, &spec, err);
 }

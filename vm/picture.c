@@ -148,7 +148,7 @@ static bool same_layer(const struct vm_layer *a, const struct vm_layer *b)
 static bool same_disk_now(const struct vm_disk_now *a, const struct vm_disk_now *b)
 {
 	return same_text(a->target, b->target) && same_text(a->source, b->source) && a->top == b->top &&
-	       same_text(a->note, b->note) && same_text(a->job, b->job);
+	       same_text(a->note, b->note) && same_text(a->job, b->job) && a->transient == b->transient;
 }
 
 bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b)

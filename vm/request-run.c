@@ -55,6 +55,7 @@ static void on_progress(void *opaque, uint64_t cur, uint64_t end, uint64_t speed
 	at->job->cur = cur;
 	at->job->end = end;
 	at->job->speed = speed;
+	at->job->left = at->work.left;
 	pthread_mutex_unlock(&at->q->engine->lock);
 	vm_desk_tell(at->q->engine, at->q->desk, true);
 }
@@ -96,6 +97,15 @@ static void begin(struct at_work *at, struct vm_request *q, virConnectPtr conn, 
 	vm_desk_tell(e, q->desk, false);
 }
 
+/* A guest that was started for it is ended before the outcome is told. */
+static int end_guest(struct at_work *at, int r, struct vs_err *err)
+{
+	struct vs_err why = {0};
+	int ended = vm_work_guest_end(&at->work, &why);
+
+	return r < 0 || ended == 0 ? r : vs_err_set(err, ended, "%s", why.msg);
+}
+
 static void end(struct at_work *at)
 {
 	struct vm_engine *e = at->q->engine;
@@ -116,18 +126,6 @@ static int cancel_job(struct vm_request *q, const struct vm_command *c, struct v
 	if ((c->try_only ? vm_desk_has_job : vm_desk_cancel)(q->engine, q->desk, id))
 		return 0;
 	return vs_err_set(err, -ENOENT, "there is no job %" PRIu64 " of ours", id);
-}
-
-static int run_deletes(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
-{
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < c->n_names; i++) {
-		r = vm_op_delete(w, c->names[i], err);
-		if (r < 0 && c->n_names > 1)
-			vs_err_prefix(err, "'%s'", c->names[i]);
-	}
-	return r;
 }
 
 static int run_prune(struct vm_work *w, struct vs_err *err)
@@ -165,7 +163,7 @@ static int dispatch(struct vm_request *q, struct vm_work *w, const struct vm_com
 {
 	switch (c->verb) {
 	case VM_CREATE: return run_create(w, c, err);
-	case VM_DELETE: return run_deletes(w, c, err);
+	case VM_DELETE: return vm_op_delete(w, c->names, c->n_names, err);
 	case VM_COMMIT: return vm_op_commit(w, c->names[0], c->n_names > 1 ? c->names[1] : NULL, err);
 	case VM_PULL: return vm_op_pull(w, c->n_names ? c->names[0] : NULL, err);
 	case VM_REVERT: return vm_op_revert(w, c, err);
@@ -201,6 +199,7 @@ int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm
 	r = vm_work_cancelled(&at.work, &err);
 	if (r == 0)
 		r = dispatch(q, &at.work, c, &err);
+	r = end_guest(&at, r, &err);
 	if (!c->try_only)
 		see(q);
 	vm_request_report(q, text, r, at.work.said, &err);
@@ -240,6 +239,7 @@ static int run_policy(struct vm_request *q, virConnectPtr conn)
 		else
 			tell_policy(&at.work, q->policy, dropped);
 	}
+	r = end_guest(&at, r, &err);
 	see(q);
 	vm_request_report(q, text, r, at.work.said, &err);
 	end(&at);
@@ -256,6 +256,7 @@ static int run_self(struct vm_request *q, virConnectPtr conn)
 
 	begin(&at, q, conn, text, false);
 	r = q->origin == VM_BY_MOUNT ? vm_op_repair(&at.work, &err) : vm_op_prune(&at.work, &dropped, &err);
+	r = end_guest(&at, r, &err);
 	see(q);
 	if (r < 0 || dropped)
 		vm_request_report(q, text, r, at.work.said, &err);

@@ -104,6 +104,11 @@ static int collect(const struct vm_retain *policy, const struct vm_retain_snapsh
 				 "an unfinished command has it");
 			continue;
 		}
+		if (!reason && snaps[i].unreadable) {
+			verdicts[i].keep = true;
+			snprintf(verdicts[i].reason, sizeof(verdicts[i].reason), "it cannot be read, so it does not count");
+			continue;
+		}
 		if (reason)
 			continue;
 		*c = (struct counted){ .snap = &snaps[i], .verdict = &verdicts[i] };

@@ -65,6 +65,7 @@ struct vm_retain_snapshot {
 	bool open;               /* somebody reads it right now */
 	bool begun;              /* a command that removes it was begun and is not done: its data is gone already */
 	bool by_delete;          /* ... which was a delete */
+	bool unreadable;         /* its data is gone, or nobody can tell */
 };
 
 /* Room for the reasons of all terms at once: see retain-plan.c. */
@@ -78,8 +79,8 @@ struct vm_retain_verdict {
 /*
  * What @policy does with @snaps at @now_ns: fills verdicts[0..n-1]. Not counted and always kept are snapshots that are
  * held, open, not recorded, neither ours nor named by a glob, or dated after @now_ns. Not counted are those whose removal
- * was begun, for what has no data any more must not stand in for what has: a delete is finished, another command is left to
- * who gave it. 0; -ENOMEM; -EOVERFLOW: a date
+ * was begun, and those that cannot be read, for what has no data any more must not stand in for what has: a delete is finished,
+ * another command is left to who gave it, and so is what cannot be read. 0; -ENOMEM; -EOVERFLOW: a date
  * that the C library cannot put into the calendar. On failure the verdicts say nothing.
  */
 int vm_retain_plan(const struct vm_retain *policy, const struct vm_retain_snapshot *snaps, size_t n, int64_t now_ns,

@@ -56,7 +56,8 @@ static void set_begun(struct vm_retain_snapshot *snap, const struct vm_own *own,
 		id.created_ns = entry->date_sec * VM_NS_PER_S + entry->date_nsec;
 	said = own && s->state == VM_STALE ? vm_own_find(own, &id) : NULL;
 	snap->begun = said && said->mark;
-	snap->by_delete = snap->begun && !strncmp(said->mark->command, "delete ", strlen("delete "));
+	snap->unreadable = !snap->begun && (s->state == VM_STALE || (s->state == VM_UNSUPPORTED && !s->n_disks));
+	snap->by_delete = snap->begun && !said->mark->is_void && !strncmp(said->mark->command, "delete ", strlen("delete "));
 }
 
 static size_t fill(struct vm_engine *e, const struct vm_domain *d, struct vm_retain_snapshot *snaps)

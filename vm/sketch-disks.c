@@ -101,6 +101,7 @@ static void draw_disk(struct vm_sketch *sk, const struct vm_known_domain *k, con
 {
 	disk->source = xml->source.text;
 	disk->note = note_of(sk, xml);
+	disk->transient = xml->transient;
 	disk->fact = (struct vm_fact_disk){
 		.target = xml->target, .top = vm_sketch_file(sk, &xml->source, gate), .format = xml->source.format,
 		.writable = vm_xml_disk_exposed(xml), .mirror = VM_NO_FILE,

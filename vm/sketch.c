@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "clock.h"
 #include "names.h"
@@ -260,11 +261,16 @@ struct made {
 	struct vm_strings list;
 };
 
-static bool add_made(const char *path, void *opaque)
+/* "INO\nPATH": the very file that was made, and none that has its name now. */
+static bool add_made(const char *text, void *opaque)
 {
 	struct made *made = opaque;
+	char *path;
+	uint64_t ino = strtoull(text, &path, 10);
+	struct stat st;
 
-	vm_strings_add(made->arena, &made->list, path);
+	if (*path == '\n' && lstat(path + 1, &st) == 0 && st.st_ino == ino)
+		vm_strings_add(made->arena, &made->list, path + 1);
 	return true;
 }
 
@@ -277,14 +283,29 @@ static void draw_made(struct vm_sketch *sk, const struct vm_known_domain *k, str
 	d->made = vm_strings_done(&sk->arena, &made.list);
 }
 
+/* Layers of our own making, which the domain may have left since. */
+static void draw_own_made(struct vm_sketch *sk, const struct vm_own *own, struct vm_draft *d)
+{
+	d->own_made = vm_arena_calloc(&sk->arena, own->n_made, sizeof(*d->own_made));
+	for (size_t i = 0; d->own_made && i < own->n_made; i++) {
+		int file = vm_collect_path(&sk->collect, own->made[i].path, Q2_FORMAT_QCOW2, d->gate);
+
+		if (file != VM_NO_FILE && sk->collect.fact[file].error != -ENOENT &&
+		    (!own->made[i].ino || sk->collect.fact[file].stamp.ino == own->made[i].ino))
+			d->own_made[d->n_own_made++] = file;
+	}
+}
+
 /* The live definition and the configured one may differ: what has been said last counts. */
 static void draw_own(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
 {
 	const struct vm_own *now = k->now ? k->now->own : NULL, *config = k->config ? k->config->own : NULL;
 	struct vm_own *best = vm_store_best(sk->store, k->uuid, vm_own_newer(now, config));
 
-	if (best && vm_arena_own(&sk->arena, best, free_own))
+	if (best && vm_arena_own(&sk->arena, best, free_own)) {
 		vm_draft_own(d, best, &sk->arena);
+		draw_own_made(sk, best, d);
+	}
 	draw_made(sk, k, d);
 }
 

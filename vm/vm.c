@@ -247,16 +247,21 @@ static bool await_end(struct vm *vm)
 	return gone;
 }
 
-void vm_close(struct vm *vm)
+int vm_close(struct vm *vm)
 {
+	bool stopped, ended;
+
 	if (!vm)
-		return;
-	if (vm_engine_stop(vm->engine) < 0 || !await_end(vm)) {
+		return 0;
+	stopped = vm_engine_stop(vm->engine) == 0;
+	ended = await_end(vm);
+	if (!stopped || !ended) {
 		pthread_detach(vm->thread);
-		return;
+		return -EBUSY;
 	}
 	pthread_join(vm->thread, NULL);
 	vm_free(vm);
+	return 0;
 }
 
 /* ---------------------------------------------------------------- what others ask */

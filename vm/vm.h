@@ -97,6 +97,7 @@ struct vm_disk_now {
 	char *source;       /* the path, or a description such as "network disk (rbd pool/image)" */
 	int top;            /* index of its active layer, -1 where it has no layers we can see */
 	char *note;         /* NULL, or why it cannot be served */
+	bool transient;     /* what is written to it goes when the domain stops */
 	char *job;          /* NULL, or "commit 47%" of whoever's job */
 	uint64_t job_done, job_total; /* of it, bytes */
 };
@@ -166,8 +167,9 @@ struct vm_options {
 
 /* Connects and builds the first picture. Errors name the source. Gives *out. Starts threads: fork before. */
 int vm_open(const struct vm_options *options, struct vm **out, struct vs_err *err);
-/* Stops the threads. Pictures still held stay valid. */
-void vm_close(struct vm *vm);
+/* Stops the threads. Pictures still held stay valid. 0; -EBUSY: a thread hangs in libvirt and may still call back: whatever it uses,
+ * the options' opaque included, has to stay until the process ends, which should be by _exit(2). */
+int vm_close(struct vm *vm);
 
 /* Gives the current picture; never NULL, never blocks. */
 struct vm_picture *vm_picture_get(struct vm *vm);

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "vm/clock.h"
+#include "vm/util/mem.h"
 
 static bool is_right(const struct vm_disk *disk)
 {
@@ -44,6 +45,18 @@ static size_t list_layers(const struct vm_work *w, const struct vm_snapshot *s, 
 	return n;
 }
 
+void vm_work_note_frozen(struct vm_work *w, const struct vm_own_id *id, const struct vm_disk *disk)
+{
+	const struct q2_stamp *stamp = disk->n_stamps ? &disk->stamps[0] : NULL;
+	struct vm_own_file file;
+
+	if (!stamp || stamp->block || !is_right(disk))
+		return;
+	file = (struct vm_own_file){ .ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns };
+	if (vm_own_set_frozen(w->own, id, disk->target, &file) < 0)
+		xoom();
+}
+
 static int vouch_for(struct vm_work *w, const struct vm_snapshot *s)
 {
 	vs_autofree struct vm_own_file *files = NULL;
@@ -58,8 +71,11 @@ static int vouch_for(struct vm_work *w, const struct vm_snapshot *s)
 	files = calloc(room + 1, sizeof(*files));
 	if (!files)
 		return -ENOMEM;
-	for (size_t i = 0; i < s->n_disks; i++)
+	for (size_t i = 0; i < s->n_disks; i++) {
 		n = list_layers(w, s, &s->disks[i], files, n);
+		if (s->kind == VM_EXTERNAL)
+			vm_work_note_frozen(w, &id, &s->disks[i]);
+	}
 	return vm_own_set_vouched(w->own, &id, files, n);
 }
 

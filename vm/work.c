@@ -2,15 +2,20 @@
 #include "vm/work.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
+#include "vm/act-priv.h"
+#include "vm/names.h"
+#include "vm/util/mem.h"
 #include "vm/virterr.h"
 
 #define LOOK_MS 30000
 #define LIST_TRIES 20
+#define COST_TABLE_BYTES (16u << 20)
 #define LIST_PAUSE_US 50000
 
 /* ---------------------------------------------------------------- words */
@@ -78,6 +83,8 @@ static void forget_look(struct vm_work *w)
 
 void vm_work_fini(struct vm_work *w)
 {
+	free(vs_steal(w->removed));
+	w->n_removed = 0;
 	if (w->guarded && w->options->unguard)
 		w->options->unguard(w->options->opaque, w->uuid, false);
 	w->guarded = false;
@@ -90,6 +97,7 @@ static int look_picture(struct vm_work *w, struct vs_err *err)
 {
 	int r = vm_refresh(w->vm, LOOK_MS);
 
+	w->d = NULL;
 	if (r < 0)
 		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "the domain cannot be looked at: %s", strerror(-r));
 	w->pic = vm_picture_get(w->vm);
@@ -135,6 +143,17 @@ static int look_records(struct vm_work *w, struct vs_err *err)
 	return r;
 }
 
+static int refuse_own(const struct vm_work *w, int r, struct vs_err *err)
+{
+	vs_autofree char *why = xstrdup(err ? err->msg : "");
+
+	if (w->dom)
+		return vs_err_set(err, r, "%s. They are kept as they are, and no command runs until they can be read: mend or remove them with "
+				  "'virsh metadata %s %s'", why, w->d->name, VM_OWN_URI);
+	return vs_err_set(err, r, "%s. They are kept as they are, and no command runs until they can be read: mend or remove the attribute %s of "
+			  "'%s'", why, VM_OWN_XATTR, w->uuid);
+}
+
 static int read_own(struct vm_work *w, char **text, struct vs_err *err)
 {
 	char buf[VM_OWN_MAX];
@@ -143,6 +162,8 @@ static int read_own(struct vm_work *w, char **text, struct vs_err *err)
 	if (w->dom)
 		return vm_act_metadata_get(w->dom, VM_OWN_URI, text, err);
 	len = getxattr(w->uuid, VM_OWN_XATTR, buf, sizeof(buf));
+	if (len < 0 && errno == ERANGE)
+		return refuse_own(w, vs_err_set(err, -E2BIG, "our facts in the attribute are larger than %d bytes", VM_OWN_MAX), err);
 	if (len < 0)
 		return errno == ENODATA ? -ENOENT : vs_err_set(err, -errno, "the attribute %s of '%s': %s", VM_OWN_XATTR, w->uuid,
 							       strerror(errno));
@@ -160,10 +181,11 @@ static int look_own(struct vm_work *w, struct vs_err *err)
 		return r;
 	if (err)
 		*err = (struct vs_err){0};
-	if (text)
+	if (text) {
 		r = vm_own_parse(text, strlen(text), &found, err);
-	if (text && r == -EOPNOTSUPP)
-		return r;
+		if (r < 0) /* to overlook a hold is to delete what it held */
+			return refuse_own(w, r, err);
+	}
 	w->own = vm_store_best(w->store, w->uuid, found);
 	w->behind = w->own && (!found || found->serial < w->own->serial);
 	vm_own_free(found);
@@ -209,6 +231,18 @@ int vm_work_look(struct vm_work *w, struct vs_err *err)
 		w->behind = r < 0;
 	}
 	return r < 0 || w->try_only ? r : vm_work_vouch(w, w->d, err);
+}
+
+int vm_work_glance(const struct vm_work *w, struct vm_work *now, struct vs_err *err)
+{
+	*now = (struct vm_work){ .vm = w->vm, .uuid = w->uuid, .conn = w->conn, .own = w->own, .records = w->records,
+				 .n_records = w->n_records, .removed = w->removed, .n_removed = w->n_removed };
+	return look_picture(now, err);
+}
+
+void vm_work_glance_done(struct vm_work *now)
+{
+	vm_picture_put(now->pic);
 }
 
 int vm_work_save(struct vm_work *w, struct vs_err *err)
@@ -257,6 +291,134 @@ int vm_work_startable(const struct vm_work *w, struct vs_err *err)
 	return vs_err_set(err, -EPERM, "the domain has a managed save, which a start would use up: start it and shut it down first");
 }
 
+static bool lies_there(const char *dir, const char *name, char **path)
+{
+	*path = xasprintf("%s/%s", dir, name);
+	if (access(*path, F_OK) == 0)
+		return true;
+	free(vs_steal(*path));
+	return false;
+}
+
+/* A file of the missing one's name beside another layer of the domain: gives its path; NULL: there is none. */
+static char *find_moved(const struct vm_work *w, const char *missing)
+{
+	const char *slash = strrchr(missing, '/'), *name = slash ? slash + 1 : missing;
+
+	for (size_t i = 0; i < w->d->n_layers; i++) {
+		vs_autofree char *dir = xstrdup(w->d->layers[i].path);
+		char *end = strrchr(dir, '/'), *path;
+
+		if (w->d->layers[i].error || !end)
+			continue;
+		*end = '\0';
+		if (lies_there(dir, name, &path))
+			return path;
+	}
+	return NULL;
+}
+
+/* Why a chain ends too early, and what can be done about it. */
+static int broken(const struct vm_work *w, const char *target, int layer, struct vs_err *err)
+{
+	const struct vm_layer *l = &w->d->layers[layer];
+	vs_autofree char *moved = l->error == -ENOENT ? find_moved(w, l->path) : NULL;
+
+	if (l->error == -ENOENT && l->active && w->running)
+		return vs_err_set(err, -EPERM, "disk %s: its active layer '%s' was removed while the domain runs, and what the guest wrote is in QEMU "
+				  "alone: save it before the domain stops, with 'virsh blockcopy %s %s NEWFILE --wait --pivot --transient-job'",
+				  target, l->path, w->d->name, target);
+	if (moved)
+		return vs_err_set(err, -EPERM, "disk %s: its layer '%s' is missing, and a file of that name lies at '%s': put it back, or tell the "
+				  "image that stands on it where it is (qemu-img rebase -u)", target, l->path, moved);
+	if (l->error == -ENOENT)
+		return vs_err_set(err, -EPERM, "disk %s: its layer '%s' is missing: bring it back first", target, l->path);
+	return vs_err_set(err, l->error == -EACCES ? -EACCES : -EPERM, "disk %s: its layer '%s' %s", target, l->path,
+			  l->note ? l->note : strerror(-l->error));
+}
+
+int vm_work_whole(const struct vm_work *w, const char *target, struct vs_err *err)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++) {
+		if (strcmp(w->d->disks[i].target, target) != 0)
+			continue;
+		for (int l = w->d->disks[i].top, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
+			if (w->d->layers[l].error)
+				return broken(w, target, l, err);
+	}
+	return 0;
+}
+
+/* ---------------------------------------------------------------- a paused start */
+
+/* What tells our instance from any other that carries its word: see act.h. */
+static bool note_guest(struct vm_work *w, const struct vm_act_guest *guest)
+{
+	vs_autofree char *text = xasprintf("%s %" PRId64 " %" PRIu64, guest->token, (int64_t)guest->pid, guest->began);
+
+	return vm_work_note(w, "start", text) == 0;
+}
+
+static void before_start(void *opaque, const struct vm_act_guest *guest)
+{
+	note_guest(opaque, guest);
+}
+
+int vm_work_guest(struct vm_work *w, struct vs_err *err)
+{
+	int r;
+
+	if (w->running)
+		return 0;
+	r = vm_work_startable(w, err);
+	if (r < 0)
+		return r;
+	r = vm_act_start_paused(w->dom, before_start, w, &w->guest, err);
+	if (r < 0) {
+		vm_work_note_done(w, "start");
+		return r;
+	}
+	w->guest_up = w->running = true;
+	note_guest(w, &w->guest);
+	return 0;
+}
+
+static bool take_noted(struct vm_work *w, const char *text, void *opaque)
+{
+	struct vm_act_guest *guest = opaque;
+
+	(void)w;
+	return sscanf(text, "%32[0-9a-f] %" SCNd64 " %" SCNu64, guest->token, &guest->pid, &guest->began) == 3;
+}
+
+int vm_work_find_guest(struct vm_work *w, struct vm_act_guest *out)
+{
+	struct vm_act_guest noted = {0};
+	int r;
+
+	vm_work_note_each(w, "start", take_noted, &noted); /* the last one counts */
+	r = vm_act_find_paused(w->dom, &noted, out, NULL);
+	if (r == 1 || vm_act_active(w->dom, NULL) == 0)
+		return r == 1;
+	if (noted.token[0] && r == 0)
+		vm_work_note_drop(w, "start");
+	return 0;
+}
+
+int vm_work_guest_end(struct vm_work *w, struct vs_err *err)
+{
+	int r;
+
+	if (!w->guest_up)
+		return 0;
+	r = vm_act_end_paused(w->conn, &w->guest, &w->watch, err);
+	if (r >= 0) {
+		w->guest_up = w->running = false;
+		vm_work_note_done(w, "start");
+	}
+	return r < 0 ? r : 0;
+}
+
 void vm_work_unguard(struct vm_work *w)
 {
 	if (!w->guarded && w->options->unguard)
@@ -266,25 +428,53 @@ void vm_work_unguard(struct vm_work *w)
 
 /* ---------------------------------------------------------------- finding */
 
-int vm_work_find(const struct vm_work *w, const char *name, const struct vm_snapshot **out, struct vs_err *err)
+/* Tables show spaces as %20. */
+static bool is_in_table_as(const struct vm_snapshot *s, const char *name)
+{
+	vs_autofree char *shown = strchr(s->shown, ' ') ? vm_name_for_table(s->shown) : NULL;
+
+	return shown && !strcmp(shown, name);
+}
+
+int vm_work_find_key(const struct vm_work *w, const char *key, const struct vm_snapshot **out, struct vs_err *err)
+{
+	for (size_t i = 0; i < w->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &w->d->snapshots[i];
+
+		if (!s->present && !strcmp(s->recorded && w->conn ? s->name : s->shown, key)) {
+			*out = s;
+			return 0;
+		}
+	}
+	return vs_err_set(err, -ENOENT, "there is no snapshot '%s'", key);
+}
+
+/* By its shown name, else as tables print that; NULL: none. */
+static const struct vm_snapshot *find_shown(const struct vm_work *w, const char *name)
 {
 	const struct vm_snapshot *found = NULL;
-	size_t n = 0;
 
 	for (size_t i = 0; i < w->d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &w->d->snapshots[i];
 
-		if (s->present)
-			continue;
-		if (!strcmp(s->shown, name)) {
-			*out = s;
-			return 0;
-		}
-		if (!strcmp(s->name, name)) {
+		if (!s->present && !strcmp(s->shown, name))
+			return s;
+		if (!s->present && is_in_table_as(s, name))
 			found = s;
-			n++;
-		}
 	}
+	return found;
+}
+
+int vm_work_find(const struct vm_work *w, const char *name, const struct vm_snapshot **out, struct vs_err *err)
+{
+	const struct vm_snapshot *found = find_shown(w, name);
+	size_t n = found ? 1 : 0;
+
+	for (size_t i = 0; !found && i < w->d->n_snapshots; i++)
+		n += !w->d->snapshots[i].present && !strcmp(w->d->snapshots[i].name, name);
+	for (size_t i = 0; !found && n == 1 && i < w->d->n_snapshots; i++)
+		if (!w->d->snapshots[i].present && !strcmp(w->d->snapshots[i].name, name))
+			found = &w->d->snapshots[i];
 	if (n > 1)
 		return vs_err_set(err, -EINVAL, "%zu snapshots are called '%s': say which, as the list of files shows it", n, name);
 	if (!found)
@@ -314,38 +504,30 @@ struct vm_own_id vm_work_id(const struct vm_work *w, const struct vm_snapshot *s
 	return id;
 }
 
-bool vm_work_made(const struct vm_work *w, const char *path)
+bool vm_work_made(const struct vm_work *w, const char *path, uint64_t ino)
 {
 	for (size_t i = 0; i < w->n_records; i++)
 		if (vm_act_proves(w->records[i].xml, path))
 			return true;
-	return vm_own_has_made(w->own, path);
+	return vm_own_has_made(w->own, path, ino);
 }
 
-int vm_work_unlink(const struct vm_work *w, const char *path, struct vs_err *err)
+bool vm_work_is_there(const char *path, uint64_t ino)
 {
-	struct vm_xml_snapdisk disk = { .mode = VM_MODE_EXTERNAL, .overlay = { .path = (char *)path } };
-	struct vm_xml_snapshot proof = { .name = (char *)w->command, .disks = &disk, .n_disks = 1 };
+	struct stat st;
 
-	if (!vm_work_made(w, path))
-		return vs_err_set(err, -EPERM, "'%s' was not made by a snapshot, so it is not removed", path);
-	return vm_act_unlink(&proof, path, err);
+	return lstat(path, &st) == 0 && (!ino || st.st_ino == ino);
 }
 
 int vm_work_layer(const struct vm_work *w, const char *path)
 {
-	struct stat want, st;
-
-	if (!path)
-		return -1;
-	for (size_t i = 0; i < w->d->n_layers; i++)
+	for (size_t i = 0; path && i < w->d->n_layers; i++) {
 		if (!strcmp(w->d->layers[i].path, path))
 			return (int)i;
-	if (stat(path, &want) < 0)
-		return -1;
-	for (size_t i = 0; i < w->d->n_layers; i++)
-		if (stat(w->d->layers[i].path, &st) == 0 && st.st_dev == want.st_dev && st.st_ino == want.st_ino)
-			return (int)i;
+		for (char **other = w->d->layers[i].paths; other && *other; other++)
+			if (!strcmp(*other, path))
+				return (int)i;
+	}
 	return -1;
 }
 
@@ -355,6 +537,71 @@ uint64_t vm_work_allocated(const struct vm_work *w, int layer)
 	struct stat st;
 
 	return stat(l->path, &st) == 0 && S_ISREG(st.st_mode) ? (uint64_t)st.st_blocks * 512 : l->allocated;
+}
+
+/* Of what a view of @top shows, what comes from above @base: everything, and what is stored of it. @depth: layers above base. */
+static bool count_view(struct q2_view *view, unsigned depth, uint64_t *bytes, uint64_t *stored)
+{
+	uint64_t off = 0, size = q2_view_size(view);
+	struct q2_extent e;
+
+	for (*bytes = *stored = 0; off < size; off = e.guest_off + e.len) {
+		if (q2_view_extent(view, off, size - off, &e, NULL) < 0 || e.len == 0)
+			return false;
+		if (e.depth < depth)
+			*bytes += e.len;
+		if (e.depth < depth && e.kind != Q2_ZERO)
+			*stored += e.len;
+	}
+	return true;
+}
+
+/* Any disk of the domain: all have the domain's gate. */
+static const struct vm_disk *any_disk(const struct vm_work *w)
+{
+	for (size_t i = 0; i < w->d->n_snapshots; i++)
+		for (size_t k = 0; k < w->d->snapshots[i].n_disks; k++)
+			if (w->d->snapshots[i].disks[k].gate && w->d->snapshots[i].kind == VM_EXTERNAL)
+				return &w->d->snapshots[i].disks[k];
+	return NULL;
+}
+
+/* False: it cannot be told, because the top is being written. */
+static bool count_exactly(const struct vm_work *w, int base, int top, uint64_t *bytes, uint64_t *stored)
+{
+	const struct vm_layer *l = &w->d->layers[top];
+	const struct vm_disk *any = any_disk(w);
+	struct q2_view_spec spec = { .path = l->path, .format = l->format, .gate = any ? any->gate : NULL };
+	struct q2_cache *cache;
+	struct q2_view *view;
+	unsigned depth = 0;
+	bool counted;
+
+	for (int at = top; at != base && at >= 0; at = w->d->layers[at].below)
+		depth++;
+	if ((l->active && w->running) || !any)
+		return false;
+	cache = q2_cache_new(COST_TABLE_BYTES, 0);
+	if (!cache)
+		return false;
+	counted = q2_view_open(cache, &spec, &view, NULL) >= 0;
+	if (counted) {
+		counted = count_view(view, depth, bytes, stored);
+		q2_view_close(view);
+	}
+	q2_cache_free(cache);
+	return counted;
+}
+
+uint64_t vm_work_cost(const struct vm_work *w, int base, int top)
+{
+	uint64_t bytes = 0, stored = 0, allocated = 0;
+
+	for (int at = top; at != base && at >= 0; at = w->d->layers[at].below)
+		allocated += vm_work_allocated(w, at);
+	if (!count_exactly(w, base, top, &bytes, &stored))
+		return allocated;
+	return bytes + (allocated > stored ? allocated - stored : 0); /* and tables, as many as they have themselves */
 }
 
 size_t vm_work_above(const struct vm_work *w, int layer, int *one)
@@ -368,15 +615,6 @@ size_t vm_work_above(const struct vm_work *w, int layer, int *one)
 		*one = (int)i;
 	}
 	return n;
-}
-
-int vm_work_unshared(const struct vm_work *w, int layer, const char *what, struct vs_err *err)
-{
-	const struct vm_layer *l = &w->d->layers[layer];
-
-	if (!l->users || !l->users[0])
-		return 0;
-	return vs_err_set(err, -EPERM, "'%s' %s: %s needs it%s", l->path, what, l->users[0], l->users[1] ? ", and others" : "");
 }
 
 const char *vm_work_internal_in(const struct vm_work *w, int layer)

@@ -55,12 +55,22 @@ struct vm_work {
 	size_t n_records;
 	bool running;
 
+	/* of the whole work */
+	struct vm_act_guest guest; /* a paused start of ours, if guest_up: ended by vm_work_guest_end() */
+	bool guest_up;
+	struct q2_stamp *removed;  /* files that it has removed */
+	size_t n_removed;
 	char *said;         /* what was done, or would be: phrases, with "; " between */
+	size_t left;        /* of a pruning: how many are to go still */
 	bool guarded;       /* vm_options.unguard was called with @hold */
 };
 
-/* Looks at everything anew. -ENOENT: the domain is gone. */
+/* Looks at everything anew. -ENOENT: the domain is gone; -EINVAL, -E2BIG: what its metadata say of ours cannot be read, and is kept
+ * as it is. */
 int vm_work_look(struct vm_work *w, struct vs_err *err);
+/* A second look at the files and who needs them, beside the one that @w has: *now borrows everything else from @w. */
+int vm_work_glance(const struct vm_work *w, struct vm_work *now, struct vs_err *err);
+void vm_work_glance_done(struct vm_work *now);
 void vm_work_fini(struct vm_work *w);
 
 /* -EBUSY: somebody else's job runs; -EPERM: somebody's unfinished delete. */
@@ -68,6 +78,13 @@ int vm_work_idle(struct vm_work *w, struct vs_err *err);
 
 /* For what moves data: -EPERM, the domain is shut off and has a managed save, which the start for it would use up. */
 int vm_work_startable(const struct vm_work *w, struct vs_err *err);
+
+/* The domain runs after this: it did, or it is started paused, for the rest of the work. Looks again if it was. */
+int vm_work_guest(struct vm_work *w, struct vs_err *err);
+/* Is the domain a guest that an interrupted command of ours has started paused? 1: *out; 0: no, or nobody can tell. */
+int vm_work_find_guest(struct vm_work *w, struct vm_act_guest *out);
+/* Ends what vm_work_guest() started; 0 where it did not. */
+int vm_work_guest_end(struct vm_work *w, struct vs_err *err);
 
 /* One more phrase of what was done or would be done. */
 void vm_work_say(struct vm_work *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -82,6 +99,8 @@ int vm_work_cancelled(const struct vm_work *w, struct vs_err *err);
 
 /* The snapshot that a command means: by its shown name, else its raw one. -ENOENT; -EINVAL: several have it. */
 int vm_work_find(const struct vm_work *w, const char *name, const struct vm_snapshot **out, struct vs_err *err);
+/* The same snapshot in a later look: @key is the raw name of a recorded one, the shown name of another. -ENOENT. */
+int vm_work_find_key(const struct vm_work *w, const char *key, const struct vm_snapshot **out, struct vs_err *err);
 /* NULL: libvirt has no record of it. */
 const struct vm_work_record *vm_work_record(const struct vm_work *w, const char *raw_name);
 struct vm_own_id vm_work_id(const struct vm_work *w, const struct vm_snapshot *s);
@@ -97,10 +116,10 @@ int vm_work_vouch_beneath(struct vm_work *w, const char *path, struct vs_err *er
 /* The same with a new picture, after files have changed. */
 int vm_work_vouch_again(struct vm_work *w, struct vs_err *err);
 
-/* Is this file of ours or of a snapshot's making, so that it may be removed once nobody needs it? */
-bool vm_work_made(const struct vm_work *w, const char *path);
-/* Removes such a file if no QEMU has it open. 0 also where it is gone already. */
-int vm_work_unlink(const struct vm_work *w, const char *path, struct vs_err *err);
+/* Does a record say that a snapshot made the file with this path, or do our own facts say that this very file is of our making? */
+bool vm_work_made(const struct vm_work *w, const char *path, uint64_t ino);
+/* For vm_own_sweep_made(): is that file there? */
+bool vm_work_is_there(const char *path, uint64_t ino);
 /* note.c: what only matters if we die. Adds the line, of this command, unless it is there; -ENOMEM. */
 int vm_work_note(struct vm_work *w, const char *word, const char *text);
 /* Is there such a line of this command? */
@@ -110,47 +129,59 @@ int vm_work_note_each(struct vm_work *w, const char *word, bool (*use)(struct vm
 		      void *opaque);
 /* The lines of this command with that word go. */
 void vm_work_note_done(struct vm_work *w, const char *word);
+/* ... and those of every other command. */
+void vm_work_note_drop(struct vm_work *w, const char *word);
+
+/* Notes in w->own what this disk of an external snapshot froze, if it is right. */
+void vm_work_note_frozen(struct vm_work *w, const struct vm_own_id *id, const struct vm_disk *disk);
 
 /* Guard locks of the mount on the domain's files: off, until the work ends. */
 void vm_work_unguard(struct vm_work *w);
 
 /* ---------------------------------------------------------------- the graph, as the picture has it */
 
-/* Index of the layer in w->d->layers, by path or as the same file; -1: it is none of this domain's. */
+/* Index of the layer in w->d->layers that this path leads to, as far as the look met it by that path; -1: none. Pure. */
 int vm_work_layer(const struct vm_work *w, const char *path);
 /* Bytes that it takes on disk now: a running guest has written since the picture was made. */
 uint64_t vm_work_allocated(const struct vm_work *w, int layer);
+/* Bytes that a merge of everything above @base up to @top moves at most: what these layers store, and the zeros that they note, which
+ * some QEMUs write out. */
+uint64_t vm_work_cost(const struct vm_work *w, int base, int top);
+/* Is the chain that this disk writes through whole? -EPERM, -EACCES: a layer is missing or cannot be read, and what can be done. */
+int vm_work_whole(const struct vm_work *w, const char *target, struct vs_err *err);
 /* How many of the domain's layers stand on it; *one is the (last) one. */
 size_t vm_work_above(const struct vm_work *w, int layer, int *one);
-/* -EPERM with the sentence if somebody but this domain needs the layer. @what: "cannot be merged into", ... */
-int vm_work_unshared(const struct vm_work *w, int layer, const char *what, struct vs_err *err);
 /* The name of an internal snapshot that is stored in the layer, also where it is no snapshot of this domain's; or NULL. */
 const char *vm_work_internal_in(const struct vm_work *w, int layer);
 
 /* ---------------------------------------------------------------- commands. Each may be repeated after a crash */
 
 int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
-int vm_op_delete(struct vm_work *w, const char *name, struct vs_err *err);
+int vm_op_delete(struct vm_work *w, char *const *names, size_t n, struct vs_err *err);
 int vm_op_commit(struct vm_work *w, const char *first, const char *last, struct vs_err *err);
 int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err);
 int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
 int vm_op_hold(struct vm_work *w, const char *name, bool hold, struct vs_err *err);
 int vm_op_policy(struct vm_work *w, const char *line, struct vs_err *err);
+/* Of what @keys name (see vm_work_find_key) the first, with those that can go in one merge with it: they are moved to the front.
+ * *done: how many of them went; with a failure it is the next one's. After a look. */
+int vm_op_delete_some(struct vm_work *w, char **keys, size_t n, size_t *done, struct vs_err *err);
 /* Drops what the policy drops. *dropped: how many. */
 int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err);
 /* After a mount: finishes records, ends a guest that we had started. Merges and removes nothing. */
 int vm_op_repair(struct vm_work *w, struct vs_err *err);
 /* Snapshots that an interrupted create has nevertheless taken count as taken here. After a look. */
 int vm_op_settle(struct vm_work *w, struct vs_err *err);
-/* Of an interrupted run of @command: a block job that is still there is given up. Looks again if there was one. */
-int vm_op_reclaim(struct vm_work *w, const char *command, struct vs_err *err);
-
+/* How every command that changes something begins, after a look: what an interrupted run of it has left running is given up, what
+ * other commands have begun and not ended is looked at (see command/intent.h), and nobody else may be at work. @create: it takes a
+ * snapshot. */
+int vm_op_begin(struct vm_work *w, const char *command, bool create, struct vs_err *err);
 /* Internal ones: -EPERM, its name is another one's id; -EOPNOTSUPP, it is not in the active layers. */
 int vm_op_check_id(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 int vm_op_check_active(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 
-/* op-take.c: overlays and snapshots that are about to be made are noted; is this file such an overlay, that came to nothing? */
-int vm_op_note_plan(struct vm_work *w, const struct vm_act_plan *plan);
+/* op-take.c: what is about to be made is noted; is this file such a one, that came to nothing? */
+void vm_op_making(void *work, const char *path, uint64_t ino);
 int vm_op_note_take(struct vm_work *w, const char *name);
 bool vm_op_left_over(void *work, const char *path);
 

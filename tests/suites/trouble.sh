@@ -36,15 +36,16 @@ snap away a1 vda --disk-only
 mount_snapfs "$M" -o "refresh=$REFRESH" "$URI" || die "no mount"
 verify_listing 'the images are listed' "$M" full away
 fallocate -l "$(($(stat -f -c "%a * %S" "$W/full") - 4194304))" "$W/full/ballast"
+does_not 'pull into a full disk' full pull 'ENOSPC' 'full|space'
+guest_agrees 'the guest has what it had' full/vda
+verify_bytes 'and the snapshots' "$M" full
 does_not 'commit into a full disk' full 'commit s1' 'ENOSPC' 's1|space'
 guest_agrees 'the guest has what it had' full/vda
 same 'and is as it was' paused "$(V domstate full)"
 want_gone full s1 vda
 verify_bytes 'the other snapshot reads right' "$M" full
 check 'no job is left' no_jobs "$M" full
-does_not 'pull into a full disk' full pull 'ENOSPC' 'full|space'
-guest_agrees 'the guest has what it had' full/vda
-verify_bytes 'and the snapshot' "$M" full
+does_not 'what a begun commit works on is its own' full pull EPERM "repeat 'commit s1' first"
 dd if=/dev/zero of="$W/full/ballast2" bs=4k status=none 2>/dev/null
 does_not 'create on a full disk' full 'create s3' 'ENOSPC' 'full|space'
 guest_agrees 'the guest has what it had' full/vda

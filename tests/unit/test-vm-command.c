@@ -31,6 +31,8 @@ Test(vm_command, every_command_has_one_canonical_line)
 		{"  create\tmonday  external  ", "create monday external"},
 		{"create m quiesce disks=vda,vdb external", "create m external disks=vda,vdb quiesce"}, /* one order */
 		{"create m desc=x", "create m desc=\"x\""},
+		{"create m quiesce=60", "create m quiesce"},
+		{"create m quiesce=007", "create m quiesce=7"},
 		{"create m desc=\"two words\" quiesce", "create m quiesce desc=\"two words\""},
 		{"create m desc=\"say \\\"hi\\\" \\\\o/\"", "create m desc=\"say \\\"hi\\\" \\\\o/\""},
 		{"create m desc=\"\"", "create m desc=\"\""},
@@ -89,7 +91,7 @@ Test(vm_command, every_argument_arrives)
 	cr_expect_eq(c->n_disks, 2u);
 	cr_expect_str_eq(c->disks[0], "vda");
 	cr_expect_str_eq(c->disks[1], "vdc");
-	cr_expect(c->quiesce);
+	cr_expect_eq(c->quiesce_s, 60u);
 	cr_expect_str_eq(c->desc, "a \"b\"");
 	cr_expect_null(c->keep);
 	vm_commands_fini(&all);
@@ -142,7 +144,7 @@ Test(vm_command, what_cannot_be_parsed_is_quoted_with_the_reason_and_the_usage)
 		{"delet monday", "no command 'delet'", "commands: try, create, delete, commit, pull, revert, hold, release, prune, cancel"},
 		{"DELETE monday", "no command 'DELETE'", "commands:"},
 		{"\"\"", "no command ''", "commands:"},
-		{"create", "the name is missing", "usage: create NAME [internal|external] [disks=T,T] [quiesce] [desc=\"...\"]"},
+		{"create", "the name is missing", "usage: create NAME [internal|external] [disks=T,T] [quiesce[=SECONDS]] [desc=\"...\"]"},
 		{"create internal", "'internal' is an option unless it is quoted", "usage: create"},
 		{"create disks=vda", "'disks=vda' is an option", "usage: create"},
 		{"create a b", "'b' is one word too many", "usage: create"},
@@ -150,6 +152,11 @@ Test(vm_command, what_cannot_be_parsed_is_quoted_with_the_reason_and_the_usage)
 		{"create a keep=b", "'keep=b' is one word", "usage: create"},
 		{"create a internal external", "not both", "usage: create"},
 		{"create a external external", "'external' is said twice", "usage: create"},
+		{"create a quiesce=", "quiesce= takes a number", "usage: create"},
+		{"create a quiesce=0", "quiesce= takes a number", "usage: create"},
+		{"create a quiesce=1s", "quiesce= takes a number", "usage: create"},
+		{"create a quiesce=86401", "from 1 to 86400", "usage: create"},
+		{"create a quiesce=3 quiesce", "said twice", "usage: create"},
 		{"create a quiesce quiesce", "said twice", "usage: create"},
 		{"create a desc=x desc=y", "'desc=' is said twice", "usage: create"},
 		{"create a desc", "'desc' is one word", "usage: create"},
@@ -395,7 +402,7 @@ Test(vm_command, whatever_a_command_says_its_text_says_again)
 		if (c.verb == VM_CREATE) {
 			c.desc = rnd(2) ? other : NULL;
 			c.kind = rnd(2) ? VM_ASK_EXTERNAL : VM_ASK_DEFAULT;
-			c.quiesce = rnd(2);
+			c.quiesce_s = rnd(2) ? 1 + rnd(86400) : rnd(2) * 60;
 		} else if (c.verb == VM_REVERT) {
 			c.keep = rnd(2) ? other : NULL;
 			c.force = rnd(2);
@@ -408,7 +415,7 @@ Test(vm_command, whatever_a_command_says_its_text_says_again)
 		vs_autofree char *text = vm_command_text(&c);
 		const struct vm_command *got = only(text, &all);
 		cr_assert(got->verb == c.verb && got->try_only == c.try_only && got->n_names == c.n_names && got->kind == c.kind &&
-			  got->quiesce == c.quiesce && got->force == c.force && got->job == c.job, "%s", text);
+			  got->quiesce_s == c.quiesce_s && got->force == c.force && got->job == c.job, "%s", text);
 		for (size_t i = 0; i < c.n_names; i++)
 			cr_assert_str_eq(got->names[i], names[i], "%s", text);
 		cr_assert(!c.desc == !got->desc && (!c.desc || !strcmp(c.desc, got->desc)), "%s", text);

@@ -37,7 +37,7 @@ static char *text_of(const struct vm_own *own)
 static const char all_of_it[] =
 	"<facts version=\"2\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\">"
 	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\"/>"
-	"<l p=\"/i/a layer 100%25\"/><l p=\"/i/b\"/>"
+	"<l p=\"/i/a layer 100%25\" i=\"17\"/><l p=\"/i/b\"/>"
 	"<s n=\"monday\" t=\"1763258401\" is=\"eo\" v=\"3,9\" p=\"vda:3 vdb:9\"/>"
 	"<s n=\"two words %25 %0A %FF &quot;&gt;\" t=\"1763258402.000000007\" is=\"ioh\"/>"
 	"<s n=\"tuesday\" t=\"1763258403\" is=\"e\">"
@@ -460,9 +460,9 @@ Test(vm_facts, sweeping_forgets_what_is_gone)
 	vm_own_free(own);
 }
 
-static bool is_b_layer(const char *path)
+static bool is_b_layer(const char *path, uint64_t ino)
 {
-	return !strcmp(path, "/i/b");
+	return ino == 12 && !strcmp(path, "/i/b");
 }
 
 Test(vm_facts, a_layer_that_was_made_here_is_known_until_it_is_gone)
@@ -470,13 +470,16 @@ Test(vm_facts, a_layer_that_was_made_here_is_known_until_it_is_gone)
 	struct vm_own *own = parse(all_of_it);
 
 	cr_assert_eq(own->n_made, 2u);
-	cr_expect(vm_own_has_made(own, "/i/a layer 100%"));
-	cr_expect_not(vm_own_has_made(own, "/i/base"));
-	cr_expect_eq(vm_own_add_made(own, "/i/b"), 0);
+	cr_expect(vm_own_has_made(own, "/i/a layer 100%", 17));
+	cr_expect_not(vm_own_has_made(own, "/i/a layer 100%", 18), "another file has its name");
+	cr_expect(vm_own_has_made(own, "/i/b", 4711), "it is not said which file it was");
+	cr_expect_not(vm_own_has_made(own, "/i/base", 1));
+	cr_expect_eq(vm_own_add_made(own, "/i/b", 12), 0);
 	cr_expect_eq(own->n_made, 2u, "no path is there twice");
 	cr_expect_eq(vm_own_sweep_made(own, is_b_layer), 1u);
 	cr_assert_eq(own->n_made, 1u);
-	cr_expect_str_eq(own->made[0], "/i/b");
+	cr_expect_str_eq(own->made[0].path, "/i/b");
+	cr_expect_eq(own->made[0].ino, 12u);
 	vm_own_free(own);
 }
 

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Undone until proven done
+ * ------------------------
+ * What a begun merge has done is never concluded from what is absent. For each disk the intent names the base B that is written, the
+ * uppermost layer T that goes into it, and the overlay A that stood on T (none: T was the active layer), each by inode.
+ *
+ *     noted         "its data has been moved" is written down after libvirt said so and the chain showed it
+ *     shown         A, that very file, stands on B now: only the end of the merge re-points it
+ *     to be redone  T, that very file, still leads down to B, that very file, in a disk of the domain: whatever was copied already
+ *                   may be copied again
+ *     void          another file has the name of one of them; or T does not lead to B any more, or is in no disk of the domain any
+ *                   more (it was reverted, pulled, defined otherwise): then the data of the doomed snapshots is neither what it was
+ *                   nor what it was to be, for ever, and which files are needed is for the graph to say, not for the intent
+ *     unknown       one of them is missing or cannot be read just now. Nothing is done until it is back
+ *
+ * A commit of the active layer has no A. Between its pivot and the note that it is done there is one more witness: the note that all
+ * had been copied and the pivot was asked for. If the disk is on B then, it counts as done; but the file T stays, for it is not
+ * proven that nobody wrote to it meanwhile.
+ */
+#include "vm/command/intent.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "vm/clock.h"
+#include "vm/util/mem.h"
+
+/* ---------------------------------------------------------------- marks */
+
+const struct vm_own_mark *vm_intent_mark(const struct vm_work *w, const struct vm_work_record *record)
+{
+	struct vm_own_id id = { record->name, record->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
+	const struct vm_own_snapshot *said = vm_own_find(w->own, &id);
+
+	return said ? said->mark : NULL;
+}
+
+const struct vm_own_doomed *vm_intent_of(const struct vm_own_mark *mark, const char *target)
+{
+	for (size_t i = 0; mark && i < mark->n_disks; i++)
+		if (!strcmp(mark->disks[i].target, target))
+			return &mark->disks[i];
+	return NULL;
+}
+
+size_t vm_intent_line(const struct vm_work *w, const char *command, const char **line)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < w->n_records; i++) {
+		const struct vm_own_mark *mark = vm_intent_mark(w, &w->records[i]);
+
+		if (mark && !strcmp(mark->command, command))
+			line[n++] = w->records[i].name;
+	}
+	return n;
+}
+
+static bool is_untouched(const struct vm_own_doomed *disk)
+{
+	struct stat st;
+
+	return !disk->done && disk->mtime_ns && disk->path && stat(disk->path, &st) == 0 && S_ISREG(st.st_mode) &&
+	       st.st_ino == disk->path_ino && vm_timespec_ns(st.st_mtim) == disk->mtime_ns;
+}
+
+bool vm_intent_untouched(const struct vm_own_mark *mark)
+{
+	for (size_t i = 0; i < mark->n_disks; i++)
+		if (!is_untouched(&mark->disks[i]))
+			return false;
+	return mark->n_disks > 0;
+}
+
+/* ---------------------------------------------------------------- one disk */
+
+enum found { IT, ANOTHER, NOT_THERE };
+
+/* Is the layer at @path that very file? *layer: it. */
+static enum found find(const struct vm_work *w, const char *path, uint64_t ino, int *layer, char *why, int *code)
+{
+	const struct vm_layer *l;
+
+	*layer = path ? vm_work_layer(w, path) : -1;
+	l = *layer < 0 ? NULL : &w->d->layers[*layer];
+	if (l && !l->error && l->stamp.ino == ino && ino)
+		return IT;
+	if (l && !l->error) {
+		snprintf(why, VS_ERR_MAX, "'%s' is another file now", path);
+		return ANOTHER;
+	}
+	*code = l && l->error == -EACCES ? -EACCES : -EPERM;
+	snprintf(why, VS_ERR_MAX, "'%s' %s%s", path ? path : "?", !l || l->error == -ENOENT ? "is not there" : "cannot be read: ",
+		 !l || l->error == -ENOENT ? "" : strerror(-l->error));
+	return NOT_THERE;
+}
+
+static bool leads_to(const struct vm_work *w, int from, int to)
+{
+	for (int l = from, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
+		if (l == to)
+			return true;
+	return false;
+}
+
+static bool is_active(const struct vm_work *w, const char *target, int layer)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++)
+		if (!strcmp(w->d->disks[i].target, target) && w->d->disks[i].top == layer)
+			return true;
+	return false;
+}
+
+/* Is it a layer of that disk as it is now? */
+static bool in_disk(const struct vm_work *w, const char *target, int layer)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++)
+		if (!strcmp(w->d->disks[i].target, target) && leads_to(w, w->d->disks[i].top, layer))
+			return true;
+	return false;
+}
+
+/* The layer with that inode number that stands on @below; -1: none. */
+static int standing_on(const struct vm_work *w, uint64_t ino, int below)
+{
+	for (size_t i = 0; ino && i < w->d->n_layers; i++)
+		if (!w->d->layers[i].error && w->d->layers[i].stamp.ino == ino && w->d->layers[i].below == below)
+			return (int)i;
+	return -1;
+}
+
+enum vm_intent_state vm_intent_disk(const struct vm_work *w, const struct vm_own_doomed *d, char why[VS_ERR_MAX], int *code)
+{
+	int base = -1, top = -1;
+	enum found base_is, top_is;
+
+	*code = -EPERM;
+	if (d->done)
+		return VM_INTENT_DONE;
+	base_is = find(w, d->path, d->path_ino, &base, why, code);
+	if (base_is != IT)
+		return base_is == ANOTHER ? VM_INTENT_VOID : VM_INTENT_UNKNOWN;
+	if (standing_on(w, d->above_ino, base) >= 0)
+		return VM_INTENT_DONE;
+	if (d->pivoting && is_active(w, d->target, base))
+		return VM_INTENT_DONE;
+	top_is = find(w, d->top, d->top_ino, &top, why, code);
+	if (top_is != IT)
+		return top_is == ANOTHER ? VM_INTENT_VOID : VM_INTENT_UNKNOWN;
+	if (w->d->layers[top].ends)
+		return snprintf(why, VS_ERR_MAX, "what '%s' stands on is not followed: it %s", d->top, w->d->layers[top].ends),
+		       VM_INTENT_UNKNOWN;
+	if (!leads_to(w, top, base) || top == base)
+		return snprintf(why, VS_ERR_MAX, "'%s' does not stand on '%s' any more", d->top, d->path), VM_INTENT_VOID;
+	if (!in_disk(w, d->target, top))
+		return snprintf(why, VS_ERR_MAX, "disk %s does not stand on '%s' any more", d->target, d->top), VM_INTENT_VOID;
+	return VM_INTENT_REDO;
+}
+
+/* ---------------------------------------------------------------- all that was begun */
+
+/* Of all the disks the worst. */
+static enum vm_intent_state judge(const struct vm_work *w, const struct vm_own_mark *mark, char why[VS_ERR_MAX], int *code)
+{
+	enum vm_intent_state worst = VM_INTENT_DONE;
+
+	for (size_t i = 0; i < mark->n_disks; i++) {
+		char text[VS_ERR_MAX] = "";
+		int c = 0;
+		enum vm_intent_state state = vm_intent_disk(w, &mark->disks[i], text, &c);
+
+		if (state <= worst)
+			continue;
+		worst = state;
+		*code = c;
+		memcpy(why, text, VS_ERR_MAX);
+	}
+	if (mark->n_disks)
+		return worst;
+	snprintf(why, VS_ERR_MAX, "nothing is written down of its files");
+	return VM_INTENT_VOID;
+}
+
+/* @change on every mark of @command; then it is stored. */
+static int change_marks(struct vm_work *w, const char *command, void (*change)(struct vm_own_mark *mark, const char *why), const char *why,
+			struct vs_err *err)
+{
+	for (size_t i = w->own->n_snapshots; i-- > 0;) {
+		struct vm_own_snapshot *s = &w->own->snapshots[i];
+		struct vm_own_id id = { s->name, s->created_ns, s->kind };
+
+		if (!s->mark || strcmp(s->mark->command, command) != 0)
+			continue;
+		if (change)
+			change(s->mark, why);
+		else if (vm_own_set_mark(w->own, &id, NULL) < 0)
+			xoom();
+	}
+	return vm_work_save(w, err);
+}
+
+static void set_void(struct vm_own_mark *mark, const char *why)
+{
+	char *reason = xasprintf("'%s' was begun and has become void, for %s: its data is not what it was", mark->command, why);
+
+	free(mark->reason);
+	mark->reason = reason;
+	mark->is_void = true;
+}
+
+int vm_intent_void(struct vm_work *w, const char *command, const char *why, struct vs_err *err)
+{
+	vs_autofree char *text = xstrdup(command); /* the mark's own may go */
+
+	vm_log(w->log, "'%s' was begun and has become void, for %s: nothing is removed, and the snapshots that it was to remove stay stale; "
+	       "'delete' takes their records away and leaves all files", text, why);
+	return change_marks(w, text, set_void, why, err);
+}
+
+static int forget(struct vm_work *w, const char *command, const char *why, struct vs_err *err)
+{
+	vs_autofree char *text = xstrdup(command);
+
+	vm_log(w->log, "'%s' %s", text, why);
+	return change_marks(w, text, NULL, NULL, err);
+}
+
+/* Nothing was written, and nobody is about to? */
+static bool is_undone(const struct vm_work *w, const struct vm_own_mark *mark)
+{
+	struct vm_act_job *jobs = NULL;
+	size_t n = 1;
+
+	if (!vm_intent_untouched(mark) || !w->dom || vm_act_jobs(w->dom, &jobs, &n, NULL) < 0)
+		return false;
+	vm_act_jobs_free(jobs, n);
+	return n == 0;
+}
+
+static bool has_records(const struct vm_work *w, const char *command)
+{
+	vs_autofree const char **line = xcalloc(w->n_records + 1, sizeof(*line));
+
+	return vm_intent_line(w, command, line) > 0;
+}
+
+/* Would a new snapshot freeze a layer that this command is to merge? */
+static bool has_active(const struct vm_work *w, const struct vm_own_mark *mark)
+{
+	for (size_t i = 0; i < mark->n_disks; i++) {
+		int top = mark->disks[i].top ? vm_work_layer(w, mark->disks[i].top) : -1;
+
+		if (!mark->disks[i].done && (top < 0 || is_active(w, mark->disks[i].target, top)))
+			return true;
+	}
+	return false;
+}
+
+static int settle_one(struct vm_work *w, const struct vm_own_mark *mark, bool create, struct vs_err *err)
+{
+	char why[VS_ERR_MAX] = "";
+	int code = -EPERM;
+	enum vm_intent_state state;
+
+	if (is_undone(w, mark))
+		return w->try_only ? 0 : forget(w, mark->command, "had been interrupted before anything was written: all is as before", err);
+	if (!has_records(w, mark->command)) /* those that remain never depended on it */
+		return w->try_only ? 0 : forget(w, mark->command, "was begun, and nothing is left of what it was to remove", err);
+	state = judge(w, mark, why, &code);
+	if (state == VM_INTENT_VOID)
+		return w->try_only ? 0 : vm_intent_void(w, mark->command, why, err);
+	if (create && !has_active(w, mark))
+		return 0;
+	if (state == VM_INTENT_UNKNOWN)
+		return vs_err_set(err, code, "'%s' was begun and is not done, and %s: bring that back, then repeat '%s' first", mark->command,
+				  why, mark->command);
+	return vs_err_set(err, -EPERM, "'%s' was begun and is not done, and its files are its own until then: repeat '%s' first", mark->command,
+			  mark->command);
+}
+
+/* The next begun command after the @from'th snapshot of ours; NULL: there is none. */
+static const struct vm_own_mark *next_begun(const struct vm_work *w, const char *command, size_t *from)
+{
+	while (*from < w->own->n_snapshots) {
+		const struct vm_own_mark *mark = w->own->snapshots[(*from)++].mark;
+
+		if (mark && !mark->is_void && (!command || strcmp(mark->command, command) != 0))
+			return mark;
+	}
+	return NULL;
+}
+
+int vm_intent_settle(struct vm_work *w, const char *command, bool create, struct vs_err *err)
+{
+	const struct vm_own_mark *mark;
+	size_t from = 0;
+	int r = 0;
+
+	while (r == 0 && (mark = next_begun(w, command, &from))) {
+		bool changes = !w->try_only;
+		uint64_t serial = w->own->serial;
+
+		r = settle_one(w, mark, create, err);
+		if (changes && w->own->serial != serial)
+			from = 0; /* the list has changed */
+	}
+	return r;
+}

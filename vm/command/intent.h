@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * intent.h: commands that were begun and are not done.
+ *
+ * Before a merge changes a byte, the snapshots that it dooms are marked in the domain's metadata with the command and, disk by disk,
+ * with the files that it is about: their inode numbers, so that a file which merely has the name of one is not taken for it. That is
+ * the intent. It owns these files until the command is repeated to its end, or has become void: see intent.c.
+ *
+ * Everything here but vm_intent_settle() is a pure question to the look of the work. Threads: the work's.
+ */
+#ifndef VS_VM_COMMAND_INTENT_H
+#define VS_VM_COMMAND_INTENT_H
+
+#include "vm/work.h"
+
+enum vm_intent_state {
+	VM_INTENT_DONE,     /* its data is in the base: noted, or shown by the very files */
+	VM_INTENT_REDO,     /* the top stands on the base still, so to merge it (again) is right */
+	VM_INTENT_UNKNOWN,  /* one of its files is missing or cannot be read */
+	VM_INTENT_VOID,     /* others have changed its files: it can be neither finished nor undone */
+};
+
+/* What became of one disk of a begun command. @why: a sentence, for UNKNOWN and VOID. *code: errno for UNKNOWN. */
+enum vm_intent_state vm_intent_disk(const struct vm_work *w, const struct vm_own_doomed *disk, char why[VS_ERR_MAX], int *code);
+
+/* The mark that a record's snapshot carries, NULL: none. Borrowed. */
+const struct vm_own_mark *vm_intent_mark(const struct vm_work *w, const struct vm_work_record *record);
+/* The disk of the mark, NULL: it says nothing of that. */
+const struct vm_own_doomed *vm_intent_of(const struct vm_own_mark *mark, const char *target);
+
+/* Was nothing written yet, as the time stamps of the bases prove? */
+bool vm_intent_untouched(const struct vm_own_mark *mark);
+
+/* The names of the snapshots that @command has marked and libvirt still lists, ancestors first, borrowed, in @line, which has room
+ * for all records. Returns how many. */
+size_t vm_intent_line(const struct vm_work *w, const char *command, const char **line);
+
+/*
+ * For every command but those that were begun: what was begun is looked at. Where nothing was written it is forgotten; where it has
+ * become void that is written down; else its files are its own: -EPERM, "repeat it first". With @create only such ones are refused
+ * as have the active layer, which a new snapshot would freeze. With `try` nothing is written.
+ * @command: the one that is asked for, which is not refused because of itself.
+ */
+int vm_intent_settle(struct vm_work *w, const char *command, bool create, struct vs_err *err);
+
+/* Writes down that this command is void, for the reason @why. */
+int vm_intent_void(struct vm_work *w, const char *command, const char *why, struct vs_err *err);
+
+#endif

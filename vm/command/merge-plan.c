@@ -1,0 +1,467 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What happens to each disk of a line of snapshots that goes. Questions to the look only; nothing is changed here.
+ *
+ *     base          what the first of the line froze
+ *     top           the overlay that the last of the line started, or where that is not there any more (after a revert), whatever
+ *                   alone stands on what it froze
+ *
+ *     the line was begun before    the intent says which files, and what became of them (intent.c); nothing is planned anew but
+ *                                  whether a merge that has to be done again may be
+ *     somebody needs base or top   delete: the files stay, the records go. commit: refused
+ *     nobody knows                 refused, for both
+ *     one layer stands on base     it goes down
+ *     nothing does                 base goes, if a snapshot or a command of ours made it and nothing is stored in it
+ *     several do                   branches: the files stay
+ *
+ * A chain with a hole is not worked on: where a layer of a disk is missing or cannot be read, nobody knows what the guest would find
+ * after its next start. The one exception is a snapshot whose own image is gone and that nothing else depends on: its record is all
+ * that is left of it, and may go.
+ */
+#include "vm/command/merge.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/clock.h"
+#include "vm/command/intent.h"
+#include "vm/util/mem.h"
+
+/* ---------------------------------------------------------------- life */
+
+void vm_merge_fini(struct vm_merge *m)
+{
+	for (size_t i = 0; i < m->n_names; i++)
+		free(m->names[i]);
+	free(m->names);
+	for (size_t i = 0; i < m->n_disks; i++) {
+		struct vm_merge_disk *d = &m->disks[i];
+
+		for (size_t k = 0; k < d->n_gone; k++)
+			free(d->gone[k].path);
+		free(d->gone);
+		free(d->target);
+		free(d->base);
+		free(d->top);
+		free(d->why);
+	}
+	free(m->disks);
+	free(m->moving);
+	if (m->w) {
+		m->w->moving = NULL;
+		m->w->n_moving = 0;
+	}
+	free(m->command);
+	free(m->is_void);
+	*m = (struct vm_merge){0};
+}
+
+/* ---------------------------------------------------------------- the line */
+
+static const struct vm_xml_snapdisk *disk_of(const struct vm_xml_snapshot *xml, const char *target)
+{
+	for (size_t i = 0; i < xml->n_disks; i++)
+		if (!strcmp(xml->disks[i].target, target) && xml->disks[i].mode == VM_MODE_EXTERNAL)
+			return &xml->disks[i];
+	return NULL;
+}
+
+/* The last of the line that took part with this disk. */
+static const struct vm_work_record *last_with(const struct vm_merge *m, const char *target)
+{
+	for (size_t i = m->n_names; i-- > 0;) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+
+		if (record && disk_of(record->xml, target))
+			return record;
+	}
+	return NULL;
+}
+
+/* Where the snapshot's disk is to be read: what the picture found, else what the record says. */
+static const char *frozen_path(const struct vm_merge *m, const struct vm_work_record *record, const char *target)
+{
+	const struct vm_xml_snapdisk *disk = disk_of(record->xml, target);
+
+	for (size_t i = 0; i < m->w->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &m->w->d->snapshots[i];
+
+		if (s->present || !s->recorded || strcmp(s->name, record->name) != 0)
+			continue;
+		for (size_t k = 0; k < s->n_disks; k++)
+			if (!strcmp(s->disks[k].target, target) && s->disks[k].chain && s->disks[k].chain[0])
+				return s->disks[k].chain[0];
+	}
+	return disk && disk->frozen ? disk->frozen->source.path : NULL;
+}
+
+/* ---------------------------------------------------------------- layers */
+
+static const struct vm_layer *layer_at(const struct vm_merge *m, int layer)
+{
+	return &m->w->d->layers[layer];
+}
+
+/* The layer that stands on @base on the way down from @top; -1: base is not beneath it. */
+static int step_above(const struct vm_merge *m, int base, int top)
+{
+	for (int l = top, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = layer_at(m, l)->below, n++)
+		if (layer_at(m, l)->below == base)
+			return l;
+	return -1;
+}
+
+/* The active layer of this disk as it is now; -1: it has none that we can see. */
+static int active_of(const struct vm_merge *m, const char *target)
+{
+	for (size_t i = 0; i < m->w->d->n_disks; i++)
+		if (!strcmp(m->w->d->disks[i].target, target))
+			return m->w->d->disks[i].top;
+	return -1;
+}
+
+static bool beneath_active(const struct vm_merge *m, const char *target, int layer)
+{
+	for (int l = active_of(m, target), n = 0; l >= 0 && n < VM_CHAIN_MAX; l = layer_at(m, l)->below, n++)
+		if (l == layer)
+			return true;
+	return false;
+}
+
+/* ---------------------------------------------------------------- may they be changed */
+
+/* One layer that is written or goes. A top may be what a later snapshot froze: that one reads the base then. */
+static enum vm_need need_of(const struct vm_merge *m, int layer, bool is_top, struct vs_err *err)
+{
+	struct vm_leaving leaving = vm_merge_leaving(m);
+	enum vm_need need = vm_need(m->w, layer, &leaving, !is_top, err);
+	int one;
+
+	if (need == VM_NEED_NOT && vm_work_above(m->w, layer, &one) > 1) {
+		vs_err_set(err, -EPERM, "'%s' must stay as it is: several branches stand on it", layer_at(m, layer)->path);
+		return VM_NEED_BY;
+	}
+	return need;
+}
+
+/* Of everything above @base up to @top, and of that: the worst. */
+static enum vm_need needs(const struct vm_merge *m, int base, int top, struct vs_err *err)
+{
+	enum vm_need worst = need_of(m, base, false, err);
+	struct vs_err more = {0};
+
+	for (int l = top; worst != VM_NEED_UNKNOWN && l != base; l = layer_at(m, l)->below) {
+		enum vm_need need = need_of(m, l, l == top, &more);
+
+		if (need <= worst)
+			continue;
+		worst = need;
+		if (err)
+			*err = more;
+	}
+	return worst;
+}
+
+/* The name of an internal snapshot that would go with its layer; NULL: none would. */
+static const char *stored_above(const struct vm_merge *m, int base, int top, int *where)
+{
+	for (int l = top; l != base; l = layer_at(m, l)->below) {
+		const char *inside = vm_work_internal_in(m->w, l);
+
+		*where = l;
+		if (inside)
+			return inside;
+	}
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- what is to be done with a disk */
+
+static void add_gone(struct vm_merge_disk *d, const struct vm_layer *l)
+{
+	d->gone = xreallocarray(d->gone, d->n_gone + 1, sizeof(*d->gone));
+	d->gone[d->n_gone++] = (struct vm_doomed_file){ xstrdup(l->path), l->stamp };
+}
+
+static void keep(struct vm_merge_disk *d, const char *why)
+{
+	static const char before[] = "must stay as it is: "; /* of a guard's sentence: who needs it is why it stays */
+	const char *who = strstr(why, before);
+
+	d->what = VM_MERGE_KEEP;
+	d->why = xstrdup(who ? who + strlen(before) : why);
+}
+
+static void go_down(const struct vm_merge *m, struct vm_merge_disk *d, int base, int top)
+{
+	int above = -1;
+
+	d->what = VM_MERGE_DOWN;
+	free(d->base);
+	d->base = xstrdup(layer_at(m, base)->path);
+	d->top = xstrdup(layer_at(m, top)->path);
+	d->base_stamp = layer_at(m, base)->stamp;
+	d->top_stamp = layer_at(m, top)->stamp;
+	if (vm_work_above(m->w, top, &above) == 1)
+		d->above_ino = layer_at(m, above)->stamp.ino;
+	for (int l = top; l != base; l = layer_at(m, l)->below)
+		add_gone(d, layer_at(m, l));
+	d->bytes = vm_work_cost(m->w, base, top);
+}
+
+static bool is_transient(const struct vm_merge *m, const char *target)
+{
+	for (size_t i = 0; i < m->w->d->n_disks; i++)
+		if (!strcmp(m->w->d->disks[i].target, target))
+			return m->w->d->disks[i].transient;
+	return false;
+}
+
+/* Guards of a merge. Keeps, where that is what is asked for. */
+static int guarded_down(const struct vm_merge *m, struct vm_merge_disk *d, int base, int top, bool may_keep, struct vs_err *err)
+{
+	struct vs_err why = {0};
+	enum vm_need need = needs(m, base, top, &why);
+	int where = -1;
+	const char *inside = stored_above(m, base, top, &where);
+
+	if (need == VM_NEED_BY && may_keep) {
+		keep(d, why.msg);
+		return 0;
+	}
+	if (is_transient(m, d->target))
+		return vs_err_set(err, -EOPNOTSUPP, "disk %s is transient, which takes no block jobs", d->target);
+	if (need != VM_NEED_NOT)
+		return vs_err_set(err, why.code, "disk %s: %s", d->target, why.msg);
+	if (inside)
+		return vs_err_set(err, -EPERM, "'%s' would go, and internal snapshot '%s' is stored in it: delete that first",
+				  layer_at(m, where)->path, inside);
+	go_down(m, d, base, top);
+	return 0;
+}
+
+/* `base` goes, and with it what earlier deletes had to leave because it stood on that. */
+static int drop(const struct vm_merge *m, struct vm_merge_disk *d, int base, struct vs_err *err)
+{
+	struct vm_leaving leaving = vm_merge_leaving(m);
+	struct vs_err why = {0};
+	enum vm_need need = vm_need(m->w, base, &leaving, true, &why);
+	const char *inside = vm_work_internal_in(m->w, base);
+	int one;
+
+	if (need == VM_NEED_UNKNOWN)
+		return vs_err_set(err, why.code, "disk %s: %s", d->target, why.msg);
+	if (need == VM_NEED_BY || inside || !vm_made(m->w, base)) {
+		vs_autofree char *stored = inside ? xasprintf("internal snapshot '%s' is stored in it", inside) : NULL;
+
+		keep(d, need == VM_NEED_BY ? why.msg : stored ? stored : "no snapshot made it");
+		return 0;
+	}
+	d->what = VM_MERGE_DROP;
+	add_gone(d, layer_at(m, base));
+	for (int l = layer_at(m, base)->below, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = layer_at(m, l)->below, n++) {
+		if (layer_at(m, l)->error || layer_at(m, l)->active || vm_work_above(m->w, l, &one) != 1 || vm_work_internal_in(m->w, l) ||
+		    !vm_made(m->w, l) || vm_need(m->w, l, &leaving, true, NULL) != VM_NEED_NOT)
+			break;
+		add_gone(d, layer_at(m, l));
+	}
+	return 0;
+}
+
+/* The layers that the disk writes through: one that is missing or unreadable makes everything unknown. */
+static int check_chain(const struct vm_merge *m, const char *target, struct vs_err *err)
+{
+	return vm_work_whole(m->w, target, err);
+}
+
+/* ---------------------------------------------------------------- a delete */
+
+static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int base, struct vs_err *err)
+{
+	int above = -1, r;
+	size_t n;
+
+	if (base < 0 || layer_at(m, base)->error) {
+		vs_autofree char *why = NULL;
+
+		if (base >= 0 && layer_at(m, base)->error != -ENOENT)
+			return vs_err_set(err, layer_at(m, base)->error == -EACCES ? -EACCES : -EPERM, "disk %s: '%s' %s", d->target, d->base,
+					  layer_at(m, base)->note ? layer_at(m, base)->note : "cannot be read");
+		r = check_chain(m, d->target, err);
+		if (r < 0)
+			return r;
+		why = xasprintf("its image '%s' is missing, so its record is all that goes", d->base);
+		keep(d, why);
+		return 0;
+	}
+	r = check_chain(m, d->target, err);
+	if (r < 0)
+		return r;
+	n = vm_work_above(m->w, base, &above);
+	if (layer_at(m, base)->active) {
+		keep(d, "a disk of the domain writes to it");
+		return 0;
+	}
+	if (n == 0)
+		return drop(m, d, base, err);
+	if (n > 1) {
+		struct vs_err why = {0};
+
+		need_of(m, base, false, &why);
+		keep(d, why.msg);
+		return 0;
+	}
+	if (!beneath_active(m, d->target, above)) {
+		keep(d, "what stands on it is not beneath the active layer");
+		return 0;
+	}
+	return guarded_down(m, d, base, above, true, err);
+}
+
+/* ---------------------------------------------------------------- a commit */
+
+/* What the last of the line started on this disk: its overlay, or what alone stands on what it froze. */
+static int find_top(const struct vm_merge *m, const char *target, int base)
+{
+	const struct vm_work_record *last = last_with(m, target);
+	const struct vm_xml_snapdisk *disk = last ? disk_of(last->xml, target) : NULL;
+	int top = disk && disk->overlay.path ? vm_work_layer(m->w, disk->overlay.path) : -1, pit, above = -1;
+
+	if (top >= 0 && step_above(m, base, top) >= 0)
+		return top;
+	pit = last ? vm_work_layer(m->w, frozen_path(m, last, target)) : -1;
+	return pit >= 0 && vm_work_above(m->w, pit, &above) == 1 && step_above(m, base, above) >= 0 ? above : -1;
+}
+
+static int plan_commit(const struct vm_merge *m, struct vm_merge_disk *d, int base, struct vs_err *err)
+{
+	int top, r = check_chain(m, d->target, err);
+
+	if (r < 0)
+		return r;
+	top = base < 0 || layer_at(m, base)->error ? -1 : find_top(m, d->target, base);
+	if (top < 0)
+		return vs_err_set(err, -EOPNOTSUPP, "disk %s: what '%s' started does not stand on '%s' any more: delete the snapshot instead",
+				  d->target, m->names[m->n_names - 1], d->base);
+	if (!beneath_active(m, d->target, top))
+		return vs_err_set(err, -EOPNOTSUPP, "disk %s: '%s' is not beneath the active layer, and only what is can be merged: revert to "
+				  "that branch, or delete it", d->target, layer_at(m, top)->path);
+	return guarded_down(m, d, base, top, false, err);
+}
+
+/* ---------------------------------------------------------------- what was begun before */
+
+static void was_done(const struct vm_merge *m, struct vm_merge_disk *d, const struct vm_own_doomed *intent)
+{
+	int base = vm_work_layer(m->w, intent->path), top = intent->top ? vm_work_layer(m->w, intent->top) : -1;
+
+	d->what = VM_MERGE_DONE;
+	d->top = xstrdup(intent->top ? intent->top : "");
+	d->unproven = intent->pivoting && !intent->done;
+	if (base >= 0)
+		d->base_stamp = layer_at(m, base)->stamp;
+	if (top < 0 || layer_at(m, top)->error || layer_at(m, top)->stamp.ino != intent->top_ino || step_above(m, base, top) < 0)
+		return; /* gone, or not that file: nothing to remove */
+	d->top_stamp = layer_at(m, top)->stamp;
+	for (int l = top; !d->unproven && l != base && l >= 0; l = layer_at(m, l)->below)
+		add_gone(d, layer_at(m, l));
+}
+
+static int plan_begun(struct vm_merge *m, struct vm_merge_disk *d, const struct vm_own_doomed *intent, struct vs_err *err)
+{
+	char why[VS_ERR_MAX] = "";
+	int code = -EPERM;
+
+	free(d->base);
+	d->base = xstrdup(intent->path ? intent->path : "");
+	switch (vm_intent_disk(m->w, intent, why, &code)) {
+	case VM_INTENT_DONE:
+		was_done(m, d, intent);
+		return 0;
+	case VM_INTENT_VOID:
+		if (!m->is_void)
+			m->is_void = xstrdup(why);
+		return 0;
+	case VM_INTENT_UNKNOWN:
+		return vs_err_set(err, code, "'%s' was begun, and %s: bring that back and repeat it", m->command, why);
+	case VM_INTENT_REDO:
+		break;
+	}
+	return guarded_down(m, d, vm_work_layer(m->w, intent->path), vm_work_layer(m->w, intent->top), false, err);
+}
+
+/* ---------------------------------------------------------------- all disks */
+
+static int plan_disk(struct vm_merge *m, const struct vm_work_record *record, const struct vm_xml_snapdisk *first, struct vs_err *err)
+{
+	const struct vm_own_mark *mark = vm_intent_mark(m->w, record);
+	const struct vm_own_doomed *intent = vm_intent_of(mark, first->target);
+	struct vm_merge_disk *d = &m->disks[m->n_disks++];
+	const char *path = frozen_path(m, record, first->target);
+	int base = path ? vm_work_layer(m->w, path) : -1;
+
+	d->target = xstrdup(first->target);
+	d->base = xstrdup(path ? path : "?");
+	d->format = first->frozen ? first->frozen->source.format : Q2_FORMAT_NONE;
+	if (base >= 0) {
+		d->block = layer_at(m, base)->stamp.block;
+		d->format = layer_at(m, base)->format;
+	}
+	if (mark && mark->is_void) {
+		keep(d, "a command that has become void may have written to it");
+		return 0;
+	}
+	if (intent)
+		return plan_begun(m, d, intent, err);
+	return m->mode == VM_MERGE_COMMIT ? plan_commit(m, d, base, err) : plan_delete(m, d, base, err);
+}
+
+static const struct vm_snapshot *shown_of(const struct vm_work *w, const char *name)
+{
+	for (size_t i = 0; i < w->d->n_snapshots; i++)
+		if (!w->d->snapshots[i].present && w->d->snapshots[i].recorded && !strcmp(w->d->snapshots[i].name, name))
+			return &w->d->snapshots[i];
+	return NULL;
+}
+
+static int check_member(const struct vm_merge *m, const char *name, struct vs_err *err)
+{
+	const struct vm_work_record *r = vm_work_record(m->w, name);
+	const struct vm_snapshot *s = shown_of(m->w, name);
+	struct vm_own_id id = { name, r ? r->xml->created_s * VM_NS_PER_S : 0, VM_EXTERNAL };
+	const struct vm_own_snapshot *said = r ? vm_own_find(m->w->own, &id) : NULL;
+
+	if (!r)
+		return vs_err_set(err, -ENOENT, "libvirt has no record of a snapshot '%s'", name);
+	if (said && said->held)
+		return vs_err_set(err, -EPERM, "snapshot '%s' is held: release it first", name);
+	if (r->xml->kind != VM_EXTERNAL || r->xml->note)
+		return vs_err_set(err, -EOPNOTSUPP, "snapshot '%s' %s", name, r->xml->note ? r->xml->note : "is internal: delete frees it");
+	if (s && s->users && s->users[0])
+		return vs_err_set(err, -EPERM, "snapshot '%s' must stay: %s stands on its file in a virt-snapfs mount%s", s->shown, s->users[0],
+				  s->users[1] ? ", and others do" : "");
+	return 0;
+}
+
+int vm_merge_plan(struct vm_merge *m, struct vm_work *w, const char *const *names, size_t n, enum vm_merge_mode mode, char *command,
+		  struct vs_err *err)
+{
+	const struct vm_work_record *first;
+	int r = 0;
+
+	*m = (struct vm_merge){ .w = w, .mode = mode, .command = command, .names = xcalloc(n, sizeof(*m->names)) };
+	for (; m->n_names < n; m->n_names++)
+		m->names[m->n_names] = xstrdup(names[m->n_names]);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		r = check_member(m, names[i], err);
+	if (r < 0)
+		return r;
+	first = vm_work_record(w, names[0]);
+	m->resumed = vm_intent_mark(w, first) && !vm_intent_mark(w, first)->is_void;
+	m->disks = xcalloc(first->xml->n_disks, sizeof(*m->disks));
+	for (size_t i = 0; r == 0 && i < first->xml->n_disks; i++)
+		if (first->xml->disks[i].mode == VM_MODE_EXTERNAL)
+			r = plan_disk(m, first, &first->xml->disks[i], err);
+	return r;
+}

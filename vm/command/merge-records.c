@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The records of a merge.
+ *
+ * A commit can run for hours, and meanwhile others may edit, add or remove records. So each is fetched right before it is changed, and
+ * changed only if it is there and has to change; what others have removed stays removed, for REDEFINE would bring it back. libvirt has
+ * no "replace if it is still so": what is left is the moment between the fetch and the call, with no job of libvirt's running then.
+ *
+ * Our own note of what a snapshot froze moves with its record: see facts.h.
+ */
+#include "vm/command/merge.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "vm/clock.h"
+#include "vm/command/intent.h"
+#include "vm/rewrite.h"
+#include "vm/util/mem.h"
+
+#define QUIET_TRIES 300 /* of 100 ms: as long as libvirt itself waits for a job of its own */
+#define QUIET_PAUSE_US 100000
+
+struct moves {
+	struct vm_rewrite_move *v;
+	size_t n, room;
+};
+
+static void add_move(struct moves *moves, const struct vm_merge_disk *d, const char *from)
+{
+	XGROW(moves->v, moves->n, moves->room);
+	moves->v[moves->n++] = (struct vm_rewrite_move){
+		.target = d->target, .from = from, .to = d->base, .block = d->block,
+		.format = d->format == Q2_FORMAT_NONE ? NULL : q2_format_name(d->format),
+	};
+}
+
+/* Records may spell the top's path in another way. */
+static struct moves find_moves(const struct vm_merge *m)
+{
+	struct moves moves = {0};
+
+	for (size_t i = 0; i < m->n_disks; i++) {
+		const struct vm_merge_disk *d = &m->disks[i];
+		int top = vm_merge_moved(d) ? vm_work_layer(m->w, d->top) : -1;
+
+		if (!vm_merge_moved(d))
+			continue;
+		add_move(&moves, d, d->top);
+		for (char **path = top < 0 ? NULL : m->w->d->layers[top].paths; path && *path; path++)
+			add_move(&moves, d, *path);
+	}
+	return moves;
+}
+
+/* ---------------------------------------------------------------- one record */
+
+static bool goes(const struct vm_merge *m, const char *name)
+{
+	struct vm_leaving leaving = vm_merge_leaving(m);
+
+	return vm_leaving_has(&leaving, name);
+}
+
+/* The nearest ancestor that stays, or NULL. */
+static const char *parent_that_stays(const struct vm_merge *m, const char *parent)
+{
+	for (size_t steps = 0; parent && goes(m, parent) && steps <= m->w->n_records; steps++) {
+		const struct vm_work_record *r = vm_work_record(m->w, parent);
+
+		parent = r ? r->xml->parent : NULL;
+	}
+	return parent;
+}
+
+/* 1: the record has to change, *out is how; 0: it is right. */
+static int corrected(const struct vm_merge *m, const char *text, const struct moves *moves, char **out, struct vs_err *err)
+{
+	struct vm_xml_snapshot *xml = NULL;
+	vs_autofree char *edited = NULL, *parent = NULL;
+	int changed = vm_rewrite_layers(text, moves->v, moves->n, &edited, err), r;
+
+	*out = NULL;
+	if (changed < 0)
+		return changed;
+	r = vm_xml_snapshot_parse(text, &xml, err);
+	if (r < 0)
+		return r;
+	if (xml->parent && goes(m, xml->parent)) {
+		r = vm_rewrite_parent(edited, parent_that_stays(m, xml->parent), &parent, err);
+		*out = r < 0 ? NULL : vs_steal(parent);
+	} else if (changed) {
+		*out = vs_steal(edited);
+	}
+	vm_xml_snapshot_free(xml);
+	return r < 0 ? r : *out != NULL;
+}
+
+/* Until libvirt is at nothing on the domain: a delete by somebody else drops its record at its end. */
+static int await_quiet(const struct vm_merge *m, struct vs_err *err)
+{
+	for (int try = 0; try < QUIET_TRIES; try++) {
+		struct vm_act_job *jobs = NULL;
+		size_t n = 0;
+		int r = vm_act_jobs(m->w->dom, &jobs, &n, err);
+
+		if (r < 0)
+			return r;
+		vm_act_jobs_free(jobs, n);
+		if (n == 0)
+			return 0;
+		usleep(QUIET_PAUSE_US);
+	}
+	return vs_err_set(err, -EBUSY, "the records cannot be corrected while another tool is at work on the domain");
+}
+
+/* 1: it was changed. */
+static int correct(struct vm_merge *m, const char *name, const struct moves *moves, struct vs_err *err)
+{
+	vs_autofree char *text = NULL, *edited = NULL;
+	int r = await_quiet(m, err);
+
+	if (r == 0)
+		r = vm_act_record(m->w->dom, name, &text, err);
+	if (r == -ENOENT) {
+		vm_log(m->w->log, "the record of '%s' was removed by another tool meanwhile", name);
+		*err = (struct vs_err){0};
+		return 0;
+	}
+	if (r == 0)
+		r = corrected(m, text, moves, &edited, err);
+	if (r <= 0)
+		return r;
+	r = vm_act_redefine(m->w->dom, edited, VM_ACT_KEEP_CURRENT, err);
+	if (r == 0)
+		vm_work_say(m->w, "re-pointed the record of '%s'", name);
+	return r < 0 ? r : 1;
+}
+
+/* ---------------------------------------------------------------- what they froze */
+
+/* Does the record say that this snapshot's image is the base now? */
+static bool names_base(const struct vm_work *w, const struct vm_xml_snapshot *xml, const struct vm_merge_disk *d)
+{
+	for (size_t k = 0; k < xml->n_disks; k++)
+		if (!strcmp(xml->disks[k].target, d->target) && xml->disks[k].mode == VM_MODE_EXTERNAL && xml->disks[k].frozen &&
+		    xml->disks[k].frozen->source.path &&
+		    (!strcmp(xml->disks[k].frozen->source.path, d->base) ||
+		     vm_work_layer(w, xml->disks[k].frozen->source.path) == vm_work_layer(w, d->base)))
+			return true;
+	return false;
+}
+
+/* What was noted as frozen in the top is in the base now. True: something was noted anew. */
+static bool move_frozen(struct vm_merge *m, const struct vm_xml_snapshot *xml, const struct vm_merge_disk *d)
+{
+	struct vm_own_id id = { xml->name, xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
+	const struct vm_own_file *noted = vm_own_frozen(m->w->own, &id, d->target);
+	struct vm_own_file now;
+	struct stat st;
+
+	if (!noted || noted->ino != d->top_stamp.ino || !names_base(m->w, xml, d) || stat(d->base, &st) < 0)
+		return false;
+	now = (struct vm_own_file){ .ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = vm_timespec_ns(st.st_mtim) };
+	if (vm_own_set_frozen(m->w->own, &id, d->target, &now) < 0)
+		xoom();
+	return true;
+}
+
+static int note_frozen(struct vm_merge *m, struct vs_err *err)
+{
+	bool news = false;
+
+	for (size_t i = 0; i < m->w->n_records; i++) {
+		vs_autofree char *text = NULL;
+		struct vm_xml_snapshot *xml = NULL;
+
+		if (goes(m, m->w->records[i].name) || vm_act_record(m->w->dom, m->w->records[i].name, &text, NULL) < 0 ||
+		    vm_xml_snapshot_parse(text, &xml, NULL) < 0)
+			continue;
+		for (size_t k = 0; k < m->n_disks; k++)
+			news |= vm_merge_moved(&m->disks[k]) && move_frozen(m, xml, &m->disks[k]);
+		vm_xml_snapshot_free(xml);
+	}
+	return news ? vm_work_save(m->w, err) : 0;
+}
+
+/* ---------------------------------------------------------------- all of them */
+
+static int tell(struct vm_merge *m, const struct vm_work_record *record, const struct moves *moves, struct vs_err *err)
+{
+	vs_autofree char *text = NULL;
+	int r = corrected(m, record->text, moves, &text, err);
+
+	if (r > 0)
+		vm_work_say(m->w, "would re-point the record of '%s'", record->name);
+	return r;
+}
+
+int vm_merge_records(struct vm_merge *m, struct vs_err *err)
+{
+	struct moves moves = find_moves(m);
+	struct vs_err local = {0};
+	int r = 0, changed = 0;
+
+	if (!err)
+		err = &local;
+	for (size_t i = 0; r >= 0 && i < m->w->n_records; i++) {
+		const struct vm_work_record *record = &m->w->records[i];
+
+		if (goes(m, record->name))
+			continue;
+		r = m->w->try_only ? tell(m, record, &moves, err) : correct(m, record->name, &moves, err);
+		changed += r > 0;
+	}
+	free(moves.v);
+	if (r >= 0 && !m->w->try_only)
+		r = note_frozen(m, err);
+	return r < 0 ? r : changed;
+}
+
+int vm_merge_forget(struct vm_merge *m, struct vs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = m->n_names; r == 0 && i-- > 0;) {
+		r = vm_act_forget(m->w->dom, m->names[i], err);
+		if (r == -ENOENT) { /* somebody else was quicker */
+			*err = (struct vs_err){0};
+			r = 0;
+		}
+	}
+	return r;
+}

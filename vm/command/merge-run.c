@@ -1,0 +1,538 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The steps of a merge, each of which may be the last one before a crash:
+ *
+ *     mark        the snapshots that go are marked in the domain's metadata with what is intended: they read as stale from here on
+ *     start       a shut-off domain is started paused
+ *     look        once more, now that the domain is up: is the plan still based on what is so?
+ *     commit      disk by disk. Once the job has begun libvirt lets nobody else at the disk: the guards are asked again, and before a
+ *                 pivot once more. The merged files stay for now, since a later snapshot may be one of them: at every moment each
+ *                 reads right through what its record names. Done is noted disk by disk
+ *     vouch       for those above the base, with the stamp that it has now: see vouch.c
+ *     re-point    every other record that names a merged layer names the base instead; children of those that go become
+ *                 children of the parent of the first
+ *     see         a fresh look, so readers have moved
+ *     remove      the merged files, and those that nobody needs, each through vm_remove()
+ *     vouch       for those that stay, again; and files of those that go, but stay, are noted as made by snapshots
+ *     forget      the records go, the last one first: they have no children then, so that no libvirt rewrites any
+ *     unmark      what we know of them is forgotten, marks included
+ *     verify      every snapshot that was readable before and was not to go is so now
+ *
+ * Repeated, each finds what it did and does the rest. Given up before a byte was written, the marks are taken away again, also
+ * by the next mount, where the base's mtime proves it; later they stay, for the base is neither what it was nor what it is
+ * to be.
+ *
+ * libvirt's own delete does all this in one call, but can neither be cancelled nor slowed, asks nobody before the pivot, and
+ * leaves, interrupted in the oldest snapshot, no trace. So it is not used for external snapshots.
+ */
+#include "vm/command/merge.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "vm/clock.h"
+#include "vm/command/intent.h"
+#include "vm/util/mem.h"
+
+static struct vm_own_id id_of(const struct vm_work_record *r)
+{
+	return (struct vm_own_id){ r->name, r->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
+}
+
+/* ---------------------------------------------------------------- mark */
+
+/* What an earlier attempt has written down of this disk; NULL: there was none. */
+static const struct vm_own_doomed *marked_before(const struct vm_merge *m, const char *target)
+{
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_own_doomed *disk = record ? vm_intent_of(vm_intent_mark(m->w, record), target) : NULL;
+
+		if (disk)
+			return disk;
+	}
+	return NULL;
+}
+
+/* The mtime of a base that nobody has written to: while it stays, nobody has. 0: it would prove nothing, because the last
+ * write was just now, or there is no such time. */
+static int64_t proof_of(const struct vm_merge *m, const struct vm_merge_disk *d, int64_t now_ns)
+{
+	const struct vm_own_doomed *before = marked_before(m, d->target);
+
+	if (before)
+		return before->path && !strcmp(before->path, d->base) && before->path_ino == d->base_stamp.ino ? before->mtime_ns : 0;
+	if (d->base_stamp.block || d->base_stamp.mtime_ns + VM_NS_PER_S >= now_ns)
+		return 0;
+	return d->base_stamp.mtime_ns;
+}
+
+static struct vm_own_doomed intent_of(const struct vm_merge *m, const struct vm_merge_disk *d, int64_t now_ns)
+{
+	const struct vm_own_doomed *before = marked_before(m, d->target);
+	struct vm_own_doomed intent = {
+		.target = d->target, .path = d->base, .top = d->top, .path_ino = d->base_stamp.ino, .top_ino = d->top_stamp.ino,
+		.above_ino = d->above_ino, .mtime_ns = proof_of(m, d, now_ns),
+	};
+
+	if (d->what != VM_MERGE_DONE || !before)
+		return intent;
+	intent.top_ino = before->top_ino; /* it may be gone by now */
+	intent.above_ino = before->above_ino;
+	intent.pivoting = before->pivoting;
+	intent.done = before->done || !before->pivoting;
+	return intent;
+}
+
+static int mark(struct vm_merge *m, struct vs_err *err)
+{
+	vs_autofree struct vm_own_doomed *disks = xcalloc(m->n_disks, sizeof(*disks));
+	vs_autofree char *reason = xasprintf("'%s' has begun, which changes its data: repeat it if it is not running any more", m->command);
+	struct vm_own_mark what = { .command = m->command, .reason = reason, .since_ns = vm_now_ns(), .disks = disks };
+
+	for (size_t i = 0; i < m->n_disks; i++)
+		if (vm_merge_moved(&m->disks[i]))
+			disks[what.n_disks++] = intent_of(m, &m->disks[i], what.since_ns);
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		struct vm_own_id id = id_of(record);
+
+		if (vm_own_set_mark(m->w->own, &id, &what) < 0)
+			xoom();
+	}
+	return vm_work_save(m->w, err);
+}
+
+/* A note on the intent of one disk, in all marks of the line. */
+static int note(struct vm_merge *m, const struct vm_merge_disk *d, bool done, bool pivoting, struct vs_err *err)
+{
+	for (size_t i = 0; i < m->w->own->n_snapshots; i++) {
+		struct vm_own_mark *what = m->w->own->snapshots[i].mark;
+
+		for (size_t k = 0; what && !strcmp(what->command, m->command) && k < what->n_disks; k++)
+			if (!strcmp(what->disks[k].target, d->target)) {
+				what->disks[k].done = done;
+				what->disks[k].pivoting = pivoting;
+			}
+	}
+	return vm_work_save(m->w, err);
+}
+
+/* Was nothing written to any base, neither now nor in an earlier attempt? */
+static bool untouched(const struct vm_merge *m)
+{
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_own_mark *what = record ? vm_intent_mark(m->w, record) : NULL;
+
+		if (what && !vm_intent_untouched(what))
+			return false;
+	}
+	return true;
+}
+
+static int unmark(struct vm_merge *m, struct vs_err *err)
+{
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		struct vm_own_id id;
+
+		if (!record)
+			continue;
+		id = id_of(record);
+		if (vm_own_set_mark(m->w->own, &id, NULL) < 0)
+			xoom();
+	}
+	return vm_work_save(m->w, err);
+}
+
+/* ---------------------------------------------------------------- is the plan still based on what is so? */
+
+static int differs(const struct vm_merge_disk *d, const char *path, struct vs_err *err)
+{
+	return vs_err_set(err, -EPERM, "disk %s: '%s' is not what it was when this was planned: another tool is at work on the domain",
+			  d->target, path);
+}
+
+/* A second look at one disk: the same files, one on the other, and nobody who needs them. Of the top only the inode counts: it may be
+ * the active layer. */
+static int look_again(const struct vm_merge *m, const struct vm_merge_disk *d, bool begun, struct vs_err *err)
+{
+	struct vm_leaving leaving = vm_merge_leaving(m);
+	struct vm_work now;
+	int r = vm_work_glance(m->w, &now, err), base, top, one;
+
+	if (r < 0)
+		return r;
+	base = vm_work_layer(&now, d->base);
+	top = vm_work_layer(&now, d->top);
+	if (base < 0 || now.d->layers[base].stamp.ino != d->base_stamp.ino)
+		r = differs(d, d->base, err);
+	else if (!begun && now.d->layers[base].stamp.mtime_ns != d->base_stamp.mtime_ns && !now.d->layers[base].stamp.block)
+		r = differs(d, d->base, err);
+	else if (top < 0 || now.d->layers[top].stamp.ino != d->top_stamp.ino)
+		r = differs(d, d->top, err);
+	for (int l = top, n = 0; r == 0 && n < VM_CHAIN_MAX; l = now.d->layers[l].below, n++) {
+		if (l < 0)
+			r = differs(d, d->top, err);
+		else if (vm_need(&now, l, &leaving, l != top, err) != VM_NEED_NOT)
+			r = err->code;
+		else if (vm_work_above(&now, l, &one) > 1)
+			r = vs_err_set(err, -EPERM, "'%s' must stay as it is: several branches stand on it", now.d->layers[l].path);
+		if (l == base)
+			break;
+	}
+	vm_work_glance_done(&now);
+	return r;
+}
+
+struct job {
+	struct vm_merge *m;
+	const struct vm_merge_disk *disk;
+};
+
+static int on_begun(void *opaque, struct vs_err *err)
+{
+	const struct job *job = opaque;
+
+	return look_again(job->m, job->disk, true, err);
+}
+
+static int before_pivot(void *opaque, struct vs_err *err)
+{
+	const struct job *job = opaque;
+	int r = look_again(job->m, job->disk, true, err);
+
+	return r < 0 ? r : note(job->m, job->disk, false, true, err);
+}
+
+/* ---------------------------------------------------------------- commit */
+
+static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err *err)
+{
+	struct job job = { m, d };
+	struct vm_act_commit spec = {
+		.target = d->target, .base = d->base, .top = d->top, .begun = on_begun, .check = before_pivot, .opaque = &job,
+		.bandwidth = (uint64_t)(m->w->options->bandwidth_mib * 1048576),
+	};
+	struct vm_act_outcome outcome = {0};
+	struct stat st;
+	int r = vm_work_cancelled(m->w, err);
+
+	if (r == 0)
+		r = look_again(m, d, m->resumed, err);
+	if (r == 0)
+		r = vm_act_commit(m->w->dom, &spec, &m->w->watch, &outcome, err);
+	vm_fault();
+	if (r < 0)
+		return r;
+	/* nobody writes to what was the top any more: this is the file that may be removed */
+	if (stat(d->top, &st) == 0 && st.st_ino == d->top_stamp.ino && st.st_dev == d->top_stamp.dev && d->n_gone) {
+		d->gone[0].stamp.size = (uint64_t)st.st_size;
+		d->gone[0].stamp.mtime_ns = vm_timespec_ns(st.st_mtim);
+	}
+	return note(m, d, true, false, err);
+}
+
+static int commit_all(struct vm_merge *m, struct vs_err *err)
+{
+	int r = vm_work_guest(m->w, err);
+
+	for (size_t i = 0; r == 0 && i < m->n_disks; i++)
+		if (m->disks[i].what == VM_MERGE_DOWN)
+			r = commit_one(m, &m->disks[i], err);
+	return r;
+}
+
+static int give_up(struct vm_merge *m, int r, struct vs_err *err)
+{
+	struct vm_act_job *jobs = NULL;
+	size_t n = 1;
+
+	if (r != -EHOSTDOWN && vm_act_jobs(m->w->dom, &jobs, &n, NULL) == 0)
+		vm_act_jobs_free(jobs, n);
+	if (n == 0 && untouched(m)) {
+		if (unmark(m, NULL) == 0)
+			vs_err_prefix(err, "nothing was written");
+		return r;
+	}
+	vs_err_prefix(err, "the base has been written to, so repeat '%s' to finish it", m->command);
+	return r;
+}
+
+/* Into the header of what stands on a top QEMU will write that it stands on the base: whoever is right now and has that
+ * layer beneath it is vouched for with it, and saved with the marks. */
+static int vouch_for_moving(struct vm_merge *m, struct vs_err *err)
+{
+	m->moving = xcalloc(m->n_disks, sizeof(*m->moving));
+	m->w->moving = m->moving;
+	for (size_t i = 0; i < m->n_disks; i++)
+		if (m->disks[i].what == VM_MERGE_DOWN && m->disks[i].above_ino)
+			m->moving[m->w->n_moving++] = m->disks[i].above_ino;
+	return vm_work_vouch(m->w, m->w->d, err);
+}
+
+/* Before a record names the base: of what it named until then nothing remains that would explain when the base was written. */
+static int vouch_for_bases(struct vm_merge *m, struct vs_err *err)
+{
+	size_t n = 0;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < m->n_disks; i++) {
+		if (!vm_merge_moved(&m->disks[i]))
+			continue;
+		r = vm_work_vouch_beneath(m->w, m->disks[i].base, err);
+		n++;
+	}
+	return r == 0 && n ? vm_work_save(m->w, err) : r;
+}
+
+static int merge_down(struct vm_merge *m, struct vs_err *err)
+{
+	int r = vm_work_startable(m->w, err);
+
+	if (r < 0)
+		return r;
+	vm_fault();
+	r = vouch_for_moving(m, err);
+	if (r == 0)
+		r = mark(m, err);
+	if (r < 0)
+		return r;
+	vm_work_unguard(m->w);
+	r = commit_all(m, err);
+	return r < 0 ? give_up(m, r, err) : 0;
+}
+
+/* ---------------------------------------------------------------- files */
+
+static void remove_one(struct vm_merge *m, const struct vm_doomed_file *file)
+{
+	struct vm_leaving leaving = vm_merge_leaving(m);
+	struct vs_err why = {0};
+	int r = vm_remove(m->w, file, &leaving, &why);
+
+	if (r == 0)
+		vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, file->path));
+	else if (r < 0)
+		vm_work_say(m->w, "%s", why.msg);
+}
+
+/* What stays by this is a file too many, which `chain` shows: it is told, and no failure. */
+static void remove_files(struct vm_merge *m)
+{
+	for (size_t i = 0; i < m->n_disks; i++)
+		for (size_t k = 0; k < m->disks[i].n_gone; k++)
+			remove_one(m, &m->disks[i].gone[k]);
+}
+
+static int remove_memory(struct vm_merge *m, struct vs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+
+		if (!record || !record->xml->memory_file || access(record->xml->memory_file, F_OK) != 0)
+			continue;
+		r = vm_act_unlink(record->xml, record->xml->memory_file, err);
+		if (r == 0)
+			vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, record->xml->memory_file));
+	}
+	return r;
+}
+
+/* Overlays of those that go which stay as files, for others need them: soon no record will say that a snapshot made them. */
+static int remember_made(struct vm_merge *m, struct vs_err *err)
+{
+	size_t had = m->w->own->n_made;
+
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+
+		for (size_t k = 0; record && k < record->xml->n_disks; k++) {
+			const struct vm_xml_snapdisk *d = &record->xml->disks[k];
+
+			struct stat st;
+
+			if (d->mode == VM_MODE_EXTERNAL && d->overlay.path && stat(d->overlay.path, &st) == 0)
+				vm_own_add_made(m->w->own, d->overlay.path, st.st_ino);
+		}
+	}
+	return m->w->own->n_made > had ? vm_work_save(m->w, err) : 0;
+}
+
+static int forget_own(struct vm_merge *m, const struct vm_own_id *ids, size_t n, struct vs_err *err)
+{
+	bool said = vm_own_sweep_made(m->w->own, vm_work_is_there) > 0;
+
+	for (size_t i = 0; i < n; i++)
+		said |= vm_own_forget(m->w->own, &ids[i]);
+	return said || m->w->own->n_files ? vm_work_save(m->w, err) : 0;
+}
+
+/* ---------------------------------------------------------------- words */
+
+static void tell_disk(struct vm_merge *m, const struct vm_merge_disk *d)
+{
+	const char *base = vm_work_file(m->w, d->base), *top = d->top ? vm_work_file(m->w, d->top) : "";
+
+	if (d->what == VM_MERGE_DOWN)
+		vm_work_say(m->w, "disk %s: %s '%s' into '%s' (at most %.1f MiB)", d->target,
+			    m->w->try_only ? "would merge" : "merged", top, base, (double)d->bytes / 1048576);
+	else if (d->what == VM_MERGE_DONE)
+		vm_work_say(m->w, "disk %s: '%s' had been merged into '%s' before%s", d->target, top, base,
+			    d->unproven ? ", and stays, for it is not proven that all of it was" : "");
+	else if (d->what == VM_MERGE_KEEP)
+		vm_work_say(m->w, "disk %s: '%s' stays (%s)", d->target, base, d->why);
+}
+
+static void tell(struct vm_merge *m)
+{
+	for (size_t i = 0; i < m->n_disks; i++)
+		tell_disk(m, &m->disks[i]);
+}
+
+/* What remove_files() and remove_memory() will do. */
+static void tell_files(struct vm_merge *m)
+{
+	for (size_t i = 0; i < m->n_disks; i++)
+		for (size_t k = 0; k < m->disks[i].n_gone; k++)
+			vm_work_say(m->w, "would unlink '%s'", m->disks[i].gone[k].path);
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+
+		if (record && record->xml->memory_file)
+			vm_work_say(m->w, "would unlink '%s'", record->xml->memory_file);
+	}
+}
+
+static int refuse_void(struct vm_merge *m, struct vs_err *err)
+{
+	vs_autofree char *why = xstrdup(m->is_void);
+	int r = m->w->try_only ? 0 : vm_intent_void(m->w, m->command, why, err);
+
+	return r < 0 ? r : vs_err_set(err, -EPERM, "'%s' was begun and has become void, for %s: nothing is removed, and what it was to remove "
+				      "stays stale; 'delete' then takes the records away and leaves all files", m->command, why);
+}
+
+static int try_it(struct vm_merge *m, struct vs_err *err)
+{
+	int r = m->is_void ? refuse_void(m, err) : vm_merge_count(m, VM_MERGE_DOWN) ? vm_work_startable(m->w, err) : 0;
+
+	if (r < 0)
+		return r;
+	tell(m);
+	tell_files(m);
+	r = vm_merge_records(m, err);
+	return r < 0 ? r : 0;
+}
+
+/* ---------------------------------------------------------------- verify */
+
+static bool is_readable(const struct vm_snapshot *s)
+{
+	return s->state == VM_OK || s->state == VM_DETACHED;
+}
+
+/* Names of the snapshots that stay and are readable now. Gives. */
+static char **list_readable(const struct vm_merge *m, size_t *n)
+{
+	struct vm_leaving leaving = vm_merge_leaving(m);
+	char **list = xcalloc(m->w->d->n_snapshots, sizeof(*list));
+
+	*n = 0;
+	for (size_t i = 0; i < m->w->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &m->w->d->snapshots[i];
+
+		if (!s->present && is_readable(s) && !vm_leaving_has(&leaving, s->name))
+			list[(*n)++] = xstrdup(s->shown);
+	}
+	return list;
+}
+
+static int verify(const struct vm_merge *m, char *const *readable, size_t n, struct vs_err *err)
+{
+	for (size_t i = 0; i < n; i++)
+		for (size_t k = 0; k < m->w->d->n_snapshots; k++) {
+			const struct vm_snapshot *s = &m->w->d->snapshots[k];
+
+			if (!strcmp(s->shown, readable[i]) && !is_readable(s) && s->state != VM_BUSY)
+				return vs_err_set(err, -EIO, "this was done, but snapshot '%s' is %s now: %s", s->shown, vm_state_name(s->state),
+						  s->reason ? s->reason : "for no known reason");
+		}
+	return 0;
+}
+
+/* ---------------------------------------------------------------- run */
+
+/* What comes after the data: for a repetition all of it again. */
+static int finish(struct vm_merge *m, struct vs_err *err)
+{
+	vs_autofree struct vm_own_id *ids = xcalloc(m->n_names, sizeof(*ids));
+	vs_autofree int64_t *times = xcalloc(m->n_names, sizeof(*times));
+	int r = vouch_for_bases(m, err);
+
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+
+		ids[i] = (struct vm_own_id){ m->names[i], record ? record->xml->created_s * VM_NS_PER_S : 0, VM_EXTERNAL };
+	}
+	if (r == 0)
+		r = vm_merge_records(m, err);
+	if (r >= 0)
+		r = vm_work_look(m->w, err);
+	if (r == 0)
+		remove_files(m);
+	if (r == 0)
+		r = remove_memory(m, err);
+	if (r == 0)
+		r = vm_work_vouch_again(m->w, err);
+	if (r == 0)
+		r = remember_made(m, err);
+	if (r == 0)
+		r = vm_merge_forget(m, err);
+	if (r == 0)
+		r = forget_own(m, ids, m->n_names, err);
+	return r == 0 ? vm_work_look(m->w, err) : r;
+}
+
+int vm_merge_run(struct vm_merge *m, struct vs_err *err)
+{
+	char **readable;
+	size_t n;
+	int r = 0;
+
+	if (m->w->try_only)
+		return try_it(m, err);
+	if (m->is_void)
+		return refuse_void(m, err);
+	readable = list_readable(m, &n);
+	if (vm_merge_count(m, VM_MERGE_DOWN))
+		r = merge_down(m, err);
+	if (r == 0) {
+		vm_work_unguard(m->w);
+		tell(m);
+		r = finish(m, err);
+	}
+	if (r == 0)
+		r = verify(m, readable, n, err);
+	for (size_t i = 0; i < n; i++)
+		free(readable[i]);
+	free(readable);
+	return r;
+}
+
+int vm_merge_repair(struct vm_merge *m, struct vs_err *err)
+{
+	int r;
+
+	if (m->is_void || !vm_merge_count(m, VM_MERGE_DONE) || vm_merge_count(m, VM_MERGE_DOWN) || vm_merge_count(m, VM_MERGE_DROP))
+		return 0;
+	r = vm_merge_records(m, err);
+	if (r > 0)
+		vm_log(m->w->log, "completed the records of an interrupted '%s'; repeat it to remove what it has merged", m->command);
+	return r;
+}

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "vm/command/remove.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "vm/clock.h"
+#include "vm/util/mem.h"
+
+bool vm_leaving_has(const struct vm_leaving *leaving, const char *name)
+{
+	for (size_t i = 0; leaving && i < leaving->n; i++)
+		if (!strcmp(leaving->names[i], name))
+			return true;
+	return false;
+}
+
+/* ---------------------------------------------------------------- who needs it */
+
+static bool is_layer(const struct vm_work *w, const char *path, int layer)
+{
+	return path && vm_work_layer(w, path) == layer;
+}
+
+static bool record_froze(const struct vm_work *w, const struct vm_work_record *r, int layer)
+{
+	for (size_t k = 0; k < r->xml->n_disks; k++) {
+		const struct vm_xml_disk *frozen = r->xml->disks[k].frozen;
+
+		if (r->xml->disks[k].mode == VM_MODE_EXTERNAL && frozen && is_layer(w, frozen->source.path, layer))
+			return true;
+	}
+	return false;
+}
+
+static bool snapshot_froze(const struct vm_work *w, const struct vm_snapshot *s, int layer)
+{
+	for (size_t k = 0; s->kind == VM_EXTERNAL && k < s->n_disks; k++)
+		if (s->disks[k].chain && is_layer(w, s->disks[k].chain[0], layer))
+			return true;
+	return false;
+}
+
+/* A snapshot that stays and that froze this layer, by its record or by what it is read from. */
+static const char *frozen_by(const struct vm_work *w, int layer, const struct vm_leaving *leaving)
+{
+	for (size_t i = 0; i < w->n_records; i++)
+		if (!vm_leaving_has(leaving, w->records[i].name) && record_froze(w, &w->records[i], layer))
+			return w->records[i].name;
+	for (size_t i = 0; i < w->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &w->d->snapshots[i];
+
+		if (!s->present && !vm_leaving_has(leaving, s->name) && snapshot_froze(w, s, layer))
+			return s->shown;
+	}
+	return NULL;
+}
+
+enum vm_need vm_need(const struct vm_work *w, int layer, const struct vm_leaving *leaving, bool frozen_too, struct vs_err *err)
+{
+	const struct vm_layer *l = &w->d->layers[layer];
+	const char *snapshot = frozen_too ? frozen_by(w, layer, leaving) : NULL;
+
+	if (l->users && l->users[0])
+		vs_err_set(err, -EPERM, "'%s' must stay as it is: %s needs it%s", l->path, l->users[0], l->users[1] ? ", and others" : "");
+	else if (l->rival)
+		vs_err_set(err, -EPERM, "'%s' must stay as it is: %s writes to it, too", l->path, l->rival);
+	else if (snapshot)
+		vs_err_set(err, -EPERM, "'%s' must stay as it is: snapshot '%s' is in it", l->path, snapshot);
+	else if (l->unknown)
+		return vs_err_set(err, l->unknown_code, "'%s' must stay as it is: %s", l->path, l->unknown), VM_NEED_UNKNOWN;
+	else
+		return VM_NEED_NOT;
+	return VM_NEED_BY;
+}
+
+/* ---------------------------------------------------------------- whose making it is */
+
+bool vm_made(const struct vm_work *w, int layer)
+{
+	const struct vm_layer *l = &w->d->layers[layer];
+
+	if (vm_work_made(w, l->path, l->stamp.ino))
+		return true;
+	for (char **path = l->paths; path && *path; path++)
+		if (vm_work_made(w, *path, l->stamp.ino))
+			return true;
+	return false;
+}
+
+/* ---------------------------------------------------------------- removing */
+
+static bool same_file(const struct q2_stamp *a, const struct q2_stamp *b)
+{
+	return a->dev == b->dev && a->ino == b->ino && a->size == b->size && a->mtime_ns == b->mtime_ns;
+}
+
+static int changed(const char *path, struct vs_err *err)
+{
+	return vs_err_set(err, -EPERM, "'%s' stays: it is not the file any more that was meant", path);
+}
+
+/* By this work, since its last look or before. */
+static bool was_removed(const struct vm_work *w, const struct q2_stamp *stamp)
+{
+	for (size_t i = 0; i < w->n_removed; i++)
+		if (w->removed[i].dev == stamp->dev && w->removed[i].ino == stamp->ino)
+			return true;
+	return false;
+}
+
+static void note_removed(struct vm_work *w, const struct q2_stamp *stamp)
+{
+	w->removed = xreallocarray(w->removed, w->n_removed + 1, sizeof(*w->removed));
+	w->removed[w->n_removed++] = *stamp;
+}
+
+/* Something that stands on it, and that we have not removed a moment ago. */
+static const char *stands_on_it(const struct vm_work *w, int layer)
+{
+	for (size_t i = 0; i < w->d->n_layers; i++)
+		if (w->d->layers[i].below == layer && !was_removed(w, &w->d->layers[i].stamp))
+			return w->d->layers[i].path;
+	return NULL;
+}
+
+static int may_remove(const struct vm_work *w, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err)
+{
+	int layer = vm_work_layer(w, file->path);
+	const struct vm_layer *l = layer < 0 ? NULL : &w->d->layers[layer];
+	const char *above, *inside;
+
+	if (!l)
+		return vs_err_set(err, -EPERM, "'%s' stays: nobody can tell who uses it", file->path);
+	if (l->error)
+		return vs_err_set(err, l->error, "'%s' stays: %s", file->path, strerror(-l->error));
+	if (!same_file(&l->stamp, &file->stamp))
+		return changed(file->path, err);
+	if (l->active)
+		return vs_err_set(err, -EPERM, "'%s' stays: a disk of the domain writes to it", file->path);
+	above = stands_on_it(w, layer);
+	if (above)
+		return vs_err_set(err, -EPERM, "'%s' stays: '%s' stands on it", file->path, above);
+	inside = vm_work_internal_in(w, layer);
+	if (inside)
+		return vs_err_set(err, -EPERM, "'%s' stays: internal snapshot '%s' is stored in it", file->path, inside);
+	if (vm_need(w, layer, leaving, true, err) != VM_NEED_NOT)
+		return err ? err->code : -EPERM;
+	return vm_made(w, layer) ? 0 : vs_err_set(err, -EPERM, "'%s' stays: no snapshot and no command of ours made it", file->path);
+}
+
+static int nobody_has_it(const char *path, struct vs_err *err)
+{
+	struct q2_locks locks = {0};
+	struct q2_file *f;
+	int r = q2_file_open(path, &f, err);
+
+	if (r < 0)
+		return r;
+	r = q2_file_locks(f, &locks);
+	q2_file_close(f);
+	if (r < 0)
+		return vs_err_set(err, r, "the image locks of '%s': %s", path, strerror(-r));
+	if (locks.writer || locks.no_read || locks.frozen)
+		return vs_err_set(err, -EBUSY, "'%s' stays: it is open in QEMU or for reading", path);
+	return 0;
+}
+
+int vm_remove(struct vm_work *w, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err)
+{
+	struct vs_err local = {0};
+	struct stat st;
+	int r;
+
+	if (!err)
+		err = &local;
+	if (lstat(file->path, &st) < 0 && errno == ENOENT)
+		return 1;
+	r = may_remove(w, file, leaving, err);
+	if (r == 0)
+		r = nobody_has_it(file->path, err);
+	if (r < 0)
+		return r;
+	if (lstat(file->path, &st) < 0)
+		return errno == ENOENT ? 1 : vs_err_set(err, -errno, "'%s': %s", file->path, strerror(errno));
+	if (!S_ISREG(st.st_mode) || st.st_dev != file->stamp.dev || st.st_ino != file->stamp.ino ||
+	    (uint64_t)st.st_size != file->stamp.size || vm_timespec_ns(st.st_mtim) != file->stamp.mtime_ns)
+		return changed(file->path, err);
+	if (unlink(file->path) < 0)
+		return errno == ENOENT ? 1 : vs_err_set(err, -errno, "'%s': %s", file->path, strerror(errno));
+	note_removed(w, &file->stamp);
+	vm_fault();
+	return 0;
+}
