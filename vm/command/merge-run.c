@@ -308,7 +308,8 @@ static int merge_down(struct vm_merge *m, struct vs_err *err)
 
 /* ---------------------------------------------------------------- files */
 
-static void remove_one(struct vm_merge *m, const struct vm_doomed_file *file)
+/* False: it stays. */
+static bool remove_one(struct vm_merge *m, const struct vm_doomed_file *file)
 {
 	struct vm_leaving leaving = vm_merge_leaving(m);
 	struct vs_err why = {0};
@@ -318,14 +319,15 @@ static void remove_one(struct vm_merge *m, const struct vm_doomed_file *file)
 		vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, file->path));
 	else if (r < 0)
 		vm_work_say(m->w, "%s", why.msg);
+	return r >= 0;
 }
 
-/* What stays by this is a file too many, which `chain` shows: it is told, and no failure. */
+/* What stays by this is a file too many, which `chain` shows: it is told, and no failure. What lies beneath it stays, too. */
 static void remove_files(struct vm_merge *m)
 {
 	for (size_t i = 0; i < m->n_disks; i++)
-		for (size_t k = 0; k < m->disks[i].n_gone; k++)
-			remove_one(m, &m->disks[i].gone[k]);
+		for (size_t k = 0; k < m->disks[i].n_gone && remove_one(m, &m->disks[i].gone[k]); k++)
+			;
 }
 
 static int remove_memory(struct vm_merge *m, struct vs_err *err)
