@@ -205,6 +205,8 @@ static int before_pivot(void *opaque, struct vs_err *err)
 	const struct job *job = opaque;
 	int r = look_again(job->m, job->disk, true, err);
 
+	if (r == 0)
+		r = vm_work_note_pivot(job->m->w, job->disk->target);
 	return r < 0 ? r : note(job->m, job->disk, false, true, err);
 }
 
@@ -233,7 +235,9 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 		d->gone[0].stamp.size = (uint64_t)st.st_size;
 		d->gone[0].stamp.mtime_ns = vm_timespec_ns(st.st_mtim);
 	}
-	return note(m, d, true, false, err);
+	r = note(m, d, true, false, err);
+	vm_work_note_done(m->w, "pivot");
+	return r;
 }
 
 static int commit_all(struct vm_merge *m, struct vs_err *err)
