@@ -21,10 +21,12 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <string.h>
 #include <time.h>
 
 #include "fs.h"
 #include "mortal.h"
+#include "text.h"
 
 #define LOOK_NS 200000000   /* between looks at a writer that was interrupted */
 #define PATIENCE_S 15       /* for commands to stop, when the session ends */
@@ -35,8 +37,11 @@ struct sf_write {
 	/* immutable */
 	struct sf_writes *owner;
 	struct sf_req req;
-	struct sf_handle *handle;
+	struct sf_handle *handle; /* not once it is abandoned: whoever had it open may be gone */
+	char *uuid;               /* of its domain */
+	enum sf_kind kind;        /* of its file */
 	size_t len;
+	uint64_t off;
 	pid_t tid; /* of the writing thread */
 	/* guarded by the table's lock */
 	unsigned refs;
@@ -46,6 +51,7 @@ struct sf_write {
 	uint64_t looked;            /* the watcher's round */
 	struct sf_write *next, **link; /* of those that run */
 	int rc;
+	struct sf_text *text;       /* what the file says when it is done */
 };
 
 struct sf_writes {
@@ -88,6 +94,15 @@ void sf_writes_put(struct sf_writes *writes)
 		writes_free(writes);
 }
 
+static void write_free(struct sf_write *write)
+{
+	if (!write)
+		return;
+	sf_text_unref(write->text);
+	free(write->uuid);
+	free(write);
+}
+
 static void write_put(struct sf_write *write)
 {
 	struct sf_writes *writes = write->owner;
@@ -100,11 +115,12 @@ static void write_put(struct sf_write *write)
 		return;
 	if (write->request)
 		vm_request_put(write->request);
-	free(write);
+	write_free(write);
 	sf_writes_put(writes);
 }
 
-static struct sf_write *write_new(struct sf_writes *writes, const struct sf_req *r, struct sf_handle *handle, size_t len)
+static struct sf_write *write_new(struct sf_writes *writes, const struct sf_req *r, struct sf_handle *handle, size_t len,
+				  uint64_t off)
 {
 	struct sf_write *write = calloc(1, sizeof(*write));
 
@@ -114,12 +130,18 @@ static struct sf_write *write_new(struct sf_writes *writes, const struct sf_req 
 		.owner = writes,
 		.req = *r,
 		.handle = handle,
+		.uuid = strdup(handle->uuid),
+		.kind = handle->kind,
 		.len = len,
+		.off = off,
 		.tid = fuse_req_ctx(r->req)->pid,
 		.refs = 2, /* who begins it, and done() */
 		.state = RUNNING,
 	};
-	return write;
+	if (write->uuid)
+		return write;
+	free(write);
+	return NULL;
 }
 
 int sf_writes_new(struct sf_fs *fs, struct sf_writes **out)
@@ -192,6 +214,15 @@ static void take_back(struct sf_writes *writes, struct sf_write *write)
 
 /* ---------------------------------------------------------------- begin, done, answer */
 
+/* What the writer reads next through its own open file is what came of its own write, whatever others write after it: so it
+ * is asked for here, as soon as it is there. The file system is still there, too: it stays if a write was abandoned. */
+static struct sf_text *outcome_of(const struct sf_write *write)
+{
+	struct sf_text *text;
+
+	return sf_text_live(write->req.fs, write->uuid, write->kind, &text) < 0 ? NULL : text;
+}
+
 /* The poke is within the lock: after abandon there may be no notifier. */
 static void on_done(void *opaque, int rc)
 {
@@ -199,6 +230,7 @@ static void on_done(void *opaque, int rc)
 	struct sf_writes *writes = write->owner;
 	bool abandoned;
 
+	write->text = outcome_of(write);
 	pthread_mutex_lock(&writes->lock);
 	write->rc = rc;
 	abandoned = write->state == ABANDONED;
@@ -241,15 +273,16 @@ static void set_request(struct sf_writes *writes, struct sf_write *write, struct
 		vm_request_cancel(request);
 }
 
-int sf_writes_begin(struct sf_writes *writes, struct sf_req *r, struct sf_handle *handle, const char *text, size_t len)
+int sf_writes_begin(struct sf_writes *writes, struct sf_req *r, struct sf_handle *handle, const char *text, size_t len,
+		    uint64_t off)
 {
 	enum vm_door door = handle->kind == SF_RETAIN ? VM_DOOR_RETAIN : VM_DOOR_CTL;
-	struct sf_write *write = write_new(writes, r, handle, len);
+	struct sf_write *write = write_new(writes, r, handle, len, off);
 	struct vm_request *request;
 	int rc = write ? enlist(writes, write) : -ENOMEM;
 
 	if (rc < 0) {
-		free(write);
+		write_free(write);
 		return rc;
 	}
 	fuse_req_interrupt_func(r->req, on_interrupt, writes);
@@ -279,11 +312,13 @@ struct sf_write *sf_writes_take_done(struct sf_writes *writes)
 /* The handle is there: the kernel releases no file that is being written to. */
 static void answer(struct sf_write *write)
 {
+	struct sf_handles *handles = &write->req.fs->handles;
 	int rc = write->rc;
 
 	if (rc < 0)
-		sf_handle_fail(&write->req.fs->handles, write->handle);
-	else
+		sf_handle_fail(handles, write->handle);
+	sf_handle_answer(handles, write->handle, vs_steal(write->text), write->off, rc < 0 ? 0 : write->len);
+	if (rc >= 0)
 		sf_reply_write(&write->req, write->len);
 	sf_req_end(&write->req, rc < 0 ? rc : 0);
 }

@@ -31,9 +31,10 @@ void sf_writes_put(struct sf_writes *writes);
 /* Starts the watcher: before the first request. */
 int sf_writes_start(struct sf_writes *writes);
 
-/* A request thread: hands the text to vm/, through the door that @handle has open. 0: the request is answered later; or a
+/* A request thread: hands the text, written at @off, to vm/, through the door that @handle has open. 0: the request is answered later; or a
  * negative errno, and it is still the caller's. -ECANCELED: the session ends. */
-int sf_writes_begin(struct sf_writes *writes, struct sf_req *r, struct sf_handle *handle, const char *text, size_t len);
+int sf_writes_begin(struct sf_writes *writes, struct sf_req *r, struct sf_handle *handle, const char *text, size_t len,
+		    uint64_t off);
 
 /* The notifier: the writes that are done now, to be answered once the kernel knows what is new. NULL: none. */
 struct sf_write *sf_writes_take_done(struct sf_writes *writes);

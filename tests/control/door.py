@@ -6,6 +6,10 @@
     door.py handled SIGNALS FILE TEXT    the same with one write, and a handler for each of the signals (comma-separated);
                                          prints how many of them it saw as well
     door.py plan FILE POLICY...          writes each to one open file and prints what that file reads as afterwards
+    door.py talk FILE STEP...            one open file, and what each step said on a line of its own (a text by its first line). Steps:
+                                         write:TEXT, pwrite:OFFSET:TEXT, read:BYTES, pread:OFFSET:BYTES, pieces:BYTES (all, in
+                                         reads of so many), seek:OFFSET, end (SEEK_END), dup (a copy of the descriptor from here on),
+                                         append (O_APPEND from here on), and other:STEP, the same through another open file
     door.py poll FILE SECONDS            reads FILE, waits in poll(2); prints `changed SECONDS` or `timeout`
     door.py hold FILE                    opens FILE, prints `open`; for each line on stdin reads it from the start, and prints
                                          the sha256 or the errno's name
@@ -15,6 +19,7 @@
 TEXT: backslash escapes as in printf(1), since a write is bytes: \\n \\t \\0 \\xHH \\\\.
 """
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -74,6 +79,47 @@ def plan(path, *policies):
         os.write(1, os.pread(fd, 1 << 20, 0))
 
 
+def first_line(data):
+    return os.fsdecode(data).split("\n")[0] or "(nothing)"
+
+
+def pieces(fd, size):
+    whole = b""
+    while block := os.read(fd, size):
+        whole += block
+    return whole
+
+
+def step(fd, words):
+    verb, _, rest = words.partition(":")
+    if verb == "write":
+        return put(fd, rest)
+    if verb == "pwrite":
+        off, _, text = rest.partition(":")
+        return str(os.pwrite(fd, raw(text), int(off)))
+    if verb == "pread":
+        off, size = rest.split(":")
+        return first_line(os.pread(fd, int(size), int(off)))
+    if verb == "seek":
+        return str(os.lseek(fd, int(rest), os.SEEK_SET))
+    if verb == "end":
+        return str(os.lseek(fd, 0, os.SEEK_END))
+    return first_line(os.read(fd, int(rest)) if verb == "read" else pieces(fd, int(rest)))
+
+
+def talk(path, *steps):
+    fd, other = os.open(path, os.O_RDWR), os.open(path, os.O_RDWR)
+    for words in steps:
+        if words == "dup":
+            fd = os.dup(fd)
+        elif words == "append":
+            fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+        elif words.startswith("other:"):
+            print(step(other, words[6:]))
+        else:
+            print(step(fd, words))
+
+
 def poll(path, seconds):
     fd = os.open(path, os.O_RDONLY)
     os.pread(fd, 1 << 16, 0)
@@ -124,4 +170,4 @@ def watch(path, want):
 
 
 if __name__ == "__main__":
-    {"write": write, "handled": handled, "plan": plan, "poll": poll, "hold": hold, "watch": watch}[sys.argv[1]](*sys.argv[2:])
+    {"write": write, "handled": handled, "plan": plan, "talk": talk, "poll": poll, "hold": hold, "watch": watch}[sys.argv[1]](*sys.argv[2:])
