@@ -4,8 +4,10 @@
  * -------
  * The kernel tells once that a signal has come for a writer, of whatever kind, and from then on only a fatal one would
  * wake it, without another word to us. So a write that was interrupted is *watched*: several times a second the
- * watcher asks /proc whether a signal is pending there that is to cancel the command (mortal.h). Whatever comes of it, the
- * writer waits for our answer, and gets what the command's end says: ECANCELED, or success where it was too late.
+ * watcher asks /proc what became of the writer (mortal.h). If one of the signals is pending that cancel a command, the writer waits
+ * for our answer all the same, and gets what the command's end says: ECANCELED, or success where it was too late. If something else
+ * ends its process the command goes on, and the write is answered at once: the process could not end before, and could not be killed
+ * either, and what the answer is nobody will see. Such a writer is *gone*.
  *
  * Races
  * -----
@@ -37,7 +39,7 @@ struct sf_write {
 	/* immutable */
 	struct sf_writes *owner;
 	struct sf_req req;
-	struct sf_handle *handle; /* not once it is abandoned: whoever had it open may be gone */
+	struct sf_handle *handle; /* not once it was answered or is abandoned */
 	char *uuid;               /* of its domain */
 	enum sf_kind kind;        /* of its file */
 	size_t len;
@@ -48,6 +50,7 @@ struct sf_write {
 	enum state state;
 	struct vm_request *request; /* NULL until vm_request() has returned; set once */
 	bool interrupted, cancelled;
+	bool gone;                  /* answered while it runs */
 	uint64_t looked;            /* the watcher's round */
 	struct sf_write *next, **link; /* of those that run */
 	int rc;
@@ -228,21 +231,25 @@ static void on_done(void *opaque, int rc)
 {
 	struct sf_write *write = opaque;
 	struct sf_writes *writes = write->owner;
-	bool abandoned;
+	bool awaited;
 
 	write->text = outcome_of(write);
 	pthread_mutex_lock(&writes->lock);
 	write->rc = rc;
-	abandoned = write->state == ABANDONED;
-	if (!abandoned) {
+	awaited = write->state == RUNNING && !write->gone;
+	if (write->state == RUNNING) {
 		delist_locked(write);
 		write->state = DONE;
+		if (!awaited)
+			close_locked(writes);
+	}
+	if (awaited) {
 		*writes->done_end = write;
 		writes->done_end = &write->next;
 		sf_notify_poke(&writes->fs->notify);
 	}
 	pthread_mutex_unlock(&writes->lock);
-	if (abandoned)
+	if (!awaited)
 		write_put(write);
 }
 
@@ -253,7 +260,7 @@ static void on_interrupt(fuse_req_t req, void *opaque)
 
 	pthread_mutex_lock(&writes->lock);
 	for (write = writes->running; write; write = write->next)
-		if (write->req.req == req)
+		if (write->req.req == req && !write->gone)
 			write->interrupted = true;
 	pthread_cond_signal(&writes->wake);
 	pthread_mutex_unlock(&writes->lock);
@@ -356,7 +363,7 @@ static struct sf_write *next_to_look_locked(struct sf_writes *writes, bool *any)
 
 	*any = false;
 	for (write = writes->running; write; write = write->next) {
-		if (!write->interrupted || write->cancelled)
+		if (!write->interrupted || write->cancelled || write->gone)
 			continue;
 		*any = true;
 		if (!write->request || write->looked == writes->round)
@@ -379,6 +386,31 @@ static bool claim_cancel(struct sf_writes *writes, struct sf_write *write)
 	return first;
 }
 
+/* The writer's process ends, and not because of its command. Others may have the file open still. */
+static void let_go(struct sf_writes *writes, struct sf_write *write)
+{
+	bool first;
+
+	pthread_mutex_lock(&writes->lock);
+	first = write->state == RUNNING && !write->gone;
+	write->gone |= first;
+	pthread_mutex_unlock(&writes->lock);
+	if (!first)
+		return;
+	sf_handle_answer(&write->req.fs->handles, write->handle, NULL, write->off, 0);
+	sf_req_end(&write->req, -EINTR);
+}
+
+static void look_at(struct sf_writes *writes, struct sf_write *write)
+{
+	enum sf_fate fate = sf_mortal_ask(write->tid);
+
+	if (fate == SF_DIES)
+		let_go(writes, write);
+	else if (fate == SF_ENDED && claim_cancel(writes, write))
+		vm_request_cancel(write->request);
+}
+
 /* One round. Says whether there is anything to look at again. */
 static bool look_locked(struct sf_writes *writes)
 {
@@ -388,8 +420,7 @@ static bool look_locked(struct sf_writes *writes)
 	writes->round++;
 	while ((write = next_to_look_locked(writes, &any))) {
 		pthread_mutex_unlock(&writes->lock);
-		if (sf_mortal_ask(write->tid) && claim_cancel(writes, write))
-			vm_request_cancel(write->request);
+		look_at(writes, write);
 		write_put(write);
 		pthread_mutex_lock(&writes->lock);
 	}
@@ -489,7 +520,8 @@ bool sf_writes_abandon(struct sf_writes *writes)
 	while ((write = abandon_one_locked(writes))) {
 		pthread_mutex_unlock(&writes->lock);
 		any = true;
-		fuse_reply_none(write->req.req);
+		if (!write->gone)
+			fuse_reply_none(write->req.req);
 		write_put(write);
 		pthread_mutex_lock(&writes->lock);
 	}

@@ -9,8 +9,8 @@
  *	                                                                   changed up to now (notify.c)
  *	answered
  *
- * or, at the end of the session, *abandoned* while it runs: the writer gets ECONNABORTED from the kernel, and done()
- * finds nobody any more.
+ * or answered while it runs, since the writer's process ends; or, at the end of the session, *abandoned* while it runs: the
+ * writer gets ECONNABORTED from the kernel. In both cases done() finds nobody any more.
  *
  * Threads: as the functions say. One thread of its own, the *watcher*, looks after writers that a signal interrupted.
  */

@@ -5,6 +5,9 @@
     door.py write FILE TEXT...           one open file, one write(2) for each TEXT; prints 0 or the errno's name for each
     door.py handled SIGNALS FILE TEXT    the same with one write, and a handler for each of the signals (comma-separated);
                                          prints how many of them it saw as well
+    door.py doomed WHO FILE TEXT         one write, with every signal at its default. WHO writes: `alone`, the `main` thread beside
+                                         another one, or one at the `side`. On a line from stdin a thread that does not write ends the
+                                         process: `exit`, or the name of a signal, which it sends to itself alone
     door.py plan FILE POLICY...          writes each to one open file and prints what that file reads as afterwards
     door.py talk FILE STEP...            one open file, and what each step said on a line of its own (a text by its first line). Steps:
                                          write:TEXT, pwrite:OFFSET:TEXT, read:BYTES, pread:OFFSET:BYTES, pieces:BYTES (all, in
@@ -23,9 +26,11 @@ import fcntl
 import hashlib
 import os
 import re
+import resource
 import select
 import signal
 import sys
+import threading
 import time
 
 
@@ -69,6 +74,28 @@ def handled(names, path, text):
         signal.signal(getattr(signal, number), lambda number, frame: seen.append(number))
     fd = os.open(path, os.O_WRONLY)
     print(put(fd, text), len(set(seen)))
+
+
+def end_on_request():
+    word = sys.stdin.readline().strip()
+    if word == "exit":
+        os._exit(0)
+    if word:
+        signal.pthread_kill(threading.get_ident(), getattr(signal, word))
+    time.sleep(600)
+
+
+def doomed(who, path, text):
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for number in set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}:
+        signal.signal(number, signal.SIG_DFL)
+    fd = os.open(path, os.O_WRONLY)
+    if who == "side":
+        threading.Thread(target=lambda: print(put(fd, text), flush=True), daemon=True).start()
+        end_on_request()
+    elif who == "main":
+        threading.Thread(target=end_on_request, daemon=True).start()
+    print(put(fd, text))
 
 
 def plan(path, *policies):
@@ -170,4 +197,4 @@ def watch(path, want):
 
 
 if __name__ == "__main__":
-    {"write": write, "handled": handled, "plan": plan, "talk": talk, "poll": poll, "hold": hold, "watch": watch}[sys.argv[1]](*sys.argv[2:])
+    {"write": write, "handled": handled, "doomed": doomed, "plan": plan, "talk": talk, "poll": poll, "hold": hold, "watch": watch}[sys.argv[1]](*sys.argv[2:])
