@@ -175,14 +175,15 @@ static void on_forget_multi(fuse_req_t req, size_t n, struct fuse_forget_data *f
 
 /*
  * The sizes belong together: max_write also bounds what the kernel asks for in one read, and with more than 512 KiB
- * libfuse's pipe is too small for a spliced reply. AUTO_INVAL_DATA would throw cached data away when attributes are
- * fetched again. SPLICE_MOVE takes pages out of the image's cache and is slower.
+ * libfuse's pipe is too small for a spliced reply. max_read must be what the mount option says. AUTO_INVAL_DATA would throw
+ * cached data away when attributes are fetched again. SPLICE_MOVE takes pages out of the image's cache and is slower.
  */
 static void on_init(void *opaque, struct fuse_conn_info *conn)
 {
-	(void)opaque;
+	const struct sf_fs *fs = opaque;
+
 	conn->max_write = SF_BLOCK_SIZE;
-	conn->max_read = SF_BLOCK_SIZE;
+	conn->max_read = fs->options->max_read;
 	conn->max_background = 64;
 	conn->congestion_threshold = 48;
 	conn->want |= conn->capable & (FUSE_CAP_SPLICE_WRITE | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_PARALLEL_DIROPS |
