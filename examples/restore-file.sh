@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # restore-file.sh: one file out of a snapshot.
 #

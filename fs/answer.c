@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 #include "answer.h"
 
 void sf_answer_wrote(struct sf_answer *a, uint64_t off, size_t moved)

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * mount(2) lets anybody with the right to do so mount over anything, and the earlier thing is out of sight from then on. That
  * is never what somebody wants who mounts virt-snapfs twice on one place: two daemons, one of them unreachable until the other ends.

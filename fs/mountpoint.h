@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * mountpoint.h: the place to mount on: what must not be there, and what must not be below it.
  *

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* The files that are written to, and the one that can be polled. write.c says what becomes of a write that takes time. */
 #include <errno.h>
 #include <poll.h>

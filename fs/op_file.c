@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* Open files. See read.c for how an image's bytes travel and image.c for what happens when an image moves. */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * ops.h: the FUSE operations. ops.c has the table, the shims and the note on threads and locks; op_dir.c, op_file.c
  * and op_door.c have what is more than a few lines.

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # tests/run.sh [NAME...]: installs what the tests need (Debian 12, only what is missing), builds twice (plain, and with
 # AddressSanitizer, UndefinedBehaviorSanitizer and the fault points of vm/fault.h), and runs the unit tests and every suite

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """Writes to ctl and its kin as a program does, and says what write(2) said.
 
     door.py write FILE TEXT...           one open file, one write(2) for each TEXT; prints 0 or the errno's name for each

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # ctl and jobs, sentence by sentence of the contract, on a private libvirtd: every command is written to the mounted file,
 # and virsh, qemu-img and the books of lab.sh say what came of it.

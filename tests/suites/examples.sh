@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # examples/ at work on a private libvirtd: the systemd unit and the fstab line mount it, nightly.sh backs it up with restic,
 # restore-file.sh and restore-disk.sh get things back, quickstart.sh shows it all. What comes back is compared with what the guest

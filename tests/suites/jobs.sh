@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # Commands that take long: what others see meanwhile, how they are cancelled, and jobs that other tools started. $M is a mount
 # without a limit, $S one of the same connection where block jobs are slow.

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # The mount as a user meets it, on plain images: command line, life cycle, fstab, modes and numbers of the files, names, the
 # file `current`, the gate. No libvirt. The oracle for bytes is qemu-img on a copy.
