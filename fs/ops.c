@@ -12,7 +12,8 @@
  *	            serves requests ever waits for the notifier, and the notifier ends before the requests do. It never
  *	            names a file that can be written (node.h): its lock belongs to a writer who waits for the notifier.
  *	            Joined by main.
- *	watcher     one (write.c): looks after writers that got a signal; reads /proc. Joined by main.
+ *	watcher     one (write.c): looks after writers that got a signal; reads /proc; answers those whose process ends.
+ *	            Joined by main.
  *	counter     at most one, made when needed (blocks.c): walks maps for st_blocks; waits for files. Joined by main.
  *	vm's own    (vm.h): they say that there is a new picture, that jobs changed or that a command is done, which sets
  *	            flags and moves list entries; and they have guard locks dropped, which may wait for reads that are
