@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """virt-snapfs killed at every numbered fault point (vm/fault.h) of every command.
 
 crash.py MOUNTPOINT main|all|PATTERN [POINT]: walks the main scenarios, all, or those whose names match. Each is run once undisturbed,
