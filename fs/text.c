@@ -103,6 +103,21 @@ int sf_text_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, struct s
 	return rc < 0 ? rc : text_new(data, len, changed_ns, out);
 }
 
+int sf_text_outcome(struct sf_fs *fs, const char *uuid, const char *outcome, struct sf_text **out)
+{
+	vs_autofree char *data = NULL, *own = NULL;
+	int64_t changed_ns;
+	const char *rest;
+	size_t len;
+	int rc = vm_ctl_text(fs->vm, uuid, &data, &len, &changed_ns), n;
+
+	if (rc < 0)
+		return rc;
+	rest = memchr(data, '\n', len);
+	n = asprintf(&own, "%s%.*s", outcome, rest ? (int)(len - (size_t)(rest - data)) : 0, rest ? rest : "");
+	return n < 0 ? -ENOMEM : text_new(own, (size_t)n, changed_ns, out);
+}
+
 int sf_text_plan(struct sf_fs *fs, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out)
 {
 	vs_autofree char *data = NULL;

@@ -37,6 +37,9 @@ int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *en
 /* What `ctl`, `retain` and `jobs` of that domain say at this moment. Gives *out. -ENOMEM, -ENOENT. */
 int sf_text_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, struct sf_text **out);
 
+/* What `ctl` says to whose outcome it is, whatever the domain's last one may be. Gives *out. -ENOMEM. */
+int sf_text_outcome(struct sf_fs *fs, const char *uuid, const char *outcome, struct sf_text **out);
+
 /* What retain.plan says of @policy; NULL: of the one that is stored. @changed_ns: its time. Gives *out. -EINVAL: that is
  * no policy. */
 int sf_text_plan(struct sf_fs *fs, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out);

@@ -220,21 +220,26 @@ static void take_back(struct sf_writes *writes, struct sf_write *write)
 
 /* What the writer reads next through its own open file is what came of its own write, whatever others write after it: so it
  * is asked for here, as soon as it is there. The file system is still there, too: it stays if a write was abandoned. */
-static struct sf_text *outcome_of(const struct sf_write *write)
+static struct sf_text *text_of(const struct sf_write *write, const char *outcome)
 {
 	struct sf_text *text;
+	int rc;
 
-	return sf_text_live(write->req.fs, write->uuid, write->kind, &text) < 0 ? NULL : text;
+	if (write->kind == SF_CTL && outcome)
+		rc = sf_text_outcome(write->req.fs, write->uuid, outcome, &text);
+	else
+		rc = sf_text_live(write->req.fs, write->uuid, write->kind, &text);
+	return rc < 0 ? NULL : text;
 }
 
 /* The poke is within the lock: after abandon there may be no notifier. */
-static void on_done(void *opaque, int rc)
+static void on_done(void *opaque, int rc, const char *outcome)
 {
 	struct sf_write *write = opaque;
 	struct sf_writes *writes = write->owner;
 	bool awaited;
 
-	write->text = outcome_of(write);
+	write->text = text_of(write, outcome);
 	pthread_mutex_lock(&writes->lock);
 	write->rc = rc;
 	awaited = write->state == RUNNING && !write->gone;

@@ -14,6 +14,7 @@
                                          write:TEXT, pwrite:OFFSET:TEXT, read:BYTES, pread:OFFSET:BYTES, pieces:BYTES (all, in
                                          reads of so many), seek:OFFSET, end (SEEK_END), dup (a copy of the descriptor from here on),
                                          append (O_APPEND from here on), and other:STEP, the same through another open file
+    door.py crowd FILE WRITERS           so many at once, each with some commands of its own; prints how many answers were somebody else's
     door.py poll FILE SECONDS            reads FILE, waits in poll(2); prints `changed SECONDS` or `timeout`
     door.py hold FILE                    opens FILE, prints `open`; for each line on stdin reads it from the start, and prints
                                          the sha256 or the errno's name
@@ -148,6 +149,26 @@ def talk(path, *steps):
             print(step(fd, words))
 
 
+def crowd(path, writers):
+    wrong = []
+
+    def one(number):
+        for i in range(25):
+            fd, who = os.open(path, os.O_RDWR), "none-%d-%d" % (number, i)
+            put(fd, "try delete %s\\n" % who)
+            answer = first_line(os.read(fd, 4096))
+            if not answer.startswith("failed: try delete %s: " % who):
+                wrong.append(answer)
+            os.close(fd)
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(int(writers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(len(wrong), *wrong[:2])
+
+
 def poll(path, seconds):
     fd = os.open(path, os.O_RDONLY)
     os.pread(fd, 1 << 16, 0)
@@ -198,4 +219,4 @@ def watch(path, want):
 
 
 if __name__ == "__main__":
-    {"write": write, "handled": handled, "doomed": doomed, "plan": plan, "talk": talk, "poll": poll, "hold": hold, "watch": watch}[sys.argv[1]](*sys.argv[2:])
+    {"write": write, "handled": handled, "doomed": doomed, "plan": plan, "talk": talk, "crowd": crowd, "poll": poll, "hold": hold, "watch": watch}[sys.argv[1]](*sys.argv[2:])

@@ -144,6 +144,7 @@ python3 "$TESTS/control/door.py" talk "$M/off/ctl" 'write:try commit s1 s3\n' re
 python3 "$TESTS/control/door.py" talk "$M/off/ctl" 'write:try delete nosuch\n' read:4096 >"$W/two"
 wait $!
 same 'two writers at once: each has the answer to its own' '0 ok: try commit s1 s3: |ENOENT failed: try delete nosuch: ' "$(paste -d ' ' -s "$W/one" | grep -o '.*s1 s3: ')|$(paste -d ' ' -s "$W/two" | grep -o '.*nosuch: ')"
+same 'many at once: nobody has the answer to another one' 0 "$(python3 "$TESTS/control/door.py" crowd "$M/off/ctl" 6)"
 same 'retain: what was stored' '7d 4w 12m|off' "$(bash -c 'exec 3<>"$1"; echo 7d4w12m >&3; cat <&3; echo off >&3; cat <&3' - "$M/new/retain" | paste -sd '|')"
 same 'retain.plan: that policy' 'keep s1 newest 3 of 3|drop s1 no term keeps it' \
 	"$(bash -c 'exec 3<>"$1"; echo "3 match=*" >&3; head -n 1 <&3; echo "1 match=*" >&3; head -n 1 <&3' - "$M/web/retain.plan" | paste -sd '|')"
