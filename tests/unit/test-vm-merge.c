@@ -143,6 +143,19 @@ static bool is_shown(const struct world *w, int file)
 	return false;
 }
 
+/* Does an image that nobody knows any more stand on it? The inventory finds those, too. */
+static bool carries_stray(const struct world *w, int file)
+{
+	for (int i = 0; i < w->n_files; i++) {
+		if (!w->files[i].exists || is_shown(w, i))
+			continue;
+		for (int f = w->files[i].below, n = 0; f != NONE && n < FILES; f = w->files[f].below, n++)
+			if (f == file)
+				return true;
+	}
+	return false;
+}
+
 static void show(const struct world *w, struct show *v)
 {
 	int layer_of[FILES];
@@ -164,7 +177,7 @@ static void show(const struct world *w, struct show *v)
 
 		v->layers[i] = (struct vm_layer){
 			.path = v->paths[v->file_of[i]], .format = Q2_FORMAT_QCOW2, .paths = no_strings, .snapshots = no_strings,
-			.users = f->needed ? needed : no_strings, .error = f->exists ? 0 : -ENOENT,
+			.users = f->needed || carries_stray(w, v->file_of[i]) ? needed : no_strings, .error = f->exists ? 0 : -ENOENT,
 			.below = f->exists && f->below != NONE ? layer_of[f->below] : -1, .active = v->file_of[i] == w->active,
 			.stamp = {.dev = 1, .ino = f->exists ? f->ino : 0, .size = 4096, .mtime_ns = 5},
 			.unknown = f->unknown ? (char *)"domain 'lost' (disk vda) may need it: '/lost' is missing" : NULL, .unknown_code = -EPERM,
