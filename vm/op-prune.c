@@ -124,9 +124,11 @@ int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err)
 		return vm_engine_try_prune(w->engine, w, err);
 	if (r == 0 && w->own->policy && strcmp(w->own->policy, "off") != 0) {
 		const char *begun = begun_drop(w);
-		vs_autofree char *command = xstrdup(begun ? begun : w->command);
 
-		r = vm_op_begin(w, command, false, err);
+		if (begun)
+			r = vm_op_delete_begun(w, begun, NULL, NULL, err);
+		if (r == 0)
+			r = vm_op_begin(w, w->command, false, err);
 	}
 	for (bool more = r == 0; more;) {
 		r = prune_some(w, &p, dropped, err);

@@ -163,7 +163,7 @@ static int may_remove(const struct vm_work *w, const struct vm_doomed_file *file
 	return vm_made(w, layer) ? 0 : vs_err_set(err, -EPERM, "'%s' stays: no snapshot and no command of ours made it", file->path);
 }
 
-static int nobody_has_it(const char *path, struct vs_err *err)
+int vm_nobody_has_it(const char *path, struct vs_err *err)
 {
 	struct q2_locks locks = {0};
 	struct q2_file *f;
@@ -192,7 +192,7 @@ int vm_remove(struct vm_work *w, const struct vm_doomed_file *file, const struct
 		return 1;
 	r = may_remove(w, file, leaving, err);
 	if (r == 0)
-		r = nobody_has_it(file->path, err);
+		r = vm_nobody_has_it(file->path, err);
 	if (r < 0)
 		return r;
 	if (lstat(file->path, &st) < 0)
