@@ -81,6 +81,8 @@ static int prune_some(struct vm_work *w, struct pruning *p, size_t *dropped, str
 	int r = w->own->policy ? list_dropped(w, p, &keys, &n, err) : 0;
 
 	w->left = n;
+	if (n && w->watch.progress)
+		w->watch.progress(w->watch.opaque, 0, 0, 0); /* `jobs` says at once how many are left */
 	if (r == 0 && n)
 		r = vm_work_cancelled(w, err);
 	if (r == 0 && n) {

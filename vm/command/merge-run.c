@@ -86,6 +86,23 @@ static struct vm_own_doomed intent_of(const struct vm_merge *m, const struct vm_
 	return intent;
 }
 
+#define MADE_MAX (VM_OWN_MAX / 4)
+
+/* That a snapshot made the files that are to go is said by its record, which somebody may remove before we have come to them. */
+static void remember_gone(struct vm_merge *m)
+{
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < m->n_disks; i++)
+		for (size_t k = 0; k < m->disks[i].n_gone; k++) {
+			const struct vm_doomed_file *file = &m->disks[i].gone[k];
+
+			bytes += strlen(file->path) + 32;
+			if (bytes <= MADE_MAX)
+				vm_own_add_made(m->w->own, file->path, file->stamp.ino);
+		}
+}
+
 static int mark(struct vm_merge *m, struct vs_err *err)
 {
 	vs_autofree struct vm_own_doomed *disks = xcalloc(m->n_disks, sizeof(*disks));
@@ -96,6 +113,7 @@ static int mark(struct vm_merge *m, struct vs_err *err)
 	for (size_t i = 0; i < m->n_disks; i++)
 		if (vm_merge_moved(&m->disks[i]))
 			disks[what.n_disks++] = intent_of(m, &m->disks[i], what.since_ns);
+	remember_gone(m);
 	for (size_t i = 0; i < m->n_names; i++) {
 		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
 		struct vm_own_id id = id_of(record);
