@@ -197,7 +197,8 @@ class Between(crash.Walk):
         """Returns the next turn: which of the others comes next."""
         start, n, cases = time.monotonic(), self.point or 1 + turn % every, 0
         while True:
-            others = OTHERS if every == 1 else [OTHERS[turn % len(OTHERS)]]
+            others = [o for o in OTHERS if fnmatch.fnmatch(o.command, os.environ.get("BETWEEN_OTHER", "*"))]
+            others = others if every == 1 else [others[turn % len(others)]]
             for other in others:
                 if not self.case(sc, self.guest(sc), n, other):
                     print("# %s: %d cases in %.0f s" % (sc.name, cases, time.monotonic() - start), flush=True)

@@ -7,6 +7,7 @@
 #	BETWEEN_ONLY=all          every point of every scenario with every other command (about a day), or of those whose names match
 #	BETWEEN_POINT=7           only that point
 #	BETWEEN_TURN=3            which of the others comes first
+#	BETWEEN_OTHER='delete*'   only those others
 set -u
 . "$(dirname "$0")/../lib.sh"
 . "$TESTS/lab.sh"
