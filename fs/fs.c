@@ -137,6 +137,7 @@ no_source:
  * thread lives as long as the process and may still call us: then all of it stays where it is. */
 void sf_fs_close(struct sf_fs *fs)
 {
+	atomic_store(&fs->ending, true);
 	sf_blocks_stop(&fs->blocks);
 	sf_handles_close_all(&fs->handles);
 	vm_close(fs->vm);

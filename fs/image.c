@@ -14,7 +14,7 @@
  *	                           twice at most ──► ESTALE: it is gone
  *
  * Rounds that do open a view but find it stale at once are churn (somebody makes and deletes snapshots all the time);
- * they are limited by time only.
+ * they are limited by time only. All of it ends when nobody waits for the answer any more.
  *
  * What the picture says also counts while a view still works: a snapshot that is now `busy` or `stale` there is not
  * read. One that has vanished from it is read as far as its bytes are there. The verdict is kept with the serial of the
@@ -32,7 +32,9 @@
 #include "show.h"
 
 #define MAX_REFRESHES 2
-#define REFRESH_MS 2000       /* beside the refresh interval itself */
+#define REFRESH_MS 2000       /* beside the refresh interval itself, */
+#define REFRESH_MOST_S 8      /* as far as that counts: this wait is the one that no signal ends */
+#define LOOK_NS 100000000     /* whether somebody still waits, while another thread opens the image */
 #define CHURN_NS 10000000000  /* give up when an image did not hold still for ten seconds */
 #define CHURN_SLEEP_NS 1000000
 #define COMPLAIN_NS 60000000000
@@ -80,7 +82,7 @@ static const struct vm_disk *find_disk(const struct sf_tree *tree, const struct 
 }
 
 /* Opens the image as the current picture describes it. */
-static int open_fresh(struct sf_image *image, struct sf_view **out, struct vs_err *err)
+static int open_fresh(struct sf_image *image, struct sf_waiter *waiter, struct sf_view **out, struct vs_err *err)
 {
 	struct sf_fs *fs = image->owner->fs;
 	struct sf_tree *tree = sf_world_get(&fs->world);
@@ -95,24 +97,39 @@ static int open_fresh(struct sf_image *image, struct sf_view **out, struct vs_er
 	else if (!disk->file || !disk->chain || !disk->chain[0])
 		rc = vs_err_set(err, -EOPNOTSUPP, "%s", disk->reason ? disk->reason : "not readable here");
 	else
-		rc = sf_view_open(&fs->views, fs->cache, uuid, disk, out, err);
+		rc = sf_view_open(&fs->views, fs->cache, uuid, disk, &waiter->work, out, err);
 	sf_world_put(&fs->world, tree);
 	return rc;
 }
 
+/* Another thread opens the view; it may take long. */
+static int await_opened_locked(struct sf_image *image, struct sf_waiter *waiter)
+{
+	struct timespec when;
+
+	while (!image->view && image->opening) {
+		if (sf_waiter_gone(waiter))
+			return -EINTR;
+		clock_gettime(CLOCK_MONOTONIC, &when);
+		when.tv_sec += (when.tv_nsec + LOOK_NS) / 1000000000;
+		when.tv_nsec = (when.tv_nsec + LOOK_NS) % 1000000000;
+		pthread_cond_timedwait(&image->opened, &image->lock, &when);
+	}
+	return 0;
+}
+
 /* The view with a reference for the caller; opened here where there is none, by one thread for all. */
-static int view_get_any(struct sf_image *image, struct sf_view **out, struct vs_err *err)
+static int view_get_any(struct sf_image *image, struct sf_waiter *waiter, struct sf_view **out, struct vs_err *err)
 {
 	struct sf_view *view = NULL;
-	int rc = 0;
+	int rc;
 
 	pthread_mutex_lock(&image->lock);
-	while (!image->view && image->opening)
-		pthread_cond_wait(&image->opened, &image->lock);
-	if (!image->view) {
+	rc = await_opened_locked(image, waiter);
+	if (rc == 0 && !image->view) {
 		image->opening = true;
 		pthread_mutex_unlock(&image->lock);
-		rc = open_fresh(image, &view, err);
+		rc = open_fresh(image, waiter, &view, err);
 		pthread_mutex_lock(&image->lock);
 		image->opening = false;
 		pthread_cond_broadcast(&image->opened);
@@ -142,15 +159,15 @@ static void view_drop(struct sf_image *image, struct sf_view *view)
 }
 
 /* One that lost its guards for a command is used until that is over. */
-static int view_get(struct sf_image *image, struct sf_view **out, struct vs_err *err)
+static int view_get(struct sf_image *image, struct sf_waiter *waiter, struct sf_view **out, struct vs_err *err)
 {
-	int rc = view_get_any(image, out, err);
+	int rc = view_get_any(image, waiter, out, err);
 
 	if (rc < 0 || !sf_view_outdated(*out))
 		return rc;
 	view_drop(image, *out);
 	sf_view_put(*out);
-	return view_get_any(image, out, err);
+	return view_get_any(image, waiter, out, err);
 }
 
 /* ---------------------------------------------------------------- what the picture says */
@@ -191,6 +208,7 @@ static int check_verdict(struct sf_image *image, bool *lost, struct vs_err *err)
 /* ---------------------------------------------------------------- using a view */
 
 struct search {
+	struct sf_waiter *waiter;
 	unsigned refreshes;
 	int64_t started_ns;
 	int refresh_rc; /* of the last one */
@@ -212,7 +230,7 @@ static int try_once(struct sf_image *image, struct search *search, sf_view_use *
 
 	search->opened = false;
 	if (rc == 0)
-		rc = view_get(image, &view, err);
+		rc = view_get(image, search->waiter, &view, err);
 	if (rc < 0)
 		return rc;
 	search->opened = true;
@@ -242,7 +260,10 @@ static int give_up(struct sf_image *image, const struct search *search)
 static int look_again(struct sf_image *image, struct search *search, int rc)
 {
 	struct sf_fs *fs = image->owner->fs;
+	double refresh_s = fs->options->refresh_s < REFRESH_MOST_S ? fs->options->refresh_s : REFRESH_MOST_S;
 
+	if (sf_waiter_gone(search->waiter))
+		return -EINTR;
 	if (search->lost)
 		return -ESTALE;
 	if (search->opened || rc == -EAGAIN) {
@@ -253,13 +274,13 @@ static int look_again(struct sf_image *image, struct search *search, int rc)
 	}
 	if (search->refreshes++ == MAX_REFRESHES)
 		return give_up(image, search);
-	search->refresh_rc = vm_refresh(fs->vm, REFRESH_MS + (unsigned)(fs->options->refresh_s * 1000));
+	search->refresh_rc = vm_refresh(fs->vm, REFRESH_MS + (unsigned)(refresh_s * 1000));
 	return 0;
 }
 
-int64_t sf_image_use(struct sf_image *image, sf_view_use *use, void *opaque, struct vs_err *err)
+int64_t sf_image_use(struct sf_image *image, struct sf_waiter *waiter, sf_view_use *use, void *opaque, struct vs_err *err)
 {
-	struct search search = {.started_ns = now_ns()};
+	struct search search = {.waiter = waiter, .started_ns = now_ns()};
 	int64_t result;
 
 	for (;;) {
@@ -277,7 +298,7 @@ int64_t sf_image_use(struct sf_image *image, sf_view_use *use, void *opaque, str
 		}
 		if (err && why.code)
 			*err = why;
-		return rc;
+		return sf_waiter_errno(waiter, rc);
 	}
 }
 
@@ -329,13 +350,17 @@ static int by_key(const void *left, const void *right)
 static struct sf_image *image_new(struct sf_images *images, const struct sf_key *key)
 {
 	struct sf_image *image = calloc(1, sizeof(*image));
+	pthread_condattr_t steady;
 
 	if (!image)
 		return NULL;
 	image->key = *key;
 	image->owner = images;
 	pthread_mutex_init(&image->lock, NULL);
-	pthread_cond_init(&image->opened, NULL);
+	pthread_condattr_init(&steady);
+	pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
+	pthread_cond_init(&image->opened, &steady);
+	pthread_condattr_destroy(&steady);
 	return image;
 }
 

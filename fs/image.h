@@ -6,6 +6,7 @@
  *   -EBUSY   a job is writing beneath this snapshot, or its image never held still
  *   -ESTALE  the snapshot is gone: looked for in a picture that was begun after it went missing
  *   -EHOSTDOWN, -ETIMEDOUT  it is not where it was, and libvirt could not be asked
+ *   -EINTR, -ENOTCONN  nobody waits for it any more
  * Threads: any. Opening, reading and looking again may wait for files and for vm_refresh(); no lock is held meanwhile.
  */
 #ifndef VS_IMAGE_H
@@ -13,6 +14,7 @@
 
 #include "tree.h"
 #include "view.h"
+#include "waiter.h"
 
 struct sf_fs;
 struct sf_image;
@@ -39,7 +41,7 @@ const struct sf_key *sf_image_key(const struct sf_image *image);
  * not again after it succeeded. Returns what it returned.
  */
 typedef int64_t sf_view_use(struct sf_view *view, void *opaque, struct vs_err *err);
-int64_t sf_image_use(struct sf_image *image, sf_view_use *use, void *opaque, struct vs_err *err);
+int64_t sf_image_use(struct sf_image *image, struct sf_waiter *waiter, sf_view_use *use, void *opaque, struct vs_err *err);
 
 /* Says in the domain's log why a read or an open failed, but not a thousand times. */
 void sf_image_complain(struct sf_image *image, const char *doing, int code, const struct vs_err *err);

@@ -41,30 +41,33 @@ static void set_caching(const struct sf_fs *fs, const struct sf_place *place, bo
 }
 
 /* An image beneath which a job writes can be opened, and read once the job is done. */
-static int open_view(struct sf_fs *fs, struct sf_image *image, struct first_look *found)
+static int open_view(struct sf_req *r, struct sf_image *image, struct first_look *found)
 {
+	struct sf_waiter waiter;
 	struct vs_err err = {0};
-	int rc = (int)sf_image_use(image, look, found, &err);
+	int rc;
 
+	sf_waiter_init(&waiter, r->fs, r->req, 0);
+	rc = (int)sf_image_use(image, &waiter, look, found, &err);
 	if (rc == -EBUSY)
 		return 0;
 	if (rc == 0)
-		sf_blocks_count(&fs->blocks, image);
-	else if (rc != -ESTALE)
+		sf_blocks_count(&r->fs->blocks, image, r->req);
+	else if (rc != -ESTALE && rc != -EINTR && rc != -ENOTCONN)
 		sf_image_complain(image, "open", rc, &err);
 	return rc;
 }
 
-static int open_image(struct sf_fs *fs, const struct sf_place *place, struct fuse_file_info *fi,
-		      struct sf_handle **out)
+static int open_image(struct sf_req *r, const struct sf_place *place, struct fuse_file_info *fi, struct sf_handle **out)
 {
+	struct sf_fs *fs = r->fs;
 	struct first_look found = {0};
 	struct sf_handle *handle;
 	int rc = sf_handle_open_image(&fs->handles, place, &handle);
 
 	if (rc < 0)
 		return rc;
-	rc = open_view(fs, handle->image, &found);
+	rc = open_view(r, handle->image, &found);
 	if (rc < 0) {
 		sf_handle_close(&fs->handles, handle);
 		return rc;
@@ -74,18 +77,17 @@ static int open_image(struct sf_fs *fs, const struct sf_place *place, struct fus
 	return 0;
 }
 
-static int open_place(struct sf_fs *fs, const struct sf_place *place, struct fuse_file_info *fi,
-		      struct sf_handle **out)
+static int open_place(struct sf_req *r, const struct sf_place *place, struct fuse_file_info *fi, struct sf_handle **out)
 {
 	if (!place->entry)
 		return -EISDIR;
 	if (!sf_kind_is_door(place->entry->kind) && ((fi->flags & O_ACCMODE) != O_RDONLY || fi->flags & O_TRUNC))
 		return -EROFS;
 	if (place->entry->kind == SF_IMAGE)
-		return open_image(fs, place, fi, out);
+		return open_image(r, place, fi, out);
 	fi->direct_io = 1; /* its length is what it is, whatever the kernel believes */
 	fi->noflush = 1;
-	return sf_handle_open_text(&fs->handles, place, (fi->flags & O_ACCMODE) != O_WRONLY, out);
+	return sf_handle_open_text(&r->fs->handles, place, (fi->flags & O_ACCMODE) != O_WRONLY, out);
 }
 
 /* Opening reads headers and may wait: it holds a reference to its tree, not a pin. */
@@ -97,7 +99,7 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 	int rc = sf_op_place(r->fs, tree, id, &place);
 
 	if (rc == 0)
-		rc = open_place(r->fs, &place, fi, &handle);
+		rc = open_place(r, &place, fi, &handle);
 	sf_world_put(&r->fs->world, tree);
 	if (rc < 0)
 		return rc;
@@ -135,16 +137,21 @@ int sf_op_read(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct f
 	return read_text(r, handle, size, off);
 }
 
+/* Units of q2_work for one lseek(2): about a second, or 4 GiB of tables; see view.c of qcow2/ for what is answered then. An
+ * image that has holes and data of that size in a row has a thousand times what a disk of our days has. */
+#define SEEK_WORK (1u << 26)
+
 struct seek {
+	struct sf_waiter waiter;
 	uint64_t off;
 	int whence;
 };
 
 static int64_t seek_view(struct sf_view *view, void *opaque, struct vs_err *err)
 {
-	const struct seek *seek = opaque;
+	struct seek *seek = opaque;
 
-	return q2_view_seek(view->q2, seek->off, seek->whence, err);
+	return q2_view_seek(view->q2, seek->off, seek->whence, &seek->waiter.work, err);
 }
 
 static int64_t seek_text(struct sf_handles *handles, struct sf_handle *handle, off_t off, int whence)
@@ -169,8 +176,9 @@ int sf_op_lseek(struct sf_req *r, fuse_ino_t id, off_t off, int whence, struct f
 		return -EINVAL;
 	if (off < 0)
 		return -ENXIO;
+	sf_waiter_init(&seek.waiter, r->fs, r->req, SEEK_WORK);
 	if (handle->kind == SF_IMAGE)
-		found = sf_image_use(handle->image, seek_view, &seek, NULL);
+		found = sf_image_use(handle->image, &seek.waiter, seek_view, &seek, NULL);
 	else
 		found = seek_text(&r->fs->handles, handle, off, whence);
 	if (found < 0)

@@ -7,10 +7,12 @@
 #include <time.h>
 
 #include "file.h"
+#include "work.h"
 
 #define TRIES       200   /* with the pauses below: about four seconds of a table that changes all the time */
 #define PAUSE_NS    500000
 #define PAUSE_MAX   20000000
+#define WORK_TRY    4096  /* a retry comes after a pause: whether somebody still waits is asked every time */
 #define FIRST_READ  4096
 #define TABLE_CHUNK 65536
 
@@ -88,7 +90,8 @@ static int window_load(struct q2_file *f, struct window *w, uint64_t host_off, s
 	return 0;
 }
 
-static int walk_table(struct q2_file *f, const struct q2_header *h, const struct q2_walk *walk, struct vs_err *err)
+static int walk_table(struct q2_file *f, const struct q2_header *h, const struct q2_walk *walk, struct q2_work *work,
+		      struct vs_err *err)
 {
 	struct window w = { 0 };
 	uint64_t off = 0; /* within the table */
@@ -120,6 +123,8 @@ static int walk_table(struct q2_file *f, const struct q2_header *h, const struct
 		}
 		rc = walk->entry(walk->opaque, &e, h->snapshots_off + off, (size_t)step);
 		off += (uint64_t)step;
+		if (!rc)
+			rc = q2_work_spend(work, q2_work_read((uint64_t)step) / 16);
 		if (!rc && off > Q2_MAX_SNAPTAB_BYTES)
 			rc = vs_err_set(err, -EFBIG, "'%s': the snapshot table is larger than %u MiB", f->path,
 					(unsigned)(Q2_MAX_SNAPTAB_BYTES >> 20));
@@ -128,7 +133,7 @@ static int walk_table(struct q2_file *f, const struct q2_header *h, const struct
 	return rc;
 }
 
-int q2_walk_snapshots(struct q2_file *f, const struct q2_walk *walk, struct vs_err *err)
+int q2_walk_snapshots(struct q2_file *f, const struct q2_walk *walk, struct q2_work *work, struct vs_err *err)
 {
 	uint8_t after[Q2_HEADER_MIN];
 	struct q2_header h;
@@ -140,13 +145,17 @@ int q2_walk_snapshots(struct q2_file *f, const struct q2_walk *walk, struct vs_e
 
 		if (tries)
 			pause_before_retry(tries);
+		if (q2_work_spend(work, WORK_TRY))
+			return -EINTR;
 		rc = q2_header_read(f, &h, &before, err);
 		if (!rc) {
 			rc = walk->begin(walk->opaque, &h);
 			if (!rc)
-				rc = walk_table(f, &h, walk, err);
+				rc = walk_table(f, &h, walk, work, err);
 			q2_header_fini(&h);
 		}
+		if (rc == -EINTR)
+			return rc;
 		rc2 = reread(f, after, err);
 		if (rc2)
 			return rc2;
@@ -275,7 +284,7 @@ int q2_info_read(struct q2_file *f, enum q2_format format, struct q2_info **out,
 	if (rc)
 		vs_err_set(err, rc, "cannot stat '%s': %s", f->path, strerror(-rc));
 	else if (format == Q2_FORMAT_QCOW2)
-		rc = q2_walk_snapshots(f, &walk, err);
+		rc = q2_walk_snapshots(f, &walk, NULL, err);
 	else
 		info->size = (info->stamp.size + 511) & ~UINT64_C(511);
 	if (rc) {

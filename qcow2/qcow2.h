@@ -15,6 +15,7 @@
  *   -EFBIG       a table is larger than QEMU's limits
  *   -EPERM       the gate refuses a file that an image names
  *   -ELOOP       a backing chain that loops or is deeper than 200
+ *   -EINTR       the caller's struct q2_work said that nobody waits for the answer any more
  * Threads: a q2_file, q2_gate, q2_cache and q2_view may be used from many threads at once; close once, last.
  */
 #ifndef VS_QCOW2_H
@@ -23,6 +24,23 @@
 #include <sys/types.h>
 
 #include "base.h"
+
+/* ---------------------------------------------------------------- work */
+
+/*
+ * What an answer may cost, and whether somebody still waits for it. An image can be made that takes any time one likes: a
+ * million L1 entries share one table, two hundred layers have tables that no cache holds. So whatever walks a map counts its
+ * work, in units of some 20 ns (4 KiB of a table read and understood are 192), asks now and then whether to go on, and ends at
+ * a limit. Zero-initialise; one struct is for one request, in one thread, and for as many calls as
+ * belong to it. NULL instead: no limit, no end but its own.
+ */
+struct q2_work {
+	uint64_t limit;              /* units; 0: none. What happens there each function says */
+	bool (*stop)(void *opaque);  /* may be NULL. True: the call ends with -EINTR. Asked some thousand times a second */
+	void *opaque;
+	uint64_t spent;              /* so far */
+	uint64_t ask_at;             /* private */
+};
 
 /* ---------------------------------------------------------------- files */
 
@@ -171,6 +189,7 @@ struct q2_view_spec {
 	 * watched layer that has been written since is -ESTALE. NULL: whatever is found is taken. */
 	const struct q2_stamp *expected;
 	size_t n_expected;
+	struct q2_work *work; /* borrowed for the opening; no limit counts here */
 };
 
 struct q2_view;
@@ -204,29 +223,35 @@ struct q2_extent {
 /*
  * The whole layer in one question: what lies at @guest_off? The answer covers 1..@len bytes. It was true when asked; a
  * caller that goes on to use it on an image which may be written asks q2_view_check() afterwards.
- * -ENXIO at or past the end.
+ * -ENXIO at or past the end. Here, in reads and in checks no limit of @work counts: they are bounded by what is asked for.
  */
-int q2_view_extent(struct q2_view *view, uint64_t guest_off, uint64_t len, struct q2_extent *out, struct vs_err *err);
+int q2_view_extent(struct q2_view *view, uint64_t guest_off, uint64_t len, struct q2_work *work, struct q2_extent *out,
+		   struct vs_err *err);
 
 /* Copies and validates: the bytes QEMU would show, or an error, never other bytes. Returns the count, short only at
  * the end of the disk. */
-ssize_t q2_view_read(struct q2_view *view, void *buf, size_t len, uint64_t guest_off, struct vs_err *err);
+ssize_t q2_view_read(struct q2_view *view, void *buf, size_t len, uint64_t guest_off, struct q2_work *work,
+		     struct vs_err *err);
 
 /* Is everything still what was opened? 0, -ESTALE, or the error of looking. */
-int q2_view_check(struct q2_view *view, struct vs_err *err);
+int q2_view_check(struct q2_view *view, struct q2_work *work, struct vs_err *err);
 
 /* May the bytes of an extent be handed on without a copy, i.e. can nobody change them between a q2_view_check() and
  * the moment they leave? True while every layer is frozen and guarded. */
 bool q2_view_settled(struct q2_view *view);
 
-/* lseek(2): @whence SEEK_DATA or SEEK_HOLE. Returns the offset; -ENXIO as lseek does. */
-int64_t q2_view_seek(struct q2_view *view, uint64_t guest_off, int whence, struct vs_err *err);
+/*
+ * lseek(2): @whence SEEK_DATA or SEEK_HOLE. Returns the offset; -ENXIO as lseek does. At the limit of @work an answer that is
+ * right, if not exact: of SEEK_DATA the place that was reached, all before which is a hole; of SEEK_HOLE the end of the disk.
+ */
+int64_t q2_view_seek(struct q2_view *view, uint64_t guest_off, int whence, struct q2_work *work, struct vs_err *err);
 
-/* Bytes of the virtual disk that are stored somewhere (data and compressed), validated. Walks the map: O(tables).
- * @max_tables: give up with -E2BIG rather than load more than so many L2 tables; 0 = no limit. */
-int q2_view_allocated(struct q2_view *view, size_t max_tables, uint64_t *bytes, struct vs_err *err);
+/* Bytes of the virtual disk that are stored somewhere (data and compressed), validated. Walks the whole map. -E2BIG at the
+ * limit of @work. */
+int q2_view_allocated(struct q2_view *view, struct q2_work *work, uint64_t *bytes, struct vs_err *err);
 
-/* Looks at up to @max_tables L2 tables spread over the disk: are there compressed clusters? 1, 0 or negative errno. */
-int q2_view_has_compressed(struct q2_view *view, size_t max_tables, struct vs_err *err);
+/* Looks at some L2 tables here and there, of each layer some: are there compressed clusters? 1, 0 (none were met up to the
+ * limit of @work) or negative errno. */
+int q2_view_has_compressed(struct q2_view *view, struct q2_work *work, struct vs_err *err);
 
 #endif

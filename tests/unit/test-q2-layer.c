@@ -44,7 +44,7 @@ static int open_layer(struct bench *b, const struct ti_snap *snap, struct vs_err
 
 	if (snap)
 		s = ti_snapshot(&b->img, snap);
-	return q2_layer_init(&b->l, b->cache, &b->tf.f, Q2_FORMAT_QCOW2, snap ? &s : NULL, NULL, false, err);
+	return q2_layer_init(&b->l, b->cache, &b->tf.f, Q2_FORMAT_QCOW2, snap ? &s : NULL, NULL, false, NULL, err);
 }
 
 static void bench_open(struct bench *b, const struct ti_snap *snap)
@@ -73,7 +73,7 @@ static void written(struct bench *b)
 static void expect_check(struct bench *b, int rc, const char *what)
 {
 	struct vs_err err = { 0 };
-	int got = q2_layer_check(&b->l, &err);
+	int got = q2_layer_check(&b->l, NULL, &err);
 
 	cr_expect_eq(got, rc, "%s: %d, not %d (%s)", what, got, rc, err.msg);
 	if (rc && got == rc)
@@ -349,7 +349,7 @@ Test(q2_layer, a_misaligned_l1_table_is_an_error_of_its_snapshot)
 	ti_put64(&b.img, ti_off(&b.img, 60), 10 * C + 8);
 	s = ti_snapshot(&b.img, &snaps[0]);
 	s.l1_off += 8;
-	cr_expect_eq(q2_layer_init(&b.l, b.cache, &b.tf.f, Q2_FORMAT_QCOW2, &s, NULL, false, NULL), -EUCLEAN);
+	cr_expect_eq(q2_layer_init(&b.l, b.cache, &b.tf.f, Q2_FORMAT_QCOW2, &s, NULL, false, NULL, NULL), -EUCLEAN);
 	bench_fini(&b);
 }
 
@@ -380,7 +380,7 @@ Test(q2_layer, a_raw_image_has_no_snapshots)
 
 	bench_init(&b);
 	s = ti_snapshot(&b.img, &snaps[0]);
-	cr_expect_eq(q2_layer_init(&b.l, b.cache, &b.tf.f, Q2_FORMAT_RAW, &s, NULL, false, NULL), -ESTALE);
+	cr_expect_eq(q2_layer_init(&b.l, b.cache, &b.tf.f, Q2_FORMAT_RAW, &s, NULL, false, NULL, NULL), -ESTALE);
 	bench_fini(&b);
 }
 

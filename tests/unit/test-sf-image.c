@@ -87,10 +87,10 @@ uint64_t q2_view_size(const struct q2_view *view)
 	return 1 << 20;
 }
 
-int q2_view_has_compressed(struct q2_view *view, size_t max_tables, struct vs_err *err)
+int q2_view_has_compressed(struct q2_view *view, struct q2_work *work, struct vs_err *err)
 {
 	(void)view;
-	(void)max_tables;
+	(void)work;
 	(void)err;
 	return 0;
 }
@@ -105,6 +105,7 @@ static struct vm_picture with_it, without_it;
 static struct sf_options options;
 static struct sf_fs fs;
 static struct sf_image *image;
+static struct sf_waiter waiter;
 
 /* The next picture has the disk in another state. */
 static void change_state(enum vm_state state)
@@ -139,6 +140,7 @@ static void setup(void)
 	cr_assert_eq(sf_world_init(&fs.world, NULL, true), 0);
 	sf_views_init(&fs.views);
 	sf_images_init(&fs.images, &fs);
+	sf_waiter_init(&waiter, &fs, NULL, 0);
 	cr_assert_eq(sf_image_open(&fs.images, &key, &image), 0);
 }
 
@@ -170,7 +172,7 @@ static int64_t use(struct sf_view *view, void *opaque, struct vs_err *err)
 
 static int64_t read_it(int *seen)
 {
-	return sf_image_use(image, use, seen, NULL);
+	return sf_image_use(image, &waiter, use, seen, NULL);
 }
 
 /* ---------------------------------------------------------------- what is promised */
@@ -317,6 +319,20 @@ Test(sf_image, what_the_picture_calls_stale_is_not_read_though_it_could_be)
 	cr_expect_eq(read_it(&seen), -ESTALE);
 }
 
+Test(sf_image, at_the_end_of_the_session_nobody_goes_on_looking)
+{
+	int seen;
+
+	stale_uses = 1000000;
+	atomic_store(&fs.ending, true);
+	cr_expect_eq(read_it(&seen), -ENOTCONN);
+	cr_expect_eq(script.refreshes, 0);
+	cr_expect_leq(script.opens, 1);
+	atomic_store(&fs.ending, false);
+	stale_uses = 0;
+	cr_expect_eq(read_it(&seen), 42);
+}
+
 Test(sf_image, other_errors_pass_through_untouched)
 {
 	struct vs_err err = {0};
@@ -324,7 +340,7 @@ Test(sf_image, other_errors_pass_through_untouched)
 
 	script.open_fails = 1;
 	script.open_rc = -EUCLEAN;
-	cr_expect_eq(sf_image_use(image, use, &seen, &err), -EUCLEAN);
+	cr_expect_eq(sf_image_use(image, &waiter, use, &seen, &err), -EUCLEAN);
 	cr_expect_str_eq(err.msg, "as told");
 	cr_expect_eq(script.refreshes, 0);
 	cr_expect_eq(read_it(&seen), 42);
