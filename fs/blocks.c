@@ -7,8 +7,8 @@
 #include "waiter.h"
 
 #define SLOTS 65536      /* 2 MiB, touched as needed */
-#define QUICK_WORK (1u << 17) /* units of q2_work, while open(2) waits: some ms, or 128 GiB of 64 KiB clusters */
-#define MAX_WORK (1u << 26)   /* some seconds; what takes more is not counted at all: the estimate stays */
+#define QUICK_WORK (1u << 20) /* units of q2_work, while open(2) waits: some ms, or 128 GiB with clusters of 64 KiB */
+#define MAX_WORK (1u << 28)   /* some seconds, or 32 TiB; what takes more is not counted at all: the estimate stays */
 #define UNCOUNTABLE UINT64_MAX
 
 struct sf_known {

@@ -137,8 +137,8 @@ int sf_op_read(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct f
 	return read_text(r, handle, size, off);
 }
 
-/* Units of q2_work for one lseek(2): about a second, or 4 GiB of tables; see view.c of qcow2/ for what is answered then. An
- * image that has holes and data of that size in a row has a thousand times what a disk of our days has. */
+/* Units of q2_work for one lseek(2): about a second, or a gibibyte of tables, which is 8 TiB of disk with clusters of 64 KiB.
+ * See view.c of qcow2/ for what is answered then. */
 #define SEEK_WORK (1u << 26)
 
 struct seek {

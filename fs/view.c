@@ -19,7 +19,7 @@
 #include <string.h>
 #include <time.h>
 
-#define LOOK_WORK (1u << 20)  /* units of q2_work, for compressed clusters: some 30 ms */
+#define LOOK_WORK (1u << 18)  /* units of q2_work, for compressed clusters: a few ms */
 #define PATIENCE_NS 5000000000
 #define NAP_NS 1000000
 

@@ -30,7 +30,7 @@
 /*
  * What an answer may cost, and whether somebody still waits for it. An image can be made that takes any time one likes: a
  * million L1 entries share one table, two hundred layers have tables that no cache holds. So whatever walks a map counts its
- * work, in units of some 20 ns (4 KiB of a table read and understood are 192), asks now and then whether to go on, and ends at
+ * work, in units of some 20 ns (4 KiB of a table read and understood are 320), asks now and then whether to go on, and ends at
  * a limit. Zero-initialise; one struct is for one request, in one thread, and for as many calls as
  * belong to it. NULL instead: no limit, no end but its own.
  */

@@ -18,7 +18,7 @@
 /* @len bytes read and looked at. They may well have to be made first: from a disk, or as the zeros of a hole. */
 static inline uint64_t q2_work_read(uint64_t len)
 {
-	return 64 + len / 32;
+	return 64 + len / 16;
 }
 
 /* So many of something that is looked at one after the other in memory. */

@@ -632,7 +632,7 @@ Test(q2_view, lseek_that_may_not_finish_never_calls_data_a_hole)
 Test(q2_view, lseek_that_may_not_finish_gets_on_all_the_same)
 {
 	struct room r = room_new(0, 0);
-	struct q2_work once = { .limit = 300 }, work = once, again = once;
+	struct q2_work once = { .limit = 500 }, work = once, again = once;
 	struct ti_image img;
 	struct q2_view *v;
 	vs_autofree char *path = NULL;
