@@ -154,12 +154,17 @@ struct q2_info {
 	char *unsupported;                   /* NULL, or why its contents cannot be read here ("encrypted (LUKS)") */
 	struct q2_snapshot *snapshots;
 	size_t n_snapshots;
+	char *strings;  /* private: what their ids and names point into */
+	size_t charged; /* private */
 };
 
 /* Reads header and snapshot table of an image that may be written meanwhile (bounded retries; -EAGAIN when it never
- * held still). For raw only the size is asked. Gives *out. */
+ * held still). For raw only the size is asked. Gives *out. -EFBIG also where the tables of other images leave too little:
+ * all that are held at a time have one limit, and one image gets a sixth of what the others leave. */
 int q2_info_read(struct q2_file *f, enum q2_format format, struct q2_info **out, struct vs_err *err);
 void q2_info_free(struct q2_info *info);
+/* For the whole process; in bytes, of which a snapshot takes about 90. It is 32 MiB unless something else is said. */
+void q2_info_limit(size_t bytes);
 
 /* ---------------------------------------------------------------- views: one disk at one snapshot */
 

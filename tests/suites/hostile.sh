@@ -6,7 +6,8 @@
 # differences that make-hostile.py gives a reason for. Twice: with limits on memory, and with sanitizers. GLOB chooses by name.
 #
 # Then, mounted, images that break no rule and were made to cost (make-costly.py): each request is answered within seconds and
-# rightly, its caller can be killed, and neither an unmount nor the image beside has to wait.
+# rightly, its caller can be killed, and neither an unmount nor the image beside has to wait. And images with the longest
+# snapshot tables there are, of which one does no harm and ten do no more.
 set -u
 . "$(dirname "$0")/../lib.sh"
 suite_in_namespace "$0" "$@"
@@ -59,5 +60,35 @@ if mount_snapfs "$M" "${files[@]}" "$honest"; then
 	unmount_snapfs "$M"
 else
 	fail waiters 'no mount'
+fi
+
+# ---------------------------------------------------------------- images made to cost memory
+
+SNAPFS=$BUILD/fs/virt-snapfs
+long=()
+for i in {1..10}; do
+	long+=("$W/long$i.qcow2")
+	qemu-img create -q -f qcow2 "$W/long$i.qcow2" 1M
+done
+if mount_snapfs "$M" -o refresh=0.3 "${long[@]}" "$honest"; then
+	listed() { ls "$M/long$1" | grep -c '\.img$'; }
+	refused() { grep -q 'too large beside those of other images' "$M/long$1/chain"; }
+	decided() { [ "$(listed "$1")" -ge 65536 ] || refused "$1"; }
+	for i in {1..10}; do # entries that are all zeros, in a hole past the end: the file takes 200 KiB
+		printf '\0\1\0\0\0\0\1\0\0\0\0\0' | dd of="$W/long$i.qcow2" bs=1 seek=60 conv=notrunc status=none
+	done
+	for i in {1..10}; do wait_until 30 decided "$i" || fail "long tables: image $i" 'neither listed nor refused'; done
+	n=0 m=0
+	for i in {1..10}; do if refused "$i"; then m=$((m + 1)); else n=$((n + 1)); fi; done
+	same 'long tables: one is listed, the others are refused, with the reason' '1 9' "$n $m"
+	ls -lR "$M" >"$W/.ls" 2>&1
+	sleep 1
+	check 'long tables: whoever was listed still is' test "$(grep -c '\.img$' "$W/.ls")" -gt 65536
+	same 'long tables: the image beside them' "$(sha "$W/honest.raw")" "$(sha "$M/honest/s.disk.img")"
+	peak=$(awk '/^VmHWM/ {print $2}' "/proc/${SNAPFS_PIDS[$M]}/status")
+	check "long tables: memory ($((peak / 1024)) MiB)" test "$peak" -lt $((400 * 1024))
+	unmount_snapfs "$M"
+else
+	fail 'long tables' 'no mount'
 fi
 suite_end
