@@ -111,7 +111,7 @@ static int count_now(struct sf_blocks *blocks, struct sf_image *image, fuse_req_
 	int rc;
 
 	sf_waiter_init(&count.waiter, blocks->fs, req, max_work);
-	rc = (int)sf_image_use(image, &count.waiter, count_view, &count, NULL);
+	rc = (int)sf_image_use(image, &count.waiter, NULL, count_view, &count, NULL);
 	if (rc == 0)
 		learn(blocks, sf_image_key(image), count.allocated);
 	return rc;

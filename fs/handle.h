@@ -9,6 +9,8 @@
 #ifndef VS_HANDLE_H
 #define VS_HANDLE_H
 
+#include <stdatomic.h>
+
 #include "fuse_api.h"
 #include "tree.h"
 
@@ -21,6 +23,8 @@ struct sf_handle {
 	uint64_t disk_ino; /* of an image: vm_disk.ino */
 	struct sf_image *image;
 	struct sf_key dir;
+	/* atomic */
+	atomic_uint edition; /* of an image: which one it reads (image.h) */
 	/* guarded by the list's lock */
 	struct sf_text *text;              /* NULL: opened for writing only. Of retain.plan another one after a write */
 	struct sf_tree *tree;              /* of a directory; another one after rewinddir(3) */

@@ -16,6 +16,20 @@
  * Rounds that do open a view but find it stale at once are churn (somebody makes and deletes snapshots all the time);
  * they are limited by time only. All of it ends when nobody waits for the answer any more.
  *
+ * Editions
+ * --------
+ * A base that is replaced by another file under the same name (a rename over it) leaves open views what they were: they have
+ * the old one open. New ones stand on the new one, and have other bytes. Two things would make one reader see both: an open
+ * file whose view is opened anew for some reason, and the kernel's pages, which belong to the inode and not to the open
+ * file. So a view that is opened is compared with the one before it: if a path of both leads to another file, it is the
+ * next *edition* of the image. Who has read an earlier one gets ESTALE from then on, and the node of the image is retired
+ * before the view can be used, so that new opens come by another inode, whose pages are theirs. Nobody needs the old
+ * one's. It is noticed when the picture knows another file there, and at every open(2), which looks for itself.
+ *
+ * A file that was written where it lies is another matter. It may be what a commit does beneath a layer that has all of it,
+ * and then the bytes are the same: the library says -ESTALE, and the picture is asked, as above. The kernel's pages are
+ * dropped in any case where the bytes may be others.
+ *
  * What the picture says also counts while a view still works: a snapshot that is now `busy` or `stale` there is not
  * read. One that has vanished from it is read as far as its bytes are there. The verdict is kept with the serial of the
  * tree it came from, so a read costs one atomic load for it.
@@ -50,6 +64,10 @@ struct sf_image {
 	pthread_cond_t opened;         /* !opening */
 	bool opening;                  /* a thread opens the view; others wait for it */
 	struct sf_view *view;          /* NULL: none at present */
+	struct origin *origins;        /* of the last view: its files */
+	size_t n_origins;
+	uint64_t content;              /* and q2_view_content(); 0: there was none */
+	unsigned edition;              /* from 1 */
 	int complained;                /* the error last logged, */
 	int64_t complained_ns;         /* and when */
 	/* atomic: serial of the tree << 2 | enum verdict */
@@ -65,6 +83,92 @@ static int64_t now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+/* ---------------------------------------------------------------- editions */
+
+struct origin {
+	uint64_t path; /* a hash */
+	uint64_t dev, ino;
+};
+
+static uint64_t hash_path(const char *path)
+{
+	uint64_t h = 0xcbf29ce484222325u;
+
+	while (*path)
+		h = (h ^ (unsigned char)*path++) * 0x100000001b3u;
+	return h;
+}
+
+/* Gives *out. -ENOMEM. */
+static int list_origins(const struct q2_view *q2, struct origin **out, size_t *n)
+{
+	struct origin *list = NULL, *more;
+	struct q2_stamp stamp;
+	const char *path;
+	size_t i;
+
+	for (i = 0; q2_view_file(q2, i, &path, &stamp); i++) {
+		more = reallocarray(list, i + 1, sizeof(*list));
+		if (!more) {
+			free(list);
+			return -ENOMEM;
+		}
+		list = more;
+		list[i] = (struct origin){hash_path(path), stamp.dev, stamp.ino};
+	}
+	*out = list;
+	*n = i;
+	return 0;
+}
+
+static bool is_replaced(const struct sf_image *image, const struct origin *now, size_t n)
+{
+	for (size_t i = 0; i < image->n_origins; i++)
+		for (size_t k = 0; k < n; k++) {
+			const struct origin *was = &image->origins[i], *is = &now[k];
+
+			if (was->path == is->path && (was->dev != is->dev || was->ino != is->ino))
+				return true;
+		}
+	return false;
+}
+
+/* What the kernel is to be told of a view that was opened, once no lock is held. */
+struct news {
+	bool data;           /* its pages may be of other bytes */
+	fuse_ino_t replaced; /* the node that is retired */
+};
+
+/* Takes @origins. */
+static void take_view_locked(struct sf_image *image, struct sf_view *view, struct origin *origins, size_t n, struct news *news)
+{
+	struct sf_nodes *nodes = &image->owner->fs->nodes;
+
+	news->data = image->content && image->content != view->content;
+	if (is_replaced(image, origins, n)) {
+		image->edition++;
+		news->replaced = sf_node_id(nodes, &image->key);
+		if (news->replaced)
+			sf_node_retire(nodes, news->replaced);
+	}
+	free(image->origins);
+	image->origins = origins;
+	image->n_origins = n;
+	image->content = view->content;
+	view->edition = image->edition;
+	image->view = view;
+}
+
+static void tell_news(struct sf_image *image, const struct news *news)
+{
+	struct sf_notify *notify = &image->owner->fs->notify;
+
+	if (news->replaced)
+		sf_notify_replaced(notify, &image->key, news->replaced);
+	else if (news->data)
+		sf_notify_data(notify, &image->key);
 }
 
 /* ---------------------------------------------------------------- views */
@@ -121,7 +225,10 @@ static int await_opened_locked(struct sf_image *image, struct sf_waiter *waiter)
 /* The view with a reference for the caller; opened here where there is none, by one thread for all. */
 static int view_get_any(struct sf_image *image, struct sf_waiter *waiter, struct sf_view **out, struct vs_err *err)
 {
+	struct origin *origins = NULL;
 	struct sf_view *view = NULL;
+	struct news news = {0};
+	size_t n = 0;
 	int rc;
 
 	pthread_mutex_lock(&image->lock);
@@ -130,17 +237,21 @@ static int view_get_any(struct sf_image *image, struct sf_waiter *waiter, struct
 		image->opening = true;
 		pthread_mutex_unlock(&image->lock);
 		rc = open_fresh(image, waiter, &view, err);
+		if (rc == 0)
+			rc = list_origins(view->q2, &origins, &n);
 		pthread_mutex_lock(&image->lock);
 		image->opening = false;
 		pthread_cond_broadcast(&image->opened);
 		if (rc == 0)
-			image->view = view;
+			take_view_locked(image, vs_steal(view), origins, n, &news);
 	}
 	if (rc == 0) {
 		*out = image->view;
 		sf_view_ref(image->view);
 	}
 	pthread_mutex_unlock(&image->lock);
+	sf_view_put(view);
+	tell_news(image, &news);
 	return rc;
 }
 
@@ -172,6 +283,41 @@ static int view_get(struct sf_image *image, struct sf_waiter *waiter, struct sf_
 
 /* ---------------------------------------------------------------- what the picture says */
 
+/* Does the picture know another file where the view has one open? */
+static bool lies_elsewhere(const struct sf_view *view, const struct vm_disk *disk)
+{
+	struct q2_stamp stamp;
+	const char *path;
+
+	for (size_t i = 0; i < disk->n_stamps && disk->chain[i] && q2_view_file(view->q2, i, &path, &stamp); i++)
+		if (!strcmp(path, disk->chain[i]) && disk->stamps[i].ino &&
+		    (disk->stamps[i].dev != stamp.dev || disk->stamps[i].ino != stamp.ino))
+			return true;
+	return false;
+}
+
+/* The view, if there is one, with a reference. */
+static struct sf_view *view_peek(struct sf_image *image)
+{
+	struct sf_view *view;
+
+	pthread_mutex_lock(&image->lock);
+	view = image->view;
+	if (view)
+		sf_view_ref(view);
+	pthread_mutex_unlock(&image->lock);
+	return view;
+}
+
+static void drop_if_replaced(struct sf_image *image, const struct vm_disk *disk)
+{
+	struct sf_view *view = view_peek(image);
+
+	if (view && lies_elsewhere(view, disk))
+		view_drop(image, view);
+	sf_view_put(view);
+}
+
 static enum verdict ask_tree(struct sf_image *image, uint64_t *serial)
 {
 	struct sf_fs *fs = image->owner->fs;
@@ -183,6 +329,8 @@ static enum verdict ask_tree(struct sf_image *image, uint64_t *serial)
 		verdict = BUSY;
 	else if (disk && disk->state == VM_STALE)
 		verdict = GONE;
+	else if (disk)
+		drop_if_replaced(image, disk);
 	*serial = tree->serial;
 	sf_world_put(&fs->world, tree);
 	return verdict;
@@ -209,6 +357,7 @@ static int check_verdict(struct sf_image *image, bool *lost, struct vs_err *err)
 
 struct search {
 	struct sf_waiter *waiter;
+	atomic_uint *edition;
 	unsigned refreshes;
 	int64_t started_ns;
 	int refresh_rc; /* of the last one */
@@ -220,6 +369,14 @@ struct search {
 static bool may_have_moved(int64_t rc)
 {
 	return rc == -ESTALE || rc == -ENOENT || rc == -EAGAIN;
+}
+
+/* An open file that has read nothing yet reads this edition from now on. */
+static bool is_edition(atomic_uint *edition, const struct sf_view *view)
+{
+	unsigned none = 0;
+
+	return !edition || atomic_compare_exchange_strong(edition, &none, view->edition) || none == view->edition;
 }
 
 static int try_once(struct sf_image *image, struct search *search, sf_view_use *use, void *opaque, int64_t *result,
@@ -234,8 +391,10 @@ static int try_once(struct sf_image *image, struct search *search, sf_view_use *
 	if (rc < 0)
 		return rc;
 	search->opened = true;
-	*result = use(view, opaque, err);
-	if (may_have_moved(*result))
+	search->lost = !is_edition(search->edition, view);
+	*result = search->lost ? vs_err_set(err, -ESTALE, "a file that it stands on was replaced by another one") :
+				 use(view, opaque, err);
+	if (may_have_moved(*result) && !search->lost)
 		view_drop(image, view);
 	sf_view_put(view);
 	return *result < 0 ? (int)*result : 0;
@@ -278,9 +437,10 @@ static int look_again(struct sf_image *image, struct search *search, int rc)
 	return 0;
 }
 
-int64_t sf_image_use(struct sf_image *image, struct sf_waiter *waiter, sf_view_use *use, void *opaque, struct vs_err *err)
+int64_t sf_image_use(struct sf_image *image, struct sf_waiter *waiter, atomic_uint *edition, sf_view_use *use, void *opaque,
+		     struct vs_err *err)
 {
-	struct search search = {.waiter = waiter, .started_ns = now_ns()};
+	struct search search = {.waiter = waiter, .edition = edition, .started_ns = now_ns()};
 	int64_t result;
 
 	for (;;) {
@@ -356,6 +516,7 @@ static struct sf_image *image_new(struct sf_images *images, const struct sf_key 
 		return NULL;
 	image->key = *key;
 	image->owner = images;
+	image->edition = 1;
 	pthread_mutex_init(&image->lock, NULL);
 	pthread_condattr_init(&steady);
 	pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
@@ -369,6 +530,7 @@ static void image_free(void *opaque)
 	struct sf_image *image = opaque;
 
 	sf_view_put(image->view);
+	free(image->origins);
 	pthread_cond_destroy(&image->opened);
 	pthread_mutex_destroy(&image->lock);
 	free(image);

@@ -39,9 +39,13 @@ const struct sf_key *sf_image_key(const struct sf_image *image);
  * Calls @use with a view of the image until it answers something else than that the view is not current any more, or
  * until the snapshot is gone for good. @use returns a count >= 0 or negative errno; it may be called several times, but
  * not again after it succeeded. Returns what it returned.
+ *
+ * @edition: which one an open file reads, 0 before its first use. When a file that the image stands on is found to be another
+ * one, that is the next edition, with other bytes: -ESTALE for who read the one before. NULL: any.
  */
 typedef int64_t sf_view_use(struct sf_view *view, void *opaque, struct vs_err *err);
-int64_t sf_image_use(struct sf_image *image, struct sf_waiter *waiter, sf_view_use *use, void *opaque, struct vs_err *err);
+int64_t sf_image_use(struct sf_image *image, struct sf_waiter *waiter, atomic_uint *edition, sf_view_use *use, void *opaque,
+		     struct vs_err *err);
 
 /* Says in the domain's log why a read or an open failed, but not a thousand times. */
 void sf_image_complain(struct sf_image *image, const char *doing, int code, const struct vs_err *err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Two chained hashes over the same nodes, one by id and one by key, grown together. `ls -lR` over a thousand domains of
- * a hundred snapshots makes some 200,000 nodes, so a node is 72 bytes and not a general hash table's 170. Where
+ * a hundred snapshots makes some 200,000 nodes, so a node is 80 bytes and not a general hash table's 170. Where
  * there is no memory for more buckets the chains just get longer.
  */
 #include "node.h"
@@ -15,7 +15,8 @@ struct sf_node {
 	fuse_ino_t id;
 	struct sf_key key;
 	uint64_t n_lookups;
-	bool retired; /* not in by_key, or not any more */
+	uint64_t content; /* of an image: of its last open, 0: not known */
+	bool retired;     /* not in by_key, or not any more */
 	struct sf_node *next_by_id, *next_by_key;
 };
 
@@ -247,4 +248,20 @@ void sf_node_retire(struct sf_nodes *nodes, fuse_ino_t id)
 	if (node)
 		unlink_key(nodes, node);
 	pthread_mutex_unlock(&nodes->lock);
+}
+
+int sf_node_open(struct sf_nodes *nodes, fuse_ino_t id, uint64_t content, bool *same)
+{
+	struct sf_node *node;
+	int rc = -ESTALE;
+
+	pthread_mutex_lock(&nodes->lock);
+	node = find_id(nodes, id);
+	if (node && !node->retired) {
+		*same = content && node->content == content;
+		node->content = content;
+		rc = 0;
+	}
+	pthread_mutex_unlock(&nodes->lock);
+	return rc;
 }

@@ -178,7 +178,7 @@ static int64_t read_view(struct sf_view *view, void *opaque, struct vs_err *err)
 	return n ? n : copy_request(view->q2, q, len, err);
 }
 
-int sf_read_image(struct sf_req *r, struct sf_image *image, size_t len, off_t off)
+int sf_read_image(struct sf_req *r, struct sf_handle *handle, size_t len, off_t off)
 {
 	struct sf_waiter waiter;
 	struct request q = {.r = r, .waiter = &waiter, .scratch = scratch_get(), .len = len, .off = (uint64_t)off};
@@ -190,10 +190,10 @@ int sf_read_image(struct sf_req *r, struct sf_image *image, size_t len, off_t of
 	if (q.len > SF_BLOCK_SIZE)
 		q.len = SF_BLOCK_SIZE;
 	sf_waiter_init(&waiter, r->fs, r->req, 0);
-	n = sf_image_use(image, &waiter, read_view, &q, &err);
+	n = sf_image_use(handle->image, &waiter, &handle->edition, read_view, &q, &err);
 	if (n >= 0)
 		return 0;
 	if (n != -EBUSY && n != -ESTALE && n != -EINTR && n != -ENOTCONN)
-		sf_image_complain(image, "read", (int)n, &err);
+		sf_image_complain(handle->image, "read", (int)n, &err);
 	return (int)n;
 }

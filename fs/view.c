@@ -207,6 +207,7 @@ int sf_view_open(struct sf_views *views, struct q2_cache *cache, const char *uui
 		return rc;
 	}
 	view->size = q2_view_size(view->q2);
+	view->content = q2_view_content(view->q2);
 	view->compressed = looks_compressed(view, work);
 	publish(view);
 	*out = view;

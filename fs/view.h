@@ -26,7 +26,9 @@ struct sf_view {
 	struct q2_view *q2;
 	char *uuid;
 	uint64_t size;
-	bool compressed; /* has compressed clusters, as far as a look at some of its tables tells */
+	uint64_t content; /* q2_view_content() */
+	bool compressed;  /* has compressed clusters, as far as a look at some of its tables tells */
+	unsigned edition; /* of the image whose view it is (image.h) */
 	/* atomic */
 	atomic_uint refs;      /* 0: it is being opened or closed */
 	atomic_uint lent;      /* replies under way that point into its files */

@@ -180,6 +180,11 @@ const struct q2_geometry *q2_map_geometry(const struct q2_map *m)
 	return &m->g;
 }
 
+const struct q2_snapshot *q2_map_snapshot(const struct q2_map *m)
+{
+	return m->snapshot;
+}
+
 struct q2_look q2_map_look(struct q2_map *m)
 {
 	return (struct q2_look){ .reads = atomic_load(&m->reads), .clock = atomic_fetch_add(&m->cache->clock, 1) + 1 };

@@ -39,6 +39,7 @@ void q2_map_put(struct q2_cache *c, struct q2_map *m);
 
 uint64_t q2_map_serial(const struct q2_map *m);
 const struct q2_geometry *q2_map_geometry(const struct q2_map *m);
+const struct q2_snapshot *q2_map_snapshot(const struct q2_map *m); /* NULL: frozen */
 
 /* What lies at guest_off, for 1..max_len bytes (compressed, bad: up to the end of the cluster). */
 struct q2_piece {

@@ -190,8 +190,8 @@ struct q2_view_spec {
 	 * this chain changes the files beneath that layer, but only where this view does not look: the layers down to and
 	 * including that top are watched then, and only they. */
 	size_t watched;
-	/* What the caller's judgement of the layers was based on: of layer i size and mtime, for i < n_expected. A frozen and
-	 * watched layer that has been written since is -ESTALE. NULL: whatever is found is taken. */
+	/* What the caller's judgement of the layers was based on: of layer i which file, its size and mtime, for i < n_expected.
+	 * A frozen and watched layer that is another one or has been written since is -ESTALE. NULL: whatever is found is taken. */
 	const struct q2_stamp *expected;
 	size_t n_expected;
 	struct q2_work *work; /* borrowed for the opening; no limit counts here */
@@ -209,6 +209,18 @@ void q2_view_unguard(struct q2_view *view);
 uint64_t q2_view_size(const struct q2_view *view);
 size_t q2_view_depth(const struct q2_view *view);                 /* layers, >= 1 */
 const char *q2_view_path(const struct q2_view *view, size_t layer); /* 0 = top; borrowed, until close */
+
+/* The files it has open, by number: all layers, and then their data files. *path is borrowed, until close; *stamp is that of
+ * the opening. False: there is no such number. */
+bool q2_view_file(const struct q2_view *view, size_t idx, const char **path, struct q2_stamp *stamp);
+
+/* Does another file lie where one of them was opened? An open view goes on with the one that it has, as QEMU would. One that is
+ * only gone from there was not replaced. */
+bool q2_view_replaced(const struct q2_view *view);
+
+/* A number that is another one if the bytes of the view may be: when one of its files is another file or was written, or
+ * the snapshot is another one. Never 0. */
+uint64_t q2_view_content(const struct q2_view *view);
 
 enum q2_kind {
 	Q2_DATA,       /* @len bytes at @host_off of @file (past its end: zeros) */

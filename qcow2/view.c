@@ -84,6 +84,8 @@ static int check_as_expected(const struct q2_view *v, const struct q2_view_spec 
 		return 0;
 	if (!q2_file_locks(l->file, &locks) && locks.writer)
 		return vs_err_set(err, -EAGAIN, "'%s' is open for writing in some process", l->file->path);
+	if (expected && (expected->dev != l->stamp.dev || expected->ino != l->stamp.ino))
+		return vs_err_set(err, -ESTALE, "'%s' is another file by now", l->file->path);
 	if (expected && (expected->size != l->stamp.size || (!l->stamp.block && expected->mtime_ns != l->stamp.mtime_ns)))
 		return vs_err_set(err, -ESTALE, "'%s' has been written meanwhile", l->file->path);
 	return 0;
@@ -208,6 +210,94 @@ size_t q2_view_depth(const struct q2_view *v)
 const char *q2_view_path(const struct q2_view *v, size_t layer)
 {
 	return v->layers[layer]->file->path;
+}
+
+/* ---------------------------------------------------------------- which files */
+
+/* The file with that number, of all layers and then of their data files; false: there is none. */
+static bool file_at(const struct q2_view *v, size_t idx, struct q2_file **file, const struct q2_stamp **stamp)
+{
+	size_t i;
+
+	if (idx < v->n_layers) {
+		*file = v->layers[idx]->file;
+		*stamp = &v->layers[idx]->stamp;
+		return true;
+	}
+	idx -= v->n_layers;
+	for (i = 0; i < v->n_layers; i++) {
+		if (!v->layers[i]->data_file || idx--)
+			continue;
+		*file = v->layers[i]->data_file;
+		*stamp = &v->layers[i]->data_stamp;
+		return true;
+	}
+	return false;
+}
+
+bool q2_view_file(const struct q2_view *v, size_t idx, const char **path, struct q2_stamp *stamp)
+{
+	const struct q2_stamp *its;
+	struct q2_file *file;
+
+	if (!file_at(v, idx, &file, &its))
+		return false;
+	*path = file->path;
+	*stamp = *its;
+	return true;
+}
+
+bool q2_view_replaced(const struct q2_view *v)
+{
+	const struct q2_stamp *stamp;
+	struct q2_file *file;
+	size_t i;
+
+	for (i = 0; file_at(v, i, &file, &stamp); i++)
+		if (q2_file_replaced(file, stamp))
+			return true;
+	return false;
+}
+
+static uint64_t mix(uint64_t h, uint64_t value)
+{
+	h ^= value;
+	h *= UINT64_C(0x9e3779b97f4a7c15);
+	return h ^ h >> 29;
+}
+
+static uint64_t mix_string(uint64_t h, const char *s)
+{
+	while (*s)
+		h = mix(h, (uint8_t)*s++);
+	return mix(h, 256);
+}
+
+static uint64_t mix_snapshot(uint64_t h, const struct q2_snapshot *s)
+{
+	h = mix_string(mix_string(h, s->id), s->name);
+	h = mix(mix(h, s->l1_off), s->l1_entries);
+	h = mix(mix(h, (uint64_t)s->date_sec << 32 | s->date_nsec), s->vm_clock_nsec);
+	return mix(h, s->vm_state_size);
+}
+
+/* Of files that should hold still, how they are; of one that is written, which snapshot it is. What may change where this
+ * view does not look does not count. */
+uint64_t q2_view_content(const struct q2_view *v)
+{
+	const struct q2_stamp *stamp;
+	struct q2_file *file;
+	uint64_t h = 1;
+	size_t i;
+
+	for (i = 0; file_at(v, i, &file, &stamp); i++) {
+		h = mix(mix(h, stamp->dev), stamp->ino);
+		if (i < v->n_layers && v->layers[i]->role == Q2_SNAPSHOT)
+			h = mix_snapshot(h, q2_map_snapshot(v->layers[i]->map));
+		else if (i >= v->n_layers || i < v->watched)
+			h = mix(mix(h, stamp->size), stamp->block ? 0 : (uint64_t)stamp->mtime_ns);
+	}
+	return h ? h : 1;
 }
 
 bool q2_view_settled(struct q2_view *v)

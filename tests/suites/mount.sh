@@ -312,6 +312,57 @@ end_pid "$qemu"
 check 'current: comes back when it is off' wait_until 15 shown
 unmount_snapfs "$M"
 
+# ---------------------------------------------------------------- what lies beneath is exchanged
+
+# beneath KIND: an image of 4 MiB whose upper half comes from $L: a raw base, a layer in the middle, a data file of the base
+beneath() {
+	rm -rf "$I/low"
+	mkdir "$I/low"
+	pattern 0x11 4M >"$I/low/base.raw"
+	L=$I/low/base.raw
+	case $1 in
+	raw)
+		qemu-img create -q -f qcow2 -F raw -b base.raw "$I/low/img.qcow2"
+		;;
+	layer)
+		L=$I/low/mid.qcow2
+		qemu-img create -q -f qcow2 "$L" 4M
+		qwrite "$L" 0x11 2M 2M
+		qemu-img create -q -f qcow2 -F qcow2 -b mid.qcow2 "$I/low/img.qcow2"
+		;;
+	data-file)
+		L=$I/low/data.raw
+		qemu-img create -q -f qcow2 -o "data_file=$L,data_file_raw=on" "$I/low/mid.qcow2" 4M
+		qwrite "$I/low/mid.qcow2" 0x11 0 4M
+		qemu-img create -q -f qcow2 -F qcow2 -b mid.qcow2 "$I/low/img.qcow2"
+		;;
+	esac
+	touch -d '2 days ago' "$I"/low/*
+	qemu-io -f qcow2 -c 'write -q -c -P 0x33 0 64k' "$I/low/img.qcow2" >/dev/null
+	qemu-img snapshot -c s "$I/low/img.qcow2"
+}
+for cache in none auto kernel; do
+	for what in raw/{rename,rename-alike,write,truncate} layer/rename data-file/rename; do
+		beneath "${what%/*}"
+		mount_snapfs "$M" -o "$R,cache=$cache" "$I/low/img.qcow2" || die 'no mount'
+		adopt python3 "$TESTS/images/replaced.py" "$what, cache=$cache" "$M/img/s.disk.img" "$L" "${what#*/}"
+		unmount_snapfs "$M"
+	done
+done
+rm -rf "$I/low"
+
+# A new open shows it at once, refresh or not, and closed files leave nothing behind.
+for cache in none auto kernel; do
+	beneath raw
+	mount_snapfs "$M" -o "refresh=60,cache=$cache" "$I/low/img.qcow2" || die 'no mount'
+	same "cache=$cache: the base as it was" 11 "$(od -An -tx1 -j 3M -N 1 "$M/img/s.disk.img" | xargs)"
+	pattern 0x22 4M >"$I/low/new.raw"
+	touch -r "$I/low/base.raw" "$I/low/new.raw"
+	mv "$I/low/new.raw" "$I/low/base.raw"
+	same "cache=$cache: another one shows at the next open" 22 "$(od -An -tx1 -j 3M -N 1 "$M/img/s.disk.img" | xargs)"
+	unmount_snapfs "$M"
+done
+
 # ---------------------------------------------------------------- names
 
 o=$I/odd.qcow2

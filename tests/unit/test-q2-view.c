@@ -905,15 +905,96 @@ Test(q2_view, a_layer_that_was_written_since_it_was_judged_is_not_opened)
 	room_free(&r);
 }
 
+Test(q2_view, a_layer_that_is_another_file_than_was_judged_is_not_opened)
+{
+	struct room r = room_new(1 << 20, 1 << 20);
+	vs_autofree char *path = put_chain(&r, 60 * C, 40 * C, 20 * C);
+	struct q2_view_spec spec = { .path = path, .format = Q2_FORMAT_QCOW2, .gate = r.gate };
+	struct q2_stamp judged[3] = { 0 };
+	const char *name;
+	struct q2_view *v;
+	size_t i;
+
+	v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
+	for (i = 0; i < 3; i++)
+		cr_assert(q2_view_file(v, i, &name, &judged[i]));
+	cr_expect_not(q2_view_file(v, 3, &name, &judged[0]));
+	q2_view_close(v);
+	spec.expected = judged;
+	spec.n_expected = 3;
+	cr_assert_eq(q2_view_open(r.cache, &spec, &v, NULL), 0);
+	q2_view_close(v);
+	judged[2].ino++; /* of the same size and time */
+	cr_expect_eq(q2_view_open(r.cache, &spec, &v, NULL), -ESTALE);
+	room_free(&r);
+}
+
+/* Puts a copy of that file in its place, as old as it was. */
+static void replace(struct room *r, const char *path)
+{
+	vs_autofree char *copy = ti_path(r->dir, "copy"), *command = NULL;
+
+	cr_assert_gt(asprintf(&command, "cp -p '%s' '%s' && mv '%s' '%s'", path, copy, copy, path), 0);
+	cr_assert_eq(system(command), 0);
+}
+
+Test(q2_view, a_view_goes_on_with_the_files_it_has_and_knows_that_others_lie_there)
+{
+	struct room r = room_new(1 << 20, 1 << 20);
+	vs_autofree char *path = put_chain(&r, 60 * C, 40 * C, 20 * C), *raw = ti_path(r.dir, "base.raw"), *mid = ti_path(r.dir, "mid.qcow2");
+	struct q2_view *v = view(&r, path, Q2_FORMAT_QCOW2, NULL), *now;
+
+	cr_expect_not(q2_view_replaced(v));
+	replace(&r, raw);
+	cr_expect(q2_view_replaced(v));
+	expect_bytes(v, 4 * C, 16 * C, 0x33);
+	now = view(&r, path, Q2_FORMAT_QCOW2, NULL);
+	cr_expect_not(q2_view_replaced(now));
+	cr_expect_neq(q2_view_content(v), q2_view_content(now));
+	q2_view_close(v);
+	unlink(mid); /* gone, and not replaced: a commit has merged it away */
+	cr_expect_not(q2_view_replaced(now));
+	expect_bytes(now, 2 * C, 2 * C, 0x22);
+	q2_view_close(now);
+	room_free(&r);
+}
+
+Test(q2_view, the_number_of_a_content_says_whether_the_bytes_may_be_others)
+{
+	struct room r = room_new(1 << 20, 1 << 20);
+	vs_autofree char *path = put_chain(&r, 60 * C, 40 * C, 20 * C), *raw = ti_path(r.dir, "base.raw");
+	struct q2_view_spec two = { .path = path, .format = Q2_FORMAT_QCOW2, .gate = r.gate, .watched = 2 };
+	struct q2_view *v = view(&r, path, Q2_FORMAT_QCOW2, NULL), *short_sighted;
+	uint64_t content = q2_view_content(v), seen;
+
+	q2_view_close(v);
+	v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
+	cr_expect_eq(q2_view_content(v), content);
+	q2_view_close(v);
+	cr_assert_eq(q2_view_open(r.cache, &two, &short_sighted, NULL), 0);
+	seen = q2_view_content(short_sighted);
+	q2_view_close(short_sighted);
+	ti_patch(raw, 0, "x", 1);
+	v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
+	cr_expect_neq(q2_view_content(v), content);
+	q2_view_close(v);
+	cr_assert_eq(q2_view_open(r.cache, &two, &short_sighted, NULL), 0);
+	cr_expect_eq(q2_view_content(short_sighted), seen);
+	q2_view_close(short_sighted);
+	room_free(&r);
+}
+
 Test(q2_view, a_data_file_that_somebody_writes_is_not_settled)
 {
 	struct room r = room_new(1 << 20, 1 << 20);
 	vs_autofree char *path = NULL, *data = ti_path(r.dir, "data.raw");
 	struct q2_view_spec spec = { .format = Q2_FORMAT_QCOW2, .gate = r.gate, .guard = true, .guard_top = true };
 	struct flock write_byte = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1 };
+	struct q2_stamp stamp;
 	struct ti_image img;
 	struct q2_view *v;
 	uint8_t bytes[2 * C];
+	const char *name;
 	int fd;
 
 	ti_save_bytes(data, memset(bytes, 0x77, sizeof(bytes)), sizeof(bytes));
@@ -930,6 +1011,8 @@ Test(q2_view, a_data_file_that_somebody_writes_is_not_settled)
 	path = put_image(&r, "a.qcow2", &img);
 	spec.path = path;
 	cr_assert_eq(q2_view_open(r.cache, &spec, &v, NULL), 0);
+	cr_expect(q2_view_file(v, 1, &name, &stamp) && !strcmp(name, data));
+	cr_expect_not(q2_view_file(v, 2, &name, &stamp));
 	cr_expect(q2_view_settled(v));
 	expect_bytes(v, 0, 2 * C, 0x77);
 	expect_bytes(v, 2 * C, C, 0);

@@ -77,6 +77,28 @@ Test(sf_node, an_id_never_comes_back)
 	cr_expect_not(is_known(id));
 }
 
+Test(sf_node, the_kernels_pages_are_kept_for_the_same_bytes_only)
+{
+	fuse_ino_t id = take(100);
+	bool same;
+
+	cr_expect_eq(sf_node_open(&nodes, id, 55, &same), 0);
+	cr_expect_not(same);
+	cr_expect_eq(sf_node_open(&nodes, id, 55, &same), 0);
+	cr_expect(same);
+	cr_expect_eq(sf_node_open(&nodes, id, 56, &same), 0);
+	cr_expect_not(same);
+	cr_expect_eq(sf_node_open(&nodes, id, 0, &same), 0); /* one that cannot be read at present */
+	cr_expect_not(same);
+	cr_expect_eq(sf_node_open(&nodes, id, 0, &same), 0);
+	cr_expect_not(same);
+	cr_expect_eq(sf_node_open(&nodes, id, 56, &same), 0);
+	cr_expect_not(same);
+	sf_node_retire(&nodes, id);
+	cr_expect_eq(sf_node_open(&nodes, id, 56, &same), -ESTALE);
+	cr_expect_eq(sf_node_open(&nodes, 12345, 56, &same), -ESTALE);
+}
+
 Test(sf_node, unknown_ids_are_stale_and_forgetting_them_does_nothing)
 {
 	struct sf_key key;
