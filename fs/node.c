@@ -93,6 +93,16 @@ static void unlink_id(struct sf_nodes *nodes, struct sf_node *node)
 	*link = node->next_by_id;
 }
 
+/* Retired, and nobody knows it any more? */
+static void free_if_done(struct sf_nodes *nodes, struct sf_node *node)
+{
+	if (!node->retired || node->n_lookups)
+		return;
+	unlink_id(nodes, node);
+	nodes->n_nodes--;
+	free(node);
+}
+
 int sf_nodes_init(struct sf_nodes *nodes)
 {
 	*nodes = (struct sf_nodes){.n_buckets = FIRST_BUCKETS, .last_id = FUSE_ROOT_ID};
@@ -195,17 +205,11 @@ void sf_node_forget(struct sf_nodes *nodes, fuse_ino_t id, uint64_t n)
 
 	pthread_mutex_lock(&nodes->lock);
 	node = find_id(nodes, id);
-	if (node)
+	if (node) {
 		node->n_lookups -= n < node->n_lookups ? n : node->n_lookups;
-	if (node && !node->n_lookups) {
-		unlink_key(nodes, node);
-		unlink_id(nodes, node);
-		nodes->n_nodes--;
-	} else {
-		node = NULL;
+		free_if_done(nodes, node);
 	}
 	pthread_mutex_unlock(&nodes->lock);
-	free(node);
 }
 
 int sf_node_key(struct sf_nodes *nodes, fuse_ino_t id, struct sf_key *key)
@@ -245,8 +249,25 @@ void sf_node_retire(struct sf_nodes *nodes, fuse_ino_t id)
 
 	pthread_mutex_lock(&nodes->lock);
 	node = find_id(nodes, id);
-	if (node)
+	if (node) {
 		unlink_key(nodes, node);
+		free_if_done(nodes, node);
+	}
+	pthread_mutex_unlock(&nodes->lock);
+}
+
+void sf_nodes_retire_domain(struct sf_nodes *nodes, uint64_t domain)
+{
+	pthread_mutex_lock(&nodes->lock);
+	for (size_t i = 0; i < nodes->n_buckets; i++) {
+		for (struct sf_node *node = nodes->by_id[i], *next; node; node = next) {
+			next = node->next_by_id;
+			if (node->key.domain != domain)
+				continue;
+			unlink_key(nodes, node);
+			free_if_done(nodes, node);
+		}
+	}
 	pthread_mutex_unlock(&nodes->lock);
 }
 

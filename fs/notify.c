@@ -18,7 +18,9 @@ static void tell_name(struct sf_notify *notify, const struct sf_change *change)
 	fuse_ino_t parent = sf_node_id(nodes, &change->parent);
 	fuse_ino_t thing = sf_node_id(nodes, &change->thing);
 
-	if (change->what == SF_NAME_GONE && thing)
+	if (change->what == SF_NAME_GONE && change->thing.kind == SF_DOMAIN)
+		sf_nodes_retire_domain(nodes, change->thing.domain);
+	else if (change->what == SF_NAME_GONE && thing)
 		sf_node_retire(nodes, thing);
 	if (change->what == SF_NAME_GONE && change->thing.kind == SF_IMAGE && thing)
 		fuse_lowlevel_notify_inval_inode(notify->session, thing, 0, 0);
