@@ -13,6 +13,10 @@
  *	                       └─► ask for a picture that was begun after this moment (vm_refresh), look again,
  *	                           twice at most ──► ESTALE: it is gone
  *
+ * A file that cannot be opened because it is no image, though the picture took it for one, was cut short or overwritten
+ * meanwhile: the next picture tells what that means for the snapshot. If it still takes it for one, its metadata contradicts
+ * itself, which is EUCLEAN for a reader: he has passed no invalid argument, and no file is too big for him.
+ *
  * Rounds that do open a view but find it stale at once are churn (somebody makes and deletes snapshots all the time);
  * they are limited by time only. All of it ends when nobody waits for the answer any more.
  *
@@ -371,6 +375,12 @@ static bool may_have_moved(int64_t rc)
 	return rc == -ESTALE || rc == -ENOENT || rc == -EAGAIN;
 }
 
+/* What lies there breaks a rule of the format. */
+static bool is_no_image(int rc)
+{
+	return rc == -EINVAL || rc == -EFBIG;
+}
+
 /* An open file that has read nothing yet reads this edition from now on. */
 static bool is_edition(atomic_uint *edition, const struct sf_view *view)
 {
@@ -431,6 +441,8 @@ static int look_again(struct sf_image *image, struct search *search, int rc)
 		nap();
 		return 0;
 	}
+	if (is_no_image(rc) && search->refreshes)
+		return -EUCLEAN;
 	if (search->refreshes++ == MAX_REFRESHES)
 		return give_up(image, search);
 	search->refresh_rc = vm_refresh(fs->vm, REFRESH_MS + (unsigned)(refresh_s * 1000));
@@ -449,7 +461,7 @@ int64_t sf_image_use(struct sf_image *image, struct sf_waiter *waiter, atomic_ui
 
 		if (rc == 0)
 			return result;
-		if (may_have_moved(rc)) {
+		if (may_have_moved(rc) || (is_no_image(rc) && !search.opened)) {
 			int last = look_again(image, &search, rc);
 
 			if (!last)

@@ -314,14 +314,15 @@ unmount_snapfs "$M"
 
 # ---------------------------------------------------------------- what lies beneath is exchanged
 
-# beneath KIND: an image of 4 MiB whose upper half comes from $L: a raw base, a layer in the middle, a data file of the base
+# beneath KIND: an image of 4 MiB whose upper half comes from $L: a raw base, a layer in the middle, a data file of the base; or
+# that cannot be read without $L, which is the image itself
 beneath() {
 	rm -rf "$I/low"
 	mkdir "$I/low"
 	pattern 0x11 4M >"$I/low/base.raw"
 	L=$I/low/base.raw
 	case $1 in
-	raw)
+	raw | itself)
 		qemu-img create -q -f qcow2 -F raw -b base.raw "$I/low/img.qcow2"
 		;;
 	layer)
@@ -340,9 +341,10 @@ beneath() {
 	touch -d '2 days ago' "$I"/low/*
 	qemu-io -f qcow2 -c 'write -q -c -P 0x33 0 64k' "$I/low/img.qcow2" >/dev/null
 	qemu-img snapshot -c s "$I/low/img.qcow2"
+	if [ "$1" = itself ]; then L=$I/low/img.qcow2; fi
 }
 for cache in none auto kernel; do
-	for what in raw/{rename,rename-alike,write,truncate} layer/rename data-file/rename; do
+	for what in raw/{rename,rename-alike,write,truncate} layer/{rename,truncate} data-file/rename itself/truncate; do
 		beneath "${what%/*}"
 		mount_snapfs "$M" -o "$R,cache=$cache" "$I/low/img.qcow2" || die 'no mount'
 		adopt python3 "$TESTS/images/replaced.py" "$what, cache=$cache" "$M/img/s.disk.img" "$L" "${what#*/}"

@@ -448,6 +448,23 @@ Test(sf_image, who_has_read_nothing_yet_reads_what_is_there)
 	cr_expect_eq(read_as(&early), 42);
 }
 
+Test(sf_image, a_file_that_is_no_image_any_more_is_looked_for_and_the_picture_decides)
+{
+	int seen;
+
+	script.open_fails = 1;
+	script.open_rc = -EINVAL;
+	cr_expect_eq(read_it(&seen), 42, "it was being written");
+	cr_expect_eq(script.refreshes, 1);
+	script.open_fails = 1000;
+	stale_uses = 1;
+	cr_expect_eq(read_it(&seen), -EUCLEAN, "the picture still says that it is one");
+	script.open_rc = -EFBIG;
+	cr_expect_eq(read_it(&seen), -EUCLEAN);
+	script.on_refresh = it_is_gone;
+	cr_expect_eq(read_it(&seen), -ESTALE);
+}
+
 Test(sf_image, other_errors_pass_through_untouched)
 {
 	struct vs_err err = {0};
