@@ -1160,6 +1160,22 @@ Test(q2_map, a_record_far_down_a_long_table_is_found)
 	bench_fini(&b);
 }
 
+Test(q2_map, a_record_in_a_table_that_cannot_be_read_any_more_is_gone)
+{
+	struct bench b;
+	struct q2_map *m;
+
+	family_init(&b);
+	m = snap_map(&b, 2);
+	cr_expect_eq(identity(&b, m), 0);
+	ti_fill(&b.img, 60, 0xff); /* 4 GiB of extra data in its first entry */
+	cr_expect_eq(identity(&b, m), -ESTALE);
+	b.img.len = 0; /* and no image at all */
+	cr_expect_eq(identity(&b, m), -ESTALE);
+	q2_map_put(b.cache, m);
+	bench_fini(&b);
+}
+
 Test(q2_map, a_look_that_fails_is_no_answer)
 {
 	unsigned n, total;
