@@ -28,21 +28,24 @@ void sf_waiter_init(struct sf_waiter *waiter, struct sf_fs *fs, fuse_req_t req, 
 		.work = {.limit = limit, .stop = stop, .opaque = waiter},
 		.fs = fs,
 		.tid = req ? fuse_req_ctx(req)->pid : 0,
-		.look_ns = now_ns() + LOOK_NS,
 	};
 }
 
 bool sf_waiter_gone(struct sf_waiter *waiter)
 {
 	int64_t now;
+	bool due;
 
 	if (atomic_load(&waiter->fs->ending))
 		return true;
-	now = now_ns();
-	if (!waiter->tid || now < waiter->look_ns)
+	if (!waiter->tid)
 		return false;
+	now = now_ns();
+	if (now < waiter->look_ns)
+		return false;
+	due = waiter->look_ns != 0;
 	waiter->look_ns = now + LOOK_NS;
-	return sf_mortal_ask(waiter->tid);
+	return due && sf_mortal_ask(waiter->tid);
 }
 
 /* The kernel says the same of a mount that has ended. */

@@ -22,7 +22,7 @@ struct sf_waiter {
 	struct q2_work work; /* what it may cost: for the calls of qcow2.h */
 	struct sf_fs *fs;    /* borrowed */
 	pid_t tid;           /* the waiting thread; 0: none, or one that cannot be seen from here */
-	int64_t look_ns;     /* when to look at it next */
+	int64_t look_ns;     /* when to look at it next; 0: it was not asked for yet */
 };
 
 /* @req: NULL for work of our own. @limit: units of q2_work. */

@@ -39,7 +39,7 @@ struct q2_work {
 	bool (*stop)(void *opaque);  /* may be NULL. True: the call ends with -EINTR. Asked some thousand times a second */
 	void *opaque;
 	uint64_t spent;              /* so far */
-	uint64_t ask_at;             /* private */
+	uint64_t asked;              /* private */
 };
 
 /* ---------------------------------------------------------------- files */
