@@ -24,6 +24,7 @@
 #define SETTLE_NS   INT64_C(20000000)
 #define STAMP_TRIES 5
 #define HEAD_TRIES  20
+#define HEAD_MOST   4096 /* QEMU's headers are some hundred bytes; a cluster, where the name may be at the end, up to 2 MiB */
 
 static int64_t now_ns(void)
 {
@@ -138,7 +139,8 @@ static int find_entry(void *opaque, const struct q2_snap_entry *e, uint64_t host
 	return 0;
 }
 
-/* The header, and its bytes that the checks compare: those that were parsed, up to the end of the backing name. */
+/* The header, and its bytes that the checks compare: those that were parsed, up to the end of the backing name. Without them it
+ * is parsed every time. */
 static int read_head(struct q2_layer *l, struct vs_err *err)
 {
 	const struct q2_header *h = &l->header;
@@ -150,9 +152,10 @@ static int read_head(struct q2_layer *l, struct vs_err *err)
 	l->head_len = h->backing_name ? (size_t)h->backing_off + h->backing_len : 0;
 	if (l->head_len < Q2_HEADER_MIN)
 		l->head_len = Q2_HEADER_MIN;
-	smaller = realloc(l->head, l->head_len);
-	if (smaller)
-		l->head = smaller;
+	smaller = l->head_len <= HEAD_MOST ? realloc(l->head, l->head_len) : NULL;
+	if (!smaller)
+		free(l->head);
+	l->head = smaller;
 	return 0;
 }
 
@@ -399,28 +402,20 @@ static int head_differs(struct q2_layer *l, struct vs_err *err)
 
 static int check_head(struct q2_layer *l, uint32_t *nb, uint64_t *table_off, struct vs_err *err)
 {
-	uint8_t *now = malloc(l->head_len), *then;
-	ssize_t n;
-	int rc = 0;
+	uint8_t now[HEAD_MOST], then[HEAD_MOST];
+	size_t len = l->head ? l->head_len : Q2_HEADER_MIN;
+	ssize_t n = q2_pread_zeros(l->file, now, len, 0);
 
-	if (!now)
-		return -ENOMEM;
-	then = malloc(l->head_len);
-	n = then ? q2_pread_zeros(l->file, now, l->head_len, 0) : -ENOMEM;
-	if (n < 0) {
-		rc = vs_err_set(err, (int)n, "cannot read the header of '%s': %s", l->file->path, strerror((int)-n));
-	} else {
-		*nb = q2_be32(now + 60);
-		*table_off = q2_be64(now + 64);
-		memcpy(then, l->head, l->head_len);
-		mask_volatile(now, l->header.version);
-		mask_volatile(then, l->header.version);
-		if (memcmp(now, then, l->head_len))
-			rc = head_differs(l, err);
-	}
-	free(now);
-	free(then);
-	return rc;
+	if (n < 0)
+		return vs_err_set(err, (int)n, "cannot read the header of '%s': %s", l->file->path, strerror((int)-n));
+	*nb = q2_be32(now + 60);
+	*table_off = q2_be64(now + 64);
+	if (!l->head)
+		return head_differs(l, err);
+	memcpy(then, l->head, len);
+	mask_volatile(now, l->header.version);
+	mask_volatile(then, l->header.version);
+	return memcmp(now, then, len) ? head_differs(l, err) : 0;
 }
 
 /* Has nothing been written since the last full check? */

@@ -24,7 +24,7 @@ struct q2_layer {
 	uint64_t size;      /* virtual, bytes */
 	struct q2_stamp stamp, data_stamp;
 	struct q2_header header;
-	uint8_t *head;      /* SNAPSHOT: the header up to the end of the backing name, as read */
+	uint8_t *head;      /* SNAPSHOT: the header up to the end of the backing name, as read; NULL where that is very long */
 	size_t head_len;
 	bool host_holes;    /* the file holds fewer blocks than its clusters: look for holes below the map too */
 	/* atomic */

@@ -149,6 +149,32 @@ Test(q2_layer, another_backing_file_is_noticed)
 	bench_fini(&b);
 }
 
+/* With a cluster of 16 KiB and the name at its end: nobody writes that, and nobody shall hold 2 MiB for it. */
+Test(q2_layer, a_backing_name_far_out_is_watched_as_well)
+{
+	struct ti_snap one = { .id = "1", .name = "one", .l1 = 10, .l1_entries = 1, .date_sec = 1, .disk_size = SPAN };
+	struct bench b;
+
+	memset(&b, 0, sizeof(b));
+	ti_init(&b.img, 14, SPAN);
+	ti_l1(&b.img, 10, 0, 20);
+	ti_table(&b.img, 60, &one, 1);
+	ti_switch(&b.img, 60, 1);
+	ti_backing(&b.img, "base.qcow2", "qcow2");
+	ti_put(&b.img, 16000, "base.qcow2", 10);
+	ti_put64(&b.img, 8, 16000);
+	ti_file_init(&b.tf, &b.img);
+	b.cache = q2_cache_new(1 << 20, 0);
+	cr_assert_eq(open_layer(&b, &one, NULL), 0);
+	cr_expect_null(b.l.head);
+	written(&b);
+	expect_check(&b, 0, "as it was");
+	ti_put(&b.img, 16000, "case.qcow2", 10);
+	written(&b);
+	expect_check(&b, -ESTALE, "another name");
+	bench_fini(&b);
+}
+
 Test(q2_layer, a_backing_name_that_only_moved_is_the_same)
 {
 	struct bench b;
