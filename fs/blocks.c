@@ -5,10 +5,11 @@
 #include <errno.h>
 
 #include "fs.h"
+#include "waiter.h"
 
 #define SLOTS 65536      /* 2 MiB, touched as needed */
-#define QUICK_TABLES 256 /* L2 tables to read while open(2) waits: 128 GiB of 64 KiB clusters */
-#define MAX_TABLES 65536 /* more are not counted at all: the estimate stays */
+#define QUICK_WORK (1u << 20) /* units of q2_work, while open(2) waits: some ms, or 128 GiB with clusters of 64 KiB */
+#define MAX_WORK (1u << 28)   /* some seconds, or 32 TiB; what takes more is not counted at all: the estimate stays */
 #define UNCOUNTABLE UINT64_MAX
 
 struct sf_known {
@@ -94,7 +95,7 @@ void sf_blocks_forget(struct sf_blocks *blocks, const struct sf_key *key)
 /* ---------------------------------------------------------------- counting */
 
 struct count {
-	size_t max_tables;
+	struct sf_waiter waiter;
 	uint64_t allocated;
 };
 
@@ -102,14 +103,16 @@ static int64_t count_view(struct sf_view *view, void *opaque, struct vs_err *err
 {
 	struct count *count = opaque;
 
-	return q2_view_allocated(view->q2, count->max_tables, &count->allocated, err);
+	return q2_view_allocated(view->q2, &count->waiter.work, &count->allocated, err);
 }
 
-static int count_now(struct sf_blocks *blocks, struct sf_image *image, size_t max_tables)
+static int count_now(struct sf_blocks *blocks, struct sf_image *image, fuse_req_t req, uint64_t max_work)
 {
-	struct count count = {.max_tables = max_tables};
-	int rc = (int)sf_image_use(image, count_view, &count, NULL);
+	struct count count;
+	int rc;
 
+	sf_waiter_init(&count.waiter, blocks->fs, req, max_work);
+	rc = (int)sf_image_use(image, &count.waiter, NULL, count_view, &count, NULL);
 	if (rc == 0)
 		learn(blocks, sf_image_key(image), count.allocated);
 	return rc;
@@ -133,7 +136,7 @@ static void *count_thread(void *opaque)
 		blocks->queue = next->next;
 		pthread_mutex_unlock(&blocks->lock);
 		if (!ask(blocks, sf_image_key(next->image), &allocated) &&
-		    count_now(blocks, next->image, MAX_TABLES) == -E2BIG)
+		    count_now(blocks, next->image, NULL, MAX_WORK) == -E2BIG)
 			learn(blocks, sf_image_key(next->image), UNCOUNTABLE);
 		sf_image_close(next->image);
 		free(next);
@@ -168,11 +171,11 @@ static void count_later(struct sf_blocks *blocks, struct sf_image *image)
 	}
 }
 
-void sf_blocks_count(struct sf_blocks *blocks, struct sf_image *image)
+void sf_blocks_count(struct sf_blocks *blocks, struct sf_image *image, fuse_req_t req)
 {
 	uint64_t allocated;
 
-	if (!ask(blocks, sf_image_key(image), &allocated) && count_now(blocks, image, QUICK_TABLES) == -E2BIG)
+	if (!ask(blocks, sf_image_key(image), &allocated) && count_now(blocks, image, req, QUICK_WORK) == -E2BIG)
 		count_later(blocks, image);
 }
 

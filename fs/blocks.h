@@ -11,6 +11,7 @@
 #ifndef VS_BLOCKS_H
 #define VS_BLOCKS_H
 
+#include "fuse_api.h"
 #include "tree.h"
 
 struct sf_fs;
@@ -28,7 +29,7 @@ struct sf_blocks {
 };
 
 int sf_blocks_init(struct sf_blocks *blocks, struct sf_fs *fs);
-/* Ends and joins the thread. It finishes the image that it is at; the rest of the queue is dropped. */
+/* Ends and joins the thread, which gives up the image that it is at: when the file system is `ending`. */
 void sf_blocks_stop(struct sf_blocks *blocks);
 void sf_blocks_fini(struct sf_blocks *blocks);
 
@@ -36,7 +37,7 @@ bool sf_blocks_known(struct sf_blocks *blocks, const struct sf_key *key, uint64_
 /* Its content is another one now. */
 void sf_blocks_forget(struct sf_blocks *blocks, const struct sf_key *key);
 
-/* For an image that was just opened. Reads its map: not under a lock, not in lookup or getattr. */
-void sf_blocks_count(struct sf_blocks *blocks, struct sf_image *image);
+/* For an image that was just opened, by @req. Reads its map: not under a lock, not in lookup or getattr. */
+void sf_blocks_count(struct sf_blocks *blocks, struct sf_image *image, fuse_req_t req);
 
 #endif

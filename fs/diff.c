@@ -39,7 +39,27 @@ static void emit_name(const struct diff *d, const struct sf_place *place)
 	d->emit(d->opaque, &change);
 }
 
-/* The same name for the same thing: what does stat say differently? */
+/* Do the two name the same files, as they were then? What may be written to where the image does not look is no difference, nor
+ * is what a guest writes beside an internal snapshot. */
+static bool same_files(const struct vm_disk *a, const struct vm_disk *b)
+{
+	size_t n = a->n_stamps;
+
+	if (b->n_stamps != n)
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		const struct q2_stamp *was = &a->stamps[i], *is = &b->stamps[i];
+		bool quiet = (i || !a->snapshot) && (!a->watched || i < a->watched) && (!b->watched || i < b->watched);
+
+		if (was->dev != is->dev || was->ino != is->ino)
+			return false;
+		if (quiet && (was->size != is->size || was->mtime_ns != is->mtime_ns))
+			return false;
+	}
+	return true;
+}
+
+/* The same name for the same thing: what does stat say differently? And could it read differently? */
 static void diff_entry(const struct diff *d, const struct sf_place *old, const struct sf_place *new)
 {
 	const struct vm_disk *was = old->entry->disk, *is = new->entry->disk;
@@ -47,7 +67,7 @@ static void diff_entry(const struct diff *d, const struct sf_place *old, const s
 
 	switch (new->entry->kind) {
 	case SF_IMAGE:
-		if (was->size != is->size || was->created_ns != is->created_ns)
+		if (was->size != is->size || was->created_ns != is->created_ns || !same_files(was, is))
 			emit_thing(d, SF_DATA_CHANGED, new);
 		return;
 	case SF_XML:

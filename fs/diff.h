@@ -12,7 +12,7 @@ enum sf_what {
 	SF_NAME_GONE,    /* @name in @parent: its thing is not in the new tree at all */
 	SF_NAME_MOVED,   /* @name in @parent stands for nothing or for another thing; @thing lives on elsewhere */
 	SF_ATTR_CHANGED, /* attributes of @thing */
-	SF_DATA_CHANGED, /* attributes and content */
+	SF_DATA_CHANGED, /* attributes and content, as far as can be told: other files, or files that were written */
 };
 
 struct sf_change {

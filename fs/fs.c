@@ -141,6 +141,7 @@ bool sf_fs_close(struct sf_fs *fs)
 {
 	bool left;
 
+	atomic_store(&fs->ending, true);
 	sf_blocks_stop(&fs->blocks);
 	sf_handles_close_all(&fs->handles);
 	left = vm_close(fs->vm) < 0;

@@ -26,6 +26,8 @@ struct sf_fs {
 	struct vm *vm;
 	struct q2_cache *cache;
 	uint64_t generation; /* of every node: NFS handles of an earlier mount are not taken for ours */
+	/* atomic */
+	atomic_bool ending;  /* nothing is begun or gone on with that may take long */
 	/* each with its own lock */
 	struct sf_world world;
 	struct sf_nodes nodes;

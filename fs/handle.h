@@ -10,6 +10,8 @@
 #ifndef VS_HANDLE_H
 #define VS_HANDLE_H
 
+#include <stdatomic.h>
+
 #include "answer.h"
 #include "fuse_api.h"
 #include "tree.h"
@@ -23,6 +25,8 @@ struct sf_handle {
 	uint64_t disk_ino; /* of an image: vm_disk.ino */
 	struct sf_image *image;
 	struct sf_key dir;
+	/* atomic */
+	atomic_uint edition; /* of an image: which one it reads (image.h) */
 	/* guarded by the list's lock */
 	struct sf_text *text;              /* NULL: opened for writing only. Another one after a write */
 	struct sf_answer answer;           /* where that begins */

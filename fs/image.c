@@ -14,8 +14,26 @@
  *	                       └─► ask for a picture that was begun after this moment (vm_refresh), look again,
  *	                           twice at most ──► ESTALE: it is gone
  *
+ * A file that cannot be opened because it is no image, though the picture took it for one, was cut short or overwritten
+ * meanwhile: the next picture tells what that means for the snapshot. If it still takes it for one, its metadata contradicts
+ * itself, which is EUCLEAN for a reader: he has passed no invalid argument, and no file is too big for him.
+ *
  * Rounds that do open a view but find it stale at once are churn (somebody makes and deletes snapshots all the time);
- * they are limited by time only.
+ * they are limited by time only. All of it ends when nobody waits for the answer any more.
+ *
+ * Editions
+ * --------
+ * A base that is replaced by another file under the same name (a rename over it) leaves open views what they were: they have
+ * the old one open. New ones stand on the new one, and have other bytes. Two things would make one reader see both: an open
+ * file whose view is opened anew for some reason, and the kernel's pages, which belong to the inode and not to the open
+ * file. So a view that is opened is compared with the one before it: if a path of both leads to another file, it is the
+ * next *edition* of the image. Who has read an earlier one gets ESTALE from then on, and the node of the image is retired
+ * before the view can be used, so that new opens come by another inode, whose pages are theirs. Nobody needs the old
+ * one's. It is noticed when the picture knows another file there, and at every open(2), which looks for itself.
+ *
+ * A file that was written where it lies is another matter. It may be what a commit does beneath a layer that has all of it,
+ * and then the bytes are the same: the library says -ESTALE, and the picture is asked, as above. The kernel's pages are
+ * dropped in any case where the bytes may be others.
  *
  * What the picture says also counts while a view still works: a snapshot that is now `busy` or `stale` there is not
  * read. One that has vanished from it is read as far as its bytes are there. The verdict is kept with the serial of the
@@ -33,7 +51,9 @@
 #include "show.h"
 
 #define MAX_REFRESHES 2
-#define REFRESH_MS 2000       /* beside the refresh interval itself */
+#define REFRESH_MS 2000       /* beside the refresh interval itself, */
+#define REFRESH_MOST_S 8      /* as far as that counts: this wait is the one that no signal ends */
+#define LOOK_NS 100000000     /* whether somebody still waits, while another thread opens the image */
 #define CHURN_NS 10000000000  /* give up when an image did not hold still for ten seconds */
 #define CHURN_SLEEP_NS 1000000
 #define COMPLAIN_NS 60000000000
@@ -49,6 +69,10 @@ struct sf_image {
 	pthread_cond_t opened;         /* !opening */
 	bool opening;                  /* a thread opens the view; others wait for it */
 	struct sf_view *view;          /* NULL: none at present */
+	struct origin *origins;        /* of the last view: its files */
+	size_t n_origins;
+	uint64_t content;              /* and q2_view_content(); 0: there was none */
+	unsigned edition;              /* from 1 */
 	int complained;                /* the error last logged, */
 	int64_t complained_ns;         /* and when */
 	/* atomic: serial of the tree << 2 | enum verdict */
@@ -66,6 +90,92 @@ static int64_t now_ns(void)
 	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
+/* ---------------------------------------------------------------- editions */
+
+struct origin {
+	uint64_t path; /* a hash */
+	uint64_t dev, ino;
+};
+
+static uint64_t hash_path(const char *path)
+{
+	uint64_t h = 0xcbf29ce484222325u;
+
+	while (*path)
+		h = (h ^ (unsigned char)*path++) * 0x100000001b3u;
+	return h;
+}
+
+/* Gives *out. -ENOMEM. */
+static int list_origins(const struct q2_view *q2, struct origin **out, size_t *n)
+{
+	struct origin *list = NULL, *more;
+	struct q2_stamp stamp;
+	const char *path;
+	size_t i;
+
+	for (i = 0; q2_view_file(q2, i, &path, &stamp); i++) {
+		more = reallocarray(list, i + 1, sizeof(*list));
+		if (!more) {
+			free(list);
+			return -ENOMEM;
+		}
+		list = more;
+		list[i] = (struct origin){hash_path(path), stamp.dev, stamp.ino};
+	}
+	*out = list;
+	*n = i;
+	return 0;
+}
+
+static bool is_replaced(const struct sf_image *image, const struct origin *now, size_t n)
+{
+	for (size_t i = 0; i < image->n_origins; i++)
+		for (size_t k = 0; k < n; k++) {
+			const struct origin *was = &image->origins[i], *is = &now[k];
+
+			if (was->path == is->path && (was->dev != is->dev || was->ino != is->ino))
+				return true;
+		}
+	return false;
+}
+
+/* What the kernel is to be told of a view that was opened, once no lock is held. */
+struct news {
+	bool data;           /* its pages may be of other bytes */
+	fuse_ino_t replaced; /* the node that is retired */
+};
+
+/* Takes @origins. */
+static void take_view_locked(struct sf_image *image, struct sf_view *view, struct origin *origins, size_t n, struct news *news)
+{
+	struct sf_nodes *nodes = &image->owner->fs->nodes;
+
+	news->data = image->content && image->content != view->content;
+	if (is_replaced(image, origins, n)) {
+		image->edition++;
+		news->replaced = sf_node_id(nodes, &image->key);
+		if (news->replaced)
+			sf_node_retire(nodes, news->replaced);
+	}
+	free(image->origins);
+	image->origins = origins;
+	image->n_origins = n;
+	image->content = view->content;
+	view->edition = image->edition;
+	image->view = view;
+}
+
+static void tell_news(struct sf_image *image, const struct news *news)
+{
+	struct sf_notify *notify = &image->owner->fs->notify;
+
+	if (news->replaced)
+		sf_notify_replaced(notify, &image->key, news->replaced);
+	else if (news->data)
+		sf_notify_data(notify, &image->key);
+}
+
 /* ---------------------------------------------------------------- views */
 
 static const struct vm_disk *find_disk(const struct sf_tree *tree, const struct sf_key *key, const char **uuid)
@@ -81,7 +191,7 @@ static const struct vm_disk *find_disk(const struct sf_tree *tree, const struct 
 }
 
 /* Opens the image as the current picture describes it. */
-static int open_fresh(struct sf_image *image, struct sf_view **out, struct vs_err *err)
+static int open_fresh(struct sf_image *image, struct sf_waiter *waiter, struct sf_view **out, struct vs_err *err)
 {
 	struct sf_fs *fs = image->owner->fs;
 	struct sf_tree *tree = sf_world_get(&fs->world);
@@ -96,35 +206,57 @@ static int open_fresh(struct sf_image *image, struct sf_view **out, struct vs_er
 	else if (!disk->file || !disk->chain || !disk->chain[0])
 		rc = vs_err_set(err, -EOPNOTSUPP, "%s", disk->reason ? disk->reason : "not readable here");
 	else
-		rc = sf_view_open(&fs->views, fs->cache, uuid, disk, out, err);
+		rc = sf_view_open(&fs->views, fs->cache, uuid, disk, &waiter->work, out, err);
 	sf_world_put(&fs->world, tree);
 	return rc;
 }
 
-/* The view with a reference for the caller; opened here where there is none, by one thread for all. */
-static int view_get_any(struct sf_image *image, struct sf_view **out, struct vs_err *err)
+/* Another thread opens the view; it may take long. */
+static int await_opened_locked(struct sf_image *image, struct sf_waiter *waiter)
 {
+	struct timespec when;
+
+	while (!image->view && image->opening) {
+		if (sf_waiter_gone(waiter))
+			return -EINTR;
+		clock_gettime(CLOCK_MONOTONIC, &when);
+		when.tv_sec += (when.tv_nsec + LOOK_NS) / 1000000000;
+		when.tv_nsec = (when.tv_nsec + LOOK_NS) % 1000000000;
+		pthread_cond_timedwait(&image->opened, &image->lock, &when);
+	}
+	return 0;
+}
+
+/* The view with a reference for the caller; opened here where there is none, by one thread for all. */
+static int view_get_any(struct sf_image *image, struct sf_waiter *waiter, struct sf_view **out, struct vs_err *err)
+{
+	struct origin *origins = NULL;
 	struct sf_view *view = NULL;
-	int rc = 0;
+	struct news news = {0};
+	size_t n = 0;
+	int rc;
 
 	pthread_mutex_lock(&image->lock);
-	while (!image->view && image->opening)
-		pthread_cond_wait(&image->opened, &image->lock);
-	if (!image->view) {
+	rc = await_opened_locked(image, waiter);
+	if (rc == 0 && !image->view) {
 		image->opening = true;
 		pthread_mutex_unlock(&image->lock);
-		rc = open_fresh(image, &view, err);
+		rc = open_fresh(image, waiter, &view, err);
+		if (rc == 0)
+			rc = list_origins(view->q2, &origins, &n);
 		pthread_mutex_lock(&image->lock);
 		image->opening = false;
 		pthread_cond_broadcast(&image->opened);
 		if (rc == 0)
-			image->view = view;
+			take_view_locked(image, vs_steal(view), origins, n, &news);
 	}
 	if (rc == 0) {
 		*out = image->view;
 		sf_view_ref(image->view);
 	}
 	pthread_mutex_unlock(&image->lock);
+	sf_view_put(view);
+	tell_news(image, &news);
 	return rc;
 }
 
@@ -143,18 +275,53 @@ static void view_drop(struct sf_image *image, struct sf_view *view)
 }
 
 /* One that lost its guards for a command is used until that is over. */
-static int view_get(struct sf_image *image, struct sf_view **out, struct vs_err *err)
+static int view_get(struct sf_image *image, struct sf_waiter *waiter, struct sf_view **out, struct vs_err *err)
 {
-	int rc = view_get_any(image, out, err);
+	int rc = view_get_any(image, waiter, out, err);
 
 	if (rc < 0 || !sf_view_outdated(*out))
 		return rc;
 	view_drop(image, *out);
 	sf_view_put(*out);
-	return view_get_any(image, out, err);
+	return view_get_any(image, waiter, out, err);
 }
 
 /* ---------------------------------------------------------------- what the picture says */
+
+/* Does the picture know another file where the view has one open? */
+static bool lies_elsewhere(const struct sf_view *view, const struct vm_disk *disk)
+{
+	struct q2_stamp stamp;
+	const char *path;
+
+	for (size_t i = 0; i < disk->n_stamps && disk->chain[i] && q2_view_file(view->q2, i, &path, &stamp); i++)
+		if (!strcmp(path, disk->chain[i]) && disk->stamps[i].ino &&
+		    (disk->stamps[i].dev != stamp.dev || disk->stamps[i].ino != stamp.ino))
+			return true;
+	return false;
+}
+
+/* The view, if there is one, with a reference. */
+static struct sf_view *view_peek(struct sf_image *image)
+{
+	struct sf_view *view;
+
+	pthread_mutex_lock(&image->lock);
+	view = image->view;
+	if (view)
+		sf_view_ref(view);
+	pthread_mutex_unlock(&image->lock);
+	return view;
+}
+
+static void drop_if_replaced(struct sf_image *image, const struct vm_disk *disk)
+{
+	struct sf_view *view = view_peek(image);
+
+	if (view && lies_elsewhere(view, disk))
+		view_drop(image, view);
+	sf_view_put(view);
+}
 
 static enum verdict ask_tree(struct sf_image *image, uint64_t *serial)
 {
@@ -167,6 +334,8 @@ static enum verdict ask_tree(struct sf_image *image, uint64_t *serial)
 		verdict = BUSY;
 	else if (disk && disk->state == VM_STALE)
 		verdict = GONE;
+	else if (disk)
+		drop_if_replaced(image, disk);
 	*serial = tree->serial;
 	sf_world_put(&fs->world, tree);
 	return verdict;
@@ -192,6 +361,8 @@ static int check_verdict(struct sf_image *image, bool *lost, struct vs_err *err)
 /* ---------------------------------------------------------------- using a view */
 
 struct search {
+	struct sf_waiter *waiter;
+	atomic_uint *edition;
 	unsigned refreshes;
 	int64_t started_ns;
 	int refresh_rc; /* of the last one */
@@ -205,6 +376,20 @@ static bool may_have_moved(int64_t rc)
 	return rc == -ESTALE || rc == -ENOENT || rc == -EAGAIN;
 }
 
+/* What lies there breaks a rule of the format. */
+static bool is_no_image(int rc)
+{
+	return rc == -EINVAL || rc == -EFBIG;
+}
+
+/* An open file that has read nothing yet reads this edition from now on. */
+static bool is_edition(atomic_uint *edition, const struct sf_view *view)
+{
+	unsigned none = 0;
+
+	return !edition || atomic_compare_exchange_strong(edition, &none, view->edition) || none == view->edition;
+}
+
 static int try_once(struct sf_image *image, struct search *search, sf_view_use *use, void *opaque, int64_t *result,
 		    struct vs_err *err)
 {
@@ -213,12 +398,14 @@ static int try_once(struct sf_image *image, struct search *search, sf_view_use *
 
 	search->opened = false;
 	if (rc == 0)
-		rc = view_get(image, &view, err);
+		rc = view_get(image, search->waiter, &view, err);
 	if (rc < 0)
 		return rc;
 	search->opened = true;
-	*result = use(view, opaque, err);
-	if (may_have_moved(*result))
+	search->lost = !is_edition(search->edition, view);
+	*result = search->lost ? vs_err_set(err, -ESTALE, "a file that it stands on was replaced by another one") :
+				 use(view, opaque, err);
+	if (may_have_moved(*result) && !search->lost)
 		view_drop(image, view);
 	sf_view_put(view);
 	return *result < 0 ? (int)*result : 0;
@@ -243,7 +430,10 @@ static int give_up(struct sf_image *image, const struct search *search)
 static int look_again(struct sf_image *image, struct search *search, int rc)
 {
 	struct sf_fs *fs = image->owner->fs;
+	double refresh_s = fs->options->refresh_s < REFRESH_MOST_S ? fs->options->refresh_s : REFRESH_MOST_S;
 
+	if (sf_waiter_gone(search->waiter))
+		return -EINTR;
 	if (search->lost)
 		return -ESTALE;
 	if (search->opened || rc == -EAGAIN) {
@@ -252,15 +442,18 @@ static int look_again(struct sf_image *image, struct search *search, int rc)
 		nap();
 		return 0;
 	}
+	if (is_no_image(rc) && search->refreshes)
+		return -EUCLEAN;
 	if (search->refreshes++ == MAX_REFRESHES)
 		return give_up(image, search);
-	search->refresh_rc = vm_refresh(fs->vm, REFRESH_MS + (unsigned)(fs->options->refresh_s * 1000));
+	search->refresh_rc = vm_refresh(fs->vm, REFRESH_MS + (unsigned)(refresh_s * 1000));
 	return 0;
 }
 
-int64_t sf_image_use(struct sf_image *image, sf_view_use *use, void *opaque, struct vs_err *err)
+int64_t sf_image_use(struct sf_image *image, struct sf_waiter *waiter, atomic_uint *edition, sf_view_use *use, void *opaque,
+		     struct vs_err *err)
 {
-	struct search search = {.started_ns = now_ns()};
+	struct search search = {.waiter = waiter, .edition = edition, .started_ns = now_ns()};
 	int64_t result;
 
 	for (;;) {
@@ -269,7 +462,7 @@ int64_t sf_image_use(struct sf_image *image, sf_view_use *use, void *opaque, str
 
 		if (rc == 0)
 			return result;
-		if (may_have_moved(rc)) {
+		if (may_have_moved(rc) || (is_no_image(rc) && !search.opened)) {
 			int last = look_again(image, &search, rc);
 
 			if (!last)
@@ -278,7 +471,7 @@ int64_t sf_image_use(struct sf_image *image, sf_view_use *use, void *opaque, str
 		}
 		if (err && why.code)
 			*err = why;
-		return rc;
+		return sf_waiter_errno(waiter, rc);
 	}
 }
 
@@ -330,13 +523,18 @@ static int by_key(const void *left, const void *right)
 static struct sf_image *image_new(struct sf_images *images, const struct sf_key *key)
 {
 	struct sf_image *image = calloc(1, sizeof(*image));
+	pthread_condattr_t steady;
 
 	if (!image)
 		return NULL;
 	image->key = *key;
 	image->owner = images;
+	image->edition = 1;
 	pthread_mutex_init(&image->lock, NULL);
-	pthread_cond_init(&image->opened, NULL);
+	pthread_condattr_init(&steady);
+	pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
+	pthread_cond_init(&image->opened, &steady);
+	pthread_condattr_destroy(&steady);
 	return image;
 }
 
@@ -345,6 +543,7 @@ static void image_free(void *opaque)
 	struct sf_image *image = opaque;
 
 	sf_view_put(image->view);
+	free(image->origins);
 	pthread_cond_destroy(&image->opened);
 	pthread_mutex_destroy(&image->lock);
 	free(image);

@@ -7,6 +7,7 @@
  *   -EBUSY   a job is writing beneath this snapshot, or its image never held still
  *   -ESTALE  the snapshot is gone: looked for in a picture that was begun after it went missing
  *   -EHOSTDOWN, -ETIMEDOUT  it is not where it was, and libvirt could not be asked
+ *   -EINTR, -ENOTCONN  nobody waits for it any more
  * Threads: any. Opening, reading and looking again may wait for files and for vm_refresh(); no lock is held meanwhile.
  */
 #ifndef VS_IMAGE_H
@@ -14,6 +15,7 @@
 
 #include "tree.h"
 #include "view.h"
+#include "waiter.h"
 
 struct sf_fs;
 struct sf_image;
@@ -38,9 +40,13 @@ const struct sf_key *sf_image_key(const struct sf_image *image);
  * Calls @use with a view of the image until it answers something else than that the view is not current any more, or
  * until the snapshot is gone for good. @use returns a count >= 0 or negative errno; it may be called several times, but
  * not again after it succeeded. Returns what it returned.
+ *
+ * @edition: which one an open file reads, 0 before its first use. When a file that the image stands on is found to be another
+ * one, that is the next edition, with other bytes: -ESTALE for who read the one before. NULL: any.
  */
 typedef int64_t sf_view_use(struct sf_view *view, void *opaque, struct vs_err *err);
-int64_t sf_image_use(struct sf_image *image, sf_view_use *use, void *opaque, struct vs_err *err);
+int64_t sf_image_use(struct sf_image *image, struct sf_waiter *waiter, atomic_uint *edition, sf_view_use *use, void *opaque,
+		     struct vs_err *err);
 
 /* Says in the domain's log why a read or an open failed, but not a thousand times. */
 void sf_image_complain(struct sf_image *image, const char *doing, int code, const struct vs_err *err);

@@ -108,21 +108,51 @@ static struct json_object *domain_of(const struct vm_domain *d)
 	return o;
 }
 
+/* Prints and frees a value of the outermost object or, @depth 2, of an array in it, as json-c would there. */
+static int print(FILE *out, struct json_object *o, int depth)
+{
+	const char *line = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+								     JSON_C_TO_STRING_NOSLASHESCAPE);
+	int rc = line ? 0 : -ENOMEM;
+
+	while (line) {
+		const char *end = strchr(line, '\n');
+
+		fprintf(out, "%.*s", end ? (int)(end - line) : (int)strlen(line), line);
+		if (end)
+			fprintf(out, "\n%*s", 2 * depth, "");
+		line = end ? end + 1 : NULL;
+	}
+	json_object_put(o);
+	return rc;
+}
+
+/* One snapshot after the other: json-c needs ten times the text for its objects, and there may be 65,536 of them. */
+static int print_snapshots(FILE *out, const struct vm_domain *d)
+{
+	bool first = true;
+	int rc = 0;
+
+	for (size_t i = 0; i < d->n_snapshots && rc == 0; i++) {
+		if (d->snapshots[i].present)
+			continue;
+		fputs(first ? "\n    " : ",\n    ", out);
+		rc = print(out, snapshot_of(&d->snapshots[i]), 2);
+		first = false;
+	}
+	fputs("\n  ", out);
+	return rc;
+}
+
 int sf_json_render(FILE *out, const struct vm_domain *d)
 {
-	struct json_object *o = json_object_new_object(), *snapshots = json_object_new_array();
-	const char *text;
+	int rc;
 
-	json_object_object_add(o, "version", json_object_new_int(FORMAT_VERSION));
-	json_object_object_add(o, "domain", domain_of(d));
-	for (size_t i = 0; i < d->n_snapshots; i++)
-		if (!d->snapshots[i].present)
-			json_object_array_add(snapshots, snapshot_of(&d->snapshots[i]));
-	json_object_object_add(o, "snapshots", snapshots);
-	text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
-							 JSON_C_TO_STRING_NOSLASHESCAPE);
-	if (text)
-		fprintf(out, "%s\n", text);
-	json_object_put(o);
-	return text ? 0 : -ENOMEM;
+	fprintf(out, "{\n  \"version\": %d,\n  \"domain\": ", FORMAT_VERSION);
+	rc = print(out, domain_of(d), 1);
+	fputs(",\n  \"snapshots\": [", out);
+	if (rc == 0)
+		rc = print_snapshots(out, d);
+	fputs("]\n}\n", out);
+	return rc;
 }

@@ -2,7 +2,7 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Two chained hashes over the same nodes, one by id and one by key, grown together. `ls -lR` over a thousand domains of
- * a hundred snapshots makes some 200,000 nodes, so a node is 72 bytes and not a general hash table's 170. Where
+ * a hundred snapshots makes some 200,000 nodes, so a node is 80 bytes and not a general hash table's 170. Where
  * there is no memory for more buckets the chains just get longer.
  */
 #include "node.h"
@@ -16,7 +16,8 @@ struct sf_node {
 	fuse_ino_t id;
 	struct sf_key key;
 	uint64_t n_lookups;
-	bool retired; /* not in by_key, or not any more */
+	uint64_t content; /* of an image: of its last open, 0: not known */
+	bool retired;     /* not in by_key, or not any more */
 	struct sf_node *next_by_id, *next_by_key;
 };
 
@@ -91,6 +92,16 @@ static void unlink_id(struct sf_nodes *nodes, struct sf_node *node)
 	while (*link != node)
 		link = &(*link)->next_by_id;
 	*link = node->next_by_id;
+}
+
+/* Retired, and nobody knows it any more? */
+static void free_if_done(struct sf_nodes *nodes, struct sf_node *node)
+{
+	if (!node->retired || node->n_lookups)
+		return;
+	unlink_id(nodes, node);
+	nodes->n_nodes--;
+	free(node);
 }
 
 int sf_nodes_init(struct sf_nodes *nodes)
@@ -195,17 +206,11 @@ void sf_node_forget(struct sf_nodes *nodes, fuse_ino_t id, uint64_t n)
 
 	pthread_mutex_lock(&nodes->lock);
 	node = find_id(nodes, id);
-	if (node)
+	if (node) {
 		node->n_lookups -= n < node->n_lookups ? n : node->n_lookups;
-	if (node && !node->n_lookups) {
-		unlink_key(nodes, node);
-		unlink_id(nodes, node);
-		nodes->n_nodes--;
-	} else {
-		node = NULL;
+		free_if_done(nodes, node);
 	}
 	pthread_mutex_unlock(&nodes->lock);
-	free(node);
 }
 
 int sf_node_key(struct sf_nodes *nodes, fuse_ino_t id, struct sf_key *key)
@@ -245,7 +250,40 @@ void sf_node_retire(struct sf_nodes *nodes, fuse_ino_t id)
 
 	pthread_mutex_lock(&nodes->lock);
 	node = find_id(nodes, id);
-	if (node)
+	if (node) {
 		unlink_key(nodes, node);
+		free_if_done(nodes, node);
+	}
 	pthread_mutex_unlock(&nodes->lock);
+}
+
+void sf_nodes_retire_domain(struct sf_nodes *nodes, uint64_t domain)
+{
+	pthread_mutex_lock(&nodes->lock);
+	for (size_t i = 0; i < nodes->n_buckets; i++) {
+		for (struct sf_node *node = nodes->by_id[i], *next; node; node = next) {
+			next = node->next_by_id;
+			if (node->key.domain != domain)
+				continue;
+			unlink_key(nodes, node);
+			free_if_done(nodes, node);
+		}
+	}
+	pthread_mutex_unlock(&nodes->lock);
+}
+
+int sf_node_open(struct sf_nodes *nodes, fuse_ino_t id, uint64_t content, bool *same)
+{
+	struct sf_node *node;
+	int rc = -ESTALE;
+
+	pthread_mutex_lock(&nodes->lock);
+	node = find_id(nodes, id);
+	if (node && !node->retired) {
+		*same = content && node->content == content;
+		node->content = content;
+		rc = 0;
+	}
+	pthread_mutex_unlock(&nodes->lock);
+	return rc;
 }

@@ -12,15 +12,19 @@
 /* ---------------------------------------------------------------- telling */
 
 /* A thing that is deleted gets its node retired before the kernel hears of it: the kernel marks its inode dead for
- * good, and should the thing come back it must not come back as that inode. */
+ * good, and should the thing come back it must not come back as that inode. Who has it open asks us from now on. */
 static void tell_name(struct sf_notify *notify, const struct sf_change *change)
 {
 	struct sf_nodes *nodes = &notify->fs->nodes;
 	fuse_ino_t parent = sf_node_id(nodes, &change->parent);
 	fuse_ino_t thing = sf_node_id(nodes, &change->thing);
 
-	if (change->what == SF_NAME_GONE && thing)
+	if (change->what == SF_NAME_GONE && change->thing.kind == SF_DOMAIN)
+		sf_nodes_retire_domain(nodes, change->thing.domain);
+	else if (change->what == SF_NAME_GONE && thing)
 		sf_node_retire(nodes, thing);
+	if (change->what == SF_NAME_GONE && change->thing.kind == SF_IMAGE && thing)
+		fuse_lowlevel_notify_inval_inode(notify->session, thing, 0, 0);
 	if (!parent)
 		return;
 	if (change->what == SF_NAME_GONE && thing)
@@ -36,6 +40,32 @@ static void tell_thing(struct sf_notify *notify, const struct sf_key *key, off_t
 
 	if (id)
 		fuse_lowlevel_notify_inval_inode(notify->session, id, from, 0);
+}
+
+/* The old node loses what the kernel keeps of it; its name has to be looked up again. */
+static void tell_replaced(struct sf_notify *notify, const struct sf_doubt *doubt)
+{
+	struct sf_tree *tree = sf_world_get(&notify->fs->world);
+	struct sf_place place;
+	fuse_ino_t parent;
+
+	fuse_lowlevel_notify_inval_inode(notify->session, doubt->replaced, 0, 0);
+	if (!sf_place_find(tree, &doubt->key, &place)) {
+		const struct sf_key dir = sf_place_key(&(struct sf_place){.dir = place.dir});
+
+		parent = sf_node_id(&notify->fs->nodes, &dir);
+		if (parent)
+			fuse_lowlevel_notify_inval_entry(notify->session, parent, place.entry->name, strlen(place.entry->name));
+	}
+	sf_world_put(&notify->fs->world, tree);
+}
+
+static void tell_doubt(struct sf_notify *notify, const struct sf_doubt *doubt)
+{
+	if (doubt->replaced)
+		tell_replaced(notify, doubt);
+	else
+		tell_thing(notify, &doubt->key, doubt->data ? 0 : -1);
 }
 
 static void tell(void *opaque, const struct sf_change *change)
@@ -81,39 +111,25 @@ static void *notify_thread(void *opaque)
 
 	pthread_mutex_lock(&notify->lock);
 	while (!notify->stopping) {
-		struct sf_key *attrs = notify->attrs;
-		size_t n_attrs = notify->n_attrs;
+		struct sf_doubt *doubts = notify->doubts;
+		size_t n_doubts = notify->n_doubts;
 
-		if (!notify->poked && !n_attrs) {
+		if (!notify->poked && !n_doubts) {
 			pthread_cond_wait(&notify->wake, &notify->lock);
 			continue;
 		}
 		notify->poked = false;
-		notify->attrs = NULL;
-		notify->n_attrs = notify->room = 0;
+		notify->doubts = NULL;
+		notify->n_doubts = notify->room = 0;
 		pthread_mutex_unlock(&notify->lock);
 		serve_poke(notify);
-		for (size_t i = 0; i < n_attrs; i++)
-			tell_thing(notify, &attrs[i], -1);
-		free(attrs);
+		for (size_t i = 0; i < n_doubts; i++)
+			tell_doubt(notify, &doubts[i]);
+		free(doubts);
 		pthread_mutex_lock(&notify->lock);
 	}
 	pthread_mutex_unlock(&notify->lock);
 	return NULL;
-}
-
-void sf_notify_init(struct sf_notify *notify, struct sf_fs *fs)
-{
-	*notify = (struct sf_notify){.fs = fs};
-	pthread_mutex_init(&notify->lock, NULL);
-	pthread_cond_init(&notify->wake, NULL);
-}
-
-void sf_notify_fini(struct sf_notify *notify)
-{
-	free(notify->attrs);
-	pthread_cond_destroy(&notify->wake);
-	pthread_mutex_destroy(&notify->lock);
 }
 
 int sf_notify_start(struct sf_notify *notify, struct fuse_session *session)
@@ -140,32 +156,4 @@ void sf_notify_stop(struct sf_notify *notify)
 	pthread_join(notify->thread, NULL);
 	sf_world_put(&notify->fs->world, notify->told);
 	notify->started = false;
-}
-
-void sf_notify_poke(struct sf_notify *notify)
-{
-	pthread_mutex_lock(&notify->lock);
-	notify->poked = true;
-	pthread_cond_signal(&notify->wake);
-	pthread_mutex_unlock(&notify->lock);
-}
-
-/* Without memory the kernel believes the old ones for as long as they were given: no harm. */
-void sf_notify_attr(struct sf_notify *notify, const struct sf_key *key)
-{
-	pthread_mutex_lock(&notify->lock);
-	if (notify->n_attrs == notify->room) {
-		size_t room = notify->room ? notify->room * 2 : 16;
-		struct sf_key *more = reallocarray(notify->attrs, room, sizeof(*more));
-
-		if (more) {
-			notify->attrs = more;
-			notify->room = room;
-		}
-	}
-	if (notify->n_attrs < notify->room) {
-		notify->attrs[notify->n_attrs++] = *key;
-		pthread_cond_signal(&notify->wake);
-	}
-	pthread_mutex_unlock(&notify->lock);
 }

@@ -13,14 +13,21 @@
 
 struct sf_fs;
 
+/* What the kernel believes of one thing and must not any more. */
+struct sf_doubt {
+	struct sf_key key;
+	bool data;           /* else its attributes alone */
+	fuse_ino_t replaced; /* 0, or the node by which it was known, which is retired: its name leads to another one */
+};
+
 struct sf_notify {
 	struct sf_fs *fs; /* borrowed */
 	pthread_mutex_t lock;
-	pthread_cond_t wake; /* poked || attrs || stopping */
+	pthread_cond_t wake; /* poked || doubts || stopping */
 	/* guarded by lock */
 	bool poked, stopping;
-	struct sf_key *attrs; /* things whose attributes alone are to be fetched anew */
-	size_t n_attrs, room;
+	struct sf_doubt *doubts;
+	size_t n_doubts, room;
 	/* the thread's own */
 	struct fuse_session *session;
 	struct sf_tree *told; /* what the kernel believes in: a reference */
@@ -40,5 +47,9 @@ void sf_notify_stop(struct sf_notify *notify);
 void sf_notify_poke(struct sf_notify *notify);
 /* The attributes of this thing are other ones now. From any thread; never waits. */
 void sf_notify_attr(struct sf_notify *notify, const struct sf_key *key);
+/* So may its bytes be. Likewise. */
+void sf_notify_data(struct sf_notify *notify, const struct sf_key *key);
+/* Its bytes are others, and who has it open keeps what he has: @retired is the node that stood for it. Likewise. */
+void sf_notify_replaced(struct sf_notify *notify, const struct sf_key *key, fuse_ino_t retired);
 
 #endif

@@ -61,6 +61,8 @@ static int lookup_in(struct sf_req *r, const struct sf_tree *tree, fuse_ino_t pa
 	struct sf_place place;
 	int rc = sf_op_place(r->fs, tree, parent, &place);
 
+	if (rc == 0 && !strcmp(name, ".") && place.entry && sf_kind_is_door(place.entry->kind))
+		rc = -ESTALE; /* a node of its own for everyone who looks it up by name */
 	if (rc == 0)
 		rc = find_child(tree, &place, name, &place);
 	if (rc == 0)

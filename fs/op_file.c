@@ -18,64 +18,87 @@ static struct sf_handle *handle_of(const struct fuse_file_info *fi)
 /* ---------------------------------------------------------------- open */
 
 struct first_look {
+	struct sf_waiter *waiter;
+	bool looked;
 	bool compressed;
+	uint64_t content; /* 0: it could not be opened yet */
 };
 
+/* A view that others have open for long may be of files that were written, or lie there no more; and where the kernel has pages
+ * of it, no read may come by to find that out. One that was opened just now is as it should be. */
 static int64_t look(struct sf_view *view, void *opaque, struct vs_err *err)
 {
 	struct first_look *found = opaque;
+	bool first = !found->looked;
+	int rc;
 
-	(void)err;
+	found->looked = true;
+	if (first && q2_view_replaced(view->q2))
+		return vs_err_set(err, -ESTALE, "a file that it stands on was replaced by another one");
+	rc = first ? q2_view_check(view->q2, &found->waiter->work, err) : 0;
+	if (rc < 0)
+		return rc;
 	found->compressed = view->compressed;
+	found->content = view->content;
 	return 0;
 }
 
-/* What the present content of an image source is changes; a snapshot never does. */
-static void set_caching(const struct sf_fs *fs, const struct sf_place *place, bool compressed,
-			struct fuse_file_info *fi)
+/* The kernel keeps its pages from one open to the next if they are of the same bytes. What the present content of an image
+ * source is changes; a snapshot never does, but what it stands on may be exchanged. */
+static int set_caching(struct sf_fs *fs, fuse_ino_t id, const struct sf_place *place, const struct first_look *found,
+		       struct fuse_file_info *fi)
 {
-	bool cached = fs->options->cache == SF_CACHE_KERNEL || (fs->options->cache == SF_CACHE_AUTO && compressed);
+	bool cached = fs->options->cache == SF_CACHE_KERNEL || (fs->options->cache == SF_CACHE_AUTO && found->compressed);
+	bool same = false;
+	int rc = sf_node_open(&fs->nodes, id, found->content, &same);
 
 	fi->direct_io = !cached;
-	fi->keep_cache = cached && !place->entry->snapshot->present;
+	fi->keep_cache = cached && same && !place->entry->snapshot->present;
 	fi->noflush = 1;
-}
-
-/* An image beneath which a job writes can be opened, and read once the job is done. */
-static int open_view(struct sf_fs *fs, struct sf_image *image, struct first_look *found)
-{
-	struct vs_err err = {0};
-	int rc = (int)sf_image_use(image, look, found, &err);
-
-	if (rc == -EBUSY)
-		return 0;
-	if (rc == 0)
-		sf_blocks_count(&fs->blocks, image);
-	else if (rc != -ESTALE)
-		sf_image_complain(image, "open", rc, &err);
 	return rc;
 }
 
-static int open_image(struct sf_fs *fs, const struct sf_place *place, struct fuse_file_info *fi,
+/* An image beneath which a job writes can be opened, and read once the job is done. */
+static int open_view(struct sf_req *r, struct sf_handle *handle, struct first_look *found)
+{
+	struct sf_waiter waiter;
+	struct vs_err err = {0};
+	int rc;
+
+	sf_waiter_init(&waiter, r->fs, r->req, 0);
+	*found = (struct first_look){.waiter = &waiter};
+	rc = (int)sf_image_use(handle->image, &waiter, &handle->edition, look, found, &err);
+	if (rc == -EBUSY)
+		return 0;
+	if (rc == 0)
+		sf_blocks_count(&r->fs->blocks, handle->image, r->req);
+	else if (rc != -ESTALE && rc != -EINTR && rc != -ENOTCONN)
+		sf_image_complain(handle->image, "open", rc, &err);
+	return rc;
+}
+
+static int open_image(struct sf_req *r, fuse_ino_t id, const struct sf_place *place, struct fuse_file_info *fi,
 		      struct sf_handle **out)
 {
-	struct first_look found = {0};
+	struct sf_fs *fs = r->fs;
+	struct first_look found;
 	struct sf_handle *handle;
 	int rc = sf_handle_open_image(&fs->handles, place, &handle);
 
 	if (rc < 0)
 		return rc;
-	rc = open_view(fs, handle->image, &found);
+	rc = open_view(r, handle, &found);
+	if (rc == 0)
+		rc = set_caching(fs, id, place, &found, fi);
 	if (rc < 0) {
 		sf_handle_close(&fs->handles, handle);
 		return rc;
 	}
-	set_caching(fs, place, found.compressed, fi);
 	*out = handle;
 	return 0;
 }
 
-static int open_place(struct sf_fs *fs, const struct sf_place *place, struct fuse_file_info *fi,
+static int open_place(struct sf_req *r, fuse_ino_t id, const struct sf_place *place, struct fuse_file_info *fi,
 		      struct sf_handle **out)
 {
 	if (!place->entry)
@@ -83,10 +106,10 @@ static int open_place(struct sf_fs *fs, const struct sf_place *place, struct fus
 	if (!sf_kind_is_door(place->entry->kind) && ((fi->flags & O_ACCMODE) != O_RDONLY || fi->flags & O_TRUNC))
 		return -EROFS;
 	if (place->entry->kind == SF_IMAGE)
-		return open_image(fs, place, fi, out);
+		return open_image(r, id, place, fi, out);
 	fi->direct_io = 1; /* its length is what it is, whatever the kernel believes */
 	fi->noflush = 1;
-	return sf_handle_open_text(&fs->handles, place, (fi->flags & O_ACCMODE) != O_WRONLY, out);
+	return sf_handle_open_text(&r->fs->handles, place, (fi->flags & O_ACCMODE) != O_WRONLY, out);
 }
 
 /* Opening reads headers and may wait: it holds a reference to its tree, not a pin. */
@@ -98,7 +121,7 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 	int rc = sf_op_place(r->fs, tree, id, &place);
 
 	if (rc == 0)
-		rc = open_place(r->fs, &place, fi, &handle);
+		rc = open_place(r, id, &place, fi, &handle);
 	sf_world_put(&r->fs->world, tree);
 	if (rc < 0)
 		return rc;
@@ -131,20 +154,25 @@ int sf_op_read(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct f
 	if (off < 0)
 		return -EINVAL;
 	if (handle->kind == SF_IMAGE)
-		return sf_read_image(r, handle->image, size, off);
+		return sf_read_image(r, handle, size, off);
 	return read_text(r, handle, size, off);
 }
 
+/* Units of q2_work for one lseek(2): about a second, or a gibibyte of tables, which is 8 TiB of disk with clusters of 64 KiB.
+ * See view.c of qcow2/ for what is answered then. */
+#define SEEK_WORK (1u << 26)
+
 struct seek {
+	struct sf_waiter waiter;
 	uint64_t off;
 	int whence;
 };
 
 static int64_t seek_view(struct sf_view *view, void *opaque, struct vs_err *err)
 {
-	const struct seek *seek = opaque;
+	struct seek *seek = opaque;
 
-	return q2_view_seek(view->q2, seek->off, seek->whence, err);
+	return q2_view_seek(view->q2, seek->off, seek->whence, &seek->waiter.work, err);
 }
 
 static int64_t seek_text(struct sf_handles *handles, struct sf_handle *handle, off_t off, int whence)
@@ -168,8 +196,9 @@ int sf_op_lseek(struct sf_req *r, fuse_ino_t id, off_t off, int whence, struct f
 		return -EINVAL;
 	if (off < 0)
 		return -ENXIO;
+	sf_waiter_init(&seek.waiter, r->fs, r->req, SEEK_WORK);
 	if (handle->kind == SF_IMAGE)
-		found = sf_image_use(handle->image, seek_view, &seek, NULL);
+		found = sf_image_use(handle->image, &seek.waiter, &handle->edition, seek_view, &seek, NULL);
 	else
 		found = seek_text(&r->fs->handles, handle, off, whence);
 	if (found < 0)

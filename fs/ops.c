@@ -5,7 +5,8 @@
  * ----------------
  *	main        waits for a signal or for the end of the session (session.c); starts and joins the others
  *	requests    SF_THREADS of them (session.c) take requests from the kernel. They may wait for image files,
- *	            for one another to open an image, and in read, lseek and open for vm_refresh(), which is bounded. Never in
+ *	            for one another to open an image, and in read, lseek and open for vm_refresh(), which is bounded; all of it
+ *	            ends when the caller is killed or the session ends (waiter.h), but for vm_refresh(). Never in
  *	            lookup, readdir or getattr: the kernel holds a directory's lock meanwhile. Joined by main.
  *	notifier    one (notify.c): announces to the kernel what changed, and then answers the writes whose commands are
  *	            done. The kernel may let it wait for a directory's lock, that is for a request: so no thread that
@@ -14,7 +15,7 @@
  *	            Joined by main.
  *	watcher     one (write.c): looks after writers that got a signal; reads /proc; answers those whose process ends.
  *	            Joined by main.
- *	counter     at most one, made when needed (blocks.c): walks maps for st_blocks; waits for files. Joined by main.
+ *	counter     at most one, made when needed (blocks.c): walks maps for st_blocks, until the session ends. Joined by main.
  *	vm's own    (vm.h): they say that there is a new picture, that jobs changed or that a command is done, which sets
  *	            flags and moves list entries; and they have guard locks dropped, which may wait for reads that are
  *	            under way (view.c). Joined by vm_close().

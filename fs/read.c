@@ -78,6 +78,7 @@ static struct scratch *scratch_get(void)
 
 struct request {
 	struct sf_req *r;
+	struct sf_waiter *waiter;
 	struct scratch *scratch;
 	size_t len;
 	uint64_t off;
@@ -122,7 +123,7 @@ static enum way map_request(struct q2_view *q2, const struct request *q, size_t 
 
 	*pieces = (struct fuse_bufvec){.count = 0};
 	for (size_t done = 0; done < len; done += e.len) {
-		if (q2_view_extent(q2, q->off + done, len - done, &e, NULL) < 0)
+		if (q2_view_extent(q2, q->off + done, len - done, &q->waiter->work, &e, NULL) < 0)
 			return COPIED;
 		if (e.kind == Q2_ZERO)
 			zero_len += e.len;
@@ -138,7 +139,7 @@ static enum way map_request(struct q2_view *q2, const struct request *q, size_t 
 
 static int64_t copy_request(struct q2_view *q2, const struct request *q, size_t len, struct vs_err *err)
 {
-	ssize_t n = q2_view_read(q2, q->scratch->buf, len, q->off, err);
+	ssize_t n = q2_view_read(q2, q->scratch->buf, len, q->off, &q->waiter->work, err);
 
 	if (n >= 0)
 		sf_reply_buf(q->r, q->scratch->buf, (size_t)n);
@@ -153,7 +154,7 @@ static int64_t hand_on(struct sf_view *view, const struct request *q, size_t len
 
 	if (way == COPIED)
 		return 0;
-	rc = q2_view_check(view->q2, err);
+	rc = q2_view_check(view->q2, &q->waiter->work, err);
 	if (rc < 0)
 		return rc;
 	if (way == ZEROS)
@@ -178,9 +179,10 @@ static int64_t read_view(struct sf_view *view, void *opaque, struct vs_err *err)
 	return n ? n : copy_request(view->q2, q, len, err);
 }
 
-int sf_read_image(struct sf_req *r, struct sf_image *image, size_t len, off_t off)
+int sf_read_image(struct sf_req *r, struct sf_handle *handle, size_t len, off_t off)
 {
-	struct request q = {.r = r, .scratch = scratch_get(), .len = len, .off = (uint64_t)off};
+	struct sf_waiter waiter;
+	struct request q = {.r = r, .waiter = &waiter, .scratch = scratch_get(), .len = len, .off = (uint64_t)off};
 	struct vs_err err = {0};
 	int64_t n;
 
@@ -188,10 +190,11 @@ int sf_read_image(struct sf_req *r, struct sf_image *image, size_t len, off_t of
 		return -ENOMEM;
 	if (q.len > SF_BLOCK_SIZE)
 		q.len = SF_BLOCK_SIZE;
-	n = sf_image_use(image, read_view, &q, &err);
+	sf_waiter_init(&waiter, r->fs, r->req, 0);
+	n = sf_image_use(handle->image, &waiter, &handle->edition, read_view, &q, &err);
 	if (n >= 0)
 		return 0;
-	if (n != -EBUSY && n != -ESTALE)
-		sf_image_complain(image, "read", (int)n, &err);
+	if (n != -EBUSY && n != -ESTALE && n != -EINTR && n != -ENOTCONN)
+		sf_image_complain(handle->image, "read", (int)n, &err);
 	return (int)n;
 }

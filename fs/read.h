@@ -9,6 +9,6 @@
 #include "reply.h"
 
 /* Answers, or returns a negative errno (see image.h) without having answered. May wait; holds no lock. */
-int sf_read_image(struct sf_req *r, struct sf_image *image, size_t len, off_t off);
+int sf_read_image(struct sf_req *r, struct sf_handle *handle, size_t len, off_t off);
 
 #endif

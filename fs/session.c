@@ -9,6 +9,7 @@
  * end. The request threads are a fixed number, made at the start, and main joins each of them by name.
  *
  * The end, whatever the reason:
+ *	0  requests that take long are ended where they are (waiter.h)
  *	1  commands that run are asked to stop, and given some time for it, while all else goes on
  *	2  the notifier stops, while requests are still answered (it may be waiting for one in the kernel)
  *	3  the request threads are cancelled where they wait for the kernel, and joined
@@ -370,6 +371,7 @@ int sf_session_run(struct sf_session *session, void (*ready)(void *opaque), void
 		ready(opaque);
 		wait_for_the_end();
 	}
+	atomic_store(&fs->ending, true);
 	sf_writes_stop(fs->writes);
 	sf_notify_stop(&fs->notify);
 	stop_threads(session);

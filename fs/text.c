@@ -34,8 +34,14 @@ static int text_new(const char *data, size_t len, int64_t changed_ns, struct sf_
 	return 0;
 }
 
-static int render(int (*renderer)(FILE *, const struct vm_domain *), const struct vm_domain *domain,
-		  struct sf_text **out)
+typedef int renderer_fn(FILE *out, const struct vm_domain *domain);
+
+static renderer_fn *renderer_of(enum sf_kind kind)
+{
+	return kind == SF_JSON ? sf_json_render : kind == SF_CHAIN ? sf_chain_render : sf_table_render;
+}
+
+static int render(renderer_fn *renderer, const struct vm_domain *domain, struct sf_text **out)
 {
 	vs_autofree char *data = NULL;
 	size_t len = 0;
@@ -50,17 +56,42 @@ static int render(int (*renderer)(FILE *, const struct vm_domain *), const struc
 	return text_new(data, len, domain->changed_ns, out);
 }
 
+static ssize_t count(void *opaque, const char *bytes, size_t len)
+{
+	(void)bytes;
+	*(size_t *)opaque += len;
+	return (ssize_t)len;
+}
+
+/* How long it would be, without holding it: `ls -l` asks that of every text of every domain. */
+static int measure(renderer_fn *renderer, const struct vm_domain *domain, size_t *len)
+{
+	const cookie_io_functions_t counter = {.write = count};
+	FILE *stream;
+	int rc;
+
+	*len = 0;
+	stream = fopencookie(len, "w", counter);
+	if (!stream)
+		return -ENOMEM;
+	rc = renderer(stream, domain);
+	return fclose(stream) || rc < 0 ? -ENOMEM : 0;
+}
+
+static void note_len(struct sf_dir *dir, enum sf_kind kind, size_t len)
+{
+	pthread_mutex_lock(&dir->lock);
+	dir->text_len[kind] = len;
+	pthread_mutex_unlock(&dir->lock);
+}
+
 static int make_rendered(struct sf_dir *dir, enum sf_kind kind, struct sf_text **out)
 {
-	int rc = render(kind == SF_JSON ? sf_json_render : kind == SF_CHAIN ? sf_chain_render : sf_table_render,
-			dir->domain, out);
+	int rc = render(renderer_of(kind), dir->domain, out);
 
-	if (rc < 0)
-		return rc;
-	pthread_mutex_lock(&dir->lock);
-	dir->text_len[kind] = (*out)->len;
-	pthread_mutex_unlock(&dir->lock);
-	return 0;
+	if (rc == 0)
+		note_len(dir, kind, (*out)->len);
+	return rc;
 }
 
 static size_t known_len(struct sf_dir *dir, enum sf_kind kind)
@@ -164,6 +195,12 @@ int sf_text_stat(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *en
 	*len = entry->kind == SF_XML ? entry->snapshot->xml_len : known_len(dir, entry->kind);
 	if (*len || entry->kind == SF_XML)
 		return 0;
+	if (entry->kind == SF_SNAPSHOTS || entry->kind == SF_JSON || entry->kind == SF_CHAIN) {
+		rc = measure(renderer_of(entry->kind), dir->domain, len);
+		if (rc == 0)
+			note_len(dir, entry->kind, *len);
+		return rc;
+	}
 	rc = sf_text_make(fs, dir, entry, &text);
 	if (rc < 0)
 		return rc;

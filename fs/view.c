@@ -20,7 +20,7 @@
 #include <string.h>
 #include <time.h>
 
-#define LOOK_TABLES 8         /* for compressed clusters */
+#define LOOK_WORK (1u << 18)  /* units of q2_work, for compressed clusters: a few ms */
 #define PATIENCE_NS 5000000000
 #define NAP_NS 1000000
 
@@ -145,7 +145,8 @@ static struct sf_view *view_new(struct sf_views *views, const char *uuid)
 	return view;
 }
 
-static int open_q2(struct sf_view *view, struct q2_cache *cache, const struct vm_disk *disk, struct vs_err *err)
+static int open_q2(struct sf_view *view, struct q2_cache *cache, const struct vm_disk *disk, struct q2_work *work,
+		   struct vs_err *err)
 {
 	const bool unguarded = is_unguarded(view->owner, view->uuid);
 	const struct q2_view_spec spec = {
@@ -158,6 +159,7 @@ static int open_q2(struct sf_view *view, struct q2_cache *cache, const struct vm
 		.watched = disk->watched,
 		.expected = disk->stamps,
 		.n_expected = disk->n_stamps,
+		.work = work,
 	};
 
 	atomic_store(&view->unguarded, unguarded);
@@ -182,11 +184,23 @@ static void publish(struct sf_view *view)
 	atomic_store(&view->refs, 1);
 }
 
+/* What is not found out within some time counts as not compressed: then the kernel caches nothing. */
+static bool looks_compressed(struct sf_view *view, const struct q2_work *whose)
+{
+	struct q2_work work = {.limit = LOOK_WORK};
+
+	if (whose) {
+		work.stop = whose->stop;
+		work.opaque = whose->opaque;
+	}
+	return q2_view_has_compressed(view->q2, &work, NULL) > 0;
+}
+
 int sf_view_open(struct sf_views *views, struct q2_cache *cache, const char *uuid, const struct vm_disk *disk,
-		 struct sf_view **out, struct vs_err *err)
+		 struct q2_work *work, struct sf_view **out, struct vs_err *err)
 {
 	struct sf_view *view = view_new(views, uuid);
-	int rc = view ? open_q2(view, cache, disk, err) : -ENOMEM;
+	int rc = view ? open_q2(view, cache, disk, work, err) : -ENOMEM;
 
 	if (rc < 0) {
 		if (view)
@@ -194,7 +208,8 @@ int sf_view_open(struct sf_views *views, struct q2_cache *cache, const char *uui
 		return rc;
 	}
 	view->size = q2_view_size(view->q2);
-	view->compressed = q2_view_has_compressed(view->q2, LOOK_TABLES, NULL) > 0;
+	view->content = q2_view_content(view->q2);
+	view->compressed = looks_compressed(view, work);
 	publish(view);
 	*out = view;
 	return 0;

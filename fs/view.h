@@ -27,7 +27,9 @@ struct sf_view {
 	struct q2_view *q2;
 	char *uuid;
 	uint64_t size;
-	bool compressed; /* has compressed clusters, as far as a look at some of its tables tells */
+	uint64_t content; /* q2_view_content() */
+	bool compressed;  /* has compressed clusters, as far as a look at some of its tables tells */
+	unsigned edition; /* of the image whose view it is (image.h) */
 	/* atomic */
 	atomic_uint refs;      /* 0: it is being opened or closed */
 	atomic_uint lent;      /* replies under way that point into its files */
@@ -47,9 +49,9 @@ void sf_views_init(struct sf_views *views);
 /* When the last view is put. */
 void sf_views_fini(struct sf_views *views);
 
-/* Opens the disk as its picture describes it. @uuid: its domain's. Gives *out, with one reference. */
+/* Opens the disk as its picture describes it. @uuid: its domain's. @work may be NULL. Gives *out, with one reference. */
 int sf_view_open(struct sf_views *views, struct q2_cache *cache, const char *uuid, const struct vm_disk *disk,
-		 struct sf_view **out, struct vs_err *err);
+		 struct q2_work *work, struct sf_view **out, struct vs_err *err);
 void sf_view_ref(struct sf_view *view);
 void sf_view_put(struct sf_view *view); /* NULL is fine */
 

@@ -39,6 +39,7 @@ struct q2_cache {
 	/* atomic */
 	atomic_size_t table_bytes;
 	atomic_uint_fast64_t tables_loaded, tables_shared, cluster_hits, cluster_misses, next_serial;
+	atomic_uint_fast64_t clock; /* ticks when a map is made and when a look at a snapshot begins: see map.c */
 	/* guarded by lock; nothing slow happens while it is held */
 	pthread_mutex_t lock;
 	struct q2_map *maps;

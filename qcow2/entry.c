@@ -2,6 +2,7 @@
 #include "entry.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "bytes.h"
 
@@ -140,16 +141,34 @@ static int compile_extended(const struct q2_geometry *g, uint64_t entry, uint64_
 	return rc;
 }
 
+/* How many entries from here on are all zeros? Most are, in most tables. */
+static uint32_t count_empty(const uint8_t *buf, uint32_t most)
+{
+	uint64_t entry;
+	uint32_t n;
+
+	for (n = 0; n < most; n++) {
+		memcpy(&entry, buf + (size_t)n * 8, 8);
+		if (entry)
+			break;
+	}
+	return n;
+}
+
 int q2_l2_compile(const struct q2_geometry *g, const uint8_t *buf, uint32_t first, uint32_t n_entries, uint64_t guest_off,
 		  struct q2_runs *runs)
 {
-	uint32_t i;
+	uint32_t end = first + n_entries, i, empty;
 	int rc = 0;
 
-	for (i = first; i < first + n_entries && !rc; i++) {
+	for (i = first; i < end && !rc; i++) {
 		uint64_t at = guest_off + ((uint64_t)i << g->cluster_bits);
 
-		if (g->extended_l2) {
+		if (!g->extended_l2 && (empty = count_empty(buf, end - i))) {
+			rc = push(g, runs, i, Q2_RUN_UNALLOCATED, 0, 0);
+			i += empty - 1;
+			buf += (size_t)empty * 8;
+		} else if (g->extended_l2) {
 			rc = compile_extended(g, q2_be64(buf), q2_be64(buf + 8), i * 32, at, runs);
 			buf += 16;
 		} else {

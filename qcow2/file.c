@@ -107,13 +107,12 @@ static int64_t ns(struct statx_timestamp t)
 	return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
 }
 
-static int posix_identity(struct q2_file *f, struct q2_stamp *stamp)
+/* @path: "" with AT_EMPTY_PATH for the open file itself. */
+static int stamp_of(int fd, const char *path, int flags, struct q2_stamp *stamp)
 {
-	/* a network file system may answer from a cache of its own, which knows nothing of another host's writes */
-	int sync = posix(f)->direct ? AT_STATX_FORCE_SYNC : AT_STATX_SYNC_AS_STAT;
 	struct statx st;
 
-	if (statx(f->fd, "", AT_EMPTY_PATH | sync, STATX_BASIC_STATS | STATX_BTIME, &st))
+	if (statx(fd, path, flags, STATX_BASIC_STATS | STATX_BTIME, &st))
 		return -errno;
 	*stamp = (struct q2_stamp){
 		.dev = makedev(st.stx_dev_major, st.stx_dev_minor), .ino = st.stx_ino, .size = st.stx_size,
@@ -121,12 +120,20 @@ static int posix_identity(struct q2_file *f, struct q2_stamp *stamp)
 		.btime_ns = st.stx_mask & STATX_BTIME ? ns(st.stx_btime) : 0, .mode = st.stx_mode, .uid = st.stx_uid,
 		.gid = st.stx_gid, .block = S_ISBLK(st.stx_mode),
 	};
-	if (!stamp->block)
-		return 0;
-	/* Two nodes of one device are one device. */
-	stamp->dev = UINT64_MAX;
-	stamp->ino = makedev(st.stx_rdev_major, st.stx_rdev_minor);
-	return posix_size(f, &stamp->size);
+	if (stamp->block) { /* two nodes of one device are one device */
+		stamp->dev = UINT64_MAX;
+		stamp->ino = makedev(st.stx_rdev_major, st.stx_rdev_minor);
+	}
+	return 0;
+}
+
+static int posix_identity(struct q2_file *f, struct q2_stamp *stamp)
+{
+	/* a network file system may answer from a cache of its own, which knows nothing of another host's writes */
+	int sync = posix(f)->direct ? AT_STATX_FORCE_SYNC : AT_STATX_SYNC_AS_STAT;
+	int rc = stamp_of(f->fd, "", AT_EMPTY_PATH | sync, stamp);
+
+	return rc || !stamp->block ? rc : posix_size(f, &stamp->size);
 }
 
 static void posix_close(struct q2_file *f)
@@ -229,6 +236,14 @@ void q2_file_close(struct q2_file *f)
 bool q2_file_direct(struct q2_file *f)
 {
 	return f->ops == &posix_ops && posix(f)->direct;
+}
+
+bool q2_file_replaced(struct q2_file *f, const struct q2_stamp *stamp)
+{
+	struct q2_stamp now;
+
+	return f->fd >= 0 && !stamp_of(AT_FDCWD, f->path, AT_STATX_SYNC_AS_STAT, &now) &&
+	       (now.dev != stamp->dev || now.ino != stamp->ino);
 }
 
 ssize_t q2_pread_zeros(struct q2_file *f, void *buf, size_t len, uint64_t host_off)

@@ -15,6 +15,9 @@ bool q2_file_direct(struct q2_file *f);
 /* pread that reads zeros past the end of the file. Returns the count that was really there. */
 ssize_t q2_pread_zeros(struct q2_file *f, void *buf, size_t len, uint64_t host_off);
 
+/* Is it another file now that lies where this one was opened? One that is only gone was not replaced. @stamp: this one's. */
+bool q2_file_replaced(struct q2_file *f, const struct q2_stamp *stamp);
+
 /* Takes or drops the guard: an OFD read lock on byte 201, "I do not let others write". */
 int q2_file_guard(struct q2_file *f, bool on);
 

@@ -27,6 +27,6 @@ struct q2_walk {
 
 /* Walks the whole table under the protocol above: the calls since the last begin() describe one moment. -EAGAIN when
  * it never held still; what a callback returns ends the walk. */
-int q2_walk_snapshots(struct q2_file *f, const struct q2_walk *walk, struct vs_err *err);
+int q2_walk_snapshots(struct q2_file *f, const struct q2_walk *walk, struct q2_work *work, struct vs_err *err);
 
 #endif

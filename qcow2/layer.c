@@ -24,6 +24,7 @@
 #define SETTLE_NS   INT64_C(20000000)
 #define STAMP_TRIES 5
 #define HEAD_TRIES  20
+#define HEAD_MOST   4096 /* QEMU's headers are some hundred bytes; a cluster, where the name may be at the end, up to 2 MiB */
 
 static int64_t now_ns(void)
 {
@@ -138,21 +139,27 @@ static int find_entry(void *opaque, const struct q2_snap_entry *e, uint64_t host
 	return 0;
 }
 
-/* The header, and its bytes that the checks compare: those that were parsed, up to the end of the backing name. */
+/* The header, and its bytes that the checks compare: those that were parsed, up to the end of the backing name. Without them it
+ * is parsed every time. */
 static int read_head(struct q2_layer *l, struct vs_err *err)
 {
 	const struct q2_header *h = &l->header;
 	int rc = q2_header_read(l->file, &l->header, &l->head, err);
+	uint8_t *smaller;
 
 	if (rc)
 		return rc;
 	l->head_len = h->backing_name ? (size_t)h->backing_off + h->backing_len : 0;
 	if (l->head_len < Q2_HEADER_MIN)
 		l->head_len = Q2_HEADER_MIN;
+	smaller = l->head_len <= HEAD_MOST ? realloc(l->head, l->head_len) : NULL;
+	if (!smaller)
+		free(l->head);
+	l->head = smaller;
 	return 0;
 }
 
-static int read_snapshot(struct q2_layer *l, const struct q2_snapshot *snapshot, struct vs_err *err)
+static int read_snapshot(struct q2_layer *l, const struct q2_snapshot *snapshot, struct q2_work *work, struct vs_err *err)
 {
 	struct find find = { .wanted = snapshot };
 	struct q2_walk walk = { &find, find_begin, find_entry };
@@ -163,7 +170,7 @@ static int read_snapshot(struct q2_layer *l, const struct q2_snapshot *snapshot,
 	if (!rc)
 		rc = read_head(l, err);
 	if (!rc)
-		rc = q2_walk_snapshots(l->file, &walk, err);
+		rc = q2_walk_snapshots(l->file, &walk, work, err);
 	if (rc)
 		return rc;
 	if (!find.found)
@@ -248,7 +255,7 @@ static int make_map(struct q2_layer *l, struct q2_cache *cache, const struct q2_
 }
 
 static int layer_open(struct q2_layer *l, struct q2_cache *cache, const struct q2_snapshot *snapshot,
-		      const struct q2_gate *gate, bool guard, struct vs_err *err)
+		      const struct q2_gate *gate, bool guard, struct q2_work *work, struct vs_err *err)
 {
 	int rc;
 
@@ -263,7 +270,7 @@ static int layer_open(struct q2_layer *l, struct q2_cache *cache, const struct q
 		return rc;
 	}
 	if (snapshot) {
-		rc = read_snapshot(l, snapshot, err);
+		rc = read_snapshot(l, snapshot, work, err);
 	} else {
 		rc = read_frozen(l, err);
 		l->size = l->header.size;
@@ -280,7 +287,8 @@ static int layer_open(struct q2_layer *l, struct q2_cache *cache, const struct q
 }
 
 int q2_layer_init(struct q2_layer *l, struct q2_cache *cache, struct q2_file *file, enum q2_format format,
-		  const struct q2_snapshot *snapshot, const struct q2_gate *gate, bool guard, struct vs_err *err)
+		  const struct q2_snapshot *snapshot, const struct q2_gate *gate, bool guard, struct q2_work *work,
+		  struct vs_err *err)
 {
 	int rc;
 
@@ -289,7 +297,7 @@ int q2_layer_init(struct q2_layer *l, struct q2_cache *cache, struct q2_file *fi
 	l->file = file;
 	l->format = format;
 	l->role = snapshot ? Q2_SNAPSHOT : Q2_FROZEN;
-	rc = layer_open(l, cache, snapshot, gate, guard, err);
+	rc = layer_open(l, cache, snapshot, gate, guard, work, err);
 	if (rc)
 		q2_layer_fini(l, cache);
 	return rc;
@@ -323,16 +331,19 @@ static int changed(struct q2_file *f, struct vs_err *err)
 
 static int check_frozen(struct q2_layer *l, struct vs_err *err)
 {
-	uint64_t reads = l->map ? q2_map_reads(l->map) : 0;
+	struct q2_look look = { 0 };
 	struct q2_stamp now;
-	int rc = stat_file(l->file, &now, err);
+	int rc;
 
+	if (l->map)
+		look = q2_map_look(l->map);
+	rc = stat_file(l->file, &now, err);
 	if (rc)
 		return rc;
 	if (!same_content(&l->stamp, &now))
 		return changed(l->file, err);
 	if (l->map)
-		q2_map_vouch(l->map, reads);
+		q2_map_vouch(l->map, &look);
 	if (!l->data_file)
 		return 0;
 	rc = stat_file(l->data_file, &now, err);
@@ -391,28 +402,20 @@ static int head_differs(struct q2_layer *l, struct vs_err *err)
 
 static int check_head(struct q2_layer *l, uint32_t *nb, uint64_t *table_off, struct vs_err *err)
 {
-	uint8_t *now = malloc(l->head_len), *then;
-	ssize_t n;
-	int rc = 0;
+	uint8_t now[HEAD_MOST], then[HEAD_MOST];
+	size_t len = l->head ? l->head_len : Q2_HEADER_MIN;
+	ssize_t n = q2_pread_zeros(l->file, now, len, 0);
 
-	if (!now)
-		return -ENOMEM;
-	then = malloc(l->head_len);
-	n = then ? q2_pread_zeros(l->file, now, l->head_len, 0) : -ENOMEM;
-	if (n < 0) {
-		rc = vs_err_set(err, (int)n, "cannot read the header of '%s': %s", l->file->path, strerror((int)-n));
-	} else {
-		*nb = q2_be32(now + 60);
-		*table_off = q2_be64(now + 64);
-		memcpy(then, l->head, l->head_len);
-		mask_volatile(now, l->header.version);
-		mask_volatile(then, l->header.version);
-		if (memcmp(now, then, l->head_len))
-			rc = head_differs(l, err);
-	}
-	free(now);
-	free(then);
-	return rc;
+	if (n < 0)
+		return vs_err_set(err, (int)n, "cannot read the header of '%s': %s", l->file->path, strerror((int)-n));
+	*nb = q2_be32(now + 60);
+	*table_off = q2_be64(now + 64);
+	if (!l->head)
+		return head_differs(l, err);
+	memcpy(then, l->head, len);
+	mask_volatile(now, l->header.version);
+	mask_volatile(then, l->header.version);
+	return memcmp(now, then, len) ? head_differs(l, err) : 0;
 }
 
 /* Has nothing been written since the last full check? */
@@ -438,28 +441,29 @@ static void remember(struct q2_layer *l, const struct q2_stamp *stamp, int64_t w
 	pthread_mutex_unlock(&l->lock);
 }
 
-static int check_snapshot(struct q2_layer *l, struct vs_err *err)
+static int check_snapshot(struct q2_layer *l, struct q2_work *work, struct vs_err *err)
 {
+	struct q2_look look = q2_map_look(l->map);
 	struct q2_stamp now;
 	uint64_t table_off = 0;
 	int64_t when;
 	uint32_t nb = 0;
 	int rc = stat_file(l->file, &now, err);
 
-	if (rc)
-		return rc;
-	if (still_settled(l, &now))
-		return 0;
-	when = now_ns();
-	rc = check_head(l, &nb, &table_off, err);
+	if (!rc && !still_settled(l, &now)) {
+		when = now_ns();
+		rc = check_head(l, &nb, &table_off, err);
+		if (!rc)
+			rc = q2_map_identity_check(l->map, l->file, nb, table_off, work, err);
+		if (!rc)
+			remember(l, &now, when);
+	}
 	if (!rc)
-		rc = q2_map_identity_check(l->map, l->file, nb, table_off, err);
-	if (!rc)
-		remember(l, &now, when);
+		q2_map_vouch(l->map, &look);
 	return rc;
 }
 
-int q2_layer_check(struct q2_layer *l, struct vs_err *err)
+int q2_layer_check(struct q2_layer *l, struct q2_work *work, struct vs_err *err)
 {
-	return l->role == Q2_SNAPSHOT ? check_snapshot(l, err) : check_frozen(l, err);
+	return l->role == Q2_SNAPSHOT ? check_snapshot(l, work, err) : check_frozen(l, err);
 }

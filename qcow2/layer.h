@@ -24,7 +24,7 @@ struct q2_layer {
 	uint64_t size;      /* virtual, bytes */
 	struct q2_stamp stamp, data_stamp;
 	struct q2_header header;
-	uint8_t *head;      /* SNAPSHOT: the header up to the end of the backing name, as read */
+	uint8_t *head;      /* SNAPSHOT: the header up to the end of the backing name, as read; NULL where that is very long */
 	size_t head_len;
 	bool host_holes;    /* the file holds fewer blocks than its clusters: look for holes below the map too */
 	/* atomic */
@@ -39,11 +39,12 @@ struct q2_layer {
  * file. @guard: take the guard lock. Written on success only: q2_layer_fini().
  */
 int q2_layer_init(struct q2_layer *l, struct q2_cache *cache, struct q2_file *file, enum q2_format format,
-		  const struct q2_snapshot *snapshot, const struct q2_gate *gate, bool guard, struct vs_err *err);
+		  const struct q2_snapshot *snapshot, const struct q2_gate *gate, bool guard, struct q2_work *work,
+		  struct vs_err *err);
 void q2_layer_fini(struct q2_layer *l, struct q2_cache *cache);
 
 /* 0 while everything above holds; -ESTALE; or the error of looking. */
-int q2_layer_check(struct q2_layer *l, struct vs_err *err);
+int q2_layer_check(struct q2_layer *l, struct q2_work *work, struct vs_err *err);
 
 void q2_layer_unguard(struct q2_layer *l);
 

@@ -7,6 +7,7 @@
 #include "file.h"
 #include "image.h"
 #include "map-priv.h"
+#include "work.h"
 
 #define MAX_WAY (1u << 20) /* longer ways to a record are walked piece by piece */
 
@@ -106,10 +107,37 @@ static int unmoved(struct q2_map *m, struct q2_file *f, const struct q2_place *p
 	return rc ? rc : nb == p->nb && table_off == p->table_off;
 }
 
-int q2_map_identity_check(struct q2_map *m, struct q2_file *f, uint32_t nb, uint64_t table_off, struct vs_err *err)
+/* Errors of what is read, and not of reading it: a file that was an image with this record is one no more. */
+static bool is_of_content(int rc)
+{
+	return rc == -EINVAL || rc == -ENOTSUP || rc == -EFBIG;
+}
+
+/* Looks for the record in the whole table. */
+static int find_record(struct q2_map *m, struct q2_file *f, struct q2_work *work, struct vs_err *err)
 {
 	struct search s = { .m = m };
 	struct q2_walk walk = { &s, search_begin, search_entry };
+	struct vs_err why = { 0 };
+	int rc = q2_walk_snapshots(f, &walk, work, &why);
+
+	if (rc && !is_of_content(rc)) {
+		if (err)
+			*err = why;
+		return rc;
+	}
+	if (rc || !s.place.known)
+		return vs_err_set(err, -ESTALE, "snapshot '%s' (id %s) is no longer in '%s'%s%s", m->snapshot->name,
+				  m->snapshot->id, f->path, rc ? ": " : "", rc ? vs_err_text(&why, rc) : "");
+	pthread_mutex_lock(&m->lock);
+	m->place = s.place;
+	pthread_mutex_unlock(&m->lock);
+	return 0;
+}
+
+int q2_map_identity_check(struct q2_map *m, struct q2_file *f, uint32_t nb, uint64_t table_off, struct q2_work *work,
+			  struct vs_err *err)
+{
 	struct q2_place p;
 	int rc;
 
@@ -117,29 +145,27 @@ int q2_map_identity_check(struct q2_map *m, struct q2_file *f, uint32_t nb, uint
 	p = m->place;
 	pthread_mutex_unlock(&m->lock);
 	if (p.known && p.nb == nb && p.table_off == table_off) {
-		rc = unmoved(m, f, &p);
+		rc = q2_work_spend(work, q2_work_read(p.entry_off - p.table_off + p.entry_len));
+		if (!rc)
+			rc = unmoved(m, f, &p);
 		if (rc < 0)
 			return vs_err_set(err, rc, "cannot read the snapshot table of '%s': %s", f->path, strerror(-rc));
 		if (rc)
 			return 0;
 	}
-	rc = q2_walk_snapshots(f, &walk, err);
-	if (rc)
-		return rc;
-	if (!s.place.known)
-		return vs_err_set(err, -ESTALE, "snapshot '%s' (id %s) is no longer in '%s'", m->snapshot->name,
-				  m->snapshot->id, f->path);
-	pthread_mutex_lock(&m->lock);
-	m->place = s.place;
-	pthread_mutex_unlock(&m->lock);
-	return 0;
+	return find_record(m, f, work, err);
 }
 
-int q2_map_identity_recheck(struct q2_map *m, struct q2_file *f)
+int q2_map_identity_recheck(struct q2_map *m, struct q2_file *f, struct q2_work *work)
 {
+	struct q2_look look = q2_map_look(m);
 	uint64_t table_off;
 	uint32_t nb;
 	int rc = table_of(f, &nb, &table_off);
 
-	return rc ? rc : q2_map_identity_check(m, f, nb, table_off, NULL);
+	if (!rc)
+		rc = q2_map_identity_check(m, f, nb, table_off, work, NULL);
+	if (!rc)
+		q2_map_vouch(m, &look);
+	return rc;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Who shares a map, and who shares a table: see map.c for why that is sound. */
+#include <errno.h>
 #include <string.h>
 
 #include "map-priv.h"
@@ -51,7 +52,9 @@ static struct q2_map *map_new(struct q2_cache *c, const struct q2_map_spec *spec
 	pthread_mutex_init(&m->lock, NULL);
 	m->key = *key;
 	m->refs = 1;
-	m->serial = atomic_fetch_add(&c->next_serial, 1);
+	m->serial = atomic_fetch_add(&c->next_serial, 1) + 1;
+	m->born = atomic_fetch_add(&c->clock, 1) + 1;
+	m->cache = c;
 	m->g = spec->geometry;
 	m->l1_off = spec->l1_off;
 	m->l1_entries = spec->l1_entries;
@@ -94,7 +97,7 @@ struct q2_map *q2_map_get(struct q2_cache *c, const struct q2_map_spec *spec)
 	} else {
 		fresh->key = key;
 		if (spec->stamp.block && !spec->snapshot)
-			fresh->key.mtime_ns = fresh->serial + 1; /* unique */
+			fresh->key.mtime_ns = fresh->serial; /* unique */
 		m = fresh;
 		fresh = NULL;
 		HASH_ADD(hh, c->maps, key, sizeof(m->key), m);
@@ -177,62 +180,115 @@ const struct q2_geometry *q2_map_geometry(const struct q2_map *m)
 	return &m->g;
 }
 
-uint64_t q2_map_reads(struct q2_map *m)
+const struct q2_snapshot *q2_map_snapshot(const struct q2_map *m)
 {
-	return atomic_load(&m->reads);
+	return m->snapshot;
 }
 
-void q2_map_vouch(struct q2_map *m, uint64_t reads)
+struct q2_look q2_map_look(struct q2_map *m)
 {
-	uint_fast64_t so_far = atomic_load(&m->vouched);
+	return (struct q2_look){ .reads = atomic_load(&m->reads), .clock = atomic_fetch_add(&m->cache->clock, 1) + 1 };
+}
 
-	while (so_far < reads && !atomic_compare_exchange_weak(&m->vouched, &so_far, reads))
+static void rise(atomic_uint_fast64_t *number, uint64_t to)
+{
+	uint_fast64_t so_far = atomic_load(number);
+
+	while (so_far < to && !atomic_compare_exchange_weak(number, &so_far, to))
 		;
 }
 
-/* ---------------------------------------------------------------- tables that several snapshots have */
-
-/* A table that another snapshot's map holds, if that snapshot is still there; NULL: load it. */
-struct q2_table *q2_table_share(struct q2_cache *c, struct q2_map *m, struct q2_file *f, uint64_t l2_off)
+/* `seen` last: who reads it first finds no fewer reads vouched for than that look did. */
+void q2_map_vouch(struct q2_map *m, const struct q2_look *look)
 {
-	struct q2_table_key key = { m->key.dev, m->key.ino, l2_off };
-	struct q2_map *owner = NULL;
-	struct q2_table *t;
-	bool good;
+	rise(&m->vouched, look->reads);
+	rise(&m->seen, look->clock);
+}
 
-	if (!m->snapshot)
-		return NULL;
+/* ---------------------------------------------------------------- tables that several entries have */
+
+struct q2_table_key q2_table_key(const struct q2_map *m, uint64_t l2_off)
+{
+	return (struct q2_table_key){ m->key.dev, m->key.ino, l2_off, m->snapshot ? 0 : m->serial };
+}
+
+/* In an image with an external data file a table is right at its own place of the disk only. */
+static bool is_shareable(const struct q2_map *m)
+{
+	return !m->g.data_file;
+}
+
+/* A table of that place, with a reference, and its owner with one if that is somebody else. */
+static struct q2_table *find_table(struct q2_cache *c, struct q2_map *m, uint64_t l2_off, struct q2_map **owner)
+{
+	struct q2_table_key key = q2_table_key(m, l2_off);
+	struct q2_table *t;
+
+	*owner = NULL;
 	pthread_mutex_lock(&c->lock);
 	HASH_FIND(hh, c->tables, &key, sizeof(key), t);
 	if (t && !same_geometry(&t->owner->g, &m->g))
 		t = NULL;
 	if (t) {
 		t->refs++;
-		owner = t->owner;
-		owner->refs++;
+		if (t->owner != m) {
+			*owner = t->owner;
+			t->owner->refs++;
+		}
 	}
 	pthread_mutex_unlock(&c->lock);
+	return t;
+}
+
+/* Was the owner's snapshot there together with @m's, and after it had read @t? */
+static bool is_vouched_for(const struct q2_map *m, struct q2_map *owner, const struct q2_table *t)
+{
+	return atomic_load(&owner->seen) >= m->born && t->serial <= atomic_load(&owner->vouched);
+}
+
+/* 1 yes, 0 no, -EINTR. */
+static int is_good(struct q2_map *m, struct q2_file *f, struct q2_map *owner, const struct q2_table *t, struct q2_work *work)
+{
+	int rc;
+
+	if (!owner || is_vouched_for(m, owner, t))
+		return 1;
+	rc = q2_map_identity_recheck(owner, f, work);
+	if (rc == -EINTR)
+		return rc;
+	return !rc && is_vouched_for(m, owner, t);
+}
+
+int q2_table_share(struct q2_cache *c, struct q2_map *m, struct q2_file *f, uint64_t l2_off, struct q2_work *work,
+		   struct q2_table **out)
+{
+	struct q2_map *owner;
+	struct q2_table *t = is_shareable(m) ? find_table(c, m, l2_off, &owner) : NULL;
+	int good;
+
+	*out = t;
 	if (!t)
-		return NULL;
-	good = q2_map_identity_recheck(owner, f) == 0;
+		return 0;
+	good = is_good(m, f, owner, t, work);
 	q2_map_put(c, owner);
-	if (good) {
+	if (good > 0) {
 		atomic_fetch_add(&c->tables_shared, 1);
-		return t;
+		return 0;
 	}
 	pthread_mutex_lock(&c->lock);
-	if (t->listed)
+	if (!good && t->listed)
 		disown_locked(c, t);
 	q2_table_put_locked(c, t);
 	pthread_mutex_unlock(&c->lock);
-	return NULL;
+	*out = NULL;
+	return good;
 }
 
 void q2_table_register(struct q2_cache *c, struct q2_map *m, struct q2_table *t)
 {
 	struct q2_table *there;
 
-	if (!m->snapshot)
+	if (!is_shareable(m))
 		return;
 	pthread_mutex_lock(&c->lock);
 	HASH_FIND(hh, c->tables, &t->key, sizeof(t->key), there);

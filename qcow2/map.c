@@ -5,20 +5,29 @@
  * The L1 table is read whole at the first question, and every L2 table that a question meets is compiled into runs
  * (entry.h) and published through one atomic pointer per L1 entry; from then on it is read without any lock and stays
  * until the map is dropped. There is no eviction: past the byte limit of the cache nothing more is published, and a
- * question reads just the 4 KiB slice of the L2 table it needs, which costs a pread of the page cache and is what
+ * question reads just the 4 KiB slices of the L1 and L2 tables it needs, which costs a pread of the page cache and is what
  * QEMU does all the time. So memory is bounded, and the readers of what is held need no lock and no reference count.
+ * Which of the two it is depends on what else is open, so nothing that is answered may: a table that reaches past the end of
+ * the file is damaged, also where the slice does not.
  *
- * Snapshots of one file share most of their L2 tables. A table is therefore also registered by (file, host offset), with
- * the map that loaded it as owner. Another map may share it only after the owner's snapshot has been found still in
- * the file: at that moment both snapshots exist and point at this table, so what it said then it says for both. Without
- * that check a freed cluster, now the table of a younger snapshot, would be answered from the dead one's memory. The
- * owner has the table in one of its slots for as long as it lives, so that it takes it off the list when it goes.
+ * One table, several owners of an entry. Snapshots of one file share most of their L2 tables, and an image that was made to
+ * cost has one in all its L1 entries. A table is therefore also registered by (file, host offset), with the map that loaded
+ * it as owner, and is loaded once. Another snapshot's map may share it only if the owner's snapshot was found in the
+ * file at a time when the other one was there too, and after the table was read: then both point at this table, so what it
+ * said then it says for both. Without that a freed cluster, now the table of a younger snapshot, would be answered from the
+ * dead one's memory. Times are those of a clock of the cache's own, which ticks when a map is made and when a look at a
+ * snapshot begins; usually the owner has been looked at by its own readers, else it is here. The owner has the table in one
+ * of its slots for as long as it lives, so that it takes it off the list when it goes. A frozen map shares with itself alone.
+ *
+ * Work. An answer covers as much as one look can tell: L1 entries without a table are passed over together, and so are
+ * entries with one and the same table, if all of that is a hole.
  *
  * A table that was read while its snapshot was being deleted, or while a frozen image was being changed, may be garbage,
  * and is published all the same: whoever read it validates before using the answer. Of a snapshot every answer is
  * validated, so that nobody believes this map again. Of a frozen image most are not, so there each table remembers how
  * many were read before it, and is unsure until somebody has found the file unchanged after that.
- */#include "map.h"
+ */
+#include "map.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -27,26 +36,45 @@
 #include "bytes.h"
 #include "file.h"
 #include "map-priv.h"
+#include "work.h"
 
 #define SLICE 4096u
 
 /* ---------------------------------------------------------------- L1 */
 
-static int read_metadata(struct q2_file *f, void *buf, size_t len, uint64_t off, const char *what, struct vs_err *err)
+static int cut_off(const struct q2_file *f, uint64_t off, const char *what, struct vs_err *err)
 {
-	ssize_t n = f->ops->pread(f, buf, len, off);
+	return vs_err_set(err, -EUCLEAN, "'%s': the %s at offset %#" PRIx64 " reaches past the end of the file", f->path, what,
+			  off);
+}
 
+/* @len bytes of the @what that begins at @table_off and is @table_len long. */
+static int read_metadata(struct q2_file *f, void *buf, size_t len, uint64_t off, uint64_t table_off, uint64_t table_len,
+			 const char *what, struct q2_work *work, struct vs_err *err)
+{
+	uint64_t file_len = UINT64_MAX;
+	ssize_t n;
+	int rc;
+
+	rc = q2_work_spend(work, q2_work_read(len));
+	if (rc)
+		return rc;
+	n = f->ops->pread(f, buf, len, off);
 	if (n < 0)
-		return vs_err_set(err, (int)n, "'%s': cannot read the %s at offset %#" PRIx64 ": %s", f->path, what, off,
+		return vs_err_set(err, (int)n, "'%s': cannot read the %s at offset %#" PRIx64 ": %s", f->path, what, table_off,
 				  strerror((int)-n));
 	if ((size_t)n < len)
-		return vs_err_set(err, -EUCLEAN, "'%s': the %s at offset %#" PRIx64 " reaches past the end of the file",
-				  f->path, what, off);
-	return 0;
+		return cut_off(f, table_off, what, err);
+	if (off + len < table_off + table_len) /* a slice: is the rest there? */
+		rc = f->ops->size(f, &file_len);
+	if (rc)
+		return vs_err_set(err, rc, "cannot tell the size of '%s': %s", f->path, strerror(-rc));
+	return table_off + table_len > file_len ? cut_off(f, table_off, what, err) : 0;
 }
 
 /* The L1 table whole, or *out = NULL when the budget does not have it. */
-static int l1_load(struct q2_cache *c, struct q2_map *m, struct q2_file *f, struct q2_l1 **out, struct vs_err *err)
+static int l1_load(struct q2_cache *c, struct q2_map *m, struct q2_file *f, struct q2_work *work, struct q2_l1 **out,
+		   struct vs_err *err)
 {
 	size_t n = m->l1_entries, bytes = sizeof(struct q2_l1) + n * (8 + sizeof(void *));
 	struct q2_l1 *l1, *there = NULL;
@@ -59,7 +87,8 @@ static int l1_load(struct q2_cache *c, struct q2_map *m, struct q2_file *f, stru
 	l1 = malloc(sizeof(*l1) + n * 8);
 	if (l1)
 		l1->slots = calloc(n ? n : 1, sizeof(*l1->slots));
-	rc = l1 && l1->slots ? read_metadata(f, l1->entries, n * 8, m->l1_off, "L1 table", err) : -ENOMEM;
+	rc = l1 && l1->slots ? read_metadata(f, l1->entries, n * 8, m->l1_off, m->l1_off, n * 8, "L1 table", work, err) :
+			       -ENOMEM;
 	if (!rc) {
 		l1->bytes = bytes;
 		l1->serial = atomic_fetch_add(&m->reads, 1) + 1;
@@ -78,19 +107,31 @@ static int l1_load(struct q2_cache *c, struct q2_map *m, struct q2_file *f, stru
 	return rc;
 }
 
-static int l1_entry(struct q2_map *m, struct q2_file *f, struct q2_l1 *l1, uint64_t idx, uint64_t *entry, struct vs_err *err)
+/* L1 entries from one on: of the table that is held, or, past the budget, as many as a slice has. */
+struct l1_view {
+	const uint64_t *v;
+	uint64_t n;
+};
+
+static int l1_entries(struct q2_map *m, struct q2_file *f, const struct q2_l1 *l1, uint64_t idx, uint64_t slice[SLICE / 8],
+		      struct q2_work *work, struct l1_view *out, struct vs_err *err)
 {
-	uint8_t raw[8];
+	uint64_t n = m->l1_entries - idx, i;
 	int rc;
 
 	if (l1) {
-		*entry = l1->entries[idx];
+		*out = (struct l1_view){ l1->entries + idx, n };
 		return 0;
 	}
-	rc = read_metadata(f, raw, sizeof(raw), m->l1_off + idx * 8, "L1 table", err);
-	if (!rc)
-		*entry = q2_be64(raw);
-	return rc;
+	if (n > SLICE / 8)
+		n = SLICE / 8;
+	rc = read_metadata(f, slice, n * 8, m->l1_off + idx * 8, m->l1_off, (uint64_t)m->l1_entries * 8, "L1 table", work, err);
+	if (rc)
+		return rc;
+	for (i = 0; i < n; i++)
+		slice[i] = q2_be64((uint8_t *)&slice[i]);
+	*out = (struct l1_view){ slice, n };
+	return 0;
 }
 
 /* ---------------------------------------------------------------- L2 */
@@ -104,7 +145,7 @@ static void table_free(struct q2_cache *c, struct q2_table *t)
 
 /* Reads and compiles a whole table. *out = NULL when the budget does not have it. */
 static int table_load(struct q2_cache *c, struct q2_map *m, struct q2_file *f, uint64_t l2_off, uint64_t guest_off,
-		      struct q2_table **out, struct vs_err *err)
+		      struct q2_work *work, struct q2_table **out, struct vs_err *err)
 {
 	size_t len = (size_t)1 << m->g.cluster_bits;
 	struct q2_runs runs = { 0 };
@@ -122,7 +163,7 @@ static int table_load(struct q2_cache *c, struct q2_map *m, struct q2_file *f, u
 		q2_cache_uncharge(c, sizeof(*t) + 2 * len);
 		return 0;
 	}
-	rc = read_metadata(f, buf, len, l2_off, "L2 table", err);
+	rc = read_metadata(f, buf, len, l2_off, l2_off, len, "L2 table", work, err);
 	if (!rc)
 		rc = q2_l2_compile(&m->g, buf, 0, (uint32_t)(len >> (m->g.extended_l2 ? 4 : 3)), guest_off, &runs);
 	free(buf);
@@ -145,7 +186,7 @@ static int table_load(struct q2_cache *c, struct q2_map *m, struct q2_file *f, u
 	t->bytes = bytes;
 	t->refs = 1;
 	t->serial = atomic_fetch_add(&m->reads, 1) + 1;
-	t->key = (struct q2_table_key){ m->key.dev, m->key.ino, l2_off };
+	t->key = q2_table_key(m, l2_off);
 	atomic_fetch_add(&c->tables_loaded, 1);
 	*out = t;
 	return 0;
@@ -153,26 +194,21 @@ static int table_load(struct q2_cache *c, struct q2_map *m, struct q2_file *f, u
 
 /* The compiled table of L1 entry @idx, published; *out = NULL past the budget. */
 static int table_get(struct q2_cache *c, struct q2_map *m, struct q2_file *f, struct q2_l1 *l1, uint64_t idx, uint64_t l2_off,
-		     struct q2_table **out, bool *loaded, struct vs_err *err)
+		     struct q2_work *work, struct q2_table **out, struct vs_err *err)
 {
 	struct q2_table *t = atomic_load(&l1->slots[idx]), *there = NULL;
 	bool shared;
 	int rc;
 
-	if (t) {
-		*out = t;
+	*out = t;
+	if (t)
 		return 0;
-	}
-	*loaded = true;
-	t = q2_table_share(c, m, f, l2_off);
-	shared = t != NULL;
-	if (!t) {
-		rc = table_load(c, m, f, l2_off, idx << q2_l1_shift(&m->g), &t, err);
-		if (rc || !t) {
-			*out = NULL;
-			return rc;
-		}
-	}
+	rc = q2_table_share(c, m, f, l2_off, work, &t);
+	shared = !rc && t;
+	if (!rc && !t)
+		rc = table_load(c, m, f, l2_off, idx << q2_l1_shift(&m->g), work, &t, err);
+	if (rc || !t)
+		return rc;
 	if (atomic_compare_exchange_strong(&l1->slots[idx], &there, t)) {
 		if (!shared)
 			q2_table_register(c, m, t);
@@ -220,7 +256,8 @@ static int answer(struct q2_map *m, struct q2_file *f, const struct q2_run *v, s
 
 /* Past the budget: the slice of the L2 table that holds the entry, read and forgotten. */
 static int answer_from_slice(struct q2_map *m, struct q2_file *f, uint64_t l2_off, uint64_t table_guest_off,
-			     uint64_t in_table, uint64_t max_len, struct q2_piece *out, struct vs_err *err)
+			     uint64_t in_table, uint64_t max_len, struct q2_work *work, struct q2_piece *out,
+			     struct vs_err *err)
 {
 	uint32_t table_len = (uint32_t)1 << m->g.cluster_bits, slice = table_len < SLICE ? table_len : SLICE;
 	unsigned entry_shift = m->g.extended_l2 ? 4 : 3;
@@ -231,7 +268,7 @@ static int answer_from_slice(struct q2_map *m, struct q2_file *f, uint64_t l2_of
 	uint8_t buf[SLICE];
 	int rc;
 
-	rc = read_metadata(f, buf, slice, l2_off + start, "L2 table", err);
+	rc = read_metadata(f, buf, slice, l2_off + start, l2_off, table_len, "L2 table", work, err);
 	if (!rc)
 		rc = q2_l2_compile(&m->g, buf, first, count, table_guest_off, &runs);
 	if (!rc)
@@ -241,25 +278,29 @@ static int answer_from_slice(struct q2_map *m, struct q2_file *f, uint64_t l2_of
 	return rc;
 }
 
-/* No table here: unallocated, and so is everything up to the next L1 entry that has one. */
-static int answer_empty(struct q2_map *m, struct q2_l1 *l1, uint64_t idx, uint64_t in_table, uint64_t max_len,
-			struct q2_piece *out)
+/* The answer is a hole as long as @n_entries of the L1 table. */
+static int answer_hole(struct q2_map *m, enum q2_run_kind kind, uint64_t n_entries, uint64_t in_table, uint64_t max_len,
+		       struct q2_piece *out)
 {
-	unsigned shift = q2_l1_shift(&m->g);
-	uint64_t end = idx + 1, len;
+	uint64_t len = (n_entries << q2_l1_shift(&m->g)) - in_table;
 
-	if (idx >= m->l1_entries) {
-		len = max_len;
-	} else {
-		while (l1 && end < m->l1_entries && !l1->entries[end] && ((end - idx) << shift) - in_table < max_len)
-			end++;
-		len = ((end - idx) << shift) - in_table;
-	}
-	out->kind = Q2_RUN_UNALLOCATED;
+	out->kind = kind;
 	out->len = len < max_len ? len : max_len;
 	out->host_off = 0;
 	out->max_len = 0;
 	return 0;
+}
+
+/* How many entries, of those that cover the @max_len bytes that are asked for, lead where the first one leads? */
+static uint64_t count_equal(const struct q2_map *m, const struct l1_view *l1, uint64_t l2_off, uint64_t in_table, uint64_t max_len)
+{
+	unsigned shift = q2_l1_shift(&m->g);
+	uint64_t n = 1;
+	bool aligned;
+
+	while (n < l1->n && (n << shift) - in_table < max_len && q2_l1_decode(&m->g, l1->v[n], &aligned) == l2_off)
+		n++;
+	return n;
 }
 
 /* Has nobody vouched for what an answer was taken from? @t: NULL where only the L1 table was. */
@@ -270,51 +311,74 @@ static bool is_unsure(struct q2_map *m, const struct q2_l1 *l1, const struct q2_
 	return !m->snapshot && (!l1 || l1->serial > vouched || (t && t->serial > vouched));
 }
 
-int q2_map_lookup(struct q2_cache *c, struct q2_map *m, struct q2_file *f, uint64_t guest_off, uint64_t max_len,
-		  struct q2_piece *out, struct vs_err *err)
+/* Is all of the table one hole? */
+static bool is_hole(const struct q2_table *t)
+{
+	return t->n_runs == 1 && (t->runs[0].kind == Q2_RUN_UNALLOCATED || t->runs[0].kind == Q2_RUN_ZERO);
+}
+
+static int lookup_in(struct q2_cache *c, struct q2_map *m, struct q2_file *f, struct q2_l1 *held, uint64_t idx,
+		     uint64_t in_table, uint64_t max_len, struct q2_work *work, struct q2_piece *out, struct vs_err *err)
 {
 	unsigned shift = q2_l1_shift(&m->g);
-	uint64_t idx = guest_off >> shift, in_table = guest_off & ((UINT64_C(1) << shift) - 1), entry, l2_off;
-	struct q2_l1 *l1 = atomic_load(&m->l1);
+	uint64_t slice[SLICE / 8], l2_off, n = 1;
 	struct q2_table *t = NULL;
-	bool aligned, loaded = false;
+	struct l1_view l1;
+	bool aligned;
 	int rc;
 
-	out->loaded = 0;
-	out->unsure = false;
-	if (idx >= m->l1_entries)
-		return answer_empty(m, NULL, idx, in_table, max_len, out);
-	if (!l1) {
-		rc = l1_load(c, m, f, &l1, err);
-		if (rc)
-			return rc;
-		out->loaded = l1 ? m->l1_entries * 8 : 8;
-	}
-	rc = l1_entry(m, f, l1, idx, &entry, err);
+	rc = l1_entries(m, f, held, idx, slice, work, &l1, err);
 	if (rc)
 		return rc;
-	l2_off = q2_l1_decode(&m->g, entry, &aligned);
-	out->unsure = is_unsure(m, l1, NULL);
-	if (!l2_off)
-		return answer_empty(m, l1, idx, in_table, max_len, out);
+	l2_off = q2_l1_decode(&m->g, l1.v[0], &aligned);
+	out->unsure = is_unsure(m, held, NULL);
 	if (!aligned)
 		return vs_err_set(err, -EUCLEAN, "'%s': L1 entry %" PRIu64 " (%#" PRIx64 ") points at an L2 table that is not "
-				  "aligned to a cluster", f->path, idx, entry);
-	if (l1) {
-		rc = table_get(c, m, f, l1, idx, l2_off, &t, &loaded, err);
+				  "aligned to a cluster", f->path, idx, l1.v[0]);
+	if (l2_off && held) {
+		rc = table_get(c, m, f, held, idx, l2_off, work, &t, err);
 		if (rc)
 			return rc;
-		if (loaded && t)
-			out->loaded += 1u << m->g.cluster_bits;
 	}
-	if (!t) {
-		out->loaded += SLICE;
-		out->unsure = true;
-		return answer_from_slice(m, f, l2_off, idx << shift, in_table, max_len, out, err);
+	if (!l2_off || (t && is_hole(t))) {
+		n = count_equal(m, &l1, l2_off, in_table, max_len);
+		rc = q2_work_spend(work, q2_work_scan(n));
 	}
-	out->unsure = is_unsure(m, l1, t);
-	return answer(m, f, t->runs, t->n_runs, UINT64_C(1) << (shift - q2_unit_bits(&m->g)), in_table, guest_off, max_len,
-		      out, err);
+	if (rc)
+		return rc;
+	if (!l2_off)
+		return answer_hole(m, Q2_RUN_UNALLOCATED, n, in_table, max_len, out);
+	out->unsure = !t || is_unsure(m, held, t);
+	if (!t)
+		return answer_from_slice(m, f, l2_off, idx << shift, in_table, max_len, work, out, err);
+	if (n > 1)
+		return answer_hole(m, (enum q2_run_kind)t->runs[0].kind, n, in_table, max_len, out);
+	return answer(m, f, t->runs, t->n_runs, UINT64_C(1) << (shift - q2_unit_bits(&m->g)), in_table,
+		      (idx << shift) + in_table, max_len, out, err);
+}
+
+int q2_map_lookup(struct q2_cache *c, struct q2_map *m, struct q2_file *f, uint64_t guest_off, uint64_t max_len,
+		  struct q2_work *work, struct q2_piece *out, struct vs_err *err)
+{
+	unsigned shift = q2_l1_shift(&m->g);
+	uint64_t idx = guest_off >> shift, in_table = guest_off & ((UINT64_C(1) << shift) - 1);
+	struct q2_l1 *l1 = atomic_load(&m->l1);
+	int rc;
+
+	out->unsure = false;
+	rc = q2_work_spend(work, Q2_WORK_ASK);
+	if (rc)
+		return rc;
+	if (idx >= m->l1_entries) {
+		*out = (struct q2_piece){ .kind = Q2_RUN_UNALLOCATED, .len = max_len };
+		return 0;
+	}
+	if (!l1) {
+		rc = l1_load(c, m, f, work, &l1, err);
+		if (rc)
+			return rc;
+	}
+	return lookup_in(c, m, f, l1, idx, in_table, max_len, work, out, err);
 }
 
 static bool table_has_compressed(const struct q2_table *t)
@@ -327,27 +391,31 @@ static bool table_has_compressed(const struct q2_table *t)
 	return false;
 }
 
-int q2_map_has_compressed(struct q2_cache *c, struct q2_map *m, struct q2_file *f, size_t max_tables, struct vs_err *err)
+int q2_map_has_compressed(struct q2_cache *c, struct q2_map *m, struct q2_file *f, uint64_t units, struct q2_work *work,
+			  struct vs_err *err)
 {
+	uint64_t table_units = q2_work_read(UINT64_C(1) << m->g.cluster_bits), i, used = 0, most, stride, l2_off;
 	struct q2_l1 *l1 = atomic_load(&m->l1);
-	uint64_t i, used = 0, stride, l2_off;
 	struct q2_table *t;
-	bool aligned, loaded;
+	bool aligned;
 	int rc;
 
-	if (!l1 && (rc = l1_load(c, m, f, &l1, err)))
+	if (!l1 && (rc = l1_load(c, m, f, work, &l1, err)))
 		return rc;
 	if (!l1)
 		return 0;
 	for (i = 0; i < m->l1_entries; i++)
 		used += l1->entries[i] != 0;
-	stride = max_tables && used > max_tables ? used / max_tables : 1;
-	for (i = 0, used = 0; i < m->l1_entries; i++) {
+	most = units / table_units ? units / table_units : 1;
+	stride = used > most ? used / most : 1;
+	rc = q2_work_spend(work, q2_work_scan(m->l1_entries));
+	for (i = 0, used = 0; i < m->l1_entries && rc != -EINTR && !q2_work_done(work); i++) {
 		l2_off = q2_l1_decode(&m->g, l1->entries[i], &aligned);
 		if (!l2_off || !aligned || used++ % stride)
 			continue;
-		if (!table_get(c, m, f, l1, i, l2_off, &t, &loaded, NULL) && t && table_has_compressed(t))
+		rc = table_get(c, m, f, l1, i, l2_off, work, &t, NULL);
+		if (!rc && t && table_has_compressed(t))
 			return 1;
 	}
-	return 0;
+	return rc == -EINTR ? rc : 0;
 }

@@ -39,6 +39,7 @@ void q2_map_put(struct q2_cache *c, struct q2_map *m);
 
 uint64_t q2_map_serial(const struct q2_map *m);
 const struct q2_geometry *q2_map_geometry(const struct q2_map *m);
+const struct q2_snapshot *q2_map_snapshot(const struct q2_map *m); /* NULL: frozen */
 
 /* What lies at guest_off, for 1..max_len bytes (compressed, bad: up to the end of the cluster). */
 struct q2_piece {
@@ -46,27 +47,32 @@ struct q2_piece {
 	enum q2_run_kind kind;
 	uint64_t host_off; /* data: of guest_off itself; compressed: of the stream; bad: the raw entry */
 	uint32_t max_len;
-	uint32_t loaded; /* bytes of tables that were read from the file for this answer */
 	bool unsure;     /* frozen: the tables behind it have not been vouched for since they were read */
 };
 
-/* @f: an open descriptor of the file the map belongs to. Errors name it. */
+/* @f: an open descriptor of the file the map belongs to. Errors name it. @work: one look costs at most a table, a look at
+ * the snapshot that another copy of it belongs to, and a glance at as many L1 entries as @max_len covers. */
 int q2_map_lookup(struct q2_cache *c, struct q2_map *m, struct q2_file *f, uint64_t guest_off, uint64_t max_len,
-		  struct q2_piece *out, struct vs_err *err);
+		  struct q2_work *work, struct q2_piece *out, struct vs_err *err);
 
 /*
- * Frozen maps. What was read from a file that has been written meanwhile is published like all else, and its reader is
- * told by the check that follows; the next one who meets the table must be told as well. So: the number of tables read
- * so far, taken before looking at the file, and, if that was found unchanged, handed back to vouch for them.
+ * What was read from a file that has been written meanwhile is published like all else, and its reader is told by the check
+ * that follows; the next one who meets the table must be told as well. So a look at the file is begun, and, if that found
+ * all as it should be (a frozen file unchanged, a snapshot's record in its place), vouches for what was read before it.
  */
-uint64_t q2_map_reads(struct q2_map *m);
-void q2_map_vouch(struct q2_map *m, uint64_t reads);
+struct q2_look {
+	uint64_t reads, clock;
+};
+struct q2_look q2_map_look(struct q2_map *m);
+void q2_map_vouch(struct q2_map *m, const struct q2_look *look);
 
-/* Does one of up to @max_tables tables, spread over the L1 table, have compressed clusters? 1, 0, negative errno. */
-int q2_map_has_compressed(struct q2_cache *c, struct q2_map *m, struct q2_file *f, size_t max_tables, struct vs_err *err);
+/* Does one of the tables, looked at here and there for @units of work, have compressed clusters? 1, 0, negative errno. */
+int q2_map_has_compressed(struct q2_cache *c, struct q2_map *m, struct q2_file *f, uint64_t units, struct q2_work *work,
+			  struct vs_err *err);
 
 /* Is the snapshot still in the file's table, given the header's nb_snapshots and snapshots_offset as just read?
  * 0, -ESTALE (deleted), or the error of looking. A record that only moved is found again. */
-int q2_map_identity_check(struct q2_map *m, struct q2_file *f, uint32_t nb, uint64_t table_off, struct vs_err *err);
+int q2_map_identity_check(struct q2_map *m, struct q2_file *f, uint32_t nb, uint64_t table_off, struct q2_work *work,
+			  struct vs_err *err);
 
 #endif

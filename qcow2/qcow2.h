@@ -15,6 +15,7 @@
  *   -EFBIG       a table is larger than QEMU's limits
  *   -EPERM       the gate refuses a file that an image names
  *   -ELOOP       a backing chain that loops or is deeper than 200
+ *   -EINTR       the caller's struct q2_work said that nobody waits for the answer any more
  * Threads: a q2_file, q2_gate, q2_cache and q2_view may be used from many threads at once; close once, last.
  */
 #ifndef VS_QCOW2_H
@@ -23,6 +24,23 @@
 #include <sys/types.h>
 
 #include "base.h"
+
+/* ---------------------------------------------------------------- work */
+
+/*
+ * What an answer may cost, and whether somebody still waits for it. An image can be made that takes any time one likes: a
+ * million L1 entries share one table, two hundred layers have tables that no cache holds. So whatever walks a map counts its
+ * work, in units of some 20 ns (4 KiB of a table read and understood are 320), asks now and then whether to go on, and ends at
+ * a limit. Zero-initialise; one struct is for one request, in one thread, and for as many calls as
+ * belong to it. NULL instead: no limit, no end but its own.
+ */
+struct q2_work {
+	uint64_t limit;              /* units; 0: none. What happens there each function says */
+	bool (*stop)(void *opaque);  /* may be NULL. True: the call ends with -EINTR. Asked some thousand times a second */
+	void *opaque;
+	uint64_t spent;              /* so far */
+	uint64_t asked;              /* private */
+};
 
 /* ---------------------------------------------------------------- files */
 
@@ -136,12 +154,17 @@ struct q2_info {
 	char *unsupported;                   /* NULL, or why its contents cannot be read here ("encrypted (LUKS)") */
 	struct q2_snapshot *snapshots;
 	size_t n_snapshots;
+	char *strings;  /* private: what their ids and names point into */
+	size_t charged; /* private */
 };
 
 /* Reads header and snapshot table of an image that may be written meanwhile (bounded retries; -EAGAIN when it never
- * held still). For raw only the size is asked. Gives *out. */
+ * held still). For raw only the size is asked. Gives *out. -EFBIG also where the tables of other images leave too little:
+ * all that are held at a time have one limit, and one image gets a sixth of what the others leave. */
 int q2_info_read(struct q2_file *f, enum q2_format format, struct q2_info **out, struct vs_err *err);
 void q2_info_free(struct q2_info *info);
+/* For the whole process; in bytes, of which a snapshot takes about 90. It is 32 MiB unless something else is said. */
+void q2_info_limit(size_t bytes);
 
 /* ---------------------------------------------------------------- views: one disk at one snapshot */
 
@@ -167,10 +190,11 @@ struct q2_view_spec {
 	 * this chain changes the files beneath that layer, but only where this view does not look: the layers down to and
 	 * including that top are watched then, and only they. */
 	size_t watched;
-	/* What the caller's judgement of the layers was based on: of layer i size and mtime, for i < n_expected. A frozen and
-	 * watched layer that has been written since is -ESTALE. NULL: whatever is found is taken. */
+	/* What the caller's judgement of the layers was based on: of layer i which file, its size and mtime, for i < n_expected.
+	 * A frozen and watched layer that is another one or has been written since is -ESTALE. NULL: whatever is found is taken. */
 	const struct q2_stamp *expected;
 	size_t n_expected;
+	struct q2_work *work; /* borrowed for the opening; no limit counts here */
 };
 
 struct q2_view;
@@ -185,6 +209,18 @@ void q2_view_unguard(struct q2_view *view);
 uint64_t q2_view_size(const struct q2_view *view);
 size_t q2_view_depth(const struct q2_view *view);                 /* layers, >= 1 */
 const char *q2_view_path(const struct q2_view *view, size_t layer); /* 0 = top; borrowed, until close */
+
+/* The files it has open, by number: all layers, and then their data files. *path is borrowed, until close; *stamp is that of
+ * the opening. False: there is no such number. */
+bool q2_view_file(const struct q2_view *view, size_t idx, const char **path, struct q2_stamp *stamp);
+
+/* Does another file lie where one of them was opened? An open view goes on with the one that it has, as QEMU would. One that is
+ * only gone from there was not replaced. */
+bool q2_view_replaced(const struct q2_view *view);
+
+/* A number that is another one if the bytes of the view may be: when one of its files is another file or was written, or
+ * the snapshot is another one. Never 0. */
+uint64_t q2_view_content(const struct q2_view *view);
 
 enum q2_kind {
 	Q2_DATA,       /* @len bytes at @host_off of @file (past its end: zeros) */
@@ -204,29 +240,35 @@ struct q2_extent {
 /*
  * The whole layer in one question: what lies at @guest_off? The answer covers 1..@len bytes. It was true when asked; a
  * caller that goes on to use it on an image which may be written asks q2_view_check() afterwards.
- * -ENXIO at or past the end.
+ * -ENXIO at or past the end. Here, in reads and in checks no limit of @work counts: they are bounded by what is asked for.
  */
-int q2_view_extent(struct q2_view *view, uint64_t guest_off, uint64_t len, struct q2_extent *out, struct vs_err *err);
+int q2_view_extent(struct q2_view *view, uint64_t guest_off, uint64_t len, struct q2_work *work, struct q2_extent *out,
+		   struct vs_err *err);
 
 /* Copies and validates: the bytes QEMU would show, or an error, never other bytes. Returns the count, short only at
  * the end of the disk. */
-ssize_t q2_view_read(struct q2_view *view, void *buf, size_t len, uint64_t guest_off, struct vs_err *err);
+ssize_t q2_view_read(struct q2_view *view, void *buf, size_t len, uint64_t guest_off, struct q2_work *work,
+		     struct vs_err *err);
 
 /* Is everything still what was opened? 0, -ESTALE, or the error of looking. */
-int q2_view_check(struct q2_view *view, struct vs_err *err);
+int q2_view_check(struct q2_view *view, struct q2_work *work, struct vs_err *err);
 
 /* May the bytes of an extent be handed on without a copy, i.e. can nobody change them between a q2_view_check() and
  * the moment they leave? True while every layer is frozen and guarded. */
 bool q2_view_settled(struct q2_view *view);
 
-/* lseek(2): @whence SEEK_DATA or SEEK_HOLE. Returns the offset; -ENXIO as lseek does. */
-int64_t q2_view_seek(struct q2_view *view, uint64_t guest_off, int whence, struct vs_err *err);
+/*
+ * lseek(2): @whence SEEK_DATA or SEEK_HOLE. Returns the offset; -ENXIO as lseek does. At the limit of @work an answer that is
+ * right, if not exact: of SEEK_DATA the place that was reached, all before which is a hole; of SEEK_HOLE the end of the disk.
+ */
+int64_t q2_view_seek(struct q2_view *view, uint64_t guest_off, int whence, struct q2_work *work, struct vs_err *err);
 
-/* Bytes of the virtual disk that are stored somewhere (data and compressed), validated. Walks the map: O(tables).
- * @max_tables: give up with -E2BIG rather than load more than so many L2 tables; 0 = no limit. */
-int q2_view_allocated(struct q2_view *view, size_t max_tables, uint64_t *bytes, struct vs_err *err);
+/* Bytes of the virtual disk that are stored somewhere (data and compressed), validated. Walks the whole map. -E2BIG at the
+ * limit of @work. */
+int q2_view_allocated(struct q2_view *view, struct q2_work *work, uint64_t *bytes, struct vs_err *err);
 
-/* Looks at up to @max_tables L2 tables spread over the disk: are there compressed clusters? 1, 0 or negative errno. */
-int q2_view_has_compressed(struct q2_view *view, size_t max_tables, struct vs_err *err);
+/* Looks at some L2 tables here and there, of each layer some: are there compressed clusters? 1, 0 (none were met up to the
+ * limit of @work) or negative errno. */
+int q2_view_has_compressed(struct q2_view *view, struct q2_work *work, struct vs_err *err);
 
 #endif

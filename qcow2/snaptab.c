@@ -73,25 +73,18 @@ bool q2_snap_entry_is(const struct q2_snap_entry *e, const struct q2_snapshot *s
 
 struct q2_snapshot *q2_snapshot_dup(const struct q2_snapshot *s)
 {
-	struct q2_snapshot *copy = malloc(sizeof(*copy));
+	size_t id_len = strlen(s->id) + 1, name_len = strlen(s->name) + 1;
+	struct q2_snapshot *copy = malloc(sizeof(*copy) + id_len + name_len); /* one block: there may be very many */
 
 	if (!copy)
 		return NULL;
 	*copy = *s;
-	copy->id = strdup(s->id);
-	copy->name = strdup(s->name);
-	if (!copy->id || !copy->name) {
-		q2_snapshot_free(copy);
-		return NULL;
-	}
+	copy->id = memcpy((char *)(copy + 1), s->id, id_len);
+	copy->name = memcpy(copy->id + id_len, s->name, name_len);
 	return copy;
 }
 
 void q2_snapshot_free(struct q2_snapshot *s)
 {
-	if (!s)
-		return;
-	free(s->id);
-	free(s->name);
 	free(s);
 }

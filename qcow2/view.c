@@ -9,6 +9,18 @@
  * and those whose tables nobody has vouched for yet; what a map said earlier, when its layer was known to be right, stays true
  * of the moment the view shows. Errors of decoding count only after that check: a table or stream of a snapshot that is
  * being deleted under the reader is not a damaged image.
+ *
+ * Walks (a read of many clusters, lseek, counting) ask each layer once for each of its own holes: `clear` remembers how far a
+ * layer has nothing, and until then the next ones are asked without it. So a chain of two hundred sparse layers costs the
+ * sum of what they have and not the product. What was asked for is answered in one go, or until struct q2_work says that it has
+ * cost enough, and then lseek has to answer something that is true all the same:
+ *
+ *	SEEK_DATA	the place where it stands. That is right: what lies before it was found to be a hole, and data may read as
+ *			zeros. The caller asks on from there, and gets on, because a call always takes one step.
+ *	SEEK_HOLE	the end of the disk: no place between can be called a hole without having looked.
+ *
+ * What SEEK_DATA has called data for that reason stays data for the SEEK_HOLE that follows it, for 64 KiB at most: callers
+ * take it for granted that a stretch of data is not empty.
  */
 #include <assert.h>
 #include <errno.h>
@@ -21,10 +33,10 @@
 #include "file.h"
 #include "layer.h"
 #include "map.h"
+#include "work.h"
 
-/* One lseek(2) reads so many bytes of tables at most: a disk of 32 TiB at 64 KiB clusters, some seconds. A hostile image
- * of a few megabytes can have 8 TiB of them. */
-#define SEEK_MAX_LOADED (UINT64_C(4) << 30)
+#define PRESUMED_LEN 65536u
+#define OPEN_WORK    4096 /* units: of a layer, which may include some waiting */
 
 struct q2_view {
 	struct q2_cache *cache;
@@ -32,13 +44,12 @@ struct q2_view {
 	size_t n_layers;
 	struct q2_layer **layers; /* 0 = top */
 	struct q2_gate *gate;
+	_Atomic uint64_t presumed; /* the last place that SEEK_DATA called data without knowing */
 };
 
 /* The layers an answer depends on. */
 struct touched {
 	uint64_t bits[(Q2_MAX_DEPTH + 64) / 64];
-	size_t loads;    /* tables read from files for it */
-	uint64_t loaded; /* bytes of them */
 };
 
 static void touch(struct touched *t, size_t layer)
@@ -73,6 +84,8 @@ static int check_as_expected(const struct q2_view *v, const struct q2_view_spec 
 		return 0;
 	if (!q2_file_locks(l->file, &locks) && locks.writer)
 		return vs_err_set(err, -EAGAIN, "'%s' is open for writing in some process", l->file->path);
+	if (expected && (expected->dev != l->stamp.dev || expected->ino != l->stamp.ino))
+		return vs_err_set(err, -ESTALE, "'%s' is another file by now", l->file->path);
 	if (expected && (expected->size != l->stamp.size || (!l->stamp.block && expected->mtime_ns != l->stamp.mtime_ns)))
 		return vs_err_set(err, -ESTALE, "'%s' has been written meanwhile", l->file->path);
 	return 0;
@@ -95,7 +108,11 @@ static int add_layer(struct q2_view *v, const struct q2_view_spec *spec, struct 
 		q2_file_close(file);
 		return -ENOMEM;
 	}
-	rc = q2_layer_init(l, v->cache, file, format, snapshot, v->gate, guard, err);
+	rc = q2_work_spend(spec->work, OPEN_WORK);
+	if (rc)
+		q2_file_close(file);
+	else
+		rc = q2_layer_init(l, v->cache, file, format, snapshot, v->gate, guard, spec->work, err);
 	if (rc) {
 		free(l);
 		return rc;
@@ -139,6 +156,7 @@ int q2_view_open(struct q2_cache *cache, const struct q2_view_spec *spec, struct
 	v->cache = cache;
 	v->gate = q2_gate_ref(spec->gate);
 	v->watched = spec->watched ? spec->watched : SIZE_MAX;
+	v->presumed = UINT64_MAX;
 	if (spec->format == Q2_FORMAT_NONE)
 		rc = vs_err_set(err, -EPERM, "the format of '%s' is not known, and formats are never probed", spec->path);
 	else
@@ -194,6 +212,94 @@ const char *q2_view_path(const struct q2_view *v, size_t layer)
 	return v->layers[layer]->file->path;
 }
 
+/* ---------------------------------------------------------------- which files */
+
+/* The file with that number, of all layers and then of their data files; false: there is none. */
+static bool file_at(const struct q2_view *v, size_t idx, struct q2_file **file, const struct q2_stamp **stamp)
+{
+	size_t i;
+
+	if (idx < v->n_layers) {
+		*file = v->layers[idx]->file;
+		*stamp = &v->layers[idx]->stamp;
+		return true;
+	}
+	idx -= v->n_layers;
+	for (i = 0; i < v->n_layers; i++) {
+		if (!v->layers[i]->data_file || idx--)
+			continue;
+		*file = v->layers[i]->data_file;
+		*stamp = &v->layers[i]->data_stamp;
+		return true;
+	}
+	return false;
+}
+
+bool q2_view_file(const struct q2_view *v, size_t idx, const char **path, struct q2_stamp *stamp)
+{
+	const struct q2_stamp *its;
+	struct q2_file *file;
+
+	if (!file_at(v, idx, &file, &its))
+		return false;
+	*path = file->path;
+	*stamp = *its;
+	return true;
+}
+
+bool q2_view_replaced(const struct q2_view *v)
+{
+	const struct q2_stamp *stamp;
+	struct q2_file *file;
+	size_t i;
+
+	for (i = 0; file_at(v, i, &file, &stamp); i++)
+		if (q2_file_replaced(file, stamp))
+			return true;
+	return false;
+}
+
+static uint64_t mix(uint64_t h, uint64_t value)
+{
+	h ^= value;
+	h *= UINT64_C(0x9e3779b97f4a7c15);
+	return h ^ h >> 29;
+}
+
+static uint64_t mix_string(uint64_t h, const char *s)
+{
+	while (*s)
+		h = mix(h, (uint8_t)*s++);
+	return mix(h, 256);
+}
+
+static uint64_t mix_snapshot(uint64_t h, const struct q2_snapshot *s)
+{
+	h = mix_string(mix_string(h, s->id), s->name);
+	h = mix(mix(h, s->l1_off), s->l1_entries);
+	h = mix(mix(h, (uint64_t)s->date_sec << 32 | s->date_nsec), s->vm_clock_nsec);
+	return mix(h, s->vm_state_size);
+}
+
+/* Of files that should hold still, how they are; of one that is written, which snapshot it is. What may change where this
+ * view does not look does not count. */
+uint64_t q2_view_content(const struct q2_view *v)
+{
+	const struct q2_stamp *stamp;
+	struct q2_file *file;
+	uint64_t h = 1;
+	size_t i;
+
+	for (i = 0; file_at(v, i, &file, &stamp); i++) {
+		h = mix(mix(h, stamp->dev), stamp->ino);
+		if (i < v->n_layers && v->layers[i]->role == Q2_SNAPSHOT)
+			h = mix_snapshot(h, q2_map_snapshot(v->layers[i]->map));
+		else if (i >= v->n_layers || i < v->watched)
+			h = mix(mix(h, stamp->size), stamp->block ? 0 : (uint64_t)stamp->mtime_ns);
+	}
+	return h ? h : 1;
+}
+
 bool q2_view_settled(struct q2_view *v)
 {
 	size_t i;
@@ -209,7 +315,7 @@ bool q2_view_settled(struct q2_view *v)
 
 /* ---------------------------------------------------------------- checking */
 
-static int check_touched(struct q2_view *v, const struct touched *t, struct vs_err *err)
+static int check_touched(struct q2_view *v, const struct touched *t, struct q2_work *work, struct vs_err *err)
 {
 	struct vs_err why = { 0 }; /* @err may hold the reason of something else by now */
 	size_t i;
@@ -218,7 +324,9 @@ static int check_touched(struct q2_view *v, const struct touched *t, struct vs_e
 	for (i = 0; i < v->n_layers && i < v->watched; i++) {
 		if (!(t->bits[i / 64] >> (i % 64) & 1))
 			continue;
-		rc = q2_layer_check(v->layers[i], &why);
+		rc = q2_work_spend(work, Q2_WORK_STAT);
+		if (!rc)
+			rc = q2_layer_check(v->layers[i], work, &why);
 		if (rc) {
 			if (err)
 				*err = why;
@@ -228,12 +336,21 @@ static int check_touched(struct q2_view *v, const struct touched *t, struct vs_e
 	return 0;
 }
 
-int q2_view_check(struct q2_view *v, struct vs_err *err)
+int q2_view_check(struct q2_view *v, struct q2_work *work, struct vs_err *err)
 {
 	struct touched all;
 
 	memset(&all, 0xff, sizeof(all));
-	return check_touched(v, &all, err);
+	return check_touched(v, &all, work, err);
+}
+
+/* What came of a question, once it is known whether it was asked of what was opened. Of one that nobody waits for any more
+ * nothing needs to be known. */
+static int judge(struct q2_view *v, const struct touched *t, struct q2_work *work, int rc, struct vs_err *err)
+{
+	int changed = rc == -EINTR ? 0 : check_touched(v, t, work, err);
+
+	return changed ? changed : rc;
 }
 
 /* ---------------------------------------------------------------- the question */
@@ -277,94 +394,114 @@ static void look_for_host_hole(struct q2_layer *l, struct q2_extent *x)
 		x->len += tail < whole - x->len ? tail : whole - x->len;
 }
 
-/* What layer @i says about @off; *found = false: ask the next one about the first *len bytes. */
-static int ask_layer(struct q2_view *v, size_t i, uint64_t off, uint64_t *len, bool holes, struct touched *t, bool *found,
-		     struct piece *out, struct vs_err *err)
+/* One question, or many along the disk. */
+struct walk {
+	struct q2_view *view;
+	struct q2_work *work;
+	struct touched touched;
+	bool holes; /* also those that only the host's file system knows of */
+	uint64_t clear[Q2_MAX_DEPTH]; /* up to there, from where the walk is, layer i has nothing */
+};
+
+static void walk_begin(struct walk *w, struct q2_view *v, struct q2_work *work, bool holes)
 {
-	struct q2_layer *l = v->layers[i];
+	w->view = v;
+	w->work = work;
+	w->touched = (struct touched){ 0 };
+	w->holes = holes;
+	memset(w->clear, 0, v->n_layers * sizeof(w->clear[0]));
+}
+
+/* What layer @i says about the @len bytes at @off; *found = false: it has nothing there, up to clear[i]. */
+static int ask_layer(struct walk *w, size_t i, uint64_t off, uint64_t len, bool *found, struct piece *out, struct vs_err *err)
+{
+	struct q2_layer *l = w->view->layers[i];
 	struct q2_piece p;
 	int rc;
 
 	*found = true;
 	out->layer = l;
-	out->x = (struct q2_extent){ .guest_off = off, .kind = Q2_ZERO, .depth = (unsigned)i };
-	if (off >= l->size) { /* a shorter backing file reads as zeros */
-		out->x.len = *len;
+	out->x = (struct q2_extent){ .guest_off = off, .len = len, .kind = Q2_ZERO, .depth = (unsigned)i };
+	if (off >= l->size) /* a shorter backing file reads as zeros */
 		return 0;
-	}
-	if (*len > l->size - off)
-		*len = l->size - off;
-	out->x.len = *len;
+	if (len > l->size - off)
+		out->x.len = len = l->size - off;
 	if (l->format == Q2_FORMAT_RAW) {
 		out->x.kind = Q2_DATA;
 		out->x.file = l->file;
 		out->x.host_off = off;
-		touch(t, i);
-	} else {
-		rc = q2_map_lookup(v->cache, l->map, l->file, off, *len, &p, err);
-		/* An error is believed only after the check; and a deleted snapshot reads nowhere, not even its holes. */
-		if (rc || p.unsure || l->role == Q2_SNAPSHOT)
-			touch(t, i);
-		if (rc)
-			return rc;
-		t->loads += p.loaded != 0;
-		t->loaded += p.loaded;
-		*len = out->x.len = p.len;
-		if (p.kind == Q2_RUN_UNALLOCATED) {
-			*found = false;
-			return 0;
-		}
-		if (p.kind == Q2_RUN_ZERO)
-			return 0;
-		touch(t, i);
-		out->x.kind = p.kind == Q2_RUN_DATA ? Q2_DATA : Q2_COMPRESSED;
-		out->x.file = l->data_file ? l->data_file : l->file;
-		out->x.host_off = p.host_off;
-		out->x.max_len = p.max_len;
+		touch(&w->touched, i);
+		return 0;
 	}
-	if (holes && out->x.kind == Q2_DATA)
-		look_for_host_hole(l, &out->x);
+	rc = q2_map_lookup(w->view->cache, l->map, l->file, off, len, w->work, &p, err);
+	/* An error is believed only after the check; and a deleted snapshot reads nowhere, not even its holes. */
+	if (rc || p.unsure || l->role == Q2_SNAPSHOT)
+		touch(&w->touched, i);
+	if (rc)
+		return rc;
+	out->x.len = p.len;
+	if (p.kind == Q2_RUN_UNALLOCATED) {
+		*found = false;
+		w->clear[i] = off + p.len;
+		return 0;
+	}
+	if (p.kind == Q2_RUN_ZERO)
+		return 0;
+	touch(&w->touched, i);
+	out->x.kind = p.kind == Q2_RUN_DATA ? Q2_DATA : Q2_COMPRESSED;
+	out->x.file = l->data_file ? l->data_file : l->file;
+	out->x.host_off = p.host_off;
+	out->x.max_len = p.max_len;
 	return 0;
 }
 
-/* The extent at @off, at most @len long. @off < size. */
-static int find(struct q2_view *v, uint64_t off, uint64_t len, bool holes, struct touched *t, struct piece *out,
-		struct vs_err *err)
+/* The extent at @off, at most @len long, of a walk that does not go beyond @end. @off < @end <= size. */
+static int find(struct walk *w, uint64_t off, uint64_t end, struct piece *out, struct vs_err *err)
 {
+	struct q2_view *v = w->view;
+	uint64_t nothing = end; /* so far no layer has anything up to here */
 	bool found = false;
 	size_t i;
-	int rc;
+	int rc = q2_work_spend(w->work, Q2_WORK_ASK + q2_work_scan(v->n_layers));
 
-	if (len > v->size - off)
-		len = v->size - off;
-	for (i = 0; i < v->n_layers && !found; i++) {
-		rc = ask_layer(v, i, off, &len, holes, t, &found, out, err);
-		if (rc)
-			return rc;
+	for (i = 0; i < v->n_layers && !found && !rc; i++) {
+		if (off >= w->clear[i])
+			rc = ask_layer(w, i, off, end - off, &found, out, err);
+		if (!rc && !found && w->clear[i] < nothing)
+			nothing = w->clear[i];
 	}
+	if (rc)
+		return rc;
 	if (!found) {
 		out->layer = NULL;
-		out->x = (struct q2_extent){ .guest_off = off, .len = len, .kind = Q2_ZERO, .depth = (unsigned)v->n_layers - 1 };
+		out->x = (struct q2_extent){ .guest_off = off, .len = nothing - off, .kind = Q2_ZERO,
+					     .depth = (unsigned)v->n_layers - 1 };
 	}
-	assert(out->x.len > 0 && out->x.len <= len);
+	if (out->x.len > nothing - off)
+		out->x.len = nothing - off;
+	if (w->holes && out->x.kind == Q2_DATA) {
+		rc = q2_work_spend(w->work, 2 * Q2_WORK_STAT);
+		look_for_host_hole(out->layer, &out->x);
+	}
+	assert(out->x.len > 0 && out->x.len <= end - off);
 	if (out->x.kind == Q2_ZERO)
 		out->x.file = NULL;
-	return 0;
+	return rc;
 }
 
-int q2_view_extent(struct q2_view *v, uint64_t guest_off, uint64_t len, struct q2_extent *out, struct vs_err *err)
+int q2_view_extent(struct q2_view *v, uint64_t guest_off, uint64_t len, struct q2_work *work, struct q2_extent *out,
+		   struct vs_err *err)
 {
-	struct touched t = { 0 };
 	struct piece p;
-	int rc, rc2;
+	struct walk w;
+	int rc;
 
 	if (guest_off >= v->size || !len)
 		return -ENXIO;
-	rc = find(v, guest_off, len, false, &t, &p, err);
-	if (rc) {
-		rc2 = check_touched(v, &t, err);
-		return rc2 ? rc2 : rc;
-	}
+	walk_begin(&w, v, work, false);
+	rc = find(&w, guest_off, len < v->size - guest_off ? guest_off + len : v->size, &p, err);
+	if (rc)
+		return judge(v, &w.touched, work, rc, err);
 	*out = p.x;
 	return 0;
 }
@@ -430,14 +567,15 @@ static int copy_compressed(struct q2_view *v, const struct piece *p, void *buf, 
 	return rc;
 }
 
-static int copy(struct q2_view *v, uint8_t *buf, size_t len, uint64_t off, struct touched *t, struct vs_err *err)
+static int copy(struct walk *w, uint8_t *buf, size_t len, uint64_t off, struct vs_err *err)
 {
+	uint64_t end = off + len;
 	struct piece p;
 	size_t n;
 	int rc;
 
-	while (len) {
-		rc = find(v, off, len, false, t, &p, err);
+	while (off < end) {
+		rc = find(w, off, end, &p, err);
 		if (rc)
 			return rc;
 		n = (size_t)p.x.len;
@@ -449,22 +587,23 @@ static int copy(struct q2_view *v, uint8_t *buf, size_t len, uint64_t off, struc
 			rc = copy_data(&p, buf, n, err);
 			break;
 		case Q2_COMPRESSED:
-			rc = copy_compressed(v, &p, buf, n, err);
+			rc = copy_compressed(w->view, &p, buf, n, err);
 			break;
 		}
+		if (!rc)
+			rc = q2_work_spend(w->work, q2_work_read(n));
 		if (rc)
 			return rc;
 		buf += n;
 		off += n;
-		len -= n;
 	}
 	return 0;
 }
 
-ssize_t q2_view_read(struct q2_view *v, void *buf, size_t len, uint64_t guest_off, struct vs_err *err)
+ssize_t q2_view_read(struct q2_view *v, void *buf, size_t len, uint64_t guest_off, struct q2_work *work, struct vs_err *err)
 {
-	struct touched t = { 0 };
-	int rc, rc2;
+	struct walk w;
+	int rc;
 
 	if (guest_off >= v->size)
 		return 0;
@@ -472,36 +611,44 @@ ssize_t q2_view_read(struct q2_view *v, void *buf, size_t len, uint64_t guest_of
 		len = (size_t)(v->size - guest_off);
 	if (len > SSIZE_MAX)
 		len = SSIZE_MAX;
-	rc = copy(v, buf, len, guest_off, &t, err);
-	rc2 = check_touched(v, &t, err);
-	if (rc2 || rc)
-		return rc2 ? rc2 : rc;
-	return (ssize_t)len;
+	walk_begin(&w, v, work, false);
+	rc = copy(&w, buf, len, guest_off, err);
+	rc = judge(v, &w.touched, work, rc, err);
+	return rc ? rc : (ssize_t)len;
 }
 
 /* ---------------------------------------------------------------- walking */
 
-static int64_t seek(struct q2_view *v, uint64_t off, bool want_data, struct touched *t, struct vs_err *err)
+static int64_t seek(struct walk *w, uint64_t off, bool want_data, struct vs_err *err)
 {
+	struct q2_view *v = w->view;
+	bool presumed = !want_data && off == atomic_load(&v->presumed);
 	struct piece p;
 	int rc;
 
 	while (off < v->size) {
-		rc = find(v, off, v->size - off, true, t, &p, err);
+		rc = find(w, off, v->size, &p, err);
 		if (rc)
 			return rc;
-		if ((p.x.kind != Q2_ZERO) == want_data)
+		if (presumed && p.x.kind == Q2_ZERO && p.x.len > PRESUMED_LEN)
+			p.x.len = PRESUMED_LEN;
+		if (!presumed && (p.x.kind != Q2_ZERO) == want_data)
 			return (int64_t)off;
+		presumed = false;
 		off += p.x.len;
-		if (t->loaded > SEEK_MAX_LOADED && off < v->size) /* what is left counts as data */
-			return (int64_t)(want_data ? off : v->size);
+		if (!q2_work_done(w->work) || off >= v->size)
+			continue;
+		if (!want_data)
+			return (int64_t)v->size;
+		atomic_store(&v->presumed, off);
+		return (int64_t)off;
 	}
 	return want_data ? -ENXIO : (int64_t)v->size;
 }
 
-int64_t q2_view_seek(struct q2_view *v, uint64_t guest_off, int whence, struct vs_err *err)
+int64_t q2_view_seek(struct q2_view *v, uint64_t guest_off, int whence, struct q2_work *work, struct vs_err *err)
 {
-	struct touched t = { 0 };
+	struct walk w;
 	int64_t at;
 	int rc;
 
@@ -509,44 +656,46 @@ int64_t q2_view_seek(struct q2_view *v, uint64_t guest_off, int whence, struct v
 		return -EINVAL;
 	if (guest_off >= v->size)
 		return -ENXIO;
-	at = seek(v, guest_off, whence == SEEK_DATA, &t, err);
-	rc = check_touched(v, &t, err);
+	walk_begin(&w, v, work, true);
+	at = seek(&w, guest_off, whence == SEEK_DATA, err);
+	rc = judge(v, &w.touched, work, at < 0 ? (int)at : 0, err);
 	return rc ? rc : at;
 }
 
-int q2_view_allocated(struct q2_view *v, size_t max_tables, uint64_t *bytes, struct vs_err *err)
+int q2_view_allocated(struct q2_view *v, struct q2_work *work, uint64_t *bytes, struct vs_err *err)
 {
-	struct touched t = { 0 };
 	uint64_t off = 0, sum = 0;
 	struct piece p;
-	int rc = 0, rc2;
+	struct walk w;
+	int rc = 0;
 
+	walk_begin(&w, v, work, true);
 	while (off < v->size && !rc) {
-		rc = find(v, off, v->size - off, true, &t, &p, err);
+		rc = find(&w, off, v->size, &p, err);
 		if (rc)
 			break;
 		if (p.x.kind != Q2_ZERO)
 			sum += p.x.len;
 		off += p.x.len;
-		if (max_tables && t.loads > max_tables)
+		if (q2_work_done(work) && off < v->size)
 			rc = -E2BIG;
 	}
-	rc2 = check_touched(v, &t, err);
-	if (rc2 || rc)
-		return rc2 ? rc2 : rc;
-	*bytes = sum;
-	return 0;
+	rc = judge(v, &w.touched, work, rc, err);
+	if (!rc)
+		*bytes = sum;
+	return rc;
 }
 
-int q2_view_has_compressed(struct q2_view *v, size_t max_tables, struct vs_err *err)
+int q2_view_has_compressed(struct q2_view *v, struct q2_work *work, struct vs_err *err)
 {
+	uint64_t units = work && work->limit ? work->limit / v->n_layers : UINT64_MAX;
 	size_t i;
 	int rc;
 
-	for (i = 0; i < v->n_layers; i++) {
+	for (i = v->n_layers; i-- > 0 && !q2_work_done(work);) { /* usually the base is it */
 		if (!v->layers[i]->map)
 			continue;
-		rc = q2_map_has_compressed(v->cache, v->layers[i]->map, v->layers[i]->file, max_tables, err);
+		rc = q2_map_has_compressed(v->cache, v->layers[i]->map, v->layers[i]->file, units, work, err);
 		if (rc)
 			return rc;
 	}

@@ -111,7 +111,7 @@ static bool read_once(struct q2_view *view, unsigned serial, uint8_t *buf, unsig
 	size_t len = rand_r(seed) % 4 ? 1 + (size_t)rand_r(seed) % 5000 : PIECE;
 	enum state before = state_of(serial);
 	struct vs_err err = {0};
-	ssize_t n = q2_view_read(view, buf, len, off, &err);
+	ssize_t n = q2_view_read(view, buf, len, off, NULL, &err);
 
 	if (judge(serial, "a read failed", off, before, n, &err))
 		return false;
@@ -127,7 +127,7 @@ static bool seek_once(struct q2_view *view, unsigned serial)
 {
 	enum state before = state_of(serial);
 	struct vs_err err = {0};
-	int64_t at = q2_view_seek(view, 0, SEEK_HOLE, &err), want = 0;
+	int64_t at = q2_view_seek(view, 0, SEEK_HOLE, NULL, &err), want = 0;
 
 	if (judge(serial, "a seek failed", 0, before, at, &err))
 		return false;

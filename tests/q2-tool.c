@@ -30,6 +30,7 @@ static const char usage_text[] =
 	"         --strict                     not even its own directory\n"
 	"         --guard                      hold QEMU's lock byte 201 on frozen layers\n"
 	"         --cache BYTES                limit of each cache, default 8 MiB\n"
+	"         --work UNITS                 limit of each question, default 67108864 as in the mount; 0: none\n"
 	"         --threads N --reads N --seed N    torture, default 4, 500 each, 1\n";
 
 struct options {
@@ -41,7 +42,7 @@ struct options {
 	bool strict, guard;
 	size_t cache_bytes;
 	unsigned threads, reads, seed;
-	uint64_t off, len;
+	uint64_t off, len, work;
 };
 
 static void die(int code, const struct vs_err *err)
@@ -123,7 +124,7 @@ static const struct q2_snapshot *choose(const struct options *o, const struct q2
 struct state {
 	struct q2_cache *cache;
 	struct q2_view *view;
-	uint64_t size;
+	uint64_t size, limit;
 };
 
 static void state_open(const struct options *o, struct state *s)
@@ -150,6 +151,7 @@ static void state_open(const struct options *o, struct state *s)
 		die(r, &err);
 	q2_info_free(info);
 	s->size = q2_view_size(s->view);
+	s->limit = o->work;
 }
 
 static void state_close(struct state *s)
@@ -162,7 +164,7 @@ static void state_close(struct state *s)
 static void read_all(struct state *s, void *buf, size_t len, uint64_t guest_off)
 {
 	struct vs_err err = {0};
-	ssize_t n = q2_view_read(s->view, buf, len, guest_off, &err);
+	ssize_t n = q2_view_read(s->view, buf, len, guest_off, NULL, &err);
 
 	if (n < 0)
 		die((int)n, &err);
@@ -220,7 +222,7 @@ static void cmd_cat(struct state *s)
 		if (fwrite(buf, 1, len, stdout) != len)
 			die(-EIO, NULL);
 	}
-	if (q2_view_read(s->view, buf, 1, s->size, NULL) != 0)
+	if (q2_view_read(s->view, buf, 1, s->size, NULL, NULL) != 0)
 		broken("a read at the end did not return 0", s->size);
 	free(buf);
 }
@@ -229,12 +231,19 @@ static void cmd_read(const struct options *o, struct state *s)
 {
 	struct vs_err err = {0};
 	char *buf = xmalloc(o->len ? o->len : 1);
-	ssize_t n = q2_view_read(s->view, buf, o->len, o->off, &err);
+	ssize_t n = q2_view_read(s->view, buf, o->len, o->off, NULL, &err);
 
 	if (n < 0)
 		die((int)n, &err);
 	fwrite(buf, 1, (size_t)n, stdout);
 	free(buf);
+}
+
+static int64_t seek(struct state *s, uint64_t off, int whence, struct vs_err *err)
+{
+	struct q2_work work = {.limit = s->limit};
+
+	return q2_view_seek(s->view, off, whence, &work, err);
 }
 
 /* What lseek(2) will tell cp and tar. */
@@ -244,7 +253,7 @@ static void cmd_map(struct state *s)
 	uint64_t off = 0;
 
 	while (off < s->size) {
-		int64_t data = q2_view_seek(s->view, off, SEEK_DATA, &err), hole;
+		int64_t data = seek(s, off, SEEK_DATA, &err), hole;
 
 		if (data == -ENXIO) {
 			printf("%" PRIu64 " %" PRIu64 " zero\n", off, s->size - off);
@@ -256,7 +265,7 @@ static void cmd_map(struct state *s)
 			broken("SEEK_DATA left the disk", off);
 		if ((uint64_t)data > off)
 			printf("%" PRIu64 " %" PRIu64 " zero\n", off, (uint64_t)data - off);
-		hole = q2_view_seek(s->view, (uint64_t)data, SEEK_HOLE, &err);
+		hole = seek(s, (uint64_t)data, SEEK_HOLE, &err);
 		if (hole < 0)
 			die((int)hole, &err);
 		if (hole <= data || (uint64_t)hole > s->size)
@@ -264,15 +273,14 @@ static void cmd_map(struct state *s)
 		printf("%" PRIu64 " %" PRIu64 " data\n", (uint64_t)data, (uint64_t)(hole - data));
 		off = (uint64_t)hole;
 	}
-	if (q2_view_seek(s->view, s->size, SEEK_DATA, NULL) != -ENXIO ||
-	    q2_view_seek(s->view, s->size, SEEK_HOLE, NULL) != -ENXIO)
+	if (seek(s, s->size, SEEK_DATA, NULL) != -ENXIO || seek(s, s->size, SEEK_HOLE, NULL) != -ENXIO)
 		broken("lseek at the end is not ENXIO", s->size);
 }
 
 static void next_extent(struct state *s, uint64_t off, uint64_t len, struct q2_extent *e)
 {
 	struct vs_err err = {0};
-	int r = q2_view_extent(s->view, off, len, e, &err);
+	int r = q2_view_extent(s->view, off, len, NULL, e, &err);
 
 	if (r < 0)
 		die(r, &err);
@@ -298,7 +306,7 @@ static void cmd_extents(struct state *s)
 			printf(" host=%" PRIu64 " max=%" PRIu32 " file=%s", e.host_off, e.max_len, e.file->path);
 		putchar('\n');
 	}
-	if (q2_view_extent(s->view, s->size, 1, &e, NULL) != -ENXIO)
+	if (q2_view_extent(s->view, s->size, 1, NULL, &e, NULL) != -ENXIO)
 		broken("an extent at the end is not ENXIO", s->size);
 }
 
@@ -347,7 +355,7 @@ static void *torture_thread(void *arg)
 		size_t len = 1 + (size_t)rand_r(&seed) % (rand_r(&seed) % 8 ? 8192 : PIECE);
 		size_t want = len < size - off ? len : (size_t)(size - off);
 		struct vs_err err = {0};
-		ssize_t n = q2_view_read(t->state->view, buf, len, off, &err);
+		ssize_t n = q2_view_read(t->state->view, buf, len, off, NULL, &err);
 
 		if (n < 0)
 			die((int)n, &err);
@@ -390,6 +398,7 @@ static void cmd_torture(const struct options *o, struct state *s)
 
 static void cmd_numbers(const struct options *o, struct state *s)
 {
+	struct q2_work work = {.limit = s->limit};
 	struct vs_err err = {0};
 	uint64_t bytes;
 	int r;
@@ -400,12 +409,12 @@ static void cmd_numbers(const struct options *o, struct state *s)
 		for (size_t i = 0; i < q2_view_depth(s->view); i++)
 			printf("%s\n", q2_view_path(s->view, i));
 	} else if (!strcmp(o->command, "allocated")) {
-		r = q2_view_allocated(s->view, 0, &bytes, &err);
+		r = q2_view_allocated(s->view, &work, &bytes, &err);
 		if (r < 0)
 			die(r, &err);
 		printf("%" PRIu64 "\n", bytes);
 	} else {
-		r = q2_view_has_compressed(s->view, 1000, &err);
+		r = q2_view_has_compressed(s->view, &work, &err);
 		if (r < 0)
 			die(r, &err);
 		printf("%d\n", r);
@@ -440,7 +449,8 @@ static bool parse_options(int argc, char **argv, struct options *o)
 		{"allow", required_argument, NULL, 'a'},   {"strict", no_argument, NULL, 's'},
 		{"guard", no_argument, NULL, 'g'},         {"cache", required_argument, NULL, 'c'},
 		{"threads", required_argument, NULL, 't'}, {"reads", required_argument, NULL, 'r'},
-		{"seed", required_argument, NULL, 'e'},    {NULL, 0, NULL, 0}};
+		{"seed", required_argument, NULL, 'e'},    {"work", required_argument, NULL, 'w'},
+		{NULL, 0, NULL, 0}};
 	int c;
 
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
@@ -476,6 +486,9 @@ static bool parse_options(int argc, char **argv, struct options *o)
 		case 'r':
 			o->reads = (unsigned)atoi(optarg);
 			break;
+		case 'w':
+			o->work = strtoul(optarg, NULL, 0);
+			break;
 		case 'e':
 			o->seed = (unsigned)atoi(optarg);
 			break;
@@ -508,6 +521,7 @@ int main(int argc, char **argv)
 	struct options o = {.format = Q2_FORMAT_QCOW2,
 			    .snapshot_idx = -1,
 			    .cache_bytes = 8 << 20,
+			    .work = 1 << 26,
 			    .threads = 4,
 			    .reads = 500,
 			    .seed = 1,

@@ -193,7 +193,7 @@ static void read_steady(struct stage *st, struct q2_view *v, unsigned snapshot, 
 	struct vs_err err = { 0 };
 	uint64_t off = (uint64_t)rand_r(seed) % SIZE, i;
 	size_t len = 1 + (size_t)rand_r(seed) % sizeof(buf);
-	ssize_t n = q2_view_read(v, buf, len, off, &err);
+	ssize_t n = q2_view_read(v, buf, len, off, NULL, &err);
 
 	if (n < 0)
 		fail("a steady snapshot", (int)n, &err);
@@ -214,7 +214,7 @@ static void *read_shared(void *opaque)
 		unsigned s = (unsigned)rand_r(&seed) % STEADY;
 
 		read_steady(st, st->steady[s], s, &seed);
-		if (rand_r(&seed) % 50 == 0 && q2_view_seek(st->steady[s], (uint64_t)rand_r(&seed) % SIZE, SEEK_HOLE, NULL) < 0)
+		if (rand_r(&seed) % 50 == 0 && q2_view_seek(st->steady[s], (uint64_t)rand_r(&seed) % SIZE, SEEK_HOLE, NULL, NULL) < 0)
 			fail("lseek", -EIO, NULL);
 	}
 	return NULL;
@@ -225,7 +225,7 @@ static void read_mortal(struct stage *st, struct q2_view *v, const struct q2_sna
 	uint8_t buf[8 * C];
 	struct vs_err err = { 0 };
 	uint64_t off = (uint64_t)rand_r(seed) % SIZE;
-	ssize_t n = q2_view_read(v, buf, 1 + (size_t)rand_r(seed) % sizeof(buf), off, &err);
+	ssize_t n = q2_view_read(v, buf, 1 + (size_t)rand_r(seed) % sizeof(buf), off, NULL, &err);
 
 	if (n == -ESTALE)
 		atomic_fetch_add(&st->stale, 1);

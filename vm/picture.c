@@ -86,11 +86,14 @@ static bool same_entry(const struct q2_snapshot *a, const struct q2_snapshot *b)
 	return a == b || (a && b && q2_snapshot_same(a, b) && a->has_disk_size == b->has_disk_size);
 }
 
-/* Of the files that should hold still; an image with snapshots inside it need not. */
+/* Of the files that should hold still; an image with snapshots inside it need not. Each must be the same file. */
 static bool same_stamps(const struct vm_disk *a, const struct vm_disk *b)
 {
 	if (a->n_stamps != b->n_stamps)
 		return false;
+	for (size_t i = 0; i < a->n_stamps; i++)
+		if (a->stamps[i].dev != b->stamps[i].dev || a->stamps[i].ino != b->stamps[i].ino)
+			return false;
 	for (size_t i = a->snapshot ? 1 : 0; i < a->n_stamps && (!a->watched || i < a->watched); i++)
 		if (a->stamps[i].size != b->stamps[i].size || a->stamps[i].mtime_ns != b->stamps[i].mtime_ns)
 			return false;

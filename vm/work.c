@@ -16,6 +16,7 @@
 #define LOOK_MS 30000
 #define LIST_TRIES 20
 #define COST_TABLE_BYTES (16u << 20)
+#define COST_WORK 100000000 /* some 2 s */
 #define LIST_PAUSE_US 50000
 
 /* ---------------------------------------------------------------- words */
@@ -611,13 +612,17 @@ uint64_t vm_work_allocated(const struct vm_work *w, int layer)
 }
 
 /* Of what a view of @top shows, what comes from above @base: everything, and what is stored of it. @depth: layers above base. */
-static bool count_view(struct q2_view *view, unsigned depth, uint64_t *bytes, uint64_t *stored)
+static bool count_view(struct q2_view *view, unsigned depth, struct q2_work *work, uint64_t *bytes, uint64_t *stored)
 {
 	uint64_t off = 0, size = q2_view_size(view);
 	struct q2_extent e;
 
 	for (*bytes = *stored = 0; off < size; off = e.guest_off + e.len) {
-		if (q2_view_extent(view, off, size - off, &e, NULL) < 0 || e.len == 0)
+		if (work->spent >= work->limit) { /* an image that was made to cost: no more than all of it */
+			*bytes += size - off;
+			return true;
+		}
+		if (q2_view_extent(view, off, size - off, work, &e, NULL) < 0 || e.len == 0)
 			return false;
 		if (e.depth < depth)
 			*bytes += e.len;
@@ -637,12 +642,18 @@ static const struct vm_disk *any_disk(const struct vm_work *w)
 	return NULL;
 }
 
+static bool is_cancelled(void *opaque)
+{
+	return vm_work_cancelled(opaque, NULL) < 0;
+}
+
 /* False: it cannot be told, because the top is being written. */
 static bool count_exactly(const struct vm_work *w, int base, int top, uint64_t *bytes, uint64_t *stored)
 {
 	const struct vm_layer *l = &w->d->layers[top];
 	const struct vm_disk *any = any_disk(w);
 	struct q2_view_spec spec = { .path = l->path, .format = l->format, .gate = any ? any->gate : NULL };
+	struct q2_work work = { .limit = COST_WORK, .stop = is_cancelled, .opaque = (void *)w };
 	struct q2_cache *cache;
 	struct q2_view *view;
 	unsigned depth = 0;
@@ -657,7 +668,7 @@ static bool count_exactly(const struct vm_work *w, int base, int top, uint64_t *
 		return false;
 	counted = q2_view_open(cache, &spec, &view, NULL) >= 0;
 	if (counted) {
-		counted = count_view(view, depth, bytes, stored);
+		counted = count_view(view, depth, &work, bytes, stored);
 		q2_view_close(view);
 	}
 	q2_cache_free(cache);

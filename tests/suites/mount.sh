@@ -415,6 +415,94 @@ end_pid "$qemu"
 check 'current: comes back when it is off' wait_until 15 shown
 unmount_snapfs "$M"
 
+# ---------------------------------------------------------------- what lies beneath is exchanged
+
+# beneath KIND: an image of 4 MiB whose upper half comes from $L: a raw base, a layer in the middle, a data file of the base; or
+# that cannot be read without $L, which is the image itself
+beneath() {
+	rm -rf "$I/low"
+	mkdir "$I/low"
+	pattern 0x11 4M >"$I/low/base.raw"
+	L=$I/low/base.raw
+	case $1 in
+	raw | itself)
+		qemu-img create -q -f qcow2 -F raw -b base.raw "$I/low/img.qcow2"
+		;;
+	layer)
+		L=$I/low/mid.qcow2
+		qemu-img create -q -f qcow2 "$L" 4M
+		qwrite "$L" 0x11 2M 2M
+		qemu-img create -q -f qcow2 -F qcow2 -b mid.qcow2 "$I/low/img.qcow2"
+		;;
+	data-file)
+		L=$I/low/data.raw
+		qemu-img create -q -f qcow2 -o "data_file=$L,data_file_raw=on" "$I/low/mid.qcow2" 4M
+		qwrite "$I/low/mid.qcow2" 0x11 0 4M
+		qemu-img create -q -f qcow2 -F qcow2 -b mid.qcow2 "$I/low/img.qcow2"
+		;;
+	esac
+	touch -d '2 days ago' "$I"/low/*
+	qemu-io -f qcow2 -c 'write -q -c -P 0x33 0 64k' "$I/low/img.qcow2" >/dev/null
+	qemu-img snapshot -c s "$I/low/img.qcow2"
+	if [ "$1" = itself ]; then L=$I/low/img.qcow2; fi
+}
+for cache in none auto kernel; do
+	for what in raw/{rename,rename-alike,write,truncate} layer/{rename,truncate} data-file/rename itself/truncate; do
+		beneath "${what%/*}"
+		mount_snapfs "$M" -o "$R,cache=$cache" "$I/low/img.qcow2" || die 'no mount'
+		adopt python3 "$TESTS/images/replaced.py" "$what, cache=$cache" "$M/img/s.disk.img" "$L" "${what#*/}"
+		unmount_snapfs "$M"
+	done
+done
+rm -rf "$I/low"
+
+# A new open shows it at once, refresh or not, and closed files leave nothing behind.
+for cache in none auto kernel; do
+	beneath raw
+	mount_snapfs "$M" -o "refresh=60,cache=$cache" "$I/low/img.qcow2" || die 'no mount'
+	same "cache=$cache: the base as it was" 11 "$(od -An -tx1 -j 3M -N 1 "$M/img/s.disk.img" | xargs)"
+	pattern 0x22 4M >"$I/low/new.raw"
+	touch -r "$I/low/base.raw" "$I/low/new.raw"
+	mv "$I/low/new.raw" "$I/low/base.raw"
+	same "cache=$cache: another one shows at the next open" 22 "$(od -An -tx1 -j 3M -N 1 "$M/img/s.disk.img" | xargs)"
+	unmount_snapfs "$M"
+done
+
+# ---------------------------------------------------------------- file handles
+
+mount_snapfs "$M" -o "$R" "$g" || die 'no mount'
+cat >"$W/handles.py" <<'PY'
+# What do handles lead to, at once and after the kernel has forgotten what it knew?
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+class Handle(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_uint), ("type", ctypes.c_int), ("f", ctypes.c_ubyte * 128)]
+def get(path):
+    h, mount_id = Handle(bytes=128), ctypes.c_int()
+    if libc.name_to_handle_at(-100, path.encode(), ctypes.byref(h), ctypes.byref(mount_id), 0):
+        return None
+    return h
+top = os.open(sys.argv[1], os.O_RDONLY)
+def follow(h):
+    fd = libc.open_by_handle_at(top, ctypes.byref(h), os.O_RDONLY) if h else -1
+    if fd < 0:
+        return os.strerror(ctypes.get_errno())
+    what = os.listdir(fd)[0] if os.path.isdir("/proc/self/fd/%d" % fd) else "%02x" % os.pread(fd, 1, 1 << 20 if os.fstat(fd).st_size > 1 << 20 else 0)[0]
+    os.close(fd)
+    return what
+names = sys.argv[2:]
+handles = [get(os.path.join(sys.argv[1], n)) for n in names]
+print(*[follow(h) for h in handles], sep="|")
+for _ in range(3):  # what was used just now is spared the first time
+    with open("/proc/sys/vm/drop_caches", "w") as f:
+        f.write("2")
+print(*[follow(h) for h in handles], sep="|")
+PY
+{ read -r first; read -r second; } < <(python3 "$W/handles.py" "$M" good/one.disk.img good/snapshots good good/ctl)
+same 'file handles lead where they led' '11|4e|chain|6e' "$first"
+same 'also when the kernel has forgotten the inodes, but for what is written to' '11|4e|chain|Stale file handle' "$second"
+unmount_snapfs "$M"
+
 # ---------------------------------------------------------------- names
 
 o=$I/odd.qcow2

@@ -249,6 +249,7 @@ Test(q2_faults, a_table_that_is_read_in_many_pieces_is_whole)
 	}
 	ti_table(&img, 20, snaps, N);
 	ti_switch(&img, 20, N);
+	q2_info_limit(64 << 20); /* names like these are not for one image among many */
 	cr_assert_eq(list(&info, NULL), 0);
 	cr_assert_eq(info->n_snapshots, N);
 	for (unsigned i = 0; i < N; i++) {
@@ -260,6 +261,80 @@ Test(q2_faults, a_table_that_is_read_in_many_pieces_is_whole)
 	q2_info_free(info);
 	free(snaps);
 	free(name);
+}
+
+/* ---------------------------------------------------------------- what all listings hold together */
+
+/* Makes the table one of @n entries, each of which takes about 90 bytes in a listing, and the file another one. */
+static void other_file(uint64_t ino, unsigned n)
+{
+	struct ti_snap *snaps = calloc(n, sizeof(*snaps));
+
+	for (unsigned i = 0; i < n; i++)
+		snaps[i] = (struct ti_snap){.id = "12345", .name = "2026-11-16", .l1 = 3, .l1_entries = 1, .date_sec = i, .disk_size = 1 << 20};
+	ti_table(&img, 20, snaps, n);
+	ti_switch(&img, 20, n);
+	file.stamp.ino = ino;
+	free(snaps);
+}
+
+Test(q2_faults, one_large_table_is_listed_and_no_second_one_beside_it)
+{
+	struct q2_info *large, *none, *small, *again;
+	struct vs_err err = {0};
+
+	q2_info_limit(600000); /* 100,000 for the first */
+	other_file(1, 1000);
+	cr_assert_eq(list(&large, NULL), 0);
+	other_file(2, 1000);
+	cr_expect_eq(list(&none, &err), -EFBIG);
+	cr_expect_null(none);
+	cr_expect_not_null(strstr(err.msg, "beside those of other images"), "%s", err.msg);
+	cr_expect_not_null(strstr(err.msg, file.f.path), "%s", err.msg);
+	other_file(3, 500);
+	cr_expect_eq(list(&small, NULL), 0, "a small one has its place");
+	other_file(1, 1000);
+	cr_expect_eq(list(&again, NULL), 0, "the same file once more");
+	q2_info_free(large);
+	q2_info_free(again);
+	other_file(2, 1000);
+	cr_expect_eq(list(&large, NULL), 0, "the place is free");
+	q2_info_free(large);
+	q2_info_free(small);
+}
+
+Test(q2_faults, listings_of_one_file_have_a_limit_too)
+{
+	struct q2_info *held[100];
+	unsigned n = 0;
+
+	q2_info_limit(600000);
+	other_file(1, 1000);
+	while (n < 100 && !list(&held[n], NULL))
+		n++;
+	cr_expect(n > 2 && n < 15, "%u", n); /* twice the limit, and 90,000 bytes each */
+	while (n)
+		q2_info_free(held[--n]);
+}
+
+Test(q2_faults, many_tables_of_all_sizes_never_take_everything)
+{
+	struct q2_info *held[2000], *one;
+	unsigned n = 0, size = 2000;
+
+	q2_info_limit(600000);
+	while (n < 2000 && size > 20) { /* as large as it may be, again and again */
+		other_file(10 + n, size);
+		if (list(&held[n], NULL))
+			size -= size / 10;
+		else
+			n++;
+	}
+	other_file(5000, 10);
+	cr_expect_eq(list(&one, NULL), 0, "after %u others", n);
+	q2_info_free(one);
+	while (n)
+		q2_info_free(held[--n]);
 }
 
 Test(q2_faults, raw_is_only_measured)

@@ -45,7 +45,7 @@ static int open_layer(struct bench *b, const struct ti_snap *snap, struct vs_err
 
 	if (snap)
 		s = ti_snapshot(&b->img, snap);
-	return q2_layer_init(&b->l, b->cache, &b->tf.f, Q2_FORMAT_QCOW2, snap ? &s : NULL, NULL, false, err);
+	return q2_layer_init(&b->l, b->cache, &b->tf.f, Q2_FORMAT_QCOW2, snap ? &s : NULL, NULL, false, NULL, err);
 }
 
 static void bench_open(struct bench *b, const struct ti_snap *snap)
@@ -74,7 +74,7 @@ static void written(struct bench *b)
 static void expect_check(struct bench *b, int rc, const char *what)
 {
 	struct vs_err err = { 0 };
-	int got = q2_layer_check(&b->l, &err);
+	int got = q2_layer_check(&b->l, NULL, &err);
 
 	cr_expect_eq(got, rc, "%s: %d, not %d (%s)", what, got, rc, err.msg);
 	if (rc && got == rc)
@@ -147,6 +147,32 @@ Test(q2_layer, another_backing_file_is_noticed)
 	memcpy(name, "qcow3", 5);
 	written(&b);
 	expect_check(&b, -ESTALE, "another format");
+	bench_fini(&b);
+}
+
+/* With a cluster of 16 KiB and the name at its end: nobody writes that, and nobody shall hold 2 MiB for it. */
+Test(q2_layer, a_backing_name_far_out_is_watched_as_well)
+{
+	struct ti_snap one = { .id = "1", .name = "one", .l1 = 10, .l1_entries = 1, .date_sec = 1, .disk_size = SPAN };
+	struct bench b;
+
+	memset(&b, 0, sizeof(b));
+	ti_init(&b.img, 14, SPAN);
+	ti_l1(&b.img, 10, 0, 20);
+	ti_table(&b.img, 60, &one, 1);
+	ti_switch(&b.img, 60, 1);
+	ti_backing(&b.img, "base.qcow2", "qcow2");
+	ti_put(&b.img, 16000, "base.qcow2", 10);
+	ti_put64(&b.img, 8, 16000);
+	ti_file_init(&b.tf, &b.img);
+	b.cache = q2_cache_new(1 << 20, 0);
+	cr_assert_eq(open_layer(&b, &one, NULL), 0);
+	cr_expect_null(b.l.head);
+	written(&b);
+	expect_check(&b, 0, "as it was");
+	ti_put(&b.img, 16000, "case.qcow2", 10);
+	written(&b);
+	expect_check(&b, -ESTALE, "another name");
 	bench_fini(&b);
 }
 
@@ -350,7 +376,7 @@ Test(q2_layer, a_misaligned_l1_table_is_an_error_of_its_snapshot)
 	ti_put64(&b.img, ti_off(&b.img, 60), 10 * C + 8);
 	s = ti_snapshot(&b.img, &snaps[0]);
 	s.l1_off += 8;
-	cr_expect_eq(q2_layer_init(&b.l, b.cache, &b.tf.f, Q2_FORMAT_QCOW2, &s, NULL, false, NULL), -EUCLEAN);
+	cr_expect_eq(q2_layer_init(&b.l, b.cache, &b.tf.f, Q2_FORMAT_QCOW2, &s, NULL, false, NULL, NULL), -EUCLEAN);
 	bench_fini(&b);
 }
 
@@ -381,7 +407,7 @@ Test(q2_layer, a_raw_image_has_no_snapshots)
 
 	bench_init(&b);
 	s = ti_snapshot(&b.img, &snaps[0]);
-	cr_expect_eq(q2_layer_init(&b.l, b.cache, &b.tf.f, Q2_FORMAT_RAW, &s, NULL, false, NULL), -ESTALE);
+	cr_expect_eq(q2_layer_init(&b.l, b.cache, &b.tf.f, Q2_FORMAT_RAW, &s, NULL, false, NULL, NULL), -ESTALE);
 	bench_fini(&b);
 }
 

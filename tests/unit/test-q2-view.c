@@ -69,7 +69,7 @@ static void expect_bytes(struct q2_view *v, uint64_t off, size_t len, uint8_t by
 	ssize_t n;
 
 	memset(buf, ~byte, len);
-	n = q2_view_read(v, buf, len, off, &err);
+	n = q2_view_read(v, buf, len, off, NULL, &err);
 	cr_expect_eq(n, (ssize_t)len, "read of %zu at %#lx: %zd (%s)", len, (unsigned long)off, n, err.msg);
 	if (n == (ssize_t)len)
 		cr_expect(ti_all(buf, len, byte), "bytes at %#lx are not all %#x: %#x", (unsigned long)off, byte, buf[0]);
@@ -79,7 +79,7 @@ static void expect_error(struct q2_view *v, uint64_t off, size_t len, int rc)
 {
 	vs_autofree uint8_t *buf = malloc(len);
 	struct vs_err err = { 0 };
-	ssize_t n = q2_view_read(v, buf, len, off, &err);
+	ssize_t n = q2_view_read(v, buf, len, off, NULL, &err);
 
 	cr_expect_eq(n, rc, "read of %zu at %#lx: %zd, not %d (%s)", len, (unsigned long)off, n, rc, err.msg);
 	if (n < 0 && n == rc)
@@ -124,7 +124,7 @@ static void spy_on(struct spy *spy, struct q2_view *v, uint64_t guest_off)
 {
 	struct q2_extent e;
 
-	cr_assert_eq(q2_view_extent(v, guest_off, 1, &e, NULL), 0);
+	cr_assert_eq(q2_view_extent(v, guest_off, 1, NULL, &e, NULL), 0);
 	cr_assert_not_null(e.file);
 	spy->file = e.file;
 	spy->real = e.file->ops;
@@ -164,17 +164,17 @@ Test(q2_view, reads_end_at_the_end_of_the_disk)
 	path = put_image(&r, "a.qcow2", &img);
 	v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
 	cr_expect_eq(q2_view_size(v), 3 * C);
-	cr_expect_eq(q2_view_read(v, buf, sizeof(buf), 2 * C, NULL), C);
-	cr_expect_eq(q2_view_read(v, buf, sizeof(buf), 3 * C - 1, NULL), 1);
-	cr_expect_eq(q2_view_read(v, buf, sizeof(buf), 3 * C, NULL), 0);
-	cr_expect_eq(q2_view_read(v, buf, sizeof(buf), UINT64_MAX, NULL), 0);
-	cr_expect_eq(q2_view_read(v, buf, 0, 0, NULL), 0);
-	cr_expect_eq(q2_view_extent(v, 3 * C, 1, &e, NULL), -ENXIO);
-	cr_expect_eq(q2_view_seek(v, 3 * C, SEEK_DATA, NULL), -ENXIO);
-	cr_expect_eq(q2_view_seek(v, 3 * C, SEEK_HOLE, NULL), -ENXIO);
-	cr_expect_eq(q2_view_seek(v, 0, SEEK_SET, NULL), -EINVAL);
-	cr_expect_eq(q2_view_seek(v, 0, SEEK_DATA, NULL), -ENXIO);
-	cr_expect_eq(q2_view_seek(v, 5, SEEK_HOLE, NULL), 5);
+	cr_expect_eq(q2_view_read(v, buf, sizeof(buf), 2 * C, NULL, NULL), C);
+	cr_expect_eq(q2_view_read(v, buf, sizeof(buf), 3 * C - 1, NULL, NULL), 1);
+	cr_expect_eq(q2_view_read(v, buf, sizeof(buf), 3 * C, NULL, NULL), 0);
+	cr_expect_eq(q2_view_read(v, buf, sizeof(buf), UINT64_MAX, NULL, NULL), 0);
+	cr_expect_eq(q2_view_read(v, buf, 0, 0, NULL, NULL), 0);
+	cr_expect_eq(q2_view_extent(v, 3 * C, 1, NULL, &e, NULL), -ENXIO);
+	cr_expect_eq(q2_view_seek(v, 3 * C, SEEK_DATA, NULL, NULL), -ENXIO);
+	cr_expect_eq(q2_view_seek(v, 3 * C, SEEK_HOLE, NULL, NULL), -ENXIO);
+	cr_expect_eq(q2_view_seek(v, 0, SEEK_SET, NULL, NULL), -EINVAL);
+	cr_expect_eq(q2_view_seek(v, 0, SEEK_DATA, NULL, NULL), -ENXIO);
+	cr_expect_eq(q2_view_seek(v, 5, SEEK_HOLE, NULL, NULL), 5);
 	q2_view_close(v);
 	room_free(&r);
 }
@@ -191,8 +191,8 @@ Test(q2_view, an_empty_disk_is_empty)
 	path = put_image(&r, "a.qcow2", &img);
 	v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
 	cr_expect_eq(q2_view_size(v), 0);
-	cr_expect_eq(q2_view_read(v, &bytes, 1, 0, NULL), 0);
-	cr_expect_eq(q2_view_allocated(v, 0, &bytes, NULL), 0);
+	cr_expect_eq(q2_view_read(v, &bytes, 1, 0, NULL, NULL), 0);
+	cr_expect_eq(q2_view_allocated(v, NULL, &bytes, NULL), 0);
 	cr_expect_eq(bytes, 0);
 	q2_view_close(v);
 	room_free(&r);
@@ -239,11 +239,11 @@ Test(q2_view, the_uppermost_layer_that_has_it_answers)
 	expect_bytes(v, 2 * C, 2 * C, 0x22);
 	expect_bytes(v, 4 * C, 16 * C, 0x33);
 	expect_bytes(v, 20 * C, 40 * C, 0);   /* past the end of the raw file, and of the middle */
-	cr_assert_eq(q2_view_extent(v, 2 * C, 60 * C, &e, NULL), 0);
+	cr_assert_eq(q2_view_extent(v, 2 * C, 60 * C, NULL, &e, NULL), 0);
 	cr_expect(e.kind == Q2_DATA && e.depth == 1 && e.host_off == 14 * C && e.len == C);
-	cr_assert_eq(q2_view_extent(v, 4 * C, 60 * C, &e, NULL), 0);
+	cr_assert_eq(q2_view_extent(v, 4 * C, 60 * C, NULL, &e, NULL), 0);
 	cr_expect(e.kind == Q2_DATA && e.depth == 2 && e.host_off == 4 * C && e.len == 16 * C);
-	cr_assert_eq(q2_view_extent(v, C, 60 * C, &e, NULL), 0);
+	cr_assert_eq(q2_view_extent(v, C, 60 * C, NULL, &e, NULL), 0);
 	cr_expect(e.kind == Q2_ZERO && e.depth == 0 && !e.file && e.len == C);
 	q2_view_close(v);
 	room_free(&r);
@@ -358,13 +358,13 @@ Test(q2_view, holes_and_data_alternate_for_lseek)
 	struct q2_view *v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
 	uint64_t bytes = 0;
 
-	cr_expect_eq(q2_view_allocated(v, 1, &bytes, NULL), -E2BIG); /* two layers, two tables */
-	cr_expect_eq(q2_view_seek(v, 0, SEEK_HOLE, NULL), C);
-	cr_expect_eq(q2_view_seek(v, C, SEEK_DATA, NULL), 2 * C);
-	cr_expect_eq(q2_view_seek(v, 2 * C + 7, SEEK_DATA, NULL), 2 * C + 7);
-	cr_expect_eq(q2_view_seek(v, 2 * C + 7, SEEK_HOLE, NULL), 5 * C);
-	cr_expect_eq(q2_view_seek(v, 5 * C, SEEK_DATA, NULL), -ENXIO);
-	cr_expect_eq(q2_view_allocated(v, 0, &bytes, NULL), 0);
+	cr_expect_eq(q2_view_allocated(v, &(struct q2_work){ .limit = 1 }, &bytes, NULL), -E2BIG);
+	cr_expect_eq(q2_view_seek(v, 0, SEEK_HOLE, NULL, NULL), C);
+	cr_expect_eq(q2_view_seek(v, C, SEEK_DATA, NULL, NULL), 2 * C);
+	cr_expect_eq(q2_view_seek(v, 2 * C + 7, SEEK_DATA, NULL, NULL), 2 * C + 7);
+	cr_expect_eq(q2_view_seek(v, 2 * C + 7, SEEK_HOLE, NULL, NULL), 5 * C);
+	cr_expect_eq(q2_view_seek(v, 5 * C, SEEK_DATA, NULL, NULL), -ENXIO);
+	cr_expect_eq(q2_view_allocated(v, NULL, &bytes, NULL), 0);
 	cr_expect_eq(bytes, 4 * C);
 	q2_view_close(v);
 	room_free(&r);
@@ -384,7 +384,7 @@ Test(q2_view, lseek_in_a_raw_file_of_odd_size_from_every_offset)
 	v = view(&r, raw, Q2_FORMAT_RAW, NULL);
 	cr_expect_eq(q2_view_size(v), 20480);
 	for (off = 0; off < 20480; off++) {
-		int64_t data = q2_view_seek(v, off, SEEK_DATA, NULL), hole = q2_view_seek(v, off, SEEK_HOLE, NULL);
+		int64_t data = q2_view_seek(v, off, SEEK_DATA, NULL, NULL), hole = q2_view_seek(v, off, SEEK_HOLE, NULL, NULL);
 
 		if (off >= 16000 && off < 20000) {
 			cr_assert_eq(data, (int64_t)off, "%lu: %ld", (unsigned long)off, (long)data);
@@ -416,8 +416,8 @@ Test(q2_view, clusters_that_are_holes_in_the_file_are_holes)
 	ti_patch(path, 14 << 16, memset((char[65536]){ 0 }, 7, 65536), 65536);
 	ti_age(path);
 	v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
-	cr_expect_eq(q2_view_seek(v, 0, SEEK_DATA, NULL), 10 << 16);
-	cr_expect_eq(q2_view_seek(v, 10 << 16, SEEK_HOLE, NULL), 11 << 16);
+	cr_expect_eq(q2_view_seek(v, 0, SEEK_DATA, NULL, NULL), 10 << 16);
+	cr_expect_eq(q2_view_seek(v, 10 << 16, SEEK_HOLE, NULL, NULL), 11 << 16);
 	expect_bytes(v, 0, 10 << 16, 0);
 	expect_bytes(v, 10 << 16, 1 << 16, 7);
 	q2_view_close(v);
@@ -506,7 +506,7 @@ Test(q2_view, compressed_clusters_in_every_cut)
 		q2_cache_stats(r.cache, &stats);
 		cr_expect_leq(stats.cluster_bytes, cache[i]);
 		cr_expect_eq(stats.cluster_hits > 0, cache[i] >= C);
-		cr_expect_eq(q2_view_has_compressed(v, 10, NULL), 1);
+		cr_expect_eq(q2_view_has_compressed(v, NULL, NULL), 1);
 		q2_view_close(v);
 		room_free(&r);
 	}
@@ -560,6 +560,216 @@ Test(q2_view, whatever_the_caches_may_hold_the_bytes_are_the_same)
 	}
 }
 
+/* ---------------------------------------------------------------- work */
+
+/* A disk of 16 tables with 0 to 3 stretches of data in each; wild enough that a walk takes many steps. */
+static char *put_ragged(struct room *r)
+{
+	struct ti_image img;
+	unsigned i, k;
+
+	ti_init(&img, 9, 16 * 64 * C);
+	for (i = 0; i < 16; i++) {
+		if (i % 5 == 4)
+			continue;
+		ti_l1(&img, TI_L1, i, 3 + i);
+		for (k = 0; k < 64; k++) {
+			if (i % 4 && k / 7 % 2 == i % 2)
+				ti_data(&img, 3 + i, k, 100 + 64 * i + k, 0x51);
+			else if (k % 3 == 0)
+				ti_l2(&img, 3 + i, k, TI_ZERO);
+		}
+	}
+	return put_image(r, "ragged.qcow2", &img);
+}
+
+/* Marks what lseek calls data, each call with that limit. Says how often it was called. */
+static unsigned mark_data(struct q2_view *v, uint64_t limit, bool *data)
+{
+	uint64_t off = 0, size = q2_view_size(v);
+	unsigned calls = 0;
+
+	while (off < size && calls < 100000) {
+		struct q2_work a = { .limit = limit }, b = { .limit = limit };
+		int64_t from = q2_view_seek(v, off, SEEK_DATA, &a, NULL), to;
+
+		calls++;
+		if (from == -ENXIO)
+			break;
+		cr_assert_geq(from, (int64_t)off);
+		to = q2_view_seek(v, (uint64_t)from, SEEK_HOLE, &b, NULL);
+		cr_assert_gt(to, from, "a stretch of data that is empty, at %ld", (long)from);
+		for (off = (uint64_t)from; off < (uint64_t)to; off += C)
+			data[off / C] = true;
+	}
+	return calls;
+}
+
+Test(q2_view, lseek_that_may_not_finish_never_calls_data_a_hole)
+{
+	static const uint64_t limits[] = { 1, 50, 300, 2000, 0 };
+	struct room r = room_new(1000, 1 << 20); /* not everything is held */
+	vs_autofree char *path = put_ragged(&r);
+	struct q2_view *v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
+	bool exact[16 * 64] = { false };
+	size_t i, k;
+
+	mark_data(v, 0, exact);
+	for (i = 0; i < VS_ARRAY_LEN(limits); i++) {
+		bool said[16 * 64] = { false };
+		size_t more = 0;
+
+		mark_data(v, limits[i], said);
+		for (k = 0; k < VS_ARRAY_LEN(said); k++) {
+			cr_expect(said[k] || !exact[k], "limit %lu: cluster %zu has data", (unsigned long)limits[i], k);
+			more += said[k] && !exact[k];
+		}
+		cr_expect(limits[i] == 1 ? more : limits[i] || !more, "limit %lu: %zu holes are data", (unsigned long)limits[i], more);
+	}
+	q2_view_close(v);
+	room_free(&r);
+}
+
+Test(q2_view, lseek_that_may_not_finish_gets_on_all_the_same)
+{
+	struct room r = room_new(0, 0);
+	struct q2_work once = { .limit = 500 }, work = once, again = once;
+	struct ti_image img;
+	struct q2_view *v;
+	vs_autofree char *path = NULL;
+	uint64_t size = UINT64_C(20000) * 64 * C;
+	int64_t at;
+
+	ti_init(&img, 9, size); /* a hole; of its L1 table 512 entries are seen at once */
+	path = put_image(&r, "hole.qcow2", &img);
+	v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
+	at = q2_view_seek(v, 0, SEEK_DATA, &work, NULL);
+	cr_expect_eq(at, 2 * 512 * 64 * C);
+	cr_expect_eq(q2_view_seek(v, (uint64_t)at, SEEK_HOLE, &again, NULL), at + 65536); /* what was called data is data */
+	cr_expect_eq(q2_view_seek(v, (uint64_t)at + 1, SEEK_HOLE, NULL, NULL), at + 1);
+	cr_expect_eq(q2_view_seek(v, 0, SEEK_HOLE, NULL, NULL), 0);
+	cr_expect_eq(q2_view_seek(v, 0, SEEK_DATA, &work, NULL), 512 * 64 * C); /* a spent limit allows one step */
+	cr_expect_eq(q2_view_seek(v, 0, SEEK_DATA, NULL, NULL), -ENXIO);
+	q2_view_close(v);
+	room_free(&r);
+}
+
+Test(q2_view, lseek_for_a_hole_that_may_not_finish_ends_at_the_end)
+{
+	struct room r = room_new(0, 0);
+	struct q2_work work = { .limit = 1 };
+	struct ti_image img;
+	struct q2_view *v;
+	vs_autofree char *path = NULL;
+	unsigned i;
+
+	ti_init(&img, 9, 64 * C);
+	ti_l1(&img, TI_L1, 0, 3);
+	for (i = 0; i < 40; i++)
+		ti_data(&img, 3, i, 200 - 2 * i, 1);
+	path = put_image(&r, "data.qcow2", &img);
+	v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
+	cr_expect_eq(q2_view_seek(v, 0, SEEK_HOLE, &work, NULL), 64 * C);
+	cr_expect_eq(q2_view_seek(v, 0, SEEK_HOLE, NULL, NULL), 40 * C);
+	q2_view_close(v);
+	room_free(&r);
+}
+
+static bool at_once(void *opaque)
+{
+	++*(unsigned *)opaque;
+	return true;
+}
+
+Test(q2_view, whatever_takes_long_ends_when_nobody_waits)
+{
+	enum { DEPTH = 60 };
+	unsigned asked = 0, i;
+	struct room r = room_new(0, 0);
+	struct q2_work work;
+	struct q2_view *v = NULL;
+	char *path = NULL, name[32], below[32];
+	struct q2_view_spec spec = { .format = Q2_FORMAT_QCOW2, .gate = r.gate };
+	uint64_t bytes;
+	vs_autofree uint8_t *buf = malloc(64 * C);
+	struct q2_extent e;
+	int rc = 0;
+
+	for (i = 0; i < DEPTH; i++) {
+		struct ti_image img;
+
+		snprintf(name, sizeof(name), "%u.qcow2", i);
+		snprintf(below, sizeof(below), "%u.qcow2", i - 1);
+		ti_init(&img, 9, 64 * C);
+		if (i)
+			ti_backing(&img, below, "qcow2");
+		ti_l1(&img, TI_L1, 0, 3);
+		ti_data(&img, 3, i, 4, (uint8_t)i);
+		free(path);
+		path = put_image(&r, name, &img);
+	}
+	spec.path = path;
+	work = (struct q2_work){ .stop = at_once, .opaque = &asked };
+	spec.work = &work;
+	cr_expect_eq(q2_view_open(r.cache, &spec, &v, NULL), -EINTR);
+	cr_expect_null(v);
+	spec.work = NULL;
+	cr_assert_eq(q2_view_open(r.cache, &spec, &v, NULL), 0);
+	work = (struct q2_work){ .stop = at_once, .opaque = &asked };
+	cr_expect_eq(q2_view_read(v, buf, 64 * C, 0, &work, NULL), -EINTR);
+	work = (struct q2_work){ .stop = at_once, .opaque = &asked };
+	cr_expect_eq(q2_view_seek(v, 0, SEEK_HOLE, &work, NULL), -EINTR);
+	work = (struct q2_work){ .stop = at_once, .opaque = &asked };
+	cr_expect_eq(q2_view_allocated(v, &work, &bytes, NULL), -EINTR);
+	work = (struct q2_work){ .stop = at_once, .opaque = &asked };
+	for (i = 0; i < 1000 && !rc; i++)
+		rc = q2_view_extent(v, 60 * C, C, &work, &e, NULL);
+	cr_expect_eq(rc, -EINTR);
+	cr_expect_geq(asked, 5);
+	cr_expect_eq(q2_view_read(v, buf, 64 * C, 0, NULL, NULL), 64 * C);
+	q2_view_close(v);
+	free(path);
+	room_free(&r);
+}
+
+/* Each layer has every second cluster of its own, and all but the lowest are asked for the rest. */
+Test(q2_view, a_walk_through_many_layers_costs_their_sum_and_not_their_product)
+{
+	enum { DEPTH = 40, TABLES = 32 };
+	struct room r = room_new(64 << 20, 0);
+	struct q2_work work = { 0 };
+	struct q2_view *v = NULL;
+	char *path = NULL, name[32], below[32];
+	uint64_t bytes = 0;
+	unsigned i, k;
+
+	for (i = 0; i < DEPTH; i++) {
+		struct ti_image img;
+
+		snprintf(name, sizeof(name), "%u.qcow2", i);
+		snprintf(below, sizeof(below), "%u.qcow2", i - 1);
+		ti_init(&img, 9, TABLES * 64 * C);
+		if (i)
+			ti_backing(&img, below, "qcow2");
+		for (k = 0; k < TABLES; k++)
+			ti_l1(&img, TI_L1, k, 10 + k);
+		for (k = 0; k < 64 * TABLES && i == DEPTH - 1; k += 2) /* the top one: a piece for each cluster of the disk */
+			ti_l2(&img, 10 + k / 64, k % 64, TI_ZERO);
+		ti_data(&img, 10, 1, 100, 1);
+		free(path);
+		path = put_image(&r, name, &img);
+	}
+	v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
+	cr_assert_eq(q2_view_allocated(v, NULL, &bytes, NULL), 0); /* so that all tables are in memory */
+	cr_expect_eq(bytes, C);
+	cr_assert_eq(q2_view_allocated(v, &work, &bytes, NULL), 0);
+	/* pieces, and each layer's tables; their product is 80,000 */
+	cr_expect_lt(work.spent, 3 * 64 * TABLES + 3 * DEPTH * TABLES + 100 * DEPTH, "%lu units", (unsigned long)work.spent);
+	q2_view_close(v);
+	free(path);
+	room_free(&r);
+}
+
 /* ---------------------------------------------------------------- frozen files that are written all the same */
 
 Test(q2_view, a_frozen_file_that_changed_is_stale_at_every_read_and_not_only_the_first)
@@ -592,8 +802,8 @@ Test(q2_view, a_frozen_file_that_changed_is_stale_at_every_read_and_not_only_the
 		expect_error(v, 0, C, -ESTALE); /* reads the table, and finds out */
 		expect_error(v, 0, C, -ESTALE); /* has the table */
 		expect_error(other, 0, C, -ESTALE);
-		cr_expect_eq(q2_view_check(v, NULL), -ESTALE);
-		cr_expect_eq(q2_view_seek(v, 0, SEEK_DATA, NULL), -ESTALE, "%s", cases[i].what);
+		cr_expect_eq(q2_view_check(v, NULL, NULL), -ESTALE);
+		cr_expect_eq(q2_view_seek(v, 0, SEEK_DATA, NULL, NULL), -ESTALE, "%s", cases[i].what);
 		q2_view_close(v);
 		q2_view_close(other);
 		room_free(&r);
@@ -625,8 +835,8 @@ Test(q2_view, only_watched_layers_may_not_change)
 	ti_patch(raw, 0, "changed where this view does not look", 8);
 	expect_bytes(two, 4 * C, 16 * C, 0x33);
 	expect_error(all, 4 * C, 16 * C, -ESTALE);
-	cr_expect_eq(q2_view_check(two, NULL), 0);
-	cr_expect_eq(q2_view_check(all, NULL), -ESTALE);
+	cr_expect_eq(q2_view_check(two, NULL, NULL), 0);
+	cr_expect_eq(q2_view_check(all, NULL, NULL), -ESTALE);
 	expect_bytes(all, 0, C, 0x11); /* a read that does not depend on it */
 	cr_expect_not(q2_view_settled(two));
 	q2_view_close(all);
@@ -696,15 +906,96 @@ Test(q2_view, a_layer_that_was_written_since_it_was_judged_is_not_opened)
 	room_free(&r);
 }
 
+Test(q2_view, a_layer_that_is_another_file_than_was_judged_is_not_opened)
+{
+	struct room r = room_new(1 << 20, 1 << 20);
+	vs_autofree char *path = put_chain(&r, 60 * C, 40 * C, 20 * C);
+	struct q2_view_spec spec = { .path = path, .format = Q2_FORMAT_QCOW2, .gate = r.gate };
+	struct q2_stamp judged[3] = { 0 };
+	const char *name;
+	struct q2_view *v;
+	size_t i;
+
+	v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
+	for (i = 0; i < 3; i++)
+		cr_assert(q2_view_file(v, i, &name, &judged[i]));
+	cr_expect_not(q2_view_file(v, 3, &name, &judged[0]));
+	q2_view_close(v);
+	spec.expected = judged;
+	spec.n_expected = 3;
+	cr_assert_eq(q2_view_open(r.cache, &spec, &v, NULL), 0);
+	q2_view_close(v);
+	judged[2].ino++; /* of the same size and time */
+	cr_expect_eq(q2_view_open(r.cache, &spec, &v, NULL), -ESTALE);
+	room_free(&r);
+}
+
+/* Puts a copy of that file in its place, as old as it was. */
+static void replace(struct room *r, const char *path)
+{
+	vs_autofree char *copy = ti_path(r->dir, "copy"), *command = NULL;
+
+	cr_assert_gt(asprintf(&command, "cp -p '%s' '%s' && mv '%s' '%s'", path, copy, copy, path), 0);
+	cr_assert_eq(system(command), 0);
+}
+
+Test(q2_view, a_view_goes_on_with_the_files_it_has_and_knows_that_others_lie_there)
+{
+	struct room r = room_new(1 << 20, 1 << 20);
+	vs_autofree char *path = put_chain(&r, 60 * C, 40 * C, 20 * C), *raw = ti_path(r.dir, "base.raw"), *mid = ti_path(r.dir, "mid.qcow2");
+	struct q2_view *v = view(&r, path, Q2_FORMAT_QCOW2, NULL), *now;
+
+	cr_expect_not(q2_view_replaced(v));
+	replace(&r, raw);
+	cr_expect(q2_view_replaced(v));
+	expect_bytes(v, 4 * C, 16 * C, 0x33);
+	now = view(&r, path, Q2_FORMAT_QCOW2, NULL);
+	cr_expect_not(q2_view_replaced(now));
+	cr_expect_neq(q2_view_content(v), q2_view_content(now));
+	q2_view_close(v);
+	unlink(mid); /* gone, and not replaced: a commit has merged it away */
+	cr_expect_not(q2_view_replaced(now));
+	expect_bytes(now, 2 * C, 2 * C, 0x22);
+	q2_view_close(now);
+	room_free(&r);
+}
+
+Test(q2_view, the_number_of_a_content_says_whether_the_bytes_may_be_others)
+{
+	struct room r = room_new(1 << 20, 1 << 20);
+	vs_autofree char *path = put_chain(&r, 60 * C, 40 * C, 20 * C), *raw = ti_path(r.dir, "base.raw");
+	struct q2_view_spec two = { .path = path, .format = Q2_FORMAT_QCOW2, .gate = r.gate, .watched = 2 };
+	struct q2_view *v = view(&r, path, Q2_FORMAT_QCOW2, NULL), *short_sighted;
+	uint64_t content = q2_view_content(v), seen;
+
+	q2_view_close(v);
+	v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
+	cr_expect_eq(q2_view_content(v), content);
+	q2_view_close(v);
+	cr_assert_eq(q2_view_open(r.cache, &two, &short_sighted, NULL), 0);
+	seen = q2_view_content(short_sighted);
+	q2_view_close(short_sighted);
+	ti_patch(raw, 0, "x", 1);
+	v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
+	cr_expect_neq(q2_view_content(v), content);
+	q2_view_close(v);
+	cr_assert_eq(q2_view_open(r.cache, &two, &short_sighted, NULL), 0);
+	cr_expect_eq(q2_view_content(short_sighted), seen);
+	q2_view_close(short_sighted);
+	room_free(&r);
+}
+
 Test(q2_view, a_data_file_that_somebody_writes_is_not_settled)
 {
 	struct room r = room_new(1 << 20, 1 << 20);
 	vs_autofree char *path = NULL, *data = ti_path(r.dir, "data.raw");
 	struct q2_view_spec spec = { .format = Q2_FORMAT_QCOW2, .gate = r.gate, .guard = true, .guard_top = true };
 	struct flock write_byte = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1 };
+	struct q2_stamp stamp;
 	struct ti_image img;
 	struct q2_view *v;
 	uint8_t bytes[2 * C];
+	const char *name;
 	int fd;
 
 	ti_save_bytes(data, memset(bytes, 0x77, sizeof(bytes)), sizeof(bytes));
@@ -721,6 +1012,8 @@ Test(q2_view, a_data_file_that_somebody_writes_is_not_settled)
 	path = put_image(&r, "a.qcow2", &img);
 	spec.path = path;
 	cr_assert_eq(q2_view_open(r.cache, &spec, &v, NULL), 0);
+	cr_expect(q2_view_file(v, 1, &name, &stamp) && !strcmp(name, data));
+	cr_expect_not(q2_view_file(v, 2, &name, &stamp));
 	cr_expect(q2_view_settled(v));
 	expect_bytes(v, 0, 2 * C, 0x77);
 	expect_bytes(v, 2 * C, C, 0);
@@ -849,7 +1142,7 @@ Test(q2_view, a_snapshot_deleted_while_it_is_read_is_stale_and_its_sibling_is_no
 		cr_expect(!spy.before && !spy.after, "%s: nothing happened", cases[i].what);
 		expect_error(one, cases[i].off, cases[i].len, -ESTALE); /* for ever */
 		expect_error(one, 40 * C, C, -ESTALE);                  /* holes too */
-		cr_expect_eq(q2_view_seek(one, 0, SEEK_DATA, NULL), -ESTALE);
+		cr_expect_eq(q2_view_seek(one, 0, SEEK_DATA, NULL, NULL), -ESTALE);
 		expect_bytes(two, 0, C, 0xbb);
 		q2_view_close(one);
 		q2_view_close(two);

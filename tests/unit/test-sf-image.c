@@ -15,6 +15,7 @@
 
 struct q2_view {
 	int number; /* of the open that made it */
+	uint64_t ino;
 };
 
 static struct {
@@ -23,7 +24,9 @@ static struct {
 	int refresh_rc;
 	void (*on_refresh)(void);         /* what the refresh finds out */
 	struct vm_picture *current;
-} script;
+	uint64_t ino;                     /* of the file that lies there now; */
+	unsigned written;                 /* how often it was written */
+} script = {.ino = 5};
 
 struct vm_picture *vm_picture_get(struct vm *vm)
 {
@@ -68,6 +71,7 @@ int q2_view_open(struct q2_cache *cache, const struct q2_view_spec *spec, struct
 	}
 	*out = calloc(1, sizeof(**out));
 	(*out)->number = script.opens;
+	(*out)->ino = script.ino;
 	return 0;
 }
 
@@ -88,12 +92,27 @@ uint64_t q2_view_size(const struct q2_view *view)
 	return 1 << 20;
 }
 
-int q2_view_has_compressed(struct q2_view *view, size_t max_tables, struct vs_err *err)
+int q2_view_has_compressed(struct q2_view *view, struct q2_work *work, struct vs_err *err)
 {
 	(void)view;
-	(void)max_tables;
+	(void)work;
 	(void)err;
 	return 0;
+}
+
+/* The file it was opened on, by inode number. */
+bool q2_view_file(const struct q2_view *view, size_t idx, const char **path, struct q2_stamp *stamp)
+{
+	if (idx)
+		return false;
+	*path = "/images/a.qcow2";
+	*stamp = (struct q2_stamp){.dev = 7, .ino = view->ino};
+	return true;
+}
+
+uint64_t q2_view_content(const struct q2_view *view)
+{
+	return view->ino * 1000 + script.written;
 }
 
 /* ---------------------------------------------------------------- one domain, one snapshot, one disk */
@@ -106,6 +125,7 @@ static struct vm_picture with_it, without_it;
 static struct sf_options options;
 static struct sf_fs fs;
 static struct sf_image *image;
+static struct sf_waiter waiter;
 
 /* The next picture has the disk in another state. */
 static void change_state(enum vm_state state)
@@ -140,6 +160,9 @@ static void setup(void)
 	cr_assert_eq(sf_world_init(&fs.world, NULL, true), 0);
 	sf_views_init(&fs.views);
 	sf_images_init(&fs.images, &fs);
+	cr_assert_eq(sf_nodes_init(&fs.nodes), 0);
+	sf_notify_init(&fs.notify, &fs);
+	sf_waiter_init(&waiter, &fs, NULL, 0);
 	cr_assert_eq(sf_image_open(&fs.images, &key, &image), 0);
 }
 
@@ -148,6 +171,8 @@ static void teardown(void)
 	sf_image_close(image);
 	sf_images_fini(&fs.images);
 	sf_views_fini(&fs.views);
+	sf_notify_fini(&fs.notify);
+	sf_nodes_fini(&fs.nodes);
 	sf_world_fini(&fs.world);
 	cr_expect(script.closes == script.opens || script.open_rc, "%d views opened, %d closed", script.opens, script.closes);
 }
@@ -171,7 +196,7 @@ static int64_t use(struct sf_view *view, void *opaque, struct vs_err *err)
 
 static int64_t read_it(int *seen)
 {
-	return sf_image_use(image, use, seen, NULL);
+	return sf_image_use(image, &waiter, NULL, use, seen, NULL);
 }
 
 /* ---------------------------------------------------------------- what is promised */
@@ -318,6 +343,129 @@ Test(sf_image, what_the_picture_calls_stale_is_not_read_though_it_could_be)
 	cr_expect_eq(read_it(&seen), -ESTALE);
 }
 
+Test(sf_image, at_the_end_of_the_session_nobody_goes_on_looking)
+{
+	int seen;
+
+	stale_uses = 1000000;
+	atomic_store(&fs.ending, true);
+	cr_expect_eq(read_it(&seen), -ENOTCONN);
+	cr_expect_eq(script.refreshes, 0);
+	cr_expect_leq(script.opens, 1);
+	atomic_store(&fs.ending, false);
+	stale_uses = 0;
+	cr_expect_eq(read_it(&seen), 42);
+}
+
+/* ---------------------------------------------------------------- other files under the same names */
+
+static int64_t read_as(atomic_uint *edition)
+{
+	int seen;
+
+	return sf_image_use(image, &waiter, edition, use, &seen, NULL);
+}
+
+/* The picture as it is once somebody has looked: another file lies there. */
+static void see_another_file(void)
+{
+	static struct q2_stamp stamps[2];
+	static unsigned turn;
+	struct q2_stamp *stamp = &stamps[turn++ % 2];
+
+	*stamp = (struct q2_stamp){.dev = 7, .ino = ++script.ino};
+	disk.stamps = stamp;
+	disk.n_stamps = 1;
+	change_state(VM_OK);
+	see_the_new_picture();
+}
+
+Test(sf_image, who_has_read_a_file_that_was_replaced_reads_no_other)
+{
+	atomic_uint before = 0, after = 0;
+	fuse_ino_t old, now;
+
+	cr_assert_eq(sf_node_take(&fs.nodes, sf_image_key(image), &old), 0);
+	cr_expect_eq(read_as(&before), 42);
+	see_another_file();
+	cr_expect_eq(read_as(&before), -ESTALE);
+	cr_expect_eq(read_as(&before), -ESTALE);
+	cr_expect_eq(read_as(&after), 42);
+	cr_expect_eq(read_as(&before), -ESTALE, "for ever");
+	cr_expect_eq(script.opens, 2);
+	/* and nobody comes by the old inode any more */
+	cr_assert_eq(sf_node_take(&fs.nodes, sf_image_key(image), &now), 0);
+	cr_expect_neq(now, old);
+	cr_assert_eq(fs.notify.n_doubts, 1);
+	cr_expect_eq(fs.notify.doubts[0].replaced, old);
+	see_another_file();
+	cr_expect_eq(read_as(&after), -ESTALE);
+}
+
+Test(sf_image, without_the_picture_a_view_goes_on_with_the_file_it_has)
+{
+	atomic_uint edition = 0;
+
+	cr_expect_eq(read_as(&edition), 42);
+	script.ino++;
+	cr_expect_eq(read_as(&edition), 42);
+	cr_expect_eq(script.opens, 1);
+}
+
+Test(sf_image, a_file_that_is_found_to_be_another_when_it_is_opened_anew)
+{
+	atomic_uint edition = 0;
+
+	cr_expect_eq(read_as(&edition), 42);
+	script.ino++;
+	stale_uses = 1; /* opened anew for another reason, before the picture knows */
+	cr_expect_eq(read_as(&edition), -ESTALE);
+	cr_expect_eq(script.opens, 2);
+}
+
+Test(sf_image, the_same_file_written_is_the_same_edition_and_costs_the_kernels_pages)
+{
+	atomic_uint edition = 0;
+
+	cr_expect_eq(read_as(&edition), 42);
+	script.written++;
+	stale_uses = 1;
+	cr_expect_eq(read_as(&edition), 42); /* what the picture says of it counts */
+	cr_assert_eq(fs.notify.n_doubts, 1);
+	cr_expect(fs.notify.doubts[0].data && !fs.notify.doubts[0].replaced);
+	stale_uses = 1; /* a record that moved */
+	cr_expect_eq(read_as(&edition), 42);
+	cr_expect_eq(fs.notify.n_doubts, 1);
+}
+
+Test(sf_image, who_has_read_nothing_yet_reads_what_is_there)
+{
+	atomic_uint early = 0;
+
+	change_state(VM_BUSY);
+	see_the_new_picture();
+	cr_expect_eq(read_as(&early), -EBUSY);
+	see_another_file();
+	cr_expect_eq(read_as(&early), 42);
+}
+
+Test(sf_image, a_file_that_is_no_image_any_more_is_looked_for_and_the_picture_decides)
+{
+	int seen;
+
+	script.open_fails = 1;
+	script.open_rc = -EINVAL;
+	cr_expect_eq(read_it(&seen), 42, "it was being written");
+	cr_expect_eq(script.refreshes, 1);
+	script.open_fails = 1000;
+	stale_uses = 1;
+	cr_expect_eq(read_it(&seen), -EUCLEAN, "the picture still says that it is one");
+	script.open_rc = -EFBIG;
+	cr_expect_eq(read_it(&seen), -EUCLEAN);
+	script.on_refresh = it_is_gone;
+	cr_expect_eq(read_it(&seen), -ESTALE);
+}
+
 Test(sf_image, other_errors_pass_through_untouched)
 {
 	struct vs_err err = {0};
@@ -325,7 +473,7 @@ Test(sf_image, other_errors_pass_through_untouched)
 
 	script.open_fails = 1;
 	script.open_rc = -EUCLEAN;
-	cr_expect_eq(sf_image_use(image, use, &seen, &err), -EUCLEAN);
+	cr_expect_eq(sf_image_use(image, &waiter, NULL, use, &seen, &err), -EUCLEAN);
 	cr_expect_str_eq(err.msg, "as told");
 	cr_expect_eq(script.refreshes, 0);
 	cr_expect_eq(read_it(&seen), 42);

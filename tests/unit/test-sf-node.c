@@ -58,24 +58,83 @@ Test(sf_node, the_kind_is_part_of_what_a_thing_is)
 	cr_expect_neq(take(100), id);
 }
 
-Test(sf_node, it_is_forgotten_when_all_lookups_are_taken_back)
+Test(sf_node, what_the_kernel_has_forgotten_is_found_again_by_its_number)
 {
 	fuse_ino_t id = take(100);
 
 	take(100);
+	sf_node_forget(&nodes, id, 2);
+	cr_expect(is_known(id));
+	cr_expect_eq(take(100), id);
+	sf_node_forget(&nodes, id, 1);
+	cr_expect(is_known(id));
+	cr_expect_eq(nodes.n_nodes, 1);
+}
+
+Test(sf_node, a_retired_one_goes_when_all_lookups_are_taken_back)
+{
+	fuse_ino_t id = take(100), dormant = take(101);
+
+	take(100);
+	sf_node_retire(&nodes, id);
 	sf_node_forget(&nodes, id, 1);
 	cr_expect(is_known(id));
 	sf_node_forget(&nodes, id, 1);
 	cr_expect_not(is_known(id));
+	sf_node_forget(&nodes, dormant, 1);
+	sf_node_retire(&nodes, dormant);
+	cr_expect_not(is_known(dormant));
+	cr_expect_eq(nodes.n_nodes, 0);
 }
 
 Test(sf_node, an_id_never_comes_back)
 {
 	fuse_ino_t id = take(100);
 
+	sf_node_retire(&nodes, id);
 	sf_node_forget(&nodes, id, 1);
 	cr_expect_gt(take(100), id);
 	cr_expect_not(is_known(id));
+}
+
+Test(sf_node, a_domain_goes_with_all_that_was_in_it)
+{
+	struct sf_key other = {.domain = 8, .ino = 100, .kind = SF_IMAGE}, dir = {.domain = 7, .ino = 7, .kind = SF_DOMAIN};
+	fuse_ino_t held = take(100), dormant = take(101), its, elsewhere;
+
+	cr_assert_eq(sf_node_take(&nodes, &dir, &its), 0);
+	cr_assert_eq(sf_node_take(&nodes, &other, &elsewhere), 0);
+	sf_node_forget(&nodes, dormant, 1);
+	sf_nodes_retire_domain(&nodes, 7);
+	cr_expect_not(is_known(dormant));
+	cr_expect(is_known(held));
+	cr_expect(is_known(its));
+	cr_expect_neq(take(100), held);
+	sf_node_forget(&nodes, held, 1);
+	cr_expect_not(is_known(held));
+	cr_expect_eq(sf_node_id(&nodes, &other), elsewhere);
+}
+
+Test(sf_node, the_kernels_pages_are_kept_for_the_same_bytes_only)
+{
+	fuse_ino_t id = take(100);
+	bool same;
+
+	cr_expect_eq(sf_node_open(&nodes, id, 55, &same), 0);
+	cr_expect_not(same);
+	cr_expect_eq(sf_node_open(&nodes, id, 55, &same), 0);
+	cr_expect(same);
+	cr_expect_eq(sf_node_open(&nodes, id, 56, &same), 0);
+	cr_expect_not(same);
+	cr_expect_eq(sf_node_open(&nodes, id, 0, &same), 0); /* one that cannot be read at present */
+	cr_expect_not(same);
+	cr_expect_eq(sf_node_open(&nodes, id, 0, &same), 0);
+	cr_expect_not(same);
+	cr_expect_eq(sf_node_open(&nodes, id, 56, &same), 0);
+	cr_expect_not(same);
+	sf_node_retire(&nodes, id);
+	cr_expect_eq(sf_node_open(&nodes, id, 56, &same), -ESTALE);
+	cr_expect_eq(sf_node_open(&nodes, 12345, 56, &same), -ESTALE);
 }
 
 Test(sf_node, unknown_ids_are_stale_and_forgetting_them_does_nothing)
@@ -94,6 +153,7 @@ Test(sf_node, forgetting_too_much_is_forgetting_all)
 	fuse_ino_t id = take(100);
 
 	sf_node_forget(&nodes, id, UINT64_MAX);
+	sf_node_retire(&nodes, id);
 	cr_expect_not(is_known(id));
 }
 
@@ -145,5 +205,7 @@ Test(sf_node, many_are_found_again_while_the_table_grows)
 	}
 	for (size_t i = 0; i < MANY; i++)
 		sf_node_forget(&nodes, ids[i], 1);
+	cr_expect_eq(nodes.n_nodes, MANY);
+	sf_nodes_retire_domain(&nodes, 7);
 	cr_expect_eq(nodes.n_nodes, 0);
 }

@@ -141,6 +141,34 @@ Test(sf_json, it_has_the_contracts_keys)
 	json_object_put(o);
 }
 
+Test(sf_json, it_looks_like_this)
+{
+	struct vm_disk disks[] = {sf_test_disk("vda", "m.vda.img", 2)};
+	struct vm_snapshot snapshots[] = {
+		{.name = S("m"), .shown = S("m"), .disks = disks, .n_disks = 1},
+		{.name = S("t"), .shown = S("t"), .state = VM_UNSUPPORTED},
+	};
+	struct vm_domain d = {.name = S("web01"), .snapshots = snapshots, .n_snapshots = 2};
+	const char *facts = "      \"memory\": false,\n      \"held\": false,\n      \"ours\": false,\n      \"recorded\": false,\n"
+			    "      \"created_ns\": 0,\n      \"parent\": null,\n      \"current\": false,\n";
+	vs_autofree char *wanted = NULL;
+
+	cr_assert_gt(asprintf(&wanted,
+			      "{\n  \"version\": 1,\n  \"domain\": {\n    \"name\": \"web01\",\n    \"uuid\": null,\n    \"state\": null\n"
+			      "  },\n  \"snapshots\": [\n    {\n      \"name\": \"m\",\n      \"raw_name\": \"m\",\n      \"file\": \"m\",\n"
+			      "      \"kind\": \"internal\",\n      \"state\": \"ok\",\n      \"reason\": null,\n%s"
+			      "      \"disks\": [\n        {\n          \"target\": \"vda\",\n          \"file\": \"m.vda.img\",\n"
+			      "          \"state\": \"ok\",\n          \"reason\": null,\n          \"size\": 1048576,\n"
+			      "          \"format\": \"qcow2\",\n          \"chain\": [\n            \"/images/a.qcow2\"\n          ]\n"
+			      "        }\n      ]\n    },\n    {\n      \"name\": \"t\",\n      \"raw_name\": \"t\",\n      \"file\": null,\n"
+			      "      \"kind\": \"internal\",\n      \"state\": \"unsupported\",\n      \"reason\": null,\n%s"
+			      "      \"disks\": [\n      ]\n    }\n  ]\n}\n", facts, facts), 0);
+	expect_text(sf_json_render, &d, wanted);
+	d.n_snapshots = 0;
+	expect_text(sf_json_render, &d, "{\n  \"version\": 1,\n  \"domain\": {\n    \"name\": \"web01\",\n    \"uuid\": null,\n"
+					"    \"state\": null\n  },\n  \"snapshots\": [\n  ]\n}\n");
+}
+
 Test(sf_json, whatever_the_bytes_it_is_json)
 {
 	char *chain[] = {S("/i/\xff\xfe\"\\\n.raw"), NULL};
@@ -171,6 +199,35 @@ static struct vm_layer layer(const char *path, int below)
 				 .virtual_size = 20 * GIB,
 				 .allocated = GIB,
 				 .below = below};
+}
+
+/* ---------------------------------------------------------------- lengths */
+
+Test(sf_text, its_length_is_known_without_it)
+{
+	struct vm_disk disks[] = {sf_test_disk("vda", "a b.vda.img", 2), sf_test_disk("vdb", NULL, 3)};
+	struct vm_snapshot snapshots[] = {
+		{.name = S("a b"), .shown = S("a b"), .reason = S("vdb: gone"), .created_ns = MONDAY_NS, .disks = disks, .n_disks = 2},
+		{.name = S("c"), .shown = S("c"), .disks = disks, .n_disks = 1},
+	};
+	struct vm_domain d = {.name = S("web01"), .dir = S("web01"), .uuid = S("u"), .state = S("shut off"),
+			      .snapshots = snapshots, .n_snapshots = 2};
+	static const enum sf_kind kinds[] = {SF_SNAPSHOTS, SF_JSON, SF_CHAIN};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(kinds); i++) {
+		struct sf_dir dir = {.domain = &d, .lock = PTHREAD_MUTEX_INITIALIZER};
+		struct sf_entry entry = {.kind = kinds[i]};
+		struct sf_text *text;
+		int64_t changed_ns;
+		size_t len, again;
+
+		cr_assert_eq(sf_text_stat(NULL, &dir, &entry, &len, &changed_ns), 0);
+		cr_assert_eq(sf_text_make(NULL, &dir, &entry, &text), 0);
+		cr_expect_eq(len, text->len, "kind %d: %zu, and it has %zu", (int)kinds[i], len, text->len);
+		cr_assert_eq(sf_text_stat(NULL, &dir, &entry, &again, &changed_ns), 0);
+		cr_expect_eq(again, len);
+		sf_text_unref(text);
+	}
 }
 
 Test(sf_chain, one_disk_one_layer)

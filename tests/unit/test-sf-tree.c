@@ -302,6 +302,47 @@ Test(sf_diff, one_snapshot_under_another_name_is_not_deleted)
 	expect_diff(&first, &second, wanted);
 }
 
+/* Stamps of the files of tuesday's image, before and after: what is said? */
+static void expect_files(const struct q2_stamp *was, size_t n_was, const struct q2_stamp *is, size_t n_is, size_t watched,
+			 bool internal, bool data)
+{
+	static const struct q2_snapshot inside;
+	struct vm_disk a = tuesday_disks[0], b = a;
+	struct vm_snapshot then[] = {web_snapshots[0], web_snapshots[1]}, now[] = {web_snapshots[0], web_snapshots[1]};
+	struct vm_domain before = web, after = web;
+	struct vm_picture first = {.serial = 1, .domains = (struct vm_domain *[]){&db, &before}, .n_domains = 2};
+	struct vm_picture second = {.serial = 2, .domains = (struct vm_domain *[]){&db, &after}, .n_domains = 2};
+	char wanted[600];
+
+	a.stamps = was, a.n_stamps = n_was;
+	b.stamps = is, b.n_stamps = n_is;
+	a.watched = b.watched = watched;
+	a.snapshot = b.snapshot = internal ? &inside : NULL;
+	then[1].disks = &a, now[1].disks = &b;
+	before.snapshots = then, after.snapshots = now;
+	snprintf(wanted, sizeof(wanted), "%s%sattr 1:50; ", with_texts(""), data ? "data 2:1003; " : "");
+	expect_diff(&first, &second, wanted);
+}
+
+Test(sf_diff, an_image_that_stands_on_other_files_or_on_written_ones)
+{
+	static const struct q2_stamp same[] = {{.dev = 1, .ino = 1, .size = 9, .mtime_ns = 5}, {.dev = 1, .ino = 2, .size = 9, .mtime_ns = 5}};
+	static const struct q2_stamp written[] = {{.dev = 1, .ino = 1, .size = 9, .mtime_ns = 5}, {.dev = 1, .ino = 2, .size = 9, .mtime_ns = 6}};
+	static const struct q2_stamp cut[] = {{.dev = 1, .ino = 1, .size = 9, .mtime_ns = 5}, {.dev = 1, .ino = 2, .size = 8, .mtime_ns = 5}};
+	static const struct q2_stamp other[] = {{.dev = 1, .ino = 1, .size = 9, .mtime_ns = 5}, {.dev = 1, .ino = 3, .size = 9, .mtime_ns = 5}};
+	static const struct q2_stamp busy[] = {{.dev = 1, .ino = 1, .size = 10, .mtime_ns = 7}, {.dev = 1, .ino = 2, .size = 9, .mtime_ns = 5}};
+
+	expect_files(same, 2, same, 2, 0, false, false);
+	expect_files(same, 2, written, 2, 0, false, true);
+	expect_files(same, 2, cut, 2, 0, false, true);
+	expect_files(same, 2, other, 2, 0, false, true);
+	expect_files(same, 2, same, 1, 0, false, true);
+	expect_files(same, 2, written, 2, 1, false, false); /* where it does not look */
+	expect_files(same, 2, other, 2, 1, false, true);
+	expect_files(same, 2, busy, 2, 0, true, false);     /* a guest at work beside an internal snapshot */
+	expect_files(same, 2, busy, 2, 0, false, true);
+}
+
 Test(sf_diff, an_image_that_grew)
 {
 	struct vm_disk disk = tuesday_disks[0];

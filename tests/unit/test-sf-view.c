@@ -42,7 +42,7 @@ static struct sf_view *open_one(const char *uuid)
 	struct sf_view *view = NULL;
 	struct vs_err err = {0};
 
-	cr_assert_eq(sf_view_open(&views, cache, uuid, &disk, &view, &err), 0, "%s", err.msg);
+	cr_assert_eq(sf_view_open(&views, cache, uuid, &disk, NULL, &view, &err), 0, "%s", err.msg);
 	return view;
 }
 
@@ -146,7 +146,7 @@ Test(sf_view, one_that_cannot_be_opened_leaves_nothing_to_wait_for)
 	struct timespec from, to;
 
 	unlink(path);
-	cr_expect_lt(sf_view_open(&views, cache, "web", &disk, &view, NULL), 0);
+	cr_expect_lt(sf_view_open(&views, cache, "web", &disk, NULL, &view, NULL), 0);
 	clock_gettime(CLOCK_MONOTONIC, &from);
 	sf_views_unguard(&views, "web");
 	clock_gettime(CLOCK_MONOTONIC, &to);
