@@ -230,9 +230,10 @@ same 'restore-file: and no half of it' '' "$(ls -A "$W/small")"
 umount "$W/small"
 cp --sparse=always "$img" "$W/got/disk.img"
 chmod 644 "$W/got/disk.img"
-check 'restore-file: without root' as_user nobody "$E/restore-file.sh" "$W/got/disk.img" /etc/motd "$W/got/by-nobody"
+install -m 755 "$E/restore-file.sh" "$W/theirs" # the checkout may be where they cannot read
+check 'restore-file: without root' as_user nobody "$W/theirs" "$W/got/disk.img" /etc/motd "$W/got/by-nobody"
 same 'restore-file: without root, what was in it' 'Monday was fine.' "$(cat "$W/got/by-nobody")"
-fails 'restore-file: -m without root' 1 'needs root' as_user nobody "$E/restore-file.sh" -m "$W/got/disk.img" /etc/motd "$W/got/x"
+fails 'restore-file: -m without root' 1 'needs root' as_user nobody "$W/theirs" -m "$W/got/disk.img" /etc/motd "$W/got/x"
 if have_loop; then
 	check 'restore-file: -m' "$E/restore-file.sh" -m "$img" "$big" "$W/got/mounted"
 	same 'restore-file: -m, all of it' "$(sha "$W/root$big")" "$(sha "$W/got/mounted")"
