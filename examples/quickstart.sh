@@ -9,7 +9,8 @@
 #
 # Run it as root, or as any user: it asks for root (sudo) by itself, only for the steps that need it, which are installing packages
 # and, where /dev/fuse is not open to users, the demo itself. Nothing outside its own directory is changed: the libvirt is a
-# private one without a daemon (qemu:///embed), the machine runs under TCG and needs no KVM. BUILD=DIR: where the build is, or goes.
+# private one without a daemon (qemu:///embed), the machine runs under TCG and needs no KVM. On Debian 12 root gets a package that
+# brings, and may start, libvirt's daemon; it is not used. BUILD=DIR: where the build is, or goes.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 TOP=$PWD
@@ -87,22 +88,23 @@ of_the_daemon() {
 	echo libvirt-daemon
 	[ ${#L[@]} = 0 ] && [ "$(id -u)" != 0 ] || echo libvirt-daemon-system
 }
-apt_get() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -qy "$@" >>"$WORK/apt.log" 2>&1 </dev/null; }
-install_packages() {
-	local missing more
+apt_get() {
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qy "$@" >>"$WORK/apt.log" 2>&1 </dev/null && return
+	tail -20 "$WORK/apt.log"
+	give_up "apt-get $1 failed (see above)"
+}
+UPDATED=
+install_packages() { # PACKAGE...
+	local missing
 	command -v apt-get >/dev/null || give_up "this is not Debian; please install what README.md lists under Build, then make a build with meson"
-	# shellcheck disable=SC2086
-	mapfile -t missing < <(lacking $PACKAGES)
-	if [ ${#missing[@]} -gt 0 ]; then
-		become_root 'Installing packages' "Ask somebody who may to run: apt-get install ${missing[*]} $(of_the_daemon | xargs)"
-		apt_get update || { tail -20 "$WORK/apt.log"; give_up 'apt-get cannot update its lists (see above)'; }
-	fi
-	mapfile -t more < <(of_the_daemon)
-	mapfile -t -O ${#missing[@]} missing < <(lacking "${more[@]}")
+	mapfile -t missing < <(lacking "$@")
 	[ ${#missing[@]} -gt 0 ] || return 0
 	say "Installing ${missing[*]}"
-	become_root 'Installing packages' "Ask somebody who may to run: apt-get install ${missing[*]}"
-	apt_get install --no-install-recommends "${missing[@]}" || { tail -20 "$WORK/apt.log"; give_up 'apt-get could not install them (see above)'; }
+	# shellcheck disable=SC2046
+	become_root 'Installing packages' "Ask somebody who may to run: apt-get install $(echo "${missing[@]}" $(of_the_daemon))"
+	[ -n "$UPDATED" ] || apt_get update
+	UPDATED=1
+	apt_get install --no-install-recommends "${missing[@]}"
 }
 
 build() {
@@ -330,14 +332,17 @@ at_exit() {
 trap at_exit EXIT
 trap 'exit 130' INT TERM
 
-install_packages
-build
+# shellcheck disable=SC2086
+install_packages $PACKAGES
 [ -e /dev/fuse ] || give_up 'there is no /dev/fuse here (in a container: --device /dev/fuse --cap-add SYS_ADMIN)'
 if [ "$(id -u)" != 0 ] && ! { [ -r /dev/fuse ] && [ -w /dev/fuse ]; }; then
 	become_root '/dev/fuse is not open to users here, so mounting' 'Ask for rights to /dev/fuse.'
 	L=(sudo)
 	echo sudo >"$WORK/made-by-virt-snapfs-quickstart"
 fi
+# shellcheck disable=SC2046
+install_packages $(of_the_daemon)
+build
 make_demo
 mount_demo
 show_demo
