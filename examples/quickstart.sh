@@ -157,7 +157,8 @@ machine() {
 make_demo() {
 	local i=$WORK/images conf
 	say "Virtual machines '$DOMAIN' and '$OTHER' in a private libvirt ($URI)"
-	conf='security_driver = "none"\nstdio_handler = "file"\nnamespaces = []\n'
+	# max_core: libvirt's own limit is none, and sudo leaves no more than 0.
+	conf='security_driver = "none"\nstdio_handler = "file"\nnamespaces = []\nmax_core = 0\n'
 	# As root, QEMU is to stay root: the directory is nobody else's business.
 	if [ "$(id -u)" = 0 ] || [ ${#L[@]} -gt 0 ]; then conf+='user = "root"\ngroup = "root"\ndynamic_ownership = 0\n'; fi
 	mkdir -p "$WORK/libvirt/etc" "$i" "$WORK/mnt" || exit 1

@@ -9,6 +9,7 @@
 #
 #	quickstart    examples/quickstart.sh --once, which also has to leave nothing behind
 #	by-user       the same, by a user with sudo and a checkout of their own
+#	by-sudo       the same, but typed after sudo
 #	build         what README's section Build says, as it is typed
 #	all           tests/run.sh
 #	NAME...       tests/run.sh NAME..., for names that stand together
@@ -112,14 +113,14 @@ quickstart() { # [COMMAND...]: by which it is started
 		count 0 1 0
 	fi
 }
-by_user() {
+by_user() { # [sudo]
 	if ! id user >/dev/null 2>&1; then
 		{ apt-get update -q && apt-get install -qy --no-install-recommends sudo; } >/run/on.log 2>&1 </dev/null &&
 			useradd -m -s /bin/bash user && echo 'user ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/user &&
 			mkdir ~user/virt-snapfs && tar -c --exclude './build*' . | tar -C ~user/virt-snapfs -x && chown -R user: ~user/virt-snapfs ||
 			give_up "there can be no user with sudo: $(tail -n 1 /run/on.log)"
 	fi
-	cd ~user/virt-snapfs && quickstart setpriv --reuid=user --regid=user --init-groups env HOME="$(echo ~user)" USER=user LOGNAME=user
+	cd ~user/virt-snapfs && quickstart setpriv --reuid=user --regid=user --init-groups env HOME="$(echo ~user)" USER=user LOGNAME=user "$@"
 	cd - >/dev/null || exit
 }
 # build: the first block of that section; apt's question is answered by its configuration. It is done beside what else there is.
@@ -164,13 +165,14 @@ inside() {
 	enter
 	cd ~/virt-snapfs || give_up 'the checkout is not there'
 	for word in "$@" end; do
-		if [[ $word =~ ^(quickstart|by-user|build|all|end)$ ]] && [ ${#names[@]} -gt 0 ]; then
+		if [[ $word =~ ^(quickstart|by-user|by-sudo|build|all|end)$ ]] && [ ${#names[@]} -gt 0 ]; then
 			step run "${names[@]}"
 			names=()
 		fi
 		case $word in
 		quickstart | build) step "$word" ;;
 		by-user) step by_user ;;
+		by-sudo) step by_user sudo ;;
 		all) step run ;;
 		end) ;;
 		*) names+=("$word") ;;
@@ -270,7 +272,7 @@ outside() {
 	shift
 	[ $# -gt 0 ] || set -- quickstart all quickstart
 	for word; do
-		[[ $word =~ ^(quickstart|by-user|build|all|unit)$ ]] || [ -f "$TOP/tests/suites/$word.sh" ] || give_up "there is no suite '$word'"
+		[[ $word =~ ^(quickstart|by-user|by-sudo|build|all|unit)$ ]] || [ -f "$TOP/tests/suites/$word.sh" ] || give_up "there is no suite '$word'"
 	done
 	ROOTS=${ROOTS:-${XDG_CACHE_HOME:-/var/cache}/virt-snapfs-roots}
 	MIRROR=${MIRROR:-http://deb.debian.org/debian} MIRROR=${MIRROR%/}
