@@ -202,7 +202,8 @@ make_release() {
 	[ -e "/usr/share/debootstrap/scripts/$RELEASE" ] || give_up "debootstrap knows no release '$RELEASE'"
 	say "making $ROOTS/$RELEASE (once)"
 	rm -rf --one-file-system "$new"
-	debootstrap --variant=minbase "$RELEASE" "$new" "$MIRROR" >"$log" 2>&1 </dev/null ||
+	# It mounts /proc and /sys in there.
+	setpriv --pdeathsig KILL unshare "${NAMESPACES[@]}" debootstrap --variant=minbase "$RELEASE" "$new" "$MIRROR" >"$log" 2>&1 </dev/null ||
 		give_up "debootstrap cannot make $RELEASE from $MIRROR: $(tail -n 1 "$log"), see $log"
 	printf 'deb %s main\n' "$MIRROR $RELEASE" "$MIRROR $RELEASE-updates" "$MIRROR-security $RELEASE-security" >"$new/etc/apt/sources.list"
 	# What systemd makes; and no service is to be started, for it is not there to do it.
