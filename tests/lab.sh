@@ -38,8 +38,8 @@ lab_private_dirs() {
 # `own` it has libvirt's defaults instead: another user, and images that change hands at start and stop.
 lab_libvirtd() {
 	lab_private_dirs
-	# namespaces: QEMU's own /dev cannot be made where /dev/kvm is covered.
-	printf '%s\n' 'security_driver = "none"' 'stdio_handler = "file"' 'namespaces = []' >/etc/libvirt/qemu.conf
+	# namespaces: QEMU's own /dev cannot be made where /dev/kvm is covered. max_core: under sudo there is no more to be had.
+	printf '%s\n' 'security_driver = "none"' 'stdio_handler = "file"' 'namespaces = []' 'max_core = 0' >/etc/libvirt/qemu.conf
 	[ "${1:-}" = own ] ||
 		printf '%s\n' 'user = "root"' 'group = "root"' 'dynamic_ownership = 0' >>/etc/libvirt/qemu.conf
 	printf '%s\n' 'auth_unix_rw = "none"' 'auth_unix_ro = "none"' 'log_outputs = "3:file:/var/log/libvirt/libvirtd.log"' \
@@ -80,7 +80,7 @@ lab_embed() {
 	chmod 755 "$ROOT"
 	mkdir "$ROOT/etc"
 	printf '%s\n' 'user = "root"' 'group = "root"' 'dynamic_ownership = 0' 'security_driver = "none"' \
-		'stdio_handler = "file"' 'namespaces = []' >"$ROOT/etc/qemu.conf"
+		'stdio_handler = "file"' 'namespaces = []' 'max_core = 0' >"$ROOT/etc/qemu.conf"
 	URI="qemu:///embed?root=$ROOT"
 	at_exit lab_guests_end
 }

@@ -24,6 +24,7 @@ g=$W/guest.qcow2
 qemu-img convert -f raw -O qcow2 "$W/fs.raw" "$g"
 qemu-img snapshot -c good "$g"
 cp "$W/fs.raw" "$W/want/good"
+clusters=$(qemu-img map --output=json -f qcow2 "$g" | jq '[.[] | select(.data) | .length] | add / 1024') # that are allocated, in KiB
 qwrite "$g" 0 0 8M # the guest loses its file system
 qwrite "$g" 0xaa 40M 5M
 qemu-img snapshot -c bad "$g"
@@ -45,12 +46,14 @@ stored() { du -sk "$1" | cut -f1; }
 
 up
 identical 'the mount itself' "$M"
-real=$(($(stored "$W/want/good") + 64))
+# A copy made by looking for zeros is as small as QEMU's. One that trusts SEEK_DATA and SEEK_HOLE (auto in coreutils 9.7;
+# in 9.1 it looks as well) has every allocated cluster, and no other. 64 KiB are for the copy's own metadata.
+declare -A most=([always]=$(($(stored "$W/want/good") + 64)) [auto]=$((clusters + 64)))
 for how in always auto never; do
 	rm -rf "$W/out"
 	check "cp --sparse=$how" cp -r --sparse="$how" "$M" "$W/out"
 	identical "cp --sparse=$how: identical" "$W/out"
-	if [ "$how" != never ]; then check "cp --sparse=$how: with the holes" test "$(stored "$W/out/guest/good.disk.img")" -le "$real"; fi
+	[ "$how" = never ] || check "cp --sparse=$how: with the holes" test "$(stored "$W/out/guest/good.disk.img")" -le "${most[$how]}"
 done
 chmod -R u+w "$W/out"
 rm -rf "$W/out" && mkdir "$W/out"

@@ -197,6 +197,20 @@ same 'jobs: the table in README and man page' "$(grep -A 1 '^    ID  COMMAND' RE
 has 'jobs: with the heading that it has' "$(grep -h -A 1 '^    ID  COMMAND' README.md | sed 's/^    //')" "^$(head -n 1 "$W/m.jobs")\$"
 same 'suites: README lists every one' '' "$(for s in tests/suites/*.sh; do grep -q "^| \`$(basename "$s" .sh)\` |" README.md || echo "$s"; done)"
 
+# A suite that cannot have its namespaces does not look like one that had nothing to do.
+mkdir -p "$W/no" "$W/theirs/suites"
+printf '#!/bin/sh\necho "unshare: no such luck" >&2\nexit 1\n' >"$W/no/unshare"
+chmod 755 "$W/no/unshare"
+cp tests/lib.sh tests/lab.sh "$W/theirs/" && cp tests/suites/embed.sh "$W/theirs/suites/"
+alone=(env -u VS_NAMESPACE -u CI)
+run "${alone[@]}" PATH="$W/no:$PATH" bash "$W/theirs/suites/embed.sh"
+same 'suites: without namespaces root has a failure' '0 passed, 1 failed, 0 skipped' "$(tail -n 1 <<<"$OUT")"
+has 'suites: and the reason' "$OUT" '^FAIL embed: .*: unshare: no such luck$'
+run as_user nobody "${alone[@]}" bash "$W/theirs/suites/embed.sh"
+same 'suites: without root an ordinary user has a skip' 'skip embed: it needs root, for namespaces of its own|0 passed, 0 failed, 1 skipped' "$(paste -sd '|' <<<"$OUT")"
+run as_user nobody "${alone[@]}" CI=true bash "$W/theirs/suites/embed.sh"
+same 'suites: and a CI a failure' '0 passed, 1 failed, 0 skipped' "$(tail -n 1 <<<"$OUT")"
+
 # ---------------------------------------------------------------- scripts
 
 mapfile -t scripts < <(find tests examples .ci -type f \( -name '*.sh' -o -path '.ci/run' \) | sort)

@@ -231,9 +231,10 @@ same 'restore-file: and no half of it' '' "$(ls -A "$W/small")"
 umount "$W/small"
 cp --sparse=always "$img" "$W/got/disk.img"
 chmod 644 "$W/got/disk.img"
-check 'restore-file: without root' as_user nobody "$E/restore-file.sh" "$W/got/disk.img" /etc/motd "$W/got/by-nobody"
+install -m 755 "$E/restore-file.sh" "$W/theirs" # the checkout may be where they cannot read
+check 'restore-file: without root' as_user nobody "$W/theirs" "$W/got/disk.img" /etc/motd "$W/got/by-nobody"
 same 'restore-file: without root, what was in it' 'Monday was fine.' "$(cat "$W/got/by-nobody")"
-fails 'restore-file: -m without root' 1 'needs root' as_user nobody "$E/restore-file.sh" -m "$W/got/disk.img" /etc/motd "$W/got/x"
+fails 'restore-file: -m without root' 1 'needs root' as_user nobody "$W/theirs" -m "$W/got/disk.img" /etc/motd "$W/got/x"
 if have_loop; then
 	check 'restore-file: -m' "$E/restore-file.sh" -m "$img" "$big" "$W/got/mounted"
 	same 'restore-file: -m, all of it' "$(sha "$W/root$big")" "$(sha "$W/got/mounted")"
@@ -469,22 +470,56 @@ unmount_snapfs "$M"
 
 # ---------------------------------------------------------------- quickstart.sh
 
-run timeout 300 "$E/quickstart.sh" --once
-st=$?
-same 'quickstart --once' 0 $st
-if [ $st != 0 ]; then
+# quickstart [OPTION]: with its output in $OUT, and libvirt's words if it fails.
+quickstart() {
+	local name="quickstart${1:+ $1}" st demo f
+	run timeout 300 "$E/quickstart.sh" "$@"
+	st=$?
+	same "$name" 0 $st
+	[ $st = 0 ] && return
 	demo=$(sed -nE "s|.*root=([^)]*)/libvirt\).*|\1|p" <<<"$OUT" | head -n 1)
 	note_file "$W/.err"
 	for f in "$demo"/libvirt.log "$demo"/libvirt/log/qemu/*.log; do note_file "$f" 20; done
-fi
-for line in '== The same bytes as QEMU gives' 'identical' "  keep wednesday newest 1 of 2" "  drop monday no term keeps it" '  2 match=\*' \
-	'  written on wednesday' 'wednesday reads as before' '== Done; cleaning up'; do
+}
+quickstart --once
+has 'quickstart: says first how long it takes' "$(head -n 1 <<<"$OUT")" ' takes .* seconds'
+for line in '== The same bytes as QEMU gives' 'identical' "  keep wednesday newest 1 of 2" "  drop monday no term keeps it" \
+	'  written on wednesday' 'wednesday reads as before' '  written on sunday' '== Done; cleaning up'; do
 	has "quickstart: $line" "$OUT" "^$line\$"
 done
-# The last table: what the commands have left.
-same 'quickstart: the table at the end' 'wednesday external ok no no - vda,vdb' \
-	"$(sed -n "/commit tuesday' >/,\$p" <<<"$OUT" | sed -n '/^  NAME /,/^\$/p' | sed -E '1d; /^\$/d; s/ 20[0-9T:+-]+//; s/ +/ /g; s/^ //')"
-same 'quickstart: leaves nothing' '' "$(find /tmp -maxdepth 1 -name 'vsdemo.*' -newer "$W/fs.raw")"
+# typed [PATTERN]: what was typed, a line each, with the mountpoint away
+typed() { sed -nE 's/^\$ //p' <<<"$OUT" | sed -E 's|/tmp/vsdemo\.[^/]*/mnt/||g'; }
+same 'quickstart: after each command its outcome and the snapshots' '' \
+	"$(typed | awk '/^echo .* > .*\/(ctl|retain)$/ { dir = $NF; sub(/\/[a-z]*$/, "", dir); for (i = 0; i < 2; i++) { getline n[i] }
+		if (n[0] != "head -n 1 " dir "/ctl" || n[1] != "cat " dir "/snapshots") print $0 ": " n[0] "; " n[1] }')"
+same 'quickstart: the commands' "web01/ctl web01/retain web01/ctl web01/ctl db01/ctl" "$(typed | sed -nE 's/^echo .* > (.*\/(ctl|retain))$/\1/p' | xargs)"
+# table COMMAND: the snapshots that were shown after it
+table() {
+	sed -nE "/^\\$ echo '$1' > .*\/(ctl|retain)\$/,\$p" <<<"$OUT" | sed -nE '/^  NAME /,/^[^ ]|^$/p' | sed -E '/^[^ ]|^$/,$d; 1d; s/ 20[0-9T:+-]+//; s/ +/ /g; s/^ //' | paste -sd '|'
+}
+same 'quickstart: retention has merged monday away' 'tuesday external ok no no - vda,vdb|wednesday external ok no no tuesday vda,vdb' "$(table '2 match=\*')"
+has 'quickstart: and says so' "$OUT" "^  ok: retain 2 match=\*: disk vda: merged 'web01.monday' into 'web01.qcow2' "
+same 'quickstart: what the commands have left' 'wednesday external ok no no - vda,vdb' "$(table 'commit tuesday')"
+same 'quickstart: internal snapshots' 'saturday internal ok no no - vda|sunday internal ok no no saturday vda' "$(table 'revert saturday keep=sunday')"
+left=$(find /tmp -maxdepth 1 -name 'vsdemo.*' -newer "$W/fs.raw")
+same 'quickstart: leaves nothing' '' "$left"
+
+# It stays up: what it has printed can be typed.
+quickstart
+mnt=$(sed -nE 's|^\$ env .* ([^ ]*/mnt)$|\1|p' <<<"$OUT")
+mounted=$(sed -nE 's/^\$ (env .*)/\1/p' <<<"$OUT")
+sed -nE 's/^  ((ls|cat|debugfs) [^#]*).*/\1/p' <<<"$(sed -n '/^== It is up/,$p' <<<"$OUT")" >"$W/look"
+check 'quickstart: it proposes to look around' test "$(wc -l <"$W/look")" = 5
+check 'quickstart: which is as it says' sh -e "$W/look"
+demo_gone() { no_mount_at "$mnt" && ended; }
+no_mount_at() { ! is_mounted "$1"; }
+fusermount3 -u "$mnt"
+check 'quickstart: unmounted' wait_until 20 demo_gone
+check 'quickstart: how it was mounted' sh -c "$mounted"
+check 'quickstart: mounts it again' grep -q '^wednesday ' "$mnt/web01/snapshots"
+status 'quickstart --stop' 0 "$E/quickstart.sh" --stop
+check_not 'quickstart --stop: the mount is gone' is_mounted "$mnt"
+check_not 'quickstart --stop: and its directory' test -e "$(dirname "$mnt")"
 status 'quickstart --stop: nothing is up' 0 "$E/quickstart.sh" --stop
 status 'quickstart: a wrong word' 2 "$E/quickstart.sh" --nix
 suite_end

@@ -311,11 +311,12 @@ same 'allow_other: modes hold' EACCES "$(errno_of as_user nobody ls "$D")"
 unmount_snapfs "$M"
 
 mkdir "$W/user" && cp "$g" "$W/user/mine.qcow2" && mkdir "$W/user/mnt" && chown -R nobody "$W/user"
+install -m 755 "$BUILD/fs/virt-snapfs" "$W/theirs" # the checkout may be where they cannot read
 if as_user nobody test -r /dev/fuse -a -w /dev/fuse; then
 	: >"$W/fuse.conf"
 	mount --bind "$W/fuse.conf" /etc/fuse.conf 2>/dev/null
 	chmod 644 "$W/fuse.conf"
-	if SNAPFS_AS=nobody SNAPFS=$BUILD/fs/virt-snapfs mount_snapfs "$W/user/mnt" "$W/user/mine.qcow2"; then
+	if SNAPFS_AS=nobody SNAPFS=$W/theirs mount_snapfs "$W/user/mnt" "$W/user/mine.qcow2"; then
 		same 'an ordinary user mounts' "$(sha "$W/want/one")" "$(as_user nobody sha256sum "$W/user/mnt/mine/one.disk.img" | cut -c1-64)"
 		same 'and owns what is in it' nobody "$(as_user nobody stat -c %U "$W/user/mnt/mine/one.disk.img")"
 		same 'not even root sees it' EACCES "$(errno_of ls "$W/user/mnt")"
@@ -324,7 +325,7 @@ if as_user nobody test -r /dev/fuse -a -w /dev/fuse; then
 	else
 		fail 'an ordinary user mounts' 'no mount'
 	fi
-	status 'allow_other needs the permission of /etc/fuse.conf' 1 as_user nobody "$BUILD/fs/virt-snapfs" -o allow_other "$W/user/mine.qcow2" "$W/user/mnt"
+	status 'allow_other needs the permission of /etc/fuse.conf' 1 as_user nobody "$W/theirs" -o allow_other "$W/user/mine.qcow2" "$W/user/mnt"
 	has 'and says so' "$ERR" 'user_allow_other'
 	usermount() { as_user nobody "$BUILD/fs/virt-snapfs" "$W/user/mine.qcow2" "$1"; }
 	mkdir -m 755 "$W/rootsown"
