@@ -49,9 +49,12 @@ class Walk:
         """Gives sentences of what is wrong."""
         began = time.monotonic()
         self.done.append(step)
+        deaths = len(self.world.deaths)
         words, context = self.steps.do(step)
         acted = time.monotonic()
         wrong = self.judge(context)
+        for x in self.world.deaths[deaths:]:
+            self.log.append('    libvirtd has died by itself: ' + x[:200])
         first = re.split(r'[ :(]', words)[0]
         self.counts[self.label(step)]['ok' if first in ('ok', '') else first if first in ('refused', 'begun', 'not') else 'other'] += 1
         shown = ' '.join('%s=%s' % (k, v) for k, v in step.items() if k != 'do')
@@ -71,7 +74,7 @@ class Walk:
             if wrong:
                 return wrong
         if not self.world.mounts['A']:
-            wrong = self.do(dict(do='mount', on=True, slow=False))
+            wrong = self.do(dict(do='mount', on=True, slow=False, narrow=False))
             if wrong:
                 return wrong
         for name, line, door in list(self.books.begun):
@@ -91,7 +94,7 @@ class Walk:
 def setup_of(seed):
     rnd = random.Random('setup %d' % seed)
     internal = rnd.choice(([], [], [], ['one'], ['two'], ['one', 'two']))
-    return dict(seed=seed, internal=internal, raw=rnd.random() < 0.25, slow=rnd.random() < 0.4)
+    return dict(seed=seed, internal=internal, raw=rnd.random() < 0.25, slow=rnd.random() < 0.6)
 
 
 def walk(report, uri, work, snapfs, count, seed):
@@ -107,7 +110,7 @@ def walk(report, uri, work, snapfs, count, seed):
         wrong = wrong or w.finish()
     except Exception as e:  # what has led there must be known
         import traceback
-        wrong = wrong or ['the harness: ' + traceback.format_exc()]
+        wrong = wrong or ['the harness: %s in step %s' % (traceback.format_exc(), w.done[-1])]
     tell(report, w, 'seed %d: %d steps, %d s' % (seed, len(w.done) - 1, time.monotonic() - began), wrong)
     w.close()
     return w

@@ -28,6 +28,7 @@ class Judge:
         end = time.monotonic() + PATIENCE
         while True:
             self.hard, self.soft = [], []
+            self.world.reap()
             self.once(step)
             if self.hard or not self.soft or time.monotonic() > end:
                 break
@@ -118,6 +119,8 @@ class Judge:
             if not self.idle(d):
                 return
             d.on = s.on
+        if s.on and d.on is False and s.state == 'paused' and d.ours_since > self.world.mounted_at:
+            return  # a guest of an interrupted command: a mount that comes later ends it
         if s.on != d.on:
             self.soft.append("domain '%s' is '%s' and should be %s" % (d.name, s.state, 'on' if d.on else 'off'))
 
@@ -238,7 +241,7 @@ class Judge:
                     which, d.name, name, j['state'], 'which was removed' if name in d.gone else 'which nobody has made'))
 
     def image(self, which, m, d, s, t, content, j, jobs):
-        excuse = self.books.excuse(self.world, self.files, d, s, t, jobs)
+        excuse = self.books.excuse(self.world, self.files, d, s, t, jobs, m.narrow)
         disk = next((x for x in j['disks'] if x['target'] == t), None)
         name = disk and disk.get('file')
         state = (disk or {}).get('state') or j['state']

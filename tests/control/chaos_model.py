@@ -15,6 +15,7 @@ ever: never otherwise.
 """
 import fnmatch
 import functools
+import os
 import shlex
 
 from lab import sha
@@ -77,6 +78,7 @@ class Dom:
         self.snaps = {}
         self.gone = set()  # names
         self.on, self.saved = False, False  # on None: either
+        self.ours_since = 0  # when a command that starts it paused was interrupted
         self.policies = [Policy('off')]
         self.detached = {}  # target -> (inode, path)
         self.clone_of = None  # (domain, snapshot)
@@ -317,7 +319,7 @@ class Books:
 
     # ------------------------------------------------ why a snapshot may be refused
 
-    def excuse(self, world, files, dom, s, t, jobs):
+    def excuse(self, world, files, dom, s, t, jobs, narrow=False):
         if not s.promised:
             return 'it may go'
         if t in s.hurt:
@@ -327,12 +329,14 @@ class Books:
         if jobs:
             return 'a job runs'
         if t not in s.place:
-            return None
+            return 'what it stood on was unreadable' if any(world.ino_of(p) in world.disturbed for p in dom.paths) else None
         for ino in world.chain(s.place[t], files):
             if ino is None:
                 return 'something beneath is missing'
             if isinstance(ino, tuple):
                 return 'it stands on an image of the mount'
+            if narrow and ino in files and os.path.dirname(world.nominal(files[ino])) != os.path.join(world.images, dom.name):
+                return 'outside the directories that the mount may read'
             if ino in world.disturbed:
                 return '%s is %s' % (world.disturbed[ino]['path'], world.disturbed[ino]['how'])
             if ino in world.odd:

@@ -35,6 +35,7 @@ class Steps:
     def __init__(self, world, books, judge, internal):
         self.w, self.b, self.judge, self.internal = world, books, judge, internal
         self.n = 0
+        self.without = os.environ.get('CHAOS_WITHOUT', '').split()  # what is known to fail, to see what else does
         self.forget_until = 0  # retention may be at work until then
         self.sure = 0  # when a mount was made last
 
@@ -304,7 +305,7 @@ class Steps:
         for _ in range(4):
             if p['line'].split()[0] in ('hold', 'release', 'pull', 'prune'):
                 p = self.choose_ours(rnd)
-        ms = int(10 ** rnd.uniform(0.3, 3.4))
+        ms = int(10 ** rnd.uniform(0, 2.8))
         by = rnd.choices(('fault', 'kill', 'qemu', 'libvirtd', 'cancel', 'signal', 'full'), (36, 14, 10, 6, 8, 8, 8))[0]
         p.update(by=by, ms=ms)
         if by == 'fault':
@@ -359,8 +360,7 @@ class Steps:
         if by == 'qemu' and note and was_on:
             d.on = False if how != 'ok' else d.on
         if how != 'ok' and was_on is False:
-            d.on = None
-            self.off_again = d.name
+            d.on, d.ours_since = False, time.monotonic()
         if by == 'qemu' and how == 'ok' and note:
             d.on = None
         return '%s %s %s %s %s' % (how, err or '', 'dead' if died else '', note, words)
@@ -465,7 +465,7 @@ class Steps:
         if other in ('start', 'destroy') and worked:
             d.on = None
         elif how != 'ok' and d.on is False:
-            d.on = None
+            d.ours_since = time.monotonic()
         return '%s %s beside %s: %s %s; %s' % (how, err or '', ' '.join(words), worked, out[:160], text)
 
     def raced_create(self, d, name, intent, worked):
@@ -847,8 +847,6 @@ class Steps:
         elif p['on'] and not self.is_on(d):
             seen = self.w.look([d.name]).get(d.name)
             self.must_start(d, seen, out)
-        elif p['on']:
-            d.on = None
         return out or 'ok'
 
     def must_start(self, d, seen, out):
@@ -979,11 +977,13 @@ class Steps:
     def choose_disturb(self, rnd):
         if len(self.w.disturbed) > 1:
             return None
-        return dict(self.role(rnd), how=rnd.choice(('away', 'away', 'copy', 'magic', 'feature')))
+        return dict(self.role(rnd), how=rnd.choice([h for h in ('away', 'away', 'stub', 'copy', 'magic', 'feature') if h not in self.without]))
 
     def do_disturb(self, p):
         f = self.pick(p)
         if not f or f.ino in self.w.disturbed or f.ino in self.b.treasures:
+            return 'not now'
+        if p['how'] != 'away' and f.path.endswith('.raw'):
             return 'not now'
         if p['how'] != 'away':
             users = {d.name for d in self.b.doms.values() for x in d.paths if f.ino in self.w.chain(self.w.ino_of(x), self.judge.files)}
@@ -1000,7 +1000,7 @@ class Steps:
             return 'not now'
         ino = sorted(self.w.disturbed)[p['n'] % len(self.w.disturbed)]
         d = self.w.disturbed[ino]
-        if d['how'] == 'copy' and os.path.exists(d['path']):
+        if d['how'] in ('copy', 'stub') and os.path.exists(d['path']):
             self.c.allowed.add(os.stat(d['path']).st_ino)
         wrong = self.w.restore(ino)
         if wrong:
@@ -1084,6 +1084,8 @@ class Steps:
         if not good or len(self.b.doms) > 3:
             return None
         how = rnd.choice(('pit', 'img')) if d.kind == 'external' else 'img'
+        if how == 'img' and 'img2' in self.without and any(c.stands_on_img for c in self.b.doms.values()):
+            return None
         return dict(dom=d.name, snap=rnd.choice(good), disk=rnd.choice(d.targets()), how=how, name=self.name('c'), on=rnd.random() < 0.3)
 
     def do_clone(self, p):
@@ -1174,13 +1176,13 @@ class Steps:
     # ------------------------------------------------ mounts and libvirtd
 
     def choose_mount(self, rnd):
-        return dict(on=not self.w.mounts['A'], slow=rnd.random() < 0.4)
+        return dict(on=not self.w.mounts['A'], slow=rnd.random() < 0.6, narrow=rnd.random() < 0.15)
 
     def do_mount(self, p):
         if p['on'] == bool(self.w.mounts['A']):
             return 'not now'
         if p['on']:
-            self.w.up('A', *(['bandwidth=1'] if p['slow'] else []))
+            self.w.up('A', *(['bandwidth=1'] if p['slow'] else []), *(['narrow'] if p['narrow'] else []))
             self.sure = time.monotonic()
             return 'ok'
         if any(d.stands_on_img and d.on is not False for d in self.b.doms.values()):

@@ -138,12 +138,14 @@ class World:
         os.makedirs(self.away)
         os.makedirs(os.path.join(work, 'state'), exist_ok=True)
         self.mounts = {'A': None, 'B': None}
+        self.deaths, self.reviving = [], 0  # of libvirtd, by itself
         self.ends = []  # what the ends of mounts left to say
         self.binds = []
         self.disturbed = {}  # ino -> {how, path, ...}: see disturb()
         self.odd = {}  # ino -> a name of its backing file that may be refused
         self._read = {}
         self.n = 0
+        self.mounted_at = 0
         self.tools = 0
 
     # ------------------------------------------------ virsh
@@ -154,10 +156,25 @@ class World:
         while True:
             try:
                 return self.lab.virsh_many(commands)
-            except Broken:
+            except Broken as e:
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.3)
+                self.revive(str(e))
+
+    def revive(self, why):
+        """A libvirtd that has died by itself is started again: its own mistake, and one more thing to live with."""
+        try:
+            with open('/run/libvirtd.pid') as f:
+                pid = int(f.read())
+        except (OSError, ValueError):
+            return
+        if os.path.exists('/proc/%d' % pid) or time.monotonic() < self.reviving:
+            return
+        self.deaths.append(why)
+        self.reviving = time.monotonic() + 20
+        os.unlink('/run/libvirtd.pid')
+        run('libvirtd', '-d', '-p', '/run/libvirtd.pid')
 
     def virsh(self, *words):
         worked, out = self.virsh_many([words])[0]
@@ -324,16 +341,16 @@ class World:
     # ------------------------------------------------ disturbing files
 
     def disturb(self, file, how):
-        """@how: away, copy (truncated, in its place), magic, feature."""
+        """@how: away; stub, copy (the beginning of it in its place); magic, feature (its header damaged)."""
         self.n += 1
-        d = dict(how=how, path=file.path, backing=file.backing)
-        if how in ('away', 'copy'):
+        d = dict(how=how, path=file.path, backing=file.backing, times=file.stamp[2])
+        if how in ('away', 'copy', 'stub'):
             there = os.path.join(self.away, '%d.%s' % (self.n, os.path.basename(file.path)))
             os.rename(file.path, there)
             d['away'] = there
-            if how == 'copy':
+            if how != 'away':
                 with open(there, 'rb') as f:
-                    head = f.read(3000)
+                    head = f.read(3000 if how == 'copy' else 60)
                 with open(file.path, 'wb') as f:
                     f.write(head)
                 d['stamp'] = File(file.path, os.stat(file.path), None).stamp
@@ -357,11 +374,12 @@ class World:
             wrong = "where '%s' was moved away from, a file has appeared" % d['path']
         elif d['how'] != 'away' and now != d['stamp']:
             wrong = "the unreadable '%s' (%s) was changed or removed" % (d['path'], d['how'])
-        if d['how'] in ('away', 'copy'):
+        if d['how'] in ('away', 'copy', 'stub'):
             os.rename(d['away'], d['path'])
         elif now:
             with open(d['path'], 'r+b') as f:
                 f.write(d['head'])
+            os.utime(d['path'], ns=(d['times'], d['times']))
         return wrong
 
     def full(self, spare):
@@ -375,12 +393,16 @@ class World:
     # ------------------------------------------------ mounts
 
     def up(self, which, *options):
+        narrow = 'narrow' in options
+        options = tuple(o for o in options if o != 'narrow') + (() if narrow else ('allow_path=' + self.images,))
         m = Mount(self.lab, os.path.join(self.work, 'mnt' + which), '-o', ','.join(('refresh=0.5',) + options))
+        m.narrow = narrow
         m.fault = os.path.join(self.work, 'fault' + which)
         m.env = dict(VIRT_SNAPFS_FAULT=m.fault, STATE_DIRECTORY=os.path.join(self.work, 'state'))
         self.n += 1
         m.n = 100 * self.n
         m.start()
+        self.mounted_at = time.monotonic()
         self.mounts[which] = m
 
     def down(self, which, kill=False):
@@ -408,8 +430,13 @@ class World:
             m = self.mounts[w]
             status = m.process.returncode
             if status != -signal.SIGKILL:
-                self.ends.append('virt-snapfs ended by itself with %s: %s' % (status, m.tail(1500)))
+                with open(m.log, errors='replace') as f:
+                    text = f.read()
+                found = SANITIZER.search(text)
+                self.ends.append('virt-snapfs ended by itself with %s: %s' % (status, text[found.start():][:4000] if found else text[-1500:]))
+                m.wrong = ['']
             self.down(w, kill=True)
+            self.ends = [e for e in self.ends if e]
         return dead
 
     def door(self, which, name, file='ctl'):
