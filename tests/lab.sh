@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 # shellcheck shell=bash
 #
 # lab.sh: private libvirts with guests that need neither KVM nor an operating system. Read after lib.sh, used within

@@ -186,12 +186,13 @@ int vm_refresh(struct vm *vm, unsigned timeout_ms);
  * A write to `ctl` or `retain` becomes a *request*: it is parsed whole before anything runs, then its commands run one
  * after the other on a thread of vm/, and `done` is called exactly once, from that thread (or from vm_request() itself when
  * the answer is known at once). @rc: 0 or the negative errno of the contract's table; the sentence is in vm_ctl_text() and
- * the log before `done` is called, and what the commands changed is in the current picture (and `changed` was called).
+ * the log before `done` is called (another request may have said something since, so @outcome is this one's own, as
+ * vm_ctl_text() has it, borrowed; NULL: it has not said anything), and what the commands changed is in the current picture (and `changed` was called).
  * A domain runs one request at a time: another one gets -EBUSY at once, except that it waits for pruning which retention
  * started by itself. `cancel`, `try` (its checks only read) and reading never wait.
  */
 struct vm_request;
-typedef void (*vm_done_fn)(void *opaque, int rc);
+typedef void (*vm_done_fn)(void *opaque, int rc, const char *outcome);
 
 enum vm_door { VM_DOOR_CTL, VM_DOOR_RETAIN };
 

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # virt-snapfs killed at every numbered fault point (vm/fault.h) of every command, on a private libvirtd.
 # See tests/control/crash.py and crash_image.py (an image source).

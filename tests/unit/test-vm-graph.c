@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Every test starts from one domain, "web", shut off, with one disk and three external snapshots a minute apart:
  *
