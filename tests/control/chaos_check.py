@@ -171,6 +171,8 @@ class Judge:
                     self.soft.append("libvirt's record of '%s/%s' has no disk %s" % (d.name, name, t))
                     continue
                 ino = self.world.ino_of(path)
+                if ino is not None:
+                    s.place.setdefault(t, ino)
                 if ino is None and t in s.place and self.disturbed(s.place[t]) or ino is not None and self.disturbed(ino):
                     good = False
                     continue

@@ -133,6 +133,7 @@ class Books:
     def __init__(self):
         self.doms = {}
         self.begun = []  # (domain, line, door)
+        self.owed = {}  # (domain, line) -> inodes that the begun command may still remove
         self.treasures = {}  # inode -> (path, sum): files of strangers
         self.original = set()  # inodes that no snapshot has created
         self.made_by_begun = set()  # inodes that appeared in an interrupted command
@@ -196,7 +197,8 @@ class Books:
         if intent.back:
             for path, _, _ in list(seen.disks.values()) + list(seen.config_disks.values()) if seen else ():
                 out.add(world.ino_of(path))
-        out |= self.made_by_begun
+        out |= self.made_by_begun | self.owed.get((dom.name, intent.line), set())
+        self.owed[dom.name, intent.line] = out
         others = {world.ino_of(p) for d in self.doms.values() if d is not dom for p in d.paths}
         return out - self.original - others - set(self.treasures)
 
@@ -218,11 +220,14 @@ class Books:
         w, verb = intent.words, intent.verb
         if err is None and not interrupted:
             self.begun = [b for b in self.begun if b[:2] != (dom.name, intent.line)]
+            self.owed.pop((dom.name, intent.line), None)
             self._ok(dom, intent, seen)
             return 'ok'
-        if err in STRICT and not interrupted:
-            return 'refused'
         entry = (dom.name, intent.line, intent.door)
+        if err in STRICT and not interrupted:
+            if entry not in self.begun:
+                self.owed.pop(entry[:2], None)
+            return 'refused'
         if intent.door == 'retain':
             dom.policies = dom.policies + [Policy(intent.line)]
             dom.apply_policy()

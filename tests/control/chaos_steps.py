@@ -448,6 +448,7 @@ class Steps:
             words = ['snapshot-delete', d.name, p['name']] + (['--metadata'] if other == 'vmeta' else [])
         else:
             words = ['domstate', d.name]
+        overlays = {t: self.w.ino_of(x) for t, x in seen.records[p['name']].overlay.items()} if seen and p.get('name') in seen.records else {}
         virsh = self.w.virsh_start(words)
         worked, out = self.w.virsh_end(virsh)
         err = x.wait()
@@ -457,7 +458,7 @@ class Steps:
         if other == 'vcreate':
             self.raced_create(d, p['name'], intent, worked)
         if other in ('vdelete', 'vmeta'):
-            self.raced_delete(d, p['name'], other, worked, seen)
+            self.raced_delete(d, p['name'], other, worked, overlays)
         how = self.b.settle(d, intent, err, seen)
         if other == 'vcreate' and intent.new in d.snaps and p['name'] in d.snaps:
             pass
@@ -477,12 +478,11 @@ class Steps:
         s = self.b.take(d, name, False, seen=self.seen(d.name), maybe=not worked, memory=d.kind == 'internal' and bool(d.on))
         d.apply_policy()
 
-    def raced_delete(self, d, name, how, worked, seen):
+    def raced_delete(self, d, name, how, worked, overlays):
         s = d.snaps.get(name)
         if s is None:
             return
-        for t, path in (seen.records[name].overlay if seen and name in seen.records else {}).items():
-            ino = self.w.ino_of(path)
+        for t, ino in overlays.items():
             if how == 'vdelete':
                 self.c.allowed.add(ino)
             else:
