@@ -22,7 +22,7 @@ import time
 
 from chaos_check import Judge
 from chaos_model import Books
-from chaos_steps import SIZE, Steps
+from chaos_steps import Context, SIZE, Steps
 from chaos_world import World
 from lab import Broken, Report
 
@@ -41,6 +41,7 @@ class Walk:
             content = {'vd' + 'ab'[i]: b''.join(bytes([rnd.randrange(1, 256)]) * 65536 for _ in range(SIZE // 65536)) for i in range(disks)}
             self.steps.define(name, content, kind=kind, raw=setup['raw'] and name == 'one' and kind == 'external')
         self.world.up('A', *(['bandwidth=1'] if setup['slow'] else []))
+        self.judge(Context({}))
 
     def check(self, context):
         return self.judge(context)
@@ -137,6 +138,8 @@ def tell(report, w, name, wrong):
             path = os.path.join(keep, 'steps.%d' % w.done[0]['seed'])
             with open(path, 'w') as f:
                 f.write(''.join('# %s\n' % x for s in wrong for x in s.splitlines()) + ''.join(json.dumps(s) + '\n' for s in w.done))
+            with open(path.replace('steps.', 'log.'), 'w') as f:
+                f.write('\n'.join(w.log) + '\n')
             report.note('steps in ' + path)
         else:
             for s in w.done:

@@ -36,6 +36,7 @@ class Snap:
         self.time = None
         self.doomed = self.maybe = self.fair = False
         self.recorded = True
+        self.without = set()  # disks that the domain had not then
         self.hurt, self.lied = set(), set()
 
     @property
@@ -190,7 +191,8 @@ class Books:
         out = set()
         for n in names & set(dom.snaps):
             for ino in dom.snaps[n].place.values():
-                out.add(ino)
+                # And what was kept only for its sake: nothing else may stand on that, see Judge.vanished().
+                out |= {i for i in world.chain(ino, files) if isinstance(i, int)}
                 for f in files.values():
                     if f.backing and ino in world.chain(f.ino, files)[1:2]:
                         out.add(f.ino)
@@ -211,22 +213,26 @@ class Books:
         disks = {t: self.content(dom, t) for t in (targets or dom.targets()) if t not in dom.detached}
         s = Snap(name, kind or dom.kind, disks, seen.current if seen else None, ours, memory)
         s.maybe = maybe or None in disks.values()
+        s.without = set(dom.detached)
         dom.snaps[name] = s
         dom.gone.discard(name)
         return s
 
-    def settle(self, dom, intent, err, seen, interrupted=False):
+    def settle(self, dom, intent, err, seen, world, interrupted=False):
         """A line of ours has ended: enters it. Gives 'ok', 'refused' or 'begun'."""
         w, verb = intent.words, intent.verb
         if err is None and not interrupted:
             self.begun = [b for b in self.begun if b[:2] != (dom.name, intent.line)]
             self.owed.pop((dom.name, intent.line), None)
-            self._ok(dom, intent, seen)
+            self._ok(dom, intent, seen, world)
             return 'ok'
         entry = (dom.name, intent.line, intent.door)
         if err in STRICT and not interrupted:
             if entry not in self.begun:
                 self.owed.pop(entry[:2], None)
+            if intent.door == 'retain' and err != 'EINVAL':  # stored, and then something could not be dropped
+                dom.policies = dom.policies + [Policy(intent.line)]
+                dom.apply_policy()
             return 'refused'
         if intent.door == 'retain':
             dom.policies = dom.policies + [Policy(intent.line)]
@@ -256,7 +262,7 @@ class Books:
             dom.on = None
         return 'begun'
 
-    def _ok(self, dom, intent, seen):
+    def _ok(self, dom, intent, seen, world):
         w, verb = intent.words, intent.verb
         if intent.door == 'retain':
             dom.policies = [Policy(intent.line)]
@@ -290,6 +296,12 @@ class Books:
                 dom.known = False
             dom.present = [{**p, **{t: b for t, b in s.disks.items() if b is not None}} for p in old[:1]]
             dom.on = s.memory
+            for t in s.disks:
+                dom.detached.pop(t, None)
+            for t in s.without & set(dom.targets()) - set(dom.detached):
+                # The definition had no such disk: its file is a stranger's now.
+                dom.detached[t] = (world.ino_of(seen.config_disks[t][0]), world.real(seen.config_disks[t][0]))
+                self.treasures[dom.detached[t][0]] = (dom.detached[t][1], None)
         if intent.retention:
             dom.apply_policy()
 

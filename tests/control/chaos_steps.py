@@ -162,7 +162,10 @@ class Steps:
         if what == 'pull':
             return 'pull' + (' ' + rnd.choice(snaps) if snaps and rnd.random() < 0.6 else '')
         if what == 'revert':
-            line = 'revert ' + rnd.choice(snaps)
+            good = [n for n in snaps if not ('lacking' in self.without and set(d.targets()) - set(d.detached) - set(d.snaps[n].disks))]
+            if not good:
+                return 'prune'
+            line = 'revert ' + rnd.choice(good)
             if rnd.random() < 0.7:
                 line += ' force'
             if rnd.random() < 0.4:
@@ -242,8 +245,11 @@ class Steps:
         err = x.wait()
         words = self.sentence(p, d, intent, err)
         self.w.reap()
-        how = self.b.settle(d, intent, err, before[2] if before else self.seen(d.name))
-        if how == 'refused' or intent.verb == 'try':
+        how = self.b.settle(d, intent, err, before[2] if before else self.seen(d.name), self.w)
+        if how == 'refused' and len(intent.goes) > 1 and 'partial' in self.without:
+            for n in intent.goes:
+                d.snaps[n].doomed = True
+        elif how == 'refused' or intent.verb == 'try':
             self.c.frozen = before
         if how == 'begun':
             self.c.begun = True
@@ -356,7 +362,7 @@ class Steps:
         words = '' if died or err == 'HANGS' else self.w.sentence(which, d.name)
         if err == 'HANGS':
             self.w.ends.append("'%s' hangs (interrupted by %s)" % (p['line'], by))
-        how = self.b.settle(d, intent, err, seen, interrupted=err is not None and (died or by in ('qemu', 'libvirtd', 'kill')) or x.status is None)
+        how = self.b.settle(d, intent, err, seen, self.w, interrupted=err is not None and (died or by in ('qemu', 'libvirtd', 'kill')) or x.status is None)
         if by == 'qemu' and note and was_on:
             d.on = False if how != 'ok' else d.on
         if how != 'ok' and was_on is False:
@@ -414,7 +420,7 @@ class Steps:
         snaps = sorted(d.snaps)
         other = ['start', 'destroy', 'vcreate', 'ours']
         if snaps:
-            other += ['vdelete', 'vmeta', 'ours']
+            other += ['vdelete', 'vmeta', 'ours'] if 'meta' not in self.without else ['vdelete', 'ours']
         p.update(other=rnd.choice(other), ms=int(10 ** rnd.uniform(0, 3)))
         if p['other'] in ('vdelete', 'vmeta'):
             p['name'] = rnd.choice(snaps)
@@ -459,7 +465,7 @@ class Steps:
             self.raced_create(d, p['name'], intent, worked)
         if other in ('vdelete', 'vmeta'):
             self.raced_delete(d, p['name'], other, worked, overlays)
-        how = self.b.settle(d, intent, err, seen)
+        how = self.b.settle(d, intent, err, seen, self.w)
         if other == 'vcreate' and intent.new in d.snaps and p['name'] in d.snaps:
             pass
         self.c.begun = True
@@ -512,7 +518,7 @@ class Steps:
         self.c.begun = True
         order = [(intent, err, x), (second, err2, y)]
         order.sort(key=lambda o: o[2].began + o[2].seconds if o[2].status is not None else 1e18)
-        hows = [self.b.settle(d, i, e, seen) for i, e, _ in order]
+        hows = [self.b.settle(d, i, e, seen, self.w) for i, e, _ in order]
         for e, l in ((err, p['line']), (err2, q['line'])):
             if e == 'HANGS':
                 self.w.ends.append("'%s' hangs beside another command" % l)
@@ -614,6 +620,8 @@ class Steps:
 
     def choose_vmeta(self, rnd):
         name = self.dom(rnd)
+        if 'meta' in self.without and self.b.doms[name].kind == 'external':
+            return None
         snaps = sorted(self.b.doms[name].snaps)
         return dict(dom=name, name=rnd.choice(snaps), again=rnd.random() < 0.4) if snaps else None
 

@@ -146,6 +146,7 @@ class World:
         self._read = {}
         self.n = 0
         self.mounted_at = 0
+        self.lost = set()  # mounts that went since the last check
         self.tools = 0
 
     # ------------------------------------------------ virsh
@@ -409,6 +410,7 @@ class World:
         m, self.mounts[which] = self.mounts[which], None
         if m is None:
             return
+        self.lost.add(which)
         if os.path.exists(m.fault):
             os.unlink(m.fault)
         if kill:
