@@ -12,7 +12,7 @@ import time
 from chaos_model import total
 from lab import ERRNO, sha_file
 
-PATIENCE = 25
+PATIENCE = int(os.environ.get('CHAOS_PATIENCE', 25))
 
 
 class Judge:

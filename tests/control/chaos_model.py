@@ -307,7 +307,7 @@ class Books:
 
     # ------------------------------------------------ what virsh does to others
 
-    def harm(self, world, files, base, top, deletes, live):
+    def harm(self, dom, world, files, base, top, deletes, live):
         """Data goes from @top down into @base (inodes). Gives (hurt, lied, domains): the first two of (snapshot, disk). @live: the
         inodes of the running disk's chain, which QEMU itself puts right."""
         down = world.chain(top, files)
@@ -330,7 +330,7 @@ class Books:
         for d in self.doms.values():
             for path in d.paths:
                 c = world.chain(world.ino_of(path), files)
-                if not set(c) & set(live) - changed - {top} and (changed & set(c) and top not in c or removed & set(c)):
+                if d is not dom and (changed & set(c) and top not in c or removed & set(c)):
                     doms.append(d)
         return hurt, lied, doms
 

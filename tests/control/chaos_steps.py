@@ -588,7 +588,7 @@ class Steps:
                 if base is None or top is None:
                     continue
                 live = self.live(seen, t, files)
-                h, l, others = self.b.harm(self.w, files, base, top, True, live)
+                h, l, others = self.b.harm(d, self.w, files, base, top, True, live)
                 if others:
                     return 'would hurt another domain'
                 hurt += [x for x in h if x[0] is not s]
@@ -751,7 +751,7 @@ class Steps:
         if None in inos or any(self.judge.disturbed(i) for i in inos[:1]):
             return 'not now'
         live = set(inos)
-        hurt, lied, others = self.b.harm(self.w, files, inos[base], inos[top], p['delete'], live)
+        hurt, lied, others = self.b.harm(d, self.w, files, inos[base], inos[top], p['delete'], live)
         if others:
             return 'would hurt another domain'
         if len(hurt) > 3:
@@ -1196,6 +1196,11 @@ class Steps:
         if any(d.stands_on_img and d.on is not False for d in self.b.doms.values()):
             return 'not now'
         self.w.down('A')
+        return 'ok'
+
+    def do_pause(self, p):
+        """Only in lists written by hand."""
+        time.sleep(p['seconds'])
         return 'ok'
 
     def choose_kill(self, rnd):
