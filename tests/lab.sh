@@ -277,3 +277,12 @@ becomes() {
 		fail "$1" "state of $4 is '$(state "$2" "$3" "$4")' ($(field "$2" "$3" "$4" .reason)), expected $5"
 	fi
 }
+
+# faults_pick: after snapfs_pick: SNAPFS has fault points. They are there only in a build that was asked for them, as run.sh's second one is.
+faults_pick() {
+	grep -q VIRT_SNAPFS_FAULT "$SNAPFS" && return
+	note 'building one with fault points'
+	{ meson setup "$W/build" "$TOP" -Dfaults=true -Dtests=false && ninja -C "$W/build" fs/virt-snapfs; } >"$W/build.log" 2>&1 ||
+		die "it does not build: $(tail -3 "$W/build.log")"
+	SNAPFS=$W/build/fs/virt-snapfs
+}

@@ -282,6 +282,8 @@ static int snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d,
 		disk->fact.since = vm_memory_since(set->memory, ino, disk->fact.pit == VM_NO_FILE ? "" :
 						   set->collect->fact[disk->fact.pit].path);
 		disk->fact.ino = ino;
+		if (!disk->fact.froze && s->kind == VM_EXTERNAL)
+			disk->fact.froze = vm_memory_frozen(set->memory, ino);
 		disks[i] = disk->fact;
 	}
 	out->disks = disks;
@@ -355,6 +357,17 @@ static struct vm_domain *settle_on(const struct vm_domain *before, struct vm_dom
 	return now;
 }
 
+static void remember_frozen(const struct vm_drafts *set, const struct vm_domain *d)
+{
+	for (size_t i = 0; i < d->n_snapshots; i++)
+		for (size_t k = 0; d->snapshots[i].kind == VM_EXTERNAL && k < d->snapshots[i].n_disks; k++) {
+			const struct vm_disk *disk = &d->snapshots[i].disks[k];
+
+			if ((disk->state == VM_OK || disk->state == VM_DETACHED) && disk->n_stamps)
+				vm_memory_froze(set->memory, disk->ino, &disk->stamps[0]);
+		}
+}
+
 static int compose_all(struct vm_drafts *set, const struct vm_graph *graph, const struct vm_picture *prev,
 		       struct vm_domain **out)
 {
@@ -368,6 +381,8 @@ static int compose_all(struct vm_drafts *set, const struct vm_graph *graph, cons
 			break;
 		out[n++] = settle_on(before, now);
 	}
+	for (size_t i = 0; i < n; i++)
+		remember_frozen(set, out[i]);
 	if (n == set->n)
 		return 0;
 	while (n)

@@ -21,6 +21,7 @@
 
 #include "vm/names.h"
 #include "vm/utf8.h"
+#include "vm/util/mem.h"
 
 #define VERSION 2
 #define NS_PER_S UINT64_C(1000000000)
@@ -29,7 +30,7 @@
  * What counts is the budget: no element costs more than the bytes in which we write it. */
 #define READ_MAX (8 * VM_OWN_MAX)
 #define SNAPSHOT_COST 20 /* <s n="" t="" is=""/> */
-#define MARK_COST 20     /* <m c="" r="" t=""></m> */
+#define MARK_COST 25     /* <b k="" c="" r="" t=""></b> */
 #define DISK_COST 8      /* <d t=""/> */
 #define MADE_COST 8      /* <l p=""/> */
 #define FILE_COST 25     /* <f k="" i="" z="" m=""/> */
@@ -90,11 +91,22 @@ static void put_number(FILE *f, const char *name, uint64_t number)
 		fprintf(f, " %s=\"%" PRIu64 "\"", name, number);
 }
 
-static int put_mark(FILE *f, const struct vm_own_mark *mark)
+/* The number of the mark of the @i'th snapshot: that of the first one that it dooms. */
+static size_t mark_number(const struct vm_own *own, size_t i)
+{
+	size_t first = i;
+
+	for (size_t k = 0; k < i && first == i; k++)
+		if (own->snapshots[k].mark == own->snapshots[i].mark)
+			first = k;
+	return first + 1;
+}
+
+static int put_mark(FILE *f, const struct vm_own_mark *mark, size_t number)
 {
 	int ret;
 
-	fputs("<m", f);
+	fprintf(f, "<b k=\"%zu\"", number);
 	ret = put_attr(f, "c", mark->command);
 	if (ret == 0)
 		ret = put_attr(f, "r", mark->reason);
@@ -118,7 +130,7 @@ static int put_mark(FILE *f, const struct vm_own_mark *mark)
 			fprintf(f, " x=\"%s%s\"", mark->disks[i].done ? "d" : "", mark->disks[i].pivoting ? "p" : "");
 		fputs("/>", f);
 	}
-	fputs("</m>", f);
+	fputs("</b>", f);
 	return ret;
 }
 
@@ -153,42 +165,52 @@ static int put_frozen(FILE *f, const struct vm_own_snapshot *s)
 	return ret;
 }
 
-static bool says_something(const struct vm_own_snapshot *s, bool vouch)
+/* What may be left out where there is too little room. */
+enum room { ALL, NO_VOUCHERS, NO_FILES };
+
+static bool says_something(const struct vm_own_snapshot *s, enum room room)
 {
-	return s->ours || s->held || s->mark || (vouch && (s->n_vouched || s->n_frozen));
+	return s->ours || s->held || s->mark || (room == ALL && s->n_vouched) || (room != NO_FILES && s->n_frozen);
 }
 
-static int put_snapshot(FILE *f, const struct vm_own_snapshot *s, bool vouch)
+static int put_snapshot(FILE *f, const struct vm_own *own, size_t i, enum room room)
 {
+	const struct vm_own_snapshot *s = &own->snapshots[i];
 	int ret;
 
 	fputs("<s", f);
 	ret = put_attr(f, "n", s->name);
 	put_time(f, "t", s->created_ns);
 	fprintf(f, " is=\"%s%s%s\"", s->kind == VM_EXTERNAL ? "e" : "i", s->ours ? "o" : "", s->held ? "h" : "");
-	if (vouch && s->n_vouched)
+	if (s->mark)
+		put_number(f, "b", mark_number(own, i));
+	if (room == ALL && s->n_vouched)
 		put_vouched(f, s);
-	if (ret == 0 && vouch && s->n_frozen)
+	if (ret == 0 && room != NO_FILES && s->n_frozen)
 		ret = put_frozen(f, s);
-	if (ret < 0 || !s->mark) {
-		fputs("/>", f);
-		return ret;
-	}
-	putc('>', f);
-	ret = put_mark(f, s->mark);
-	fputs("</s>", f);
+	fputs("/>", f);
 	return ret;
 }
 
-static int put_own(FILE *f, const struct vm_own *own, bool vouch)
+static bool has_froze(const struct vm_own *own, uint64_t number)
+{
+	for (size_t i = 0; i < own->n_snapshots; i++)
+		for (size_t k = 0; k < own->snapshots[i].n_frozen; k++)
+			if (own->snapshots[i].frozen[k].file == number)
+				return true;
+	return false;
+}
+
+static int put_own(FILE *f, const struct vm_own *own, enum room room)
 {
 	int ret;
 
 	fprintf(f, "<facts version=\"%d\" serial=\"%" PRIu64 "\"", VERSION, own->serial);
 	ret = put_attr(f, "policy", own->policy);
 	putc('>', f);
-	for (size_t i = 0; vouch && i < own->n_files; i++)
-		put_file(f, &own->files[i]);
+	for (size_t i = 0; i < own->n_files; i++)
+		if (room == ALL || (room == NO_VOUCHERS && has_froze(own, own->files[i].number)))
+			put_file(f, &own->files[i]);
 	for (size_t i = 0; ret == 0 && i < own->n_made; i++) {
 		fputs("<l", f);
 		ret = put_attr(f, "p", own->made[i].path);
@@ -196,20 +218,23 @@ static int put_own(FILE *f, const struct vm_own *own, bool vouch)
 		fputs("/>", f);
 	}
 	for (size_t i = 0; ret == 0 && i < own->n_snapshots; i++)
-		if (says_something(&own->snapshots[i], vouch))
-			ret = put_snapshot(f, &own->snapshots[i], vouch);
+		if (own->snapshots[i].mark && mark_number(own, i) == i + 1)
+			ret = put_mark(f, own->snapshots[i].mark, i + 1);
+	for (size_t i = 0; ret == 0 && i < own->n_snapshots; i++)
+		if (says_something(&own->snapshots[i], room))
+			ret = put_snapshot(f, own, i, room);
 	fputs("</facts>", f);
 	return ret;
 }
 
-static int make_text(const struct vm_own *own, bool vouch, char **out, size_t *len)
+static int make_text(const struct vm_own *own, enum room room, char **out, size_t *len)
 {
 	FILE *f = open_memstream(out, len);
 	int ret;
 
 	if (!f)
 		return -ENOMEM;
-	ret = put_own(f, own, vouch);
+	ret = put_own(f, own, room);
 	return fclose(f) != 0 || ret < 0 ? -ENOMEM : 0;
 }
 
@@ -218,11 +243,9 @@ int vm_own_text(const struct vm_own *own, char **text, struct vs_err *err)
 	vs_autofree char *out = NULL;
 	size_t len = 0;
 
-	if (make_text(own, true, &out, &len) < 0)
-		return -ENOMEM;
-	if (len > VM_OWN_MAX) {
+	for (enum room room = ALL; room <= NO_FILES && (!out || len > VM_OWN_MAX); room++) {
 		free(vs_steal(out));
-		if (make_text(own, false, &out, &len) < 0)
+		if (make_text(own, room, &out, &len) < 0)
 			return -ENOMEM;
 	}
 	if (len > VM_OWN_MAX)
@@ -236,6 +259,11 @@ int vm_own_text(const struct vm_own *own, char **text, struct vs_err *err)
 
 struct reader {
 	struct vm_own *own;
+	struct numbered_mark {
+		uint64_t number;
+		struct vm_own_mark mark;
+	} *marks;
+	size_t n_marks;
 	size_t budget;
 	struct vs_err *err;
 };
@@ -401,30 +429,78 @@ static int read_disk(struct reader *r, const xmlNode *node, struct vm_own_mark *
 	return ret;
 }
 
-static int read_mark(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
+static int read_mark(struct reader *r, const xmlNode *node, struct vm_own_mark *mark)
 {
-	struct vm_own_mark mark vs_cleanup(vm_own_mark_fini) = { .n_disks = 0 };
 	vs_autofree char *letters = NULL;
 	int ret = charge(r, MARK_COST);
 
 	if (ret == 0)
-		ret = need_attr(r, node, "c", &mark.command);
+		ret = need_attr(r, node, "c", &mark->command);
 	if (ret == 0)
-		ret = need_attr(r, node, "r", &mark.reason);
+		ret = need_attr(r, node, "r", &mark->reason);
 	if (ret == 0)
-		ret = get_time(r, node, "t", &mark.since_ns);
+		ret = get_time(r, node, "t", &mark->since_ns);
 	if (ret == 0)
 		ret = get_attr(r, node, "x", &letters);
-	mark.is_void = letters && strchr(letters, 'v');
+	mark->is_void = letters && strchr(letters, 'v');
 	for (const xmlNode *d = next_element(node->children, "d"); ret == 0 && d; d = next_element(d->next, "d"))
-		ret = read_disk(r, d, &mark);
+		ret = read_disk(r, d, mark);
+	return ret;
+}
+
+static const struct vm_own_mark *mark_of(const struct reader *r, uint64_t number)
+{
+	for (size_t i = 0; i < r->n_marks; i++)
+		if (r->marks[i].number == number)
+			return &r->marks[i].mark;
+	return NULL;
+}
+
+static int read_numbered_mark(struct reader *r, const xmlNode *node)
+{
+	uint64_t number;
+	int ret = get_number(r, node, "k", VM_OWN_SERIAL_MAX, &number);
+
+	if (ret < 0)
+		return ret;
+	if (!number || mark_of(r, number))
+		return bad(r, node, "has no number of its own");
+	r->marks = xreallocarray(r->marks, r->n_marks + 1, sizeof(*r->marks));
+	r->marks[r->n_marks] = (struct numbered_mark){ .number = number };
+	return read_mark(r, node, &r->marks[r->n_marks++].mark);
+}
+
+static void drop_marks(struct reader *r)
+{
+	for (size_t i = 0; i < r->n_marks; i++)
+		vm_own_mark_fini(&r->marks[i].mark);
+	free(r->marks);
+}
+
+/* By its number, or as version 1 has it. */
+static int read_its_mark(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
+{
+	const xmlNode *within = next_element(node->children, "m");
+	struct vm_own_mark mark vs_cleanup(vm_own_mark_fini) = { .n_disks = 0 };
+	const struct vm_own_mark *found;
+	uint64_t number;
+	int ret = get_number(r, node, "b", VM_OWN_SERIAL_MAX, &number);
+
+	if (ret < 0)
+		return ret;
+	if (number) {
+		found = mark_of(r, number);
+		return found ? vm_own_set_mark(r->own, id, found) : bad(r, node, "is doomed by a command that is not there");
+	}
+	if (!within)
+		return 0;
+	ret = read_mark(r, within, &mark);
 	return ret < 0 ? ret : vm_own_set_mark(r->own, id, &mark);
 }
 
 /* What the letters say, then the mark. */
 static int read_facts(struct reader *r, const xmlNode *node, const char *letters, struct vm_own_id *id)
 {
-	const xmlNode *mark = next_element(node->children, "m");
 	int ret = 0;
 
 	if (!strchr(letters, 'e') == !strchr(letters, 'i'))
@@ -434,7 +510,7 @@ static int read_facts(struct reader *r, const xmlNode *node, const char *letters
 		ret = vm_own_set_ours(r->own, id, true);
 	if (ret == 0 && strchr(letters, 'h'))
 		ret = vm_own_set_held(r->own, id, true);
-	return ret == 0 && mark ? read_mark(r, mark, id) : ret;
+	return ret == 0 ? read_its_mark(r, node, id) : ret;
 }
 
 static int read_file(struct reader *r, const xmlNode *node)
@@ -566,6 +642,8 @@ static int read_own(struct reader *r, const xmlNode *node)
 		ret = read_file(r, f);
 	for (const xmlNode *l = next_element(node->children, "l"); ret == 0 && l; l = next_element(l->next, "l"))
 		ret = read_made(r, l);
+	for (const xmlNode *b = next_element(node->children, "b"); ret == 0 && b; b = next_element(b->next, "b"))
+		ret = read_numbered_mark(r, b);
 	for (const xmlNode *s = next_element(node->children, "s"); ret == 0 && s; s = next_element(s->next, "s"))
 		ret = read_snapshot(r, s);
 	return ret;
@@ -585,6 +663,7 @@ int vm_own_read(const xmlNode *element, struct vm_own **out, struct vs_err *err)
 		ret = bad(&r, element, "is not <facts>");
 	if (ret == 0)
 		ret = read_own(&r, element);
+	drop_marks(&r);
 	if (ret < 0)
 		vm_own_free(r.own);
 	else

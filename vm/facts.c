@@ -46,10 +46,11 @@ void vm_own_mark_fini(struct vm_own_mark *mark)
 	*mark = (struct vm_own_mark){ .n_disks = 0 };
 }
 
-static void mark_free(struct vm_own_mark *mark)
+static void mark_release(struct vm_own_mark *mark)
 {
-	if (mark)
-		vm_own_mark_fini(mark);
+	if (!mark || --mark->n_owners)
+		return;
+	vm_own_mark_fini(mark);
 	free(mark);
 }
 
@@ -60,7 +61,7 @@ static void snapshot_fini(struct vm_own_snapshot *s)
 	for (size_t i = 0; i < s->n_frozen; i++)
 		free(s->frozen[i].target);
 	free(s->frozen);
-	mark_free(s->mark);
+	mark_release(s->mark);
 }
 
 struct vm_own *vm_own_new(void)
@@ -90,52 +91,73 @@ static bool copy_string(const char *from, char **to)
 	return *to || !from;
 }
 
-static bool copy_disks(const struct vm_own_mark *from, struct vm_own_mark *to)
+static char *dup_or_null(const char *s)
 {
-	to->disks = calloc(from->n_disks + 1, sizeof(*to->disks));
-	if (!to->disks)
-		return false;
-	for (; to->n_disks < from->n_disks; to->n_disks++) {
-		const struct vm_own_doomed *disk = &from->disks[to->n_disks];
-		struct vm_own_doomed *copy = &to->disks[to->n_disks];
-
-		if (!copy_string(disk->target, &copy->target) || !copy_string(disk->path, &copy->path) ||
-		    !copy_string(disk->top, &copy->top)) {
-			free(copy->target);
-			free(copy->path);
-			return false;
-		}
-		copy->path_ino = disk->path_ino;
-		copy->top_ino = disk->top_ino;
-		copy->above_ino = disk->above_ino;
-		copy->mtime_ns = disk->mtime_ns;
-		copy->done = disk->done;
-		copy->pivoting = disk->pivoting;
-	}
-	return true;
+	return s ? xstrdup(s) : NULL;
 }
 
-/* NULL: no memory. */
+/* One owner, who is to come. */
 static struct vm_own_mark *mark_copy(const struct vm_own_mark *mark)
 {
-	struct vm_own_mark *copy = calloc(1, sizeof(*copy));
+	struct vm_own_mark *copy = xcalloc(1, sizeof(*copy));
 
-	if (!copy)
-		return NULL;
-	copy->since_ns = mark->since_ns;
-	copy->is_void = mark->is_void;
-	if (!copy_string(mark->command, &copy->command) || !copy_string(mark->reason, &copy->reason) ||
-	    !copy_disks(mark, copy)) {
-		mark_free(copy);
-		return NULL;
+	*copy = *mark;
+	copy->n_owners = 0;
+	copy->command = dup_or_null(mark->command);
+	copy->reason = dup_or_null(mark->reason);
+	copy->disks = xcalloc(mark->n_disks, sizeof(*copy->disks));
+	for (size_t i = 0; i < mark->n_disks; i++) {
+		copy->disks[i] = mark->disks[i];
+		copy->disks[i].target = dup_or_null(mark->disks[i].target);
+		copy->disks[i].path = dup_or_null(mark->disks[i].path);
+		copy->disks[i].top = dup_or_null(mark->disks[i].top);
 	}
 	return copy;
 }
 
-static bool snapshot_copy(const struct vm_own_snapshot *from, struct vm_own_snapshot *to)
+static bool same_text(const char *a, const char *b)
+{
+	return a && b ? !strcmp(a, b) : a == b;
+}
+
+static bool mark_equal(const struct vm_own_mark *a, const struct vm_own_mark *b)
+{
+	bool equal = a->since_ns == b->since_ns && a->is_void == b->is_void && a->n_disks == b->n_disks &&
+		     same_text(a->command, b->command) && same_text(a->reason, b->reason);
+
+	for (size_t i = 0; equal && i < a->n_disks; i++) {
+		const struct vm_own_doomed *x = &a->disks[i], *y = &b->disks[i];
+
+		equal = same_text(x->target, y->target) && same_text(x->path, y->path) && same_text(x->top, y->top) &&
+			x->path_ino == y->path_ino && x->top_ino == y->top_ino && x->above_ino == y->above_ino &&
+			x->mtime_ns == y->mtime_ns && x->done == y->done && x->pivoting == y->pivoting;
+	}
+	return equal;
+}
+
+/* The one of @own that says the same, or a copy: it has an owner more now. */
+static struct vm_own_mark *mark_obtain(const struct vm_own *own, const struct vm_own_mark *mark)
+{
+	struct vm_own_mark *found = NULL, *last = NULL;
+
+	for (size_t i = 0; !found && i < own->n_snapshots; i++) {
+		struct vm_own_mark *m = own->snapshots[i].mark;
+
+		if (m && m != last && (m == mark || mark_equal(m, mark)))
+			found = m;
+		last = m;
+	}
+	if (!found)
+		found = mark_copy(mark);
+	found->n_owners++;
+	return found;
+}
+
+/* Into @own, which is to have it next. */
+static bool snapshot_copy(const struct vm_own_snapshot *from, const struct vm_own *own, struct vm_own_snapshot *to)
 {
 	*to = *from;
-	to->mark = from->mark ? mark_copy(from->mark) : NULL;
+	to->mark = from->mark ? mark_obtain(own, from->mark) : NULL;
 	to->name = strdup(from->name);
 	to->vouched = calloc(from->n_vouched + 1, sizeof(*to->vouched));
 	to->frozen = xcalloc(from->n_frozen, sizeof(*to->frozen));
@@ -143,7 +165,7 @@ static bool snapshot_copy(const struct vm_own_snapshot *from, struct vm_own_snap
 		to->frozen[i] = (struct vm_own_frozen){xstrdup(from->frozen[i].target), from->frozen[i].file};
 	if (to->vouched && from->n_vouched)
 		memcpy(to->vouched, from->vouched, from->n_vouched * sizeof(*to->vouched));
-	if (to->name && to->vouched && (to->mark || !from->mark))
+	if (to->name && to->vouched)
 		return true;
 	snapshot_fini(to);
 	return false;
@@ -167,7 +189,7 @@ struct vm_own *vm_own_copy(const struct vm_own *own)
 	for (size_t i = 0; ok && i < own->n_made; i++)
 		ok = vm_own_add_made(copy, own->made[i].path, own->made[i].ino) == 0;
 	while (ok && copy->n_snapshots < own->n_snapshots) {
-		ok = snapshot_copy(&own->snapshots[copy->n_snapshots], &copy->snapshots[copy->n_snapshots]);
+		ok = snapshot_copy(&own->snapshots[copy->n_snapshots], copy, &copy->snapshots[copy->n_snapshots]);
 		copy->n_snapshots += ok;
 	}
 	if (ok)
@@ -337,23 +359,20 @@ int vm_own_set_held(struct vm_own *own, const struct vm_own_id *id, bool held)
 
 int vm_own_set_mark(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_mark *mark)
 {
-	struct vm_own_mark *copy = NULL;
+	struct vm_own_mark *obtained = NULL;
 	struct vm_own_snapshot *s;
 
 	if (!mark && position(own, id) == own->n_snapshots)
 		return 0;
-	if (mark) {
-		copy = mark_copy(mark);
-		if (!copy)
-			return -ENOMEM;
-	}
+	if (mark)
+		obtained = mark_obtain(own, mark);
 	s = obtain(own, id);
 	if (!s) {
-		mark_free(copy);
+		mark_release(obtained);
 		return -ENOMEM;
 	}
-	mark_free(s->mark);
-	s->mark = copy;
+	mark_release(s->mark);
+	s->mark = obtained;
 	drop_if_empty(own, s);
 	return 0;
 }

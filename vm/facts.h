@@ -20,16 +20,20 @@
  *              is         letters: e external or i internal; o taken here; h held
  *              v          numbers of `f`, separated by commas; may be absent
  *              p          what it froze: TARGET:number of `f`, separated by spaces; may be absent
- *     m        c          the command that doomed it, canonical text                0 or 1, in s
- *              r          why it must not be read, a sentence
+ *              b          number of the `b` that doomed it; absent: none did
+ *     b        k          number                                                     any number; one a begun command
+ *              c          the command, canonical text
+ *              r          why what it doomed must not be read, a sentence
  *              t          since when, as above
  *              x          letters: v void, others have changed its files
- *     d        t          target of a disk that is doomed                           any number, in m; none: all disks
+ *     d        t          target of a disk that is doomed                           any number, in b; none: all disks
  *              p b        path and inode number of the image that is written, may be absent
  *              u k        path and inode number of the uppermost layer that goes into it, may be absent
  *              a          inode number of what stood on that layer; absent: nothing did, it was the active one
  *              w          the image's mtime before the first attempt, as above; absent: it would prove nothing
  *              x          letters: d its data has been moved; p all was copied, and the pivot was asked for
+ *
+ * Version 1 had what is in `b` in an element `m` of each `s`; that is read, and written as `b`.
  *
  * `f` and `v` vouch: the snapshot was right when that file, which lies beneath it, had this stamp. A merge into a frozen file
  * makes it look written to all who stand on it; as long as it has the same stamp still, they know better. What takes too
@@ -75,6 +79,7 @@ struct vm_own_doomed {
 	bool pivoting;    /* all has been copied, and the pivot was asked for */
 };
 
+/* Shared by all that one command has doomed: what is written down of its progress is so for each of them. */
 struct vm_own_mark {
 	char *command;    /* canonical text: repeating it finishes the job */
 	char *reason;     /* a sentence: lower case, no full stop */
@@ -82,6 +87,7 @@ struct vm_own_mark {
 	struct vm_own_doomed *disks;
 	size_t n_disks;   /* 0: every disk */
 	bool is_void;     /* others have changed its files: it cannot be finished any more, and what it doomed stays so */
+	size_t n_owners;  /* the business of facts.c */
 };
 /* For a mark that owns its strings and its array; leaves it zeroed. */
 void vm_own_mark_fini(struct vm_own_mark *mark);

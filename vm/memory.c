@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "strmap.h"
+#include "vm/util/mem.h"
 
 #define KEPT_LOOKS 256
 #define COMMITS_MAX 4096
@@ -22,6 +23,11 @@ struct seen_disk {
 	uint64_t look;
 };
 
+struct seen_frozen {
+	struct q2_stamp stamp;
+	uint64_t look;
+};
+
 struct node {
 	uint64_t dev, ino;
 };
@@ -34,7 +40,7 @@ struct seen_commit {
 };
 
 struct vm_memory {
-	struct vm_strmap files, disks;
+	struct vm_strmap files, disks, frozen;
 	struct seen_commit *commits;
 	size_t n_commits;
 	unsigned poll;
@@ -52,6 +58,7 @@ void vm_memory_free(struct vm_memory *memory)
 		return;
 	vm_strmap_clear(&memory->files, free);
 	vm_strmap_clear(&memory->disks, free);
+	vm_strmap_clear(&memory->frozen, free);
 	free(memory->commits);
 	free(memory);
 }
@@ -83,6 +90,16 @@ static bool keep_disk(void *thing, void *opaque)
 	return false;
 }
 
+static bool keep_frozen(void *thing, void *opaque)
+{
+	struct seen_frozen *f = thing;
+
+	if (!outdated(opaque, f->look))
+		return true;
+	free(f);
+	return false;
+}
+
 static void forget_commits(struct vm_memory *memory)
 {
 	size_t kept = 0;
@@ -101,6 +118,7 @@ void vm_memory_poll(struct vm_memory *memory, unsigned poll)
 		return;
 	vm_strmap_filter(&memory->files, keep_file, memory);
 	vm_strmap_filter(&memory->disks, keep_disk, memory);
+	vm_strmap_filter(&memory->frozen, keep_frozen, memory);
 	forget_commits(memory);
 }
 
@@ -172,6 +190,33 @@ unsigned vm_memory_since(struct vm_memory *memory, uint64_t ino, const char *pit
 	}
 	d->look = memory->look;
 	return d->since;
+}
+
+void vm_memory_froze(struct vm_memory *memory, uint64_t ino, const struct q2_stamp *stamp)
+{
+	struct seen_frozen *f;
+	char key[24];
+
+	snprintf(key, sizeof(key), "%016" PRIx64, ino);
+	f = vm_strmap_get(&memory->frozen, key);
+	if (!f) {
+		f = xcalloc(1, sizeof(*f));
+		if (vm_strmap_put(&memory->frozen, key, f) < 0)
+			xoom();
+	}
+	*f = (struct seen_frozen){ *stamp, memory->look };
+}
+
+const struct q2_stamp *vm_memory_frozen(struct vm_memory *memory, uint64_t ino)
+{
+	struct seen_frozen *f;
+	char key[24];
+
+	snprintf(key, sizeof(key), "%016" PRIx64, ino);
+	f = vm_strmap_get(&memory->frozen, key);
+	if (f)
+		f->look = memory->look;
+	return f ? &f->stamp : NULL;
 }
 
 /* ---------------------------------------------------------------- commits */

@@ -30,6 +30,10 @@ void vm_memory_pulled(struct vm_memory *memory, const struct q2_stamp *stamp);
 /* The first poll that saw the snapshot disk with this inode number (it identifies snapshot and disk) on this image. */
 unsigned vm_memory_since(struct vm_memory *memory, uint64_t ino, const char *pit);
 
+/* The image of this snapshot disk was found right, with this stamp. And: what was; NULL: it never was while we looked. Borrowed. */
+void vm_memory_froze(struct vm_memory *memory, uint64_t ino, const struct q2_stamp *stamp);
+const struct q2_stamp *vm_memory_frozen(struct vm_memory *memory, uint64_t ino);
+
 /* Adds what vm_graph_commits() found. 0 or -ENOMEM. */
 int vm_memory_commits_add(struct vm_memory *memory, const struct vm_facts *facts, const struct vm_fact_commit *commits,
 			  size_t n);

@@ -21,6 +21,7 @@
 
 #include "vm/names.h"
 #include "vm/utf8.h"
+#include "vm/util/mem.h"
 
 /* "COMMAND\tWORD\tTEXT\n"; @text NULL: "COMMAND\tWORD\t". Gives; NULL: no memory. */
 static char *line_of(const struct vm_work *w, const char *word, const char *text)
@@ -99,7 +100,7 @@ int vm_work_note_each(struct vm_work *w, const char *word, bool (*use)(struct vm
 }
 
 /* Without the lines for which @goes says so. */
-static void drop_lines(struct vm_work *w, bool (*goes)(const char *line, const char *what), const char *what)
+static void drop_lines(struct vm_work *w, bool (*goes)(const char *line, const void *what), const void *what)
 {
 	vs_autofree char *all = vm_store_note_get(w->store, w->uuid);
 	size_t kept = 0;
@@ -124,14 +125,16 @@ static void drop_lines(struct vm_work *w, bool (*goes)(const char *line, const c
 	vm_fault();
 }
 
-static bool begins(const char *line, const char *prefix)
+static bool begins(const char *line, const void *what)
 {
+	const char *prefix = what;
+
 	return !strncmp(line, prefix, strlen(prefix));
 }
 
-static bool has_word(const char *line, const char *word)
+static bool has_word(const char *line, const void *what)
 {
-	const char *at = strchr(line, '\t');
+	const char *at = strchr(line, '\t'), *word = what;
 
 	return at && !strncmp(at + 1, word, strlen(word)) && at[1 + strlen(word)] == '\t';
 }
@@ -147,4 +150,36 @@ void vm_work_note_done(struct vm_work *w, const char *word)
 void vm_work_note_drop(struct vm_work *w, const char *word)
 {
 	drop_lines(w, has_word, word);
+}
+
+/* What the line is about. Gives *text. */
+static bool take_text(const char *line, char **text)
+{
+	const char *at = strchr(line, '\t'), *start = at ? strchr(at + 1, '\t') : NULL;
+	vs_autofree char *escaped = start ? xstrndup(start + 1, strcspn(start + 1, "\n")) : NULL;
+
+	return escaped && vm_name_unescape(escaped, text) == 0;
+}
+
+struct settling {
+	const char *word;
+	struct use use;
+};
+
+static bool is_settled(const char *line, const void *what)
+{
+	const struct settling *s = what;
+	vs_autofree char *text = NULL;
+
+	if (!has_word(line, s->word))
+		return false;
+	return take_text(line, &text) && use_in_work(text, (void *)&s->use);
+}
+
+void vm_work_note_settle(struct vm_work *w, const char *word, bool (*settled)(struct vm_work *w, const char *text, void *opaque),
+			 void *opaque)
+{
+	struct settling s = { word, { w, settled, opaque } };
+
+	drop_lines(w, is_settled, &s);
 }

@@ -335,20 +335,64 @@ static int delete_all(struct vm_work *w, char **keys, size_t n, struct vs_err *e
 	return r;
 }
 
+/* Those that went with a begun line, or would with `try`. */
+static void drop_line(char **keys, size_t *n, char *const *line, size_t n_line)
+{
+	size_t left = 0;
+
+	for (size_t i = 0; i < *n; i++) {
+		if (among(keys[i], line, n_line))
+			free(keys[i]);
+		else
+			keys[left++] = keys[i];
+	}
+	*n = left;
+}
+
+int vm_op_delete_begun(struct vm_work *w, const char *begun, char **keys, size_t *n, struct vs_err *err)
+{
+	vs_autofree char *command = xstrdup(begun); /* the mark's own goes */
+	vs_autofree const char **line = NULL;
+	vs_autofree char **gone = NULL;
+	size_t len;
+	int r = vm_op_begin(w, command, false, err);
+
+	if (r < 0)
+		return r;
+	line = xcalloc(w->n_records, sizeof(*line));
+	gone = xcalloc(w->n_records, sizeof(*gone));
+	len = vm_intent_line(w, command, line);
+	for (size_t i = 0; i < len; i++) {
+		const struct vm_own_id id = { line[i], vm_work_record(w, line[i])->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
+		const struct vm_own_snapshot *said = vm_own_find(w->own, &id);
+
+		gone[i] = xstrdup(line[i]);
+		if (said && said->held && r == 0)
+			r = vs_err_set(err, -EPERM, "'%s' was begun, and snapshot '%s' is held: release it first", command, line[i]);
+	}
+	if (len && r == 0)
+		r = delete_one(w, gone[0], err);
+	if (r == 0 && keys)
+		drop_line(keys, n, gone, len);
+	for (size_t i = 0; i < len; i++)
+		free(gone[i]);
+	return r;
+}
+
 int vm_op_delete(struct vm_work *w, char *const *names, size_t n, struct vs_err *err)
 {
 	vs_autofree char **keys = xcalloc(n, sizeof(*keys));
+	const char *begun;
 	size_t n_keys = 0;
 	int r = vm_work_look(w, err);
 
 	if (r == 0)
 		r = find_all(w, names, n, keys, &n_keys, err);
-	if (r == 0) {
-		const char *begun = begun_delete(w, keys, n_keys);
-		vs_autofree char *command = xstrdup(begun ? begun : w->command);
-
-		r = vm_op_begin(w, command, false, err);
-	}
+	begun = r == 0 ? begun_delete(w, keys, n_keys) : NULL;
+	if (begun)
+		r = vm_op_delete_begun(w, begun, keys, &n_keys, err);
+	if (r == 0 && n_keys && !(begun && w->try_only))
+		r = vm_op_begin(w, w->command, false, err);
 	if (r == 0)
 		return delete_all(w, keys, n_keys, err);
 	for (size_t i = 0; i < n_keys; i++)

@@ -81,6 +81,8 @@ static int prune_some(struct vm_work *w, struct pruning *p, size_t *dropped, str
 	int r = w->own->policy ? list_dropped(w, p, &keys, &n, err) : 0;
 
 	w->left = n;
+	if (n && w->watch.progress)
+		w->watch.progress(w->watch.opaque, 0, 0, 0); /* `jobs` says at once how many are left */
 	if (r == 0 && n)
 		r = vm_work_cancelled(w, err);
 	if (r == 0 && n) {
@@ -124,9 +126,11 @@ int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err)
 		return vm_engine_try_prune(w->engine, w, err);
 	if (r == 0 && w->own->policy && strcmp(w->own->policy, "off") != 0) {
 		const char *begun = begun_drop(w);
-		vs_autofree char *command = xstrdup(begun ? begun : w->command);
 
-		r = vm_op_begin(w, command, false, err);
+		if (begun)
+			r = vm_op_delete_begun(w, begun, NULL, NULL, err);
+		if (r == 0)
+			r = vm_op_begin(w, w->command, false, err);
 	}
 	for (bool more = r == 0; more;) {
 		r = prune_some(w, &p, dropped, err);

@@ -96,7 +96,9 @@ static int pull_all(struct vm_work *w, const struct pull_disk *disks, size_t n, 
 	int r;
 
 	vm_work_unguard(w);
-	r = note_pull(w, disks, n, err);
+	r = vm_work_save(w, err); /* what each snapshot froze, which the header that changes will not tell any more */
+	if (r == 0)
+		r = note_pull(w, disks, n, err);
 	if (r == 0)
 		r = vm_work_guest(w, err);
 	if (r < 0)

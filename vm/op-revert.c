@@ -271,7 +271,8 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r == 0)
 		r = settle_layers(w, &old, err);
 	if (r != -EHOSTDOWN) {
-		vm_work_note_done(w, "make");
+		if (r == 0 || vm_work_look(w, NULL) == 0)
+			vm_op_settle_making(w);
 		vm_work_note_done(w, "drop");
 	}
 	if (r == 0)

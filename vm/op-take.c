@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* create, hold, release, and storing a policy. */
+#include "vm/command/remove.h"
 #include "vm/engine.h"
 #include "vm/work.h"
 
@@ -98,7 +99,7 @@ bool vm_op_left_over(void *opaque, const char *path)
 	file.ino = st.st_ino;
 	if (vm_work_note_each(w, "make", is_made, &file) == 0)
 		return false;
-	if (l >= 0 && (w->d->layers[l].active || w->d->layers[l].users[0] || w->d->layers[l].snapshots[0] || w->d->layers[l].unknown))
+	if (l >= 0 && (w->d->layers[l].active || w->d->layers[l].users[0] || w->d->layers[l].snapshots[0] || w->d->layers[l].unknown || w->d->n_doubts))
 		return false;
 	for (size_t i = 0; i < w->n_records; i++)
 		for (size_t k = 0; k < w->records[i].xml->n_files; k++)
@@ -119,6 +120,37 @@ void vm_op_making(void *opaque, const char *path, uint64_t ino)
 }
 
 /* ---------------------------------------------------------------- what an interrupted create has taken */
+
+/* Does somebody know it, so that no note has to? */
+static bool is_known(const struct vm_work *w, const char *path, uint64_t ino)
+{
+	int l = vm_work_layer(w, path);
+	const struct vm_layer *layer = l < 0 ? NULL : &w->d->layers[l];
+
+	return layer && layer->stamp.ino == ino && (layer->active || layer->snapshots[0] || vm_made(w, l));
+}
+
+static bool settle_made(struct vm_work *w, const char *text, void *opaque)
+{
+	char *path;
+	uint64_t ino = strtoull(text, &path, 10);
+	struct stat st;
+
+	(void)opaque;
+	if (*path++ != '\n' || lstat(path, &st) < 0)
+		return *path == '\0' || errno == ENOENT;
+	if (st.st_ino != ino || is_known(w, path, ino))
+		return true;
+	if (!vm_op_left_over(w, path) || vm_nobody_has_it(path, NULL) < 0 || unlink(path) < 0)
+		return false;
+	vm_log(w->log, "unlinked '%s', which an interrupted command had made", path);
+	return true;
+}
+
+void vm_op_settle_making(struct vm_work *w)
+{
+	vm_work_note_settle(w, "make", settle_made, NULL);
+}
 
 #define TAKING_S 30 /* a snapshot's time is that of the beginning of the call that takes it */
 
@@ -234,7 +266,8 @@ static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs
 	}
 	if (r != -EHOSTDOWN) {
 		vm_work_note_done(w, "take");
-		vm_work_note_done(w, "make");
+		if (r == 0 || vm_work_look(w, NULL) == 0)
+			vm_op_settle_making(w);
 	}
 	return r;
 }

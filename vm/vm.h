@@ -83,12 +83,21 @@ struct vm_layer {
 	struct q2_stamp stamp;  /* of the file behind the path, as it was looked at; all zero where it is not there */
 	char *ends;             /* NULL, or why what it stands on could not be followed, although it stands on something */
 	char **users;           /* who else needs it, each a phrase: "domain 'db' (disk vda)"; NULL-terminated */
-	char *unknown;          /* NULL, or why nobody knows who needs it: a phrase, "domain 'db' (disk vda) may need it: ..." */
+	char *unknown;          /* NULL, or why nobody knows who needs it: a phrase, "domain 'db' (disk vda) may need it: ...";
+	                         * see vm_domain.doubts, too */
 	int unknown_code;       /* then: -EACCES or -EPERM */
 	char *rival;            /* NULL, or which other disk writes here too: a phrase */
 	char **snapshots;       /* shown names frozen in it (external) or stored in it (internal); NULL-terminated */
 	char *internal;         /* NULL, or an entry in its snapshot table, also one that is none of this domain's snapshots */
 	char *note;             /* NULL, or what is odd ("left over: no snapshot or disk of web01 uses it") */
+};
+
+/* What is not known, of all layers but `path` itself, while one of these snapshots of the domain is there: what they froze is missing. */
+struct vm_doubt {
+	char *path;
+	char *phrase; /* "snapshot 'a' of domain 'db' (disk vda) may need it: ..." */
+	int code;     /* -EACCES or -EPERM */
+	char **snapshots; /* raw; NULL-terminated */
 };
 
 /* One disk of the domain as it is now. */
@@ -117,7 +126,9 @@ struct vm_domain {
 	size_t n_layers;
 	struct vm_disk_now *disks;
 	size_t n_disks;
-	char **unknowns;    /* why nobody knows who needs some layers: the phrases of `unknown`, each once; NULL-terminated */
+	struct vm_doubt *doubts;
+	size_t n_doubts;
+	char **unknowns;    /* why nobody knows who needs some layers: the phrases of `unknown` and `doubts`, each once; NULL-terminated */
 	char **leftovers;   /* paths of files that a command made which has not ended, and nothing uses (yet); NULL-terminated */
 	struct vm_log *log; /* outlives the picture's readers; shared by all pictures of this domain */
 };

@@ -134,6 +134,9 @@ int vm_work_note_each(struct vm_work *w, const char *word, bool (*use)(struct vm
 		      void *opaque);
 /* The lines of this command with that word go. */
 void vm_work_note_done(struct vm_work *w, const char *word);
+/* Those lines with that word, of whatever command, of which @settled says that nothing is left to do. */
+void vm_work_note_settle(struct vm_work *w, const char *word, bool (*settled)(struct vm_work *w, const char *text, void *opaque),
+			 void *opaque);
 /* ... and those of every other command. */
 void vm_work_note_drop(struct vm_work *w, const char *word);
 
@@ -171,6 +174,8 @@ int vm_op_policy(struct vm_work *w, const char *line, struct vs_err *err);
 /* Of what @keys name (see vm_work_find_key) the first, with those that can go in one merge with it: they are moved to the front.
  * *done: how many of them went; with a failure it is the next one's. After a look. */
 int vm_op_delete_some(struct vm_work *w, char **keys, size_t n, size_t *done, struct vs_err *err);
+/* Finishes the delete @begun that was begun; which of @keys (NULL: none were asked for) it had to do with is taken from there. */
+int vm_op_delete_begun(struct vm_work *w, const char *begun, char **keys, size_t *n, struct vs_err *err);
 /* Drops what the policy drops. *dropped: how many. */
 int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err);
 /* After a mount: finishes records, ends a guest that we had started. Merges and removes nothing. */
@@ -189,6 +194,9 @@ int vm_op_check_active(const struct vm_work *w, const struct vm_snapshot *s, str
 void vm_op_making(void *work, const char *path, uint64_t ino);
 int vm_op_note_take(struct vm_work *w, const char *name);
 bool vm_op_left_over(void *work, const char *path);
+/* When a command that makes overlays has ended, after a look: what it or an interrupted one has made and nobody came to use is unlinked, and the notes
+ * of it go; a note that is not settled stays. */
+void vm_op_settle_making(struct vm_work *w);
 
 /* op-image.c: the same on a plain image; w->conn is NULL. */
 int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err);

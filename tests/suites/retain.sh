@@ -192,4 +192,10 @@ verify_listing 'no other is listed' "$M" cal
 verify_bytes 'what is left reads as before' "$M" cal
 guest_agrees 'and so does the guest' cal/vda
 unmount_snapfs "$M"
+
+# Deep chains.
+mkdir "$W/g"
+chmod 755 "$W/g"
+export URI W SNAPFS
+adopt python3 "$TESTS/control/deep.py" "$W/deep" "${DEEP:-60}"
 suite_end

@@ -39,13 +39,13 @@ static const char all_of_it[] =
 	"<facts version=\"2\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\">"
 	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\"/>"
 	"<l p=\"/i/a layer 100%25\" i=\"17\"/><l p=\"/i/b\"/>"
+	"<b k=\"3\" c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"v\">"
+	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" x=\"dp\"/><d t=\"vdb\"/></b>"
+	"<b k=\"4\" c=\"x\" r=\"y\" t=\"0\"></b>"
 	"<s n=\"monday\" t=\"1763258401\" is=\"eo\" v=\"3,9\" p=\"vda:3 vdb:9\"/>"
 	"<s n=\"two words %25 %0A %FF &quot;&gt;\" t=\"1763258402.000000007\" is=\"ioh\"/>"
-	"<s n=\"tuesday\" t=\"1763258403\" is=\"e\">"
-	"<m c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"v\">"
-	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" x=\"dp\"/><d t=\"vdb\"/>"
-	"</m></s>"
-	"<s n=\"early\" t=\"-0.500000000\" is=\"eh\"><m c=\"x\" r=\"y\" t=\"0\"></m></s>"
+	"<s n=\"tuesday\" t=\"1763258403\" is=\"e\" b=\"3\"/>"
+	"<s n=\"early\" t=\"-0.500000000\" is=\"eh\" b=\"4\"/>"
 	"</facts>";
 
 Test(vm_facts, everything_is_read_as_it_was_written)
@@ -176,6 +176,10 @@ Test(vm_facts, what_does_not_make_sense_is_refused_not_guessed)
 		{"<facts version=\"1\"><s n=\"a\" t=\"1 \" is=\"e\"/></facts>", -EINVAL, "time"},
 		{"<facts version=\"1\"><s n=\"a\" t=\"9223372037\" is=\"e\"/></facts>", -EINVAL, "time"},
 		{"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"e\"><m r=\"b\" t=\"1\"/></s></facts>", -EINVAL, "<m> lacks"},
+		{"<facts version=\"2\"><b k=\"1\" r=\"b\" t=\"1\"/></facts>", -EINVAL, "<b> lacks"},
+		{"<facts version=\"2\"><b c=\"a\" r=\"b\" t=\"1\"/></facts>", -EINVAL, "<b> has no number of its own"},
+		{"<facts version=\"2\"><b k=\"1\" c=\"a\" r=\"b\" t=\"1\"/><b k=\"1\" c=\"a\" r=\"b\" t=\"1\"/></facts>", -EINVAL, "<b> has no number"},
+		{"<facts version=\"2\"><s n=\"a\" t=\"1\" is=\"e\" b=\"2\"/></facts>", -EINVAL, "<s> is doomed by a command that is not there"},
 		{"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"e\"><m c=\"b\" t=\"1\"/></s></facts>", -EINVAL, "<m> lacks"},
 		{"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"e\"><m c=\"b\" r=\"b\"/></s></facts>", -EINVAL, "<m> lacks"},
 		{"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"e\"><m c=\"b\" r=\"b\" t=\"1\"><d p=\"/x\"/></m></s></facts>", -EINVAL, "<d> lacks"},
@@ -368,6 +372,41 @@ Test(vm_facts, flags_come_and_go_and_an_empty_entry_goes_with_them)
 	cr_expect_not(vm_own_forget(own, &b));
 	cr_expect_eq(own->n_snapshots, 0u);
 	vm_own_free(own);
+}
+
+Test(vm_facts, a_mark_of_many_is_said_once)
+{
+	struct vm_own *own = vm_own_new(), *copy, *again;
+	vs_autofree char *command = calloc(1, 4000);
+	struct vm_own_doomed disk = {(char *)"vda", (char *)"/i/base"};
+	struct vm_own_mark mark = {command, (char *)"a delete is not finished", 5, &disk, 1};
+	vs_autofree char *text = NULL;
+	char name[16];
+
+	memset(command, 'x', 3999);
+	for (int i = 0; i < 199; i++) {
+		snprintf(name, sizeof(name), "s%d", i);
+		struct vm_own_id one = id(name, NS * i, VM_EXTERNAL);
+		cr_assert_eq(vm_own_set_mark(own, &one, &mark), 0);
+	}
+	text = text_of(own); /* fits */
+	again = parse(text);
+	cr_assert_eq(again->n_snapshots, 199u);
+	for (size_t i = 0; i < again->n_snapshots; i++)
+		cr_assert(again->snapshots[i].mark && again->snapshots[i].mark == again->snapshots[0].mark);
+	again->snapshots[7].mark->disks[0].done = true; /* for all of them */
+	copy = vm_own_copy(again);
+	cr_expect(copy->snapshots[0].mark != again->snapshots[0].mark && copy->snapshots[198].mark->disks[0].done);
+	again->snapshots[7].mark->is_void = true;
+	cr_expect_not(copy->snapshots[7].mark->is_void, "a copy is independent");
+	for (size_t i = again->n_snapshots; i-- > 0;) {
+		struct vm_own_id one = id(again->snapshots[i].name, again->snapshots[i].created_ns, VM_EXTERNAL);
+		cr_assert_eq(vm_own_set_mark(again, &one, NULL), 0);
+	}
+	cr_expect_eq(again->n_snapshots, 0u);
+	vm_own_free(own);
+	vm_own_free(copy);
+	vm_own_free(again);
 }
 
 Test(vm_facts, a_mark_dooms_its_disks_or_all_of_them)

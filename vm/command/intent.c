@@ -59,6 +59,24 @@ size_t vm_intent_line(const struct vm_work *w, const char *command, const char *
 	return n;
 }
 
+#define NAMES_SAID 3
+
+char *vm_intent_repeat(const char *command)
+{
+	struct vm_commands parsed = {0};
+	char *text = NULL;
+
+	if (vm_commands_parse(command, strlen(command), &parsed, NULL) < 0)
+		return xstrdup(command);
+	if (parsed.n == 1 && parsed.v[0].verb == VM_DELETE && parsed.v[0].n_names > NAMES_SAID) {
+		struct vm_command first = { .verb = VM_DELETE, .names = parsed.v[0].names, .n_names = 1 };
+
+		text = vm_command_text(&first);
+	}
+	vm_commands_fini(&parsed);
+	return text ? text : xstrdup(command);
+}
+
 static bool is_untouched(const struct vm_own_doomed *disk)
 {
 	struct stat st;
@@ -204,7 +222,8 @@ static int change_marks(struct vm_work *w, const char *command, void (*change)(s
 
 static void set_void(struct vm_own_mark *mark, const char *why)
 {
-	char *reason = xasprintf("'%s' was begun and has become void, for %s: its data is not what it was", mark->command, why);
+	vs_autofree char *said = vm_intent_repeat(mark->command);
+	char *reason = xasprintf("'%s' was begun and has become void, for %s: its data is not what it was", said, why);
 
 	free(mark->reason);
 	mark->reason = reason;
@@ -261,6 +280,7 @@ static bool has_active(const struct vm_work *w, const struct vm_own_mark *mark)
 
 static int settle_one(struct vm_work *w, const struct vm_own_mark *mark, bool create, struct vs_err *err)
 {
+	vs_autofree char *said = vm_intent_repeat(mark->command);
 	char why[VS_ERR_MAX] = "";
 	int code = -EPERM;
 	enum vm_intent_state state;
@@ -275,10 +295,10 @@ static int settle_one(struct vm_work *w, const struct vm_own_mark *mark, bool cr
 	if (create && !has_active(w, mark))
 		return 0;
 	if (state == VM_INTENT_UNKNOWN)
-		return vs_err_set(err, code, "'%s' was begun and is not done, and %s: bring that back, then repeat '%s' first", mark->command,
-				  why, mark->command);
-	return vs_err_set(err, -EPERM, "'%s' was begun and is not done, and its files are its own until then: repeat '%s' first", mark->command,
-			  mark->command);
+		return vs_err_set(err, code, "'%s' was begun and is not done, and %s: bring that back, then repeat '%s' first", said,
+				  why, said);
+	return vs_err_set(err, -EPERM, "'%s' was begun and is not done, and its files are its own until then: repeat '%s' first", said,
+			  said);
 }
 
 /* The next begun command after the @from'th snapshot of ours; NULL: there is none. */

@@ -28,6 +28,9 @@ const struct vm_own_mark *vm_intent_mark(const struct vm_work *w, const struct v
 /* The disk of the mark, NULL: it says nothing of that. */
 const struct vm_own_doomed *vm_intent_of(const struct vm_own_mark *mark, const char *target);
 
+/* What to type to repeat it: any of its snapshots stands for all of a long line. Gives. */
+char *vm_intent_repeat(const char *command);
+
 /* Was nothing written yet, as the time stamps of the bases prove? */
 bool vm_intent_untouched(const struct vm_own_mark *mark);
 

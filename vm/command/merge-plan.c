@@ -420,8 +420,11 @@ static int plan_begun(struct vm_merge *m, struct vm_merge_disk *d, const struct 
 		if (!m->is_void)
 			m->is_void = xstrdup(why);
 		return 0;
-	case VM_INTENT_UNKNOWN:
-		return vs_err_set(err, code, "'%s' was begun, and %s: bring that back and repeat it", m->command, why);
+	case VM_INTENT_UNKNOWN: {
+		vs_autofree char *said = vm_intent_repeat(m->command);
+
+		return vs_err_set(err, code, "'%s' was begun, and %s: bring that back and repeat it", said, why);
+	}
 	case VM_INTENT_REDO:
 		break;
 	}

@@ -86,15 +86,34 @@ static struct vm_own_doomed intent_of(const struct vm_merge *m, const struct vm_
 	return intent;
 }
 
+#define MADE_MAX (VM_OWN_MAX / 4)
+
+/* That a snapshot made the files that are to go is said by its record, which somebody may remove before we have come to them. */
+static void remember_gone(struct vm_merge *m)
+{
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < m->n_disks; i++)
+		for (size_t k = 0; k < m->disks[i].n_gone; k++) {
+			const struct vm_doomed_file *file = &m->disks[i].gone[k];
+
+			bytes += strlen(file->path) + 32;
+			if (bytes <= MADE_MAX)
+				vm_own_add_made(m->w->own, file->path, file->stamp.ino);
+		}
+}
+
 static int mark(struct vm_merge *m, struct vs_err *err)
 {
 	vs_autofree struct vm_own_doomed *disks = xcalloc(m->n_disks, sizeof(*disks));
-	vs_autofree char *reason = xasprintf("'%s' has begun, which changes its data: repeat it if it is not running any more", m->command);
+	vs_autofree char *said = vm_intent_repeat(m->command);
+	vs_autofree char *reason = xasprintf("'%s' has begun, which changes its data: repeat it if it is not running any more", said);
 	struct vm_own_mark what = { .command = m->command, .reason = reason, .since_ns = vm_now_ns(), .disks = disks };
 
 	for (size_t i = 0; i < m->n_disks; i++)
 		if (vm_merge_moved(&m->disks[i]))
 			disks[what.n_disks++] = intent_of(m, &m->disks[i], what.since_ns);
+	remember_gone(m);
 	for (size_t i = 0; i < m->n_names; i++) {
 		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
 		struct vm_own_id id = id_of(record);
@@ -252,6 +271,7 @@ static int commit_all(struct vm_merge *m, struct vs_err *err)
 
 static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 {
+	vs_autofree char *said = vm_intent_repeat(m->command);
 	struct vm_act_job *jobs = NULL;
 	size_t n = 1;
 
@@ -262,7 +282,7 @@ static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 			vs_err_prefix(err, "nothing was written");
 		return r;
 	}
-	vs_err_prefix(err, "the base has been written to, so repeat '%s' to finish it", m->command);
+	vs_err_prefix(err, "the base has been written to, so repeat '%s' to finish it", said);
 	return r;
 }
 
@@ -312,26 +332,41 @@ static int merge_down(struct vm_merge *m, struct vs_err *err)
 
 /* ---------------------------------------------------------------- files */
 
-/* False: it stays. */
-static bool remove_one(struct vm_merge *m, const struct vm_doomed_file *file)
+#define FILES_SAID 4 /* of a long line the others are in the log */
+
+/* Returns how many of the disk's files were unlinked. */
+static size_t remove_files_of(struct vm_merge *m, const struct vm_merge_disk *d)
 {
 	struct vm_leaving leaving = vm_merge_leaving(m);
-	struct vs_err why = {0};
-	int r = vm_remove(m->w, file, &leaving, &why);
+	size_t n = 0;
 
-	if (r == 0)
-		vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, file->path));
-	else if (r < 0)
-		vm_work_say(m->w, "%s", why.msg);
-	return r >= 0;
+	for (size_t k = 0; k < d->n_gone; k++) {
+		struct vs_err why = {0};
+		int r = vm_remove(m->w, &d->gone[k], &leaving, &why);
+
+		if (r < 0) {
+			vm_work_say(m->w, "%s", why.msg);
+			break;
+		}
+		if (r > 0) /* it was gone */
+			continue;
+		vm_log(m->w->log, "unlinked '%s'", d->gone[k].path);
+		if (n++ < FILES_SAID || d->n_gone <= FILES_SAID + 1)
+			vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, d->gone[k].path));
+	}
+	return n;
 }
 
 /* What stays by this is a file too many, which `chain` shows: it is told, and no failure. What lies beneath it stays, too. */
 static void remove_files(struct vm_merge *m)
 {
-	for (size_t i = 0; i < m->n_disks; i++)
-		for (size_t k = 0; k < m->disks[i].n_gone && remove_one(m, &m->disks[i].gone[k]); k++)
-			;
+	for (size_t i = 0; i < m->n_disks; i++) {
+		const struct vm_merge_disk *d = &m->disks[i];
+		size_t n = remove_files_of(m, d);
+
+		if (n > FILES_SAID && d->n_gone > FILES_SAID + 1)
+			vm_work_say(m->w, "and %zu more of disk %s", n - FILES_SAID, d->target);
+	}
 }
 
 static int remove_memory(struct vm_merge *m, struct vs_err *err)
@@ -417,11 +452,11 @@ static void tell_files(struct vm_merge *m)
 
 static int refuse_void(struct vm_merge *m, struct vs_err *err)
 {
-	vs_autofree char *why = xstrdup(m->is_void);
+	vs_autofree char *why = xstrdup(m->is_void), *said = vm_intent_repeat(m->command);
 	int r = m->w->try_only ? 0 : vm_intent_void(m->w, m->command, why, err);
 
 	return r < 0 ? r : vs_err_set(err, -EPERM, "'%s' was begun and has become void, for %s: nothing is removed, and what it was to remove "
-				      "stays stale; 'delete' then takes the records away and leaves all files", m->command, why);
+				      "stays stale; 'delete' then takes the records away and leaves all files", said, why);
 }
 
 static int try_it(struct vm_merge *m, struct vs_err *err)
@@ -533,12 +568,13 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 
 int vm_merge_repair(struct vm_merge *m, struct vs_err *err)
 {
+	vs_autofree char *said = vm_intent_repeat(m->command);
 	int r;
 
 	if (m->is_void || !vm_merge_count(m, VM_MERGE_DONE) || vm_merge_count(m, VM_MERGE_DOWN) || vm_merge_count(m, VM_MERGE_DROP))
 		return 0;
 	r = vm_merge_records(m, err);
 	if (r > 0)
-		vm_log(m->w->log, "completed the records of an interrupted '%s'; repeat it to remove what it has merged", m->command);
+		vm_log(m->w->log, "completed the records of an interrupted '%s'; repeat it to remove what it has merged", said);
 	return r;
 }

@@ -39,6 +39,9 @@ struct vm_doomed_file {
  */
 int vm_remove(struct vm_work *w, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err);
 
+/* Do the image locks say that no QEMU has it open, and nobody reads it? 0; -EBUSY and other errors: it may be. */
+int vm_nobody_has_it(const char *path, struct vs_err *err);
+
 /* Is this file a snapshot's making or ours, by a record or by our notes? */
 bool vm_made(const struct vm_work *w, int layer);
 
