@@ -6,7 +6,7 @@ unreadable and reached by other names, linked clones, mounts and libvirtd that c
 with books that were kept from what was written and what each command asked for (chaos_model.py, chaos_check.py).
 
 	chaos.py URI WORK SNAPFS STEPS SEED...    walks
-	chaos.py URI WORK SNAPFS again FILE       repeats a list of steps that a walk has printed
+	chaos.py URI WORK SNAPFS again FILE...    repeats lists of steps that a walk has printed
 	chaos.py URI WORK SNAPFS shrink FILE      makes such a list as short as it can be
 
 A walk that finds something stops, prints what is wrong and its steps, one a line, and leaves them in CHAOS_KEEP (a directory), if
@@ -214,11 +214,13 @@ def main():
     os.makedirs(work, exist_ok=True)
     try:
         if how == 'again':
-            w, wrong = again(uri, os.path.join(work, 'r'), snapfs, load(sys.argv[5]))
-            for line in w.log:
-                report.note(line[:900])
-            tell(report, w, 'again', wrong)
-            w.close()
+            for i, path in enumerate(sys.argv[5:]):
+                w, wrong = again(uri, os.path.join(work, 'r%d' % i), snapfs, load(path))
+                if os.environ.get('CHAOS_VERBOSE') is None and wrong:
+                    for line in w.log[:-12]:
+                        report.note(line[:900])
+                tell(report, w, os.path.basename(path), wrong)
+                w.close()
         elif how == 'shrink':
             shrink(report, uri, work, snapfs, load(sys.argv[5]))
         else:

@@ -260,7 +260,7 @@ class Judge:
         if not name:
             if not excuse:
                 self.soft.append("%s is refused, '%s': %s" % (where, state, (disk or {}).get('reason') or j.get('reason')))
-            elif not ((disk or {}).get('reason') or j.get('reason')):
+            elif s.recorded and not ((disk or {}).get('reason') or j.get('reason')):
                 self.soft.append("%s is refused, '%s', without a reason" % (where, state))
             return
         path = os.path.join(m.where, d.name, name)

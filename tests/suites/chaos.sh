@@ -3,7 +3,8 @@
 #
 # chaos.sh [STEPS [SEED...]]: a random walk over everything at once, with interruptions, other tools beside, files that come and go
 # and two mounts, compared with a model after every step; see tests/control/chaos.py. Seeds are printed. A walk that fails prints
-# its steps: `chaos.sh again FILE` repeats them, `chaos.sh shrink FILE` makes the list shorter.
+# its steps: `chaos.sh again FILE...` repeats them, `chaos.sh shrink FILE` makes the list shorter. `chaos.sh lists` repeats the short
+# lists in tests/control/chaos.d, each of which has found something once; its first line says what.
 #
 #	CHAOS_VERBOSE=1      print each step
 #	CHAOS_KEEP=DIR       leave the steps of walks that fail there
@@ -16,6 +17,8 @@ snapfs_pick
 lab_libvirtd
 if [ $# = 0 ]; then
 	set -- 50 1 2 3
+elif [ "$1" = lists ]; then
+	set -- again "$TESTS"/control/chaos.d/*.steps
 elif [ $# = 1 ]; then
 	set -- "$1" "${SEED:-1}"
 fi
