@@ -202,7 +202,11 @@ class Steps:
     do_tries = do_retain = do_ours
 
     def do_repeat(self, p):
+        d = self.b.doms.get(p['dom'])
+        left = [n for n in p['line'].split()[1:] if d and n in d.snaps] if p['line'].startswith('delete ') else []
         words = self.command(p)
+        if words.startswith('refused ENOENT') and left and 'again' not in self.without:
+            self.w.ends.append("'%s' was interrupted, '%s' is still to go, and its repetition is refused: %s" % (p['line'], left[0], words))
         if words.startswith('refused'):  # void, or others have done it
             self.b.begun = [b for b in self.b.begun if b[:2] != (p['dom'], p['line'])]
         return words
