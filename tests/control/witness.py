@@ -44,12 +44,12 @@ def case(name, cells=ALL, few=2):
     which those of a family of cases take turns."""
     def enter(function):
         n = len(CASES)
-        if os.environ.get("ROWS") == "full":
+        if os.environ.get("ROWS") == "full" or len(cells) <= few:
             chosen = cells
-        elif few == 1 or len(cells) == 2 and few < len(cells):
+        elif few == 1:
             chosen = [cells[n % len(cells)]]
         else:
-            chosen = cells[:2] if n % 2 or len(cells) == 2 else cells[2:]
+            chosen = cells[:2] if n % 2 else cells[2:]
         CASES.append((name, function, chosen))
         return function
     return enter
@@ -347,8 +347,9 @@ class Lab:
             ask = self.honest if name in doomed else self.unharmed
             until("through the mount", lambda: ask(g, name), 20)
         names = g.names()
+        at_work = g.running and g.jobs()  # then QEMU lets nobody read
         for name in g.wanted:
-            if name in doomed or not records:
+            if name in doomed or not records or at_work:
                 continue
             if name not in names:
                 raise Wrong("libvirt has no record of '%s'" % name)
@@ -357,9 +358,9 @@ class Lab:
                     raise Wrong("by libvirt's record, '%s' of disk %s is in '%s', which is gone" % (name, t, path))
                 if t in g.wanted[name] and bytes_of(path) != g.wanted[name][t]:
                     raise Wrong("by libvirt's record, '%s' of disk %s is in '%s', which HAS OTHER BYTES" % (name, t, path))
-        if present:
+        if present and not at_work:
             g.check_present()
-        self.sound(g, leaks)
+            self.sound(g, leaks)
         gone = [os.path.basename(p) for p in g.vanished() if p not in may_go]
         if gone:
             raise Wrong("files have vanished: %s" % " ".join(gone))
