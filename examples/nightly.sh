@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # nightly.sh: tonight's snapshot of each domain, and a backup of what its snapshots hold, with restic. For cron.
 #

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # quickstart.sh: virt-snapfs on virtual machines of its own, in one command, on Debian 12.
 #

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * The picture `chain`: each disk's layers as `git log --graph` draws commits, the newest on top, so that a chain of two
  * hundred stays as narrow as one of two and only branches take room:

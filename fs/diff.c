@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Both trees are sorted by name, so one walk along both finds what is only in the old one. What is only in the
  * new one needs no telling (the kernel remembers no name that it did not find), but its directory's times do.

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * fuse_api.h: the one place that names the libfuse API version, so that every source file gets the same one. 312 is the
  * newest that libfuse 3.14 (Debian 12) offers to the low-level side.

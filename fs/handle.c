@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 #include "handle.h"
 
 #include <errno.h>
@@ -186,14 +187,28 @@ struct sf_tree *sf_handle_tree(struct sf_handles *handles, struct sf_handle *han
 	return tree;
 }
 
-struct sf_text *sf_handle_text(struct sf_handles *handles, struct sf_handle *handle)
+struct sf_text *sf_handle_read(struct sf_handles *handles, struct sf_handle *handle, uint64_t off, size_t *size, size_t *at)
 {
 	struct sf_text *text;
 
 	pthread_mutex_lock(&handles->lock);
 	text = handle->text ? sf_text_ref(handle->text) : NULL;
+	if (text)
+		*size = sf_answer_read(&handle->answer, off, *size, text->len, at);
 	pthread_mutex_unlock(&handles->lock);
 	return text;
+}
+
+bool sf_handle_end(struct sf_handles *handles, struct sf_handle *handle, uint64_t *end)
+{
+	bool reads;
+
+	pthread_mutex_lock(&handles->lock);
+	reads = handle->text != NULL;
+	if (reads)
+		*end = sf_answer_end(&handle->answer, handle->text->len);
+	pthread_mutex_unlock(&handles->lock);
+	return reads;
 }
 
 void sf_handle_show(struct sf_handles *handles, struct sf_handle *handle, struct sf_text *text)
@@ -208,6 +223,20 @@ void sf_handle_show(struct sf_handles *handles, struct sf_handle *handle, struct
 }
 
 /* ---------------------------------------------------------------- writing */
+
+void sf_handle_answer(struct sf_handles *handles, struct sf_handle *handle, struct sf_text *text, uint64_t off, size_t moved)
+{
+	pthread_mutex_lock(&handles->lock);
+	if (text && handle->text) {
+		struct sf_text *before = handle->text;
+
+		handle->text = text;
+		text = before;
+	}
+	sf_answer_wrote(&handle->answer, off, moved);
+	pthread_mutex_unlock(&handles->lock);
+	sf_text_unref(text);
+}
 
 void sf_handle_fail(struct sf_handles *handles, struct sf_handle *handle)
 {

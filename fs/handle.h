@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * handle.h: what an open file or directory holds, behind `fh`.
  *
@@ -9,6 +10,7 @@
 #ifndef VS_HANDLE_H
 #define VS_HANDLE_H
 
+#include "answer.h"
 #include "fuse_api.h"
 #include "tree.h"
 
@@ -22,7 +24,8 @@ struct sf_handle {
 	struct sf_image *image;
 	struct sf_key dir;
 	/* guarded by the list's lock */
-	struct sf_text *text;              /* NULL: opened for writing only. Of retain.plan another one after a write */
+	struct sf_text *text;              /* NULL: opened for writing only. Another one after a write */
+	struct sf_answer answer;           /* where that begins */
 	struct sf_tree *tree;              /* of a directory; another one after rewinddir(3) */
 	bool failed;                       /* a write through it failed, so no other one is done */
 	bool changed;                      /* of `jobs`: they are other ones than when it was opened */
@@ -52,10 +55,16 @@ void sf_handle_close(struct sf_handles *handles, struct sf_handle *handle);
 /* The tree that this directory lists, as a reference; @rewind: the current one from now on. */
 struct sf_tree *sf_handle_tree(struct sf_handles *handles, struct sf_handle *handle, bool rewind);
 
-/* What a file says, as a reference; NULL: it was opened for writing only. */
-struct sf_text *sf_handle_text(struct sf_handles *handles, struct sf_handle *handle);
+/* What a read of *size bytes at @off gets: the text, as a reference, where in it (*at) and how much (*size). NULL: the file was
+ * opened for writing only. */
+struct sf_text *sf_handle_read(struct sf_handles *handles, struct sf_handle *handle, uint64_t off, size_t *size, size_t *at);
+/* The offset of its end, for lseek(2). False: it was opened for writing only. */
+bool sf_handle_end(struct sf_handles *handles, struct sf_handle *handle, uint64_t *end);
 /* From now on it says @text, which is taken. */
 void sf_handle_show(struct sf_handles *handles, struct sf_handle *handle, struct sf_text *text);
+/* A write at @off was answered, which moved the file's position by @moved bytes (0: it failed): who reads on gets @text, which is
+ * taken, from its beginning. NULL: what it said before. */
+void sf_handle_answer(struct sf_handles *handles, struct sf_handle *handle, struct sf_text *text, uint64_t off, size_t moved);
 
 /* A write through this handle has failed. */
 void sf_handle_fail(struct sf_handles *handles, struct sf_handle *handle);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * `snapshots.json`, for programs. Valid JSON whatever the bytes: strings that are not printable UTF-8 carry %XX.
  * Beyond the contract's keys: `raw_name` (only where the name is valid), `uuid` as libvirt has it, and for each disk

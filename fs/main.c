@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -89,6 +90,17 @@ static enum status run_in_background(const struct sf_options *options)
 	return rc < 0 ? STATUS_FAILED : STATUS_OK;
 }
 
+/* What mount(8) asks for with `-o remount`: the kernel could change its own flags alone, and those make no difference here. */
+static enum status refuse_remount(const struct sf_options *options)
+{
+	struct vs_err err = {0};
+	int rc = vs_err_set(&err, -EOPNOTSUPP, "'%s' cannot be remounted: unmount it, and mount it with the new options",
+			    options->mountpoint);
+
+	complain(vs_err_text(&err, rc));
+	return STATUS_FAILED;
+}
+
 static enum status usage(const struct vs_err *err, int rc)
 {
 	vs_autofree char *clean = sf_show_dup(vs_err_text(err, rc), false);
@@ -110,6 +122,8 @@ int main(int argc, char **argv)
 		sf_options_help(stdout);
 	else if (options.version)
 		printf("virt-snapfs %s (libfuse %s)\n", VS_VERSION, fuse_pkgversion());
+	else if (options.remount)
+		status = refuse_remount(&options);
 	else
 		status = options.foreground ? run_here(&options) : run_in_background(&options);
 	sf_options_fini(&options);

@@ -1,9 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * What the kernel does with a signal decides how it can be seen. One that ends the process (no handler) becomes a SIGKILL
- * pending on each of its threads, beside the signal itself. One with a handler stays pending on the process until a thread
- * can run the handler, and a thread that waits for us cannot. A signal that is blocked waits for something else than
- * us. So it is the sum of both sets less the blocked ones, of the very thread that writes: FUSE's pid is a thread's.
+ * What the kernel does with a signal decides how it can be seen.
+ *
+ *	It has a handler           pending on the process, or on the thread it was sent to, until the handler can run; a
+ *	                           thread that waits for us runs none
+ *	It is blocked or ignored   not for us; ignored ones are pending for a process that is traced
+ *	It ends the process        pending as it came, and a KILL pending on every thread beside it. Sent to another thread
+ *	                           only, or dealt with by another one already, it is to be seen there, and with that thread it
+ *	                           goes: what is left is the KILL. So it is with exit_group(2)
+ *	It dumps core              pending as it came, without a KILL, until a thread takes it; then as above
+ *
+ * A process that is being ended takes no other signal, KILL not even. What ends it is in the last field of
+ * /proc/TID/stat then (Linux 5.17), as wait(2) would have it; to those who may not know it says 0, as for exit_group(2). FUSE's
+ * pid is a thread's, and so are its pending signals.
  */
 #include "mortal.h"
 
@@ -14,11 +24,23 @@
 
 #include "qcow2/qcow2.h"
 
-#define STATUS_MAX (1u << 20) /* the groups of a process alone can be 65,536 numbers */
+#define TEXT_MAX (1u << 20) /* the groups of a process alone can be 65,536 numbers */
 
 static uint64_t bit(int signo)
 {
 	return UINT64_C(1) << (signo - 1);
+}
+
+/* KILL is among the five, too, but beside other signals it says only that the process ends. */
+static uint64_t the_four(void)
+{
+	return bit(SIGHUP) | bit(SIGINT) | bit(SIGQUIT) | bit(SIGTERM);
+}
+
+/* Those that by themselves end no process. */
+static uint64_t harmless(void)
+{
+	return bit(SIGCHLD) | bit(SIGCONT) | bit(SIGURG) | bit(SIGWINCH) | bit(SIGSTOP) | bit(SIGTSTP) | bit(SIGTTIN) | bit(SIGTTOU);
 }
 
 /* The set of signals in the line that begins with @name; none where there is no such line. Names of processes are in there
@@ -34,22 +56,39 @@ static uint64_t signal_set(const char *status, const char *name)
 	return status ? strtoull(status + len, NULL, 16) : 0;
 }
 
-bool sf_mortal_status(const char *status)
+/* The signal that ends its process; 0: none, or it cannot be known. The name of the process, in parentheses, can be anything. */
+static int ended_by(const char *stat)
 {
-	uint64_t pending = signal_set(status, "SigPnd:") | signal_set(status, "ShdPnd:");
-	uint64_t waiting = pending & ~signal_set(status, "SigBlk:");
+	const char *end = stat ? strrchr(stat, ')') : NULL;
+	const char *last = end ? strrchr(end, ' ') : NULL;
 
-	return waiting & (bit(SIGHUP) | bit(SIGINT) | bit(SIGQUIT) | bit(SIGTERM) | bit(SIGKILL));
+	return last ? (int)(strtol(last, NULL, 10) & 0x7f) : 0;
 }
 
-static int read_status(pid_t tid, char **out)
+enum sf_fate sf_mortal_fate(const char *status, const char *stat)
+{
+	uint64_t own = signal_set(status, "SigPnd:"), shared = signal_set(status, "ShdPnd:");
+	uint64_t deaf = signal_set(status, "SigBlk:") | signal_set(status, "SigIgn:");
+	uint64_t waiting = (own | shared) & ~deaf & ~bit(SIGKILL);
+	int ends = own & bit(SIGKILL) ? ended_by(stat) : 0;
+
+	if (waiting & the_four() || shared & bit(SIGKILL))
+		return SF_ENDED;
+	if (ends)
+		return bit(ends) & (the_four() | bit(SIGKILL)) ? SF_ENDED : SF_DIES;
+	if (own & bit(SIGKILL))
+		return SF_DIES;
+	return waiting & ~signal_set(status, "SigCgt:") & ~harmless() ? SF_DIES : SF_LIVES;
+}
+
+static int read_text(pid_t tid, const char *name, char **out)
 {
 	vs_autofree char *text = NULL;
 	size_t room = 0, len = 0, n;
 	char path[40];
 	FILE *file;
 
-	snprintf(path, sizeof(path), "/proc/%ld/status", (long)tid);
+	snprintf(path, sizeof(path), "/proc/%ld/%s", (long)tid, name);
 	file = fopen(path, "re");
 	if (!file)
 		return -errno;
@@ -61,7 +100,7 @@ static int read_status(pid_t tid, char **out)
 		text = more;
 		n = fread(text + len, 1, room - len - 1, file);
 		len += n;
-	} while (n && len < STATUS_MAX);
+	} while (n && len < TEXT_MAX);
 	fclose(file);
 	if (!text)
 		return -ENOMEM;
@@ -71,13 +110,15 @@ static int read_status(pid_t tid, char **out)
 }
 
 /* A /proc that hides other users' processes says of them what it says of those that are gone; kill(2) does not. */
-bool sf_mortal_ask(pid_t tid)
+enum sf_fate sf_mortal_ask(pid_t tid)
 {
-	vs_autofree char *status = NULL;
+	vs_autofree char *status = NULL, *stat = NULL;
 
 	if (tid <= 0)
-		return false;
-	if (read_status(tid, &status) == 0)
-		return sf_mortal_status(status);
-	return kill(tid, 0) < 0 && errno == ESRCH;
+		return SF_LIVES;
+	if (read_text(tid, "status", &status) < 0)
+		return kill(tid, 0) < 0 && errno == ESRCH ? SF_ENDED : SF_LIVES;
+	if (read_text(tid, "stat", &stat) < 0)
+		stat = NULL;
+	return sf_mortal_fate(status, stat);
 }

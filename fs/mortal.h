@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * mortal.h: is somebody who waits for us being ended?
+ * mortal.h: is somebody who waits for us being ended, and by what?
  *
- * FUSE says that a signal came, not which one; proc(5) says which are pending. The signals that end what a person
- * started: HUP, INT, QUIT, TERM, KILL.
+ * FUSE says that a signal came, not which one; proc(5) says which are pending. HUP, INT, QUIT, TERM and KILL are what people
+ * and programs end a job with; whatever else ends a process (ALRM, SEGV, exit_group(2) by another thread, ...) says nothing
+ * about what it had asked for.
  */
 #ifndef VS_MORTAL_H
 #define VS_MORTAL_H
@@ -11,12 +13,17 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* @status: the text of /proc/TID/status, terminated. Is one of those signals pending, for the thread or for its process,
- * that the thread does not block? Pure. */
-bool sf_mortal_status(const char *status);
+enum sf_fate {
+	SF_LIVES,
+	SF_ENDED, /* one of the five has come for it, handler or not */
+	SF_DIES,  /* it will not return to its program: something else ends its process */
+};
 
-/* The same of a thread that exists, and true of one that does not any more. What cannot be known is false, and so it is
- * for 0: a thread in a namespace that is not seen from here. */
-bool sf_mortal_ask(pid_t tid);
+/* @status, @stat: the texts of /proc/TID/status and /proc/TID/stat, terminated; @stat may be NULL. Pure. */
+enum sf_fate sf_mortal_fate(const char *status, const char *stat);
+
+/* The same of a thread that exists; one that does not any more has been ended. What cannot be known lives, and so does 0: a
+ * thread in a namespace that is not seen from here. */
+enum sf_fate sf_mortal_ask(pid_t tid);
 
 #endif

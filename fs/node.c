@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Two chained hashes over the same nodes, one by id and one by key, grown together. `ls -lR` over a thousand domains of
  * a hundred snapshots makes some 200,000 nodes, so a node is 72 bytes and not a general hash table's 170. Where

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * notify.h: the thread that tells the kernel what it must no longer believe, whom to wake, and then which writes are done.
  *

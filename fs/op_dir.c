@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* Names and lists. Everything here answers from a pinned tree and waits for nothing. */
 #include <assert.h>
 #include <errno.h>

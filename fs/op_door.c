@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* The files that are written to, and the one that can be polled. write.c says what becomes of a write that takes time. */
 #include <errno.h>
 #include <poll.h>
@@ -16,7 +17,7 @@ static struct sf_handle *handle_of(const struct fuse_file_info *fi)
 /* ---------------------------------------------------------------- write */
 
 /* Shown through this handle and at the next open, and that is all. */
-static int write_plan(struct sf_req *r, struct sf_handle *handle, const char *text, size_t len)
+static int write_plan(struct sf_req *r, struct sf_handle *handle, const char *text, size_t len, uint64_t off)
 {
 	struct sf_fs *fs = r->fs;
 	vs_autofree char *policy = NULL;
@@ -32,27 +33,32 @@ static int write_plan(struct sf_req *r, struct sf_handle *handle, const char *te
 		sf_text_unref(plan);
 		return rc;
 	}
-	sf_handle_show(&fs->handles, handle, plan);
+	sf_handle_answer(&fs->handles, handle, plan, off, len);
 	sf_reply_write(r, len);
 	return 0;
 }
 
-/* The offset does not matter: `>` and `>>` are the same here. Nor does the length: vm/ refuses what is too long, and says
- * so where the writer looks. */
-int sf_op_write(struct sf_req *r, fuse_ino_t id, const char *text, size_t len, struct fuse_file_info *fi)
+/* The offset does not matter to what is written: `>` and `>>` are the same here. Nor does the length: vm/ refuses what is too
+ * long, and says so where the writer looks. */
+int sf_op_write(struct sf_req *r, fuse_ino_t id, const char *text, size_t len, off_t off, struct fuse_file_info *fi)
 {
+	struct sf_handles *handles = &r->fs->handles;
 	struct sf_handle *handle = handle_of(fi);
-	int rc;
+	int rc = -ECANCELED;
 
 	(void)id;
-	if (sf_handle_failed(&r->fs->handles, handle))
-		return -ECANCELED;
-	if (handle->kind == SF_PLAN)
-		rc = write_plan(r, handle, text, len);
-	else
-		rc = sf_writes_begin(r->fs->writes, r, handle, text, len);
-	if (rc < 0)
-		sf_handle_fail(&r->fs->handles, handle);
+	if (off < 0)
+		return -EINVAL;
+	if (!sf_handle_failed(handles, handle)) {
+		if (handle->kind == SF_PLAN)
+			rc = write_plan(r, handle, text, len, (uint64_t)off);
+		else
+			rc = sf_writes_begin(r->fs->writes, r, handle, text, len, (uint64_t)off);
+	}
+	if (rc < 0) {
+		sf_handle_fail(handles, handle);
+		sf_handle_answer(handles, handle, NULL, (uint64_t)off, 0);
+	}
 	return rc;
 }
 
@@ -70,7 +76,7 @@ int sf_op_setattr(struct sf_req *r, fuse_ino_t id, int to_set)
 		return -EROFS;
 	if (!(to_set & FUSE_SET_ATTR_SIZE) || to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
 		return -EPERM;
-	return sf_op_getattr(r, id);
+	return sf_op_getattr(r, id, NULL);
 }
 
 /* ---------------------------------------------------------------- poll */

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* Open files. See read.c for how an image's bytes travel and image.c for what happens when an image moves. */
 #include <errno.h>
 #include <fcntl.h>
@@ -112,13 +113,12 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 /* Once the kernel has the reply the file may be closed, before the reply has returned to us. */
 static int read_text(struct sf_req *r, struct sf_handle *handle, size_t size, off_t off)
 {
-	struct sf_text *text = sf_handle_text(&r->fs->handles, handle);
-	size_t left;
+	size_t at;
+	struct sf_text *text = sf_handle_read(&r->fs->handles, handle, (uint64_t)off, &size, &at);
 
 	if (!text)
 		return -EBADF;
-	left = (uint64_t)off < text->len ? text->len - (size_t)off : 0;
-	sf_reply_buf(r, text->data + (text->len - left), size < left ? size : left);
+	sf_reply_buf(r, text->data + at, size);
 	sf_text_unref(text);
 	return 0;
 }
@@ -149,13 +149,12 @@ static int64_t seek_view(struct sf_view *view, void *opaque, struct vs_err *err)
 
 static int64_t seek_text(struct sf_handles *handles, struct sf_handle *handle, off_t off, int whence)
 {
-	struct sf_text *text = sf_handle_text(handles, handle);
-	uint64_t len = text ? text->len : 0;
+	uint64_t end = 0;
 
-	sf_text_unref(text);
-	if ((uint64_t)off >= len)
+	sf_handle_end(handles, handle, &end);
+	if ((uint64_t)off >= end)
 		return -ENXIO;
-	return whence == SEEK_DATA ? off : (int64_t)len;
+	return whence == SEEK_DATA ? off : (int64_t)end;
 }
 
 int sf_op_lseek(struct sf_req *r, fuse_ino_t id, off_t off, int whence, struct fuse_file_info *fi)

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * NOTES ON THREADS
  * ----------------
@@ -11,7 +12,8 @@
  *	            serves requests ever waits for the notifier, and the notifier ends before the requests do. It never
  *	            names a file that can be written (node.h): its lock belongs to a writer who waits for the notifier.
  *	            Joined by main.
- *	watcher     one (write.c): looks after writers that got a signal; reads /proc. Joined by main.
+ *	watcher     one (write.c): looks after writers that got a signal; reads /proc; answers those whose process ends.
+ *	            Joined by main.
  *	counter     at most one, made when needed (blocks.c): walks maps for st_blocks; waits for files. Joined by main.
  *	vm's own    (vm.h): they say that there is a new picture, that jobs changed or that a command is done, which sets
  *	            flags and moves list entries; and they have guard locks dropped, which may wait for reads that are
@@ -53,7 +55,16 @@ int sf_op_place(struct sf_fs *fs, const struct sf_tree *tree, fuse_ino_t id, str
 
 /* ---------------------------------------------------------------- the small ones */
 
-int sf_op_getattr(struct sf_req *r, fuse_ino_t id)
+/* SEEK_END through a door that was written to: its text ends elsewhere than another one's would. */
+static void end_of_answer(struct sf_req *r, const struct fuse_file_info *fi, struct stat *st)
+{
+	uint64_t end;
+
+	if (sf_handle_end(&r->fs->handles, (struct sf_handle *)(uintptr_t)fi->fh, &end))
+		st->st_size = (off_t)end;
+}
+
+int sf_op_getattr(struct sf_req *r, fuse_ino_t id, const struct fuse_file_info *fi)
 {
 	struct sf_tree *tree = sf_world_pin(&r->fs->world);
 	struct sf_place place;
@@ -62,6 +73,8 @@ int sf_op_getattr(struct sf_req *r, fuse_ino_t id)
 
 	if (rc == 0)
 		rc = sf_attr_get(r->fs, tree, &place, &st);
+	if (rc == 0 && fi && sf_kind_is_door(sf_place_key(&place).kind))
+		end_of_answer(r, fi, &st);
 	if (rc == 0)
 		sf_reply_attr(r, &st, sf_attr_timeout(&place));
 	sf_world_unpin(&r->fs->world, tree);
@@ -118,7 +131,7 @@ static int op_eperm(struct sf_req *r)
 #define UNUSED __attribute__((unused))
 
 SHIM(on_lookup, sf_op_lookup(&r, parent, name), fuse_ino_t parent, const char *name)
-SHIM(on_getattr, sf_op_getattr(&r, id), fuse_ino_t id, struct fuse_file_info *fi UNUSED)
+SHIM(on_getattr, sf_op_getattr(&r, id, fi), fuse_ino_t id, struct fuse_file_info *fi)
 SHIM(on_access, op_access(&r, id, mask), fuse_ino_t id, int mask)
 SHIM(on_opendir, sf_op_opendir(&r, id, fi), fuse_ino_t id, struct fuse_file_info *fi)
 SHIM(on_readdir, sf_op_readdir(&r, id, size, off, fi), fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
@@ -131,7 +144,7 @@ SHIM(on_lseek, sf_op_lseek(&r, id, off, whence, fi), fuse_ino_t id, off_t off, i
 SHIM(on_statfs, op_statfs(&r), fuse_ino_t id UNUSED)
 SHIM(on_setattr, sf_op_setattr(&r, id, to_set), fuse_ino_t id, struct stat *st UNUSED, int to_set,
      struct fuse_file_info *fi UNUSED)
-SHIM(on_write, sf_op_write(&r, id, buf, size, fi), fuse_ino_t id, const char *buf, size_t size, off_t off UNUSED,
+SHIM(on_write, sf_op_write(&r, id, buf, size, off, fi), fuse_ino_t id, const char *buf, size_t size, off_t off,
      struct fuse_file_info *fi)
 SHIM(on_poll, sf_op_poll(&r, id, fi, waiting), fuse_ino_t id, struct fuse_file_info *fi, struct fuse_pollhandle *waiting)
 SHIM(on_mknod, op_eperm(&r), fuse_ino_t parent UNUSED, const char *name UNUSED, mode_t mode UNUSED, dev_t dev UNUSED)
@@ -164,14 +177,15 @@ static void on_forget_multi(fuse_req_t req, size_t n, struct fuse_forget_data *f
 
 /*
  * The sizes belong together: max_write also bounds what the kernel asks for in one read, and with more than 512 KiB
- * libfuse's pipe is too small for a spliced reply. AUTO_INVAL_DATA would throw cached data away when attributes are
- * fetched again. SPLICE_MOVE takes pages out of the image's cache and is slower.
+ * libfuse's pipe is too small for a spliced reply. max_read must be what the mount option says. AUTO_INVAL_DATA would throw
+ * cached data away when attributes are fetched again. SPLICE_MOVE takes pages out of the image's cache and is slower.
  */
 static void on_init(void *opaque, struct fuse_conn_info *conn)
 {
-	(void)opaque;
+	const struct sf_fs *fs = opaque;
+
 	conn->max_write = SF_BLOCK_SIZE;
-	conn->max_read = SF_BLOCK_SIZE;
+	conn->max_read = fs->options->max_read;
 	conn->max_background = 64;
 	conn->congestion_threshold = 48;
 	conn->want |= conn->capable & (FUSE_CAP_SPLICE_WRITE | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_PARALLEL_DIROPS |

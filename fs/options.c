@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * virt-snapfs [OPTIONS] [SOURCE...] MOUNTPOINT
  *
@@ -18,7 +19,10 @@
 #include <pwd.h>
 #include <string.h>
 
+#include "attr.h"
+
 #define MAX_REFRESH_S 86400.0
+#define SF_MIN_READ 4096u /* the kernel's: fs/fuse/inode.c */
 #define MAX_BANDWIDTH_MIB (1u << 20)
 
 /* ---------------------------------------------------------------- values */
@@ -186,6 +190,11 @@ enum meaning {
 	OPT_ALLOW_PATH,
 	OPT_BANDWIDTH,
 	OPT_CACHE,
+	OPT_MAX_READ,
+	OPT_KERNEL_CACHE, /* FUSE's own names of two of ours */
+	OPT_DIRECT_IO,
+	OPT_ALLOW_ROOT,
+	OPT_REMOUNT,
 	OPT_KERNEL, /* passed to the mount as it is */
 	OPT_NOTHING,
 };
@@ -207,15 +216,19 @@ static const struct {
 	{"allow_path=", OPT_ALLOW_PATH, "a directory"},
 	{"bandwidth=", OPT_BANDWIDTH, "a whole number of MiB/s"},
 	{"cache=", OPT_CACHE, "auto, none or kernel"},
+	{"max_read=", OPT_MAX_READ, "a number of bytes"},
+	{"kernel_cache", OPT_KERNEL_CACHE, NULL},
+	{"direct_io", OPT_DIRECT_IO, NULL},
+	{"allow_root", OPT_ALLOW_ROOT, NULL},
+	{"remount", OPT_REMOUNT, NULL},
 	{"auto_unmount", OPT_KERNEL, NULL},
 	{"noexec", OPT_KERNEL, NULL},
 	{"noatime", OPT_KERNEL, NULL},
-	{"nodiratime", OPT_KERNEL, NULL},
 	{"context=", OPT_KERNEL, "a security context"},
 	{"fscontext=", OPT_KERNEL, "a security context"},
 	{"defcontext=", OPT_KERNEL, "a security context"},
 	{"rootcontext=", OPT_KERNEL, "a security context"},
-	/* nothing can be written, run or opened as a device here, whatever these say */
+	/* nothing can be written, run, followed or opened as a device here, and no time of access is kept, whatever these say */
 	{"rw", OPT_NOTHING, NULL},
 	{"defaults", OPT_NOTHING, NULL},
 	{"_netdev", OPT_NOTHING, NULL},
@@ -242,6 +255,9 @@ static const struct {
 	{"dirsync", OPT_NOTHING, NULL},
 	{"atime", OPT_NOTHING, NULL},
 	{"diratime", OPT_NOTHING, NULL},
+	{"nodiratime", OPT_NOTHING, NULL},
+	{"symfollow", OPT_NOTHING, NULL},
+	{"nosymfollow", OPT_NOTHING, NULL},
 	{"relatime", OPT_NOTHING, NULL},
 	{"norelatime", OPT_NOTHING, NULL},
 	{"strictatime", OPT_NOTHING, NULL},
@@ -254,9 +270,28 @@ static const struct {
 	{"nomand", OPT_NOTHING, NULL},
 	{"silent", OPT_NOTHING, NULL},
 	{"loud", OPT_NOTHING, NULL},
+	/* mount(8)'s and systemd's notes to themselves */
 	{"comment=", OPT_NOTHING, NULL},
+	{"helper=", OPT_NOTHING, NULL},
+	{"uhelper=", OPT_NOTHING, NULL},
 	{"fsname=", OPT_NOTHING, NULL},  /* ours says the source */
 	{"subtype=", OPT_NOTHING, NULL}, /* ours says virt-snapfs */
+	/* mount.fuse3(8): what an earlier FUSE wanted, what is as it is here, and what a copy of a line of /proc/mounts has */
+	{"nonempty", OPT_NOTHING, NULL},
+	{"big_writes", OPT_NOTHING, NULL},
+	{"large_read", OPT_NOTHING, NULL},
+	{"auto_cache", OPT_NOTHING, NULL},
+	{"noforget", OPT_NOTHING, NULL},
+	{"clone_fd", OPT_NOTHING, NULL},
+	{"max_threads=", OPT_NOTHING, NULL},
+	{"max_idle_threads=", OPT_NOTHING, NULL},
+	{"attr_timeout=", OPT_NOTHING, NULL},
+	{"ac_attr_timeout=", OPT_NOTHING, NULL},
+	{"entry_timeout=", OPT_NOTHING, NULL},
+	{"negative_timeout=", OPT_NOTHING, NULL},
+	{"rootmode=", OPT_NOTHING, NULL},
+	{"user_id=", OPT_NOTHING, NULL},
+	{"group_id=", OPT_NOTHING, NULL},
 	{"x-*", OPT_NOTHING, NULL},
 	{"X-*", OPT_NOTHING, NULL},
 };
@@ -304,6 +339,9 @@ static int set_flag(struct sf_options *o, enum meaning meaning)
 	o->allow_other |= meaning == OPT_ALLOW_OTHER;
 	o->default_permissions |= meaning == OPT_DEFAULT_PERMISSIONS;
 	o->debug |= meaning == OPT_DEBUG;
+	o->remount |= meaning == OPT_REMOUNT;
+	if (meaning == OPT_KERNEL_CACHE || meaning == OPT_DIRECT_IO)
+		o->cache = meaning == OPT_DIRECT_IO ? SF_CACHE_NONE : SF_CACHE_KERNEL;
 	return 0;
 }
 
@@ -322,6 +360,19 @@ static int set_number(struct sf_options *o, enum meaning meaning, const char *va
 	return 0;
 }
 
+/* Larger than our requests, or smaller than the kernel's smallest, is no error with other file systems. */
+static int set_max_read(struct sf_options *o, const char *value)
+{
+	unsigned long number;
+
+	if (parse_number(value, 10, UINT_MAX, &number) < 0)
+		return -EINVAL;
+	if (number < SF_MIN_READ)
+		number = SF_MIN_READ;
+	o->max_read = number < SF_BLOCK_SIZE ? (unsigned)number : SF_BLOCK_SIZE;
+	return 0;
+}
+
 static int set_option(struct sf_options *o, enum meaning meaning, const char *word, const char *value)
 {
 	switch (meaning) {
@@ -329,6 +380,9 @@ static int set_option(struct sf_options *o, enum meaning meaning, const char *wo
 	case OPT_ALLOW_OTHER:
 	case OPT_DEFAULT_PERMISSIONS:
 	case OPT_DEBUG:
+	case OPT_KERNEL_CACHE:
+	case OPT_DIRECT_IO:
+	case OPT_REMOUNT:
 		return set_flag(o, meaning);
 	case OPT_UID:
 		return parse_uid(value, &o->uid);
@@ -343,6 +397,11 @@ static int set_option(struct sf_options *o, enum meaning meaning, const char *wo
 		return *value ? add_string(&o->allow_paths, &o->n_allow_paths, absolute(value)) : -EINVAL;
 	case OPT_CACHE:
 		return parse_cache(value, &o->cache);
+	case OPT_MAX_READ:
+		return set_max_read(o, value);
+	case OPT_ALLOW_ROOT: /* libfuse's: it keeps all others out */
+		o->default_permissions = true;
+		return pass_on(o, word);
 	case OPT_KERNEL:
 		return pass_on(o, word);
 	case OPT_NOTHING:
@@ -442,7 +501,7 @@ int sf_options_parse(int argc, char **argv, struct sf_options *out, struct vs_er
 		{"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {0}};
 	int letter, rc = 0;
 
-	*out = (struct sf_options){.uid = getuid(), .gid = getgid(), .refresh_s = 2};
+	*out = (struct sf_options){.uid = getuid(), .gid = getgid(), .refresh_s = 2, .max_read = SF_BLOCK_SIZE};
 	optind = 0;
 	opterr = 0;
 	while (rc == 0 && !out->help && !out->version &&

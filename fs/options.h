@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * options.h: the command line, as CONTRACT "Mounting" and virt-snapfs(8) describe it.
  *
@@ -26,6 +27,8 @@ struct sf_options {
 	double refresh_s;
 	unsigned bandwidth_mib; /* MiB/s, 0 = no limit */
 	enum sf_cache_mode cache;
+	unsigned max_read;      /* bytes that the kernel asks for in one request, at most */
+	bool remount;           /* asked for, and not to be had */
 	char *uri;              /* NULL: no URI was given */
 	char **images;          /* absolute paths, none twice */
 	size_t n_images;

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * plan.h: the policies that were written to retain.plan, to be looked at and not to be kept.
  *

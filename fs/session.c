@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Why not libfuse's loop
  * ----------------------
@@ -23,10 +24,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include "attr.h"
+#include "mountpoint.h"
 #include "ops.h"
 #include "write.h"
 
@@ -130,7 +133,7 @@ static int add_options(struct fuse_args *args, const struct sf_options *o)
 	int rc = -1;
 
 	if (source && asprintf(&fsname, "fsname=%s", source) > 0 &&
-	    asprintf(&numbers, "subtype=virt-snapfs,max_read=%d%s%s%s%s%s", SF_BLOCK_SIZE, o->read_only ? ",ro" : "",
+	    asprintf(&numbers, "subtype=virt-snapfs,max_read=%u%s%s%s%s%s", o->max_read, o->read_only ? ",ro" : "",
 		     o->allow_other ? ",allow_other" : "", o->default_permissions ? ",default_permissions" : "",
 		     o->mount_options ? "," : "", o->mount_options ? o->mount_options : "") > 0) {
 		rc = fuse_opt_add_opt_escaped(&list, fsname);
@@ -156,19 +159,6 @@ static int new_session(struct sf_session *session, struct vs_err *err)
 	return rc;
 }
 
-static int check_mountpoint(struct sf_session *session, struct vs_err *err)
-{
-	const char *given = session->fs->options->mountpoint;
-	struct stat st;
-
-	session->mountpoint = realpath(given, NULL);
-	if (!session->mountpoint || stat(session->mountpoint, &st) < 0)
-		return vs_err_set(err, -errno, "mountpoint '%s': %s", given, strerror(errno));
-	if (!S_ISDIR(st.st_mode))
-		return vs_err_set(err, -ENOTDIR, "mountpoint '%s': not a directory", given);
-	return 0;
-}
-
 /* The device of what is mounted there, without a question to whoever serves it: that is us. */
 static dev_t device_at(const char *path)
 {
@@ -179,12 +169,60 @@ static dev_t device_at(const char *path)
 	return makedev(stx.stx_dev_major, stx.stx_dev_minor);
 }
 
+/* fusermount3 says its piece on our stderr, where it is to be part of our one sentence: so stderr is a file for that long, of at
+ * most so many bytes. What else was said there goes on to where it was meant to. */
+#define SAID_MAX 4096
+
+struct listener {
+	int file, stderr_was;
+};
+
+static struct listener listen_to_stderr(void)
+{
+	struct listener l = {.file = memfd_create("stderr", MFD_CLOEXEC), .stderr_was = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)};
+
+	if (l.file >= 0 && l.stderr_was >= 0)
+		dup2(l.file, STDERR_FILENO);
+	return l;
+}
+
+static void pass_on(const char *said)
+{
+	const char *line, *end;
+
+	for (line = said; *line; line = *end ? end + 1 : end) {
+		end = strchrnul(line, '\n');
+		if (strncmp(line, "fusermount3: ", 13) != 0)
+			fprintf(stderr, "%.*s\n", (int)(end - line), line);
+	}
+}
+
+/* Gives what fusermount3 said was the reason, or NULL. */
+static char *stop_listening(struct listener *l)
+{
+	char said[SAID_MAX] = "";
+	ssize_t n = l->file < 0 ? 0 : pread(l->file, said, sizeof(said) - 1, 0);
+
+	if (l->file >= 0 && l->stderr_was >= 0)
+		dup2(l->stderr_was, STDERR_FILENO);
+	if (l->file >= 0)
+		close(l->file);
+	if (l->stderr_was >= 0)
+		close(l->stderr_was);
+	said[n > 0 ? n : 0] = '\0';
+	pass_on(said);
+	return sf_mountpoint_why(said, geteuid() != 0 && access("/etc/apparmor.d/fusermount3", F_OK) == 0);
+}
+
 static int mount_session(struct sf_session *session, struct vs_err *err)
 {
 	const char *where = session->mountpoint;
+	struct listener listener = listen_to_stderr();
+	int rc = fuse_session_mount(session->se, where);
+	vs_autofree char *why = stop_listening(&listener);
 
-	if (fuse_session_mount(session->se, where) < 0)
-		return vs_err_set(err, -EIO, "cannot mount on '%s': %s", where, fuse_reason());
+	if (rc < 0)
+		return vs_err_set(err, -EIO, "cannot mount on '%s': %s", where, why ? why : fuse_reason());
 	session->dev = device_at(where);
 	return 0;
 }
@@ -207,7 +245,7 @@ int sf_session_open(struct sf_fs *fs, struct sf_session **out, struct vs_err *er
 	session->fs = fs;
 	mounting = true;
 	fuse_set_log_func(on_fuse_log);
-	rc = check_mountpoint(session, err);
+	rc = sf_mountpoint_check(fs, &session->mountpoint, err);
 	if (rc == 0)
 		rc = new_session(session, err);
 	if (rc == 0)

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* The table `snapshots`, for people: columns two blanks apart, each as wide as its widest cell. */
 #include <errno.h>
 #include <string.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 #include "text.h"
 
 #include <errno.h>
@@ -86,7 +87,7 @@ static int make_log(const struct vm_domain *domain, struct sf_text **out)
 }
 
 /* What vm/ knows at this moment, without a new picture. */
-static int make_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, struct sf_text **out)
+int sf_text_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, struct sf_text **out)
 {
 	vs_autofree char *data = NULL;
 	int64_t changed_ns;
@@ -100,6 +101,21 @@ static int make_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, stru
 	else
 		rc = vm_jobs_text(fs->vm, uuid, &data, &len, &changed_ns);
 	return rc < 0 ? rc : text_new(data, len, changed_ns, out);
+}
+
+int sf_text_outcome(struct sf_fs *fs, const char *uuid, const char *outcome, struct sf_text **out)
+{
+	vs_autofree char *data = NULL, *own = NULL;
+	int64_t changed_ns;
+	const char *rest;
+	size_t len;
+	int rc = vm_ctl_text(fs->vm, uuid, &data, &len, &changed_ns), n;
+
+	if (rc < 0)
+		return rc;
+	rest = memchr(data, '\n', len);
+	n = asprintf(&own, "%s%.*s", outcome, rest ? (int)(len - (size_t)(rest - data)) : 0, rest ? rest : "");
+	return n < 0 ? -ENOMEM : text_new(own, (size_t)n, changed_ns, out);
 }
 
 int sf_text_plan(struct sf_fs *fs, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out)
@@ -131,7 +147,7 @@ int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *en
 	case SF_CTL:
 	case SF_RETAIN:
 	case SF_JOBS:
-		return make_live(fs, dir->domain->uuid, entry->kind, out);
+		return sf_text_live(fs, dir->domain->uuid, entry->kind, out);
 	case SF_PLAN:
 		return make_plan(fs, dir->domain, out);
 	default:

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * text.h: the text files of a domain: what is in them.
  *
@@ -32,6 +33,12 @@ void sf_text_unref(struct sf_text *text); /* NULL is fine */
 /* What the file @entry says now; retain.plan: what it would say if it were opened now. Gives *out. -ENOMEM, or what vm/
  * has against it: -ENOENT, the domain is gone. */
 int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out);
+
+/* What `ctl`, `retain` and `jobs` of that domain say at this moment. Gives *out. -ENOMEM, -ENOENT. */
+int sf_text_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, struct sf_text **out);
+
+/* What `ctl` says to whose outcome it is, whatever the domain's last one may be. Gives *out. -ENOMEM. */
+int sf_text_outcome(struct sf_fs *fs, const char *uuid, const char *outcome, struct sf_text **out);
 
 /* What retain.plan says of @policy; NULL: of the one that is stored. @changed_ns: its time. Gives *out. -EINVAL: that is
  * no policy. */

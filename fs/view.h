@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * view.h: the views of qcow2/ that are open, and whose guard locks are dropped for a command.
  *

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* The current tree and who uses it. The essay on pins is in tree.c. */
 #include <assert.h>
 #include <errno.h>

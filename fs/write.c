@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Signals
  * -------
  * The kernel tells once that a signal has come for a writer, of whatever kind, and from then on only a fatal one would
  * wake it, without another word to us. So a write that was interrupted is *watched*: several times a second the
- * watcher asks /proc whether a signal is pending there that is to cancel the command (mortal.h). Whatever comes of it, the
- * writer waits for our answer, and gets what the command's end says: ECANCELED, or success where it was too late.
+ * watcher asks /proc what became of the writer (mortal.h). If one of the signals is pending that cancel a command, the writer waits
+ * for our answer all the same, and gets what the command's end says: ECANCELED, or success where it was too late. If something else
+ * ends its process the command goes on, and the write is answered at once: the process could not end before, and could not be killed
+ * either, and what the answer is nobody will see. Such a writer is *gone*.
  *
  * Races
  * -----
@@ -21,10 +24,12 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <string.h>
 #include <time.h>
 
 #include "fs.h"
 #include "mortal.h"
+#include "text.h"
 
 #define LOOK_NS 200000000   /* between looks at a writer that was interrupted */
 #define PATIENCE_S 15       /* for commands to stop, when the session ends */
@@ -35,17 +40,22 @@ struct sf_write {
 	/* immutable */
 	struct sf_writes *owner;
 	struct sf_req req;
-	struct sf_handle *handle;
+	struct sf_handle *handle; /* not once it was answered or is abandoned */
+	char *uuid;               /* of its domain */
+	enum sf_kind kind;        /* of its file */
 	size_t len;
+	uint64_t off;
 	pid_t tid; /* of the writing thread */
 	/* guarded by the table's lock */
 	unsigned refs;
 	enum state state;
 	struct vm_request *request; /* NULL until vm_request() has returned; set once */
 	bool interrupted, cancelled;
+	bool gone;                  /* answered while it runs */
 	uint64_t looked;            /* the watcher's round */
 	struct sf_write *next, **link; /* of those that run */
 	int rc;
+	struct sf_text *text;       /* what the file says when it is done */
 };
 
 struct sf_writes {
@@ -88,6 +98,15 @@ void sf_writes_put(struct sf_writes *writes)
 		writes_free(writes);
 }
 
+static void write_free(struct sf_write *write)
+{
+	if (!write)
+		return;
+	sf_text_unref(write->text);
+	free(write->uuid);
+	free(write);
+}
+
 static void write_put(struct sf_write *write)
 {
 	struct sf_writes *writes = write->owner;
@@ -100,11 +119,12 @@ static void write_put(struct sf_write *write)
 		return;
 	if (write->request)
 		vm_request_put(write->request);
-	free(write);
+	write_free(write);
 	sf_writes_put(writes);
 }
 
-static struct sf_write *write_new(struct sf_writes *writes, const struct sf_req *r, struct sf_handle *handle, size_t len)
+static struct sf_write *write_new(struct sf_writes *writes, const struct sf_req *r, struct sf_handle *handle, size_t len,
+				  uint64_t off)
 {
 	struct sf_write *write = calloc(1, sizeof(*write));
 
@@ -114,12 +134,18 @@ static struct sf_write *write_new(struct sf_writes *writes, const struct sf_req 
 		.owner = writes,
 		.req = *r,
 		.handle = handle,
+		.uuid = strdup(handle->uuid),
+		.kind = handle->kind,
 		.len = len,
+		.off = off,
 		.tid = fuse_req_ctx(r->req)->pid,
 		.refs = 2, /* who begins it, and done() */
 		.state = RUNNING,
 	};
-	return write;
+	if (write->uuid)
+		return write;
+	free(write);
+	return NULL;
 }
 
 int sf_writes_new(struct sf_fs *fs, struct sf_writes **out)
@@ -192,25 +218,44 @@ static void take_back(struct sf_writes *writes, struct sf_write *write)
 
 /* ---------------------------------------------------------------- begin, done, answer */
 
+/* What the writer reads next through its own open file is what came of its own write, whatever others write after it: so it
+ * is asked for here, as soon as it is there. The file system is still there, too: it stays if a write was abandoned. */
+static struct sf_text *text_of(const struct sf_write *write, const char *outcome)
+{
+	struct sf_text *text;
+	int rc;
+
+	if (write->kind == SF_CTL && outcome)
+		rc = sf_text_outcome(write->req.fs, write->uuid, outcome, &text);
+	else
+		rc = sf_text_live(write->req.fs, write->uuid, write->kind, &text);
+	return rc < 0 ? NULL : text;
+}
+
 /* The poke is within the lock: after abandon there may be no notifier. */
-static void on_done(void *opaque, int rc)
+static void on_done(void *opaque, int rc, const char *outcome)
 {
 	struct sf_write *write = opaque;
 	struct sf_writes *writes = write->owner;
-	bool abandoned;
+	bool awaited;
 
+	write->text = text_of(write, outcome);
 	pthread_mutex_lock(&writes->lock);
 	write->rc = rc;
-	abandoned = write->state == ABANDONED;
-	if (!abandoned) {
+	awaited = write->state == RUNNING && !write->gone;
+	if (write->state == RUNNING) {
 		delist_locked(write);
 		write->state = DONE;
+		if (!awaited)
+			close_locked(writes);
+	}
+	if (awaited) {
 		*writes->done_end = write;
 		writes->done_end = &write->next;
 		sf_notify_poke(&writes->fs->notify);
 	}
 	pthread_mutex_unlock(&writes->lock);
-	if (abandoned)
+	if (!awaited)
 		write_put(write);
 }
 
@@ -221,7 +266,7 @@ static void on_interrupt(fuse_req_t req, void *opaque)
 
 	pthread_mutex_lock(&writes->lock);
 	for (write = writes->running; write; write = write->next)
-		if (write->req.req == req)
+		if (write->req.req == req && !write->gone)
 			write->interrupted = true;
 	pthread_cond_signal(&writes->wake);
 	pthread_mutex_unlock(&writes->lock);
@@ -241,15 +286,16 @@ static void set_request(struct sf_writes *writes, struct sf_write *write, struct
 		vm_request_cancel(request);
 }
 
-int sf_writes_begin(struct sf_writes *writes, struct sf_req *r, struct sf_handle *handle, const char *text, size_t len)
+int sf_writes_begin(struct sf_writes *writes, struct sf_req *r, struct sf_handle *handle, const char *text, size_t len,
+		    uint64_t off)
 {
 	enum vm_door door = handle->kind == SF_RETAIN ? VM_DOOR_RETAIN : VM_DOOR_CTL;
-	struct sf_write *write = write_new(writes, r, handle, len);
+	struct sf_write *write = write_new(writes, r, handle, len, off);
 	struct vm_request *request;
 	int rc = write ? enlist(writes, write) : -ENOMEM;
 
 	if (rc < 0) {
-		free(write);
+		write_free(write);
 		return rc;
 	}
 	fuse_req_interrupt_func(r->req, on_interrupt, writes);
@@ -279,11 +325,13 @@ struct sf_write *sf_writes_take_done(struct sf_writes *writes)
 /* The handle is there: the kernel releases no file that is being written to. */
 static void answer(struct sf_write *write)
 {
+	struct sf_handles *handles = &write->req.fs->handles;
 	int rc = write->rc;
 
 	if (rc < 0)
-		sf_handle_fail(&write->req.fs->handles, write->handle);
-	else
+		sf_handle_fail(handles, write->handle);
+	sf_handle_answer(handles, write->handle, vs_steal(write->text), write->off, rc < 0 ? 0 : write->len);
+	if (rc >= 0)
 		sf_reply_write(&write->req, write->len);
 	sf_req_end(&write->req, rc < 0 ? rc : 0);
 }
@@ -321,7 +369,7 @@ static struct sf_write *next_to_look_locked(struct sf_writes *writes, bool *any)
 
 	*any = false;
 	for (write = writes->running; write; write = write->next) {
-		if (!write->interrupted || write->cancelled)
+		if (!write->interrupted || write->cancelled || write->gone)
 			continue;
 		*any = true;
 		if (!write->request || write->looked == writes->round)
@@ -344,6 +392,31 @@ static bool claim_cancel(struct sf_writes *writes, struct sf_write *write)
 	return first;
 }
 
+/* The writer's process ends, and not because of its command. Others may have the file open still. */
+static void let_go(struct sf_writes *writes, struct sf_write *write)
+{
+	bool first;
+
+	pthread_mutex_lock(&writes->lock);
+	first = write->state == RUNNING && !write->gone;
+	write->gone |= first;
+	pthread_mutex_unlock(&writes->lock);
+	if (!first)
+		return;
+	sf_handle_answer(&write->req.fs->handles, write->handle, NULL, write->off, 0);
+	sf_req_end(&write->req, -EINTR);
+}
+
+static void look_at(struct sf_writes *writes, struct sf_write *write)
+{
+	enum sf_fate fate = sf_mortal_ask(write->tid);
+
+	if (fate == SF_DIES)
+		let_go(writes, write);
+	else if (fate == SF_ENDED && claim_cancel(writes, write))
+		vm_request_cancel(write->request);
+}
+
 /* One round. Says whether there is anything to look at again. */
 static bool look_locked(struct sf_writes *writes)
 {
@@ -353,8 +426,7 @@ static bool look_locked(struct sf_writes *writes)
 	writes->round++;
 	while ((write = next_to_look_locked(writes, &any))) {
 		pthread_mutex_unlock(&writes->lock);
-		if (sf_mortal_ask(write->tid) && claim_cancel(writes, write))
-			vm_request_cancel(write->request);
+		look_at(writes, write);
 		write_put(write);
 		pthread_mutex_lock(&writes->lock);
 	}
@@ -454,7 +526,8 @@ bool sf_writes_abandon(struct sf_writes *writes)
 	while ((write = abandon_one_locked(writes))) {
 		pthread_mutex_unlock(&writes->lock);
 		any = true;
-		fuse_reply_none(write->req.req);
+		if (!write->gone)
+			fuse_reply_none(write->req.req);
 		write_put(write);
 		pthread_mutex_lock(&writes->lock);
 	}

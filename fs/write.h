@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * write.h: writes to `ctl` and `retain`, each answered when its command is done.
  *
@@ -9,8 +10,8 @@
  *	                                                                   changed up to now (notify.c)
  *	answered
  *
- * or, at the end of the session, *abandoned* while it runs: the writer gets ECONNABORTED from the kernel, and done()
- * finds nobody any more.
+ * or answered while it runs, since the writer's process ends; or, at the end of the session, *abandoned* while it runs: the
+ * writer gets ECONNABORTED from the kernel. In both cases done() finds nobody any more.
  *
  * Threads: as the functions say. One thread of its own, the *watcher*, looks after writers that a signal interrupted.
  */
@@ -31,9 +32,10 @@ void sf_writes_put(struct sf_writes *writes);
 /* Starts the watcher: before the first request. */
 int sf_writes_start(struct sf_writes *writes);
 
-/* A request thread: hands the text to vm/, through the door that @handle has open. 0: the request is answered later; or a
+/* A request thread: hands the text, written at @off, to vm/, through the door that @handle has open. 0: the request is answered later; or a
  * negative errno, and it is still the caller's. -ECANCELED: the session ends. */
-int sf_writes_begin(struct sf_writes *writes, struct sf_req *r, struct sf_handle *handle, const char *text, size_t len);
+int sf_writes_begin(struct sf_writes *writes, struct sf_req *r, struct sf_handle *handle, const char *text, size_t len,
+		    uint64_t off);
 
 /* The notifier: the writes that are done now, to be answered once the kernel knows what is new. NULL: none. */
 struct sf_write *sf_writes_take_done(struct sf_writes *writes);

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 # shellcheck shell=bash
 #
 # lab.sh: private libvirts with guests that need neither KVM nor an operating system. Read after lib.sh, used within
@@ -275,4 +276,13 @@ becomes() {
 	else
 		fail "$1" "state of $4 is '$(state "$2" "$3" "$4")' ($(field "$2" "$3" "$4" .reason)), expected $5"
 	fi
+}
+
+# faults_pick: after snapfs_pick: SNAPFS has fault points. They are there only in a build that was asked for them, as run.sh's second one is.
+faults_pick() {
+	grep -q VIRT_SNAPFS_FAULT "$SNAPFS" && return
+	note 'building one with fault points'
+	{ meson setup "$W/build" "$TOP" -Dfaults=true -Dtests=false && ninja -C "$W/build" fs/virt-snapfs; } >"$W/build.log" 2>&1 ||
+		die "it does not build: $(tail -3 "$W/build.log")"
+	SNAPFS=$W/build/fs/virt-snapfs
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * live-reader IMAGE CONTROL THREADS [spoil]: reads internal snapshots while QEMU takes and deletes them (suites/live.sh).
  *

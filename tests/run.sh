@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # tests/run.sh [NAME...]: installs what the tests need (Debian 12, only what is missing), builds twice (plain, and with
 # AddressSanitizer, UndefinedBehaviorSanitizer and the fault points of vm/fault.h), and runs the unit tests and every suite
@@ -23,7 +24,7 @@ export LC_ALL=C.UTF-8
 
 PACKAGES='build-essential meson ninja-build pkgconf libfuse3-dev libvirt-dev zlib1g-dev libdeflate-dev libzstd-dev libxml2-dev
 	libjson-c-dev libcriterion-dev uthash-dev fuse3 qemu-utils qemu-system-common qemu-system-x86 seabios libvirt-daemon
-	libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients e2fsprogs mount util-linux iproute2 procps attr jq
+	libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients e2fsprogs xfsprogs btrfs-progs lvm2 dosfstools mount util-linux iproute2 procps attr jq
 	python3 rsync restic borgbackup systemd shellcheck mandoc man-db groff-base'
 
 say() { printf '## %s\n' "$*"; }

@@ -142,6 +142,11 @@ static bool find_process(const char *uuid, int64_t *pid, uint64_t *began)
 	return n == 1 && *began;
 }
 
+bool vm_act_process(const char *uuid, struct vm_act_guest *out)
+{
+	return find_process(uuid, &out->pid, &out->began);
+}
+
 static uint64_t now_ticks(void)
 {
 	struct timespec t;

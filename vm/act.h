@@ -122,6 +122,9 @@ struct vm_act_guest {
 	uint64_t spent_ns; /* by its busiest vCPU, when it was started */
 };
 
+/* Which process is the QEMU of this domain, and since when? Fills pid and began. False: none that we can see. */
+bool vm_act_process(const char *uuid, struct vm_act_guest *out);
+
 /* @before is called with what can be noted before anything happens; what *out holds is to be noted as well, until the guest is
  * ended. -EPERM: a managed save exists, which a start would use up. */
 int vm_act_start_paused(virDomainPtr dom, void (*before)(void *opaque, const struct vm_act_guest *guest), void *opaque,

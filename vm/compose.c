@@ -295,6 +295,23 @@ static void copy_layers(struct work *w, const struct vm_layer *from, size_t n)
 	w->domain->n_layers = to ? n : 0;
 }
 
+static void copy_doubts(struct work *w)
+{
+	struct vm_doubt *from, *to;
+	size_t n;
+
+	vm_graph_doubts(w->graph, w->index, &from, &n);
+	to = vm_arena_calloc(w->arena, n, sizeof(*to));
+	for (size_t i = 0; to && i < n; i++)
+		to[i] = (struct vm_doubt){
+			.path = vm_arena_strdup(w->arena, from[i].path), .phrase = vm_arena_strdup(w->arena, from[i].phrase),
+			.code = from[i].code, .snapshots = copy_list(w, from[i].snapshots),
+		};
+	vm_doubts_free(from, n);
+	w->domain->doubts = to;
+	w->domain->n_doubts = to ? n : 0;
+}
+
 static void copy_disks(struct work *w, const int *tops)
 {
 	size_t n = w->draft->n_disks;
@@ -342,6 +359,9 @@ static void list_unknowns(struct work *w)
 	for (size_t i = 0; i < d->n_layers && list.n < UNKNOWNS_SHOWN; i++)
 		if (d->layers[i].unknown && !vm_strings_has(&list, d->layers[i].unknown))
 			vm_strings_add(w->arena, &list, d->layers[i].unknown);
+	for (size_t i = 0; i < d->n_doubts && list.n < UNKNOWNS_SHOWN; i++)
+		if (!vm_strings_has(&list, d->doubts[i].phrase))
+			vm_strings_add(w->arena, &list, d->doubts[i].phrase);
 	w->domain->unknowns = vm_strings_done(w->arena, &list);
 }
 
@@ -355,6 +375,7 @@ static int compose_layers(struct work *w)
 	if (r < 0)
 		return r;
 	copy_layers(w, layers, n_layers);
+	copy_doubts(w);
 	copy_disks(w, tops);
 	vm_layers_free(layers, n_layers);
 	free(tops);

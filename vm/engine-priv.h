@@ -60,11 +60,13 @@ struct vm_request {
 	struct vm_work *work;        /* while it works; guarded by the engine's lock */
 	vm_done_fn done;
 	void *opaque;
+	char *outcome;               /* what was said of its last command; its own thread's */
 	struct vm_log *log;
 };
 
 /* -ENOMEM as NULL. */
 struct vm_desk *vm_desk_locked(struct vm_engine *engine, const char *uuid);
+/* @line: fit to be shown. */
 void vm_desk_outcome(struct vm_engine *engine, struct vm_desk *desk, const char *line);
 /* `jobs` or the outcome have changed; @often: at most some times a second. */
 void vm_desk_tell(struct vm_engine *engine, struct vm_desk *desk, bool often);

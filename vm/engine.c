@@ -138,7 +138,7 @@ void vm_desk_tell(struct vm_engine *e, struct vm_desk *desk, bool often)
 
 void vm_desk_outcome(struct vm_engine *e, struct vm_desk *desk, const char *line)
 {
-	char *copy = vm_utf8_escape(line, strlen(line), false);
+	char *copy = strdup(line);
 
 	if (!copy)
 		return;

@@ -19,12 +19,16 @@
  * no disk and no snapshot needs it, it is where writes went once.
  *
  * A doubt about X says nothing against a file that stands on X itself: chains do not go in circles.
+ *
+ * Where X is missing, and nothing but snapshots of one domain says that it was ever there, the doubt is theirs: it ends when the last of
+ * them goes, so it does not keep a command from taking them, or from going on where it was when it had removed X itself.
  */
 #include "vm/graph-priv.h"
 
 #include <errno.h>
 #include <string.h>
 
+#include "vm/names.h"
 #include "vm/util/mem.h"
 
 static int code_of(int error)
@@ -39,21 +43,40 @@ static void add_doubt(struct vm_graph *g, struct vm_graph_doubt doubt)
 
 /* ---------------------------------------------------------------- which files matter */
 
-static void matters(const struct vm_graph *g, bool *wanted, int file)
+struct wanted {
+	bool *whatever; /* of a node: it matters whoever goes */
+	size_t *domain; /* of a node: whose snapshots froze it; VM_NO_DOMAIN: nobody's */
+};
+
+static void matters(const struct vm_graph *g, struct wanted *wanted, int file)
 {
 	if (file != VM_NO_FILE)
-		wanted[g->node[file]] = true;
+		wanted->whatever[g->node[file]] = true;
+}
+
+static void matters_to_snapshot(const struct vm_graph *g, struct wanted *wanted, const struct vm_graph_snap *snap)
+{
+	int pit = vm_graph_snapdisk(g, snap)->pit;
+	size_t *domain = pit != VM_NO_FILE ? &wanted->domain[g->node[pit]] : NULL;
+
+	if (domain && *domain != VM_NO_DOMAIN && *domain != snap->domain)
+		matters(g, wanted, pit);
+	if (domain)
+		*domain = snap->domain;
 }
 
 /* Whatever is there matters, and so does what is missing where a disk, a snapshot or an image names it as its content. */
-static bool *find_wanted(const struct vm_graph *g)
+static void find_wanted(const struct vm_graph *g, struct wanted *wanted)
 {
 	const struct vm_facts *facts = g->facts;
-	bool *wanted = xcalloc(facts->n_files + 1, sizeof(*wanted));
 
+	wanted->whatever = xcalloc(facts->n_files, sizeof(*wanted->whatever));
+	wanted->domain = xcalloc(facts->n_files, sizeof(*wanted->domain));
+	for (size_t i = 0; i < facts->n_files; i++)
+		wanted->domain[i] = VM_NO_DOMAIN;
 	for (size_t i = 0; i < facts->n_files; i++) {
 		if (facts->files[i].error != -ENOENT && facts->files[i].error != -ENOTDIR)
-			wanted[g->node[i]] = true;
+			matters(g, wanted, (int)i);
 		matters(g, wanted, facts->files[i].below);
 	}
 	for (size_t i = 0; i < g->n_disks; i++) {
@@ -61,8 +84,7 @@ static bool *find_wanted(const struct vm_graph *g)
 		matters(g, wanted, vm_graph_disk(g, &g->disks[i])->mirror);
 	}
 	for (size_t i = 0; i < g->n_snaps; i++)
-		matters(g, wanted, vm_graph_snapdisk(g, &g->snaps[i])->pit);
-	return wanted;
+		matters_to_snapshot(g, wanted, &g->snaps[i]);
 }
 
 /* ---------------------------------------------------------------- what is not known of one file */
@@ -85,7 +107,7 @@ static bool in_doubt(const struct vm_graph *g, int file, struct vm_graph_doubt *
 {
 	const struct vm_fact_file *f = vm_graph_file(g, file);
 
-	*doubt = (struct vm_graph_doubt){.file = file, .code = -EPERM};
+	*doubt = (struct vm_graph_doubt){.file = file, .code = -EPERM, .domain = VM_NO_DOMAIN};
 	if (f->exposes && exposed_here(g, f->exposes))
 		return false;
 	if (f->exposes) {
@@ -110,16 +132,25 @@ static bool in_doubt(const struct vm_graph *g, int file, struct vm_graph_doubt *
 int vm_graph_find_doubts(struct vm_graph *g)
 {
 	const struct vm_facts *facts = g->facts;
-	vs_autofree bool *wanted = find_wanted(g);
-	struct vm_graph_doubt doubt;
+	struct wanted wanted;
 
+	find_wanted(g, &wanted);
 	g->doubts = xcalloc(facts->n_files + facts->n_unknowns, sizeof(*g->doubts));
-	for (size_t i = 0; i < facts->n_files; i++)
-		if (wanted[g->node[i]] && in_doubt(g, (int)i, &doubt))
-			add_doubt(g, doubt);
+	for (size_t i = 0; i < facts->n_files; i++) {
+		int node = g->node[i];
+		struct vm_graph_doubt doubt;
+
+		if ((!wanted.whatever[node] && wanted.domain[node] == VM_NO_DOMAIN) || !in_doubt(g, (int)i, &doubt))
+			continue;
+		if (!wanted.whatever[node])
+			doubt.domain = wanted.domain[node];
+		add_doubt(g, doubt);
+	}
 	for (size_t i = 0; i < facts->n_unknowns; i++)
 		add_doubt(g, (struct vm_graph_doubt){.who = facts->unknowns[i].who, .why = facts->unknowns[i].why,
-						     .code = facts->unknowns[i].code, .file = VM_NO_FILE});
+						     .code = facts->unknowns[i].code, .file = VM_NO_FILE, .domain = VM_NO_DOMAIN});
+	free(wanted.whatever);
+	free(wanted.domain);
 	return 0;
 }
 
@@ -134,11 +165,13 @@ static bool stands_on(const struct vm_graph *g, int file, int lower)
 	return vm_chain_index(g, chain.files, chain.n, lower) >= 0;
 }
 
-const struct vm_graph_doubt *vm_graph_doubt(const struct vm_graph *g, int file)
+const struct vm_graph_doubt *vm_graph_doubt(const struct vm_graph *g, int file, size_t domain)
 {
 	for (size_t i = 0; i < g->n_doubts; i++) {
 		const struct vm_graph_doubt *d = &g->doubts[i];
 
+		if (d->domain == domain)
+			continue;
 		if (d->file == VM_NO_FILE)
 			return d;
 		if (!stands_on(g, file, d->file))
@@ -178,4 +211,52 @@ char *vm_graph_doubt_phrase(const struct vm_graph *g, const struct vm_graph_doub
 							  xasprintf("'%s': %s", f->path, f->why ? f->why : strerror(-f->error));
 	return owner ? xasprintf("%s may need it: %s, so what that stands on is not known", owner, why) :
 		       xasprintf("something may need it: %s, so what that stands on is not known", why);
+}
+
+/* ---------------------------------------------------------------- of one domain's snapshots */
+
+static char **snapshots_of(const struct vm_graph *g, size_t domain, int file)
+{
+	char **names = xcalloc(1, sizeof(*names));
+	size_t n = 0;
+
+	for (int s = g->pits.head[g->node[file]]; s >= 0; s = g->pits.next[s]) {
+		if (g->snaps[s].domain != domain)
+			continue;
+		names = xreallocarray(names, n + 2, sizeof(*names));
+		names[n++] = xstrdup(vm_graph_snapshot(g, &g->snaps[s])->name);
+		names[n] = NULL;
+	}
+	return names;
+}
+
+void vm_graph_doubts(const struct vm_graph *g, size_t domain, struct vm_doubt **out, size_t *n)
+{
+	struct vm_doubt *doubts = xcalloc(g->n_doubts, sizeof(*doubts));
+
+	*n = 0;
+	for (size_t i = 0; i < g->n_doubts; i++) {
+		vs_autofree char *phrase = NULL;
+
+		if (g->doubts[i].domain != domain)
+			continue;
+		phrase = vm_graph_doubt_phrase(g, &g->doubts[i]);
+		doubts[(*n)++] = (struct vm_doubt){
+			.path = xstrdup(vm_graph_file(g, g->doubts[i].file)->path), .phrase = vm_name_printable(phrase),
+			.code = g->doubts[i].code, .snapshots = snapshots_of(g, domain, g->doubts[i].file),
+		};
+	}
+	*out = doubts;
+}
+
+void vm_doubts_free(struct vm_doubt *doubts, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		free(doubts[i].path);
+		free(doubts[i].phrase);
+		for (char **name = doubts[i].snapshots; *name; name++)
+			free(*name);
+		free(doubts[i].snapshots);
+	}
+	free(doubts);
 }

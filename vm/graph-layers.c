@@ -275,7 +275,7 @@ static int words_done(struct words *words, char ***out)
 
 static void paint_doubt(const struct painting *p, int file, struct vm_layer *layer)
 {
-	const struct vm_graph_doubt *doubt = vm_graph_doubt(p->g, file);
+	const struct vm_graph_doubt *doubt = vm_graph_doubt(p->g, file, p->domain);
 	vs_autofree char *phrase = doubt ? vm_graph_doubt_phrase(p->g, doubt) : NULL;
 
 	if (!doubt)

@@ -73,7 +73,9 @@ struct vm_graph_doubt {
 	const char *why; /* what is wrong; NULL: what is wrong with `file` */
 	int code;        /* -EACCES or -EPERM */
 	int file;        /* the one at which knowledge ends; VM_NO_FILE */
+	size_t domain;   /* whose snapshots alone make it one, because they froze `file`; VM_NO_DOMAIN: it is one whoever goes */
 };
+#define VM_NO_DOMAIN SIZE_MAX
 
 struct vm_graph {
 	const struct vm_facts *facts;
@@ -156,8 +158,8 @@ bool vm_graph_user_is_own(const struct vm_graph *g, enum vm_graph_user_kind kind
 
 /* graph-doubts.c: fills doubts, after the users. */
 int vm_graph_find_doubts(struct vm_graph *g);
-/* The first doubt because of which @file may be needed; NULL: none. */
-const struct vm_graph_doubt *vm_graph_doubt(const struct vm_graph *g, int file);
+/* The first doubt because of which @file may be needed, but for those that only snapshots of @domain make; NULL: none. */
+const struct vm_graph_doubt *vm_graph_doubt(const struct vm_graph *g, int file, size_t domain);
 /* "domain 'db' (disk vda) may need it, as '/x' is missing". Gives; NULL: no memory. */
 char *vm_graph_doubt_phrase(const struct vm_graph *g, const struct vm_graph_doubt *doubt);
 

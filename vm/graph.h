@@ -207,6 +207,10 @@ int vm_graph_commits(const struct vm_graph *graph, struct vm_fact_commit **out, 
 int vm_graph_layers(const struct vm_graph *graph, size_t domain, struct vm_layer **layers, size_t *n_layers, int **tops);
 void vm_layers_free(struct vm_layer *layers, size_t n);
 
+/* What is not known because of nothing but snapshots of @domain: what `unknown` of its layers leaves out. Gives *out. */
+void vm_graph_doubts(const struct vm_graph *graph, size_t domain, struct vm_doubt **out, size_t *n);
+void vm_doubts_free(struct vm_doubt *doubts, size_t n);
+
 /* Who stands on the file that shows this snapshot in a virt-snapfs mount, each a phrase as in vm_layer.users. Gives *out, a
  * NULL-terminated list (free each, and the list). */
 int vm_graph_viewers(const struct vm_graph *graph, size_t domain, size_t snapshot, char ***out);

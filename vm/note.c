@@ -8,6 +8,7 @@
  *     take   time LF name           a snapshot that is about to be taken: it counts as taken here, if it is there
  *     keep   name                   ... by `keep=` of a revert: its repetition need not take it again
  *     job    target                 a block job that is about to be started on this disk
+ *     pivot  pid began target       a pivot is about to be asked of that QEMU
  *     start  word pid began         the domain is about to be started, paused, or was: see act-guest.c
  *
  * A command that ends takes its lines away. Those that are found at a mount are of one that was interrupted.

@@ -529,6 +529,8 @@ int vm_op_repair(struct vm_work *w, struct vs_err *err)
 	int r = vm_work_look(w, err);
 
 	if (r == 0 && w->conn)
+		r = vm_work_prove_pivots(w, err);
+	if (r == 0 && w->conn)
 		r = end_guest(w, err);
 	if (r == 0 && w->conn)
 		vm_intent_settle(w, NULL, false, &begun); /* what is begun stays so; the others are settled */
@@ -582,6 +584,8 @@ int vm_op_begin(struct vm_work *w, const char *command, bool create, struct vs_e
 	if (!w->dom)
 		return 0;
 	if (!w->try_only)
+		r = vm_work_prove_pivots(w, err);
+	if (r == 0 && !w->try_only)
 		r = reclaim(w, command, err);
 	if (r == 0)
 		r = vm_intent_settle(w, command, create, err);

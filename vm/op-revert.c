@@ -225,6 +225,20 @@ static int keep_first(struct vm_work *w, const struct vm_command *c, const struc
 	return r;
 }
 
+/* What an interrupted run has made and the domain stands on by now is of our making, which soon no note will say. */
+static bool adopt_made(struct vm_work *w, const char *text, void *opaque)
+{
+	char *path;
+	uint64_t ino = strtoull(text, &path, 10);
+	int layer = *path == '\n' ? vm_work_layer(w, path + 1) : -1;
+
+	(void)opaque;
+	if (layer < 0 || w->d->layers[layer].stamp.ino != ino)
+		return false;
+	vm_own_add_made(w->own, path + 1, ino);
+	return true;
+}
+
 static int check_state(const struct vm_snapshot *s, struct vs_err *err)
 {
 	if (s->state == VM_OK || s->state == VM_DETACHED)
@@ -242,6 +256,8 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r == 0)
 		r = check_state(s, err); /* it may have changed while a snapshot was taken and the guest was stopped */
 	vm_work_unguard(w);
+	if (r == 0 && vm_work_note_each(w, "make", adopt_made, NULL) > 0)
+		r = vm_work_save(w, err);
 	if (r == 0)
 		r = note_drops(w, &old);
 	if (r == 0)

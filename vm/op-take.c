@@ -98,7 +98,7 @@ bool vm_op_left_over(void *opaque, const char *path)
 	file.ino = st.st_ino;
 	if (vm_work_note_each(w, "make", is_made, &file) == 0)
 		return false;
-	if (l >= 0 && (w->d->layers[l].active || w->d->layers[l].users[0] || w->d->layers[l].snapshots[0] || w->d->layers[l].unknown))
+	if (l >= 0 && (w->d->layers[l].active || w->d->layers[l].users[0] || w->d->layers[l].snapshots[0] || w->d->layers[l].unknown || w->d->n_doubts))
 		return false;
 	for (size_t i = 0; i < w->n_records; i++)
 		for (size_t k = 0; k < w->records[i].xml->n_files; k++)

@@ -145,6 +145,11 @@ static bool same_layer(const struct vm_layer *a, const struct vm_layer *b)
 	       same_text(a->internal, b->internal) && same_list(a->users, b->users) && same_list(a->snapshots, b->snapshots) && same_text(a->note, b->note);
 }
 
+static bool same_doubt(const struct vm_doubt *a, const struct vm_doubt *b)
+{
+	return same_text(a->path, b->path) && same_text(a->phrase, b->phrase) && a->code == b->code && same_list(a->snapshots, b->snapshots);
+}
+
 static bool same_disk_now(const struct vm_disk_now *a, const struct vm_disk_now *b)
 {
 	return same_text(a->target, b->target) && same_text(a->source, b->source) && a->top == b->top &&
@@ -155,10 +160,13 @@ bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b)
 {
 	if (!same_text(a->name, b->name) || !same_text(a->dir, b->dir) || !same_text(a->uuid, b->uuid) ||
 	    !same_text(a->state, b->state) || a->ino != b->ino || a->log != b->log || a->n_snapshots != b->n_snapshots ||
-	    a->n_layers != b->n_layers || a->n_disks != b->n_disks)
+	    a->n_layers != b->n_layers || a->n_disks != b->n_disks || a->n_doubts != b->n_doubts)
 		return false;
 	for (size_t i = 0; i < a->n_disks; i++)
 		if (!same_disk_now(&a->disks[i], &b->disks[i]))
+			return false;
+	for (size_t i = 0; i < a->n_doubts; i++)
+		if (!same_doubt(&a->doubts[i], &b->doubts[i]))
 			return false;
 	for (size_t i = 0; i < a->n_layers; i++)
 		if (!same_layer(&a->layers[i], &b->layers[i]))

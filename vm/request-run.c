@@ -31,8 +31,12 @@ void vm_request_report(struct vm_request *q, const char *command, int r, const c
 		line = NULL;
 		return;
 	}
-	if (q->origin == VM_BY_WRITER)
-		vm_desk_outcome(q->engine, q->desk, line);
+	if (q->origin == VM_BY_WRITER) {
+		free(q->outcome);
+		q->outcome = vm_utf8_escape(line, strlen(line), false);
+		if (q->outcome)
+			vm_desk_outcome(q->engine, q->desk, q->outcome);
+	}
 	vm_log(q->log, "%s", line);
 }
 

@@ -22,6 +22,7 @@ void vm_request_put(struct vm_request *q)
 		return;
 	vm_commands_fini(&q->commands);
 	vm_log_unref(q->log);
+	free(q->outcome);
 	free(q->policy);
 	free(q);
 }
@@ -165,7 +166,7 @@ static void *request_thread(void *arg)
 	bool due = !q->aside && leave_desk(q);
 
 	if (q->done)
-		q->done(q->opaque, r);
+		q->done(q->opaque, r, q->outcome);
 	if (due) {
 		pic = vm_picture_get(e->vm);
 		for (size_t i = 0; i < pic->n_domains; i++)
@@ -322,6 +323,6 @@ int vm_engine_request(struct vm_engine *e, const char *uuid, enum vm_door door, 
 		r = submit(q);
 	*out = q;
 	if (r <= 0 && done)
-		done(opaque, r);
+		done(opaque, r, q->outcome);
 	return 0;
 }

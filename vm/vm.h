@@ -83,12 +83,21 @@ struct vm_layer {
 	struct q2_stamp stamp;  /* of the file behind the path, as it was looked at; all zero where it is not there */
 	char *ends;             /* NULL, or why what it stands on could not be followed, although it stands on something */
 	char **users;           /* who else needs it, each a phrase: "domain 'db' (disk vda)"; NULL-terminated */
-	char *unknown;          /* NULL, or why nobody knows who needs it: a phrase, "domain 'db' (disk vda) may need it: ..." */
+	char *unknown;          /* NULL, or why nobody knows who needs it: a phrase, "domain 'db' (disk vda) may need it: ...";
+	                         * see vm_domain.doubts, too */
 	int unknown_code;       /* then: -EACCES or -EPERM */
 	char *rival;            /* NULL, or which other disk writes here too: a phrase */
 	char **snapshots;       /* shown names frozen in it (external) or stored in it (internal); NULL-terminated */
 	char *internal;         /* NULL, or an entry in its snapshot table, also one that is none of this domain's snapshots */
 	char *note;             /* NULL, or what is odd ("left over: no snapshot or disk of web01 uses it") */
+};
+
+/* What is not known, of all layers but `path` itself, while one of these snapshots of the domain is there: what they froze is missing. */
+struct vm_doubt {
+	char *path;
+	char *phrase; /* "snapshot 'a' of domain 'db' (disk vda) may need it: ..." */
+	int code;     /* -EACCES or -EPERM */
+	char **snapshots; /* raw; NULL-terminated */
 };
 
 /* One disk of the domain as it is now. */
@@ -117,7 +126,9 @@ struct vm_domain {
 	size_t n_layers;
 	struct vm_disk_now *disks;
 	size_t n_disks;
-	char **unknowns;    /* why nobody knows who needs some layers: the phrases of `unknown`, each once; NULL-terminated */
+	struct vm_doubt *doubts;
+	size_t n_doubts;
+	char **unknowns;    /* why nobody knows who needs some layers: the phrases of `unknown` and `doubts`, each once; NULL-terminated */
 	char **leftovers;   /* paths of files that a command made which has not ended, and nothing uses (yet); NULL-terminated */
 	struct vm_log *log; /* outlives the picture's readers; shared by all pictures of this domain */
 };
@@ -186,12 +197,13 @@ int vm_refresh(struct vm *vm, unsigned timeout_ms);
  * A write to `ctl` or `retain` becomes a *request*: it is parsed whole before anything runs, then its commands run one
  * after the other on a thread of vm/, and `done` is called exactly once, from that thread (or from vm_request() itself when
  * the answer is known at once). @rc: 0 or the negative errno of the contract's table; the sentence is in vm_ctl_text() and
- * the log before `done` is called, and what the commands changed is in the current picture (and `changed` was called).
+ * the log before `done` is called (another request may have said something since, so @outcome is this one's own, as
+ * vm_ctl_text() has it, borrowed; NULL: it has not said anything), and what the commands changed is in the current picture (and `changed` was called).
  * A domain runs one request at a time: another one gets -EBUSY at once, except that it waits for pruning which retention
  * started by itself. `cancel`, `try` (its checks only read) and reading never wait.
  */
 struct vm_request;
-typedef void (*vm_done_fn)(void *opaque, int rc);
+typedef void (*vm_done_fn)(void *opaque, int rc, const char *outcome);
 
 enum vm_door { VM_DOOR_CTL, VM_DOOR_RETAIN };
 

@@ -119,8 +119,8 @@ static int read_record(struct vm_work *w, virDomainSnapshotPtr snap, struct vs_e
 	return r->name ? vm_xml_snapshot_parse(r->text, &r->xml, err) : vs_err_set(err, -ENOMEM, "out of memory");
 }
 
-/* Parents before children. */
-static int look_records(struct vm_work *w, struct vs_err *err)
+/* Parents before children. -ENOENT: one vanished after it was listed. */
+static int list_records(struct vm_work *w, struct vs_err *err)
 {
 	virDomainSnapshotPtr *list = NULL;
 	int n, r = 0;
@@ -131,15 +131,22 @@ static int look_records(struct vm_work *w, struct vs_err *err)
 			return vm_virterr_set(err, "the snapshots of the domain");
 		usleep(LIST_PAUSE_US);
 	}
-	w->records = calloc((size_t)n + 1, sizeof(*w->records));
-	if (!w->records)
-		r = vs_err_set(err, -ENOMEM, "out of memory");
+	w->records = xcalloc((size_t)n, sizeof(*w->records));
 	for (int i = 0; i < n; i++) {
 		if (r == 0)
 			r = read_record(w, list[i], err);
 		virDomainSnapshotFree(list[i]);
 	}
 	free(list);
+	return r;
+}
+
+static int look_records(struct vm_work *w, struct vs_err *err)
+{
+	int r;
+
+	for (int try = 1; (r = list_records(w, err)) == -ENOENT && try < LIST_TRIES; try++)
+		drop_records(w);
 	return r;
 }
 
@@ -417,6 +424,70 @@ int vm_work_guest_end(struct vm_work *w, struct vs_err *err)
 		vm_work_note_done(w, "start");
 	}
 	return r < 0 ? r : 0;
+}
+
+/* ---------------------------------------------------------------- pivots */
+
+int vm_work_note_pivot(struct vm_work *w, const char *target)
+{
+	struct vm_act_guest qemu = {0};
+	vs_autofree char *text = NULL;
+
+	if (!vm_act_process(w->uuid, &qemu))
+		return 0; /* then it will not be provable */
+	text = xasprintf("%" PRId64 " %" PRIu64 " %s", qemu.pid, qemu.began, target);
+	return vm_work_note(w, "pivot", text);
+}
+
+struct pivot {
+	const struct vm_act_guest *qemu;
+	const char *target;
+};
+
+static bool is_that_pivot(struct vm_work *w, const char *text, void *opaque)
+{
+	const struct pivot *p = opaque;
+	uint64_t began;
+	int64_t pid;
+	int at = 0;
+
+	(void)w;
+	return sscanf(text, "%" SCNd64 " %" SCNu64 " %n", &pid, &began, &at) == 2 && pid == p->qemu->pid && began == p->qemu->began &&
+	       !strcmp(text + at, p->target);
+}
+
+static bool is_on(const struct vm_work *w, const struct vm_own_doomed *disk)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++)
+		if (!strcmp(w->d->disks[i].target, disk->target) && w->d->disks[i].top >= 0)
+			return w->d->layers[w->d->disks[i].top].stamp.ino == disk->path_ino && disk->path_ino;
+	return false;
+}
+
+int vm_work_prove_pivots(struct vm_work *w, struct vs_err *err)
+{
+	struct vm_act_guest qemu = {0};
+	bool news = false;
+
+	if (!w->running || !vm_act_process(w->uuid, &qemu))
+		return 0;
+	for (size_t i = 0; i < w->own->n_snapshots; i++) {
+		struct vm_own_mark *mark = w->own->snapshots[i].mark;
+
+		for (size_t k = 0; mark && k < mark->n_disks; k++) {
+			struct pivot p = { &qemu, mark->disks[k].target };
+
+			if (!mark->disks[k].pivoting || mark->disks[k].done || !is_on(w, &mark->disks[k]) ||
+			    vm_work_note_each(w, "pivot", is_that_pivot, &p) == 0)
+				continue;
+			mark->disks[k].done = news = true;
+			mark->disks[k].pivoting = false;
+		}
+	}
+	if (!news)
+		return 0;
+	vm_work_note_drop(w, "pivot");
+	return vm_work_save(w, err);
 }
 
 void vm_work_unguard(struct vm_work *w)

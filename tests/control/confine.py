@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """confine.py UNIT COMMAND...: runs COMMAND as systemd would confine it for that unit, without a systemd.
 
 Applied are NoNewPrivileges=, CapabilityBoundingSet=, UMask= and SystemCallFilter= (what is filtered gives EPERM), as the unit

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """The walk of crash.py over the commands on a plain image: crash_image.py MOUNTPOINT.
 
 Each command is walked on an image of its own for every point; qemu-img, killed by nobody, does all or nothing.

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 # shellcheck shell=bash
 #
 # ctl-lib.sh: writing commands, for suites that have read lib.sh and lab.sh. $M is the mount.

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """Guests for tests that need many of them: made quickly, with a model of what every snapshot must read as.
 
 Runs where lab.sh has started a private libvirt ($URI). The model is kept from what was written, never from what

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """QEMU, libvirtd or virt-snapfs killed in the middle of a block job, and a foreign revert behind virt-snapfs's back.
 
 kill.py MOUNTPOINT [PATTERN]. The checks are those of crash.py. Jobs are slowed down, and whoever is killed is killed when

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """What the tests share that drive domains through the mounted files.
 
 A Domain keeps books: of every disk a model (its bytes as the guest has them), and of every snapshot what the model was when

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """Every command on every kind of domain, a step at a time. See tests/suites/matrix.sh.
 
 Before a step, predict() says what the contract wants of it, from what virsh and the image headers say now: an errno, or

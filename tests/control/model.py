@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """A model of what the contract says of commands: slow, obvious, and without a look at the program.
 
 A World is image files standing on one another, and domains whose disks and snapshots point to them. A command is a method: it

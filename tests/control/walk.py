@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """A random walk over all commands, compared with a model after every step.
 
 	walk.py URI WORK SNAPFS STEPS SEED      a walk of so many steps

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """compare: every state of the listed images as q2-tool reads it and as QEMU does.
 
 usage: compare.py [--jobs N] [--torture] [--spoil] Q2-TOOL LIST.json

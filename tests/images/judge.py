@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """judge: does q2-tool do with the hostile images what make-hostile.py says?
 
 usage: judge.py [--plain | --sanitized] [--jobs N] Q2-TOOL LIST.json

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """live: a QEMU that takes and deletes internal snapshots as fast as it can, under the eyes of live-reader.
 
 usage: live.py [--spoil] LIVE-READER DIRECTORY ROUNDS CACHE-MODE SEED

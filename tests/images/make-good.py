@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """make-good: images that QEMU reads, one for every feature of the format that the reader claims.
 
 usage: make-good.py DIRECTORY [GLOB]

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """make-hostile: images that break one rule each, and what must come of them.
 
 usage: make-hostile.py DIRECTORY [GLOB]

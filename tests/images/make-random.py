@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """make-random: one image with a random history, from a seed.
 
 usage: make-random.py DIRECTORY SEED [SEED...]

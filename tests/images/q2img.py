@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """q2img: qcow2 images as bytes, for tests.
 
 Two halves: wrappers that let QEMU make an image, and a few lines that find a field in it so that a test can overwrite it.

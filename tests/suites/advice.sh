@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # README's answer to "commit, pull or delete?", line by line. Each line is read from the page, its situation is made (a running and a
 # shut-off domain with monday, tuesday and wednesday, of the kind that the line names), what it tells to write is written, and

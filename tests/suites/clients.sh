@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # Real clients: cp, tar, rsync, dd, restic and borg copy the images of a mount, and what comes back is identical. A second
 # backup after a remount reads no image again. A file system inside a snapshot is mounted, and a file restored from it.

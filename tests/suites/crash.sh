@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # virt-snapfs killed at every numbered fault point (vm/fault.h) of every command, on a private libvirtd.
 # See tests/control/crash.py and crash_image.py (an image source).
@@ -13,13 +14,7 @@ set -u
 suite_in_namespace "$0" "$@"
 suite_begin
 snapfs_pick
-# Fault points are there only in a build that was asked for them, as run.sh's second one is.
-if ! grep -q VIRT_SNAPFS_FAULT "$SNAPFS"; then
-	note 'building one with fault points'
-	{ meson setup "$W/build" "$TOP" -Dfaults=true -Dtests=false && ninja -C "$W/build" fs/virt-snapfs; } >"$W/build.log" 2>&1 ||
-		die "it does not build: $(tail -3 "$W/build.log")"
-	SNAPFS=$W/build/fs/virt-snapfs
-fi
+faults_pick
 lab_libvirtd
 mkdir "$W/mnt" "$W/g"
 chmod 755 "$W/g"

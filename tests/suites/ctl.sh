@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # ctl and jobs, sentence by sentence of the contract, on a private libvirtd: every command is written to the mounted file,
 # and virsh, qemu-img and the books of lab.sh say what came of it.
@@ -109,6 +110,45 @@ check 'echo >> ctl' sh -c "echo release s1 >> '$M/web/ctl'"
 check_not 'sh sees a failure' sh -c "echo hold nosuch > '$M/web/ctl' && true"
 has 'the log has the commands and what came of them' "$(cat "$M/web/log")" '^20[0-9T:+-]+ ok: hold s1'
 has 'failures too' "$(cat "$M/web/log")" '^20[0-9T:+-]+ failed: hold nosuch: .*ENOENT'
+
+# ---------------------------------------------------------------- the answer, through the same open file
+
+# talk DOM FILE STEP...: what door.py says of each step, in one line.
+talk() { python3 "$TESTS/control/door.py" talk "$M/$1/$2" "${@:3}" 2>&1 | paste -sd '|'; }
+h1='ok: hold s1' r1='ok: release s1' last='        says what COMMAND would do; changes nothing'
+same 'a shell reads the answer to each line that it writes' "$h1|$r1|failed: hold nosuch: there is no snapshot 'nosuch' (ENOENT)" \
+	"$(bash -c 'exec 3<>"$1"; for c in "hold s1" "release s1" "hold nosuch"; do echo "$c" >&3; head -n 1 <&3; done' - "$M/web/ctl" 2>/dev/null | paste -sd '|')"
+same 'read, read, cat, tail' "$h1||Write one command a line; the write returns when it is done.|$last|$r1|$last" \
+	"$(bash -c 'exec 3<>"$1"; echo hold s1 >&3; for i in 1 2 3; do IFS= read -r l <&3; echo "$l"; done; cat <&3 | tail -n 1; echo release s1 >&3
+		head -n 1 <&3; tail -n 1 <&3' - "$M/web/ctl" | paste -sd '|')"
+same 'cat gets all of it, once' "$(printf 'ok: hold s1\n%s\n' "$usage" | sha256sum)" "$(bash -c 'exec 3<>"$1"; echo hold s1 >&3; cat <&3' - "$M/web/ctl" | sha256sum)"
+same 'several through one descriptor' "0|$r1|0|$h1|0|$r1" "$(talk web ctl 'write:release s1\n' read:512 'write:hold s1\n' read:20 'write:release s1\n' pieces:4096)"
+same 'in small pieces' "0|$h1" "$(talk web ctl 'write:hold s1\n' pieces:3)"
+same 'what was read before the write is what was there before it' "$h1|0|$r1" "$(talk web ctl read:4096 'write:release s1\n' read:4096)"
+same 'two writes, one read' "0|0|$r1" "$(talk web ctl 'write:hold s1\n' 'write:release s1\n' read:4096)"
+same 'back to 0, in pieces' "0|$h1|0|$h1" "$(talk web ctl 'write:hold s1\n' read:100 seek:0 pieces:4)"
+same 'pread at 0, and then read' "0|$r1|$r1" "$(talk web ctl 'write:release s1\n' pread:0:4096 read:4096)"
+same 'pread within it' '0|hold s1|0' "$(talk web ctl 'write:hold s1\n' pread:4:4096 'write:release s1\n')"
+same 'a copy of the descriptor' "0|$h1|0|$r1" "$(talk web ctl 'write:hold s1\n' dup read:4096 'write:release s1\n' read:4096)"
+same 'pwrite' "8|$h1|11|$r1" "$(talk web ctl 'pwrite:0:hold s1\n' read:4096 'pwrite:0:release s1\n' read:4096)"
+same 'in append mode, also when it fails' "$r1|0|$h1|ENOENT|failed: hold no: there is no snapshot 'no' (ENOENT)" \
+	"$(talk web ctl read:4096 append 'write:hold s1\n' read:4096 'write:hold no\n' read:4096)"
+same 'the end is behind it' "$(printf 'ok: release s1\n%s\n' "$usage" | wc -c) (nothing)" "$(talk web ctl 'write:release s1\n' end read:4096 | awk -F'|' '{ print $2 - 11, $3 }')"
+same 'each open file has its own' "0|ENOENT|0|failed: hold no: there is no snapshot 'no' (ENOENT)|$r1" \
+	"$(talk web ctl 'write:hold s1\n' 'other:write:hold no\n' 'write:release s1\n' other:read:4096 read:4096)"
+same "Python's r+" "$h1 $h1 $r1" "$(python3 -c 'import sys
+f = open(sys.argv[1], "r+")
+f.write("hold s1\n"); f.flush(); a = f.readline(); f.seek(0); b = f.readline(); f.read()
+f.write("release s1\n"); f.flush(); print(a.strip(), b.strip(), f.readline().strip())' "$M/web/ctl")"
+python3 "$TESTS/control/door.py" talk "$M/off/ctl" 'write:try commit s1 s3\n' read:4096 >"$W/one" &
+python3 "$TESTS/control/door.py" talk "$M/off/ctl" 'write:try delete nosuch\n' read:4096 >"$W/two"
+wait $!
+same 'two writers at once: each has the answer to its own' '0 ok: try commit s1 s3: |ENOENT failed: try delete nosuch: ' "$(paste -d ' ' -s "$W/one" | grep -o '.*s1 s3: ')|$(paste -d ' ' -s "$W/two" | grep -o '.*nosuch: ')"
+same 'many at once: nobody has the answer to another one' 0 "$(python3 "$TESTS/control/door.py" crowd "$M/off/ctl" 6)"
+same 'retain: what was stored' '7d 4w 12m|off' "$(bash -c 'exec 3<>"$1"; echo 7d4w12m >&3; cat <&3; echo off >&3; cat <&3' - "$M/new/retain" | paste -sd '|')"
+same 'retain.plan: that policy' 'keep s1 newest 3 of 3|drop s1 no term keeps it' \
+	"$(bash -c 'exec 3<>"$1"; echo "3 match=*" >&3; head -n 1 <&3; echo "1 match=*" >&3; head -n 1 <&3' - "$M/web/retain.plan" | paste -sd '|')"
+same 'all of it, and once' "$(printf 'keep s%d\n' 1 2 3)" "$(bash -c 'exec 3<>"$1"; echo "3 match=*" >&3; dd bs=5 status=none <&3' - "$M/web/retain.plan" | cut -d' ' -f1,2)"
 
 # ---------------------------------------------------------------- names
 

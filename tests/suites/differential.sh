@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # differential.sh [GLOB]: every feature of the format, in images that QEMU made, read by us and by QEMU: bytes, sizes, extents,
 # of the present content and of every snapshot. GLOB chooses images by name.

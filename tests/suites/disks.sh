@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # Commands on disks of all sorts at once: a raw image, an overlay on a template, a block device that takes no part, a CD-ROM;
 # paths and names with spaces, & and <.

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # What is written is true: --help, man page and README agree on the options, the README's sessions give the output that is
 # printed there, the borders between the folders hold, and the scripts are clean.
@@ -82,6 +83,34 @@ done <"$W/o.help"
 check 'meson install' env DESTDIR="$W/inst" meson install -C "$BUILD" --no-rebuild --quiet
 same 'installed: the program and its man page' 'virt-snapfs virt-snapfs.8' "$(find "$W/inst" -type f -printf '%f\n' | sed 's/\.gz$//' | sort | xargs)"
 check 'installed: it runs' "$(find "$W/inst" -name virt-snapfs -type f)" --version
+
+same 'installed: the man page says which version' "$("$SNAPFS" --version | cut -d' ' -f1,2)" "$(sed -n 's/^\.Os //p' fs/virt-snapfs.8)"
+# Where it was built is nobody's business. A build with sanitizers has it from libraries of its own.
+same 'binaries: no path of the build' '' "$(grep -laF -e "$TOP/" "$BUILD/fs/virt-snapfs" "$(lib fs)" "$(lib vm)" "$(lib qcow2)")"
+
+# ---------------------------------------------------------------- whose it is, and under which terms
+
+sources() { git ls-files --cached --others --exclude-standard 2>/dev/null || find . -type f -not -path './build*' -not -path './.git/*' | sed 's|^\./||'; }
+# README.md has a section for it.
+sources | grep -vxE 'LICENSE|README\.md' >"$W/sources"
+check 'sources: found' test "$(wc -l <"$W/sources")" -gt 100
+without() { while IFS= read -r f; do head -n 4 "$f" | grep -qE "$1" || echo "$f"; done | xargs; }
+same 'sources: each says its licence' '' "$(grep -vE '^(vm|qcow2)/meson\.build$' "$W/sources" | without ' SPDX-License-Identifier: LGPL-2\.1-or-later( \*/)?$')"
+same 'sources: and whose it is' '' "$(grep -vE '^(vm|qcow2)/' "$W/sources" | without ' Copyright \(C\) 2026 The virt-snapfs authors( \*/)?$')"
+
+# ---------------------------------------------------------------- tests
+
+same 'README: lists each suite once' "$(find tests/suites -name '*.sh' -printf '%f\n' | sed 's/\.sh$//' | LC_ALL=C sort)" \
+	"$(sed -nE '/^## Tests/,/^## Sec/s/^\| `([a-z-]+)` \|.*/\1/p' README.md | LC_ALL=C sort)"
+# GCC's silence is seen by who builds; clang's is seen here. The commands are those of the build, without their outputs.
+if command -v clang >/dev/null && [ -f "$BUILD/compile_commands.json" ]; then
+	jq -r '.[] | select(.file | test("tests/unit") | not) | .command' "$BUILD/compile_commands.json" |
+		sed -E 's/^[^ ]+ /clang -fsyntax-only -fno-color-diagnostics /; s/ -Wimplicit-fallthrough//; s/ -MD -MQ [^ ]+ -MF [^ ]+//; s/ -o [^ ]+//' >"$W/clang.sh"
+	check 'clang: there is something to look at' grep -q 'write\.c' "$W/clang.sh"
+	same 'clang: no warnings' '' "$(cd "$BUILD" && bash "$W/clang.sh" 2>&1 | grep -E 'warning:|error:' | head -n 5)"
+else
+	skip 'clang: no warnings' 'no clang'
+fi
 
 # ---------------------------------------------------------------- the README's sessions
 

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # qemu:///embed: libvirt inside the process that mounts, no daemon. virsh makes the history beforehand; while the mount is up
 # nobody else can open that root.

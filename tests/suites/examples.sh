@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # examples/ at work on a private libvirtd: the systemd unit and the fstab line mount it, nightly.sh backs it up with restic,
 # restore-file.sh and restore-disk.sh get things back, quickstart.sh shows it all. What comes back is compared with what the guest
@@ -242,6 +243,169 @@ else
 	skip 'restore-file: -m' 'no loop device to be had'
 fi
 same 'restore-file: leaves nothing else' 'big by-nobody disk.img motd' "$(find "$W/got" -mindepth 1 ! -name mounted -printf '%f\n' | LC_ALL=C sort | xargs)"
+
+# ---------------------------------------------------------------- restore-file.sh on the disks of guests that run
+
+# file_systems PLACE TYPE...: each in a file of its own, with /etc/motd of long ago, unmounted; then mounted, given a new /etc/motd
+# that is safe (fsync) but only in the journal, and copied as it lies there: what a snapshot of a running guest has. PLACE/TYPE is that
+# copy, PLACE/TYPE.clean the one before.
+declare -A MKFS=([ext4]='mke2fs -q -t ext4' [ext2]='mke2fs -q -t ext2' [xfs]='mkfs.xfs -q' [btrfs]='mkfs.btrfs -q --mixed') \
+	FS_SIZE=([ext4]=24M [ext2]=8M [xfs]=300M [btrfs]=64M)
+old='Long ago.' new="Monday was fine, $(date +%s)."
+put() { python3 -c 'import os, sys
+path, text = sys.argv[1:]
+with open(path + ".new", "w") as f:
+    f.write(text + "\n"); f.flush(); os.fsync(f.fileno())
+os.rename(path + ".new", path)
+os.fsync(os.open(os.path.dirname(path), os.O_RDONLY))' "$@"; }
+file_systems() {
+	local place=$1 type dev root
+	shift
+	mkdir -p "$place" "$W/fs"
+	for type; do
+		truncate -s "${FS_SIZE[$type]}" "$place/$type.clean"
+		${MKFS[$type]} "$place/$type.clean" >"$W/.out" 2>&1 || die "mkfs $type: $(tail -n 1 "$W/.out")"
+		dev=$(losetup -f --show "$place/$type.clean") && mount -t "$type" "$dev" "$W/fs" || die "mount $type"
+		# As Debian's installer makes it.
+		root=$W/fs
+		if [ "$type" = btrfs ]; then root=$W/fs/@rootfs && btrfs -q subvolume create "$root"; fi
+		mkdir "$root/etc"
+		put "$root/etc/motd" "$old"
+		put "$root/etc/$type" "$type"
+		umount "$W/fs"
+		cp --sparse=always "$place/$type.clean" "$place/$type.now"
+		losetup -d "$dev"
+		dev=$(losetup -f --show "$place/$type.now") && mount -t "$type" "$dev" "$W/fs" || die "mount $type"
+		put "$root/etc/motd" "$new"
+		cp --sparse=always "$place/$type.now" "$place/$type"
+		umount "$W/fs"
+		losetup -d "$dev"
+		rm "$place/$type.now"
+	done
+}
+# replayed PLACE TYPE: what a start of the guest would make of /etc/motd.
+replayed() {
+	local dev
+	cp --sparse=always "$1/$2" "$1/replayed"
+	e2fsck -y "$1/replayed" >/dev/null 2>&1
+	dev=$(losetup -f --show "$1/replayed") && mount -t "$2" "$dev" "$W/fs" || die "mount $2"
+	cat "$W/fs/etc/motd" "$W/fs/@rootfs/etc/motd" 2>/dev/null
+	umount "$W/fs"
+	losetup -d "$dev"
+}
+# disk_of FILE TYPE:START-MIB:SIZE-MIB:CONTENT...: a disk with that MBR; TYPE in hex.
+disk_of() {
+	local file=$1 part
+	shift
+	rm -f "$file"
+	python3 - "$file" "$@" <<'PY' || die 'no partition table'
+import struct, sys
+parts = [p.split(":") for p in sys.argv[2:]]
+with open(sys.argv[1], "wb") as f:
+    f.truncate(max(int(p[1]) + int(p[2]) for p in parts) + 1 << 20)
+    f.seek(446)
+    for kind, start, size, _ in parts:
+        f.write(struct.pack("<BBBBBBBBII", 0, 0, 2, 0, int(kind, 16), 0, 2, 0, int(start) << 11, int(size) << 11))
+    f.seek(510)
+    f.write(b"\x55\xaa")
+PY
+	for part; do
+		IFS=: read -r _ start _ content <<<"$part"
+		dd if="$content" of="$file" bs=1M seek="$start" conv=sparse,notrunc status=none
+	done
+}
+# of_lvm FILE ROOT HOME: a physical volume with three logical ones: /home, and around it root in two pieces.
+of_lvm() {
+	local dev
+	truncate -s 64M "$1"
+	dev=$(losetup -f --show "$1") || die 'no loop device'
+	l() { LVM_SUPPRESS_FD_WARNINGS=1 lvm "$@" --devices "$dev" --driverloaded n --nolocking >"$W/.out" 2>&1 || die "lvm $*: $(tail -n 1 "$W/.out")"; }
+	l pvcreate "$dev"
+	l vgcreate guest-vg "$dev"
+	l lvcreate -an -Zn -Wn -l 3 -n root guest-vg
+	l lvcreate -an -Zn -Wn -l 2 -n home guest-vg
+	l lvextend -l +3 guest-vg/root
+	losetup -d "$dev"
+	dd if="$2" of="$1" bs=1M seek=1 count=12 conv=sparse,notrunc status=none
+	dd if="$2" of="$1" bs=1M seek=21 skip=12 count=12 conv=sparse,notrunc status=none
+	dd if="$3" of="$1" bs=1M seek=13 conv=sparse,notrunc status=none
+}
+file=$E/restore-file.sh
+if have_loop; then
+	mkdir "$W/guests"
+	mkdir -m 1777 "$W/tmp"
+	export TMPDIR=$W/tmp
+	file_systems "$W/was" ext4 ext2 xfs btrfs
+	truncate -s 8M "$W/was/esp"
+	mkfs.vfat -F 12 "$W/was/esp" >/dev/null
+	for t in ext4 xfs btrfs; do same "restore-file: the test's $t has something to replay" "$new" "$(replayed "$W/was" $t)"; done
+	fscked=$(replayed "$W/was" ext2)
+	of_lvm "$W/was/lvm" "$W/was/ext4" "$W/was/ext2.clean"
+	of_lvm "$W/was/lvm.clean" "$W/was/ext4.clean" "$W/was/ext2.clean"
+	G=$W/guests
+	for s in '' .clean; do
+		disk_of "$G/ext4$s.img" "ef:1:8:$W/was/esp" "83:9:24:$W/was/ext4$s"
+		disk_of "$G/xfs$s.img" "ef:1:8:$W/was/esp" "83:9:300:$W/was/xfs$s"
+		disk_of "$G/btrfs$s.img" "ef:1:8:$W/was/esp" "83:9:64:$W/was/btrfs$s"
+		disk_of "$G/lvm$s.img" "ef:1:8:$W/was/esp" "8e:9:64:$W/was/lvm$s"
+		cp --sparse=always "$W/was/ext2$s" "$G/ext2$s.img"
+	done
+	# As they are shown by a mount.
+	sources=()
+	for f in "$G"/*.img; do
+		qemu-img convert -f raw -O qcow2 "$f" "${f%.img}.qcow2"
+		qemu-img snapshot -c s "${f%.img}.qcow2"
+		sources+=("${f%.img}.qcow2")
+	done
+	mkdir "$W/shown"
+	mount_snapfs "$W/shown" "${sources[@]}" || die 'no mount of the guests'
+	mkdir "$W/out"
+	got() { # IMAGE FILE OPTION...: what restore-file.sh gives of it
+		rm -f "$W/out/got"
+		"$file" "${@:3}" "$W/shown/$1/s.disk.img" "/etc/$2" "$W/out/got" 2>"$W/.err" && cat "$W/out/got"
+	}
+	for t in ext4 xfs btrfs lvm ext2; do
+		same "restore-file: $t, unmounted" "$old" "$(got $t.clean motd)"
+		want=$new
+		if [ $t = ext2 ]; then want=$fscked; fi
+		same "restore-file: $t, in use: what the guest had made safe" "$want" "$(got $t motd)"
+		same "restore-file: $t: says nothing" '' "$(cat "$W/.err")"
+	done
+	for t in ext4 xfs btrfs; do same "restore-file: -m $t, in use" "$new" "$(got $t motd -m)"; done
+	for t in ext4 xfs btrfs lvm; do
+		same "restore-file: --unclean $t: as it lies there" "$old" "$(got $t motd --unclean)"
+		has "restore-file: --unclean $t: says so" "$(cat "$W/.err")" '^restore-file: note: the [a-z0-9]+ file system was in use; what its journal holds is not in this file$'
+	done
+	same 'restore-file: -m --unclean ext4' "$old" "$(got ext4 motd -m --unclean)"
+	same 'restore-file: a logical volume behind another one' ext2 "$(got lvm ext2)"
+	fails 'restore-file: what was looked at' 1 'looked at: vfat\(cannot be mounted: .+\) ext4 ext2$' "$file" "$W/shown/lvm/s.disk.img" /nix "$W/out/x"
+	# Without the tools to replay with.
+	mkdir "$W/less"
+	for c in $(compgen -c | grep -vx 'qemu-storage-daemon' | sort -u); do [ -n "$(type -P "$c")" ] && ln -sf "$(type -P "$c")" "$W/less/$c"; done
+	sed 's|^PATH=.*||' "$file" >"$W/less/.restore-file"
+	for t in ext4 xfs btrfs; do
+		PATH=$W/less fails "restore-file: $t in use, no overlay to be had" 1 "the $t file system at byte 9437184 was in use, and its journal cannot be replayed: there is no qemu-storage-daemon; --unclean" \
+			bash "$W/less/.restore-file" "$W/shown/$t/s.disk.img" /etc/motd "$W/out/x"
+		check_not "restore-file: $t: nothing is written" test -e "$W/out/x"
+		PATH=$W/less check "restore-file: $t unmounted needs none" bash "$W/less/.restore-file" "$W/shown/$t.clean/s.disk.img" /etc/motd "$W/out/$t"
+	done
+	# Without root.
+	cp --sparse=always "$G/ext4.img" "$G/lvm.img" "$G/xfs.img" "$W/out/"
+	chmod 777 "$W/out"
+	chmod 644 "$W"/out/*.img
+	: >"$W/fuse.conf"
+	for t in ext4 lvm; do
+		same "restore-file: $t in use, without root" "$new" "$(as_user nobody "$file" "$W/out/$t.img" /etc/motd "$W/out/nobody.$t" && cat "$W/out/nobody.$t")"
+	done
+	fails 'restore-file: xfs without root' 1 'looked at: vfat\(needs root\) xfs\(needs root\)' as_user nobody "$file" "$W/out/xfs.img" /etc/motd "$W/out/x"
+	same 'restore-file: nothing is left attached, mounted or running' '' "$(losetup -a | grep -F "$W/"; pgrep qemu-storage; ls -A "$TMPDIR")"
+	unset TMPDIR
+	for t in ext4 xfs btrfs lvm; do qemu-img compare -q -f raw -F raw "$G/$t.img" "$W/shown/$t/s.disk.img" || fail "restore-file: $t" 'the image was changed'; done
+	unmount_snapfs "$W/shown"
+	rm -r "$W/guests" "$W/was" "$W/out"
+else
+	skip 'restore-file: file systems in use' 'no loop device to be had'
+fi
 
 # ---------------------------------------------------------------- restore-disk.sh
 

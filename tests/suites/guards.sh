@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # What commands refuse, so that nobody reads differently: each time the errno, a sentence that names who needs what, the same
 # answer from `try`, and not a byte or a record changed. Then revert, which may discard, and try.

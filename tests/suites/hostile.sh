@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # hostile.sh [GLOB]: images that break one rule each. Expected: the exact errno and a message that names the rule, the place
 # and the file; the rest of the image readable as ever; no crash, hang or unbounded memory; agreement with QEMU, but for the

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # Commands that take long: what others see meanwhile, how they are cancelled, and jobs that other tools started. $M is a mount
 # without a limit, $S one of the same connection where block jobs are slow.
@@ -151,6 +152,43 @@ check 'a fatal one after a harmless one is seen' wait_until 10 no_jobs "$S" sig
 wait "$pid"
 same 'also where it has a handler' 'ECANCELED 2' "$(cat "$W/answer")"
 
+# Whatever else ends the writer ends the writer alone, and at once; the command goes on. fate WANT WHO HOW: what comes of a pull
+# whose writer is ended by `kill -HOW`, or by one of its own threads (`to-itself HOW`).
+fate() {
+	local want=$1 who=$2 how=$3 name pid before
+	name="$how, writer $who"
+	exec {doomed_in}> >(exec env --default-signal python3 "$TESTS/control/door.py" doomed "$who" "$S/sig/ctl" 'pull\n' >/dev/null 2>&1)
+	pid=$!
+	wait_until 30 moving "$S" sig pull || fail "$name: the job runs" "$(outcome_slow sig)"
+	case $how in
+	to-itself*) echo "${how#* }" >&"$doomed_in" ;;
+	*) kill "-$how" "$pid" ;;
+	esac
+	if [ "$want" = cancelled ]; then
+		check "$name: cancels" wait_until 10 no_jobs "$S" sig
+	else
+		check "$name: the writer ends" wait_until 10 gone "$pid"
+		before=$(job_row "$S" sig pull | grep -o '[0-9]*%' | tr -d %)
+		further() { [ "$(job_row "$S" sig pull | grep -o '[0-9]*%' | tr -d %)" -ge $((before + 1)) ]; }
+		check "$name: the command goes on" wait_until 10 further
+		same "$name: and can be cancelled" 0 "$(python3 "$TESTS/control/door.py" write "$S/sig/ctl" "cancel $(job_id "$S" sig pull)\n")"
+	fi
+	exec {doomed_in}>&-
+	wait_until 10 no_jobs "$S" sig
+	check "$name: the writer is gone in the end" wait_until 10 gone "$pid"
+	has "$name: the outcome" "$(grep ': pull: ' "$S/sig/log" | tail -n 1)" 'failed: pull: .*ECANCELED'
+}
+{
+	for s in ALRM PIPE USR1 SEGV XCPU RTMIN+3; do fate 'goes on' alone "$s"; done
+	for s in HUP QUIT KILL; do fate cancelled alone "$s"; done
+	for s in TERM INT QUIT KILL 'to-itself SIGTERM' 'to-itself SIGQUIT'; do fate cancelled side "$s"; done
+	for s in USR2 ABRT 'to-itself SIGUSR1' 'to-itself SIGSEGV' 'to-itself exit'; do fate 'goes on' side "$s"; done
+	for s in HUP 'to-itself SIGINT'; do fate cancelled main "$s"; done
+	for s in VTALRM 'to-itself exit'; do fate 'goes on' main "$s"; done
+} 2>/dev/null
+verify_bytes 'none of that has changed anything' "$M" sig
+guest_agrees 'nor for the guest' sig/vda
+
 # ---------------------------------------------------------------- several commands in one write
 
 python3 "$TESTS/control/door.py" write "$S/sig/ctl" 'hold s1\npull\nhold s2\n' 'release s1\n' >"$W/answer" 2>&1 &
@@ -197,5 +235,16 @@ check 'it ends soon' test $(($(date +%s) - unmount_began)) -lt 60
 unmount_snapfs "$S"
 no_block_job() { [ -z "$(V blockjob sig vda)" ]; }
 check 'and leaves no job behind' wait_until 20 no_block_job
+mount_snapfs "$S" -o "refresh=$REFRESH,bandwidth=1" "$URI" || die "no slow mount"
+env --default-signal python3 "$TESTS/control/door.py" doomed alone "$S/sig/ctl" 'pull\n' >/dev/null 2>&1 &
+pid=$!
+wait_until 30 moving "$S" sig pull || fail 'the job runs' "$(outcome_slow sig)"
+kill -USR1 "$pid"
+{ wait "$pid"; } 2>/dev/null
+check 'a command whose writer has ended goes on' moving "$S" sig pull
+unmount_began=$(date +%s)
+unmount_snapfs "$S"
+check 'until the mount ends' wait_until 20 no_block_job
+check 'which it does soon' test $(($(date +%s) - unmount_began)) -lt 60
 verify_bytes 'nor any other trace' "$M" sig
 suite_end

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # QEMU, libvirtd and virt-snapfs killed in the middle of a job, on a private libvirtd; and a foreign revert while unmounted.
 # See tests/control/kill.py.

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # A real libvirtd (qemu:///system, private to this test) with real QEMU processes: every kind of history, mounted, while
 # virsh goes on working. What must be readable comes from the books of lab.sh.

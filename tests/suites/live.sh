@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # live.sh [ROUNDS [SEED]]: QEMU writes, takes and deletes internal snapshots at full speed while threads read them. No byte of
 # another snapshot is ever seen, no snapshot that exists throughout a read ever fails, and a deleted one is ESTALE.

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # Every command x {running, shut off} x {internal, external} x {1, 2 disks} x {linear, branched, shared base}, and histories that
 # went wrong once or could. Each step is predicted, tried (`try`), done, and everything that is left is compared with books,

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # The mount as a user meets it, on plain images: command line, life cycle, fstab, modes and numbers of the files, names, the
 # file `current`, the gate. No libvirt. The oracle for bytes is qemu-img on a copy.
@@ -71,6 +72,7 @@ cannot 'a directory for an image' "$I" "$I" "$M"
 mkfifo "$W/fifo.qcow2"
 cannot 'a FIFO for an image' 'fifo\.qcow2' "$W/fifo.qcow2" "$M"
 cannot 'one bad image among good ones' 'nothere' "$g" "$I/nothere.qcow2" "$M"
+cannot '-o remount' 'cannot be remounted' -o remount,ro "$g" "$M"
 cannot 'no such libvirt' 'socket' "qemu+unix:///system?socket=$W/nothere.sock" "$M"
 
 # ---------------------------------------------------------------- life cycle
@@ -118,10 +120,86 @@ if mount -t tmpfs -o mode=755 tmpfs /usr/local/bin && install -m 755 "$BUILD/fs/
 	umount "$M"
 	wait_until 20 no_daemon
 	check_not 'mount(8) hears of a failure' mount -t fuse.virt-snapfs "$I/nothere.qcow2" "$M"
+	# What lines of fstab carry, one after the other, through mount(8) and mount.fuse3.
+	bad=
+	for o in defaults rw ro dev nodev suid nosuid exec noexec async sync dirsync atime noatime diratime nodiratime relatime norelatime \
+		strictatime nostrictatime lazytime nolazytime iversion noiversion mand nomand silent loud nosymfollow auto noauto _netdev nofail \
+		user=root users owner group nouser comment=backup x-systemd.automount,x-systemd.requires=libvirtd.service,x-systemd.idle-timeout=60 \
+		x-gvfs-show X-mount.mkdir=0755 max_read=131072 allow_root auto_unmount default_permissions nonempty fsname=x,subtype=y clone_fd \
+		entry_timeout=1,attr_timeout=1,negative_timeout=1 kernel_cache direct_io \
+		rw,nosuid,nodev,relatime,user_id=0,group_id=0,default_permissions,allow_other,max_read=524288; do
+		printf '%s %s fuse.virt-snapfs %s 0 0\n' "$g" "$M" "$o" >"$W/fstab"
+		if mount --fstab "$W/fstab" "$M" 2>"$W/.err"; then
+			[ "$(sha "$M/good/one.disk.img")" = "$(sha "$W/want/one")" ] || bad+=" $o: wrong bytes;"
+			umount "$M"
+			wait_until 20 no_daemon
+		else
+			bad+=" $o: $(head -n 1 "$W/.err");"
+		fi
+	done
+	same 'fstab: each option that such a line may have' '' "$bad"
+	mount -t fuse.virt-snapfs -o noexec,noatime "$g" "$M"
+	has 'noexec, noatime: the kernel keeps to them' "$(grep " $M " /proc/mounts)" ' fuse\.virt-snapfs [^ ]*noexec,noatime'
+	status 'mount -o remount: refused' 1 mount -o remount,ro "$M"
+	has 'and says how instead' "$ERR" "'$M' cannot be remounted: unmount it"
+	all_right 'the mount is as it was' "$M/good"
+	umount "$M"
+	wait_until 20 no_daemon
 	umount /usr/local/bin
 else
 	skip 'mount -t fuse.virt-snapfs' 'nothing can be mounted over /usr/local/bin'
 fi
+
+"$SNAPFS" -o max_read=8192 "$g" "$M"
+has 'max_read=: the kernel keeps to it' "$(grep " $M " /proc/mounts)" 'max_read=8192'
+all_right 'max_read=: bytes' "$M/good"
+umount "$M"
+wait_until 20 no_daemon
+
+# ---------------------------------------------------------------- places that are none
+
+mount_snapfs "$M" "$g" || die 'no mount'
+refused() { # NAME PATTERN ARGUMENT...: as `cannot`, and what is mounted stays
+	status "$1: status" 1 timeout 20 "$SNAPFS" "${@:3}"
+	has "$1: says what" "$ERR" "$2"
+	same "$1: in one line" 1 "$(grep -c . <<<"$ERR")"
+}
+refused 'twice on one place' "^virt-snapfs: mountpoint '$M': virt-snapfs is mounted there already" "$g" "$M"
+ln -s mnt "$W/same"
+refused 'by another name' "'$W/same': virt-snapfs is mounted there already" "$g" "$W/same"
+same 'it is there once' 1 "$(grep -c " $M " /proc/mounts)"
+all_right 'and serves' "$M/good"
+mount -t tmpfs -o mode=755 tmpfs "$M"
+cannot_hide() { # NAME PATTERN ARGUMENT...
+	refused "$@"
+	check_not "$1: nothing mounted" is_mounted "${*: -1}"
+}
+check 'over something else that was mounted over it' "$SNAPFS" "$I/../images/good.qcow2" "$M"
+check 'umount' umount "$M"
+umount "$M"
+check 'the first is still there' test -f "$M/good/one.disk.img"
+unmount_snapfs "$M"
+wait_until 20 no_daemon
+mount_snapfs "$M" "$g" || die 'no mount'
+kill -KILL "${SNAPFS_PIDS[$M]}"
+{ wait "${SNAPFS_PIDS[$M]}"; } 2>/dev/null
+unset "SNAPFS_PIDS[$M]"
+refused 'where one has crashed' "'$M': a virt-snapfs that has ended is still mounted there: unmount it first" "$g" "$M"
+umount "$M"
+cannot_hide "over the image's directory" "would hide the image '$g'" "$g" "$I"
+cannot_hide 'over one above it' "would hide the image '$g'" "$g" "$W"
+refused 'over /' "would hide the image '$g'" "$g" /
+mkdir "$W/links"
+ln -s "$g" "$W/links/good.qcow2"
+cannot_hide "over a link's directory" "would hide the image '$W/links/good.qcow2'" "$W/links/good.qcow2" "$W/links"
+cannot_hide "over the directory where a link leads" "would hide the image '$W/links/good.qcow2'" "$W/links/good.qcow2" "$I"
+mkdir "$W/bases" "$I/below"
+qemu-img create -q -f qcow2 "$W/bases/base.qcow2" 1M
+qemu-img create -q -f qcow2 -F qcow2 -b "$W/bases/base.qcow2" "$I/over.qcow2"
+cannot_hide 'over its backing file' "would hide the (image '$W/bases/base.qcow2' of domain 'over'|directory '$W/bases')" -o "allow_path=$W/bases" "$I/over.qcow2" "$W/bases"
+mount_snapfs "$I/below" "$g" && all_right "below the image's directory" "$I/below/good"
+unmount_snapfs "$I/below"
+wait_until 20 no_daemon
 
 # ---------------------------------------------------------------- what stat says
 
@@ -248,6 +326,31 @@ if as_user nobody test -r /dev/fuse -a -w /dev/fuse; then
 	fi
 	status 'allow_other needs the permission of /etc/fuse.conf' 1 as_user nobody "$BUILD/fs/virt-snapfs" -o allow_other "$W/user/mine.qcow2" "$W/user/mnt"
 	has 'and says so' "$ERR" 'user_allow_other'
+	usermount() { as_user nobody "$BUILD/fs/virt-snapfs" "$W/user/mine.qcow2" "$1"; }
+	mkdir -m 755 "$W/rootsown"
+	status 'where fusermount3 lets nobody mount' 1 usermount "$W/rootsown"
+	same 'what it says is the reason' "virt-snapfs: cannot mount on '$W/rootsown': user has no write access to mountpoint $W/rootsown" "$ERR"
+	echo user_allow_other >"$W/fuse.conf"
+	if SNAPFS_AS=nobody SNAPFS=$BUILD/fs/virt-snapfs mount_snapfs "$W/user/mnt" -o allow_root "$W/user/mine.qcow2"; then
+		same 'allow_root: root sees it' "$(sha "$W/want/one")" "$(sha "$W/user/mnt/mine/one.disk.img")"
+		same 'allow_root: and nobody else' EACCES "$(errno_of as_user daemon ls "$W/user/mnt")"
+		unmount_snapfs "$W/user/mnt"
+	else
+		fail 'allow_root' 'no mount'
+	fi
+	# A fusermount3 as it is confined by AppArmor: its mount(2) gets EACCES.
+	printf '#!/bin/sh\necho "fusermount3: mount failed: Permission denied" >&2\nexit 1\n' >"$W/forbidden"
+	chmod 755 "$W/forbidden"
+	mount --bind "$W/forbidden" "$(command -v fusermount3)"
+	mkdir -p /etc/apparmor.d
+	mount -t tmpfs -o mode=755 tmpfs /etc/apparmor.d
+	status 'where fusermount3 is forbidden to mount' 1 usermount "$W/user/mnt"
+	same 'what it says is the reason' "virt-snapfs: cannot mount on '$W/user/mnt': mount failed: Permission denied" "$ERR"
+	: >/etc/apparmor.d/fusermount3
+	status 'and by AppArmor' 1 usermount "$W/user/mnt"
+	has 'that is said, too' "$ERR" "mount failed: Permission denied .probably AppArmor: its profile /etc/apparmor.d/fusermount3 "
+	same 'in one line' 1 "$(grep -c . <<<"$ERR")"
+	umount /etc/apparmor.d "$(command -v fusermount3)"
 	umount /etc/fuse.conf 2>/dev/null
 else
 	skip 'an ordinary user mounts' '/dev/fuse is not open to users here, and no other node can be made'

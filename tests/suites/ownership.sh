@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # libvirt's default dynamic_ownership=1, with QEMU as its own user: images change owner, mode and attributes at every start
 # and stop of a domain, which readers must not notice. Readers read all the time; every pass must give the right bytes.

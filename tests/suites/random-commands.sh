@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # random-commands.sh [STEPS [SEED]]: random commands on several domains, through ctl and behind its back, compared with a model
 # after every step. The seed is printed; without one (here or as SEED=...) it is 1, so that a run can be compared with the last

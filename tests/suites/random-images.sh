@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # random-images.sh [COUNT [FIRST-SEED]]: images with random histories, compared with QEMU as in differential.sh. A case is
 # named after its seed: `random-images.sh 1 SEED` repeats it, KEEP=1 leaves the image of a failure where the note says.

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # retain and retain.plan on a private libvirtd, and on an image source: the language, what is counted, when it is applied,
 # and that it travels with the domain. Old snapshots are made by redefining records with other dates.

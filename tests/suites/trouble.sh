@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # Commands where something below fails: a disk that is full, a libvirtd that is away, another user, another mount. And the same
 # doors on an image source, where qemu-img does the work.

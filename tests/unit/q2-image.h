@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * q2-image.h: qcow2 images made by hand, in memory, and a q2_file over them that can be written between two reads.
  *

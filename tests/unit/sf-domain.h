@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * sf-domain.h: domains and pictures written down by hand, for the tests of fs/. Everything is borrowed from the test's
  * own initialisers; vm_picture_put() must not see them (sf_test_put is for trees over them).

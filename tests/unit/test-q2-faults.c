@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Listing an image whose file fails, is cut short, or is rewritten between any two reads, as QEMU does it: a new table
  * first, then the twelve bytes of the header that point at it, and only then may the old table be something else.

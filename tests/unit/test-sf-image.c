@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * What a read does when its image is not where it was. vm/ and the views of qcow2/ are played by the few functions at
  * the top, so that every turn can be forced: `script` is what is told.

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdio.h>
@@ -167,6 +168,31 @@ Test(sf_options, what_is_wrong_is_named)
 
 		cr_expect_eq(parse(cases[i].line, &o, &err), -EINVAL, "'%s'", cases[i].line);
 		cr_expect(strstr(err.msg, cases[i].named), "'%s' does not name '%s'", err.msg, cases[i].named);
+		sf_options_fini(&o);
+	}
+}
+
+Test(sf_options, what_fuse_and_fstab_have_besides)
+{
+	static const struct { const char *line; unsigned max_read; enum sf_cache_mode cache; bool remount; const char *kernel; } cases[] = {
+		{"-o max_read=131072 /mnt", 131072, SF_CACHE_AUTO, false, NULL},
+		{"-o max_read=1 /mnt", 4096, SF_CACHE_AUTO, false, NULL},              /* the kernel's least */
+		{"-o max_read=4294967295 /mnt", 524288, SF_CACHE_AUTO, false, NULL},   /* our most */
+		{"-o kernel_cache /mnt", 524288, SF_CACHE_KERNEL, false, NULL},
+		{"-o direct_io /mnt", 524288, SF_CACHE_NONE, false, NULL},
+		{"-o remount,ro /mnt", 524288, SF_CACHE_AUTO, true, NULL},
+		{"-o noatime,nodiratime,nosuid,nodev,noexec /mnt", 524288, SF_CACHE_AUTO, false, "noatime,noexec"},
+		{"-o allow_root,nofail /mnt", 524288, SF_CACHE_AUTO, false, "allow_root"},
+		{"-o rw,nosuid,nodev,relatime,user_id=0,group_id=0,x-a=b\\,c,comment=d /mnt", 524288, SF_CACHE_AUTO, false, NULL},
+	};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++) {
+		struct sf_options o = expect_parsed(cases[i].line);
+
+		cr_expect(o.max_read == cases[i].max_read && o.cache == cases[i].cache && o.remount == cases[i].remount, "%s",
+			  cases[i].line);
+		cr_expect(cases[i].kernel ? o.mount_options && !strcmp(o.mount_options, cases[i].kernel) : !o.mount_options,
+			  "%s: %s", cases[i].line, o.mount_options);
 		sf_options_fini(&o);
 	}
 }

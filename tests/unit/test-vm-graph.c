@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Every test starts from one domain, "web", shut off, with one disk and three external snapshots a minute apart:
  *
@@ -1115,6 +1116,41 @@ Test(vm_graph, what_lies_beneath_a_layer_is_no_doubt_about_it)
 	cr_expect_null(layer_at(&p, "/i/o2")->unknown);
 	cr_expect_null(layer_at(&p, "/i/o3")->unknown);
 	cr_expect(layer_at(&p, "/i/base")->unknown, "but may well stand on base");
+	picture_free(&p);
+}
+
+Test(vm_graph, what_only_snapshots_of_the_domain_froze_is_their_doubt)
+{
+	struct lab l;
+	struct vm_graph *graph = NULL;
+	struct vm_doubt *doubts;
+	size_t n;
+
+	lab_init(&l);
+	gone(&l, SPARE);
+	snap(&l, WEB, S3, "s3", 220, S2, SPARE, SPARE3); /* a branch, whose image is not there; no header names it */
+	snap(&l, WEB, S2, "s2", 160, S1, SPARE, SPARE3);
+	expect_doubt(&l, WEB, NULL);
+	cr_assert_eq(vm_graph_new(&l.facts, &graph), 0);
+	vm_graph_doubts(graph, WEB, &doubts, &n);
+	cr_assert_eq(n, 1);
+	cr_expect_str_eq(doubts[0].path, "/i/spare");
+	cr_expect_str_eq(doubts[0].phrase,
+			 "snapshot 's2' of domain 'web' (disk vda) may need it: '/i/spare' is missing, so what that stands on is not known");
+	cr_expect_eq(doubts[0].code, -EPERM);
+	cr_assert(doubts[0].snapshots[0] && doubts[0].snapshots[1] && !doubts[0].snapshots[2], "both froze it");
+	cr_expect_str_eq(doubts[0].snapshots[0], "s2");
+	cr_expect_str_eq(doubts[0].snapshots[1], "s3");
+	vm_doubts_free(doubts, n);
+	vm_graph_doubts(graph, OTHER, &doubts, &n);
+	cr_expect_eq(n, 0);
+	vm_doubts_free(doubts, n);
+	vm_graph_free(graph);
+
+	clone_of_base(&l); /* and now somebody else's disk says, too, that it was there */
+	gone(&l, SPARE);
+	struct picture p = picture_of(&l, WEB);
+	cr_expect(strstr(layer_at(&p, "/i/base")->unknown, "domain 'other' (disk vda) may need it: '/i/spare' is missing"));
 	picture_free(&p);
 }
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* What pictures are made of: order and numbers of snapshots, sharing of what did not change, the log, and small helpers. */
 #include <criterion/criterion.h>
 #include <stdio.h>

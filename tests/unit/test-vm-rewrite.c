@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Records are written small here; they are read back with the parser of xml.h, so that what counts is what libvirt's readers
  * see, and not how the text is laid out.

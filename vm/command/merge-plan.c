@@ -352,20 +352,57 @@ static int plan_commit(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 
 /* ---------------------------------------------------------------- what was begun before */
 
+/* How many layers lie between it and @base; 0: it does not stand on that. */
+static size_t height(const struct vm_merge *m, int layer, int base)
+{
+	size_t n = 0;
+
+	for (int l = layer; l >= 0 && n < VM_CHAIN_MAX; l = layer_at(m, l)->below, n++)
+		if (l == base)
+			return n;
+	return 0;
+}
+
+/* The overlays that the line started on this disk and that are there still, the uppermost first. Some may have been removed. */
+static void add_merged(const struct vm_merge *m, struct vm_merge_disk *d, int base)
+{
+	vs_autofree int *layers = xcalloc(m->n_names, sizeof(*layers));
+	size_t n = 0;
+
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_xml_snapdisk *disk = record ? disk_of(record->xml, d->target) : NULL;
+		int layer = disk && disk->overlay.path ? vm_work_layer(m->w, disk->overlay.path) : -1;
+
+		if (layer < 0 || layer_at(m, layer)->error || !height(m, layer, base))
+			continue;
+		layers[n++] = layer;
+		for (size_t k = n - 1; k > 0 && height(m, layers[k - 1], base) < height(m, layers[k], base); k--) {
+			int swap = layers[k];
+
+			layers[k] = layers[k - 1];
+			layers[k - 1] = swap;
+		}
+	}
+	for (size_t i = 0; i < n; i++)
+		add_gone(d, layer_at(m, layers[i]));
+}
+
 static void was_done(const struct vm_merge *m, struct vm_merge_disk *d, const struct vm_own_doomed *intent)
 {
 	int base = vm_work_layer(m->w, intent->path), top = intent->top ? vm_work_layer(m->w, intent->top) : -1;
+	bool top_is_there = top >= 0 && !layer_at(m, top)->error;
 
 	d->what = VM_MERGE_DONE;
 	d->top = xstrdup(intent->top ? intent->top : "");
 	d->unproven = intent->pivoting && !intent->done;
 	if (base >= 0)
 		d->base_stamp = layer_at(m, base)->stamp;
-	if (top < 0 || layer_at(m, top)->error || layer_at(m, top)->stamp.ino != intent->top_ino || step_above(m, base, top) < 0)
-		return; /* gone, or not that file: nothing to remove */
-	d->top_stamp = layer_at(m, top)->stamp;
-	for (int l = top; !d->unproven && l != base && l >= 0; l = layer_at(m, l)->below)
-		add_gone(d, layer_at(m, l));
+	if (top_is_there)
+		d->top_stamp = layer_at(m, top)->stamp;
+	/* what has the name of the top may be somebody's by now: then nothing is sure */
+	if (!d->unproven && (!top_is_there || d->top_stamp.ino == intent->top_ino))
+		add_merged(m, d, base);
 }
 
 static int plan_begun(struct vm_merge *m, struct vm_merge_disk *d, const struct vm_own_doomed *intent, struct vs_err *err)

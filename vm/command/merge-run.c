@@ -205,6 +205,8 @@ static int before_pivot(void *opaque, struct vs_err *err)
 	const struct job *job = opaque;
 	int r = look_again(job->m, job->disk, true, err);
 
+	if (r == 0)
+		r = vm_work_note_pivot(job->m->w, job->disk->target);
 	return r < 0 ? r : note(job->m, job->disk, false, true, err);
 }
 
@@ -233,7 +235,9 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 		d->gone[0].stamp.size = (uint64_t)st.st_size;
 		d->gone[0].stamp.mtime_ns = vm_timespec_ns(st.st_mtim);
 	}
-	return note(m, d, true, false, err);
+	r = note(m, d, true, false, err);
+	vm_work_note_done(m->w, "pivot");
+	return r;
 }
 
 static int commit_all(struct vm_merge *m, struct vs_err *err)
@@ -308,7 +312,8 @@ static int merge_down(struct vm_merge *m, struct vs_err *err)
 
 /* ---------------------------------------------------------------- files */
 
-static void remove_one(struct vm_merge *m, const struct vm_doomed_file *file)
+/* False: it stays. */
+static bool remove_one(struct vm_merge *m, const struct vm_doomed_file *file)
 {
 	struct vm_leaving leaving = vm_merge_leaving(m);
 	struct vs_err why = {0};
@@ -318,14 +323,15 @@ static void remove_one(struct vm_merge *m, const struct vm_doomed_file *file)
 		vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, file->path));
 	else if (r < 0)
 		vm_work_say(m->w, "%s", why.msg);
+	return r >= 0;
 }
 
-/* What stays by this is a file too many, which `chain` shows: it is told, and no failure. */
+/* What stays by this is a file too many, which `chain` shows: it is told, and no failure. What lies beneath it stays, too. */
 static void remove_files(struct vm_merge *m)
 {
 	for (size_t i = 0; i < m->n_disks; i++)
-		for (size_t k = 0; k < m->disks[i].n_gone; k++)
-			remove_one(m, &m->disks[i].gone[k]);
+		for (size_t k = 0; k < m->disks[i].n_gone && remove_one(m, &m->disks[i].gone[k]); k++)
+			;
 }
 
 static int remove_memory(struct vm_merge *m, struct vs_err *err)

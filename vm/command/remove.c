@@ -57,10 +57,21 @@ static const char *frozen_by(const struct vm_work *w, int layer, const struct vm
 	return NULL;
 }
 
+/* What is not known because of snapshots that stay; NULL: nothing. */
+static const struct vm_doubt *doubt_about(const struct vm_work *w, int layer, const struct vm_leaving *leaving)
+{
+	for (size_t i = 0; i < w->d->n_doubts; i++)
+		for (char **name = w->d->doubts[i].snapshots; *name; name++)
+			if (!vm_leaving_has(leaving, *name) && !is_layer(w, w->d->doubts[i].path, layer))
+				return &w->d->doubts[i];
+	return NULL;
+}
+
 enum vm_need vm_need(const struct vm_work *w, int layer, const struct vm_leaving *leaving, bool frozen_too, struct vs_err *err)
 {
 	const struct vm_layer *l = &w->d->layers[layer];
 	const char *snapshot = frozen_too ? frozen_by(w, layer, leaving) : NULL;
+	const struct vm_doubt *doubt = doubt_about(w, layer, leaving);
 
 	if (l->users && l->users[0])
 		vs_err_set(err, -EPERM, "'%s' must stay as it is: %s needs it%s", l->path, l->users[0], l->users[1] ? ", and others" : "");
@@ -70,6 +81,8 @@ enum vm_need vm_need(const struct vm_work *w, int layer, const struct vm_leaving
 		vs_err_set(err, -EPERM, "'%s' must stay as it is: snapshot '%s' is in it", l->path, snapshot);
 	else if (l->unknown)
 		return vs_err_set(err, l->unknown_code, "'%s' must stay as it is: %s", l->path, l->unknown), VM_NEED_UNKNOWN;
+	else if (doubt)
+		return vs_err_set(err, doubt->code, "'%s' must stay as it is: %s", l->path, doubt->phrase), VM_NEED_UNKNOWN;
 	else
 		return VM_NEED_NOT;
 	return VM_NEED_BY;
