@@ -1,0 +1,491 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Commands that were begun and not finished, and then others: see tests/suites/begun.sh and witness.py.
+
+begun.py MOUNTPOINT. A command is stopped while its block job writes, something else is done, and then it is repeated. Whatever each
+of these answers, the snapshots that none of them was entitled to remove read as ever after every step.
+"""
+import fcntl
+import os
+import re
+import signal
+import struct
+import subprocess
+import time
+import xml.etree.ElementTree as ET
+
+from guests import MIB, PATIENCE, URI, VIRSH, WORK, Wrong, bytes_of, sh, until, virsh
+from lab import backing
+from witness import ALL, ONE, RUNNING, SHUT_OFF, TWO, case, main
+
+SIZE = 16 * MIB
+PIECE = 6 * MIB
+REFUSED = ("EPERM", "EOPNOTSUPP", "EBUSY", "ENOENT", "EEXIST", "ESTALE")
+
+
+def large(names="abc"):
+    def build(g):
+        for i, name in enumerate(names):
+            g.snap(name)
+            g.fill(16 * (i + 1), (2 * i + 1) * MIB, PIECE)
+        g.flush()
+    return build
+
+
+# ---------------------------------------------------------------- ways to stop a command
+
+def qemu_pid(g):
+    with open("/run/libvirt/qemu/%s.pid" % g.name) as f:
+        return int(f.read())
+
+
+def kill_qemu(lab, g, job):
+    os.kill(qemu_pid(g), signal.SIGKILL)
+    job.over()
+    g.running = False
+
+
+def cancel(lab, g, job):
+    found = re.search(r"^(\d+) ", lab.text(g, "jobs"), re.M)
+    if not found:
+        raise Wrong("jobs lists none: %s" % lab.text(g, "jobs"))
+    lab.write(g, "cancel %s" % found.group(1))
+    if job.over() not in ("ECANCELED", "0"):
+        raise Wrong("cancelled, it gave %s: %s" % (job.result, lab.said(g)))
+
+
+def kill_us(lab, g, job):
+    lab.mount.kill()
+    job.over()
+    lab.mount.up()
+    lab.listed(g)
+
+
+def kill_both(lab, g, job):
+    lab.mount.process.kill()
+    os.kill(qemu_pid(g), signal.SIGKILL)
+    lab.mount.after_death()
+    job.over()
+    g.running = False
+    lab.mount.up()
+    lab.listed(g)
+
+
+WAYS = [("QEMU is killed", kill_qemu), ("it is cancelled", cancel), ("virt-snapfs is killed", kill_us), ("both are killed", kill_both)]
+
+
+# ---------------------------------------------------------------- what is done next
+
+def overlays(g, names):
+    return [g.file(t, n) for t in g.targets for n in names if n in "abcd"]
+
+
+class Story:
+    """What has been asked for, and so what may go."""
+
+    def __init__(self, lab, g):
+        self.lab, self.g = lab, g
+        self.doomed, self.may_go = "", []
+        self.records = True  # they say what is so
+
+    def entitled(self, command):
+        """Whose snapshots may go if this is tried, whatever it answers."""
+        words = command.split()
+        if words[0] in ("delete", "commit"):
+            first, last = words[1], words[-1]
+            names = [n for n in "abcd" if first <= n <= last]
+            self.doomed += "".join(names)
+            self.may_go += overlays(self.g, names)
+
+    def succeeded(self, command):
+        g, words = self.g, command.split()
+        if words[0] in ("delete", "commit"):
+            for n in [n for n in "abcd" if words[1] <= n <= words[-1] and n in g.wanted]:
+                g.forget(n)
+        elif words[0] == "revert":
+            keep = [w[5:] for w in words if w.startswith("keep=")]
+            if keep:
+                g.note(keep[0], "external")
+            g.running = False
+            g.reverted(words[1])
+        elif words[0] == "create":
+            g.note(words[1], "external")
+
+    def step(self, command):
+        lab, g = self.lab, self.g
+        active = list(g.active_now().values())
+        words = command.split()
+        if words[0] == "virsh":
+            self.virsh(words)
+            got = "0"
+        elif words[0] == "others":
+            self.others(words[1], words[2])
+            got = "0"
+        elif words[0] == "retain":
+            self.doomed += "ab"  # c is held
+            self.may_go += overlays(g, "ab")
+            got = lab.write(g, " ".join(words[1:]), "retain")
+        else:
+            self.entitled(command)
+            got = lab.write(g, command)
+            if got == "0":
+                self.succeeded(command)
+                if words[0] == "revert":
+                    self.may_go += active
+            elif got not in REFUSED:
+                raise Wrong("'%s' gave %s: %s" % (command, got, lab.said(g)))
+        said = lab.said(g)
+        print("#   %s: %s" % (command, "done" if words[0] in ("virsh", "others") else said), flush=True)
+        for n in list(g.wanted):
+            if n in self.doomed and n not in g.names():
+                g.forget(n)
+        if not self.records and "re-pointed" in said:  # then it is our word
+            self.records = True
+        try:
+            lab.intact(g, self.doomed, self.may_go, leaks=True, records=self.records)
+        except Wrong as e:
+            raise Wrong("after '%s' (%s): %s" % (command, said, e)) from None
+        return got, said
+
+    def others(self, what, name):
+        """What is done to the domain behind our back."""
+        g = self.g
+        if what == "revert":  # by hand, as libvirt 9.0 asks for; the layers that were active stay where they are
+            if g.running:
+                g.stop()
+            record = g.record(name)
+            for t, path in g.frozen(record).items():
+                g.active[t] = "%s/%s.by-hand.%s" % (g.dir, t, name)
+                sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", path, "-F", "qcow2", g.active[t])
+            g.define()
+            g.redefine(record, "--current")
+            g.reverted(name)
+        elif what == "forget":  # libvirt 9.0 then gives the records of its children other images
+            virsh(["snapshot-delete", g.name, name, "--metadata"])
+            g.forget(name)
+            self.records = False
+
+    def virsh(self, words):
+        g = self.g
+        started = g.state() == "shut off"
+        if started:
+            virsh(["start", g.name, "--paused"])
+            g.running = True
+        for t in g.targets:
+            virsh([words[1], g.name, t, *words[2:], "--wait"])
+        if started:
+            virsh(["destroy", g.name])
+            g.running = False
+
+
+def story(command, way, *steps, hold=""):
+    def do(lab, running, targets):
+        g = lab.guest(running, targets, build=large(), size=SIZE)
+        s = Story(lab, g)
+        for n in hold:
+            lab.does(g, "hold " + n)
+        s.entitled(command)
+        way(lab, g, lab.begin(g, command))
+        until("the guest", lambda: None if (g.state() == "shut off") == (not g.running) else "is " + g.state())
+        until("the job", lambda: "goes on: " + g.jobs() if g.jobs() and not re.search(r"100 *%|100\.", g.jobs()) else None)
+        lab.intact(g, s.doomed, s.may_go, leaks=True)
+        for step in steps:
+            s.step(step)
+        got, said = s.step(command)
+        if got != "0" and got != "ENOENT":
+            left = [n for n in s.doomed if lab.state(g, n) in ("ok", "detached")]
+            for n in left:
+                if lab.reads(g, n):
+                    raise Wrong("'%s' is %s, but cannot be read" % (n, lab.state(g, n)))
+            if len(said) < 40:
+                raise Wrong("it does not say how to get out: %s" % said)
+        lab.starts(g)
+        if got != "0" and got != "ENOENT":  # there is a way out, and then nobody is told any more to repeat what cannot be done
+            for n in sorted(set(s.doomed)):
+                if n in g.names() and lab.write(g, "delete " + n) != "0":
+                    raise Wrong("there is no way out: '%s' says '%s', and 'delete %s' says '%s'" % (command, said, n, lab.said(g)))
+                print("#   the way out: %s" % lab.said(g), flush=True)
+                lab.intact(g, s.doomed, s.may_go, leaks=True, records=s.records)
+            lab.starts(g)
+    return do
+
+
+STORIES = [
+    (1, "delete b", ["revert a force"]),
+    (1, "delete b", ["others revert a"]),
+    (1, "delete b", ["others revert a", "revert c", "delete a"]),
+    (1, "delete b", ["revert a force", "revert c"]),
+    (2, "delete a", ["revert b force"]),
+    (2, "delete b", ["commit a b"]),
+    (2, "delete a", ["commit a b"]),
+    (2, "delete a", ["others revert b", "commit a b"]),
+    (2, "commit b c", ["revert b force"]),
+    (2, "commit b c", ["others revert a", "create k"]),
+    (2, "commit b c", ["revert a force keep=k"]),
+    (2, "commit a b", ["delete b", "revert a force keep=k"]),
+    (2, "delete b", ["revert a force keep=k", "delete c"]),
+    (2, "delete c", ["revert a force", "create k"]),
+    (3, "delete b", ["pull"]),
+    (3, "delete b", ["virsh blockpull"]),
+    (3, "delete b", ["others forget b", "delete a", "retain 1 match=*"]),
+    (3, "delete b", ["virsh blockpull", "retain 1 match=*", "prune"]),
+    (3, "delete a", ["virsh blockpull", "retain 1 match=*", "create d"]),
+    (3, "commit a b", ["pull a", "virsh blockpull", "prune"]),
+    (3, "delete b", ["pull", "retain 1 match=*", "create d", "prune"]),
+]
+for i, (row, command, steps) in enumerate(STORIES):
+    # A short run has each story once, with the ways by turns.
+    for k, (what, way) in enumerate(WAYS):
+        if os.environ.get("ROWS") == "full" or k == (i + i // 4) % 4:
+            case("row %d: '%s', %s, then %s" % (row, command, what, ", ".join(steps)), few=1)(
+                story(command, way, *steps, hold="c" if any("retain" in s for s in steps) else ""))
+
+
+@case("rule 3: what a begun command works on is its own", few=1)
+def owned(lab, running, targets):
+    """Until it is repeated, others of ours are told so, and change nothing."""
+    g = lab.guest(running, targets, build=large(), size=SIZE)
+    cancel(lab, g, lab.begin(g, "delete b"))
+    for command in "commit a b", "commit b c", "commit a", "commit c", "delete a", "delete c", "pull", "pull a":
+        lab.refused(g, command, "EPERM", "repeat 'delete b' first")
+    if lab.state(g, "b") != "stale":
+        raise Wrong("'b' is %s" % lab.state(g, "b"))
+    if "delete b" not in str(lab.snapshots(g)["b"]["reason"]):
+        raise Wrong("the reason is '%s'" % lab.snapshots(g)["b"]["reason"])
+    lab.intact(g, "b")
+    lab.does(g, "delete b")
+    g.forget("b")
+    lab.intact(g, may_go=overlays(g, "b"))
+    for t in targets:
+        if os.path.exists(g.file(t, "b")):
+            raise Wrong("'%s' is still there" % g.file(t, "b"))
+    lab.does(g, "delete a")
+    g.forget("a")
+    lab.intact(g, may_go=overlays(g, "a"))
+    lab.starts(g)
+
+
+# ---------------------------------------------------------------- our word in other people's hands
+
+def leave_paused(lab, g, command="commit a"):
+    """virt-snapfs is killed, and the guest that it had started, paused, stays. Its definition, as libvirt shows it then."""
+    job = lab.begin(g, command)
+    text = virsh(["dumpxml", g.name])
+    lab.mount.kill()
+    job.over()
+    until("the job", lambda: "goes on: " + g.jobs() if g.jobs() and not re.search(r"100 *%|100\.", g.jobs()) else None)
+    return text
+
+
+def still_there(lab, g, pid, what):
+    """It outlives mounts and commands."""
+    lab.mount.up()
+    lab.listed(g)
+    time.sleep(2)
+    lab.write(g, "hold c")
+    lab.write(g, "release c")
+    lab.mount.down()
+    lab.mount.up()
+    lab.listed(g)
+    time.sleep(1)
+    if g.state() == "shut off" or qemu_pid(g) != pid:
+        raise Wrong("%s was ended: %s" % (what, lab.text(g, "log")[-300:]))
+
+
+@case("row 12: the definition that libvirt showed meanwhile is defined", SHUT_OFF, few=1)
+def word_defined(lab, running, targets):
+    g = lab.guest(False, targets, build=large(), size=SIZE)
+    text = leave_paused(lab, g, "pull")
+    lab.mount.up()
+    lab.listed(g)
+    until("our guest", lambda: None if g.state() == "shut off" else "is " + g.state())
+    active = g.active_now()
+    lab.mount.down()
+    root = ET.fromstring(text)
+    for disk in root.findall("devices/disk"):  # what a user would put right
+        for store in disk.findall("backingStore"):
+            disk.remove(store)
+        disk.find("source").attrib = {"file": active[disk.find("target").get("dev")]}
+    g.define(ET.tostring(root, encoding="unicode"))
+    if g.active_now() != active:
+        raise Wrong("the definition is for other disks: %s" % g.active_now())
+    g.start()
+    still_there(lab, g, qemu_pid(g), "a guest that its owner started, paused")
+    lab.intact(g)
+
+
+@case("row 12: a snapshot with memory is taken of our guest, and restored", SHUT_OFF, few=1)
+def word_restored(lab, running, targets):
+    g = lab.guest(False, targets, build=large(), size=SIZE)
+    leave_paused(lab, g, "pull")
+    virsh(["snapshot-create-as", g.name, "inside"])
+    lab.mount.up()
+    lab.listed(g)
+    until("our guest", lambda: None if g.state() == "shut off" else "is " + g.state())
+    lab.mount.down()
+    virsh(["snapshot-revert", g.name, "inside", "--paused"])
+    g.running = True
+    still_there(lab, g, qemu_pid(g), "a guest that was restored paused")
+    lab.intact(g)
+
+
+@case("row 12: our guest is saved, and restored", SHUT_OFF, few=1)
+def word_saved(lab, running, targets):
+    g = lab.guest(False, targets, build=large(), size=SIZE)
+    leave_paused(lab, g, "pull")
+    virsh(["save", g.name, os.path.join(WORK, "saved.sav"), "--paused"])
+    if g.state() != "shut off":
+        raise Wrong("a saved guest is %s" % g.state())
+    virsh(["restore", os.path.join(WORK, "saved.sav"), "--paused"])
+    g.running = True
+    os.unlink(os.path.join(WORK, "saved.sav"))
+    still_there(lab, g, qemu_pid(g), "a guest that was restored paused")
+    lab.intact(g)
+
+
+@case("row 12: a snapshot is taken while our command runs", [(False, TWO)])
+def word_in_a_record(lab, running, targets):
+    """Of the disk that no job is at work on: the other one is merged meanwhile. Then back to it, and on from there."""
+    g = lab.guest(False, targets, None, size=SIZE)
+    for i, name in enumerate("ab"):
+        g.active["vda"] = g.file("vda", name)
+        virsh(["snapshot-create-as", g.name, name, "--disk-only", "--diskspec", "vda,snapshot=external,file=" + g.active["vda"],
+               "--diskspec", "vdb,snapshot=no"])
+        g.write("vda", 16 * (i + 1), (2 * i + 1) * MIB, PIECE)
+    job = lab.begin(g, "commit a")
+    answer = sh("virsh", "-q", "-c", URI, "snapshot-create-as", g.name, "theirs", "--disk-only", "--diskspec",
+                "vdb,snapshot=external,file=" + g.file("vdb", "theirs"), "--diskspec", "vda,snapshot=no", check=False)
+    got = job.over()
+    until("our guest", lambda: None if g.state() == "shut off" else "is " + g.state())
+    if answer.returncode:
+        print("# libvirt did not take it: %s" % answer.stderr.strip(), flush=True)
+        return
+    if got != "0":
+        got = lab.write(g, "commit a")
+        if got != "0":
+            raise Wrong("'commit a' gave %s: %s" % (got, lab.said(g)))
+    g.check_present()
+    if g.active_now()["vdb"] != g.file("vdb", "theirs"):
+        raise Wrong("their snapshot started '%s', and the disk is '%s'" % (g.file("vdb", "theirs"), g.active_now()["vdb"]))
+    lab.starts(g)
+    lab.does(g, "revert theirs")
+    lab.mount.down()
+    g.start()
+    still_there(lab, g, qemu_pid(g), "a guest that its owner started, paused, on a definition from that record")
+
+
+# ---------------------------------------------------------------- other people's jobs in our guest
+
+def theirs(how):
+    def do(lab, running, targets):
+        """Ours is at work on vda, theirs on vdb, and takes longer."""
+        g = lab.guest(False, TWO, None, size=SIZE)
+        for i, name in enumerate("ab"):
+            for t, s in ("vda", name), ("vdb", "x" + name):
+                g.active[t] = g.file(t, s)
+                other = "vdb" if t == "vda" else "vda"
+                virsh(["snapshot-create-as", g.name, s, "--disk-only", "--diskspec", "%s,snapshot=external,file=%s" % (t, g.active[t]),
+                       "--diskspec", other + ",snapshot=no"])
+                g.write(t, 16 * (i + 1), (2 * i + 1) * MIB, PIECE)
+        g.remember()
+        until("the mount", lambda: None if "xb" in lab.snapshots(g) else "does not list them")
+        job = lab.begin(g, "delete a")
+        words = {"blockcommit": ["blockcommit", g.name, "vdb", "--base", g.file("vdb"), "--top", g.file("vdb", "xa"), "--bandwidth", "2", "--wait"],
+                 "blockpull": ["blockpull", g.name, "vdb", "--bandwidth", "2", "--wait"],
+                 "snapshot-delete": ["snapshot-delete", g.name, "xa"]}[how]
+        p = subprocess.Popen(["virsh", "-q", "-c", URI, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        out, _ = p.communicate(timeout=PATIENCE)
+        got = job.over()
+        if p.returncode:  # it may have been refused; or it was through, and the guest had gone when virsh asked how far it was
+            print("# virsh %s: %s" % (how, " ".join(out.split())), flush=True)
+        until("our guest", lambda: None if g.state() == "shut off" else "is " + g.state())
+        if got != "0":
+            if got not in ("EBUSY", "EPERM") and "this was done" not in lab.said(g):
+                raise Wrong("ours gave %s: %s" % (got, lab.said(g)))
+            if "a" in g.names():
+                lab.does(g, "delete a")
+        g.check_present()
+        for t in TWO:
+            lab.sound(g, False)
+        below = backing(g.file("vdb", "xb"))
+        if "refuse" not in out and "another active" not in out and "already in active block job" not in out:
+            if below != {"blockcommit": g.file("vdb"), "blockpull": None, "snapshot-delete": g.file("vdb")}[how]:
+                raise Wrong("their job was left half-way: 'vdb.xb' stands on %s; virsh said '%s'" % (below, " ".join(out.split())))
+        if how == "snapshot-delete" and not p.returncode:
+            if "xa" in g.names():
+                raise Wrong("their delete was done, and its record is back")
+            frozen = g.frozen(g.record("xb"))["vdb"]
+            if frozen != g.file("vdb") or os.path.exists(g.file("vdb", "xa")):
+                raise Wrong("their delete was left half-way: 'xb' is in '%s'" % frozen)
+        lab.starts(g)
+    return do
+
+
+for how in "blockcommit", "blockpull", "snapshot-delete":
+    case("row 24: virsh %s in our guest" % how, [(False, TWO)])(theirs(how))
+
+
+# ---------------------------------------------------------------- what libvirt refuses before a byte is written
+
+def lock_against_writing(path):
+    """As QEMU says 'I do not share writing': nobody can merge into it until this is closed."""
+    fd = os.open(path, os.O_RDONLY)
+    fcntl.fcntl(fd, 37, struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 201, 1, 0))  # F_OFD_SETLK
+    return fd
+
+
+def nothing_written(lab, g, command, files, want, pattern):
+    """It fails, nothing was written, it says so, and nobody owns anything afterwards."""
+    before = [bytes_of(f) for f in files]
+    said = lab.fails(g, command, want, pattern)
+    if re.search("has been written|was written to", said) and not re.search("nothing (was|has been) written", said):
+        raise Wrong("it says that something was written: %s" % said)
+    if not re.search("nothing|unchanged|as (it|they) (was|were)|not a byte", said):
+        raise Wrong("it does not say that nothing was written: %s" % said)
+    if [bytes_of(f) for f in files] != before:
+        raise Wrong("'%s' has written" % command)
+    lab.intact(g)  # none of them is stale
+    marks = [n for n, s in lab.snapshots(g).items() if s["state"] != "ok"]
+    if marks:
+        raise Wrong("they are not ok: %s" % marks)
+
+
+@case("row 25: a delete that libvirt refuses before a byte is written")
+def refused_below(lab, running, targets):
+    g = lab.guest(running, targets, build=large(), size=SIZE)
+    for command, base in (("delete b", "a"), ("delete a", None), ("commit a b", None)):
+        files = [g.file(t, base) for t in targets]
+        fds = [lock_against_writing(f) for f in files]
+        try:
+            nothing_written(lab, g, command, files, "EBUSY|EPERM|EOPNOTSUPP|EIO", "lock|write")
+            if (g.state() == "shut off") == running:
+                raise Wrong("the guest is %s" % g.state())
+        finally:
+            for fd in fds:
+                os.close(fd)
+        lab.does(g, "try delete c")
+    lab.does(g, "delete b")
+    g.forget("b")
+    lab.intact(g, may_go=overlays(g, "b"))
+    lab.starts(g)
+
+
+@case("row 25: a delete in a domain that cannot be started", SHUT_OFF, few=1)
+def cannot_start(lab, running, targets):
+    g = lab.guest(False, targets, build=large(), size=SIZE)
+    g.os_xml = "<kernel>/nowhere/kernel</kernel>"
+    g.define()
+    time.sleep(0.7)
+    for command, base in (("delete b", "a"), ("delete a", None), ("commit a b", None), ("pull", "c")):
+        nothing_written(lab, g, command, [g.file(t, base) for t in targets], "EIO|EPERM|EOPNOTSUPP|EBUSY", "start|kernel")
+    g.os_xml = ""
+    g.define()
+    time.sleep(0.7)
+    lab.does(g, "try delete c")
+    lab.does(g, "delete b")
+    g.forget("b")
+    lab.intact(g, may_go=overlays(g, "b"))
+    lab.starts(g)
+
+
+if __name__ == "__main__":
+    main("refresh=0.5,bandwidth=4")
