@@ -130,6 +130,8 @@ static int walk_table(struct q2_file *f, const struct q2_header *h, const struct
 					(unsigned)(Q2_MAX_SNAPTAB_BYTES >> 20));
 	}
 	free(w.buf);
+	if (!rc && off)
+		rc = q2_table_inside(f, "snapshot table", h->snapshots_off, off - 7, err); /* the last one need not be padded */
 	return rc;
 }
 
@@ -149,7 +151,9 @@ int q2_walk_snapshots(struct q2_file *f, const struct q2_walk *walk, struct q2_w
 			return -EINTR;
 		rc = q2_header_read(f, &h, &before, err);
 		if (!rc) {
-			rc = walk->begin(walk->opaque, &h);
+			rc = q2_table_inside(f, "L1 table", h.l1_off, (uint64_t)h.l1_entries * 8, err);
+			if (!rc)
+				rc = walk->begin(walk->opaque, &h);
 			if (!rc)
 				rc = walk_table(f, &h, walk, work, err);
 			q2_header_fini(&h);

@@ -29,4 +29,7 @@ struct q2_walk {
  * it never held still; what a callback returns ends the walk. */
 int q2_walk_snapshots(struct q2_file *f, const struct q2_walk *walk, struct q2_work *work, struct vs_err *err);
 
+/* -EUCLEAN: @len bytes at @off, which are @what, do not all lie within the file. */
+int q2_table_inside(struct q2_file *f, const char *what, uint64_t off, uint64_t len, struct vs_err *err);
+
 #endif

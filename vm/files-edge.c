@@ -107,7 +107,7 @@ static bool leads_to_mount(struct vm_files *files, struct vm_file *f, struct vm_
 	if (!vm_file_stamp(path, &now) || !vm_file_is_exposed(files, &now))
 		return false;
 	e->below = vm_file_at(files, path, format);
-	if (e->below)
+	if (e->below && e->below->looked != files->round)
 		vm_file_exposed(files, e->below, &now);
 	e->path = vs_steal(path);
 	e->found = true;

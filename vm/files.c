@@ -193,7 +193,7 @@ static bool same_facts(const struct q2_info *a, const struct q2_info *b)
 	return true;
 }
 
-/* Writes down what a look found. Takes @info. */
+/* Writes down what a look found, which is borrowed from then on: once a round, or the same once more. Takes @info. */
 static void learn(struct vm_files *files, struct vm_file *f, struct q2_info *info, int code, const char *error)
 {
 	char *text = error ? strdup(error) : NULL;
@@ -201,11 +201,15 @@ static void learn(struct vm_files *files, struct vm_file *f, struct q2_info *inf
 	if (!same_facts(f->own_info, info) || f->code != code || !vm_same_text(f->own_error, text))
 		f->changed = f->touched = files->round;
 	q2_info_free(f->own_info);
-	free(f->own_error);
 	f->own_info = info;
-	f->own_error = text;
 	f->info = info;
-	f->error = text ? text : code < 0 ? "it cannot be read" : NULL;
+	if (vm_same_text(f->own_error, text)) {
+		free(text);
+	} else {
+		free(f->own_error);
+		f->own_error = text;
+	}
+	f->error = f->own_error ? f->own_error : code < 0 ? "it cannot be read" : NULL;
 	f->code = code;
 }
 

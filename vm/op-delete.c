@@ -53,11 +53,15 @@ int vm_op_check_id(const struct vm_work *w, const struct vm_snapshot *s, struct 
 	return vs_err_set(err, -EPERM, "'%s' is also the id of snapshot '%s', which would be taken for it", s->shown, other->shown);
 }
 
-/* Is its data in the active layer of each disk? libvirt works on those only. */
+/* Is its data in the active layer of each disk? libvirt works on those only, and goes on where one cannot be read. */
 int vm_op_check_active(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
 {
 	for (size_t i = 0; i < s->n_disks; i++) {
 		int l = s->disks[i].chain && s->disks[i].chain[0] ? vm_work_layer(w, s->disks[i].chain[0]) : -1;
+		int r = vm_work_uncut(w, s->disks[i].target, vm_work_top(w, s->disks[i].target), err);
+
+		if (r < 0)
+			return r;
 
 		if (l >= 0 && !w->d->layers[l].active)
 			return vs_err_set(err, -EOPNOTSUPP, "internal snapshot '%s' is stored in '%s', on which newer layers stand: "

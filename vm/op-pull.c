@@ -47,7 +47,7 @@ static int plan_pull(const struct vm_work *w, const struct vm_disk_now *disk, co
 
 	if (disk->top < 0 || !w->d->layers[disk->top].active || (record && !path))
 		return 0;
-	r = vm_work_whole(w, disk->target, err);
+	r = vm_work_uncut(w, disk->target, disk->top, err);
 	if (r < 0)
 		return r;
 	if (w->d->layers[disk->top].below == base)

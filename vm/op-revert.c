@@ -300,12 +300,25 @@ static int try_revert(struct vm_work *w, const struct vm_command *c, const struc
 	return 0;
 }
 
+/* What the guest is to stand on. */
+static int check_whole(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < s->n_disks; i++)
+		if (s->disks[i].chain && s->disks[i].chain[0])
+			r = vm_work_uncut(w, s->disks[i].target, vm_work_layer(w, s->disks[i].chain[0]), err);
+	return r;
+}
+
 static int check_revert(const struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, struct vs_err *err)
 {
 	int r = vm_op_check_id(w, s, err);
 
 	if (r == 0)
 		r = check_state(s, err);
+	if (r == 0)
+		r = check_whole(w, s, err);
 	if (r == 0 && !s->recorded)
 		r = vs_err_set(err, -EOPNOTSUPP, "libvirt does not know snapshot '%s'", s->shown);
 	if (r == 0 && s->kind == VM_INTERNAL)

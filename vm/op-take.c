@@ -290,7 +290,7 @@ static int check_layers(const struct vm_work *w, const struct vm_command *c, str
 
 		if (!top || !top->active || !takes_part(c, disk->target))
 			continue;
-		r = vm_work_whole(w, disk->target, err);
+		r = vm_work_uncut(w, disk->target, disk->top, err);
 		if (r < 0)
 			return r;
 		if (top->rival)

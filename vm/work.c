@@ -17,6 +17,7 @@
 #define LIST_TRIES 20
 #define COST_TABLE_BYTES (16u << 20)
 #define COST_WORK 100000000 /* some 2 s */
+#define WHOLE_WORK 25000000 /* half a second for each layer */
 #define LIST_PAUSE_US 50000
 
 /* ---------------------------------------------------------------- words */
@@ -345,15 +346,55 @@ static int broken(const struct vm_work *w, const char *target, int layer, struct
 			  l->note ? l->note : strerror(-l->error));
 }
 
+static bool is_cancelled(void *opaque)
+{
+	return vm_work_cancelled(opaque, NULL) < 0;
+}
+
+/* Was it cut off, so that QEMU would open it and take what is gone for never written? */
+static int check_cut(const struct vm_work *w, const char *target, int layer, struct vs_err *err)
+{
+	const struct vm_layer *l = &w->d->layers[layer];
+	struct q2_work work = { .limit = WHOLE_WORK, .stop = is_cancelled, .opaque = (void *)w };
+	struct q2_file *f;
+	int r;
+
+	if (l->format != Q2_FORMAT_QCOW2)
+		return 0;
+	r = q2_file_open(l->path, &f, err);
+	if (r == 0) {
+		r = q2_file_whole(f, &work, err);
+		q2_file_close(f);
+	}
+	if (r == -EUCLEAN && err)
+		err->code = r = -EPERM;
+	if (r < 0)
+		vs_err_prefix(err, "disk %s", target);
+	return r;
+}
+
+int vm_work_uncut(const struct vm_work *w, const char *target, int layer, struct vs_err *err)
+{
+	int r = 0;
+
+	for (int l = layer, n = 0; r == 0 && l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
+		r = w->d->layers[l].error ? broken(w, target, l, err) : check_cut(w, target, l, err);
+	return r;
+}
+
+int vm_work_top(const struct vm_work *w, const char *target)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++)
+		if (!strcmp(w->d->disks[i].target, target))
+			return w->d->disks[i].top;
+	return -1;
+}
+
 int vm_work_whole(const struct vm_work *w, const char *target, struct vs_err *err)
 {
-	for (size_t i = 0; i < w->d->n_disks; i++) {
-		if (strcmp(w->d->disks[i].target, target) != 0)
-			continue;
-		for (int l = w->d->disks[i].top, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
-			if (w->d->layers[l].error)
-				return broken(w, target, l, err);
-	}
+	for (int l = vm_work_top(w, target), n = 0; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
+		if (w->d->layers[l].error)
+			return broken(w, target, l, err);
 	return 0;
 }
 
@@ -640,11 +681,6 @@ static const struct vm_disk *any_disk(const struct vm_work *w)
 			if (w->d->snapshots[i].disks[k].gate && w->d->snapshots[i].kind == VM_EXTERNAL)
 				return &w->d->snapshots[i].disks[k];
 	return NULL;
-}
-
-static bool is_cancelled(void *opaque)
-{
-	return vm_work_cancelled(opaque, NULL) < 0;
 }
 
 /* False: it cannot be told, because the top is being written. */

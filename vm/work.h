@@ -155,8 +155,13 @@ uint64_t vm_work_allocated(const struct vm_work *w, int layer);
 /* Bytes that a merge of everything above @base up to @top moves at most: what these layers store, and the zeros that they note, which
  * some QEMUs write out. */
 uint64_t vm_work_cost(const struct vm_work *w, int base, int top);
-/* Is the chain that this disk writes through whole? -EPERM, -EACCES: a layer is missing or cannot be read, and what can be done. */
+/* The active layer of that disk; -1: none. */
+int vm_work_top(const struct vm_work *w, const char *target);
+/* Is the chain that this disk writes through whole, by the look? -EPERM, -EACCES: a layer is missing or cannot be read, and what can be
+ * done. */
 int vm_work_whole(const struct vm_work *w, const char *target, struct vs_err *err);
+/* Is the chain from this layer down, of the disk or of a snapshot of it, whole, and was no file of it cut off? Reads their tables. */
+int vm_work_uncut(const struct vm_work *w, const char *target, int layer, struct vs_err *err);
 /* How many of the domain's layers stand on it; *one is the (last) one. */
 size_t vm_work_above(const struct vm_work *w, int layer, int *one);
 /* The name of an internal snapshot that is stored in the layer, also where it is no snapshot of this domain's; or NULL. */

@@ -244,18 +244,13 @@ Test(q2_snaptab, a_table_of_more_than_64_mib_is_refused)
 	ti_fini(&img);
 }
 
-Test(q2_snaptab, a_table_past_the_end_of_the_file_is_a_list_of_empty_entries)
+Test(q2_snaptab, a_table_that_was_cut_off_is_damage)
 {
 	struct ti_image img;
 	struct ti_file tf;
-	struct q2_info *info;
 
 	ti_init(&img, 9, 32 << 10);
-	ti_switch(&img, 1 << 20, 65536); /* as QEMU: it opens, and each of them fails when used */
-	info = info_of(&img, &tf, 0);
-	cr_assert_eq(info->n_snapshots, 65536);
-	cr_expect_str_eq(info->snapshots[65535].name, "");
-	cr_expect_eq(info->snapshots[65535].disk_size, 32 << 10);
-	q2_info_free(info);
+	ti_switch(&img, 1 << 20, 65536); /* QEMU opens it, with a list of empty entries */
+	cr_expect_null(info_of(&img, &tf, -EUCLEAN));
 	ti_fini(&img);
 }

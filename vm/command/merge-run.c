@@ -540,12 +540,25 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 	return r == 0 ? vm_work_look(m->w, err) : r;
 }
 
+/* Of a file that was cut off nobody knows what it had. */
+static int check_files(const struct vm_merge *m, struct vs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < m->n_disks; i++)
+		if (m->disks[i].what == VM_MERGE_DOWN)
+			r = vm_work_uncut(m->w, m->disks[i].target, vm_work_top(m->w, m->disks[i].target), err);
+	return r;
+}
+
 int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 {
 	char **readable;
 	size_t n;
-	int r = 0;
+	int r = m->is_void ? 0 : check_files(m, err);
 
+	if (r < 0)
+		return r;
 	if (m->w->try_only)
 		return try_it(m, err);
 	if (m->is_void)
