@@ -7,17 +7,17 @@
  * ends and is started again by somebody: then it is not our instance at all. libvirt's id does not tell, for it counts from
  * 1 again after libvirtd was restarted with nothing running. What tells is a random word in the metadata of the instance:
  *
- *     1. the word is written into the configuration
- *     2. the domain is started: the instance's metadata are a copy, so it has the word from its first moment
- *     3. the word is removed from the configuration
+ *     1. the word is noted
+ *     2. the domain is started from its configuration with the word added (virDomainCreateXML), so that the instance has the word from
+ *        its first moment, and the configuration never has it: who starts the domain himself, however soon, starts one without it
+ *     3. the configuration is looked at once more: if somebody has changed it meanwhile, what was started is not what it says
  *
  * The word is libvirt's to keep, so it outlives us and libvirtd. But it also travels: into the record of a snapshot that somebody
  * takes of the paused guest, into a save image, and with a revert or a restore back into a definition and into another instance,
  * which is somebody's. So the word alone names nothing. It names our instance together with the process that QEMU is (its number, and
  * when it began, as the kernel tells), and both are in our notes from the start to the end: who has the word but is another process is
- * left alone. Dying after 1 leaves a word in the configuration, which goes at the next mount (vm_act_find_paused). Dying right after 2,
- * before the process could be noted, leaves a note with the time: a QEMU of this domain that carries the word and began within seconds
- * of that is ours.
+ * left alone. A word in a configuration is one that travelled, and goes (vm_act_find_paused). Dying right after 2, before the process
+ * could be noted, leaves a note with the time: a QEMU of this domain that carries the word and began within seconds of that is ours.
  *
  * A second condition: none of its vCPUs has run since the start. Their threads sleep until they are resumed, whatever block jobs do;
  * measured under TCG, 20 ms of running show as 20 ms, and an hour of waiting as nothing. And a third: nobody is at work on it. Who
@@ -38,6 +38,7 @@
 
 #include "vm/act-priv.h"
 #include "vm/clock.h"
+#include "vm/util/mem.h"
 #include "vm/virterr.h"
 
 #define WORD_URI "https://virt-snapfs.org/xmlns/paused/1.0"
@@ -67,12 +68,9 @@ static int read_token(virDomainPtr dom, unsigned flags, char *token)
 	return at && sscanf(at + 6, "%*1[\"']%32[0-9a-f]", token) == 1 && strlen(token) == 32;
 }
 
-static int write_token(virDomainPtr dom, unsigned flags, const char *token, struct vs_err *err)
+static int drop_token(virDomainPtr dom, unsigned flags, struct vs_err *err)
 {
-	char xml[80];
-
-	snprintf(xml, sizeof(xml), "<paused token='%s'/>", token ? token : "");
-	if (virDomainSetMetadata(dom, VIR_DOMAIN_METADATA_ELEMENT, token ? xml : NULL, WORD_KEY, WORD_URI, flags) == 0) {
+	if (virDomainSetMetadata(dom, VIR_DOMAIN_METADATA_ELEMENT, NULL, WORD_KEY, WORD_URI, flags) == 0) {
 		vm_fault();
 		return 0;
 	}
@@ -213,11 +211,63 @@ static uint64_t vcpu_ns(virDomainPtr dom)
 	return n > 0 ? most : UINT64_MAX;
 }
 
+/* Gives. */
+static char *configuration(virDomainPtr dom, struct vs_err *err)
+{
+	char *xml = virDomainGetXMLDesc(dom, VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE);
+
+	if (!xml)
+		vm_act_virterr(dom, err, "the configuration of the domain");
+	return xml;
+}
+
+/* The same with the word in its metadata, of which there is one element or none. Gives. */
+static char *with_word(const char *xml, const char *token)
+{
+	vs_autofree char *word = xasprintf("<vsp:paused xmlns:vsp='%s' token='%s'/>", WORD_URI, token);
+	const char *metadata = strstr(xml, "<metadata>"), *name = strstr(xml, "</name>"), *at;
+
+	if (!metadata && !name)
+		return NULL;
+	at = metadata ? metadata + strlen("<metadata>") : name + strlen("</name>");
+	return xasprintf("%.*s%s%s%s%s", (int)(at - xml), xml, metadata ? "" : "<metadata>", word, metadata ? "" : "</metadata>", at);
+}
+
+static int start_with_word(virDomainPtr dom, const char *token, struct vs_err *err)
+{
+	vs_autofree char *before = configuration(dom, err), *after = NULL, *xml = NULL;
+	virDomainPtr started;
+
+	if (!before)
+		return err->code;
+	xml = with_word(before, token);
+	if (!xml)
+		return vs_err_set(err, -EIO, "the configuration of the domain has no name");
+	started = virDomainCreateXML(virDomainGetConnect(dom), xml, VIR_DOMAIN_START_PAUSED);
+	if (!started)
+		return vm_act_virterr(dom, err, "the domain cannot be started to work on its disks");
+	vm_fault();
+	after = configuration(dom, NULL);
+	if (after && strcmp(before, after) != 0) {
+		virDomainDestroy(started); /* it has not run, and is of no use to who has changed it */
+		virDomainFree(started);
+		return vs_err_set(err, -EBUSY, "the configuration of the domain was changed while it was started to work on its disks: try again");
+	}
+	virDomainFree(started);
+	return 0;
+}
+
 int vm_act_start_paused(virDomainPtr dom, void (*before)(void *opaque, const struct vm_act_guest *guest), void *opaque,
 			struct vm_act_guest *out, struct vs_err *err)
 {
 	struct vm_act_guest guest = { .began = now_ticks() };
-	int r = may_start(dom, err);
+	struct vs_err local = {0};
+	char left[33];
+	int r;
+
+	if (!err)
+		err = &local;
+	r = may_start(dom, err);
 
 	if (r == 0)
 		r = new_token(guest.token, err);
@@ -225,17 +275,12 @@ int vm_act_start_paused(virDomainPtr dom, void (*before)(void *opaque, const str
 		return r;
 	virDomainGetUUIDString(dom, guest.uuid);
 	before(opaque, &guest);
-	r = write_token(dom, VIR_DOMAIN_AFFECT_CONFIG, guest.token, err);
+	if (read_token(dom, VIR_DOMAIN_AFFECT_CONFIG, left))
+		r = drop_token(dom, VIR_DOMAIN_AFFECT_CONFIG, err);
+	if (r == 0)
+		r = start_with_word(dom, guest.token, err);
 	if (r < 0)
 		return r;
-	if (virDomainCreateWithFlags(dom, VIR_DOMAIN_START_PAUSED) < 0)
-		r = vm_act_virterr(dom, err, "the domain cannot be started to work on its disks");
-	vm_fault();
-	write_token(dom, VIR_DOMAIN_AFFECT_CONFIG, NULL, NULL);
-	if (r < 0) {
-		write_token(dom, VIR_DOMAIN_AFFECT_LIVE, NULL, NULL); /* of who was quicker */
-		return r;
-	}
 	guest.id = present_id(dom);
 	if (!find_process(guest.uuid, &guest.pid, &guest.began))
 		guest.pid = 0;
@@ -299,7 +344,7 @@ static int end(virDomainPtr dom, const struct vm_act_guest *guest, struct vm_act
 			r = still_ours(dom, guest, err);
 	}
 	if (r == -EEXIST) {
-		write_token(dom, VIR_DOMAIN_AFFECT_LIVE, NULL, NULL);
+		drop_token(dom, VIR_DOMAIN_AFFECT_LIVE, NULL);
 		return 1;
 	}
 	if (r <= 0)
@@ -341,9 +386,9 @@ int vm_act_find_paused(virDomainPtr dom, const struct vm_act_guest *noted, struc
 	if (active && read_token(dom, VIR_DOMAIN_AFFECT_LIVE, left))
 		r = noted->token[0] && !strcmp(left, noted->token) ? still_ours(dom, &guest, err) : -EEXIST;
 	if (r == -EEXIST) /* somebody's, whatever word it has come by */
-		r = write_token(dom, VIR_DOMAIN_AFFECT_LIVE, NULL, err);
+		r = drop_token(dom, VIR_DOMAIN_AFFECT_LIVE, err);
 	if (virDomainIsPersistent(dom) == 1 && read_token(dom, VIR_DOMAIN_AFFECT_CONFIG, left))
-		write_token(dom, VIR_DOMAIN_AFFECT_CONFIG, NULL, NULL);
+		drop_token(dom, VIR_DOMAIN_AFFECT_CONFIG, NULL);
 	if (r == 1) {
 		guest.id = present_id(dom);
 		if (!guest.pid)

@@ -117,10 +117,18 @@ bool vm_hearing_unwritten(const struct vm_hearing *h, int file)
 }
 
 /* May its header have been changed to stand on something else since it was frozen? Whatever a block job re-points is the
- * overlay of a snapshot. */
+ * overlay of a snapshot, or of a revert of ours. */
 static bool may_be_repointed(const struct vm_hearing *h, int file)
 {
-	return h->g->overlays.head[h->g->node[file]] >= 0;
+	const struct vm_facts *facts = h->g->facts;
+
+	if (h->g->overlays.head[h->g->node[file]] >= 0)
+		return true;
+	for (size_t d = 0; d < facts->n_domains; d++)
+		for (size_t i = 0; i < facts->domains[d].n_made; i++)
+			if (vm_graph_same(h->g, facts->domains[d].made[i], file))
+				return true;
+	return false;
 }
 
 static bool touched_late(const struct vm_hearing *h, int file)

@@ -35,7 +35,7 @@
  *               this snapshot created and not a copy, i.e. its birth fits the creation time): proof of innocence,
  *               against every suspicion that does not come from having watched.
  *   written     L was born before the snapshot, its header cannot have been re-pointed (jobs re-point overlays; no snapshot's
- *               record calls L one), and its mtime is later than the snapshot: L was written since. That is guilt
+ *               record and no note of ours calls L one), and its mtime is later than the snapshot: L was written since. That is guilt
  *               only if a commit that it survives cannot explain it. After virsh deleted the snapshot before this one, P
  *               is the same file that its commit wrote into, and everything is in order: but then O was re-pointed
  *               afterwards, so its mtime is not earlier than L's. Hence: written, and U not touched since. (If U was
@@ -53,8 +53,8 @@
  *
  * *Redirection.* In three cases the record names the wrong file and the right one is known: libvirt 9.0 rewrites P to a
  * file further down when the record (only) of an earlier snapshot is deleted, though the old P is there still, as it was when we
- * noted that it was frozen; or though O still stands on the old P; and after a commit that we saw, which deleted its top P, the
- * content of P is what O stands on now.
+ * noted that it was frozen; or though O still stands on the old P, be it that this is missing now or cannot be read; and after a commit
+ * that we saw, which deleted its top P, the content of P is what O stands on now.
  */
 #include "vm/graph-priv.h"
 
@@ -138,8 +138,13 @@ static void redirect(struct vm_hearing *h)
 	if (noted != VM_NO_FILE || h->disk->mode != VM_MODE_EXTERNAL || !vm_graph_exists(h->g, h->disk->overlay))
 		return;
 	overlay = vm_graph_file(h->g, h->disk->overlay);
-	if (!vm_graph_exists(h->g, overlay->below) || vm_graph_same(h->g, overlay->below, h->disk->pit))
+	if (overlay->below == VM_NO_FILE || vm_graph_same(h->g, overlay->below, h->disk->pit))
 		return;
+	if (!vm_graph_exists(h->g, overlay->below)) { /* what it names froze there, and nobody can look at it */
+		h->pit = overlay->below;
+		h->verdict.format = overlay->below_format;
+		return;
+	}
 	vm_chain_walk(h->g, overlay->below, overlay->below_format, &h->chain);
 	if (vm_graph_file(h->g, h->disk->pit)->error == -ENOENT && commit_seen(h->g, overlay->below, h->disk->pit))
 		h->gone_top = h->disk->pit;

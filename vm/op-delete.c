@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "vm/clock.h"
+#include "vm/names.h"
 #include "vm/util/mem.h"
 
 /* Gives the canonical text of `verb names...`. */
@@ -81,19 +82,31 @@ static int check_viewers(const struct vm_snapshot *s, struct vs_err *err)
 			  s->users[1] ? ", and others do" : "");
 }
 
+/* What can be told of each snapshot by itself, before any of several goes. */
+static int check_delete(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+{
+	int r;
+
+	if (!w->conn)
+		return 0;
+	if (!s->recorded)
+		return vs_err_set(err, -EOPNOTSUPP, "libvirt does not know snapshot '%s': whoever made it removes it (qemu-img snapshot -d)",
+				  s->shown);
+	if (s->kind != VM_INTERNAL)
+		return 0;
+	r = vm_op_check_id(w, s, err);
+	if (r == 0)
+		r = check_viewers(s, err);
+	return r == 0 ? vm_op_check_active(w, s, err) : r;
+}
+
 static int delete_internal(struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
 {
 	vs_autofree char *name = xstrdup(s->name), *shown = xstrdup(s->shown);
 	struct vm_own_id id = vm_work_id(w, s);
-	int r = vm_op_check_id(w, s, err);
+	int r;
 
 	id.name = name;
-	if (r == 0)
-		r = check_viewers(s, err);
-	if (r == 0)
-		r = vm_op_check_active(w, s, err);
-	if (r < 0)
-		return r;
 	if (w->try_only) {
 		vm_work_say(w, "would remove the entry '%s' from the images and its record; no data moves", shown);
 		return 0;
@@ -223,9 +236,9 @@ static int delete_one(struct vm_work *w, const char *key, struct vs_err *err)
 		return r;
 	if (!w->conn)
 		return vm_op_image_delete(w, s, err);
-	if (!s->recorded)
-		return vs_err_set(err, -EOPNOTSUPP, "libvirt does not know snapshot '%s': whoever made it removes it (qemu-img snapshot -d)",
-				  s->shown);
+	r = check_delete(w, s, err);
+	if (r < 0)
+		return r;
 	if (s->kind == VM_INTERNAL)
 		return delete_internal(w, s, err);
 	record = vm_work_record(w, key);
@@ -280,11 +293,21 @@ static const char *key_of(const struct vm_work *w, const struct vm_snapshot *s)
 	return s->recorded && w->conn ? s->name : s->shown;
 }
 
-/* What is meant (see vm_work_find_key), each once. What the repetition of a begun command has removed already is left out. */
+/* Has this command, when it did not come to its end, removed it? */
+static bool went_before(const struct vm_work *w, const char *name)
+{
+	vs_autofree char *raw = NULL;
+
+	if (vm_work_noted(w, "gone", name))
+		return true;
+	return vm_name_unescape(name, &raw) == 0 && vm_work_noted(w, "gone", raw); /* as tables show it */
+}
+
+/* What is meant (see vm_work_find_key), each once. What an interrupted run of the command has removed already is left out. */
 static int find_all(struct vm_work *w, char *const *names, size_t n, char **keys, size_t *n_keys, struct vs_err *err)
 {
 	const struct vm_snapshot *s;
-	struct vs_err missing = {0};
+	struct vs_err missing = {0}, went = {0};
 	int r = 0;
 
 	*n_keys = 0;
@@ -292,13 +315,20 @@ static int find_all(struct vm_work *w, char *const *names, size_t n, char **keys
 		r = vm_work_find(w, names[i], &s, err);
 		if (r == 0 && s->held)
 			r = vs_err_set(err, -EPERM, "snapshot '%s' is held: release it first", s->shown);
+		if (r == 0)
+			r = check_delete(w, s, err);
 		if (r == 0 && !among(key_of(w, s), keys, *n_keys))
 			keys[(*n_keys)++] = xstrdup(key_of(w, s));
-		if (r == -ENOENT && !missing.code) {
-			missing = *err;
+		if (r == -ENOENT) {
+			if (went_before(w, names[i]))
+				went = *err;
+			else if (!missing.code)
+				missing = *err;
 			r = 0;
 		}
 	}
+	if (r == 0 && !missing.code && *n_keys == 0)
+		missing = went;
 	if (r == 0 && missing.code && (*n_keys == 0 || !begun_delete(w, keys, *n_keys))) {
 		*err = missing;
 		return missing.code;
@@ -331,11 +361,17 @@ static int delete_all(struct vm_work *w, char **keys, size_t n, struct vs_err *e
 		done = 0;
 		if (r == 0)
 			r = vm_op_delete_some(w, keys, n, &done, err);
+		for (size_t i = 0; asked > 1 && !w->try_only && i < done; i++)
+			vm_work_note(w, "gone", keys[i]);
 		if (r < 0 && asked > 1)
 			vs_err_prefix(err, "'%s'", keys[done]);
+		if (r < 0 && asked > n - done && !w->try_only)
+			vs_err_prefix(err, "%zu of %zu are gone, not the others", asked - (n - done), asked);
 		drop_first(keys, &n, done);
 	}
 	drop_first(keys, &n, n);
+	if (r == 0 && !w->try_only)
+		vm_work_note_done(w, "gone");
 	return r;
 }
 

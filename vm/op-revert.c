@@ -36,8 +36,30 @@ static void layers_fini(struct old_layers *old)
 	free(old->v);
 }
 
+/* Does the snapshot have this disk by an image of its own? What a disk without one has written stays where it is. */
+static bool takes_part(const struct vm_snapshot *s, const char *target)
+{
+	for (size_t i = 0; i < s->n_disks; i++)
+		if (!strcmp(s->disks[i].target, target))
+			return true;
+	return false;
+}
+
+/* Does the domain have this disk now, and did not have it then? */
+static bool is_new(const struct vm_work *w, const struct vm_snapshot *s, const struct vm_disk_now *disk)
+{
+	const struct vm_work_record *record = vm_work_record(w, s->name);
+
+	if (!record || disk->top < 0 || !w->d->layers[disk->top].active)
+		return false;
+	for (size_t k = 0; k < record->xml->n_disks; k++)
+		if (!strcmp(record->xml->disks[k].target, disk->target))
+			return false;
+	return true;
+}
+
 /* With the domain stopped: nobody writes to them any more, but a picture does not follow what a guest writes. */
-static struct old_layers note_layers(const struct vm_work *w)
+static struct old_layers note_layers(const struct vm_work *w, const struct vm_snapshot *s)
 {
 	struct old_layers old = { .v = xcalloc(w->d->n_disks, sizeof(*old.v)) };
 
@@ -46,7 +68,7 @@ static struct old_layers note_layers(const struct vm_work *w)
 		struct q2_stamp now;
 		struct stat st;
 
-		if (!top || !top->active || top->error || stat(top->path, &st) < 0 || st.st_ino != top->stamp.ino ||
+		if (!takes_part(s, w->d->disks[i].target) || !top || !top->active || top->error || stat(top->path, &st) < 0 || st.st_ino != top->stamp.ino ||
 		    st.st_dev != top->stamp.dev)
 			continue;
 		now = top->stamp;
@@ -137,6 +159,21 @@ static void remember_new(struct vm_work *w, const struct old_layer *old)
 	}
 }
 
+/* The layer of such a one stays, and one day no record may tell that a snapshot made it. */
+static void remember_left(struct vm_work *w, const struct vm_snapshot *s)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++) {
+		int top = w->d->disks[i].top;
+
+		if (!is_new(w, s, &w->d->disks[i]))
+			continue;
+		vm_work_say(w, "disk %s: '%s' had no such disk, so the domain is without it, and '%s' stays", w->d->disks[i].target, s->shown,
+			    vm_work_file(w, w->d->layers[top].path));
+		if (vm_made(w, top))
+			vm_own_add_made(w->own, w->d->layers[top].path, w->d->layers[top].stamp.ino);
+	}
+}
+
 /* After a revert. What goes is remembered as made until it has gone: should it have to stay, no record may tell. */
 static int settle_layers(struct vm_work *w, const struct old_layers *old, struct vs_err *err)
 {
@@ -197,7 +234,8 @@ static int kept_before(struct vm_work *w, const char *name, struct vs_err *err)
 	return 0;
 }
 
-/* Of an external snapshot's disks only: the others keep the files that they have, so there is nothing to keep. */
+/* Of an external snapshot's disks, and of those that the domain will be without: the others keep the files that they have, so there is
+ * nothing to keep. */
 static int keep_first(struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, struct vs_err *err)
 {
 	struct vm_command create = { .verb = VM_CREATE, .names = (char **)&c->keep, .n_names = 1 };
@@ -208,12 +246,15 @@ static int keep_first(struct vm_work *w, const struct vm_command *c, const struc
 		return 0;
 	if (!w->try_only && vm_work_record(w, c->keep) && vm_work_noted(w, "keep", c->keep))
 		return kept_before(w, c->keep, err);
-	targets = xcalloc(s->n_disks, sizeof(*targets));
+	targets = xcalloc(s->n_disks + w->d->n_disks, sizeof(*targets));
 	r = w->try_only ? 0 : vm_work_note(w, "keep", c->keep);
 	if (r < 0)
 		return vs_err_set(err, r, "out of memory");
 	for (size_t i = 0; s->kind == VM_EXTERNAL && i < s->n_disks; i++)
 		targets[create.n_disks++] = xstrdup(s->disks[i].target);
+	for (size_t i = 0; s->kind == VM_EXTERNAL && i < w->d->n_disks; i++)
+		if (is_new(w, s, &w->d->disks[i]))
+			targets[create.n_disks++] = xstrdup(w->d->disks[i].target);
 	create.disks = targets;
 	if (w->running && w->n_records && w->records[0].xml->kind == VM_INTERNAL)
 		create.kind = VM_ASK_INTERNAL;
@@ -249,10 +290,14 @@ static int check_state(const struct vm_snapshot *s, struct vs_err *err)
 static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 {
 	struct vm_act_revert spec = { .name = name, .risky = true, .left_over = vm_op_left_over, .making = vm_op_making, .opaque = w };
-	struct old_layers old vs_cleanup(layers_fini) = note_layers(w);
+	struct old_layers old vs_cleanup(layers_fini) = { .n = 0 };
 	const struct vm_snapshot *s;
 	int r = vm_work_find_key(w, name, &s, err);
 
+	if (r == 0) {
+		old = note_layers(w, s);
+		remember_left(w, s);
+	}
 	if (r == 0)
 		r = check_state(s, err); /* it may have changed while a snapshot was taken and the guest was stopped */
 	vm_work_unguard(w);
@@ -289,6 +334,7 @@ static int try_revert(struct vm_work *w, const struct vm_command *c, const struc
 		return r;
 	if (w->running)
 		vm_work_say(w, "would stop the domain");
+	remember_left(w, s);
 	for (size_t i = 0; i < plan->n_overlays; i++) {
 		vm_work_say(w, "disk %s: would create '%s' on '%s'", plan->overlays[i].target, plan->overlays[i].path,
 			    plan->overlays[i].below);
@@ -311,6 +357,32 @@ static int check_whole(const struct vm_work *w, const struct vm_snapshot *s, str
 	return r;
 }
 
+/* A disk that took no part and that the domain does not have any more would come back with the image that it had then. */
+static int check_absent(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+{
+	const struct vm_work_record *record = s->kind == VM_EXTERNAL ? vm_work_record(w, s->name) : NULL;
+
+	for (size_t k = 0; record && k < record->xml->n_disks; k++) {
+		const struct vm_xml_snapdisk *disk = &record->xml->disks[k];
+		const char *path = disk->mode == VM_MODE_NO && disk->frozen ? disk->frozen->source.path : NULL;
+		int layer = path && vm_xml_disk_exposed(disk->frozen) ? vm_work_layer(w, path) : -1, one;
+		bool here = false;
+
+		for (size_t i = 0; i < w->d->n_disks; i++)
+			here |= !strcmp(w->d->disks[i].target, disk->target);
+		if (here || layer < 0)
+			continue;
+		if (vm_work_above(w, layer, &one) || w->d->layers[layer].active)
+			return vs_err_set(err, -EPERM, "disk %s: at '%s' the domain had it with '%s', which others stand on by now, and does not have it "
+					  "any more: attach it as it is now first", disk->target, s->shown, path);
+		if (vm_need(w, layer, NULL, true, err) != VM_NEED_NOT) {
+			vs_err_prefix(err, "disk %s, which the domain had at '%s' and does not have any more", disk->target, s->shown);
+			return err->code;
+		}
+	}
+	return 0;
+}
+
 static int check_revert(const struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, struct vs_err *err)
 {
 	int r = vm_op_check_id(w, s, err);
@@ -319,6 +391,8 @@ static int check_revert(const struct vm_work *w, const struct vm_command *c, con
 		r = check_state(s, err);
 	if (r == 0)
 		r = check_whole(w, s, err);
+	if (r == 0)
+		r = check_absent(w, s, err);
 	if (r == 0 && !s->recorded)
 		r = vs_err_set(err, -EOPNOTSUPP, "libvirt does not know snapshot '%s'", s->shown);
 	if (r == 0 && s->kind == VM_INTERNAL)
