@@ -13,12 +13,12 @@ import subprocess
 import time
 import xml.etree.ElementTree as ET
 
-from guests import MIB, PATIENCE, URI, VIRSH, WORK, Wrong, bytes_of, sh, until, virsh
+from guests import MIB, PATIENCE, URI, WORK, Wrong, bytes_of, sh, until, virsh
 from lab import backing
-from witness import ALL, ONE, RUNNING, SHUT_OFF, TWO, case, main
+from witness import LOOK, SHUT_OFF, TWO, case, main
 
-SIZE = 16 * MIB
-PIECE = 6 * MIB
+SIZE = 10 * MIB
+PIECE = 4 * MIB
 REFUSED = ("EPERM", "EOPNOTSUPP", "EBUSY", "ENOENT", "EEXIST", "ESTALE")
 
 
@@ -474,12 +474,12 @@ def cannot_start(lab, running, targets):
     g = lab.guest(False, targets, build=large(), size=SIZE)
     g.os_xml = "<kernel>/nowhere/kernel</kernel>"
     g.define()
-    time.sleep(0.7)
-    for command, base in (("delete b", "a"), ("delete a", None), ("commit a b", None), ("pull", "c")):
+    time.sleep(LOOK)
+    for command, base in (("delete b", "a"), ("delete a", None), ("commit a b", None)):
         nothing_written(lab, g, command, [g.file(t, base) for t in targets], "EIO|EPERM|EOPNOTSUPP|EBUSY", "start|kernel")
     g.os_xml = ""
     g.define()
-    time.sleep(0.7)
+    time.sleep(LOOK)
     lab.does(g, "try delete c")
     lab.does(g, "delete b")
     g.forget("b")
@@ -488,4 +488,4 @@ def cannot_start(lab, running, targets):
 
 
 if __name__ == "__main__":
-    main("refresh=0.5,bandwidth=4")
+    main("refresh=0.3,bandwidth=3")

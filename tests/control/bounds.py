@@ -11,7 +11,7 @@ import time
 
 from guests import MIB, PATIENCE, VIRSH, WORK, Wrong, until, virsh
 from lab import SANITIZER, allocated
-from witness import ONE, RUNNING, TWO, case, main
+from witness import LOOK, ONE, RUNNING, TWO, case, main
 
 NO = "EPERM|EOPNOTSUPP"
 
@@ -53,7 +53,7 @@ def transient_disk(which):
         if running:
             g.start()
         g.remember()
-        time.sleep(0.7)
+        time.sleep(LOOK)
         for command in "delete b", "delete a", "commit a", "commit a b", "pull", "pull a":
             lab.refused(g, command, NO, "transient")
         if running and g.state() == "shut off" or not running and g.state() != "shut off":
@@ -69,7 +69,7 @@ def transient_disk(which):
         g.within = {}
         g.define()
         lab.intact(g)
-        time.sleep(0.7)
+        time.sleep(LOOK)
         lab.does(g, "delete a")
         g.forget("a")
         lab.intact(g, may_go=[g.file(t, "a") for t in targets])

@@ -10,8 +10,8 @@ import re
 import threading
 import time
 
-from guests import MIB, PATIENCE, VIRSH, Virsh, Wrong, until, virsh
-from witness import ONE, TWO, case, main
+from guests import MIB, PATIENCE, Virsh, Wrong, until, virsh
+from witness import case, main
 
 RACES = int(os.environ.get("RACES", "5"))
 SPREAD = float(os.environ.get("SPREAD", "0.6"))  # seconds within which the second one begins

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whose a file is: see tests/suites/files.sh and witness.py.
+
+files.py MOUNTPOINT. Active layers that were removed, guests that stand on the mount itself, strangers' files at planned paths, two
+domains that write one image.
+"""
+import contextlib
+import os
+import re
+import threading
+import time
+
+from guests import MIB, Wrong, bytes_of, sh, until, virsh
+from images import NO, by_bind, by_hard_link, by_path, by_symlink, retention_keeps
+from witness import LOOK, ONE, RUNNING, case, main
+
+
+# ---------------------------------------------------------------- the active overlay removed under a running guest
+
+def removed(replaced):
+    def do(lab, running, targets):
+        g = lab.guest(True, targets, "ab")
+        path = g.file("vda", "b")
+        os.unlink(path)
+        if replaced:
+            sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", g.file("vda", "a"), "-F", "qcow2", path)
+        g.remember()
+        for again in False, True:  # before the next look of the mount, and after it
+            for command in "delete a", "delete b", "commit a", "commit b", "commit a b", "pull", "pull a", "create n":
+                said = lab.refused(g, command, NO, re.escape(path))
+                if not re.search("removed|replaced|another file|gone", said) or not re.search("virsh|sav", said):
+                    raise Wrong("it does not say what has happened and what can be saved: %s" % said)
+            time.sleep(LOOK)
+        lab.chain_says(g, re.escape(path), "missing|removed|replaced|another file")
+        retention_keeps(lab, g, path)
+        found = re.search(r"'(virsh blockcopy [^']*)'", lab.fails(g, "delete a", NO))
+        if not found:
+            raise Wrong("there is no advice to follow: %s" % lab.said(g))
+        words = [os.path.join(g.dir, "saved") if w == "NEWFILE" else w for w in found.group(1).split()[1:]]
+        virsh(words)
+        g.remember()
+        g.check_present()  # what the guest had written is there again
+        if bytes_of(os.path.join(g.dir, "saved")) != g.present["vda"]:
+            raise Wrong("what was saved by '%s' is not what the guest had" % found.group(1))
+        for name in "ab":
+            until("the snapshots", lambda: lab.unharmed(g, name))
+    return do
+
+
+case("row 7: the active overlay removed under a running guest", RUNNING, few=1)(removed(False))
+case("row 7: the active overlay replaced under a running guest", RUNNING, few=1)(removed(True))
+
+
+# ---------------------------------------------------------------- guests that stand on the mount itself
+
+@contextlib.contextmanager
+def throw_away(lab, g, snapshot, running, source=None):
+    """A domain that boots from what the mount shows, with an overlay of its own."""
+    h = lab.guest(False, g.targets, None)
+    for t in g.targets:
+        sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", source or lab.path(g, "%s.%s.img" % (snapshot, t)), "-F", "raw", h.file(t))
+        h.present[t] = bytearray(g.wanted[snapshot][t])
+        h.write(t, 0x77, MIB, 65536)
+    h.remember()
+    if running:
+        h.start()
+    try:
+        yield h
+    finally:
+        h.end()
+        lab.guests.remove(h)
+
+
+@case("row 8: a guest stands on a file of this mount")
+def on_the_mount(lab, running, targets):
+    g = lab.guest(running, targets, "abc")
+    for theirs_runs in False, True:
+        with throw_away(lab, g, "b", theirs_runs) as h:
+            g.remember()
+            time.sleep(LOOK)
+            h.check_present()
+            for command in ["delete b", "commit b"] + ["commit a"] * ("a" in g.wanted):
+                lab.refused(g, command, NO, h.name, also=[h])
+            lab.chain_says(g, h.name)
+            lab.write(g, "2 match=*", "retain")  # drops a, whose image may stay as it is
+            lab.does(g, "off", "retain")
+            if "a" in g.wanted and "a" not in g.names():
+                g.forget("a")
+            h.check_present()
+            lab.intact(g)
+    until("it is free again", lambda: None if lab.write(g, "try delete b") == "0" else lab.said(g))
+    lab.does(g, "delete b")
+    g.forget("b")
+    lab.intact(g, may_go=[g.file(t, n) for t in targets for n in "ab"])
+    lab.starts(g)
+
+
+@case("row 8: a guest stands on a loop device on a file of this mount")
+def on_a_loop(lab, running, targets):
+    g = lab.guest(running, ONE, "abc")
+    p = sh("losetup", "-r", "-f", "--show", lab.path(g, "b.vda.img"), check=False)
+    if p.returncode:
+        print("# no loop device can be had here: %s" % p.stderr.strip(), flush=True)
+        return
+    device = p.stdout.strip()
+    try:
+        with throw_away(lab, g, "b", False, device) as h:
+            g.remember()
+            time.sleep(LOOK)
+            h.check_present()
+            for command in "delete b", "commit b", "commit a":
+                lab.refused(g, command, NO, h.name + "|" + device, also=[h])
+            h.check_present()
+            lab.intact(g)
+    finally:
+        sh("losetup", "-d", device)
+
+
+# ---------------------------------------------------------------- a stranger's file at the planned path
+
+@case("row 10: a stranger's file is there first")
+def stranger_first(lab, running, targets):
+    g = lab.guest(running, targets, "a")
+    said = lab.does(g, "try create n")
+    planned = re.findall(r"would create '([^']*)'", said)
+    if len(planned) != len(targets):
+        raise Wrong("try create names %s" % planned)
+    with open(planned[-1], "wb") as f:
+        f.write(b"a stranger's\n")
+    g.remember()
+    if lab.write(g, "create n") == "0":
+        g.note("n", "external")
+    lab.intact(g)
+    with open(planned[-1], "rb") as f:
+        if f.read() != b"a stranger's\n":
+            raise Wrong("the stranger's file was written to")
+    os.unlink(planned[-1])
+    g.remember()
+    lab.starts(g)
+
+
+@case("row 10: a stranger makes a file while the overlay is made", few=1)
+def stranger_meanwhile(lab, running, targets):
+    """However the race ends: the file that a stranger has made is there, and either the snapshot is as it must be or nothing is left."""
+    g = lab.guest(running, targets, "a")
+    won = lost = 0
+    for i in range(int(os.environ.get("RACES", "6"))):
+        name = "n%d" % i
+        path = re.findall(r"would create '([^']*)'", lab.does(g, "try create %s" % name))[-1]
+        mine = []
+
+        def stranger():
+            end = time.monotonic() + 10
+            while time.monotonic() < end and not mine and not job.result:
+                try:
+                    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+                    os.write(fd, b"a stranger's\n")
+                    mine.append(os.fstat(fd).st_ino)
+                    os.close(fd)
+                except FileExistsError:
+                    return
+                time.sleep(0.0005)
+        job = lab.begin(g, "create %s" % name, until_it_writes=False)
+        time.sleep(0.004 * i)
+        thread = threading.Thread(target=stranger)
+        thread.start()
+        got = job.over()
+        thread.join()
+        if got == "0":
+            g.note(name, "external")
+        if mine:
+            won += 1
+            if not os.path.exists(path) or os.stat(path).st_ino != mine[0]:
+                raise Wrong("the stranger's file '%s' is gone or another: create gave %s: %s" % (path, got, lab.said(g)))
+            with open(path, "rb") as f:
+                if f.read() != b"a stranger's\n":
+                    raise Wrong("the stranger's file was written to")
+            os.unlink(path)
+            g.remember()
+        else:
+            lost += 1
+        lab.intact(g)
+        extra = set(g.names()) - set(g.wanted)
+        if extra:
+            raise Wrong("a failed create has left the record %s" % extra)
+    print("# the stranger was first %d times, and too late %d times" % (won, lost), flush=True)
+    lab.starts(g)
+
+
+@case("row 10: a stranger's file after a create that was killed", few=1)
+def stranger_after_a_crash(lab, running, targets):
+    """At every point of create. The file that was being made is removed and a stranger's is put there: it stays."""
+    point = 0
+    while True:
+        point += 1
+        g = lab.guest(running, targets, "a")
+        ours = re.findall(r"would create '([^']*)'", lab.does(g, "try create n"))
+        path = ours[-1]
+        lab.mount.arm(point)
+        lab.write(g, "create n")
+        left, _ = lab.mount.disarm()
+        if left:
+            if point == 1:
+                raise Wrong("there are no fault points; is this a build with -Dfaults=true?")
+            lab.starts(lab.guests[-2])
+            return
+        lab.mount.after_death()
+        if "n" not in g.names():
+            with open(path + ".tmp", "wb") as f:
+                f.write(b"a stranger's\n")
+            os.rename(path + ".tmp", path)
+            g.remember()
+            lab.mount.up()
+            lab.listed(g)
+            got = lab.write(g, "create n")
+            with open(path, "rb") as f:
+                if f.read() != b"a stranger's\n":
+                    raise Wrong("point %d: the stranger's file was replaced; create again gave %s: %s" % (point, got, lab.said(g)))
+            if got == "0":
+                g.note("n", "external")
+            lab.intact(g, may_go=ours[:-1])
+        else:
+            g.note("n", "external")
+            lab.mount.up()
+            lab.listed(g)
+            until("after the crash", lambda: lab.unharmed(g, "n"))
+            lab.intact(g)
+
+
+# ---------------------------------------------------------------- two domains that write one image
+
+def two_writers(path_by):
+    def do(lab, running, targets):
+        g = lab.guest(running, targets, "ab")
+        h = lab.guest(False, ONE, None)
+        with path_by(g.file(targets[-1], "b")) as name:
+            h.active["vda"] = name
+            h.define()
+            g.remember()
+            time.sleep(LOOK)
+            for command in "create n", "create n disks=%s" % targets[-1]:
+                lab.refused(g, command, NO, h.name, also=[h])
+            if not running:
+                lab.refused(h, "create n", NO, g.name, also=[g])
+            lab.chain_says(g, h.name)
+            lab.intact(g)
+            h.active["vda"] = h.file("vda")
+            h.define()
+        g.remember()
+        until("it has one writer", lambda: None if lab.write(g, "try create n") == "0" else lab.said(g), 20)
+        lab.does(g, "create n")
+        g.note("n", "external")
+        lab.intact(g)
+        lab.starts(g)
+    return do
+
+
+for what, way in [("by the same path", by_path), ("by a symbolic link", by_symlink), ("by a bind mount", by_bind), ("by a hard link", by_hard_link)]:
+    case("row 26: another domain writes the image %s" % what, few=1)(two_writers(way))
+
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is said of images, and is not so: see tests/suites/records.sh and witness.py.
+
+records.py MOUNTPOINT. Records that others removed, metadata of ours that cannot be understood, images that were moved.
+"""
+import os
+import re
+import shutil
+import time
+
+from guests import WORK, Wrong, until, virsh
+from images import NO, rebase, retention_keeps
+from witness import LOOK, case, main
+
+FACTS = "https://virt-snapfs.org/xmlns/domain/1.0"
+
+
+# ---------------------------------------------------------------- a record that somebody else removed
+
+def held_elsewhere(mounted):
+    def do(lab, running, targets):
+        """What b froze is the layer that the held snapshot k is in. virsh removes b's record, and libvirt 9.0 changes k's with it."""
+        g = lab.guest(running, targets, "ab")
+        if lab.write(g, "revert a force keep=k") != "0":
+            raise Wrong(lab.said(g))
+        g.running = False
+        g.note("k", "external")
+        g.reverted("a")
+        lab.does(g, "hold k")
+        lab.intact(g, may_go=[g.file(t, n) for t in targets for n in ("k", "k.qcow2")])
+        if not mounted:
+            lab.mount.down()
+        virsh(["snapshot-delete", g.name, "b", "--metadata"])
+        g.forget("b")
+        if not mounted:
+            lab.mount.up()
+        lab.listed(g)
+        until("the held one", lambda: lab.unharmed(g, "k"))
+        lab.does(g, "hold a")
+        lab.does(g, "release a")
+        lab.intact(g, records=False)
+        for command in "delete a", "create n", "commit a":
+            if lab.write(g, command) == "0":
+                g.note("n", "external") if command == "create n" else g.forget("a") if "a" in g.wanted else None
+            until("the held one after '%s'" % command, lambda: lab.unharmed(g, "k"))
+        lab.fails(g, "delete k", "EPERM", "held")
+        lab.starts(g)
+        lab.does(g, "revert k")
+        g.reverted("k")
+        g.check_present()
+        lab.starts(g)
+    return do
+
+
+case("row 4: the record before a held one removed by virsh", few=1)(held_elsewhere(True))
+case("row 4: the record before a held one removed by virsh, while not mounted", few=1)(held_elsewhere(False))
+
+
+# ---------------------------------------------------------------- metadata of ours that cannot be understood
+
+def facts_of(g):
+    return virsh(["metadata", g.name, FACTS])
+
+
+def set_facts(g, text):
+    """As an administrator would, or a program that goes wrong."""
+    how = ["--live", "--config"] if g.running else ["--config"]
+    virsh(["metadata", g.name, FACTS, "--key", "virt-snapfs", "--set", " ".join(text.split()), *how])
+
+
+DAMAGES = [
+    ("an entry without a name", lambda x: x.replace("<s n=", "<s m=", 1)),
+    ("flags that nobody knows", lambda x: re.sub(r'is="[^"]*"', 'is="\u00a7?"', x, 1)),
+    ("a newer version", lambda x: re.sub(r'version="\d+"', 'version="99"', x)),
+    ("a serial number that is none", lambda x: re.sub(r'serial="\d+"', 'serial="many"', x)),
+    ("a time that is none", lambda x: re.sub(r't="\d+"', 't="noon"', x, 1)),
+    ("other elements in it", lambda x: re.sub(r"<s [^>]*/>", "<t/>", x)),
+    ("too much of it", lambda x: x.replace("</facts>", "".join('<s n="%s%d" t="1" is="eh"/>' % ("x" * 60, i) for i in range(1200)) + "</facts>")),
+]
+
+
+def damaged(damage, remembered):
+    def do(lab, running, targets):
+        g = lab.guest(running, targets, "abc")
+        lab.does(g, "hold a")
+        lab.does(g, "7n", "retain")
+        good = facts_of(g)
+        if not remembered:  # nor is there a copy in the state directory
+            lab.mount.down()
+            shutil.rmtree(os.path.join(WORK, "state"))
+            os.mkdir(os.path.join(WORK, "state"))
+        bad = damage(good)
+        if bad == good:
+            raise Wrong("the damage does none: %s" % good)
+        set_facts(g, bad)
+        stored = facts_of(g)
+        if stored == good:
+            raise Wrong("libvirt did not take it: %s" % bad[:300])
+        if not remembered:
+            lab.mount.up()
+        lab.listed(g)
+        g.remember()
+        time.sleep(LOOK)
+        for command, door in (("delete a", "ctl"), ("delete b", "ctl"), ("release b", "ctl"), ("hold b", "ctl"), ("commit a", "ctl"),
+                              ("prune", "ctl"), ("create n", "ctl"), ("1 match=*", "retain")):
+            lab.refused(g, command, NO, "metadata", door=door, attempt=door == "ctl")
+        if facts_of(g) != stored:
+            raise Wrong("the damaged metadata was not kept: %s" % facts_of(g))
+        if not re.search("metadata", lab.text(g, "log")):
+            raise Wrong("the log does not speak of it")
+        lab.intact(g)
+        set_facts(g, good)
+        until("the metadata is right again", lambda: None if lab.write(g, "try prune") == "0" else lab.said(g), 20)
+        lab.fails(g, "delete a", "EPERM", "held")
+        if lab.text(g, "retain").strip() != "7":
+            raise Wrong("the policy is '%s'" % lab.text(g, "retain"))
+        lab.does(g, "release a")
+        lab.does(g, "delete a")
+        g.forget("a")
+        lab.intact(g, may_go=[g.file(t, "a") for t in targets])
+    return do
+
+
+for i, (what, damage) in enumerate(DAMAGES):
+    case("row 11: metadata with %s%s" % (what, "" if i % 2 else ", and no copy of it"), few=1)(damaged(damage, i % 2))
+
+
+@case("row 11: a stored policy that is none", few=1)
+def no_policy(lab, running, targets):
+    """It is nobody's to guess what it meant: nothing is dropped, it stays as it is, and it is said. Holds have nothing to do with it."""
+    g = lab.guest(running, targets, "abc")
+    lab.does(g, "hold a")
+    lab.does(g, "3 match=*", "retain")
+    set_facts(g, re.sub(r'policy="[^"]*"', 'policy="1 match=* and more"', facts_of(g)))
+    g.remember()
+    time.sleep(LOOK)
+    lab.fails(g, "prune", "EPERM|EINVAL", "policy|term 'and'")
+    lab.fails(g, "delete a", "EPERM", "held|policy|metadata")
+    lab.write(g, "hold b")
+    lab.write(g, "create n")
+    if "n" in g.names():
+        g.note("n", "external")
+    lab.intact(g)
+    if 'policy="1 match=* and more"' not in facts_of(g):
+        raise Wrong("the policy was overwritten: %s" % facts_of(g))
+    lab.does(g, "7", "retain")
+    lab.does(g, "prune")
+    lab.fails(g, "delete a", "EPERM", "held")
+    lab.intact(g)
+
+
+# ---------------------------------------------------------------- images that were moved
+
+def relocated(records):
+    def do(lab, running, targets):
+        """All images are in another directory, and the domain is defined there; the names within the images dangle."""
+        g = lab.guest(False, targets, "ab")
+        old, new = g.dir, g.dir + ".new"
+        os.rename(old, new)
+        os.mkdir(old)
+        g.dir = new
+        g.dirs = [old, new]
+        g.active = {t: p.replace(old, new) for t, p in g.active.items()}
+        g.define()
+        if records:
+            for name in "ab":
+                g.redefine(g.record(name).replace(old + "/", new + "/"), *(["--current"] if name == "b" else []))
+        g.remember()
+        time.sleep(LOOK)
+        for command in "delete a", "delete b", "commit a", "commit b", "pull", "create n":
+            said = lab.refused(g, command, NO, re.escape(old + "/"))
+            if command != "delete a" and new + "/vda.a" not in said and new + "/vda.qcow2" not in said:
+                raise Wrong("it does not say where a file of that name lies now: %s" % said)
+        lab.chain_says(g, re.escape(old + "/"), "missing")
+        retention_keeps(lab, g, old + "/")
+        for t in targets:
+            rebase(g.file(t, "a"), g.file(t))
+            rebase(g.file(t, "b"), g.file(t, "a"))
+        if not records:
+            for name in "ab":
+                g.redefine(g.record(name).replace(old + "/", new + "/"), *(["--current"] if name == "b" else []))
+        g.remember()
+        for name in "ab":
+            until("all is well again", lambda: lab.unharmed(g, name))
+        lab.intact(g)
+        if running:
+            g.start()
+        lab.does(g, "delete a")
+        g.forget("a")
+        lab.intact(g, may_go=[g.file(t, "a") for t in targets])
+        lab.does(g, "create n")
+        g.note("n", "external")
+        lab.intact(g)
+        lab.starts(g)
+    return do
+
+
+case("row 27: the images were moved, and the records say where to")(relocated(True))
+case("row 27: the images were moved, and the records do not know")(relocated(False))
+
+
+if __name__ == "__main__":
+    main()
