@@ -214,7 +214,7 @@ class World:
                 raise Refused('EPERM')
         return ('stay',) if why else ('merge', above[0])
 
-    def delete(self, d, name):
+    def check_delete(self, d, name):
         s = d.snaps.get(name)
         if not s:
             raise Refused('ENOENT')
@@ -222,6 +222,20 @@ class World:
             raise Refused('EPERM')
         if not s.recorded:
             raise Refused('EOPNOTSUPP')
+        if s.kind == 'internal' and any(f not in d.active.values() for f in s.pits.values()):
+            raise Refused('EOPNOTSUPP')
+
+    def delete_all(self, d, names):
+        """Each once; what can be told of one by itself is told before any goes. One that is missing is told last."""
+        names = list(dict.fromkeys(names))
+        for name in sorted(names, key=lambda n: n not in d.snaps):
+            self.check_delete(d, name)
+        for name in names:
+            self.delete(d, name)
+
+    def delete(self, d, name):
+        self.check_delete(d, name)
+        s = d.snaps[name]
         if s.kind == 'internal':
             self.delete_internal(d, s)
             return
@@ -240,8 +254,6 @@ class World:
                    for f in s.overlays.values())
 
     def delete_internal(self, d, s):
-        if any(f not in d.active.values() for f in s.pits.values()):
-            raise Refused('EOPNOTSUPP')
         for f in s.pits.values():
             f.inside.discard((d.name, s.name))
         self.drop(d, s.name)

@@ -316,8 +316,7 @@ class Walk:
         if verb == 'create':
             world.check_create(m, args[0], self.kind_word(args), self.disk_word(args))
         elif verb == 'delete':
-            for snap in args:
-                world.delete(m, snap)
+            world.delete_all(m, args)
         elif verb == 'commit':
             world.commit(m, *(args + [None])[:2])
         elif verb == 'pull':
@@ -366,8 +365,7 @@ class Walk:
 
     def ctl_delete(self, name, m, done, *snaps):
         try:
-            for snap in snaps:
-                self.world.delete(m, snap)
+            self.world.delete_all(m, snaps)
         except model.Refused:
             pass
 
