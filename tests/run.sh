@@ -209,7 +209,7 @@ reap() {
 }
 # in_order: the suites that were asked for, those that take long first, so that no long one is left alone at the end.
 in_order() {
-	local s long=(kill matrix crash trouble jobs random-commands guards hostile examples)
+	local s long=(kill matrix crash between chaos trouble jobs random-commands guards hostile examples)
 	for s in "${long[@]}"; do [ -f "tests/suites/$s.sh" ] && wanted "$s" && echo "$s"; done
 	for s in tests/suites/*.sh; do
 		s=$(basename "$s" .sh)
