@@ -21,21 +21,17 @@ static int write_plan(struct sf_req *r, struct sf_handle *handle, const char *te
 {
 	struct sf_fs *fs = r->fs;
 	vs_autofree char *policy = NULL;
-	struct sf_text *plan;
+	struct sf_text *plan = NULL;
 	int rc = sf_plan_line(text, len, &policy);
 
 	if (rc == 0)
 		rc = sf_text_plan(fs, handle->uuid, policy, 0, &plan);
-	if (rc < 0)
-		return rc;
-	rc = sf_plans_set(&fs->plans, handle->uuid, policy);
-	if (rc < 0) {
-		sf_text_unref(plan);
-		return rc;
-	}
-	sf_handle_answer(&fs->handles, handle, plan, off, len);
-	sf_reply_write(r, len);
-	return 0;
+	if (rc == 0)
+		rc = sf_plans_set(&fs->plans, handle->uuid, policy);
+	sf_handle_answer(&fs->handles, handle, plan, off, rc < 0 ? 0 : len);
+	if (rc == 0)
+		sf_reply_write(r, len);
+	return rc;
 }
 
 /* The offset does not matter to what is written: `>` and `>>` are the same here. Nor does the length: vm/ refuses what is too

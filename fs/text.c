@@ -152,9 +152,13 @@ int sf_text_outcome(struct sf_fs *fs, const char *uuid, const char *outcome, str
 int sf_text_plan(struct sf_fs *fs, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out)
 {
 	vs_autofree char *data = NULL;
+	struct vs_err why = {0};
 	size_t len;
-	int rc = vm_plan_text(fs->vm, uuid, policy, &data, &len, NULL);
+	int rc = vm_plan_text(fs->vm, uuid, policy, &data, &len, &why);
 
+	*out = NULL;
+	if (rc == -EINVAL && asprintf(&data, "failed: %s (EINVAL)\n", why.msg) > 0 && text_new(data, strlen(data), changed_ns, out) < 0)
+		return -ENOMEM;
 	return rc < 0 ? rc : text_new(data, len, changed_ns, out);
 }
 

@@ -41,7 +41,7 @@ int sf_text_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, struct s
 int sf_text_outcome(struct sf_fs *fs, const char *uuid, const char *outcome, struct sf_text **out);
 
 /* What retain.plan says of @policy; NULL: of the one that is stored. @changed_ns: its time. Gives *out. -EINVAL: that is
- * no policy. */
+ * no policy, and *out says why. */
 int sf_text_plan(struct sf_fs *fs, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out);
 
 /* Its length and time. Renders it only where that was never done, or is new every time. */

@@ -257,6 +257,8 @@ int vm_engine_plan_text(struct vm_engine *e, const char *uuid, const char *polic
 		r = vm_engine_plan(e, d, policy ? policy : own ? own->policy : NULL, &snaps, &verdicts, &n, err);
 	if (r == 0)
 		r = vm_retain_plan_text(snaps, verdicts, n, text, len);
+	if (r == -EINVAL && d && err)
+		vm_log(d->log, "retain.plan: %s (EINVAL)", err->msg);
 	free(snaps);
 	free(verdicts);
 	vm_own_free(own);
