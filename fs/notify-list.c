@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* What the notifier has to do, as others leave it for it: on the ground floor, with no way back to them. */
 #include <stdlib.h>
 

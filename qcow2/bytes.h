@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* bytes.h: big-endian loads by offset. qcow2 numbers are never read through a struct laid over the bytes. */
 #ifndef Q2_BYTES_H
 #define Q2_BYTES_H

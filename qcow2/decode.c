@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * libdeflate is 2.5 to 3 times as fast as zlib on clusters and right about every stream it accepts. It refuses some that
  * QEMU accepts (QEMU takes a stream that is not terminated but has filled the cluster), so zlib decides whatever

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* decode.h: one compressed cluster. Decoders are per thread and freed when the thread ends. */
 #ifndef Q2_DECODE_H
 #define Q2_DECODE_H

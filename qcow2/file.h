@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* file.h: what only the rooms of qcow2/ may do with files. */
 #ifndef Q2_FILE_H
 #define Q2_FILE_H

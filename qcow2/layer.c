@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Why checking after the copy is enough for a snapshot in an image that is being written: QEMU deletes a snapshot by
  * writing a table without it, flushing, switching the header, flushing, and only then frees clusters that something

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* Is the snapshot that a map belongs to still in the file? */
 #include <errno.h>
 #include <string.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* map-priv.h: how a map is held; shared by map.c (the question), map-registry.c and map-identity.c. */
 #ifndef Q2_MAP_PRIV_H
 #define Q2_MAP_PRIV_H

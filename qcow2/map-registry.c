@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* Who shares a map, and who shares a table: see map.c for why that is sound. */
 #include <errno.h>
 #include <string.h>

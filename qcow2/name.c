@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Names that an image gives to other files, turned into a path and a format. Pure: nothing is opened here.
  *

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * A view is one disk at one moment: a stack of layers, asked from the top until one has an answer.
  *

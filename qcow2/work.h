@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * work.h: counting what a question costs; what a caller sees of it is struct q2_work in qcow2.h.
  *

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # tests/on.sh: README's two commands on a fresh Debian, where nothing is installed that they do not install themselves.
 #

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * libvirt addresses a layer by its path or as `vda[N]`. Paths can be spelled in many ways and one layer's path may be found
  * in two places; N is exact, but is libvirt's number for one running QEMU: it changes at every start. So intent is kept as

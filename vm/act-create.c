@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  *                  running                                          shut off
  *     external     libvirt makes the overlays and switches to       we make the overlays, libvirt takes them as they are

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * virDomainSnapshotDelete merges, re-points and forgets in one call that cannot be cancelled or slowed; while it runs, only
  * questions are answered. So it runs in a thread of its own, and the caller's thread asks how far its block jobs are: over a

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Freezing a guest's file systems is asked of an agent inside it, which may answer late, or never. libvirt waits for ever unless it is
  * told how long; and even then a call that waits cannot be called back. So the calls are made by a thread over a connection of its own:

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Block jobs need a QEMU, and a shut-off domain has none. So it is started with its vCPUs paused, worked on, and destroyed:
  * libvirt's locks, labels and image locks, and the corrected definition, come with it, and the guest never runs.

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Waiting for a block job. The one question that is always answered truly is virDomainGetBlockJobInfo: is there a job, and
  * how far is it. It is asked in short intervals at first, then ten times a second, and at once when an event hints.

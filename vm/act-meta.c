@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * A running domain has its metadata twice: in the instance, where everybody looks first, and in the configuration, which the
  * next start and the next snapshot's definition are made of. They are written together; a transient domain has only the

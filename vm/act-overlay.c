@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * The files that we make ourselves: overlays of shut-off domains. libvirt before 11.10 would make them readable for everybody,
  * so they are made here, empty and 0600 before qemu-img fills them, with the owner of the image that they stand on (where

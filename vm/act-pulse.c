@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * An event is a reason to look now rather than at the next poll, and nothing more: events are lost with a connection, are not
  * repeated after it, and may come before the call that causes them returns. Callbacks can be on their way while they are

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Internal snapshots are libvirt's to revert to. External ones are reverted to by hand on every version, as their point-in-time images
  * are all still there. libvirt 9.9 and later have a way of their own, which puts an overlay over every disk, also over those that took

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * clock.h: the two clocks, in nanoseconds: the calendar's (what a person reads) and the steady one (what waits).
  */

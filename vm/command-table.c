@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * One table has every command: its word, how many names it takes, which options, its usage, what it does. Parsing, the
  * usage in errors, the canonical text and the help that `ctl` shows all come from it.

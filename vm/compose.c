@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * From a draft and the graph's verdicts to the vm_domain that everybody reads. Everything is copied into the domain's
  * arena; the few things that are shared (the gate, the log, libvirt's record with the definition) are held on to.

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Callbacks can be on their way in libvirt's event thread while we deregister them. What they are given is therefore not
  * the connection but a small box with a reference for every registration; closing takes the kick out of the box.

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Order. Snapshots are shown oldest first, and of two with one time the parent first. An entry in an image knows its time
  * to the nanosecond, libvirt's record of an external snapshot to the second: so a child that seems to be older than its

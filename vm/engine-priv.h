@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* engine-priv.h: shared by engine.c (desks, texts), request.c (threads, whose turn it is), request-run.c (commands) and
  * retention.c. */
 #ifndef VS_VM_ENGINE_PRIV_H

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Every domain has a desk: who is at work on it, the jobs, the last outcome, its readers, what was there at the last look.
  *

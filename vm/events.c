@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * virEventRunDefaultImpl() blocks until something happens, for ever where nothing can: so there is one timeout of our
  * own, disabled, and stopping means letting it expire at once.

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * The object: a short list of snapshots of which something is to be said. Lists are searched from one end to the other:
  * 64 KiB of text are at most some 1,300 entries, and questions are asked once a poll.

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * facts.h: our own facts about a domain: its policy, what was taken here, what is held, which snapshots a step of ours has
  * doomed. (`struct vm_own`, because `struct vm_facts` of graph.h are those of everybody.)

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * What an image names (what it stands on, its data file) is remembered by gate, as an edge: the path and format that the
  * gate gave, and the (dev, ino) that it let through. While the path still leads to that file the gate's answer holds and

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * files-priv.h: the table of image files as its own parts see it. Private to vm/files*.c.
  */

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * When is a remembered header still true? When dev, ino, size, mtime and ctime are what they were, with two exceptions:
  *

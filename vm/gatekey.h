@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * gatekey.h: building a gate from what trusted sources name, and keeping it while they name the same.
  *

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* What time stamps say about a snapshot's layers. The reasons are on top of graph-state.c. */
 #include "vm/graph-priv.h"
 

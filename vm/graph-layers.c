@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * The picture of a domain's layers: every image that its disks and snapshots stand on, and who else needs it. A layer
  * that its records name but nobody needs is left over: a commit without "delete", or a pull, leaves such files behind.

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Entries in snapshot tables. The ones that libvirt made are found by name and never by id: libvirt passes the name to
  * QEMU, whose own look-up takes ids first, and a snapshot named "2" must not become somebody else's.

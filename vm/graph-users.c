@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Who needs which file. A disk needs its whole chain: the one that a running domain has open (libvirt's word), and the one that
  * the headers tell, for the next start goes by those. A snapshot needs what its domain's disks do not need anyway; a volume that

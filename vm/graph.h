@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * graph.h: image files, who stands on whom, who needs each, and what that means for a snapshot.
  *

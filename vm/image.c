@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * The plain image source: every file is shown like a domain whose snapshots are those of its own table, without libvirt.
  *

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * inventory.h: one look at everything that a libvirt connection has, and the picture that comes of it.
  *

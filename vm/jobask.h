@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * jobask.h: asking for a domain's block jobs without waiting for an answer that may take minutes.
  *

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * The block jobs of one domain. While nothing runs the question is cheap and libvirt answers by itself. Where a job was
  * known, or libvirt says that something is under way (as it does while memory is saved), the answer may have to come from

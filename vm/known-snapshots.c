@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* The snapshots of one domain: their names, the current one, and the text of those records that are worth asking for. */
 #include "known-priv.h"
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Notes: what a command is about to do and nobody could tell afterwards that it was us, should we die in between. They lie in the state
  * directory, one line each: the command, a word, and what the word is about, with tabs between; all three escaped.

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * create, delete and revert on a plain image that nobody has open, by qemu-img. It takes QEMU's image locks itself, so a guest
  * that opens the file at the same moment makes it fail instead of ruining it.

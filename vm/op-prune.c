@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * prune: what the policy drops goes. What follows one another goes in one merge, and a domain that is shut off is started once for all
  * of it. After each step the plan is made anew, for what is open or held may change meanwhile.

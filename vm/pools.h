@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * pools.h: the active storage pools of a connection: directories in which images may name files, devices that they may
  * name, and the place where images live that no domain knows of but that stand on a domain's layers.

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * What a request does once it has the domain. The outcome of each command is a line "ok: COMMAND: what was done" or "failed:
  * COMMAND: why (errno)"; before it is said, the picture is one that was begun after the change.

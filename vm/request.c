@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * A request from its text to `done`: who may have the domain, and when. What it does with it: request-run.c.
  */

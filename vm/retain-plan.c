@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * The plan. Snapshots that retention may touch are put in one order, newest first; every term walks that order and keeps
  * some; what no term kept is dropped.

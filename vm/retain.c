@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * The language. It decides what is deleted, so what is not plainly meant is refused: capital units (M is a month to some
  * tools and a minute to others), 7d4 (was it 7d4w?), `min=` of a number of snapshots, a count without an effect. Writing

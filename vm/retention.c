@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /* What retention is told: readers, the snapshots as they are, and when one has appeared. */
 #include "vm/engine-priv.h"
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Recorded snapshots first, in libvirt's order (parents first). Then the entries of tables that no record claims, as
  * `qemu-img snapshot` makes them: in the images that the domain's disks are on, and in those that its external snapshots

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Images that no domain names and that stand on something: volumes in storage pools, and files that lie beside the
  * images of domains. They are looked at for one reason: what they stand on is needed by them.

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * source.h: where domains come from. A libvirt connection and plain image files are two implementations of this.
  *

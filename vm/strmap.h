@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * strmap.h: a table from strings to things. Keys are copied; the things are the caller's. Threads: one at a time.
  */

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * utf8.h: bytes that may be anything, made fit to be printed or to stand in XML.
  *

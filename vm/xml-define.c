@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * A recorded definition becomes a document of its own: renamed to <domain>, without secrets, moved to the left margin.
  *

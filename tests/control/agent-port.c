@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * agent-port.c: the whole guest of a test with a guest agent. libvirt talks to an agent only when the guest says that it has opened
  * the port; this says so, and halts. What answers then is agent.py, on the host's side of the channel.

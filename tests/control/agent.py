@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """A guest agent that can be told how to fail, on the host's side of the channel (agent-port.c is the guest).
 
     agent = Agent(path)          listens; QEMU and libvirt both connect to it

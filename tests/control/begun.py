@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """Commands that were begun and not finished, and then others: see tests/suites/begun.sh and witness.py.
 
 begun.py MOUNTPOINT. A command is stopped while its block job writes, something else is done, and then it is repeated. Whatever each

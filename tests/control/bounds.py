@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """What cannot be finished is not begun, and what hangs ends: see tests/suites/bounds.sh and witness.py.
 
 bounds.py MOUNTPOINT. Transient domains and disks; a libvirtd that does not answer while the mount ends; how much room a merge takes.

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """chaos.py: a random walk over everything at once, and a second model.
 
 Our commands, the same interrupted and not repeated at once, virsh beside them and at the same moment, files moved away, made

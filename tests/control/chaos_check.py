@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """After each step of chaos.py: is everything as the books have it?
 
 Three witnesses are asked: libvirt's records read by QEMU, the mounted files, and the images' directory. A sentence is *hard* if

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """The books of chaos.py: what every snapshot and every guest's disk must read as, and who may take what away.
 
 All of it follows from what was written and from what each command asked for; libvirt's records and the images' headers are

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """The steps of chaos.py. Each has two halves: choose_X(random) gives a step as a dictionary that says everything (so that a list of
 them is repeated without a generator), or None where it makes no sense now; do_X(step) does it, enters it in the books, and
 gives a few words for the log. do_X must bear any state of the world, for a list that is being made shorter has holes.

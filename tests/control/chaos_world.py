@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """The world of chaos.py: image files on a file system that can be made full, virsh, two mounts that can be killed, and what is
 asked of them. Nothing here knows what ought to be; that is chaos_model.py.
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """Whose a file is: see tests/suites/files.sh and witness.py.
 
 files.py MOUNTPOINT. Active layers that were removed, guests that stand on the mount itself, strangers' files at planned paths, two

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """Ways to make an image unreadable for a while, and other paths to it; for the suites unknown, files and records.
 
 WAYS: (what, context manager of a path, what the refusal must say). PATHS: (what, context manager of a path that gives another name).

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """A guest agent that does not do what it should: see tests/suites/agent.sh and witness.py.
 
 quiesce.py MOUNTPOINT KERNEL. KERNEL is agent-port.c, built; agent.py is what answers. However the agent fails, `create NAME quiesce`

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """Our commands and virsh's at the same moment: see tests/suites/races.sh and witness.py.
 
 races.py MOUNTPOINT. Each race is run RACES times (default 5) on a guest made for it, the second of the two beginning a little later or

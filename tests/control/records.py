@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """What is said of images, and is not so: see tests/suites/records.sh and witness.py.
 
 records.py MOUNTPOINT. Records that others removed, metadata of ours that cannot be understood, images that were moved.

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 # shellcheck shell=bash
 #
 # rows-lib.sh: suites whose cases are in Python (witness.py), for those that have read lib.sh and lab.sh and are in their

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """What is not known is needed: see tests/suites/unknown.sh and witness.py.
 
 unknown.py MOUNTPOINT. Images that went, that cannot be read, that are reached by other paths, that are not ours to read.

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """What the suites unknown, files, records, begun, races, bounds and agent share: a guest for each case, and witnesses of what became of it.
 
 A case is a function that makes one or more guests (guests.py keeps their books), does something to them, and says of the

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """judge-costly: does a mount answer for the images of make-costly.py in time, rightly, and as long as somebody waits?
 
 usage: judge-costly.py answers MOUNTPOINT PID NAME DATA SIZE      one image (a line of the list)

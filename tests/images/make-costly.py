@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """make-costly: small images that ask for a great deal of work or memory.
 
 usage: make-costly.py DIRECTORY

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 """replaced: what a reader sees when a file beneath his image is exchanged, written or cut short.
 
 usage: replaced.py TITLE FILE LAYER HOW

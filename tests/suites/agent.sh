@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # `create NAME quiesce` with a guest agent that answers, hangs, is late, dies, refuses, or is not there. The guest is
 # agent-port.c, which does no more than open the agent's port. See tests/control/quiesce.py; for a part of it, rows-lib.sh.

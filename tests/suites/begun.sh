@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # Commands that were begun and are not done, with others in between: ours, virsh's, by hand. And what becomes of the paused guest
 # that a command has started, in other people's hands. See tests/control/begun.py; for a part of it, rows-lib.sh.

@@ -5,7 +5,7 @@
 # chaos.sh [STEPS [SEED...]]: a random walk over everything at once, with interruptions, other tools beside, files that come and go
 # and two mounts, compared with a model after every step; see tests/control/chaos.py. Seeds are printed. A walk that fails prints
 # its steps: `chaos.sh again FILE...` repeats them, `chaos.sh shrink FILE` makes the list shorter. `chaos.sh lists` repeats the short
-# lists in tests/control/chaos.d, each of which has found something once; its first line says what. Without arguments: those lists,
+# lists in tests/control/chaos.d, each of which has found something once; which says what. Without arguments: those lists,
 # and three short walks.
 #
 #	CHAOS_VERBOSE=1      print each step

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # Whose a file is: active layers removed under a running guest, guests that stand on the mount itself, strangers' files where an
 # overlay was planned, images that two domains write. See tests/control/files.py; for a part of it, rows-lib.sh.

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # Our commands and virsh's at the same moment, repeated: how often was something not as both had said? See tests/control/races.py; for
 # a part of it, rows-lib.sh.

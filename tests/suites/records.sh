@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
 #
 # What is said of images and is not so: records that others removed, metadata of ours that cannot be understood, images that were
 # moved. See tests/control/records.py; for a part of it, rows-lib.sh.

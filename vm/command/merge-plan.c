@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * What happens to each disk of a line of snapshots that goes. Questions to the look only; nothing is changed here.
  *

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * merge.h: what delete and commit have in common: a line of snapshots goes, and its overlays go down into the image that the
  * first of them froze. Planned once by merge-plan.c, which only looks; carried out by merge-run.c.

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * remove.h: the one door through which a command unlinks a file that was a layer, and the one question of who needs a layer.
  *

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * mem.h: memory that is always there. libvirt's client library ends the process when an allocation fails (GLib does), so
  * carrying -ENOMEM upwards beside it protects nothing; what a command has begun is covered by its journal as for any other
