@@ -141,6 +141,22 @@ Test(sf_json, it_has_the_contracts_keys)
 	json_object_put(o);
 }
 
+/* Whether an empty list has a line break in it is the library's: 0.16 writes one, 0.18 does not. */
+static void expect_json(const struct vm_domain *domain, const char *wanted)
+{
+	vs_autofree char *got = rendered(sf_json_render, domain);
+	char *to = got;
+
+	for (const char *from = got; *from; to++) {
+		const char *next = from + 1 + strspn(from + 1, " \n");
+
+		*to = *from;
+		from = *from == '[' && *next == ']' ? next : from + 1;
+	}
+	*to = '\0';
+	cr_expect_str_eq(got, wanted, "got:\n%s\nwanted:\n%s", got, wanted);
+}
+
 Test(sf_json, it_looks_like_this)
 {
 	struct vm_disk disks[] = {sf_test_disk("vda", "m.vda.img", 2)};
@@ -162,11 +178,11 @@ Test(sf_json, it_looks_like_this)
 			      "          \"format\": \"qcow2\",\n          \"chain\": [\n            \"/images/a.qcow2\"\n          ]\n"
 			      "        }\n      ]\n    },\n    {\n      \"name\": \"t\",\n      \"raw_name\": \"t\",\n      \"file\": null,\n"
 			      "      \"kind\": \"internal\",\n      \"state\": \"unsupported\",\n      \"reason\": null,\n%s"
-			      "      \"disks\": [\n      ]\n    }\n  ]\n}\n", facts, facts), 0);
-	expect_text(sf_json_render, &d, wanted);
+			      "      \"disks\": []\n    }\n  ]\n}\n", facts, facts), 0);
+	expect_json(&d, wanted);
 	d.n_snapshots = 0;
-	expect_text(sf_json_render, &d, "{\n  \"version\": 1,\n  \"domain\": {\n    \"name\": \"web01\",\n    \"uuid\": null,\n"
-					"    \"state\": null\n  },\n  \"snapshots\": [\n  ]\n}\n");
+	expect_json(&d, "{\n  \"version\": 1,\n  \"domain\": {\n    \"name\": \"web01\",\n    \"uuid\": null,\n"
+					"    \"state\": null\n  },\n  \"snapshots\": []\n}\n");
 }
 
 Test(sf_json, whatever_the_bytes_it_is_json)
