@@ -7,6 +7,7 @@ started once for all of it.
 """
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -82,9 +83,15 @@ def case(title, what):
         print("FAIL %s: %s" % (title, e), flush=True)
 
 
+def startable():
+    """How many layers a domain can have so that this libvirt starts it, well on the safe side: 10.8 to 11.10 nest too deep in JSON."""
+    version = tuple(int(x) for x in re.search(r"(\d+)\.(\d+)\.\d+", virsh(["version", "--daemon"]).splitlines()[-1]).groups())
+    return 20 if (10, 8) <= version <= (11, 10) else 199
+
+
 def main():
     mount = Mount(sys.argv[1])
-    n = int(sys.argv[2]) if len(sys.argv) > 2 else 60
+    n = min(int(sys.argv[2]) if len(sys.argv) > 2 else 60, startable())
     all_of, tenth = make("deep", n), make("tenth", n)
     mount.up()
     last = "s%03d" % (n - 1)
