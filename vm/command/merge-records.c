@@ -15,10 +15,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/clock.h"
 #include "vm/command/intent.h"
-#include "vm/rewrite.h"
+#include "vm/util/clock.h"
 #include "vm/util/mem.h"
+#include "vm/xml/edit.h"
 
 #define QUIET_TRIES 300 /* of 100 ms: as long as libvirt itself waits for a job of its own */
 #define QUIET_PAUSE_US 100000

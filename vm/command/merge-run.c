@@ -33,8 +33,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/clock.h"
 #include "vm/command/intent.h"
+#include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
 static struct vm_own_id id_of(const struct vm_work_record *r)
