@@ -294,7 +294,7 @@ int vm_refresh(struct vm *vm, unsigned timeout_ms)
 	return r;
 }
 
-/* ---------------------------------------------------------------- commands: see engine.h */
+/* ---------------------------------------------------------------- commands: see engine/engine.h */
 
 int vm_request(struct vm *vm, const char *uuid, enum vm_door door, const char *text, size_t len, vm_done_fn done,
 	       void *opaque, struct vm_request **out)

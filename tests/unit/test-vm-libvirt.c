@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* What is pure in vm/act.h. Everything else is proved through the mounted files, on libvirt itself. */
+/* What is pure in vm/libvirt/act.h. Everything else is proved through the mounted files, on libvirt itself. */
 #include <criterion/criterion.h>
 #include <string.h>
 

@@ -401,7 +401,7 @@ int vm_work_whole(const struct vm_work *w, const char *target, struct vs_err *er
 
 /* ---------------------------------------------------------------- a paused start */
 
-/* What tells our instance from any other that carries its word: see act.h. */
+/* What tells our instance from any other that carries its word: see libvirt/act.h. */
 static bool note_guest(struct vm_work *w, const struct vm_act_guest *guest)
 {
 	vs_autofree char *text = xasprintf("%s %" PRId64 " %" PRIu64, guest->token, (int64_t)guest->pid, guest->began);

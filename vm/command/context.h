@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * work.h: one command at work on one domain.
+ * context.h: one command at work on one domain.
  *
  * A work begins with a look (vm_work_look): a new picture, libvirt's records, our own facts, each asked for now, under the domain's
  * lock. Every guard is a question to that look. A command looks again before what cannot be undone.
@@ -114,7 +114,7 @@ struct vm_own_id vm_work_id(const struct vm_work *w, const struct vm_snapshot *s
 /* Stores w->own, raised by one, at the domain and in the state directory. */
 int vm_work_save(struct vm_work *w, struct vs_err *err);
 
-/* vouch.c: notes in w->own which snapshots of @d (of a picture) are right, with what beneath them; the next save stores it.
+/* attest.c: notes in w->own which snapshots of @d (of a picture) are right, with what beneath them; the next save stores it.
  * vm_work_look() does so with what it saw. */
 int vm_work_vouch(struct vm_work *w, const struct vm_domain *d, struct vs_err *err);
 /* Of the last look: what was right and stands on @path (not: is frozen in it) is so with what that file is by now. */
@@ -126,7 +126,7 @@ int vm_work_vouch_again(struct vm_work *w, struct vs_err *err);
 bool vm_work_made(const struct vm_work *w, const char *path, uint64_t ino);
 /* For vm_own_sweep_made(): is that file there? */
 bool vm_work_is_there(const char *path, uint64_t ino);
-/* note.c: what only matters if we die. Adds the line, of this command, unless it is there; -ENOMEM. */
+/* meta/journal.c: what only matters if we die. Adds the line, of this command, unless it is there; -ENOMEM. */
 int vm_work_note(struct vm_work *w, const char *word, const char *text);
 /* Is there such a line of this command? */
 bool vm_work_noted(const struct vm_work *w, const char *word, const char *text);
@@ -196,7 +196,7 @@ int vm_op_begin(struct vm_work *w, const char *command, bool create, struct vs_e
 int vm_op_check_id(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 int vm_op_check_active(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 
-/* op-take.c: what is about to be made is noted; is this file such a one, that came to nothing? */
+/* create.c: what is about to be made is noted; is this file such a one, that came to nothing? */
 void vm_op_making(void *work, const char *path, uint64_t ino);
 int vm_op_note_take(struct vm_work *w, const char *name);
 bool vm_op_left_over(void *work, const char *path);
@@ -204,7 +204,7 @@ bool vm_op_left_over(void *work, const char *path);
  * of it go; a note that is not settled stays. */
 void vm_op_settle_making(struct vm_work *w);
 
-/* op-image.c: the same on a plain image; w->conn is NULL. */
+/* image.c: the same on a plain image; w->conn is NULL. */
 int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
 int vm_op_image_delete(struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 int vm_op_image_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err);

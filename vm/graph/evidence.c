@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* What time stamps say about a snapshot's layers. The reasons are on top of graph-state.c. */
+/* What time stamps say about a snapshot's layers. The reasons are on top of state.c. */
 #include "vm/graph/graph-priv.h"
 
 #define SECOND INT64_C(1000000000)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * graph-priv.h: the graph as its own parts see it. Private to vm/graph*.c.
+ * graph-priv.h: the graph as its own parts see it. Private to this folder.
  *
  * A *file* is an index into the facts, a *node* the smallest file index of those that are one image; comparisons are
  * between nodes, walking is along files, because a relative backing name means what it means to the path it was read by.
@@ -68,7 +68,7 @@ struct vm_graph_viewer {
 	size_t snap; /* snaps[] */
 };
 
-/* Somebody of whom it is not known what he stands on: see graph-doubts.c. */
+/* Somebody of whom it is not known what he stands on: see doubts.c. */
 struct vm_graph_doubt {
 	const char *who; /* who needs `file`, or NULL where `file` says it */
 	const char *why; /* what is wrong; NULL: what is wrong with `file` */
@@ -148,16 +148,16 @@ static inline const struct vm_fact_snapdisk *vm_graph_snapdisk(const struct vm_g
 int vm_links_new(struct vm_links *links, size_t n_nodes, size_t n_things);
 void vm_links_add(const struct vm_graph *g, struct vm_links *links, int file, size_t thing);
 
-/* graph-jobs.c: fills commits, repoints and running. */
+/* jobs.c: fills commits, repoints and running. */
 int vm_graph_find_jobs(struct vm_graph *g);
 
-/* graph-users.c: fills users, viewers, and what running domains tell. */
+/* users.c: fills users, viewers, and what running domains tell. */
 int vm_graph_find_users(struct vm_graph *g);
 /* "domain 'db' (disk vda)". Gives; NULL: no memory. */
 char *vm_graph_user_phrase(const struct vm_graph *g, enum vm_graph_user_kind kind, size_t index);
 bool vm_graph_user_is_own(const struct vm_graph *g, enum vm_graph_user_kind kind, size_t index, size_t domain);
 
-/* graph-doubts.c: fills doubts, after the users. */
+/* doubts.c: fills doubts, after the users. */
 int vm_graph_find_doubts(struct vm_graph *g);
 /* The first doubt because of which @file may be needed, but for those that only snapshots of @domain make; NULL: none. */
 const struct vm_graph_doubt *vm_graph_doubt(const struct vm_graph *g, int file, size_t domain);
@@ -213,7 +213,7 @@ static inline bool vm_hearing_internal(const struct vm_hearing *h)
 	return h->disk->mode == VM_MODE_INTERNAL;
 }
 
-/* graph-evidence.c: fills from_ns, upto_ns, born_ns. */
+/* evidence.c: fills from_ns, upto_ns, born_ns. */
 void vm_hearing_find_moment(struct vm_hearing *h);
 /* The file directly above layer @i, VM_NO_FILE where there is none that we know. */
 int vm_hearing_file_above(const struct vm_hearing *h, size_t i);

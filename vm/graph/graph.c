@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* Building the graph: which files are one image, and who points at whom. What follows from it is in graph-jobs.c. */
+/* Building the graph: which files are one image, and who points at whom. What follows from it is in jobs.c. */
 #include "vm/graph/graph-priv.h"
 
 #include <errno.h>

@@ -5,7 +5,7 @@
  *
  * Facts come in as plain structs that the inventory fills (from libvirt's XML, stat, headers, lock bytes, jobs); answers
  * come out. No I/O, no libvirt, no clock: the same facts give the same answers. The rules and the reasons for them are the
- * essay on top of graph-state.c.
+ * essay on top of state.c.
  *
  * Words: the *point-in-time image* (pit) is the file that a snapshot froze; its *overlay* is the file that took the writes
  * from then on. A file index is a position in vm_facts.files, VM_NO_FILE for none. Two entries with one (dev, ino) are one
@@ -183,7 +183,7 @@ struct vm_verdict {
 	enum vm_state state;
 	char *reason;           /* NULL for ok; else one sentence: lower case, no full stop, names escaped */
 	int *layers;            /* file indexes, what is to be read first, base last; as far as it is known */
-	size_t n_layers;        /* layers[0] may be another file than the recorded pit: see graph-state.c, "redirection" */
+	size_t n_layers;        /* layers[0] may be another file than the recorded pit: see state.c, "redirection" */
 	enum q2_format format;  /* of layers[0] */
 	const struct q2_snapshot *entry; /* INTERNAL: in the facts' info of layers[0]; NULL: external or not found */
 	bool guard, guard_top;  /* may QEMU's guard lock be held: on the layers that are read as a whole; on layers[0] of an

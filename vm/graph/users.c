@@ -78,7 +78,7 @@ static void add_exposed(struct walk *w, uint64_t ino)
 	const struct vm_graph_snap *s;
 
 	if (snap < 0)
-		return; /* graph-doubts.c */
+		return; /* doubts.c */
 	s = &w->g->snaps[snap];
 	add_viewer(w, (size_t)snap);
 	if (vm_graph_state(w->g, s->domain, s->snapshot, s->disk, &verdict) < 0)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * sketch.h: from what libvirt said to drafts of its domains, with the image files behind them.
+ * build.h: from what libvirt said to drafts of its domains, with the image files behind them.
  *
  * Two steps, so that libvirt can be heard again in between: draw (looks at files), finish (asks the graph).
  * Threads: one, the refresher.
@@ -52,7 +52,7 @@ int vm_sketch_draw(struct vm_sketch *sk);
 int vm_sketch_finish(struct vm_sketch *sk, const struct vm_picture *prev, struct vm_domain ***out, size_t *n);
 void vm_sketch_fini(struct vm_sketch *sk);
 
-/* ---------------------------------------------------------------- between sketch*.c */
+/* ---------------------------------------------------------------- between build*.c */
 
 /* The path of a disk's image, NULL where there is none that we can open. Borrowed from the XML or the
  * cache. */
@@ -69,11 +69,11 @@ void vm_sketch_elsewhere(struct vm_sketch *sk, const struct vm_xml_source *sourc
 /* Are these two entries one image? */
 bool vm_sketch_same(const struct vm_sketch *sk, int a, int b);
 
-/* sketch-disks.c: the domain's disks as they are now, and what its next start would use besides. */
+/* build-disks.c: the domain's disks as they are now, and what its next start would use besides. */
 void vm_sketch_disks(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d);
-/* sketch-snapshots.c: what libvirt recorded, then what the tables have besides. */
+/* build-snapshots.c: what libvirt recorded, then what the tables have besides. */
 void vm_sketch_snapshots(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d);
-/* sketch-volumes.c: images that no domain names but that stand on something. */
+/* build-volumes.c: images that no domain names but that stand on something. */
 void vm_sketch_volumes(struct vm_sketch *sk);
 
 #endif

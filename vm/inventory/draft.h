@@ -104,7 +104,7 @@ int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struc
 struct vm_own;
 void vm_draft_own(struct vm_draft *d, const struct vm_own *own, struct vm_arena *arena);
 
-/* ---------------------------------------------------------------- between draft.c and compose.c */
+/* ---------------------------------------------------------------- between order.c and freeze.c */
 
 /* Order, names and numbers. -ENOMEM. */
 int vm_draft_settle(struct vm_draft *d, struct vm_arena *arena);

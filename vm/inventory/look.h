@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * inventory.h: one look at everything that a libvirt connection has, and the picture that comes of it.
+ * look.h: one look at everything that a libvirt connection has, and the picture that comes of it.
  *
  * An inventory outlives connections: what it knows is compared with what the next connection says.
  * Threads: one, the refresher.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * command-priv.h: the tables of the `ctl` language, for vm/command*.c.
+ * command-priv.h: the tables of the `ctl` language, for command*.c.
  */
 #ifndef VS_VM_LANGUAGE_COMMAND_PRIV_H
 #define VS_VM_LANGUAGE_COMMAND_PRIV_H

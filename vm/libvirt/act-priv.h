@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * act-priv.h: what the deeds share. Private to vm/act*.c.
+ * act-priv.h: what the deeds share. Private to this folder.
  */
 #ifndef VS_VM_LIBVIRT_ACT_PRIV_H
 #define VS_VM_LIBVIRT_ACT_PRIV_H
@@ -9,7 +9,7 @@
 #include "vm/libvirt/act.h"
 #include "vm/util/fault.h"
 
-/* ---------------------------------------------------------------- act.c */
+/* ---------------------------------------------------------------- domain.c */
 
 int vm_act_oom(struct vs_err *err); /* -ENOMEM */
 
@@ -43,7 +43,7 @@ void vm_act_domainp(struct vm_xml_domain **domain);
 /* Where a source lies; volumes are asked for. Gives; NULL: not a file or device of this host, or no memory. */
 char *vm_act_source_path(virDomainPtr dom, const struct vm_xml_source *source);
 
-/* ---------------------------------------------------------------- act-chain.c */
+/* ---------------------------------------------------------------- blockjob-chain.c */
 
 struct vm_act_layer {
 	char *path;      /* NULL: remote */
@@ -63,7 +63,7 @@ void vm_act_chain_fini(struct vm_act_chain *chain);
 /* Position of the layer, by path, else by the file that the path leads to; -1: none. */
 int vm_act_chain_find(const struct vm_act_chain *chain, const char *path);
 
-/* ---------------------------------------------------------------- act-pulse.c */
+/* ---------------------------------------------------------------- blockjob-pulse.c */
 
 /* Hints from libvirt's events that something has happened to a domain, so that polling need not be frequent. */
 struct vm_act_pulse;
@@ -72,7 +72,7 @@ void vm_act_pulse_free(struct vm_act_pulse *pulse);
 /* Sleeps until a hint, at most @ms. */
 void vm_act_pulse_wait(struct vm_act_pulse *pulse, unsigned ms);
 
-/* ---------------------------------------------------------------- act-job.c */
+/* ---------------------------------------------------------------- blockjob-wait.c */
 
 /* A block job that we have started and wait for. Zero-initialise, then fill the first part. */
 struct vm_act_wait {
@@ -101,7 +101,7 @@ int vm_act_job_adrift(const struct vm_act_wait *wait, struct vs_err *err);
 /* The job is gone and has not done its work: why, as far as can be known. @path: the file that it wrote to. */
 int vm_act_job_failed(const struct vm_act_wait *wait, const char *path, struct vs_err *err);
 
-/* ---------------------------------------------------------------- act-overlay.c */
+/* ---------------------------------------------------------------- overlay.c */
 
 /* The names of all snapshots that libvirt has. Gives *names and its length (free each, and the array). */
 int vm_act_names(virDomainPtr dom, char ***names, size_t *n, struct vs_err *err);
@@ -129,7 +129,7 @@ void vm_act_overlays_unlink(const struct vm_act_plan *plan);
 /* Lets an overlay that nobody has written to stand on another image. */
 int vm_act_overlay_rebase(const struct vm_act_overlay *overlay, const char *below, enum q2_format format, struct vs_err *err);
 
-/* ---------------------------------------------------------------- act-freeze.c */
+/* ---------------------------------------------------------------- fsfreeze.c */
 
 /* Does the guest's agent answer, within so many seconds? -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -EAGAIN. */
 int vm_act_agent(virDomainPtr dom, unsigned seconds, struct vm_act_watch *watch, struct vs_err *err);
@@ -139,7 +139,7 @@ int vm_act_freeze(virDomainPtr dom, unsigned seconds, struct vm_act_watch *watch
 /* Takes it, also where it fails. */
 int vm_act_thaw(struct vm_act_freeze *freeze, struct vs_err *err);
 
-/* ---------------------------------------------------------------- act-run.c */
+/* ---------------------------------------------------------------- qemu-img.c */
 
 /* Runs a program with a minimal environment and no shell, and waits for it. What it writes to stderr becomes the sentence
  * (-EIO). argv[0] is looked up in PATH. */

@@ -7,7 +7,7 @@
  * it. Whether it *may* be done (who else stands on an image, what is held, which snapshot it dooms), the marks in the
  * metadata before it and the reconciling of records after it are the caller's.
  *
- * Source: libvirt's API documentation and its QEMU driver; what differs between versions is in act-version.c alone.
+ * Source: libvirt's API documentation and its QEMU driver; what differs between versions is in version.c alone.
  * Paths are those that the domain's XML names; libvirt runs on this host. Units: bytes, bytes per second.
  * Errors, besides those of virterr.h's table; the sentence says which disk, snapshot or file:
  *   -ENOENT      no such snapshot, disk, layer or element
@@ -111,7 +111,7 @@ int vm_act_pull(virDomainPtr dom, const struct vm_act_pull *spec, struct vm_act_
 
 /*
  * A shut-off domain is started without ever running: its vCPUs stay paused. A word in its *live* metadata, which ends with
- * the instance, tells that this is ours; see act-guest.c. All of this under the domain's lock: another process of ours that
+ * the instance, tells that this is ours; see paused-guest.c. All of this under the domain's lock: another process of ours that
  * is at work on the domain looks just like one that has died.
  */
 struct vm_act_guest {

@@ -11,7 +11,7 @@
  *     gone   name                   one of several that a delete has removed: its repetition need not find it
  *     job    target                 a block job that is about to be started on this disk
  *     pivot  pid began target       a pivot is about to be asked of that QEMU
- *     start  word pid began         the domain is about to be started, paused, or was: see act-guest.c
+ *     start  word pid began         the domain is about to be started, paused, or was: see libvirt/paused-guest.c
  *
  * A command that ends takes its lines away. Those that are found at a mount are of one that was interrupted.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * The text form; its table is in facts.h.
+ * The text form; its table is in meta.h.
  *
  * What we read may have been written by anybody who may edit the domain or the file's attributes. So: no document type
  * (and with it no entities), no network, UTF-8 whatever the text claims, and a budget that every value and element is

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * facts.h: our own facts about a domain: its policy, what was taken here, what is held, which snapshots a step of ours has
- * doomed. (`struct vm_own`, because `struct vm_facts` of graph.h are those of everybody.)
+ * meta.h: our own facts about a domain: its policy, what was taken here, what is held, which snapshots a step of ours has
+ * doomed. (`struct vm_own`, because `struct vm_facts` of graph/graph.h are those of everybody.)
  *
  * They are one small XML element in the domain's libvirt metadata, so they travel with the domain; the same text is the
  * extended attribute VM_OWN_XATTR of an image source. libvirt adds the name space itself (key VM_OWN_KEY, uri VM_OWN_URI)
@@ -88,7 +88,7 @@ struct vm_own_mark {
 	struct vm_own_doomed *disks;
 	size_t n_disks;   /* 0: every disk */
 	bool is_void;     /* others have changed its files: it cannot be finished any more, and what it doomed stays so */
-	size_t n_owners;  /* the business of facts.c */
+	size_t n_owners;  /* the business of meta.c */
 };
 /* For a mark that owns its strings and its array; leaves it zeroed. */
 void vm_own_mark_fini(struct vm_own_mark *mark);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * store.h: where our own facts about domains (facts.h) are kept, besides the domain itself.
+ * store.h: where our own facts about domains (meta.h) are kept, besides the domain itself.
  *
  * A revert by anybody, and a redefinition from an old file, bring back a domain's old metadata. So the facts with the highest
  * serial seen are remembered here, in memory and as a small file of each domain in the state directory
@@ -32,10 +32,10 @@ struct vm_own *vm_store_best(struct vm_store *store, const char *uuid, const str
 /* Remembers @own, which is about to be written to the domain. -ENOMEM. */
 int vm_store_remember(struct vm_store *store, const char *uuid, const struct vm_own *own);
 
-/* A text beside the facts, for what only matters if we die (see note.c). NULL removes it. */
+/* A text beside the facts, for what only matters if we die (see journal.c). NULL removes it. */
 void vm_store_note(struct vm_store *store, const char *uuid, const char *text);
 char *vm_store_note_get(struct vm_store *store, const char *uuid); /* gives; NULL: none */
-/* note.c: calls @use with what each line of that word is about; returns how often it said true. */
+/* journal.c: calls @use with what each line of that word is about; returns how often it said true. */
 int vm_note_each(struct vm_store *store, const char *uuid, const char *word, bool (*use)(const char *text, void *opaque),
 		 void *opaque);
 

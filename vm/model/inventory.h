@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * picture.h: making pictures and domains, and telling whether anything a user can see has changed.
+ * inventory.h: making pictures and domains, and telling whether anything a user can see has changed.
  *
  * A domain is filled in by one thread, out of its own arena, and never changes after it was put into a picture. Both
  * are reference-counted; any thread may take and drop references.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * collect.h: image files and everything beneath them, as facts for the graph.
+ * chains.h: image files and everything beneath them, as facts for the graph.
  *
  * One collection is made for one look. A file that several domains use is one entry; what it stands on is followed
  * through the gate of whoever asked first and is allowed to. Whether the others' gates agree is asked separately.

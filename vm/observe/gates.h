@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * gatekey.h: building a gate from what trusted sources name, and keeping it while they name the same.
+ * gates.h: building a gate from what trusted sources name, and keeping it while they name the same.
  *
  * Which gate an image was looked at through is part of what is remembered of it, and views hold on to theirs; so as long
  * as nothing has changed a domain has one and the same gate. Threads: one, the refresher.

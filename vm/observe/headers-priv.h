@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * files-priv.h: the table of image files as its own parts see it. Private to vm/files*.c.
+ * headers-priv.h: the table of image files as its own parts see it. Private to headers*.c and backing.c.
  */
 #ifndef VS_VM_OBSERVE_HEADERS_PRIV_H
 #define VS_VM_OBSERVE_HEADERS_PRIV_H
@@ -46,7 +46,7 @@ bool vm_file_stamp(const char *path, struct q2_stamp *stamp);
 /* Is what is remembered of @f still true, given what its path leads to now? */
 bool vm_file_fresh(const struct vm_file *f, bool found, const struct q2_stamp *now);
 void vm_file_set_stamp(struct vm_files *files, struct vm_file *f, bool found, const struct q2_stamp *now);
-/* files-window.c: is it a file of a virt-snapfs mount, as what its path leads to says? Then it is not to be opened, and that is
+/* headers-window.c: is it a file of a virt-snapfs mount, as what its path leads to says? Then it is not to be opened, and that is
  * written down. */
 bool vm_file_exposed(struct vm_files *files, struct vm_file *f, const struct q2_stamp *now);
 bool vm_file_is_exposed(struct vm_files *files, const struct q2_stamp *now);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * files.h: what image files say, remembered.
+ * headers.h: what image files say, remembered.
  *
  * A header and its snapshot table are read once, and again when stat(2) says that the file has changed. Time goes in
  * rounds: within a round every file is looked at once. No descriptor stays open between two calls.
@@ -39,7 +39,7 @@ struct vm_file {
 	int index;                  /* in the caller's list, which it made in the round... */
 	uint64_t indexed;           /* ... of this number */
 
-	/* private to files.c */
+	/* private to headers.c */
 	struct q2_info *own_info;
 	char *own_error;
 	uint64_t looked, trusted;   /* the round of the last look; of the last one by a trusted path */

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * memory.h: what earlier looks saw that the present one cannot see any more.
+ * history.h: what earlier looks saw that the present one cannot see any more.
  *
  * A file that was frozen and is written, a commit that ran and ended, a pull that completed: none of them leaves a trace
  * that can be read later. While mounted we remember them, by (dev, ino), for as long as the files exist and for a
- * while after. The rules that make use of it are in graph-state.c.
+ * while after. The rules that make use of it are in graph/state.c.
  *
  * A poll is the number of a look, from 1. Threads: one, the refresher.
  */

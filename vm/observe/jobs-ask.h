@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * jobask.h: asking for a domain's block jobs without waiting for an answer that may take minutes.
+ * jobs-ask.h: asking for a domain's block jobs without waiting for an answer that may take minutes.
  *
  * libvirt answers once QEMU's monitor is free: not while a guest's memory is being saved into a snapshot, not while QEMU
  * hangs on a dead NFS server. One such domain must not keep the others from being looked at. So the question is asked on

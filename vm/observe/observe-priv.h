@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * known-priv.h: one look at one domain, as known*.c share it.
+ * observe-priv.h: one look at one domain, as domains.c, records.c and jobs.c share it.
  */
 #ifndef VS_VM_OBSERVE_OBSERVE_PRIV_H
 #define VS_VM_OBSERVE_OBSERVE_PRIV_H
@@ -35,11 +35,11 @@ static inline uint64_t vm_known_hash(const char *text)
 	return h;
 }
 
-/* known-jobs.c */
+/* jobs.c */
 void vm_ask_jobs(struct vm_ask *ask);
 void vm_known_jobs_free(struct vm_known_job *jobs, size_t n);
 
-/* known-snapshots.c. @first: how many snapshots the domains before this one have, for the taking of turns. */
+/* records.c. @first: how many snapshots the domains before this one have, for the taking of turns. */
 void vm_ask_snapshots(struct vm_ask *ask, size_t first);
 void vm_known_snapshot_free(void *snapshot);
 

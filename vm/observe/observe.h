@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * known.h: what libvirt said last about every domain of a connection, parsed.
+ * observe.h: what libvirt said last about every domain of a connection, parsed.
  *
  * One look asks libvirt again: cheaply for most things (names, definitions, jobs), and for the text of a snapshot's record
  * only where it is new, where something about its domain has changed or an event named the domain, and a few more in

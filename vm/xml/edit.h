@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * rewrite.h: edits of libvirt's XML texts, and the text that asks for a new snapshot.
+ * edit.h: edits of libvirt's XML texts, and the text that asks for a new snapshot.
  *
  * libvirt never corrects a snapshot's record after a block job: who moves layers fetches the record, has it edited here and
  * hands it back with REDEFINE. Fetch with VIR_DOMAIN_SNAPSHOT_XML_SECURE (VIR_DOMAIN_XML_SECURE), or the passwords in it are

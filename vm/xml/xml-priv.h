@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * xml-priv.h: what the parsers of xml.h share. Private to vm/xml*.c.
+ * xml-priv.h: what the parsers of xml.h share. Private to this folder.
  *
  * Elements are found by name without a namespace, so nothing in somebody's <metadata> can pose as a disk. Strings that
  * are given are plain malloc'ed ones. Out of memory is sticky in the context and asked for once at the end.
@@ -45,7 +45,7 @@ void vm_xml_source_fini(struct vm_xml_source *source);
 struct vm_xml_domain *vm_xml_domain_element(struct vm_xml_ctx *ctx, const xmlNode *node);
 void vm_xml_files_free(struct vm_xml_file *files, size_t n);
 
-/* xml-define.c: the element as a document of its own, called <domain>, without secrets. Gives *text. -ENOMEM. */
+/* define.c: the element as a document of its own, called <domain>, without secrets. Gives *text. -ENOMEM. */
 int vm_xml_definition(const xmlNode *element, char **text, size_t *len);
 
 #endif

@@ -70,7 +70,7 @@ struct vm_own;
 
 struct vm_xml_domain {
 	char *name, *uuid; /* never NULL */
-	struct vm_own *own; /* our facts in its metadata, see facts.h; NULL: none, or none that we can read */
+	struct vm_own *own; /* our facts in its metadata, see meta/meta.h; NULL: none, or none that we can read */
 	struct vm_xml_disk *disks;
 	size_t n_disks;
 	struct vm_xml_file *files; /* each path once: sources, backing chains, data files, mirrors of all <disk> elements */
