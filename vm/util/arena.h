@@ -13,7 +13,7 @@
 #ifndef VS_VM_UTIL_ARENA_H
 #define VS_VM_UTIL_ARENA_H
 
-#include "qcow2/qcow2.h"
+#include "qcow2/base.h"
 
 struct vm_arena_chunk;
 struct vm_arena_owned;

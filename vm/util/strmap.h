@@ -6,7 +6,7 @@
 #ifndef VS_VM_UTIL_STRMAP_H
 #define VS_VM_UTIL_STRMAP_H
 
-#include "qcow2/qcow2.h"
+#include "qcow2/base.h"
 
 struct vm_strmap_slot;
 

@@ -9,7 +9,7 @@
 #ifndef VS_VM_UTIL_UTF8_H
 #define VS_VM_UTIL_UTF8_H
 
-#include "qcow2/qcow2.h"
+#include "qcow2/base.h"
 
 /* Bytes of the character at @p, of which @room bytes may be looked at; 0: there is none. */
 size_t vm_utf8_len(const char *p, size_t room);
