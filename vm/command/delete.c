@@ -360,9 +360,11 @@ static int delete_all(struct vm_work *w, char **keys, size_t n, struct vs_err *e
 		}
 		r = vm_work_cancelled(w, err);
 		done = 0;
+		if (r == 0 && asked > 1 && !w->try_only)
+			vm_work_note(w, "gone", keys[0]); /* should libvirt, or we, go away before the answer */
 		if (r == 0)
 			r = vm_op_delete_some(w, keys, n, &done, err);
-		for (size_t i = 0; asked > 1 && !w->try_only && i < done; i++)
+		for (size_t i = 1; asked > 1 && !w->try_only && i < done; i++)
 			vm_work_note(w, "gone", keys[i]);
 		if (r < 0 && asked > 1)
 			vs_err_prefix(err, "'%s'", keys[done]);

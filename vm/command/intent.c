@@ -151,9 +151,23 @@ static int standing_on(const struct vm_work *w, uint64_t ino, int below)
 	return -1;
 }
 
+/* A layer from @top down to @base on which several stand, as none did when the command began; -1: there is none. */
+static int find_branch(const struct vm_work *w, int top, int base)
+{
+	int one;
+
+	for (int l = top, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++) {
+		if (vm_work_above(w, l, &one) > 1)
+			return l;
+		if (l == base)
+			break;
+	}
+	return -1;
+}
+
 enum vm_intent_state vm_intent_disk(const struct vm_work *w, const struct vm_own_doomed *d, char why[VS_ERR_MAX], int *code)
 {
-	int base = -1, top = -1;
+	int base = -1, top = -1, branched;
 	enum found base_is, top_is;
 
 	*code = -EPERM;
@@ -176,6 +190,9 @@ enum vm_intent_state vm_intent_disk(const struct vm_work *w, const struct vm_own
 		return snprintf(why, VS_ERR_MAX, "'%s' does not stand on '%s' any more", d->top, d->path), VM_INTENT_VOID;
 	if (!in_disk(w, d->target, top))
 		return snprintf(why, VS_ERR_MAX, "disk %s does not stand on '%s' any more", d->target, d->top), VM_INTENT_VOID;
+	branched = find_branch(w, top, base);
+	if (branched >= 0)
+		return snprintf(why, VS_ERR_MAX, "another image stands on '%s' now", w->d->layers[branched].path), VM_INTENT_VOID;
 	return VM_INTENT_REDO;
 }
 

@@ -75,20 +75,66 @@ static const char *parent_that_stays(const struct vm_merge *m, const char *paren
 	return parent;
 }
 
+/* The disk as the look has it, where that can be read. */
+static const struct vm_disk *seen_disk(const struct vm_work *w, const char *name, const char *target)
+{
+	for (size_t i = 0; i < w->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &w->d->snapshots[i];
+
+		if (s->present || s->kind != VM_EXTERNAL || strcmp(s->name, name) != 0)
+			continue;
+		for (size_t k = 0; k < s->n_disks; k++)
+			if (!strcmp(s->disks[k].target, target))
+				return s->disks[k].state == VM_OK || s->disks[k].state == VM_DETACHED ? &s->disks[k] : NULL;
+	}
+	return NULL;
+}
+
+/* A record can name the top and be wrong: libvirt 9.0 points the children of a record that is removed to its image. The snapshot is
+ * not in the base then, but where it can be read. */
+static void tell_truth(const struct vm_merge *m, const struct vm_xml_snapshot *xml, struct vm_rewrite_move *move)
+{
+	for (size_t k = 0; k < xml->n_disks; k++) {
+		const struct vm_xml_snapdisk *said = &xml->disks[k];
+		const struct vm_disk *seen = strcmp(said->target, move->target) ? NULL : seen_disk(m->w, xml->name, said->target);
+
+		if (!seen || !seen->chain || !seen->chain[0] || !said->frozen || !said->frozen->source.path ||
+		    strcmp(said->frozen->source.path, move->from) != 0 || !strcmp(seen->chain[0], move->to) ||
+		    vm_work_layer(m->w, seen->chain[0]) == vm_work_layer(m->w, move->from))
+			continue;
+		move->to = seen->chain[0];
+		move->format = seen->format == Q2_FORMAT_NONE ? NULL : q2_format_name(seen->format);
+		move->block = false;
+	}
+}
+
+static struct vm_rewrite_move *moves_of(const struct vm_merge *m, const struct vm_xml_snapshot *xml, const struct moves *moves)
+{
+	struct vm_rewrite_move *own = xcalloc(moves->n + 1, sizeof(*own));
+
+	for (size_t i = 0; i < moves->n; i++) {
+		own[i] = moves->v[i];
+		tell_truth(m, xml, &own[i]);
+	}
+	return own;
+}
+
 /* 1: the record has to change, *out is how; 0: it is right. */
 static int corrected(const struct vm_merge *m, const char *text, const struct moves *moves, char **out, struct vs_err *err)
 {
 	struct vm_xml_snapshot *xml = NULL;
+	vs_autofree struct vm_rewrite_move *own = NULL;
 	vs_autofree char *edited = NULL, *parent = NULL;
-	int changed = vm_rewrite_layers(text, moves->v, moves->n, &edited, err), r;
+	int r = vm_xml_snapshot_parse(text, &xml, err), changed;
 
 	*out = NULL;
-	if (changed < 0)
-		return changed;
-	r = vm_xml_snapshot_parse(text, &xml, err);
 	if (r < 0)
 		return r;
-	if (xml->parent && goes(m, xml->parent)) {
+	own = moves_of(m, xml, moves);
+	changed = vm_rewrite_layers(text, own, moves->n, &edited, err);
+	if (changed < 0)
+		r = changed;
+	else if (xml->parent && goes(m, xml->parent)) {
 		r = vm_rewrite_parent(edited, parent_that_stays(m, xml->parent), &parent, err);
 		*out = r < 0 ? NULL : vs_steal(parent);
 	} else if (changed) {

@@ -57,6 +57,13 @@ static const struct vm_own_doomed *marked_before(const struct vm_merge *m, const
 	return NULL;
 }
 
+/* A write within this time of another may leave the mtime as it is: a tick of the kernel's, or where a file system has no
+ * fractions of seconds the two seconds of the coarsest. */
+static int64_t tick_of(int64_t mtime_ns)
+{
+	return mtime_ns % VM_NS_PER_S ? VM_NS_PER_S / 20 : 2 * VM_NS_PER_S;
+}
+
 /* The mtime of a base that nobody has written to: while it stays, nobody has. 0: it would prove nothing, because the last
  * write was just now, or there is no such time. */
 static int64_t proof_of(const struct vm_merge *m, const struct vm_merge_disk *d, int64_t now_ns)
@@ -65,7 +72,7 @@ static int64_t proof_of(const struct vm_merge *m, const struct vm_merge_disk *d,
 
 	if (before)
 		return before->path && !strcmp(before->path, d->base) && before->path_ino == d->base_stamp.ino ? before->mtime_ns : 0;
-	if (d->base_stamp.block || d->base_stamp.mtime_ns + VM_NS_PER_S >= now_ns)
+	if (d->base_stamp.block || d->base_stamp.mtime_ns + tick_of(d->base_stamp.mtime_ns) >= now_ns)
 		return 0;
 	return d->base_stamp.mtime_ns;
 }
@@ -283,7 +290,7 @@ static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 			vs_err_prefix(err, "nothing was written");
 		return r;
 	}
-	vs_err_prefix(err, "the base has been written to, so repeat '%s' to finish it", said);
+	vs_err_prefix(err, "the base may have been written to, so repeat '%s' to finish it", said);
 	return r;
 }
 

@@ -8,7 +8,7 @@
  *     drop   inode LF below LF path a layer that a revert takes out of use, and then removes
  *     take   time LF name           a snapshot that is about to be taken: it counts as taken here, if it is there
  *     keep   name                   ... by `keep=` of a revert: its repetition need not take it again
- *     gone   name                   one of several that a delete has removed: its repetition need not find it
+ *     gone   name                   one of several that a delete removes, or was about to: its repetition need not find it
  *     job    target                 a block job that is about to be started on this disk
  *     pivot  pid began target       a pivot is about to be asked of that QEMU
  *     start  word pid began         the domain is about to be started, paused, or was: see libvirt/paused-guest.c
