@@ -3,7 +3,7 @@
 # Copyright (C) 2026 The virt-snapfs authors
 #
 # tests/run.sh [NAME...]: installs what the tests need (Debian 12 or 13, only what is missing), builds twice (plain, and with
-# AddressSanitizer, UndefinedBehaviorSanitizer and the fault points of vm/fault.h), and runs the unit tests and every suite
+# AddressSanitizer, UndefinedBehaviorSanitizer and the fault points of vm/util/fault.h), and runs the unit tests and every suite
 # of tests/suites, or only those named ("unit" is the unit tests). Run it as root or as a user with sudo. The last line is
 # "N passed, N failed, N skipped", counted over all cases; the exit status is 1 if anything failed.
 #

@@ -17,16 +17,16 @@
  * the thread is left behind with everything it uses, which is right for a process that is about to end: there is no
  * safe way to pull it out.
  */
-#include "vm.h"
+#include "vm/vm.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
 
-#include "clock.h"
-#include "engine.h"
-#include "picture.h"
-#include "source.h"
+#include "vm/engine/engine.h"
+#include "vm/inventory/source.h"
+#include "vm/model/inventory.h"
+#include "vm/util/clock.h"
 
 #define HINT_PAUSE_NS (50 * VM_NS_PER_MS)
 #define CLOSE_PATIENCE_NS (5 * VM_NS_PER_S)
@@ -294,7 +294,7 @@ int vm_refresh(struct vm *vm, unsigned timeout_ms)
 	return r;
 }
 
-/* ---------------------------------------------------------------- commands: see engine.h */
+/* ---------------------------------------------------------------- commands: see engine/engine.h */
 
 int vm_request(struct vm *vm, const char *uuid, enum vm_door door, const char *text, size_t len, vm_done_fn done,
 	       void *opaque, struct vm_request **out)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Copyright (C) 2026 The virt-snapfs authors
-"""virt-snapfs killed at every numbered fault point (vm/fault.h) of every command.
+"""virt-snapfs killed at every numbered fault point (vm/util/fault.h) of every command.
 
 crash.py MOUNTPOINT main|all|PATTERN [POINT]: walks the main scenarios, all, or those whose names match. Each is run once undisturbed,
 which tells how many points it has, and then once more for each of them, every time on a guest made anew. After each death

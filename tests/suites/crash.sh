@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Copyright (C) 2026 The virt-snapfs authors
 #
-# virt-snapfs killed at every numbered fault point (vm/fault.h) of every command, on a private libvirtd.
+# virt-snapfs killed at every numbered fault point (vm/util/fault.h) of every command, on a private libvirtd.
 # See tests/control/crash.py and crash_image.py (an image source).
 #
 #	CRASH_ONLY=all          every scenario and not only the main ones, or those whose names match: CRASH_ONLY='delete*'

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "vm/command.h"
+#include "vm/language/command.h"
 
 static int parse(const char *text, struct vm_commands *out, struct vs_err *err)
 {

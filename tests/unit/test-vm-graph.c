@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "vm/graph.h"
+#include "vm/graph/graph.h"
 
 #define SEC INT64_C(1000000000)
 

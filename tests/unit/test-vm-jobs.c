@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vm/jobs.h"
+#include "vm/engine/jobs.h"
 
 #define HEADING "ID  COMMAND         STATE      PROGRESS                                     SPEED      ETA\n"
 #define GIB (UINT64_C(1) << 30)

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "vm/names.h"
+#include "vm/model/names.h"
 
 static void expect_escape(const char *raw, const char *shown)
 {

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "vm/retain.h"
+#include "vm/language/retain.h"
 
 #define NS INT64_C(1000000000)
 

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "vm/xml.h"
+#include "vm/xml/xml.h"
 
 static struct vm_xml_domain *domain_of(const char *devices)
 {

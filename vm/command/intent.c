@@ -26,7 +26,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/clock.h"
+#include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- marks */

@@ -12,7 +12,7 @@
 #ifndef VS_VM_COMMAND_INTENT_H
 #define VS_VM_COMMAND_INTENT_H
 
-#include "vm/work.h"
+#include "vm/command/context.h"
 
 enum vm_intent_state {
 	VM_INTENT_DONE,     /* its data is in the base: noted, or shown by the very files */

@@ -25,8 +25,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "vm/clock.h"
 #include "vm/command/intent.h"
+#include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- life */

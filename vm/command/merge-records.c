@@ -7,7 +7,7 @@
  * changed only if it is there and has to change; what others have removed stays removed, for REDEFINE would bring it back. libvirt has
  * no "replace if it is still so": what is left is the moment between the fetch and the call, with no job of libvirt's running then.
  *
- * Our own note of what a snapshot froze moves with its record: see facts.h.
+ * Our own note of what a snapshot froze moves with its record: see meta/meta.h.
  */
 #include "vm/command/merge.h"
 
@@ -15,10 +15,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/clock.h"
 #include "vm/command/intent.h"
-#include "vm/rewrite.h"
+#include "vm/util/clock.h"
 #include "vm/util/mem.h"
+#include "vm/xml/edit.h"
 
 #define QUIET_TRIES 300 /* of 100 ms: as long as libvirt itself waits for a job of its own */
 #define QUIET_PAUSE_US 100000

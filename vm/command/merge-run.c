@@ -9,7 +9,7 @@
  *     commit      disk by disk. Once the job has begun libvirt lets nobody else at the disk: the guards are asked again, and before a
  *                 pivot once more. The merged files stay for now, since a later snapshot may be one of them: at every moment each
  *                 reads right through what its record names. Done is noted disk by disk
- *     vouch       for those above the base, with the stamp that it has now: see vouch.c
+ *     vouch       for those above the base, with the stamp that it has now: see attest.c
  *     re-point    every other record that names a merged layer names the base instead; children of those that go become
  *                 children of the parent of the first
  *     see         a fresh look, so readers have moved
@@ -33,8 +33,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/clock.h"
 #include "vm/command/intent.h"
+#include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
 static struct vm_own_id id_of(const struct vm_work_record *r)

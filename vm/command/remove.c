@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/clock.h"
+#include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
 bool vm_leaving_has(const struct vm_leaving *leaving, const char *name)

@@ -8,7 +8,7 @@
 #ifndef VS_VM_COMMAND_REMOVE_H
 #define VS_VM_COMMAND_REMOVE_H
 
-#include "vm/work.h"
+#include "vm/command/context.h"
 
 /* Is a layer needed? */
 enum vm_need { VM_NEED_NOT, VM_NEED_BY, VM_NEED_UNKNOWN };

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/* What pictures are made of: order and numbers of snapshots, sharing of what did not change, the log, and small helpers. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/inventory/draft.h"
+#include "vm/model/inventory.h"
+#include "vm/observe/gates.h"
+#include "vm/util/clock.h"
+#include "vm/util/log.h"
+#include "vm/util/strmap.h"
+
+/* ---------------------------------------------------------------- pictures */
+
+static struct vm_domain *domain(const char *dir, const char *state)
+{
+	struct vm_domain *d = vm_domain_new();
+	struct vm_arena *a = vm_domain_arena(d);
+
+	d->name = vm_arena_strdup(a, dir);
+	d->dir = vm_arena_strdup(a, dir);
+	d->uuid = vm_arena_printf(a, "uuid of %s", dir);
+	d->state = vm_arena_strdup(a, state);
+	d->layers = vm_arena_calloc(a, 1, sizeof(*d->layers));
+	d->n_layers = 1;
+	d->layers[0].path = vm_arena_strdup(a, "/img");
+	return d;
+}
+
+Test(vm_picture, domains_are_sorted_and_found_by_directory)
+{
+	struct vm_domain *list[] = { domain("web", "running"), domain("db", "running"), domain("mail", "shut off") };
+	struct vm_picture *pic = vm_picture_new(list, 3, NULL);
+
+	cr_expect_str_eq(pic->domains[0]->dir, "db");
+	cr_expect_str_eq(pic->domains[2]->dir, "web");
+	cr_expect_eq(vm_picture_domain(pic, "mail"), pic->domains[1]);
+	cr_expect_null(vm_picture_domain(pic, "mai"));
+	cr_expect_null(vm_picture_domain(pic, "zebra"));
+	vm_picture_put(pic);
+}
+
+Test(vm_picture, the_serial_rises_only_with_another_domain_object)
+{
+	struct vm_domain *a = domain("a", "running"), *b = domain("a", "paused");
+	struct vm_picture *one = vm_picture_new(&a, 1, NULL), *same, *other;
+
+	vm_domain_ref(a);
+	same = vm_picture_new(&a, 1, one);
+	cr_expect_eq(same->serial, one->serial);
+	other = vm_picture_new(&b, 1, same);
+	cr_expect_eq(other->serial, one->serial + 1);
+	vm_picture_put(one);
+	vm_picture_put(same);
+	cr_expect_str_eq(vm_picture_ref(other)->domains[0]->state, "paused");
+	vm_picture_put(other);
+	vm_picture_put(other);
+}
+
+Test(vm_picture, equal_is_what_looks_the_same)
+{
+	struct vm_domain *a = domain("a", "running"), *b = domain("a", "running"), *c = domain("a", "paused");
+
+	a->changed_ns = 1;
+	cr_expect(vm_domain_equal(a, b), "the time of a change is not news itself");
+	cr_expect_not(vm_domain_equal(a, c));
+	b->layers[0].note = vm_arena_strdup(vm_domain_arena(b), "left over");
+	cr_expect_not(vm_domain_equal(a, b));
+	vm_domain_unref(a);
+	vm_domain_unref(b);
+	vm_domain_unref(c);
+}
+
+Test(vm_picture, an_active_layer_may_grow_a_little_without_being_news)
+{
+	static const struct { bool active; uint64_t more; bool equal; } cases[] = {
+		{ true, 0, true },
+		{ true, 65536, true },        /* a cluster more, in a layer that is being written */
+		{ true, 1 << 20, false },     /* that much is news */
+		{ false, 65536, false },      /* a frozen layer does not grow */
+	};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++) {
+		struct vm_domain *a = domain("a", "running"), *b = domain("a", "running");
+
+		a->layers[0].active = b->layers[0].active = cases[i].active;
+		a->layers[0].allocated = 10 << 20;
+		b->layers[0].allocated = (10 << 20) + cases[i].more;
+		cr_expect_eq(vm_domain_equal(a, b), cases[i].equal, "case %zu", i);
+		cr_expect_eq(vm_domain_equal(b, a), cases[i].equal, "case %zu, the other way round", i);
+		vm_domain_unref(a);
+		vm_domain_unref(b);
+	}
+}
+
+/* ---------------------------------------------------------------- order and numbers */
+
+static void expect_order(struct vm_draft_snapshot *snaps, size_t n, const char *const *names)
+{
+	struct vm_draft d = { .uuid = "u", .snapshots = snaps, .n_snapshots = n };
+	struct vm_arena arena;
+
+	vm_arena_init(&arena);
+	cr_assert_eq(vm_draft_settle(&d, &arena), 0);
+	for (size_t i = 0; i < n; i++) {
+		cr_expect_str_eq(d.order[i]->name, names[i], "place %zu", i);
+		cr_expect_eq(d.order[i]->rank, (int)i);
+	}
+	vm_arena_fini(&arena);
+}
+
+Test(vm_draft, snapshots_are_ordered_by_time_then_by_the_tree)
+{
+	struct vm_draft_snapshot snaps[] = {
+		{ .name = "late", .created_ns = 30 * VM_NS_PER_S, .parent = -1, .kind = VM_EXTERNAL },
+		{ .name = "early", .created_ns = 10 * VM_NS_PER_S, .parent = -1, .kind = VM_EXTERNAL },
+		{ .name = "child", .created_ns = 30 * VM_NS_PER_S, .parent = 0, .kind = VM_EXTERNAL },
+	};
+	static const char *const names[] = { "early", "late", "child" };
+
+	expect_order(snaps, 3, names);
+}
+
+Test(vm_draft, a_child_of_the_same_second_follows_its_parent_whose_entry_knows_better)
+{
+	struct q2_snapshot entry = { .id = (char *)"1", .name = (char *)"in", .date_sec = 30, .date_nsec = 700000000 };
+	struct vm_draft_disk disk = { .fact = { .target = "vda", .mode = VM_MODE_INTERNAL }, .entry = &entry };
+	struct vm_draft_snapshot snaps[] = {
+		{ .name = "in", .created_ns = 30 * VM_NS_PER_S, .parent = -1, .disks = &disk, .n_disks = 1 },
+		{ .name = "out", .created_ns = 30 * VM_NS_PER_S, .parent = 0, .kind = VM_EXTERNAL },
+	};
+	static const char *const names[] = { "in", "out" };
+
+	expect_order(snaps, 2, names);
+	cr_expect_eq(snaps[0].created_ns, 30 * VM_NS_PER_S + 700000000);
+	cr_expect_eq(snaps[1].created_ns, 30 * VM_NS_PER_S, "what is shown stays what libvirt recorded");
+}
+
+Test(vm_draft, inode_numbers_tell_snapshots_apart_that_reuse_name_and_id)
+{
+	struct vm_draft d = { .ino = 7 };
+	struct vm_draft_snapshot s = { .name = "monday" };
+	struct q2_snapshot one = { .id = (char *)"1", .name = (char *)"monday", .date_sec = 5, .date_nsec = 1000 }, two = one;
+	struct vm_draft_disk a = { .fact = { .target = "vda" }, .entry = &one }, b = { .fact = { .target = "vda" }, .entry = &two };
+	uint64_t ino = vm_draft_disk_ino(&d, &s, &a);
+
+	cr_expect_eq(ino, vm_draft_disk_ino(&d, &s, &b), "the same at every mount");
+	two.date_nsec = 2000;
+	cr_expect_neq(ino, vm_draft_disk_ino(&d, &s, &b), "deleted and created again");
+	two = one;
+	b.fact.target = "vdb";
+	cr_expect_neq(ino, vm_draft_disk_ino(&d, &s, &b), "another disk");
+	cr_expect_gt(ino, 1);
+}
+
+/* ---------------------------------------------------------------- the log */
+
+static size_t count_lines(const char *text)
+{
+	size_t n = 0;
+
+	for (; *text; text++)
+		n += *text == '\n';
+	return n;
+}
+
+Test(vm_log, keeps_the_last_thousand_lines_and_each_is_one)
+{
+	struct vm_log *log = vm_log_new("web", false);
+	int64_t changed_ns;
+	char *text;
+	size_t len;
+
+	for (int i = 0; i < 1005; i++)
+		vm_log(log, "line %d with\na break in it\n", i);
+	cr_assert_eq(vm_log_text(log, &text, &len, &changed_ns), 0);
+	cr_expect_eq(strlen(text), len);
+	cr_expect_eq(count_lines(text), 1000);
+	cr_expect_null(strstr(text, " line 4 "));
+	cr_expect_not_null(strstr(text, " line 5 with a break in it\n"));
+	cr_expect_not_null(strstr(text, " line 1004 with a break in it\n"));
+	cr_expect_leq(changed_ns, vm_now_ns());
+	free(text);
+	vm_log_unref(log);
+}
+
+Test(vm_log, a_departed_domain_finds_its_log_again)
+{
+	struct vm_log_shelf *shelf = vm_log_shelf_new(true);
+	struct vm_log *log = vm_log_shelf_take(shelf, "u-1", "web");
+
+	vm_log_shelf_leave(shelf, "u-1", log);
+	for (int i = 0; i < 63; i++) {
+		char uuid[16];
+
+		snprintf(uuid, sizeof(uuid), "other %d", i);
+		vm_log_shelf_leave(shelf, uuid, vm_log_shelf_take(shelf, uuid, "x"));
+	}
+	cr_expect_eq(vm_log_shelf_take(shelf, "u-1", "web"), log);
+	vm_log_unref(log);
+	vm_log_shelf_free(shelf);
+}
+
+/* ---------------------------------------------------------------- helpers */
+
+static bool keep_odd(void *thing, void *opaque)
+{
+	(*(unsigned *)opaque)++;
+	return (uintptr_t)thing % 2;
+}
+
+Test(vm_strmap, holds_many_and_lets_some_go)
+{
+	struct vm_strmap map = {0};
+	unsigned visited = 0;
+	char key[16];
+
+	for (uintptr_t i = 1; i <= 1000; i++) {
+		snprintf(key, sizeof(key), "key %zu", (size_t)i);
+		cr_assert_eq(vm_strmap_put(&map, key, (void *)i), 0);
+	}
+	cr_expect_eq((uintptr_t)vm_strmap_get(&map, "key 77"), 77);
+	cr_expect_null(vm_strmap_get(&map, "key 1001"));
+	vm_strmap_filter(&map, keep_odd, &visited);
+	cr_expect_eq(visited, 1000);
+	cr_expect_eq(map.n, 500);
+	cr_expect_null(vm_strmap_get(&map, "key 78"));
+	cr_expect_eq((uintptr_t)vm_strmap_remove(&map, "key 79"), 79);
+	cr_expect_null(vm_strmap_remove(&map, "key 79"));
+	vm_strmap_clear(&map, NULL);
+	cr_expect_null(vm_strmap_get(&map, "key 1"));
+}
+
+Test(vm_arena, gives_zeroed_memory_large_and_small)
+{
+	struct vm_arena a;
+	char *small, *large;
+
+	vm_arena_init(&a);
+	small = vm_arena_strdup(&a, "small");
+	large = vm_arena_calloc(&a, 1 << 20, 1);
+	cr_expect_eq(large[(1 << 20) - 1], 0);
+	cr_expect_str_eq(vm_arena_printf(&a, "%s and %d", small, 2), "small and 2");
+	cr_expect_null(vm_arena_calloc(&a, SIZE_MAX / 2, 16), "arithmetic must not wrap round");
+	cr_expect(vm_arena_failed(&a));
+	cr_expect_str_eq(small, "small");
+	vm_arena_fini(&a);
+}
+
+Test(vm_gate, stays_the_same_while_the_same_is_named)
+{
+	struct vm_gate_memo memo = {0};
+	struct q2_gate *first, *again, *other;
+
+	for (int i = 0; i < 3; i++) {
+		struct vm_gate_list list = {0};
+
+		vm_gate_list_file(&list, "/nowhere/a.qcow2", Q2_FORMAT_NONE);
+		vm_gate_list_file(&list, "/nowhere/a.qcow2", Q2_FORMAT_QCOW2);
+		if (i == 2)
+			vm_gate_list_dir(&list, "/tmp");
+		if (i == 0)
+			first = q2_gate_ref(vm_gate_list_gate(&list, &memo));
+		else if (i == 1)
+			again = vm_gate_list_gate(&list, &memo);
+		else
+			other = vm_gate_list_gate(&list, &memo);
+		cr_expect_eq(list.n, i == 2 ? 2 : 1, "each path once");
+		vm_gate_list_fini(&list);
+	}
+	cr_expect_eq(first, again);
+	cr_expect_neq(first, other);
+	q2_gate_unref(first);
+	vm_gate_memo_fini(&memo);
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * prune: what the policy drops goes. What follows one another goes in one merge, and a domain that is shut off is started once for all
+ * of it. After each step the plan is made anew, for what is open or held may change meanwhile.
+ *
+ * What a guard refuses to drop stays, and the others go all the same; the first refusal is what is told.
+ */
+#include "vm/command/context.h"
+#include "vm/engine/engine.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "vm/language/retain.h"
+#include "vm/util/mem.h"
+
+struct pruning {
+	char **refused; /* keys */
+	size_t n_refused, room;
+	struct vs_err why; /* of the first */
+	int result;
+};
+
+static void pruning_fini(struct pruning *p)
+{
+	for (size_t i = 0; i < p->n_refused; i++)
+		free(p->refused[i]);
+	free(p->refused);
+}
+
+static bool was_refused(const struct pruning *p, const char *key)
+{
+	for (size_t i = 0; i < p->n_refused; i++)
+		if (!strcmp(p->refused[i], key))
+			return true;
+	return false;
+}
+
+static void note_refused(struct pruning *p, const char *key, int r, const struct vs_err *why)
+{
+	XGROW(p->refused, p->n_refused, p->room);
+	p->refused[p->n_refused++] = xstrdup(key);
+	if (p->result < 0)
+		return;
+	p->result = r;
+	p->why = *why;
+	vs_err_prefix(&p->why, "'%s' stays", key);
+}
+
+static const char *key_of(const struct vm_work *w, const struct vm_snapshot *s)
+{
+	return s->recorded && w->conn ? s->name : s->shown;
+}
+
+/* Keys (see vm_work_find_key) of those that the policy drops and that were not refused, oldest first. Gives the list and its
+ * strings. */
+static int list_dropped(struct vm_work *w, const struct pruning *p, char ***out, size_t *n_out, struct vs_err *err)
+{
+	struct vm_retain_snapshot *snaps = NULL;
+	struct vm_retain_verdict *verdicts = NULL;
+	const struct vm_snapshot *s;
+	char **keys;
+	size_t n = 0;
+	int r = vm_engine_plan(w->engine, w->d, w->own->policy, &snaps, &verdicts, &n, err);
+
+	*n_out = 0;
+	*out = keys = xcalloc(n, sizeof(*keys));
+	for (size_t i = 0; r == 0 && i < n; i++)
+		if (!verdicts[i].keep && vm_work_find(w, snaps[i].shown, &s, NULL) == 0 && !was_refused(p, key_of(w, s)))
+			keys[(*n_out)++] = xstrdup(key_of(w, s));
+	free(snaps);
+	free(verdicts);
+	return r;
+}
+
+/* 1: there may be more. */
+static int prune_some(struct vm_work *w, struct pruning *p, size_t *dropped, struct vs_err *err)
+{
+	char **keys = NULL;
+	size_t n = 0, done = 0;
+	int r = w->own->policy ? list_dropped(w, p, &keys, &n, err) : 0;
+
+	w->left = n;
+	if (n && w->watch.progress)
+		w->watch.progress(w->watch.opaque, 0, 0, 0); /* `jobs` says at once how many are left */
+	if (r == 0 && n)
+		r = vm_work_cancelled(w, err);
+	if (r == 0 && n) {
+		r = vm_op_delete_some(w, keys, n, &done, err);
+		for (size_t i = 0; i < done; i++)
+			vm_log(w->log, "retention dropped '%s'", keys[i]);
+		*dropped += done;
+		if (r == -EPERM || r == -EOPNOTSUPP || r == -EACCES) {
+			note_refused(p, keys[done], r, err);
+			*err = (struct vs_err){0};
+			r = 0;
+		} else if (r < 0) {
+			vs_err_prefix(err, "pruning '%s'", keys[done]);
+		}
+	}
+	for (size_t i = 0; i < n; i++)
+		free(keys[i]);
+	free(keys);
+	return r < 0 ? r : n > 0;
+}
+
+/* A delete that retention itself would make, and that was begun, is its to finish: it comes first. */
+static const char *begun_drop(const struct vm_work *w)
+{
+	for (size_t i = 0; i < w->own->n_snapshots; i++) {
+		const struct vm_own_mark *mark = w->own->snapshots[i].mark;
+
+		if (mark && !mark->is_void && !strncmp(mark->command, "delete ", strlen("delete ")))
+			return mark->command;
+	}
+	return NULL;
+}
+
+int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err)
+{
+	struct pruning p vs_cleanup(pruning_fini) = { .n_refused = 0 };
+	int r = vm_work_look(w, err);
+
+	*dropped = 0;
+	if (w->try_only && r == 0)
+		return vm_engine_try_prune(w->engine, w, err);
+	if (r == 0 && w->own->policy && strcmp(w->own->policy, "off") != 0) {
+		const char *begun = begun_drop(w);
+
+		if (begun)
+			r = vm_op_delete_begun(w, begun, NULL, NULL, err);
+		if (r == 0)
+			r = vm_op_begin(w, w->command, false, err);
+	}
+	for (bool more = r == 0; more;) {
+		r = prune_some(w, &p, dropped, err);
+		more = r > 0;
+		if (more)
+			r = vm_work_look(w, err);
+		more = more && r == 0;
+	}
+	w->left = 0;
+	if (r == 0 && p.result < 0)
+		*err = p.why;
+	return r == 0 ? p.result : r;
+}

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/* pull. */
+#include "vm/command/context.h"
+#include "vm/engine/engine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+struct pull_disk {
+	const char *target;
+	char *base; /* NULL: nothing */
+	uint64_t bytes;
+};
+
+static const char *frozen_on(const struct vm_work_record *record, const char *target)
+{
+	for (size_t i = 0; i < record->xml->n_disks; i++) {
+		const struct vm_xml_snapdisk *d = &record->xml->disks[i];
+
+		if (!strcmp(d->target, target) && d->mode == VM_MODE_EXTERNAL && d->frozen)
+			return d->frozen->source.path;
+	}
+	return NULL;
+}
+
+/* What would be copied: everything above @base (-1: everything) but the active layer. -1: @base is not beneath it. */
+static int64_t bytes_above(const struct vm_work *w, int top, int base)
+{
+	uint64_t bytes = 0;
+	int l = w->d->layers[top].below;
+
+	for (int n = 0; l >= 0 && l != base && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
+		bytes += vm_work_allocated(w, l);
+	return l == base ? (int64_t)bytes : -1;
+}
+
+/* 1: there is something to do on this disk, *p is filled; 0: nothing. */
+static int plan_pull(const struct vm_work *w, const struct vm_disk_now *disk, const struct vm_work_record *record,
+		     struct pull_disk *p, struct vs_err *err)
+{
+	const char *path = record ? frozen_on(record, disk->target) : NULL, *inside;
+	int base = path ? vm_work_layer(w, path) : -1;
+	int64_t bytes;
+
+	int r;
+
+	if (disk->top < 0 || !w->d->layers[disk->top].active || (record && !path))
+		return 0;
+	r = vm_work_uncut(w, disk->target, disk->top, err);
+	if (r < 0)
+		return r;
+	if (w->d->layers[disk->top].below == base)
+		return 0;
+	if (w->d->layers[disk->top].rival)
+		return vs_err_set(err, -EPERM, "disk %s: '%s' must stay as it is: %s writes to it, too", disk->target,
+				  w->d->layers[disk->top].path, w->d->layers[disk->top].rival);
+	if (disk->transient)
+		return vs_err_set(err, -EOPNOTSUPP, "disk %s is transient, which takes no block jobs", disk->target);
+	inside = vm_work_internal_in(w, disk->top);
+	if (inside)
+		return vs_err_set(err, -EPERM, "internal snapshot '%s' is stored in '%s' and would lose what it reads from below: delete it "
+				  "first", inside, w->d->layers[disk->top].path);
+	bytes = record && base < 0 ? -1 : bytes_above(w, disk->top, base);
+	if (bytes < 0)
+		return vs_err_set(err, -EOPNOTSUPP, "disk %s: '%s' is not beneath the active layer", disk->target, path);
+	*p = (struct pull_disk){ .target = disk->target, .bytes = (uint64_t)bytes, .base = path ? strdup(path) : NULL };
+	return !path || p->base ? 1 : vs_err_set(err, -ENOMEM, "out of memory");
+}
+
+static int pull_one(struct vm_work *w, const struct pull_disk *p, struct vs_err *err)
+{
+	struct vm_act_pull spec = { .target = p->target, .base = p->base,
+				    .bandwidth = (uint64_t)(w->options->bandwidth_mib * 1048576) };
+	struct vm_act_outcome outcome;
+	int r = vm_work_cancelled(w, err);
+
+	if (r == 0)
+		r = vm_act_pull(w->dom, &spec, &w->watch, &outcome, err);
+	vm_fault();
+	return r;
+}
+
+/* For a repetition to know the jobs, and for a mount to know that there is something to look after. */
+static int note_pull(struct vm_work *w, const struct pull_disk *disks, size_t n, struct vs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < n; i++)
+		r = vm_work_note(w, "job", disks[i].target);
+	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
+}
+
+static int pull_all(struct vm_work *w, const struct pull_disk *disks, size_t n, struct vs_err *err)
+{
+	int r;
+
+	vm_work_unguard(w);
+	r = vm_work_save(w, err); /* what each snapshot froze, which the header that changes will not tell any more */
+	if (r == 0)
+		r = note_pull(w, disks, n, err);
+	if (r == 0)
+		r = vm_work_guest(w, err);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; r == 0 && i < n; i++)
+		r = pull_one(w, &disks[i], err);
+	/* the picture is to see the completed job before it sees the chain alone */
+	vm_refresh(w->vm, 30000);
+	return r;
+}
+
+static void tell_pull(struct vm_work *w, const struct pull_disk *p)
+{
+	vm_work_say(w, "disk %s: %s up to %.1f MiB into the active layer, which then stands on %s", p->target,
+		    w->try_only ? "would copy" : "copied", (double)p->bytes / 1048576, p->base ? vm_work_file(w, p->base) : "nothing");
+}
+
+int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
+{
+	const struct vm_work_record *record = NULL;
+	const struct vm_snapshot *s;
+	vs_autofree struct pull_disk *disks = NULL;
+	size_t n = 0;
+	int r = vm_work_look(w, err);
+
+	if (r == 0 && !w->conn)
+		r = vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has no layers to pull");
+	if (r == 0)
+		r = vm_op_begin(w, w->command, false, err);
+	if (r == 0 && name)
+		r = vm_work_find(w, name, &s, err);
+	if (r == 0 && name && (s->kind == VM_INTERNAL || !(record = vm_work_record(w, s->name))))
+		r = vs_err_set(err, -EOPNOTSUPP, "'%s' is an internal snapshot: it froze no image to stand on", s->shown);
+	disks = r == 0 ? calloc(w->d->n_disks + 1, sizeof(*disks)) : NULL;
+	for (size_t i = 0; disks && r >= 0 && i < w->d->n_disks; i++) {
+		r = plan_pull(w, &w->d->disks[i], record, &disks[n], err);
+		n += r > 0;
+	}
+	if (r >= 0 && n)
+		r = vm_work_startable(w, err);
+	if (r == 0 && n && !w->try_only)
+		r = pull_all(w, disks, n, err);
+	if (r != -EHOSTDOWN && !w->try_only)
+		vm_work_note_done(w, "job");
+	if (r == 0 && n && !w->try_only)
+		r = vm_work_vouch_again(w, err);
+	if (r == 0 && n && !w->try_only && w->own->n_files)
+		r = vm_work_save(w, err);
+	for (size_t i = 0; i < n; i++) {
+		if (r >= 0)
+			tell_pull(w, &disks[i]);
+		free(disks[i].base);
+	}
+	if (r >= 0 && !n)
+		vm_work_say(w, "nothing to do");
+	return r < 0 ? r : 0;
+}

@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/* revert. */
+#include "vm/command/remove.h"
+#include "vm/engine/engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "vm/libvirt/act-priv.h"
+#include "vm/util/clock.h"
+#include "vm/util/mem.h"
+
+#define UNTOUCHED_S 2 /* between a snapshot's time, which is that of the call, and the last write of making it */
+
+/* The layers that the domain writes to before it is reverted. */
+struct old_layer {
+	char *target;
+	struct vm_doomed_file file;
+};
+
+struct old_layers {
+	struct old_layer *v;
+	size_t n;
+};
+
+static void layers_fini(struct old_layers *old)
+{
+	for (size_t i = 0; i < old->n; i++) {
+		free(old->v[i].target);
+		free(old->v[i].file.path);
+	}
+	free(old->v);
+}
+
+/* Does the snapshot have this disk by an image of its own? What a disk without one has written stays where it is. */
+static bool takes_part(const struct vm_snapshot *s, const char *target)
+{
+	for (size_t i = 0; i < s->n_disks; i++)
+		if (!strcmp(s->disks[i].target, target))
+			return true;
+	return false;
+}
+
+/* Does the domain have this disk now, and did not have it then? */
+static bool is_new(const struct vm_work *w, const struct vm_snapshot *s, const struct vm_disk_now *disk)
+{
+	const struct vm_work_record *record = vm_work_record(w, s->name);
+
+	if (!record || disk->top < 0 || !w->d->layers[disk->top].active)
+		return false;
+	for (size_t k = 0; k < record->xml->n_disks; k++)
+		if (!strcmp(record->xml->disks[k].target, disk->target))
+			return false;
+	return true;
+}
+
+/* With the domain stopped: nobody writes to them any more, but a picture does not follow what a guest writes. */
+static struct old_layers note_layers(const struct vm_work *w, const struct vm_snapshot *s)
+{
+	struct old_layers old = { .v = xcalloc(w->d->n_disks, sizeof(*old.v)) };
+
+	for (size_t i = 0; i < w->d->n_disks; i++) {
+		const struct vm_layer *top = w->d->disks[i].top < 0 ? NULL : &w->d->layers[w->d->disks[i].top];
+		struct q2_stamp now;
+		struct stat st;
+
+		if (!takes_part(s, w->d->disks[i].target) || !top || !top->active || top->error || stat(top->path, &st) < 0 || st.st_ino != top->stamp.ino ||
+		    st.st_dev != top->stamp.dev)
+			continue;
+		now = top->stamp;
+		now.size = (uint64_t)st.st_size;
+		now.mtime_ns = vm_timespec_ns(st.st_mtim);
+		old.v[old.n++] = (struct old_layer){ xstrdup(w->d->disks[i].target), { xstrdup(top->path), now } };
+	}
+	return old;
+}
+
+/* For a repetition: they are out of use as soon as the definition is the old one. */
+static int note_drops(struct vm_work *w, const struct old_layers *old)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < old->n; i++) {
+		const struct q2_stamp *stamp = &old->v[i].file.stamp;
+		vs_autofree char *text = xasprintf("%" PRIu64 " %" PRIu64 " %" PRId64 "\n%s", stamp->ino, stamp->size, stamp->mtime_ns,
+						   old->v[i].file.path);
+
+		r = vm_work_note(w, "drop", text);
+	}
+	return r;
+}
+
+/* What was written since is discarded: where nobody needs it, and that is known. */
+static void discard(struct vm_work *w, const struct vm_doomed_file *file)
+{
+	int layer = vm_work_layer(w, file->path);
+	struct vs_err why = {0};
+	int r;
+
+	if (layer >= 0 && w->d->layers[layer].active)
+		return; /* of a disk that took no part */
+	r = vm_remove(w, file, NULL, &why);
+	if (r == 0)
+		vm_work_say(w, "unlinked '%s'", vm_work_file(w, file->path));
+	else if (r < 0)
+		vm_work_say(w, "%s", why.msg);
+}
+
+/* One that an interrupted revert has left, if it is that very file and as it was. @opaque: those that were active until now, which are
+ * dealt with anyway. */
+static bool discard_noted(struct vm_work *w, const char *text, void *opaque)
+{
+	const struct old_layers *active = opaque;
+	struct vm_doomed_file file = {0};
+	const char *path = strchr(text, '\n');
+	struct stat st;
+
+	if (!path || sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNd64, &file.stamp.ino, &file.stamp.size, &file.stamp.mtime_ns) != 3)
+		return false;
+	file.path = (char *)path + 1;
+	for (size_t i = 0; i < active->n; i++)
+		if (!strcmp(active->v[i].file.path, file.path))
+			return false;
+	if (lstat(file.path, &st) < 0 || st.st_ino != file.stamp.ino)
+		return false;
+	file.stamp.dev = st.st_dev;
+	discard(w, &file);
+	return true;
+}
+
+static void tell_discarded(struct vm_work *w, const struct vm_act_overlay *fresh)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++) {
+		int top = strcmp(w->d->disks[i].target, fresh->target) ? -1 : w->d->disks[i].top, one;
+		struct vs_err why = {0};
+
+		if (top < 0 || w->d->layers[top].error || vm_work_above(w, top, &one) || vm_work_internal_in(w, top) || !vm_made(w, top))
+			continue;
+		if (vm_need(w, top, NULL, true, &why) == VM_NEED_NOT)
+			vm_work_say(w, "would unlink '%s'", w->d->layers[top].path);
+		else
+			vm_work_say(w, "%s", why.msg);
+	}
+}
+
+/* The new layer, of which no record tells: one day it may be nobody's. */
+static void remember_new(struct vm_work *w, const struct old_layer *old)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++) {
+		int top = strcmp(w->d->disks[i].target, old->target) ? -1 : w->d->disks[i].top;
+		const struct vm_layer *l = top < 0 ? NULL : &w->d->layers[top];
+
+		if (l && l->below >= 0 && !l->error && l->stamp.ino != old->file.stamp.ino)
+			vm_own_add_made(w->own, l->path, l->stamp.ino);
+	}
+}
+
+/* The layer of such a one stays, and one day no record may tell that a snapshot made it. */
+static void remember_left(struct vm_work *w, const struct vm_snapshot *s)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++) {
+		int top = w->d->disks[i].top;
+
+		if (!is_new(w, s, &w->d->disks[i]))
+			continue;
+		vm_work_say(w, "disk %s: '%s' had no such disk, so the domain is without it, and '%s' stays", w->d->disks[i].target, s->shown,
+			    vm_work_file(w, w->d->layers[top].path));
+		if (vm_made(w, top))
+			vm_own_add_made(w->own, w->d->layers[top].path, w->d->layers[top].stamp.ino);
+	}
+}
+
+/* After a revert. What goes is remembered as made until it has gone: should it have to stay, no record may tell. */
+static int settle_layers(struct vm_work *w, const struct old_layers *old, struct vs_err *err)
+{
+	int r;
+
+	for (size_t i = 0; i < old->n; i++) {
+		int layer = vm_work_layer(w, old->v[i].file.path);
+
+		remember_new(w, &old->v[i]);
+		if (layer >= 0 && !w->d->layers[layer].active && vm_made(w, layer))
+			vm_own_add_made(w->own, old->v[i].file.path, old->v[i].file.stamp.ino);
+	}
+	r = vm_work_save(w, err);
+	for (size_t i = 0; r == 0 && i < old->n; i++)
+		discard(w, &old->v[i].file);
+	return r < 0 || !vm_own_sweep_made(w->own, vm_work_is_there) ? r : vm_work_save(w, err);
+}
+
+static int stop_guest(struct vm_work *w, struct vs_err *err)
+{
+	if (!w->running)
+		return 0;
+	if (virDomainDestroy(w->dom) < 0) {
+		int r = vm_act_virterr(w->dom, err, "the domain cannot be stopped");
+
+		if (virDomainIsActive(w->dom) != 0)
+			return r;
+		*err = (struct vs_err){0};
+	}
+	vm_fault();
+	return vm_work_look(w, err);
+}
+
+/* Nobody has written to this file since it was made, or since @since_s. */
+static bool untouched(const char *path, int64_t since_s)
+{
+	struct statx st;
+	int64_t made_s;
+
+	if (statx(AT_FDCWD, path, 0, STATX_MTIME | STATX_BTIME, &st) < 0)
+		return false;
+	made_s = st.stx_mask & STATX_BTIME ? st.stx_btime.tv_sec : 0;
+	return st.stx_mtime.tv_sec <= (made_s > since_s ? made_s : since_s) + UNTOUCHED_S;
+}
+
+/* An interrupted run of this command has taken that snapshot. Does it hold what would be discarded? */
+static int kept_before(struct vm_work *w, const char *name, struct vs_err *err)
+{
+	bool same = !w->running;
+
+	for (size_t i = 0; same && i < w->d->n_disks; i++)
+		same = w->d->disks[i].top < 0 ||
+		       untouched(w->d->layers[w->d->disks[i].top].path, vm_work_record(w, name)->xml->created_s);
+	if (!same)
+		return vs_err_set(err, -EEXIST, "'%s' was taken before this command was interrupted, and the guest may have written since: "
+				  "keep that by another name, or leave keep= out", name);
+	vm_work_say(w, "'%s' had been taken before", name);
+	return 0;
+}
+
+/* Of an external snapshot's disks, and of those that the domain will be without: the others keep the files that they have, so there is
+ * nothing to keep. */
+static int keep_first(struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, struct vs_err *err)
+{
+	struct vm_command create = { .verb = VM_CREATE, .names = (char **)&c->keep, .n_names = 1 };
+	vs_autofree char **targets = NULL;
+	int r;
+
+	if (!c->keep)
+		return 0;
+	if (!w->try_only && vm_work_record(w, c->keep) && vm_work_noted(w, "keep", c->keep))
+		return kept_before(w, c->keep, err);
+	targets = xcalloc(s->n_disks + w->d->n_disks, sizeof(*targets));
+	r = w->try_only ? 0 : vm_work_note(w, "keep", c->keep);
+	if (r < 0)
+		return vs_err_set(err, r, "out of memory");
+	for (size_t i = 0; s->kind == VM_EXTERNAL && i < s->n_disks; i++)
+		targets[create.n_disks++] = xstrdup(s->disks[i].target);
+	for (size_t i = 0; s->kind == VM_EXTERNAL && i < w->d->n_disks; i++)
+		if (is_new(w, s, &w->d->disks[i]))
+			targets[create.n_disks++] = xstrdup(w->d->disks[i].target);
+	create.disks = targets;
+	if (w->running && w->n_records && w->records[0].xml->kind == VM_INTERNAL)
+		create.kind = VM_ASK_INTERNAL;
+	r = vm_op_create(w, &create, err); /* looks anew, so @s is gone now */
+	for (size_t i = 0; i < create.n_disks; i++)
+		free(targets[i]);
+	if (r < 0 && r != -EHOSTDOWN && !w->try_only)
+		vm_work_note_done(w, "keep");
+	return r;
+}
+
+/* What an interrupted run has made and the domain stands on by now is of our making, which soon no note will say. */
+static bool adopt_made(struct vm_work *w, const char *text, void *opaque)
+{
+	char *path;
+	uint64_t ino = strtoull(text, &path, 10);
+	int layer = *path == '\n' ? vm_work_layer(w, path + 1) : -1;
+
+	(void)opaque;
+	if (layer < 0 || w->d->layers[layer].stamp.ino != ino)
+		return false;
+	vm_own_add_made(w->own, path + 1, ino);
+	return true;
+}
+
+static int check_state(const struct vm_snapshot *s, struct vs_err *err)
+{
+	if (s->state == VM_OK || s->state == VM_DETACHED)
+		return 0;
+	return vs_err_set(err, -EPERM, "snapshot '%s' is %s: %s", s->shown, vm_state_name(s->state), s->reason ? s->reason : "");
+}
+
+static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
+{
+	struct vm_act_revert spec = { .name = name, .risky = true, .left_over = vm_op_left_over, .making = vm_op_making, .opaque = w };
+	struct old_layers old vs_cleanup(layers_fini) = { .n = 0 };
+	const struct vm_snapshot *s;
+	int r = vm_work_find_key(w, name, &s, err);
+
+	if (r == 0) {
+		old = note_layers(w, s);
+		remember_left(w, s);
+	}
+	if (r == 0)
+		r = check_state(s, err); /* it may have changed while a snapshot was taken and the guest was stopped */
+	vm_work_unguard(w);
+	if (r == 0 && vm_work_note_each(w, "make", adopt_made, NULL) > 0)
+		r = vm_work_save(w, err);
+	if (r == 0)
+		r = note_drops(w, &old);
+	if (r == 0)
+		r = vm_act_revert(w->dom, &spec, &w->watch, err);
+	if (r == 0)
+		r = vm_work_look(w, err); /* which puts our facts back, too */
+	if (r == 0)
+		vm_work_say(w, "the domain is as it was at '%s'", name);
+	if (r == 0)
+		vm_work_note_each(w, "drop", discard_noted, &old);
+	if (r == 0)
+		r = settle_layers(w, &old, err);
+	if (r != -EHOSTDOWN) {
+		if (r == 0 || vm_work_look(w, NULL) == 0)
+			vm_op_settle_making(w);
+		vm_work_note_done(w, "drop");
+	}
+	if (r == 0)
+		vm_work_note_done(w, "keep");
+	return r;
+}
+
+static int try_revert(struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, const char *name,
+		      const struct vm_act_plan *plan, struct vs_err *err)
+{
+	int r = keep_first(w, c, s, err);
+
+	if (r < 0)
+		return r;
+	if (w->running)
+		vm_work_say(w, "would stop the domain");
+	remember_left(w, s);
+	for (size_t i = 0; i < plan->n_overlays; i++) {
+		vm_work_say(w, "disk %s: would create '%s' on '%s'", plan->overlays[i].target, plan->overlays[i].path,
+			    plan->overlays[i].below);
+		if (!c->keep)
+			tell_discarded(w, &plan->overlays[i]);
+	}
+	vm_work_say(w, "would define the domain as it was at '%s'%s", name, c->keep ? "" :
+		    " and discard what was written since the current snapshot");
+	return 0;
+}
+
+/* What the guest is to stand on. */
+static int check_whole(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < s->n_disks; i++)
+		if (s->disks[i].chain && s->disks[i].chain[0])
+			r = vm_work_uncut(w, s->disks[i].target, vm_work_layer(w, s->disks[i].chain[0]), err);
+	return r;
+}
+
+/* A disk that took no part and that the domain does not have any more would come back with the image that it had then. */
+static int check_absent(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+{
+	const struct vm_work_record *record = s->kind == VM_EXTERNAL ? vm_work_record(w, s->name) : NULL;
+
+	for (size_t k = 0; record && k < record->xml->n_disks; k++) {
+		const struct vm_xml_snapdisk *disk = &record->xml->disks[k];
+		const char *path = disk->mode == VM_MODE_NO && disk->frozen ? disk->frozen->source.path : NULL;
+		int layer = path && vm_xml_disk_exposed(disk->frozen) ? vm_work_layer(w, path) : -1, one;
+		bool here = false;
+
+		for (size_t i = 0; i < w->d->n_disks; i++)
+			here |= !strcmp(w->d->disks[i].target, disk->target);
+		if (here || layer < 0)
+			continue;
+		if (vm_work_above(w, layer, &one) || w->d->layers[layer].active)
+			return vs_err_set(err, -EPERM, "disk %s: at '%s' the domain had it with '%s', which others stand on by now, and does not have it "
+					  "any more: attach it as it is now first", disk->target, s->shown, path);
+		if (vm_need(w, layer, NULL, true, err) != VM_NEED_NOT) {
+			vs_err_prefix(err, "disk %s, which the domain had at '%s' and does not have any more", disk->target, s->shown);
+			return err->code;
+		}
+	}
+	return 0;
+}
+
+static int check_revert(const struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, struct vs_err *err)
+{
+	int r = vm_op_check_id(w, s, err);
+
+	if (r == 0)
+		r = check_state(s, err);
+	if (r == 0)
+		r = check_whole(w, s, err);
+	if (r == 0)
+		r = check_absent(w, s, err);
+	if (r == 0 && !s->recorded)
+		r = vs_err_set(err, -EOPNOTSUPP, "libvirt does not know snapshot '%s'", s->shown);
+	if (r == 0 && s->kind == VM_INTERNAL)
+		r = vm_op_check_active(w, s, err);
+	if (r == 0 && w->running && !c->force)
+		r = vs_err_set(err, -EBUSY, "the domain is %s: shut it down, or use 'force', which stops it", w->d->state);
+	return r;
+}
+
+int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+{
+	const struct vm_snapshot *s = NULL;
+	vs_autofree char *name = NULL;
+	struct vm_act_revert spec = { .stops = true };
+	struct vm_act_plan plan = {0};
+	enum vm_act_way way;
+	int r = vm_work_look(w, err);
+
+	if (r == 0 && !w->conn)
+		return vm_op_image_revert(w, c, err);
+	if (r == 0)
+		r = vm_op_begin(w, w->command, false, err);
+	if (r == 0)
+		r = vm_work_find(w, c->names[0], &s, err);
+	if (r == 0)
+		r = check_revert(w, c, s, err);
+	if (r == 0 && !(name = strdup(s->name)))
+		r = vs_err_set(err, -ENOMEM, "out of memory");
+	if (r < 0)
+		return r;
+	spec.name = name;
+	r = vm_act_revert_plan(w->dom, &spec, &way, &plan, err); /* before anything is stopped for it */
+	if (r == 0 && w->try_only)
+		r = try_revert(w, c, s, name, &plan, err);
+	vm_act_plan_fini(&plan);
+	if (r < 0 || w->try_only)
+		return r;
+	r = keep_first(w, c, s, err);
+	if (r == 0)
+		r = stop_guest(w, err);
+	return r < 0 ? r : revert_now(w, name, err);
+}

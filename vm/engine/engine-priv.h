@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/* engine-priv.h: shared by engine.c (desks, texts), request.c (threads, whose turn it is), request-run.c (commands) and
+ * retention.c. */
+#ifndef VS_VM_ENGINE_ENGINE_PRIV_H
+#define VS_VM_ENGINE_ENGINE_PRIV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "vm/engine/engine.h"
+#include "vm/engine/jobs.h"
+#include "vm/engine/lock.h"
+#include "vm/util/strmap.h"
+
+struct vm_reader {
+	uint64_t ino;
+	int count;
+};
+
+/* All about one domain; lives as long as the engine. Guarded by the engine's lock, except uuid. */
+struct vm_desk {
+	char *uuid;
+	struct vm_request *running; /* has the domain; NULL: nobody */
+	struct vm_run *jobs;
+	char *outcome;              /* the last one, a line; NULL: none */
+	int64_t outcome_ns, jobs_ns, retain_ns, told_ns;
+	struct vm_reader *readers;
+	size_t n_readers;
+	uint64_t *seen;             /* identities of the snapshots that were there, sorted */
+	size_t n_seen;
+	bool greeted;               /* seen is filled */
+	bool repaired;
+	bool prune_due;             /* a snapshot appeared */
+};
+
+struct vm_engine {
+	struct vm *vm;
+	struct vm_store *store;
+	struct vm_options options; /* strings are ours */
+	pthread_mutex_t lock;
+	pthread_cond_t idle;       /* a request has left its domain, or a thread has ended */
+	struct vm_strmap desks;
+	uint64_t next_job;
+	unsigned threads;
+	bool stop;
+};
+
+enum vm_origin { VM_BY_WRITER, VM_BY_RETENTION, VM_BY_MOUNT };
+
+struct vm_request {
+	atomic_uint refs;
+	struct vm_engine *engine;
+	struct vm_desk *desk;
+	enum vm_origin origin;
+	enum vm_door door;
+	struct vm_commands commands; /* CTL */
+	char *policy;                /* RETAIN: canonical */
+	bool aside;                  /* only `try` and `cancel`: it does not take the domain */
+	atomic_bool cancel;
+	struct vm_work *work;        /* while it works; guarded by the engine's lock */
+	vm_done_fn done;
+	void *opaque;
+	char *outcome;               /* what was said of its last command; its own thread's */
+	struct vm_log *log;
+};
+
+/* -ENOMEM as NULL. */
+struct vm_desk *vm_desk_locked(struct vm_engine *engine, const char *uuid);
+/* @line: fit to be shown. */
+void vm_desk_outcome(struct vm_engine *engine, struct vm_desk *desk, const char *line);
+/* `jobs` or the outcome have changed; @often: at most some times a second. */
+void vm_desk_tell(struct vm_engine *engine, struct vm_desk *desk, bool often);
+/* By number; false: there is none. */
+bool vm_desk_has_job(struct vm_engine *engine, struct vm_desk *desk, uint64_t job);
+bool vm_desk_cancel(struct vm_engine *engine, struct vm_desk *desk, uint64_t job);
+
+/* request-run.c: all that was asked for, on the domain that the request has. @conn: NULL for an image source. */
+int vm_request_do(struct vm_request *q, virConnectPtr conn);
+/* One command, told in `ctl` and in the log. */
+int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm_command *c);
+/* The outcome of @command: @said what was done, @err why it failed with @r; either may be NULL. */
+void vm_request_report(struct vm_request *q, const char *command, int r, const char *said, const struct vs_err *err);
+/* retention.c: the next picture is to have the domain looked after as a mount does. */
+void vm_engine_repair_later(struct vm_engine *engine, struct vm_desk *desk);
+
+/* request.c: a request of our own. */
+int vm_request_self(struct vm_engine *engine, const struct vm_domain *d, enum vm_origin origin);
+
+#endif

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * lock.h: one command at a time on a domain, also between processes.
+ *
+ * A lock is flock(2) on a file of the domain in $RUNTIME_DIRECTORY as systemd gives it, else
+ * /run/virt-snapfs (users: $XDG_RUNTIME_DIR/virt-snapfs, else /tmp with the user's number), so it ends with the process. The file's first byte says what the holder does: `p` pruning that retention started by
+ * itself, for which others wait; anything else: a command.
+ *
+ * Threads: any.
+ */
+#ifndef VS_VM_ENGINE_LOCK_H
+#define VS_VM_ENGINE_LOCK_H
+
+#include "qcow2/qcow2.h"
+
+struct vm_lock;
+
+/* -EBUSY: somebody has it; *pruning (nullable) says whether that is only pruning. Gives *out. */
+int vm_lock_take(const char *uuid, bool prune, struct vm_lock **out, bool *pruning, struct vs_err *err);
+/* NULL is fine. */
+void vm_lock_release(struct vm_lock *lock);
+
+#endif

@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * A request from its text to `done`: who may have the domain, and when. What it does with it: request-run.c.
+ */
+#include "vm/engine/engine-priv.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/libvirt/virterr.h"
+#include "vm/util/log.h"
+
+#define LOCK_PAUSE_US 50000
+#define REFRESH_MS 30000
+
+/* ---------------------------------------------------------------- life */
+
+void vm_request_put(struct vm_request *q)
+{
+	if (!q || atomic_fetch_sub(&q->refs, 1) != 1)
+		return;
+	vm_commands_fini(&q->commands);
+	vm_log_unref(q->log);
+	free(q->outcome);
+	free(q->policy);
+	free(q);
+}
+
+void vm_request_cancel(struct vm_request *q)
+{
+	atomic_store(&q->cancel, true);
+	pthread_mutex_lock(&q->engine->lock);
+	if (q->work)
+		atomic_store(&q->work->watch.cancel, true);
+	pthread_cond_broadcast(&q->engine->idle);
+	pthread_mutex_unlock(&q->engine->lock);
+}
+
+/* ---------------------------------------------------------------- taking the domain */
+
+/* None of it has run: said of the first command. */
+static int refuse(struct vm_request *q, int r, const struct vs_err *err)
+{
+	vs_autofree char *text = NULL;
+
+	if (q->origin != VM_BY_WRITER)
+		text = strdup(q->origin == VM_BY_MOUNT ? "repair" : "prune");
+	else if (q->door == VM_DOOR_CTL)
+		text = vm_command_text(&q->commands.v[0]);
+	else if (asprintf(&text, "retain %s", q->policy) < 0)
+		text = NULL;
+	vm_request_report(q, text ? text : "the command", r, NULL, err);
+	return r;
+}
+
+static int refuse_busy(struct vm_request *q)
+{
+	const struct vs_err err = { .code = -EBUSY, .msg = "another command is at work on this domain, see 'jobs'" };
+
+	return refuse(q, -EBUSY, &err);
+}
+
+/* Waits while retention has the desk. */
+static int take_desk(struct vm_request *q)
+{
+	struct vm_engine *e = q->engine;
+	int r = 0;
+
+	pthread_mutex_lock(&e->lock);
+	while (q->desk->running && q->desk->running != q && q->desk->running->origin != VM_BY_WRITER && !atomic_load(&q->cancel) &&
+	       !e->stop)
+		pthread_cond_wait(&e->idle, &e->lock);
+	if (atomic_load(&q->cancel) || e->stop)
+		r = -ECANCELED;
+	else if (q->desk->running && q->desk->running != q)
+		r = -EBUSY;
+	else
+		q->desk->running = q;
+	pthread_mutex_unlock(&e->lock);
+	return r;
+}
+
+static bool leave_desk(struct vm_request *q)
+{
+	struct vm_engine *e = q->engine;
+	bool due;
+
+	pthread_mutex_lock(&e->lock);
+	if (q->desk->running == q)
+		q->desk->running = NULL;
+	due = q->desk->prune_due && q->origin == VM_BY_WRITER && !q->desk->running && !e->stop;
+	if (q->origin == VM_BY_RETENTION || due)
+		q->desk->prune_due = false;
+	pthread_cond_broadcast(&e->idle);
+	pthread_mutex_unlock(&e->lock);
+	return due;
+}
+
+/* Another mount may have it: waited for while that only prunes. */
+static int take_lock(struct vm_request *q, struct vm_lock **lock, struct vs_err *err)
+{
+	bool pruning = false;
+	int r;
+
+	while ((r = vm_lock_take(q->desk->uuid, q->origin != VM_BY_WRITER, lock, &pruning, err)) == -EBUSY && pruning &&
+	       !atomic_load(&q->cancel)) {
+		usleep(LOCK_PAUSE_US);
+		pruning = false;
+	}
+	return r;
+}
+
+static int open_connection(struct vm_request *q, virConnectPtr *conn, struct vs_err *err)
+{
+	int r;
+
+	*conn = NULL;
+	if (q->engine->options.n_images)
+		return 0;
+	r = vm_refresh(q->engine->vm, REFRESH_MS); /* a libvirt that hangs would keep virConnectOpen() for ever */
+	if (r == -ETIMEDOUT || r == -EHOSTDOWN)
+		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "libvirt does not answer");
+	*conn = virConnectOpen(q->engine->options.uri);
+	if (!*conn) {
+		r = vm_virterr_set(err, "libvirt cannot be reached");
+		return r == -ETIMEDOUT ? r : -EHOSTDOWN; /* the errno of its socket says nothing about snapshots */
+	}
+	virConnectSetKeepAlive(*conn, 5, 3);
+	return 0;
+}
+
+static int run(struct vm_request *q)
+{
+	struct vm_lock *lock = NULL;
+	virConnectPtr conn = NULL;
+	struct vs_err err = {0};
+	int r = q->aside ? 0 : take_desk(q);
+
+	if (r == -EBUSY)
+		return refuse_busy(q);
+	if (r < 0)
+		return r;
+	if (!q->aside)
+		r = take_lock(q, &lock, &err);
+	if (r == 0)
+		r = open_connection(q, &conn, &err);
+	if (r < 0)
+		refuse(q, r, &err);
+	else
+		r = vm_request_do(q, conn);
+	if (conn)
+		virConnectClose(conn);
+	vm_lock_release(lock);
+	if (r == -EHOSTDOWN) /* whatever it was doing has stayed as it is, a guest that it had started included */
+		vm_engine_repair_later(q->engine, q->desk);
+	return r;
+}
+
+static void *request_thread(void *arg)
+{
+	struct vm_request *q = arg;
+	struct vm_engine *e = q->engine;
+	int r = run(q);
+	struct vm_picture *pic = NULL;
+	bool due = !q->aside && leave_desk(q);
+
+	if (q->done)
+		q->done(q->opaque, r, q->outcome);
+	if (due) {
+		pic = vm_picture_get(e->vm);
+		for (size_t i = 0; i < pic->n_domains; i++)
+			if (!strcmp(pic->domains[i]->uuid, q->desk->uuid))
+				vm_request_self(e, pic->domains[i], VM_BY_RETENTION);
+		vm_picture_put(pic);
+	}
+	vm_request_put(q);
+	pthread_mutex_lock(&e->lock);
+	e->threads--;
+	pthread_cond_broadcast(&e->idle);
+	pthread_mutex_unlock(&e->lock);
+	return NULL;
+}
+
+/* Counts the thread before it is there. On failure the reference that it would have had is the caller's still. */
+static int start_locked(struct vm_request *q)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	int r;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	atomic_fetch_add(&q->refs, 1);
+	q->engine->threads++;
+	r = -pthread_create(&thread, &attr, request_thread, q);
+	pthread_attr_destroy(&attr);
+	if (r < 0) {
+		q->engine->threads--;
+		atomic_fetch_sub(&q->refs, 1);
+	}
+	return r;
+}
+
+/* ---------------------------------------------------------------- making one */
+
+static struct vm_request *request_new(struct vm_engine *e, const char *uuid, enum vm_origin origin)
+{
+	struct vm_request *q = calloc(1, sizeof(*q));
+	struct vm_picture *pic;
+
+	if (!q)
+		return NULL;
+	atomic_init(&q->refs, 1);
+	q->engine = e;
+	q->origin = origin;
+	vm_arena_init(&q->commands.arena);
+	pic = vm_picture_get(e->vm);
+	for (size_t i = 0; i < pic->n_domains; i++)
+		if (!strcmp(pic->domains[i]->uuid, uuid))
+			q->log = vm_log_ref(pic->domains[i]->log);
+	vm_picture_put(pic);
+	pthread_mutex_lock(&e->lock);
+	q->desk = q->log ? vm_desk_locked(e, uuid) : NULL;
+	pthread_mutex_unlock(&e->lock);
+	return q;
+}
+
+int vm_request_self(struct vm_engine *e, const struct vm_domain *d, enum vm_origin origin)
+{
+	struct vm_request *q = request_new(e, d->uuid, origin);
+	int r = -ENOMEM;
+
+	if (q && q->desk) {
+		pthread_mutex_lock(&e->lock);
+		r = q->desk->running || e->stop ? -EBUSY : 0;
+		if (r == 0) {
+			q->desk->running = q;
+			r = start_locked(q);
+			if (r < 0)
+				q->desk->running = NULL;
+		}
+		pthread_mutex_unlock(&e->lock);
+	}
+	vm_request_put(q);
+	return r;
+}
+
+static int parse(struct vm_request *q, const char *text, size_t len, struct vs_err *err)
+{
+	struct vm_retain policy = {0};
+	int r;
+
+	if (q->engine->options.read_only)
+		return vs_err_set(err, -EROFS, "this is a read-only mount");
+	if (q->door == VM_DOOR_CTL) {
+		r = vm_commands_parse(text, len, &q->commands, err);
+		q->aside = r == 0;
+		for (size_t i = 0; r == 0 && i < q->commands.n; i++)
+			q->aside = q->aside && (q->commands.v[i].try_only || q->commands.v[i].verb == VM_CANCEL);
+		return r;
+	}
+	r = vm_retain_parse(text, len, &policy, err);
+	if (r == 0)
+		q->policy = vm_retain_line(&policy);
+	vm_retain_fini(&policy);
+	return r < 0 || q->policy ? r : -ENOMEM;
+}
+
+static bool only_cancels(const struct vm_request *q)
+{
+	for (size_t i = 0; i < q->commands.n; i++)
+		if (q->commands.v[i].verb != VM_CANCEL)
+			return false;
+	return q->door == VM_DOOR_CTL;
+}
+
+/* 1: a thread has it; else what came of it. */
+static int submit(struct vm_request *q)
+{
+	struct vm_engine *e = q->engine;
+	bool busy;
+	int r;
+
+	if (only_cancels(q)) {
+		r = 0;
+		for (size_t i = 0; r == 0 && i < q->commands.n; i++)
+			r = vm_request_command(q, NULL, &q->commands.v[i]);
+		return r;
+	}
+	pthread_mutex_lock(&e->lock);
+	busy = !q->aside && q->desk->running && q->desk->running->origin == VM_BY_WRITER;
+	if (!busy && !q->aside && !q->desk->running)
+		q->desk->running = q;
+	r = e->stop ? -ECANCELED : busy ? -EBUSY : start_locked(q);
+	if (r < 0 && q->desk->running == q)
+		q->desk->running = NULL;
+	pthread_mutex_unlock(&e->lock);
+	if (r == -EBUSY)
+		return refuse_busy(q);
+	return r < 0 ? r : 1;
+}
+
+int vm_engine_request(struct vm_engine *e, const char *uuid, enum vm_door door, const char *text, size_t len, vm_done_fn done,
+		      void *opaque, struct vm_request **out)
+{
+	struct vm_request *q = request_new(e, uuid, VM_BY_WRITER);
+	struct vs_err err = {0};
+	int r;
+
+	if (!q || !q->desk) {
+		r = !q || q->log ? -ENOMEM : -ENOENT;
+		vm_request_put(q);
+		return r;
+	}
+	q->door = door;
+	q->done = done;
+	q->opaque = opaque;
+	r = parse(q, text, len, &err);
+	if (r < 0)
+		vm_request_report(q, door == VM_DOOR_CTL ? "the line" : "retain", r, NULL, &err);
+	else
+		r = submit(q);
+	*out = q;
+	if (r <= 0 && done)
+		done(opaque, r, q->outcome);
+	return 0;
+}

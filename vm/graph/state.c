@@ -1,0 +1,532 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * Is a snapshot's disk still what it was?
+ *
+ * libvirt records for an external snapshot which file it froze (the point-in-time image, P) and which file took the writes
+ * from then on (its overlay, O). It never looks at these records again when somebody runs a block job, and says nothing
+ * when a frozen file is written. So the record is a claim, and the files are the witnesses. Two promises pull at every
+ * rule here: never other bytes than the snapshot had, and never refuse what is readable.
+ *
+ * What can happen to a chain B <- L1 <- ... <- Lk <- X, where each file but B is the overlay of the snapshot that froze
+ * the one beneath it:
+ *
+ *   commit of L1..Lk into B   X then stands on B. B's content changed, and whoever sees B without seeing Lk above it reads
+ *                             other bytes: the snapshots that froze B and L1..L(k-1). The one that froze Lk ("the top")
+ *                             reads right, throughout and for ever, because all that was written to B lies above it;
+ *                             and whatever stands on X still reads right through X. Cancelled half-way: the same, except
+ *                             that X still stands on Lk.
+ *   active commit             X itself goes into B, and B is the active layer afterwards: nothing above B survives.
+ *   pull of L1..Lk into X     X then stands on B. Nothing is lost, L1..Lk are merely no longer beneath the active layer.
+ *                             But snapshots *inside* X (internal ones) lose what they saw through Lk.
+ *   delete by libvirt         a commit of O into P, after which the records of later snapshots name P where they named O.
+ *   a write                   somebody booted, or qemu-img committed into, a frozen file.
+ *
+ * The header chain is the truth about who stands on whom now. A commit and a pull leave the same chain behind: they are
+ * told apart by evidence, in the order of its weight: what the inventory saw while it watched; the lock bytes and
+ * libvirt's jobs while it runs; time stamps. Where the chain contradicts the records and the evidence does not decide,
+ * the answer is stale. Where nothing contradicts anything, the absence of evidence is no evidence: ok.
+ *
+ * Each rule asks about a layer L at position i of the snapshot's chain (0 = P; for an internal snapshot position 0 is
+ * exempt, its clusters are not written in place), and the layer above it, U (position i - 1; for 0 it is O):
+ *
+ *   covered     a commit into L does no harm if its top is in the chain above L, or if U is the overlay that was re-pointed
+ *               from the top to L: then U completes what L lost.
+ *   unwritten   L's mtime lies before the second of the snapshot's creation, or before O was created (if O is the file that
+ *               this snapshot created and not a copy, i.e. its birth fits the creation time): proof of innocence,
+ *               against every suspicion that does not come from having watched.
+ *   written     L was born before the snapshot, its header cannot have been re-pointed (jobs re-point overlays; no snapshot's
+ *               record and no note of ours calls L one), and its mtime is later than the snapshot: L was written since. That is guilt
+ *               only if a commit that it survives cannot explain it. After virsh deleted the snapshot before this one, P
+ *               is the same file that its commit wrote into, and everything is in order: but then O was re-pointed
+ *               afterwards, so its mtime is not earlier than L's. Hence: written, and U not touched since. (If U was
+ *               emptied, which shows by its exact size, qemu-img commit did it, and O went down into P.)
+ *   vouched     when a command of ours was done, the snapshot was right, and L had the stamp that it still has. That takes the
+ *               place of "unwritten", also against what was watched before: our own merges write to frozen files, and the
+ *               records and overlays that explain it may go later. While a merge of ours is under way L may also have another
+ *               stamp, if it is the layer above the top, in whose header QEMU then writes that it stands on the base.
+ *   in use      L is a domain's active layer: stale, unless that domain is shut off and L is unwritten.
+ *   reopened    a later snapshot froze L again: then L was an active layer in between.
+ *
+ * Time stamps have a price. A copy restored in place, over the inode that the snapshot froze, looks written: stale. A
+ * qemu-img commit behind libvirt's back, followed by a start of the domain before anybody looked, looks like virsh's
+ * delete: ok, and wrong. Files alone cannot tell these apart; while mounted the watch does.
+ *
+ * *Redirection.* In three cases the record names the wrong file and the right one is known: libvirt 9.0 rewrites P to a
+ * file further down when the record (only) of an earlier snapshot is deleted, though the old P is there still, as it was when we
+ * noted that it was frozen; or though O still stands on the old P, be it that this is missing now or cannot be read; and after a commit
+ * that we saw, which deleted its top P, the content of P is what O stands on now.
+ */
+#include "vm/graph/graph-priv.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/model/names.h"
+
+static bool say(struct vm_hearing *h, enum vm_state state, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* The verdict. Returns true: decided. */
+static bool say(struct vm_hearing *h, enum vm_state state, const char *fmt, ...)
+{
+	vs_autofree char *text = NULL;
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vasprintf(&text, fmt, ap);
+	va_end(ap);
+	h->verdict.state = state;
+	h->verdict.reason = n < 0 ? NULL : vm_name_printable(text);
+	h->oom = !h->verdict.reason;
+	return true;
+}
+
+/* ---------------------------------------------------------------- before the chain */
+
+static bool judge_record(struct vm_hearing *h)
+{
+	if (h->disk->doomed)
+		return say(h, VM_STALE, "%s", h->disk->doomed);
+	if (h->disk->unsupported)
+		return say(h, VM_UNSUPPORTED, "%s", h->disk->unsupported);
+	if (h->disk->mode == VM_MODE_MANUAL)
+		return say(h, VM_UNSUPPORTED, "it was taken outside libvirt (manual), which does not say where its data is");
+	if (h->disk->pit == VM_NO_FILE)
+		return say(h, VM_UNSUPPORTED, "no image file is recorded for it");
+	return false;
+}
+
+/* A commit of @top into @base that we saw? */
+static bool commit_seen(const struct vm_graph *g, int base, int top)
+{
+	for (int i = g->commit_bases.head[g->node[base]]; i >= 0; i = g->commit_bases.next[i])
+		if (!g->commits[i].unfinished_delete && vm_graph_same(g, g->commits[i].top, top))
+			return true;
+	return false;
+}
+
+static bool is_then(const struct vm_fact_file *f, const struct q2_stamp *then)
+{
+	return !f->error && !f->stamp.block && f->stamp.ino == then->ino && f->stamp.size == then->size &&
+	       f->stamp.mtime_ns == then->mtime_ns;
+}
+
+/* The file that was noted as frozen, where the record names another one and it is there, as it was; else VM_NO_FILE. */
+static int noted_pit(const struct vm_hearing *h)
+{
+	const struct q2_stamp *then = h->disk->froze;
+	const struct vm_fact_file *pit = vm_graph_file(h->g, h->disk->pit);
+
+	if (h->disk->mode != VM_MODE_EXTERNAL || !then || (!pit->error && pit->stamp.ino == then->ino))
+		return VM_NO_FILE;
+	for (size_t i = 0; i < h->g->facts->n_files; i++)
+		if (is_then(vm_graph_file(h->g, (int)i), then))
+			return (int)i;
+	return VM_NO_FILE;
+}
+
+/* See "Redirection" above. Sets the image to read and its format. */
+static void redirect(struct vm_hearing *h)
+{
+	const struct vm_fact_file *overlay;
+	int noted = noted_pit(h);
+
+	h->pit = noted == VM_NO_FILE ? h->disk->pit : noted;
+	h->gone_top = VM_NO_FILE;
+	h->verdict.format = noted == VM_NO_FILE ? h->disk->format : vm_graph_file(h->g, noted)->format;
+	if (noted != VM_NO_FILE || h->disk->mode != VM_MODE_EXTERNAL || !vm_graph_exists(h->g, h->disk->overlay))
+		return;
+	overlay = vm_graph_file(h->g, h->disk->overlay);
+	if (overlay->below == VM_NO_FILE || vm_graph_same(h->g, overlay->below, h->disk->pit))
+		return;
+	if (!vm_graph_exists(h->g, overlay->below)) { /* what it names froze there, and nobody can look at it */
+		h->pit = overlay->below;
+		h->verdict.format = overlay->below_format;
+		return;
+	}
+	vm_chain_walk(h->g, overlay->below, overlay->below_format, &h->chain);
+	if (vm_graph_file(h->g, h->disk->pit)->error == -ENOENT && commit_seen(h->g, overlay->below, h->disk->pit))
+		h->gone_top = h->disk->pit;
+	else if (vm_chain_index(h->g, h->chain.files, h->chain.n, h->disk->pit) < 1)
+		return;
+	h->pit = overlay->below;
+	h->verdict.format = overlay->below_format;
+}
+
+static bool judge_chain(struct vm_hearing *h)
+{
+	const struct vm_fact_file *culprit;
+
+	vm_chain_walk(h->g, h->pit, h->verdict.format, &h->chain);
+	if (h->chain.state == VM_OK)
+		return false;
+	culprit = vm_graph_file(h->g, h->chain.culprit);
+	if (!h->chain.why)
+		return say(h, h->chain.state, "%s", culprit->why);
+	return say(h, h->chain.state, "'%s' %s", culprit->path, h->chain.why);
+}
+
+static bool judge_entry(struct vm_hearing *h)
+{
+	const struct vm_fact_file *top = vm_hearing_layer(h, 0);
+
+	if (h->verdict.format != Q2_FORMAT_QCOW2)
+		return say(h, VM_UNSUPPORTED, "'%s' is not recorded as a qcow2 image", top->path);
+	h->verdict.entry = h->disk->entry ? h->disk->entry :
+					    vm_entry_find(top->info, h->snap->name, h->snap->created_s);
+	if (!h->verdict.entry)
+		return say(h, VM_STALE, "'%s' holds no snapshot of that name", top->path);
+	return false;
+}
+
+/* ---------------------------------------------------------------- what is going on now */
+
+static bool judge_running(struct vm_hearing *h)
+{
+	const struct vm_graph *g = h->g;
+
+	for (size_t r = 0; r < g->n_running; r++) {
+		int i = vm_chain_index(g, h->chain.files, h->chain.n, g->running[r].base);
+
+		if (i >= (int)h->first && !vm_hearing_covers(h, g->running[r].top, (size_t)i))
+			return say(h, VM_BUSY, "a job is writing into '%s' beneath it", vm_hearing_layer(h, (size_t)i)->path);
+	}
+	return false;
+}
+
+/* Is the lock on layer @i that of a running commit whose top is in the chain above? judge_running() saw all others. */
+static bool explained_by_running(const struct vm_hearing *h, size_t i)
+{
+	const struct vm_graph *g = h->g;
+
+	for (size_t r = 0; r < g->n_running; r++) {
+		int base = vm_chain_index(g, h->chain.files, h->chain.n, g->running[r].base);
+
+		if (base >= (int)i)
+			return true;
+	}
+	return false;
+}
+
+static bool written_by_running_domain(const struct vm_hearing *h, size_t i)
+{
+	const struct vm_graph_disk *writer = vm_graph_writer(h->g, h->chain.files[i]);
+
+	return writer && h->g->facts->domains[writer->domain].running;
+}
+
+static bool judge_locks(struct vm_hearing *h)
+{
+	for (size_t i = h->first; i < h->chain.n; i++) {
+		if (written_by_running_domain(h, i) || explained_by_running(h, i))
+			continue;
+		if (vm_hearing_layer(h, i)->writer)
+			return say(h, VM_BUSY, "'%s' is open for writing in some process", vm_hearing_layer(h, i)->path);
+		if (vm_hearing_layer(h, i)->no_read)
+			return say(h, VM_BUSY, "'%s' is being merged into what lies beneath it", vm_hearing_layer(h, i)->path);
+	}
+	return false;
+}
+
+/* A frozen layer that is some domain's disk. While that domain is shut off it may still be what it was (a template under its
+ * clones, a domain put back on its old image and not started since), but that must be proven. */
+static bool judge_writers(struct vm_hearing *h)
+{
+	for (size_t i = h->first; i < h->chain.n; i++) {
+		const struct vm_graph_disk *writer = vm_graph_writer(h->g, h->chain.files[i]);
+		const struct vm_fact_domain *domain = writer ? &h->g->facts->domains[writer->domain] : NULL;
+
+		if (!writer)
+			continue;
+		if (domain->running)
+			return say(h, VM_STALE, "'%s' is being written by domain '%s' (disk %s)", vm_hearing_layer(h, i)->path,
+				   domain->name, vm_graph_disk(h->g, writer)->target);
+		if (!vm_hearing_unwritten(h, h->chain.files[i]))
+			return say(h, VM_STALE, "'%s' is the disk %s of domain '%s', which wrote to it or may have",
+				   vm_hearing_layer(h, i)->path, vm_graph_disk(h->g, writer)->target, domain->name);
+	}
+	return false;
+}
+
+/* ---------------------------------------------------------------- what was seen happening */
+
+/* Was the layer above @i found re-pointed at or after that poll? One look may see the job's end only half. */
+static bool repointed_since(const struct vm_hearing *h, size_t i, unsigned poll)
+{
+	unsigned at = i > 0 ? vm_hearing_layer(h, i - 1)->repointed_at : 0;
+
+	return at != 0 && at + 2 >= poll;
+}
+
+static bool judge_commits(struct vm_hearing *h)
+{
+	const struct vm_graph *g = h->g;
+
+	for (size_t i = h->first; i < h->chain.n; i++) {
+		int base = g->node[h->chain.files[i]];
+
+		for (int c = g->commit_bases.head[base]; c >= 0; c = g->commit_bases.next[c]) {
+			const struct vm_graph_commit *commit = &g->commits[c];
+
+			if (commit->at <= h->disk->since || vm_hearing_covers(h, commit->top, i) ||
+			    (!commit->unfinished_delete && vm_hearing_vouched(h, h->chain.files[i])))
+				continue;
+			if (commit->unfinished_delete)
+				return say(h, VM_STALE, "an unfinished delete has written into '%s'", vm_hearing_layer(h, i)->path);
+			if (!repointed_since(h, i, commit->at))
+				return say(h, VM_STALE, "layers above '%s' were committed into it", vm_hearing_layer(h, i)->path);
+		}
+	}
+	return false;
+}
+
+/* A change of layer @i that was seen: is it that of a commit which this snapshot survives? */
+static bool explained_by_commit(const struct vm_hearing *h, size_t i)
+{
+	const struct vm_graph *g = h->g;
+	int base = g->node[h->chain.files[i]];
+
+	if (repointed_since(h, i, vm_hearing_layer(h, i)->written_at))
+		return true;
+	for (size_t r = 0; r < g->n_running; r++)
+		if (vm_graph_same(g, g->running[r].base, base) && vm_hearing_covers(h, g->running[r].top, i))
+			return true;
+	for (int c = g->commit_bases.head[base]; c >= 0; c = g->commit_bases.next[c])
+		if (vm_hearing_covers(h, g->commits[c].top, i))
+			return true;
+	for (int r = g->repoint_bases.head[base]; r >= 0; r = g->repoint_bases.next[r])
+		if (vm_hearing_covers(h, g->repoints[r].top, i))
+			return true;
+	return false;
+}
+
+static bool judge_watch(struct vm_hearing *h)
+{
+	for (size_t i = h->first; i < h->chain.n; i++)
+		if (vm_hearing_layer(h, i)->written_at > h->disk->since && !explained_by_commit(h, i) &&
+		    !vm_hearing_vouched(h, h->chain.files[i]))
+			return say(h, VM_STALE, "'%s' was written after the snapshot was taken", vm_hearing_layer(h, i)->path);
+	return false;
+}
+
+/* ---------------------------------------------------------------- what the records contradict */
+
+/* Did we see that it was a pull? */
+static bool pull_seen(const struct vm_hearing *h, const struct vm_graph_repoint *r)
+{
+	const struct vm_fact_file *overlay = vm_graph_file(h->g, r->overlay);
+	const struct vm_fact_file *base = vm_graph_file(h->g, r->base);
+
+	if (overlay->pulled_at && overlay->repointed_at <= overlay->pulled_at + 1)
+		return true;
+	return overlay->repointed_at && !base->stamp.block && !base->written_at;
+}
+
+/* The base is older than the last write to the overlay that stood on it, which had to end before any commit. */
+static bool older_than_own_overlay(const struct vm_hearing *h, const struct vm_graph_repoint *r)
+{
+	const struct q2_stamp *base = &vm_graph_file(h->g, r->base)->stamp;
+
+	return !vm_hearing_internal(h) && vm_graph_exists(h->g, h->disk->overlay) && !base->block &&
+	       vm_chain_index(h->g, r->removed, r->n_removed, h->disk->overlay) >= 0 &&
+	       base->mtime_ns <= vm_graph_file(h->g, h->disk->overlay)->stamp.mtime_ns;
+}
+
+static bool harmless(const struct vm_hearing *h, const struct vm_graph_repoint *r, size_t i)
+{
+	if (r->elsewhere || vm_hearing_covers(h, r->top, i) || vm_graph_same(h->g, vm_hearing_file_above(h, i), r->overlay))
+		return true;
+	return vm_hearing_unwritten(h, r->base) || pull_seen(h, r) || older_than_own_overlay(h, r);
+}
+
+static bool judge_repoints(struct vm_hearing *h)
+{
+	const struct vm_graph *g = h->g;
+
+	for (size_t i = h->first; i < h->chain.n; i++) {
+		int base = g->node[h->chain.files[i]];
+
+		for (int r = g->repoint_bases.head[base]; r >= 0; r = g->repoint_bases.next[r])
+			if (!harmless(h, &g->repoints[r], i))
+				return say(h, VM_STALE, "layers above '%s' were committed into it, as '%s' now stands on it",
+					   vm_hearing_layer(h, i)->path, vm_graph_file(g, g->repoints[r].overlay)->path);
+	}
+	return false;
+}
+
+static bool is_later(const struct vm_hearing *h, const struct vm_graph_snap *other)
+{
+	const struct vm_fact_domain *domain = &h->g->facts->domains[other->domain];
+	int64_t created_s = vm_graph_snapshot(h->g, other)->created_s;
+	int at = (int)other->snapshot;
+
+	if (created_s != h->snap->created_s || other->domain != h->domain)
+		return created_s > h->snap->created_s;
+	for (size_t steps = 0; at >= 0 && (size_t)at < domain->n_snapshots && steps < domain->n_snapshots; steps++) {
+		at = domain->snapshots[at].parent;
+		if (at == (int)h->snapshot)
+			return true;
+	}
+	return false;
+}
+
+static bool froze_again(const struct vm_hearing *h, const struct vm_graph_snap *other, size_t i)
+{
+	const struct vm_fact_snapdisk *disk = vm_graph_snapdisk(h->g, other);
+
+	if (disk->mode != VM_MODE_EXTERNAL || !is_later(h, other) || vm_hearing_unwritten(h, h->chain.files[i]))
+		return false;
+	if (i == 0 && disk->overlay != VM_NO_FILE && vm_graph_same(h->g, disk->overlay, h->disk->overlay))
+		return false; /* the same snapshot, imported twice */
+	return i == 0 || !vm_graph_same(h->g, disk->overlay, h->chain.files[i - 1]);
+}
+
+static bool judge_reopened(struct vm_hearing *h)
+{
+	const struct vm_graph *g = h->g;
+
+	for (size_t i = h->first; i < h->chain.n; i++)
+		for (int s = g->pits.head[g->node[h->chain.files[i]]]; s >= 0; s = g->pits.next[s])
+			if (froze_again(h, &g->snaps[s], i))
+				return say(h, VM_STALE, "'%s' was in use again until snapshot '%s'", vm_hearing_layer(h, i)->path,
+					   vm_graph_snapshot(g, &g->snaps[s])->shown);
+	return false;
+}
+
+static bool judge_times(struct vm_hearing *h)
+{
+	for (size_t i = h->first; i < h->chain.n; i++)
+		if (vm_hearing_written(h, i) && !explained_by_commit(h, i))
+			return say(h, VM_STALE, "'%s' was written after the snapshot was taken", vm_hearing_layer(h, i)->path);
+	return false;
+}
+
+/* ---------------------------------------------------------------- internal snapshots and pulls */
+
+/* The image stood on something else once; was that pulled into its active state, or committed into what it stands on? */
+static bool lost_by_pull(const struct vm_hearing *h)
+{
+	const struct vm_fact_file *top = vm_hearing_layer(h, 0), *below;
+
+	if (top->below == VM_NO_FILE)
+		return true;
+	below = vm_graph_file(h->g, top->below);
+	if (top->pulled_at && top->repointed_at <= top->pulled_at + 1)
+		return true;
+	if (top->repointed_at && below->written_at)
+		return false;
+	return below->stamp.block || vm_hearing_unwritten(h, top->below) || top->repointed_at;
+}
+
+static bool changed_below(const struct vm_hearing *h)
+{
+	const struct vm_graph *g = h->g;
+	int file = h->chain.files[0], below = vm_hearing_layer(h, 0)->below;
+	int recorded = g->overlays.head[g->node[file]];
+
+	if (h->disk->below_known && vm_graph_same(g, h->disk->below, below))
+		return false;
+	if (h->disk->below_known || vm_hearing_layer(h, 0)->repointed_at > h->disk->since)
+		return true;
+	if (recorded < 0)
+		return false;
+	for (; recorded >= 0; recorded = g->overlays.next[recorded])
+		if (vm_graph_same(g, vm_graph_snapdisk(g, &g->snaps[recorded])->pit, below))
+			return false;
+	return true;
+}
+
+static bool judge_lost_below(struct vm_hearing *h)
+{
+	if (!vm_hearing_internal(h) || !changed_below(h) || !lost_by_pull(h))
+		return false;
+	return say(h, VM_STALE, "what '%s' stood on was pulled into its present content, and is missing in the snapshot",
+		   vm_hearing_layer(h, 0)->path);
+}
+
+/* ---------------------------------------------------------------- the verdict */
+
+static void judge_place(struct vm_hearing *h)
+{
+	if (h->g->facts->domains[h->domain].image || vm_graph_alive(h->g, h->domain, h->pit))
+		return;
+	say(h, VM_DETACHED, "'%s' is no longer beneath a disk of the domain", vm_graph_file(h->g, h->pit)->path);
+}
+
+static void judge(struct vm_hearing *h)
+{
+	if (judge_record(h))
+		return;
+	redirect(h);
+	vm_hearing_find_moment(h);
+	if (judge_chain(h) || (vm_hearing_internal(h) && judge_entry(h)))
+		return;
+	if (judge_running(h) || judge_locks(h))
+		return;
+	if (h->disk->mode == VM_MODE_NO) /* present content: whatever it is, it is right */
+		return;
+	if (judge_writers(h) || judge_commits(h) || judge_watch(h) || judge_lost_below(h) || judge_repoints(h) ||
+	    judge_reopened(h) || judge_times(h))
+		return;
+	judge_place(h);
+}
+
+/* A commit that runs beneath its own top writes only what that top hides: the layers from there up are to be watched. */
+static void find_watched(struct vm_hearing *h)
+{
+	const struct vm_graph *g = h->g;
+
+	for (size_t r = 0; r < g->n_running; r++) {
+		int top = vm_chain_index(g, h->chain.files, h->chain.n, g->running[r].top);
+
+		if (top < 0 || vm_chain_index(g, h->chain.files, h->chain.n, g->running[r].base) <= top)
+			continue;
+		if (!h->verdict.watched || (size_t)top + 1 < h->verdict.watched)
+			h->verdict.watched = (size_t)top + 1;
+	}
+}
+
+static void allow_guard(struct vm_hearing *h)
+{
+	struct vm_verdict *v = &h->verdict;
+
+	v->guard = !v->watched; /* the job's own locks are not to be disturbed */
+	for (size_t i = h->first; i < h->chain.n; i++)
+		if (vm_graph_writer(h->g, h->chain.files[i]))
+			v->guard = false;
+	if (!vm_hearing_internal(h))
+		v->guard_top = v->guard;
+	else
+		v->guard_top = h->chain.n && !h->g->facts->domains[h->domain].image &&
+			       !vm_graph_writer(h->g, h->chain.files[0]);
+}
+
+int vm_graph_state(const struct vm_graph *g, size_t domain, size_t snapshot, size_t disk, struct vm_verdict *out)
+{
+	const struct vm_fact_snapshot *snap = &g->facts->domains[domain].snapshots[snapshot];
+	struct vm_hearing h = {.g = g, .domain = domain, .snapshot = snapshot, .snap = snap, .disk = &snap->disks[disk],
+			    .pit = VM_NO_FILE, .gone_top = VM_NO_FILE};
+
+	h.first = vm_hearing_internal(&h) ? 1 : 0;
+	judge(&h);
+	find_watched(&h);
+	allow_guard(&h);
+	h.verdict.layers = calloc(h.chain.n + 1, sizeof(int));
+	if (!h.verdict.layers || h.oom) {
+		vm_verdict_fini(&h.verdict);
+		return -ENOMEM;
+	}
+	memcpy(h.verdict.layers, h.chain.files, h.chain.n * sizeof(int));
+	h.verdict.n_layers = h.chain.n;
+	*out = h.verdict;
+	return 0;
+}
+
+void vm_verdict_fini(struct vm_verdict *verdict)
+{
+	free(verdict->reason);
+	free(verdict->layers);
+	*verdict = (struct vm_verdict){0};
+}

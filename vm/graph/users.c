@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * Who needs which file. A disk needs its whole chain: the one that a running domain has open (libvirt's word), and the one that
+ * the headers tell, for the next start goes by those. A snapshot needs what its domain's disks do not need anyway; a volume that
+ * belongs to no domain needs what it stands on.
+ *
+ * A chain goes on where a file is only a window on another one: beyond what the gate refuses to open (what lies there may not be
+ * read for this chain, but must not change either), through a loop device to the file it shows, and through a file of a virt-snapfs
+ * mount to the layers of the snapshot that it shows. Who stands on the last needs the snapshot itself: he is its viewer.
+ */
+#include "vm/graph/graph-priv.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "vm/util/mem.h"
+
+#define WINDOWS_MAX 16 /* one behind the other */
+
+/* Who is being followed, and how far through windows. */
+struct walk {
+	struct vm_graph *g;
+	enum vm_graph_user_kind kind;
+	size_t index;
+	unsigned windows;
+};
+
+static bool is_user(const struct walk *w, int file)
+{
+	for (size_t i = w->g->n_users; i-- > 0;) {
+		const struct vm_graph_user *u = &w->g->users[i];
+
+		if (u->kind != w->kind || u->index != w->index)
+			return false; /* all of one user's stand together */
+		if (vm_graph_same(w->g, u->file, file))
+			return true;
+	}
+	return false;
+}
+
+static void add_user(struct walk *w, int file)
+{
+	struct vm_graph *g = w->g;
+
+	if (is_user(w, file))
+		return;
+	XGROW(g->users, g->n_users, g->users_room);
+	g->users[g->n_users++] = (struct vm_graph_user){w->kind, w->index, file};
+}
+
+static void add_viewer(struct walk *w, size_t snap)
+{
+	struct vm_graph *g = w->g;
+
+	for (size_t i = 0; i < g->n_viewers; i++)
+		if (g->viewers[i].kind == w->kind && g->viewers[i].index == w->index && g->viewers[i].snap == snap)
+			return;
+	XGROW(g->viewers, g->n_viewers, g->viewers_room);
+	g->viewers[g->n_viewers++] = (struct vm_graph_viewer){w->kind, w->index, snap};
+}
+
+static void add_from(struct walk *w, int file, enum q2_format format);
+
+/* The snapshot's disk with this inode number in the tree; -1: none. */
+static int exposed_snap(const struct vm_graph *g, uint64_t ino)
+{
+	for (size_t i = 0; i < g->n_snaps; i++)
+		if (vm_graph_snapdisk(g, &g->snaps[i])->ino == ino)
+			return (int)i;
+	return -1;
+}
+
+static void add_exposed(struct walk *w, uint64_t ino)
+{
+	int snap = exposed_snap(w->g, ino);
+	struct vm_verdict verdict;
+	const struct vm_graph_snap *s;
+
+	if (snap < 0)
+		return; /* doubts.c */
+	s = &w->g->snaps[snap];
+	add_viewer(w, (size_t)snap);
+	if (vm_graph_state(w->g, s->domain, s->snapshot, s->disk, &verdict) < 0)
+		xoom();
+	for (size_t i = 0; i < verdict.n_layers; i++)
+		add_user(w, verdict.layers[i]);
+	vm_verdict_fini(&verdict);
+	add_from(w, vm_graph_snapdisk(w->g, s)->pit, vm_graph_snapdisk(w->g, s)->format);
+}
+
+/* What lies behind @file, besides what its header names. */
+static void add_beyond(struct walk *w, int file)
+{
+	const struct vm_fact_file *f = vm_graph_file(w->g, file);
+
+	if (w->windows == WINDOWS_MAX)
+		return;
+	w->windows++;
+	if (w->g->refused[file] != VM_NO_FILE)
+		add_from(w, w->g->refused[file], vm_graph_file(w->g, w->g->refused[file])->format);
+	if (f->shows != VM_NO_FILE)
+		add_from(w, f->shows, Q2_FORMAT_RAW);
+	if (f->exposes)
+		add_exposed(w, f->exposes);
+	w->windows--;
+}
+
+/* @file and everything beneath it. */
+static void add_from(struct walk *w, int file, enum q2_format format)
+{
+	struct vm_chain chain;
+
+	if (file == VM_NO_FILE)
+		return;
+	vm_chain_walk(w->g, file, format, &chain);
+	for (size_t i = 0; i < chain.n; i++) {
+		add_user(w, chain.files[i]);
+		if (vm_graph_file(w->g, chain.files[i])->data != VM_NO_FILE)
+			add_user(w, vm_graph_file(w->g, chain.files[i])->data);
+		add_beyond(w, chain.files[i]);
+	}
+}
+
+static void add_disk_users(struct vm_graph *g, size_t disk)
+{
+	const struct vm_graph_disk *d = &g->disks[disk];
+	const struct vm_fact_disk *fact = vm_graph_disk(g, d);
+	struct walk w = {.g = g, .kind = VM_USER_DISK, .index = disk};
+
+	for (size_t k = 0; k < d->n_chain; k++)
+		add_user(&w, d->chain[k]);
+	for (size_t k = 0; k < d->n_chain; k++)
+		add_beyond(&w, d->chain[k]);
+	add_from(&w, fact->top, fact->format);
+	if (fact->mirror != VM_NO_FILE)
+		add_from(&w, fact->mirror, vm_graph_file(g, fact->mirror)->format);
+}
+
+/* A snapshot needs what its domain's disks do not need anyway. */
+static void add_snapshot_users(struct vm_graph *g, size_t snap)
+{
+	const struct vm_fact_snapdisk *disk = vm_graph_snapdisk(g, &g->snaps[snap]);
+	struct walk w = {.g = g, .kind = VM_USER_SNAPSHOT, .index = snap};
+	struct vm_chain chain;
+
+	if (disk->pit == VM_NO_FILE || vm_graph_alive(g, g->snaps[snap].domain, disk->pit))
+		return;
+	vm_chain_walk(g, disk->pit, disk->format, &chain);
+	for (size_t i = 0; i < chain.n; i++) {
+		if (vm_graph_alive(g, g->snaps[snap].domain, chain.files[i]))
+			return;
+		add_user(&w, chain.files[i]);
+		add_beyond(&w, chain.files[i]);
+	}
+}
+
+/* A volume that no domain knows needs what it stands on. */
+static void add_volume_users(struct vm_graph *g, size_t volume, const bool *known)
+{
+	struct walk w = {.g = g, .kind = VM_USER_VOLUME, .index = volume};
+	int file = g->facts->volumes[volume].file;
+	size_t from = g->n_users;
+
+	if (file == VM_NO_FILE || known[g->node[file]])
+		return;
+	add_from(&w, file, vm_graph_file(g, file)->format);
+	if (g->n_users > from) /* itself it does not need */
+		memmove(&g->users[from], &g->users[from + 1], (--g->n_users - from) * sizeof(*g->users));
+}
+
+int vm_graph_find_users(struct vm_graph *g)
+{
+	vs_autofree bool *known = xcalloc(g->facts->n_files + 1, sizeof(*known));
+
+	for (size_t i = 0; i < g->n_disks; i++)
+		add_disk_users(g, i);
+	for (size_t i = 0; i < g->n_snaps; i++)
+		add_snapshot_users(g, i);
+	for (size_t i = 0; i < g->n_users; i++)
+		known[g->node[g->users[i].file]] = true;
+	for (size_t i = 0; i < g->facts->n_volumes; i++)
+		add_volume_users(g, i, known);
+	if (vm_links_new(&g->users_of, g->facts->n_files, g->n_users) < 0)
+		return -ENOMEM;
+	for (size_t i = g->n_users; i-- > 0;)
+		vm_links_add(g, &g->users_of, g->users[i].file, i);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- words */
+
+char *vm_graph_user_phrase(const struct vm_graph *g, enum vm_graph_user_kind kind, size_t index)
+{
+	const struct vm_fact_volume *volume;
+
+	if (kind == VM_USER_DISK) {
+		const struct vm_graph_disk *disk = &g->disks[index];
+
+		return xasprintf("domain '%s' (disk %s)", g->facts->domains[disk->domain].name, vm_graph_disk(g, disk)->target);
+	}
+	if (kind == VM_USER_SNAPSHOT) {
+		const struct vm_graph_snap *snap = &g->snaps[index];
+
+		return xasprintf("snapshot '%s' of domain '%s' (disk %s)", vm_graph_snapshot(g, snap)->shown,
+				 g->facts->domains[snap->domain].name, vm_graph_snapdisk(g, snap)->target);
+	}
+	volume = &g->facts->volumes[index];
+	return volume->pool ? xasprintf("volume '%s' of pool '%s'", volume->name, volume->pool) :
+			      xasprintf("image '%s'", volume->name);
+}
+
+bool vm_graph_user_is_own(const struct vm_graph *g, enum vm_graph_user_kind kind, size_t index, size_t domain)
+{
+	if (kind == VM_USER_DISK)
+		return g->disks[index].domain == domain;
+	return kind == VM_USER_SNAPSHOT && g->snaps[index].domain == domain;
+}
+
+int vm_graph_viewers(const struct vm_graph *g, size_t domain, size_t snapshot, char ***out)
+{
+	char **list = xcalloc(g->n_viewers + 1, sizeof(*list));
+	size_t n = 0;
+
+	for (size_t i = 0; i < g->n_viewers; i++) {
+		const struct vm_graph_snap *s = &g->snaps[g->viewers[i].snap];
+
+		if (s->domain == domain && s->snapshot == snapshot)
+			list[n++] = vm_graph_user_phrase(g, g->viewers[i].kind, g->viewers[i].index);
+	}
+	*out = list;
+	return 0;
+}

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "vm/inventory/build.h"
+
+/* ---------------------------------------------------------------- jobs */
+
+static const struct vm_known_job *find_job(const struct vm_known_domain *k, const char *target)
+{
+	for (size_t i = 0; i < k->n_jobs; i++)
+		if (!strcmp(k->jobs[i].target, target))
+			return &k->jobs[i];
+	return NULL;
+}
+
+static const char *job_name(enum vm_job type)
+{
+	switch (type) {
+	case VM_JOB_PULL: return "pull";
+	case VM_JOB_COPY: return "copy";
+	case VM_JOB_COMMIT: return "commit";
+	case VM_JOB_ACTIVE_COMMIT: return "active commit";
+	default: return "job";
+	}
+}
+
+/* An end of 0 or 1 stands for "not known yet". */
+static unsigned percent(const struct vm_known_job *job)
+{
+	if (job->total <= 1)
+		return 0;
+	return job->done >= job->total ? 100 : (unsigned)((double)job->done / (double)job->total * 100);
+}
+
+/* What libvirt says runs; where it does not answer, a mirror in the definition says so too. */
+static void draw_job(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_xml_disk *xml,
+		     struct vm_draft_now *disk, struct q2_gate *gate)
+{
+	const struct vm_known_job *job = find_job(k, xml->target);
+
+	if (job && !job->over)
+		disk->fact.job = job->type;
+	else if (xml->mirror_job == VM_MIRROR_ACTIVE_COMMIT)
+		disk->fact.job = VM_JOB_ACTIVE_COMMIT;
+	else if (xml->mirror_job == VM_MIRROR_COPY)
+		disk->fact.job = VM_JOB_COPY;
+	if (job && !job->over) {
+		disk->fact.job_since = (unsigned)job->since;
+		disk->job_done = job->done;
+		disk->job_total = job->total;
+	}
+	if (job && job->over && job->type == VM_JOB_PULL)
+		disk->pull_since = (unsigned)job->since;
+	if (xml->mirror_job != VM_MIRROR_NONE)
+		disk->fact.mirror = vm_sketch_file(sk, &xml->mirror, gate);
+	if (disk->fact.job == VM_JOB_NONE)
+		return;
+	if (xml->mirror_ready)
+		disk->job = vm_arena_printf(&sk->arena, "%s, ready", job_name(disk->fact.job));
+	else
+		disk->job = vm_arena_printf(&sk->arena, "%s %u%%", job_name(disk->fact.job), job ? percent(job) : 0);
+}
+
+/* ---------------------------------------------------------------- disks */
+
+/* The layers that a running domain has open, as far as they were recorded and are files of ours. */
+static void draw_chain(struct vm_sketch *sk, const struct vm_xml_disk *xml, struct vm_draft_now *disk, struct q2_gate *gate)
+{
+	int *chain;
+
+	if (!xml->below_complete || disk->fact.top == VM_NO_FILE)
+		return;
+	chain = vm_arena_calloc(&sk->arena, xml->n_below + 1, sizeof(*chain));
+	if (!chain)
+		return;
+	chain[0] = disk->fact.top;
+	for (size_t i = 0; i < xml->n_below; i++) {
+		chain[i + 1] = vm_sketch_file(sk, &xml->below[i], gate);
+		if (chain[i + 1] == VM_NO_FILE)
+			return;
+	}
+	disk->fact.chain = chain;
+	disk->fact.n_chain = xml->n_below + 1;
+}
+
+static const char *note_of(struct vm_sketch *sk, const struct vm_xml_disk *xml)
+{
+	if (xml->device == VM_DEVICE_CDROM)
+		return "a CD-ROM drive takes no part in snapshots";
+	if (xml->device == VM_DEVICE_FLOPPY)
+		return "a floppy drive takes no part in snapshots";
+	if (!vm_xml_disk_exposed(xml))
+		return "read-only: it takes no part in snapshots";
+	return vm_sketch_unsupported(sk, &xml->source);
+}
+
+static void draw_disk(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_xml_disk *xml,
+		      struct vm_draft_now *disk, struct q2_gate *gate)
+{
+	disk->source = xml->source.text;
+	disk->note = note_of(sk, xml);
+	disk->transient = xml->transient;
+	disk->fact = (struct vm_fact_disk){
+		.target = xml->target, .top = vm_sketch_file(sk, &xml->source, gate), .format = xml->source.format,
+		.writable = vm_xml_disk_exposed(xml), .mirror = VM_NO_FILE,
+	};
+	if (!k->running || !xml->below_complete)
+		vm_sketch_elsewhere(sk, &xml->source, xml->target, vm_arena_printf(&sk->arena, "domain '%s'", k->name));
+	if (!k->running)
+		return;
+	draw_chain(sk, xml, disk, gate);
+	draw_job(sk, k, xml, disk, gate);
+}
+
+/* ---------------------------------------------------------------- the next start */
+
+static bool in_live_chains(const struct vm_sketch *sk, const struct vm_draft *d, int file)
+{
+	for (size_t i = 0; i < d->n_disks; i++) {
+		int layer = d->disks[i].fact.top;
+
+		for (size_t depth = 0; layer != VM_NO_FILE && depth < VM_CHAIN_MAX; depth++) {
+			if (vm_sketch_same(sk, layer, file))
+				return true;
+			layer = sk->collect.fact[layer].below;
+		}
+	}
+	return false;
+}
+
+/* A running domain's configuration may name other images than it runs on: they are its disks too, from the next start. */
+static void draw_config(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_draft *d)
+{
+	struct vm_fact_disk *disks = k->config ? vm_arena_calloc(&sk->arena, k->config->n_disks, sizeof(*disks)) : NULL;
+	size_t n = 0;
+
+	for (size_t i = 0; disks && i < k->config->n_disks; i++) {
+		const struct vm_xml_disk *xml = &k->config->disks[i];
+		int top = vm_sketch_file(sk, &xml->source, d->gate);
+
+		vm_sketch_elsewhere(sk, &xml->source, xml->target, vm_arena_printf(&sk->arena, "domain '%s' at its next start", k->name));
+		if (top == VM_NO_FILE || in_live_chains(sk, d, top))
+			continue;
+		disks[n++] = (struct vm_fact_disk){ .target = xml->target, .top = top, .format = xml->source.format,
+						    .writable = vm_xml_disk_exposed(xml), .mirror = VM_NO_FILE };
+	}
+	if (n)
+		sk->extra[sk->set.n_extra++] = (struct vm_fact_domain){ .name = d->dir, .disks = disks, .n_disks = n };
+}
+
+void vm_sketch_disks(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+{
+	if (!k->now)
+		return;
+	d->disks = vm_arena_calloc(&sk->arena, k->now->n_disks, sizeof(*d->disks));
+	for (size_t i = 0; d->disks && i < k->now->n_disks; i++)
+		if (k->now->disks[i].source.type != VM_SOURCE_NONE)
+			draw_disk(sk, k, &k->now->disks[i], &d->disks[d->n_disks++], d->gate);
+	draw_config(sk, k, d);
+}

@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/inventory/build.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "vm/model/names.h"
+#include "vm/util/clock.h"
+#include "vm/util/mem.h"
+
+#define ASK_AGAIN_NS (60 * VM_NS_PER_S)
+
+struct volume {
+	char *path; /* NULL: libvirt does not know */
+	int64_t asked_ns;
+};
+
+static void volume_free(void *thing)
+{
+	struct volume *v = thing;
+
+	free(v->path);
+	free(v);
+}
+
+void vm_sketch_cache_fini(struct vm_sketch_cache *cache)
+{
+	vm_gate_memo_fini(&cache->wide);
+	vm_strmap_clear(&cache->volumes, volume_free);
+	*cache = (struct vm_sketch_cache){0};
+}
+
+/* ---------------------------------------------------------------- sources */
+
+/* Asks libvirt where a volume lies. Gives; NULL where it does not know. */
+static char *ask_volume(virConnectPtr conn, const char *pool_name, const char *volume)
+{
+	virStoragePoolPtr pool = virStoragePoolLookupByName(conn, pool_name);
+	virStorageVolPtr vol = pool ? virStorageVolLookupByName(pool, volume) : NULL;
+	char *path = vol ? virStorageVolGetPath(vol) : NULL;
+
+	if (vol)
+		virStorageVolFree(vol);
+	if (pool)
+		virStoragePoolFree(pool);
+	if (path && path[0] == '/')
+		return path;
+	free(path);
+	return NULL;
+}
+
+static struct volume *volume_of(struct vm_sketch *sk, const struct vm_xml_source *source)
+{
+	struct vm_strmap *volumes = &sk->cache->volumes;
+	vs_autofree char *key = NULL;
+	struct volume *v;
+
+	if (asprintf(&key, "%s\n%s", source->pool, source->volume) < 0) {
+		key = NULL;
+		return NULL;
+	}
+	v = vm_strmap_get(volumes, key);
+	if (v)
+		return v;
+	v = calloc(1, sizeof(*v));
+	if (v && vm_strmap_put(volumes, key, v) < 0) {
+		free(v);
+		return NULL;
+	}
+	return v;
+}
+
+/* A pool that was stopped takes its volumes' paths with it, but not the files: what was known stays. */
+static const char *volume_path(struct vm_sketch *sk, const struct vm_xml_source *source)
+{
+	struct volume *v = volume_of(sk, source);
+	int64_t now_ns = vm_steady_ns();
+	char *path;
+
+	if (!v)
+		return NULL;
+	if (!v->asked_ns || v->asked_ns < sk->cache->stale_ns || now_ns - v->asked_ns > ASK_AGAIN_NS) {
+		path = ask_volume(vm_conn_ptr(sk->conn), source->pool, source->volume);
+		v->asked_ns = now_ns;
+		if (path && v->path && !strcmp(path, v->path)) {
+			free(path);
+		} else if (path) {
+			free(v->path);
+			v->path = path;
+		}
+	}
+	return v->path;
+}
+
+const char *vm_sketch_path(struct vm_sketch *sk, const struct vm_xml_source *source)
+{
+	return source->type == VM_SOURCE_VOLUME ? volume_path(sk, source) : source->path;
+}
+
+/* Images of these formats stand on nothing. */
+static bool stands_alone(const char *format)
+{
+	static const char *const formats[] = {"raw", "iso", "bochs", "cloop", "dmg", "vdi", "vpc", "vhdx", "luks", "ploop", "fat", "dir"};
+
+	for (size_t i = 0; format && i < VS_ARRAY_LEN(formats); i++)
+		if (!strcmp(format, formats[i]))
+			return true;
+	return false;
+}
+
+int vm_sketch_file(struct vm_sketch *sk, const struct vm_xml_source *source, struct q2_gate *gate)
+{
+	int i = vm_collect_path(&sk->collect, vm_sketch_path(sk, source), source->format, gate);
+
+	if (i != VM_NO_FILE && source->format == Q2_FORMAT_NONE && !stands_alone(source->format_name))
+		sk->collect.fact[i].opaque = source->format_name ?
+			vm_arena_printf(&sk->arena, "is of format '%s', which is not read here", source->format_name) :
+			"has no format recorded";
+	return i;
+}
+
+void vm_sketch_unknown(struct vm_sketch *sk, int code, const char *why, const char *who_fmt, ...)
+{
+	va_list ap;
+	vs_autofree char *who = NULL;
+
+	va_start(ap, who_fmt);
+	who = xvasprintf(who_fmt, ap);
+	va_end(ap);
+	if (sk->n_unknowns == sk->unknowns_room) {
+		struct vm_fact_unknown *more = vm_arena_calloc(&sk->arena, sk->unknowns_room * 2 + 8, sizeof(*more));
+
+		if (sk->n_unknowns)
+			memcpy(more, sk->unknowns, sk->n_unknowns * sizeof(*more));
+		sk->unknowns = more;
+		sk->unknowns_room = sk->unknowns_room * 2 + 8;
+	}
+	sk->unknowns[sk->n_unknowns++] = (struct vm_fact_unknown){
+		.who = vm_arena_strdup(&sk->arena, who), .why = vm_arena_strdup(&sk->arena, why), .code = code == -EACCES ? -EACCES : -EPERM,
+	};
+}
+
+void vm_sketch_elsewhere(struct vm_sketch *sk, const struct vm_xml_source *source, const char *target, const char *owner)
+{
+	if (source->type == VM_SOURCE_NONE || vm_sketch_path(sk, source) || stands_alone(source->format_name))
+		return;
+	vm_sketch_unknown(sk, -EPERM, "it is no file of this host that can be looked at", "%s, whose disk %s is a %s of format %s,",
+			  owner, target, source->text ? source->text : "remote image",
+			  source->format_name ? source->format_name : "unknown");
+}
+
+const char *vm_sketch_unsupported(struct vm_sketch *sk, const struct vm_xml_source *source)
+{
+	if (source->unsupported)
+		return source->unsupported;
+	if (source->type == VM_SOURCE_NONE)
+		return "the drive is empty";
+	if (!vm_sketch_path(sk, source))
+		return vm_arena_printf(&sk->arena, "libvirt does not find the %s", source->text ? source->text : "image");
+	return NULL;
+}
+
+bool vm_sketch_same(const struct vm_sketch *sk, int a, int b)
+{
+	const struct q2_stamp *x, *y;
+
+	if (a == b || a == VM_NO_FILE || b == VM_NO_FILE)
+		return a == b;
+	x = &sk->collect.fact[a].stamp;
+	y = &sk->collect.fact[b].stamp;
+	return (x->dev || x->ino) && x->dev == y->dev && x->ino == y->ino;
+}
+
+/* ---------------------------------------------------------------- gates */
+
+static void add_volumes_of(struct vm_sketch *sk, struct vm_gate_list *list, const struct vm_xml_domain *domain)
+{
+	for (size_t i = 0; domain && i < domain->n_disks; i++) {
+		const struct vm_xml_source *source = &domain->disks[i].source;
+		const char *path = source->type == VM_SOURCE_VOLUME ? vm_sketch_path(sk, source) : NULL;
+
+		if (path)
+			vm_gate_list_file(list, path, source->format);
+	}
+}
+
+/* All that libvirt's XML names for this domain. The live definition comes first: of formats that contradict each other the
+ * first one counts. */
+static void add_domain(struct vm_sketch *sk, struct vm_gate_list *list, const struct vm_known_domain *k)
+{
+	if (k->now)
+		vm_gate_list_files(list, k->now->files, k->now->n_files);
+	add_volumes_of(sk, list, k->now);
+	if (k->config)
+		vm_gate_list_files(list, k->config->files, k->config->n_files);
+	add_volumes_of(sk, list, k->config);
+	for (size_t i = 0; i < k->n_list; i++) {
+		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_record_xml(k->list[i]->record) : NULL;
+
+		if (!xml)
+			continue;
+		vm_gate_list_files(list, xml->files, xml->n_files);
+		add_volumes_of(sk, list, xml->domain);
+	}
+}
+
+static void add_surroundings(struct vm_sketch *sk, struct vm_gate_list *list)
+{
+	for (size_t i = 0; i < sk->n_allow_paths; i++)
+		vm_gate_list_dir(list, sk->allow_paths[i]);
+	for (size_t i = 0; i < sk->pools->n; i++) {
+		const struct vm_pool *pool = &sk->pools->pools[i];
+
+		if (pool->dir)
+			vm_gate_list_dir(list, pool->dir);
+		for (size_t k = 0; k < pool->n_volumes; k++)
+			vm_gate_list_file(list, pool->volumes[k], Q2_FORMAT_NONE);
+	}
+}
+
+static struct q2_gate *domain_gate(struct vm_sketch *sk, struct vm_known_domain *k)
+{
+	struct vm_gate_list list = {0};
+	struct q2_gate *gate;
+
+	add_domain(sk, &list, k);
+	add_surroundings(sk, &list);
+	gate = vm_gate_list_gate(&list, &k->gate);
+	vm_gate_list_fini(&list);
+	return gate;
+}
+
+/* ---------------------------------------------------------------- drawing */
+
+static int name_dirs(struct vm_sketch *sk)
+{
+	size_t n = sk->known->n_domains;
+	const char **names = vm_arena_calloc(&sk->arena, n, sizeof(*names));
+	char **dirs = vm_arena_calloc(&sk->arena, n, sizeof(*dirs));
+	int r;
+
+	if (!names || !dirs)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++)
+		names[i] = sk->known->domains[i]->name;
+	r = vm_names_dirs(names, n, dirs);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		sk->set.drafts[i].dir = vm_arena_own(&sk->arena, dirs[i], free);
+	return r;
+}
+
+static void free_own(void *own)
+{
+	vm_own_free(own);
+}
+
+struct made {
+	struct vm_arena *arena;
+	struct vm_strings list;
+};
+
+/* "INO\nPATH": the very file that was made, and none that has its name now. */
+static bool add_made(const char *text, void *opaque)
+{
+	struct made *made = opaque;
+	char *path;
+	uint64_t ino = strtoull(text, &path, 10);
+	struct stat st;
+
+	if (*path == '\n' && lstat(path + 1, &st) == 0 && st.st_ino == ino)
+		vm_strings_add(made->arena, &made->list, path + 1);
+	return true;
+}
+
+/* What a command was about to make that has not ended. */
+static void draw_made(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+{
+	struct made made = { .arena = &sk->arena };
+
+	vm_note_each(sk->store, k->uuid, "make", add_made, &made);
+	d->made = vm_strings_done(&sk->arena, &made.list);
+}
+
+/* Layers of our own making, which the domain may have left since. */
+static void draw_own_made(struct vm_sketch *sk, const struct vm_own *own, struct vm_draft *d)
+{
+	d->own_made = vm_arena_calloc(&sk->arena, own->n_made, sizeof(*d->own_made));
+	for (size_t i = 0; d->own_made && i < own->n_made; i++) {
+		int file = vm_collect_path(&sk->collect, own->made[i].path, Q2_FORMAT_QCOW2, d->gate);
+
+		if (file != VM_NO_FILE && sk->collect.fact[file].error != -ENOENT &&
+		    (!own->made[i].ino || sk->collect.fact[file].stamp.ino == own->made[i].ino))
+			d->own_made[d->n_own_made++] = file;
+	}
+}
+
+/* The live definition and the configured one may differ: what has been said last counts. */
+static void draw_own(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+{
+	const struct vm_own *now = k->now ? k->now->own : NULL, *config = k->config ? k->config->own : NULL;
+	struct vm_own *best = vm_store_best(sk->store, k->uuid, vm_own_newer(now, config));
+
+	if (best && vm_arena_own(&sk->arena, best, free_own)) {
+		vm_draft_own(d, best, &sk->arena);
+		draw_own_made(sk, best, d);
+	}
+	draw_made(sk, k, d);
+}
+
+/* What libvirt did not tell of it. */
+static void draw_unknown(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_draft *d)
+{
+	if (!k->now || k->unknown)
+		vm_sketch_unknown(sk, -EPERM, k->unknown ? k->unknown : "its definition cannot be read", "domain '%s'", d->dir);
+	else if (k->running && !k->config)
+		vm_sketch_unknown(sk, -EPERM, "the definition for its next start cannot be read", "domain '%s'", d->dir);
+	for (size_t i = 0; i < k->n_list; i++)
+		if (!k->list[i]->record)
+			vm_sketch_unknown(sk, -EPERM, k->list[i]->problem ? k->list[i]->problem : "its record cannot be read",
+					  "snapshot '%s' of domain '%s'", k->list[i]->name, d->dir);
+}
+
+static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct vm_draft *d)
+{
+	d->name = k->name;
+	d->uuid = k->uuid;
+	d->state = k->state;
+	d->running = k->running;
+	d->log = k->log;
+	d->gate = domain_gate(sk, k);
+	if (!d->gate)
+		return -ENOMEM;
+	vm_log_rename(k->log, d->dir);
+	vm_sketch_disks(sk, k, d);
+	vm_sketch_snapshots(sk, k, d);
+	draw_own(sk, k, d);
+	draw_unknown(sk, k, d);
+	return 0;
+}
+
+int vm_sketch_draw(struct vm_sketch *sk)
+{
+	size_t n = sk->known->n_domains;
+	int r;
+
+	vm_arena_init(&sk->arena);
+	vm_collect_init(&sk->collect, sk->files, sk->round);
+	sk->set = (struct vm_drafts){ .arena = &sk->arena, .collect = &sk->collect, .memory = sk->memory,
+				      .ask_locks = sk->known->jobs };
+	sk->set.drafts = vm_arena_calloc(&sk->arena, n, sizeof(*sk->set.drafts));
+	sk->set.extra = sk->extra = vm_arena_calloc(&sk->arena, n, sizeof(*sk->extra));
+	if (!sk->set.drafts || !sk->extra)
+		return -ENOMEM;
+	sk->set.n = n;
+	r = name_dirs(sk);
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = draw_domain(sk, sk->known->domains[i], &sk->set.drafts[i]);
+	if (r == 0)
+		vm_sketch_volumes(sk);
+	for (size_t i = 0; i < sk->pools->n_problems; i++)
+		vm_sketch_unknown(sk, -EPERM, sk->pools->problems[i], "a volume of a storage pool");
+	sk->set.unknowns = sk->unknowns;
+	sk->set.n_unknowns = sk->n_unknowns;
+	return r == 0 && (vm_arena_failed(&sk->arena) || sk->collect.failed) ? -ENOMEM : r;
+}
+
+int vm_sketch_finish(struct vm_sketch *sk, const struct vm_picture *prev, struct vm_domain ***out, size_t *n)
+{
+	struct vm_domain **domains = calloc(sk->set.n + 1, sizeof(struct vm_domain *));
+	int r;
+
+	if (!domains)
+		return -ENOMEM;
+	r = vm_drafts_finish(&sk->set, prev, domains);
+	if (r < 0) {
+		free(domains);
+		return r;
+	}
+	*out = domains;
+	*n = sk->set.n;
+	return 0;
+}
+
+void vm_sketch_fini(struct vm_sketch *sk)
+{
+	vm_collect_fini(&sk->collect);
+	vm_arena_fini(&sk->arena);
+}

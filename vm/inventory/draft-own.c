@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/* What our own facts say, written into a draft. */
+#include "vm/inventory/draft.h"
+
+#include "vm/meta/meta.h"
+#include "vm/util/clock.h"
+
+/* libvirt's record knows whole seconds; an entry that nobody recorded knows its own time. */
+static int64_t identity_ns(const struct vm_draft_snapshot *s)
+{
+	const struct q2_snapshot *entry = s->n_disks ? s->disks[0].entry : NULL;
+
+	if (s->recorded || !entry)
+		return s->created_ns;
+	return entry->date_sec * INT64_C(1000000000) + entry->date_nsec;
+}
+
+static void draw_vouched(struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_snapshot *said,
+			 struct vm_arena *arena)
+{
+	struct q2_stamp *stamps = said->n_vouched ? vm_arena_calloc(arena, said->n_vouched, sizeof(*stamps)) : NULL;
+	size_t n = 0;
+
+	for (size_t i = 0; stamps && i < said->n_vouched; i++) {
+		const struct vm_own_file *file = vm_own_file(own, said->vouched[i]);
+
+		if (file)
+			stamps[n++] = (struct q2_stamp){ .ino = file->ino, .size = file->size, .mtime_ns = file->mtime_ns };
+	}
+	for (size_t k = 0; k < s->n_disks; k++) {
+		s->disks[k].fact.vouched = stamps;
+		s->disks[k].fact.n_vouched = n;
+	}
+}
+
+static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_id *id, struct vm_arena *arena)
+{
+	for (size_t k = 0; k < s->n_disks; k++) {
+		const struct vm_own_file *file = vm_own_frozen(own, id, s->disks[k].fact.target);
+		struct q2_stamp *stamp = file ? vm_arena_calloc(arena, 1, sizeof(*stamp)) : NULL;
+
+		if (stamp)
+			*stamp = (struct q2_stamp){ .ino = file->ino, .size = file->size, .mtime_ns = file->mtime_ns };
+		s->disks[k].fact.froze = stamp;
+	}
+}
+
+static void draw_mark(struct vm_draft *d, struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_id *id,
+		      const struct vm_own_mark *mark)
+{
+	for (size_t k = 0; k < s->n_disks; k++)
+		s->disks[k].fact.doomed = vm_own_why_doomed(own, id, s->disks[k].fact.target);
+	for (size_t k = 0; k < mark->n_disks; k++)
+		if (mark->disks[k].path)
+			d->merges[d->n_merges++] = (struct vm_draft_merge){ mark->disks[k].path, mark->disks[k].top };
+}
+
+static size_t count_merges(const struct vm_own *own)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < own->n_snapshots; i++)
+		n += own->snapshots[i].mark ? own->snapshots[i].mark->n_disks : 0;
+	return n;
+}
+
+void vm_draft_own(struct vm_draft *d, const struct vm_own *own, struct vm_arena *arena)
+{
+	d->merges = vm_arena_calloc(arena, count_merges(own) + 1, sizeof(*d->merges));
+	for (size_t i = 0; d->merges && i < d->n_snapshots; i++) {
+		struct vm_draft_snapshot *s = &d->snapshots[i];
+		struct vm_own_id id = { s->name, identity_ns(s), s->kind };
+		const struct vm_own_snapshot *said = s->present ? NULL : vm_own_find(own, &id);
+
+		if (!said)
+			continue;
+		s->held = said->held;
+		s->ours = said->ours;
+		draw_vouched(s, own, said, arena);
+		draw_frozen(s, own, &id, arena);
+		if (said->mark)
+			draw_mark(d, s, own, &id, said->mark);
+	}
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * draft.h: from what a source knows of its domains to finished vm_domains.
+ *
+ * A source (libvirt, image files) writes a draft of every domain: its disks as they are now, its snapshots in any order
+ * with parents before children, image files as indexes of a collection. Here they get their order, shown names and
+ * inode numbers; the graph is asked what each snapshot's disks are worth; and the vm_domains come out, the old ones
+ * where nothing has changed. Both kinds of source thereby show the same things in the same way.
+ *
+ * Everything in a draft is borrowed until the drafts are finished. Threads: one, the refresher.
+ */
+#ifndef VS_VM_INVENTORY_DRAFT_H
+#define VS_VM_INVENTORY_DRAFT_H
+
+#include "vm/graph/graph.h"
+#include "vm/observe/chains.h"
+#include "vm/observe/history.h"
+#include "vm/util/arena.h"
+#include "vm/vm.h"
+
+struct vm_draft_disk {
+	struct vm_fact_snapdisk fact;    /* `since` is filled in here */
+	const struct q2_snapshot *entry; /* INTERNAL: the entry it means; NULL: none found. Also where fact.entry is NULL */
+};
+
+struct vm_draft_snapshot {
+	const char *name;    /* raw */
+	enum vm_kind kind;
+	int parent;          /* index in the draft's snapshots, smaller than its own; -1: none */
+	int64_t created_ns;  /* as its source says; entries of internal disks say it better */
+	bool recorded, memory, external_memory, current, held, ours;
+	bool present;        /* image source: the file's present content */
+	bool in_making;      /* it may not be complete yet: if it is new and looks stale, it is not shown at all */
+	const char *problem; /* NULL, or why its disks are not known */
+	const char *xml;     /* kept alive by `keep` */
+	size_t xml_len;
+	void *keep;          /* NULL, or what the finished domain holds on to for the sake of `xml` */
+	void *(*keep_ref)(void *keep);
+	void (*keep_unref)(void *keep);
+	struct vm_draft_disk *disks;
+	size_t n_disks;
+
+	/* filled in here */
+	char *shown;
+	int64_t order_ns;    /* what it is sorted by */
+	int rank;            /* its place in the order shown */
+};
+
+struct vm_draft_now {
+	struct vm_fact_disk fact;
+	const char *source, *note, *job; /* for vm_disk_now */
+	uint64_t job_done, job_total;
+	bool transient;
+	unsigned pull_since; /* a pull into it that was first seen at this poll is over now; 0: none */
+};
+
+/* A merge of ours that was begun and may not have ended. */
+struct vm_draft_merge {
+	const char *base, *top; /* paths; top may be NULL */
+};
+
+struct vm_draft {
+	const char *name, *uuid, *dir, *state;
+	bool running, image;
+	struct vm_log *log;
+	struct q2_gate *gate;
+	struct vm_draft_now *disks;
+	size_t n_disks;
+	struct vm_draft_snapshot *snapshots;
+	size_t n_snapshots;
+	struct vm_draft_merge *merges;
+	size_t n_merges;
+	int *own_made;              /* files (indexes) that commands of ours made for it */
+	size_t n_own_made;
+	char **made;                /* paths that a command which has not ended was about to make, NULL-terminated; NULL: none */
+
+	/* filled in here */
+	uint64_t ino;
+	struct vm_draft_snapshot **order;
+};
+
+struct vm_drafts {
+	struct vm_draft *drafts;
+	size_t n;
+	const struct vm_fact_domain *extra; /* more users of images, which are not shown */
+	size_t n_extra;
+	const struct vm_fact_volume *volumes;
+	size_t n_volumes;
+	const struct vm_fact_unknown *unknowns;
+	size_t n_unknowns;
+	bool unfinished;            /* written: something was left out because it is in the making */
+	bool ask_locks;             /* ask for every frozen file's lock bytes, not only of those that were just written */
+	struct vm_arena *arena;     /* lives as long as the drafts */
+	struct vm_collect *collect;
+	struct vm_memory *memory;
+};
+
+/* The domains of a look, in the order of the drafts; those that did not change are the objects of @prev (may be NULL).
+ * Gives references in @out, which has room for them. 0 or -ENOMEM. */
+int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struct vm_domain **out);
+
+/* Holds, ours, what is vouched for, and the marks of doomed snapshots; the drafts borrow strings of @own. */
+struct vm_own;
+void vm_draft_own(struct vm_draft *d, const struct vm_own *own, struct vm_arena *arena);
+
+/* ---------------------------------------------------------------- between order.c and freeze.c */
+
+/* Order, names and numbers. -ENOMEM. */
+int vm_draft_settle(struct vm_draft *d, struct vm_arena *arena);
+/* The stable inode number of a snapshot's disk; 0: no memory. */
+uint64_t vm_draft_disk_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
+int64_t vm_draft_disk_created(const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
+/* The finished domain for the @index'th one of the graph. @before: the same domain in the picture before, or NULL. Sets
+ * *unfinished where something was left out that is in the making. Gives; NULL: no memory. */
+struct vm_domain *vm_draft_compose(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
+				   struct vm_collect *collect, const struct vm_domain *before, bool *unfinished);
+
+#endif

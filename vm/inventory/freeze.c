@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * From a draft and the graph's verdicts to the vm_domain that everybody reads. Everything is copied into the domain's
+ * arena; the few things that are shared (the gate, the log, libvirt's record with the definition) are held on to.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vm/inventory/draft.h"
+#include "vm/model/inventory.h"
+#include "vm/model/names.h"
+#include "vm/util/log.h"
+
+const char *vm_state_name(enum vm_state state)
+{
+	static const char *const names[] = { "ok", "detached", "unsupported", "busy", "stale" };
+
+	return (size_t)state < VS_ARRAY_LEN(names) ? names[state] : "unsupported";
+}
+
+const char *vm_kind_name(enum vm_kind kind)
+{
+	return kind == VM_INTERNAL ? "internal" : "external";
+}
+
+/* ---------------------------------------------------------------- disks of snapshots */
+
+struct work {
+	const struct vm_draft *draft;
+	const struct vm_graph *graph;
+	size_t index;
+	struct vm_collect *collect;
+	struct vm_domain *domain;
+	struct vm_arena *arena;
+	struct q2_gate *gate; /* held on to by the domain */
+	const struct vm_domain *before;
+	bool unfinished;
+};
+
+static void drop_entry(void *thing)
+{
+	q2_snapshot_free(thing);
+}
+
+static void drop_gate(void *thing)
+{
+	q2_gate_unref(thing);
+}
+
+static void drop_log(void *thing)
+{
+	vm_log_unref(thing);
+}
+
+/* Takes what a name function gave. */
+static char *own_name(struct work *w, char *name)
+{
+	if (!name) {
+		w->arena->failed = true;
+		return NULL;
+	}
+	return vm_arena_own(w->arena, name, free);
+}
+
+static const struct q2_snapshot *own_entry(struct work *w, const struct q2_snapshot *entry)
+{
+	struct q2_snapshot *copy;
+
+	if (!entry)
+		return NULL;
+	copy = q2_snapshot_dup(entry);
+	if (!copy)
+		w->arena->failed = true;
+	return copy ? vm_arena_own(w->arena, copy, drop_entry) : NULL;
+}
+
+static char **chain_paths(struct work *w, const int *layers, size_t n)
+{
+	char **paths = vm_arena_calloc(w->arena, n + 1, sizeof(*paths));
+
+	for (size_t i = 0; paths && i < n; i++)
+		paths[i] = vm_arena_strdup(w->arena, w->collect->fact[layers[i]].path);
+	return paths;
+}
+
+static void note_stamps(struct work *w, const struct vm_verdict *v, struct vm_disk *disk)
+{
+	struct q2_stamp *stamps = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*stamps));
+
+	for (size_t i = 0; stamps && i < v->n_layers; i++)
+		stamps[i] = w->collect->fact[v->layers[i]].stamp;
+	disk->stamps = stamps;
+	disk->n_stamps = stamps ? v->n_layers : 0;
+}
+
+static uint64_t virtual_size(const struct vm_collect *c, int file)
+{
+	return c->file[file]->info ? c->file[file]->info->size : 0;
+}
+
+static bool readable(enum vm_state state)
+{
+	return state == VM_OK || state == VM_DETACHED || state == VM_BUSY;
+}
+
+/* The graph does not know of gates, nor which files hold what we cannot decode. */
+static void worsen(struct vm_disk *disk, struct work *w, enum vm_state state, const char *reason)
+{
+	disk->state = state;
+	disk->reason = vm_arena_strdup(w->arena, reason);
+}
+
+static void apply_verdict(struct work *w, const struct vm_draft_disk *from, const struct vm_verdict *v, struct vm_disk *disk)
+{
+	bool internal = from->fact.mode == VM_MODE_INTERNAL;
+	struct vs_err err = {0};
+
+	disk->state = v->state;
+	disk->reason = vm_arena_strdup(w->arena, v->reason);
+	disk->chain = chain_paths(w, v->layers, v->n_layers);
+	disk->format = v->n_layers ? v->format : Q2_FORMAT_NONE;
+	disk->snapshot = internal ? own_entry(w, v->entry) : NULL;
+	disk->guard = v->guard;
+	disk->watched = v->watched;
+	note_stamps(w, v, disk);
+	disk->guard_top = internal ? v->guard_top : v->guard;
+	if (internal && v->entry)
+		disk->size = v->entry->disk_size;
+	else if (!internal && v->n_layers)
+		disk->size = virtual_size(w->collect, v->layers[0]);
+	if (readable(disk->state) &&
+	    vm_collect_allowed(w->collect, v->layers, v->n_layers, v->n_layers && v->layers[0] == from->fact.pit, w->gate,
+			       &err) < 0)
+		worsen(disk, w, VM_UNSUPPORTED, err.msg);
+}
+
+static int compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_t k, struct vm_disk *disk)
+{
+	const struct vm_draft_disk *from = &s->disks[k];
+	struct vm_verdict verdict = {0};
+	int r = vm_graph_state(w->graph, w->index, (size_t)s->rank, k, &verdict);
+
+	if (r < 0)
+		return r;
+	disk->target = vm_arena_strdup(w->arena, from->fact.target);
+	disk->created_ns = vm_draft_disk_created(s, from);
+	disk->ino = vm_draft_disk_ino(w->draft, s, from);
+	disk->gate = w->gate;
+	apply_verdict(w, from, &verdict, disk);
+	if (readable(disk->state))
+		disk->file = own_name(w, vm_name_image_file(s->shown, disk->target));
+	vm_verdict_fini(&verdict);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- snapshots */
+
+static void take_worst(struct work *w, struct vm_snapshot *out)
+{
+	for (size_t i = 0; i < out->n_disks; i++) {
+		const struct vm_disk *disk = &out->disks[i];
+
+		if (disk->state <= out->state)
+			continue;
+		out->state = disk->state;
+		out->reason = vm_arena_printf(w->arena, "%s: %s", disk->target, disk->reason ? disk->reason :
+					      vm_state_name(disk->state));
+	}
+}
+
+static void compose_record(struct work *w, const struct vm_draft_snapshot *s, struct vm_snapshot *out)
+{
+	*out = (struct vm_snapshot){
+		.kind = s->kind, .memory = s->memory, .recorded = s->recorded || w->draft->image, .current = s->current,
+		.present = s->present, .created_ns = s->created_ns,
+	};
+	out->name = vm_arena_strdup(w->arena, s->name);
+	out->shown = vm_arena_strdup(w->arena, s->shown);
+	out->held = s->held;
+	out->ours = s->ours;
+	if (s->parent >= 0)
+		out->parent = vm_arena_strdup(w->arena, w->draft->snapshots[s->parent].shown);
+	if (!s->xml || !vm_arena_own(w->arena, s->keep_ref(s->keep), s->keep_unref))
+		return;
+	out->xml = (char *)s->xml;
+	out->xml_len = s->xml_len;
+	out->xml_file = own_name(w, vm_name_xml_file(s->shown));
+}
+
+static char **copy_list(struct work *w, char *const *list)
+{
+	struct vm_strings copy = {0};
+
+	for (; list && *list; list++)
+		vm_strings_add(w->arena, &copy, *list);
+	return vm_strings_done(w->arena, &copy);
+}
+
+static void list_viewers(struct work *w, const struct vm_draft_snapshot *s, struct vm_snapshot *out)
+{
+	char **viewers = NULL;
+
+	if (vm_graph_viewers(w->graph, w->index, (size_t)s->rank, &viewers) < 0) {
+		w->arena->failed = true;
+		return;
+	}
+	out->users = copy_list(w, viewers);
+	for (size_t i = 0; viewers[i]; i++)
+		free(viewers[i]);
+	free(viewers);
+}
+
+static int compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, struct vm_snapshot *out)
+{
+	int r = 0;
+
+	compose_record(w, s, out);
+	if (s->problem) {
+		out->state = VM_UNSUPPORTED;
+		out->reason = vm_arena_strdup(w->arena, s->problem);
+		return 0;
+	}
+	out->disks = vm_arena_calloc(w->arena, s->n_disks, sizeof(*out->disks));
+	if (!out->disks)
+		return -ENOMEM;
+	for (size_t k = 0; k < s->n_disks && r == 0; k++)
+		r = compose_disk(w, s, k, &out->disks[k]);
+	out->n_disks = s->n_disks;
+	take_worst(w, out);
+	list_viewers(w, s, out);
+	return r;
+}
+
+static bool was_shown(const struct vm_domain *before, const char *shown)
+{
+	for (size_t i = 0; i < before->n_snapshots; i++)
+		if (!strcmp(before->snapshots[i].shown, shown))
+			return true;
+	return false;
+}
+
+/* The present content of an image is there while nobody writes it. And what appears in libvirt's list while it is still
+ * being taken has not lost its data, it does not have it yet. */
+static bool is_shown(struct work *w, const struct vm_draft_snapshot *s, const struct vm_snapshot *snap)
+{
+	if (s->present)
+		return snap->state == VM_OK;
+	if (!s->in_making || snap->state != VM_STALE || !w->before || was_shown(w->before, s->shown))
+		return true;
+	w->unfinished = true;
+	return false;
+}
+
+static int compose_snapshots(struct work *w)
+{
+	struct vm_domain *d = w->domain;
+	int r = 0;
+
+	d->snapshots = vm_arena_calloc(w->arena, w->draft->n_snapshots, sizeof(*d->snapshots));
+	if (!d->snapshots)
+		return -ENOMEM;
+	for (size_t i = 0; i < w->draft->n_snapshots && r == 0; i++) {
+		const struct vm_draft_snapshot *s = w->draft->order[i];
+
+		r = compose_snapshot(w, s, &d->snapshots[d->n_snapshots]);
+		if (is_shown(w, s, &d->snapshots[d->n_snapshots]))
+			d->n_snapshots++;
+		else
+			d->snapshots[d->n_snapshots] = (struct vm_snapshot){0};
+	}
+	return r;
+}
+
+/* ---------------------------------------------------------------- layers and disks as they are now */
+
+static void copy_layers(struct work *w, const struct vm_layer *from, size_t n)
+{
+	struct vm_layer *to = vm_arena_calloc(w->arena, n, sizeof(*to));
+
+	for (size_t i = 0; to && i < n; i++) {
+		to[i] = from[i];
+		to[i].path = vm_arena_strdup(w->arena, from[i].path);
+		to[i].note = vm_arena_strdup(w->arena, from[i].note);
+		to[i].internal = vm_arena_strdup(w->arena, from[i].internal);
+		to[i].ends = vm_arena_strdup(w->arena, from[i].ends);
+		to[i].unknown = vm_arena_strdup(w->arena, from[i].unknown);
+		to[i].rival = vm_arena_strdup(w->arena, from[i].rival);
+		to[i].paths = copy_list(w, from[i].paths);
+		to[i].users = copy_list(w, from[i].users);
+		to[i].snapshots = copy_list(w, from[i].snapshots);
+	}
+	w->domain->layers = to;
+	w->domain->n_layers = to ? n : 0;
+}
+
+static void copy_doubts(struct work *w)
+{
+	struct vm_doubt *from, *to;
+	size_t n;
+
+	vm_graph_doubts(w->graph, w->index, &from, &n);
+	to = vm_arena_calloc(w->arena, n, sizeof(*to));
+	for (size_t i = 0; to && i < n; i++)
+		to[i] = (struct vm_doubt){
+			.path = vm_arena_strdup(w->arena, from[i].path), .phrase = vm_arena_strdup(w->arena, from[i].phrase),
+			.code = from[i].code, .snapshots = copy_list(w, from[i].snapshots),
+		};
+	vm_doubts_free(from, n);
+	w->domain->doubts = to;
+	w->domain->n_doubts = to ? n : 0;
+}
+
+static void copy_disks(struct work *w, const int *tops)
+{
+	size_t n = w->draft->n_disks;
+	struct vm_disk_now *to = vm_arena_calloc(w->arena, n, sizeof(*to));
+
+	for (size_t i = 0; to && i < n; i++) {
+		const struct vm_draft_now *from = &w->draft->disks[i];
+
+		to[i] = (struct vm_disk_now){
+			.target = vm_arena_strdup(w->arena, from->fact.target), .top = tops[i],
+			.source = vm_arena_strdup(w->arena, from->source), .note = vm_arena_strdup(w->arena, from->note),
+			.job = vm_arena_strdup(w->arena, from->job),
+			.transient = from->transient, .job_done = from->job_done, .job_total = from->job_total,
+		};
+	}
+	w->domain->disks = to;
+	w->domain->n_disks = to ? n : 0;
+}
+
+static bool is_layer(const struct vm_domain *d, const char *path)
+{
+	for (size_t i = 0; i < d->n_layers; i++)
+		if (!strcmp(d->layers[i].path, path))
+			return true;
+	return false;
+}
+
+static void list_leftovers(struct work *w)
+{
+	struct vm_strings list = {0};
+
+	for (char **path = w->draft->made; path && *path; path++)
+		if (!is_layer(w->domain, *path) && !vm_strings_has(&list, *path) && access(*path, F_OK) == 0)
+			vm_strings_add(w->arena, &list, *path);
+	w->domain->leftovers = vm_strings_done(w->arena, &list);
+}
+
+#define UNKNOWNS_SHOWN 16
+
+static void list_unknowns(struct work *w)
+{
+	const struct vm_domain *d = w->domain;
+	struct vm_strings list = {0};
+
+	for (size_t i = 0; i < d->n_layers && list.n < UNKNOWNS_SHOWN; i++)
+		if (d->layers[i].unknown && !vm_strings_has(&list, d->layers[i].unknown))
+			vm_strings_add(w->arena, &list, d->layers[i].unknown);
+	for (size_t i = 0; i < d->n_doubts && list.n < UNKNOWNS_SHOWN; i++)
+		if (!vm_strings_has(&list, d->doubts[i].phrase))
+			vm_strings_add(w->arena, &list, d->doubts[i].phrase);
+	w->domain->unknowns = vm_strings_done(w->arena, &list);
+}
+
+static int compose_layers(struct work *w)
+{
+	struct vm_layer *layers = NULL;
+	size_t n_layers = 0;
+	int *tops = NULL;
+	int r = vm_graph_layers(w->graph, w->index, &layers, &n_layers, &tops);
+
+	if (r < 0)
+		return r;
+	copy_layers(w, layers, n_layers);
+	copy_doubts(w);
+	copy_disks(w, tops);
+	vm_layers_free(layers, n_layers);
+	free(tops);
+	list_leftovers(w);
+	list_unknowns(w);
+	return 0;
+}
+
+static int compose(struct work *w)
+{
+	const struct vm_draft *from = w->draft;
+	struct vm_domain *d = w->domain;
+	int r;
+
+	d->name = vm_arena_strdup(w->arena, from->name);
+	d->dir = vm_arena_strdup(w->arena, from->dir);
+	d->uuid = vm_arena_strdup(w->arena, from->uuid);
+	d->state = vm_arena_strdup(w->arena, from->state);
+	d->ino = from->ino;
+	d->log = vm_arena_own(w->arena, vm_log_ref(from->log), drop_log);
+	w->gate = vm_arena_own(w->arena, q2_gate_ref(from->gate), drop_gate);
+	if (vm_arena_failed(w->arena))
+		return -ENOMEM;
+	r = compose_layers(w);
+	if (r == 0)
+		r = compose_snapshots(w);
+	return r;
+}
+
+struct vm_domain *vm_draft_compose(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
+				   struct vm_collect *collect, const struct vm_domain *before, bool *unfinished)
+{
+	struct work w = { .draft = d, .graph = graph, .index = index, .collect = collect, .before = before,
+			  .domain = vm_domain_new() };
+
+	if (!w.domain)
+		return NULL;
+	w.arena = vm_domain_arena(w.domain);
+	if (compose(&w) < 0 || vm_domain_failed(w.domain)) {
+		vm_domain_unref(w.domain);
+		return NULL;
+	}
+	*unfinished |= w.unfinished;
+	return w.domain;
+}

@@ -1,0 +1,484 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * Order. Snapshots are shown oldest first, and of two with one time the parent first. An entry in an image knows its time
+ * to the nanosecond, libvirt's record of an external snapshot to the second: so a child that seems to be older than its
+ * parent, but within the same second, counts as just as old.
+ *
+ * Inode numbers. What identifies a snapshot must be the same at every mount and differ between two snapshots that were
+ * ever on this disk: for an internal one that is what identifies its entry, since after delete and create name and id
+ * are used again; for an external one its name and time.
+ */
+#include "vm/inventory/draft.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/inventory/changes.h"
+#include "vm/model/inventory.h"
+#include "vm/model/names.h"
+#include "vm/util/clock.h"
+
+/* ---------------------------------------------------------------- order and names */
+
+static int64_t entry_ns(const struct q2_snapshot *entry)
+{
+	return entry->date_sec * VM_NS_PER_S + entry->date_nsec;
+}
+
+static const struct q2_snapshot *first_entry(const struct vm_draft_snapshot *s)
+{
+	for (size_t i = 0; i < s->n_disks; i++)
+		if (s->disks[i].entry)
+			return s->disks[i].entry;
+	return NULL;
+}
+
+int64_t vm_draft_disk_created(const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk)
+{
+	return disk->entry ? entry_ns(disk->entry) : s->created_ns;
+}
+
+static void set_times(struct vm_draft *d)
+{
+	for (size_t i = 0; i < d->n_snapshots; i++) {
+		struct vm_draft_snapshot *s = &d->snapshots[i];
+		const struct q2_snapshot *entry = first_entry(s);
+		int64_t parent_ns;
+
+		if (entry)
+			s->created_ns = entry_ns(entry);
+		s->order_ns = s->created_ns;
+		if (s->parent < 0)
+			continue;
+		parent_ns = d->snapshots[s->parent].order_ns;
+		if (s->order_ns < parent_ns && s->order_ns / VM_NS_PER_S == parent_ns / VM_NS_PER_S)
+			s->order_ns = parent_ns;
+	}
+}
+
+/* Parents come before children in a draft, so its own order settles what time leaves open. */
+static int by_time(const void *a, const void *b)
+{
+	const struct vm_draft_snapshot *x = *(struct vm_draft_snapshot *const *)a;
+	const struct vm_draft_snapshot *y = *(struct vm_draft_snapshot *const *)b;
+
+	if (x->order_ns != y->order_ns)
+		return x->order_ns < y->order_ns ? -1 : 1;
+	return x < y ? -1 : x > y;
+}
+
+static int set_order(struct vm_draft *d, struct vm_arena *arena)
+{
+	d->order = vm_arena_calloc(arena, d->n_snapshots, sizeof(*d->order));
+	if (!d->order)
+		return -ENOMEM;
+	for (size_t i = 0; i < d->n_snapshots; i++)
+		d->order[i] = &d->snapshots[i];
+	qsort(d->order, d->n_snapshots, sizeof(*d->order), by_time);
+	for (size_t i = 0; i < d->n_snapshots; i++)
+		d->order[i]->rank = (int)i;
+	return 0;
+}
+
+static size_t suffix_len(const struct vm_draft *d)
+{
+	size_t longest = vm_name_suffix_len(NULL, 0);
+
+	for (size_t i = 0; i < d->n_snapshots; i++) {
+		for (size_t k = 0; k < d->snapshots[i].n_disks; k++) {
+			size_t len = vm_name_suffix_len(&d->snapshots[i].disks[k].fact.target, 1);
+
+			if (len > longest)
+				longest = len;
+		}
+	}
+	return longest;
+}
+
+/* Takes the names that vm_names_shown() gave. */
+static void hand_out(struct vm_draft_snapshot **named, char **shown, size_t n, struct vm_arena *arena)
+{
+	for (size_t i = 0; i < n; i++)
+		named[i]->shown = vm_arena_own(arena, shown[i], free);
+}
+
+/* The present content of an image is `current` and no snapshot is: it takes no part in this. */
+static int set_names(struct vm_draft *d, struct vm_arena *arena)
+{
+	struct vm_name_in *in = vm_arena_calloc(arena, d->n_snapshots, sizeof(*in));
+	struct vm_draft_snapshot **named = vm_arena_calloc(arena, d->n_snapshots, sizeof(*named));
+	char **shown = vm_arena_calloc(arena, d->n_snapshots, sizeof(*shown));
+	size_t suffix = suffix_len(d), n = 0;
+	int r;
+
+	if (!in || !named || !shown)
+		return -ENOMEM;
+	for (size_t i = 0; i < d->n_snapshots; i++) {
+		struct vm_draft_snapshot *s = d->order[i];
+		const struct q2_snapshot *entry = first_entry(s);
+
+		if (s->present) {
+			s->shown = vm_arena_strdup(arena, s->name);
+			continue;
+		}
+		in[n] = (struct vm_name_in){ .name = s->name, .id = entry ? entry->id : NULL, .suffix_len = suffix,
+					     .force_id = d->image && !strcmp(s->name, "current") };
+		named[n++] = s;
+	}
+	r = vm_names_shown(in, n, shown);
+	if (r == 0)
+		hand_out(named, shown, n, arena);
+	return r;
+}
+
+int vm_draft_settle(struct vm_draft *d, struct vm_arena *arena)
+{
+	int r;
+
+	d->ino = vm_ino(0, d->uuid);
+	set_times(d);
+	r = set_order(d, arena);
+	if (r == 0)
+		r = set_names(d, arena);
+	return r == 0 && vm_arena_failed(arena) ? -ENOMEM : r;
+}
+
+uint64_t vm_draft_disk_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk)
+{
+	const struct q2_snapshot *e = disk->entry;
+	vs_autofree char *identity = NULL;
+	int n;
+
+	if (s->present)
+		n = asprintf(&identity, "current");
+	else if (e)
+		n = asprintf(&identity, "internal:%zu:%s:%zu:%s:%" PRIu32 ".%" PRIu32 ":%" PRIu64, strlen(e->id), e->id,
+			     strlen(e->name), e->name, e->date_sec, e->date_nsec, e->vm_clock_nsec);
+	else
+		n = asprintf(&identity, "%s:%zu:%s:%" PRId64, s->kind == VM_INTERNAL ? "gone" : "external", strlen(s->name),
+			     s->name, s->created_ns);
+	if (n < 0) {
+		identity = NULL;
+		return 0;
+	}
+	return vm_ino(vm_ino(d->ino, identity), disk->fact.target);
+}
+
+/* ---------------------------------------------------------------- facts */
+
+struct node {
+	uint64_t dev, ino;
+};
+
+static int by_node(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(struct node));
+}
+
+static bool node_of(const struct vm_collect *c, int file, struct node *out)
+{
+	if (file == VM_NO_FILE)
+		return false;
+	*out = (struct node){ c->fact[file].stamp.dev, c->fact[file].stamp.ino };
+	return out->dev || out->ino;
+}
+
+static size_t add_active(const struct vm_collect *c, const struct vm_fact_disk *disk, struct node *nodes)
+{
+	size_t n = 0;
+
+	if (disk->writable && node_of(c, disk->top, &nodes[n]))
+		n++;
+	if (node_of(c, disk->mirror, &nodes[n]))
+		n++;
+	return n;
+}
+
+/* The files that somebody may write by right, sorted. */
+static struct node *active_nodes(const struct vm_drafts *set, const struct vm_fact_domain *domains, size_t n_domains,
+				 size_t *n)
+{
+	size_t room = 1;
+	struct node *nodes;
+
+	for (size_t i = 0; i < n_domains; i++)
+		room += domains[i].n_disks * 2;
+	nodes = vm_arena_calloc(set->arena, room, sizeof(*nodes));
+	*n = 0;
+	if (!nodes)
+		return NULL;
+	for (size_t i = 0; i < n_domains; i++)
+		for (size_t k = 0; k < domains[i].n_disks && !domains[i].image; k++)
+			*n += add_active(set->collect, &domains[i].disks[k], nodes + *n);
+	qsort(nodes, *n, sizeof(*nodes), by_node);
+	return nodes;
+}
+
+/* A pull that is over was completed if what it wrote into stands on something else than when it began. */
+static void note_pulls(const struct vm_drafts *set)
+{
+	for (size_t i = 0; i < set->n; i++) {
+		for (size_t k = 0; k < set->drafts[i].n_disks; k++) {
+			const struct vm_draft_now *disk = &set->drafts[i].disks[k];
+			struct vm_fact_file *top = disk->fact.top == VM_NO_FILE ? NULL : &set->collect->fact[disk->fact.top];
+
+			if (!disk->pull_since || !top || top->repointed_at < disk->pull_since)
+				continue;
+			vm_memory_pulled(set->memory, &top->stamp);
+			top->pulled_at = (unsigned)set->collect->number;
+		}
+	}
+}
+
+/* Lock bytes are asked for where something may be going on: a file that should be frozen was just written, or was found
+ * locked before. */
+static void add_locks(const struct vm_drafts *set, int i)
+{
+	struct vm_file *f = set->collect->file[i];
+	uint64_t round = set->collect->number;
+
+	if (!f->info)
+		return;
+	if (set->ask_locks || f->touched + 3 >= round || f->locks.writer || f->locks.no_read)
+		vm_files_locks(set->collect->files, f);
+	set->collect->fact[i].writer = f->locks.writer;
+	set->collect->fact[i].no_read = f->locks.no_read;
+}
+
+static int add_memories(const struct vm_drafts *set, const struct vm_fact_domain *domains, size_t n_domains)
+{
+	struct vm_collect *c = set->collect;
+	struct node *active, node;
+	size_t n_active;
+
+	active = active_nodes(set, domains, n_domains, &n_active);
+	if (!active)
+		return -ENOMEM;
+	for (size_t i = 0; i < c->n; i++) {
+		bool frozen = !node_of(c, (int)i, &node) || !bsearch(&node, active, n_active, sizeof(node), by_node);
+
+		vm_memory_file(set->memory, &c->fact[i], frozen);
+		c->file[i]->live = !frozen;
+		if (frozen)
+			add_locks(set, (int)i);
+	}
+	note_pulls(set);
+	return 0;
+}
+
+static int snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d, struct vm_draft_snapshot *s,
+			  struct vm_fact_snapshot *out)
+{
+	struct vm_fact_snapdisk *disks = vm_arena_calloc(set->arena, s->n_disks, sizeof(*disks));
+
+	if (!disks)
+		return -ENOMEM;
+	for (size_t i = 0; i < s->n_disks; i++) {
+		struct vm_draft_disk *disk = &s->disks[i];
+		uint64_t ino = vm_draft_disk_ino(d, s, disk);
+
+		disk->fact.since = vm_memory_since(set->memory, ino, disk->fact.pit == VM_NO_FILE ? "" :
+						   set->collect->fact[disk->fact.pit].path);
+		disk->fact.ino = ino;
+		if (!disk->fact.froze && s->kind == VM_EXTERNAL)
+			disk->fact.froze = vm_memory_frozen(set->memory, ino);
+		disks[i] = disk->fact;
+	}
+	out->disks = disks;
+	out->n_disks = s->n_disks;
+	return 0;
+}
+
+/* A snapshot's place among the facts is its rank. */
+static int snapshot_facts(const struct vm_drafts *set, const struct vm_draft *d, struct vm_fact_domain *out)
+{
+	struct vm_fact_snapshot *facts = vm_arena_calloc(set->arena, d->n_snapshots, sizeof(*facts));
+	int r = facts ? 0 : -ENOMEM;
+
+	for (size_t i = 0; i < d->n_snapshots && r == 0; i++) {
+		struct vm_draft_snapshot *s = d->order[i];
+
+		facts[i] = (struct vm_fact_snapshot){
+			.name = s->name, .shown = s->shown, .parent = s->parent < 0 ? -1 : d->snapshots[s->parent].rank,
+			.created_s = s->created_ns / VM_NS_PER_S, .recorded = s->recorded,
+			.external_memory = s->external_memory,
+		};
+		r = snapshot_disks(set, d, s, &facts[i]);
+	}
+	out->snapshots = facts;
+	out->n_snapshots = d->n_snapshots;
+	return r;
+}
+
+static int domain_facts(const struct vm_drafts *set, const struct vm_draft *d, struct vm_fact_domain *out)
+{
+	struct vm_fact_disk *disks = vm_arena_calloc(set->arena, d->n_disks, sizeof(*disks));
+
+	if (!disks)
+		return -ENOMEM;
+	for (size_t i = 0; i < d->n_disks; i++)
+		disks[i] = d->disks[i].fact;
+	*out = (struct vm_fact_domain){ .name = d->dir, .running = d->running, .image = d->image, .disks = disks,
+					.n_disks = d->n_disks, .made = d->own_made, .n_made = d->n_own_made };
+	return snapshot_facts(set, d, out);
+}
+
+/* ---------------------------------------------------------------- the finish */
+
+static const struct vm_domain *by_uuid(const struct vm_picture *pic, const char *uuid)
+{
+	for (size_t i = 0; i < pic->n_domains; i++)
+		if (!strcmp(pic->domains[i]->uuid, uuid))
+			return pic->domains[i];
+	return NULL;
+}
+
+/* The same domain in the picture before. */
+static const struct vm_domain *find_before(const struct vm_picture *prev, const struct vm_draft *d)
+{
+	const struct vm_domain *before = prev ? vm_picture_domain(prev, d->dir) : NULL;
+
+	if (prev && (!before || strcmp(before->uuid, d->uuid)))
+		before = by_uuid(prev, d->uuid);
+	return before;
+}
+
+/* Takes @now; gives what the picture is to show: @now, or the same that was shown before. */
+static struct vm_domain *settle_on(const struct vm_domain *before, struct vm_domain *now)
+{
+	if (before && vm_domain_equal(before, now)) {
+		vm_domain_unref(now);
+		return vm_domain_ref((struct vm_domain *)before);
+	}
+	now->changed_ns = vm_now_ns();
+	vm_notice(before, now);
+	return now;
+}
+
+static void remember_frozen(const struct vm_drafts *set, const struct vm_domain *d)
+{
+	for (size_t i = 0; i < d->n_snapshots; i++)
+		for (size_t k = 0; d->snapshots[i].kind == VM_EXTERNAL && k < d->snapshots[i].n_disks; k++) {
+			const struct vm_disk *disk = &d->snapshots[i].disks[k];
+
+			if ((disk->state == VM_OK || disk->state == VM_DETACHED) && disk->n_stamps)
+				vm_memory_froze(set->memory, disk->ino, &disk->stamps[0]);
+		}
+}
+
+static int compose_all(struct vm_drafts *set, const struct vm_graph *graph, const struct vm_picture *prev,
+		       struct vm_domain **out)
+{
+	size_t n = 0;
+
+	while (n < set->n) {
+		const struct vm_domain *before = find_before(prev, &set->drafts[n]);
+		struct vm_domain *now = vm_draft_compose(&set->drafts[n], graph, n, set->collect, before, &set->unfinished);
+
+		if (!now)
+			break;
+		out[n++] = settle_on(before, now);
+	}
+	for (size_t i = 0; i < n; i++)
+		remember_frozen(set, out[i]);
+	if (n == set->n)
+		return 0;
+	while (n)
+		vm_domain_unref(out[--n]);
+	return -ENOMEM;
+}
+
+static int remember_commits(struct vm_drafts *set, const struct vm_facts *facts, const struct vm_graph *graph)
+{
+	struct vm_fact_commit *running = NULL;
+	size_t n = 0;
+	int r = vm_graph_commits(graph, &running, &n);
+
+	if (r == 0)
+		r = vm_memory_commits_add(set->memory, facts, running, n);
+	free(running);
+	return r;
+}
+
+static int file_by_path(const struct vm_facts *facts, const char *path)
+{
+	for (size_t i = 0; path && i < facts->n_files; i++)
+		if (!strcmp(facts->files[i].path, path))
+			return (int)i;
+	return VM_NO_FILE;
+}
+
+/* Merges of ours that were begun: what they wrote is explained to those whom it does not harm. Those whom it does are marked,
+ * so it is no accusation (`at` is 0). */
+static int add_merges(const struct vm_drafts *set, const struct vm_facts *facts, struct vm_fact_commit **commits, size_t *n)
+{
+	struct vm_fact_commit *grown;
+	size_t room = *n;
+
+	for (size_t i = 0; i < set->n; i++)
+		room += set->drafts[i].n_merges;
+	if (room == *n)
+		return 0;
+	grown = reallocarray(*commits, room, sizeof(*grown));
+	if (!grown)
+		return -ENOMEM;
+	*commits = grown;
+	for (size_t i = 0; i < set->n; i++)
+		for (size_t k = 0; k < set->drafts[i].n_merges; k++) {
+			const struct vm_draft_merge *merge = &set->drafts[i].merges[k];
+			int base = file_by_path(facts, merge->base);
+
+			if (base != VM_NO_FILE)
+				grown[(*n)++] = (struct vm_fact_commit){
+					.base = base, .top = file_by_path(facts, merge->top), .ours = true,
+				};
+		}
+	return 0;
+}
+
+static int ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct vm_picture *prev, struct vm_domain **out)
+{
+	vs_autofree struct vm_fact_commit *commits = NULL;
+	struct vm_graph *graph = NULL;
+	int r;
+
+	r = vm_memory_commits(set->memory, facts, &commits, &facts->n_commits);
+	if (r == 0)
+		r = add_merges(set, facts, &commits, &facts->n_commits);
+	facts->commits = commits;
+	if (r == 0)
+		r = vm_graph_new(facts, &graph);
+	if (r == 0)
+		r = remember_commits(set, facts, graph);
+	if (r == 0)
+		r = compose_all(set, graph, prev, out);
+	vm_graph_free(graph);
+	return r;
+}
+
+int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struct vm_domain **out)
+{
+	size_t n_domains = set->n + set->n_extra;
+	struct vm_fact_domain *domains = vm_arena_calloc(set->arena, n_domains, sizeof(*domains));
+	struct vm_facts facts = { .domains = domains, .n_domains = n_domains, .volumes = set->volumes,
+				  .n_volumes = set->n_volumes, .unknowns = set->unknowns, .n_unknowns = set->n_unknowns };
+	int r = domains ? 0 : -ENOMEM;
+
+	for (size_t i = 0; i < set->n && r == 0; i++) {
+		r = vm_draft_settle(&set->drafts[i], set->arena);
+		if (r == 0)
+			r = domain_facts(set, &set->drafts[i], &domains[i]);
+	}
+	for (size_t i = 0; i < set->n_extra && r == 0; i++)
+		domains[set->n + i] = set->extra[i];
+	if (r == 0)
+		r = add_memories(set, domains, n_domains);
+	if (r < 0 || set->collect->failed || vm_arena_failed(set->arena))
+		return -ENOMEM;
+	facts.files = set->collect->fact;
+	facts.n_files = set->collect->n;
+	return ask_graph(set, &facts, prev, out);
+}

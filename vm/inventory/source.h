@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * source.h: where domains come from. A libvirt connection and plain image files are two implementations of this.
+ *
+ * A source is used by one thread, the refresher of vm.c; only kick() is called from elsewhere (an event thread).
+ */
+#ifndef VS_VM_INVENTORY_SOURCE_H
+#define VS_VM_INVENTORY_SOURCE_H
+
+#include "vm/meta/store.h"
+#include "vm/vm.h"
+
+struct vm_source;
+
+struct vm_source_ops {
+	/*
+	 * One look at everything. @prev: the picture in place (NULL at the first look); what did not change is shared
+	 * with it. Gives the next picture. -EHOSTDOWN while the other side is away: @prev then stays in place. Problems of
+	 * one domain or file are told in the picture and are no error, except at the first look of an image source.
+	 */
+	int (*look)(struct vm_source *src, const struct vm_picture *prev, struct vm_picture **out, struct vs_err *err);
+	void (*close)(struct vm_source *src);
+};
+
+struct vm_source {
+	const struct vm_source_ops *ops;
+	/* Set by look(): when the next look makes sense (steady clock) where that is not after the refresh period; 0. */
+	int64_t due_ns;
+};
+
+/* Both copy what they keep of @options and borrow @store. Neither looks yet. */
+int vm_source_images(const struct vm_options *options, struct vm_store *store, struct vm_source **out,
+		     struct vs_err *err);
+/* @kick: something may have changed; called from any thread, until close. */
+int vm_source_libvirt(const struct vm_options *options, struct vm_store *store, void (*kick)(void *opaque), void *opaque,
+		      struct vm_source **out, struct vs_err *err);
+
+#endif

@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * Callbacks can be on their way in libvirt's event thread while we deregister them. What they are given is therefore not
+ * the connection but a small box with a reference for every registration; closing takes the kick out of the box.
+ */
+#include "vm/libvirt/conn.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "vm/libvirt/virterr.h"
+
+#define KEEPALIVE_S 5
+#define KEEPALIVE_COUNT 3
+
+struct box {
+	atomic_uint refs;
+	atomic_bool closed; /* the other side has gone */
+
+	pthread_mutex_t lock; /* guards the rest; kick is called under it, so that none is running after close */
+	void (*kick)(void *opaque);
+	void *opaque;
+	struct vm_hints hints;
+};
+
+struct vm_conn {
+	virConnectPtr ptr;
+	struct box *box;
+	int domain_events[8], pool_events[2];
+	size_t n_domain_events, n_pool_events;
+};
+
+/* ---------------------------------------------------------------- the box */
+
+static struct box *box_new(const struct vm_conn_options *options)
+{
+	struct box *box = calloc(1, sizeof(*box));
+
+	if (!box)
+		return NULL;
+	atomic_init(&box->refs, 1);
+	atomic_init(&box->closed, false);
+	pthread_mutex_init(&box->lock, NULL);
+	box->kick = options->kick;
+	box->opaque = options->opaque;
+	return box;
+}
+
+static struct box *box_ref(struct box *box)
+{
+	atomic_fetch_add(&box->refs, 1);
+	return box;
+}
+
+/* Also what libvirt calls when it drops a registration. */
+static void box_unref(void *opaque)
+{
+	struct box *box = opaque;
+
+	if (atomic_fetch_sub(&box->refs, 1) != 1)
+		return;
+	pthread_mutex_destroy(&box->lock);
+	free(box);
+}
+
+static void add_hint(struct vm_hints *hints, const char *uuid)
+{
+	if (vm_hints_name(hints, uuid))
+		return;
+	if (hints->n == VS_ARRAY_LEN(hints->uuids))
+		hints->all = true;
+	else
+		memcpy(hints->uuids[hints->n++], uuid, VIR_UUID_STRING_BUFLEN);
+}
+
+/* @uuid: the domain that it is about, or NULL for anything else. */
+static void hint(struct box *box, const char *uuid, bool pools)
+{
+	pthread_mutex_lock(&box->lock);
+	if (uuid)
+		add_hint(&box->hints, uuid);
+	box->hints.pools |= pools;
+	if (box->kick)
+		box->kick(box->opaque);
+	pthread_mutex_unlock(&box->lock);
+}
+
+/* ---------------------------------------------------------------- callbacks, one for each shape that libvirt has */
+
+static void on_domain(virDomainPtr dom, void *opaque)
+{
+	char uuid[VIR_UUID_STRING_BUFLEN];
+
+	hint(opaque, dom && virDomainGetUUIDString(dom, uuid) == 0 ? uuid : NULL, false);
+}
+
+static int on_lifecycle(virConnectPtr c, virDomainPtr dom, int event, int detail, void *opaque)
+{
+	(void)c;
+	(void)event;
+	(void)detail;
+	on_domain(dom, opaque);
+	return 0;
+}
+
+static void on_block_job(virConnectPtr c, virDomainPtr dom, const char *disk, int type, int status, void *opaque)
+{
+	(void)c;
+	(void)disk;
+	(void)type;
+	(void)status;
+	on_domain(dom, opaque);
+}
+
+static void on_metadata(virConnectPtr c, virDomainPtr dom, int type, const char *uri, void *opaque)
+{
+	(void)c;
+	(void)type;
+	(void)uri;
+	on_domain(dom, opaque);
+}
+
+static void on_device(virConnectPtr c, virDomainPtr dom, const char *alias, void *opaque)
+{
+	(void)c;
+	(void)alias;
+	on_domain(dom, opaque);
+}
+
+static void on_disk_change(virConnectPtr c, virDomainPtr dom, const char *from, const char *to, const char *alias,
+			   int reason, void *opaque)
+{
+	(void)c;
+	(void)from;
+	(void)to;
+	(void)alias;
+	(void)reason;
+	on_domain(dom, opaque);
+}
+
+static void on_pool_lifecycle(virConnectPtr c, virStoragePoolPtr pool, int event, int detail, void *opaque)
+{
+	(void)c;
+	(void)pool;
+	(void)event;
+	(void)detail;
+	hint(opaque, NULL, true);
+}
+
+static void on_pool(virConnectPtr c, virStoragePoolPtr pool, void *opaque)
+{
+	(void)c;
+	(void)pool;
+	hint(opaque, NULL, true);
+}
+
+static void on_close(virConnectPtr c, int reason, void *opaque)
+{
+	struct box *box = opaque;
+
+	(void)c;
+	(void)reason;
+	atomic_store(&box->closed, true);
+	hint(box, NULL, false);
+}
+
+/* ---------------------------------------------------------------- open and close */
+
+/* A driver that lacks an event is no reason to fail: there is always the poll. */
+static void listen_domains(struct vm_conn *conn)
+{
+	static const struct {
+		int id;
+		virConnectDomainEventGenericCallback cb;
+	} events[] = {
+		{ VIR_DOMAIN_EVENT_ID_LIFECYCLE, VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle) },
+		{ VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, VIR_DOMAIN_EVENT_CALLBACK(on_block_job) },
+		{ VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, VIR_DOMAIN_EVENT_CALLBACK(on_metadata) },
+		{ VIR_DOMAIN_EVENT_ID_DISK_CHANGE, VIR_DOMAIN_EVENT_CALLBACK(on_disk_change) },
+		{ VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, VIR_DOMAIN_EVENT_CALLBACK(on_device) },
+		{ VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, VIR_DOMAIN_EVENT_CALLBACK(on_device) },
+	};
+	_Static_assert(VS_ARRAY_LEN(events) <= VS_ARRAY_LEN(((struct vm_conn *)0)->domain_events), "room for all");
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(events); i++) {
+		int id = virConnectDomainEventRegisterAny(conn->ptr, NULL, events[i].id, events[i].cb, box_ref(conn->box),
+							  box_unref);
+
+		if (id < 0)
+			box_unref(conn->box);
+		else
+			conn->domain_events[conn->n_domain_events++] = id;
+	}
+}
+
+static void listen_pools(struct vm_conn *conn)
+{
+	static const struct {
+		int id;
+		virConnectStoragePoolEventGenericCallback cb;
+	} events[] = {
+		{ VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE, VIR_STORAGE_POOL_EVENT_CALLBACK(on_pool_lifecycle) },
+		{ VIR_STORAGE_POOL_EVENT_ID_REFRESH, VIR_STORAGE_POOL_EVENT_CALLBACK(on_pool) },
+	};
+	_Static_assert(VS_ARRAY_LEN(events) <= VS_ARRAY_LEN(((struct vm_conn *)0)->pool_events), "room for all");
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(events); i++) {
+		int id = virConnectStoragePoolEventRegisterAny(conn->ptr, NULL, events[i].id, events[i].cb,
+							       box_ref(conn->box), box_unref);
+
+		if (id < 0)
+			box_unref(conn->box);
+		else
+			conn->pool_events[conn->n_pool_events++] = id;
+	}
+}
+
+/* Without a reference: libvirt never drops it where the driver does not know this callback. It need not, since
+ * unregistering waits for a callback that is running. */
+static void listen_close(struct vm_conn *conn)
+{
+	virConnectRegisterCloseCallback(conn->ptr, on_close, conn->box, NULL);
+}
+
+static virConnectPtr connect_to(const char *uri, bool read_only, struct vs_err *err)
+{
+	virConnectPtr ptr = read_only ? virConnectOpenReadOnly(uri) : virConnectOpen(uri);
+
+	if (!ptr)
+		vm_virterr_set(err, "%s", uri ? uri : "libvirt's default connection");
+	if (!ptr && read_only)
+		ptr = virConnectOpen(uri);
+	if (!ptr)
+		return NULL;
+	virConnectSetKeepAlive(ptr, KEEPALIVE_S, KEEPALIVE_COUNT);
+	return ptr;
+}
+
+virConnectPtr vm_conn_plain(const char *uri, bool read_only)
+{
+	return connect_to(uri, read_only, NULL);
+}
+
+int vm_conn_open(const struct vm_conn_options *options, struct vm_conn **out, struct vs_err *err)
+{
+	struct vm_conn *conn = calloc(1, sizeof(*conn));
+	struct vs_err why = {0};
+
+	if (!conn || !(conn->box = box_new(options))) {
+		free(conn);
+		return vs_err_set(err, -ENOMEM, "out of memory");
+	}
+	conn->ptr = connect_to(options->uri, options->read_only, &why);
+	if (!conn->ptr) {
+		box_unref(conn->box);
+		free(conn);
+		return vs_err_set(err, why.code, "%s", why.msg);
+	}
+	listen_close(conn);
+	listen_domains(conn);
+	listen_pools(conn);
+	*out = conn;
+	return 0;
+}
+
+void vm_conn_close(struct vm_conn *conn)
+{
+	if (!conn)
+		return;
+	pthread_mutex_lock(&conn->box->lock);
+	conn->box->kick = NULL;
+	pthread_mutex_unlock(&conn->box->lock);
+	for (size_t i = 0; i < conn->n_domain_events; i++)
+		virConnectDomainEventDeregisterAny(conn->ptr, conn->domain_events[i]);
+	for (size_t i = 0; i < conn->n_pool_events; i++)
+		virConnectStoragePoolEventDeregisterAny(conn->ptr, conn->pool_events[i]);
+	virConnectUnregisterCloseCallback(conn->ptr, on_close);
+	virConnectClose(conn->ptr);
+	box_unref(conn->box);
+	free(conn);
+}
+
+virConnectPtr vm_conn_ptr(struct vm_conn *conn)
+{
+	return conn->ptr;
+}
+
+bool vm_conn_alive(struct vm_conn *conn)
+{
+	return !atomic_load(&conn->box->closed) && virConnectIsAlive(conn->ptr) != 0;
+}
+
+void vm_conn_hints(struct vm_conn *conn, struct vm_hints *out)
+{
+	pthread_mutex_lock(&conn->box->lock);
+	*out = conn->box->hints;
+	conn->box->hints = (struct vm_hints){0};
+	pthread_mutex_unlock(&conn->box->lock);
+}
+
+bool vm_hints_name(const struct vm_hints *hints, const char *uuid)
+{
+	if (hints->all)
+		return true;
+	for (size_t i = 0; i < hints->n; i++)
+		if (!strcmp(hints->uuids[i], uuid))
+			return true;
+	return false;
+}

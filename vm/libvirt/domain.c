@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include <errno.h>
+#include <libvirt/virterror.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/virterr.h"
+
+int vm_act_oom(struct vs_err *err)
+{
+	return vs_err_set(err, -ENOMEM, "out of memory");
+}
+
+bool vm_act_cancelled(const struct vm_act_watch *watch)
+{
+	return watch && atomic_load(&watch->cancel);
+}
+
+void vm_act_step(struct vm_act_watch *watch, const char *fmt, ...)
+{
+	char step[VS_ERR_MAX];
+	va_list ap;
+
+	if (!watch || !watch->step)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(step, sizeof(step), fmt, ap);
+	va_end(ap);
+	watch->step(watch->opaque, step);
+}
+
+/* ---------------------------------------------------------------- the domain */
+
+bool vm_act_lost(virDomainPtr dom)
+{
+	return virConnectIsAlive(virDomainGetConnect(dom)) != 1;
+}
+
+/* IsAlive knows only what the socket or a keepalive has told already; the error may know more. */
+int vm_act_virterr(virDomainPtr dom, struct vs_err *err, const char *fmt, ...)
+{
+	virErrorPtr e = virGetLastError();
+	bool broken = e && (e->code == VIR_ERR_INVALID_CONN || e->domain == VIR_FROM_RPC);
+	struct vs_err said = {0};
+	char what[VS_ERR_MAX];
+	va_list ap;
+	int r;
+
+	va_start(ap, fmt);
+	vsnprintf(what, sizeof(what), fmt, ap);
+	va_end(ap);
+	r = vm_virterr_set(&said, "%s", what);
+	if (broken || vm_act_lost(dom))
+		return vs_err_set(err, -EHOSTDOWN, "%s: libvirt went away", what);
+	return vs_err_set(err, r, "%s", said.msg);
+}
+
+int vm_act_active(virDomainPtr dom, struct vs_err *err)
+{
+	int active = virDomainIsActive(dom);
+
+	if (active < 0)
+		return vm_act_virterr(dom, err, "the state of the domain");
+	return active;
+}
+
+int vm_act_domain_text(virDomainPtr dom, unsigned flags, char **text, struct vs_err *err)
+{
+	char *xml = virDomainGetXMLDesc(dom, flags);
+
+	if (!xml)
+		return vm_act_virterr(dom, err, "the definition of the domain");
+	*text = xml;
+	return 0;
+}
+
+int vm_act_domain_xml(virDomainPtr dom, unsigned flags, struct vm_xml_domain **out, struct vs_err *err)
+{
+	vs_autofree char *text = NULL;
+	int r = vm_act_domain_text(dom, flags, &text, err);
+
+	return r < 0 ? r : vm_xml_domain_parse(text, out, err);
+}
+
+/* ---------------------------------------------------------------- its snapshots */
+
+int vm_act_snapshot(virDomainPtr dom, const char *name, virDomainSnapshotPtr *out, struct vs_err *err)
+{
+	virDomainSnapshotPtr snap = virDomainSnapshotLookupByName(dom, name, 0);
+
+	if (!snap)
+		return vm_act_virterr(dom, err, "snapshot '%s'", name);
+	*out = snap;
+	return 0;
+}
+
+int vm_act_record(virDomainPtr dom, const char *name, char **xml, struct vs_err *err)
+{
+	vm_act_autosnapshot virDomainSnapshotPtr snap = NULL;
+	int r = vm_act_snapshot(dom, name, &snap, err);
+	char *text;
+
+	if (r < 0)
+		return r;
+	text = virDomainSnapshotGetXMLDesc(snap, VIR_DOMAIN_SNAPSHOT_XML_SECURE);
+	if (!text)
+		return vm_act_virterr(dom, err, "the record of snapshot '%s'", name);
+	*xml = text;
+	return 0;
+}
+
+int vm_act_snapshot_xml(virDomainPtr dom, const char *name, struct vm_xml_snapshot **out, struct vs_err *err)
+{
+	vs_autofree char *text = NULL;
+	int r = vm_act_record(dom, name, &text, err);
+
+	return r < 0 ? r : vm_xml_snapshot_parse(text, out, err);
+}
+
+void vm_act_snapshotp(virDomainSnapshotPtr *snap)
+{
+	if (*snap)
+		virDomainSnapshotFree(*snap);
+}
+
+void vm_act_recordp(struct vm_xml_snapshot **record)
+{
+	vm_xml_snapshot_free(*record);
+}
+
+void vm_act_domainp(struct vm_xml_domain **domain)
+{
+	vm_xml_domain_free(*domain);
+}
+
+/* ---------------------------------------------------------------- sources */
+
+char *vm_act_source_path(virDomainPtr dom, const struct vm_xml_source *source)
+{
+	virStoragePoolPtr pool;
+	virStorageVolPtr vol;
+	char *path;
+
+	if (source->path)
+		return strdup(source->path);
+	if (source->type != VM_SOURCE_VOLUME)
+		return NULL;
+	pool = virStoragePoolLookupByName(virDomainGetConnect(dom), source->pool);
+	vol = pool ? virStorageVolLookupByName(pool, source->volume) : NULL;
+	path = vol ? virStorageVolGetPath(vol) : NULL;
+	if (vol)
+		virStorageVolFree(vol);
+	if (pool)
+		virStoragePoolFree(pool);
+	if (path && path[0] != '/')
+		free(vs_steal(path));
+	return path;
+}

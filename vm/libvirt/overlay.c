@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * The files that we make ourselves: overlays of shut-off domains. libvirt before 11.10 would make them readable for everybody,
+ * so they are made here, empty and 0600 before qemu-img fills them, with the owner of the image that they stand on (where
+ * libvirt does not change owners at the start, QEMU's user must be able to open them). Backing path and format are absolute
+ * and explicit, so nothing is ever probed. They are on disk before any record names them.
+ *
+ * Also for a running domain, where libvirt fills them, the empty files are ours: so that what is removed, should it come to nothing, is
+ * the very file that we made, by inode, and never what somebody else has put there meanwhile. A file gets its name only when its
+ * inode has been noted (O_TMPFILE, where the file system has that).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "vm/libvirt/act-priv.h"
+#include "vm/util/utf8.h"
+
+#define NAME_PART_MAX 100 /* bytes of the snapshot's name in a file name */
+#define STEM_MAX 130
+#define ATTEMPTS 1000
+
+/* ---------------------------------------------------------------- names */
+
+static bool harmless(const char *p, size_t len)
+{
+	return len > 1 || (*p >= '0' && *p <= '9') || (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
+	       strchr("._-+", *p);
+}
+
+/* Of a snapshot's name, in place of what could mean something to somebody: `_`. @out has room for NAME_PART_MAX + 1. */
+static void safe_part(const char *name, char *out)
+{
+	size_t room = strlen(name), used = 0, len;
+
+	for (; room; name += len, room -= len) {
+		size_t got = vm_utf8_len(name, room);
+		bool keep = got && harmless(name, got);
+
+		len = got ? got : 1;
+		if (used + (keep ? len : 1) > NAME_PART_MAX)
+			break;
+		memcpy(out + used, keep ? name : "_", keep ? len : 1);
+		used += keep ? len : 1;
+	}
+	out[used] = '\0';
+}
+
+static bool strip(char *stem, const char *end)
+{
+	size_t len = strlen(stem), n = strlen(end);
+
+	if (len <= n || strcmp(stem + len - n, end) != 0)
+		return false;
+	stem[len - n] = '\0';
+	return true;
+}
+
+static void strip_extension(char *stem)
+{
+	static const char *const known[] = {".qcow2", ".qcow", ".img", ".raw", ".qed", ".vmdk"};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(known); i++)
+		if (strip(stem, known[i]))
+			return;
+}
+
+/* "-2", which an attempt has added. */
+static void strip_attempt(char *stem)
+{
+	char *dash = strrchr(stem, '-');
+
+	if (dash && dash != stem && dash[1] && strspn(dash + 1, "0123456789") == strlen(dash + 1))
+		*dash = '\0';
+}
+
+/* ".monday", if there is a snapshot called monday, or libvirt's own naming after it. */
+static void strip_snapshot(char *stem, char **snapshots, size_t n)
+{
+	vs_autofree char *bare = strdup(stem);
+	char end[NAME_PART_MAX + 2] = ".";
+
+	if (!bare)
+		return;
+	strip_attempt(bare);
+	for (size_t i = 0; i < n; i++) {
+		safe_part(snapshots[i], end + 1);
+		if (strip(stem, end))
+			return;
+		if (strip(bare, end)) {
+			strcpy(stem, bare);
+			return;
+		}
+	}
+}
+
+int vm_act_overlay_path(const char *source, char **snapshots, size_t n_snapshots, const char *snapshot, unsigned attempt,
+			char **path)
+{
+	const char *slash = strrchr(source, '/'), *base = slash ? slash + 1 : source;
+	vs_autofree char *stem = strdup(base);
+	char part[NAME_PART_MAX + 1], number[16] = "", *text;
+
+	if (!stem)
+		return -ENOMEM;
+	strip_extension(stem);
+	strip_snapshot(stem, snapshots, n_snapshots);
+	stem[vm_utf8_fit(stem, strlen(stem), STEM_MAX)] = '\0';
+	safe_part(snapshot, part);
+	if (attempt > 1)
+		snprintf(number, sizeof(number), "-%u", attempt);
+	if (asprintf(&text, "%.*s%s.%s%s.qcow2", (int)(base - source), source, stem, part, number) < 0)
+		return -ENOMEM;
+	*path = text;
+	return 0;
+}
+
+int vm_act_names(virDomainPtr dom, char ***names, size_t *n_out, struct vs_err *err)
+{
+	virDomainSnapshotPtr *list;
+	int n = virDomainListAllSnapshots(dom, &list, 0);
+	char **copy;
+	bool oom;
+
+	if (n < 0)
+		return vm_act_virterr(dom, err, "the snapshots of the domain");
+	copy = calloc((size_t)n + 1, sizeof(*copy));
+	oom = !copy;
+	for (int i = 0; i < n; i++) {
+		if (copy)
+			oom |= !(copy[i] = strdup(virDomainSnapshotGetName(list[i])));
+		virDomainSnapshotFree(list[i]);
+	}
+	free(list);
+	if (oom) {
+		if (copy)
+			vm_act_names_free(copy, (size_t)n);
+		return vm_act_oom(err);
+	}
+	*names = copy;
+	*n_out = (size_t)n;
+	return 0;
+}
+
+void vm_act_names_free(char **names, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(names[i]);
+	free(names);
+}
+
+/* ---------------------------------------------------------------- plans */
+
+void vm_act_plan_fini(struct vm_act_plan *plan)
+{
+	for (size_t i = 0; i < plan->n_overlays; i++) {
+		free(plan->overlays[i].target);
+		free(plan->overlays[i].below);
+		free(plan->overlays[i].path);
+	}
+	free(plan->overlays);
+	*plan = (struct vm_act_plan){0};
+}
+
+static bool planned(const struct vm_act_plan *plan, const char *path)
+{
+	for (size_t i = 0; i < plan->n_overlays; i++)
+		if (!strcmp(plan->overlays[i].path, path))
+			return true;
+	return false;
+}
+
+/* The first path that nobody has, or has for no reason. */
+static int find_path(const struct vm_act_plan *plan, const struct vm_act_naming *naming, char **path, bool *replace,
+		     struct vs_err *err)
+{
+	for (unsigned attempt = 1; attempt <= ATTEMPTS; attempt++) {
+		vs_autofree char *text = NULL;
+		struct stat st;
+		bool there;
+
+		if (vm_act_overlay_path(naming->beside, naming->names, naming->n_names, naming->snapshot, attempt,
+					&text) < 0)
+			return vm_act_oom(err);
+		there = lstat(text, &st) == 0 || errno != ENOENT;
+		if (planned(plan, text) || (there && !(naming->left_over && naming->left_over(naming->opaque, text))))
+			continue;
+		*path = vs_steal(text);
+		*replace = there;
+		return 0;
+	}
+	return vs_err_set(err, -EEXIST, "no free name for an overlay of snapshot '%s' beside '%s'", naming->snapshot,
+			  naming->beside);
+}
+
+int vm_act_plan_add(struct vm_act_plan *plan, const struct vm_act_naming *naming, const char *target, const char *below,
+		    enum q2_format format, struct vs_err *err)
+{
+	struct vm_act_overlay *list, *o, made = { .format = format };
+	int r = find_path(plan, naming, &made.path, &made.replace, err);
+	struct stat st;
+
+	if (r < 0)
+		return r;
+	made.target = strdup(target);
+	made.below = strdup(below);
+	if (stat(below, &st) == 0) {
+		made.below_dev = st.st_dev;
+		made.below_ino = st.st_ino;
+	}
+	list = reallocarray(plan->overlays, plan->n_overlays + 1, sizeof(*list));
+	if (list)
+		plan->overlays = list;
+	if (!list || !made.target || !made.below) {
+		free(made.path);
+		free(made.target);
+		free(made.below);
+		return vm_act_oom(err);
+	}
+	o = &plan->overlays[plan->n_overlays++];
+	*o = made;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- files */
+
+static int open_error(const char *path, struct vs_err *err)
+{
+	return vs_err_set(err, -errno, "overlay '%s': %s", path, strerror(errno));
+}
+
+struct maker {
+	void (*making)(void *opaque, const char *path, uint64_t ino);
+	void *opaque;
+	bool empty;
+};
+
+/* Without a name, in the directory where it is to get one. -1: the file system has no such files. */
+static int open_nameless(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	vs_autofree char *dir = strndup(path, (size_t)(slash - path) + 1);
+
+	return dir ? open(dir, O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600) : -1;
+}
+
+static int give_name(int fd, const char *path)
+{
+	char self[64];
+
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+	return linkat(AT_FDCWD, self, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
+}
+
+/* Owners are only changed by those who may, and libvirt may see to it anyway: no failure. */
+static int make_empty(struct vm_act_overlay *o, const struct maker *maker, struct vs_err *err)
+{
+	vs_autoclose int fd = -1;
+	struct stat below, st;
+	bool nameless;
+
+	if (stat(o->below, &below) < 0)
+		return vs_err_set(err, -errno, "'%s': %s", o->below, strerror(errno));
+	if (o->replace && unlink(o->path) < 0 && errno != ENOENT)
+		return open_error(o->path, err);
+	vm_fault();
+	fd = open_nameless(o->path);
+	nameless = fd >= 0;
+	if (!nameless)
+		fd = open(o->path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return open_error(o->path, err);
+	if (fchown(fd, below.st_uid, below.st_gid) < 0)
+		errno = 0;
+	if (maker->making)
+		maker->making(maker->opaque, o->path, st.st_ino);
+	vm_fault();
+	if (nameless && give_name(fd, o->path) < 0)
+		return open_error(o->path, err);
+	o->dev = st.st_dev;
+	o->ino = st.st_ino;
+	return 0;
+}
+
+static int sync_path(const char *path, int flags)
+{
+	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
+
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+static int sync_overlay(const char *path, struct vs_err *err)
+{
+	vs_autofree char *dir = strndup(path, (size_t)(strrchr(path, '/') - path) + 1);
+	int r = dir ? sync_path(path, 0) : -ENOMEM;
+
+	if (r == 0)
+		r = sync_path(dir, O_DIRECTORY);
+	return r < 0 ? vs_err_set(err, r, "overlay '%s': %s", path, strerror(-r)) : 0;
+}
+
+/* Is what lies there the file that we made? */
+static bool is_ours(const struct vm_act_overlay *o)
+{
+	struct stat st;
+
+	return o->ino && lstat(o->path, &st) == 0 && st.st_dev == o->dev && st.st_ino == o->ino;
+}
+
+static int make(struct vm_act_overlay *o, const struct maker *maker, struct vs_err *err)
+{
+	const char *argv[] = {"qemu-img", "create", "-q", "-f", "qcow2", "-b", o->below, "-F", q2_format_name(o->format),
+			      o->path, NULL};
+	int r = make_empty(o, maker, err);
+
+	if (r < 0 || maker->empty)
+		return r;
+	vm_fault();
+	r = vm_act_run(argv, err);
+	if (r == 0)
+		r = sync_overlay(o->path, err);
+	if (r == 0 && !is_ours(o))
+		r = vs_err_set(err, -EEXIST, "overlay '%s': another file has been put there meanwhile", o->path);
+	if (r < 0 && is_ours(o))
+		unlink(o->path);
+	vm_fault();
+	return r;
+}
+
+int vm_act_overlays_make(struct vm_act_plan *plan, bool empty, void (*making)(void *opaque, const char *path, uint64_t ino),
+			 void *opaque, struct vm_act_watch *watch, struct vs_err *err)
+{
+	const struct maker maker = { .making = making, .opaque = opaque, .empty = empty };
+
+	for (size_t i = 0; i < plan->n_overlays; i++) {
+		struct vm_act_plan made = { .overlays = plan->overlays, .n_overlays = i };
+		int r;
+
+		vm_act_step(watch, "create overlay '%s'", plan->overlays[i].path);
+		r = vm_act_cancelled(watch) ? vs_err_set(err, -ECANCELED, "cancelled") : make(&plan->overlays[i], &maker, err);
+		if (r < 0) {
+			vm_act_overlays_unlink(&made);
+			return r;
+		}
+	}
+	return 0;
+}
+
+void vm_act_overlays_unlink(const struct vm_act_plan *plan)
+{
+	for (size_t i = 0; i < plan->n_overlays; i++) {
+		if (is_ours(&plan->overlays[i]))
+			unlink(plan->overlays[i].path);
+		vm_fault();
+	}
+}
+
+int vm_act_overlay_rebase(const struct vm_act_overlay *o, const char *below, enum q2_format format, struct vs_err *err)
+{
+	const char *argv[] = {"qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", q2_format_name(format), "-b", below, o->path, NULL};
+	int r = vm_act_run(argv, err);
+
+	return r < 0 ? r : sync_overlay(o->path, err);
+}

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * Notes: what a command is about to do and nobody could tell afterwards that it was us, should we die in between. They lie in the state
+ * directory, one line each: the command, a word, and what the word is about, with tabs between; all three escaped.
+ *
+ *     make   inode LF path          an overlay that is about to get its name: nobody's, until a definition or a record names it
+ *     drop   inode LF below LF path a layer that a revert takes out of use, and then removes
+ *     take   time LF name           a snapshot that is about to be taken: it counts as taken here, if it is there
+ *     keep   name                   ... by `keep=` of a revert: its repetition need not take it again
+ *     gone   name                   one of several that a delete removes, or was about to: its repetition need not find it
+ *     job    target                 a block job that is about to be started on this disk
+ *     pivot  pid began target       a pivot is about to be asked of that QEMU
+ *     start  word pid began         the domain is about to be started, paused, or was: see libvirt/paused-guest.c
+ *
+ * A command that ends takes its lines away. Those that are found at a mount are of one that was interrupted.
+ */
+#include "vm/command/context.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/model/names.h"
+#include "vm/util/mem.h"
+#include "vm/util/utf8.h"
+
+/* "COMMAND\tWORD\tTEXT\n"; @text NULL: "COMMAND\tWORD\t". Gives; NULL: no memory. */
+static char *line_of(const struct vm_work *w, const char *word, const char *text)
+{
+	vs_autofree char *command = vm_utf8_escape(w->command, strlen(w->command), true);
+	vs_autofree char *what = text ? vm_utf8_escape(text, strlen(text), true) : NULL;
+	char *line;
+
+	if (!command || (text && !what) || asprintf(&line, "%s\t%s\t%s%s", command, word, what ? what : "", text ? "\n" : "") < 0)
+		return NULL;
+	return line;
+}
+
+int vm_work_note(struct vm_work *w, const char *word, const char *text)
+{
+	vs_autofree char *line = line_of(w, word, text), *old = vm_store_note_get(w->store, w->uuid), *all = NULL;
+
+	if (!line)
+		return -ENOMEM;
+	if (old && strstr(old, line))
+		return 0;
+	if (asprintf(&all, "%s%s", old ? old : "", line) < 0) {
+		all = NULL;
+		return -ENOMEM;
+	}
+	if (strlen(all) < VM_OWN_MAX)
+		vm_store_note(w->store, w->uuid, all);
+	vm_fault();
+	return 0;
+}
+
+bool vm_work_noted(const struct vm_work *w, const char *word, const char *text)
+{
+	vs_autofree char *line = line_of(w, word, text), *all = vm_store_note_get(w->store, w->uuid);
+
+	return line && all && strstr(all, line);
+}
+
+int vm_note_each(struct vm_store *store, const char *uuid, const char *word, bool (*use)(const char *text, void *opaque),
+		 void *opaque)
+{
+	vs_autofree char *all = vm_store_note_get(store, uuid);
+	int n = 0;
+
+	for (char *save = NULL, *line = all ? strtok_r(all, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
+		char *at = strchr(line, '\t'), *end = at ? strchr(at + 1, '\t') : NULL;
+		vs_autofree char *text = NULL;
+
+		if (!end || strlen(word) != (size_t)(end - at - 1) || strncmp(at + 1, word, (size_t)(end - at - 1)) != 0 ||
+		    vm_name_unescape(end + 1, &text) < 0)
+			continue;
+		n += use(text, opaque);
+	}
+	return n;
+}
+
+struct use {
+	struct vm_work *w;
+	bool (*use)(struct vm_work *w, const char *text, void *opaque);
+	void *opaque;
+};
+
+static bool use_in_work(const char *text, void *opaque)
+{
+	const struct use *u = opaque;
+
+	return u->use(u->w, text, u->opaque);
+}
+
+int vm_work_note_each(struct vm_work *w, const char *word, bool (*use)(struct vm_work *w, const char *text, void *opaque),
+		      void *opaque)
+{
+	struct use u = { w, use, opaque };
+
+	return vm_note_each(w->store, w->uuid, word, use_in_work, &u);
+}
+
+/* Without the lines for which @goes says so. */
+static void drop_lines(struct vm_work *w, bool (*goes)(const char *line, const void *what), const void *what)
+{
+	vs_autofree char *all = vm_store_note_get(w->store, w->uuid);
+	size_t kept = 0;
+	bool less = false;
+
+	if (!all)
+		return;
+	for (char *line = all, *next; *line; line = next) {
+		next = strchrnul(line, '\n');
+		next += *next == '\n';
+		if (goes(line, what)) {
+			less = true;
+			continue;
+		}
+		memmove(all + kept, line, (size_t)(next - line));
+		kept += (size_t)(next - line);
+	}
+	if (!less)
+		return;
+	all[kept] = '\0';
+	vm_store_note(w->store, w->uuid, kept ? all : NULL);
+	vm_fault();
+}
+
+static bool begins(const char *line, const void *what)
+{
+	const char *prefix = what;
+
+	return !strncmp(line, prefix, strlen(prefix));
+}
+
+static bool has_word(const char *line, const void *what)
+{
+	const char *at = strchr(line, '\t'), *word = what;
+
+	return at && !strncmp(at + 1, word, strlen(word)) && at[1 + strlen(word)] == '\t';
+}
+
+void vm_work_note_done(struct vm_work *w, const char *word)
+{
+	vs_autofree char *prefix = line_of(w, word, NULL);
+
+	if (prefix)
+		drop_lines(w, begins, prefix);
+}
+
+void vm_work_note_drop(struct vm_work *w, const char *word)
+{
+	drop_lines(w, has_word, word);
+}
+
+/* What the line is about. Gives *text. */
+static bool take_text(const char *line, char **text)
+{
+	const char *at = strchr(line, '\t'), *start = at ? strchr(at + 1, '\t') : NULL;
+	vs_autofree char *escaped = start ? xstrndup(start + 1, strcspn(start + 1, "\n")) : NULL;
+
+	return escaped && vm_name_unescape(escaped, text) == 0;
+}
+
+struct settling {
+	const char *word;
+	struct use use;
+};
+
+static bool is_settled(const char *line, const void *what)
+{
+	const struct settling *s = what;
+	vs_autofree char *text = NULL;
+
+	if (!has_word(line, s->word))
+		return false;
+	return take_text(line, &text) && use_in_work(text, (void *)&s->use);
+}
+
+void vm_work_note_settle(struct vm_work *w, const char *word, bool (*settled)(struct vm_work *w, const char *text, void *opaque),
+			 void *opaque)
+{
+	struct settling s = { word, { w, settled, opaque } };
+
+	drop_lines(w, is_settled, &s);
+}

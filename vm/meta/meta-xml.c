@@ -1,0 +1,707 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * The text form; its table is in meta.h.
+ *
+ * What we read may have been written by anybody who may edit the domain or the file's attributes. So: no document type
+ * (and with it no entities), no network, UTF-8 whatever the text claims, and a budget that every value and element is
+ * charged to, which also bounds what comes inside a large domain document. What we write, we can read: a name goes
+ * through %XX before it goes through XML, which could not carry a control byte at all.
+ *
+ * An element that does not make sense is an error, not a guess: to overlook a hold is to delete what it held.
+ */
+#include "vm/meta/meta.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <libxml/parser.h>
+#include <libxml/tree.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/model/names.h"
+#include "vm/util/mem.h"
+#include "vm/util/utf8.h"
+
+#define VERSION 2
+#define NS_PER_S UINT64_C(1000000000)
+
+/* libvirt gives our text back indented, and with characters as &#xE4; so what we read may be longer than what we wrote.
+ * What counts is the budget: no element costs more than the bytes in which we write it. */
+#define READ_MAX (8 * VM_OWN_MAX)
+#define SNAPSHOT_COST 20 /* <s n="" t="" is=""/> */
+#define MARK_COST 25     /* <b k="" c="" r="" t=""></b> */
+#define DISK_COST 8      /* <d t=""/> */
+#define MADE_COST 8      /* <l p=""/> */
+#define FILE_COST 25     /* <f k="" i="" z="" m=""/> */
+
+/* ---------------------------------------------------------------- writing */
+
+static void put_xml(FILE *f, const char *text)
+{
+	for (; *text; text++) {
+		switch (*text) {
+		case '&':
+			fputs("&amp;", f);
+			break;
+		case '<':
+			fputs("&lt;", f);
+			break;
+		case '>':
+			fputs("&gt;", f);
+			break;
+		case '"':
+			fputs("&quot;", f);
+			break;
+		default:
+			putc(*text, f);
+		}
+	}
+}
+
+static int put_attr(FILE *f, const char *name, const char *value)
+{
+	vs_autofree char *escaped = NULL;
+
+	if (!value)
+		return 0;
+	escaped = vm_utf8_escape(value, strlen(value), true);
+	if (!escaped)
+		return -ENOMEM;
+	fprintf(f, " %s=\"", name);
+	put_xml(f, escaped);
+	putc('"', f);
+	return 0;
+}
+
+/* Sign and amount, so that -0.5 s is not mistaken for -1.5 s. */
+static void put_time(FILE *f, const char *name, int64_t ns)
+{
+	uint64_t amount = ns < 0 ? -(uint64_t)ns : (uint64_t)ns;
+
+	fprintf(f, " %s=\"%s%" PRIu64, name, ns < 0 ? "-" : "", amount / NS_PER_S);
+	if (amount % NS_PER_S)
+		fprintf(f, ".%09" PRIu64, amount % NS_PER_S);
+	putc('"', f);
+}
+
+static void put_number(FILE *f, const char *name, uint64_t number)
+{
+	if (number)
+		fprintf(f, " %s=\"%" PRIu64 "\"", name, number);
+}
+
+/* The number of the mark of the @i'th snapshot: that of the first one that it dooms. */
+static size_t mark_number(const struct vm_own *own, size_t i)
+{
+	size_t first = i;
+
+	for (size_t k = 0; k < i && first == i; k++)
+		if (own->snapshots[k].mark == own->snapshots[i].mark)
+			first = k;
+	return first + 1;
+}
+
+static int put_mark(FILE *f, const struct vm_own_mark *mark, size_t number)
+{
+	int ret;
+
+	fprintf(f, "<b k=\"%zu\"", number);
+	ret = put_attr(f, "c", mark->command);
+	if (ret == 0)
+		ret = put_attr(f, "r", mark->reason);
+	put_time(f, "t", mark->since_ns);
+	if (mark->is_void)
+		fputs(" x=\"v\"", f);
+	putc('>', f);
+	for (size_t i = 0; ret == 0 && i < mark->n_disks; i++) {
+		fputs("<d", f);
+		ret = put_attr(f, "t", mark->disks[i].target);
+		if (ret == 0)
+			ret = put_attr(f, "p", mark->disks[i].path);
+		if (ret == 0)
+			ret = put_attr(f, "u", mark->disks[i].top);
+		put_number(f, "b", mark->disks[i].path_ino);
+		put_number(f, "k", mark->disks[i].top_ino);
+		put_number(f, "a", mark->disks[i].above_ino);
+		if (mark->disks[i].mtime_ns)
+			put_time(f, "w", mark->disks[i].mtime_ns);
+		if (mark->disks[i].done || mark->disks[i].pivoting)
+			fprintf(f, " x=\"%s%s\"", mark->disks[i].done ? "d" : "", mark->disks[i].pivoting ? "p" : "");
+		fputs("/>", f);
+	}
+	fputs("</b>", f);
+	return ret;
+}
+
+static void put_file(FILE *f, const struct vm_own_file *file)
+{
+	fprintf(f, "<f k=\"%" PRIu64 "\" i=\"%" PRIu64 "\" z=\"%" PRIu64 "\"", file->number, file->ino, file->size);
+	put_time(f, "m", file->mtime_ns);
+	fputs("/>", f);
+}
+
+static void put_vouched(FILE *f, const struct vm_own_snapshot *s)
+{
+	fputs(" v=\"", f);
+	for (size_t i = 0; i < s->n_vouched; i++)
+		fprintf(f, "%s%" PRIu64, i ? "," : "", s->vouched[i]);
+	putc('"', f);
+}
+
+static int put_frozen(FILE *f, const struct vm_own_snapshot *s)
+{
+	size_t len = 0;
+	char *text = NULL;
+	FILE *list = open_memstream(&text, &len);
+	int ret;
+
+	if (!list)
+		return -ENOMEM;
+	for (size_t i = 0; i < s->n_frozen; i++)
+		fprintf(list, "%s%s:%" PRIu64, i ? " " : "", s->frozen[i].target, s->frozen[i].file);
+	ret = fclose(list) ? -ENOMEM : put_attr(f, "p", text);
+	free(text);
+	return ret;
+}
+
+/* What may be left out where there is too little room. */
+enum room { ALL, NO_VOUCHERS, NO_FILES };
+
+static bool says_something(const struct vm_own_snapshot *s, enum room room)
+{
+	return s->ours || s->held || s->mark || (room == ALL && s->n_vouched) || (room != NO_FILES && s->n_frozen);
+}
+
+static int put_snapshot(FILE *f, const struct vm_own *own, size_t i, enum room room)
+{
+	const struct vm_own_snapshot *s = &own->snapshots[i];
+	int ret;
+
+	fputs("<s", f);
+	ret = put_attr(f, "n", s->name);
+	put_time(f, "t", s->created_ns);
+	fprintf(f, " is=\"%s%s%s\"", s->kind == VM_EXTERNAL ? "e" : "i", s->ours ? "o" : "", s->held ? "h" : "");
+	if (s->mark)
+		put_number(f, "b", mark_number(own, i));
+	if (room == ALL && s->n_vouched)
+		put_vouched(f, s);
+	if (ret == 0 && room != NO_FILES && s->n_frozen)
+		ret = put_frozen(f, s);
+	fputs("/>", f);
+	return ret;
+}
+
+static bool has_froze(const struct vm_own *own, uint64_t number)
+{
+	for (size_t i = 0; i < own->n_snapshots; i++)
+		for (size_t k = 0; k < own->snapshots[i].n_frozen; k++)
+			if (own->snapshots[i].frozen[k].file == number)
+				return true;
+	return false;
+}
+
+static int put_own(FILE *f, const struct vm_own *own, enum room room)
+{
+	int ret;
+
+	fprintf(f, "<facts version=\"%d\" serial=\"%" PRIu64 "\"", VERSION, own->serial);
+	ret = put_attr(f, "policy", own->policy);
+	putc('>', f);
+	for (size_t i = 0; i < own->n_files; i++)
+		if (room == ALL || (room == NO_VOUCHERS && has_froze(own, own->files[i].number)))
+			put_file(f, &own->files[i]);
+	for (size_t i = 0; ret == 0 && i < own->n_made; i++) {
+		fputs("<l", f);
+		ret = put_attr(f, "p", own->made[i].path);
+		put_number(f, "i", own->made[i].ino);
+		fputs("/>", f);
+	}
+	for (size_t i = 0; ret == 0 && i < own->n_snapshots; i++)
+		if (own->snapshots[i].mark && mark_number(own, i) == i + 1)
+			ret = put_mark(f, own->snapshots[i].mark, i + 1);
+	for (size_t i = 0; ret == 0 && i < own->n_snapshots; i++)
+		if (says_something(&own->snapshots[i], room))
+			ret = put_snapshot(f, own, i, room);
+	fputs("</facts>", f);
+	return ret;
+}
+
+static int make_text(const struct vm_own *own, enum room room, char **out, size_t *len)
+{
+	FILE *f = open_memstream(out, len);
+	int ret;
+
+	if (!f)
+		return -ENOMEM;
+	ret = put_own(f, own, room);
+	return fclose(f) != 0 || ret < 0 ? -ENOMEM : 0;
+}
+
+int vm_own_text(const struct vm_own *own, char **text, struct vs_err *err)
+{
+	vs_autofree char *out = NULL;
+	size_t len = 0;
+
+	for (enum room room = ALL; room <= NO_FILES && (!out || len > VM_OWN_MAX); room++) {
+		free(vs_steal(out));
+		if (make_text(own, room, &out, &len) < 0)
+			return -ENOMEM;
+	}
+	if (len > VM_OWN_MAX)
+		return vs_err_set(err, -E2BIG, "what is known of %zu snapshots would take %zu bytes of the domain's metadata, "
+				  "and %d is the limit; delete or release some", own->n_snapshots, len, VM_OWN_MAX);
+	*text = vs_steal(out);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- reading: values */
+
+struct reader {
+	struct vm_own *own;
+	struct numbered_mark {
+		uint64_t number;
+		struct vm_own_mark mark;
+	} *marks;
+	size_t n_marks;
+	size_t budget;
+	struct vs_err *err;
+};
+
+static int bad(struct reader *r, const xmlNode *node, const char *reason)
+{
+	return vs_err_set(r->err, -EINVAL, "our facts in the metadata: line %ld: <%s> %s", xmlGetLineNo(node),
+			  (const char *)node->name, reason);
+}
+
+static int charge(struct reader *r, size_t bytes)
+{
+	if (bytes > r->budget)
+		return vs_err_set(r->err, -E2BIG, "our facts in the metadata are larger than %d bytes", VM_OWN_MAX);
+	r->budget -= bytes;
+	return 0;
+}
+
+/* The value of an attribute, as it was before put_attr(). NULL where there is none. Gives *value. */
+static int get_attr(struct reader *r, const xmlNode *node, const char *name, char **value)
+{
+	xmlChar *escaped = xmlGetNoNsProp(node, (const xmlChar *)name);
+	int ret;
+
+	*value = NULL;
+	if (!escaped) /* there is none, or no memory for it */
+		return xmlHasNsProp(node, (const xmlChar *)name, NULL) ? -ENOMEM : 0;
+	ret = charge(r, strlen((char *)escaped));
+	if (ret == 0) {
+		ret = vm_name_unescape((char *)escaped, value);
+		if (ret == -EINVAL)
+			ret = bad(r, node, "has a value with a % that begins no %XX");
+	}
+	xmlFree(escaped);
+	return ret;
+}
+
+static int need_attr(struct reader *r, const xmlNode *node, const char *name, char **value)
+{
+	int ret = get_attr(r, node, name, value);
+
+	return ret == 0 && !*value ? bad(r, node, "lacks an attribute") : ret;
+}
+
+/* Takes digits off @s; false: there are none, or they say more than @max. */
+static bool take_number(const char **s, uint64_t max, uint64_t *number)
+{
+	const char *start = *s;
+	uint64_t n = 0;
+
+	for (; **s >= '0' && **s <= '9'; (*s)++) {
+		uint64_t digit = (uint64_t)(**s - '0');
+
+		if (n > (max - digit) / 10)
+			return false;
+		n = n * 10 + digit;
+	}
+	*number = n;
+	return *s != start;
+}
+
+/* Takes what follows the point, one to nine digits, as nanoseconds. */
+static bool take_fraction(const char **s, uint64_t *ns)
+{
+	const char *start = *s;
+
+	if (!take_number(s, NS_PER_S - 1, ns) || *s - start > 9)
+		return false;
+	for (ptrdiff_t digits = *s - start; digits < 9; digits++)
+		*ns *= 10;
+	return true;
+}
+
+static bool parse_time(const char *s, int64_t *out)
+{
+	bool negative = *s == '-', pointed;
+	uint64_t whole, fraction = 0, amount;
+
+	s += negative;
+	if (!take_number(&s, INT64_MAX / NS_PER_S, &whole))
+		return false;
+	pointed = *s == '.';
+	s += pointed;
+	if (pointed && !take_fraction(&s, &fraction))
+		return false;
+	amount = whole * NS_PER_S + fraction;
+	if (*s || amount > (uint64_t)INT64_MAX + negative)
+		return false;
+	*out = (int64_t)(negative ? -amount : amount);
+	return true;
+}
+
+static int get_time(struct reader *r, const xmlNode *node, const char *name, int64_t *ns)
+{
+	vs_autofree char *value = NULL;
+	int ret = need_attr(r, node, name, &value);
+
+	if (ret == 0 && !parse_time(value, ns))
+		ret = bad(r, node, "has a time that is none");
+	return ret;
+}
+
+/* A whole number up to @max; 0 where there is no such attribute. */
+static int get_number(struct reader *r, const xmlNode *node, const char *name, uint64_t max, uint64_t *number)
+{
+	vs_autofree char *value = NULL;
+	int ret = get_attr(r, node, name, &value);
+	const char *s = value;
+
+	*number = 0;
+	if (ret == 0 && value && (!take_number(&s, max, number) || *s))
+		ret = bad(r, node, "has a number that is none");
+	return ret;
+}
+
+/* ---------------------------------------------------------------- reading: elements */
+
+/* Is it the element of that name, with our name space or with none? */
+static bool is_element(const xmlNode *node, const char *name)
+{
+	return node->type == XML_ELEMENT_NODE && !strcmp((const char *)node->name, name) &&
+	       (!node->ns || !strcmp((const char *)node->ns->href, VM_OWN_URI));
+}
+
+static const xmlNode *next_element(const xmlNode *node, const char *name)
+{
+	while (node && !is_element(node, name))
+		node = node->next;
+	return node;
+}
+
+static int read_disk(struct reader *r, const xmlNode *node, struct vm_own_mark *mark)
+{
+	struct vm_own_doomed *grown = reallocarray(mark->disks, mark->n_disks + 1, sizeof(*grown));
+	vs_autofree char *letters = NULL;
+	struct vm_own_doomed *disk;
+	int ret;
+
+	if (!grown)
+		return -ENOMEM;
+	mark->disks = grown;
+	disk = &grown[mark->n_disks++];
+	*disk = (struct vm_own_doomed){ .target = NULL };
+	ret = charge(r, DISK_COST);
+	if (ret == 0)
+		ret = need_attr(r, node, "t", &disk->target);
+	if (ret == 0)
+		ret = get_attr(r, node, "p", &disk->path);
+	if (ret == 0)
+		ret = get_attr(r, node, "u", &disk->top);
+	if (ret == 0)
+		ret = get_number(r, node, "b", UINT64_MAX, &disk->path_ino);
+	if (ret == 0)
+		ret = get_number(r, node, "k", UINT64_MAX, &disk->top_ino);
+	if (ret == 0)
+		ret = get_number(r, node, "a", UINT64_MAX, &disk->above_ino);
+	if (ret == 0 && xmlHasNsProp(node, (const xmlChar *)"w", NULL))
+		ret = get_time(r, node, "w", &disk->mtime_ns);
+	if (ret == 0)
+		ret = get_attr(r, node, "x", &letters);
+	disk->done = letters && strchr(letters, 'd');
+	disk->pivoting = letters && strchr(letters, 'p');
+	return ret;
+}
+
+static int read_mark(struct reader *r, const xmlNode *node, struct vm_own_mark *mark)
+{
+	vs_autofree char *letters = NULL;
+	int ret = charge(r, MARK_COST);
+
+	if (ret == 0)
+		ret = need_attr(r, node, "c", &mark->command);
+	if (ret == 0)
+		ret = need_attr(r, node, "r", &mark->reason);
+	if (ret == 0)
+		ret = get_time(r, node, "t", &mark->since_ns);
+	if (ret == 0)
+		ret = get_attr(r, node, "x", &letters);
+	mark->is_void = letters && strchr(letters, 'v');
+	for (const xmlNode *d = next_element(node->children, "d"); ret == 0 && d; d = next_element(d->next, "d"))
+		ret = read_disk(r, d, mark);
+	return ret;
+}
+
+static const struct vm_own_mark *mark_of(const struct reader *r, uint64_t number)
+{
+	for (size_t i = 0; i < r->n_marks; i++)
+		if (r->marks[i].number == number)
+			return &r->marks[i].mark;
+	return NULL;
+}
+
+static int read_numbered_mark(struct reader *r, const xmlNode *node)
+{
+	uint64_t number;
+	int ret = get_number(r, node, "k", VM_OWN_SERIAL_MAX, &number);
+
+	if (ret < 0)
+		return ret;
+	if (!number || mark_of(r, number))
+		return bad(r, node, "has no number of its own");
+	r->marks = xreallocarray(r->marks, r->n_marks + 1, sizeof(*r->marks));
+	r->marks[r->n_marks] = (struct numbered_mark){ .number = number };
+	return read_mark(r, node, &r->marks[r->n_marks++].mark);
+}
+
+static void drop_marks(struct reader *r)
+{
+	for (size_t i = 0; i < r->n_marks; i++)
+		vm_own_mark_fini(&r->marks[i].mark);
+	free(r->marks);
+}
+
+/* By its number, or as version 1 has it. */
+static int read_its_mark(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
+{
+	const xmlNode *within = next_element(node->children, "m");
+	struct vm_own_mark mark vs_cleanup(vm_own_mark_fini) = { .n_disks = 0 };
+	const struct vm_own_mark *found;
+	uint64_t number;
+	int ret = get_number(r, node, "b", VM_OWN_SERIAL_MAX, &number);
+
+	if (ret < 0)
+		return ret;
+	if (number) {
+		found = mark_of(r, number);
+		return found ? vm_own_set_mark(r->own, id, found) : bad(r, node, "is doomed by a command that is not there");
+	}
+	if (!within)
+		return 0;
+	ret = read_mark(r, within, &mark);
+	return ret < 0 ? ret : vm_own_set_mark(r->own, id, &mark);
+}
+
+/* What the letters say, then the mark. */
+static int read_facts(struct reader *r, const xmlNode *node, const char *letters, struct vm_own_id *id)
+{
+	int ret = 0;
+
+	if (!strchr(letters, 'e') == !strchr(letters, 'i'))
+		return bad(r, node, "is neither external nor internal, or both");
+	id->kind = strchr(letters, 'e') ? VM_EXTERNAL : VM_INTERNAL;
+	if (strchr(letters, 'o'))
+		ret = vm_own_set_ours(r->own, id, true);
+	if (ret == 0 && strchr(letters, 'h'))
+		ret = vm_own_set_held(r->own, id, true);
+	return ret == 0 ? read_its_mark(r, node, id) : ret;
+}
+
+static int read_file(struct reader *r, const xmlNode *node)
+{
+	struct vm_own_file *grown = reallocarray(r->own->files, r->own->n_files + 1, sizeof(*grown)), *file;
+	int ret;
+
+	if (!grown)
+		return -ENOMEM;
+	r->own->files = grown;
+	file = &grown[r->own->n_files];
+	*file = (struct vm_own_file){ .number = 0 };
+	ret = charge(r, FILE_COST);
+	if (ret == 0)
+		ret = get_number(r, node, "k", VM_OWN_SERIAL_MAX, &file->number);
+	if (ret == 0)
+		ret = get_number(r, node, "i", UINT64_MAX, &file->ino);
+	if (ret == 0)
+		ret = get_number(r, node, "z", UINT64_MAX, &file->size);
+	if (ret == 0)
+		ret = get_time(r, node, "m", &file->mtime_ns);
+	if (ret == 0 && (!file->number || vm_own_file(r->own, file->number)))
+		ret = bad(r, node, "has no number of its own");
+	if (ret == 0)
+		r->own->n_files++;
+	return ret;
+}
+
+static int read_made(struct reader *r, const xmlNode *node)
+{
+	vs_autofree char *path = NULL;
+	uint64_t ino = 0;
+	int ret = charge(r, MADE_COST);
+
+	if (ret == 0)
+		ret = need_attr(r, node, "p", &path);
+	if (ret == 0)
+		ret = get_number(r, node, "i", UINT64_MAX, &ino);
+	return ret < 0 ? ret : vm_own_add_made(r->own, path, ino);
+}
+
+/* The files come before the snapshots. */
+static int read_vouched(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
+{
+	vs_autofree struct vm_own_file *files = calloc(r->own->n_files + 1, sizeof(*files));
+	vs_autofree char *value = NULL;
+	size_t n = 0;
+	int ret = files ? get_attr(r, node, "v", &value) : -ENOMEM;
+
+	for (const char *s = value; ret == 0 && s && *s; s += *s == ',') {
+		const struct vm_own_file *file;
+		uint64_t number;
+
+		if (!take_number(&s, VM_OWN_SERIAL_MAX, &number) || (*s && *s != ','))
+			return bad(r, node, "has a list of numbers that is none");
+		file = vm_own_file(r->own, number);
+		if (!file || n == r->own->n_files)
+			return bad(r, node, "is vouched for with a file that is not there");
+		files[n++] = *file;
+	}
+	return ret == 0 && n ? vm_own_set_vouched(r->own, id, files, n) : ret;
+}
+
+/* "vda:3 vdb:4" */
+static int read_frozen(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
+{
+	vs_autofree char *value = NULL;
+	char *save = NULL;
+	int ret = get_attr(r, node, "p", &value);
+
+	for (char *item = ret == 0 && value ? strtok_r(value, " ", &save) : NULL; ret == 0 && item; item = strtok_r(NULL, " ", &save)) {
+		char *colon = strrchr(item, ':');
+		const char *s = colon ? colon + 1 : "";
+		const struct vm_own_file *file;
+		uint64_t number;
+
+		if (!take_number(&s, VM_OWN_SERIAL_MAX, &number) || *s || colon == item)
+			return bad(r, node, "has a list of what it froze that is none");
+		*colon = '\0';
+		file = vm_own_file(r->own, number);
+		ret = file ? vm_own_set_frozen(r->own, id, item, file) : bad(r, node, "froze a file that is not there");
+	}
+	return ret;
+}
+
+static int read_snapshot(struct reader *r, const xmlNode *node)
+{
+	vs_autofree char *name = NULL;
+	vs_autofree char *letters = NULL;
+	struct vm_own_id id = { .name = NULL };
+	int ret = charge(r, SNAPSHOT_COST);
+
+	if (ret == 0)
+		ret = need_attr(r, node, "n", &name);
+	if (ret == 0)
+		ret = get_time(r, node, "t", &id.created_ns);
+	if (ret == 0)
+		ret = need_attr(r, node, "is", &letters);
+	id.name = name;
+	if (ret == 0)
+		ret = read_facts(r, node, letters, &id);
+	if (ret == 0)
+		ret = read_vouched(r, node, &id);
+	return ret < 0 ? ret : read_frozen(r, node, &id);
+}
+
+static int read_version(struct reader *r, const xmlNode *node)
+{
+	uint64_t version = 0;
+	int ret = get_number(r, node, "version", UINT32_MAX, &version);
+
+	if (ret == 0 && version == 0)
+		ret = bad(r, node, "has no version");
+	if (ret == 0 && version > VERSION)
+		ret = vs_err_set(r->err, -EOPNOTSUPP, "our facts in the metadata are of version %" PRIu64 ", written by a newer "
+				 "virt-snapfs; this one knows version %d", version, VERSION);
+	return ret;
+}
+
+static int read_own(struct reader *r, const xmlNode *node)
+{
+	int ret = read_version(r, node);
+
+	if (ret == 0)
+		ret = get_number(r, node, "serial", VM_OWN_SERIAL_MAX, &r->own->serial);
+	if (ret == 0)
+		ret = get_attr(r, node, "policy", &r->own->policy);
+	for (const xmlNode *f = next_element(node->children, "f"); ret == 0 && f; f = next_element(f->next, "f"))
+		ret = read_file(r, f);
+	for (const xmlNode *l = next_element(node->children, "l"); ret == 0 && l; l = next_element(l->next, "l"))
+		ret = read_made(r, l);
+	for (const xmlNode *b = next_element(node->children, "b"); ret == 0 && b; b = next_element(b->next, "b"))
+		ret = read_numbered_mark(r, b);
+	for (const xmlNode *s = next_element(node->children, "s"); ret == 0 && s; s = next_element(s->next, "s"))
+		ret = read_snapshot(r, s);
+	return ret;
+}
+
+bool vm_own_is(const xmlNode *element)
+{
+	return element->ns && is_element(element, "facts");
+}
+
+int vm_own_read(const xmlNode *element, struct vm_own **out, struct vs_err *err)
+{
+	struct reader r = { .own = vm_own_new(), .budget = VM_OWN_MAX, .err = err };
+	int ret = r.own ? 0 : -ENOMEM;
+
+	if (ret == 0 && !is_element(element, "facts"))
+		ret = bad(&r, element, "is not <facts>");
+	if (ret == 0)
+		ret = read_own(&r, element);
+	drop_marks(&r);
+	if (ret < 0)
+		vm_own_free(r.own);
+	else
+		*out = r.own;
+	return ret;
+}
+
+/* ---------------------------------------------------------------- reading: text */
+
+static void init_parser(void)
+{
+	xmlInitParser();
+}
+
+static bool has_document_type(const char *text, size_t len)
+{
+	return memmem(text, len, "<!DOCTYPE", strlen("<!DOCTYPE")) != NULL;
+}
+
+int vm_own_parse(const char *text, size_t len, struct vm_own **out, struct vs_err *err)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	const xmlNode *root;
+	xmlDoc *doc;
+	int ret;
+
+	if (len > READ_MAX)
+		return vs_err_set(err, -E2BIG, "our facts in the metadata are larger than %d bytes", VM_OWN_MAX);
+	if (has_document_type(text, len))
+		return vs_err_set(err, -EINVAL, "our facts in the metadata bring a document type");
+	pthread_once(&once, init_parser);
+	doc = xmlReadMemory(text, (int)len, NULL, "UTF-8", XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
+	root = doc ? xmlDocGetRootElement(doc) : NULL;
+	if (root && !xmlGetIntSubset(doc))
+		ret = vm_own_read(root, out, err);
+	else
+		ret = vs_err_set(err, -EINVAL, "our facts in the metadata are not well-formed XML");
+	xmlFreeDoc(doc);
+	return ret;
+}

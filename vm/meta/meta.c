@@ -1,0 +1,518 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * The object: a short list of snapshots of which something is to be said. Lists are searched from one end to the other:
+ * 64 KiB of text are at most some 1,300 entries, and questions are asked once a poll.
+ *
+ * Times. libvirt's record of a snapshot has whole seconds, the table entry in a qcow2 file has nanoseconds, and which of
+ * the two we could see when we wrote a fact down may not be the one that we see when we look it up. So a whole second
+ * stands for everything in it, and an exact match is preferred. Two snapshots of one name and kind within one
+ * second, of which the record tells only the second, cannot be told apart; nor does libvirt.
+ */
+#include "vm/meta/meta.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "vm/util/mem.h"
+
+#define NS_PER_S INT64_C(1000000000)
+
+static int64_t seconds(int64_t ns)
+{
+	return ns / NS_PER_S - (ns % NS_PER_S < 0);
+}
+
+bool vm_own_same(const struct vm_own_id *a, const struct vm_own_id *b)
+{
+	bool whole = a->created_ns % NS_PER_S == 0 || b->created_ns % NS_PER_S == 0;
+
+	if (a->kind != b->kind || strcmp(a->name, b->name))
+		return false;
+	return a->created_ns == b->created_ns || (whole && seconds(a->created_ns) == seconds(b->created_ns));
+}
+
+/* ---------------------------------------------------------------- lifetimes */
+
+void vm_own_mark_fini(struct vm_own_mark *mark)
+{
+	for (size_t i = 0; i < mark->n_disks; i++) {
+		free(mark->disks[i].target);
+		free(mark->disks[i].path);
+		free(mark->disks[i].top);
+	}
+	free(mark->disks);
+	free(mark->command);
+	free(mark->reason);
+	*mark = (struct vm_own_mark){ .n_disks = 0 };
+}
+
+static void mark_release(struct vm_own_mark *mark)
+{
+	if (!mark || --mark->n_owners)
+		return;
+	vm_own_mark_fini(mark);
+	free(mark);
+}
+
+static void snapshot_fini(struct vm_own_snapshot *s)
+{
+	free(s->name);
+	free(s->vouched);
+	for (size_t i = 0; i < s->n_frozen; i++)
+		free(s->frozen[i].target);
+	free(s->frozen);
+	mark_release(s->mark);
+}
+
+struct vm_own *vm_own_new(void)
+{
+	return calloc(1, sizeof(struct vm_own));
+}
+
+void vm_own_free(struct vm_own *own)
+{
+	if (!own)
+		return;
+	for (size_t i = 0; i < own->n_snapshots; i++)
+		snapshot_fini(&own->snapshots[i]);
+	free(own->snapshots);
+	free(own->files);
+	for (size_t i = 0; i < own->n_made; i++)
+		free(own->made[i].path);
+	free(own->made);
+	free(own->policy);
+	free(own);
+}
+
+/* Copies a string that may be NULL; false: no memory. */
+static bool copy_string(const char *from, char **to)
+{
+	*to = from ? strdup(from) : NULL;
+	return *to || !from;
+}
+
+static char *dup_or_null(const char *s)
+{
+	return s ? xstrdup(s) : NULL;
+}
+
+/* One owner, who is to come. */
+static struct vm_own_mark *mark_copy(const struct vm_own_mark *mark)
+{
+	struct vm_own_mark *copy = xcalloc(1, sizeof(*copy));
+
+	*copy = *mark;
+	copy->n_owners = 0;
+	copy->command = dup_or_null(mark->command);
+	copy->reason = dup_or_null(mark->reason);
+	copy->disks = xcalloc(mark->n_disks, sizeof(*copy->disks));
+	for (size_t i = 0; i < mark->n_disks; i++) {
+		copy->disks[i] = mark->disks[i];
+		copy->disks[i].target = dup_or_null(mark->disks[i].target);
+		copy->disks[i].path = dup_or_null(mark->disks[i].path);
+		copy->disks[i].top = dup_or_null(mark->disks[i].top);
+	}
+	return copy;
+}
+
+static bool same_text(const char *a, const char *b)
+{
+	return a && b ? !strcmp(a, b) : a == b;
+}
+
+static bool mark_equal(const struct vm_own_mark *a, const struct vm_own_mark *b)
+{
+	bool equal = a->since_ns == b->since_ns && a->is_void == b->is_void && a->n_disks == b->n_disks &&
+		     same_text(a->command, b->command) && same_text(a->reason, b->reason);
+
+	for (size_t i = 0; equal && i < a->n_disks; i++) {
+		const struct vm_own_doomed *x = &a->disks[i], *y = &b->disks[i];
+
+		equal = same_text(x->target, y->target) && same_text(x->path, y->path) && same_text(x->top, y->top) &&
+			x->path_ino == y->path_ino && x->top_ino == y->top_ino && x->above_ino == y->above_ino &&
+			x->mtime_ns == y->mtime_ns && x->done == y->done && x->pivoting == y->pivoting;
+	}
+	return equal;
+}
+
+/* The one of @own that says the same, or a copy: it has an owner more now. */
+static struct vm_own_mark *mark_obtain(const struct vm_own *own, const struct vm_own_mark *mark)
+{
+	struct vm_own_mark *found = NULL, *last = NULL;
+
+	for (size_t i = 0; !found && i < own->n_snapshots; i++) {
+		struct vm_own_mark *m = own->snapshots[i].mark;
+
+		if (m && m != last && (m == mark || mark_equal(m, mark)))
+			found = m;
+		last = m;
+	}
+	if (!found)
+		found = mark_copy(mark);
+	found->n_owners++;
+	return found;
+}
+
+/* Into @own, which is to have it next. */
+static bool snapshot_copy(const struct vm_own_snapshot *from, const struct vm_own *own, struct vm_own_snapshot *to)
+{
+	*to = *from;
+	to->mark = from->mark ? mark_obtain(own, from->mark) : NULL;
+	to->name = strdup(from->name);
+	to->vouched = calloc(from->n_vouched + 1, sizeof(*to->vouched));
+	to->frozen = xcalloc(from->n_frozen, sizeof(*to->frozen));
+	for (size_t i = 0; i < from->n_frozen; i++)
+		to->frozen[i] = (struct vm_own_frozen){xstrdup(from->frozen[i].target), from->frozen[i].file};
+	if (to->vouched && from->n_vouched)
+		memcpy(to->vouched, from->vouched, from->n_vouched * sizeof(*to->vouched));
+	if (to->name && to->vouched)
+		return true;
+	snapshot_fini(to);
+	return false;
+}
+
+struct vm_own *vm_own_copy(const struct vm_own *own)
+{
+	struct vm_own *copy = vm_own_new();
+	bool ok = copy && copy_string(own->policy, &copy->policy);
+
+	if (ok) {
+		copy->serial = own->serial;
+		copy->snapshots = calloc(own->n_snapshots + 1, sizeof(*copy->snapshots));
+		copy->files = calloc(own->n_files + 1, sizeof(*copy->files));
+		ok = copy->snapshots && copy->files;
+	}
+	if (ok && own->n_files)
+		memcpy(copy->files, own->files, own->n_files * sizeof(*copy->files));
+	if (ok)
+		copy->n_files = own->n_files;
+	for (size_t i = 0; ok && i < own->n_made; i++)
+		ok = vm_own_add_made(copy, own->made[i].path, own->made[i].ino) == 0;
+	while (ok && copy->n_snapshots < own->n_snapshots) {
+		ok = snapshot_copy(&own->snapshots[copy->n_snapshots], copy, &copy->snapshots[copy->n_snapshots]);
+		copy->n_snapshots += ok;
+	}
+	if (ok)
+		return copy;
+	vm_own_free(copy);
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- questions */
+
+const struct vm_own *vm_own_newer(const struct vm_own *domain, const struct vm_own *copy)
+{
+	if (!domain || !copy)
+		return domain ? domain : copy;
+	return copy->serial > domain->serial ? copy : domain;
+}
+
+static struct vm_own_id id_of(const struct vm_own_snapshot *s)
+{
+	return (struct vm_own_id){ s->name, s->created_ns, s->kind };
+}
+
+/* Where it is in the list; n_snapshots: nowhere. */
+static size_t position(const struct vm_own *own, const struct vm_own_id *id)
+{
+	size_t found = own->n_snapshots;
+
+	for (size_t i = 0; i < own->n_snapshots; i++) {
+		struct vm_own_id other = id_of(&own->snapshots[i]);
+
+		if (!vm_own_same(&other, id))
+			continue;
+		if (other.created_ns == id->created_ns)
+			return i;
+		if (found == own->n_snapshots)
+			found = i;
+	}
+	return found;
+}
+
+const struct vm_own_snapshot *vm_own_find(const struct vm_own *own, const struct vm_own_id *id)
+{
+	size_t i = position(own, id);
+
+	return i < own->n_snapshots ? &own->snapshots[i] : NULL;
+}
+
+const char *vm_own_why_doomed(const struct vm_own *own, const struct vm_own_id *id, const char *target)
+{
+	const struct vm_own_snapshot *s = vm_own_find(own, id);
+
+	if (!s || !s->mark)
+		return NULL;
+	for (size_t i = 0; i < s->mark->n_disks; i++)
+		if (!strcmp(s->mark->disks[i].target, target))
+			return s->mark->reason;
+	return s->mark->n_disks ? NULL : s->mark->reason;
+}
+
+const struct vm_own_file *vm_own_file(const struct vm_own *own, uint64_t number)
+{
+	for (size_t i = 0; i < own->n_files; i++)
+		if (own->files[i].number == number)
+			return &own->files[i];
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- changes */
+
+static bool is_vouched_with(const struct vm_own *own, uint64_t number)
+{
+	for (size_t i = 0; i < own->n_snapshots; i++)
+		for (size_t k = 0; k < own->snapshots[i].n_vouched; k++)
+			if (own->snapshots[i].vouched[k] == number)
+				return true;
+	for (size_t i = 0; i < own->n_snapshots; i++)
+		for (size_t k = 0; k < own->snapshots[i].n_frozen; k++)
+			if (own->snapshots[i].frozen[k].file == number)
+				return true;
+	return false;
+}
+
+static void sweep_files(struct vm_own *own)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < own->n_files; i++)
+		if (is_vouched_with(own, own->files[i].number))
+			own->files[kept++] = own->files[i];
+	own->n_files = kept;
+}
+
+void vm_own_bump(struct vm_own *own)
+{
+	sweep_files(own);
+	if (own->serial < VM_OWN_SERIAL_MAX) /* else somebody invented it, and it must stay readable */
+		own->serial++;
+}
+
+int vm_own_set_policy(struct vm_own *own, const char *policy)
+{
+	char *copy;
+
+	if (!copy_string(policy, &copy))
+		return -ENOMEM;
+	free(own->policy);
+	own->policy = copy;
+	return 0;
+}
+
+/* The entry for @id, made if there is none; NULL: no memory. */
+static struct vm_own_snapshot *obtain(struct vm_own *own, const struct vm_own_id *id)
+{
+	size_t i = position(own, id);
+	struct vm_own_snapshot *grown;
+	char *name;
+
+	if (i < own->n_snapshots)
+		return &own->snapshots[i];
+	grown = reallocarray(own->snapshots, own->n_snapshots + 1, sizeof(*grown));
+	if (!grown)
+		return NULL;
+	own->snapshots = grown;
+	name = strdup(id->name);
+	if (!name)
+		return NULL;
+	grown[own->n_snapshots] = (struct vm_own_snapshot){ .name = name, .created_ns = id->created_ns, .kind = id->kind };
+	return &grown[own->n_snapshots++];
+}
+
+static void remove_at(struct vm_own *own, size_t i)
+{
+	snapshot_fini(&own->snapshots[i]);
+	own->n_snapshots--;
+	memmove(&own->snapshots[i], &own->snapshots[i + 1], (own->n_snapshots - i) * sizeof(*own->snapshots));
+}
+
+static void drop_if_empty(struct vm_own *own, const struct vm_own_snapshot *s)
+{
+	if (!s->ours && !s->held && !s->mark && !s->n_vouched && !s->n_frozen)
+		remove_at(own, (size_t)(s - own->snapshots));
+}
+
+static int set_flag(struct vm_own *own, const struct vm_own_id *id, bool on, size_t offset)
+{
+	struct vm_own_snapshot *s;
+
+	if (!on && position(own, id) == own->n_snapshots)
+		return 0;
+	s = obtain(own, id);
+	if (!s)
+		return -ENOMEM;
+	*(bool *)((char *)s + offset) = on;
+	drop_if_empty(own, s);
+	return 0;
+}
+
+int vm_own_set_ours(struct vm_own *own, const struct vm_own_id *id, bool ours)
+{
+	return set_flag(own, id, ours, offsetof(struct vm_own_snapshot, ours));
+}
+
+int vm_own_set_held(struct vm_own *own, const struct vm_own_id *id, bool held)
+{
+	return set_flag(own, id, held, offsetof(struct vm_own_snapshot, held));
+}
+
+int vm_own_set_mark(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_mark *mark)
+{
+	struct vm_own_mark *obtained = NULL;
+	struct vm_own_snapshot *s;
+
+	if (!mark && position(own, id) == own->n_snapshots)
+		return 0;
+	if (mark)
+		obtained = mark_obtain(own, mark);
+	s = obtain(own, id);
+	if (!s) {
+		mark_release(obtained);
+		return -ENOMEM;
+	}
+	mark_release(s->mark);
+	s->mark = obtained;
+	drop_if_empty(own, s);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- what is vouched for */
+
+/* The number of that file, which is added where it is not known; 0: no memory. */
+static uint64_t number_of(struct vm_own *own, const struct vm_own_file *file)
+{
+	struct vm_own_file *grown;
+	uint64_t last = 0;
+
+	for (size_t i = 0; i < own->n_files; i++) {
+		const struct vm_own_file *f = &own->files[i];
+
+		if (f->ino == file->ino && f->size == file->size && f->mtime_ns == file->mtime_ns)
+			return f->number;
+		if (f->number > last)
+			last = f->number;
+	}
+	grown = last < VM_OWN_SERIAL_MAX ? reallocarray(own->files, own->n_files + 1, sizeof(*grown)) : NULL;
+	if (!grown)
+		return 0;
+	own->files = grown;
+	grown[own->n_files] = *file;
+	return grown[own->n_files++].number = last + 1;
+}
+
+int vm_own_set_vouched(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_file *files, size_t n)
+{
+	uint64_t *numbers;
+	struct vm_own_snapshot *s;
+
+	if (!n && position(own, id) == own->n_snapshots)
+		return 0;
+	numbers = calloc(n + 1, sizeof(*numbers));
+	s = numbers ? obtain(own, id) : NULL;
+	for (size_t i = 0; s && i < n; i++) {
+		numbers[i] = number_of(own, &files[i]);
+		if (!numbers[i])
+			s = NULL;
+	}
+	if (!s) {
+		free(numbers);
+		return -ENOMEM;
+	}
+	free(s->vouched);
+	s->vouched = numbers;
+	s->n_vouched = n;
+	drop_if_empty(own, s);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- what it froze */
+
+int vm_own_set_frozen(struct vm_own *own, const struct vm_own_id *id, const char *target, const struct vm_own_file *file)
+{
+	struct vm_own_snapshot *s = obtain(own, id);
+	uint64_t number = s ? number_of(own, file) : 0;
+
+	if (!number)
+		return -ENOMEM;
+	for (size_t i = 0; i < s->n_frozen; i++)
+		if (!strcmp(s->frozen[i].target, target)) {
+			s->frozen[i].file = number;
+			return 0;
+		}
+	s->frozen = xreallocarray(s->frozen, s->n_frozen + 1, sizeof(*s->frozen));
+	s->frozen[s->n_frozen++] = (struct vm_own_frozen){xstrdup(target), number};
+	return 0;
+}
+
+const struct vm_own_file *vm_own_frozen(const struct vm_own *own, const struct vm_own_id *id, const char *target)
+{
+	const struct vm_own_snapshot *s = vm_own_find(own, id);
+
+	for (size_t i = 0; s && i < s->n_frozen; i++)
+		if (!strcmp(s->frozen[i].target, target))
+			return vm_own_file(own, s->frozen[i].file);
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- what we made */
+
+bool vm_own_has_made(const struct vm_own *own, const char *path, uint64_t ino)
+{
+	for (size_t i = 0; i < own->n_made; i++)
+		if (!strcmp(own->made[i].path, path))
+			return !own->made[i].ino || own->made[i].ino == ino;
+	return false;
+}
+
+int vm_own_add_made(struct vm_own *own, const char *path, uint64_t ino)
+{
+	for (size_t i = 0; i < own->n_made; i++)
+		if (!strcmp(own->made[i].path, path)) {
+			own->made[i].ino = ino;
+			return 0;
+		}
+	own->made = xreallocarray(own->made, own->n_made + 1, sizeof(*own->made));
+	own->made[own->n_made++] = (struct vm_own_made){xstrdup(path), ino};
+	return 0;
+}
+
+size_t vm_own_sweep_made(struct vm_own *own, bool (*exists)(const char *path, uint64_t ino))
+{
+	size_t kept = 0, n = own->n_made;
+
+	for (size_t i = 0; i < n; i++) {
+		if (exists(own->made[i].path, own->made[i].ino))
+			own->made[kept++] = own->made[i];
+		else
+			free(own->made[i].path);
+	}
+	own->n_made = kept;
+	return n - kept;
+}
+
+/* ---------------------------------------------------------------- the end of a snapshot */
+
+bool vm_own_forget(struct vm_own *own, const struct vm_own_id *id)
+{
+	size_t i = position(own, id);
+
+	if (i == own->n_snapshots)
+		return false;
+	remove_at(own, i);
+	return true;
+}
+
+size_t vm_own_sweep(struct vm_own *own, bool (*exists)(const struct vm_own_id *id, void *opaque), void *opaque)
+{
+	size_t n = own->n_snapshots;
+
+	for (size_t i = own->n_snapshots; i-- > 0;) {
+		struct vm_own_id id = id_of(&own->snapshots[i]);
+
+		if (!exists(&id, opaque))
+			remove_at(own, i);
+	}
+	return n - own->n_snapshots;
+}

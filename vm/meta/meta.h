@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * meta.h: our own facts about a domain: its policy, what was taken here, what is held, which snapshots a step of ours has
+ * doomed. (`struct vm_own`, because `struct vm_facts` of graph/graph.h are those of everybody.)
+ *
+ * They are one small XML element in the domain's libvirt metadata, so they travel with the domain; the same text is the
+ * extended attribute VM_OWN_XATTR of an image source. libvirt adds the name space itself (key VM_OWN_KEY, uri VM_OWN_URI)
+ * and refuses text that brings it, so vm_own_text() has none; on the way in both forms do.
+ *
+ *     element  attribute  meaning                                                   times
+ *     facts    version    2; raised when an older program must not touch it         1
+ *              serial     rises with every change; 0..2^63-1
+ *              policy     canonical `retain` line; absent: none was ever written
+ *     f        k          number, for `v`                                            any number; one an image file
+ *              i z m      its inode number, size and mtime in seconds[.nanoseconds]
+ *     l        p i        path and inode number of a layer that a command of ours   any number; one a path
+ *                         or a snapshot made, which no record says any more
+ *     s        n          raw name of a snapshot                                    any number; one a snapshot
+ *              t          creation, seconds[.nanoseconds] since 1970
+ *              is         letters: e external or i internal; o taken here; h held
+ *              v          numbers of `f`, separated by commas; may be absent
+ *              p          what it froze: TARGET:number of `f`, separated by spaces; may be absent
+ *              b          number of the `b` that doomed it; absent: none did
+ *     b        k          number                                                     any number; one a begun command
+ *              c          the command, canonical text
+ *              r          why what it doomed must not be read, a sentence
+ *              t          since when, as above
+ *              x          letters: v void, others have changed its files
+ *     d        t          target of a disk that is doomed                           any number, in b; none: all disks
+ *              p b        path and inode number of the image that is written, may be absent
+ *              u k        path and inode number of the uppermost layer that goes into it, may be absent
+ *              a          inode number of what stood on that layer; absent: nothing did, it was the active one
+ *              w          the image's mtime before the first attempt, as above; absent: it would prove nothing
+ *              x          letters: d its data has been moved; p all was copied, and the pivot was asked for
+ *
+ * Version 1 had what is in `b` in an element `m` of each `s`; that is read, and written as `b`.
+ *
+ * `f` and `v` vouch: the snapshot was right when that file, which lies beneath it, had this stamp. A merge into a frozen file
+ * makes it look written to all who stand on it; as long as it has the same stamp still, they know better. What takes too
+ * much room is left out again: then time stamps alone decide.
+ *
+ * In values `%`, control bytes and bytes that are no character are %XX. Attributes are short because an ext4 file has
+ * 4 KiB for all its extended attributes, which holds some 70 snapshots. Unknown elements, attributes and letters are
+ * ignored and lost at the next change; what must not get lost therefore raises the version, and a higher one is refused.
+ *
+ * Errors: -EINVAL not ours, not well-formed or contradictory; -EOPNOTSUPP a higher version; -E2BIG more than
+ * VM_OWN_MAX bytes hold; -ENOMEM.
+ * Pure; any thread, one at a time on one object.
+ */
+#ifndef VS_VM_META_META_H
+#define VS_VM_META_META_H
+
+#include "vm/vm.h"
+
+#define VM_OWN_URI "https://virt-snapfs.org/xmlns/domain/1.0"
+#define VM_OWN_KEY "snapfs"
+#define VM_OWN_XATTR "user.virt-snapfs"
+#define VM_OWN_MAX 65536 /* bytes of text: every dump of the domain carries it */
+#define VM_OWN_SERIAL_MAX ((uint64_t)INT64_MAX)
+
+/* Which snapshot is meant. One that was deleted and taken anew under its name is another one. */
+struct vm_own_id {
+	const char *name;   /* raw */
+	int64_t created_ns; /* of libvirt's record, where there is one (whole seconds), else of the table entry */
+	enum vm_kind kind;
+};
+
+/* Name and kind are equal, and so is the time; where one of the times is in whole seconds, their seconds. */
+bool vm_own_same(const struct vm_own_id *a, const struct vm_own_id *b);
+
+/* A step that can change what a snapshot froze is under way, or was when we died. */
+struct vm_own_doomed {
+	char *target; /* of the disk */
+	char *path;   /* of the image that is written; or NULL */
+	char *top;    /* the uppermost layer that goes into it: who sees it is not harmed; or NULL */
+	uint64_t path_ino, top_ino, above_ino; /* which files these are; above: what stood on top, 0: it was the active layer */
+	int64_t mtime_ns; /* of the image before the first attempt: while it has that, nothing was written. 0: unknown */
+	bool done;        /* its data has been moved: noted after it was */
+	bool pivoting;    /* all has been copied, and the pivot was asked for */
+};
+
+/* Shared by all that one command has doomed: what is written down of its progress is so for each of them. */
+struct vm_own_mark {
+	char *command;    /* canonical text: repeating it finishes the job */
+	char *reason;     /* a sentence: lower case, no full stop */
+	int64_t since_ns;
+	struct vm_own_doomed *disks;
+	size_t n_disks;   /* 0: every disk */
+	bool is_void;     /* others have changed its files: it cannot be finished any more, and what it doomed stays so */
+	size_t n_owners;  /* the business of meta.c */
+};
+/* For a mark that owns its strings and its array; leaves it zeroed. */
+void vm_own_mark_fini(struct vm_own_mark *mark);
+
+/* A file as it was when the snapshots above it were known to be right. Devices have other numbers after each start of the
+ * host, so there is none. */
+struct vm_own_file {
+	uint64_t number, ino, size;
+	int64_t mtime_ns;
+};
+
+struct vm_own_snapshot {
+	char *name;
+	int64_t created_ns;
+	enum vm_kind kind;
+	bool ours, held;
+	struct vm_own_mark *mark; /* or NULL */
+	uint64_t *vouched;        /* numbers of files */
+	size_t n_vouched;
+	struct vm_own_frozen {
+		char *target;
+		uint64_t file;    /* number */
+	} *frozen;                /* what it froze, as it was when it was taken here or first found right */
+	size_t n_frozen;
+};
+
+struct vm_own {
+	uint64_t serial;
+	char *policy;                      /* or NULL */
+	struct vm_own_snapshot *snapshots; /* only those of which there is something to say */
+	size_t n_snapshots;
+	struct vm_own_file *files;         /* only those that some snapshot is vouched for with */
+	size_t n_files;
+	struct vm_own_made {
+		char *path;
+		uint64_t ino;              /* 0: not known */
+	} *made;                           /* layers: may be removed when nobody needs them */
+	size_t n_made;
+};
+
+/* ---------------------------------------------------------------- text */
+
+/* Gives *out. @len bytes; the element alone, as virDomainGetMetadata() or the attribute gives it. */
+int vm_own_parse(const char *text, size_t len, struct vm_own **out, struct vs_err *err);
+
+/* The same for an element of a document that the caller has parsed: is it ours, and what does it say? */
+struct _xmlNode;
+bool vm_own_is(const struct _xmlNode *element);
+int vm_own_read(const struct _xmlNode *element, struct vm_own **out, struct vs_err *err);
+
+/* Gives *text, one line for virDomainSetMetadata() or the attribute. -E2BIG even without what is vouched for. */
+int vm_own_text(const struct vm_own *own, char **text, struct vs_err *err);
+
+struct vm_own *vm_own_new(void); /* nothing said, serial 0; NULL: no memory */
+struct vm_own *vm_own_copy(const struct vm_own *own); /* NULL: no memory */
+void vm_own_free(struct vm_own *own);
+
+/* ---------------------------------------------------------------- questions */
+
+/* Which of the two is to be believed: the one with the higher serial, @domain if they are equal. NULL stands for "there is
+ * none"; the answer is one of the arguments. A revert by anybody brings back a domain's old metadata: then @copy wins. */
+const struct vm_own *vm_own_newer(const struct vm_own *domain, const struct vm_own *copy);
+
+/* Borrowed; NULL: nothing is said of it. An entry with the very same time goes before one with the same second. */
+const struct vm_own_snapshot *vm_own_find(const struct vm_own *own, const struct vm_own_id *id);
+
+/* Why that disk of the snapshot must not be read; NULL: it may. Borrowed. */
+const char *vm_own_why_doomed(const struct vm_own *own, const struct vm_own_id *id, const char *target);
+
+/* The file with that number, NULL: none. Borrowed. */
+const struct vm_own_file *vm_own_file(const struct vm_own *own, uint64_t number);
+
+/* ---------------------------------------------------------------- changes
+ *
+ * None of them raises the serial; who stores the result calls vm_own_bump() first, once. On failure (-ENOMEM) nothing has
+ * changed. Strings are copied. An entry of which nothing is left to say goes by itself.
+ */
+
+void vm_own_bump(struct vm_own *own); /* also forgets the files that nobody is vouched for with */
+
+/* NULL: none. @policy is a canonical line. */
+int vm_own_set_policy(struct vm_own *own, const char *policy);
+
+int vm_own_set_ours(struct vm_own *own, const struct vm_own_id *id, bool ours);
+int vm_own_set_held(struct vm_own *own, const struct vm_own_id *id, bool held);
+
+/* Replaces the mark that is there, by a copy of @mark; NULL takes it away. */
+int vm_own_set_mark(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_mark *mark);
+
+/* The snapshot is right with these files beneath it; their numbers do not matter. Replaces what was vouched for. */
+int vm_own_set_vouched(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_file *files, size_t n);
+
+/* What the snapshot froze on this disk. Replaces what was said of that. */
+int vm_own_set_frozen(struct vm_own *own, const struct vm_own_id *id, const char *target, const struct vm_own_file *file);
+/* NULL: nothing is said. Borrowed. */
+const struct vm_own_file *vm_own_frozen(const struct vm_own *own, const struct vm_own_id *id, const char *target);
+
+/* The layer at @path was made by a command of ours or by a snapshot. */
+int vm_own_add_made(struct vm_own *own, const char *path, uint64_t ino);
+/* @ino: which file lies there. */
+bool vm_own_has_made(const struct vm_own *own, const char *path, uint64_t ino);
+/* Forgets every such layer for which @exists says false. Returns how many. */
+size_t vm_own_sweep_made(struct vm_own *own, bool (*exists)(const char *path, uint64_t ino));
+
+/* The snapshot is gone: so is all that was said of it. True if there was something. */
+bool vm_own_forget(struct vm_own *own, const struct vm_own_id *id);
+
+/* Forgets every snapshot for which @exists says false. Returns how many. Those with a mark are asked for as well. */
+size_t vm_own_sweep(struct vm_own *own, bool (*exists)(const struct vm_own_id *id, void *opaque), void *opaque);
+
+#endif

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/model/inventory.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#include "vm/util/clock.h"
+
+#define GROWTH_NEWS (UINT64_C(1) << 20)
+
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+
+struct domain_box {
+	atomic_uint refs;
+	struct vm_arena arena;
+	struct vm_domain domain;
+};
+
+struct picture_box {
+	atomic_uint refs;
+	struct vm_picture picture;
+};
+
+/* ---------------------------------------------------------------- domains */
+
+struct vm_domain *vm_domain_new(void)
+{
+	struct domain_box *box = calloc(1, sizeof(*box));
+
+	if (!box)
+		return NULL;
+	atomic_init(&box->refs, 1);
+	vm_arena_init(&box->arena);
+	return &box->domain;
+}
+
+struct vm_arena *vm_domain_arena(struct vm_domain *d)
+{
+	return &container_of(d, struct domain_box, domain)->arena;
+}
+
+struct vm_domain *vm_domain_ref(struct vm_domain *d)
+{
+	atomic_fetch_add_explicit(&container_of(d, struct domain_box, domain)->refs, 1, memory_order_relaxed);
+	return d;
+}
+
+void vm_domain_unref(struct vm_domain *d)
+{
+	struct domain_box *box;
+
+	if (!d)
+		return;
+	box = container_of(d, struct domain_box, domain);
+	if (atomic_fetch_sub_explicit(&box->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	vm_arena_fini(&box->arena);
+	free(box);
+}
+
+bool vm_domain_failed(struct vm_domain *d)
+{
+	return vm_arena_failed(vm_domain_arena(d));
+}
+
+/* ---------------------------------------------------------------- what a user would see */
+
+static bool same_text(const char *a, const char *b)
+{
+	return a == b || (a && b && !strcmp(a, b));
+}
+
+static bool same_list(char *const *a, char *const *b)
+{
+	if (!a || !b)
+		return a == b;
+	while (*a && *b && !strcmp(*a, *b)) {
+		a++;
+		b++;
+	}
+	return !*a && !*b;
+}
+
+static bool same_entry(const struct q2_snapshot *a, const struct q2_snapshot *b)
+{
+	return a == b || (a && b && q2_snapshot_same(a, b) && a->has_disk_size == b->has_disk_size);
+}
+
+/* Of the files that should hold still; an image with snapshots inside it need not. Each must be the same file. */
+static bool same_stamps(const struct vm_disk *a, const struct vm_disk *b)
+{
+	if (a->n_stamps != b->n_stamps)
+		return false;
+	for (size_t i = 0; i < a->n_stamps; i++)
+		if (a->stamps[i].dev != b->stamps[i].dev || a->stamps[i].ino != b->stamps[i].ino)
+			return false;
+	for (size_t i = a->snapshot ? 1 : 0; i < a->n_stamps && (!a->watched || i < a->watched); i++)
+		if (a->stamps[i].size != b->stamps[i].size || a->stamps[i].mtime_ns != b->stamps[i].mtime_ns)
+			return false;
+	return true;
+}
+
+static bool same_disk(const struct vm_disk *a, const struct vm_disk *b)
+{
+	return same_text(a->target, b->target) && same_text(a->file, b->file) && a->state == b->state &&
+	       same_text(a->reason, b->reason) && a->size == b->size && a->created_ns == b->created_ns &&
+	       a->ino == b->ino && same_list(a->chain, b->chain) && a->format == b->format &&
+	       same_entry(a->snapshot, b->snapshot) && a->gate == b->gate && a->guard == b->guard &&
+	       a->guard_top == b->guard_top && a->watched == b->watched && same_stamps(a, b);
+}
+
+static bool same_snapshot(const struct vm_snapshot *a, const struct vm_snapshot *b)
+{
+	if (!same_text(a->name, b->name) || !same_text(a->shown, b->shown) || a->kind != b->kind || a->state != b->state ||
+	    !same_text(a->reason, b->reason) || a->memory != b->memory || a->held != b->held || a->ours != b->ours ||
+	    a->recorded != b->recorded || a->current != b->current || a->present != b->present ||
+	    a->created_ns != b->created_ns || !same_text(a->parent, b->parent) || !same_list(a->users, b->users) ||
+	    !same_text(a->xml_file, b->xml_file) ||
+	    a->xml_len != b->xml_len || (a->xml != b->xml && a->xml_len && memcmp(a->xml, b->xml, a->xml_len)) ||
+	    a->n_disks != b->n_disks)
+		return false;
+	for (size_t i = 0; i < a->n_disks; i++)
+		if (!same_disk(&a->disks[i], &b->disks[i]))
+			return false;
+	return true;
+}
+
+static bool same_allocated(const struct vm_layer *a, const struct vm_layer *b)
+{
+	uint64_t apart = a->allocated > b->allocated ? a->allocated - b->allocated : b->allocated - a->allocated;
+
+	return !apart || (a->active && b->active && apart < GROWTH_NEWS);
+}
+
+/* What the active layer is written is no news. */
+static bool same_stamp(const struct vm_layer *a, const struct vm_layer *b)
+{
+	return (a->active && b->active) || (a->stamp.size == b->stamp.size && a->stamp.mtime_ns == b->stamp.mtime_ns);
+}
+
+static bool same_layer(const struct vm_layer *a, const struct vm_layer *b)
+{
+	return same_text(a->path, b->path) && a->format == b->format && a->virtual_size == b->virtual_size &&
+	       same_allocated(a, b) && a->below == b->below && a->active == b->active && a->error == b->error &&
+	       a->stamp.dev == b->stamp.dev && a->stamp.ino == b->stamp.ino && a->unknown_code == b->unknown_code &&
+	       same_text(a->unknown, b->unknown) && same_text(a->rival, b->rival) && same_text(a->ends, b->ends) &&
+	       same_list(a->paths, b->paths) && same_stamp(a, b) &&
+	       same_text(a->internal, b->internal) && same_list(a->users, b->users) && same_list(a->snapshots, b->snapshots) && same_text(a->note, b->note);
+}
+
+static bool same_doubt(const struct vm_doubt *a, const struct vm_doubt *b)
+{
+	return same_text(a->path, b->path) && same_text(a->phrase, b->phrase) && a->code == b->code && same_list(a->snapshots, b->snapshots);
+}
+
+static bool same_disk_now(const struct vm_disk_now *a, const struct vm_disk_now *b)
+{
+	return same_text(a->target, b->target) && same_text(a->source, b->source) && a->top == b->top &&
+	       same_text(a->note, b->note) && same_text(a->job, b->job) && a->transient == b->transient;
+}
+
+bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b)
+{
+	if (!same_text(a->name, b->name) || !same_text(a->dir, b->dir) || !same_text(a->uuid, b->uuid) ||
+	    !same_text(a->state, b->state) || a->ino != b->ino || a->log != b->log || a->n_snapshots != b->n_snapshots ||
+	    a->n_layers != b->n_layers || a->n_disks != b->n_disks || a->n_doubts != b->n_doubts)
+		return false;
+	for (size_t i = 0; i < a->n_disks; i++)
+		if (!same_disk_now(&a->disks[i], &b->disks[i]))
+			return false;
+	for (size_t i = 0; i < a->n_doubts; i++)
+		if (!same_doubt(&a->doubts[i], &b->doubts[i]))
+			return false;
+	for (size_t i = 0; i < a->n_layers; i++)
+		if (!same_layer(&a->layers[i], &b->layers[i]))
+			return false;
+	for (size_t i = 0; i < a->n_snapshots; i++)
+		if (!same_snapshot(&a->snapshots[i], &b->snapshots[i]))
+			return false;
+	return same_list(a->leftovers, b->leftovers) && same_list(a->unknowns, b->unknowns);
+}
+
+/* ---------------------------------------------------------------- pictures */
+
+static int by_dir(const void *a, const void *b)
+{
+	const struct vm_domain *const *x = a, *const *y = b;
+
+	return strcmp((*x)->dir, (*y)->dir);
+}
+
+static bool same_domains(const struct vm_picture *a, const struct vm_picture *b)
+{
+	return a->n_domains == b->n_domains &&
+	       (!a->n_domains || !memcmp(a->domains, b->domains, a->n_domains * sizeof(struct vm_domain *)));
+}
+
+struct vm_picture *vm_picture_new(struct vm_domain **domains, size_t n, const struct vm_picture *prev)
+{
+	struct picture_box *box = calloc(1, sizeof(*box));
+	struct vm_picture *pic;
+
+	if (box)
+		box->picture.domains = calloc(n ? n : 1, sizeof(struct vm_domain *));
+	if (!box || !box->picture.domains) {
+		free(box);
+		for (size_t i = 0; i < n; i++)
+			vm_domain_unref(domains[i]);
+		return NULL;
+	}
+	atomic_init(&box->refs, 1);
+	pic = &box->picture;
+	pic->n_domains = n;
+	if (n)
+		memcpy(pic->domains, domains, n * sizeof(struct vm_domain *));
+	qsort(pic->domains, n, sizeof(struct vm_domain *), by_dir);
+	pic->built_ns = vm_now_ns();
+	pic->serial = !prev ? 1 : same_domains(pic, prev) ? prev->serial : prev->serial + 1;
+	return pic;
+}
+
+struct vm_picture *vm_picture_ref(struct vm_picture *pic)
+{
+	atomic_fetch_add_explicit(&container_of(pic, struct picture_box, picture)->refs, 1, memory_order_relaxed);
+	return pic;
+}
+
+void vm_picture_put(struct vm_picture *pic)
+{
+	struct picture_box *box;
+
+	if (!pic)
+		return;
+	box = container_of(pic, struct picture_box, picture);
+	if (atomic_fetch_sub_explicit(&box->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	for (size_t i = 0; i < pic->n_domains; i++)
+		vm_domain_unref(pic->domains[i]);
+	free(pic->domains);
+	free(box);
+}
+
+const struct vm_domain *vm_picture_domain(const struct vm_picture *pic, const char *dir)
+{
+	size_t lo = 0, hi = pic->n_domains;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+		int cmp = strcmp(pic->domains[mid]->dir, dir);
+
+		if (!cmp)
+			return pic->domains[mid];
+		if (cmp < 0)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return NULL;
+}

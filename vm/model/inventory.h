@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * inventory.h: making pictures and domains, and telling whether anything a user can see has changed.
+ *
+ * A domain is filled in by one thread, out of its own arena, and never changes after it was put into a picture. Both
+ * are reference-counted; any thread may take and drop references.
+ */
+#ifndef VS_VM_MODEL_INVENTORY_H
+#define VS_VM_MODEL_INVENTORY_H
+
+#include "vm/util/arena.h"
+#include "vm/vm.h"
+
+/* An empty domain; everything in it is to come from its arena. NULL: no memory. Gives. */
+struct vm_domain *vm_domain_new(void);
+struct vm_arena *vm_domain_arena(struct vm_domain *d);
+struct vm_domain *vm_domain_ref(struct vm_domain *d);
+void vm_domain_unref(struct vm_domain *d);
+/* Is the memory that it was built from complete? Asked once, when it is finished. */
+bool vm_domain_failed(struct vm_domain *d);
+
+/* Would a user see the same? Times of building do not count, and a layer that is being written may grow by less than
+ * 1 MiB before that counts as news. */
+bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b);
+
+/* Takes the references in @domains (not the array), sorts by dir. @prev: the picture before, or NULL; the serial rises
+ * where the domains are not the very same objects. NULL: no memory (the references are dropped). Gives. */
+struct vm_picture *vm_picture_new(struct vm_domain **domains, size_t n, const struct vm_picture *prev);
+
+#endif

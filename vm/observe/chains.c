@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/observe/chains.h"
+
+#include <errno.h>
+#include <string.h>
+
+void vm_collect_init(struct vm_collect *c, struct vm_files *files, uint64_t number)
+{
+	*c = (struct vm_collect){ .files = files, .number = number };
+}
+
+void vm_collect_fini(struct vm_collect *c)
+{
+	free(c->file);
+	free(c->fact);
+	*c = (struct vm_collect){0};
+}
+
+static bool make_room(struct vm_collect *c)
+{
+	size_t room = c->room ? c->room * 2 : 64;
+	struct vm_file **file;
+	struct vm_fact_file *fact;
+
+	if (c->n < c->room)
+		return true;
+	file = reallocarray(c->file, room, sizeof(struct vm_file *));
+	if (file)
+		c->file = file;
+	fact = reallocarray(c->fact, room, sizeof(*fact));
+	if (fact)
+		c->fact = fact;
+	if (!file || !fact)
+		return false;
+	c->room = room;
+	return true;
+}
+
+/* The entry of @f, with nothing beneath it yet where it is new. */
+static int entry_of(struct vm_collect *c, struct vm_file *f)
+{
+	if (f->indexed == c->number)
+		return f->index;
+	if (!make_room(c)) {
+		c->failed = true;
+		return VM_NO_FILE;
+	}
+	f->index = (int)c->n++;
+	f->indexed = c->number;
+	f->shown_allocated = f->stamp.allocated;
+	c->file[f->index] = f;
+	c->fact[f->index] = (struct vm_fact_file){
+		.path = f->path, .error = f->code, .why = f->error, .format = f->format,
+		.info = f->format == Q2_FORMAT_QCOW2 ? f->info : NULL, .below = VM_NO_FILE, .data = VM_NO_FILE,
+		.shows = VM_NO_FILE, .exposes = f->exposes,
+	};
+	if (f->found)
+		c->fact[f->index].stamp = f->stamp;
+	return f->index;
+}
+
+static void follow_data(struct vm_collect *c, int i, struct q2_gate *gate)
+{
+	const char *error;
+	struct vm_file *data;
+	int code;
+
+	if (!c->fact[i].info || !c->fact[i].info->data_file || c->fact[i].data != VM_NO_FILE)
+		return;
+	data = vm_files_data(c->files, c->file[i], gate, &code, &error);
+	if (data)
+		code = entry_of(c, data);
+	if (data)
+		c->fact[i].data = code;
+}
+
+/* A loop device's file is needed, and not read. */
+static void follow_window(struct vm_collect *c, int i)
+{
+	struct vm_file *behind;
+	int j;
+
+	if (!c->file[i]->shows || c->fact[i].shows != VM_NO_FILE)
+		return;
+	behind = vm_files_behind(c->files, c->file[i]->shows);
+	j = behind ? entry_of(c, behind) : VM_NO_FILE;
+	c->fact[i].shows = j;
+}
+
+/* The graph says whose words they are: "'PATH' " in front of them would be said twice. */
+static const char *without_path(const char *error, const char *path)
+{
+	size_t len = strlen(path);
+
+	if (error[0] == '\'' && !strncmp(error + 1, path, len) && !strncmp(error + 1 + len, "' ", 2))
+		return error + len + 3;
+	return error;
+}
+
+/* Links entry @i to what it stands on and returns that, or VM_NO_FILE where there is nothing new to follow. */
+static int follow(struct vm_collect *c, int i, struct q2_gate *gate)
+{
+	struct vm_file *below;
+	const char *error;
+	int code, j;
+
+	follow_data(c, i, gate);
+	follow_window(c, i);
+	if (!c->fact[i].info || c->fact[i].below != VM_NO_FILE)
+		return VM_NO_FILE;
+	below = vm_files_below(c->files, c->file[i], gate, &code, &error);
+	if (!below) {
+		if (code < 0) {
+			c->fact[i].below_why = without_path(error, c->file[i]->path);
+			vm_files_refused(c->file[i], gate, &c->fact[i].refused_dev, &c->fact[i].refused_ino);
+		}
+		if (code == -ENOMEM)
+			c->failed = true;
+		return VM_NO_FILE;
+	}
+	j = entry_of(c, below);
+	c->fact[i].below = j;
+	c->fact[i].below_format = below->format;
+	c->fact[i].below_why = NULL;
+	return j;
+}
+
+int vm_collect_path(struct vm_collect *c, const char *path, enum q2_format format, struct q2_gate *gate)
+{
+	struct vm_file *f;
+	int first;
+
+	if (!path)
+		return VM_NO_FILE;
+	f = vm_files_top(c->files, path, format == Q2_FORMAT_NONE ? Q2_FORMAT_RAW : format);
+	if (!f) {
+		c->failed = true;
+		return VM_NO_FILE;
+	}
+	first = entry_of(c, f);
+	for (int i = first; i != VM_NO_FILE;)
+		i = follow(c, i, gate);
+	return first;
+}
+
+/* A first layer that the record does not name: the gate is asked for it as if it were named by itself. */
+static int ask_for_top(struct vm_collect *c, int layer, struct q2_gate *gate, struct vs_err *err)
+{
+	struct q2_file *open_file = NULL;
+	struct vm_file *f = c->file[layer];
+	enum q2_format format;
+	int r;
+
+	r = q2_gate_open(gate, f->path, f->path, q2_format_name(f->format), &open_file, &format, err);
+	if (r >= 0)
+		q2_file_close(open_file);
+	return r < 0 ? r : 0;
+}
+
+int vm_collect_allowed(struct vm_collect *c, const int *layers, size_t n, bool trusted, struct q2_gate *gate,
+		       struct vs_err *err)
+{
+	const char *error;
+	int code, r = 0;
+
+	if (n && !trusted)
+		r = ask_for_top(c, layers[0], gate, err);
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		struct vm_file *f = c->file[layers[i]];
+
+		if (!vm_files_below(c->files, f, gate, &code, &error) && code < 0)
+			return vs_err_set(err, code, "%s", error);
+		if (!vm_files_data(c->files, f, gate, &code, &error) && code < 0)
+			return vs_err_set(err, code, "%s", error);
+	}
+	return r;
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * chains.h: image files and everything beneath them, as facts for the graph.
+ *
+ * One collection is made for one look. A file that several domains use is one entry; what it stands on is followed
+ * through the gate of whoever asked first and is allowed to. Whether the others' gates agree is asked separately.
+ */
+#ifndef VS_VM_OBSERVE_CHAINS_H
+#define VS_VM_OBSERVE_CHAINS_H
+
+#include "vm/graph/graph.h"
+#include "vm/observe/headers.h"
+
+struct vm_collect {
+	struct vm_files *files; /* borrowed */
+	uint64_t number;        /* of this collection */
+	struct vm_file **file;  /* borrowed, index by index with: */
+	struct vm_fact_file *fact;
+	size_t n, room;
+	bool failed;            /* out of memory: the collection is not complete */
+};
+
+/* @number: another one than any collection had that used these files. */
+void vm_collect_init(struct vm_collect *c, struct vm_files *files, uint64_t number);
+void vm_collect_fini(struct vm_collect *c);
+
+/* The file at a trusted path and all that it stands on, through @gate. @format NONE is looked at as raw: there is nothing to
+ * follow then. VM_NO_FILE: out of memory, or @path is NULL. */
+int vm_collect_path(struct vm_collect *c, const char *path, enum q2_format format, struct q2_gate *gate);
+
+/* May all of @layers be read through @gate, each as what the one above it stands on? @trusted: the first is named by the
+ * record itself, which needs no gate. 0 or negative errno with a reason. */
+int vm_collect_allowed(struct vm_collect *c, const int *layers, size_t n, bool trusted, struct q2_gate *gate,
+		       struct vs_err *err);
+
+#endif

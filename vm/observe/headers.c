@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * When is a remembered header still true? When dev, ino, size, mtime and ctime are what they were, with two exceptions:
+ *
+ *   - The kernel stamps files with the time of its last tick. A header read within that tick of the last write may be
+ *     followed by another write that leaves the same stamp. Such a look is "racy" and is not trusted in the next round.
+ *   - A block device's times say nothing: its header is read in every round.
+ */
+#include "vm/observe/headers-priv.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include "vm/util/clock.h"
+
+#define RACY_NS (100 * VM_NS_PER_MS)
+#define FORGET_ROUNDS 8
+
+/* ---------------------------------------------------------------- the table */
+
+void vm_edge_free(struct vm_edge *e)
+{
+	q2_gate_unref(e->gate);
+	free(e->name);
+	free(e->format);
+	free(e->path);
+	free(e->error);
+	free(e);
+}
+
+static void file_free(void *thing)
+{
+	struct vm_file *f = thing;
+
+	while (f->edges) {
+		struct vm_edge *next = f->edges->next;
+
+		vm_edge_free(f->edges);
+		f->edges = next;
+	}
+	q2_info_free(f->own_info);
+	free(f->own_error);
+	free(f->shows);
+	free(f->path);
+	free(f);
+}
+
+struct vm_files *vm_files_new(void)
+{
+	return calloc(1, sizeof(struct vm_files));
+}
+
+void vm_files_free(struct vm_files *files)
+{
+	if (!files)
+		return;
+	vm_strmap_clear(&files->table, file_free);
+	free(files->mounts);
+	free(files);
+}
+
+/* Edges go first: one that is used keeps what it leads to in use, since both are looked at in the same round. */
+static void drop_old_edges(struct vm_file *f, uint64_t oldest)
+{
+	struct vm_edge **link = &f->edges;
+
+	while (*link) {
+		struct vm_edge *e = *link;
+
+		if (e->looked >= oldest) {
+			link = &e->next;
+			continue;
+		}
+		*link = e->next;
+		vm_edge_free(e);
+	}
+}
+
+static bool clean_edges(void *thing, void *opaque)
+{
+	drop_old_edges(thing, *(uint64_t *)opaque);
+	return true;
+}
+
+static bool still_used(void *thing, void *opaque)
+{
+	struct vm_file *f = thing;
+
+	if (f->looked >= *(uint64_t *)opaque)
+		return true;
+	file_free(f);
+	return false;
+}
+
+uint64_t vm_files_round(struct vm_files *files)
+{
+	files->round++;
+	if (files->round % FORGET_ROUNDS == 0) {
+		uint64_t oldest = files->round - FORGET_ROUNDS;
+
+		vm_strmap_filter(&files->table, clean_edges, &oldest);
+		vm_strmap_filter(&files->table, still_used, &oldest);
+	}
+	return files->round;
+}
+
+struct vm_file *vm_file_at(struct vm_files *files, const char *path, enum q2_format format)
+{
+	vs_autofree char *key = NULL;
+	struct vm_file *f;
+
+	if (asprintf(&key, "%d:%s", (int)format, path) < 0) {
+		key = NULL;
+		return NULL;
+	}
+	f = vm_strmap_get(&files->table, key);
+	if (f)
+		return f;
+	f = calloc(1, sizeof(*f));
+	if (!f)
+		return NULL;
+	f->path = strdup(path);
+	f->format = format;
+	f->code = -EAGAIN;
+	if (!f->path || vm_strmap_put(&files->table, key, f) < 0) {
+		file_free(f);
+		return NULL;
+	}
+	return f;
+}
+
+/* ---------------------------------------------------------------- one file */
+
+static int64_t statx_ns(struct statx_timestamp t)
+{
+	return t.tv_sec * VM_NS_PER_S + t.tv_nsec;
+}
+
+bool vm_file_stamp(const char *path, struct q2_stamp *stamp)
+{
+	struct statx st;
+
+	if (statx(AT_FDCWD, path, AT_STATX_SYNC_AS_STAT, STATX_BASIC_STATS | STATX_BTIME, &st))
+		return false;
+	*stamp = (struct q2_stamp){
+		.dev = makedev(st.stx_dev_major, st.stx_dev_minor), .ino = st.stx_ino, .size = st.stx_size,
+		.allocated = st.stx_blocks * 512, .mtime_ns = statx_ns(st.stx_mtime), .ctime_ns = statx_ns(st.stx_ctime),
+		.btime_ns = st.stx_mask & STATX_BTIME ? statx_ns(st.stx_btime) : 0, .mode = st.stx_mode, .uid = st.stx_uid,
+		.gid = st.stx_gid, .block = S_ISBLK(st.stx_mode),
+	};
+	if (stamp->block) {
+		stamp->dev = UINT64_MAX;
+		stamp->ino = makedev(st.stx_rdev_major, st.stx_rdev_minor);
+	}
+	return true;
+}
+
+static bool same_file(const struct q2_stamp *a, const struct q2_stamp *b)
+{
+	return a->dev == b->dev && a->ino == b->ino;
+}
+
+static bool same_stamp(const struct q2_stamp *a, const struct q2_stamp *b)
+{
+	return same_file(a, b) && a->size == b->size && a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns;
+}
+
+bool vm_file_fresh(const struct vm_file *f, bool found, const struct q2_stamp *now)
+{
+	if (!f->looked || f->found != found || f->racy)
+		return false;
+	if (!found)
+		return true;
+	return !now->block && same_stamp(&f->stamp, now);
+}
+
+static bool same_facts(const struct q2_info *a, const struct q2_info *b)
+{
+	if (!a || !b)
+		return a == b;
+	if (a->size != b->size || a->n_snapshots != b->n_snapshots || !vm_same_text(a->backing_name, b->backing_name) ||
+	    !vm_same_text(a->backing_format, b->backing_format) || !vm_same_text(a->data_file, b->data_file) ||
+	    !vm_same_text(a->unsupported, b->unsupported) || !same_file(&a->stamp, &b->stamp))
+		return false;
+	for (size_t i = 0; i < a->n_snapshots; i++)
+		if (!q2_snapshot_same(&a->snapshots[i], &b->snapshots[i]) ||
+		    a->snapshots[i].has_disk_size != b->snapshots[i].has_disk_size)
+			return false;
+	return true;
+}
+
+/* Writes down what a look found, which is borrowed from then on: once a round, or the same once more. Takes @info. */
+static void learn(struct vm_files *files, struct vm_file *f, struct q2_info *info, int code, const char *error)
+{
+	char *text = error ? strdup(error) : NULL;
+
+	if (!same_facts(f->own_info, info) || f->code != code || !vm_same_text(f->own_error, text))
+		f->changed = f->touched = files->round;
+	q2_info_free(f->own_info);
+	f->own_info = info;
+	f->info = info;
+	if (vm_same_text(f->own_error, text)) {
+		free(text);
+	} else {
+		free(f->own_error);
+		f->own_error = text;
+	}
+	f->error = f->own_error ? f->own_error : code < 0 ? "it cannot be read" : NULL;
+	f->code = code;
+}
+
+void vm_file_failed(struct vm_files *files, struct vm_file *f, int code, const char *error)
+{
+	learn(files, f, NULL, code, error);
+}
+
+void vm_file_set_stamp(struct vm_files *files, struct vm_file *f, bool found, const struct q2_stamp *now)
+{
+	int64_t last = now->mtime_ns > now->ctime_ns ? now->mtime_ns : now->ctime_ns;
+
+	if (f->found != found || !same_stamp(&f->stamp, now))
+		f->touched = files->round;
+	f->found = found;
+	f->stamp = *now;
+	f->racy = found && vm_now_ns() - last < RACY_NS;
+}
+
+void vm_file_read(struct vm_files *files, struct vm_file *f, struct q2_file *open_file)
+{
+	struct q2_info *info = NULL;
+	struct vs_err err = {0};
+	int r = q2_info_read(open_file, f->format, &info, &err);
+
+	/* A header that never held still is no news: what was known stays, and the next round tries again. */
+	if (r == -EAGAIN) {
+		f->racy = true;
+		if (f->own_info)
+			return;
+	}
+	if (r >= 0)
+		vm_file_set_stamp(files, f, true, &info->stamp);
+	learn(files, f, r < 0 ? NULL : info, r < 0 ? r : 0, r < 0 ? vs_err_text(&err, r) : NULL);
+}
+
+static void look_by_path(struct vm_files *files, struct vm_file *f)
+{
+	struct q2_file *open_file = NULL;
+	struct q2_stamp now = {0};
+	struct vs_err err = {0};
+	bool found = vm_file_stamp(f->path, &now);
+	int r;
+
+	vm_file_find_shown(f, found, &now);
+	if (found && vm_file_exposed(files, f, &now)) {
+		f->looked = files->round;
+		return;
+	}
+	if (!vm_file_fresh(f, found, &now)) {
+		vm_file_set_stamp(files, f, found, &now);
+		r = q2_file_open(f->path, &open_file, &err);
+		if (r < 0) {
+			vm_file_failed(files, f, r, vs_err_text(&err, r));
+		} else {
+			vm_file_read(files, f, open_file);
+			q2_file_close(open_file);
+		}
+	}
+	f->stamp.allocated = now.allocated;
+	f->looked = files->round;
+}
+
+struct vm_file *vm_files_top(struct vm_files *files, const char *path, enum q2_format format)
+{
+	struct vm_file *f = vm_file_at(files, path, format);
+
+	if (!f)
+		return NULL;
+	if (f->looked != files->round)
+		look_by_path(files, f);
+	f->trusted = files->round;
+	return f;
+}
+
+bool vm_files_locks(struct vm_files *files, struct vm_file *f)
+{
+	struct q2_file *open_file = NULL;
+	struct q2_locks now = {0};
+	bool news;
+
+	if (!f->exposes && q2_file_open(f->path, &open_file, NULL) >= 0) {
+		if (q2_file_locks(open_file, &now) < 0)
+			now = (struct q2_locks){0};
+		q2_file_close(open_file);
+	}
+	news = now.writer != f->locks.writer || now.no_read != f->locks.no_read;
+	f->locks = now;
+	if (news)
+		f->touched = files->round;
+	return news;
+}

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/observe/history.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/util/mem.h"
+#include "vm/util/strmap.h"
+
+#define KEPT_LOOKS 256
+#define COMMITS_MAX 4096
+
+struct seen_file {
+	struct vm_watch watch;
+	unsigned pulled_at;
+	uint64_t look; /* the last one that asked */
+};
+
+struct seen_disk {
+	unsigned since;
+	uint64_t look;
+};
+
+struct seen_frozen {
+	struct q2_stamp stamp;
+	uint64_t look;
+};
+
+struct node {
+	uint64_t dev, ino;
+};
+
+struct seen_commit {
+	struct node base, top;
+	bool has_top;
+	unsigned at;
+	uint64_t look;
+};
+
+struct vm_memory {
+	struct vm_strmap files, disks, frozen;
+	struct seen_commit *commits;
+	size_t n_commits;
+	unsigned poll;
+	uint64_t look; /* counts polls without gaps */
+};
+
+struct vm_memory *vm_memory_new(void)
+{
+	return calloc(1, sizeof(struct vm_memory));
+}
+
+void vm_memory_free(struct vm_memory *memory)
+{
+	if (!memory)
+		return;
+	vm_strmap_clear(&memory->files, free);
+	vm_strmap_clear(&memory->disks, free);
+	vm_strmap_clear(&memory->frozen, free);
+	free(memory->commits);
+	free(memory);
+}
+
+/* ---------------------------------------------------------------- forgetting */
+
+static bool outdated(const struct vm_memory *memory, uint64_t look)
+{
+	return look + KEPT_LOOKS < memory->look;
+}
+
+static bool keep_file(void *thing, void *opaque)
+{
+	struct seen_file *f = thing;
+
+	if (!outdated(opaque, f->look))
+		return true;
+	free(f);
+	return false;
+}
+
+static bool keep_disk(void *thing, void *opaque)
+{
+	struct seen_disk *d = thing;
+
+	if (!outdated(opaque, d->look))
+		return true;
+	free(d);
+	return false;
+}
+
+static bool keep_frozen(void *thing, void *opaque)
+{
+	struct seen_frozen *f = thing;
+
+	if (!outdated(opaque, f->look))
+		return true;
+	free(f);
+	return false;
+}
+
+static void forget_commits(struct vm_memory *memory)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < memory->n_commits; i++)
+		if (!outdated(memory, memory->commits[i].look))
+			memory->commits[kept++] = memory->commits[i];
+	memory->n_commits = kept;
+}
+
+void vm_memory_poll(struct vm_memory *memory, unsigned poll)
+{
+	memory->poll = poll;
+	memory->look++;
+	if (memory->look % KEPT_LOOKS)
+		return;
+	vm_strmap_filter(&memory->files, keep_file, memory);
+	vm_strmap_filter(&memory->disks, keep_disk, memory);
+	vm_strmap_filter(&memory->frozen, keep_frozen, memory);
+	forget_commits(memory);
+}
+
+/* ---------------------------------------------------------------- files */
+
+static struct seen_file *file_of(struct vm_memory *memory, const struct q2_stamp *stamp)
+{
+	struct seen_file *f;
+	char key[48];
+
+	snprintf(key, sizeof(key), "%" PRIx64 ":%" PRIx64, stamp->dev, stamp->ino);
+	f = vm_strmap_get(&memory->files, key);
+	if (!f) {
+		f = calloc(1, sizeof(*f));
+		if (!f || vm_strmap_put(&memory->files, key, f) < 0) {
+			free(f);
+			return NULL;
+		}
+	}
+	f->look = memory->look;
+	return f;
+}
+
+static bool exists(const struct q2_stamp *stamp)
+{
+	return stamp->dev || stamp->ino;
+}
+
+void vm_memory_file(struct vm_memory *memory, struct vm_fact_file *fact, bool frozen)
+{
+	struct seen_file *f = exists(&fact->stamp) ? file_of(memory, &fact->stamp) : NULL;
+
+	if (!f)
+		return;
+	if (f->watch.seen_at != memory->poll && (fact->info || fact->format != Q2_FORMAT_QCOW2))
+		vm_watch_step(&f->watch, &fact->stamp, fact->info ? fact->info->backing_name : NULL, frozen, memory->poll);
+	fact->written_at = f->watch.written_at;
+	fact->repointed_at = f->watch.repointed_at;
+	fact->pulled_at = f->pulled_at;
+}
+
+void vm_memory_pulled(struct vm_memory *memory, const struct q2_stamp *stamp)
+{
+	struct seen_file *f = exists(stamp) ? file_of(memory, stamp) : NULL;
+
+	if (f)
+		f->pulled_at = memory->poll;
+}
+
+/* ---------------------------------------------------------------- snapshot disks */
+
+unsigned vm_memory_since(struct vm_memory *memory, uint64_t ino, const char *pit)
+{
+	vs_autofree char *key = NULL;
+	struct seen_disk *d;
+
+	if (asprintf(&key, "%016" PRIx64 ":%s", ino, pit) < 0) {
+		key = NULL;
+		return memory->poll;
+	}
+	d = vm_strmap_get(&memory->disks, key);
+	if (!d) {
+		d = calloc(1, sizeof(*d));
+		if (!d || vm_strmap_put(&memory->disks, key, d) < 0) {
+			free(d);
+			return memory->poll;
+		}
+		d->since = memory->poll;
+	}
+	d->look = memory->look;
+	return d->since;
+}
+
+void vm_memory_froze(struct vm_memory *memory, uint64_t ino, const struct q2_stamp *stamp)
+{
+	struct seen_frozen *f;
+	char key[24];
+
+	snprintf(key, sizeof(key), "%016" PRIx64, ino);
+	f = vm_strmap_get(&memory->frozen, key);
+	if (!f) {
+		f = xcalloc(1, sizeof(*f));
+		if (vm_strmap_put(&memory->frozen, key, f) < 0)
+			xoom();
+	}
+	*f = (struct seen_frozen){ *stamp, memory->look };
+}
+
+const struct q2_stamp *vm_memory_frozen(struct vm_memory *memory, uint64_t ino)
+{
+	struct seen_frozen *f;
+	char key[24];
+
+	snprintf(key, sizeof(key), "%016" PRIx64, ino);
+	f = vm_strmap_get(&memory->frozen, key);
+	if (f)
+		f->look = memory->look;
+	return f ? &f->stamp : NULL;
+}
+
+/* ---------------------------------------------------------------- commits */
+
+static struct node node_of(const struct vm_facts *facts, int file)
+{
+	const struct q2_stamp *stamp = &facts->files[file].stamp;
+
+	return (struct node){ stamp->dev, stamp->ino };
+}
+
+static bool same_node(struct node a, struct node b)
+{
+	return a.dev == b.dev && a.ino == b.ino;
+}
+
+static int add_commit(struct vm_memory *memory, struct seen_commit commit)
+{
+	struct seen_commit *list;
+
+	for (size_t i = 0; i < memory->n_commits; i++) {
+		struct seen_commit *c = &memory->commits[i];
+
+		if (!same_node(c->base, commit.base) || c->has_top != commit.has_top || !same_node(c->top, commit.top))
+			continue;
+		*c = commit;
+		return 0;
+	}
+	if (memory->n_commits == COMMITS_MAX)
+		return 0;
+	list = realloc(memory->commits, (memory->n_commits + 1) * sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	memory->commits = list;
+	list[memory->n_commits++] = commit;
+	return 0;
+}
+
+int vm_memory_commits_add(struct vm_memory *memory, const struct vm_facts *facts, const struct vm_fact_commit *commits,
+			  size_t n)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < n && r == 0; i++) {
+		struct seen_commit c = { .at = memory->poll, .look = memory->look };
+
+		if (commits[i].base == VM_NO_FILE || !exists(&facts->files[commits[i].base].stamp))
+			continue;
+		c.base = node_of(facts, commits[i].base);
+		c.has_top = commits[i].top != VM_NO_FILE;
+		if (c.has_top)
+			c.top = node_of(facts, commits[i].top);
+		r = add_commit(memory, c);
+	}
+	return r;
+}
+
+static int find_node(const struct vm_facts *facts, struct node node)
+{
+	for (size_t i = 0; i < facts->n_files; i++)
+		if (same_node(node_of(facts, (int)i), node))
+			return (int)i;
+	return VM_NO_FILE;
+}
+
+int vm_memory_commits(struct vm_memory *memory, const struct vm_facts *facts, struct vm_fact_commit **out, size_t *n)
+{
+	struct vm_fact_commit *list = calloc(memory->n_commits + 1, sizeof(*list));
+	size_t kept = 0;
+
+	if (!list)
+		return -ENOMEM;
+	for (size_t i = 0; i < memory->n_commits; i++) {
+		struct seen_commit *c = &memory->commits[i];
+		int base = find_node(facts, c->base);
+
+		if (base == VM_NO_FILE)
+			continue;
+		c->look = memory->look;
+		list[kept++] = (struct vm_fact_commit){ .base = base, .at = c->at,
+							.top = c->has_top ? find_node(facts, c->top) : VM_NO_FILE };
+	}
+	*out = list;
+	*n = kept;
+	return 0;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * history.h: what earlier looks saw that the present one cannot see any more.
+ *
+ * A file that was frozen and is written, a commit that ran and ended, a pull that completed: none of them leaves a trace
+ * that can be read later. While mounted we remember them, by (dev, ino), for as long as the files exist and for a
+ * while after. The rules that make use of it are in graph/state.c.
+ *
+ * A poll is the number of a look, from 1. Threads: one, the refresher.
+ */
+#ifndef VS_VM_OBSERVE_HISTORY_H
+#define VS_VM_OBSERVE_HISTORY_H
+
+#include "vm/graph/graph.h"
+
+struct vm_memory;
+struct vm_memory *vm_memory_new(void); /* NULL: no memory */
+void vm_memory_free(struct vm_memory *memory);
+
+/* Begins the poll of this number; polls may be left out. What was not asked for in the last 256 looks is forgotten. */
+void vm_memory_poll(struct vm_memory *memory, unsigned poll);
+
+/* One look at a file: fills in written_at, repointed_at, pulled_at. @frozen as for vm_watch_step(). Once a poll for every
+ * (dev, ino); more often does no harm. */
+void vm_memory_file(struct vm_memory *memory, struct vm_fact_file *fact, bool frozen);
+
+/* A pull into this file was seen to complete. */
+void vm_memory_pulled(struct vm_memory *memory, const struct q2_stamp *stamp);
+
+/* The first poll that saw the snapshot disk with this inode number (it identifies snapshot and disk) on this image. */
+unsigned vm_memory_since(struct vm_memory *memory, uint64_t ino, const char *pit);
+
+/* The image of this snapshot disk was found right, with this stamp. And: what was; NULL: it never was while we looked. Borrowed. */
+void vm_memory_froze(struct vm_memory *memory, uint64_t ino, const struct q2_stamp *stamp);
+const struct q2_stamp *vm_memory_frozen(struct vm_memory *memory, uint64_t ino);
+
+/* Adds what vm_graph_commits() found. 0 or -ENOMEM. */
+int vm_memory_commits_add(struct vm_memory *memory, const struct vm_facts *facts, const struct vm_fact_commit *commits,
+			  size_t n);
+/* The remembered commits of which the base is among @facts->files. Gives *out. 0 or -ENOMEM. */
+int vm_memory_commits(struct vm_memory *memory, const struct vm_facts *facts, struct vm_fact_commit **out, size_t *n);
+
+#endif

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * observe-priv.h: one look at one domain, as domains.c, records.c and jobs.c share it.
+ */
+#ifndef VS_VM_OBSERVE_OBSERVE_PRIV_H
+#define VS_VM_OBSERVE_OBSERVE_PRIV_H
+
+#include "vm/observe/observe.h"
+
+#define VM_KNOWN_TURNS 100 /* how many records of a large connection are asked for in turn at every look */
+
+/* One thing after another is asked; `gone` ends the questions. */
+struct vm_ask {
+	struct vm_known *known;
+	struct vm_conn *conn;
+	struct vm_known_domain *d;
+	virDomainPtr dom;
+	bool occupied; /* somebody is at work on it: an answer of QEMU's may take long */
+	bool closer;  /* ask for all its records */
+	bool gone;    /* the domain vanished while we looked */
+	bool failed;  /* libvirt did not answer something: what was known before stays */
+};
+
+/* libvirt refused to answer: why? */
+void vm_ask_refused(struct vm_ask *ask);
+
+/* Enough to tell that a text of libvirt's is not the one it was; no defence against malice is needed. */
+static inline uint64_t vm_known_hash(const char *text)
+{
+	uint64_t h = UINT64_C(0xcbf29ce484222325);
+
+	for (; *text; text++)
+		h = (h ^ (unsigned char)*text) * UINT64_C(0x100000001b3);
+	return h;
+}
+
+/* jobs.c */
+void vm_ask_jobs(struct vm_ask *ask);
+void vm_known_jobs_free(struct vm_known_job *jobs, size_t n);
+
+/* records.c. @first: how many snapshots the domains before this one have, for the taking of turns. */
+void vm_ask_snapshots(struct vm_ask *ask, size_t first);
+void vm_known_snapshot_free(void *snapshot);
+
+#endif

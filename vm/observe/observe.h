@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * observe.h: what libvirt said last about every domain of a connection, parsed.
+ *
+ * One look asks libvirt again: cheaply for most things (names, definitions, jobs), and for the text of a snapshot's record
+ * only where it is new, where something about its domain has changed or an event named the domain, and a few more in
+ * turn, so that a foreign REDEFINE is noticed too. Small connections are asked for everything every time.
+ *
+ * Domains and snapshots come and go while we look: what vanishes half-way is as if it had not been there.
+ * Threads: one, the refresher. Records are shared with pictures and are immutable.
+ */
+#ifndef VS_VM_OBSERVE_OBSERVE_H
+#define VS_VM_OBSERVE_OBSERVE_H
+
+#include "vm/graph/graph.h"
+#include "vm/libvirt/conn.h"
+#include "vm/observe/gates.h"
+#include "vm/observe/jobs-ask.h"
+#include "vm/util/log.h"
+#include "vm/util/strmap.h"
+#include "vm/xml/xml.h"
+
+/* A parsed snapshot record; reference-counted, immutable. */
+struct vm_record;
+const struct vm_xml_snapshot *vm_record_xml(const struct vm_record *record);
+void *vm_record_ref(void *record);
+void vm_record_unref(void *record);
+
+struct vm_known_snapshot {
+	char *name;
+	struct vm_record *record; /* NULL where it could not be had or parsed: */
+	char *problem;            /* why */
+	/* private */
+	uint64_t hash, seen;
+};
+
+struct vm_known_job {
+	char *target;
+	enum vm_job type;
+	uint64_t done, total;
+	uint64_t since; /* the poll that first saw it */
+	bool over;      /* it was there at the last look and is not any more */
+};
+
+struct vm_known_domain {
+	char *uuid, *name;
+	const char *state;               /* as virsh domstate says */
+	bool running;
+	struct vm_xml_domain *now;       /* the live definition where it runs, else the configured one; NULL: not parsable */
+	struct vm_xml_domain *config;    /* running domains: what the next start will use; NULL otherwise */
+	char *unknown;                   /* NULL, or what libvirt did not tell at the last look: what is here may be older */
+	struct vm_known_snapshot **list; /* parents before children */
+	size_t n_list;
+	char *current;                   /* name of the current snapshot, or NULL */
+	struct vm_known_job *jobs;
+	size_t n_jobs;
+	int64_t busy_since_s;            /* libvirt has been at work on it since (calendar); 0: it is not */
+	struct vm_log *log;
+
+	/* notes of the callers */
+	struct vm_gate_memo gate;
+	bool greeted;
+
+	/* private */
+	struct vm_strmap by_name;
+	uint64_t now_hash, config_hash, names_hash, seen;
+	struct vm_job_ask *asking; /* a question for its jobs that was not answered yet */
+	bool refused; /* libvirt did not answer something at the last look */
+};
+
+struct vm_known {
+	struct vm_known_domain **domains; /* by name */
+	size_t n_domains;
+	size_t n_snapshots;               /* of all domains */
+	bool changed;                     /* the last look found something else than the one before */
+	bool jobs;                        /* some job is running */
+	uint64_t poll;                    /* set by the caller: the number of the poll that a look belongs to */
+
+	/* private */
+	uint64_t look;
+	struct vm_strmap by_uuid;
+	struct vm_log_shelf *shelf;       /* borrowed, as is: */
+	struct vm_job_asker *asker;
+	size_t turn;                      /* where the taking of turns goes on */
+};
+
+void vm_known_init(struct vm_known *known, struct vm_log_shelf *shelf, struct vm_job_asker *asker);
+void vm_known_fini(struct vm_known *known);
+
+/* One look. @hints: domains to be looked at closely. 0; -EHOSTDOWN: the connection is gone, and what is known may be half
+ * old and half new; another negative errno: libvirt cannot list its domains, and nothing has changed. */
+int vm_known_look(struct vm_known *known, struct vm_conn *conn, const struct vm_hints *hints, struct vs_err *err);
+
+#endif

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/observe/pools.h"
+
+#include <errno.h>
+#include <libvirt/virterror.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/libvirt/virterr.h"
+#include "vm/util/clock.h"
+#include "vm/util/mem.h"
+#include "vm/xml/xml.h"
+
+#define LIST_AGAIN_NS (60 * VM_NS_PER_S)
+
+static void pool_fini(struct vm_pool *p)
+{
+	for (size_t i = 0; i < p->n_volumes; i++)
+		free(p->volumes[i]);
+	free(p->volumes);
+	free(p->name);
+	free(p->dir);
+}
+
+/* "what: libvirt's sentence", of the call that has just failed. */
+static void add_problem(struct vm_pools *pools, const char *what)
+{
+	struct vs_err err = {0};
+
+	vm_virterr_set(&err, "%s", what);
+	pools->problems = xreallocarray(pools->problems, pools->n_problems + 1, sizeof(*pools->problems));
+	pools->problems[pools->n_problems++] = xstrdup(err.msg);
+}
+
+static void drop_problems(struct vm_pools *pools)
+{
+	for (size_t i = 0; i < pools->n_problems; i++)
+		free(pools->problems[i]);
+	free(vs_steal(pools->problems));
+	pools->n_problems = 0;
+}
+
+static void drop_pools(struct vm_pools *pools)
+{
+	drop_problems(pools);
+	for (size_t i = 0; i < pools->n; i++)
+		pool_fini(&pools->pools[i]);
+	free(pools->pools);
+	pools->pools = NULL;
+	pools->n = 0;
+}
+
+void vm_pools_fini(struct vm_pools *pools)
+{
+	drop_pools(pools);
+	free(pools->names);
+	*pools = (struct vm_pools){0};
+}
+
+/* ---------------------------------------------------------------- one pool */
+
+static bool holds_files(const char *type)
+{
+	static const char *const types[] = { "dir", "fs", "netfs", "vstorage" };
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(types); i++)
+		if (type && !strcmp(type, types[i]))
+			return true;
+	return false;
+}
+
+static void read_volumes(struct vm_pools *pools, virStoragePoolPtr pool, struct vm_pool *p)
+{
+	virStorageVolPtr *vols = NULL;
+	int n = virStoragePoolListAllVolumes(pool, &vols, 0);
+
+	if (n < 0) {
+		vs_autofree char *what = xasprintf("the volumes of storage pool '%s'", virStoragePoolGetName(pool));
+
+		add_problem(pools, what);
+		return;
+	}
+	p->volumes = calloc((size_t)n + 1, sizeof(*p->volumes));
+	for (int i = 0; i < n; i++) {
+		char *path = p->volumes ? virStorageVolGetPath(vols[i]) : NULL;
+
+		if (path && path[0] == '/')
+			p->volumes[p->n_volumes++] = path;
+		else
+			free(path);
+		virStorageVolFree(vols[i]);
+	}
+	free(vols);
+}
+
+/* False: nothing there that an image could stand on. */
+static bool read_pool(struct vm_pools *pools, virStoragePoolPtr pool, struct vm_pool *p)
+{
+	vs_autofree char *xml = virStoragePoolGetXMLDesc(pool, 0);
+	struct vm_xml_pool *parsed = NULL;
+	bool useful;
+
+	*p = (struct vm_pool){0};
+	if (!xml || vm_xml_pool_parse(xml, &parsed, NULL) < 0) {
+		vs_autofree char *what = xasprintf("storage pool '%s'", virStoragePoolGetName(pool));
+
+		add_problem(pools, what);
+		return false;
+	}
+	p->name = vs_steal(parsed->name);
+	if (!holds_files(parsed->type))
+		read_volumes(pools, pool, p);
+	else if (parsed->target)
+		p->dir = vs_steal(parsed->target);
+	vm_xml_pool_free(parsed);
+	useful = p->dir || p->n_volumes;
+	if (!useful)
+		pool_fini(p);
+	return useful;
+}
+
+/* ---------------------------------------------------------------- all of them */
+
+static int by_name(const void *a, const void *b)
+{
+	virStoragePoolPtr x = *(virStoragePoolPtr const *)a, y = *(virStoragePoolPtr const *)b;
+
+	return strcmp(virStoragePoolGetName(x), virStoragePoolGetName(y));
+}
+
+/* The names, each with its end of line. Gives; NULL: no memory. */
+static char *names_of(virStoragePoolPtr *list, int n)
+{
+	char *names = NULL;
+	size_t len = 0;
+	FILE *f = open_memstream(&names, &len);
+
+	if (!f)
+		return NULL;
+	for (int i = 0; i < n; i++)
+		fprintf(f, "%s\n", virStoragePoolGetName(list[i]));
+	if (fclose(f)) {
+		free(names);
+		return NULL;
+	}
+	return names;
+}
+
+static bool same_pool(const struct vm_pool *a, const struct vm_pool *b)
+{
+	if (strcmp(a->name, b->name) || !a->dir != !b->dir || (a->dir && strcmp(a->dir, b->dir)) ||
+	    a->n_volumes != b->n_volumes)
+		return false;
+	for (size_t i = 0; i < a->n_volumes; i++)
+		if (strcmp(a->volumes[i], b->volumes[i]))
+			return false;
+	return true;
+}
+
+static bool same_pools(const struct vm_pools *a, const struct vm_pools *b)
+{
+	if (a->n != b->n || a->n_problems != b->n_problems)
+		return false;
+	for (size_t i = 0; i < a->n; i++)
+		if (!same_pool(&a->pools[i], &b->pools[i]))
+			return false;
+	return true;
+}
+
+static int read_pools(struct vm_pools *pools, virStoragePoolPtr *list, int n, bool *changed)
+{
+	struct vm_pools next = { .listed_ns = vm_steady_ns() };
+
+	next.pools = calloc((size_t)n + 1, sizeof(*next.pools));
+	next.names = names_of(list, n);
+	if (!next.pools || !next.names) {
+		vm_pools_fini(&next);
+		return -ENOMEM;
+	}
+	for (int i = 0; i < n; i++)
+		next.n += read_pool(&next, list[i], &next.pools[next.n]);
+	*changed = !same_pools(pools, &next);
+	vm_pools_fini(pools);
+	*pools = next;
+	return 0;
+}
+
+int vm_pools_look(struct vm_pools *pools, virConnectPtr conn, bool force, bool *changed)
+{
+	virStoragePoolPtr *list = NULL;
+	vs_autofree char *names = NULL;
+	int n, r = 0;
+
+	*changed = false;
+	n = virConnectListAllStoragePools(conn, &list, VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE);
+	if (n < 0) {
+		r = vm_virterr_code();
+		if (r == -EOPNOTSUPP)
+			return 0;
+		*changed = !pools->n_problems;
+		drop_problems(pools);
+		add_problem(pools, "the storage pools cannot be listed");
+		free(vs_steal(pools->names)); /* to be read anew when it can be listed again */
+		return r;
+	}
+	qsort(list, (size_t)n, sizeof(virStoragePoolPtr), by_name);
+	names = names_of(list, n);
+	if (force || !pools->names || !names || strcmp(pools->names, names) ||
+	    vm_steady_ns() - pools->listed_ns > LIST_AGAIN_NS)
+		r = read_pools(pools, list, n, changed);
+	for (int i = 0; i < n; i++)
+		virStoragePoolFree(list[i]);
+	free(list);
+	return r;
+}

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/* The snapshots of one domain: their names, the current one, and the text of those records that are worth asking for. */
+#include "vm/observe/observe-priv.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "vm/libvirt/virterr.h"
+
+#define ASK_ALL_UP_TO 200 /* snapshots of the whole connection: then every record is asked for at every look */
+
+/* ---------------------------------------------------------------- records */
+
+struct vm_record {
+	atomic_uint refs;
+	struct vm_xml_snapshot *xml;
+};
+
+const struct vm_xml_snapshot *vm_record_xml(const struct vm_record *record)
+{
+	return record->xml;
+}
+
+void *vm_record_ref(void *record)
+{
+	atomic_fetch_add_explicit(&((struct vm_record *)record)->refs, 1, memory_order_relaxed);
+	return record;
+}
+
+void vm_record_unref(void *opaque)
+{
+	struct vm_record *record = opaque;
+
+	if (!record || atomic_fetch_sub_explicit(&record->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	vm_xml_snapshot_free(record->xml);
+	free(record);
+}
+
+/* Takes @xml. */
+static struct vm_record *record_new(struct vm_xml_snapshot *xml)
+{
+	struct vm_record *record = calloc(1, sizeof(*record));
+
+	if (!record) {
+		vm_xml_snapshot_free(xml);
+		return NULL;
+	}
+	atomic_init(&record->refs, 1);
+	record->xml = xml;
+	return record;
+}
+
+void vm_known_snapshot_free(void *thing)
+{
+	struct vm_known_snapshot *s = thing;
+
+	vm_record_unref(s->record);
+	free(s->problem);
+	free(s->name);
+	free(s);
+}
+
+/* ---------------------------------------------------------------- one domain: snapshots */
+
+static struct vm_known_snapshot *snapshot_of(struct vm_known_domain *d, const char *name)
+{
+	struct vm_known_snapshot *s = vm_strmap_get(&d->by_name, name);
+
+	if (s)
+		return s;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return NULL;
+	s->name = strdup(name);
+	if (!s->name || vm_strmap_put(&d->by_name, name, s) < 0) {
+		vm_known_snapshot_free(s);
+		return NULL;
+	}
+	return s;
+}
+
+/* Takes in the text of a record; libvirt's refusal (NULL) is a problem only where nothing was known before. */
+static void take_record(struct vm_ask *ask, struct vm_known_snapshot *s, const char *text)
+{
+	struct vm_xml_snapshot *xml = NULL;
+	struct vs_err err = {0};
+	uint64_t hash = text ? vm_known_hash(text) : 0;
+	int r;
+
+	if ((text && s->hash == hash && (s->record || s->problem)) || (!text && s->record))
+		return;
+	r = text ? vm_xml_snapshot_parse(text, &xml, &err) : vm_virterr_set(&err, "its record cannot be read");
+	if (!text && s->problem && !strcmp(s->problem, err.msg))
+		return; /* refused as before: no news */
+	vm_record_unref(s->record);
+	free(s->problem);
+	s->hash = hash;
+	s->record = r < 0 ? NULL : record_new(xml);
+	s->problem = r < 0 ? strdup(vs_err_text(&err, r)) : NULL;
+	ask->known->changed = true;
+}
+
+/* Small connections: always. Large ones: what is new, what is close to a change, and the next ones in turn. */
+static bool should_ask(struct vm_ask *ask, const struct vm_known_snapshot *s, size_t place)
+{
+	struct vm_known *known = ask->known;
+
+	if (!s->record || ask->closer || known->n_snapshots <= ASK_ALL_UP_TO)
+		return true;
+	return place >= known->turn && place < known->turn + VM_KNOWN_TURNS;
+}
+
+/* False: it vanished after it was listed. */
+static bool ask_record(struct vm_ask *ask, virDomainSnapshotPtr snap, struct vm_known_snapshot *s, size_t place)
+{
+	vs_autofree char *text = NULL;
+
+	if (!should_ask(ask, s, place))
+		return true;
+	text = virDomainSnapshotGetXMLDesc(snap, 0);
+	if (!text && vm_virterr_code() == -ENOENT)
+		return false;
+	take_record(ask, s, text);
+	return true;
+}
+
+static uint64_t names_of(virDomainSnapshotPtr *snaps, int n)
+{
+	uint64_t h = (uint64_t)n;
+
+	for (int i = 0; i < n; i++)
+		h = (h ^ vm_known_hash(virDomainSnapshotGetName(snaps[i]))) * UINT64_C(0x100000001b3);
+	return h;
+}
+
+/* One that is freed has changed what libvirt says also where its name was listed still: it may have vanished right after
+ * that, and a sketch that was drawn before borrows from it. */
+static bool was_listed(void *thing, void *opaque)
+{
+	struct vm_known_snapshot *s = thing;
+	struct vm_known *known = opaque;
+
+	if (s->seen == known->look)
+		return true;
+	vm_known_snapshot_free(s);
+	known->changed = true;
+	return false;
+}
+
+/* @first: how many snapshots other domains had before this one, for the taking of turns. */
+static void take_list(struct vm_ask *ask, virDomainSnapshotPtr *snaps, int n, size_t first)
+{
+	struct vm_known_domain *d = ask->d;
+	struct vm_known_snapshot **list = calloc((size_t)n + 1, sizeof(*list));
+	uint64_t names = names_of(snaps, n);
+
+	if (!list)
+		return;
+	if (names != d->names_hash)
+		ask->known->changed = ask->closer = true;
+	d->names_hash = names;
+	free(d->list);
+	d->list = list;
+	d->n_list = 0;
+	for (int i = 0; i < n; i++) {
+		struct vm_known_snapshot *s = snapshot_of(d, virDomainSnapshotGetName(snaps[i]));
+
+		if (!s || !ask_record(ask, snaps[i], s, first + (size_t)i))
+			continue;
+		s->seen = ask->known->look;
+		list[d->n_list++] = s;
+	}
+	vm_strmap_filter(&d->by_name, was_listed, ask->known);
+}
+
+static int list_snapshots(virDomainPtr dom, virDomainSnapshotPtr **snaps)
+{
+	int n = virDomainListAllSnapshots(dom, snaps, VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL);
+
+	if (n < 0 && vm_virterr_code() == -EINVAL)
+		n = virDomainListAllSnapshots(dom, snaps, 0);
+	if (n < 0 && vm_virterr_code() == -EOPNOTSUPP) {
+		*snaps = NULL;
+		return 0;
+	}
+	return n;
+}
+
+static void ask_current(struct vm_ask *ask, bool any)
+{
+	struct vm_known_domain *d = ask->d;
+	virDomainSnapshotPtr snap = any ? virDomainSnapshotCurrent(ask->dom, 0) : NULL;
+	const char *name = snap ? virDomainSnapshotGetName(snap) : NULL;
+
+	if (!d->current != !name || (name && strcmp(d->current, name))) {
+		free(d->current);
+		d->current = name ? strdup(name) : NULL;
+		ask->known->changed = ask->closer = true;
+	}
+	if (snap)
+		virDomainSnapshotFree(snap);
+}
+
+void vm_ask_snapshots(struct vm_ask *ask, size_t first)
+{
+	virDomainSnapshotPtr *snaps = NULL;
+	int n = list_snapshots(ask->dom, &snaps);
+
+	if (n < 0) {
+		vm_ask_refused(ask);
+		return;
+	}
+	ask_current(ask, n > 0);
+	take_list(ask, snaps, n, first);
+	for (int i = 0; i < n; i++)
+		virDomainSnapshotFree(snaps[i]);
+	free(snaps);
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/util/arena.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define CHUNK_BYTES (16u << 10)
+#define ALIGNMENT 16u
+
+struct vm_arena_chunk {
+	struct vm_arena_chunk *next;
+	size_t used, room;
+	_Alignas(ALIGNMENT) char bytes[];
+};
+
+struct vm_arena_owned {
+	struct vm_arena_owned *next;
+	void *thing;
+	void (*drop)(void *thing);
+};
+
+void vm_arena_init(struct vm_arena *a)
+{
+	*a = (struct vm_arena){0};
+}
+
+void vm_arena_fini(struct vm_arena *a)
+{
+	for (struct vm_arena_owned *o = a->owned; o; o = o->next)
+		o->drop(o->thing);
+	while (a->chunks) {
+		struct vm_arena_chunk *next = a->chunks->next;
+
+		free(a->chunks);
+		a->chunks = next;
+	}
+	vm_arena_init(a);
+}
+
+bool vm_arena_failed(const struct vm_arena *a)
+{
+	return a->failed;
+}
+
+/* A new chunk goes to the front unless it holds one large thing: then the half-empty one stays there. */
+static struct vm_arena_chunk *add_chunk(struct vm_arena *a, size_t need)
+{
+	size_t room = need > CHUNK_BYTES / 4 ? need : CHUNK_BYTES;
+	struct vm_arena_chunk *c = calloc(1, sizeof(*c) + room);
+
+	if (!c)
+		return NULL;
+	c->room = room;
+	if (room == need && a->chunks) {
+		c->next = a->chunks->next;
+		a->chunks->next = c;
+	} else {
+		c->next = a->chunks;
+		a->chunks = c;
+	}
+	return c;
+}
+
+void *vm_arena_calloc(struct vm_arena *a, size_t n, size_t size)
+{
+	struct vm_arena_chunk *c = a->chunks;
+	size_t bytes;
+	void *p;
+
+	if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX / 2) {
+		a->failed = true;
+		return NULL;
+	}
+	bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+	if (!bytes)
+		bytes = ALIGNMENT;
+	if (!c || c->room - c->used < bytes)
+		c = add_chunk(a, bytes);
+	if (!c) {
+		a->failed = true;
+		return NULL;
+	}
+	p = c->bytes + c->used;
+	c->used += bytes;
+	return p;
+}
+
+static char *empty_string(void)
+{
+	static char empty[1];
+
+	return empty;
+}
+
+char *vm_arena_strdup(struct vm_arena *a, const char *s)
+{
+	size_t len;
+	char *copy;
+
+	if (!s)
+		return NULL;
+	len = strlen(s);
+	copy = vm_arena_calloc(a, len + 1, 1);
+	if (!copy)
+		return empty_string();
+	memcpy(copy, s, len);
+	return copy;
+}
+
+char *vm_arena_printf(struct vm_arena *a, const char *fmt, ...)
+{
+	vs_autofree char *text = NULL;
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vasprintf(&text, fmt, ap);
+	va_end(ap);
+	if (n < 0) {
+		text = NULL;
+		a->failed = true;
+		return empty_string();
+	}
+	return vm_arena_strdup(a, text);
+}
+
+void *vm_arena_own(struct vm_arena *a, void *thing, void (*drop)(void *thing))
+{
+	struct vm_arena_owned *o = vm_arena_calloc(a, 1, sizeof(*o));
+
+	if (!o) {
+		drop(thing);
+		return NULL;
+	}
+	*o = (struct vm_arena_owned){ .next = a->owned, .thing = thing, .drop = drop };
+	a->owned = o;
+	return thing;
+}
+
+void vm_strings_add(struct vm_arena *a, struct vm_strings *list, const char *s)
+{
+	if (list->n + 2 > list->room) {
+		size_t room = list->room ? list->room * 2 : 8;
+		char **v = vm_arena_calloc(a, room, sizeof(*v));
+
+		if (!v)
+			return;
+		if (list->n)
+			memcpy(v, list->v, list->n * sizeof(*v));
+		list->v = v;
+		list->room = room;
+	}
+	list->v[list->n++] = vm_arena_strdup(a, s);
+}
+
+bool vm_strings_has(const struct vm_strings *list, const char *s)
+{
+	for (size_t i = 0; i < list->n; i++)
+		if (!strcmp(list->v[i], s))
+			return true;
+	return false;
+}
+
+char **vm_strings_done(struct vm_arena *a, struct vm_strings *list)
+{
+	if (!list->v)
+		list->v = vm_arena_calloc(a, 1, sizeof(*list->v));
+	return list->v;
+}

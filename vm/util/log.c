@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/util/log.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <syslog.h>
+#include <time.h>
+
+#include "vm/util/clock.h"
+
+#define LINES 1000
+#define SHELF_MAX 64
+
+struct line {
+	int64_t when_ns;
+	char *text;
+};
+
+struct vm_log {
+	atomic_uint refs;
+	bool to_stderr; /* immutable */
+
+	pthread_mutex_t lock; /* guards the rest; a leaf: nothing is called under it but the allocator */
+	char *name;
+	struct line lines[LINES];
+	size_t first, n;
+	int64_t changed_ns;
+};
+
+struct vm_log *vm_log_new(const char *name, bool to_stderr)
+{
+	struct vm_log *log = calloc(1, sizeof(*log));
+
+	if (!log)
+		return NULL;
+	log->name = strdup(name);
+	if (!log->name) {
+		free(log);
+		return NULL;
+	}
+	atomic_init(&log->refs, 1);
+	pthread_mutex_init(&log->lock, NULL);
+	log->to_stderr = to_stderr;
+	log->changed_ns = vm_now_ns();
+	return log;
+}
+
+struct vm_log *vm_log_ref(struct vm_log *log)
+{
+	atomic_fetch_add_explicit(&log->refs, 1, memory_order_relaxed);
+	return log;
+}
+
+void vm_log_unref(struct vm_log *log)
+{
+	if (!log || atomic_fetch_sub_explicit(&log->refs, 1, memory_order_acq_rel) != 1)
+		return;
+	for (size_t i = 0; i < LINES; i++)
+		free(log->lines[i].text);
+	pthread_mutex_destroy(&log->lock);
+	free(log->name);
+	free(log);
+}
+
+void vm_log_rename(struct vm_log *log, const char *name)
+{
+	char *copy = NULL;
+
+	pthread_mutex_lock(&log->lock);
+	if (strcmp(log->name, name))
+		copy = strdup(name);
+	if (copy) {
+		free(log->name);
+		log->name = copy;
+	}
+	pthread_mutex_unlock(&log->lock);
+}
+
+/* One line stays one line, whatever a tool below put into its message. */
+static void flatten(char *text)
+{
+	size_t len = strlen(text);
+
+	while (len && (text[len - 1] == '\n' || text[len - 1] == ' '))
+		text[--len] = '\0';
+	for (char *p = text; *p; p++)
+		if ((unsigned char)*p < 0x20 || *p == 0x7f)
+			*p = ' ';
+}
+
+static void publish(const struct vm_log *log, const char *name, const char *text)
+{
+	if (log->to_stderr)
+		fprintf(stderr, "%s: %s\n", name, text);
+	else
+		syslog(LOG_DAEMON | LOG_INFO, "%s: %s", name, text);
+}
+
+void vm_log(struct vm_log *log, const char *fmt, ...)
+{
+	vs_autofree char *name = NULL;
+	vs_autofree char *copy = NULL;
+	struct line *slot;
+	char *text = NULL;
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vasprintf(&text, fmt, ap);
+	va_end(ap);
+	if (n < 0)
+		return;
+	flatten(text);
+	copy = strdup(text);
+
+	pthread_mutex_lock(&log->lock);
+	name = strdup(log->name);
+	slot = &log->lines[(log->first + log->n) % LINES];
+	if (log->n == LINES)
+		log->first = (log->first + 1) % LINES;
+	else
+		log->n++;
+	free(slot->text);
+	*slot = (struct line){ .when_ns = vm_now_ns(), .text = text };
+	log->changed_ns = slot->when_ns;
+	pthread_mutex_unlock(&log->lock);
+
+	if (name && copy)
+		publish(log, name, copy);
+}
+
+static void print_line(FILE *f, const struct line *line)
+{
+	char when[40];
+
+	vm_time_text(line->when_ns, when, sizeof(when));
+	fprintf(f, "%s %s\n", when, line->text);
+}
+
+int vm_log_text(struct vm_log *log, char **text, size_t *len, int64_t *changed_ns)
+{
+	char *out = NULL;
+	size_t out_len = 0;
+	int64_t when_ns;
+	FILE *f = open_memstream(&out, &out_len);
+	bool bad;
+
+	if (!f)
+		return -ENOMEM;
+	pthread_mutex_lock(&log->lock);
+	for (size_t i = 0; i < log->n; i++)
+		print_line(f, &log->lines[(log->first + i) % LINES]);
+	when_ns = log->changed_ns;
+	pthread_mutex_unlock(&log->lock);
+	bad = ferror(f);
+	if (fclose(f) || bad) {
+		free(out);
+		return -ENOMEM;
+	}
+	*text = out;
+	*len = out_len;
+	*changed_ns = when_ns;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- departed domains */
+
+struct vm_log_shelf {
+	bool to_stderr;
+	struct {
+		char *uuid;
+		struct vm_log *log;
+	} slots[SHELF_MAX];
+	size_t next; /* the slot to be used next: the longest departed */
+};
+
+struct vm_log_shelf *vm_log_shelf_new(bool to_stderr)
+{
+	struct vm_log_shelf *shelf = calloc(1, sizeof(*shelf));
+
+	if (shelf)
+		shelf->to_stderr = to_stderr;
+	return shelf;
+}
+
+static void clear_slot(struct vm_log_shelf *shelf, size_t i)
+{
+	vm_log_unref(shelf->slots[i].log);
+	free(shelf->slots[i].uuid);
+	shelf->slots[i].log = NULL;
+	shelf->slots[i].uuid = NULL;
+}
+
+void vm_log_shelf_free(struct vm_log_shelf *shelf)
+{
+	if (!shelf)
+		return;
+	for (size_t i = 0; i < SHELF_MAX; i++)
+		clear_slot(shelf, i);
+	free(shelf);
+}
+
+struct vm_log *vm_log_shelf_take(struct vm_log_shelf *shelf, const char *uuid, const char *name)
+{
+	struct vm_log *log;
+
+	for (size_t i = 0; i < SHELF_MAX; i++) {
+		if (!shelf->slots[i].uuid || strcmp(shelf->slots[i].uuid, uuid))
+			continue;
+		log = vs_steal(shelf->slots[i].log);
+		clear_slot(shelf, i);
+		vm_log_rename(log, name);
+		return log;
+	}
+	return vm_log_new(name, shelf->to_stderr);
+}
+
+void vm_log_shelf_leave(struct vm_log_shelf *shelf, const char *uuid, struct vm_log *log)
+{
+	size_t i = shelf->next;
+	char *copy = strdup(uuid);
+
+	if (!copy) {
+		vm_log_unref(log);
+		return;
+	}
+	clear_slot(shelf, i);
+	shelf->slots[i].uuid = copy;
+	shelf->slots[i].log = log;
+	shelf->next = (i + 1) % SHELF_MAX;
+}

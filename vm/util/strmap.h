@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * strmap.h: a table from strings to things. Keys are copied; the things are the caller's. Threads: one at a time.
+ */
+#ifndef VS_VM_UTIL_STRMAP_H
+#define VS_VM_UTIL_STRMAP_H
+
+#include "qcow2/base.h"
+
+struct vm_strmap_slot;
+
+struct vm_strmap {
+	struct vm_strmap_slot **slots;
+	size_t n_slots, n;
+};
+
+/* @drop (may be NULL) is called with every thing that is left. The map is empty and usable afterwards. */
+void vm_strmap_clear(struct vm_strmap *map, void (*drop)(void *thing));
+void *vm_strmap_get(const struct vm_strmap *map, const char *key);
+/* The key must be new. 0 or -ENOMEM. */
+int vm_strmap_put(struct vm_strmap *map, const char *key, void *thing);
+/* Takes it out and returns it, or NULL. */
+void *vm_strmap_remove(struct vm_strmap *map, const char *key);
+/* Calls @keep with every thing, in no order; those for which it says false are taken out (and are the callback's). */
+void vm_strmap_filter(struct vm_strmap *map, bool (*keep)(void *thing, void *opaque), void *opaque);
+
+#endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * edit.h: edits of libvirt's XML texts, and the text that asks for a new snapshot.
+ *
+ * libvirt never corrects a snapshot's record after a block job: who moves layers fetches the record, has it edited here and
+ * hands it back with REDEFINE. Fetch with VIR_DOMAIN_SNAPSHOT_XML_SECURE (VIR_DOMAIN_XML_SECURE), or the passwords in it are
+ * lost when it is handed back. What is not mentioned stays as it is, elements that we do not know included.
+ *
+ * A *chain* is a disk's own <source> with its nested <backingStore> elements, topmost first. Paths are compared byte by
+ * byte, as the text spells them. Source: libvirt's formatdomain and formatsnapshot pages.
+ *
+ * Every function parses one text and gives another (free()). Errors: -EINVAL not well-formed, not what it should be, or it
+ * does not hold what is needed; -E2BIG; -ENOMEM. Pure; any thread.
+ */
+#ifndef VS_VM_XML_EDIT_H
+#define VS_VM_XML_EDIT_H
+
+#include "vm/xml/xml.h"
+
+/* ---------------------------------------------------------------- records of snapshots */
+
+/* Another parent; NULL: none, it is a root now. */
+int vm_rewrite_parent(const char *snapshot, const char *parent, char **out, struct vs_err *err);
+
+/* What became of one image file. */
+struct vm_rewrite_move {
+	const char *target; /* on this disk only; NULL: on every disk */
+	const char *from;
+	const char *to;     /* what it held is found here now. A layer further down that chain: the layers down to it go.
+	                     * NULL: it vanished; what stood on it stands on what it stood on */
+	const char *format; /* of @to; NULL: as recorded for @to where that is a layer of the chain, else for @from */
+	bool block;         /* @to is a block device */
+};
+
+/*
+ * Applies @moves in order to the chains in a <domain>, or in <domain> and <inactiveDomain> of a <domainsnapshot>. Returns how
+ * many chains it changed (0: *out equals the text in meaning). -EINVAL: a disk's own source vanished and the text does not
+ * say what it stood on.
+ */
+int vm_rewrite_layers(const char *text, const struct vm_rewrite_move *moves, size_t n, char **out, struct vs_err *err);
+
+/* The overlay of one disk, in <disks> and <revertDisks>: where it was @from it is a file @to now. @format: NULL keeps it.
+ * Returns how many it changed. */
+int vm_rewrite_overlay(const char *snapshot, const char *target, const char *from, const char *to, const char *format,
+		       char **out, struct vs_err *err);
+
+/* Takes libvirt's note away that a delete was not completed (for when we completed it). Returns how many. */
+int vm_rewrite_deleted(const char *snapshot, char **out, struct vs_err *err);
+
+/* ---------------------------------------------------------------- definitions of domains */
+
+/* The file that a disk is to start from. */
+struct vm_rewrite_disk {
+	const char *target;
+	const char *path;
+	const char *format;
+	bool block;
+};
+
+/*
+ * The definition in @text (a <domain>, or a <domainsnapshot>'s <inactiveDomain>, else its <domain>) as a <domain> for
+ * virDomainDefineXML: without any <backingStore>, so that the images' headers decide, and with other sources for @disks.
+ * Passwords stay. -EINVAL: a disk of @disks is not in it.
+ */
+int vm_rewrite_definition(const char *text, const struct vm_rewrite_disk *disks, size_t n, char **out,
+			  struct vs_err *err);
+
+/* ---------------------------------------------------------------- a new snapshot */
+
+struct vm_rewrite_new_disk {
+	const char *target;
+	enum vm_xml_mode mode; /* NO, INTERNAL or EXTERNAL */
+	const char *overlay;   /* EXTERNAL: absolute path of the qcow2 file to be */
+};
+
+struct vm_rewrite_new {
+	const char *name;
+	const char *description; /* or NULL */
+	enum vm_xml_mode memory; /* NO, INTERNAL or EXTERNAL */
+	const char *memory_file; /* EXTERNAL: absolute path */
+	const struct vm_rewrite_new_disk *disks; /* all of the domain's: who is left out gets libvirt's default */
+	size_t n_disks;
+};
+
+/* The <domainsnapshot> for virDomainSnapshotCreateXML. -EINVAL: a string that cannot stand in XML. */
+int vm_rewrite_new(const struct vm_rewrite_new *spec, char **out, struct vs_err *err);
+
+#endif

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/xml/xml-priv.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* `snapshot=` of a disk or of <memory>; @absent where there is none, or a word that we do not know. */
+static enum vm_xml_mode parse_mode(const xmlNode *node, enum vm_xml_mode absent)
+{
+	static const struct { const char *name; enum vm_xml_mode mode; } known[] = {
+		{"no", VM_MODE_NO}, {"internal", VM_MODE_INTERNAL}, {"external", VM_MODE_EXTERNAL}, {"manual", VM_MODE_MANUAL},
+	};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(known); i++)
+		if (vm_xml_attr_is(node, "snapshot", known[i].name))
+			return known[i].mode;
+	return absent;
+}
+
+static void parse_disk(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_xml_snapdisk *disk)
+{
+	/* libvirt always writes the mode. Without it the least we could assume wrongly: an internal one proves itself by
+	 * its entry, an external one by naming its overlay. */
+	disk->mode = parse_mode(node, vm_xml_child(node, "source") ? VM_MODE_EXTERNAL : VM_MODE_INTERNAL);
+	disk->delete_in_progress = vm_xml_child(node, "snapshotDeleteInProgress") != NULL;
+	if (disk->mode == VM_MODE_EXTERNAL || disk->mode == VM_MODE_MANUAL)
+		vm_xml_source_parse(ctx, node, &disk->overlay);
+}
+
+/* @domain: to turn names that are paths into targets; NULL leaves them. */
+static size_t parse_disks(struct vm_xml_ctx *ctx, const xmlNode *list, const struct vm_xml_domain *domain,
+			  struct vm_xml_snapdisk **out)
+{
+	struct vm_xml_snapdisk *disks = vm_xml_calloc(ctx, vm_xml_count(list, "disk"), sizeof(*disks));
+	size_t n = 0;
+
+	*out = disks;
+	for (const xmlNode *node = vm_xml_child(list, "disk"); disks && node; node = vm_xml_next(node, "disk")) {
+		vs_autofree char *name = vm_xml_attr(ctx, node, "name");
+
+		if (!name)
+			continue;
+		disks[n].frozen = vm_xml_domain_disk(domain, name);
+		disks[n].target = vm_xml_strdup(ctx, disks[n].frozen ? disks[n].frozen->target : name);
+		parse_disk(ctx, node, &disks[n++]);
+	}
+	return n;
+}
+
+/* A record without <disks> is from before libvirt 0.9.5, which only had internal snapshots of everything. */
+static void assume_internal(struct vm_xml_ctx *ctx, struct vm_xml_snapshot *snap)
+{
+	const struct vm_xml_domain *domain = snap->domain;
+
+	snap->disks = vm_xml_calloc(ctx, domain->n_disks, sizeof(*snap->disks));
+	for (size_t i = 0; snap->disks && i < domain->n_disks; i++) {
+		struct vm_xml_snapdisk *disk = &snap->disks[snap->n_disks];
+
+		if (!vm_xml_disk_exposed(&domain->disks[i]))
+			continue;
+		disk->mode = VM_MODE_INTERNAL;
+		disk->frozen = &domain->disks[i];
+		disk->target = vm_xml_strdup(ctx, disk->frozen->target);
+		snap->n_disks++;
+	}
+}
+
+/* External wins, because it decides what may be done with the files; the note says so. */
+static void decide_kind(struct vm_xml_ctx *ctx, struct vm_xml_snapshot *snap)
+{
+	bool internal = snap->memory == VM_MODE_INTERNAL, external = snap->memory == VM_MODE_EXTERNAL;
+
+	for (size_t i = 0; i < snap->n_disks; i++) {
+		internal |= snap->disks[i].mode == VM_MODE_INTERNAL;
+		external |= snap->disks[i].mode == VM_MODE_EXTERNAL || snap->disks[i].mode == VM_MODE_MANUAL;
+	}
+	snap->kind = external || (!internal && !strcmp(snap->state, "disk-snapshot")) ? VM_EXTERNAL : VM_INTERNAL;
+	if (internal && external)
+		snap->note = vm_xml_strdup(ctx, "mixes internal and external parts");
+}
+
+static int64_t parse_time(const char *text)
+{
+	char *end;
+	long long value;
+
+	if (!text)
+		return 0;
+	errno = 0;
+	value = strtoll(text, &end, 10);
+	return errno || end == text ? 0 : value;
+}
+
+static void parse_plain(struct vm_xml_ctx *ctx, const xmlNode *root, struct vm_xml_snapshot *snap)
+{
+	const xmlNode *memory = vm_xml_child(root, "memory");
+	vs_autofree char *created = vm_xml_text(ctx, vm_xml_child(root, "creationTime"));
+
+	snap->name = vm_xml_text(ctx, vm_xml_child(root, "name"));
+	snap->description = vm_xml_text(ctx, vm_xml_child(root, "description"));
+	snap->parent = vm_xml_text(ctx, vm_xml_child(vm_xml_child(root, "parent"), "name"));
+	snap->state = vm_xml_text(ctx, vm_xml_child(root, "state"));
+	if (!snap->state)
+		snap->state = vm_xml_strdup(ctx, "");
+	snap->created_s = parse_time(created);
+	snap->memory = parse_mode(memory, VM_MODE_NO);
+	if (snap->memory == VM_MODE_EXTERNAL)
+		snap->memory_file = vm_xml_attr(ctx, memory, "file");
+}
+
+static void parse_definitions(struct vm_xml_ctx *ctx, const xmlNode *root, struct vm_xml_snapshot *snap)
+{
+	const xmlNode *domain = vm_xml_child(root, "domain"), *inactive = vm_xml_child(root, "inactiveDomain");
+
+	if (domain)
+		snap->domain = vm_xml_domain_element(ctx, domain);
+	if (inactive) /* for its files */
+		vm_xml_domain_free(vm_xml_domain_element(ctx, inactive));
+	if ((inactive || domain) &&
+	    vm_xml_definition(inactive ? inactive : domain, &snap->definition, &snap->definition_len) < 0)
+		ctx->oom = true;
+}
+
+static void parse_snapshot(struct vm_xml_ctx *ctx, const xmlNode *root, struct vm_xml_snapshot *snap)
+{
+	const xmlNode *disks = vm_xml_child(root, "disks");
+
+	parse_plain(ctx, root, snap);
+	parse_definitions(ctx, root, snap);
+	if (ctx->oom)
+		return;
+	if (disks)
+		snap->n_disks = parse_disks(ctx, disks, snap->domain, &snap->disks);
+	else if (snap->domain && snap->memory != VM_MODE_EXTERNAL)
+		assume_internal(ctx, snap);
+	snap->n_revert_disks = parse_disks(ctx, vm_xml_child(root, "revertDisks"), NULL, &snap->revert_disks);
+	if (!ctx->oom)
+		decide_kind(ctx, snap);
+	snap->files = vs_steal(ctx->files);
+	snap->n_files = ctx->n_files;
+}
+
+int vm_xml_snapshot_parse(const char *text, struct vm_xml_snapshot **out, struct vs_err *err)
+{
+	struct vm_xml_ctx ctx = {0};
+	struct vm_xml_snapshot *snap;
+	xmlDoc *doc;
+	int ret = vm_xml_load(text, "domainsnapshot", &doc, err);
+
+	if (ret < 0)
+		return ret;
+	snap = vm_xml_calloc(&ctx, 1, sizeof(*snap));
+	if (snap)
+		parse_snapshot(&ctx, xmlDocGetRootElement(doc), snap);
+	xmlFreeDoc(doc);
+	if (!ctx.oom && snap->name) {
+		*out = snap;
+		return 0;
+	}
+	if (ctx.files)
+		vm_xml_files_free(ctx.files, ctx.n_files);
+	vm_xml_snapshot_free(snap);
+	return ctx.oom ? -ENOMEM : vs_err_set(err, -EINVAL, "the XML of a snapshot gives no name");
+}
+
+static void disks_free(struct vm_xml_snapdisk *disks, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		free(disks[i].target);
+		vm_xml_source_fini(&disks[i].overlay);
+	}
+	free(disks);
+}
+
+void vm_xml_snapshot_free(struct vm_xml_snapshot *snap)
+{
+	if (!snap)
+		return;
+	free(snap->name);
+	free(snap->description);
+	free(snap->parent);
+	free(snap->state);
+	free(snap->memory_file);
+	free(snap->note);
+	disks_free(snap->disks, snap->n_disks);
+	disks_free(snap->revert_disks, snap->n_revert_disks);
+	vm_xml_domain_free(snap->domain);
+	free(snap->definition);
+	vm_xml_files_free(snap->files, snap->n_files);
+	free(snap);
+}

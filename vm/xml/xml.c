@@ -1,0 +1,480 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/xml/xml-priv.h"
+
+#include <errno.h>
+#include <libxml/parser.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/meta/meta.h"
+
+/* ---------------------------------------------------------------- documents, elements, strings */
+
+static void init_parser(void)
+{
+	xmlInitParser();
+}
+
+/* libxml2's sentence about what went wrong, without its newline. */
+static int bad_document(const char *root, struct vs_err *err)
+{
+	const xmlError *last = xmlGetLastError();
+	const char *message = last && last->message ? last->message : "it cannot be parsed";
+
+	return vs_err_set(err, -EINVAL, "the XML of a <%s> is not well-formed: line %d: %.*s", root, last ? last->line : 0,
+			  (int)strcspn(message, "\n"), message);
+}
+
+int vm_xml_load(const char *text, const char *root, xmlDoc **out, struct vs_err *err)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	size_t len = strnlen(text, VM_XML_MAX + 1);
+	const xmlNode *element;
+	xmlDoc *doc;
+
+	if (len > VM_XML_MAX)
+		return vs_err_set(err, -E2BIG, "the XML of a <%s> is larger than %u bytes", root, VM_XML_MAX);
+	pthread_once(&once, init_parser);
+	xmlResetLastError();
+	doc = xmlReadMemory(text, (int)len, NULL, NULL, XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
+	if (!doc)
+		return bad_document(root, err);
+	element = xmlDocGetRootElement(doc);
+	if (xmlGetIntSubset(doc) || !element || element->ns || strcmp((const char *)element->name, root)) {
+		xmlFreeDoc(doc);
+		return vs_err_set(err, -EINVAL, "the XML is no <%s>, or brings a document type", root);
+	}
+	*out = doc;
+	return 0;
+}
+
+static xmlNode *first_called(xmlNode *node, const char *name)
+{
+	while (node && (node->type != XML_ELEMENT_NODE || node->ns || strcmp((const char *)node->name, name)))
+		node = node->next;
+	return node;
+}
+
+xmlNode *vm_xml_child(const xmlNode *parent, const char *name)
+{
+	return parent ? first_called(parent->children, name) : NULL;
+}
+
+xmlNode *vm_xml_next(const xmlNode *node, const char *name)
+{
+	return first_called(node->next, name);
+}
+
+size_t vm_xml_count(const xmlNode *parent, const char *name)
+{
+	size_t n = 0;
+
+	for (const xmlNode *node = vm_xml_child(parent, name); node; node = vm_xml_next(node, name))
+		n++;
+	return n;
+}
+
+char *vm_xml_strdup(struct vm_xml_ctx *ctx, const char *s)
+{
+	char *copy = strdup(s);
+
+	if (!copy)
+		ctx->oom = true;
+	return copy;
+}
+
+char *vm_xml_printf(struct vm_xml_ctx *ctx, const char *fmt, ...)
+{
+	char *text = NULL;
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vasprintf(&text, fmt, ap);
+	va_end(ap);
+	if (n >= 0)
+		return text;
+	ctx->oom = true;
+	return NULL;
+}
+
+void *vm_xml_calloc(struct vm_xml_ctx *ctx, size_t n, size_t size)
+{
+	void *p = calloc(n ? n : 1, size);
+
+	if (!p)
+		ctx->oom = true;
+	return p;
+}
+
+static char *take_xml(struct vm_xml_ctx *ctx, xmlChar *s)
+{
+	char *copy = s ? vm_xml_strdup(ctx, (const char *)s) : NULL;
+
+	xmlFree(s);
+	return copy;
+}
+
+char *vm_xml_attr(struct vm_xml_ctx *ctx, const xmlNode *node, const char *name)
+{
+	return node ? take_xml(ctx, xmlGetNoNsProp((xmlNode *)node, (const xmlChar *)name)) : NULL;
+}
+
+char *vm_xml_text(struct vm_xml_ctx *ctx, const xmlNode *node)
+{
+	return node ? take_xml(ctx, xmlNodeGetContent(node)) : NULL;
+}
+
+bool vm_xml_attr_is(const xmlNode *node, const char *name, const char *value)
+{
+	xmlChar *got = node ? xmlGetNoNsProp((xmlNode *)node, (const xmlChar *)name) : NULL;
+	bool is = got && !strcmp((const char *)got, value);
+
+	xmlFree(got);
+	return is;
+}
+
+/* ---------------------------------------------------------------- sources */
+
+void vm_xml_files_free(struct vm_xml_file *files, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(files[i].path);
+	free(files);
+}
+
+/* A later mention may add the format that an earlier one lacked. */
+static void collect(struct vm_xml_ctx *ctx, const char *path, enum q2_format format)
+{
+	for (size_t i = 0; i < ctx->n_files; i++)
+		if (!strcmp(ctx->files[i].path, path)) {
+			if (ctx->files[i].format == Q2_FORMAT_NONE)
+				ctx->files[i].format = format;
+			return;
+		}
+	if (ctx->n_files == ctx->room) {
+		size_t room = ctx->room ? 2 * ctx->room : 8;
+		struct vm_xml_file *files = reallocarray(ctx->files, room, sizeof(*files));
+
+		if (!files) {
+			ctx->oom = true;
+			return;
+		}
+		ctx->files = files;
+		ctx->room = room;
+	}
+	ctx->files[ctx->n_files].path = vm_xml_strdup(ctx, path);
+	ctx->files[ctx->n_files].format = format;
+	if (ctx->files[ctx->n_files].path)
+		ctx->n_files++;
+}
+
+static void collect_data_store(struct vm_xml_ctx *ctx, const xmlNode *source)
+{
+	const xmlNode *store = vm_xml_child(source, "dataStore");
+	struct vm_xml_source data = {0};
+
+	if (!store)
+		return;
+	vm_xml_source_parse(ctx, store, &data);
+	vm_xml_source_fini(&data);
+}
+
+/* "network disk (rbd pool/image)"; what there is of it. */
+static char *network_text(struct vm_xml_ctx *ctx, const xmlNode *source)
+{
+	vs_autofree char *protocol = vm_xml_attr(ctx, source, "protocol");
+	vs_autofree char *name = vm_xml_attr(ctx, source, "name");
+	vs_autofree char *host = vm_xml_attr(ctx, vm_xml_child(source, "host"), "name");
+
+	if (!name && host)
+		name = vs_steal(host);
+	return vm_xml_printf(ctx, "network disk (%s%s%s)", protocol ? protocol : "unknown protocol", name ? " " : "",
+			     name ? name : "");
+}
+
+static void parse_other(struct vm_xml_ctx *ctx, const xmlNode *element, const char *type, struct vm_xml_source *source)
+{
+	source->type = VM_SOURCE_OTHER;
+	source->text = !strcmp(type, "network") ? network_text(ctx, element) : vm_xml_printf(ctx, "%s disk", type);
+	source->unsupported = vm_xml_printf(ctx, "a %s cannot be read from here", source->text ? source->text : "disk");
+}
+
+static void parse_volume(struct vm_xml_ctx *ctx, const xmlNode *element, struct vm_xml_source *source)
+{
+	source->pool = vm_xml_attr(ctx, element, "pool");
+	source->volume = vm_xml_attr(ctx, element, "volume");
+	if (!source->pool || !source->volume)
+		return;
+	source->type = VM_SOURCE_VOLUME;
+	source->text = vm_xml_printf(ctx, "storage volume %s/%s", source->pool, source->volume);
+}
+
+static void parse_path(struct vm_xml_ctx *ctx, const xmlNode *element, bool block, struct vm_xml_source *source)
+{
+	source->path = vm_xml_attr(ctx, element, block ? "dev" : "file");
+	if (!source->path || source->path[0] != '/') { /* an empty drive */
+		free(vs_steal(source->path));
+		return;
+	}
+	source->type = block ? VM_SOURCE_BLOCK : VM_SOURCE_FILE;
+	source->text = vm_xml_strdup(ctx, source->path);
+}
+
+/* What makes a file that we can open one that we cannot read. */
+static void judge(struct vm_xml_ctx *ctx, const xmlNode *node, const xmlNode *element, struct vm_xml_source *source)
+{
+	if (source->unsupported || source->type == VM_SOURCE_NONE)
+		return;
+	if (vm_xml_child(element, "encryption") || vm_xml_child(node, "encryption") ||
+	    (source->format_name && !strcmp(source->format_name, "luks")))
+		source->unsupported = vm_xml_printf(ctx, "%s is encrypted", source->text);
+	else if (vm_xml_child(element, "slices"))
+		source->unsupported = vm_xml_printf(ctx, "the disk is a slice of %s", source->text);
+	else if (source->format_name && source->format == Q2_FORMAT_NONE)
+		source->unsupported = vm_xml_printf(ctx, "%s has the format '%s', which is not read here", source->text,
+						    source->format_name);
+}
+
+void vm_xml_source_parse(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_xml_source *source)
+{
+	const xmlNode *element = vm_xml_child(node, "source");
+	const xmlNode *driver = vm_xml_child(node, "driver"), *format = vm_xml_child(node, "format");
+	vs_autofree char *type = vm_xml_attr(ctx, node, "type");
+
+	source->format_name = vm_xml_attr(ctx, driver ? driver : format, "type");
+	source->format = q2_format_from_name(source->format_name);
+	if (!element)
+		return;
+	if (!type || !strcmp(type, "file"))
+		parse_path(ctx, element, false, source);
+	else if (!strcmp(type, "block"))
+		parse_path(ctx, element, true, source);
+	else if (!strcmp(type, "volume"))
+		parse_volume(ctx, element, source);
+	else
+		parse_other(ctx, element, type, source);
+	judge(ctx, node, element, source);
+	if (source->path)
+		collect(ctx, source->path, source->format);
+	collect_data_store(ctx, element);
+}
+
+void vm_xml_source_fini(struct vm_xml_source *source)
+{
+	free(source->path);
+	free(source->pool);
+	free(source->volume);
+	free(source->format_name);
+	free(source->text);
+	free(source->unsupported);
+}
+
+/* ---------------------------------------------------------------- disks */
+
+static enum vm_xml_device parse_device(const xmlNode *node)
+{
+	static const struct { const char *name; enum vm_xml_device device; } known[] = {
+		{"disk", VM_DEVICE_DISK}, {"lun", VM_DEVICE_LUN}, {"cdrom", VM_DEVICE_CDROM}, {"floppy", VM_DEVICE_FLOPPY},
+	};
+
+	if (!xmlHasProp((xmlNode *)node, (const xmlChar *)"device"))
+		return VM_DEVICE_DISK;
+	for (size_t i = 0; i < VS_ARRAY_LEN(known); i++)
+		if (vm_xml_attr_is(node, "device", known[i].name))
+			return known[i].device;
+	return VM_DEVICE_OTHER;
+}
+
+/* The nested <backingStore> elements as a list. An empty one ends the chain, a missing one leaves it open. */
+static void parse_below(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_xml_disk *disk)
+{
+	const xmlNode *layer;
+	size_t n = 0;
+
+	for (layer = vm_xml_child(node, "backingStore"); vm_xml_child(layer, "source");
+	     layer = vm_xml_child(layer, "backingStore"))
+		n++;
+	disk->below_complete = layer != NULL;
+	if (n == 0)
+		return;
+	disk->below = vm_xml_calloc(ctx, n, sizeof(*disk->below));
+	if (!disk->below)
+		return;
+	for (layer = vm_xml_child(node, "backingStore"); disk->n_below < n; layer = vm_xml_child(layer, "backingStore"))
+		vm_xml_source_parse(ctx, layer, &disk->below[disk->n_below++]);
+}
+
+static void parse_mirror(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_xml_disk *disk)
+{
+	const xmlNode *mirror = vm_xml_child(node, "mirror");
+
+	if (!mirror)
+		return;
+	disk->mirror_job = vm_xml_attr_is(mirror, "job", "active-commit") ? VM_MIRROR_ACTIVE_COMMIT : VM_MIRROR_COPY;
+	disk->mirror_ready = vm_xml_attr_is(mirror, "ready", "yes");
+	vm_xml_source_parse(ctx, mirror, &disk->mirror);
+}
+
+static void parse_disk(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_xml_disk *disk)
+{
+	disk->device = parse_device(node);
+	disk->readonly = vm_xml_child(node, "readonly") != NULL;
+	disk->transient = vm_xml_child(node, "transient") != NULL;
+	vm_xml_source_parse(ctx, node, &disk->source);
+	parse_below(ctx, node, disk);
+	parse_mirror(ctx, node, disk);
+}
+
+bool vm_xml_disk_exposed(const struct vm_xml_disk *disk)
+{
+	return (disk->device == VM_DEVICE_DISK || disk->device == VM_DEVICE_LUN) && !disk->readonly;
+}
+
+static void disk_fini(struct vm_xml_disk *disk)
+{
+	free(disk->target);
+	vm_xml_source_fini(&disk->source);
+	for (size_t i = 0; i < disk->n_below; i++)
+		vm_xml_source_fini(&disk->below[i]);
+	free(disk->below);
+	vm_xml_source_fini(&disk->mirror);
+}
+
+static void parse_disks(struct vm_xml_ctx *ctx, const xmlNode *devices, struct vm_xml_domain *domain)
+{
+	domain->disks = vm_xml_calloc(ctx, vm_xml_count(devices, "disk"), sizeof(*domain->disks));
+	if (!domain->disks)
+		return;
+	for (const xmlNode *node = vm_xml_child(devices, "disk"); node; node = vm_xml_next(node, "disk")) {
+		char *target = vm_xml_attr(ctx, vm_xml_child(node, "target"), "dev");
+
+		if (!target)
+			continue;
+		domain->disks[domain->n_disks].target = target;
+		parse_disk(ctx, node, &domain->disks[domain->n_disks++]);
+	}
+}
+
+/* ---------------------------------------------------------------- domains */
+
+static char *text_or_empty(struct vm_xml_ctx *ctx, const xmlNode *node)
+{
+	return node ? vm_xml_text(ctx, node) : vm_xml_strdup(ctx, "");
+}
+
+struct vm_xml_domain *vm_xml_domain_element(struct vm_xml_ctx *ctx, const xmlNode *node)
+{
+	struct vm_xml_domain *domain = vm_xml_calloc(ctx, 1, sizeof(*domain));
+
+	if (!domain)
+		return NULL;
+	domain->name = text_or_empty(ctx, vm_xml_child(node, "name"));
+	domain->uuid = text_or_empty(ctx, vm_xml_child(node, "uuid"));
+	parse_disks(ctx, vm_xml_child(node, "devices"), domain);
+	return domain;
+}
+
+void vm_xml_domain_free(struct vm_xml_domain *domain)
+{
+	if (!domain)
+		return;
+	free(domain->name);
+	free(domain->uuid);
+	for (size_t i = 0; i < domain->n_disks; i++)
+		disk_fini(&domain->disks[i]);
+	free(domain->disks);
+	vm_xml_files_free(domain->files, domain->n_files);
+	vm_own_free(domain->own);
+	free(domain);
+}
+
+static struct vm_own *own_facts(const xmlNode *root)
+{
+	const xmlNode *metadata = vm_xml_child(root, "metadata");
+	struct vm_own *own = NULL;
+
+	for (const xmlNode *node = metadata ? metadata->children : NULL; node; node = node->next)
+		if (node->type == XML_ELEMENT_NODE && vm_own_is(node) && vm_own_read(node, &own, NULL) == 0)
+			return own;
+	return NULL;
+}
+
+int vm_xml_domain_parse(const char *text, struct vm_xml_domain **out, struct vs_err *err)
+{
+	struct vm_xml_ctx ctx = {0};
+	struct vm_xml_domain *domain;
+	xmlDoc *doc;
+	int ret = vm_xml_load(text, "domain", &doc, err);
+
+	if (ret < 0)
+		return ret;
+	domain = vm_xml_domain_element(&ctx, xmlDocGetRootElement(doc));
+	if (domain)
+		domain->own = own_facts(xmlDocGetRootElement(doc));
+	xmlFreeDoc(doc);
+	if (!ctx.oom && domain->name[0]) {
+		domain->files = ctx.files;
+		domain->n_files = ctx.n_files;
+		*out = domain;
+		return 0;
+	}
+	vm_xml_files_free(ctx.files, ctx.n_files);
+	vm_xml_domain_free(domain);
+	return ctx.oom ? -ENOMEM : vs_err_set(err, -EINVAL, "the XML of a domain gives no name");
+}
+
+const struct vm_xml_disk *vm_xml_domain_disk(const struct vm_xml_domain *domain, const char *name)
+{
+	for (size_t i = 0; domain && i < domain->n_disks; i++)
+		if (!strcmp(domain->disks[i].target, name))
+			return &domain->disks[i];
+	for (size_t i = 0; domain && i < domain->n_disks; i++)
+		if (domain->disks[i].source.path && !strcmp(domain->disks[i].source.path, name))
+			return &domain->disks[i];
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- storage pools */
+
+int vm_xml_pool_parse(const char *text, struct vm_xml_pool **out, struct vs_err *err)
+{
+	struct vm_xml_ctx ctx = {0};
+	struct vm_xml_pool *pool;
+	const xmlNode *root;
+	xmlDoc *doc;
+	int ret = vm_xml_load(text, "pool", &doc, err);
+
+	if (ret < 0)
+		return ret;
+	root = xmlDocGetRootElement(doc);
+	pool = vm_xml_calloc(&ctx, 1, sizeof(*pool));
+	if (pool) {
+		pool->name = text_or_empty(&ctx, vm_xml_child(root, "name"));
+		pool->type = vm_xml_attr(&ctx, root, "type");
+		if (!pool->type)
+			pool->type = vm_xml_strdup(&ctx, "");
+		pool->target = vm_xml_text(&ctx, vm_xml_child(vm_xml_child(root, "target"), "path"));
+		if (pool->target && pool->target[0] != '/')
+			free(vs_steal(pool->target));
+	}
+	xmlFreeDoc(doc);
+	if (!ctx.oom) {
+		*out = pool;
+		return 0;
+	}
+	vm_xml_pool_free(pool);
+	return -ENOMEM;
+}
+
+void vm_xml_pool_free(struct vm_xml_pool *pool)
+{
+	if (!pool)
+		return;
+	free(pool->name);
+	free(pool->type);
+	free(pool->target);
+	free(pool);
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * xml.h: what libvirt's XML says about a domain, a snapshot, a storage pool.
+ *
+ * Texts come from libvirt (virDomainGetXMLDesc, virDomainSnapshotGetXMLDesc, virStoragePoolGetXMLDesc). They are parsed
+ * without network, external entities or DTDs, up to VM_XML_MAX bytes. Unknown elements are ignored, unknown words of an
+ * enumeration become the OTHER member: a newer libvirt must not hide a domain. Source: libvirt's formatdomain,
+ * formatsnapshot and formatstorage pages.
+ *
+ * Errors: -EINVAL not well-formed, or not the expected root or name; -E2BIG; -ENOMEM.
+ * Pure; any thread. Everything in a result is owned by it and goes with its _free (which accepts NULL).
+ */
+#ifndef VS_VM_XML_XML_H
+#define VS_VM_XML_XML_H
+
+#include "vm/vm.h"
+
+#define VM_XML_MAX (64u << 20)
+
+/* ---------------------------------------------------------------- sources and disks */
+
+enum vm_source_type {
+	VM_SOURCE_NONE,    /* no source: an empty drive */
+	VM_SOURCE_FILE,
+	VM_SOURCE_BLOCK,
+	VM_SOURCE_VOLUME,  /* pool and volume; who can ask libvirt finds the path */
+	VM_SOURCE_OTHER,   /* network, nvme, dir, vhostuser, ...: nothing that we can open */
+};
+
+/* One image as XML names it: <source> with its type and format. */
+struct vm_xml_source {
+	enum vm_source_type type;
+	char *path;          /* absolute; FILE and BLOCK only, else NULL */
+	char *pool, *volume; /* VOLUME only */
+	char *format_name;   /* "qcow2", "raw", "luks", ... as written; NULL where none is recorded */
+	enum q2_format format; /* of format_name */
+	char *text;          /* for people: the path, "network disk (rbd pool/image)", "storage volume pool/vol"; never NULL
+	                      * except for NONE */
+	char *unsupported;   /* NULL, or why we cannot read it: remote, encrypted, a slice of a file */
+};
+
+enum vm_xml_device { VM_DEVICE_DISK, VM_DEVICE_LUN, VM_DEVICE_CDROM, VM_DEVICE_FLOPPY, VM_DEVICE_OTHER };
+
+enum vm_xml_mirror { VM_MIRROR_NONE, VM_MIRROR_COPY, VM_MIRROR_ACTIVE_COMMIT };
+
+struct vm_xml_disk {
+	char *target;           /* "vda"; disks without one are left out */
+	enum vm_xml_device device;
+	bool readonly, transient;
+	struct vm_xml_source source;
+	struct vm_xml_source *below; /* <backingStore> chain, topmost first; VOLUME or OTHER layers included */
+	size_t n_below;
+	bool below_complete;    /* the chain was recorded to its end (an empty <backingStore/>) */
+	enum vm_xml_mirror mirror_job;
+	bool mirror_ready;
+	struct vm_xml_source mirror; /* its destination; NONE without a mirror. Of an active commit: the base */
+};
+
+/* May this disk be served? Not CD-ROM, floppy, read-only ones. */
+bool vm_xml_disk_exposed(const struct vm_xml_disk *disk);
+
+/* A file that the XML names as (part of) a disk: for q2_gate_allow_file(). */
+struct vm_xml_file {
+	char *path;
+	enum q2_format format; /* Q2_FORMAT_NONE where the XML gives none */
+};
+
+struct vm_own;
+
+struct vm_xml_domain {
+	char *name, *uuid; /* never NULL */
+	struct vm_own *own; /* our facts in its metadata, see meta/meta.h; NULL: none, or none that we can read */
+	struct vm_xml_disk *disks;
+	size_t n_disks;
+	struct vm_xml_file *files; /* each path once: sources, backing chains, data files, mirrors of all <disk> elements */
+	size_t n_files;
+};
+
+/* A <domain> document, live or inactive. Gives *out. */
+int vm_xml_domain_parse(const char *text, struct vm_xml_domain **out, struct vs_err *err);
+void vm_xml_domain_free(struct vm_xml_domain *domain);
+/* By target, else by the path of its source, as libvirt lets both stand in <disk name=...>. Borrowed; NULL: none. */
+const struct vm_xml_disk *vm_xml_domain_disk(const struct vm_xml_domain *domain, const char *name);
+
+/* ---------------------------------------------------------------- snapshots */
+
+enum vm_xml_mode { VM_MODE_NO, VM_MODE_INTERNAL, VM_MODE_EXTERNAL, VM_MODE_MANUAL };
+
+/* One disk of a snapshot: what happened to it, with the recorded disk that it happened to. */
+struct vm_xml_snapdisk {
+	char *target;        /* resolved through the recorded domain */
+	enum vm_xml_mode mode;
+	struct vm_xml_source overlay;  /* the file that the snapshot created; NONE for internal ones */
+	bool delete_in_progress;       /* <snapshotDeleteInProgress/> is set here: a CHILD's delete was not completed */
+	const struct vm_xml_disk *frozen; /* the disk in the recorded domain (its source is the point-in-time image);
+	                                   * borrowed from `domain`; NULL where the record has none */
+};
+
+struct vm_xml_snapshot {
+	char *name;          /* never NULL */
+	char *description;   /* or NULL */
+	char *parent;        /* name, or NULL */
+	char *state;         /* "running", "shutoff", "disk-snapshot", ...; never NULL */
+	int64_t created_s;   /* seconds since 1970 */
+	enum vm_xml_mode memory; /* NO, INTERNAL or EXTERNAL */
+	char *memory_file;   /* EXTERNAL only */
+	enum vm_kind kind;
+	char *note;          /* NULL, or what is odd ("mixes internal and external disks") */
+	struct vm_xml_snapdisk *disks; /* also those with mode NO; in the record's order */
+	size_t n_disks;
+	struct vm_xml_snapdisk *revert_disks; /* overlays recorded in <revertDisks>; `frozen` is NULL */
+	size_t n_revert_disks;
+	struct vm_xml_domain *domain; /* as recorded; NULL where libvirt recorded none */
+	char *definition;    /* <inactiveDomain>, else <domain>, as a document that `virsh define` takes, without secrets;
+	                      * NULL where none was recorded */
+	size_t definition_len;
+	struct vm_xml_file *files; /* everything named here, overlays and both definitions included */
+	size_t n_files;
+};
+
+/* A <domainsnapshot> document. Gives *out. */
+int vm_xml_snapshot_parse(const char *text, struct vm_xml_snapshot **out, struct vs_err *err);
+void vm_xml_snapshot_free(struct vm_xml_snapshot *snapshot);
+
+/* ---------------------------------------------------------------- storage pools */
+
+struct vm_xml_pool {
+	char *name;   /* never NULL */
+	char *type;   /* "dir", "logical", ...; never NULL */
+	char *target; /* absolute path, or NULL */
+};
+
+int vm_xml_pool_parse(const char *text, struct vm_xml_pool **out, struct vs_err *err);
+void vm_xml_pool_free(struct vm_xml_pool *pool);
+
+#endif
