@@ -154,14 +154,14 @@ static int look_records(struct vm_work *w, struct vs_err *err)
 	return r;
 }
 
-static int refuse_own(const struct vm_work *w, int r, struct vs_err *err)
+static int refuse_own(const struct vm_work *w, struct vs_err *err)
 {
 	vs_autofree char *why = xstrdup(err ? err->msg : "");
 
 	if (w->dom)
-		return vs_err_set(err, r, "%s. They are kept as they are, and no command runs until they can be read: mend or remove them with "
+		return vs_err_set(err, -EPERM, "%s. They are kept as they are, and no command runs until they can be read: mend or remove them with "
 				  "'virsh metadata %s %s'", why, w->d->name, VM_OWN_URI);
-	return vs_err_set(err, r, "%s. They are kept as they are, and no command runs until they can be read: mend or remove the attribute %s of "
+	return vs_err_set(err, -EPERM, "%s. They are kept as they are, and no command runs until they can be read: mend or remove the attribute %s of "
 			  "'%s'", why, VM_OWN_XATTR, w->uuid);
 }
 
@@ -173,8 +173,10 @@ static int read_own(struct vm_work *w, char **text, struct vs_err *err)
 	if (w->dom)
 		return vm_act_metadata_get(w->dom, VM_OWN_URI, text, err);
 	len = getxattr(w->uuid, VM_OWN_XATTR, buf, sizeof(buf));
-	if (len < 0 && errno == ERANGE)
-		return refuse_own(w, vs_err_set(err, -E2BIG, "our facts in the attribute are larger than %d bytes", VM_OWN_MAX), err);
+	if (len < 0 && errno == ERANGE) {
+		vs_err_set(err, -EPERM, "our facts in the attribute are larger than %d bytes", VM_OWN_MAX);
+		return refuse_own(w, err);
+	}
 	if (len < 0)
 		return errno == ENODATA ? -ENOENT : vs_err_set(err, -errno, "the attribute %s of '%s': %s", VM_OWN_XATTR, w->uuid,
 							       strerror(errno));
@@ -202,7 +204,7 @@ static int find_own(struct vm_work *w, struct vm_own **found, struct vs_err *err
 	if (err)
 		*err = (struct vs_err){0};
 	r = text ? vm_own_parse(text, strlen(text), found, err) : 0;
-	return r < 0 ? refuse_own(w, r, err) : 0; /* to overlook a hold is to delete what it held */
+	return r < 0 ? refuse_own(w, err) : 0; /* to overlook a hold is to delete what it held */
 }
 
 static int refuse_copy(int r, struct vs_err *err)
