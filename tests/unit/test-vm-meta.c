@@ -181,6 +181,9 @@ Test(vm_facts, what_does_not_make_sense_is_refused_not_guessed)
 		{"<facts version=\"1\"><s n=\"a\" t=\"1\"/></facts>", -EINVAL, "<s> lacks"},
 		{"<facts version=\"1\"><s n=\"a%00b\" t=\"1\" is=\"e\"/></facts>", -EINVAL, "%XX"},
 		{"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"o\"/></facts>", -EINVAL, "neither"},
+		{"<facts version=\"2\"><b k=\"1\" c=\"delete a\" r=\"r\" t=\"1\"/><s n=\"a\" t=\"1\" is=\"i\" b=\"1\"/></facts>", -EINVAL,
+		 "internal"},
+		{"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"i\"><m c=\"delete a\" r=\"r\" t=\"1\"/></s></facts>", -EINVAL, "internal"},
 		{"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"eio\"/></facts>", -EINVAL, "both"},
 		{"<facts version=\"1\"><s n=\"a\" t=\"\" is=\"e\"/></facts>", -EINVAL, "time"},
 		{"<facts version=\"1\"><s n=\"a\" t=\"x\" is=\"e\"/></facts>", -EINVAL, "time"},
@@ -420,6 +423,19 @@ Test(vm_facts, a_mark_of_many_is_said_once)
 	vm_own_free(own);
 	vm_own_free(copy);
 	vm_own_free(again);
+}
+
+Test(vm_facts, marks_are_counted_once_however_many_they_doom)
+{
+	struct vm_own *own = parse("<facts version=\"2\"><b k=\"1\" c=\"delete x\" r=\"r\" t=\"1\"><d t=\"a\" p=\"/p\"/></b>"
+				   "<b k=\"2\" c=\"delete y\" r=\"r\" t=\"1\"/><s n=\"x\" t=\"1\" is=\"e\" b=\"1\"/>"
+				   "<s n=\"y\" t=\"1\" is=\"e\" b=\"2\"/><s n=\"z\" t=\"1\" is=\"e\" b=\"1\"/><s n=\"h\" t=\"1\" is=\"eh\"/></facts>");
+	const struct vm_own_mark *marks[4];
+
+	cr_assert_eq(vm_own_marks(own, marks), 2u);
+	cr_expect_str_eq(marks[0]->command, "delete x");
+	cr_expect_str_eq(marks[1]->command, "delete y");
+	vm_own_free(own);
 }
 
 Test(vm_facts, a_mark_dooms_its_disks_or_all_of_them)

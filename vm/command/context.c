@@ -94,6 +94,7 @@ void vm_work_fini(struct vm_work *w)
 	forget_look(w);
 	free(w->said);
 	w->said = NULL;
+	free(vs_steal(w->known));
 }
 
 static int look_picture(struct vm_work *w, struct vs_err *err)
@@ -183,42 +184,84 @@ static int read_own(struct vm_work *w, char **text, struct vs_err *err)
 	return *text ? 0 : -ENOMEM;
 }
 
-static int look_own(struct vm_work *w, struct vs_err *err)
+/* Of what was read or written. Two that say the same are the same. Gives; NULL: nothing. */
+static char *canonical(const struct vm_own *own)
+{
+	char *text = NULL;
+
+	return own && vm_own_text(own, &text, NULL) == 0 ? text : NULL;
+}
+
+/* What the domain itself says of ours. Gives *found; NULL: nothing. */
+static int find_own(struct vm_work *w, struct vm_own **found, struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
-	struct vm_own *found = NULL;
 	int r = read_own(w, &text, err);
 
+	*found = NULL;
 	if (r < 0 && r != -ENOENT)
 		return r;
 	if (err)
 		*err = (struct vs_err){0};
-	if (text) {
-		r = vm_own_parse(text, strlen(text), &found, err);
-		if (r < 0) /* to overlook a hold is to delete what it held */
-			return refuse_own(w, err);
+	r = text ? vm_own_parse(text, strlen(text), found, err) : 0;
+	return r < 0 ? refuse_own(w, err) : 0; /* to overlook a hold is to delete what it held */
+}
+
+static int refuse_copy(int r, struct vs_err *err)
+{
+	vs_autofree char *why = xstrdup(err ? err->msg : "");
+
+	r = r == -EINVAL || r == -E2BIG ? -EPERM : r; /* there is nothing wrong with the command */
+	return vs_err_set(err, r, "our copy of the domain's metadata cannot be read: %s. It is kept as it is, and no command runs until it can be "
+			  "read, for it may know of a hold that the domain does not: mend it or remove it", why);
+}
+
+static int look_own(struct vm_work *w, struct vs_err *err)
+{
+	struct vm_own *found;
+	struct vs_err why = {0};
+	int r = find_own(w, &found, &why);
+
+	if (r == 0 && (r = vm_store_legible(w->store, w->uuid, &why)) < 0)
+		r = refuse_copy(r, &why);
+	if (r < 0) {
+		vm_own_free(found);
+		return vs_err_set(err, r, "%s", why.msg);
 	}
 	w->own = vm_store_best(w->store, w->uuid, found);
 	w->behind = w->own && (!found || found->serial < w->own->serial);
+	free(w->known);
+	w->known = canonical(found);
 	vm_own_free(found);
 	if (!w->own)
 		w->own = vm_own_new();
 	return w->own ? 0 : vs_err_set(err, -ENOMEM, "out of memory");
 }
 
-static int put_own(struct vm_work *w, struct vs_err *err)
+static int write_own(struct vm_work *w, const char *text, struct vs_err *err)
 {
-	vs_autofree char *text = NULL;
-	int r = vm_own_text(w->own, &text, err);
-
-	if (r < 0)
-		return r;
 	if (w->dom)
 		return vm_act_metadata_set(w->dom, VM_OWN_KEY, VM_OWN_URI, text, err);
 	if (setxattr(w->uuid, VM_OWN_XATTR, text, strlen(text), 0) < 0)
 		return vs_err_set(err, -errno, "the attribute %s of '%s': %s", VM_OWN_XATTR, w->uuid, strerror(errno));
 	vm_fault();
 	return 0;
+}
+
+static int put_own(struct vm_work *w, struct vs_err *err)
+{
+	vs_autofree char *text = NULL;
+	struct vm_own *written = NULL;
+	int r = vm_own_text(w->own, &text, err);
+
+	if (r == 0)
+		r = write_own(w, text, err);
+	if (r == 0 && vm_own_parse(text, strlen(text), &written, NULL) == 0) { /* as it will be found */
+		free(w->known);
+		w->known = canonical(written);
+		vm_own_free(written);
+	}
+	return r;
 }
 
 int vm_work_look(struct vm_work *w, struct vs_err *err)
@@ -257,16 +300,117 @@ void vm_work_glance_done(struct vm_work *now)
 	vm_picture_put(now->pic);
 }
 
+/* ---------------------------------------------------------------- storing
+ *
+ * All mounts of a connection that can share a lock do (engine/lock.h); those of another host or container cannot, and what they have stored
+ * since we looked must not be lost. So what the domain has is read once more before anything is stored: is it what we found or wrote there
+ * last, or something older, which a revert has brought back?
+ *
+ * What has happened is stored in any case, the copy first, and theirs goes into it. What is only asked for is refused then; and where the
+ * domain did not take it, what was before is stored with a higher serial, so that a call that libvirt did not answer, and makes after all,
+ * does not put in force later what was reported as a failure.
+ */
+
+/* 1: somebody has stored something there since, *theirs is given. */
+static int find_theirs(struct vm_work *w, struct vm_own **theirs, struct vs_err *err)
+{
+	vs_autofree char *text = NULL;
+	int r = find_own(w, theirs, err);
+
+	if (r < 0 || !*theirs)
+		return r;
+	text = canonical(*theirs);
+	if ((*theirs)->serial >= w->own->serial && !(text && w->known && !strcmp(text, w->known)))
+		return 1;
+	vm_own_free(vs_steal(*theirs));
+	return 0;
+}
+
+/* No hold of theirs is lost, nor what they took; nor a policy or a mark, unless we have one ourselves. */
+static void adopt(struct vm_own *own, const struct vm_own *theirs)
+{
+	for (size_t i = 0; i < theirs->n_snapshots; i++) {
+		const struct vm_own_snapshot *s = &theirs->snapshots[i];
+		const struct vm_own_id id = { s->name, s->created_ns, s->kind };
+		const struct vm_own_snapshot *said = vm_own_find(own, &id);
+		bool marked = said && said->mark;
+
+		if ((s->held && vm_own_set_held(own, &id, true) < 0) || (s->ours && vm_own_set_ours(own, &id, true) < 0) ||
+		    (s->mark && !marked && vm_own_set_mark(own, &id, s->mark) < 0))
+			xoom();
+	}
+	for (size_t i = 0; i < theirs->n_made; i++)
+		vm_own_add_made(own, theirs->made[i].path, theirs->made[i].ino);
+	if (theirs->policy && vm_own_set_policy(own, theirs->policy) < 0)
+		xoom();
+	if (own->serial < theirs->serial)
+		own->serial = theirs->serial;
+}
+
 int vm_work_save(struct vm_work *w, struct vs_err *err)
 {
+	struct vm_own *theirs = NULL;
 	int r;
 
 	vm_own_bump(w->own);
-	r = vm_store_remember(w->store, w->uuid, w->own);
+	r = vm_store_remember(w->store, w->uuid, w->own, err);
 	if (r < 0)
-		return vs_err_set(err, r, "out of memory");
+		return r;
 	vm_fault();
-	return put_own(w, err);
+	w->own->serial--; /* to be compared as it was */
+	r = find_theirs(w, &theirs, err);
+	w->own->serial++;
+	if (r < 0)
+		return r;
+	if (r > 0) {
+		vm_log(w->log, "another virt-snapfs, which does not share our lock, has changed the domain's metadata meanwhile: what it has stored there was kept");
+		adopt(w->own, theirs);
+		vm_own_free(theirs);
+		vm_own_bump(w->own);
+		r = vm_store_remember(w->store, w->uuid, w->own, err);
+	}
+	return r < 0 ? r : put_own(w, err);
+}
+
+/* What was in force stays so, whatever libvirt makes of the call. */
+static void take_back(struct vm_work *w, struct vm_own *before, struct vs_err *err)
+{
+	struct vs_err why = {0};
+
+	before->serial = w->own->serial;
+	vm_own_bump(before);
+	vm_own_free(w->own);
+	w->own = before;
+	if (vm_store_remember(w->store, w->uuid, before, &why) < 0)
+		vs_err_prefix(err, "it may come into force all the same, for it could not be taken back (%s)", why.msg);
+}
+
+int vm_work_ask(struct vm_work *w, struct vs_err *err)
+{
+	struct vm_own *before = vm_store_best(w->store, w->uuid, NULL), *theirs = NULL;
+	struct vs_err local = {0};
+	int r;
+
+	err = err ? err : &local;
+	if (!before)
+		before = vm_own_new();
+	if (!before)
+		xoom();
+	r = find_theirs(w, &theirs, err);
+	vm_own_free(theirs);
+	if (r > 0)
+		r = vs_err_set(err, -EBUSY, "another virt-snapfs, which does not share our lock, has changed the domain's metadata meanwhile: try again");
+	vm_own_bump(w->own);
+	if (r == 0)
+		r = vm_store_remember(w->store, w->uuid, w->own, err);
+	if (r == 0) {
+		vm_fault();
+		r = put_own(w, err);
+		if (r < 0)
+			take_back(w, vs_steal(before), err);
+	}
+	vm_own_free(before);
+	return r;
 }
 
 /* ---------------------------------------------------------------- may we */
@@ -404,16 +548,11 @@ int vm_work_whole(const struct vm_work *w, const char *target, struct vs_err *er
 /* ---------------------------------------------------------------- a paused start */
 
 /* What tells our instance from any other that carries its word: see libvirt/act.h. */
-static bool note_guest(struct vm_work *w, const struct vm_act_guest *guest)
+static int note_guest(void *opaque, const struct vm_act_guest *guest, struct vs_err *err)
 {
-	vs_autofree char *text = xasprintf("%s %" PRId64 " %" PRIu64, guest->token, (int64_t)guest->pid, guest->began);
+	vs_autofree char *text = xasprintf("%s %" PRId64 " %" PRIu64, guest->token, guest->pid, guest->began);
 
-	return vm_work_note(w, "start", text) == 0;
-}
-
-static void before_start(void *opaque, const struct vm_act_guest *guest)
-{
-	note_guest(opaque, guest);
+	return vm_work_note(opaque, "start", text, err);
 }
 
 int vm_work_guest(struct vm_work *w, struct vs_err *err)
@@ -425,13 +564,14 @@ int vm_work_guest(struct vm_work *w, struct vs_err *err)
 	r = vm_work_startable(w, err);
 	if (r < 0)
 		return r;
-	r = vm_act_start_paused(w->dom, before_start, w, &w->guest, err);
+	r = vm_act_start_paused(w->dom, note_guest, w, &w->guest, err);
 	if (r < 0) {
-		vm_work_note_done(w, "start");
+		/* a libvirt that did not answer may start it still */
+		if (r != -EHOSTDOWN && r != -ETIMEDOUT && vm_act_active(w->dom, NULL) == 0)
+			vm_work_note_done(w, "start");
 		return r;
 	}
 	w->guest_up = w->running = true;
-	note_guest(w, &w->guest);
 	return 0;
 }
 
@@ -446,15 +586,17 @@ static bool take_noted(struct vm_work *w, const char *text, void *opaque)
 int vm_work_find_guest(struct vm_work *w, struct vm_act_guest *out)
 {
 	struct vm_act_guest noted = {0};
+	struct vs_err err = {0};
 	int r;
 
 	vm_work_note_each(w, "start", take_noted, &noted); /* the last one counts */
-	r = vm_act_find_paused(w->dom, &noted, out, NULL);
-	if (r == 1 || vm_act_active(w->dom, NULL) == 0)
-		return r == 1;
-	if (noted.token[0] && r == 0)
+	r = vm_act_find_paused(w->dom, &noted, out, &err);
+	if (r < 0 && noted.token[0])
+		vm_log(w->log, "an interrupted command had started the domain, paused, to work on its disks, and it may be up still: %s. It is left "
+		       "as it is; 'virsh destroy' ends it", vs_err_text(&err, r));
+	if (r == 0 && noted.token[0] && vm_act_active(w->dom, NULL) == 1)
 		vm_work_note_drop(w, "start");
-	return 0;
+	return r == 1;
 }
 
 int vm_work_guest_end(struct vm_work *w, struct vs_err *err)
@@ -464,6 +606,10 @@ int vm_work_guest_end(struct vm_work *w, struct vs_err *err)
 	if (!w->guest_up)
 		return 0;
 	r = vm_act_end_paused(w->conn, &w->guest, &w->watch, err);
+	if (r < 0 && r != -ECANCELED)
+		vs_err_prefix(err, "the domain, which was started, paused, to work on its disks, may be up still ('virsh destroy' ends it)");
+	if (r > 0)
+		vm_log(w->log, "the domain, which had been started, paused, to work on its disks, was resumed or replaced by somebody: it is left to them");
 	if (r >= 0) {
 		w->guest_up = w->running = false;
 		vm_work_note_done(w, "start");
@@ -473,7 +619,7 @@ int vm_work_guest_end(struct vm_work *w, struct vs_err *err)
 
 /* ---------------------------------------------------------------- pivots */
 
-int vm_work_note_pivot(struct vm_work *w, const char *target)
+int vm_work_note_pivot(struct vm_work *w, const char *target, struct vs_err *err)
 {
 	struct vm_act_guest qemu = {0};
 	vs_autofree char *text = NULL;
@@ -481,7 +627,7 @@ int vm_work_note_pivot(struct vm_work *w, const char *target)
 	if (!vm_act_process(w->uuid, &qemu))
 		return 0; /* then it will not be provable */
 	text = xasprintf("%" PRId64 " %" PRIu64 " %s", qemu.pid, qemu.began, target);
-	return vm_work_note(w, "pivot", text);
+	return vm_work_note(w, "pivot", text, err);
 }
 
 struct pivot {

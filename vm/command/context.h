@@ -50,6 +50,7 @@ struct vm_work {
 	const struct vm_domain *d;
 	struct vm_own *own; /* never NULL */
 	bool behind;        /* the domain's own copy of it is older */
+	char *known;        /* what was last found or written there */
 	const uint64_t *moving; /* inode numbers of layers that are going to be re-pointed: they are vouched for in any case */
 	size_t n_moving;
 	struct vm_work_record *records;
@@ -83,7 +84,15 @@ int vm_work_startable(const struct vm_work *w, struct vs_err *err);
 /* The domain runs after this: it did, or it is started paused, for the rest of the work. Looks again if it was. */
 int vm_work_guest(struct vm_work *w, struct vs_err *err);
 /* Notes that a pivot is about to be asked for on this disk, and of which QEMU. */
-int vm_work_note_pivot(struct vm_work *w, const char *target);
+int vm_work_note_pivot(struct vm_work *w, const char *target, struct vs_err *err);
+/* own-jobs.c: notes that this block job is about to be asked for by @command. */
+int vm_work_note_job(struct vm_work *w, const struct vm_act_job_spec *spec, const char *command, struct vs_err *err);
+/* Gives up the block jobs that an interrupted run of @command has left and that are proven to be its own: how many. */
+int vm_work_reclaim(struct vm_work *w, const char *command, struct vs_err *err);
+/* Forgets the notes of those that are proven to be over. */
+int vm_work_settle_jobs(struct vm_work *w, struct vs_err *err);
+/* Who ends a guest that is ours gives up the jobs in it that are ours; those of others are waited for. */
+void vm_work_abort_own(struct vm_work *w);
 /* After a death in a pivot: where the very QEMU that was asked has the base as its active layer now, the pivot has happened, for nothing
  * else does that to a running QEMU. Notes so in w->own, and stores it. */
 int vm_work_prove_pivots(struct vm_work *w, struct vs_err *err);
@@ -111,8 +120,11 @@ int vm_work_find_key(const struct vm_work *w, const char *key, const struct vm_s
 const struct vm_work_record *vm_work_record(const struct vm_work *w, const char *raw_name);
 struct vm_own_id vm_work_id(const struct vm_work *w, const struct vm_snapshot *s);
 
-/* Stores w->own, raised by one, at the domain and in the state directory. */
+/* Stores w->own, raised by one, in the state directory and at the domain: what has happened, and is so whatever this returns. */
 int vm_work_save(struct vm_work *w, struct vs_err *err);
+/* The same for what is only asked for (a hold, a policy, what is about to be done): on failure it is not so, neither now nor later.
+ * -EBUSY: a mount that shares no lock with us has changed it meanwhile. */
+int vm_work_ask(struct vm_work *w, struct vs_err *err);
 
 /* attest.c: notes in w->own which snapshots of @d (of a picture) are right, with what beneath them; the next save stores it.
  * vm_work_look() does so with what it saw. */
@@ -126,8 +138,9 @@ int vm_work_vouch_again(struct vm_work *w, struct vs_err *err);
 bool vm_work_made(const struct vm_work *w, const char *path, uint64_t ino);
 /* For vm_own_sweep_made(): is that file there? */
 bool vm_work_is_there(const char *path, uint64_t ino);
-/* meta/journal.c: what only matters if we die. Adds the line, of this command, unless it is there; -ENOMEM. */
-int vm_work_note(struct vm_work *w, const char *word, const char *text);
+/* meta/journal.c: what only matters if we die. Adds the line, of this command, unless it is there; on disk when this returns 0. Else the
+ * command fails, before it does what it could not note. */
+int vm_work_note(struct vm_work *w, const char *word, const char *text, struct vs_err *err);
 /* Is there such a line of this command? */
 bool vm_work_noted(const struct vm_work *w, const char *word, const char *text);
 /* Calls @use with the text of every such line, of whatever command. Returns how often it answered true. */
@@ -197,8 +210,8 @@ int vm_op_check_id(const struct vm_work *w, const struct vm_snapshot *s, struct 
 int vm_op_check_active(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 
 /* create.c: what is about to be made is noted; is this file such a one, that came to nothing? */
-void vm_op_making(void *work, const char *path, uint64_t ino);
-int vm_op_note_take(struct vm_work *w, const char *name);
+int vm_op_making(void *work, const char *path, uint64_t ino, struct vs_err *err);
+int vm_op_note_take(struct vm_work *w, const char *name, struct vs_err *err);
 bool vm_op_left_over(void *work, const char *path);
 /* When a command that makes overlays has ended, after a look: what it or an interrupted one has made and nobody came to use is unlinked, and the notes
  * of it go; a note that is not settled stays. */

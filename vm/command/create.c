@@ -112,12 +112,12 @@ bool vm_op_left_over(void *opaque, const char *path)
 	return true;
 }
 
-void vm_op_making(void *opaque, const char *path, uint64_t ino)
+int vm_op_making(void *opaque, const char *path, uint64_t ino, struct vs_err *err)
 {
 	struct vm_work *w = opaque;
 	vs_autofree char *text = xasprintf("%" PRIu64 "\n%s", ino, path);
 
-	vm_work_note(w, "make", text);
+	return vm_work_note(w, "make", text, err);
 }
 
 /* ---------------------------------------------------------------- what an interrupted create has taken */
@@ -155,15 +155,11 @@ void vm_op_settle_making(struct vm_work *w)
 
 #define TAKING_S 30 /* a snapshot's time is that of the beginning of the call that takes it */
 
-int vm_op_note_take(struct vm_work *w, const char *name)
+int vm_op_note_take(struct vm_work *w, const char *name, struct vs_err *err)
 {
-	vs_autofree char *text = NULL;
+	vs_autofree char *text = xasprintf("%" PRId64 "\n%s", vm_now_ns() / VM_NS_PER_S, name);
 
-	if (asprintf(&text, "%" PRId64 "\n%s", vm_now_ns() / VM_NS_PER_S, name) < 0) {
-		text = NULL;
-		return -ENOMEM;
-	}
-	return vm_work_note(w, "take", text);
+	return vm_work_note(w, "take", text, err);
 }
 
 static bool settle_one(struct vm_work *w, const char *text, void *opaque)
@@ -187,9 +183,26 @@ static bool settle_one(struct vm_work *w, const char *text, void *opaque)
 	return changed;
 }
 
+#define TAKEN_LATE_S 86400 /* a libvirt that went away may be writing a guest's memory still */
+
+static bool take_is_over(struct vm_work *w, const char *text, void *opaque)
+{
+	const char *name = strchr(text, '\n');
+
+	(void)opaque;
+	return !name || vm_work_record(w, name + 1) || strtoll(text, NULL, 10) + TAKEN_LATE_S < vm_now_ns() / VM_NS_PER_S;
+}
+
 int vm_op_settle(struct vm_work *w, struct vs_err *err)
 {
-	return !w->try_only && vm_work_note_each(w, "take", settle_one, NULL) > 0 ? vm_work_save(w, err) : 0;
+	int r;
+
+	if (w->try_only)
+		return 0;
+	r = vm_work_note_each(w, "take", settle_one, NULL) > 0 ? vm_work_save(w, err) : 0;
+	if (r == 0)
+		vm_work_note_settle(w, "take", take_is_over, NULL);
+	return r;
 }
 
 /* ---------------------------------------------------------------- create */
@@ -253,9 +266,9 @@ static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs
 	if (w->try_only)
 		return 0;
 	if (r == 0)
-		r = vm_op_note_take(w, spec->name);
+		r = vm_op_note_take(w, spec->name, err);
 	if (r < 0)
-		return vs_err_set(err, r, "out of memory");
+		return r;
 	vm_fault();
 	r = vm_act_create(w->dom, spec, &w->watch, &made, err);
 	if (made) {
@@ -347,7 +360,7 @@ int vm_op_hold(struct vm_work *w, const char *name, bool hold, struct vs_err *er
 	id = vm_work_id(w, s);
 	if (vm_own_set_held(w->own, &id, hold) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
-	return vm_work_save(w, err);
+	return vm_work_ask(w, err);
 }
 
 int vm_op_policy(struct vm_work *w, const char *line, struct vs_err *err)
@@ -360,5 +373,5 @@ int vm_op_policy(struct vm_work *w, const char *line, struct vs_err *err)
 		return 0;
 	if (vm_own_set_policy(w->own, line) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
-	return vm_work_save(w, err);
+	return vm_work_ask(w, err);
 }

@@ -361,11 +361,11 @@ static int delete_all(struct vm_work *w, char **keys, size_t n, struct vs_err *e
 		r = vm_work_cancelled(w, err);
 		done = 0;
 		if (r == 0 && asked > 1 && !w->try_only)
-			vm_work_note(w, "gone", keys[0]); /* should libvirt, or we, go away before the answer */
+			r = vm_work_note(w, "gone", keys[0], err); /* should libvirt, or we, go away before the answer */
 		if (r == 0)
 			r = vm_op_delete_some(w, keys, n, &done, err);
 		for (size_t i = 1; asked > 1 && !w->try_only && i < done; i++)
-			vm_work_note(w, "gone", keys[i]);
+			vm_work_note(w, "gone", keys[i], NULL); /* they are: its repetition would have to be told */
 		if (r < 0 && asked > 1)
 			vs_err_prefix(err, "'%s'", keys[done]);
 		if (r < 0 && asked > n - done && !w->try_only)
@@ -577,38 +577,6 @@ static int repair_all(struct vm_work *w, struct vs_err *err)
 	return r;
 }
 
-static bool is_text(struct vm_work *w, const char *text, void *opaque)
-{
-	(void)w;
-	return !strcmp(text, opaque);
-}
-
-/* Has any command of ours begun a block job on this disk? */
-static bool began_any(struct vm_work *w, const char *target)
-{
-	for (size_t i = 0; i < w->own->n_snapshots; i++) {
-		const struct vm_own_mark *mark = w->own->snapshots[i].mark;
-
-		if (mark && !mark->is_void && vm_intent_of(mark, target))
-			return true;
-	}
-	return vm_work_note_each(w, "job", is_text, (void *)target) > 0;
-}
-
-/* Who ends a guest that is ours gives up the jobs in it that are ours; those of others are waited for. */
-static void abort_own(struct vm_work *w)
-{
-	struct vm_act_job *jobs = NULL;
-	size_t n = 0;
-
-	if (vm_act_jobs(w->dom, &jobs, &n, NULL) < 0)
-		return;
-	for (size_t i = 0; i < n; i++)
-		if (jobs[i].target && began_any(w, jobs[i].target))
-			vm_act_job_abort(w->dom, jobs[i].target, NULL);
-	vm_act_jobs_free(jobs, n);
-}
-
 /* A guest that we have started and that nobody has come to use is ended; a word of ours in the configuration goes. */
 static int end_guest(struct vm_work *w, struct vs_err *err)
 {
@@ -617,7 +585,7 @@ static int end_guest(struct vm_work *w, struct vs_err *err)
 	if (w->guest_up || vm_work_find_guest(w, &guest) != 1)
 		return 0;
 	vm_log(w->log, "ending the paused guest that an interrupted command had started");
-	abort_own(w);
+	vm_work_abort_own(w);
 	vm_act_end_paused(w->conn, &guest, &w->watch, NULL);
 	return vm_work_look(w, err);
 }
@@ -632,6 +600,8 @@ int vm_op_repair(struct vm_work *w, struct vs_err *err)
 	if (r == 0 && w->conn)
 		r = end_guest(w, err);
 	if (r == 0 && w->conn)
+		vm_work_settle_jobs(w, NULL);
+	if (r == 0 && w->conn)
 		vm_intent_settle(w, NULL, false, &begun); /* what is begun stays so; the others are settled */
 	if (r == 0 && w->conn)
 		r = repair_all(w, err);
@@ -644,36 +614,14 @@ int vm_op_repair(struct vm_work *w, struct vs_err *err)
 
 /* ---------------------------------------------------------------- how a command begins */
 
-static bool began(const struct vm_work *w, const char *command, const char *target)
-{
-	for (size_t i = 0; i < w->own->n_snapshots; i++) {
-		const struct vm_own_mark *mark = w->own->snapshots[i].mark;
-
-		if (mark && !mark->is_void && !strcmp(mark->command, command) && vm_intent_of(mark, target))
-			return true;
-	}
-	return vm_work_noted(w, "job", target);
-}
-
 /* Of an interrupted run of @command: a block job that is still there is given up. */
 static int reclaim(struct vm_work *w, const char *command, struct vs_err *err)
 {
-	struct vm_act_job *jobs = NULL;
-	size_t n = 0;
-	bool any = false;
 	int r = end_guest(w, err);
 
 	if (r == 0)
-		r = vm_act_jobs(w->dom, &jobs, &n, err);
-	for (size_t i = 0; r == 0 && i < n; i++) {
-		if (!jobs[i].target || !began(w, command, jobs[i].target))
-			continue;
-		vm_log(w->log, "giving up the job on disk %s that an interrupted '%s' has left", jobs[i].target, command);
-		r = vm_act_job_abort(w->dom, jobs[i].target, err);
-		any = true;
-	}
-	vm_act_jobs_free(jobs, n);
-	return r == 0 && any ? vm_work_look(w, err) : r;
+		r = vm_work_reclaim(w, command, err);
+	return r > 0 ? vm_work_look(w, err) : r;
 }
 
 int vm_op_begin(struct vm_work *w, const char *command, bool create, struct vs_err *err)

@@ -101,7 +101,7 @@ int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_
 		vm_work_say(w, "would add an entry '%s' to '%s'; no data moves", c->names[0], w->uuid);
 	if (r < 0 || w->try_only)
 		return r;
-	r = vm_op_note_take(w, c->names[0]);
+	r = vm_op_note_take(w, c->names[0], err);
 	if (r < 0)
 		return vs_err_set(err, r, "out of memory");
 	r = run(w, "-c", c->names[0], err);

@@ -129,7 +129,7 @@ static int mark(struct vm_merge *m, struct vs_err *err)
 		if (vm_own_set_mark(m->w->own, &id, &what) < 0)
 			xoom();
 	}
-	return vm_work_save(m->w, err);
+	return vm_work_ask(m->w, err);
 }
 
 /* A note on the intent of one disk, in all marks of the line. */
@@ -220,6 +220,14 @@ struct job {
 	const struct vm_merge_disk *disk;
 };
 
+static int before_job(void *opaque, enum vm_job type, struct vs_err *err)
+{
+	const struct job *job = opaque;
+	const struct vm_act_job_spec spec = { .target = job->disk->target, .base = job->disk->base, .top = job->disk->top, .type = type };
+
+	return vm_work_note_job(job->m->w, &spec, job->m->command, err);
+}
+
 static int on_begun(void *opaque, struct vs_err *err)
 {
 	const struct job *job = opaque;
@@ -233,7 +241,7 @@ static int before_pivot(void *opaque, struct vs_err *err)
 	int r = look_again(job->m, job->disk, true, err);
 
 	if (r == 0)
-		r = vm_work_note_pivot(job->m->w, job->disk->target);
+		r = vm_work_note_pivot(job->m->w, job->disk->target, err);
 	return r < 0 ? r : note(job->m, job->disk, false, true, err);
 }
 
@@ -243,7 +251,7 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 {
 	struct job job = { m, d };
 	struct vm_act_commit spec = {
-		.target = d->target, .base = d->base, .top = d->top, .begun = on_begun, .check = before_pivot, .opaque = &job,
+		.target = d->target, .base = d->base, .top = d->top, .before = before_job, .begun = on_begun, .check = before_pivot, .opaque = &job,
 		.bandwidth = (uint64_t)(m->w->options->bandwidth_mib * 1048576),
 	};
 	struct vm_act_outcome outcome = {0};
@@ -264,6 +272,7 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 	}
 	r = note(m, d, true, false, err);
 	vm_work_note_done(m->w, "pivot");
+	vm_work_note_done(m->w, "job");
 	return r;
 }
 
@@ -285,6 +294,8 @@ static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 
 	if (r != -EHOSTDOWN && vm_act_jobs(m->w->dom, &jobs, &n, NULL) == 0)
 		vm_act_jobs_free(jobs, n);
+	if (r != -EHOSTDOWN)
+		vm_work_settle_jobs(m->w, NULL);
 	if (n == 0 && untouched(m)) {
 		if (unmark(m, NULL) == 0)
 			vs_err_prefix(err, "nothing was written");

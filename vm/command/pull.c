@@ -81,6 +81,14 @@ static int plan_pull(const struct vm_work *w, const struct vm_disk_now *disk, co
 	return !path || p->base ? 1 : vs_err_set(err, -ENOMEM, "out of memory");
 }
 
+/* For a repetition to know the job. */
+static int note_pull(struct vm_work *w, const struct pull_disk *p, struct vs_err *err)
+{
+	const struct vm_act_job_spec spec = { .target = p->target, .base = p->base, .type = VM_JOB_PULL };
+
+	return vm_work_note_job(w, &spec, w->command, err);
+}
+
 static int pull_one(struct vm_work *w, const struct pull_disk *p, struct vs_err *err)
 {
 	struct vm_act_pull spec = { .target = p->target, .base = p->base,
@@ -89,19 +97,11 @@ static int pull_one(struct vm_work *w, const struct pull_disk *p, struct vs_err 
 	int r = vm_work_cancelled(w, err);
 
 	if (r == 0)
+		r = note_pull(w, p, err);
+	if (r == 0)
 		r = vm_act_pull(w->dom, &spec, &w->watch, &outcome, err);
 	vm_fault();
 	return r;
-}
-
-/* For a repetition to know the jobs, and for a mount to know that there is something to look after. */
-static int note_pull(struct vm_work *w, const struct pull_disk *disks, size_t n, struct vs_err *err)
-{
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < n; i++)
-		r = vm_work_note(w, "job", disks[i].target);
-	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
 }
 
 static int pull_all(struct vm_work *w, const struct pull_disk *disks, size_t n, struct vs_err *err)
@@ -110,8 +110,6 @@ static int pull_all(struct vm_work *w, const struct pull_disk *disks, size_t n, 
 
 	vm_work_unguard(w);
 	r = vm_work_save(w, err); /* what each snapshot froze, which the header that changes will not tell any more */
-	if (r == 0)
-		r = note_pull(w, disks, n, err);
 	if (r == 0)
 		r = vm_work_guest(w, err);
 	if (r < 0)

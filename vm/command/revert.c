@@ -81,7 +81,7 @@ static struct old_layers note_layers(const struct vm_work *w, const struct vm_sn
 }
 
 /* For a repetition: they are out of use as soon as the definition is the old one. */
-static int note_drops(struct vm_work *w, const struct old_layers *old)
+static int note_drops(struct vm_work *w, const struct old_layers *old, struct vs_err *err)
 {
 	int r = 0;
 
@@ -90,7 +90,7 @@ static int note_drops(struct vm_work *w, const struct old_layers *old)
 		vs_autofree char *text = xasprintf("%" PRIu64 " %" PRIu64 " %" PRId64 "\n%s", stamp->ino, stamp->size, stamp->mtime_ns,
 						   old->v[i].file.path);
 
-		r = vm_work_note(w, "drop", text);
+		r = vm_work_note(w, "drop", text, err);
 	}
 	return r;
 }
@@ -248,9 +248,9 @@ static int keep_first(struct vm_work *w, const struct vm_command *c, const struc
 	if (!w->try_only && vm_work_record(w, c->keep) && vm_work_noted(w, "keep", c->keep))
 		return kept_before(w, c->keep, err);
 	targets = xcalloc(s->n_disks + w->d->n_disks, sizeof(*targets));
-	r = w->try_only ? 0 : vm_work_note(w, "keep", c->keep);
+	r = w->try_only ? 0 : vm_work_note(w, "keep", c->keep, err);
 	if (r < 0)
-		return vs_err_set(err, r, "out of memory");
+		return r;
 	for (size_t i = 0; s->kind == VM_EXTERNAL && i < s->n_disks; i++)
 		targets[create.n_disks++] = xstrdup(s->disks[i].target);
 	for (size_t i = 0; s->kind == VM_EXTERNAL && i < w->d->n_disks; i++)
@@ -305,7 +305,7 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r == 0 && vm_work_note_each(w, "make", adopt_made, NULL) > 0)
 		r = vm_work_save(w, err);
 	if (r == 0)
-		r = note_drops(w, &old);
+		r = note_drops(w, &old, err);
 	if (r == 0)
 		r = vm_act_revert(w->dom, &spec, &w->watch, err);
 	if (r == 0)

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 #include "vm/util/utf8.h"
 
 #define TELL_NS (300 * VM_NS_PER_MS)
@@ -112,12 +113,10 @@ struct vm_desk *vm_desk_locked(struct vm_engine *e, const char *uuid)
 
 	if (desk)
 		return desk;
-	desk = calloc(1, sizeof(*desk));
-	if (!desk || !(desk->uuid = strdup(uuid)) || vm_strmap_put(&e->desks, uuid, desk) < 0) {
-		if (desk)
-			desk_free(desk);
-		return NULL;
-	}
+	desk = xcalloc(1, sizeof(*desk));
+	desk->uuid = xstrdup(uuid);
+	if (vm_strmap_put(&e->desks, uuid, desk) < 0)
+		xoom();
 	desk->outcome_ns = desk->jobs_ns = desk->retain_ns = vm_now_ns();
 	return desk;
 }

@@ -90,9 +90,7 @@ static bool leave_desk(struct vm_request *q)
 	pthread_mutex_lock(&e->lock);
 	if (q->desk->running == q)
 		q->desk->running = NULL;
-	due = q->desk->prune_due && q->origin == VM_BY_WRITER && !q->desk->running && !e->stop;
-	if (q->origin == VM_BY_RETENTION || due)
-		q->desk->prune_due = false;
+	due = q->desk->prune_due && !q->desk->running && !e->stop;
 	pthread_cond_broadcast(&e->idle);
 	pthread_mutex_unlock(&e->lock);
 	return due;
@@ -153,8 +151,8 @@ static int run(struct vm_request *q)
 	if (conn)
 		virConnectClose(conn);
 	vm_lock_release(lock);
-	if (r == -EHOSTDOWN) /* whatever it was doing has stayed as it is, a guest that it had started included */
-		vm_engine_repair_later(q->engine, q->desk);
+	if (r == -EHOSTDOWN || r == -ETIMEDOUT) /* whatever it was doing has stayed as it is, a guest that it had started included */
+		vm_engine_repair_later(q->engine, q->desk, q->origin == VM_BY_RETENTION);
 	return r;
 }
 
@@ -240,6 +238,8 @@ int vm_request_self(struct vm_engine *e, const struct vm_domain *d, enum vm_orig
 			r = start_locked(q);
 			if (r < 0)
 				q->desk->running = NULL;
+			else if (origin == VM_BY_RETENTION)
+				q->desk->prune_due = false; /* before its first look: what appears later is due again */
 		}
 		pthread_mutex_unlock(&e->lock);
 	}

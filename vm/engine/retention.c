@@ -7,13 +7,13 @@
 #include <string.h>
 
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- readers */
 
 void vm_engine_reading(struct vm_engine *e, const char *uuid, uint64_t ino, int delta)
 {
 	struct vm_desk *desk;
-	struct vm_reader *grown;
 	size_t i = 0;
 
 	pthread_mutex_lock(&e->lock);
@@ -21,11 +21,8 @@ void vm_engine_reading(struct vm_engine *e, const char *uuid, uint64_t ino, int 
 	while (desk && i < desk->n_readers && desk->readers[i].ino != ino)
 		i++;
 	if (desk && i == desk->n_readers) {
-		grown = reallocarray(desk->readers, desk->n_readers + 1, sizeof(*grown));
-		if (grown) {
-			desk->readers = grown;
-			grown[desk->n_readers++] = (struct vm_reader){ .ino = ino };
-		}
+		desk->readers = xreallocarray(desk->readers, desk->n_readers + 1, sizeof(*desk->readers));
+		desk->readers[desk->n_readers++] = (struct vm_reader){ .ino = ino };
 	}
 	if (desk && i < desk->n_readers) {
 		desk->readers[i].count += delta;
@@ -147,11 +144,11 @@ static int by_number(const void *a, const void *b)
 /* Remembers the snapshots of @d; true: one is new. */
 static bool new_ones_locked(struct vm_desk *desk, const struct vm_domain *d)
 {
-	uint64_t *now = calloc(d->n_snapshots + 1, sizeof(*now));
+	uint64_t *now = xcalloc(d->n_snapshots + 1, sizeof(*now));
 	size_t n = 0;
 	bool fresh = false;
 
-	for (size_t i = 0; now && i < d->n_snapshots; i++) {
+	for (size_t i = 0; i < d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &d->snapshots[i];
 
 		if (s->present || !s->recorded)
@@ -160,8 +157,6 @@ static bool new_ones_locked(struct vm_desk *desk, const struct vm_domain *d)
 		fresh |= desk->greeted && (!desk->n_seen || !bsearch(&now[n], desk->seen, desk->n_seen, sizeof(*now), by_number));
 		n++;
 	}
-	if (!now)
-		return false;
 	qsort(now, n, sizeof(*now), by_number);
 	free(desk->seen);
 	desk->seen = now;
@@ -174,8 +169,8 @@ static bool new_ones_locked(struct vm_desk *desk, const struct vm_domain *d)
 static bool needs_repair(struct vm_engine *e, const struct vm_domain *d)
 {
 	struct vm_own *own = vm_store_best(e->store, d->uuid, NULL);
-	vs_autofree char *note = vm_store_note_get(e->store, d->uuid);
-	bool needs = note || !strcmp(d->state, "paused");
+	vs_autofree char *note = NULL;
+	bool needs = vm_store_note_get(e->store, d->uuid, &note, NULL) < 0 || note || !strcmp(d->state, "paused");
 
 	for (size_t i = 0; own && i < own->n_snapshots; i++)
 		needs |= own->snapshots[i].mark != NULL;
@@ -192,33 +187,45 @@ static bool has_policy(struct vm_engine *e, const char *uuid)
 	return has;
 }
 
-void vm_engine_repair_later(struct vm_engine *e, struct vm_desk *desk)
+void vm_engine_repair_later(struct vm_engine *e, struct vm_desk *desk, bool prune)
 {
 	pthread_mutex_lock(&e->lock);
 	desk->repaired = false;
+	desk->prune_due |= prune;
+	pthread_mutex_unlock(&e->lock);
+}
+
+/* A policy that comes later looks at all there is. */
+static void nothing_due(struct vm_engine *e, struct vm_desk *desk)
+{
+	pthread_mutex_lock(&e->lock);
+	desk->prune_due = false;
 	pthread_mutex_unlock(&e->lock);
 }
 
 static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
 {
-	bool fresh = false, repair = false, free_now = false;
+	bool due = false, repair = false;
 	struct vm_desk *desk;
 
 	pthread_mutex_lock(&e->lock);
 	desk = vm_desk_locked(e, d->uuid);
 	if (desk) {
-		fresh = new_ones_locked(desk, d);
+		desk->prune_due |= new_ones_locked(desk, d);
 		repair = !desk->repaired;
 		desk->repaired = true;
-		free_now = !desk->running && !e->stop;
-		desk->prune_due |= fresh;
+		due = desk->prune_due && !desk->running && !e->stop;
 	}
 	pthread_mutex_unlock(&e->lock);
 	if (repair && needs_repair(e, d)) {
 		if (vm_request_self(e, d, VM_BY_MOUNT) < 0)
-			vm_engine_repair_later(e, desk);
-	} else if (fresh && free_now && has_policy(e, d->uuid))
-		vm_request_self(e, d, VM_BY_RETENTION);
+			vm_engine_repair_later(e, desk, false);
+	} else if (due) { /* else who has the desk, or had it a moment ago, sees to it */
+		if (has_policy(e, d->uuid))
+			vm_request_self(e, d, VM_BY_RETENTION);
+		else
+			nothing_due(e, desk);
+	}
 }
 
 void vm_engine_notice(struct vm_engine *e, const struct vm_picture *pic)

@@ -55,6 +55,7 @@ struct vm_act_chain {
 	struct vm_act_layer *layers;
 	size_t n;
 	bool mirror, ready; /* a copy or an active commit; it may be pivoted */
+	char *mirror_path;  /* where that writes to: of an active commit, the base. NULL: remote, or no mirror */
 };
 
 /* -ENOENT: no such disk. Fills *out on success. */
@@ -62,6 +63,8 @@ int vm_act_chain_read(virDomainPtr dom, const char *target, struct vm_act_chain 
 void vm_act_chain_fini(struct vm_act_chain *chain);
 /* Position of the layer, by path, else by the file that the path leads to; -1: none. */
 int vm_act_chain_find(const struct vm_act_chain *chain, const char *path);
+/* Does a copy or an active commit write to that file? */
+bool vm_act_chain_mirrors(const struct vm_act_chain *chain, const char *path);
 
 /* ---------------------------------------------------------------- blockjob-pulse.c */
 
@@ -122,7 +125,7 @@ int vm_act_plan_add(struct vm_act_plan *plan, const struct vm_act_naming *naming
 
 /* Makes a file for each of them, 0600 and of its owner below: an overlay, on disk when this returns; or, with @empty, nothing but
  * the file, for libvirt to fill. All or none. Notes in @plan which files these are. */
-int vm_act_overlays_make(struct vm_act_plan *plan, bool empty, void (*making)(void *opaque, const char *path, uint64_t ino),
+int vm_act_overlays_make(struct vm_act_plan *plan, bool empty, int (*making)(void *opaque, const char *path, uint64_t ino, struct vs_err *err),
 			 void *opaque, struct vm_act_watch *watch, struct vs_err *err);
 /* Removes those files that we made there, and no others. */
 void vm_act_overlays_unlink(const struct vm_act_plan *plan);

@@ -63,6 +63,15 @@ struct vm_act_job {
 int vm_act_jobs(virDomainPtr dom, struct vm_act_job **out, size_t *n, struct vs_err *err);
 void vm_act_jobs_free(struct vm_act_job *jobs, size_t n);
 
+/* What is written down of a block job before it is asked for, so that it can be told from other people's later. */
+struct vm_act_job_spec {
+	const char *target, *base, *top; /* base: NULL: a pull down to nothing; top: NULL: a pull */
+	enum vm_job type;
+};
+/* Is this job, which runs in the QEMU process @pid, the one that was asked for, as far as anybody shows: its type, the mirror of an active
+ * commit, the file that any other commit makes its QEMU write to? 1: yes; 0: no. */
+int vm_act_job_is(virDomainPtr dom, const struct vm_act_job *job, const struct vm_act_job_spec *spec, int64_t pid, struct vs_err *err);
+
 /* Gives up the block job of a disk, without its result. 0 also where there is none. */
 int vm_act_job_abort(virDomainPtr dom, const char *target, struct vs_err *err);
 
@@ -83,8 +92,9 @@ struct vm_act_commit {
 	uint64_t bandwidth;  /* 0: no limit */
 	bool relative;       /* keep backing names relative; libvirt refuses where they are not */
 	bool unlink;         /* libvirt removes the merged files */
-	/* Called when the job has begun, so that nobody else gets at the disk; and (active layer) as the last chance before the
-	 * pivot, when all data has been copied. A negative answer, with its sentence in @err, gives the job up. NULL: go on. */
+	/* Called right before the job is asked for; when it has begun, so that nobody else gets at the disk; and (active layer) as the last
+	 * chance before the pivot, when all data has been copied. A negative answer, with its sentence in @err, gives the job up. NULL: go on. */
+	int (*before)(void *opaque, enum vm_job type, struct vs_err *err);
 	int (*begun)(void *opaque, struct vs_err *err);
 	int (*check)(void *opaque, struct vs_err *err);
 	void *opaque;
@@ -126,17 +136,20 @@ struct vm_act_guest {
 /* Which process is the QEMU of this domain, and since when? Fills pid and began. False: none that we can see. */
 bool vm_act_process(const char *uuid, struct vm_act_guest *out);
 
-/* @before is called with what can be noted before anything happens; what *out holds is to be noted as well, until the guest is
- * ended. -EPERM: a managed save exists, which a start would use up. */
-int vm_act_start_paused(virDomainPtr dom, void (*before)(void *opaque, const struct vm_act_guest *guest), void *opaque,
+/* Has that process the file open for writing? 1, 0; -EACCES, -ENOENT, ...: nobody can tell. */
+int vm_act_process_writes(int64_t pid, const char *path);
+
+/* @note is called twice, with what can be noted before anything happens, and when its process is known; what could not be noted is not
+ * started, or ended again. -EPERM: a managed save exists, which a start would use up; -EOPNOTSUPP: its QEMU cannot be seen from here. */
+int vm_act_start_paused(virDomainPtr dom, int (*note)(void *opaque, const struct vm_act_guest *guest, struct vs_err *err), void *opaque,
 			struct vm_act_guest *out, struct vs_err *err);
 
 /* Destroys it, if it is still that instance, paused, and was never resumed; who else is at work on it is waited for. 1: somebody
- * else's now, it was left; 0: it is gone; -ECANCELED: it was left. */
+ * else's now, it was left; 0: it is gone; -ECANCELED: it was left; -ENODATA and others: it was left, for nobody can tell whose it is. */
 int vm_act_end_paused(virConnectPtr conn, const struct vm_act_guest *guest, struct vm_act_watch *watch, struct vs_err *err);
 
 /* For the next mount after a crash: is this domain the instance that was @noted (token empty: none was), paused, and never resumed? 1
- * and *out, or 0. Takes the word away where it is of no more use. */
+ * and *out, or 0; negative: nobody can tell. Takes the word away where it is of no more use. */
 int vm_act_find_paused(virDomainPtr dom, const struct vm_act_guest *noted, struct vm_act_guest *out, struct vs_err *err);
 
 /* ---------------------------------------------------------------- taking snapshots */
@@ -153,8 +166,8 @@ struct vm_act_create {
 	/* May the file that stands where an overlay is to be made be removed (an interrupted create made that very file, and nobody
 	 * has come to use it)? NULL: never; then another name is found. */
 	bool (*left_over)(void *opaque, const char *path);
-	/* Called for each overlay with its inode number before it has its name: what can be noted in case we die. */
-	void (*making)(void *opaque, const char *path, uint64_t ino);
+	/* Called for each overlay with its inode number before it has its name: what can be noted in case we die. Negative: it is not made. */
+	int (*making)(void *opaque, const char *path, uint64_t ino, struct vs_err *err);
 	void *opaque;
 };
 
@@ -230,7 +243,7 @@ struct vm_act_revert {
 	bool risky; /* libvirt's FORCE: also where it cannot know that the definitions fit together */
 	bool stops; /* vm_act_revert_plan: the caller will have stopped the domain by then */
 	bool (*left_over)(void *opaque, const char *path); /* as in vm_act_create */
-	void (*making)(void *opaque, const char *path, uint64_t ino);
+	int (*making)(void *opaque, const char *path, uint64_t ino, struct vs_err *err);
 	void *opaque;
 };
 

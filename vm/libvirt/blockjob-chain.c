@@ -17,6 +17,7 @@ void vm_act_chain_fini(struct vm_act_chain *chain)
 	for (size_t i = 0; i < chain->n; i++)
 		free(chain->layers[i].path);
 	free(chain->layers);
+	free(chain->mirror_path);
 	*chain = (struct vm_act_chain){0};
 }
 
@@ -81,6 +82,7 @@ static int read_disk(virDomainPtr dom, const xmlNode *root, const char *target, 
 		return vs_err_set(err, -ENOENT, "domain '%s' has no disk '%s'", virDomainGetName(dom), target);
 	chain.mirror = mirror != NULL;
 	chain.ready = vm_xml_attr_is(mirror, "ready", "yes");
+	chain.mirror_path = mirror ? read_path(&ctx, dom, mirror) : NULL;
 	read_layers(&ctx, dom, disk, &chain);
 	vm_xml_files_free(ctx.files, ctx.n_files);
 	if (ctx.oom) {
@@ -126,4 +128,9 @@ int vm_act_chain_find(const struct vm_act_chain *chain, const char *path)
 		if (chain->layers[i].path && same_file(chain->layers[i].path, path))
 			return (int)i;
 	return -1;
+}
+
+bool vm_act_chain_mirrors(const struct vm_act_chain *chain, const char *path)
+{
+	return chain->mirror_path && (!strcmp(chain->mirror_path, path) || same_file(chain->mirror_path, path));
 }

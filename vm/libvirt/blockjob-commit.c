@@ -194,6 +194,7 @@ static int start_commit(struct course *c, const struct vm_act_commit *spec, cons
 	int base = find_layer(c, chain, spec->base, err), top = base < 0 ? base : find_layer(c, chain, spec->top, err);
 	char base_name[LAYER_MAX], top_name[LAYER_MAX];
 	unsigned flags = VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES;
+	int r;
 
 	if (top < 0)
 		return top;
@@ -204,6 +205,9 @@ static int start_commit(struct course *c, const struct vm_act_commit *spec, cons
 	flags |= spec->relative ? VIR_DOMAIN_BLOCK_COMMIT_RELATIVE : 0;
 	flags |= spec->unlink ? VIR_DOMAIN_BLOCK_COMMIT_DELETE : 0;
 	vm_act_step(c->wait.watch, "commit '%s' into '%s' on disk '%s'", spec->top, spec->base, spec->target);
+	r = spec->before ? spec->before(spec->opaque, c->active ? VM_JOB_ACTIVE_COMMIT : VM_JOB_COMMIT, err) : 0;
+	if (r < 0)
+		return r;
 	c->outcome->touched = true;
 	if (virDomainBlockCommit(c->wait.dom, spec->target, layer_name(spec->target, &chain->layers[base], base_name),
 				 layer_name(spec->target, &chain->layers[top], top_name), spec->bandwidth, flags) < 0)

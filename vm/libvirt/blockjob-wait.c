@@ -177,31 +177,40 @@ static int block_job(virDomainPtr dom, const char *target, struct vm_act_job *jo
 	return job->target ? 1 : vm_act_oom(err);
 }
 
-/* A backup, a migration, a save, somebody's snapshot; not one of libvirt's that last an instant. */
-static bool domain_job(virDomainPtr dom, struct vm_act_job *job)
+/* 1: there is a backup, a migration, a save, somebody's snapshot; not one of libvirt's that last an instant. */
+static int domain_job(virDomainPtr dom, struct vm_act_job *job, struct vs_err *err)
 {
 	virDomainJobInfo info;
 
-	if (virDomainGetJobInfo(dom, &info) < 0 || info.type == VIR_DOMAIN_JOB_NONE)
-		return false;
+	if (virDomainGetJobInfo(dom, &info) < 0) {
+		int r = vm_act_virterr(dom, err, "the job of the domain");
+
+		return vm_act_active(dom, NULL) == 0 ? 0 : r;
+	}
+	if (info.type == VIR_DOMAIN_JOB_NONE)
+		return 0;
 	job->type = VM_JOB_OTHER;
 	job->cur = info.dataProcessed;
 	job->end = info.dataTotal;
-	return true;
+	return 1;
 }
 
 static int collect(virDomainPtr dom, const struct vm_xml_domain *domain, struct vm_act_job *jobs, size_t *n,
 		   struct vs_err *err)
 {
+	int r;
+
 	for (size_t i = 0; i < domain->n_disks; i++) {
-		int r = block_job(dom, domain->disks[i].target, &jobs[*n], err);
+		r = block_job(dom, domain->disks[i].target, &jobs[*n], err);
 
 		if (r < 0)
 			return r;
 		*n += (size_t)r;
 	}
-	*n += domain_job(dom, &jobs[*n]);
-	return 0;
+	r = domain_job(dom, &jobs[*n], err);
+
+	*n += r > 0;
+	return r < 0 ? r : 0;
 }
 
 int vm_act_jobs(virDomainPtr dom, struct vm_act_job **out, size_t *n_out, struct vs_err *err)
@@ -233,6 +242,34 @@ void vm_act_jobs_free(struct vm_act_job *jobs, size_t n)
 	for (size_t i = 0; i < n; i++)
 		free(jobs[i].target);
 	free(jobs);
+}
+
+/* libvirt shows the ends of copies and active commits only. The chain must still be one on which the job can run; and of what lies beneath
+ * the active layer a QEMU has only that file open for writing into which it commits. */
+static int has_ends(const struct vm_act_chain *chain, const struct vm_act_job_spec *spec, int64_t pid)
+{
+	int base = spec->base ? vm_act_chain_find(chain, spec->base) : -1, top = spec->top ? vm_act_chain_find(chain, spec->top) : 0;
+
+	if ((spec->base && base < 0) || top < 0 || (spec->base && base <= top))
+		return 0;
+	if (spec->type == VM_JOB_ACTIVE_COMMIT)
+		return top == 0 && vm_act_chain_mirrors(chain, spec->base);
+	return spec->type == VM_JOB_COMMIT ? vm_act_process_writes(pid, spec->base) : spec->type == VM_JOB_PULL;
+}
+
+int vm_act_job_is(virDomainPtr dom, const struct vm_act_job *job, const struct vm_act_job_spec *spec, int64_t pid, struct vs_err *err)
+{
+	struct vm_act_chain chain;
+	int r;
+
+	if (!job->target || strcmp(job->target, spec->target) != 0 || job->type != spec->type)
+		return 0;
+	r = vm_act_chain_read(dom, spec->target, &chain, err);
+	if (r < 0)
+		return r;
+	r = has_ends(&chain, spec, pid);
+	vm_act_chain_fini(&chain);
+	return r < 0 ? vs_err_set(err, r, "the files of process %lld: %s", (long long)pid, strerror(-r)) : r;
 }
 
 int vm_act_job_abort(virDomainPtr dom, const char *target, struct vs_err *err)

@@ -233,7 +233,7 @@ static int open_error(const char *path, struct vs_err *err)
 }
 
 struct maker {
-	void (*making)(void *opaque, const char *path, uint64_t ino);
+	int (*making)(void *opaque, const char *path, uint64_t ino, struct vs_err *err);
 	void *opaque;
 	bool empty;
 };
@@ -261,6 +261,7 @@ static int make_empty(struct vm_act_overlay *o, const struct maker *maker, struc
 	vs_autoclose int fd = -1;
 	struct stat below, st;
 	bool nameless;
+	int r;
 
 	if (stat(o->below, &below) < 0)
 		return vs_err_set(err, -errno, "'%s': %s", o->below, strerror(errno));
@@ -275,8 +276,11 @@ static int make_empty(struct vm_act_overlay *o, const struct maker *maker, struc
 		return open_error(o->path, err);
 	if (fchown(fd, below.st_uid, below.st_gid) < 0)
 		errno = 0;
-	if (maker->making)
-		maker->making(maker->opaque, o->path, st.st_ino);
+	r = maker->making ? maker->making(maker->opaque, o->path, st.st_ino, err) : 0;
+	if (r < 0 && !nameless)
+		unlink(o->path); /* it was made a moment ago, and not in place of another */
+	if (r < 0)
+		return r;
 	vm_fault();
 	if (nameless && give_name(fd, o->path) < 0)
 		return open_error(o->path, err);
@@ -330,7 +334,7 @@ static int make(struct vm_act_overlay *o, const struct maker *maker, struct vs_e
 	return r;
 }
 
-int vm_act_overlays_make(struct vm_act_plan *plan, bool empty, void (*making)(void *opaque, const char *path, uint64_t ino),
+int vm_act_overlays_make(struct vm_act_plan *plan, bool empty, int (*making)(void *opaque, const char *path, uint64_t ino, struct vs_err *err),
 			 void *opaque, struct vm_act_watch *watch, struct vs_err *err)
 {
 	const struct maker maker = { .making = making, .opaque = opaque, .empty = empty };

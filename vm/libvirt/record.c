@@ -44,17 +44,22 @@ int vm_act_forget(virDomainPtr dom, const char *name, struct vs_err *err)
 	return 0;
 }
 
-static bool deleting(virDomainSnapshotPtr snap)
+/* 1, 0. A record that went away meanwhile says nothing; one that cannot be read is no answer. */
+static int deleting(virDomainPtr dom, virDomainSnapshotPtr snap, struct vs_err *err)
 {
 	vs_autofree char *text = virDomainSnapshotGetXMLDesc(snap, 0);
 	vm_act_autorecord struct vm_xml_snapshot *record = NULL;
+	int r;
 
-	if (!text || vm_xml_snapshot_parse(text, &record, NULL) < 0)
-		return false;
-	for (size_t i = 0; i < record->n_disks; i++)
+	if (!text) {
+		r = vm_act_virterr(dom, err, "the record of a snapshot"); /* asking for its name would lose the reason */
+		return r == -ENOENT ? 0 : r;
+	}
+	r = vm_xml_snapshot_parse(text, &record, err);
+	for (size_t i = 0; r == 0 && i < record->n_disks; i++)
 		if (record->disks[i].delete_in_progress)
-			return true;
-	return false;
+			return 1;
+	return r;
 }
 
 static int add_name(char **list, const char *name)
@@ -72,18 +77,21 @@ int vm_act_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *err)
 {
 	vs_autofree char *found = NULL;
 	virDomainSnapshotPtr *list;
-	int n = virDomainListAllSnapshots(dom, &list, 0), r = 0;
+	int n = virDomainListAllSnapshots(dom, &list, 0), r = 0, one;
 
 	if (n < 0)
 		return vm_act_virterr(dom, err, "the snapshots of the domain");
 	for (int i = 0; i < n; i++) {
-		if (r == 0 && deleting(list[i]))
-			r = add_name(&found, virDomainSnapshotGetName(list[i]));
+		one = r == 0 ? deleting(dom, list[i], err) : 0;
+		if (one < 0)
+			r = one;
+		else if (one > 0 && add_name(&found, virDomainSnapshotGetName(list[i])) < 0)
+			r = vm_act_oom(err);
 		virDomainSnapshotFree(list[i]);
 	}
 	free(list);
 	if (r < 0)
-		return vm_act_oom(err);
+		return r;
 	if (!found)
 		return 0;
 	*where = vs_steal(found);

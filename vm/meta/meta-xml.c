@@ -490,6 +490,8 @@ static int read_its_mark(struct reader *r, const xmlNode *node, const struct vm_
 
 	if (ret < 0)
 		return ret;
+	if (id->kind == VM_INTERNAL && (number || within))
+		return bad(r, node, "is internal, and no command of ours leaves those half done");
 	if (number) {
 		found = mark_of(r, number);
 		return found ? vm_own_set_mark(r->own, id, found) : bad(r, node, "is doomed by a command that is not there");

@@ -378,6 +378,22 @@ int vm_own_set_mark(struct vm_own *own, const struct vm_own_id *id, const struct
 	return 0;
 }
 
+size_t vm_own_marks(const struct vm_own *own, const struct vm_own_mark **marks)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < own->n_snapshots; i++) {
+		const struct vm_own_mark *mark = own->snapshots[i].mark;
+		bool known = !mark;
+
+		for (size_t k = 0; !known && k < n; k++)
+			known = marks[k] == mark;
+		if (!known)
+			marks[n++] = mark;
+	}
+	return n;
+}
+
 /* ---------------------------------------------------------------- what is vouched for */
 
 /* The number of that file, which is added where it is not known; 0: no memory. */

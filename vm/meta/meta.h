@@ -21,7 +21,7 @@
  *              is         letters: e external or i internal; o taken here; h held
  *              v          numbers of `f`, separated by commas; may be absent
  *              p          what it froze: TARGET:number of `f`, separated by spaces; may be absent
- *              b          number of the `b` that doomed it; absent: none did
+ *              b          number of the `b` that doomed it; absent: none did. Internal ones have none: libvirt's delete does it all
  *     b        k          number                                                     any number; one a begun command
  *              c          the command, canonical text
  *              r          why what it doomed must not be read, a sentence
@@ -157,6 +157,9 @@ const struct vm_own_snapshot *vm_own_find(const struct vm_own *own, const struct
 
 /* Why that disk of the snapshot must not be read; NULL: it may. Borrowed. */
 const char *vm_own_why_doomed(const struct vm_own *own, const struct vm_own_id *id, const char *target);
+
+/* The marks, each once, in @marks, which has room for one a snapshot; returns how many. Borrowed. */
+size_t vm_own_marks(const struct vm_own *own, const struct vm_own_mark **marks);
 
 /* The file with that number, NULL: none. Borrowed. */
 const struct vm_own_file *vm_own_file(const struct vm_own *own, uint64_t number);
