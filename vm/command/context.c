@@ -98,7 +98,7 @@ void vm_work_fini(struct vm_work *w)
 
 static int look_picture(struct vm_work *w, struct vs_err *err)
 {
-	int r = vm_refresh(w->vm, LOOK_MS);
+	int r = vm_refresh_closely(w->vm, LOOK_MS);
 
 	w->d = NULL;
 	if (r < 0)
