@@ -244,6 +244,28 @@ for what, way in PATHS:
     case("row 5: only a neighbour stands on it, and names it %s" % what, few=1)(only_neighbour(way))
 
 
+@case("row 5: the active overlay is cut off in its data", SHUT_OFF, few=1)
+def cut_in_its_data(lab, running, targets):
+    """QEMU opens it, and reads zeros."""
+    g = lab.guest(False, targets, "ab")
+    path = g.file(targets[-1], "b")
+    s = os.stat(path)
+    with open(path, "rb") as f:
+        data = f.read()
+    os.truncate(path, s.st_size - MIB // 4)
+    g.remember()
+    for command in "delete b", "commit b", "commit a b", "delete a":
+        lab.refused(g, command, NO, re.escape(path) + ".*cut off")
+    with open(path, "r+b") as f:
+        f.write(data)
+    os.utime(path, ns=(s.st_atime_ns, s.st_mtime_ns))
+    g.remember()
+    until("it is whole again", lambda: lab.unharmed(g, "b"))
+    lab.does(g, "delete b")
+    g.forget("b")
+    lab.intact(g, may_go=[g.file(t, "b") for t in targets])
+
+
 # ---------------------------------------------------------------- images that no domain names
 
 def image_beside(make, reason, pool=False):
@@ -363,8 +385,8 @@ def part_of_another(lab, running, targets):
     os.unlink(os.path.join(g.dir, "disk.vmdk"))
     g.remember()
     lab.does(g, "delete a")
-    g.forget("a")
-    lab.intact(g, may_go=[g.file(t, "a") for t in targets])
+    if any(bytes_of(g.file(t), "raw") != g.present[t] for t in targets):
+        raise Wrong("the raw image has not what the guest had")
 
 
 # ---------------------------------------------------------------- a user who may not read them
