@@ -47,6 +47,7 @@ struct vm {
 	struct vm_picture *picture;
 	uint64_t asked, begun, done;
 	bool urgent;        /* somebody waits in vm_refresh(): no pause for company */
+	bool closely;       /* somebody waits in vm_refresh_closely() */
 	bool stop, gone;
 	int result;         /* of the last look that ended */
 	int64_t began_ns, took_ns; /* of the last look, steady clock */
@@ -117,6 +118,8 @@ static void look_locked(struct vm *vm)
 
 	vm->begun = vm->asked;
 	vm->urgent = false;
+	vm->source->closely = vm->closely;
+	vm->closely = false;
 	vm->began_ns = vm_steady_ns();
 	pthread_mutex_unlock(&vm->lock);
 	r = vm->source->ops->look(vm->source, vm->picture, &next, NULL);
@@ -277,7 +280,7 @@ struct vm_picture *vm_picture_get(struct vm *vm)
 	return pic;
 }
 
-int vm_refresh(struct vm *vm, unsigned timeout_ms)
+static int refresh(struct vm *vm, bool closely, unsigned timeout_ms)
 {
 	int64_t patience = vm_steady_ns() + timeout_ms * VM_NS_PER_MS;
 	uint64_t mine;
@@ -286,12 +289,23 @@ int vm_refresh(struct vm *vm, unsigned timeout_ms)
 	pthread_mutex_lock(&vm->lock);
 	mine = ++vm->asked;
 	vm->urgent = true;
+	vm->closely |= closely;
 	pthread_cond_signal(&vm->wake);
 	while (vm->done < mine && !vm->stop && vm_steady_ns() < patience)
 		wait_until_locked(&vm->ended, &vm->lock, patience);
 	r = vm->done >= mine ? vm->result : -ETIMEDOUT;
 	pthread_mutex_unlock(&vm->lock);
 	return r;
+}
+
+int vm_refresh(struct vm *vm, unsigned timeout_ms)
+{
+	return refresh(vm, false, timeout_ms);
+}
+
+int vm_refresh_closely(struct vm *vm, unsigned timeout_ms)
+{
+	return refresh(vm, true, timeout_ms);
 }
 
 /* ---------------------------------------------------------------- commands: see engine/engine.h */

@@ -191,6 +191,8 @@ struct vm_picture *vm_picture_ref(struct vm_picture *pic);
 /* Asks for a new look and waits until a picture is in place that was begun after this call.
  * 0, or -ETIMEDOUT, or -EHOSTDOWN while libvirt is away, or what else that look failed with. */
 int vm_refresh(struct vm *vm, unsigned timeout_ms);
+/* The same for whoever is about to write or to remove something: directories are listed and headers read anew, whatever is remembered. */
+int vm_refresh_closely(struct vm *vm, unsigned timeout_ms);
 
 /* ---------------------------------------------------------------- commands: the doors behind ctl, retain and jobs */
 

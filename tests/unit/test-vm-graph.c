@@ -1259,6 +1259,70 @@ Test(vm_graph, the_file_behind_a_loop_device_is_needed)
 	picture_free(&p);
 }
 
+/* Its second disk. */
+static void web_has_two(struct lab *l, struct vm_fact_disk two[2], int top, enum q2_format format)
+{
+	two[0] = l->disks[WEB];
+	two[1] = (struct vm_fact_disk){.target = "vdb", .top = top, .format = format, .mirror = VM_NO_FILE};
+	l->domains[WEB].disks = two;
+	l->domains[WEB].n_disks = 2;
+}
+
+Test(vm_graph, what_the_domain_itself_reaches_by_another_way_than_down_the_layers_is_needed)
+{
+	enum { LOOP, REFUSED, DATA, SHOWN, N_WAYS }; /* vdb is a loop device on o1; is refused by the gate; has it as its data file */
+	struct vm_fact_disk two[2];
+
+	for (int way = 0; way < N_WAYS; way++) {
+		struct lab l;
+
+		lab_init(&l);
+		if (way == LOOP) {
+			l.files[SPARE].format = Q2_FORMAT_RAW;
+			l.files[SPARE].shows = O1;
+		} else {
+			qcow2(&l, SPARE, VM_NO_FILE);
+		}
+		if (way == REFUSED) {
+			l.files[SPARE].below_why = "may not be read here";
+			l.files[SPARE].refused_dev = l.files[O1].stamp.dev;
+			l.files[SPARE].refused_ino = l.files[O1].stamp.ino;
+		}
+		if (way == DATA)
+			l.files[SPARE].data = O1;
+		if (way == SHOWN) {
+			l.snapdisks[WEB][S2].ino = 4711;
+			l.files[SPARE].exposes = 4711;
+		}
+		web_has_two(&l, two, SPARE, l.files[SPARE].format);
+		struct picture p = picture_of(&l, WEB);
+
+		cr_assert(layer_at(&p, "/i/o1")->users[0], "way %d", way);
+		cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "domain 'web' (disk vdb)");
+		cr_expect_null(layer_at(&p, "/i/o1")->users[1]);
+		cr_expect_null(layer_at(&p, "/i/o3")->users[0]);
+		picture_free(&p);
+	}
+}
+
+Test(vm_graph, the_data_file_of_a_detached_snapshot_is_needed)
+{
+	struct lab l;
+
+	lab_init(&l);
+	qcow2(&l, SPARE, VM_NO_FILE);
+	l.files[SPARE].data = SPARE2;
+	l.files[SPARE2].format = Q2_FORMAT_RAW;
+	snap(&l, WEB, S3, "s3", 220, S2, SPARE, SPARE3); /* a branch that no disk is on */
+	l.disks[OTHER].top = SPARE2;
+	l.disks[OTHER].format = Q2_FORMAT_RAW;
+	struct picture p = picture_of(&l, OTHER);
+
+	cr_assert(layer_at(&p, "/i/spare2")->users[0]);
+	cr_expect_str_eq(layer_at(&p, "/i/spare2")->users[0], "snapshot 's3' of domain 'web' (disk vda)");
+	picture_free(&p);
+}
+
 Test(vm_graph, a_file_has_all_the_paths_that_lead_to_it_and_one_writer_too_many_is_told)
 {
 	struct lab l;

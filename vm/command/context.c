@@ -18,7 +18,7 @@
 #define LIST_TRIES 20
 #define COST_TABLE_BYTES (16u << 20)
 #define COST_WORK 100000000 /* some 2 s */
-#define WHOLE_WORK 25000000 /* half a second for each layer */
+#define WHOLE_WORK 250000000 /* five seconds for each layer, or the tables of 24 TiB; mostly it is a moment */
 #define LIST_PAUSE_US 50000
 
 /* ---------------------------------------------------------------- words */
@@ -99,7 +99,7 @@ void vm_work_fini(struct vm_work *w)
 
 static int look_picture(struct vm_work *w, struct vs_err *err)
 {
-	int r = vm_refresh(w->vm, LOOK_MS);
+	int r = vm_refresh_closely(w->vm, LOOK_MS);
 
 	w->d = NULL;
 	if (r < 0)
@@ -513,8 +513,11 @@ static int check_cut(const struct vm_work *w, const char *target, int layer, str
 		r = q2_file_whole(f, &work, err);
 		q2_file_close(f);
 	}
-	if (r == -EUCLEAN && err)
-		err->code = r = -EPERM;
+	if (r == -EUCLEAN || r == -EFBIG) {
+		r = -EPERM;
+		if (err)
+			err->code = r;
+	}
 	if (r < 0)
 		vs_err_prefix(err, "disk %s", target);
 	return r;

@@ -51,7 +51,7 @@ struct vm_graph_running {
 	bool certain;   /* false: the base is a guess, one of several */
 };
 
-/* Somebody who needs a layer: a disk with it in its chain (index in disks[]), a snapshot that has it where its domain's disks
+/* Somebody who needs a file: a disk with it in its chain (index in disks[]), a snapshot that has it where its domain's disks
  * do not (snaps[]), a volume standing on it that belongs to no domain (facts->volumes). */
 enum vm_graph_user_kind { VM_USER_DISK, VM_USER_SNAPSHOT, VM_USER_VOLUME };
 
@@ -59,6 +59,7 @@ struct vm_graph_user {
 	enum vm_graph_user_kind kind;
 	size_t index;
 	int file;
+	bool unseen; /* by a way that a picture of layers, one beneath the other, does not show: a window, a data file */
 };
 
 /* The same, for who stands on a file of a virt-snapfs mount. */

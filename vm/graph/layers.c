@@ -157,9 +157,12 @@ static int draft_snapshots(struct painting *p)
 
 /* ---------------------------------------------------------------- who else, and what is odd */
 
-/* A volume that is among the layers is seen to stand where it stands. */
-static bool is_own(const struct painting *p, const struct vm_graph_user *user)
+/* The picture shows for itself where the domain's own disks and snapshots stand, and volumes that are among the layers; but not what
+ * they reach by other ways than down the layers. */
+static bool is_seen(const struct painting *p, const struct vm_graph_user *user)
 {
+	if (user->unseen)
+		return false;
 	if (user->kind == VM_USER_VOLUME)
 		return draft_index(p, p->g->facts->volumes[user->index].file) >= 0;
 	return vm_graph_user_is_own(p->g, user->kind, user->index, p->domain);
@@ -172,7 +175,7 @@ static int list_users(const struct painting *p, int file, struct words *words)
 	int ret = 0;
 
 	for (int u = g->users_of.head[g->node[file]]; ret == 0 && u >= 0; u = g->users_of.next[u]) {
-		if (is_own(p, &g->users[u]))
+		if (is_seen(p, &g->users[u]))
 			continue;
 		if (words->n == USERS_SHOWN)
 			more++;

@@ -26,27 +26,44 @@ struct walk {
 	unsigned windows;
 };
 
-static bool is_user(const struct walk *w, int file)
+static struct vm_graph_user *find_user(const struct walk *w, int file)
 {
 	for (size_t i = w->g->n_users; i-- > 0;) {
-		const struct vm_graph_user *u = &w->g->users[i];
+		struct vm_graph_user *u = &w->g->users[i];
 
 		if (u->kind != w->kind || u->index != w->index)
-			return false; /* all of one user's stand together */
+			return NULL; /* all of one user's stand together */
 		if (vm_graph_same(w->g, u->file, file))
-			return true;
+			return u;
 	}
-	return false;
+	return NULL;
+}
+
+static void add(struct walk *w, int file, bool unseen)
+{
+	struct vm_graph *g = w->g;
+	struct vm_graph_user *user = find_user(w, file);
+
+	if (user) {
+		user->unseen |= unseen;
+		return;
+	}
+	XGROW(g->users, g->n_users, g->users_room);
+	g->users[g->n_users++] = (struct vm_graph_user){w->kind, w->index, file, unseen};
 }
 
 static void add_user(struct walk *w, int file)
 {
-	struct vm_graph *g = w->g;
+	add(w, file, w->windows > 0);
+}
 
-	if (is_user(w, file))
-		return;
-	XGROW(g->users, g->n_users, g->users_room);
-	g->users[g->n_users++] = (struct vm_graph_user){w->kind, w->index, file};
+/* Its external data file, which is beneath it in no picture. */
+static void add_data(struct walk *w, int file)
+{
+	int data = vm_graph_file(w->g, file)->data;
+
+	if (data != VM_NO_FILE)
+		add(w, data, true);
 }
 
 static void add_viewer(struct walk *w, size_t snap)
@@ -116,8 +133,7 @@ static void add_from(struct walk *w, int file, enum q2_format format)
 	vm_chain_walk(w->g, file, format, &chain);
 	for (size_t i = 0; i < chain.n; i++) {
 		add_user(w, chain.files[i]);
-		if (vm_graph_file(w->g, chain.files[i])->data != VM_NO_FILE)
-			add_user(w, vm_graph_file(w->g, chain.files[i])->data);
+		add_data(w, chain.files[i]);
 		add_beyond(w, chain.files[i]);
 	}
 }
@@ -151,6 +167,7 @@ static void add_snapshot_users(struct vm_graph *g, size_t snap)
 		if (vm_graph_alive(g, g->snaps[snap].domain, chain.files[i]))
 			return;
 		add_user(&w, chain.files[i]);
+		add_data(&w, chain.files[i]);
 		add_beyond(&w, chain.files[i]);
 	}
 }

@@ -122,32 +122,11 @@ int vm_sketch_file(struct vm_sketch *sk, const struct vm_xml_source *source, str
 	return i;
 }
 
-void vm_sketch_unknown(struct vm_sketch *sk, int code, const char *why, const char *who_fmt, ...)
-{
-	va_list ap;
-	vs_autofree char *who = NULL;
-
-	va_start(ap, who_fmt);
-	who = xvasprintf(who_fmt, ap);
-	va_end(ap);
-	if (sk->n_unknowns == sk->unknowns_room) {
-		struct vm_fact_unknown *more = vm_arena_calloc(&sk->arena, sk->unknowns_room * 2 + 8, sizeof(*more));
-
-		if (sk->n_unknowns)
-			memcpy(more, sk->unknowns, sk->n_unknowns * sizeof(*more));
-		sk->unknowns = more;
-		sk->unknowns_room = sk->unknowns_room * 2 + 8;
-	}
-	sk->unknowns[sk->n_unknowns++] = (struct vm_fact_unknown){
-		.who = vm_arena_strdup(&sk->arena, who), .why = vm_arena_strdup(&sk->arena, why), .code = code == -EACCES ? -EACCES : -EPERM,
-	};
-}
-
 void vm_sketch_elsewhere(struct vm_sketch *sk, const struct vm_xml_source *source, const char *target, const char *owner)
 {
 	if (source->type == VM_SOURCE_NONE || vm_sketch_path(sk, source) || stands_alone(source->format_name))
 		return;
-	vm_sketch_unknown(sk, -EPERM, "it is no file of this host that can be looked at", "%s, whose disk %s is a %s of format %s,",
+	vm_drafts_unknown(&sk->set, -EPERM, "it is no file of this host that can be looked at", "%s, whose disk %s is a %s of format %s,",
 			  owner, target, source->text ? source->text : "remote image",
 			  source->format_name ? source->format_name : "unknown");
 }
@@ -314,12 +293,12 @@ static void draw_own(struct vm_sketch *sk, const struct vm_known_domain *k, stru
 static void draw_unknown(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_draft *d)
 {
 	if (!k->now || k->unknown)
-		vm_sketch_unknown(sk, -EPERM, k->unknown ? k->unknown : "its definition cannot be read", "domain '%s'", d->dir);
+		vm_drafts_unknown(&sk->set, -EPERM, k->unknown ? k->unknown : "its definition cannot be read", "domain '%s'", d->dir);
 	else if (k->running && !k->config)
-		vm_sketch_unknown(sk, -EPERM, "the definition for its next start cannot be read", "domain '%s'", d->dir);
+		vm_drafts_unknown(&sk->set, -EPERM, "the definition for its next start cannot be read", "domain '%s'", d->dir);
 	for (size_t i = 0; i < k->n_list; i++)
 		if (!k->list[i]->record)
-			vm_sketch_unknown(sk, -EPERM, k->list[i]->problem ? k->list[i]->problem : "its record cannot be read",
+			vm_drafts_unknown(&sk->set, -EPERM, k->list[i]->problem ? k->list[i]->problem : "its record cannot be read",
 					  "snapshot '%s' of domain '%s'", k->list[i]->name, d->dir);
 }
 
@@ -359,11 +338,8 @@ int vm_sketch_draw(struct vm_sketch *sk)
 	for (size_t i = 0; i < n && r == 0; i++)
 		r = draw_domain(sk, sk->known->domains[i], &sk->set.drafts[i]);
 	if (r == 0)
-		vm_sketch_volumes(sk);
-	for (size_t i = 0; i < sk->pools->n_problems; i++)
-		vm_sketch_unknown(sk, -EPERM, sk->pools->problems[i], "a volume of a storage pool");
-	sk->set.unknowns = sk->unknowns;
-	sk->set.n_unknowns = sk->n_unknowns;
+		vm_surroundings_draw(&(struct vm_surroundings){ .set = &sk->set, .dirs = sk->dirs, .pools = sk->pools, .wide = &sk->cache->wide,
+								.allow_paths = sk->allow_paths, .n_allow_paths = sk->n_allow_paths });
 	return r == 0 && (vm_arena_failed(&sk->arena) || sk->collect.failed) ? -ENOMEM : r;
 }
 

@@ -42,8 +42,6 @@ struct vm_sketch {
 	struct vm_collect collect;
 	struct vm_drafts set;
 	struct vm_fact_domain *extra; /* set.extra, while it is filled */
-	struct vm_fact_unknown *unknowns; /* set.unknowns, likewise */
-	size_t n_unknowns, unknowns_room;
 };
 
 /* 0 or -ENOMEM; vm_sketch_fini() is called in any case. */
@@ -61,9 +59,6 @@ const char *vm_sketch_path(struct vm_sketch *sk, const struct vm_xml_source *sou
 int vm_sketch_file(struct vm_sketch *sk, const struct vm_xml_source *source, struct q2_gate *gate);
 /* NULL, or why this source cannot be read. */
 const char *vm_sketch_unsupported(struct vm_sketch *sk, const struct vm_xml_source *source);
-/* Notes that something is not known which may stand on any file: see vm_fact_unknown. Borrows nothing. */
-void vm_sketch_unknown(struct vm_sketch *sk, int code, const char *why, const char *who_fmt, ...)
-	__attribute__((format(printf, 4, 5)));
 /* An image that is no file of this host: unknown, unless it can stand on nothing here. */
 void vm_sketch_elsewhere(struct vm_sketch *sk, const struct vm_xml_source *source, const char *target, const char *owner);
 /* Are these two entries one image? */
@@ -73,7 +68,16 @@ bool vm_sketch_same(const struct vm_sketch *sk, int a, int b);
 void vm_sketch_disks(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d);
 /* build-snapshots.c: what libvirt recorded, then what the tables have besides. */
 void vm_sketch_snapshots(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d);
-/* build-volumes.c: images that no domain names but that stand on something. */
-void vm_sketch_volumes(struct vm_sketch *sk);
+/* build-volumes.c: images that no domain names but that stand on something: what lies in pools and beside the files that were
+ * collected so far. */
+struct vm_surroundings {
+	struct vm_drafts *set;
+	struct vm_dirs *dirs;
+	const struct vm_pools *pools; /* NULL: there are none */
+	struct vm_gate_memo *wide;    /* the gate for images that belong to no domain */
+	char *const *allow_paths;
+	size_t n_allow_paths;
+};
+void vm_surroundings_draw(const struct vm_surroundings *s);
 
 #endif

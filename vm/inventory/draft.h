@@ -87,8 +87,8 @@ struct vm_drafts {
 	size_t n_extra;
 	const struct vm_fact_volume *volumes;
 	size_t n_volumes;
-	const struct vm_fact_unknown *unknowns;
-	size_t n_unknowns;
+	struct vm_fact_unknown *unknowns; /* vm_drafts_unknown() */
+	size_t n_unknowns, unknowns_room;
 	bool unfinished;            /* written: something was left out because it is in the making */
 	bool ask_locks;             /* ask for every frozen file's lock bytes, not only of those that were just written */
 	struct vm_arena *arena;     /* lives as long as the drafts */
@@ -99,6 +99,9 @@ struct vm_drafts {
 /* The domains of a look, in the order of the drafts; those that did not change are the objects of @prev (may be NULL).
  * Gives references in @out, which has room for them. 0 or -ENOMEM. */
 int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struct vm_domain **out);
+
+/* Notes that something is not known which may stand on any file: see vm_fact_unknown. Borrows nothing. */
+void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...) __attribute__((format(printf, 4, 5)));
 
 /* Holds, ours, what is vouched for, and the marks of doomed snapshots; the drafts borrow strings of @own. */
 struct vm_own;

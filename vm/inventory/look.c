@@ -81,7 +81,7 @@ struct vm_inventory *vm_inventory_new(const struct vm_options *options, struct v
 	if (!inv)
 		return NULL;
 	inv->store = store;
-	inv->files = vm_files_new();
+	inv->files = inv->dirs.files = vm_files_new();
 	inv->memory = vm_memory_new();
 	inv->shelf = vm_log_shelf_new(options->to_stderr);
 	inv->asker = vm_job_asker_new(options->uri, options->read_only);
@@ -107,6 +107,7 @@ struct look {
 	struct vs_err *err;
 	struct vm_hints hints;
 	bool changed;   /* libvirt says something else than at the last look */
+	bool closely;   /* nothing is taken on trust */
 	bool making;    /* something is not shown yet because it is being made */
 	uint64_t round;
 };
@@ -132,7 +133,10 @@ static void begin_round(struct look *look)
 	struct vm_inventory *inv = look->inv;
 
 	look->round = vm_files_round(inv->files);
-	vm_dirs_round(&inv->dirs);
+	vm_dirs_round(&inv->dirs, look->closely);
+	if (look->closely)
+		vm_files_distrust(inv->files);
+	look->closely = false; /* in further rounds of this look it was all seen just now */
 }
 
 static bool quiet(struct look *look)
@@ -234,10 +238,10 @@ static int look_around(struct look *look, bool pools_changed, struct vm_picture 
 	return 0;
 }
 
-int vm_inventory_look(struct vm_inventory *inv, struct vm_conn *conn, bool fresh, const struct vm_picture *prev,
+int vm_inventory_look(struct vm_inventory *inv, struct vm_conn *conn, bool fresh, bool closely, const struct vm_picture *prev,
 		      struct vm_picture **out, struct vs_err *err)
 {
-	struct look look = { .inv = inv, .conn = conn, .prev = prev, .err = err };
+	struct look look = { .inv = inv, .conn = conn, .closely = closely, .prev = prev, .err = err };
 	bool pools_changed = false;
 	int r;
 
@@ -248,7 +252,7 @@ int vm_inventory_look(struct vm_inventory *inv, struct vm_conn *conn, bool fresh
 	}
 	vm_conn_hints(conn, &look.hints);
 	look.hints.all |= fresh;
-	r = vm_pools_look(&inv->pools, vm_conn_ptr(conn), fresh || look.hints.pools, &pools_changed);
+	r = vm_pools_look(&inv->pools, vm_conn_ptr(conn), fresh || closely || look.hints.pools, &pools_changed);
 	if (r < 0 && !vm_conn_alive(conn))
 		return vs_err_set(err, -EHOSTDOWN, "the connection to libvirt broke off");
 	if (pools_changed)

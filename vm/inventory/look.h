@@ -19,9 +19,10 @@ struct vm_inventory;
 struct vm_inventory *vm_inventory_new(const struct vm_options *options, struct vm_store *store); /* borrows @store */
 void vm_inventory_free(struct vm_inventory *inv);
 
-/* @fresh: the connection is a new one, so nothing of what is known is taken for granted. @prev: the picture in place or
+/* @fresh: the connection is a new one, so nothing of what is known is taken for granted. @closely: nothing that files and directories
+ * said before is taken on trust. @prev: the picture in place or
  * NULL. Gives *out. -EHOSTDOWN: the connection is gone. */
-int vm_inventory_look(struct vm_inventory *inv, struct vm_conn *conn, bool fresh, const struct vm_picture *prev,
+int vm_inventory_look(struct vm_inventory *inv, struct vm_conn *conn, bool fresh, bool closely, const struct vm_picture *prev,
 		      struct vm_picture **out, struct vs_err *err);
 
 /* Says something in the log of every domain that is known. */

@@ -18,6 +18,7 @@
 
 #include "vm/inventory/changes.h"
 #include "vm/model/inventory.h"
+#include "vm/util/mem.h"
 #include "vm/model/names.h"
 #include "vm/util/clock.h"
 
@@ -457,6 +458,30 @@ static int ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct
 		r = compose_all(set, graph, prev, out);
 	vm_graph_free(graph);
 	return r;
+}
+
+void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...)
+{
+	va_list ap;
+	vs_autofree char *who = NULL;
+
+	va_start(ap, who_fmt);
+	who = xvasprintf(who_fmt, ap);
+	va_end(ap);
+	if (set->n_unknowns == set->unknowns_room) {
+		struct vm_fact_unknown *more = vm_arena_calloc(set->arena, set->unknowns_room * 2 + 8, sizeof(*more));
+
+		if (!more)
+			xoom();
+		if (set->n_unknowns)
+			memcpy(more, set->unknowns, set->n_unknowns * sizeof(*more));
+		set->unknowns = more;
+		set->unknowns_room = set->unknowns_room * 2 + 8;
+	}
+	set->unknowns[set->n_unknowns++] = (struct vm_fact_unknown){
+		.who = vm_arena_strdup(set->arena, who), .why = vm_arena_strdup(set->arena, why),
+		.code = code == -EACCES ? -EACCES : -EPERM,
+	};
 }
 
 int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struct vm_domain **out)

@@ -87,7 +87,7 @@ static int libvirt_look(struct vm_source *source, const struct vm_picture *prev,
 
 	if (r < 0)
 		return r;
-	r = vm_inventory_look(s->inv, s->conn, s->fresh, prev, out, err);
+	r = vm_inventory_look(s->inv, s->conn, s->fresh, source->closely, prev, out, err);
 	if (r >= 0)
 		s->fresh = false;
 	else if (!vm_conn_alive(s->conn) && prev)

@@ -54,16 +54,21 @@ static void list_mounts(struct vm_files *files)
 		fclose(f);
 }
 
-bool vm_file_is_exposed(struct vm_files *files, const struct q2_stamp *now)
+bool vm_files_is_mount(struct vm_files *files, uint64_t dev)
 {
-	if (now->block || major(now->dev) != 0) /* file systems without a device have major number 0 */
+	if (major(dev) != 0) /* file systems without a device have major number 0 */
 		return false;
 	if (files->mounts_round != files->round)
 		list_mounts(files);
 	for (size_t i = 0; i < files->n_mounts; i++)
-		if (files->mounts[i] == now->dev)
+		if (files->mounts[i] == dev)
 			return true;
 	return false;
+}
+
+bool vm_file_is_exposed(struct vm_files *files, const struct q2_stamp *now)
+{
+	return !now->block && vm_files_is_mount(files, now->dev);
 }
 
 bool vm_file_exposed(struct vm_files *files, struct vm_file *f, const struct q2_stamp *now)

@@ -109,6 +109,18 @@ uint64_t vm_files_round(struct vm_files *files)
 	return files->round;
 }
 
+static bool distrust(void *thing, void *opaque)
+{
+	(void)opaque;
+	((struct vm_file *)thing)->racy = true;
+	return true;
+}
+
+void vm_files_distrust(struct vm_files *files)
+{
+	vm_strmap_filter(&files->table, distrust, NULL);
+}
+
 struct vm_file *vm_file_at(struct vm_files *files, const char *path, enum q2_format format)
 {
 	vs_autofree char *key = NULL;
