@@ -110,6 +110,12 @@ int vm_work_find_key(const struct vm_work *w, const char *key, const struct vm_s
 /* NULL: libvirt has no record of it. */
 const struct vm_work_record *vm_work_record(const struct vm_work *w, const char *raw_name);
 struct vm_own_id vm_work_id(const struct vm_work *w, const struct vm_snapshot *s);
+/*
+ * The image that this external snapshot's disk is in: what the look reads it from, which may be another file than its record names
+ * (graph/state.c, "redirection"). Where the look has no image of it, what the record says: then it cannot be read either. No command
+ * takes the record's word. *format (nullable): of that. Borrowed; NULL: it has no such disk, or not in a local file.
+ */
+const char *vm_work_image(const struct vm_work *w, const struct vm_work_record *record, const char *target, enum q2_format *format);
 
 /* Stores w->own, raised by one, at the domain and in the state directory. */
 int vm_work_save(struct vm_work *w, struct vs_err *err);

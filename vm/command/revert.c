@@ -288,12 +288,32 @@ static int check_state(const struct vm_snapshot *s, struct vs_err *err)
 	return vs_err_set(err, -EPERM, "snapshot '%s' is %s: %s", s->shown, vm_state_name(s->state), s->reason ? s->reason : "");
 }
 
+/* The images to stand on, as strings of the look that @w has. Gives. */
+static struct vm_act_image *list_images(const struct vm_work *w, const char *name, size_t *n)
+{
+	const struct vm_work_record *record = vm_work_record(w, name);
+	struct vm_act_image *list = xcalloc(record ? record->xml->n_disks : 0, sizeof(*list));
+
+	*n = 0;
+	for (size_t i = 0; record && i < record->xml->n_disks; i++) {
+		struct vm_act_image image = { .target = record->xml->disks[i].target };
+
+		image.path = vm_work_image(w, record, image.target, &image.format);
+		if (image.path)
+			list[(*n)++] = image;
+	}
+	return list;
+}
+
 static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 {
 	struct vm_act_revert spec = { .name = name, .risky = true, .left_over = vm_op_left_over, .making = vm_op_making, .opaque = w };
 	struct old_layers old vs_cleanup(layers_fini) = { .n = 0 };
+	vs_autofree struct vm_act_image *images = list_images(w, name, &spec.n_images);
 	const struct vm_snapshot *s;
 	int r = vm_work_find_key(w, name, &s, err);
+
+	spec.images = images;
 
 	if (r == 0) {
 		old = note_layers(w, s);
@@ -407,6 +427,7 @@ int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 {
 	const struct vm_snapshot *s = NULL;
 	vs_autofree char *name = NULL;
+	vs_autofree struct vm_act_image *images = NULL;
 	struct vm_act_revert spec = { .stops = true };
 	struct vm_act_plan plan = {0};
 	enum vm_act_way way;
@@ -425,6 +446,7 @@ int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 	if (r < 0)
 		return r;
 	spec.name = name;
+	spec.images = images = list_images(w, name, &spec.n_images);
 	r = vm_act_revert_plan(w->dom, &spec, &way, &plan, err); /* before anything is stopped for it */
 	if (r == 0 && w->try_only)
 		r = try_revert(w, c, s, name, &plan, err);

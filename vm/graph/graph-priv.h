@@ -184,6 +184,9 @@ int vm_graph_stands_on(const struct vm_graph *g, int file);
 /* The disk of a (running, if there is one) domain that has it as its writable active layer; NULL: none. */
 const struct vm_graph_disk *vm_graph_writer(const struct vm_graph *g, int file);
 
+/* state.c: the image that this disk of a snapshot is read from, and its format: layers[0] of the verdict, whatever the record names. */
+int vm_graph_image(const struct vm_graph *g, const struct vm_graph_snap *snap, enum q2_format *format);
+
 /* ---------------------------------------------------------------- judging one disk of one snapshot */
 
 /* One disk of one snapshot before its judge. */

@@ -137,22 +137,34 @@ static void add_disk_users(struct vm_graph *g, size_t disk)
 		add_from(&w, fact->mirror, vm_graph_file(g, fact->mirror)->format);
 }
 
-/* A snapshot needs what its domain's disks do not need anyway. */
+/* @file and what is beneath it, down to what a disk of that domain needs anyway. */
+static void add_detached(struct walk *w, size_t domain, int file, enum q2_format format)
+{
+	struct vm_chain chain;
+
+	if (file == VM_NO_FILE || vm_graph_alive(w->g, domain, file))
+		return;
+	vm_chain_walk(w->g, file, format, &chain);
+	for (size_t i = 0; i < chain.n; i++) {
+		if (vm_graph_alive(w->g, domain, chain.files[i]))
+			return;
+		add_user(w, chain.files[i]);
+		add_beyond(w, chain.files[i]);
+	}
+}
+
+/* A snapshot needs what its domain's disks do not need anyway: the image that it is read from, and where its record names another one
+ * that, too, for others go by the record. */
 static void add_snapshot_users(struct vm_graph *g, size_t snap)
 {
 	const struct vm_fact_snapdisk *disk = vm_graph_snapdisk(g, &g->snaps[snap]);
 	struct walk w = {.g = g, .kind = VM_USER_SNAPSHOT, .index = snap};
-	struct vm_chain chain;
+	enum q2_format format;
+	int image = vm_graph_image(g, &g->snaps[snap], &format);
 
-	if (disk->pit == VM_NO_FILE || vm_graph_alive(g, g->snaps[snap].domain, disk->pit))
-		return;
-	vm_chain_walk(g, disk->pit, disk->format, &chain);
-	for (size_t i = 0; i < chain.n; i++) {
-		if (vm_graph_alive(g, g->snaps[snap].domain, chain.files[i]))
-			return;
-		add_user(&w, chain.files[i]);
-		add_beyond(&w, chain.files[i]);
-	}
+	add_detached(&w, g->snaps[snap].domain, image, format);
+	if (!vm_graph_same(g, image, disk->pit))
+		add_detached(&w, g->snaps[snap].domain, disk->pit, disk->format);
 }
 
 /* A volume that no domain knows needs what it stands on. */

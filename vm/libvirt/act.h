@@ -225,8 +225,18 @@ int vm_act_unlink(const struct vm_xml_snapshot *record, const char *path, struct
 
 /* ---------------------------------------------------------------- reverting */
 
+/* The image that a disk of the snapshot is in. The record may name another file: libvirt 9.0 points it at a wrong one, and then only who
+ * has looked at the files can tell. */
+struct vm_act_image {
+	const char *target;
+	const char *path;
+	enum q2_format format;
+};
+
 struct vm_act_revert {
 	const char *name;
+	const struct vm_act_image *images; /* external ones: of each disk; one without is refused */
+	size_t n_images;
 	bool risky; /* libvirt's FORCE: also where it cannot know that the definitions fit together */
 	bool stops; /* vm_act_revert_plan: the caller will have stopped the domain by then */
 	bool (*left_over)(void *opaque, const char *path); /* as in vm_act_create */
