@@ -132,6 +132,12 @@ class Domain(Guest):
         virsh(["destroy", self.name])
         self.running = False
 
+    def become(self, path):
+        """The domain is defined on another image."""
+        self.active["vda"] = path
+        self.present["vda"] = bytearray(bytes_of(path))
+        self.define()
+
     def reverted(self, name):
         self.present = {t: bytearray(self.wanted[name][t]) for t in self.targets}
         self.current = name
@@ -217,6 +223,13 @@ class Lab:
         g.flush()
         self.listed(g)
         g.remember()
+        return g
+
+    def guest_unseen(self, targets=ONE):
+        """Without history, while nothing is mounted."""
+        self.serial += 1
+        g = Domain("r%d" % self.serial, targets, False)
+        self.guests.append(g)
         return g
 
     def listed(self, g):

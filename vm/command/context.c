@@ -245,7 +245,7 @@ int vm_work_look(struct vm_work *w, struct vs_err *err)
 
 int vm_work_glance(const struct vm_work *w, struct vm_work *now, struct vs_err *err)
 {
-	*now = (struct vm_work){ .vm = w->vm, .uuid = w->uuid, .conn = w->conn, .own = w->own, .records = w->records,
+	*now = (struct vm_work){ .vm = w->vm, .uuid = w->uuid, .conn = w->conn, .dom = w->dom, .own = w->own, .records = w->records,
 				 .n_records = w->n_records, .removed = w->removed, .n_removed = w->n_removed };
 	return look_picture(now, err);
 }

@@ -202,13 +202,12 @@ int vm_op_begin(struct vm_work *w, const char *command, bool create, struct vs_e
 int vm_op_check_id(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 int vm_op_check_active(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 
-/* create.c: what is about to be made is noted; is this file such a one, that came to nothing? */
-void vm_op_making(void *work, const char *path, uint64_t ino);
+/* create.c: what is about to be made is noted. */
+void vm_op_making(void *work, const char *path, int fd);
 int vm_op_note_take(struct vm_work *w, const char *name);
-bool vm_op_left_over(void *work, const char *path);
-/* When a command that makes overlays has ended, after a look: what it or an interrupted one has made and nobody came to use is unlinked, and the notes
- * of it go; a note that is not settled stays. */
-void vm_op_settle_making(struct vm_work *w);
+/* Before a command makes overlays, and when it has ended, after a look: what was made and nobody came to use is unlinked, what the domain
+ * has come to use is remembered as of our making, and the notes of both go; a note that is not settled stays. */
+int vm_op_settle_making(struct vm_work *w, struct vs_err *err);
 
 /* image.c: the same on a plain image; w->conn is NULL. */
 int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err);

@@ -126,6 +126,10 @@ static enum vm_need need_of(const struct vm_merge *m, int layer, bool is_top, st
 		vs_err_set(err, -EPERM, "'%s' must stay as it is: several branches stand on it", layer_at(m, layer)->path);
 		return VM_NEED_BY;
 	}
+	if (need == VM_NEED_NOT && layer_at(m, layer)->active && vm_work_above(m->w, layer, &one) > 0) {
+		vs_err_set(err, -EPERM, "'%s' must stay as it is: '%s' stands on it", layer_at(m, layer)->path, layer_at(m, one)->path);
+		return VM_NEED_BY;
+	}
 	return need;
 }
 

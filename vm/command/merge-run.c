@@ -377,20 +377,35 @@ static void remove_files(struct vm_merge *m)
 	}
 }
 
-static int remove_memory(struct vm_merge *m, struct vs_err *err)
+/* What a record says its memory is, as it is to be removed. False: it says nothing, or nothing is there. */
+static bool memory_of(const struct vm_merge *m, const char *name, struct vm_doomed_file *file)
 {
-	int r = 0;
+	const struct vm_work_record *record = vm_work_record(m->w, name);
+	int layer = record && record->xml->memory_file ? vm_work_layer(m->w, record->xml->memory_file) : -1;
 
-	for (size_t i = 0; r == 0 && i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+	if (!record || !record->xml->memory_file || access(record->xml->memory_file, F_OK) != 0)
+		return false;
+	*file = (struct vm_doomed_file){ .path = record->xml->memory_file, .as = VM_DOOMED_MEMORY, .since_s = record->xml->created_s };
+	if (layer >= 0)
+		file->stamp = m->w->d->layers[layer].stamp;
+	return true;
+}
 
-		if (!record || !record->xml->memory_file || access(record->xml->memory_file, F_OK) != 0)
-			continue;
-		r = vm_act_unlink(record->xml, record->xml->memory_file, err);
+/* As with layers: what stays is told. */
+static void remove_memory(struct vm_merge *m)
+{
+	struct vm_leaving leaving = vm_merge_leaving(m);
+
+	for (size_t i = 0; i < m->n_names; i++) {
+		struct vm_doomed_file file;
+		struct vs_err why = {0};
+		int r = memory_of(m, m->names[i], &file) ? vm_remove(m->w, &file, &leaving, &why) : 1;
+
 		if (r == 0)
-			vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, record->xml->memory_file));
+			vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, file.path));
+		else if (r < 0)
+			vm_work_say(m->w, "%s", why.msg);
 	}
-	return r;
 }
 
 /* Overlays of those that go which stay as files, for others need them: soon no record will say that a snapshot made them. */
@@ -444,17 +459,34 @@ static void tell(struct vm_merge *m)
 		tell_disk(m, &m->disks[i]);
 }
 
+static void tell_file(struct vm_work *w, const char *path)
+{
+	struct vs_err why = {0};
+
+	if (vm_is_removable(path, &why) == 0)
+		vm_work_say(w, "would unlink '%s'", path);
+	else
+		vm_work_say(w, "%s", why.msg);
+}
+
 /* What remove_files() and remove_memory() will do. */
 static void tell_files(struct vm_merge *m)
 {
+	struct vm_leaving leaving = vm_merge_leaving(m);
+	struct vm_doomed_file memory;
+
 	for (size_t i = 0; i < m->n_disks; i++)
 		for (size_t k = 0; k < m->disks[i].n_gone; k++)
-			vm_work_say(m->w, "would unlink '%s'", m->disks[i].gone[k].path);
+			tell_file(m->w, m->disks[i].gone[k].path);
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		struct vs_err why = {0};
 
-		if (record && record->xml->memory_file)
-			vm_work_say(m->w, "would unlink '%s'", record->xml->memory_file);
+		if (!memory_of(m, m->names[i], &memory))
+			continue;
+		if (vm_may_remove(m->w, &memory, &leaving, &why) == 0)
+			vm_work_say(m->w, "would unlink '%s'", memory.path);
+		else
+			vm_work_say(m->w, "%s", why.msg);
 	}
 }
 
@@ -536,7 +568,7 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 	if (r == 0)
 		remove_files(m);
 	if (r == 0)
-		r = remove_memory(m, err);
+		remove_memory(m);
 	if (r == 0)
 		r = vm_work_vouch_again(m->w, err);
 	if (r == 0)

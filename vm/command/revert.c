@@ -87,8 +87,8 @@ static int note_drops(struct vm_work *w, const struct old_layers *old)
 
 	for (size_t i = 0; r == 0 && i < old->n; i++) {
 		const struct q2_stamp *stamp = &old->v[i].file.stamp;
-		vs_autofree char *text = xasprintf("%" PRIu64 " %" PRIu64 " %" PRId64 "\n%s", stamp->ino, stamp->size, stamp->mtime_ns,
-						   old->v[i].file.path);
+		vs_autofree char *text = xasprintf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRId64 "\n%s", stamp->dev, stamp->ino, stamp->size,
+						   stamp->mtime_ns, old->v[i].file.path);
 
 		r = vm_work_note(w, "drop", text);
 	}
@@ -120,15 +120,15 @@ static bool discard_noted(struct vm_work *w, const char *text, void *opaque)
 	const char *path = strchr(text, '\n');
 	struct stat st;
 
-	if (!path || sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNd64, &file.stamp.ino, &file.stamp.size, &file.stamp.mtime_ns) != 3)
+	if (!path || sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNd64, &file.stamp.dev, &file.stamp.ino, &file.stamp.size,
+			    &file.stamp.mtime_ns) != 4)
 		return false;
 	file.path = (char *)path + 1;
 	for (size_t i = 0; i < active->n; i++)
 		if (!strcmp(active->v[i].file.path, file.path))
 			return false;
-	if (lstat(file.path, &st) < 0 || st.st_ino != file.stamp.ino)
+	if (lstat(file.path, &st) < 0 || st.st_ino != file.stamp.ino || st.st_dev != file.stamp.dev)
 		return false;
-	file.stamp.dev = st.st_dev;
 	discard(w, &file);
 	return true;
 }
@@ -267,20 +267,6 @@ static int keep_first(struct vm_work *w, const struct vm_command *c, const struc
 	return r;
 }
 
-/* What an interrupted run has made and the domain stands on by now is of our making, which soon no note will say. */
-static bool adopt_made(struct vm_work *w, const char *text, void *opaque)
-{
-	char *path;
-	uint64_t ino = strtoull(text, &path, 10);
-	int layer = *path == '\n' ? vm_work_layer(w, path + 1) : -1;
-
-	(void)opaque;
-	if (layer < 0 || w->d->layers[layer].stamp.ino != ino)
-		return false;
-	vm_own_add_made(w->own, path + 1, ino);
-	return true;
-}
-
 static int check_state(const struct vm_snapshot *s, struct vs_err *err)
 {
 	if (s->state == VM_OK || s->state == VM_DETACHED)
@@ -307,7 +293,7 @@ static struct vm_act_image *list_images(const struct vm_work *w, const char *nam
 
 static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 {
-	struct vm_act_revert spec = { .name = name, .risky = true, .left_over = vm_op_left_over, .making = vm_op_making, .opaque = w };
+	struct vm_act_revert spec = { .name = name, .risky = true, .making = vm_op_making, .opaque = w };
 	struct old_layers old vs_cleanup(layers_fini) = { .n = 0 };
 	vs_autofree struct vm_act_image *images = list_images(w, name, &spec.n_images);
 	const struct vm_snapshot *s;
@@ -322,8 +308,8 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r == 0)
 		r = check_state(s, err); /* it may have changed while a snapshot was taken and the guest was stopped */
 	vm_work_unguard(w);
-	if (r == 0 && vm_work_note_each(w, "make", adopt_made, NULL) > 0)
-		r = vm_work_save(w, err);
+	if (r == 0)
+		r = vm_op_settle_making(w, err);
 	if (r == 0)
 		r = note_drops(w, &old);
 	if (r == 0)
@@ -338,7 +324,7 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 		r = settle_layers(w, &old, err);
 	if (r != -EHOSTDOWN) {
 		if (r == 0 || vm_work_look(w, NULL) == 0)
-			vm_op_settle_making(w);
+			vm_op_settle_making(w, NULL);
 		vm_work_note_done(w, "drop");
 	}
 	if (r == 0)

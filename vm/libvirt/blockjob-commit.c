@@ -201,8 +201,6 @@ static int start_commit(struct course *c, const struct vm_act_commit *spec, cons
 		return vs_err_set(err, -EINVAL, "'%s' does not stand on '%s'", spec->top, spec->base);
 	c->active = c->wait.until_ready = top == 0;
 	flags |= c->active ? VIR_DOMAIN_BLOCK_COMMIT_ACTIVE : 0;
-	flags |= spec->relative ? VIR_DOMAIN_BLOCK_COMMIT_RELATIVE : 0;
-	flags |= spec->unlink ? VIR_DOMAIN_BLOCK_COMMIT_DELETE : 0;
 	vm_act_step(c->wait.watch, "commit '%s' into '%s' on disk '%s'", spec->top, spec->base, spec->target);
 	c->outcome->touched = true;
 	if (virDomainBlockCommit(c->wait.dom, spec->target, layer_name(spec->target, &chain->layers[base], base_name),

@@ -173,9 +173,8 @@ static bool planned(const struct vm_act_plan *plan, const char *path)
 	return false;
 }
 
-/* The first path that nobody has, or has for no reason. */
-static int find_path(const struct vm_act_plan *plan, const struct vm_act_naming *naming, char **path, bool *replace,
-		     struct vs_err *err)
+/* The first path that nobody has. */
+static int find_path(const struct vm_act_plan *plan, const struct vm_act_naming *naming, char **path, struct vs_err *err)
 {
 	for (unsigned attempt = 1; attempt <= ATTEMPTS; attempt++) {
 		vs_autofree char *text = NULL;
@@ -189,7 +188,6 @@ static int find_path(const struct vm_act_plan *plan, const struct vm_act_naming 
 		if (planned(plan, text) || (there && !(naming->left_over && naming->left_over(naming->opaque, text))))
 			continue;
 		*path = vs_steal(text);
-		*replace = there;
 		return 0;
 	}
 	return vs_err_set(err, -EEXIST, "no free name for an overlay of snapshot '%s' beside '%s'", naming->snapshot,
@@ -200,7 +198,7 @@ int vm_act_plan_add(struct vm_act_plan *plan, const struct vm_act_naming *naming
 		    enum q2_format format, struct vs_err *err)
 {
 	struct vm_act_overlay *list, *o, made = { .format = format };
-	int r = find_path(plan, naming, &made.path, &made.replace, err);
+	int r = find_path(plan, naming, &made.path, err);
 	struct stat st;
 
 	if (r < 0)
@@ -233,7 +231,7 @@ static int open_error(const char *path, struct vs_err *err)
 }
 
 struct maker {
-	void (*making)(void *opaque, const char *path, uint64_t ino);
+	void (*making)(void *opaque, const char *path, int fd);
 	void *opaque;
 	bool empty;
 };
@@ -264,9 +262,6 @@ static int make_empty(struct vm_act_overlay *o, const struct maker *maker, struc
 
 	if (stat(o->below, &below) < 0)
 		return vs_err_set(err, -errno, "'%s': %s", o->below, strerror(errno));
-	if (o->replace && unlink(o->path) < 0 && errno != ENOENT)
-		return open_error(o->path, err);
-	vm_fault();
 	fd = open_nameless(o->path);
 	nameless = fd >= 0;
 	if (!nameless)
@@ -276,7 +271,7 @@ static int make_empty(struct vm_act_overlay *o, const struct maker *maker, struc
 	if (fchown(fd, below.st_uid, below.st_gid) < 0)
 		errno = 0;
 	if (maker->making)
-		maker->making(maker->opaque, o->path, st.st_ino);
+		maker->making(maker->opaque, o->path, fd);
 	vm_fault();
 	if (nameless && give_name(fd, o->path) < 0)
 		return open_error(o->path, err);
@@ -324,38 +319,22 @@ static int make(struct vm_act_overlay *o, const struct maker *maker, struct vs_e
 		r = sync_overlay(o->path, err);
 	if (r == 0 && !is_ours(o))
 		r = vs_err_set(err, -EEXIST, "overlay '%s': another file has been put there meanwhile", o->path);
-	if (r < 0 && is_ours(o))
-		unlink(o->path);
 	vm_fault();
 	return r;
 }
 
-int vm_act_overlays_make(struct vm_act_plan *plan, bool empty, void (*making)(void *opaque, const char *path, uint64_t ino),
-			 void *opaque, struct vm_act_watch *watch, struct vs_err *err)
+int vm_act_overlays_make(struct vm_act_plan *plan, bool empty, void (*making)(void *opaque, const char *path, int fd), void *opaque,
+			  struct vm_act_watch *watch, struct vs_err *err)
 {
 	const struct maker maker = { .making = making, .opaque = opaque, .empty = empty };
 
-	for (size_t i = 0; i < plan->n_overlays; i++) {
-		struct vm_act_plan made = { .overlays = plan->overlays, .n_overlays = i };
-		int r;
+	int r = 0;
 
+	for (size_t i = 0; r == 0 && i < plan->n_overlays; i++) {
 		vm_act_step(watch, "create overlay '%s'", plan->overlays[i].path);
 		r = vm_act_cancelled(watch) ? vs_err_set(err, -ECANCELED, "cancelled") : make(&plan->overlays[i], &maker, err);
-		if (r < 0) {
-			vm_act_overlays_unlink(&made);
-			return r;
-		}
 	}
-	return 0;
-}
-
-void vm_act_overlays_unlink(const struct vm_act_plan *plan)
-{
-	for (size_t i = 0; i < plan->n_overlays; i++) {
-		if (is_ours(&plan->overlays[i]))
-			unlink(plan->overlays[i].path);
-		vm_fault();
-	}
+	return r;
 }
 
 int vm_act_overlay_rebase(const struct vm_act_overlay *o, const char *below, enum q2_format format, struct vs_err *err)

@@ -12,7 +12,7 @@
  *     4. where it has memory: a restore of that file, likewise pointed to the new overlays
  *     5. the snapshot becomes the current one, so that the next one is its child: a branch
  *
- * If 2 to 4 fails the old definition is put back and the overlays are removed. If 5 fails only the next snapshot's parent would be
+ * If 2 to 4 fails the old definition is put back, and the overlays are for the caller to remove. If 5 fails only the next snapshot's parent would be
  * wrong; that is undone as well, unless the guest is running by then.
  *
  * Which image that is says the caller, who has looked at the files: see struct vm_act_image.
@@ -108,8 +108,7 @@ static int plan_disk(const struct going *g, const struct vm_xml_snapdisk *disk, 
 
 static int plan_by_hand(const struct going *g, struct vm_act_plan *plan, struct vs_err *err)
 {
-	struct vm_act_naming naming = { .snapshot = g->spec->name, .left_over = g->spec->left_over,
-					.opaque = g->spec->opaque };
+	struct vm_act_naming naming = { .snapshot = g->spec->name };
 	int r = vm_act_active(g->dom, err);
 
 	if (r > 0 && !g->spec->stops)
@@ -283,7 +282,6 @@ static int started_by_others(const struct going *g, const struct vm_act_plan *pl
 	return vs_err_set(err, -EBUSY, "somebody has started the domain on its old disks while it was reverted: nothing has changed");
 }
 
-/* Nothing is removed while a definition may name it. */
 static int undo(const struct going *g, const struct vm_act_plan *plan, int r, struct vs_err *err)
 {
 	struct vs_err why = {0};
@@ -296,8 +294,6 @@ static int undo(const struct going *g, const struct vm_act_plan *plan, int r, st
 		return vs_err_set(err, r, "%s; and the old definition cannot be put back: %s", err ? strdupa(err->msg) : "",
 				  why.msg);
 	make_current(g, g->was_current);
-	if (!names_overlay(g->dom, 0, plan) && !names_overlay(g->dom, VIR_DOMAIN_XML_INACTIVE, plan))
-		vm_act_overlays_unlink(plan);
 	return r;
 }
 
