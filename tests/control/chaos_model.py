@@ -18,6 +18,7 @@ import fnmatch
 import functools
 import os
 import shlex
+import time
 
 from lab import sha
 
@@ -35,6 +36,7 @@ class Snap:
         self.ours, self.memory, self.held = ours, memory, False  # held None: a hold or release was interrupted
         self.place = {}  # target -> inode
         self.time = None
+        self.began = time.monotonic()
         self.doomed = self.maybe = self.fair = False
         self.recorded = True
         self.without = set()  # disks that the domain had not then
@@ -348,6 +350,8 @@ class Books:
             return 'a job runs'
         if t not in s.place:
             return 'what it stood on was unreadable' if any(world.ino_of(p) in world.disturbed for p in dom.paths) else None
+        if s.place[t] in world.rewritten and not any(s.place[t] in world.chain(world.ino_of(p), files) for p in dom.paths):
+            return 'somebody has written its header anew, and no disk stands on it that could show when'
         for ino in world.chain(s.place[t], files):
             if ino is None:
                 return 'something beneath is missing'
