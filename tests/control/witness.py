@@ -234,11 +234,14 @@ class Lab:
 
     def listed(self, g):
         """Seen by the mount."""
+        self.listed_all(g, g.wanted)
+
+    def listed_all(self, g, names):
         def ask():
             if not os.path.isdir(self.path(g)):
                 return "has no directory"
             states = {n: s["state"] for n, s in self.snapshots(g).items()}
-            return None if set(states) >= set(g.wanted) else "the snapshots are %s" % states
+            return None if set(states) >= set(names) else "the snapshots are %s" % states
         until("a new guest", ask)
 
     def end(self):

@@ -42,6 +42,7 @@ struct vm_work {
 	struct vm_log *log;
 	const char *command; /* canonical text */
 	bool try_only;
+	bool pruning;        /* retention works, and nobody asked for this very delete */
 	struct vm_act_watch watch;
 
 	/* of the last look */

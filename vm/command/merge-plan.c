@@ -279,7 +279,8 @@ static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 		r = check_chain(m, d->target, err);
 		if (r < 0)
 			return r;
-		why = xasprintf("its image '%s' is missing, so its record is all that goes", d->base);
+		why = xasprintf(d->base[0] == '/' ? "its image '%s' is missing, so its record is all that goes" :
+			"its image, %s, is no file of this host, so its record is all that goes", d->base);
 		keep(d, why);
 		return 0;
 	}
@@ -431,7 +432,7 @@ static int plan_disk(struct vm_merge *m, const struct vm_work_record *record, co
 	int base = path ? vm_work_layer(m->w, path) : -1;
 
 	d->target = xstrdup(first->target);
-	d->base = xstrdup(path ? path : "?");
+	d->base = xstrdup(path ? path : first->frozen && first->frozen->source.text ? first->frozen->source.text : "?");
 	d->format = format;
 	if (base >= 0) {
 		d->block = layer_at(m, base)->stamp.block;

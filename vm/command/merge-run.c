@@ -3,7 +3,8 @@
 /*
  * The steps of a merge, each of which may be the last one before a crash:
  *
- *     mark        the snapshots that go are marked in the domain's metadata with what is intended: they read as stale from here on
+ *     mark        the snapshots that go are marked in the domain's metadata with what is intended: they read as stale from here on.
+ *                 That nobody has been asked to write yet is noted with it, and taken back before libvirt is
  *     start       a shut-off domain is started paused
  *     look        once more, now that the domain is up: is the plan still based on what is so?
  *     commit      disk by disk. Once the job has begun libvirt lets nobody else at the disk: the guards are asked again, and before a
@@ -85,6 +86,7 @@ static struct vm_own_doomed intent_of(const struct vm_merge *m, const struct vm_
 		.above_ino = d->above_ino, .mtime_ns = proof_of(m, d, now_ns),
 	};
 
+	intent.unasked = !before || before->unasked;
 	if (d->what != VM_MERGE_DONE || !before)
 		return intent;
 	intent.top_ino = before->top_ino; /* it may be gone by now */
@@ -111,6 +113,19 @@ static void remember_gone(struct vm_merge *m)
 		}
 }
 
+/* Had somebody begun it before who is not retention? */
+static bool is_asked_for(const struct vm_merge *m)
+{
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_own_mark *before = record ? vm_intent_mark(m->w, record) : NULL;
+
+		if (before && !before->is_void && !before->retention)
+			return true;
+	}
+	return false;
+}
+
 static int mark(struct vm_merge *m, struct vs_err *err)
 {
 	vs_autofree struct vm_own_doomed *disks = xcalloc(m->n_disks, sizeof(*disks));
@@ -118,6 +133,7 @@ static int mark(struct vm_merge *m, struct vs_err *err)
 	vs_autofree char *reason = xasprintf("'%s' has begun, which changes its data: repeat it if it is not running any more", said);
 	struct vm_own_mark what = { .command = m->command, .reason = reason, .since_ns = vm_now_ns(), .disks = disks };
 
+	what.retention = m->w->pruning && !is_asked_for(m);
 	for (size_t i = 0; i < m->n_disks; i++)
 		if (vm_merge_moved(&m->disks[i]))
 			disks[what.n_disks++] = intent_of(m, &m->disks[i], what.since_ns);
@@ -133,13 +149,14 @@ static int mark(struct vm_merge *m, struct vs_err *err)
 }
 
 /* A note on the intent of one disk, in all marks of the line. */
-static int note(struct vm_merge *m, const struct vm_merge_disk *d, bool done, bool pivoting, struct vs_err *err)
+static int note(struct vm_merge *m, const struct vm_merge_disk *d, bool unasked, bool done, bool pivoting, struct vs_err *err)
 {
 	for (size_t i = 0; i < m->w->own->n_snapshots; i++) {
 		struct vm_own_mark *what = m->w->own->snapshots[i].mark;
 
 		for (size_t k = 0; what && !strcmp(what->command, m->command) && k < what->n_disks; k++)
 			if (!strcmp(what->disks[k].target, d->target)) {
+				what->disks[k].unasked = unasked;
 				what->disks[k].done = done;
 				what->disks[k].pivoting = pivoting;
 			}
@@ -220,6 +237,14 @@ struct job {
 	const struct vm_merge_disk *disk;
 };
 
+static int on_asking(void *opaque, struct vs_err *err)
+{
+	const struct job *job = opaque;
+	const struct vm_own_doomed *noted = marked_before(job->m, job->disk->target);
+
+	return !noted || noted->unasked ? note(job->m, job->disk, false, false, false, err) : 0;
+}
+
 static int on_begun(void *opaque, struct vs_err *err)
 {
 	const struct job *job = opaque;
@@ -234,7 +259,7 @@ static int before_pivot(void *opaque, struct vs_err *err)
 
 	if (r == 0)
 		r = vm_work_note_pivot(job->m->w, job->disk->target);
-	return r < 0 ? r : note(job->m, job->disk, false, true, err);
+	return r < 0 ? r : note(job->m, job->disk, false, false, true, err);
 }
 
 /* ---------------------------------------------------------------- commit */
@@ -243,11 +268,13 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 {
 	struct job job = { m, d };
 	struct vm_act_commit spec = {
-		.target = d->target, .base = d->base, .top = d->top, .begun = on_begun, .check = before_pivot, .opaque = &job,
+		.target = d->target, .base = d->base, .top = d->top, .asking = on_asking, .begun = on_begun, .check = before_pivot, .opaque = &job,
 		.bandwidth = (uint64_t)(m->w->options->bandwidth_mib * 1048576),
 	};
 	struct vm_act_outcome outcome = {0};
 	struct stat st;
+	const struct vm_own_doomed *noted = marked_before(m, d->target);
+	bool unasked = noted && noted->unasked;
 	int r = vm_work_cancelled(m->w, err);
 
 	if (r == 0)
@@ -255,6 +282,8 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 	if (r == 0)
 		r = vm_act_commit(m->w->dom, &spec, &m->w->watch, &outcome, err);
 	vm_fault();
+	if (r < 0 && unasked && !outcome.touched) /* it was asked for, and refused */
+		note(m, d, true, false, false, NULL);
 	if (r < 0)
 		return r;
 	/* nobody writes to what was the top any more: this is the file that may be removed */
@@ -262,7 +291,7 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 		d->gone[0].stamp.size = (uint64_t)st.st_size;
 		d->gone[0].stamp.mtime_ns = vm_timespec_ns(st.st_mtim);
 	}
-	r = note(m, d, true, false, err);
+	r = note(m, d, false, true, false, err);
 	vm_work_note_done(m->w, "pivot");
 	return r;
 }
