@@ -200,6 +200,15 @@ static int differs(const struct vm_merge_disk *d, const char *path, struct vs_er
 			  d->target, path);
 }
 
+/* Has a job that has just begun ended already? Then what stood on the top stands on the base, beside the merged layers. */
+static bool is_over(const struct vm_work *now, const struct vm_merge_disk *d, int base)
+{
+	for (size_t i = 0; d->above_ino && i < now->d->n_layers; i++)
+		if (now->d->layers[i].stamp.ino == d->above_ino && !now->d->layers[i].error && now->d->layers[i].below == base)
+			return true;
+	return false;
+}
+
 /* A second look at one disk: the same files, one on the other, and nobody who needs them. Of the top only the inode counts: it may be
  * the active layer. */
 static int look_again(const struct vm_merge *m, const struct vm_merge_disk *d, bool begun, struct vs_err *err)
@@ -223,7 +232,7 @@ static int look_again(const struct vm_merge *m, const struct vm_merge_disk *d, b
 			r = differs(d, d->top, err);
 		else if (vm_need(&now, l, &leaving, l != top, err) != VM_NEED_NOT)
 			r = err->code;
-		else if (vm_work_above(&now, l, &one) > 1)
+		else if (vm_work_above(&now, l, &one) > (begun && l == base && is_over(&now, d, base) ? 2u : 1u))
 			r = vs_err_set(err, -EPERM, "'%s' must stay as it is: several branches stand on it", now.d->layers[l].path);
 		if (l == base)
 			break;
