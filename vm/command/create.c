@@ -76,13 +76,18 @@ static size_t depth_of(const struct vm_work *w)
  * so that it is known who has come to use it; and it goes by vm_remove(), or stays.
  */
 
-/* As it is to be removed: see vm_remove(). */
+static bool is_it(const struct q2_stamp *stamp, const struct vm_made *made)
+{
+	return stamp->dev == made->dev && stamp->ino == made->ino && (!made->btime_ns || stamp->btime_ns == made->btime_ns);
+}
+
+/* As it is to be removed: see vm_remove(), which takes nothing without a stamp. */
 static struct vm_doomed_file as_doomed(const struct vm_work *w, const struct vm_made *made)
 {
 	int l = vm_work_layer(w, made->path);
 	struct vm_doomed_file file = { .path = (char *)made->path, .as = VM_DOOMED_BEGUN };
 
-	if (l >= 0)
+	if (l >= 0 && is_it(&w->d->layers[l].stamp, made))
 		file.stamp = w->d->layers[l].stamp;
 	return file;
 }
@@ -132,8 +137,7 @@ static bool is_used(const struct vm_work *w, const struct vm_made *made)
 	int l = vm_work_layer(w, made->path);
 	const struct vm_layer *layer = l < 0 ? NULL : &w->d->layers[l];
 
-	return layer && layer->stamp.ino == made->ino && layer->stamp.dev == made->dev &&
-	       (layer->active || layer->snapshots[0] || vm_made(w, l));
+	return layer && is_it(&layer->stamp, made) && (layer->active || layer->snapshots[0] || vm_made(w, l));
 }
 
 /* Then it is of our making, which soon no note will say. True: and no record does. */

@@ -6,9 +6,9 @@
  * libvirt does not change owners at the start, QEMU's user must be able to open them). Backing path and format are absolute
  * and explicit, so nothing is ever probed. They are on disk before any record names them.
  *
- * Also for a running domain, where libvirt fills them, the empty files are ours: so that what is removed, should it come to nothing, is
- * the very file that we made, by inode, and never what somebody else has put there meanwhile. A file gets its name only when its
- * inode has been noted (O_TMPFILE, where the file system has that).
+ * Also for a running domain, where libvirt fills them, the empty files are ours: so that what the caller removes, should it come to
+ * nothing, is the very file that we made, and never what somebody else has put there meanwhile. A file gets its name only when the
+ * caller has noted which one it is (O_TMPFILE, where the file system has that). Nothing that is there is ever replaced or removed here.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -173,7 +173,7 @@ static bool planned(const struct vm_act_plan *plan, const char *path)
 	return false;
 }
 
-/* The first path that nobody has. */
+/* The first path that nobody has, or will have. */
 static int find_path(const struct vm_act_plan *plan, const struct vm_act_naming *naming, char **path, struct vs_err *err)
 {
 	for (unsigned attempt = 1; attempt <= ATTEMPTS; attempt++) {
