@@ -265,6 +265,64 @@ def owned(lab, running, targets):
     lab.starts(g)
 
 
+@case("rule 3: what its user has begun is not retention's to finish", few=1)
+def not_retention(lab, running, targets):
+    g = lab.guest(running, targets, build=large(), size=SIZE)
+    cancel(lab, g, lab.begin(g, "delete b"))
+    files = overlays(g, "b")
+    for command, door in ("9", "retain"), ("prune", "ctl"), ("9 match=*", "retain"):
+        lab.fails(g, command, "EPERM", "repeat 'delete b' first", door=door)
+        time.sleep(LOOK)
+        if "b" not in g.names() or not all(os.path.exists(f) for f in files):
+            raise Wrong("'%s' has finished what its user had stopped: %s" % (command, lab.text(g, "log")[-300:]))
+        lab.intact(g, "b")
+    lab.does(g, "delete b")
+    g.forget("b")
+    lab.intact(g, may_go=files)
+    lab.does(g, "prune")
+    lab.starts(g)
+
+
+@case("rule 3: what retention has begun it finishes", few=1)
+def own_retention(lab, running, targets):
+    g = lab.guest(running, targets, build=large(), size=SIZE)
+    job = lab.begin(g, "2 match=*", "retain")
+    lab.mount.kill()
+    job.over()
+    lab.mount.up()
+    lab.listed(g)
+    lab.does(g, "prune")
+    g.forget("a")
+    lab.intact(g, may_go=overlays(g, "a"))
+    if "a" in g.names():
+        raise Wrong("'a' is still there: %s" % lab.said(g))
+    lab.starts(g)
+
+
+@case("rule 3: a record is away for a while, of what a command had begun to remove", few=1)
+def record_away(lab, running, targets):
+    """Its mark outlives that: it is no proof that the snapshot is gone."""
+    g = lab.guest(running, targets, build=large(), size=SIZE)
+    cancel(lab, g, lab.begin(g, "delete b"))
+    record = g.record("b")
+    virsh(["snapshot-delete", g.name, "b", "--metadata"])
+    time.sleep(2 * LOOK)
+    for command in "hold a", "release a", "try delete c", "try pull":
+        lab.write(g, command)
+    lab.mount.down()
+    lab.mount.up()
+    lab.listed_all(g, "ac")
+    lab.write(g, "hold a")
+    lab.write(g, "release a")
+    g.redefine(record)
+    lab.listed(g)
+    s = lab.snapshots(g)["b"]
+    if s["state"] != "stale" or "'delete b' has begun" not in str(s["reason"]):
+        raise Wrong("'b' is %s, for '%s'" % (s["state"], s["reason"]))
+    lab.intact(g, "b", records=False)
+    lab.starts(g)
+
+
 # ---------------------------------------------------------------- our word in other people's hands
 
 def leave_paused(lab, g, command="commit a"):
@@ -676,6 +734,24 @@ def cannot_start(lab, running, targets):
     g.forget("b")
     lab.intact(g, may_go=overlays(g, "b"))
     lab.starts(g)
+
+
+@case("row 25: a delete at once after the snapshot, in a domain that cannot be started", SHUT_OFF, few=1)
+def cannot_start_at_once(lab, running, targets):
+    """No time stamp proves that nothing was written then: it is known because libvirt had not been asked yet."""
+    g = lab.guest(False, targets, history="", size=SIZE)
+    g.os_xml = "<kernel>/nowhere/kernel</kernel>"
+    g.define()
+    lab.listed(g)
+    files = [g.file(t) for t in targets]
+    g.fill(0x31, 0, MIB)
+    for f in files:
+        s = os.stat(f)
+        os.utime(f, ns=(s.st_atime_ns, s.st_mtime_ns // 10**9 * 10**9))  # as a file system without fractions of seconds has it
+    g.snap("a")
+    g.flush()
+    lab.listed(g)
+    nothing_written(lab, g, "delete a", files, "EIO|EPERM|EOPNOTSUPP|EBUSY", "start|kernel")
 
 
 if __name__ == "__main__":

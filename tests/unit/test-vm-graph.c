@@ -979,6 +979,75 @@ Test(vm_graph, the_picture_names_other_domains_their_snapshots_and_volumes)
 	picture_free(&p);
 }
 
+Test(vm_graph, a_snapshot_needs_the_image_it_is_read_from_and_the_one_its_record_names)
+{
+	struct lab l;
+
+	lab_init(&l);
+	/* other's detached snapshot: its overlay stands on spare, and libvirt 9.0 says o1 since an earlier record was removed */
+	qcow2(&l, SPARE, O1);
+	qcow2(&l, SPARE2, SPARE);
+	snap(&l, OTHER, 0, "wrong", 50, -1, O1, SPARE2);
+	l.domains[OTHER].n_snapshots = 1;
+	struct vm_verdict v = verdict_of(&l, OTHER, 0);
+
+	cr_assert(v.n_layers && v.layers[0] == SPARE, "it is not redirected");
+	vm_verdict_fini(&v);
+	l.disks[WEB].top = SPARE2; /* web came to stand on it */
+	l.disks[WEB].chain = NULL;
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_str_eq(layer_at(&p, "/i/spare")->users[0], "snapshot 'wrong' of domain 'other' (disk vda)");
+	cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "snapshot 'wrong' of domain 'other' (disk vda)");
+	picture_free(&p);
+}
+
+Test(vm_graph, what_a_record_calls_its_memory_is_needed)
+{
+	static const int base = BASE, spare = SPARE;
+	struct lab l;
+
+	lab_init(&l);
+	snap(&l, OTHER, 0, "old", 50, -1, VM_NO_FILE, VM_NO_FILE);
+	l.snaps[OTHER][0].memory = &base; /* be it a disk of somebody's */
+	l.domains[OTHER].n_snapshots = 1;
+	l.snaps[WEB][S1].memory = &spare;
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_str_eq(layer_at(&p, "/i/base")->users[0], "snapshot 'old' of domain 'other' (its memory)");
+	cr_expect_not(layer_at(&p, "/i/base")->memory, "it is a layer");
+	cr_expect(layer_at(&p, "/i/spare")->memory);
+	cr_expect_null(layer_at(&p, "/i/spare")->users[0], "that is its own");
+	cr_expect_null(layer_at(&p, "/i/spare")->note);
+	l.snaps[OTHER][0].memory = &spare;
+	picture_free(&p);
+	p = picture_of(&l, WEB);
+	cr_expect_str_eq(layer_at(&p, "/i/spare")->users[0], "snapshot 'old' of domain 'other' (its memory)");
+	picture_free(&p);
+}
+
+Test(vm_graph, what_a_command_was_making_is_a_layer_with_users_of_its_own)
+{
+	static const int spare = SPARE;
+	struct lab l;
+
+	lab_init(&l);
+	qcow2(&l, SPARE, O3);
+	l.domains[WEB].begun = &spare;
+	l.domains[WEB].n_begun = 1;
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_str_eq(layer_at(&p, "/i/spare")->note, "left over: made by a command that did not end: repeat it");
+	cr_expect_null(layer_at(&p, "/i/spare")->users[0]);
+	picture_free(&p);
+	l.disks[OTHER].top = SPARE;
+	l.disks[OTHER].format = Q2_FORMAT_QCOW2;
+	p = picture_of(&l, WEB);
+	cr_expect_str_eq(layer_at(&p, "/i/spare")->users[0], "domain 'other' (disk vda)");
+	cr_expect_null(layer_at(&p, "/i/spare")->note);
+	picture_free(&p);
+}
+
 Test(vm_graph, who_may_not_read_a_layer_needs_it_all_the_same)
 {
 	struct lab l;

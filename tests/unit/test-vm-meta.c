@@ -39,8 +39,8 @@ static const char all_of_it[] =
 	"<facts version=\"2\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\">"
 	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\"/>"
 	"<l p=\"/i/a layer 100%25\" i=\"17\"/><l p=\"/i/b\"/>"
-	"<b k=\"3\" c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"v\">"
-	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" x=\"dp\"/><d t=\"vdb\"/></b>"
+	"<b k=\"3\" c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"vr\">"
+	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" x=\"dp\"/><d t=\"vdb\" x=\"n\"/></b>"
 	"<b k=\"4\" c=\"x\" r=\"y\" t=\"0\"></b>"
 	"<s n=\"monday\" t=\"1763258401\" is=\"eo\" v=\"3,9\" p=\"vda:3 vdb:9\"/>"
 	"<s n=\"two words %25 %0A %FF &quot;&gt;\" t=\"1763258402.000000007\" is=\"ioh\"/>"
@@ -74,6 +74,7 @@ Test(vm_facts, everything_is_read_as_it_was_written)
 	cr_expect_str_eq(s[2].mark->disks[1].target, "vdb");
 	cr_expect_null(s[2].mark->disks[1].path);
 	cr_expect(s[2].mark->is_void && s[2].mark->disks[0].done && s[2].mark->disks[0].pivoting && !s[2].mark->disks[1].done);
+	cr_expect(s[2].mark->retention && !s[2].mark->disks[0].unasked && s[2].mark->disks[1].unasked);
 	cr_expect(s[2].mark->disks[0].path_ino == 7 && s[2].mark->disks[0].top_ino == 8 && s[2].mark->disks[0].above_ino == 9);
 	cr_assert_eq(s[0].n_frozen, 2u);
 	cr_expect_str_eq(s[0].frozen[1].target, "vdb");

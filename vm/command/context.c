@@ -290,7 +290,7 @@ int vm_work_look(struct vm_work *w, struct vs_err *err)
 
 int vm_work_glance(const struct vm_work *w, struct vm_work *now, struct vs_err *err)
 {
-	*now = (struct vm_work){ .vm = w->vm, .uuid = w->uuid, .conn = w->conn, .own = w->own, .records = w->records,
+	*now = (struct vm_work){ .vm = w->vm, .uuid = w->uuid, .conn = w->conn, .dom = w->dom, .own = w->own, .records = w->records,
 				 .n_records = w->n_records, .removed = w->removed, .n_removed = w->n_removed };
 	return look_picture(now, err);
 }
@@ -767,6 +767,36 @@ struct vm_own_id vm_work_id(const struct vm_work *w, const struct vm_snapshot *s
 	else if (entry)
 		id.created_ns = entry->date_sec * INT64_C(1000000000) + entry->date_nsec;
 	return id;
+}
+
+static const struct vm_disk *seen_disk(const struct vm_work *w, const char *name, const char *target)
+{
+	for (size_t i = 0; i < w->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &w->d->snapshots[i];
+
+		if (s->present || !s->recorded || strcmp(s->name, name) != 0)
+			continue;
+		for (size_t k = 0; k < s->n_disks; k++)
+			if (!strcmp(s->disks[k].target, target) && s->disks[k].chain && s->disks[k].chain[0])
+				return &s->disks[k];
+	}
+	return NULL;
+}
+
+const char *vm_work_image(const struct vm_work *w, const struct vm_work_record *record, const char *target, enum q2_format *format)
+{
+	for (size_t i = 0; i < record->xml->n_disks; i++) {
+		const struct vm_xml_snapdisk *said = &record->xml->disks[i];
+		const struct vm_disk *seen;
+
+		if (strcmp(said->target, target) != 0 || said->mode != VM_MODE_EXTERNAL)
+			continue;
+		seen = seen_disk(w, record->name, target);
+		if (format)
+			*format = seen ? seen->format : said->frozen ? said->frozen->source.format : Q2_FORMAT_NONE;
+		return seen ? seen->chain[0] : said->frozen ? said->frozen->source.path : NULL;
+	}
+	return NULL;
 }
 
 bool vm_work_made(const struct vm_work *w, const char *path, uint64_t ino)

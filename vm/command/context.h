@@ -42,6 +42,7 @@ struct vm_work {
 	struct vm_log *log;
 	const char *command; /* canonical text */
 	bool try_only;
+	bool pruning;        /* retention works, and nobody asked for this very delete */
 	struct vm_act_watch watch;
 
 	/* of the last look */
@@ -119,6 +120,12 @@ int vm_work_find_key(const struct vm_work *w, const char *key, const struct vm_s
 /* NULL: libvirt has no record of it. */
 const struct vm_work_record *vm_work_record(const struct vm_work *w, const char *raw_name);
 struct vm_own_id vm_work_id(const struct vm_work *w, const struct vm_snapshot *s);
+/*
+ * The image that this external snapshot's disk is in: what the look reads it from, which may be another file than its record names
+ * (graph/state.c, "redirection"). Where the look has no image of it, what the record says: then it cannot be read either. No command
+ * takes the record's word. *format (nullable): of that. Borrowed; NULL: it has no such disk, or not in a local file.
+ */
+const char *vm_work_image(const struct vm_work *w, const struct vm_work_record *record, const char *target, enum q2_format *format);
 
 /* Stores w->own, raised by one, in the state directory and at the domain: what has happened, and is so whatever this returns. */
 int vm_work_save(struct vm_work *w, struct vs_err *err);
@@ -209,13 +216,12 @@ int vm_op_begin(struct vm_work *w, const char *command, bool create, struct vs_e
 int vm_op_check_id(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 int vm_op_check_active(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 
-/* create.c: what is about to be made is noted; is this file such a one, that came to nothing? */
-int vm_op_making(void *work, const char *path, uint64_t ino, struct vs_err *err);
+/* create.c: what is about to be made is noted. */
+int vm_op_making(void *work, const char *path, int fd, struct vs_err *err);
 int vm_op_note_take(struct vm_work *w, const char *name, struct vs_err *err);
-bool vm_op_left_over(void *work, const char *path);
-/* When a command that makes overlays has ended, after a look: what it or an interrupted one has made and nobody came to use is unlinked, and the notes
- * of it go; a note that is not settled stays. */
-void vm_op_settle_making(struct vm_work *w);
+/* Before a command makes overlays, and when it has ended, after a look: what was made and nobody came to use is unlinked, what the domain
+ * has come to use is remembered as of our making, and the notes of both go; a note that is not settled stays. */
+int vm_op_settle_making(struct vm_work *w, struct vs_err *err);
 
 /* image.c: the same on a plain image; w->conn is NULL. */
 int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err);

@@ -71,87 +71,124 @@ static size_t depth_of(const struct vm_work *w)
 
 /* ---------------------------------------------------------------- left-overs of an interrupted create */
 
-struct made_file {
-	const char *path;
-	uint64_t ino;
-};
+/*
+ * Each file that is made is noted before it has its name. While the command has not ended it is a node of the graph like any other,
+ * so that it is known who has come to use it; and it goes by vm_remove(), or stays.
+ */
 
-/* "INO\nPATH" */
-static bool is_made(struct vm_work *w, const char *text, void *opaque)
+static bool is_it(const struct q2_stamp *stamp, const struct vm_made *made)
 {
-	const struct made_file *file = opaque;
-	char *path;
-	uint64_t ino = strtoull(text, &path, 10);
-
-	(void)w;
-	return *path == '\n' && ino == file->ino && !strcmp(path + 1, file->path);
+	return stamp->dev == made->dev && stamp->ino == made->ino && (!made->btime_ns || stamp->btime_ns == made->btime_ns);
 }
 
-/* The very file that we noted when we made it, and that nobody has come to use. */
-bool vm_op_left_over(void *opaque, const char *path)
+/* As it is to be removed: see vm_remove(), which takes nothing without a stamp. */
+static struct vm_doomed_file as_doomed(const struct vm_work *w, const struct vm_made *made)
 {
-	struct vm_work *w = opaque;
-	int l = vm_work_layer(w, path);
-	struct made_file file = { .path = path };
-	struct stat st;
+	int l = vm_work_layer(w, made->path);
+	struct vm_doomed_file file = { .path = (char *)made->path, .as = VM_DOOMED_BEGUN };
 
-	if (lstat(path, &st) < 0 || !S_ISREG(st.st_mode))
+	if (l >= 0 && is_it(&w->d->layers[l].stamp, made))
+		file.stamp = w->d->layers[l].stamp;
+	return file;
+}
+
+struct asked {
+	const char *path;
+	bool goes;
+};
+
+static bool would_go(struct vm_work *w, const char *text, void *opaque)
+{
+	struct asked *asked = opaque;
+	struct vm_doomed_file file;
+	struct vm_made made;
+
+	if (!vm_made_parse(text, &made) || strcmp(made.path, asked->path) != 0 || vm_made_is_there(&made) != 1)
 		return false;
-	file.ino = st.st_ino;
-	if (vm_work_note_each(w, "make", is_made, &file) == 0)
-		return false;
-	if (l >= 0 && (w->d->layers[l].active || w->d->layers[l].users[0] || w->d->layers[l].snapshots[0] || w->d->layers[l].unknown || w->d->n_doubts))
-		return false;
-	for (size_t i = 0; i < w->n_records; i++)
-		for (size_t k = 0; k < w->records[i].xml->n_files; k++)
-			if (!strcmp(w->records[i].xml->files[k].path, path))
-				return false;
-	for (size_t i = 0; l >= 0 && i < w->d->n_layers; i++)
-		if (w->d->layers[i].below == l)
-			return false;
+	file = as_doomed(w, &made);
+	asked->goes |= vm_may_remove(w, &file, NULL, NULL) == 0 && vm_nobody_has_it(made.path, true, NULL) == 0;
 	return true;
 }
 
-int vm_op_making(void *opaque, const char *path, uint64_t ino, struct vs_err *err)
+/* For `try`: will that file be gone by then? */
+static bool left_over(void *opaque, const char *path)
+{
+	struct asked asked = { .path = path };
+
+	vm_work_note_each(opaque, "make", would_go, &asked);
+	return asked.goes;
+}
+
+int vm_op_making(void *opaque, const char *path, int fd, struct vs_err *err)
 {
 	struct vm_work *w = opaque;
-	vs_autofree char *text = xasprintf("%" PRIu64 "\n%s", ino, path);
+	struct vm_made made;
+	vs_autofree char *text = NULL;
+	int r = vm_made_of(fd, path, &made);
 
+	if (r < 0)
+		return vs_err_set(err, r, "'%s' is made, and what it is cannot be noted: %s", path, strerror(-r));
+	text = vm_made_text(&made);
 	return vm_work_note(w, "make", text, err);
 }
 
-/* ---------------------------------------------------------------- what an interrupted create has taken */
-
-/* Does somebody know it, so that no note has to? */
-static bool is_known(const struct vm_work *w, const char *path, uint64_t ino)
+/* Does a disk or a snapshot of the domain use it? */
+static bool is_used(const struct vm_work *w, const struct vm_made *made)
 {
-	int l = vm_work_layer(w, path);
+	int l = vm_work_layer(w, made->path);
 	const struct vm_layer *layer = l < 0 ? NULL : &w->d->layers[l];
 
-	return layer && layer->stamp.ino == ino && (layer->active || layer->snapshots[0] || vm_made(w, l));
+	return layer && is_it(&layer->stamp, made) && (layer->active || layer->snapshots[0] || vm_made(w, l));
+}
+
+/* Then it is of our making, which soon no note will say. True: and no record does. */
+static bool adopt_made(struct vm_work *w, const char *text, void *opaque)
+{
+	struct vm_made made;
+
+	(void)opaque;
+	if (!vm_made_parse(text, &made) || vm_made_is_there(&made) != 1 || !is_used(w, &made) || vm_made(w, vm_work_layer(w, made.path)))
+		return false;
+	vm_own_add_made(w->own, made.path, made.ino);
+	return true;
 }
 
 static bool settle_made(struct vm_work *w, const char *text, void *opaque)
 {
-	char *path;
-	uint64_t ino = strtoull(text, &path, 10);
-	struct stat st;
+	struct vm_doomed_file file;
+	struct vs_err why = {0};
+	struct vm_made made;
+	int l, r;
 
 	(void)opaque;
-	if (*path++ != '\n' || lstat(path, &st) < 0)
-		return *path == '\0' || errno == ENOENT;
-	if (st.st_ino != ino || is_known(w, path, ino))
+	if (!vm_made_parse(text, &made) || vm_made_is_there(&made) == 0)
 		return true;
-	if (!vm_op_left_over(w, path) || vm_nobody_has_it(path, NULL) < 0 || unlink(path) < 0)
-		return false;
-	vm_log(w->log, "unlinked '%s', which an interrupted command had made", path);
-	return true;
+	if (is_used(w, &made))
+		return true;
+	l = vm_work_layer(w, made.path);
+	if (l >= 0 && vm_need(w, l, NULL, true, &why) == VM_NEED_BY) {
+		vm_log(w->log, "an interrupted command had made '%s', which is somebody's by now: %s", made.path, why.msg);
+		return true;
+	}
+	file = as_doomed(w, &made);
+	r = vm_remove(w, &file, NULL, &why);
+	if (r == 0)
+		vm_log(w->log, "unlinked '%s', which had been made for a command that came to nothing", made.path);
+	else if (r < 0)
+		vm_log(w->log, "%s (it had been made for a command that came to nothing)", why.msg);
+	return r >= 0;
 }
 
-void vm_op_settle_making(struct vm_work *w)
+int vm_op_settle_making(struct vm_work *w, struct vs_err *err)
 {
-	vm_work_note_settle(w, "make", settle_made, NULL);
+	int r = vm_work_note_each(w, "make", adopt_made, NULL) > 0 ? vm_work_save(w, err) : 0;
+
+	if (r == 0)
+		vm_work_note_settle(w, "make", settle_made, NULL);
+	return r;
 }
+
+/* ---------------------------------------------------------------- what an interrupted create has taken */
 
 #define TAKING_S 30 /* a snapshot's time is that of the beginning of the call that takes it */
 
@@ -281,7 +318,7 @@ static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs
 	if (r != -EHOSTDOWN) {
 		vm_work_note_done(w, "take");
 		if (r == 0 || vm_work_look(w, NULL) == 0)
-			vm_op_settle_making(w);
+			vm_op_settle_making(w, NULL);
 	}
 	return r;
 }
@@ -318,7 +355,8 @@ int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 {
 	struct vm_act_create spec = { .name = c->names[0], .description = c->desc, .targets = (const char *const *)c->disks,
 				      .n_targets = c->n_disks, .quiesce = c->quiesce_s, .quiesce_s = c->quiesce_s,
-				      .left_over = vm_op_left_over, .making = vm_op_making, .opaque = w };
+				      
+				      .left_over = w->try_only ? left_over : NULL, .making = vm_op_making, .opaque = w };
 	int r = vm_work_look(w, err);
 
 	if (r < 0)
@@ -337,6 +375,8 @@ int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 		r = check_name(w, c, spec.kind, err);
 	if (r == 0)
 		r = check_layers(w, c, err);
+	if (r == 0 && !w->try_only)
+		r = vm_op_settle_making(w, err); /* so that the names are free */
 	spec.depth = r == 0 ? depth_of(w) : 0;
 	return r < 0 ? r : create(w, &spec, err);
 }

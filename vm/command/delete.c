@@ -521,13 +521,13 @@ int vm_op_commit(struct vm_work *w, const char *first_name, const char *last_nam
 
 /* ---------------------------------------------------------------- repair */
 
-/* Absence is no proof that it is gone for good: what somebody holds is remembered. */
+/* Absence is no proof that it is gone for good: what somebody holds is remembered, and what a command has begun to destroy. */
 static bool still_there(const struct vm_own_id *id, void *opaque)
 {
 	const struct vm_work *w = opaque;
 	const struct vm_own_snapshot *said = vm_own_find(w->own, id);
 
-	if (said && said->held)
+	if (said && (said->held || said->mark))
 		return true;
 	for (size_t i = 0; i < w->d->n_snapshots; i++) {
 		struct vm_own_id other = vm_work_id(w, &w->d->snapshots[i]);

@@ -15,23 +15,6 @@
 #include "vm/libvirt/act-priv.h"
 #include "vm/util/clock.h"
 
-static int nobody_has_it(const struct vm_work *w, struct vs_err *err)
-{
-	struct q2_locks locks = {0};
-	struct q2_file *f;
-	int r = q2_file_open(w->uuid, &f, err);
-
-	if (r < 0)
-		return r;
-	r = q2_file_locks(f, &locks);
-	q2_file_close(f);
-	if (r < 0)
-		return vs_err_set(err, r, "the image locks of '%s': %s", w->uuid, strerror(-r));
-	if (locks.writer || locks.no_read)
-		return vs_err_set(err, -EBUSY, "'%s' is open in QEMU", w->uuid);
-	return 0;
-}
-
 /* Does what stands on it, as far as anybody knows, forbid to write it? */
 static int nobody_stands_on_it(const struct vm_work *w, struct vs_err *err)
 {
@@ -61,7 +44,7 @@ static int check_unambiguous(const struct vm_work *w, const struct vm_snapshot *
 
 static int check(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
 {
-	int r = nobody_has_it(w, err);
+	int r = vm_nobody_has_it(w->uuid, false, err);
 
 	if (r == 0 && s)
 		r = check_unambiguous(w, s, err);

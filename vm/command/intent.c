@@ -82,6 +82,8 @@ static bool is_untouched(const struct vm_own_doomed *disk)
 {
 	struct stat st;
 
+	if (disk->unasked && !disk->done)
+		return true;
 	return !disk->done && disk->mtime_ns && disk->path && stat(disk->path, &st) == 0 && S_ISREG(st.st_mode) &&
 	       st.st_ino == disk->path_ino && vm_timespec_ns(st.st_mtim) == disk->mtime_ns;
 }
@@ -305,8 +307,8 @@ static int settle_one(struct vm_work *w, const struct vm_own_mark *mark, bool cr
 
 	if (is_undone(w, mark))
 		return w->try_only ? 0 : forget(w, mark->command, "had been interrupted before anything was written: all is as before", err);
-	if (!has_records(w, mark->command)) /* those that remain never depended on it */
-		return w->try_only ? 0 : forget(w, mark->command, "was begun, and nothing is left of what it was to remove", err);
+	if (!has_records(w, mark->command)) /* those that remain never depended on it. Should the others come back they are stale */
+		return 0;
 	state = judge(w, mark, why, &code);
 	if (state == VM_INTENT_VOID)
 		return w->try_only ? 0 : vm_intent_void(w, mark->command, why, err);

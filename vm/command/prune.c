@@ -105,13 +105,13 @@ static int prune_some(struct vm_work *w, struct pruning *p, size_t *dropped, str
 	return r < 0 ? r : n > 0;
 }
 
-/* A delete that retention itself would make, and that was begun, is its to finish: it comes first. */
+/* A delete that retention has begun is its to finish: it comes first. Those of others are finished by whoever repeats them. */
 static const char *begun_drop(const struct vm_work *w)
 {
 	for (size_t i = 0; i < w->own->n_snapshots; i++) {
 		const struct vm_own_mark *mark = w->own->snapshots[i].mark;
 
-		if (mark && !mark->is_void && !strncmp(mark->command, "delete ", strlen("delete ")))
+		if (mark && !mark->is_void && mark->retention && !strncmp(mark->command, "delete ", strlen("delete ")))
 			return mark->command;
 	}
 	return NULL;
@@ -123,6 +123,7 @@ int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err)
 	int r = vm_work_look(w, err);
 
 	*dropped = 0;
+	w->pruning = true;
 	if (w->try_only && r == 0)
 		return vm_engine_try_prune(w->engine, w, err);
 	if (r == 0 && w->own->policy && strcmp(w->own->policy, "off") != 0) {

@@ -14,17 +14,6 @@ struct pull_disk {
 	uint64_t bytes;
 };
 
-static const char *frozen_on(const struct vm_work_record *record, const char *target)
-{
-	for (size_t i = 0; i < record->xml->n_disks; i++) {
-		const struct vm_xml_snapdisk *d = &record->xml->disks[i];
-
-		if (!strcmp(d->target, target) && d->mode == VM_MODE_EXTERNAL && d->frozen)
-			return d->frozen->source.path;
-	}
-	return NULL;
-}
-
 /* What would be copied: everything above @base (-1: everything) but the active layer. -1: @base is not beneath it. */
 static int64_t bytes_above(const struct vm_work *w, int top, int base)
 {
@@ -50,7 +39,7 @@ static int check_end(const struct vm_work *w, const struct vm_disk_now *disk, st
 static int plan_pull(const struct vm_work *w, const struct vm_disk_now *disk, const struct vm_work_record *record,
 		     struct pull_disk *p, struct vs_err *err)
 {
-	const char *path = record ? frozen_on(record, disk->target) : NULL, *inside;
+	const char *path = record ? vm_work_image(w, record, disk->target, NULL) : NULL, *inside;
 	int base = path ? vm_work_layer(w, path) : -1;
 	int64_t bytes;
 

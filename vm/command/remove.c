@@ -32,7 +32,7 @@ static bool record_froze(const struct vm_work *w, const struct vm_work_record *r
 		if (r->xml->disks[k].mode == VM_MODE_EXTERNAL && frozen && is_layer(w, frozen->source.path, layer))
 			return true;
 	}
-	return false;
+	return is_layer(w, r->xml->memory_file, layer); /* or calls it its memory */
 }
 
 static bool snapshot_froze(const struct vm_work *w, const struct vm_snapshot *s, int layer)
@@ -139,15 +139,61 @@ static const char *stands_on_it(const struct vm_work *w, int layer)
 	return NULL;
 }
 
-static int may_remove(const struct vm_work *w, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err)
+static int check_memory(const struct vm_work *w, const struct vm_doomed_file *file, struct vs_err *err)
 {
-	int layer = vm_work_layer(w, file->path);
+	int r;
+
+	if (file->stamp.mtime_ns < (file->since_s - 1) * VM_NS_PER_S)
+		return vs_err_set(err, -EPERM, "'%s' stays: it is older than the snapshot whose memory it is said to be", file->path);
+	r = vm_act_saved(w->dom, file->path, err);
+	if (r < 0)
+		vs_err_prefix(err, "'%s' stays", file->path);
+	return r;
+}
+
+static int is_ours(const struct vm_work *w, const struct vm_doomed_file *file, int layer, struct vs_err *err)
+{
+	switch (file->as) {
+	case VM_DOOMED_BEGUN:
+		return 0;
+	case VM_DOOMED_MEMORY:
+		return check_memory(w, file, err);
+	case VM_DOOMED_LAYER:
+		break;
+	}
+	return vm_made(w, layer) ? 0 : vs_err_set(err, -EPERM, "'%s' stays: no snapshot and no command of ours made it", file->path);
+}
+
+int vm_is_removable(const char *path, struct vs_err *err)
+{
+	struct stat st;
+
+	if (lstat(path, &st) < 0)
+		return errno == ENOENT ? 0 : vs_err_set(err, -errno, "'%s': %s", path, strerror(errno));
+	if (S_ISREG(st.st_mode))
+		return 0;
+	return vs_err_set(err, -EPERM, "'%s' stays: it is a %s, and only regular files are removed", path,
+			  S_ISLNK(st.st_mode) ? "symbolic link" : S_ISBLK(st.st_mode) ? "device" : "file of another kind");
+}
+
+/* What an overlay stands on that is only half made does not matter: nobody has come to use it. */
+static bool may_be_unreadable(const struct vm_doomed_file *file, const struct vm_layer *l)
+{
+	return file->as == VM_DOOMED_BEGUN && l->error != -ENOENT && l->stamp.ino;
+}
+
+int vm_may_remove(const struct vm_work *w, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err)
+{
+	int layer = vm_work_layer(w, file->path), r = vm_is_removable(file->path, err);
 	const struct vm_layer *l = layer < 0 ? NULL : &w->d->layers[layer];
+	struct vs_err why = {0};
 	const char *above, *inside;
 
+	if (r < 0)
+		return r;
 	if (!l)
 		return vs_err_set(err, -EPERM, "'%s' stays: nobody can tell who uses it", file->path);
-	if (l->error)
+	if (l->error && !may_be_unreadable(file, l))
 		return vs_err_set(err, l->error, "'%s' stays: %s", file->path, strerror(-l->error));
 	if (!same_file(&l->stamp, &file->stamp))
 		return changed(file->path, err);
@@ -159,12 +205,12 @@ static int may_remove(const struct vm_work *w, const struct vm_doomed_file *file
 	inside = vm_work_internal_in(w, layer);
 	if (inside)
 		return vs_err_set(err, -EPERM, "'%s' stays: internal snapshot '%s' is stored in it", file->path, inside);
-	if (vm_need(w, layer, leaving, true, err) != VM_NEED_NOT)
-		return err ? err->code : -EPERM;
-	return vm_made(w, layer) ? 0 : vs_err_set(err, -EPERM, "'%s' stays: no snapshot and no command of ours made it", file->path);
+	if (vm_need(w, layer, leaving, true, &why) != VM_NEED_NOT)
+		return vs_err_set(err, why.code, "%s", why.msg);
+	return is_ours(w, file, layer, err);
 }
 
-int vm_nobody_has_it(const char *path, struct vs_err *err)
+int vm_nobody_has_it(const char *path, bool reading, struct vs_err *err)
 {
 	struct q2_locks locks = {0};
 	struct q2_file *f;
@@ -176,9 +222,27 @@ int vm_nobody_has_it(const char *path, struct vs_err *err)
 	q2_file_close(f);
 	if (r < 0)
 		return vs_err_set(err, r, "the image locks of '%s': %s", path, strerror(-r));
-	if (locks.writer || locks.no_read || locks.frozen)
-		return vs_err_set(err, -EBUSY, "'%s' stays: it is open in QEMU or for reading", path);
+	if (locks.writer || locks.no_read || (reading && locks.frozen))
+		return vs_err_set(err, -EBUSY, "'%s' is open in QEMU%s", path, reading ? " or for reading" : "");
 	return 0;
+}
+
+/* By what is so now: of a line of files the one before may have been removed long ago, and somebody may have come to use this one. */
+static int look_and_ask(struct vm_work *w, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err)
+{
+	struct vm_work now;
+	int r = vm_work_glance(w, &now, err);
+
+	if (r < 0)
+		return r;
+	r = vm_may_remove(&now, file, leaving, err);
+	vm_work_glance_done(&now);
+	if (r < 0)
+		return r;
+	r = vm_nobody_has_it(file->path, true, err);
+	if (r < 0)
+		vs_err_prefix(err, "'%s' stays", file->path);
+	return r;
 }
 
 int vm_remove(struct vm_work *w, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err)
@@ -191,9 +255,7 @@ int vm_remove(struct vm_work *w, const struct vm_doomed_file *file, const struct
 		err = &local;
 	if (lstat(file->path, &st) < 0 && errno == ENOENT)
 		return 1;
-	r = may_remove(w, file, leaving, err);
-	if (r == 0)
-		r = vm_nobody_has_it(file->path, err);
+	r = look_and_ask(w, file, leaving, err);
 	if (r < 0)
 		return r;
 	if (lstat(file->path, &st) < 0)

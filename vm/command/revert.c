@@ -87,8 +87,8 @@ static int note_drops(struct vm_work *w, const struct old_layers *old, struct vs
 
 	for (size_t i = 0; r == 0 && i < old->n; i++) {
 		const struct q2_stamp *stamp = &old->v[i].file.stamp;
-		vs_autofree char *text = xasprintf("%" PRIu64 " %" PRIu64 " %" PRId64 "\n%s", stamp->ino, stamp->size, stamp->mtime_ns,
-						   old->v[i].file.path);
+		vs_autofree char *text = xasprintf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRId64 "\n%s", stamp->dev, stamp->ino, stamp->size,
+						   stamp->mtime_ns, old->v[i].file.path);
 
 		r = vm_work_note(w, "drop", text, err);
 	}
@@ -120,15 +120,15 @@ static bool discard_noted(struct vm_work *w, const char *text, void *opaque)
 	const char *path = strchr(text, '\n');
 	struct stat st;
 
-	if (!path || sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNd64, &file.stamp.ino, &file.stamp.size, &file.stamp.mtime_ns) != 3)
+	if (!path || sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNd64, &file.stamp.dev, &file.stamp.ino, &file.stamp.size,
+			    &file.stamp.mtime_ns) != 4)
 		return false;
 	file.path = (char *)path + 1;
 	for (size_t i = 0; i < active->n; i++)
 		if (!strcmp(active->v[i].file.path, file.path))
 			return false;
-	if (lstat(file.path, &st) < 0 || st.st_ino != file.stamp.ino)
+	if (lstat(file.path, &st) < 0 || st.st_ino != file.stamp.ino || st.st_dev != file.stamp.dev)
 		return false;
-	file.stamp.dev = st.st_dev;
 	discard(w, &file);
 	return true;
 }
@@ -267,20 +267,6 @@ static int keep_first(struct vm_work *w, const struct vm_command *c, const struc
 	return r;
 }
 
-/* What an interrupted run has made and the domain stands on by now is of our making, which soon no note will say. */
-static bool adopt_made(struct vm_work *w, const char *text, void *opaque)
-{
-	char *path;
-	uint64_t ino = strtoull(text, &path, 10);
-	int layer = *path == '\n' ? vm_work_layer(w, path + 1) : -1;
-
-	(void)opaque;
-	if (layer < 0 || w->d->layers[layer].stamp.ino != ino)
-		return false;
-	vm_own_add_made(w->own, path + 1, ino);
-	return true;
-}
-
 static int check_state(const struct vm_snapshot *s, struct vs_err *err)
 {
 	if (s->state == VM_OK || s->state == VM_DETACHED)
@@ -288,12 +274,32 @@ static int check_state(const struct vm_snapshot *s, struct vs_err *err)
 	return vs_err_set(err, -EPERM, "snapshot '%s' is %s: %s", s->shown, vm_state_name(s->state), s->reason ? s->reason : "");
 }
 
+/* The images to stand on, as strings of the look that @w has. Gives. */
+static struct vm_act_image *list_images(const struct vm_work *w, const char *name, size_t *n)
+{
+	const struct vm_work_record *record = vm_work_record(w, name);
+	struct vm_act_image *list = xcalloc(record ? record->xml->n_disks : 0, sizeof(*list));
+
+	*n = 0;
+	for (size_t i = 0; record && i < record->xml->n_disks; i++) {
+		struct vm_act_image image = { .target = record->xml->disks[i].target };
+
+		image.path = vm_work_image(w, record, image.target, &image.format);
+		if (image.path)
+			list[(*n)++] = image;
+	}
+	return list;
+}
+
 static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 {
-	struct vm_act_revert spec = { .name = name, .risky = true, .left_over = vm_op_left_over, .making = vm_op_making, .opaque = w };
+	struct vm_act_revert spec = { .name = name, .risky = true, .making = vm_op_making, .opaque = w };
 	struct old_layers old vs_cleanup(layers_fini) = { .n = 0 };
+	vs_autofree struct vm_act_image *images = list_images(w, name, &spec.n_images);
 	const struct vm_snapshot *s;
 	int r = vm_work_find_key(w, name, &s, err);
+
+	spec.images = images;
 
 	if (r == 0) {
 		old = note_layers(w, s);
@@ -302,8 +308,8 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r == 0)
 		r = check_state(s, err); /* it may have changed while a snapshot was taken and the guest was stopped */
 	vm_work_unguard(w);
-	if (r == 0 && vm_work_note_each(w, "make", adopt_made, NULL) > 0)
-		r = vm_work_save(w, err);
+	if (r == 0)
+		r = vm_op_settle_making(w, err);
 	if (r == 0)
 		r = note_drops(w, &old, err);
 	if (r == 0)
@@ -318,7 +324,7 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 		r = settle_layers(w, &old, err);
 	if (r != -EHOSTDOWN) {
 		if (r == 0 || vm_work_look(w, NULL) == 0)
-			vm_op_settle_making(w);
+			vm_op_settle_making(w, NULL);
 		vm_work_note_done(w, "drop");
 	}
 	if (r == 0)
@@ -407,6 +413,7 @@ int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 {
 	const struct vm_snapshot *s = NULL;
 	vs_autofree char *name = NULL;
+	vs_autofree struct vm_act_image *images = NULL;
 	struct vm_act_revert spec = { .stops = true };
 	struct vm_act_plan plan = {0};
 	enum vm_act_way way;
@@ -425,6 +432,7 @@ int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 	if (r < 0)
 		return r;
 	spec.name = name;
+	spec.images = images = list_images(w, name, &spec.n_images);
 	r = vm_act_revert_plan(w->dom, &spec, &way, &plan, err); /* before anything is stopped for it */
 	if (r == 0 && w->try_only)
 		r = try_revert(w, c, s, name, &plan, err);

@@ -3,6 +3,7 @@
 #include "vm/inventory/build.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -236,31 +237,56 @@ static void free_own(void *own)
 	vm_own_free(own);
 }
 
-struct made {
-	struct vm_arena *arena;
-	struct vm_strings list;
+struct begun {
+	struct vm_sketch *sk;
+	struct vm_draft *d;
+	size_t room;
 };
 
-/* "INO\nPATH": the very file that was made, and none that has its name now. */
-static bool add_made(const char *text, void *opaque)
+/* Only what says itself that it stands on something does: it may be empty still, or half made. */
+static enum q2_format format_of(const char *path)
 {
-	struct made *made = opaque;
-	char *path;
-	uint64_t ino = strtoull(text, &path, 10);
-	struct stat st;
+	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+	char magic[4];
 
-	if (*path == '\n' && lstat(path + 1, &st) == 0 && st.st_ino == ino)
-		vm_strings_add(made->arena, &made->list, path + 1);
+	if (fd < 0)
+		return Q2_FORMAT_QCOW2;
+	return pread(fd, magic, sizeof(magic), 0) == sizeof(magic) && !memcmp(magic, "QFI\xfb", 4) ? Q2_FORMAT_QCOW2 : Q2_FORMAT_RAW;
+}
+
+/* The very file that was made, and none that has its name now. */
+static bool add_begun(const char *text, void *opaque)
+{
+	struct begun *b = opaque;
+	struct vm_draft *d = b->d;
+	struct vm_made made;
+	int file;
+
+	if (!vm_made_parse(text, &made) || vm_made_is_there(&made) == 0)
+		return true;
+	file = vm_collect_path(&b->sk->collect, vm_arena_strdup(&b->sk->arena, made.path), format_of(made.path), d->gate);
+	if (file == VM_NO_FILE || b->sk->collect.fact[file].error == -ENOENT)
+		return true;
+	if (d->n_begun == b->room) {
+		int *more = vm_arena_calloc(&b->sk->arena, b->room * 2 + 8, sizeof(*more));
+
+		if (!more)
+			return true;
+		if (d->n_begun)
+			memcpy(more, d->begun, d->n_begun * sizeof(*more));
+		d->begun = more;
+		b->room = b->room * 2 + 8;
+	}
+	d->begun[d->n_begun++] = file;
 	return true;
 }
 
-/* What a command was about to make that has not ended. */
-static void draw_made(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+/* What a command has made that has not ended: somebody may have come to use it. */
+static void draw_begun(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
 {
-	struct made made = { .arena = &sk->arena };
+	struct begun b = { .sk = sk, .d = d };
 
-	vm_note_each(sk->store, k->uuid, "make", add_made, &made);
-	d->made = vm_strings_done(&sk->arena, &made.list);
+	vm_note_each(sk->store, k->uuid, "make", add_begun, &b);
 }
 
 /* Layers of our own making, which the domain may have left since. */
@@ -286,7 +312,7 @@ static void draw_own(struct vm_sketch *sk, const struct vm_known_domain *k, stru
 		vm_draft_own(d, best, &sk->arena);
 		draw_own_made(sk, best, d);
 	}
-	draw_made(sk, k, d);
+	draw_begun(sk, k, d);
 }
 
 /* What libvirt did not tell of it. */

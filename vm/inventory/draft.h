@@ -32,6 +32,7 @@ struct vm_draft_snapshot {
 	bool recorded, memory, external_memory, current, held, ours;
 	bool present;        /* image source: the file's present content */
 	bool in_making;      /* it may not be complete yet: if it is new and looks stale, it is not shown at all */
+	const int *memory_file; /* NULL, or which file its memory is saved in */
 	const char *problem; /* NULL, or why its disks are not known */
 	const char *xml;     /* kept alive by `keep` */
 	size_t xml_len;
@@ -73,7 +74,8 @@ struct vm_draft {
 	size_t n_merges;
 	int *own_made;              /* files (indexes) that commands of ours made for it */
 	size_t n_own_made;
-	char **made;                /* paths that a command which has not ended was about to make, NULL-terminated; NULL: none */
+	int *begun;                 /* files that a command which has not ended has made, and may not have come to use */
+	size_t n_begun;
 
 	/* filled in here */
 	uint64_t ino;

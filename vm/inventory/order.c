@@ -305,7 +305,7 @@ static int snapshot_facts(const struct vm_drafts *set, const struct vm_draft *d,
 		facts[i] = (struct vm_fact_snapshot){
 			.name = s->name, .shown = s->shown, .parent = s->parent < 0 ? -1 : d->snapshots[s->parent].rank,
 			.created_s = s->created_ns / VM_NS_PER_S, .recorded = s->recorded,
-			.external_memory = s->external_memory,
+			.external_memory = s->external_memory, .memory = s->memory_file,
 		};
 		r = snapshot_disks(set, d, s, &facts[i]);
 	}
@@ -323,7 +323,8 @@ static int domain_facts(const struct vm_drafts *set, const struct vm_draft *d, s
 	for (size_t i = 0; i < d->n_disks; i++)
 		disks[i] = d->disks[i].fact;
 	*out = (struct vm_fact_domain){ .name = d->dir, .running = d->running, .image = d->image, .disks = disks,
-					.n_disks = d->n_disks, .made = d->own_made, .n_made = d->n_own_made };
+					.n_disks = d->n_disks, .made = d->own_made, .n_made = d->n_own_made,
+					.begun = d->begun, .n_begun = d->n_begun };
 	return snapshot_facts(set, d, out);
 }
 

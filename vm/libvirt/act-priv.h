@@ -124,11 +124,9 @@ int vm_act_plan_add(struct vm_act_plan *plan, const struct vm_act_naming *naming
 		    enum q2_format format, struct vs_err *err);
 
 /* Makes a file for each of them, 0600 and of its owner below: an overlay, on disk when this returns; or, with @empty, nothing but
- * the file, for libvirt to fill. All or none. Notes in @plan which files these are. */
-int vm_act_overlays_make(struct vm_act_plan *plan, bool empty, int (*making)(void *opaque, const char *path, uint64_t ino, struct vs_err *err),
+ * the file, for libvirt to fill. Notes in @plan which files these are. On failure some may be there. */
+int vm_act_overlays_make(struct vm_act_plan *plan, bool empty, int (*making)(void *opaque, const char *path, int fd, struct vs_err *err),
 			 void *opaque, struct vm_act_watch *watch, struct vs_err *err);
-/* Removes those files that we made there, and no others. */
-void vm_act_overlays_unlink(const struct vm_act_plan *plan);
 /* Lets an overlay that nobody has written to stand on another image. */
 int vm_act_overlay_rebase(const struct vm_act_overlay *overlay, const char *below, enum q2_format format, struct vs_err *err);
 

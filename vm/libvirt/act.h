@@ -90,11 +90,10 @@ struct vm_act_commit {
 	const char *base;    /* path of the layer that receives */
 	const char *top;     /* path of the uppermost one that goes into it; the active layer: with a pivot at the end */
 	uint64_t bandwidth;  /* 0: no limit */
-	bool relative;       /* keep backing names relative; libvirt refuses where they are not */
-	bool unlink;         /* libvirt removes the merged files */
-	/* Called right before the job is asked for; when it has begun, so that nobody else gets at the disk; and (active layer) as the last
-	 * chance before the pivot, when all data has been copied. A negative answer, with its sentence in @err, gives the job up. NULL: go on. */
-	int (*before)(void *opaque, enum vm_job type, struct vs_err *err);
+	/* Called right before libvirt is asked for the job: until then nothing is written; when it has begun, so that nobody else gets at
+	 * the disk; and (active layer) as the last chance before the pivot, when all data has been copied. A negative answer, with its
+	 * sentence in @err, gives the job up. NULL: go on. */
+	int (*asking)(void *opaque, enum vm_job type, struct vs_err *err);
 	int (*begun)(void *opaque, struct vs_err *err);
 	int (*check)(void *opaque, struct vs_err *err);
 	void *opaque;
@@ -109,7 +108,6 @@ struct vm_act_pull {
 	const char *target;
 	const char *base;   /* path of the layer that the active one is to stand on; NULL: on nothing */
 	uint64_t bandwidth;
-	bool relative;
 };
 
 /* Copies what lies between into the active layer, on a running domain. No other file changes, and none is removed. Cancelled,
@@ -163,11 +161,11 @@ struct vm_act_create {
 	bool quiesce;            /* external, running: freeze the guest's file systems through its agent */
 	unsigned quiesce_s;      /* how long the agent may take for that */
 	size_t depth;            /* layers of the deepest chain as the caller counted them; 0: only the XML is asked */
-	/* May the file that stands where an overlay is to be made be removed (an interrupted create made that very file, and nobody
-	 * has come to use it)? NULL: never; then another name is found. */
+	/* vm_act_create_plan() alone: will the file that stands where an overlay is to be made have been removed by then? NULL: no. */
 	bool (*left_over)(void *opaque, const char *path);
-	/* Called for each overlay with its inode number before it has its name: what can be noted in case we die. Negative: it is not made. */
-	int (*making)(void *opaque, const char *path, uint64_t ino, struct vs_err *err);
+	/* Called for each overlay with the open file before that has its name: what can be noted in case we die, or fail. Negative: it is
+	 * not made. What was made and came to nothing stays, for the caller to remove: nobody here can tell who has come to use it. */
+	int (*making)(void *opaque, const char *path, int fd, struct vs_err *err);
 	void *opaque;
 };
 
@@ -178,7 +176,6 @@ struct vm_act_overlay {
 	uint64_t below_dev, below_ino; /* which file that is */
 	enum q2_format format;   /* of `below` */
 	char *path;
-	bool replace;            /* a left-over stands there */
 	uint64_t dev, ino;       /* which file we made there; 0: none yet */
 };
 
@@ -194,8 +191,8 @@ int vm_act_create_plan(virDomainPtr dom, const struct vm_act_create *spec, struc
 		       struct vs_err *err);
 
 /*
- * Takes the snapshot. On failure nothing is left of it, with one exception which the sentence tells: a guest whose file systems
- * cannot be thawed again (*made is true then). Not cancelled once begun. What libvirt froze is what counts: where another tool has
+ * Takes the snapshot. On failure nothing is left of it but files that spec->making has noted, with one exception which the sentence
+ * tells: a guest whose file systems cannot be thawed again (*made is true then). Not cancelled once begun. What libvirt froze is what counts: where another tool has
  * merged a layer of a shut-off domain while libvirt let us wait, the overlay is put on what it froze in truth.
  */
 int vm_act_create(virDomainPtr dom, const struct vm_act_create *spec, struct vm_act_watch *watch, bool *made,
@@ -230,20 +227,29 @@ int vm_act_forget(virDomainPtr dom, const char *name, struct vs_err *err);
 /* libvirt's delete of an internal snapshot: record, entries and saved memory. It cannot be cancelled nor slowed. */
 int vm_act_delete(virDomainPtr dom, const char *name, struct vm_act_watch *watch, struct vs_err *err);
 
-/* Did the snapshot create this file (an overlay, or its saved memory)? By its record. */
+/* Did the snapshot create this overlay? By its record. */
 bool vm_act_proves(const struct vm_xml_snapshot *record, const char *path);
-/* Removes a file of which @record proves that the snapshot created it (an overlay, or its saved memory), and that is a regular
- * file which no QEMU has open. 0 also where it is gone already; -EPERM: not proved; -EBUSY: open. */
-int vm_act_unlink(const struct vm_xml_snapshot *record, const char *path, struct vs_err *err);
+/* Has libvirt saved the memory of this very domain in that file? It reads its own header, and the UUID in it. 0; -EPERM: no, or nobody
+ * can tell. */
+int vm_act_saved(virDomainPtr dom, const char *path, struct vs_err *err);
 
 /* ---------------------------------------------------------------- reverting */
 
+/* The image that a disk of the snapshot is in. The record may name another file: libvirt 9.0 points it at a wrong one, and then only who
+ * has looked at the files can tell. */
+struct vm_act_image {
+	const char *target;
+	const char *path;
+	enum q2_format format;
+};
+
 struct vm_act_revert {
 	const char *name;
+	const struct vm_act_image *images; /* external ones: of each disk; one without is refused */
+	size_t n_images;
 	bool risky; /* libvirt's FORCE: also where it cannot know that the definitions fit together */
 	bool stops; /* vm_act_revert_plan: the caller will have stopped the domain by then */
-	bool (*left_over)(void *opaque, const char *path); /* as in vm_act_create */
-	int (*making)(void *opaque, const char *path, uint64_t ino, struct vs_err *err);
+	int (*making)(void *opaque, const char *path, int fd, struct vs_err *err);
 	void *opaque;
 };
 

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "vm/libvirt/act-priv.h"
 
@@ -109,40 +108,20 @@ bool vm_act_proves(const struct vm_xml_snapshot *record, const char *path)
 	for (size_t i = 0; i < record->n_revert_disks; i++)
 		if (record->revert_disks[i].overlay.path && !strcmp(record->revert_disks[i].overlay.path, path))
 			return true;
-	return record->memory_file && !strcmp(record->memory_file, path);
+	return false;
 }
 
-static int nobody_has_it(const char *path, struct vs_err *err)
+int vm_act_saved(virDomainPtr dom, const char *path, struct vs_err *err)
 {
-	struct q2_locks locks = {0};
-	struct q2_file *f;
-	int r = q2_file_open(path, &f, err);
+	vm_act_autodomain struct vm_xml_domain *domain = NULL;
+	vs_autofree char *text = virDomainSaveImageGetXMLDesc(virDomainGetConnect(dom), path, 0);
+	char uuid[VIR_UUID_STRING_BUFLEN];
 
-	if (r < 0)
-		return r;
-	r = q2_file_locks(f, &locks);
-	q2_file_close(f);
-	if (r < 0)
-		return vs_err_set(err, r, "the image locks of '%s': %s", path, strerror(-r));
-	if (locks.writer || locks.no_read || locks.frozen)
-		return vs_err_set(err, -EBUSY, "'%s' is open in QEMU or for reading, so it is not removed", path);
-	return 0;
-}
-
-int vm_act_unlink(const struct vm_xml_snapshot *record, const char *path, struct vs_err *err)
-{
-	struct stat st;
-	int r;
-
-	if (!vm_act_proves(record, path))
-		return vs_err_set(err, -EPERM, "'%s' was not created by snapshot '%s', so it is not removed", path, record->name);
-	if (lstat(path, &st) < 0)
-		return errno == ENOENT ? 0 : vs_err_set(err, -errno, "'%s': %s", path, strerror(errno));
-	if (!S_ISREG(st.st_mode))
-		return vs_err_set(err, -EPERM, "'%s' is not a regular file, so it is not removed", path);
-	r = nobody_has_it(path, err);
-	if (r == 0 && unlink(path) < 0 && errno != ENOENT)
-		r = vs_err_set(err, -errno, "'%s': %s", path, strerror(errno));
-	vm_fault();
-	return r;
+	if (!text) {
+		vm_act_virterr(dom, err, "'%s' cannot be told to be memory that libvirt saved", path);
+		return vs_err_set(err, -EPERM, "%s", err ? strdupa(err->msg) : "");
+	}
+	if (vm_xml_domain_parse(text, &domain, err) < 0 || virDomainGetUUIDString(dom, uuid) < 0)
+		return vs_err_set(err, -EPERM, "'%s': it cannot be told whose memory that is", path);
+	return !strcmp(domain->uuid, uuid) ? 0 : vs_err_set(err, -EPERM, "'%s' is the memory of domain '%s'", path, domain->name);
 }

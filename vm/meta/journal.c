@@ -4,8 +4,8 @@
  * Notes: what a command is about to do and nobody could tell afterwards that it was us, should we die in between. They lie in the state
  * directory, one line each: the command, a word, and what the word is about, with tabs between; all three escaped.
  *
- *     make   inode LF path          an overlay that is about to get its name: nobody's, until a definition or a record names it
- *     drop   inode LF below LF path a layer that a revert takes out of use, and then removes
+ *     make   struct vm_made         an overlay that is about to get its name: nobody's, until a definition or a record names it
+ *     drop   stamp LF path          a layer that a revert takes out of use, and then removes
  *     take   time LF name           a snapshot that is about to be taken: it counts as taken here, if it is there
  *     keep   name                   ... by `keep=` of a revert: its repetition need not take it again
  *     gone   name                   one of several that a delete removes, or was about to: its repetition need not find it
@@ -18,10 +18,15 @@
 #include "vm/command/context.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "vm/model/names.h"
+#include "vm/util/clock.h"
 #include "vm/util/mem.h"
 #include "vm/util/utf8.h"
 
@@ -195,4 +200,56 @@ void vm_work_note_settle(struct vm_work *w, const char *word, bool (*settled)(st
 	struct settling s = { word, { w, settled, opaque } };
 
 	drop_lines(w, is_settled, &s);
+}
+
+/* ---------------------------------------------------------------- files that were made */
+
+static int look(int fd, const char *path, int flags, struct vm_made *out, bool *regular)
+{
+	struct statx st;
+
+	if (statx(fd, path, flags, STATX_BASIC_STATS | STATX_BTIME, &st) < 0)
+		return -errno;
+	*regular = S_ISREG(st.stx_mode);
+	*out = (struct vm_made){ .dev = makedev(st.stx_dev_major, st.stx_dev_minor), .ino = st.stx_ino, .path = out->path };
+	if (st.stx_mask & STATX_BTIME)
+		out->btime_ns = st.stx_btime.tv_sec * VM_NS_PER_S + st.stx_btime.tv_nsec;
+	return 0;
+}
+
+int vm_made_of(int fd, const char *path, struct vm_made *out)
+{
+	bool regular;
+
+	out->path = path;
+	return look(fd, "", AT_EMPTY_PATH, out, &regular);
+}
+
+char *vm_made_text(const struct vm_made *made)
+{
+	return xasprintf("%" PRIu64 " %" PRIu64 " %" PRId64 "\n%s", made->dev, made->ino, made->btime_ns, made->path);
+}
+
+bool vm_made_parse(const char *text, struct vm_made *out)
+{
+	struct vm_made made;
+	int at = 0;
+
+	if (sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNd64 "%n", &made.dev, &made.ino, &made.btime_ns, &at) != 3 || text[at] != '\n' ||
+	    text[at + 1] != '/')
+		return false;
+	made.path = text + at + 1;
+	*out = made;
+	return true;
+}
+
+int vm_made_is_there(const struct vm_made *made)
+{
+	struct vm_made now = { .path = made->path };
+	bool regular = false;
+	int r = look(AT_FDCWD, made->path, AT_SYMLINK_NOFOLLOW, &now, &regular);
+
+	if (r < 0)
+		return r == -ENOENT || r == -ENOTDIR ? 0 : r;
+	return regular && now.dev == made->dev && now.ino == made->ino && now.btime_ns == made->btime_ns;
 }

@@ -76,6 +76,7 @@ struct vm_own_doomed {
 	char *top;    /* the uppermost layer that goes into it: who sees it is not harmed; or NULL */
 	uint64_t path_ino, top_ino, above_ino; /* which files these are; above: what stood on top, 0: it was the active layer */
 	int64_t mtime_ns; /* of the image before the first attempt: while it has that, nothing was written. 0: unknown */
+	bool unasked;     /* nobody has been asked to write to it yet, so nothing was: taken away before somebody is */
 	bool done;        /* its data has been moved: noted after it was */
 	bool pivoting;    /* all has been copied, and the pivot was asked for */
 };
@@ -87,6 +88,7 @@ struct vm_own_mark {
 	int64_t since_ns;
 	struct vm_own_doomed *disks;
 	size_t n_disks;   /* 0: every disk */
+	bool retention;   /* nobody asked for it: retention began it, and may finish it */
 	bool is_void;     /* others have changed its files: it cannot be finished any more, and what it doomed stays so */
 	size_t n_owners;  /* the business of meta.c */
 };

@@ -44,4 +44,19 @@ int vm_store_note_get(struct vm_store *store, const char *uuid, char **text, str
 int vm_note_each(struct vm_store *store, const char *uuid, const char *word, bool (*use)(const char *text, void *opaque),
 		 void *opaque);
 
+/* A file that a command is about to make, as its note ("make") tells: never to be taken for one that came to have its name, or its
+ * inode number, later. */
+struct vm_made {
+	uint64_t dev, ino;
+	int64_t btime_ns; /* 0: the file system has no such time */
+	const char *path;
+};
+/* @fd: of @path, opened. 0 or -errno. */
+int vm_made_of(int fd, const char *path, struct vm_made *out);
+char *vm_made_text(const struct vm_made *made); /* gives */
+/* False: it is no such text. @out borrows of it. */
+bool vm_made_parse(const char *text, struct vm_made *out);
+/* 1: that very file is there, and it is a regular one; 0: there is none, or another one; -errno: nobody can tell. */
+int vm_made_is_there(const struct vm_made *made);
+
 #endif
