@@ -690,6 +690,26 @@ Test(vm_graph, a_record_that_skips_a_layer_is_corrected_by_the_header)
 	vm_verdict_fini(&v);
 }
 
+Test(vm_graph, a_record_that_contradicts_our_note_is_not_believed)
+{
+	struct lab l;
+
+	lab_init(&l); /* as above, but s3's overlay went with a revert, and somebody has written a new header into o2 */
+	snap(&l, WEB, S2, "s3", 220, S1, O1, SPARE);
+	l.domains[WEB].n_snapshots = 2;
+	struct q2_stamp then = l.files[O2].stamp;
+	l.snapdisks[WEB][S2].froze = &then;
+	struct vm_verdict v = verdict_of(&l, WEB, S2);
+	cr_expect_eq(v.layers[0], O2);
+	vm_verdict_fini(&v);
+	l.files[O2].stamp.mtime_ns++;
+	expect_in(&l, WEB, S2, VM_STALE, "it froze '/i/o2', which was written since");
+	l.files[O2].stamp.btime_ns = INT64_C(1000000000000); /* another one, with its inode number */
+	v = verdict_of(&l, WEB, S2);
+	cr_expect_neq(v.layers[0], O2);
+	vm_verdict_fini(&v);
+}
+
 Test(vm_graph, a_file_that_we_wrote_to_is_known_by_its_stamp)
 {
 	struct lab l;
