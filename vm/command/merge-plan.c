@@ -29,6 +29,8 @@
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
+#define NO_PATH "?" /* a base that is no file of this host */
+
 /* ---------------------------------------------------------------- life */
 
 void vm_merge_fini(struct vm_merge *m)
@@ -292,7 +294,10 @@ static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 		r = check_chain(m, d->target, err);
 		if (r < 0)
 			return r;
-		why = xasprintf("its image '%s' is missing, so its record is all that goes", d->base);
+		if (!strcmp(d->base, NO_PATH))
+			why = xstrdup("its image is no file that is to be found on this host, so its record is all that goes");
+		else
+			why = xasprintf("its image '%s' is missing, so its record is all that goes", d->base);
 		keep(d, why);
 		return 0;
 	}
@@ -443,7 +448,7 @@ static int plan_disk(struct vm_merge *m, const struct vm_work_record *record, co
 	int base = path ? vm_work_layer(m->w, path) : -1;
 
 	d->target = xstrdup(first->target);
-	d->base = xstrdup(path ? path : "?");
+	d->base = xstrdup(path ? path : NO_PATH);
 	d->format = first->frozen ? first->frozen->source.format : Q2_FORMAT_NONE;
 	if (base >= 0) {
 		d->block = layer_at(m, base)->stamp.block;
