@@ -1333,6 +1333,34 @@ Test(vm_graph, who_stands_on_a_file_of_a_mount_needs_the_snapshot_and_its_layers
 	expect_doubt(&l, WEB, "'/i/spare2' is a file of another virt-snapfs mount");
 }
 
+Test(vm_graph, a_device_that_shows_an_unknown_file_is_in_doubt_also_where_a_running_domain_has_it)
+{
+	struct lab l;
+	const int chain[] = {SPARE};
+
+	lab_init(&l);
+	l.files[SPARE].format = Q2_FORMAT_RAW;
+	l.files[SPARE].hidden = "is a loop device on a file that was removed";
+	l.disks[OTHER].top = SPARE;
+	l.disks[OTHER].format = Q2_FORMAT_RAW;
+	expect_doubt(&l, WEB, "'/i/spare' is a loop device on a file that was removed");
+	l.domains[OTHER].running = true;
+	l.disks[OTHER].chain = chain;
+	l.disks[OTHER].n_chain = 1;
+	expect_doubt(&l, WEB, "'/i/spare' is a loop device on a file that was removed");
+}
+
+Test(vm_graph, where_locks_cannot_be_read_nobody_knows_who_writes)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.files[O1].locks_error = -ENOLCK;
+	expect_in(&l, WEB, S1, VM_OK, NULL);
+	expect_in(&l, WEB, S2, VM_UNSUPPORTED, "its locks cannot be read");
+	expect_in(&l, WEB, S3, VM_UNSUPPORTED, "its locks cannot be read");
+}
+
 Test(vm_graph, the_file_behind_a_loop_device_is_needed)
 {
 	struct lab l;

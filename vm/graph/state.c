@@ -240,6 +240,9 @@ static bool judge_locks(struct vm_hearing *h)
 	for (size_t i = h->first; i < h->chain.n; i++) {
 		if (written_by_running_domain(h, i) || explained_by_running(h, i))
 			continue;
+		if (vm_hearing_layer(h, i)->locks_error)
+			return say(h, VM_UNSUPPORTED, "nobody can tell whether '%s' is open for writing: its locks cannot be read: %s",
+				   vm_hearing_layer(h, i)->path, strerror(-vm_hearing_layer(h, i)->locks_error));
 		if (vm_hearing_layer(h, i)->writer)
 			return say(h, VM_BUSY, "'%s' is open for writing in some process", vm_hearing_layer(h, i)->path);
 		if (vm_hearing_layer(h, i)->no_read)

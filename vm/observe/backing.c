@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vm/util/mem.h"
+
 #define SETTLE_ROUNDS 3 /* how long a file that was written is worth a proper look, for its lock bytes */
 #define GROWTH_NEWS (UINT64_C(1) << 20)
 
@@ -26,17 +28,11 @@ static struct vm_edge *edge_find(struct vm_file *f, struct q2_gate *gate, const 
 
 static struct vm_edge *edge_new(struct vm_file *f, struct q2_gate *gate, const char *name, const char *format)
 {
-	struct vm_edge *e = calloc(1, sizeof(*e));
+	struct vm_edge *e = xcalloc(1, sizeof(*e));
 
-	if (!e)
-		return NULL;
 	e->gate = q2_gate_ref(gate);
-	e->name = strdup(name);
-	e->format = format ? strdup(format) : NULL;
-	if (!e->name || (format && !e->format)) {
-		vm_edge_free(e);
-		return NULL;
-	}
+	e->name = xstrdup(name);
+	e->format = format ? xstrdup(format) : NULL;
 	e->next = f->edges;
 	f->edges = e;
 	return e;
@@ -84,6 +80,8 @@ static void edge_passed(struct vm_files *files, struct vm_edge *e, struct q2_fil
 		e->code = -ENOMEM;
 		return;
 	}
+	if (below->looked != files->round)
+		vm_file_find_shown(below, true, &now);
 	if (below->looked != files->round && !vm_file_fresh(below, true, &now)) {
 		vm_file_set_stamp(files, below, true, &now);
 		vm_file_read(files, below, open_file);
@@ -172,11 +170,6 @@ static struct vm_file *named(struct vm_files *files, struct vm_file *f, struct q
 	e = edge_find(f, gate, name, format);
 	if (!e)
 		e = edge_new(f, gate, name, format);
-	if (!e) {
-		*code = -ENOMEM;
-		*error = "out of memory";
-		return NULL;
-	}
 	if (e->looked != files->round)
 		edge_look(files, f, e);
 	if (e->below)

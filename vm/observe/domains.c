@@ -50,17 +50,13 @@ static struct vm_known_domain *domain_of(struct vm_known *known, const char *uui
 
 	if (d)
 		return d;
-	d = calloc(1, sizeof(*d));
-	if (!d)
-		return NULL;
-	d->uuid = strdup(uuid);
-	d->name = strdup(name);
+	d = xcalloc(1, sizeof(*d));
+	d->uuid = xstrdup(uuid);
+	d->name = xstrdup(name);
 	d->state = "no state";
 	d->log = vm_log_shelf_take(known->shelf, uuid, name);
-	if (!d->uuid || !d->name || !d->log || vm_strmap_put(&known->by_uuid, uuid, d) < 0) {
-		domain_free(d);
-		return NULL;
-	}
+	if (!d->log || vm_strmap_put(&known->by_uuid, uuid, d) < 0)
+		xoom();
 	known->changed = true;
 	return d;
 }
@@ -163,12 +159,10 @@ static void ask_definition(struct vm_ask *ask)
 
 static void rename_domain(struct vm_ask *ask, const char *name)
 {
-	char *copy = strcmp(ask->d->name, name) ? strdup(name) : NULL;
-
-	if (!copy)
+	if (!strcmp(ask->d->name, name))
 		return;
 	free(ask->d->name);
-	ask->d->name = copy;
+	ask->d->name = xstrdup(name);
 	ask->known->changed = ask->closer = true;
 }
 
@@ -183,8 +177,6 @@ static bool look_at(struct vm_known *known, struct vm_conn *conn, const struct v
 	if (virDomainGetUUIDString(dom, uuid) < 0)
 		return true;
 	ask.d = domain_of(known, uuid, virDomainGetName(dom));
-	if (!ask.d)
-		return true;
 	ask.closer = vm_hints_name(hints, uuid);
 	rename_domain(&ask, virDomainGetName(dom));
 	if (ask.d->running != running)
@@ -238,16 +230,13 @@ static int by_name(const void *a, const void *b)
 	return strcmp((*(struct vm_known_domain *const *)a)->name, (*(struct vm_known_domain *const *)b)->name);
 }
 
-static int list_domains(struct vm_known *known)
+static void list_domains(struct vm_known *known)
 {
 	free(known->domains);
 	known->n_domains = 0;
-	known->domains = calloc(known->by_uuid.n + 1, sizeof(*known->domains));
-	if (!known->domains)
-		return -ENOMEM;
+	known->domains = xcalloc(known->by_uuid.n + 1, sizeof(*known->domains));
 	vm_strmap_filter(&known->by_uuid, add_to_list, known);
 	qsort(known->domains, known->n_domains, sizeof(*known->domains), by_name);
-	return 0;
 }
 
 int vm_known_look(struct vm_known *known, struct vm_conn *conn, const struct vm_hints *hints, struct vs_err *err)
@@ -273,5 +262,6 @@ int vm_known_look(struct vm_known *known, struct vm_conn *conn, const struct vm_
 	vm_strmap_filter(&known->by_uuid, still_there, known);
 	known->n_snapshots = first;
 	known->turn = known->turn + VM_KNOWN_TURNS < first ? known->turn + VM_KNOWN_TURNS : 0;
-	return list_domains(known);
+	list_domains(known);
+	return 0;
 }

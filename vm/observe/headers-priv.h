@@ -50,7 +50,10 @@ void vm_file_set_stamp(struct vm_files *files, struct vm_file *f, bool found, co
  * written down. */
 bool vm_file_exposed(struct vm_files *files, struct vm_file *f, const struct q2_stamp *now);
 bool vm_file_is_exposed(struct vm_files *files, const struct q2_stamp *now);
-/* Of a loop device: what it shows. */
+/* Which file does this device show, as @root (/sys/dev/block) tells? Gives *shows, or *hidden: why nobody can tell. Both stay NULL: it
+ * shows none. */
+void vm_window_find(const char *root, uint64_t rdev, char **shows, char **hidden);
+/* Of a device: what it shows. */
 void vm_file_find_shown(struct vm_file *f, bool found, const struct q2_stamp *now);
 /* Reads the header of @f, which is open. */
 void vm_file_read(struct vm_files *files, struct vm_file *f, struct q2_file *open_file);
