@@ -195,6 +195,17 @@ void vm_engine_repair_later(struct vm_engine *e, struct vm_desk *desk, bool prun
 	pthread_mutex_unlock(&e->lock);
 }
 
+/* Has it come up paused since nobody of ours is at work? A libvirt that went away while it started a guest for us may do so long after. */
+static bool came_up_locked(struct vm_desk *desk, const struct vm_domain *d)
+{
+	bool before = desk->paused;
+
+	if (desk->running)
+		return false;
+	desk->paused = !strcmp(d->state, "paused");
+	return desk->paused && !before;
+}
+
 /* A policy that comes later looks at all there is. */
 static void nothing_due(struct vm_engine *e, struct vm_desk *desk)
 {
@@ -212,7 +223,7 @@ static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
 	desk = vm_desk_locked(e, d->uuid);
 	if (desk) {
 		desk->prune_due |= new_ones_locked(desk, d);
-		repair = !desk->repaired;
+		repair = came_up_locked(desk, d) || !desk->repaired;
 		desk->repaired = true;
 		due = desk->prune_due && !desk->running && !e->stop;
 	}
