@@ -10,6 +10,7 @@
 #include <pthread.h>
 
 #include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/conn.h"
 #include "vm/util/clock.h"
 
 #define LOOK_MS 50
@@ -88,7 +89,7 @@ static virDomainPtr ask_elsewhere(virDomainPtr dom)
 {
 	char uuid[VIR_UUID_STRING_BUFLEN];
 	vs_autofree char *uri = virConnectGetURI(virDomainGetConnect(dom));
-	virConnectPtr conn = uri ? virConnectOpen(uri) : NULL;
+	virConnectPtr conn = uri ? vm_conn_plain(uri, false) : NULL;
 	virDomainPtr other = NULL;
 
 	if (conn && virDomainGetUUIDString(dom, uuid) == 0)

@@ -14,6 +14,7 @@
 #include <stdio.h>
 
 #include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/conn.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
@@ -135,7 +136,7 @@ static int open_other(struct vm_act_freeze *f, virDomainPtr dom, struct vs_err *
 	vs_autofree char *uri = virConnectGetURI(virDomainGetConnect(dom));
 	char uuid[VIR_UUID_STRING_BUFLEN];
 
-	f->conn = uri ? virConnectOpen(uri) : NULL;
+	f->conn = uri ? vm_conn_plain(uri, false) : NULL;
 	if (f->conn && virDomainGetUUIDString(dom, uuid) == 0)
 		f->dom = virDomainLookupByUUIDString(f->conn, uuid);
 	return f->dom ? 0 : vm_act_virterr(dom, err, "a second connection to libvirt");
