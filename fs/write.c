@@ -240,6 +240,8 @@ static void on_done(void *opaque, int rc, const char *outcome)
 	bool awaited;
 
 	write->text = text_of(write, outcome);
+	if (write->kind == SF_RETAIN && rc == 0) /* what somebody only wanted to see is of another time */
+		free(sf_plans_take(&write->req.fs->plans, write->uuid));
 	pthread_mutex_lock(&writes->lock);
 	write->rc = rc;
 	awaited = write->state == RUNNING && !write->gone;

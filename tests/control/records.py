@@ -361,5 +361,27 @@ case("row 27: the images were moved, and the records say where to")(relocated(Tr
 case("row 27: the images were moved, and the records do not know")(relocated(False))
 
 
+@case("row 27: a revert takes no name that a missing layer has", [(False, ("vda",))], few=1)
+def missing_name(lab, running, targets):
+    g = lab.guest(False, targets, "z")
+    lab.does(g, "create k")
+    g.note("k", "external")
+    away = g.active_now()["vda"]
+    lab.does(g, "create m")
+    g.note("m", "external")
+    last = g.active_now()["vda"]
+    os.rename(away, away + ".away")
+    g.remember()
+    time.sleep(LOOK)
+    lab.does(g, "revert k")
+    g.reverted("k")
+    if os.path.exists(away):
+        raise Wrong("'%s' is somebody else's name" % away)
+    os.rename(away + ".away", away)
+    until("all is well again", lambda: lab.unharmed(g, "m"))
+    lab.intact(g, may_go=[last, away + ".away"])
+    lab.starts(g)
+
+
 if __name__ == "__main__":
     main()

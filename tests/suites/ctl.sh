@@ -169,6 +169,12 @@ does 'and its release' new 'release 50%2525'
 takes 'only some disks' new 'create part disks=vdb external' part vdb
 verify_listing 'vda takes no part' "$M" new
 verify_bytes 'all read right' "$M" new
+M2="$M/my vm%25"
+for n in '"a b"' a%20b; do echo "create $n internal" >"$M2/ctl"; done
+check_not 'what a table shows is what another one is called: neither is meant' sh -c "echo 'delete a%20b' >'$M2/ctl' 2>/dev/null"
+has 'it says so' "$(head -n 1 "$M2/ctl")" '^failed: .*2 snapshots are called .a%20b.*EINVAL'
+check 'as the files show it' sh -c "echo 'delete a%2520b' >'$M2/ctl'"
+check 'and now as tables do' sh -c "echo 'delete a%20b' >'$M2/ctl'"
 check 'a domain whose name needs escapes' sh -c "echo 'create x y' > '$M/my vm%25/ctl' 2>/dev/null; echo 'create x' > '$M/my vm%25/ctl'"
 # ---------------------------------------------------------------- quiesce
 

@@ -714,34 +714,29 @@ int vm_work_find_key(const struct vm_work *w, const char *key, const struct vm_s
 	return vs_err_set(err, -ENOENT, "there is no snapshot '%s'", key);
 }
 
-/* By its shown name, else as tables print that; NULL: none. */
-static const struct vm_snapshot *find_shown(const struct vm_work *w, const char *name)
+/* By its name as files show it, which nobody shares; else as tables print that, or as it is, if only one is meant. */
+int vm_work_find(const struct vm_work *w, const char *name, const struct vm_snapshot **out, struct vs_err *err)
 {
 	const struct vm_snapshot *found = NULL;
+	size_t n = 0;
 
 	for (size_t i = 0; i < w->d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &w->d->snapshots[i];
 
-		if (!s->present && !strcmp(s->shown, name))
-			return s;
-		if (!s->present && is_in_table_as(s, name))
+		if (s->present)
+			continue;
+		if (!strcmp(s->shown, name)) {
+			*out = s;
+			return 0;
+		}
+		if (!strcmp(s->name, name) || is_in_table_as(s, name)) {
 			found = s;
+			n++;
+		}
 	}
-	return found;
-}
-
-int vm_work_find(const struct vm_work *w, const char *name, const struct vm_snapshot **out, struct vs_err *err)
-{
-	const struct vm_snapshot *found = find_shown(w, name);
-	size_t n = found ? 1 : 0;
-
-	for (size_t i = 0; !found && i < w->d->n_snapshots; i++)
-		n += !w->d->snapshots[i].present && !strcmp(w->d->snapshots[i].name, name);
-	for (size_t i = 0; !found && n == 1 && i < w->d->n_snapshots; i++)
-		if (!w->d->snapshots[i].present && !strcmp(w->d->snapshots[i].name, name))
-			found = &w->d->snapshots[i];
 	if (n > 1)
-		return vs_err_set(err, -EINVAL, "%zu snapshots are called '%s': say which, as the list of files shows it", n, name);
+		return vs_err_set(err, -EINVAL, "%zu snapshots are called '%s', here or in tables: say which, as the list of files shows it", n,
+				  name);
 	if (!found)
 		return vs_err_set(err, -ENOENT, "there is no snapshot '%s'", name);
 	*out = found;

@@ -216,7 +216,9 @@ int vm_op_begin(struct vm_work *w, const char *command, bool create, struct vs_e
 int vm_op_check_id(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 int vm_op_check_active(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
 
-/* create.c: what is about to be made is noted. */
+/* create.c: does any domain name this file? */
+bool vm_op_taken(void *work, const char *path);
+/* What is about to be made is noted. */
 int vm_op_making(void *work, const char *path, int fd, struct vs_err *err);
 int vm_op_note_take(struct vm_work *w, const char *name, struct vs_err *err);
 /* Before a command makes overlays, and when it has ended, after a look: what was made and nobody came to use is unlinked, what the domain

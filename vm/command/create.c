@@ -119,6 +119,17 @@ static bool left_over(void *opaque, const char *path)
 	return asked.goes;
 }
 
+bool vm_op_taken(void *opaque, const char *path)
+{
+	const struct vm_work *w = opaque;
+
+	for (size_t i = 0; i < w->pic->n_domains; i++)
+		for (size_t k = 0; k < w->pic->domains[i]->n_layers; k++)
+			if (!strcmp(w->pic->domains[i]->layers[k].path, path))
+				return true;
+	return false;
+}
+
 int vm_op_making(void *opaque, const char *path, int fd, struct vs_err *err)
 {
 	struct vm_work *w = opaque;
@@ -355,8 +366,7 @@ int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 {
 	struct vm_act_create spec = { .name = c->names[0], .description = c->desc, .targets = (const char *const *)c->disks,
 				      .n_targets = c->n_disks, .quiesce = c->quiesce_s, .quiesce_s = c->quiesce_s,
-				      
-				      .left_over = w->try_only ? left_over : NULL, .making = vm_op_making, .opaque = w };
+				      .left_over = w->try_only ? left_over : NULL, .taken = vm_op_taken, .making = vm_op_making, .opaque = w };
 	int r = vm_work_look(w, err);
 
 	if (r < 0)

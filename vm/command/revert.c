@@ -293,7 +293,7 @@ static struct vm_act_image *list_images(const struct vm_work *w, const char *nam
 
 static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 {
-	struct vm_act_revert spec = { .name = name, .risky = true, .making = vm_op_making, .opaque = w };
+	struct vm_act_revert spec = { .name = name, .risky = true, .taken = vm_op_taken, .making = vm_op_making, .opaque = w };
 	struct old_layers old vs_cleanup(layers_fini) = { .n = 0 };
 	vs_autofree struct vm_act_image *images = list_images(w, name, &spec.n_images);
 	const struct vm_snapshot *s;
@@ -414,7 +414,7 @@ int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 	const struct vm_snapshot *s = NULL;
 	vs_autofree char *name = NULL;
 	vs_autofree struct vm_act_image *images = NULL;
-	struct vm_act_revert spec = { .stops = true };
+	struct vm_act_revert spec = { .stops = true, .taken = vm_op_taken, .opaque = w };
 	struct vm_act_plan plan = {0};
 	enum vm_act_way way;
 	int r = vm_work_look(w, err);

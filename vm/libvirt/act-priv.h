@@ -115,7 +115,8 @@ struct vm_act_naming {
 	const char *snapshot;
 	char **names;
 	size_t n_names;
-	bool (*left_over)(void *opaque, const char *path);
+	bool (*left_over)(void *opaque, const char *path); /* these two as in vm_act_create */
+	bool (*taken)(void *opaque, const char *path);
 	void *opaque;
 };
 

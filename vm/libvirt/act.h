@@ -163,6 +163,8 @@ struct vm_act_create {
 	size_t depth;            /* layers of the deepest chain as the caller counted them; 0: only the XML is asked */
 	/* vm_act_create_plan() alone: will the file that stands where an overlay is to be made have been removed by then? NULL: no. */
 	bool (*left_over)(void *opaque, const char *path);
+	/* Does anybody name that file, although it is not there? Who misses it may bring it back. NULL: no. */
+	bool (*taken)(void *opaque, const char *path);
 	/* Called for each overlay with the open file before that has its name: what can be noted in case we die, or fail. Negative: it is
 	 * not made. What was made and came to nothing stays, for the caller to remove: nobody here can tell who has come to use it. */
 	int (*making)(void *opaque, const char *path, int fd, struct vs_err *err);
@@ -249,6 +251,7 @@ struct vm_act_revert {
 	size_t n_images;
 	bool risky; /* libvirt's FORCE: also where it cannot know that the definitions fit together */
 	bool stops; /* vm_act_revert_plan: the caller will have stopped the domain by then */
+	bool (*taken)(void *opaque, const char *path); /* as in vm_act_create, and so is the next one */
 	int (*making)(void *opaque, const char *path, int fd, struct vs_err *err);
 	void *opaque;
 };

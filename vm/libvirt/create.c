@@ -123,7 +123,7 @@ static int plan_overlay(const struct making *m, const struct vm_xml_disk *disk, 
 {
 	struct vm_act_naming naming = {
 		.snapshot = m->spec->name, .names = m->names, .n_names = m->n_names,
-		.left_over = m->spec->left_over, .opaque = m->spec->opaque,
+		.left_over = m->spec->left_over, .taken = m->spec->taken, .opaque = m->spec->opaque,
 	};
 	vs_autofree char *path = NULL;
 	int r;

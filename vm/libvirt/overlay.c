@@ -185,7 +185,8 @@ static int find_path(const struct vm_act_plan *plan, const struct vm_act_naming 
 					&text) < 0)
 			return vm_act_oom(err);
 		there = lstat(text, &st) == 0 || errno != ENOENT;
-		if (planned(plan, text) || (there && !(naming->left_over && naming->left_over(naming->opaque, text))))
+		if (planned(plan, text) || (there && !(naming->left_over && naming->left_over(naming->opaque, text))) ||
+		    (!there && naming->taken && naming->taken(naming->opaque, text)))
 			continue;
 		*path = vs_steal(text);
 		return 0;

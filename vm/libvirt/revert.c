@@ -108,7 +108,7 @@ static int plan_disk(const struct going *g, const struct vm_xml_snapdisk *disk, 
 
 static int plan_by_hand(const struct going *g, struct vm_act_plan *plan, struct vs_err *err)
 {
-	struct vm_act_naming naming = { .snapshot = g->spec->name };
+	struct vm_act_naming naming = { .snapshot = g->spec->name, .taken = g->spec->taken, .opaque = g->spec->opaque };
 	int r = vm_act_active(g->dom, err);
 
 	if (r > 0 && !g->spec->stops)
