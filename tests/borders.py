@@ -52,25 +52,9 @@ vm/command/prune.c vm/engine/engine.h
 vm/command/pull.c vm/engine/engine.h
 vm/command/revert.c vm/engine/engine.h
 vm/command/revert.c vm/libvirt/act-priv.h
-vm/graph/graph.h vm/vm.h
-vm/graph/graph.h vm/xml/xml.h
-vm/inventory/changes.h vm/vm.h
-vm/inventory/draft.h vm/vm.h
-vm/inventory/look.h vm/vm.h
-vm/inventory/source.h vm/vm.h
-vm/language/retain-plan.c vm/vm.h
-vm/libvirt/act.h vm/graph/graph.h
 vm/libvirt/blockjob-chain.c vm/xml/xml-priv.h
 vm/meta/journal.c vm/command/context.h
-vm/meta/meta.h vm/vm.h
-vm/model/inventory.h vm/vm.h
-vm/model/names.h vm/vm.h
-vm/observe/chains.h vm/graph/graph.h
-vm/observe/history.h vm/graph/graph.h
-vm/observe/observe.h vm/graph/graph.h
-vm/util/log.h vm/vm.h
 vm/xml/xml.c vm/meta/meta.h
-vm/xml/xml.h vm/vm.h
 """
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(["<])([^">]+)[">]', re.M)

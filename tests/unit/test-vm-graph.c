@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "vm/graph/graph.h"
+#include "vm/observe/watch.h"
 
 #define SEC INT64_C(1000000000)
 

@@ -9,7 +9,7 @@
 #include "vm/model/inventory.h"
 #include "vm/observe/gates.h"
 #include "vm/util/clock.h"
-#include "vm/util/log.h"
+#include "vm/util/log-shelf.h"
 #include "vm/util/strmap.h"
 
 /* ---------------------------------------------------------------- pictures */

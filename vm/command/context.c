@@ -12,6 +12,7 @@
 #include "vm/libvirt/act-priv.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/model/names.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 #define LOOK_MS 30000
@@ -98,12 +99,12 @@ void vm_work_fini(struct vm_work *w)
 
 static int look_picture(struct vm_work *w, struct vs_err *err)
 {
-	int r = vm_refresh(w->vm, LOOK_MS);
+	int r = vm_refresher_look(w->refresher, LOOK_MS);
 
 	w->d = NULL;
 	if (r < 0)
 		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "the domain cannot be looked at: %s", strerror(-r));
-	w->pic = vm_picture_get(w->vm);
+	w->pic = vm_refresher_picture(w->refresher);
 	for (size_t i = 0; i < w->pic->n_domains; i++)
 		if (!strcmp(w->pic->domains[i]->uuid, w->uuid))
 			w->d = w->pic->domains[i];
@@ -245,7 +246,7 @@ int vm_work_look(struct vm_work *w, struct vs_err *err)
 
 int vm_work_glance(const struct vm_work *w, struct vm_work *now, struct vs_err *err)
 {
-	*now = (struct vm_work){ .vm = w->vm, .uuid = w->uuid, .conn = w->conn, .own = w->own, .records = w->records,
+	*now = (struct vm_work){ .refresher = w->refresher, .uuid = w->uuid, .conn = w->conn, .own = w->own, .records = w->records,
 				 .n_records = w->n_records, .removed = w->removed, .n_removed = w->n_removed };
 	return look_picture(now, err);
 }

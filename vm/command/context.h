@@ -16,6 +16,7 @@
 
 #include <libvirt/libvirt.h>
 
+#include "vm/inventory/refresher.h"
 #include "vm/language/command.h"
 #include "vm/libvirt/act.h"
 #include "vm/meta/meta.h"
@@ -34,7 +35,7 @@ struct vm_engine;
 struct vm_work {
 	/* set by who makes it; borrowed */
 	struct vm_engine *engine;
-	struct vm *vm;
+	struct vm_refresher *refresher;
 	struct vm_store *store;
 	const struct vm_options *options;
 	const char *uuid;

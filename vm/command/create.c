@@ -14,6 +14,7 @@
 #include "vm/language/retain.h"
 #include "vm/model/names.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- which kind */

@@ -18,6 +18,7 @@
 
 #include "vm/model/names.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 /* Gives the canonical text of `verb names...`. */

@@ -27,6 +27,7 @@
 #include <sys/stat.h>
 
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- marks */

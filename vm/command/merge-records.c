@@ -17,6 +17,7 @@
 
 #include "vm/command/intent.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 #include "vm/xml/edit.h"
 

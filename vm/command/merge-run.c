@@ -35,6 +35,7 @@
 
 #include "vm/command/intent.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 static struct vm_own_id id_of(const struct vm_work_record *r)

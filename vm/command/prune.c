@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "vm/language/retain.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 struct pruning {

@@ -35,7 +35,7 @@ struct vm_desk {
 };
 
 struct vm_engine {
-	struct vm *vm;
+	struct vm_refresher *refresher;
 	struct vm_store *store;
 	struct vm_options options; /* strings are ours */
 	pthread_mutex_t lock;

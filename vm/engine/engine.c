@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/utf8.h"
 
 #define TELL_NS (300 * VM_NS_PER_MS)
@@ -27,14 +28,14 @@
 
 /* ---------------------------------------------------------------- life */
 
-struct vm_engine *vm_engine_new(struct vm *vm, struct vm_store *store, const struct vm_options *options)
+struct vm_engine *vm_engine_new(struct vm_refresher *refresher, struct vm_store *store, const struct vm_options *options)
 {
 	struct vm_engine *e = calloc(1, sizeof(*e));
 	pthread_condattr_t steady;
 
 	if (!e)
 		return NULL;
-	e->vm = vm;
+	e->refresher = refresher;
 	e->store = store;
 	e->options = *options;
 	e->options.uri = options->uri ? strdup(options->uri) : NULL;
@@ -227,7 +228,7 @@ static const struct vm_domain *find_domain(const struct vm_picture *pic, const c
 /* One of ours works with libvirt's jobs, which are not foreign then. */
 int vm_engine_jobs_text(struct vm_engine *e, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
-	struct vm_picture *pic = vm_picture_get(e->vm);
+	struct vm_picture *pic = vm_refresher_picture(e->refresher);
 	const struct vm_domain *d = find_domain(pic, uuid);
 	struct vm_desk *desk;
 	int r = -ENOMEM;
@@ -246,7 +247,7 @@ int vm_engine_jobs_text(struct vm_engine *e, const char *uuid, char **text, size
 
 int vm_engine_plan_text(struct vm_engine *e, const char *uuid, const char *policy, char **text, size_t *len, struct vs_err *err)
 {
-	struct vm_picture *pic = vm_picture_get(e->vm);
+	struct vm_picture *pic = vm_refresher_picture(e->refresher);
 	const struct vm_domain *d = find_domain(pic, uuid);
 	struct vm_own *own = policy ? NULL : vm_store_best(e->store, uuid, NULL);
 	struct vm_retain_snapshot *snaps = NULL;

@@ -12,9 +12,10 @@
 #include "vm/language/retain.h"
 
 struct vm_engine;
+struct vm_request;
 
-/* Borrows @vm and @store; copies what it keeps of @options. Begins nothing yet. NULL: no memory. */
-struct vm_engine *vm_engine_new(struct vm *vm, struct vm_store *store, const struct vm_options *options);
+/* Borrows @refresher and @store; copies what it keeps of @options. Begins nothing yet. NULL: no memory. */
+struct vm_engine *vm_engine_new(struct vm_refresher *refresher, struct vm_store *store, const struct vm_options *options);
 /* Cancels what runs and waits for it, some seconds at most. 0; -EBUSY: a command hangs in libvirt, and everything it uses
  * has to be left behind. */
 int vm_engine_stop(struct vm_engine *engine);
@@ -35,6 +36,8 @@ int vm_engine_try_prune(struct vm_engine *engine, struct vm_work *w, struct vs_e
 
 int vm_engine_request(struct vm_engine *engine, const char *uuid, enum vm_door door, const char *text, size_t len,
 		      vm_done_fn done, void *opaque, struct vm_request **out);
+void vm_engine_request_cancel(struct vm_request *q);
+void vm_engine_request_put(struct vm_request *q);
 int vm_engine_ctl_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
 int vm_engine_retain_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
 int vm_engine_jobs_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);

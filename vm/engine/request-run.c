@@ -81,7 +81,7 @@ static void begin(struct at_work *at, struct vm_request *q, virConnectPtr conn, 
 	at->q = q;
 	at->conn = conn;
 	at->work.engine = e;
-	at->work.vm = e->vm;
+	at->work.refresher = e->refresher;
 	at->work.store = e->store;
 	at->work.options = &e->options;
 	at->work.uuid = q->desk->uuid;
@@ -183,7 +183,7 @@ static int dispatch(struct vm_request *q, struct vm_work *w, const struct vm_com
 /* Was what the command's failure left seen too? In any case nobody is told "done" before the picture is a new one. */
 static void see(struct vm_request *q)
 {
-	vm_refresh(q->engine->vm, REFRESH_MS);
+	vm_refresher_look(q->engine->refresher, REFRESH_MS);
 }
 
 int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm_command *c)

@@ -17,7 +17,7 @@
 
 /* ---------------------------------------------------------------- life */
 
-void vm_request_put(struct vm_request *q)
+void vm_engine_request_put(struct vm_request *q)
 {
 	if (!q || atomic_fetch_sub(&q->refs, 1) != 1)
 		return;
@@ -28,7 +28,7 @@ void vm_request_put(struct vm_request *q)
 	free(q);
 }
 
-void vm_request_cancel(struct vm_request *q)
+void vm_engine_request_cancel(struct vm_request *q)
 {
 	atomic_store(&q->cancel, true);
 	pthread_mutex_lock(&q->engine->lock);
@@ -119,7 +119,7 @@ static int open_connection(struct vm_request *q, virConnectPtr *conn, struct vs_
 	*conn = NULL;
 	if (q->engine->options.n_images)
 		return 0;
-	r = vm_refresh(q->engine->vm, REFRESH_MS); /* a libvirt that hangs would keep virConnectOpen() for ever */
+	r = vm_refresher_look(q->engine->refresher, REFRESH_MS); /* a libvirt that hangs would keep virConnectOpen() for ever */
 	if (r == -ETIMEDOUT || r == -EHOSTDOWN)
 		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "libvirt does not answer");
 	*conn = virConnectOpen(q->engine->options.uri);
@@ -169,13 +169,13 @@ static void *request_thread(void *arg)
 	if (q->done)
 		q->done(q->opaque, r, q->outcome);
 	if (due) {
-		pic = vm_picture_get(e->vm);
+		pic = vm_refresher_picture(e->refresher);
 		for (size_t i = 0; i < pic->n_domains; i++)
 			if (!strcmp(pic->domains[i]->uuid, q->desk->uuid))
 				vm_request_self(e, pic->domains[i], VM_BY_RETENTION);
 		vm_picture_put(pic);
 	}
-	vm_request_put(q);
+	vm_engine_request_put(q);
 	pthread_mutex_lock(&e->lock);
 	e->threads--;
 	pthread_cond_broadcast(&e->idle);
@@ -216,7 +216,7 @@ static struct vm_request *request_new(struct vm_engine *e, const char *uuid, enu
 	q->engine = e;
 	q->origin = origin;
 	vm_arena_init(&q->commands.arena);
-	pic = vm_picture_get(e->vm);
+	pic = vm_refresher_picture(e->refresher);
 	for (size_t i = 0; i < pic->n_domains; i++)
 		if (!strcmp(pic->domains[i]->uuid, uuid))
 			q->log = vm_log_ref(pic->domains[i]->log);
@@ -243,7 +243,7 @@ int vm_request_self(struct vm_engine *e, const struct vm_domain *d, enum vm_orig
 		}
 		pthread_mutex_unlock(&e->lock);
 	}
-	vm_request_put(q);
+	vm_engine_request_put(q);
 	return r;
 }
 
@@ -311,7 +311,7 @@ int vm_engine_request(struct vm_engine *e, const char *uuid, enum vm_door door, 
 
 	if (!q || !q->desk) {
 		r = !q || q->log ? -ENOMEM : -ENOENT;
-		vm_request_put(q);
+		vm_engine_request_put(q);
 		return r;
 	}
 	q->door = door;

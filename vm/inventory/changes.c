@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "vm/util/log.h"
+
 static const struct vm_snapshot *find_shown(const struct vm_domain *d, const char *shown)
 {
 	for (size_t i = 0; i < d->n_snapshots; i++)

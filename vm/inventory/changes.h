@@ -6,7 +6,7 @@
 #ifndef VS_VM_INVENTORY_CHANGES_H
 #define VS_VM_INVENTORY_CHANGES_H
 
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
 /* @before: NULL where the domain is seen for the first time; then only what is wrong is said. */
 void vm_notice(const struct vm_domain *before, const struct vm_domain *now);

@@ -17,7 +17,7 @@
 #include "vm/observe/chains.h"
 #include "vm/observe/history.h"
 #include "vm/util/arena.h"
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
 struct vm_draft_disk {
 	struct vm_fact_snapdisk fact;    /* `since` is filled in here */

@@ -23,6 +23,7 @@
 #include "vm/observe/observe.h"
 #include "vm/observe/pools.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 
 #define TRIES 4
 

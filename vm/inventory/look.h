@@ -11,7 +11,7 @@
 
 #include "vm/libvirt/conn.h"
 #include "vm/meta/store.h"
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
 struct vm_inventory;
 

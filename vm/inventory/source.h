@@ -9,7 +9,7 @@
 #define VS_VM_INVENTORY_SOURCE_H
 
 #include "vm/meta/store.h"
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
 struct vm_source;
 

@@ -26,7 +26,7 @@
 #include <libvirt/libvirt.h>
 #include <stdatomic.h>
 
-#include "vm/graph/graph.h"
+#include "vm/model/types.h"
 #include "vm/xml/xml.h"
 
 /* ---------------------------------------------------------------- watching a deed */

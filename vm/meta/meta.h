@@ -51,7 +51,7 @@
 #ifndef VS_VM_META_META_H
 #define VS_VM_META_META_H
 
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
 #define VM_OWN_URI "https://virt-snapfs.org/xmlns/domain/1.0"
 #define VM_OWN_KEY "snapfs"

@@ -10,7 +10,7 @@
 #define VS_VM_MODEL_INVENTORY_H
 
 #include "vm/util/arena.h"
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
 /* An empty domain; everything in it is to come from its arena. NULL: no memory. Gives. */
 struct vm_domain *vm_domain_new(void);

@@ -9,7 +9,7 @@
 #ifndef VS_VM_OBSERVE_CHAINS_H
 #define VS_VM_OBSERVE_CHAINS_H
 
-#include "vm/graph/graph.h"
+#include "vm/model/facts.h"
 #include "vm/observe/headers.h"
 
 struct vm_collect {

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "vm/libvirt/virterr.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- life */

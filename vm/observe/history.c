@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/observe/watch.h"
 #include "vm/util/mem.h"
 #include "vm/util/strmap.h"
 

@@ -12,7 +12,7 @@
 #ifndef VS_VM_OBSERVE_HISTORY_H
 #define VS_VM_OBSERVE_HISTORY_H
 
-#include "vm/graph/graph.h"
+#include "vm/model/facts.h"
 
 struct vm_memory;
 struct vm_memory *vm_memory_new(void); /* NULL: no memory */

@@ -13,11 +13,11 @@
 #ifndef VS_VM_OBSERVE_OBSERVE_H
 #define VS_VM_OBSERVE_OBSERVE_H
 
-#include "vm/graph/graph.h"
+#include "vm/model/types.h"
 #include "vm/libvirt/conn.h"
 #include "vm/observe/gates.h"
 #include "vm/observe/jobs-ask.h"
-#include "vm/util/log.h"
+#include "vm/util/log-shelf.h"
 #include "vm/util/strmap.h"
 #include "vm/xml/xml.h"
 

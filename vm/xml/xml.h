@@ -14,7 +14,7 @@
 #ifndef VS_VM_XML_XML_H
 #define VS_VM_XML_XML_H
 
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
 #define VM_XML_MAX (64u << 20)
 
@@ -84,8 +84,6 @@ void vm_xml_domain_free(struct vm_xml_domain *domain);
 const struct vm_xml_disk *vm_xml_domain_disk(const struct vm_xml_domain *domain, const char *name);
 
 /* ---------------------------------------------------------------- snapshots */
-
-enum vm_xml_mode { VM_MODE_NO, VM_MODE_INTERNAL, VM_MODE_EXTERNAL, VM_MODE_MANUAL };
 
 /* One disk of a snapshot: what happened to it, with the recorded disk that it happened to. */
 struct vm_xml_snapdisk {
