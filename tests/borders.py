@@ -54,7 +54,6 @@ vm/command/revert.c vm/engine/engine.h
 vm/command/revert.c vm/libvirt/act-priv.h
 vm/libvirt/blockjob-chain.c vm/xml/xml-priv.h
 vm/meta/journal.c vm/command/context.h
-vm/xml/xml.c vm/meta/meta.h
 """
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(["<])([^">]+)[">]', re.M)

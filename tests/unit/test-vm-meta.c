@@ -2,11 +2,11 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <libxml/parser.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "vm/meta/meta.h"
+#include "vm/xml/xml.h"
 
 #define NS INT64_C(1000000000)
 
@@ -110,21 +110,27 @@ Test(vm_facts, libvirt_may_indent_it_put_a_name_space_on_it_and_write_characters
 
 Test(vm_facts, it_is_found_inside_a_domain_by_its_name_space)
 {
-	static const char domain[] = "<domain><metadata><facts version=\"1\" serial=\"1\"/>"
+	static const char domain[] = "<domain><name>a</name><metadata><facts version=\"1\" serial=\"1\"/>"
 		"<o:facts xmlns:o=\"http://other\" version=\"1\" serial=\"2\"/>"
-		"<x:facts xmlns:x=\"" VM_OWN_URI "\" version=\"1\" serial=\"3\"/></metadata></domain>";
-	xmlDoc *doc = xmlReadMemory(domain, sizeof(domain) - 1, NULL, NULL, 0);
-	const xmlNode *first = xmlDocGetRootElement(doc)->children->children;
+		"<x:facts xmlns:x=\"" VM_OWN_URI "\" version=\"1\" serial=\"3\"><x:s n=\"&lt;\" t=\"5\" is=\"eh\"/></x:facts></metadata></domain>";
+	static const char above[] = "<domain xmlns:x=\"" VM_OWN_URI "\"><name>a</name><metadata>"
+		"<x:facts version=\"1\" serial=\"4\"/><x:facts version=\"1\" serial=\"5\"/></metadata></domain>";
+	struct vm_xml_domain *d;
 	struct vm_own *own = NULL;
 
-	cr_expect_not(vm_own_is(first));
-	cr_expect_not(vm_own_is(first->next));
-	cr_assert(vm_own_is(first->next->next));
-	cr_assert_eq(vm_own_read(first->next->next, &own, NULL), 0);
+	cr_assert_eq(vm_xml_domain_parse(domain, &d, NULL), 0);
+	cr_assert(d->metadata && d->metadata[0] && !d->metadata[1]);
+	cr_assert_eq(vm_own_parse(d->metadata[0], strlen(d->metadata[0]), &own, NULL), 0);
 	cr_expect_eq(own->serial, 3u);
+	cr_expect_str_eq(own->snapshots[0].name, "<");
 	vm_own_free(own);
-	cr_expect_eq(vm_own_read(first->next, &own, NULL), -EINVAL);
-	xmlFreeDoc(doc);
+	vm_xml_domain_free(d);
+	cr_assert_eq(vm_xml_domain_parse(above, &d, NULL), 0);
+	cr_assert(d->metadata && d->metadata[0] && d->metadata[1] && !d->metadata[2]);
+	cr_assert_eq(vm_own_parse(d->metadata[1], strlen(d->metadata[1]), &own, NULL), 0);
+	cr_expect_eq(own->serial, 5u);
+	vm_own_free(own);
+	vm_xml_domain_free(d);
 }
 
 Test(vm_facts, what_is_not_known_is_ignored)

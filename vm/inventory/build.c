@@ -300,8 +300,7 @@ static void draw_own_made(struct vm_sketch *sk, const struct vm_own *own, struct
 /* The live definition and the configured one may differ: what has been said last counts. */
 static void draw_own(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
 {
-	const struct vm_own *now = k->now ? k->now->own : NULL, *config = k->config ? k->config->own : NULL;
-	struct vm_own *best = vm_store_best(sk->store, k->uuid, vm_own_newer(now, config));
+	struct vm_own *best = vm_store_best(sk->store, k->uuid, vm_own_newer(k->own, k->config_own));
 
 	if (best && vm_arena_own(&sk->arena, best, free_own)) {
 		vm_draft_own(d, best, &sk->arena);

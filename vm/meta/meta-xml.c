@@ -650,12 +650,7 @@ static int read_own(struct reader *r, const xmlNode *node)
 	return ret;
 }
 
-bool vm_own_is(const xmlNode *element)
-{
-	return element->ns && is_element(element, "facts");
-}
-
-int vm_own_read(const xmlNode *element, struct vm_own **out, struct vs_err *err)
+static int read_root(const xmlNode *element, struct vm_own **out, struct vs_err *err)
 {
 	struct reader r = { .own = vm_own_new(), .budget = VM_OWN_MAX, .err = err };
 	int ret = r.own ? 0 : -ENOMEM;
@@ -699,7 +694,7 @@ int vm_own_parse(const char *text, size_t len, struct vm_own **out, struct vs_er
 	doc = xmlReadMemory(text, (int)len, NULL, "UTF-8", XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
 	root = doc ? xmlDocGetRootElement(doc) : NULL;
 	if (root && !xmlGetIntSubset(doc))
-		ret = vm_own_read(root, out, err);
+		ret = read_root(root, out, err);
 	else
 		ret = vs_err_set(err, -EINVAL, "our facts in the metadata are not well-formed XML");
 	xmlFreeDoc(doc);

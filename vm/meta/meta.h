@@ -53,7 +53,6 @@
 
 #include "vm/model/types.h"
 
-#define VM_OWN_URI "https://virt-snapfs.org/xmlns/domain/1.0"
 #define VM_OWN_KEY "snapfs"
 #define VM_OWN_XATTR "user.virt-snapfs"
 #define VM_OWN_MAX 65536 /* bytes of text: every dump of the domain carries it */
@@ -133,11 +132,6 @@ struct vm_own {
 
 /* Gives *out. @len bytes; the element alone, as virDomainGetMetadata() or the attribute gives it. */
 int vm_own_parse(const char *text, size_t len, struct vm_own **out, struct vs_err *err);
-
-/* The same for an element of a document that the caller has parsed: is it ours, and what does it say? */
-struct _xmlNode;
-bool vm_own_is(const struct _xmlNode *element);
-int vm_own_read(const struct _xmlNode *element, struct vm_own **out, struct vs_err *err);
 
 /* Gives *text, one line for virDomainSetMetadata() or the attribute. -E2BIG even without what is vouched for. */
 int vm_own_text(const struct vm_own *own, char **text, struct vs_err *err);

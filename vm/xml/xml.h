@@ -66,11 +66,9 @@ struct vm_xml_file {
 	enum q2_format format; /* Q2_FORMAT_NONE where the XML gives none */
 };
 
-struct vm_own;
-
 struct vm_xml_domain {
 	char *name, *uuid; /* never NULL */
-	struct vm_own *own; /* our facts in its metadata, see meta/meta.h; NULL: none, or none that we can read */
+	char **metadata;   /* the elements of ours in its metadata, each as text; NULL-terminated, or NULL: none */
 	struct vm_xml_disk *disks;
 	size_t n_disks;
 	struct vm_xml_file *files; /* each path once: sources, backing chains, data files, mirrors of all <disk> elements */
