@@ -52,7 +52,6 @@ vm/command/prune.c vm/engine/engine.h
 vm/command/pull.c vm/engine/engine.h
 vm/command/revert.c vm/engine/engine.h
 vm/command/revert.c vm/libvirt/act-priv.h
-vm/libvirt/blockjob-chain.c vm/xml/xml-priv.h
 vm/meta/journal.c vm/command/context.h
 """
 

@@ -236,6 +236,16 @@ static void judge(struct vm_xml_ctx *ctx, const xmlNode *node, const xmlNode *el
 						    source->format_name);
 }
 
+/* On <source> for the disk itself, on <backingStore> for what is beneath. */
+static unsigned read_index(struct vm_xml_ctx *ctx, const xmlNode *holder, const xmlNode *element)
+{
+	vs_autofree char *own = vm_xml_attr(ctx, holder, "index");
+	vs_autofree char *inner = vm_xml_attr(ctx, element, "index");
+	const char *text = own ? own : inner;
+
+	return text ? (unsigned)strtoul(text, NULL, 10) : 0;
+}
+
 void vm_xml_source_parse(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_xml_source *source)
 {
 	const xmlNode *element = vm_xml_child(node, "source");
@@ -246,6 +256,7 @@ void vm_xml_source_parse(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_
 	source->format = q2_format_from_name(source->format_name);
 	if (!element)
 		return;
+	source->index = read_index(ctx, node, element);
 	if (!type || !strcmp(type, "file"))
 		parse_path(ctx, element, false, source);
 	else if (!strcmp(type, "block"))

@@ -35,6 +35,7 @@ struct vm_xml_source {
 	char *pool, *volume; /* VOLUME only */
 	char *format_name;   /* "qcow2", "raw", "luks", ... as written; NULL where none is recorded */
 	enum q2_format format; /* of format_name */
+	unsigned index;      /* of the layer in a running QEMU: N of `vda[N]`; 0: none is recorded */
 	char *text;          /* for people: the path, "network disk (rbd pool/image)", "storage volume pool/vol"; never NULL
 	                      * except for NONE */
 	char *unsupported;   /* NULL, or why we cannot read it: remote, encrypted, a slice of a file */
