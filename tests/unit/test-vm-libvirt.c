@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* What is pure in vm/libvirt/act.h. Everything else is proved through the mounted files, on libvirt itself. */
+/* What is pure in vm/libvirt/. Everything else is proved through the mounted files, on libvirt itself. */
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "vm/libvirt/act.h"
+#include "vm/libvirt/overlay.h"
+#include "vm/libvirt/version.h"
 
 #define V(major, minor, micro) ((major) * 1000000ul + (minor) * 1000ul + (micro))
 

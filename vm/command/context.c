@@ -9,7 +9,11 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/blockjob.h"
+#include "vm/libvirt/domain.h"
+#include "vm/libvirt/metadata.h"
+#include "vm/libvirt/paused-guest.h"
+#include "vm/libvirt/record.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/model/names.h"
 #include "vm/util/log.h"
@@ -402,7 +406,7 @@ int vm_work_whole(const struct vm_work *w, const char *target, struct vs_err *er
 
 /* ---------------------------------------------------------------- a paused start */
 
-/* What tells our instance from any other that carries its word: see libvirt/act.h. */
+/* What tells our instance from any other that carries its word: see libvirt/paused-guest.h. */
 static bool note_guest(struct vm_work *w, const struct vm_act_guest *guest)
 {
 	vs_autofree char *text = xasprintf("%s %" PRId64 " %" PRIu64, guest->token, (int64_t)guest->pid, guest->began);

@@ -18,7 +18,8 @@
 
 #include "vm/inventory/refresher.h"
 #include "vm/language/command.h"
-#include "vm/libvirt/act.h"
+#include "vm/libvirt/domain.h"
+#include "vm/libvirt/paused-guest.h"
 #include "vm/meta/meta.h"
 #include "vm/meta/store.h"
 #include "vm/util/fault.h"

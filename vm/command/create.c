@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 
 #include "vm/language/retain.h"
+#include "vm/libvirt/create.h"
+#include "vm/libvirt/overlay.h"
 #include "vm/model/names.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"

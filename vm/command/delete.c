@@ -16,6 +16,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/libvirt/blockjob.h"
+#include "vm/libvirt/delete.h"
+#include "vm/libvirt/paused-guest.h"
 #include "vm/model/names.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"

@@ -12,7 +12,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/qemu-img.h"
 #include "vm/util/clock.h"
 
 static int nobody_has_it(const struct vm_work *w, struct vs_err *err)

@@ -16,6 +16,9 @@
 #include <sys/stat.h>
 
 #include "vm/command/intent.h"
+#include "vm/libvirt/blockjob.h"
+#include "vm/libvirt/domain.h"
+#include "vm/libvirt/record.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"

@@ -34,6 +34,8 @@
 #include <sys/stat.h>
 
 #include "vm/command/intent.h"
+#include "vm/libvirt/blockjob.h"
+#include "vm/libvirt/record.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"

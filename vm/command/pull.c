@@ -3,6 +3,7 @@
 /* pull. */
 #include "vm/command/context.h"
 #include "vm/engine/engine.h"
+#include "vm/libvirt/blockjob.h"
 
 #include <errno.h>
 #include <stdio.h>

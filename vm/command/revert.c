@@ -11,7 +11,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/domain.h"
+#include "vm/libvirt/overlay.h"
+#include "vm/libvirt/revert.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 

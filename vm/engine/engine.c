@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/libvirt/fsfreeze.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/utf8.h"

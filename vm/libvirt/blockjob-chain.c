@@ -5,11 +5,13 @@
  * in two places; N is exact, but is libvirt's number for one running QEMU: it changes at every start. So intent is kept as
  * paths, and turned into numbers from the live XML right before the call that needs them.
  */
+#include "vm/libvirt/blockjob-chain.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/domain.h"
 #include "vm/util/mem.h"
 
 void vm_act_chain_fini(struct vm_act_chain *chain)

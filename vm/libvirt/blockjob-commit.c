@@ -13,13 +13,19 @@
  * libvirt takes a job off its list and corrects its chain in one go, but QEMU may have finished a little earlier. So the chain
  * gets a second to show what happened before the job counts as failed.
  */
+#include "vm/libvirt/blockjob.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/blockjob-chain.h"
+#include "vm/libvirt/blockjob-pulse.h"
+#include "vm/libvirt/blockjob-wait.h"
+#include "vm/libvirt/domain.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
+#include "vm/util/fault.h"
 
 #define SETTLE_NS VM_NS_PER_S
 #define SETTLE_PAUSE_MS 20

@@ -5,10 +5,12 @@
  * repeated after it, and may come before the call that causes them returns. Callbacks can be on their way while they are
  * deregistered, so what they are given is reference-counted.
  */
+#include "vm/libvirt/blockjob-pulse.h"
+
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "qcow2/base.h"
 #include "vm/util/clock.h"
 
 struct vm_act_pulse {

@@ -13,14 +13,20 @@
  * When QEMU dies, libvirt notices a moment after us: calls fail for odd reasons while the domain still counts as running.
  * Strange errors are therefore asked again, some ten times, before they are believed.
  */
+#include "vm/libvirt/blockjob-wait.h"
+
 #include <errno.h>
 #include <libvirt/virterror.h>
 #include <string.h>
 #include <sys/statvfs.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/blockjob-chain.h"
+#include "vm/libvirt/blockjob-pulse.h"
+#include "vm/libvirt/blockjob.h"
+#include "vm/libvirt/domain.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
+#include "vm/util/fault.h"
 
 #define PAUSE_MIN_MS 4
 #define PAUSE_MAX_MS 100

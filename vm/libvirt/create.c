@@ -12,12 +12,19 @@
  * When libvirt says "failed" the domain may nevertheless write to the overlays already: it switches first and records later.
  * So overlays that we made are removed only when both definitions have been read again and do not name them.
  */
+#include "vm/libvirt/create.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/blockjob-wait.h"
+#include "vm/libvirt/domain.h"
+#include "vm/libvirt/fsfreeze.h"
+#include "vm/libvirt/overlay.h"
+#include "vm/libvirt/version.h"
+#include "vm/util/fault.h"
 #include "vm/xml/edit.h"
 
 struct making {

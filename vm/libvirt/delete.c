@@ -6,11 +6,14 @@
  * connection of its own, because libvirt 9.0 can lose the wake-up of one of two threads that call through one connection.
  * It is used for internal snapshots only: see command/merge-run.c.
  */
+#include "vm/libvirt/delete.h"
+
 #include <errno.h>
 #include <pthread.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/domain.h"
 #include "vm/util/clock.h"
+#include "vm/util/fault.h"
 
 #define LOOK_MS 50
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/libvirt/domain.h"
+
 #include <errno.h>
 #include <libvirt/virterror.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "vm/libvirt/act-priv.h"
 #include "vm/libvirt/virterr.h"
 
 int vm_act_oom(struct vs_err *err)

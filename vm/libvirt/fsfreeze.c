@@ -9,11 +9,13 @@
  *     waiting ── the call returns ──────────────► done: the command goes on, and thaws
  *        └────── cancelled, or too late ────────► left: the thread thaws what it has frozen, and ends
  */
+#include "vm/libvirt/fsfreeze.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/domain.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"

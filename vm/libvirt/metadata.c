@@ -6,10 +6,13 @@
  * first, one that is shut off only the second. If a domain starts or stops just before the call, libvirt refuses the flags
  * (an invalid operation), and they are worked out once more.
  */
+#include "vm/libvirt/metadata.h"
+
 #include <errno.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/domain.h"
 #include "vm/libvirt/virterr.h"
+#include "vm/util/fault.h"
 
 #define TRIES 3
 

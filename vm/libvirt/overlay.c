@@ -10,13 +10,17 @@
  * the very file that we made, by inode, and never what somebody else has put there meanwhile. A file gets its name only when its
  * inode has been noted (O_TMPFILE, where the file system has that).
  */
+#include "vm/libvirt/overlay.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/domain.h"
+#include "vm/libvirt/qemu-img.h"
+#include "vm/util/fault.h"
 #include "vm/util/utf8.h"
 
 #define NAME_PART_MAX 100 /* bytes of the snapshot's name in a file name */

@@ -27,6 +27,8 @@
  * Autodestroy instead of all this would be simpler, but ties the guest to our connection for good, so that what somebody has
  * resumed would be destroyed under them when we unmount.
  */
+#include "vm/libvirt/paused-guest.h"
+
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
@@ -37,9 +39,11 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/blockjob.h"
+#include "vm/libvirt/domain.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
+#include "vm/util/fault.h"
 #include "vm/util/mem.h"
 
 #define WORD_URI "https://virt-snapfs.org/xmlns/paused/1.0"

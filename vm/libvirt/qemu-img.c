@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/libvirt/qemu-img.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -7,8 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
-
-#include "vm/libvirt/act-priv.h"
 
 #define SAID_MAX 512 /* bytes of a program's complaint that are kept */
 

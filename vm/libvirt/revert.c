@@ -17,11 +17,16 @@
  *
  * A disk that took no part in the snapshot has no point-in-time image: it keeps the file that it has now.
  */
+#include "vm/libvirt/revert.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/domain.h"
+#include "vm/libvirt/overlay.h"
+#include "vm/libvirt/record.h"
+#include "vm/util/fault.h"
 #include "vm/xml/edit.h"
 
 struct going {

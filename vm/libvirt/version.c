@@ -11,11 +11,13 @@
  * overlay over every disk, also over those that took no part). Whether a revert to an internal snapshot with memory works, libvirt
  * says itself.
  */
+#include "vm/libvirt/version.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#include "vm/libvirt/act-priv.h"
 #include "vm/libvirt/virterr.h"
+#include "vm/model/types.h"
 
 #define V(major, minor) ((major) * 1000000ul + (minor) * 1000ul)
 #define V_MINOR(version) ((version) / 1000 * 1000)

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * blockjob-chain.h: a disk's chain as the running QEMU has it. See blockjob-chain.c.
+ */
+#ifndef VS_VM_LIBVIRT_BLOCKJOB_CHAIN_H
+#define VS_VM_LIBVIRT_BLOCKJOB_CHAIN_H
+
+#include <libvirt/libvirt.h>
+
+#include "qcow2/base.h"
+
+struct vm_act_layer {
+	char *path;      /* NULL: remote */
+	unsigned index;  /* N of `vda[N]`; 0: none, the domain is shut off */
+};
+
+/* The chain of one disk as the running QEMU has it, topmost first. */
+struct vm_act_chain {
+	struct vm_act_layer *layers;
+	size_t n;
+	bool mirror, ready; /* a copy or an active commit; it may be pivoted */
+};
+
+/* -ENOENT: no such disk. Fills *out on success. */
+int vm_act_chain_read(virDomainPtr dom, const char *target, struct vm_act_chain *out, struct vs_err *err);
+void vm_act_chain_fini(struct vm_act_chain *chain);
+/* Position of the layer, by path, else by the file that the path leads to; -1: none. */
+int vm_act_chain_find(const struct vm_act_chain *chain, const char *path);
+
+#endif

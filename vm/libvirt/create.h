@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * create.h: taking snapshots. See create.c.
+ */
+#ifndef VS_VM_LIBVIRT_CREATE_H
+#define VS_VM_LIBVIRT_CREATE_H
+
+#include <libvirt/libvirt.h>
+
+#include "vm/libvirt/domain.h"
+#include "vm/libvirt/overlay.h"
+#include "vm/model/types.h"
+
+struct vm_act_create {
+	const char *name;        /* raw */
+	const char *description; /* or NULL */
+	enum vm_kind kind;       /* VM_INTERNAL of a running domain saves its memory and pauses it meanwhile */
+	const char *const *targets; /* disks that take part; n_targets = 0: all that a guest can write to */
+	size_t n_targets;
+	bool quiesce;            /* external, running: freeze the guest's file systems through its agent */
+	unsigned quiesce_s;      /* how long the agent may take for that */
+	size_t depth;            /* layers of the deepest chain as the caller counted them; 0: only the XML is asked */
+	/* May the file that stands where an overlay is to be made be removed (an interrupted create made that very file, and nobody
+	 * has come to use it)? NULL: never; then another name is found. */
+	bool (*left_over)(void *opaque, const char *path);
+	/* Called for each overlay with its inode number before it has its name: what can be noted in case we die. */
+	void (*making)(void *opaque, const char *path, uint64_t ino);
+	void *opaque;
+};
+
+/* All checks of vm_act_create(), and the files it would make. Fills *plan on success. */
+int vm_act_create_plan(virDomainPtr dom, const struct vm_act_create *spec, struct vm_act_watch *watch, struct vm_act_plan *plan,
+		       struct vs_err *err);
+
+/*
+ * Takes the snapshot. On failure nothing is left of it, with one exception which the sentence tells: a guest whose file systems
+ * cannot be thawed again (*made is true then). Not cancelled once begun. What libvirt froze is what counts: where another tool has
+ * merged a layer of a shut-off domain while libvirt let us wait, the overlay is put on what it froze in truth.
+ */
+int vm_act_create(virDomainPtr dom, const struct vm_act_create *spec, struct vm_act_watch *watch, bool *made,
+		  struct vs_err *err);
+
+#endif
