@@ -44,11 +44,6 @@ fs/notify.c fs/fs.h
 fs/notify.c fs/write.h
 fs/text.c fs/fs.h
 fs/waiter.c fs/fs.h
-vm/command/create.c vm/engine/engine.h
-vm/command/delete.c vm/engine/engine.h
-vm/command/prune.c vm/engine/engine.h
-vm/command/pull.c vm/engine/engine.h
-vm/command/revert.c vm/engine/engine.h
 vm/meta/journal.c vm/command/context.h
 """
 

@@ -16,6 +16,7 @@
 
 #include <libvirt/libvirt.h>
 
+#include "vm/command/plan.h"
 #include "vm/inventory/refresher.h"
 #include "vm/language/command.h"
 #include "vm/libvirt/domain.h"
@@ -31,11 +32,9 @@ struct vm_work_record {
 	struct vm_xml_snapshot *xml;
 };
 
-struct vm_engine;
-
 struct vm_work {
 	/* set by who makes it; borrowed */
-	struct vm_engine *engine;
+	struct vm_readers readers;
 	struct vm_refresher *refresher;
 	struct vm_store *store;
 	const struct vm_options *options;

@@ -3,7 +3,6 @@
 /* create, hold, release, and storing a policy. */
 #include "vm/command/context.h"
 #include "vm/command/remove.h"
-#include "vm/engine/engine.h"
 
 #include <errno.h>
 #include <inttypes.h>

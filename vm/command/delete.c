@@ -10,7 +10,6 @@
  */
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
-#include "vm/engine/engine.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -7,7 +7,7 @@
  * What a guard refuses to drop stays, and the others go all the same; the first refusal is what is told.
  */
 #include "vm/command/context.h"
-#include "vm/engine/engine.h"
+#include "vm/command/plan.h"
 
 #include <errno.h>
 #include <string.h>
@@ -63,7 +63,7 @@ static int list_dropped(struct vm_work *w, const struct pruning *p, char ***out,
 	const struct vm_snapshot *s;
 	char **keys;
 	size_t n = 0;
-	int r = vm_engine_plan(w->engine, w->d, w->own->policy, &snaps, &verdicts, &n, err);
+	int r = vm_plan_make(w->store, &w->readers, w->d, w->own->policy, &snaps, &verdicts, &n, err);
 
 	*n_out = 0;
 	*out = keys = xcalloc(n, sizeof(*keys));
@@ -118,6 +118,26 @@ static const char *begun_drop(const struct vm_work *w)
 	return NULL;
 }
 
+/* Says what would be dropped. */
+static int try_prune(struct vm_work *w, struct vs_err *err)
+{
+	struct vm_retain_snapshot *snaps = NULL;
+	struct vm_retain_verdict *verdicts = NULL;
+	size_t n = 0, dropped = 0;
+	int r = vm_plan_make(w->store, &w->readers, w->d, w->own->policy, &snaps, &verdicts, &n, err);
+
+	for (size_t i = 0; r == 0 && i < n; i++)
+		if (!verdicts[i].keep) {
+			vm_work_say(w, "would delete '%s' (%s)", snaps[i].shown, verdicts[i].reason);
+			dropped++;
+		}
+	if (r == 0 && !dropped)
+		vm_work_say(w, "nothing to drop");
+	free(snaps);
+	free(verdicts);
+	return r;
+}
+
 int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err)
 {
 	struct pruning p vs_cleanup(pruning_fini) = { .n_refused = 0 };
@@ -125,7 +145,7 @@ int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err)
 
 	*dropped = 0;
 	if (w->try_only && r == 0)
-		return vm_engine_try_prune(w->engine, w, err);
+		return try_prune(w, err);
 	if (r == 0 && w->own->policy && strcmp(w->own->policy, "off") != 0) {
 		const char *begun = begun_drop(w);
 

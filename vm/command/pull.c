@@ -2,7 +2,6 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* pull. */
 #include "vm/command/context.h"
-#include "vm/engine/engine.h"
 #include "vm/libvirt/blockjob.h"
 
 #include <errno.h>

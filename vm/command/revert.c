@@ -2,7 +2,6 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* revert. */
 #include "vm/command/remove.h"
-#include "vm/engine/engine.h"
 
 #include <errno.h>
 #include <fcntl.h>

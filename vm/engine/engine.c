@@ -250,6 +250,7 @@ int vm_engine_plan_text(struct vm_engine *e, const char *uuid, const char *polic
 {
 	struct vm_picture *pic = vm_refresher_picture(e->refresher);
 	const struct vm_domain *d = find_domain(pic, uuid);
+	const struct vm_readers readers = vm_engine_readers(e);
 	struct vm_own *own = policy ? NULL : vm_store_best(e->store, uuid, NULL);
 	struct vm_retain_snapshot *snaps = NULL;
 	struct vm_retain_verdict *verdicts = NULL;
@@ -257,7 +258,7 @@ int vm_engine_plan_text(struct vm_engine *e, const char *uuid, const char *polic
 	int r = d ? 0 : vs_err_set(err, -ENOENT, "there is no such domain");
 
 	if (r == 0)
-		r = vm_engine_plan(e, d, policy ? policy : own ? own->policy : NULL, &snaps, &verdicts, &n, err);
+		r = vm_plan_make(e->store, &readers, d, policy ? policy : own ? own->policy : NULL, &snaps, &verdicts, &n, err);
 	if (r == 0)
 		r = vm_retain_plan_text(snaps, verdicts, n, text, len);
 	if (r == -EINVAL && d && err)

@@ -25,12 +25,8 @@ void vm_engine_free(struct vm_engine *engine); /* after a stop that returned 0 *
  * repaired. */
 void vm_engine_notice(struct vm_engine *engine, const struct vm_picture *pic);
 
-/* What a policy (NULL: off) does with the snapshots of @d: gives an array of each (free()); strings are borrowed from @d.
- */
-int vm_engine_plan(struct vm_engine *engine, const struct vm_domain *d, const char *policy,
-		   struct vm_retain_snapshot **snaps, struct vm_retain_verdict **verdicts, size_t *n, struct vs_err *err);
-/* `try prune`: says what would be dropped. */
-int vm_engine_try_prune(struct vm_engine *engine, struct vm_work *w, struct vs_err *err);
+/* Who has something open, as plans ask for it. */
+struct vm_readers vm_engine_readers(struct vm_engine *engine);
 
 /* ---------------------------------------------------------------- the doors of vm.h */
 

@@ -80,7 +80,7 @@ static void begin(struct at_work *at, struct vm_request *q, virConnectPtr conn, 
 	memset(at, 0, sizeof(*at));
 	at->q = q;
 	at->conn = conn;
-	at->work.engine = e;
+	at->work.readers = vm_engine_readers(e);
 	at->work.refresher = e->refresher;
 	at->work.store = e->store;
 	at->work.options = &e->options;

@@ -35,95 +35,24 @@ void vm_engine_reading(struct vm_engine *e, const char *uuid, uint64_t ino, int 
 	pthread_mutex_unlock(&e->lock);
 }
 
-static bool is_open_locked(const struct vm_desk *desk, const struct vm_snapshot *s)
+static bool is_open(void *opaque, const char *uuid, const struct vm_snapshot *s)
 {
-	for (size_t i = 0; desk && i < s->n_disks; i++)
-		for (size_t k = 0; k < desk->n_readers; k++)
-			if (desk->readers[k].ino == s->disks[i].ino)
-				return true;
-	return false;
-}
-
-/* ---------------------------------------------------------------- the plan */
-
-/* It is marked, and reads so. */
-static void set_begun(struct vm_retain_snapshot *snap, const struct vm_own *own, const struct vm_snapshot *s)
-{
-	const struct q2_snapshot *entry = s->n_disks ? s->disks[0].snapshot : NULL;
-	struct vm_own_id id = { s->name, s->created_ns - (s->recorded ? s->created_ns % VM_NS_PER_S : 0), s->kind };
-	const struct vm_own_snapshot *said;
-
-	if (!s->recorded && entry)
-		id.created_ns = entry->date_sec * VM_NS_PER_S + entry->date_nsec;
-	said = own && s->state == VM_STALE ? vm_own_find(own, &id) : NULL;
-	snap->begun = said && said->mark;
-	snap->unreadable = !snap->begun && (s->state == VM_STALE || (s->state == VM_UNSUPPORTED && !s->n_disks));
-	snap->by_delete = snap->begun && !said->mark->is_void && !strncmp(said->mark->command, "delete ", strlen("delete "));
-}
-
-static size_t fill(struct vm_engine *e, const struct vm_domain *d, struct vm_retain_snapshot *snaps)
-{
-	struct vm_own *own = vm_store_best(e->store, d->uuid, NULL);
+	struct vm_engine *e = opaque;
 	const struct vm_desk *desk;
-	size_t n = 0;
+	bool open = false;
 
 	pthread_mutex_lock(&e->lock);
-	desk = vm_strmap_get(&e->desks, d->uuid);
-	for (size_t i = 0; i < d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &d->snapshots[i];
-
-		if (s->present)
-			continue;
-		snaps[n] = (struct vm_retain_snapshot){
-			.shown = s->shown, .raw = s->name, .created_ns = s->created_ns, .order = i, .recorded = s->recorded,
-			.ours = s->ours, .held = s->held, .open = is_open_locked(desk, s),
-		};
-		set_begun(&snaps[n], own, s);
-		n++;
-	}
+	desk = vm_strmap_get(&e->desks, uuid);
+	for (size_t i = 0; desk && i < s->n_disks; i++)
+		for (size_t k = 0; k < desk->n_readers; k++)
+			open |= desk->readers[k].ino == s->disks[i].ino;
 	pthread_mutex_unlock(&e->lock);
-	vm_own_free(own);
-	return n;
+	return open;
 }
 
-int vm_engine_plan(struct vm_engine *e, const struct vm_domain *d, const char *policy,
-		   struct vm_retain_snapshot **snaps, struct vm_retain_verdict **verdicts, size_t *n, struct vs_err *err)
+struct vm_readers vm_engine_readers(struct vm_engine *e)
 {
-	const char *line = policy ? policy : "off";
-	struct vm_retain parsed = {0};
-	int r = vm_retain_parse(line, strlen(line), &parsed, err);
-
-	if (r < 0)
-		return r;
-	*snaps = calloc(d->n_snapshots + 1, sizeof(**snaps));
-	*verdicts = calloc(d->n_snapshots + 1, sizeof(**verdicts));
-	if (!*snaps || !*verdicts) {
-		r = -ENOMEM;
-	} else {
-		*n = fill(e, d, *snaps);
-		r = vm_retain_plan(&parsed, *snaps, *n, vm_now_ns(), *verdicts);
-	}
-	vm_retain_fini(&parsed);
-	return r < 0 ? vs_err_set(err, r, "the plan cannot be made: %s", strerror(-r)) : 0;
-}
-
-int vm_engine_try_prune(struct vm_engine *e, struct vm_work *w, struct vs_err *err)
-{
-	struct vm_retain_snapshot *snaps = NULL;
-	struct vm_retain_verdict *verdicts = NULL;
-	size_t n = 0, dropped = 0;
-	int r = vm_engine_plan(e, w->d, w->own->policy, &snaps, &verdicts, &n, err);
-
-	for (size_t i = 0; r == 0 && i < n; i++)
-		if (!verdicts[i].keep) {
-			vm_work_say(w, "would delete '%s' (%s)", snaps[i].shown, verdicts[i].reason);
-			dropped++;
-		}
-	if (r == 0 && !dropped)
-		vm_work_say(w, "nothing to drop");
-	free(snaps);
-	free(verdicts);
-	return r;
+	return (struct vm_readers){ is_open, e };
 }
 
 /* ---------------------------------------------------------------- what has appeared */
