@@ -44,7 +44,6 @@ fs/notify.c fs/fs.h
 fs/notify.c fs/write.h
 fs/text.c fs/fs.h
 fs/waiter.c fs/fs.h
-vm/meta/journal.c vm/command/context.h
 """
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(["<])([^">]+)[">]', re.M)

@@ -411,7 +411,7 @@ static bool note_guest(struct vm_work *w, const struct vm_act_guest *guest)
 {
 	vs_autofree char *text = xasprintf("%s %" PRId64 " %" PRIu64, guest->token, (int64_t)guest->pid, guest->began);
 
-	return vm_work_note(w, "start", text) == 0;
+	return vm_journal_add(&w->journal, "start", text) == 0;
 }
 
 static void before_start(void *opaque, const struct vm_act_guest *guest)
@@ -430,7 +430,7 @@ int vm_work_guest(struct vm_work *w, struct vs_err *err)
 		return r;
 	r = vm_act_start_paused(w->dom, before_start, w, &w->guest, err);
 	if (r < 0) {
-		vm_work_note_done(w, "start");
+		vm_journal_done(&w->journal, "start");
 		return r;
 	}
 	w->guest_up = w->running = true;
@@ -438,11 +438,10 @@ int vm_work_guest(struct vm_work *w, struct vs_err *err)
 	return 0;
 }
 
-static bool take_noted(struct vm_work *w, const char *text, void *opaque)
+static bool take_noted(const char *text, void *opaque)
 {
 	struct vm_act_guest *guest = opaque;
 
-	(void)w;
 	return sscanf(text, "%32[0-9a-f] %" SCNd64 " %" SCNu64, guest->token, &guest->pid, &guest->began) == 3;
 }
 
@@ -451,12 +450,12 @@ int vm_work_find_guest(struct vm_work *w, struct vm_act_guest *out)
 	struct vm_act_guest noted = {0};
 	int r;
 
-	vm_work_note_each(w, "start", take_noted, &noted); /* the last one counts */
+	vm_journal_each(&w->journal, "start", take_noted, &noted); /* the last one counts */
 	r = vm_act_find_paused(w->dom, &noted, out, NULL);
 	if (r == 1 || vm_act_active(w->dom, NULL) == 0)
 		return r == 1;
 	if (noted.token[0] && r == 0)
-		vm_work_note_drop(w, "start");
+		vm_journal_drop(&w->journal, "start");
 	return 0;
 }
 
@@ -469,7 +468,7 @@ int vm_work_guest_end(struct vm_work *w, struct vs_err *err)
 	r = vm_act_end_paused(w->conn, &w->guest, &w->watch, err);
 	if (r >= 0) {
 		w->guest_up = w->running = false;
-		vm_work_note_done(w, "start");
+		vm_journal_done(&w->journal, "start");
 	}
 	return r < 0 ? r : 0;
 }
@@ -484,7 +483,7 @@ int vm_work_note_pivot(struct vm_work *w, const char *target)
 	if (!vm_act_process(w->uuid, &qemu))
 		return 0; /* then it will not be provable */
 	text = xasprintf("%" PRId64 " %" PRIu64 " %s", qemu.pid, qemu.began, target);
-	return vm_work_note(w, "pivot", text);
+	return vm_journal_add(&w->journal, "pivot", text);
 }
 
 struct pivot {
@@ -492,14 +491,13 @@ struct pivot {
 	const char *target;
 };
 
-static bool is_that_pivot(struct vm_work *w, const char *text, void *opaque)
+static bool is_that_pivot(const char *text, void *opaque)
 {
 	const struct pivot *p = opaque;
 	uint64_t began;
 	int64_t pid;
 	int at = 0;
 
-	(void)w;
 	return sscanf(text, "%" SCNd64 " %" SCNu64 " %n", &pid, &began, &at) == 2 && pid == p->qemu->pid && began == p->qemu->began &&
 	       !strcmp(text + at, p->target);
 }
@@ -526,7 +524,7 @@ int vm_work_prove_pivots(struct vm_work *w, struct vs_err *err)
 			struct pivot p = { &qemu, mark->disks[k].target };
 
 			if (!mark->disks[k].pivoting || mark->disks[k].done || !is_on(w, &mark->disks[k]) ||
-			    vm_work_note_each(w, "pivot", is_that_pivot, &p) == 0)
+			    vm_journal_each(&w->journal, "pivot", is_that_pivot, &p) == 0)
 				continue;
 			mark->disks[k].done = news = true;
 			mark->disks[k].pivoting = false;
@@ -534,7 +532,7 @@ int vm_work_prove_pivots(struct vm_work *w, struct vs_err *err)
 	}
 	if (!news)
 		return 0;
-	vm_work_note_drop(w, "pivot");
+	vm_journal_drop(&w->journal, "pivot");
 	return vm_work_save(w, err);
 }
 

@@ -21,6 +21,7 @@
 #include "vm/language/command.h"
 #include "vm/libvirt/domain.h"
 #include "vm/libvirt/paused-guest.h"
+#include "vm/meta/journal.h"
 #include "vm/meta/meta.h"
 #include "vm/meta/store.h"
 #include "vm/util/fault.h"
@@ -42,6 +43,7 @@ struct vm_work {
 	virConnectPtr conn; /* NULL for an image source */
 	struct vm_log *log;
 	const char *command; /* canonical text */
+	struct vm_journal journal; /* of it */
 	bool try_only;
 	struct vm_act_watch watch;
 
@@ -127,21 +129,6 @@ int vm_work_vouch_again(struct vm_work *w, struct vs_err *err);
 bool vm_work_made(const struct vm_work *w, const char *path, uint64_t ino);
 /* For vm_own_sweep_made(): is that file there? */
 bool vm_work_is_there(const char *path, uint64_t ino);
-/* meta/journal.c: what only matters if we die. Adds the line, of this command, unless it is there; -ENOMEM. */
-int vm_work_note(struct vm_work *w, const char *word, const char *text);
-/* Is there such a line of this command? */
-bool vm_work_noted(const struct vm_work *w, const char *word, const char *text);
-/* Calls @use with the text of every such line, of whatever command. Returns how often it answered true. */
-int vm_work_note_each(struct vm_work *w, const char *word, bool (*use)(struct vm_work *w, const char *text, void *opaque),
-		      void *opaque);
-/* The lines of this command with that word go. */
-void vm_work_note_done(struct vm_work *w, const char *word);
-/* Those lines with that word, of whatever command, of which @settled says that nothing is left to do. */
-void vm_work_note_settle(struct vm_work *w, const char *word, bool (*settled)(struct vm_work *w, const char *text, void *opaque),
-			 void *opaque);
-/* ... and those of every other command. */
-void vm_work_note_drop(struct vm_work *w, const char *word);
-
 /* Notes in w->own what this disk of an external snapshot froze, if it is right. */
 void vm_work_note_frozen(struct vm_work *w, const struct vm_own_id *id, const struct vm_disk *disk);
 

@@ -79,13 +79,12 @@ struct made_file {
 };
 
 /* "INO\nPATH" */
-static bool is_made(struct vm_work *w, const char *text, void *opaque)
+static bool is_made(const char *text, void *opaque)
 {
 	const struct made_file *file = opaque;
 	char *path;
 	uint64_t ino = strtoull(text, &path, 10);
 
-	(void)w;
 	return *path == '\n' && ino == file->ino && !strcmp(path + 1, file->path);
 }
 
@@ -100,7 +99,7 @@ bool vm_op_left_over(void *opaque, const char *path)
 	if (lstat(path, &st) < 0 || !S_ISREG(st.st_mode))
 		return false;
 	file.ino = st.st_ino;
-	if (vm_work_note_each(w, "make", is_made, &file) == 0)
+	if (vm_journal_each(&w->journal, "make", is_made, &file) == 0)
 		return false;
 	if (l >= 0 && (w->d->layers[l].active || w->d->layers[l].users[0] || w->d->layers[l].snapshots[0] || w->d->layers[l].unknown || w->d->n_doubts))
 		return false;
@@ -119,7 +118,7 @@ void vm_op_making(void *opaque, const char *path, uint64_t ino)
 	struct vm_work *w = opaque;
 	vs_autofree char *text = xasprintf("%" PRIu64 "\n%s", ino, path);
 
-	vm_work_note(w, "make", text);
+	vm_journal_add(&w->journal, "make", text);
 }
 
 /* ---------------------------------------------------------------- what an interrupted create has taken */
@@ -133,13 +132,13 @@ static bool is_known(const struct vm_work *w, const char *path, uint64_t ino)
 	return layer && layer->stamp.ino == ino && (layer->active || layer->snapshots[0] || vm_made(w, l));
 }
 
-static bool settle_made(struct vm_work *w, const char *text, void *opaque)
+static bool settle_made(const char *text, void *opaque)
 {
+	struct vm_work *w = opaque;
 	char *path;
 	uint64_t ino = strtoull(text, &path, 10);
 	struct stat st;
 
-	(void)opaque;
 	if (*path++ != '\n' || lstat(path, &st) < 0)
 		return *path == '\0' || errno == ENOENT;
 	if (st.st_ino != ino || is_known(w, path, ino))
@@ -152,7 +151,7 @@ static bool settle_made(struct vm_work *w, const char *text, void *opaque)
 
 void vm_op_settle_making(struct vm_work *w)
 {
-	vm_work_note_settle(w, "make", settle_made, NULL);
+	vm_journal_settle(&w->journal, "make", settle_made, w);
 }
 
 #define TAKING_S 30 /* a snapshot's time is that of the beginning of the call that takes it */
@@ -165,16 +164,16 @@ int vm_op_note_take(struct vm_work *w, const char *name)
 		text = NULL;
 		return -ENOMEM;
 	}
-	return vm_work_note(w, "take", text);
+	return vm_journal_add(&w->journal, "take", text);
 }
 
-static bool settle_one(struct vm_work *w, const char *text, void *opaque)
+static bool settle_one(const char *text, void *opaque)
 {
+	struct vm_work *w = opaque;
 	const char *name = strchr(text, '\n');
 	int64_t since_s = strtoll(text, NULL, 10);
 	bool changed = false;
 
-	(void)opaque;
 	for (size_t i = 0; name && i < w->d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &w->d->snapshots[i];
 		struct vm_own_id id = vm_work_id(w, s);
@@ -191,7 +190,7 @@ static bool settle_one(struct vm_work *w, const char *text, void *opaque)
 
 int vm_op_settle(struct vm_work *w, struct vs_err *err)
 {
-	return !w->try_only && vm_work_note_each(w, "take", settle_one, NULL) > 0 ? vm_work_save(w, err) : 0;
+	return !w->try_only && vm_journal_each(&w->journal, "take", settle_one, w) > 0 ? vm_work_save(w, err) : 0;
 }
 
 /* ---------------------------------------------------------------- create */
@@ -268,7 +267,7 @@ static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs
 			r = vs_err_set(err, owned, "%s", why.msg);
 	}
 	if (r != -EHOSTDOWN) {
-		vm_work_note_done(w, "take");
+		vm_journal_done(&w->journal, "take");
 		if (r == 0 || vm_work_look(w, NULL) == 0)
 			vm_op_settle_making(w);
 	}

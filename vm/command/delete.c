@@ -302,9 +302,9 @@ static bool went_before(const struct vm_work *w, const char *name)
 {
 	vs_autofree char *raw = NULL;
 
-	if (vm_work_noted(w, "gone", name))
+	if (vm_journal_has(&w->journal, "gone", name))
 		return true;
-	return vm_name_unescape(name, &raw) == 0 && vm_work_noted(w, "gone", raw); /* as tables show it */
+	return vm_name_unescape(name, &raw) == 0 && vm_journal_has(&w->journal, "gone", raw); /* as tables show it */
 }
 
 /* What is meant (see vm_work_find_key), each once. What an interrupted run of the command has removed already is left out. */
@@ -364,11 +364,11 @@ static int delete_all(struct vm_work *w, char **keys, size_t n, struct vs_err *e
 		r = vm_work_cancelled(w, err);
 		done = 0;
 		if (r == 0 && asked > 1 && !w->try_only)
-			vm_work_note(w, "gone", keys[0]); /* should libvirt, or we, go away before the answer */
+			vm_journal_add(&w->journal, "gone", keys[0]); /* should libvirt, or we, go away before the answer */
 		if (r == 0)
 			r = vm_op_delete_some(w, keys, n, &done, err);
 		for (size_t i = 1; asked > 1 && !w->try_only && i < done; i++)
-			vm_work_note(w, "gone", keys[i]);
+			vm_journal_add(&w->journal, "gone", keys[i]);
 		if (r < 0 && asked > 1)
 			vs_err_prefix(err, "'%s'", keys[done]);
 		if (r < 0 && asked > n - done && !w->try_only)
@@ -377,7 +377,7 @@ static int delete_all(struct vm_work *w, char **keys, size_t n, struct vs_err *e
 	}
 	drop_first(keys, &n, n);
 	if (r == 0 && !w->try_only)
-		vm_work_note_done(w, "gone");
+		vm_journal_done(&w->journal, "gone");
 	return r;
 }
 
@@ -568,9 +568,8 @@ static int repair_all(struct vm_work *w, struct vs_err *err)
 	return r;
 }
 
-static bool is_text(struct vm_work *w, const char *text, void *opaque)
+static bool is_text(const char *text, void *opaque)
 {
-	(void)w;
 	return !strcmp(text, opaque);
 }
 
@@ -583,7 +582,7 @@ static bool began_any(struct vm_work *w, const char *target)
 		if (mark && !mark->is_void && vm_intent_of(mark, target))
 			return true;
 	}
-	return vm_work_note_each(w, "job", is_text, (void *)target) > 0;
+	return vm_journal_each(&w->journal, "job", is_text, (void *)target) > 0;
 }
 
 /* Who ends a guest that is ours gives up the jobs in it that are ours; those of others are waited for. */
@@ -643,7 +642,7 @@ static bool began(const struct vm_work *w, const char *command, const char *targ
 		if (mark && !mark->is_void && !strcmp(mark->command, command) && vm_intent_of(mark, target))
 			return true;
 	}
-	return vm_work_noted(w, "job", target);
+	return vm_journal_has(&w->journal, "job", target);
 }
 
 /* Of an interrupted run of @command: a block job that is still there is given up. */

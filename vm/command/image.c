@@ -115,7 +115,7 @@ int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_
 	if (vm_own_set_ours(w->own, &id, true) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
 	r = vm_work_save(w, err);
-	vm_work_note_done(w, "take");
+	vm_journal_done(&w->journal, "take");
 	return r;
 }
 

@@ -266,7 +266,7 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 		d->gone[0].stamp.mtime_ns = vm_timespec_ns(st.st_mtim);
 	}
 	r = note(m, d, true, false, err);
-	vm_work_note_done(m->w, "pivot");
+	vm_journal_done(&m->w->journal, "pivot");
 	return r;
 }
 

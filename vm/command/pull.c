@@ -88,7 +88,7 @@ static int note_pull(struct vm_work *w, const struct pull_disk *disks, size_t n,
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < n; i++)
-		r = vm_work_note(w, "job", disks[i].target);
+		r = vm_journal_add(&w->journal, "job", disks[i].target);
 	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
 }
 
@@ -143,7 +143,7 @@ int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r == 0 && n && !w->try_only)
 		r = pull_all(w, disks, n, err);
 	if (r != -EHOSTDOWN && !w->try_only)
-		vm_work_note_done(w, "job");
+		vm_journal_done(&w->journal, "job");
 	if (r == 0 && n && !w->try_only)
 		r = vm_work_vouch_again(w, err);
 	if (r == 0 && n && !w->try_only && w->own->n_files)

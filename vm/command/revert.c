@@ -91,7 +91,7 @@ static int note_drops(struct vm_work *w, const struct old_layers *old)
 		vs_autofree char *text = xasprintf("%" PRIu64 " %" PRIu64 " %" PRId64 "\n%s", stamp->ino, stamp->size, stamp->mtime_ns,
 						   old->v[i].file.path);
 
-		r = vm_work_note(w, "drop", text);
+		r = vm_journal_add(&w->journal, "drop", text);
 	}
 	return r;
 }
@@ -112,11 +112,17 @@ static void discard(struct vm_work *w, const struct vm_doomed_file *file)
 		vm_work_say(w, "%s", why.msg);
 }
 
+struct discarding {
+	struct vm_work *w;
+	const struct old_layers *active;
+};
+
 /* One that an interrupted revert has left, if it is that very file and as it was. @opaque: those that were active until now, which are
  * dealt with anyway. */
-static bool discard_noted(struct vm_work *w, const char *text, void *opaque)
+static bool discard_noted(const char *text, void *opaque)
 {
-	const struct old_layers *active = opaque;
+	const struct discarding *dis = opaque;
+	const struct old_layers *active = dis->active;
 	struct vm_doomed_file file = {0};
 	const char *path = strchr(text, '\n');
 	struct stat st;
@@ -130,7 +136,7 @@ static bool discard_noted(struct vm_work *w, const char *text, void *opaque)
 	if (lstat(file.path, &st) < 0 || st.st_ino != file.stamp.ino)
 		return false;
 	file.stamp.dev = st.st_dev;
-	discard(w, &file);
+	discard(dis->w, &file);
 	return true;
 }
 
@@ -246,10 +252,10 @@ static int keep_first(struct vm_work *w, const struct vm_command *c, const struc
 
 	if (!c->keep)
 		return 0;
-	if (!w->try_only && vm_work_record(w, c->keep) && vm_work_noted(w, "keep", c->keep))
+	if (!w->try_only && vm_work_record(w, c->keep) && vm_journal_has(&w->journal, "keep", c->keep))
 		return kept_before(w, c->keep, err);
 	targets = xcalloc(s->n_disks + w->d->n_disks, sizeof(*targets));
-	r = w->try_only ? 0 : vm_work_note(w, "keep", c->keep);
+	r = w->try_only ? 0 : vm_journal_add(&w->journal, "keep", c->keep);
 	if (r < 0)
 		return vs_err_set(err, r, "out of memory");
 	for (size_t i = 0; s->kind == VM_EXTERNAL && i < s->n_disks; i++)
@@ -264,18 +270,18 @@ static int keep_first(struct vm_work *w, const struct vm_command *c, const struc
 	for (size_t i = 0; i < create.n_disks; i++)
 		free(targets[i]);
 	if (r < 0 && r != -EHOSTDOWN && !w->try_only)
-		vm_work_note_done(w, "keep");
+		vm_journal_done(&w->journal, "keep");
 	return r;
 }
 
 /* What an interrupted run has made and the domain stands on by now is of our making, which soon no note will say. */
-static bool adopt_made(struct vm_work *w, const char *text, void *opaque)
+static bool adopt_made(const char *text, void *opaque)
 {
+	struct vm_work *w = opaque;
 	char *path;
 	uint64_t ino = strtoull(text, &path, 10);
 	int layer = *path == '\n' ? vm_work_layer(w, path + 1) : -1;
 
-	(void)opaque;
 	if (layer < 0 || w->d->layers[layer].stamp.ino != ino)
 		return false;
 	vm_own_add_made(w->own, path + 1, ino);
@@ -303,7 +309,7 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r == 0)
 		r = check_state(s, err); /* it may have changed while a snapshot was taken and the guest was stopped */
 	vm_work_unguard(w);
-	if (r == 0 && vm_work_note_each(w, "make", adopt_made, NULL) > 0)
+	if (r == 0 && vm_journal_each(&w->journal, "make", adopt_made, w) > 0)
 		r = vm_work_save(w, err);
 	if (r == 0)
 		r = note_drops(w, &old);
@@ -314,16 +320,16 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r == 0)
 		vm_work_say(w, "the domain is as it was at '%s'", name);
 	if (r == 0)
-		vm_work_note_each(w, "drop", discard_noted, &old);
+		vm_journal_each(&w->journal, "drop", discard_noted, &(struct discarding){ w, &old });
 	if (r == 0)
 		r = settle_layers(w, &old, err);
 	if (r != -EHOSTDOWN) {
 		if (r == 0 || vm_work_look(w, NULL) == 0)
 			vm_op_settle_making(w);
-		vm_work_note_done(w, "drop");
+		vm_journal_done(&w->journal, "drop");
 	}
 	if (r == 0)
-		vm_work_note_done(w, "keep");
+		vm_journal_done(&w->journal, "keep");
 	return r;
 }
 

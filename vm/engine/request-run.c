@@ -88,6 +88,7 @@ static void begin(struct at_work *at, struct vm_request *q, virConnectPtr conn, 
 	at->work.conn = conn;
 	at->work.log = q->log;
 	at->work.command = command;
+	at->work.journal = (struct vm_journal){ e->store, q->desk->uuid, command };
 	at->work.try_only = try_only;
 	at->work.watch.progress = on_progress;
 	at->work.watch.step = on_step;

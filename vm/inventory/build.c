@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/meta/journal.h"
 #include "vm/model/names.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
@@ -278,9 +279,10 @@ static bool add_made(const char *text, void *opaque)
 /* What a command was about to make that has not ended. */
 static void draw_made(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
 {
+	const struct vm_journal journal = { sk->store, k->uuid, NULL };
 	struct made made = { .arena = &sk->arena };
 
-	vm_note_each(sk->store, k->uuid, "make", add_made, &made);
+	vm_journal_each(&journal, "make", add_made, &made);
 	d->made = vm_strings_done(&sk->arena, &made.list);
 }
 

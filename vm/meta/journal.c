@@ -15,20 +15,22 @@
  *
  * A command that ends takes its lines away. Those that are found at a mount are of one that was interrupted.
  */
-#include "vm/command/context.h"
+#include "vm/meta/journal.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/meta/meta.h"
 #include "vm/model/names.h"
+#include "vm/util/fault.h"
 #include "vm/util/mem.h"
 #include "vm/util/utf8.h"
 
 /* "COMMAND\tWORD\tTEXT\n"; @text NULL: "COMMAND\tWORD\t". Gives; NULL: no memory. */
-static char *line_of(const struct vm_work *w, const char *word, const char *text)
+static char *line_of(const struct vm_journal *j, const char *word, const char *text)
 {
-	vs_autofree char *command = vm_utf8_escape(w->command, strlen(w->command), true);
+	vs_autofree char *command = vm_utf8_escape(j->command, strlen(j->command), true);
 	vs_autofree char *what = text ? vm_utf8_escape(text, strlen(text), true) : NULL;
 	char *line;
 
@@ -37,9 +39,9 @@ static char *line_of(const struct vm_work *w, const char *word, const char *text
 	return line;
 }
 
-int vm_work_note(struct vm_work *w, const char *word, const char *text)
+int vm_journal_add(const struct vm_journal *j, const char *word, const char *text)
 {
-	vs_autofree char *line = line_of(w, word, text), *old = vm_store_note_get(w->store, w->uuid), *all = NULL;
+	vs_autofree char *line = line_of(j, word, text), *old = vm_store_note_get(j->store, j->uuid), *all = NULL;
 
 	if (!line)
 		return -ENOMEM;
@@ -50,22 +52,21 @@ int vm_work_note(struct vm_work *w, const char *word, const char *text)
 		return -ENOMEM;
 	}
 	if (strlen(all) < VM_OWN_MAX)
-		vm_store_note(w->store, w->uuid, all);
+		vm_store_note(j->store, j->uuid, all);
 	vm_fault();
 	return 0;
 }
 
-bool vm_work_noted(const struct vm_work *w, const char *word, const char *text)
+bool vm_journal_has(const struct vm_journal *j, const char *word, const char *text)
 {
-	vs_autofree char *line = line_of(w, word, text), *all = vm_store_note_get(w->store, w->uuid);
+	vs_autofree char *line = line_of(j, word, text), *all = vm_store_note_get(j->store, j->uuid);
 
 	return line && all && strstr(all, line);
 }
 
-int vm_note_each(struct vm_store *store, const char *uuid, const char *word, bool (*use)(const char *text, void *opaque),
-		 void *opaque)
+int vm_journal_each(const struct vm_journal *j, const char *word, bool (*use)(const char *text, void *opaque), void *opaque)
 {
-	vs_autofree char *all = vm_store_note_get(store, uuid);
+	vs_autofree char *all = vm_store_note_get(j->store, j->uuid);
 	int n = 0;
 
 	for (char *save = NULL, *line = all ? strtok_r(all, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
@@ -80,31 +81,10 @@ int vm_note_each(struct vm_store *store, const char *uuid, const char *word, boo
 	return n;
 }
 
-struct use {
-	struct vm_work *w;
-	bool (*use)(struct vm_work *w, const char *text, void *opaque);
-	void *opaque;
-};
-
-static bool use_in_work(const char *text, void *opaque)
-{
-	const struct use *u = opaque;
-
-	return u->use(u->w, text, u->opaque);
-}
-
-int vm_work_note_each(struct vm_work *w, const char *word, bool (*use)(struct vm_work *w, const char *text, void *opaque),
-		      void *opaque)
-{
-	struct use u = { w, use, opaque };
-
-	return vm_note_each(w->store, w->uuid, word, use_in_work, &u);
-}
-
 /* Without the lines for which @goes says so. */
-static void drop_lines(struct vm_work *w, bool (*goes)(const char *line, const void *what), const void *what)
+static void drop_lines(const struct vm_journal *j, bool (*goes)(const char *line, const void *what), const void *what)
 {
-	vs_autofree char *all = vm_store_note_get(w->store, w->uuid);
+	vs_autofree char *all = vm_store_note_get(j->store, j->uuid);
 	size_t kept = 0;
 	bool less = false;
 
@@ -123,7 +103,7 @@ static void drop_lines(struct vm_work *w, bool (*goes)(const char *line, const v
 	if (!less)
 		return;
 	all[kept] = '\0';
-	vm_store_note(w->store, w->uuid, kept ? all : NULL);
+	vm_store_note(j->store, j->uuid, kept ? all : NULL);
 	vm_fault();
 }
 
@@ -141,17 +121,17 @@ static bool has_word(const char *line, const void *what)
 	return at && !strncmp(at + 1, word, strlen(word)) && at[1 + strlen(word)] == '\t';
 }
 
-void vm_work_note_done(struct vm_work *w, const char *word)
+void vm_journal_done(const struct vm_journal *j, const char *word)
 {
-	vs_autofree char *prefix = line_of(w, word, NULL);
+	vs_autofree char *prefix = line_of(j, word, NULL);
 
 	if (prefix)
-		drop_lines(w, begins, prefix);
+		drop_lines(j, begins, prefix);
 }
 
-void vm_work_note_drop(struct vm_work *w, const char *word)
+void vm_journal_drop(const struct vm_journal *j, const char *word)
 {
-	drop_lines(w, has_word, word);
+	drop_lines(j, has_word, word);
 }
 
 /* What the line is about. Gives *text. */
@@ -165,7 +145,8 @@ static bool take_text(const char *line, char **text)
 
 struct settling {
 	const char *word;
-	struct use use;
+	bool (*settled)(const char *text, void *opaque);
+	void *opaque;
 };
 
 static bool is_settled(const char *line, const void *what)
@@ -175,13 +156,12 @@ static bool is_settled(const char *line, const void *what)
 
 	if (!has_word(line, s->word))
 		return false;
-	return take_text(line, &text) && use_in_work(text, (void *)&s->use);
+	return take_text(line, &text) && s->settled(text, s->opaque);
 }
 
-void vm_work_note_settle(struct vm_work *w, const char *word, bool (*settled)(struct vm_work *w, const char *text, void *opaque),
-			 void *opaque)
+void vm_journal_settle(const struct vm_journal *j, const char *word, bool (*settled)(const char *text, void *opaque), void *opaque)
 {
-	struct settling s = { word, { w, settled, opaque } };
+	struct settling s = { word, settled, opaque };
 
-	drop_lines(w, is_settled, &s);
+	drop_lines(j, is_settled, &s);
 }

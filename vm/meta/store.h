@@ -35,8 +35,5 @@ int vm_store_remember(struct vm_store *store, const char *uuid, const struct vm_
 /* A text beside the facts, for what only matters if we die (see journal.c). NULL removes it. */
 void vm_store_note(struct vm_store *store, const char *uuid, const char *text);
 char *vm_store_note_get(struct vm_store *store, const char *uuid); /* gives; NULL: none */
-/* journal.c: calls @use with what each line of that word is about; returns how often it said true. */
-int vm_note_each(struct vm_store *store, const char *uuid, const char *word, bool (*use)(const char *text, void *opaque),
-		 void *opaque);
 
 #endif
