@@ -139,14 +139,11 @@ no_source:
  * long as the process and may still call us: then all of it stays where it is. */
 bool sf_fs_close(struct sf_fs *fs)
 {
-	bool left;
-
 	atomic_store(&fs->ending, true);
 	sf_blocks_stop(&fs->blocks);
 	sf_handles_close_all(&fs->handles);
-	left = vm_close(fs->vm) < 0;
-	if (left || fs->deserted)
-		return !left;
+	if (vm_close(fs->vm) < 0)
+		return false;
 	fini_callees(fs);
 	sf_writes_put(fs->writes);
 	sf_blocks_fini(&fs->blocks);

@@ -38,7 +38,6 @@ struct sf_fs {
 	struct sf_plans plans;
 	struct sf_notify notify;
 	struct sf_writes *writes;
-	bool deserted; /* main's own: commands go on that nobody waits for */
 };
 
 /* Opens the source and builds the first tree. Starts threads: fork before. Gives *out. */

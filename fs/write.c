@@ -515,17 +515,15 @@ static struct sf_write *abandon_one_locked(struct sf_writes *writes)
 	return write;
 }
 
-bool sf_writes_abandon(struct sf_writes *writes)
+void sf_writes_abandon(struct sf_writes *writes)
 {
 	struct sf_write *write;
-	bool any = false;
 
 	pthread_mutex_lock(&writes->lock);
 	writes->ended = true;
 	pthread_cond_signal(&writes->wake);
 	while ((write = abandon_one_locked(writes))) {
 		pthread_mutex_unlock(&writes->lock);
-		any = true;
 		if (!write->gone)
 			fuse_reply_none(write->req.req);
 		write_put(write);
@@ -536,5 +534,4 @@ bool sf_writes_abandon(struct sf_writes *writes)
 	if (writes->watching)
 		pthread_join(writes->watcher, NULL);
 	writes->watching = false;
-	return any;
 }

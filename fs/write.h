@@ -44,8 +44,7 @@ void sf_writes_answer(struct sf_writes *writes, struct sf_write *done);
 /* Main: asks all that run to stop, lets no other one begin, and waits until they are answered, but not for ever. Requests
  * and notifier must still be there. */
 void sf_writes_stop(struct sf_writes *writes);
-/* Main, when requests and notifier have ended, but not the session: lets go of those that are left, and says whether there
- * were any. Ends the watcher. */
-bool sf_writes_abandon(struct sf_writes *writes);
+/* Main, when requests and notifier have ended, but not the session: lets go of those that are left. Ends the watcher. */
+void sf_writes_abandon(struct sf_writes *writes);
 
 #endif

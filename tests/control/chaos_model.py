@@ -18,6 +18,7 @@ import fnmatch
 import functools
 import os
 import shlex
+import time
 
 from lab import sha
 
@@ -35,6 +36,7 @@ class Snap:
         self.ours, self.memory, self.held = ours, memory, False  # held None: a hold or release was interrupted
         self.place = {}  # target -> inode
         self.time = None
+        self.began = time.monotonic()
         self.doomed = self.maybe = self.fair = False
         self.recorded = True
         self.without = set()  # disks that the domain had not then

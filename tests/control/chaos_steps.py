@@ -761,7 +761,7 @@ class Steps:
             return 'would hurt another domain'
         if len(hurt) > 3:
             return 'would hurt too many'
-        words = ['blockcommit', d.name, p['disk'], '--base', paths[base], '--wait']
+        words = ['blockcommit', d.name, p['disk'], '--base', paths[base], '--wait', '--timeout', '20']
         words += ['--active', '--pivot'] if top == 0 else ['--top', paths[top]]
         if p['delete']:
             words.append('--delete')
@@ -786,7 +786,7 @@ class Steps:
         if not found:
             return 'not now'
         d, seen, paths = found
-        words = ['blockpull', d.name, p['disk'], '--wait']
+        words = ['blockpull', d.name, p['disk'], '--wait', '--timeout', '20']
         if p['base']:
             if p['base'] >= len(paths):
                 return 'not now'
@@ -807,7 +807,7 @@ class Steps:
         dest = os.path.join(self.w.images, d.name, '%s.%s.qcow2' % (p['disk'], p['name']))
         if os.path.exists(dest):
             return 'not now'
-        worked, out = self.w.virsh('blockcopy', d.name, p['disk'], '--dest', dest, '--format', 'qcow2', '--wait', '--transient-job',
+        worked, out = self.w.virsh('blockcopy', d.name, p['disk'], '--dest', dest, '--format', 'qcow2', '--wait', '--timeout', '20', '--transient-job',
                                    '--pivot' if p['pivot'] else '--finish')
         if os.path.exists(dest):
             self.b.original.add(os.stat(dest).st_ino)

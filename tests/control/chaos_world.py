@@ -158,6 +158,8 @@ class World:
         while True:
             try:
                 return self.lab.virsh_many(commands)
+            except subprocess.TimeoutExpired:
+                return [(False, 'error: no answer')] * len(commands)
             except Broken as e:
                 if time.monotonic() > end:
                     raise

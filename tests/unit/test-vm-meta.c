@@ -133,14 +133,27 @@ Test(vm_facts, it_is_found_inside_a_domain_by_its_name_space)
 	vm_xml_domain_free(d);
 }
 
-Test(vm_facts, what_is_not_known_is_ignored)
+Test(vm_facts, attributes_and_comments_that_are_not_known_are_ignored)
 {
-	struct vm_own *own = parse("<facts version=\"1\" serial=\"4\" colour=\"red\"><new/><s n=\"a\" t=\"1\" is=\"eozq\" x=\"y\"><z/></s>"
-				   "<o:s xmlns:o=\"http://other\" n=\"b\"/><!-- hm --><?pi?>text</facts>");
+	struct vm_own *own = parse("<facts version=\"1\" serial=\"4\" colour=\"red\"><s n=\"a\" t=\"1\" is=\"eo\" x=\"y\"/><!-- hm --><?pi?>text</facts>");
 
 	cr_assert_eq(own->n_snapshots, 1u);
 	cr_expect(own->snapshots[0].ours && !own->snapshots[0].held);
 	vm_own_free(own);
+}
+
+/* It may be a hold. */
+Test(vm_facts, elements_and_letters_that_are_not_known_are_refused)
+{
+	const char *texts[] = {
+		"<facts version=\"1\"><new/></facts>",
+		"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"eo\"/><o:s xmlns:o=\"http://other\" n=\"b\"/></facts>",
+		"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"eoz\"/></facts>",
+	};
+	struct vm_own *own;
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++)
+		cr_expect_eq(vm_own_parse(texts[i], strlen(texts[i]), &own, NULL), -EINVAL, "%s", texts[i]);
 }
 
 Test(vm_facts, an_entry_that_says_nothing_is_dropped)

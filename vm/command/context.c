@@ -158,14 +158,14 @@ static int look_records(struct vm_work *w, struct vs_err *err)
 	return r;
 }
 
-static int refuse_own(const struct vm_work *w, int r, struct vs_err *err)
+static int refuse_own(const struct vm_work *w, struct vs_err *err)
 {
 	vs_autofree char *why = xstrdup(err ? err->msg : "");
 
 	if (w->dom)
-		return vs_err_set(err, r, "%s. They are kept as they are, and no command runs until they can be read: mend or remove them with "
+		return vs_err_set(err, -EPERM, "%s. They are kept as they are, and no command runs until they can be read: mend or remove them with "
 				  "'virsh metadata %s %s'", why, w->d->name, VM_OWN_URI);
-	return vs_err_set(err, r, "%s. They are kept as they are, and no command runs until they can be read: mend or remove the attribute %s of "
+	return vs_err_set(err, -EPERM, "%s. They are kept as they are, and no command runs until they can be read: mend or remove the attribute %s of "
 			  "'%s'", why, VM_OWN_XATTR, w->uuid);
 }
 
@@ -177,8 +177,10 @@ static int read_own(struct vm_work *w, char **text, struct vs_err *err)
 	if (w->dom)
 		return vm_act_metadata_get(w->dom, VM_OWN_URI, text, err);
 	len = getxattr(w->uuid, VM_OWN_XATTR, buf, sizeof(buf));
-	if (len < 0 && errno == ERANGE)
-		return refuse_own(w, vs_err_set(err, -E2BIG, "our facts in the attribute are larger than %d bytes", VM_OWN_MAX), err);
+	if (len < 0 && errno == ERANGE) {
+		vs_err_set(err, -EPERM, "our facts in the attribute are larger than %d bytes", VM_OWN_MAX);
+		return refuse_own(w, err);
+	}
 	if (len < 0)
 		return errno == ENODATA ? -ENOENT : vs_err_set(err, -errno, "the attribute %s of '%s': %s", VM_OWN_XATTR, w->uuid,
 							       strerror(errno));
@@ -199,7 +201,7 @@ static int look_own(struct vm_work *w, struct vs_err *err)
 	if (text) {
 		r = vm_own_parse(text, strlen(text), &found, err);
 		if (r < 0) /* to overlook a hold is to delete what it held */
-			return refuse_own(w, r, err);
+			return refuse_own(w, err);
 	}
 	w->own = vm_store_best(w->store, w->uuid, found);
 	w->behind = w->own && (!found || found->serial < w->own->serial);

@@ -207,13 +207,13 @@ static void note_frozen(struct vm_work *w, const struct vm_own_id *id, const cha
 }
 
 /* Before "ok": does every disk stand on a whole chain? */
-static int check_disks(const struct vm_work *w, const char *name, struct vs_err *err)
+static int check_disks(const struct vm_work *w, const struct vm_work_record *record, struct vs_err *err)
 {
-	for (size_t i = 0; i < w->d->n_disks; i++) {
-		int r = vm_work_whole(w, w->d->disks[i].target, err);
+	for (size_t i = 0; i < record->xml->n_disks; i++) {
+		int r = record->xml->disks[i].mode == VM_MODE_EXTERNAL ? vm_work_whole(w, record->xml->disks[i].target, err) : 0;
 
 		if (r < 0) {
-			vs_err_prefix(err, "snapshot '%s' was taken, but", name);
+			vs_err_prefix(err, "snapshot '%s' was taken, but", record->name);
 			return r;
 		}
 	}
@@ -236,7 +236,7 @@ static int make_ours(struct vm_work *w, const char *name, enum vm_kind kind, str
 		xoom();
 	note_frozen(w, &id, name);
 	r = vm_work_save(w, err);
-	return r == 0 && kind == VM_EXTERNAL ? check_disks(w, name, err) : r;
+	return r == 0 && kind == VM_EXTERNAL ? check_disks(w, record, err) : r;
 }
 
 static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs_err *err)

@@ -475,6 +475,18 @@ static int find_line(const struct vm_work *w, const struct vm_snapshot *first, c
 	return 0;
 }
 
+/* Why it is stale may be that a file is missing which lies somewhere else: that comes first. */
+static int check_stale(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+{
+	int r = 0;
+
+	if (s->state != VM_STALE)
+		return 0;
+	for (size_t i = 0; r == 0 && i < s->n_disks; i++)
+		r = vm_work_whole(w, s->disks[i].target, err);
+	return r < 0 ? r : vs_err_set(err, -EPERM, "snapshot '%s' is stale, so nobody knows what would be merged (%s)", s->shown, s->reason);
+}
+
 int vm_op_commit(struct vm_work *w, const char *first_name, const char *last_name, struct vs_err *err)
 {
 	const struct vm_snapshot *first = NULL, *last = NULL;
@@ -501,10 +513,10 @@ int vm_op_commit(struct vm_work *w, const char *first_name, const char *last_nam
 	if (r == 0 && (first->kind == VM_INTERNAL || last->kind == VM_INTERNAL))
 		r = vs_err_set(err, -EOPNOTSUPP, "'%s' is an internal snapshot: delete frees it",
 			       first->kind == VM_INTERNAL ? first->shown : last->shown);
-	if (r == 0 && (first->state == VM_STALE || last->state == VM_STALE))
-		r = vs_err_set(err, -EPERM, "snapshot '%s' is stale, so nobody knows what would be merged: delete it (%s)",
-			       first->state == VM_STALE ? first->shown : last->shown,
-			       first->state == VM_STALE ? first->reason : last->reason);
+	if (r == 0)
+		r = check_stale(w, first, err);
+	if (r == 0)
+		r = check_stale(w, last, err);
 	if (r == 0)
 		r = find_line(w, first, last, line, &n, err);
 	return r < 0 ? r : merge(w, line, n, VM_MERGE_COMMIT, vs_steal(command), err);

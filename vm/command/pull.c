@@ -36,6 +36,16 @@ static int64_t bytes_above(const struct vm_work *w, int top, int base)
 	return l == base ? (int64_t)bytes : -1;
 }
 
+/* Where it ends, is it known that there is nothing below? */
+static int check_end(const struct vm_work *w, const struct vm_disk_now *disk, struct vs_err *err)
+{
+	for (int l = disk->top, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
+		if (w->d->layers[l].ends)
+			return vs_err_set(err, -EPERM, "disk %s: what '%s' stands on is not followed: it %s", disk->target, w->d->layers[l].path,
+					  w->d->layers[l].ends);
+	return 0;
+}
+
 /* 1: there is something to do on this disk, *p is filled; 0: nothing. */
 static int plan_pull(const struct vm_work *w, const struct vm_disk_now *disk, const struct vm_work_record *record,
 		     struct pull_disk *p, struct vs_err *err)
@@ -49,6 +59,8 @@ static int plan_pull(const struct vm_work *w, const struct vm_disk_now *disk, co
 	if (disk->top < 0 || !w->d->layers[disk->top].active || (record && !path))
 		return 0;
 	r = vm_work_uncut(w, disk->target, disk->top, err);
+	if (r == 0 && base < 0)
+		r = check_end(w, disk, err);
 	if (r < 0)
 		return r;
 	if (w->d->layers[disk->top].below == base)

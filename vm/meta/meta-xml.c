@@ -31,6 +31,7 @@
  * What counts is the budget: no element costs more than the bytes in which we write it. */
 #define READ_MAX (8 * VM_OWN_MAX)
 #define SNAPSHOT_COST 20 /* <s n="" t="" is=""/> */
+#define LETTERS "eioh" /* external, internal, taken here, held */
 #define MARK_COST 25     /* <b k="" c="" r="" t=""></b> */
 #define DISK_COST 8      /* <d t=""/> */
 #define MADE_COST 8      /* <l p=""/> */
@@ -504,6 +505,8 @@ static int read_facts(struct reader *r, const xmlNode *node, const char *letters
 {
 	int ret = 0;
 
+	if (letters[strspn(letters, LETTERS)])
+		return bad(r, node, "has a letter that is not known here");
 	if (!strchr(letters, 'e') == !strchr(letters, 'i'))
 		return bad(r, node, "is neither external nor internal, or both");
 	id->kind = strchr(letters, 'e') ? VM_EXTERNAL : VM_INTERNAL;
@@ -631,10 +634,22 @@ static int read_version(struct reader *r, const xmlNode *node)
 	return ret;
 }
 
+/* What nobody knows may be what somebody holds. */
+static int check_children(struct reader *r, const xmlNode *node)
+{
+	for (const xmlNode *child = node->children; child; child = child->next)
+		if (child->type == XML_ELEMENT_NODE && !is_element(child, "f") && !is_element(child, "l") && !is_element(child, "b") &&
+		    !is_element(child, "s"))
+			return bad(r, child, "is not known here");
+	return 0;
+}
+
 static int read_own(struct reader *r, const xmlNode *node)
 {
 	int ret = read_version(r, node);
 
+	if (ret == 0)
+		ret = check_children(r, node);
 	if (ret == 0)
 		ret = get_number(r, node, "serial", VM_OWN_SERIAL_MAX, &r->own->serial);
 	if (ret == 0)
