@@ -9,12 +9,13 @@
  * is done, every snapshot that is right is written down together with the stamps of those layers beneath it whose time speaks
  * against it. While a layer has that stamp, that layer is in order for that snapshot.
  */
-#include "vm/command/context.h"
+#include "vm/command/attest.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/command/context.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
@@ -88,6 +89,13 @@ int vm_work_vouch(struct vm_work *w, const struct vm_domain *d, struct vs_err *e
 		if (!d->snapshots[i].present)
 			r = vouch_for(w, &d->snapshots[i]);
 	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
+}
+
+int vm_attest_look(struct vm_work *w, struct vs_err *err)
+{
+	int r = vm_work_look(w, err);
+
+	return r < 0 || w->try_only ? r : vm_work_vouch(w, w->d, err);
 }
 
 static bool stands_on(const struct vm_work *w, const struct vm_disk *disk, int base)

@@ -9,21 +9,14 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
-#include "vm/libvirt/blockjob.h"
-#include "vm/libvirt/domain.h"
 #include "vm/libvirt/metadata.h"
-#include "vm/libvirt/paused-guest.h"
 #include "vm/libvirt/record.h"
 #include "vm/libvirt/virterr.h"
-#include "vm/model/names.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 #define LOOK_MS 30000
 #define LIST_TRIES 20
-#define COST_TABLE_BYTES (16u << 20)
-#define COST_WORK 100000000 /* some 2 s */
-#define WHOLE_WORK 25000000 /* half a second for each layer */
 #define LIST_PAUSE_US 50000
 
 /* ---------------------------------------------------------------- words */
@@ -58,6 +51,14 @@ const char *vm_work_file(const struct vm_work *w, const char *path)
 const char *vm_work_plural(size_t n)
 {
 	return n == 1 ? "" : "s";
+}
+
+bool vm_work_among(const char *name, char *const *names, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(names[i], name))
+			return true;
+	return false;
 }
 
 int vm_work_cancelled(const struct vm_work *w, struct vs_err *err)
@@ -247,7 +248,7 @@ int vm_work_look(struct vm_work *w, struct vs_err *err)
 			vm_log(w->log, "its metadata had an older state of our notes: the newest was put back");
 		w->behind = r < 0;
 	}
-	return r < 0 || w->try_only ? r : vm_work_vouch(w, w->d, err);
+	return r;
 }
 
 int vm_work_glance(const struct vm_work *w, struct vm_work *now, struct vs_err *err)
@@ -272,270 +273,6 @@ int vm_work_save(struct vm_work *w, struct vs_err *err)
 		return vs_err_set(err, r, "out of memory");
 	vm_fault();
 	return put_own(w, err);
-}
-
-/* ---------------------------------------------------------------- may we */
-
-int vm_work_idle(struct vm_work *w, struct vs_err *err)
-{
-	vs_autofree char *where = NULL;
-	struct vm_act_job *jobs = NULL;
-	size_t n = 0;
-	int r;
-
-	if (!w->dom)
-		return 0;
-	r = vm_act_jobs(w->dom, &jobs, &n, err);
-	if (r < 0)
-		return r;
-	if (n)
-		/* A `try` also comes while we are at it ourselves. */
-		r = vs_err_set(err, -EBUSY, "%s job is running on %s%s", w->try_only ? "a" : "somebody else's",
-			       jobs[0].target ? "disk " : "the domain", jobs[0].target ? jobs[0].target : "");
-	vm_act_jobs_free(jobs, n);
-	if (r == 0)
-		r = vm_act_unfinished_delete(w->dom, &where, err);
-	if (r > 0)
-		return vs_err_set(err, -EPERM, "libvirt has noted at '%s' that a delete by another tool was not completed: repeat that "
-				  "delete with that tool first", where);
-	return r;
-}
-
-int vm_work_startable(const struct vm_work *w, struct vs_err *err)
-{
-	if (w->running || virDomainHasManagedSaveImage(w->dom, 0) <= 0)
-		return 0;
-	return vs_err_set(err, -EPERM, "the domain has a managed save, which a start would use up: start it and shut it down first");
-}
-
-static bool lies_there(const char *dir, const char *name, char **path)
-{
-	*path = xasprintf("%s/%s", dir, name);
-	if (access(*path, F_OK) == 0)
-		return true;
-	free(vs_steal(*path));
-	return false;
-}
-
-/* A file of the missing one's name beside another layer of the domain: gives its path; NULL: there is none. */
-static char *find_moved(const struct vm_work *w, const char *missing)
-{
-	const char *slash = strrchr(missing, '/'), *name = slash ? slash + 1 : missing;
-
-	for (size_t i = 0; i < w->d->n_layers; i++) {
-		vs_autofree char *dir = xstrdup(w->d->layers[i].path);
-		char *end = strrchr(dir, '/'), *path;
-
-		if (w->d->layers[i].error || !end)
-			continue;
-		*end = '\0';
-		if (lies_there(dir, name, &path))
-			return path;
-	}
-	return NULL;
-}
-
-/* Why a chain ends too early, and what can be done about it. */
-static int broken(const struct vm_work *w, const char *target, int layer, struct vs_err *err)
-{
-	const struct vm_layer *l = &w->d->layers[layer];
-	vs_autofree char *moved = l->error == -ENOENT ? find_moved(w, l->path) : NULL;
-
-	if (l->error == -ENOENT && l->active && w->running)
-		return vs_err_set(err, -EPERM, "disk %s: its active layer '%s' was removed while the domain runs, and what the guest wrote is in QEMU "
-				  "alone: save it before the domain stops, with 'virsh blockcopy %s %s NEWFILE --wait --pivot --transient-job'",
-				  target, l->path, w->d->name, target);
-	if (moved)
-		return vs_err_set(err, -EPERM, "disk %s: its layer '%s' is missing, and a file of that name lies at '%s': put it back, or tell the "
-				  "image that stands on it where it is (qemu-img rebase -u)", target, l->path, moved);
-	if (l->error == -ENOENT)
-		return vs_err_set(err, -EPERM, "disk %s: its layer '%s' is missing: bring it back first", target, l->path);
-	return vs_err_set(err, l->error == -EACCES ? -EACCES : -EPERM, "disk %s: its layer '%s' %s", target, l->path,
-			  l->note ? l->note : strerror(-l->error));
-}
-
-static bool is_cancelled(void *opaque)
-{
-	return vm_work_cancelled(opaque, NULL) < 0;
-}
-
-/* Was it cut off, so that QEMU would open it and take what is gone for never written? */
-static int check_cut(const struct vm_work *w, const char *target, int layer, struct vs_err *err)
-{
-	const struct vm_layer *l = &w->d->layers[layer];
-	struct q2_work work = { .limit = WHOLE_WORK, .stop = is_cancelled, .opaque = (void *)w };
-	struct q2_file *f;
-	int r;
-
-	if (l->format != Q2_FORMAT_QCOW2)
-		return 0;
-	r = q2_file_open(l->path, &f, err);
-	if (r == 0) {
-		r = q2_file_whole(f, &work, err);
-		q2_file_close(f);
-	}
-	if (r == -EUCLEAN && err)
-		err->code = r = -EPERM;
-	if (r < 0)
-		vs_err_prefix(err, "disk %s", target);
-	return r;
-}
-
-int vm_work_uncut(const struct vm_work *w, const char *target, int layer, struct vs_err *err)
-{
-	int r = 0;
-
-	for (int l = layer, n = 0; r == 0 && l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
-		r = w->d->layers[l].error ? broken(w, target, l, err) : check_cut(w, target, l, err);
-	return r;
-}
-
-int vm_work_top(const struct vm_work *w, const char *target)
-{
-	for (size_t i = 0; i < w->d->n_disks; i++)
-		if (!strcmp(w->d->disks[i].target, target))
-			return w->d->disks[i].top;
-	return -1;
-}
-
-int vm_work_whole(const struct vm_work *w, const char *target, struct vs_err *err)
-{
-	for (int l = vm_work_top(w, target), n = 0; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
-		if (w->d->layers[l].error)
-			return broken(w, target, l, err);
-	return 0;
-}
-
-/* ---------------------------------------------------------------- a paused start */
-
-/* What tells our instance from any other that carries its word: see libvirt/paused-guest.h. */
-static bool note_guest(struct vm_work *w, const struct vm_act_guest *guest)
-{
-	vs_autofree char *text = xasprintf("%s %" PRId64 " %" PRIu64, guest->token, (int64_t)guest->pid, guest->began);
-
-	return vm_journal_add(&w->journal, "start", text) == 0;
-}
-
-static void before_start(void *opaque, const struct vm_act_guest *guest)
-{
-	note_guest(opaque, guest);
-}
-
-int vm_work_guest(struct vm_work *w, struct vs_err *err)
-{
-	int r;
-
-	if (w->running)
-		return 0;
-	r = vm_work_startable(w, err);
-	if (r < 0)
-		return r;
-	r = vm_act_start_paused(w->dom, before_start, w, &w->guest, err);
-	if (r < 0) {
-		vm_journal_done(&w->journal, "start");
-		return r;
-	}
-	w->guest_up = w->running = true;
-	note_guest(w, &w->guest);
-	return 0;
-}
-
-static bool take_noted(const char *text, void *opaque)
-{
-	struct vm_act_guest *guest = opaque;
-
-	return sscanf(text, "%32[0-9a-f] %" SCNd64 " %" SCNu64, guest->token, &guest->pid, &guest->began) == 3;
-}
-
-int vm_work_find_guest(struct vm_work *w, struct vm_act_guest *out)
-{
-	struct vm_act_guest noted = {0};
-	int r;
-
-	vm_journal_each(&w->journal, "start", take_noted, &noted); /* the last one counts */
-	r = vm_act_find_paused(w->dom, &noted, out, NULL);
-	if (r == 1 || vm_act_active(w->dom, NULL) == 0)
-		return r == 1;
-	if (noted.token[0] && r == 0)
-		vm_journal_drop(&w->journal, "start");
-	return 0;
-}
-
-int vm_work_guest_end(struct vm_work *w, struct vs_err *err)
-{
-	int r;
-
-	if (!w->guest_up)
-		return 0;
-	r = vm_act_end_paused(w->conn, &w->guest, &w->watch, err);
-	if (r >= 0) {
-		w->guest_up = w->running = false;
-		vm_journal_done(&w->journal, "start");
-	}
-	return r < 0 ? r : 0;
-}
-
-/* ---------------------------------------------------------------- pivots */
-
-int vm_work_note_pivot(struct vm_work *w, const char *target)
-{
-	struct vm_act_guest qemu = {0};
-	vs_autofree char *text = NULL;
-
-	if (!vm_act_process(w->uuid, &qemu))
-		return 0; /* then it will not be provable */
-	text = xasprintf("%" PRId64 " %" PRIu64 " %s", qemu.pid, qemu.began, target);
-	return vm_journal_add(&w->journal, "pivot", text);
-}
-
-struct pivot {
-	const struct vm_act_guest *qemu;
-	const char *target;
-};
-
-static bool is_that_pivot(const char *text, void *opaque)
-{
-	const struct pivot *p = opaque;
-	uint64_t began;
-	int64_t pid;
-	int at = 0;
-
-	return sscanf(text, "%" SCNd64 " %" SCNu64 " %n", &pid, &began, &at) == 2 && pid == p->qemu->pid && began == p->qemu->began &&
-	       !strcmp(text + at, p->target);
-}
-
-static bool is_on(const struct vm_work *w, const struct vm_own_doomed *disk)
-{
-	for (size_t i = 0; i < w->d->n_disks; i++)
-		if (!strcmp(w->d->disks[i].target, disk->target) && w->d->disks[i].top >= 0)
-			return w->d->layers[w->d->disks[i].top].stamp.ino == disk->path_ino && disk->path_ino;
-	return false;
-}
-
-int vm_work_prove_pivots(struct vm_work *w, struct vs_err *err)
-{
-	struct vm_act_guest qemu = {0};
-	bool news = false;
-
-	if (!w->running || !vm_act_process(w->uuid, &qemu))
-		return 0;
-	for (size_t i = 0; i < w->own->n_snapshots; i++) {
-		struct vm_own_mark *mark = w->own->snapshots[i].mark;
-
-		for (size_t k = 0; mark && k < mark->n_disks; k++) {
-			struct pivot p = { &qemu, mark->disks[k].target };
-
-			if (!mark->disks[k].pivoting || mark->disks[k].done || !is_on(w, &mark->disks[k]) ||
-			    vm_journal_each(&w->journal, "pivot", is_that_pivot, &p) == 0)
-				continue;
-			mark->disks[k].done = news = true;
-			mark->disks[k].pivoting = false;
-		}
-	}
-	if (!news)
-		return 0;
-	vm_journal_drop(&w->journal, "pivot");
-	return vm_work_save(w, err);
 }
 
 void vm_work_unguard(struct vm_work *w)
@@ -650,82 +387,20 @@ int vm_work_layer(const struct vm_work *w, const char *path)
 	return -1;
 }
 
+int vm_work_top(const struct vm_work *w, const char *target)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++)
+		if (!strcmp(w->d->disks[i].target, target))
+			return w->d->disks[i].top;
+	return -1;
+}
+
 uint64_t vm_work_allocated(const struct vm_work *w, int layer)
 {
 	const struct vm_layer *l = &w->d->layers[layer];
 	struct stat st;
 
 	return stat(l->path, &st) == 0 && S_ISREG(st.st_mode) ? (uint64_t)st.st_blocks * 512 : l->allocated;
-}
-
-/* Of what a view of @top shows, what comes from above @base: everything, and what is stored of it. @depth: layers above base. */
-static bool count_view(struct q2_view *view, unsigned depth, struct q2_work *work, uint64_t *bytes, uint64_t *stored)
-{
-	uint64_t off = 0, size = q2_view_size(view);
-	struct q2_extent e;
-
-	for (*bytes = *stored = 0; off < size; off = e.guest_off + e.len) {
-		if (work->spent >= work->limit) { /* an image that was made to cost: no more than all of it */
-			*bytes += size - off;
-			return true;
-		}
-		if (q2_view_extent(view, off, size - off, work, &e, NULL) < 0 || e.len == 0)
-			return false;
-		if (e.depth < depth)
-			*bytes += e.len;
-		if (e.depth < depth && e.kind != Q2_ZERO)
-			*stored += e.len;
-	}
-	return true;
-}
-
-/* Any disk of the domain: all have the domain's gate. */
-static const struct vm_disk *any_disk(const struct vm_work *w)
-{
-	for (size_t i = 0; i < w->d->n_snapshots; i++)
-		for (size_t k = 0; k < w->d->snapshots[i].n_disks; k++)
-			if (w->d->snapshots[i].disks[k].gate && w->d->snapshots[i].kind == VM_EXTERNAL)
-				return &w->d->snapshots[i].disks[k];
-	return NULL;
-}
-
-/* False: it cannot be told, because the top is being written. */
-static bool count_exactly(const struct vm_work *w, int base, int top, uint64_t *bytes, uint64_t *stored)
-{
-	const struct vm_layer *l = &w->d->layers[top];
-	const struct vm_disk *any = any_disk(w);
-	struct q2_view_spec spec = { .path = l->path, .format = l->format, .gate = any ? any->gate : NULL };
-	struct q2_work work = { .limit = COST_WORK, .stop = is_cancelled, .opaque = (void *)w };
-	struct q2_cache *cache;
-	struct q2_view *view;
-	unsigned depth = 0;
-	bool counted;
-
-	for (int at = top; at != base && at >= 0; at = w->d->layers[at].below)
-		depth++;
-	if ((l->active && w->running) || !any)
-		return false;
-	cache = q2_cache_new(COST_TABLE_BYTES, 0);
-	if (!cache)
-		return false;
-	counted = q2_view_open(cache, &spec, &view, NULL) >= 0;
-	if (counted) {
-		counted = count_view(view, depth, &work, bytes, stored);
-		q2_view_close(view);
-	}
-	q2_cache_free(cache);
-	return counted;
-}
-
-uint64_t vm_work_cost(const struct vm_work *w, int base, int top)
-{
-	uint64_t bytes = 0, stored = 0, allocated = 0;
-
-	for (int at = top; at != base && at >= 0; at = w->d->layers[at].below)
-		allocated += vm_work_allocated(w, at);
-	if (!count_exactly(w, base, top, &bytes, &stored))
-		return allocated;
-	return bytes + (allocated > stored ? allocated - stored : 0); /* and tables, as many as they have themselves */
 }
 
 size_t vm_work_above(const struct vm_work *w, int layer, int *one)

@@ -77,24 +77,6 @@ int vm_work_glance(const struct vm_work *w, struct vm_work *now, struct vs_err *
 void vm_work_glance_done(struct vm_work *now);
 void vm_work_fini(struct vm_work *w);
 
-/* -EBUSY: somebody else's job runs; -EPERM: somebody's unfinished delete. */
-int vm_work_idle(struct vm_work *w, struct vs_err *err);
-
-/* For what moves data: -EPERM, the domain is shut off and has a managed save, which the start for it would use up. */
-int vm_work_startable(const struct vm_work *w, struct vs_err *err);
-
-/* The domain runs after this: it did, or it is started paused, for the rest of the work. Looks again if it was. */
-int vm_work_guest(struct vm_work *w, struct vs_err *err);
-/* Notes that a pivot is about to be asked for on this disk, and of which QEMU. */
-int vm_work_note_pivot(struct vm_work *w, const char *target);
-/* After a death in a pivot: where the very QEMU that was asked has the base as its active layer now, the pivot has happened, for nothing
- * else does that to a running QEMU. Notes so in w->own, and stores it. */
-int vm_work_prove_pivots(struct vm_work *w, struct vs_err *err);
-/* Is the domain a guest that an interrupted command of ours has started paused? 1: *out; 0: no, or nobody can tell. */
-int vm_work_find_guest(struct vm_work *w, struct vm_act_guest *out);
-/* Ends what vm_work_guest() started; 0 where it did not. */
-int vm_work_guest_end(struct vm_work *w, struct vs_err *err);
-
 /* One more phrase of what was done or would be done. */
 void vm_work_say(struct vm_work *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
@@ -102,6 +84,9 @@ void vm_work_say(struct vm_work *w, const char *fmt, ...) __attribute__((format(
 const char *vm_work_file(const struct vm_work *w, const char *path);
 /* "", or "s" where it is not one. */
 const char *vm_work_plural(size_t n);
+
+/* Is @name one of @names? */
+bool vm_work_among(const char *name, char *const *names, size_t n);
 
 /* -ECANCELED, if it is to be cancelled. */
 int vm_work_cancelled(const struct vm_work *w, struct vs_err *err);
@@ -117,21 +102,10 @@ struct vm_own_id vm_work_id(const struct vm_work *w, const struct vm_snapshot *s
 /* Stores w->own, raised by one, at the domain and in the state directory. */
 int vm_work_save(struct vm_work *w, struct vs_err *err);
 
-/* attest.c: notes in w->own which snapshots of @d (of a picture) are right, with what beneath them; the next save stores it.
- * vm_work_look() does so with what it saw. */
-int vm_work_vouch(struct vm_work *w, const struct vm_domain *d, struct vs_err *err);
-/* Of the last look: what was right and stands on @path (not: is frozen in it) is so with what that file is by now. */
-int vm_work_vouch_beneath(struct vm_work *w, const char *path, struct vs_err *err);
-/* The same with a new picture, after files have changed. */
-int vm_work_vouch_again(struct vm_work *w, struct vs_err *err);
-
 /* Does a record say that a snapshot made the file with this path, or do our own facts say that this very file is of our making? */
 bool vm_work_made(const struct vm_work *w, const char *path, uint64_t ino);
 /* For vm_own_sweep_made(): is that file there? */
 bool vm_work_is_there(const char *path, uint64_t ino);
-/* Notes in w->own what this disk of an external snapshot froze, if it is right. */
-void vm_work_note_frozen(struct vm_work *w, const struct vm_own_id *id, const struct vm_disk *disk);
-
 /* Guard locks of the mount on the domain's files: off, until the work ends. */
 void vm_work_unguard(struct vm_work *w);
 
@@ -141,60 +115,11 @@ void vm_work_unguard(struct vm_work *w);
 int vm_work_layer(const struct vm_work *w, const char *path);
 /* Bytes that it takes on disk now: a running guest has written since the picture was made. */
 uint64_t vm_work_allocated(const struct vm_work *w, int layer);
-/* Bytes that a merge of everything above @base up to @top moves at most: what these layers store, and the zeros that they note, which
- * some QEMUs write out. */
-uint64_t vm_work_cost(const struct vm_work *w, int base, int top);
 /* The active layer of that disk; -1: none. */
 int vm_work_top(const struct vm_work *w, const char *target);
-/* Is the chain that this disk writes through whole, by the look? -EPERM, -EACCES: a layer is missing or cannot be read, and what can be
- * done. */
-int vm_work_whole(const struct vm_work *w, const char *target, struct vs_err *err);
-/* Is the chain from this layer down, of the disk or of a snapshot of it, whole, and was no file of it cut off? Reads their tables. */
-int vm_work_uncut(const struct vm_work *w, const char *target, int layer, struct vs_err *err);
 /* How many of the domain's layers stand on it; *one is the (last) one. */
 size_t vm_work_above(const struct vm_work *w, int layer, int *one);
 /* The name of an internal snapshot that is stored in the layer, also where it is no snapshot of this domain's; or NULL. */
 const char *vm_work_internal_in(const struct vm_work *w, int layer);
-
-/* ---------------------------------------------------------------- commands. Each may be repeated after a crash */
-
-int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
-int vm_op_delete(struct vm_work *w, char *const *names, size_t n, struct vs_err *err);
-int vm_op_commit(struct vm_work *w, const char *first, const char *last, struct vs_err *err);
-int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err);
-int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
-int vm_op_hold(struct vm_work *w, const char *name, bool hold, struct vs_err *err);
-int vm_op_policy(struct vm_work *w, const char *line, struct vs_err *err);
-/* Of what @keys name (see vm_work_find_key) the first, with those that can go in one merge with it: they are moved to the front.
- * *done: how many of them went; with a failure it is the next one's. After a look. */
-int vm_op_delete_some(struct vm_work *w, char **keys, size_t n, size_t *done, struct vs_err *err);
-/* Finishes the delete @begun that was begun; which of @keys (NULL: none were asked for) it had to do with is taken from there. */
-int vm_op_delete_begun(struct vm_work *w, const char *begun, char **keys, size_t *n, struct vs_err *err);
-/* Drops what the policy drops. *dropped: how many. */
-int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err);
-/* After a mount: finishes records, ends a guest that we had started. Merges and removes nothing. */
-int vm_op_repair(struct vm_work *w, struct vs_err *err);
-/* Snapshots that an interrupted create has nevertheless taken count as taken here. After a look. */
-int vm_op_settle(struct vm_work *w, struct vs_err *err);
-/* How every command that changes something begins, after a look: what an interrupted run of it has left running is given up, what
- * other commands have begun and not ended is looked at (see command/intent.h), and nobody else may be at work. @create: it takes a
- * snapshot. */
-int vm_op_begin(struct vm_work *w, const char *command, bool create, struct vs_err *err);
-/* Internal ones: -EPERM, its name is another one's id; -EOPNOTSUPP, it is not in the active layers. */
-int vm_op_check_id(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
-int vm_op_check_active(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
-
-/* create.c: what is about to be made is noted; is this file such a one, that came to nothing? */
-void vm_op_making(void *work, const char *path, uint64_t ino);
-int vm_op_note_take(struct vm_work *w, const char *name);
-bool vm_op_left_over(void *work, const char *path);
-/* When a command that makes overlays has ended, after a look: what it or an interrupted one has made and nobody came to use is unlinked, and the notes
- * of it go; a note that is not settled stays. */
-void vm_op_settle_making(struct vm_work *w);
-
-/* image.c: the same on a plain image; w->conn is NULL. */
-int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
-int vm_op_image_delete(struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
-int vm_op_image_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
 
 #endif

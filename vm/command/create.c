@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* create, hold, release, and storing a policy. */
-#include "vm/command/context.h"
-#include "vm/command/remove.h"
-
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/command/attest.h"
+#include "vm/command/checks.h"
+#include "vm/command/command.h"
+#include "vm/command/context.h"
+#include "vm/command/image.h"
+#include "vm/command/recover.h"
+#include "vm/command/remove.h"
 #include "vm/language/retain.h"
 #include "vm/libvirt/create.h"
 #include "vm/libvirt/overlay.h"
@@ -71,128 +75,6 @@ static size_t depth_of(const struct vm_work *w)
 	return deepest;
 }
 
-/* ---------------------------------------------------------------- left-overs of an interrupted create */
-
-struct made_file {
-	const char *path;
-	uint64_t ino;
-};
-
-/* "INO\nPATH" */
-static bool is_made(const char *text, void *opaque)
-{
-	const struct made_file *file = opaque;
-	char *path;
-	uint64_t ino = strtoull(text, &path, 10);
-
-	return *path == '\n' && ino == file->ino && !strcmp(path + 1, file->path);
-}
-
-/* The very file that we noted when we made it, and that nobody has come to use. */
-bool vm_op_left_over(void *opaque, const char *path)
-{
-	struct vm_work *w = opaque;
-	int l = vm_work_layer(w, path);
-	struct made_file file = { .path = path };
-	struct stat st;
-
-	if (lstat(path, &st) < 0 || !S_ISREG(st.st_mode))
-		return false;
-	file.ino = st.st_ino;
-	if (vm_journal_each(&w->journal, "make", is_made, &file) == 0)
-		return false;
-	if (l >= 0 && (w->d->layers[l].active || w->d->layers[l].users[0] || w->d->layers[l].snapshots[0] || w->d->layers[l].unknown || w->d->n_doubts))
-		return false;
-	for (size_t i = 0; i < w->n_records; i++)
-		for (size_t k = 0; k < w->records[i].xml->n_files; k++)
-			if (!strcmp(w->records[i].xml->files[k].path, path))
-				return false;
-	for (size_t i = 0; l >= 0 && i < w->d->n_layers; i++)
-		if (w->d->layers[i].below == l)
-			return false;
-	return true;
-}
-
-void vm_op_making(void *opaque, const char *path, uint64_t ino)
-{
-	struct vm_work *w = opaque;
-	vs_autofree char *text = xasprintf("%" PRIu64 "\n%s", ino, path);
-
-	vm_journal_add(&w->journal, "make", text);
-}
-
-/* ---------------------------------------------------------------- what an interrupted create has taken */
-
-/* Does somebody know it, so that no note has to? */
-static bool is_known(const struct vm_work *w, const char *path, uint64_t ino)
-{
-	int l = vm_work_layer(w, path);
-	const struct vm_layer *layer = l < 0 ? NULL : &w->d->layers[l];
-
-	return layer && layer->stamp.ino == ino && (layer->active || layer->snapshots[0] || vm_made(w, l));
-}
-
-static bool settle_made(const char *text, void *opaque)
-{
-	struct vm_work *w = opaque;
-	char *path;
-	uint64_t ino = strtoull(text, &path, 10);
-	struct stat st;
-
-	if (*path++ != '\n' || lstat(path, &st) < 0)
-		return *path == '\0' || errno == ENOENT;
-	if (st.st_ino != ino || is_known(w, path, ino))
-		return true;
-	if (!vm_op_left_over(w, path) || vm_nobody_has_it(path, NULL) < 0 || unlink(path) < 0)
-		return false;
-	vm_log(w->log, "unlinked '%s', which an interrupted command had made", path);
-	return true;
-}
-
-void vm_op_settle_making(struct vm_work *w)
-{
-	vm_journal_settle(&w->journal, "make", settle_made, w);
-}
-
-#define TAKING_S 30 /* a snapshot's time is that of the beginning of the call that takes it */
-
-int vm_op_note_take(struct vm_work *w, const char *name)
-{
-	vs_autofree char *text = NULL;
-
-	if (asprintf(&text, "%" PRId64 "\n%s", vm_now_ns() / VM_NS_PER_S, name) < 0) {
-		text = NULL;
-		return -ENOMEM;
-	}
-	return vm_journal_add(&w->journal, "take", text);
-}
-
-static bool settle_one(const char *text, void *opaque)
-{
-	struct vm_work *w = opaque;
-	const char *name = strchr(text, '\n');
-	int64_t since_s = strtoll(text, NULL, 10);
-	bool changed = false;
-
-	for (size_t i = 0; name && i < w->d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &w->d->snapshots[i];
-		struct vm_own_id id = vm_work_id(w, s);
-
-		if (s->present || s->ours || strcmp(s->name, name + 1) != 0)
-			continue;
-		if (id.created_ns < (since_s - 1) * VM_NS_PER_S || id.created_ns > (since_s + TAKING_S) * VM_NS_PER_S)
-			continue;
-		changed |= vm_own_set_ours(w->own, &id, true) == 0;
-		vm_log(w->log, "'%s' was taken by an interrupted create, and counts as taken here", s->shown);
-	}
-	return changed;
-}
-
-int vm_op_settle(struct vm_work *w, struct vs_err *err)
-{
-	return !w->try_only && vm_journal_each(&w->journal, "take", settle_one, w) > 0 ? vm_work_save(w, err) : 0;
-}
-
 /* ---------------------------------------------------------------- create */
 
 /* What it froze is noted while it is what it was. */
@@ -224,7 +106,7 @@ static int make_ours(struct vm_work *w, const char *name, enum vm_kind kind, str
 {
 	const struct vm_work_record *record;
 	struct vm_own_id id;
-	int r = vm_work_look(w, err);
+	int r = vm_attest_look(w, err);
 
 	if (r < 0)
 		return r;
@@ -268,7 +150,7 @@ static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs
 	}
 	if (r != -EHOSTDOWN) {
 		vm_journal_done(&w->journal, "take");
-		if (r == 0 || vm_work_look(w, NULL) == 0)
+		if (r == 0 || vm_attest_look(w, NULL) == 0)
 			vm_op_settle_making(w);
 	}
 	return r;
@@ -307,7 +189,7 @@ int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 	struct vm_act_create spec = { .name = c->names[0], .description = c->desc, .targets = (const char *const *)c->disks,
 				      .n_targets = c->n_disks, .quiesce = c->quiesce_s, .quiesce_s = c->quiesce_s,
 				      .left_over = vm_op_left_over, .making = vm_op_making, .opaque = w };
-	int r = vm_work_look(w, err);
+	int r = vm_attest_look(w, err);
 
 	if (r < 0)
 		return r;
@@ -327,39 +209,4 @@ int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 		r = check_layers(w, c, err);
 	spec.depth = r == 0 ? depth_of(w) : 0;
 	return r < 0 ? r : create(w, &spec, err);
-}
-
-/* ---------------------------------------------------------------- hold, release, policy */
-
-int vm_op_hold(struct vm_work *w, const char *name, bool hold, struct vs_err *err)
-{
-	const struct vm_snapshot *s;
-	struct vm_own_id id;
-	int r = vm_work_look(w, err);
-
-	if (r == 0)
-		r = vm_work_find(w, name, &s, err);
-	if (r < 0)
-		return r;
-	if (s->held == hold || w->try_only) {
-		vm_work_say(w, s->held == hold ? "'%s' is %s already" : "'%s' would be %s", s->shown, hold ? "held" : "released");
-		return 0;
-	}
-	id = vm_work_id(w, s);
-	if (vm_own_set_held(w->own, &id, hold) < 0)
-		return vs_err_set(err, -ENOMEM, "out of memory");
-	return vm_work_save(w, err);
-}
-
-int vm_op_policy(struct vm_work *w, const char *line, struct vs_err *err)
-{
-	int r = vm_work_look(w, err);
-
-	if (r < 0)
-		return r;
-	if (w->own->policy && !strcmp(w->own->policy, line))
-		return 0;
-	if (vm_own_set_policy(w->own, line) < 0)
-		return vs_err_set(err, -ENOMEM, "out of memory");
-	return vm_work_save(w, err);
 }

@@ -8,13 +8,19 @@
  *
  * What a line is marked with is its command, "delete a b"; who says `delete` of those snapshots again repeats it.
  */
-#include "vm/command/intent.h"
-#include "vm/command/merge.h"
+#include "vm/command/delete.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/command/attest.h"
+#include "vm/command/checks.h"
+#include "vm/command/command.h"
+#include "vm/command/image.h"
+#include "vm/command/intent.h"
+#include "vm/command/merge.h"
+#include "vm/command/recover.h"
 #include "vm/libvirt/blockjob.h"
 #include "vm/libvirt/delete.h"
 #include "vm/libvirt/paused-guest.h"
@@ -123,7 +129,7 @@ static int delete_internal(struct vm_work *w, const struct vm_snapshot *s, struc
 	vm_work_say(w, "removed the entry '%s' and its record", shown);
 	if (vm_own_forget(w->own, &id))
 		r = vm_work_save(w, err);
-	return r == 0 ? vm_work_look(w, err) : r;
+	return r == 0 ? vm_attest_look(w, err) : r;
 }
 
 /* ---------------------------------------------------------------- a line */
@@ -155,14 +161,6 @@ static bool merge_as_one(struct vm_work *w, const char *const *line, size_t n, i
 	return can;
 }
 
-static bool among(const char *name, char *const *names, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		if (!strcmp(names[i], name))
-			return true;
-	return false;
-}
-
 /* Do both take part with the same disks? */
 static bool same_disks(const struct vm_xml_snapshot *a, const struct vm_xml_snapshot *b)
 {
@@ -187,7 +185,7 @@ static bool same_disks(const struct vm_xml_snapshot *a, const struct vm_xml_snap
 static const struct vm_work_record *child_among(const struct vm_work *w, const struct vm_work_record *of, char *const *names, size_t n)
 {
 	for (size_t i = 0; i < w->n_records; i++)
-		if (w->records[i].xml->parent && !strcmp(w->records[i].xml->parent, of->name) && among(w->records[i].name, names, n))
+		if (w->records[i].xml->parent && !strcmp(w->records[i].xml->parent, of->name) && vm_work_among(w->records[i].name, names, n))
 			return &w->records[i];
 	return NULL;
 }
@@ -206,7 +204,7 @@ static size_t run_first(const struct vm_work *w, char **keys, size_t n)
 
 	if (!may_be_in_line(w, at))
 		return 1;
-	for (size_t steps = 0; at->xml->parent && among(at->xml->parent, keys, n) && steps < w->n_records; steps++) {
+	for (size_t steps = 0; at->xml->parent && vm_work_among(at->xml->parent, keys, n) && steps < w->n_records; steps++) {
 		next = vm_work_record(w, at->xml->parent);
 		if (!may_be_in_line(w, next) || !same_disks(next->xml, at->xml))
 			break;
@@ -285,7 +283,7 @@ static const char *begun_delete(const struct vm_work *w, char *const *keys, size
 		line = xcalloc(w->n_records, sizeof(*line));
 		len = vm_intent_line(w, mark->command, line);
 		for (size_t k = 0; k < len; k++)
-			in += among(line[k], keys, n);
+			in += vm_work_among(line[k], keys, n);
 		if (in == len)
 			return mark->command;
 	}
@@ -321,7 +319,7 @@ static int find_all(struct vm_work *w, char *const *names, size_t n, char **keys
 			r = vs_err_set(err, -EPERM, "snapshot '%s' is held: release it first", s->shown);
 		if (r == 0)
 			r = check_delete(w, s, err);
-		if (r == 0 && !among(key_of(w, s), keys, *n_keys))
+		if (r == 0 && !vm_work_among(key_of(w, s), keys, *n_keys))
 			keys[(*n_keys)++] = xstrdup(key_of(w, s));
 		if (r == -ENOENT) {
 			if (went_before(w, names[i]))
@@ -387,7 +385,7 @@ static void drop_line(char **keys, size_t *n, char *const *line, size_t n_line)
 	size_t left = 0;
 
 	for (size_t i = 0; i < *n; i++) {
-		if (among(keys[i], line, n_line))
+		if (vm_work_among(keys[i], line, n_line))
 			free(keys[i]);
 		else
 			keys[left++] = keys[i];
@@ -430,7 +428,7 @@ int vm_op_delete(struct vm_work *w, char *const *names, size_t n, struct vs_err 
 	vs_autofree char **keys = xcalloc(n, sizeof(*keys));
 	const char *begun;
 	size_t n_keys = 0;
-	int r = vm_work_look(w, err);
+	int r = vm_attest_look(w, err);
 
 	if (r == 0)
 		r = find_all(w, names, n, keys, &n_keys, err);
@@ -494,7 +492,7 @@ int vm_op_commit(struct vm_work *w, const char *first_name, const char *last_nam
 	vs_autofree const char **line = NULL;
 	vs_autofree char *command = NULL;
 	size_t n = 0;
-	int r = vm_work_look(w, err);
+	int r = vm_attest_look(w, err);
 
 	if (r < 0)
 		return r;
@@ -520,175 +518,4 @@ int vm_op_commit(struct vm_work *w, const char *first_name, const char *last_nam
 	if (r == 0)
 		r = find_line(w, first, last, line, &n, err);
 	return r < 0 ? r : merge(w, line, n, VM_MERGE_COMMIT, vs_steal(command), err);
-}
-
-/* ---------------------------------------------------------------- repair */
-
-/* Absence is no proof that it is gone for good: what somebody holds is remembered. */
-static bool still_there(const struct vm_own_id *id, void *opaque)
-{
-	const struct vm_work *w = opaque;
-	const struct vm_own_snapshot *said = vm_own_find(w->own, id);
-
-	if (said && said->held)
-		return true;
-	for (size_t i = 0; i < w->d->n_snapshots; i++) {
-		struct vm_own_id other = vm_work_id(w, &w->d->snapshots[i]);
-
-		if (vm_own_same(id, &other))
-			return true;
-	}
-	return false;
-}
-
-/* The records of one interrupted command. */
-static int repair_one(struct vm_work *w, const char *command, struct vs_err *err)
-{
-	vs_autofree const char **line = xcalloc(w->n_records, sizeof(*line));
-	size_t n = vm_intent_line(w, command, line);
-	struct vs_err why = {0};
-	struct vm_merge m;
-	int r;
-
-	if (n == 0)
-		return 0;
-	r = vm_merge_plan(&m, w, line, n, VM_MERGE_COMMIT, xstrdup(command), &why);
-	if (r == 0)
-		r = vm_merge_repair(&m, err);
-	vm_merge_fini(&m);
-	return r > 0 ? vm_work_look(w, err) : 0; /* what stands against it is told when it is repeated */
-}
-
-static int repair_all(struct vm_work *w, struct vs_err *err)
-{
-	size_t n = w->own->n_snapshots, n_commands = 0;
-	char **commands = xcalloc(n, sizeof(*commands));
-	int r = 0;
-
-	for (size_t i = 0; i < n; i++) {
-		const struct vm_own_mark *mark = w->own->snapshots[i].mark;
-
-		if (mark && !mark->is_void && !among(mark->command, commands, n_commands))
-			commands[n_commands++] = xstrdup(mark->command);
-	}
-	for (size_t i = 0; i < n_commands; i++) {
-		if (r == 0)
-			r = repair_one(w, commands[i], err);
-		free(commands[i]);
-	}
-	free(commands);
-	return r;
-}
-
-static bool is_text(const char *text, void *opaque)
-{
-	return !strcmp(text, opaque);
-}
-
-/* Has any command of ours begun a block job on this disk? */
-static bool began_any(struct vm_work *w, const char *target)
-{
-	for (size_t i = 0; i < w->own->n_snapshots; i++) {
-		const struct vm_own_mark *mark = w->own->snapshots[i].mark;
-
-		if (mark && !mark->is_void && vm_intent_of(mark, target))
-			return true;
-	}
-	return vm_journal_each(&w->journal, "job", is_text, (void *)target) > 0;
-}
-
-/* Who ends a guest that is ours gives up the jobs in it that are ours; those of others are waited for. */
-static void abort_own(struct vm_work *w)
-{
-	struct vm_act_job *jobs = NULL;
-	size_t n = 0;
-
-	if (vm_act_jobs(w->dom, &jobs, &n, NULL) < 0)
-		return;
-	for (size_t i = 0; i < n; i++)
-		if (jobs[i].target && began_any(w, jobs[i].target))
-			vm_act_job_abort(w->dom, jobs[i].target, NULL);
-	vm_act_jobs_free(jobs, n);
-}
-
-/* A guest that we have started and that nobody has come to use is ended; a word of ours in the configuration goes. */
-static int end_guest(struct vm_work *w, struct vs_err *err)
-{
-	struct vm_act_guest guest;
-
-	if (w->guest_up || vm_work_find_guest(w, &guest) != 1)
-		return 0;
-	vm_log(w->log, "ending the paused guest that an interrupted command had started");
-	abort_own(w);
-	vm_act_end_paused(w->conn, &guest, &w->watch, NULL);
-	return vm_work_look(w, err);
-}
-
-int vm_op_repair(struct vm_work *w, struct vs_err *err)
-{
-	struct vs_err begun = {0};
-	int r = vm_work_look(w, err);
-
-	if (r == 0 && w->conn)
-		r = vm_work_prove_pivots(w, err);
-	if (r == 0 && w->conn)
-		r = end_guest(w, err);
-	if (r == 0 && w->conn)
-		vm_intent_settle(w, NULL, false, &begun); /* what is begun stays so; the others are settled */
-	if (r == 0 && w->conn)
-		r = repair_all(w, err);
-	if (r == 0)
-		r = vm_op_settle(w, err);
-	if (r == 0 && w->own->serial && vm_own_sweep(w->own, still_there, w) > 0)
-		r = vm_work_save(w, err);
-	return r;
-}
-
-/* ---------------------------------------------------------------- how a command begins */
-
-static bool began(const struct vm_work *w, const char *command, const char *target)
-{
-	for (size_t i = 0; i < w->own->n_snapshots; i++) {
-		const struct vm_own_mark *mark = w->own->snapshots[i].mark;
-
-		if (mark && !mark->is_void && !strcmp(mark->command, command) && vm_intent_of(mark, target))
-			return true;
-	}
-	return vm_journal_has(&w->journal, "job", target);
-}
-
-/* Of an interrupted run of @command: a block job that is still there is given up. */
-static int reclaim(struct vm_work *w, const char *command, struct vs_err *err)
-{
-	struct vm_act_job *jobs = NULL;
-	size_t n = 0;
-	bool any = false;
-	int r = end_guest(w, err);
-
-	if (r == 0)
-		r = vm_act_jobs(w->dom, &jobs, &n, err);
-	for (size_t i = 0; r == 0 && i < n; i++) {
-		if (!jobs[i].target || !began(w, command, jobs[i].target))
-			continue;
-		vm_log(w->log, "giving up the job on disk %s that an interrupted '%s' has left", jobs[i].target, command);
-		r = vm_act_job_abort(w->dom, jobs[i].target, err);
-		any = true;
-	}
-	vm_act_jobs_free(jobs, n);
-	return r == 0 && any ? vm_work_look(w, err) : r;
-}
-
-int vm_op_begin(struct vm_work *w, const char *command, bool create, struct vs_err *err)
-{
-	int r = 0;
-
-	if (!w->dom)
-		return 0;
-	if (!w->try_only)
-		r = vm_work_prove_pivots(w, err);
-	if (r == 0 && !w->try_only)
-		r = reclaim(w, command, err);
-	if (r == 0)
-		r = vm_intent_settle(w, command, create, err);
-	return r == 0 ? vm_work_idle(w, err) : r;
 }

@@ -7,11 +7,14 @@
  * qemu-img takes a snapshot's id where a name is expected, and the other way round: what `-d 1` removes depends on the table. So
  * a snapshot is removed or applied only where its name is nobody's id and nobody else's name, and a new name must not be digits only.
  */
-#include "vm/command/remove.h"
+#include "vm/command/image.h"
 
 #include <errno.h>
 #include <string.h>
 
+#include "vm/command/attest.h"
+#include "vm/command/recover.h"
+#include "vm/command/remove.h"
 #include "vm/libvirt/qemu-img.h"
 #include "vm/util/clock.h"
 
@@ -106,7 +109,7 @@ int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_
 		return vs_err_set(err, r, "out of memory");
 	r = run(w, "-c", c->names[0], err);
 	if (r == 0)
-		r = vm_work_look(w, err);
+		r = vm_attest_look(w, err);
 	if (r == 0)
 		r = vm_work_find(w, c->names[0], &s, err);
 	if (r < 0)
@@ -133,7 +136,7 @@ int vm_op_image_delete(struct vm_work *w, const struct vm_snapshot *s, struct vs
 	r = run(w, "-d", s->name, err);
 	if (r == 0 && vm_own_forget(w->own, &id))
 		r = vm_work_save(w, err);
-	return r == 0 ? vm_work_look(w, err) : r;
+	return r == 0 ? vm_attest_look(w, err) : r;
 }
 
 int vm_op_image_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err)

@@ -19,13 +19,13 @@
  * after its next start. The one exception is a snapshot whose own image is gone and that nothing else depends on: its record is all
  * that is left of it, and may go.
  */
-#include "vm/command/merge.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/command/checks.h"
 #include "vm/command/intent.h"
+#include "vm/command/merge.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 

@@ -9,13 +9,12 @@
  *
  * Our own note of what a snapshot froze moves with its record: see meta/meta.h.
  */
-#include "vm/command/merge.h"
-
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "vm/command/intent.h"
+#include "vm/command/merge.h"
 #include "vm/libvirt/blockjob.h"
 #include "vm/libvirt/domain.h"
 #include "vm/libvirt/record.h"

@@ -26,14 +26,16 @@
  * libvirt's own delete does all this in one call, but can neither be cancelled nor slowed, asks nobody before the pivot, and
  * leaves, interrupted in the oldest snapshot, no trace. So it is not used for external snapshots.
  */
-#include "vm/command/merge.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/command/attest.h"
+#include "vm/command/checks.h"
+#include "vm/command/guest.h"
 #include "vm/command/intent.h"
+#include "vm/command/merge.h"
 #include "vm/libvirt/blockjob.h"
 #include "vm/libvirt/record.h"
 #include "vm/util/clock.h"
@@ -535,7 +537,7 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 	if (r == 0)
 		r = vm_merge_records(m, err);
 	if (r >= 0)
-		r = vm_work_look(m->w, err);
+		r = vm_attest_look(m->w, err);
 	if (r == 0)
 		remove_files(m);
 	if (r == 0)
@@ -548,7 +550,7 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 		r = vm_merge_forget(m, err);
 	if (r == 0)
 		r = forget_own(m, ids, m->n_names, err);
-	return r == 0 ? vm_work_look(m->w, err) : r;
+	return r == 0 ? vm_attest_look(m->w, err) : r;
 }
 
 /* Of a file that was cut off nobody knows what it had. */

@@ -6,12 +6,15 @@
  *
  * What a guard refuses to drop stays, and the others go all the same; the first refusal is what is told.
  */
-#include "vm/command/context.h"
-#include "vm/command/plan.h"
-
 #include <errno.h>
 #include <string.h>
 
+#include "vm/command/attest.h"
+#include "vm/command/command.h"
+#include "vm/command/context.h"
+#include "vm/command/delete.h"
+#include "vm/command/plan.h"
+#include "vm/command/recover.h"
 #include "vm/language/retain.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
@@ -141,7 +144,7 @@ static int try_prune(struct vm_work *w, struct vs_err *err)
 int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err)
 {
 	struct pruning p vs_cleanup(pruning_fini) = { .n_refused = 0 };
-	int r = vm_work_look(w, err);
+	int r = vm_attest_look(w, err);
 
 	*dropped = 0;
 	if (w->try_only && r == 0)
@@ -158,7 +161,7 @@ int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err)
 		r = prune_some(w, &p, dropped, err);
 		more = r > 0;
 		if (more)
-			r = vm_work_look(w, err);
+			r = vm_attest_look(w, err);
 		more = more && r == 0;
 	}
 	w->left = 0;

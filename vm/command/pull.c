@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* pull. */
-#include "vm/command/context.h"
-#include "vm/libvirt/blockjob.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "vm/command/attest.h"
+#include "vm/command/checks.h"
+#include "vm/command/command.h"
+#include "vm/command/context.h"
+#include "vm/command/guest.h"
+#include "vm/command/recover.h"
+#include "vm/libvirt/blockjob.h"
 
 struct pull_disk {
 	const char *target;
@@ -135,7 +140,7 @@ int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
 	const struct vm_snapshot *s;
 	vs_autofree struct pull_disk *disks = NULL;
 	size_t n = 0;
-	int r = vm_work_look(w, err);
+	int r = vm_attest_look(w, err);
 
 	if (r == 0 && !w->conn)
 		r = vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has no layers to pull");

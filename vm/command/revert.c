@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* revert. */
-#include "vm/command/remove.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -10,6 +8,13 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/command/attest.h"
+#include "vm/command/checks.h"
+#include "vm/command/command.h"
+#include "vm/command/delete.h"
+#include "vm/command/image.h"
+#include "vm/command/recover.h"
+#include "vm/command/remove.h"
 #include "vm/libvirt/domain.h"
 #include "vm/libvirt/overlay.h"
 #include "vm/libvirt/revert.h"
@@ -212,7 +217,7 @@ static int stop_guest(struct vm_work *w, struct vs_err *err)
 		*err = (struct vs_err){0};
 	}
 	vm_fault();
-	return vm_work_look(w, err);
+	return vm_attest_look(w, err);
 }
 
 /* Nobody has written to this file since it was made, or since @since_s. */
@@ -316,7 +321,7 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r == 0)
 		r = vm_act_revert(w->dom, &spec, &w->watch, err);
 	if (r == 0)
-		r = vm_work_look(w, err); /* which puts our facts back, too */
+		r = vm_attest_look(w, err); /* which puts our facts back, too */
 	if (r == 0)
 		vm_work_say(w, "the domain is as it was at '%s'", name);
 	if (r == 0)
@@ -324,7 +329,7 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r == 0)
 		r = settle_layers(w, &old, err);
 	if (r != -EHOSTDOWN) {
-		if (r == 0 || vm_work_look(w, NULL) == 0)
+		if (r == 0 || vm_attest_look(w, NULL) == 0)
 			vm_op_settle_making(w);
 		vm_journal_done(&w->journal, "drop");
 	}
@@ -417,7 +422,7 @@ int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 	struct vm_act_revert spec = { .stops = true };
 	struct vm_act_plan plan = {0};
 	enum vm_act_way way;
-	int r = vm_work_look(w, err);
+	int r = vm_attest_look(w, err);
 
 	if (r == 0 && !w->conn)
 		return vm_op_image_revert(w, c, err);

@@ -4,6 +4,7 @@
  * What a request does once it has the domain. The outcome of each command is a line "ok: COMMAND: what was done" or "failed:
  * COMMAND: why (errno)"; before it is said, the picture is one that was begun after the change.
  */
+#include "vm/command/command.h"
 #include "vm/engine/engine-priv.h"
 
 #include <errno.h>
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/command/guest.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/utf8.h"

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/command/guest.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/command/attest.h"
+#include "vm/command/checks.h"
+#include "vm/libvirt/domain.h"
+#include "vm/util/mem.h"
+
+/* What tells our instance from any other that carries its word: see libvirt/paused-guest.h. */
+static bool note_guest(struct vm_work *w, const struct vm_act_guest *guest)
+{
+	vs_autofree char *text = xasprintf("%s %" PRId64 " %" PRIu64, guest->token, (int64_t)guest->pid, guest->began);
+
+	return vm_journal_add(&w->journal, "start", text) == 0;
+}
+
+static void before_start(void *opaque, const struct vm_act_guest *guest)
+{
+	note_guest(opaque, guest);
+}
+
+int vm_work_guest(struct vm_work *w, struct vs_err *err)
+{
+	int r;
+
+	if (w->running)
+		return 0;
+	r = vm_work_startable(w, err);
+	if (r < 0)
+		return r;
+	r = vm_act_start_paused(w->dom, before_start, w, &w->guest, err);
+	if (r < 0) {
+		vm_journal_done(&w->journal, "start");
+		return r;
+	}
+	w->guest_up = w->running = true;
+	note_guest(w, &w->guest);
+	return 0;
+}
+
+static bool take_noted(const char *text, void *opaque)
+{
+	struct vm_act_guest *guest = opaque;
+
+	return sscanf(text, "%32[0-9a-f] %" SCNd64 " %" SCNu64, guest->token, &guest->pid, &guest->began) == 3;
+}
+
+int vm_work_find_guest(struct vm_work *w, struct vm_act_guest *out)
+{
+	struct vm_act_guest noted = {0};
+	int r;
+
+	vm_journal_each(&w->journal, "start", take_noted, &noted); /* the last one counts */
+	r = vm_act_find_paused(w->dom, &noted, out, NULL);
+	if (r == 1 || vm_act_active(w->dom, NULL) == 0)
+		return r == 1;
+	if (noted.token[0] && r == 0)
+		vm_journal_drop(&w->journal, "start");
+	return 0;
+}
+
+int vm_work_guest_end(struct vm_work *w, struct vs_err *err)
+{
+	int r;
+
+	if (!w->guest_up)
+		return 0;
+	r = vm_act_end_paused(w->conn, &w->guest, &w->watch, err);
+	if (r >= 0) {
+		w->guest_up = w->running = false;
+		vm_journal_done(&w->journal, "start");
+	}
+	return r < 0 ? r : 0;
+}
+
+/* ---------------------------------------------------------------- pivots */
+
+int vm_work_note_pivot(struct vm_work *w, const char *target)
+{
+	struct vm_act_guest qemu = {0};
+	vs_autofree char *text = NULL;
+
+	if (!vm_act_process(w->uuid, &qemu))
+		return 0; /* then it will not be provable */
+	text = xasprintf("%" PRId64 " %" PRIu64 " %s", qemu.pid, qemu.began, target);
+	return vm_journal_add(&w->journal, "pivot", text);
+}
+
+struct pivot {
+	const struct vm_act_guest *qemu;
+	const char *target;
+};
+
+static bool is_that_pivot(const char *text, void *opaque)
+{
+	const struct pivot *p = opaque;
+	uint64_t began;
+	int64_t pid;
+	int at = 0;
+
+	return sscanf(text, "%" SCNd64 " %" SCNu64 " %n", &pid, &began, &at) == 2 && pid == p->qemu->pid && began == p->qemu->began &&
+	       !strcmp(text + at, p->target);
+}
+
+static bool is_on(const struct vm_work *w, const struct vm_own_doomed *disk)
+{
+	for (size_t i = 0; i < w->d->n_disks; i++)
+		if (!strcmp(w->d->disks[i].target, disk->target) && w->d->disks[i].top >= 0)
+			return w->d->layers[w->d->disks[i].top].stamp.ino == disk->path_ino && disk->path_ino;
+	return false;
+}
+
+int vm_work_prove_pivots(struct vm_work *w, struct vs_err *err)
+{
+	struct vm_act_guest qemu = {0};
+	bool news = false;
+
+	if (!w->running || !vm_act_process(w->uuid, &qemu))
+		return 0;
+	for (size_t i = 0; i < w->own->n_snapshots; i++) {
+		struct vm_own_mark *mark = w->own->snapshots[i].mark;
+
+		for (size_t k = 0; mark && k < mark->n_disks; k++) {
+			struct pivot p = { &qemu, mark->disks[k].target };
+
+			if (!mark->disks[k].pivoting || mark->disks[k].done || !is_on(w, &mark->disks[k]) ||
+			    vm_journal_each(&w->journal, "pivot", is_that_pivot, &p) == 0)
+				continue;
+			mark->disks[k].done = news = true;
+			mark->disks[k].pivoting = false;
+		}
+	}
+	if (!news)
+		return 0;
+	vm_journal_drop(&w->journal, "pivot");
+	return vm_work_save(w, err);
+}
