@@ -350,6 +350,8 @@ class Books:
             return 'a job runs'
         if t not in s.place:
             return 'what it stood on was unreadable' if any(world.ino_of(p) in world.disturbed for p in dom.paths) else None
+        if s.place[t] in world.rewritten and not any(s.place[t] in world.chain(world.ino_of(p), files) for p in dom.paths):
+            return 'somebody has written its header anew, and no disk stands on it that could show when'
         for ino in world.chain(s.place[t], files):
             if ino is None:
                 return 'something beneath is missing'

@@ -1067,6 +1067,7 @@ class Steps:
         if r.returncode:
             return r.stderr.decode(errors='replace').strip()
         self.w.odd.pop(f.ino, None)
+        self.w.rewritten.add(f.ino)
         if how in ('file', 'jsonopts'):
             self.w.odd[f.ino] = name
         return name

@@ -143,6 +143,7 @@ class World:
         self.ends = []  # what the ends of mounts left to say
         self.binds = []
         self.disturbed = {}  # ino -> {how, path, ...}: see disturb()
+        self.rewritten = set()  # inodes whose header somebody has written anew
         self.odd = {}  # ino -> a name of its backing file that may be refused
         self._read = {}
         self.n = 0
