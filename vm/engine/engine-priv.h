@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* engine-priv.h: shared by engine.c (desks, texts), request.c (threads, whose turn it is), request-run.c (commands) and
- * retention.c. */
+/* engine-priv.h: shared by engine.c (life, texts), slots.c (all about one domain), request.c (threads, whose turn it is),
+ * request-run.c (commands) and retention.c. */
 #ifndef VS_VM_ENGINE_ENGINE_PRIV_H
 #define VS_VM_ENGINE_ENGINE_PRIV_H
 
@@ -65,6 +65,8 @@ struct vm_request {
 	struct vm_log *log;
 };
 
+/* ---------------------------------------------------------------- slots.c */
+
 /* -ENOMEM as NULL. */
 struct vm_desk *vm_desk_locked(struct vm_engine *engine, const char *uuid);
 /* @line: fit to be shown. */
@@ -74,6 +76,13 @@ void vm_desk_tell(struct vm_engine *engine, struct vm_desk *desk, bool often);
 /* By number; false: there is none. */
 bool vm_desk_has_job(struct vm_engine *engine, struct vm_desk *desk, uint64_t job);
 bool vm_desk_cancel(struct vm_engine *engine, struct vm_desk *desk, uint64_t job);
+
+/* For vm_strmap_clear() and vm_strmap_filter(). */
+void vm_desk_free(void *desk);
+/* Asks whoever has the domain to stop. Locked. */
+bool vm_desk_cancel_running(void *desk, void *opaque);
+
+/* ---------------------------------------------------------------- requests and retention */
 
 /* request-run.c: all that was asked for, on the domain that the request has. @conn: NULL for an image source. */
 int vm_request_do(struct vm_request *q, virConnectPtr conn);

@@ -24,7 +24,6 @@
 #include "vm/util/log.h"
 #include "vm/util/utf8.h"
 
-#define TELL_NS (300 * VM_NS_PER_MS)
 #define STOP_PATIENCE_S 10
 
 /* ---------------------------------------------------------------- life */
@@ -52,19 +51,6 @@ struct vm_engine *vm_engine_new(struct vm_refresher *refresher, struct vm_store 
 	return e;
 }
 
-static bool cancel_running(void *thing, void *opaque)
-{
-	struct vm_desk *desk = thing;
-
-	(void)opaque;
-	if (desk->running) {
-		atomic_store(&desk->running->cancel, true);
-		if (desk->running->work)
-			atomic_store(&desk->running->work->watch.cancel, true);
-	}
-	return true;
-}
-
 int vm_engine_stop(struct vm_engine *e)
 {
 	struct timespec until = vm_ns_timespec(vm_steady_ns() + STOP_PATIENCE_S * VM_NS_PER_S);
@@ -72,7 +58,7 @@ int vm_engine_stop(struct vm_engine *e)
 
 	pthread_mutex_lock(&e->lock);
 	e->stop = true;
-	vm_strmap_filter(&e->desks, cancel_running, NULL);
+	vm_strmap_filter(&e->desks, vm_desk_cancel_running, NULL);
 	pthread_cond_broadcast(&e->idle);
 	while (e->threads && pthread_cond_timedwait(&e->idle, &e->lock, &until) == 0)
 		;
@@ -82,100 +68,15 @@ int vm_engine_stop(struct vm_engine *e)
 	return ended ? 0 : -EBUSY;
 }
 
-static void desk_free(void *thing)
-{
-	struct vm_desk *desk = thing;
-
-	while (desk->jobs)
-		vm_job_remove(&desk->jobs, desk->jobs);
-	free(desk->readers);
-	free(desk->seen);
-	free(desk->outcome);
-	free(desk->uuid);
-	free(desk);
-}
-
 void vm_engine_free(struct vm_engine *e)
 {
 	if (!e)
 		return;
-	vm_strmap_clear(&e->desks, desk_free);
+	vm_strmap_clear(&e->desks, vm_desk_free);
 	pthread_cond_destroy(&e->idle);
 	pthread_mutex_destroy(&e->lock);
 	free((char *)e->options.uri);
 	free(e);
-}
-
-/* ---------------------------------------------------------------- desks */
-
-struct vm_desk *vm_desk_locked(struct vm_engine *e, const char *uuid)
-{
-	struct vm_desk *desk = vm_strmap_get(&e->desks, uuid);
-
-	if (desk)
-		return desk;
-	desk = calloc(1, sizeof(*desk));
-	if (!desk || !(desk->uuid = strdup(uuid)) || vm_strmap_put(&e->desks, uuid, desk) < 0) {
-		if (desk)
-			desk_free(desk);
-		return NULL;
-	}
-	desk->outcome_ns = desk->jobs_ns = desk->retain_ns = vm_now_ns();
-	return desk;
-}
-
-void vm_desk_tell(struct vm_engine *e, struct vm_desk *desk, bool often)
-{
-	int64_t now = vm_steady_ns();
-	bool tell;
-
-	pthread_mutex_lock(&e->lock);
-	desk->jobs_ns = vm_now_ns();
-	tell = !often || now - desk->told_ns >= TELL_NS;
-	if (tell)
-		desk->told_ns = now;
-	pthread_mutex_unlock(&e->lock);
-	if (tell && e->options.jobs_changed)
-		e->options.jobs_changed(e->options.opaque, desk->uuid);
-}
-
-void vm_desk_outcome(struct vm_engine *e, struct vm_desk *desk, const char *line)
-{
-	char *copy = strdup(line);
-
-	if (!copy)
-		return;
-	pthread_mutex_lock(&e->lock);
-	free(desk->outcome);
-	desk->outcome = copy;
-	desk->outcome_ns = vm_now_ns();
-	pthread_mutex_unlock(&e->lock);
-}
-
-bool vm_desk_has_job(struct vm_engine *e, struct vm_desk *desk, uint64_t id)
-{
-	bool found = false;
-
-	pthread_mutex_lock(&e->lock);
-	for (const struct vm_run *job = desk->jobs; job; job = job->next)
-		found |= job->id == id && desk->running;
-	pthread_mutex_unlock(&e->lock);
-	return found;
-}
-
-bool vm_desk_cancel(struct vm_engine *e, struct vm_desk *desk, uint64_t id)
-{
-	bool found = false;
-
-	pthread_mutex_lock(&e->lock);
-	for (struct vm_run *job = desk->jobs; job; job = job->next)
-		if (job->id == id && desk->running) {
-			found = true;
-			job->state = "cancelling";
-			cancel_running(desk, NULL);
-		}
-	pthread_mutex_unlock(&e->lock);
-	return found;
 }
 
 /* ---------------------------------------------------------------- texts */
