@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * Every domain has a desk: who is at work on it, the jobs, the last outcome, its readers, what was there at the last look.
+ * Every domain has a slot: who is at work on it, the jobs, the last outcome, its readers, what was there at the last look.
  *
- *      writer ── request ──► desk free ────────────────► thread: lock file, connection, commands, refresh, done
- *                        └─► desk taken by a command ──► EBUSY
- *                        └─► desk taken by retention ──► thread: waits for it, then as above
+ *      writer ── request ──► slot free ────────────────► thread: lock file, connection, commands, refresh, done
+ *                        └─► slot taken by a command ──► EBUSY
+ *                        └─► slot taken by retention ──► thread: waits for it, then as above
  *                        └─► only try and cancel ──────► thread (cancel: at once), beside whoever works
  *
  * A request is one thread; it holds no lock of ours while it works, so that texts, `cancel` and other domains never wait.
- * Retention takes a desk by itself when a snapshot has appeared; what appears while a request works is looked at when it ends.
+ * Retention takes a slot by itself when a snapshot has appeared; what appears while a request works is looked at when it ends.
  *
  * Locks: the engine's only. Callbacks to fs/ are made without it.
  */
@@ -58,7 +58,7 @@ int vm_engine_stop(struct vm_engine *e)
 
 	pthread_mutex_lock(&e->lock);
 	e->stop = true;
-	vm_strmap_filter(&e->desks, vm_desk_cancel_running, NULL);
+	vm_strmap_filter(&e->slots, vm_slot_cancel_running, NULL);
 	pthread_cond_broadcast(&e->idle);
 	while (e->threads && pthread_cond_timedwait(&e->idle, &e->lock, &until) == 0)
 		;
@@ -72,7 +72,7 @@ void vm_engine_free(struct vm_engine *e)
 {
 	if (!e)
 		return;
-	vm_strmap_clear(&e->desks, vm_desk_free);
+	vm_strmap_clear(&e->slots, vm_slot_free);
 	pthread_cond_destroy(&e->idle);
 	pthread_mutex_destroy(&e->lock);
 	free((char *)e->options.uri);
@@ -84,16 +84,16 @@ void vm_engine_free(struct vm_engine *e)
 int vm_engine_ctl_text(struct vm_engine *e, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
 	vs_autofree char *usage = vm_command_usage();
-	struct vm_desk *desk;
+	struct vm_slot *slot;
 	int n;
 
 	if (!usage)
 		return -ENOMEM;
 	pthread_mutex_lock(&e->lock);
-	desk = vm_desk_locked(e, uuid);
-	n = desk ? asprintf(text, "%s%s\n%s", desk->outcome ? desk->outcome : "no command was given yet", "\n", usage) : -1;
+	slot = vm_slot_locked(e, uuid);
+	n = slot ? asprintf(text, "%s%s\n%s", slot->outcome ? slot->outcome : "no command was given yet", "\n", usage) : -1;
 	if (n >= 0 && changed_ns)
-		*changed_ns = desk->outcome_ns;
+		*changed_ns = slot->outcome_ns;
 	pthread_mutex_unlock(&e->lock);
 	if (n < 0)
 		return -ENOMEM;
@@ -105,16 +105,16 @@ int vm_engine_retain_text(struct vm_engine *e, const char *uuid, char **text, si
 {
 	struct vm_own *own = vm_store_best(e->store, uuid, NULL);
 	int n = asprintf(text, "%s\n", own && own->policy ? own->policy : "off");
-	struct vm_desk *desk;
+	struct vm_slot *slot;
 
 	vm_own_free(own);
 	if (n < 0)
 		return -ENOMEM;
 	*len = (size_t)n;
 	pthread_mutex_lock(&e->lock);
-	desk = vm_desk_locked(e, uuid);
+	slot = vm_slot_locked(e, uuid);
 	if (changed_ns)
-		*changed_ns = desk ? desk->retain_ns : 0;
+		*changed_ns = slot ? slot->retain_ns : 0;
 	pthread_mutex_unlock(&e->lock);
 	return 0;
 }
@@ -132,15 +132,15 @@ int vm_engine_jobs_text(struct vm_engine *e, const char *uuid, char **text, size
 {
 	struct vm_picture *pic = vm_refresher_picture(e->refresher);
 	const struct vm_domain *d = find_domain(pic, uuid);
-	struct vm_desk *desk;
+	struct vm_slot *slot;
 	int r = -ENOMEM;
 
 	pthread_mutex_lock(&e->lock);
-	desk = vm_desk_locked(e, uuid);
-	if (desk) {
-		r = vm_jobs_table(desk->jobs, desk->running ? NULL : d, text, len);
+	slot = vm_slot_locked(e, uuid);
+	if (slot) {
+		r = vm_jobs_table(slot->jobs, slot->running ? NULL : d, text, len);
 		if (changed_ns)
-			*changed_ns = d && d->changed_ns > desk->jobs_ns ? d->changed_ns : desk->jobs_ns;
+			*changed_ns = d && d->changed_ns > slot->jobs_ns ? d->changed_ns : slot->jobs_ns;
 	}
 	pthread_mutex_unlock(&e->lock);
 	vm_picture_put(pic);

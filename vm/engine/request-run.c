@@ -38,7 +38,7 @@ void vm_request_report(struct vm_request *q, const char *command, int r, const c
 		free(q->outcome);
 		q->outcome = vm_utf8_escape(line, strlen(line), false);
 		if (q->outcome)
-			vm_desk_outcome(q->engine, q->desk, q->outcome);
+			vm_slot_outcome(q->engine, q->slot, q->outcome);
 	}
 	vm_log(q->log, "%s", line);
 }
@@ -64,7 +64,7 @@ static void on_progress(void *opaque, uint64_t cur, uint64_t end, uint64_t speed
 	at->job->speed = speed;
 	at->job->left = at->work.left;
 	pthread_mutex_unlock(&at->q->engine->lock);
-	vm_desk_tell(at->q->engine, at->q->desk, true);
+	vm_slot_tell(at->q->engine, at->q->slot, true);
 }
 
 static void on_step(void *opaque, const char *step)
@@ -86,11 +86,11 @@ static void begin(struct at_work *at, struct vm_request *q, virConnectPtr conn, 
 	at->work.refresher = e->refresher;
 	at->work.store = e->store;
 	at->work.options = &e->options;
-	at->work.uuid = q->desk->uuid;
+	at->work.uuid = q->slot->uuid;
 	at->work.conn = conn;
 	at->work.log = q->log;
 	at->work.command = command;
-	at->work.journal = (struct vm_journal){ e->store, q->desk->uuid, command };
+	at->work.journal = (struct vm_journal){ e->store, q->slot->uuid, command };
 	at->work.try_only = try_only;
 	at->work.watch.progress = on_progress;
 	at->work.watch.step = on_step;
@@ -99,10 +99,10 @@ static void begin(struct at_work *at, struct vm_request *q, virConnectPtr conn, 
 	atomic_store(&at->work.watch.cancel, atomic_load(&q->cancel));
 	q->work = &at->work;
 	if (!try_only)
-		at->job = vm_job_add(&q->desk->jobs, ++e->next_job, vs_steal(shown));
+		at->job = vm_job_add(&q->slot->jobs, ++e->next_job, vs_steal(shown));
 	pthread_mutex_unlock(&e->lock);
 	free(shown);
-	vm_desk_tell(e, q->desk, false);
+	vm_slot_tell(e, q->slot, false);
 }
 
 /* A guest that was started for it is ended before the outcome is told. */
@@ -121,17 +121,17 @@ static void end(struct at_work *at)
 	pthread_mutex_lock(&e->lock);
 	at->q->work = NULL;
 	if (at->job)
-		vm_job_remove(&at->q->desk->jobs, at->job);
+		vm_job_remove(&at->q->slot->jobs, at->job);
 	pthread_mutex_unlock(&e->lock);
 	vm_work_fini(&at->work);
-	vm_desk_tell(e, at->q->desk, false);
+	vm_slot_tell(e, at->q->slot, false);
 }
 
 static int cancel_job(struct vm_request *q, const struct vm_command *c, struct vs_err *err)
 {
 	uint64_t id = c->job;
 
-	if ((c->try_only ? vm_desk_has_job : vm_desk_cancel)(q->engine, q->desk, id))
+	if ((c->try_only ? vm_slot_has_job : vm_slot_cancel)(q->engine, q->slot, id))
 		return 0;
 	return vs_err_set(err, -ENOENT, "there is no job %" PRIu64 " of ours", id);
 }
@@ -239,7 +239,7 @@ static int run_policy(struct vm_request *q, virConnectPtr conn)
 	r = vm_op_policy(&at.work, q->policy, &err);
 	if (r == 0) {
 		pthread_mutex_lock(&q->engine->lock);
-		q->desk->retain_ns = vm_now_ns();
+		q->slot->retain_ns = vm_now_ns();
 		pthread_mutex_unlock(&q->engine->lock);
 		r = vm_op_prune(&at.work, &dropped, &err);
 		if (r < 0)

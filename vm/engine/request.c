@@ -62,37 +62,37 @@ static int refuse_busy(struct vm_request *q)
 	return refuse(q, -EBUSY, &err);
 }
 
-/* Waits while retention has the desk. */
-static int take_desk(struct vm_request *q)
+/* Waits while retention has the slot. */
+static int take_slot(struct vm_request *q)
 {
 	struct vm_engine *e = q->engine;
 	int r = 0;
 
 	pthread_mutex_lock(&e->lock);
-	while (q->desk->running && q->desk->running != q && q->desk->running->origin != VM_BY_WRITER && !atomic_load(&q->cancel) &&
+	while (q->slot->running && q->slot->running != q && q->slot->running->origin != VM_BY_WRITER && !atomic_load(&q->cancel) &&
 	       !e->stop)
 		pthread_cond_wait(&e->idle, &e->lock);
 	if (atomic_load(&q->cancel) || e->stop)
 		r = -ECANCELED;
-	else if (q->desk->running && q->desk->running != q)
+	else if (q->slot->running && q->slot->running != q)
 		r = -EBUSY;
 	else
-		q->desk->running = q;
+		q->slot->running = q;
 	pthread_mutex_unlock(&e->lock);
 	return r;
 }
 
-static bool leave_desk(struct vm_request *q)
+static bool leave_slot(struct vm_request *q)
 {
 	struct vm_engine *e = q->engine;
 	bool due;
 
 	pthread_mutex_lock(&e->lock);
-	if (q->desk->running == q)
-		q->desk->running = NULL;
-	due = q->desk->prune_due && q->origin == VM_BY_WRITER && !q->desk->running && !e->stop;
+	if (q->slot->running == q)
+		q->slot->running = NULL;
+	due = q->slot->prune_due && q->origin == VM_BY_WRITER && !q->slot->running && !e->stop;
 	if (q->origin == VM_BY_RETENTION || due)
-		q->desk->prune_due = false;
+		q->slot->prune_due = false;
 	pthread_cond_broadcast(&e->idle);
 	pthread_mutex_unlock(&e->lock);
 	return due;
@@ -104,7 +104,7 @@ static int take_lock(struct vm_request *q, struct vm_lock **lock, struct vs_err 
 	bool pruning = false;
 	int r;
 
-	while ((r = vm_lock_take(q->desk->uuid, q->origin != VM_BY_WRITER, lock, &pruning, err)) == -EBUSY && pruning &&
+	while ((r = vm_lock_take(q->slot->uuid, q->origin != VM_BY_WRITER, lock, &pruning, err)) == -EBUSY && pruning &&
 	       !atomic_load(&q->cancel)) {
 		usleep(LOCK_PAUSE_US);
 		pruning = false;
@@ -136,7 +136,7 @@ static int run(struct vm_request *q)
 	struct vm_lock *lock = NULL;
 	virConnectPtr conn = NULL;
 	struct vs_err err = {0};
-	int r = q->aside ? 0 : take_desk(q);
+	int r = q->aside ? 0 : take_slot(q);
 
 	if (r == -EBUSY)
 		return refuse_busy(q);
@@ -154,7 +154,7 @@ static int run(struct vm_request *q)
 		virConnectClose(conn);
 	vm_lock_release(lock);
 	if (r == -EHOSTDOWN) /* whatever it was doing has stayed as it is, a guest that it had started included */
-		vm_engine_repair_later(q->engine, q->desk);
+		vm_engine_repair_later(q->engine, q->slot);
 	return r;
 }
 
@@ -164,14 +164,14 @@ static void *request_thread(void *arg)
 	struct vm_engine *e = q->engine;
 	int r = run(q);
 	struct vm_picture *pic = NULL;
-	bool due = !q->aside && leave_desk(q);
+	bool due = !q->aside && leave_slot(q);
 
 	if (q->done)
 		q->done(q->opaque, r, q->outcome);
 	if (due) {
 		pic = vm_refresher_picture(e->refresher);
 		for (size_t i = 0; i < pic->n_domains; i++)
-			if (!strcmp(pic->domains[i]->uuid, q->desk->uuid))
+			if (!strcmp(pic->domains[i]->uuid, q->slot->uuid))
 				vm_request_self(e, pic->domains[i], VM_BY_RETENTION);
 		vm_picture_put(pic);
 	}
@@ -222,7 +222,7 @@ static struct vm_request *request_new(struct vm_engine *e, const char *uuid, enu
 			q->log = vm_log_ref(pic->domains[i]->log);
 	vm_picture_put(pic);
 	pthread_mutex_lock(&e->lock);
-	q->desk = q->log ? vm_desk_locked(e, uuid) : NULL;
+	q->slot = q->log ? vm_slot_locked(e, uuid) : NULL;
 	pthread_mutex_unlock(&e->lock);
 	return q;
 }
@@ -232,14 +232,14 @@ int vm_request_self(struct vm_engine *e, const struct vm_domain *d, enum vm_orig
 	struct vm_request *q = request_new(e, d->uuid, origin);
 	int r = -ENOMEM;
 
-	if (q && q->desk) {
+	if (q && q->slot) {
 		pthread_mutex_lock(&e->lock);
-		r = q->desk->running || e->stop ? -EBUSY : 0;
+		r = q->slot->running || e->stop ? -EBUSY : 0;
 		if (r == 0) {
-			q->desk->running = q;
+			q->slot->running = q;
 			r = start_locked(q);
 			if (r < 0)
-				q->desk->running = NULL;
+				q->slot->running = NULL;
 		}
 		pthread_mutex_unlock(&e->lock);
 	}
@@ -290,12 +290,12 @@ static int submit(struct vm_request *q)
 		return r;
 	}
 	pthread_mutex_lock(&e->lock);
-	busy = !q->aside && q->desk->running && q->desk->running->origin == VM_BY_WRITER;
-	if (!busy && !q->aside && !q->desk->running)
-		q->desk->running = q;
+	busy = !q->aside && q->slot->running && q->slot->running->origin == VM_BY_WRITER;
+	if (!busy && !q->aside && !q->slot->running)
+		q->slot->running = q;
 	r = e->stop ? -ECANCELED : busy ? -EBUSY : start_locked(q);
-	if (r < 0 && q->desk->running == q)
-		q->desk->running = NULL;
+	if (r < 0 && q->slot->running == q)
+		q->slot->running = NULL;
 	pthread_mutex_unlock(&e->lock);
 	if (r == -EBUSY)
 		return refuse_busy(q);
@@ -309,7 +309,7 @@ int vm_engine_request(struct vm_engine *e, const char *uuid, enum vm_door door, 
 	struct vs_err err = {0};
 	int r;
 
-	if (!q || !q->desk) {
+	if (!q || !q->slot) {
 		r = !q || q->log ? -ENOMEM : -ENOENT;
 		vm_engine_request_put(q);
 		return r;

@@ -12,25 +12,25 @@
 
 void vm_engine_reading(struct vm_engine *e, const char *uuid, uint64_t ino, int delta)
 {
-	struct vm_desk *desk;
+	struct vm_slot *slot;
 	struct vm_reader *grown;
 	size_t i = 0;
 
 	pthread_mutex_lock(&e->lock);
-	desk = vm_desk_locked(e, uuid);
-	while (desk && i < desk->n_readers && desk->readers[i].ino != ino)
+	slot = vm_slot_locked(e, uuid);
+	while (slot && i < slot->n_readers && slot->readers[i].ino != ino)
 		i++;
-	if (desk && i == desk->n_readers) {
-		grown = reallocarray(desk->readers, desk->n_readers + 1, sizeof(*grown));
+	if (slot && i == slot->n_readers) {
+		grown = reallocarray(slot->readers, slot->n_readers + 1, sizeof(*grown));
 		if (grown) {
-			desk->readers = grown;
-			grown[desk->n_readers++] = (struct vm_reader){ .ino = ino };
+			slot->readers = grown;
+			grown[slot->n_readers++] = (struct vm_reader){ .ino = ino };
 		}
 	}
-	if (desk && i < desk->n_readers) {
-		desk->readers[i].count += delta;
-		if (desk->readers[i].count <= 0)
-			desk->readers[i] = desk->readers[--desk->n_readers];
+	if (slot && i < slot->n_readers) {
+		slot->readers[i].count += delta;
+		if (slot->readers[i].count <= 0)
+			slot->readers[i] = slot->readers[--slot->n_readers];
 	}
 	pthread_mutex_unlock(&e->lock);
 }
@@ -38,14 +38,14 @@ void vm_engine_reading(struct vm_engine *e, const char *uuid, uint64_t ino, int 
 static bool is_open(void *opaque, const char *uuid, const struct vm_snapshot *s)
 {
 	struct vm_engine *e = opaque;
-	const struct vm_desk *desk;
+	const struct vm_slot *slot;
 	bool open = false;
 
 	pthread_mutex_lock(&e->lock);
-	desk = vm_strmap_get(&e->desks, uuid);
-	for (size_t i = 0; desk && i < s->n_disks; i++)
-		for (size_t k = 0; k < desk->n_readers; k++)
-			open |= desk->readers[k].ino == s->disks[i].ino;
+	slot = vm_strmap_get(&e->slots, uuid);
+	for (size_t i = 0; slot && i < s->n_disks; i++)
+		for (size_t k = 0; k < slot->n_readers; k++)
+			open |= slot->readers[k].ino == s->disks[i].ino;
 	pthread_mutex_unlock(&e->lock);
 	return open;
 }
@@ -74,7 +74,7 @@ static int by_number(const void *a, const void *b)
 }
 
 /* Remembers the snapshots of @d; true: one is new. */
-static bool new_ones_locked(struct vm_desk *desk, const struct vm_domain *d)
+static bool new_ones_locked(struct vm_slot *slot, const struct vm_domain *d)
 {
 	uint64_t *now = calloc(d->n_snapshots + 1, sizeof(*now));
 	size_t n = 0;
@@ -86,16 +86,16 @@ static bool new_ones_locked(struct vm_desk *desk, const struct vm_domain *d)
 		if (s->present || !s->recorded)
 			continue;
 		now[n] = identity(s);
-		fresh |= desk->greeted && (!desk->n_seen || !bsearch(&now[n], desk->seen, desk->n_seen, sizeof(*now), by_number));
+		fresh |= slot->greeted && (!slot->n_seen || !bsearch(&now[n], slot->seen, slot->n_seen, sizeof(*now), by_number));
 		n++;
 	}
 	if (!now)
 		return false;
 	qsort(now, n, sizeof(*now), by_number);
-	free(desk->seen);
-	desk->seen = now;
-	desk->n_seen = n;
-	desk->greeted = true;
+	free(slot->seen);
+	slot->seen = now;
+	slot->n_seen = n;
+	slot->greeted = true;
 	return fresh;
 }
 
@@ -121,31 +121,31 @@ static bool has_policy(struct vm_engine *e, const char *uuid)
 	return has;
 }
 
-void vm_engine_repair_later(struct vm_engine *e, struct vm_desk *desk)
+void vm_engine_repair_later(struct vm_engine *e, struct vm_slot *slot)
 {
 	pthread_mutex_lock(&e->lock);
-	desk->repaired = false;
+	slot->repaired = false;
 	pthread_mutex_unlock(&e->lock);
 }
 
 static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
 {
 	bool fresh = false, repair = false, free_now = false;
-	struct vm_desk *desk;
+	struct vm_slot *slot;
 
 	pthread_mutex_lock(&e->lock);
-	desk = vm_desk_locked(e, d->uuid);
-	if (desk) {
-		fresh = new_ones_locked(desk, d);
-		repair = !desk->repaired;
-		desk->repaired = true;
-		free_now = !desk->running && !e->stop;
-		desk->prune_due |= fresh;
+	slot = vm_slot_locked(e, d->uuid);
+	if (slot) {
+		fresh = new_ones_locked(slot, d);
+		repair = !slot->repaired;
+		slot->repaired = true;
+		free_now = !slot->running && !e->stop;
+		slot->prune_due |= fresh;
 	}
 	pthread_mutex_unlock(&e->lock);
 	if (repair && needs_repair(e, d)) {
 		if (vm_request_self(e, d, VM_BY_MOUNT) < 0)
-			vm_engine_repair_later(e, desk);
+			vm_engine_repair_later(e, slot);
 	} else if (fresh && free_now && has_policy(e, d->uuid))
 		vm_request_self(e, d, VM_BY_RETENTION);
 }
