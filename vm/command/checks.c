@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "vm/libvirt/blockjob.h"
+#include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/record.h"
 #include "vm/util/mem.h"
 
@@ -17,22 +17,22 @@
 int vm_work_idle(struct vm_work *w, struct vs_err *err)
 {
 	vs_autofree char *where = NULL;
-	struct vm_act_job *jobs = NULL;
+	struct vm_blockjob *jobs = NULL;
 	size_t n = 0;
 	int r;
 
 	if (!w->dom)
 		return 0;
-	r = vm_act_jobs(w->dom, &jobs, &n, err);
+	r = vm_blockjob_list(w->dom, &jobs, &n, err);
 	if (r < 0)
 		return r;
 	if (n)
 		/* A `try` also comes while we are at it ourselves. */
 		r = vs_err_set(err, -EBUSY, "%s job is running on %s%s", w->try_only ? "a" : "somebody else's",
 			       jobs[0].target ? "disk " : "the domain", jobs[0].target ? jobs[0].target : "");
-	vm_act_jobs_free(jobs, n);
+	vm_blockjob_list_free(jobs, n);
 	if (r == 0)
-		r = vm_act_unfinished_delete(w->dom, &where, err);
+		r = vm_record_unfinished_delete(w->dom, &where, err);
 	if (r > 0)
 		return vs_err_set(err, -EPERM, "libvirt has noted at '%s' that a delete by another tool was not completed: repeat that "
 				  "delete with that tool first", where);

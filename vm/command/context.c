@@ -176,7 +176,7 @@ static int read_own(struct vm_work *w, char **text, struct vs_err *err)
 	ssize_t len;
 
 	if (w->dom)
-		return vm_act_metadata_get(w->dom, VM_OWN_URI, text, err);
+		return vm_metadata_get(w->dom, VM_OWN_URI, text, err);
 	len = getxattr(w->uuid, VM_OWN_XATTR, buf, sizeof(buf));
 	if (len < 0 && errno == ERANGE) {
 		vs_err_set(err, -EPERM, "our facts in the attribute are larger than %d bytes", VM_OWN_MAX);
@@ -220,7 +220,7 @@ static int put_own(struct vm_work *w, struct vs_err *err)
 	if (r < 0)
 		return r;
 	if (w->dom)
-		return vm_act_metadata_set(w->dom, VM_OWN_KEY, VM_OWN_URI, text, err);
+		return vm_metadata_set(w->dom, VM_OWN_KEY, VM_OWN_URI, text, err);
 	if (setxattr(w->uuid, VM_OWN_XATTR, text, strlen(text), 0) < 0)
 		return vs_err_set(err, -errno, "the attribute %s of '%s': %s", VM_OWN_XATTR, w->uuid, strerror(errno));
 	vm_fault();
@@ -363,7 +363,7 @@ struct vm_own_id vm_work_id(const struct vm_work *w, const struct vm_snapshot *s
 bool vm_work_made(const struct vm_work *w, const char *path, uint64_t ino)
 {
 	for (size_t i = 0; i < w->n_records; i++)
-		if (vm_act_proves(w->records[i].xml, path))
+		if (vm_record_proves(w->records[i].xml, path))
 			return true;
 	return vm_own_has_made(w->own, path, ino);
 }

@@ -19,7 +19,7 @@
 #include "vm/command/plan.h"
 #include "vm/inventory/refresher.h"
 #include "vm/language/command.h"
-#include "vm/libvirt/domain.h"
+#include "vm/libvirt/dom.h"
 #include "vm/libvirt/paused-guest.h"
 #include "vm/meta/journal.h"
 #include "vm/meta/meta.h"
@@ -45,7 +45,7 @@ struct vm_work {
 	const char *command; /* canonical text */
 	struct vm_journal journal; /* of it */
 	bool try_only;
-	struct vm_act_watch watch;
+	struct vm_dom_watch watch;
 
 	/* of the last look */
 	virDomainPtr dom;   /* NULL for an image source */
@@ -60,7 +60,7 @@ struct vm_work {
 	bool running;
 
 	/* of the whole work */
-	struct vm_act_guest guest; /* a paused start of ours, if guest_up: ended by vm_work_guest_end() */
+	struct vm_paused_guest guest; /* a paused start of ours, if guest_up: ended by vm_work_guest_end() */
 	bool guest_up;
 	struct q2_stamp *removed;  /* files that it has removed */
 	size_t n_removed;

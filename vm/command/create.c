@@ -121,18 +121,18 @@ static int make_ours(struct vm_work *w, const char *name, enum vm_kind kind, str
 	return r == 0 && kind == VM_EXTERNAL ? check_disks(w, record, err) : r;
 }
 
-static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs_err *err)
+static int create(struct vm_work *w, const struct vm_create *spec, struct vs_err *err)
 {
-	struct vm_act_plan plan = {0};
+	struct vm_overlay_plan plan = {0};
 	bool made = false;
-	int r = vm_act_create_plan(w->dom, spec, &w->watch, &plan, err);
+	int r = vm_create_plan(w->dom, spec, &w->watch, &plan, err);
 
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < plan.n_overlays; i++)
 		vm_work_say(w, "disk %s: %s '%s' on '%s'", plan.overlays[i].target, w->try_only ? "would create" : "created",
 			    vm_work_file(w, plan.overlays[i].path), vm_work_file(w, plan.overlays[i].below));
-	vm_act_plan_fini(&plan);
+	vm_overlay_plan_fini(&plan);
 	if (w->try_only)
 		return 0;
 	if (r == 0)
@@ -140,7 +140,7 @@ static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs
 	if (r < 0)
 		return vs_err_set(err, r, "out of memory");
 	vm_fault();
-	r = vm_act_create(w->dom, spec, &w->watch, &made, err);
+	r = vm_create(w->dom, spec, &w->watch, &made, err);
 	if (made) {
 		struct vs_err why = {0};
 		int owned = make_ours(w, spec->name, spec->kind, &why);
@@ -186,7 +186,7 @@ static int check_layers(const struct vm_work *w, const struct vm_command *c, str
 
 int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
 {
-	struct vm_act_create spec = { .name = c->names[0], .description = c->desc, .targets = (const char *const *)c->disks,
+	struct vm_create spec = { .name = c->names[0], .description = c->desc, .targets = (const char *const *)c->disks,
 				      .n_targets = c->n_disks, .quiesce = c->quiesce_s, .quiesce_s = c->quiesce_s,
 				      .left_over = vm_op_left_over, .making = vm_op_making, .opaque = w };
 	int r = vm_attest_look(w, err);

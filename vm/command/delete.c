@@ -21,7 +21,6 @@
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
 #include "vm/command/recover.h"
-#include "vm/libvirt/blockjob.h"
 #include "vm/libvirt/delete.h"
 #include "vm/libvirt/paused-guest.h"
 #include "vm/model/names.h"
@@ -123,7 +122,7 @@ static int delete_internal(struct vm_work *w, const struct vm_snapshot *s, struc
 	}
 	vm_work_unguard(w);
 	vm_fault();
-	r = vm_act_delete(w->dom, name, &w->watch, err);
+	r = vm_delete_internal(w->dom, name, &w->watch, err);
 	if (r < 0)
 		return r;
 	vm_work_say(w, "removed the entry '%s' and its record", shown);

@@ -8,18 +8,18 @@
 
 #include "vm/command/attest.h"
 #include "vm/command/checks.h"
-#include "vm/libvirt/domain.h"
+#include "vm/libvirt/dom.h"
 #include "vm/util/mem.h"
 
 /* What tells our instance from any other that carries its word: see libvirt/paused-guest.h. */
-static bool note_guest(struct vm_work *w, const struct vm_act_guest *guest)
+static bool note_guest(struct vm_work *w, const struct vm_paused_guest *guest)
 {
 	vs_autofree char *text = xasprintf("%s %" PRId64 " %" PRIu64, guest->token, (int64_t)guest->pid, guest->began);
 
 	return vm_journal_add(&w->journal, "start", text) == 0;
 }
 
-static void before_start(void *opaque, const struct vm_act_guest *guest)
+static void before_start(void *opaque, const struct vm_paused_guest *guest)
 {
 	note_guest(opaque, guest);
 }
@@ -33,7 +33,7 @@ int vm_work_guest(struct vm_work *w, struct vs_err *err)
 	r = vm_work_startable(w, err);
 	if (r < 0)
 		return r;
-	r = vm_act_start_paused(w->dom, before_start, w, &w->guest, err);
+	r = vm_paused_guest_start(w->dom, before_start, w, &w->guest, err);
 	if (r < 0) {
 		vm_journal_done(&w->journal, "start");
 		return r;
@@ -45,19 +45,19 @@ int vm_work_guest(struct vm_work *w, struct vs_err *err)
 
 static bool take_noted(const char *text, void *opaque)
 {
-	struct vm_act_guest *guest = opaque;
+	struct vm_paused_guest *guest = opaque;
 
 	return sscanf(text, "%32[0-9a-f] %" SCNd64 " %" SCNu64, guest->token, &guest->pid, &guest->began) == 3;
 }
 
-int vm_work_find_guest(struct vm_work *w, struct vm_act_guest *out)
+int vm_work_find_guest(struct vm_work *w, struct vm_paused_guest *out)
 {
-	struct vm_act_guest noted = {0};
+	struct vm_paused_guest noted = {0};
 	int r;
 
 	vm_journal_each(&w->journal, "start", take_noted, &noted); /* the last one counts */
-	r = vm_act_find_paused(w->dom, &noted, out, NULL);
-	if (r == 1 || vm_act_active(w->dom, NULL) == 0)
+	r = vm_paused_guest_find(w->dom, &noted, out, NULL);
+	if (r == 1 || vm_dom_active(w->dom, NULL) == 0)
 		return r == 1;
 	if (noted.token[0] && r == 0)
 		vm_journal_drop(&w->journal, "start");
@@ -70,7 +70,7 @@ int vm_work_guest_end(struct vm_work *w, struct vs_err *err)
 
 	if (!w->guest_up)
 		return 0;
-	r = vm_act_end_paused(w->conn, &w->guest, &w->watch, err);
+	r = vm_paused_guest_end(w->conn, &w->guest, &w->watch, err);
 	if (r >= 0) {
 		w->guest_up = w->running = false;
 		vm_journal_done(&w->journal, "start");
@@ -82,17 +82,17 @@ int vm_work_guest_end(struct vm_work *w, struct vs_err *err)
 
 int vm_work_note_pivot(struct vm_work *w, const char *target)
 {
-	struct vm_act_guest qemu = {0};
+	struct vm_paused_guest qemu = {0};
 	vs_autofree char *text = NULL;
 
-	if (!vm_act_process(w->uuid, &qemu))
+	if (!vm_paused_guest_process(w->uuid, &qemu))
 		return 0; /* then it will not be provable */
 	text = xasprintf("%" PRId64 " %" PRIu64 " %s", qemu.pid, qemu.began, target);
 	return vm_journal_add(&w->journal, "pivot", text);
 }
 
 struct pivot {
-	const struct vm_act_guest *qemu;
+	const struct vm_paused_guest *qemu;
 	const char *target;
 };
 
@@ -117,10 +117,10 @@ static bool is_on(const struct vm_work *w, const struct vm_own_doomed *disk)
 
 int vm_work_prove_pivots(struct vm_work *w, struct vs_err *err)
 {
-	struct vm_act_guest qemu = {0};
+	struct vm_paused_guest qemu = {0};
 	bool news = false;
 
-	if (!w->running || !vm_act_process(w->uuid, &qemu))
+	if (!w->running || !vm_paused_guest_process(w->uuid, &qemu))
 		return 0;
 	for (size_t i = 0; i < w->own->n_snapshots; i++) {
 		struct vm_own_mark *mark = w->own->snapshots[i].mark;

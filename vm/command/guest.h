@@ -18,7 +18,7 @@ int vm_work_note_pivot(struct vm_work *w, const char *target);
  * else does that to a running QEMU. Notes so in w->own, and stores it. */
 int vm_work_prove_pivots(struct vm_work *w, struct vs_err *err);
 /* Is the domain a guest that an interrupted command of ours has started paused? 1: *out; 0: no, or nobody can tell. */
-int vm_work_find_guest(struct vm_work *w, struct vm_act_guest *out);
+int vm_work_find_guest(struct vm_work *w, struct vm_paused_guest *out);
 /* Ends what vm_work_guest() started; 0 where it did not. */
 int vm_work_guest_end(struct vm_work *w, struct vs_err *err);
 

@@ -78,7 +78,7 @@ static int run(struct vm_work *w, const char *option, const char *name, struct v
 
 	vm_work_unguard(w);
 	vm_fault();
-	r = vm_act_run(argv, err);
+	r = vm_qemu_img_run(argv, err);
 	vm_fault();
 	return r;
 }

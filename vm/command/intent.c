@@ -26,7 +26,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/libvirt/blockjob.h"
+#include "vm/libvirt/blockjob-list.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
@@ -270,12 +270,12 @@ static int forget(struct vm_work *w, const char *command, const char *why, struc
 /* Nothing was written, and nobody is about to? */
 static bool is_undone(const struct vm_work *w, const struct vm_own_mark *mark)
 {
-	struct vm_act_job *jobs = NULL;
+	struct vm_blockjob *jobs = NULL;
 	size_t n = 1;
 
-	if (!vm_intent_untouched(mark) || !w->dom || vm_act_jobs(w->dom, &jobs, &n, NULL) < 0)
+	if (!vm_intent_untouched(mark) || !w->dom || vm_blockjob_list(w->dom, &jobs, &n, NULL) < 0)
 		return false;
-	vm_act_jobs_free(jobs, n);
+	vm_blockjob_list_free(jobs, n);
 	return n == 0;
 }
 

@@ -15,8 +15,8 @@
 
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
-#include "vm/libvirt/blockjob.h"
-#include "vm/libvirt/domain.h"
+#include "vm/libvirt/blockjob-list.h"
+#include "vm/libvirt/dom.h"
 #include "vm/libvirt/record.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
@@ -151,13 +151,13 @@ static int corrected(const struct vm_merge *m, const char *text, const struct mo
 static int await_quiet(const struct vm_merge *m, struct vs_err *err)
 {
 	for (int try = 0; try < QUIET_TRIES; try++) {
-		struct vm_act_job *jobs = NULL;
+		struct vm_blockjob *jobs = NULL;
 		size_t n = 0;
-		int r = vm_act_jobs(m->w->dom, &jobs, &n, err);
+		int r = vm_blockjob_list(m->w->dom, &jobs, &n, err);
 
 		if (r < 0)
 			return r;
-		vm_act_jobs_free(jobs, n);
+		vm_blockjob_list_free(jobs, n);
 		if (n == 0)
 			return 0;
 		usleep(QUIET_PAUSE_US);
@@ -172,7 +172,7 @@ static int correct(struct vm_merge *m, const char *name, const struct moves *mov
 	int r = await_quiet(m, err);
 
 	if (r == 0)
-		r = vm_act_record(m->w->dom, name, &text, err);
+		r = vm_dom_record(m->w->dom, name, &text, err);
 	if (r == -ENOENT) {
 		vm_log(m->w->log, "the record of '%s' was removed by another tool meanwhile", name);
 		*err = (struct vs_err){0};
@@ -182,7 +182,7 @@ static int correct(struct vm_merge *m, const char *name, const struct moves *mov
 		r = corrected(m, text, moves, &edited, err);
 	if (r <= 0)
 		return r;
-	r = vm_act_redefine(m->w->dom, edited, VM_ACT_KEEP_CURRENT, err);
+	r = vm_record_redefine(m->w->dom, edited, VM_RECORD_KEEP_CURRENT, err);
 	if (r == 0)
 		vm_work_say(m->w, "re-pointed the record of '%s'", name);
 	return r < 0 ? r : 1;
@@ -226,7 +226,7 @@ static int note_frozen(struct vm_merge *m, struct vs_err *err)
 		vs_autofree char *text = NULL;
 		struct vm_xml_snapshot *xml = NULL;
 
-		if (goes(m, m->w->records[i].name) || vm_act_record(m->w->dom, m->w->records[i].name, &text, NULL) < 0 ||
+		if (goes(m, m->w->records[i].name) || vm_dom_record(m->w->dom, m->w->records[i].name, &text, NULL) < 0 ||
 		    vm_xml_snapshot_parse(text, &xml, NULL) < 0)
 			continue;
 		for (size_t k = 0; k < m->n_disks; k++)
@@ -275,7 +275,7 @@ int vm_merge_forget(struct vm_merge *m, struct vs_err *err)
 	int r = 0;
 
 	for (size_t i = m->n_names; r == 0 && i-- > 0;) {
-		r = vm_act_forget(m->w->dom, m->names[i], err);
+		r = vm_record_forget(m->w->dom, m->names[i], err);
 		if (r == -ENOENT) { /* somebody else was quicker */
 			*err = (struct vs_err){0};
 			r = 0;

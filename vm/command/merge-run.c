@@ -36,6 +36,7 @@
 #include "vm/command/guest.h"
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
+#include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/blockjob.h"
 #include "vm/libvirt/record.h"
 #include "vm/util/clock.h"
@@ -247,18 +248,18 @@ static int before_pivot(void *opaque, struct vs_err *err)
 static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err *err)
 {
 	struct job job = { m, d };
-	struct vm_act_commit spec = {
+	struct vm_blockjob_commit spec = {
 		.target = d->target, .base = d->base, .top = d->top, .begun = on_begun, .check = before_pivot, .opaque = &job,
 		.bandwidth = (uint64_t)(m->w->options->bandwidth_mib * 1048576),
 	};
-	struct vm_act_outcome outcome = {0};
+	struct vm_blockjob_outcome outcome = {0};
 	struct stat st;
 	int r = vm_work_cancelled(m->w, err);
 
 	if (r == 0)
 		r = look_again(m, d, m->resumed, err);
 	if (r == 0)
-		r = vm_act_commit(m->w->dom, &spec, &m->w->watch, &outcome, err);
+		r = vm_blockjob_commit(m->w->dom, &spec, &m->w->watch, &outcome, err);
 	vm_fault();
 	if (r < 0)
 		return r;
@@ -285,11 +286,11 @@ static int commit_all(struct vm_merge *m, struct vs_err *err)
 static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 {
 	vs_autofree char *said = vm_intent_repeat(m->command);
-	struct vm_act_job *jobs = NULL;
+	struct vm_blockjob *jobs = NULL;
 	size_t n = 1;
 
-	if (r != -EHOSTDOWN && vm_act_jobs(m->w->dom, &jobs, &n, NULL) == 0)
-		vm_act_jobs_free(jobs, n);
+	if (r != -EHOSTDOWN && vm_blockjob_list(m->w->dom, &jobs, &n, NULL) == 0)
+		vm_blockjob_list_free(jobs, n);
 	if (n == 0 && untouched(m)) {
 		if (unmark(m, NULL) == 0)
 			vs_err_prefix(err, "nothing was written");
@@ -391,7 +392,7 @@ static int remove_memory(struct vm_merge *m, struct vs_err *err)
 
 		if (!record || !record->xml->memory_file || access(record->xml->memory_file, F_OK) != 0)
 			continue;
-		r = vm_act_unlink(record->xml, record->xml->memory_file, err);
+		r = vm_record_unlink(record->xml, record->xml->memory_file, err);
 		if (r == 0)
 			vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, record->xml->memory_file));
 	}

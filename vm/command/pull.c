@@ -88,13 +88,13 @@ static int plan_pull(const struct vm_work *w, const struct vm_disk_now *disk, co
 
 static int pull_one(struct vm_work *w, const struct pull_disk *p, struct vs_err *err)
 {
-	struct vm_act_pull spec = { .target = p->target, .base = p->base,
+	struct vm_blockjob_pull spec = { .target = p->target, .base = p->base,
 				    .bandwidth = (uint64_t)(w->options->bandwidth_mib * 1048576) };
-	struct vm_act_outcome outcome;
+	struct vm_blockjob_outcome outcome;
 	int r = vm_work_cancelled(w, err);
 
 	if (r == 0)
-		r = vm_act_pull(w->dom, &spec, &w->watch, &outcome, err);
+		r = vm_blockjob_pull(w->dom, &spec, &w->watch, &outcome, err);
 	vm_fault();
 	return r;
 }

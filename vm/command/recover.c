@@ -13,7 +13,7 @@
 #include "vm/command/guest.h"
 #include "vm/command/intent.h"
 #include "vm/command/remove.h"
-#include "vm/libvirt/blockjob.h"
+#include "vm/libvirt/blockjob-list.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
@@ -162,27 +162,27 @@ static bool began_any(struct vm_work *w, const char *target)
 /* Who ends a guest that is ours gives up the jobs in it that are ours; those of others are waited for. */
 static void abort_own(struct vm_work *w)
 {
-	struct vm_act_job *jobs = NULL;
+	struct vm_blockjob *jobs = NULL;
 	size_t n = 0;
 
-	if (vm_act_jobs(w->dom, &jobs, &n, NULL) < 0)
+	if (vm_blockjob_list(w->dom, &jobs, &n, NULL) < 0)
 		return;
 	for (size_t i = 0; i < n; i++)
 		if (jobs[i].target && began_any(w, jobs[i].target))
-			vm_act_job_abort(w->dom, jobs[i].target, NULL);
-	vm_act_jobs_free(jobs, n);
+			vm_blockjob_abort(w->dom, jobs[i].target, NULL);
+	vm_blockjob_list_free(jobs, n);
 }
 
 /* A guest that we have started and that nobody has come to use is ended; a word of ours in the configuration goes. */
 int vm_recover_guest(struct vm_work *w, struct vs_err *err)
 {
-	struct vm_act_guest guest;
+	struct vm_paused_guest guest;
 
 	if (w->guest_up || vm_work_find_guest(w, &guest) != 1)
 		return 0;
 	vm_log(w->log, "ending the paused guest that an interrupted command had started");
 	abort_own(w);
-	vm_act_end_paused(w->conn, &guest, &w->watch, NULL);
+	vm_paused_guest_end(w->conn, &guest, &w->watch, NULL);
 	return vm_attest_look(w, err);
 }
 
@@ -202,21 +202,21 @@ static bool began(const struct vm_work *w, const char *command, const char *targ
 /* Of an interrupted run of @command: a block job that is still there is given up. */
 static int reclaim(struct vm_work *w, const char *command, struct vs_err *err)
 {
-	struct vm_act_job *jobs = NULL;
+	struct vm_blockjob *jobs = NULL;
 	size_t n = 0;
 	bool any = false;
 	int r = vm_recover_guest(w, err);
 
 	if (r == 0)
-		r = vm_act_jobs(w->dom, &jobs, &n, err);
+		r = vm_blockjob_list(w->dom, &jobs, &n, err);
 	for (size_t i = 0; r == 0 && i < n; i++) {
 		if (!jobs[i].target || !began(w, command, jobs[i].target))
 			continue;
 		vm_log(w->log, "giving up the job on disk %s that an interrupted '%s' has left", jobs[i].target, command);
-		r = vm_act_job_abort(w->dom, jobs[i].target, err);
+		r = vm_blockjob_abort(w->dom, jobs[i].target, err);
 		any = true;
 	}
-	vm_act_jobs_free(jobs, n);
+	vm_blockjob_list_free(jobs, n);
 	return r == 0 && any ? vm_attest_look(w, err) : r;
 }
 

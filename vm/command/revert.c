@@ -15,7 +15,7 @@
 #include "vm/command/image.h"
 #include "vm/command/recover.h"
 #include "vm/command/remove.h"
-#include "vm/libvirt/domain.h"
+#include "vm/libvirt/dom.h"
 #include "vm/libvirt/overlay.h"
 #include "vm/libvirt/revert.h"
 #include "vm/util/clock.h"
@@ -145,7 +145,7 @@ static bool discard_noted(const char *text, void *opaque)
 	return true;
 }
 
-static void tell_discarded(struct vm_work *w, const struct vm_act_overlay *fresh)
+static void tell_discarded(struct vm_work *w, const struct vm_overlay *fresh)
 {
 	for (size_t i = 0; i < w->d->n_disks; i++) {
 		int top = strcmp(w->d->disks[i].target, fresh->target) ? -1 : w->d->disks[i].top, one;
@@ -210,7 +210,7 @@ static int stop_guest(struct vm_work *w, struct vs_err *err)
 	if (!w->running)
 		return 0;
 	if (virDomainDestroy(w->dom) < 0) {
-		int r = vm_act_virterr(w->dom, err, "the domain cannot be stopped");
+		int r = vm_dom_virterr(w->dom, err, "the domain cannot be stopped");
 
 		if (virDomainIsActive(w->dom) != 0)
 			return r;
@@ -302,7 +302,7 @@ static int check_state(const struct vm_snapshot *s, struct vs_err *err)
 
 static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 {
-	struct vm_act_revert spec = { .name = name, .risky = true, .left_over = vm_op_left_over, .making = vm_op_making, .opaque = w };
+	struct vm_revert spec = { .name = name, .risky = true, .left_over = vm_op_left_over, .making = vm_op_making, .opaque = w };
 	struct old_layers old vs_cleanup(layers_fini) = { .n = 0 };
 	const struct vm_snapshot *s;
 	int r = vm_work_find_key(w, name, &s, err);
@@ -319,7 +319,7 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r == 0)
 		r = note_drops(w, &old);
 	if (r == 0)
-		r = vm_act_revert(w->dom, &spec, &w->watch, err);
+		r = vm_revert(w->dom, &spec, &w->watch, err);
 	if (r == 0)
 		r = vm_attest_look(w, err); /* which puts our facts back, too */
 	if (r == 0)
@@ -339,7 +339,7 @@ static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
 }
 
 static int try_revert(struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, const char *name,
-		      const struct vm_act_plan *plan, struct vs_err *err)
+		      const struct vm_overlay_plan *plan, struct vs_err *err)
 {
 	int r = keep_first(w, c, s, err);
 
@@ -419,9 +419,9 @@ int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 {
 	const struct vm_snapshot *s = NULL;
 	vs_autofree char *name = NULL;
-	struct vm_act_revert spec = { .stops = true };
-	struct vm_act_plan plan = {0};
-	enum vm_act_way way;
+	struct vm_revert spec = { .stops = true };
+	struct vm_overlay_plan plan = {0};
+	enum vm_revert_way way;
 	int r = vm_attest_look(w, err);
 
 	if (r == 0 && !w->conn)
@@ -437,10 +437,10 @@ int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *e
 	if (r < 0)
 		return r;
 	spec.name = name;
-	r = vm_act_revert_plan(w->dom, &spec, &way, &plan, err); /* before anything is stopped for it */
+	r = vm_revert_plan(w->dom, &spec, &way, &plan, err); /* before anything is stopped for it */
 	if (r == 0 && w->try_only)
 		r = try_revert(w, c, s, name, &plan, err);
-	vm_act_plan_fini(&plan);
+	vm_overlay_plan_fini(&plan);
 	if (r < 0 || w->try_only)
 		return r;
 	r = keep_first(w, c, s, err);

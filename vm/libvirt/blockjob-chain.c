@@ -11,15 +11,15 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/libvirt/domain.h"
+#include "vm/libvirt/dom.h"
 #include "vm/util/mem.h"
 
-void vm_act_chain_fini(struct vm_act_chain *chain)
+void vm_blockjob_chain_fini(struct vm_blockjob_chain *chain)
 {
 	for (size_t i = 0; i < chain->n; i++)
 		free(chain->layers[i].path);
 	free(chain->layers);
-	*chain = (struct vm_act_chain){0};
+	*chain = (struct vm_blockjob_chain){0};
 }
 
 static const struct vm_xml_disk *find_disk(const struct vm_xml_domain *domain, const char *target)
@@ -30,16 +30,16 @@ static const struct vm_xml_disk *find_disk(const struct vm_xml_domain *domain, c
 	return NULL;
 }
 
-static int add_layer(struct vm_act_chain *chain, virDomainPtr dom, const struct vm_xml_source *source, struct vs_err *err)
+static int add_layer(struct vm_blockjob_chain *chain, virDomainPtr dom, const struct vm_xml_source *source, struct vs_err *err)
 {
-	struct vm_act_layer *layer = &chain->layers[chain->n++];
+	struct vm_blockjob_layer *layer = &chain->layers[chain->n++];
 
-	layer->path = vm_act_source_path(dom, source);
+	layer->path = vm_dom_source_path(dom, source);
 	layer->index = source->index;
-	return !layer->path && source->path ? vm_act_oom(err) : 0;
+	return !layer->path && source->path ? vm_dom_oom(err) : 0;
 }
 
-static int read_layers(struct vm_act_chain *chain, virDomainPtr dom, const struct vm_xml_disk *disk, struct vs_err *err)
+static int read_layers(struct vm_blockjob_chain *chain, virDomainPtr dom, const struct vm_xml_disk *disk, struct vs_err *err)
 {
 	int r = 0;
 
@@ -52,12 +52,12 @@ static int read_layers(struct vm_act_chain *chain, virDomainPtr dom, const struc
 	return r;
 }
 
-int vm_act_chain_read(virDomainPtr dom, const char *target, struct vm_act_chain *out, struct vs_err *err)
+int vm_blockjob_chain_read(virDomainPtr dom, const char *target, struct vm_blockjob_chain *out, struct vs_err *err)
 {
-	vm_act_autodomain struct vm_xml_domain *domain = NULL;
+	vm_dom_autodomain struct vm_xml_domain *domain = NULL;
 	const struct vm_xml_disk *disk;
-	struct vm_act_chain chain = {0};
-	int r = vm_act_domain_xml(dom, 0, &domain, err);
+	struct vm_blockjob_chain chain = {0};
+	int r = vm_dom_xml(dom, 0, &domain, err);
 
 	if (r < 0)
 		return r;
@@ -68,7 +68,7 @@ int vm_act_chain_read(virDomainPtr dom, const char *target, struct vm_act_chain 
 	chain.ready = disk->mirror_ready;
 	r = read_layers(&chain, dom, disk, err);
 	if (r < 0) {
-		vm_act_chain_fini(&chain);
+		vm_blockjob_chain_fini(&chain);
 		return r;
 	}
 	*out = chain;
@@ -86,7 +86,7 @@ static bool same_file(const char *a, const char *b)
 	return sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
 }
 
-int vm_act_chain_find(const struct vm_act_chain *chain, const char *path)
+int vm_blockjob_chain_find(const struct vm_blockjob_chain *chain, const char *path)
 {
 	for (size_t i = 0; i < chain->n; i++)
 		if (chain->layers[i].path && !strcmp(chain->layers[i].path, path))

@@ -10,22 +10,22 @@
 
 #include "qcow2/base.h"
 
-struct vm_act_layer {
+struct vm_blockjob_layer {
 	char *path;      /* NULL: remote */
 	unsigned index;  /* N of `vda[N]`; 0: none, the domain is shut off */
 };
 
 /* The chain of one disk as the running QEMU has it, topmost first. */
-struct vm_act_chain {
-	struct vm_act_layer *layers;
+struct vm_blockjob_chain {
+	struct vm_blockjob_layer *layers;
 	size_t n;
 	bool mirror, ready; /* a copy or an active commit; it may be pivoted */
 };
 
 /* -ENOENT: no such disk. Fills *out on success. */
-int vm_act_chain_read(virDomainPtr dom, const char *target, struct vm_act_chain *out, struct vs_err *err);
-void vm_act_chain_fini(struct vm_act_chain *chain);
+int vm_blockjob_chain_read(virDomainPtr dom, const char *target, struct vm_blockjob_chain *out, struct vs_err *err);
+void vm_blockjob_chain_fini(struct vm_blockjob_chain *chain);
 /* Position of the layer, by path, else by the file that the path leads to; -1: none. */
-int vm_act_chain_find(const struct vm_act_chain *chain, const char *path);
+int vm_blockjob_chain_find(const struct vm_blockjob_chain *chain, const char *path);
 
 #endif

@@ -8,11 +8,11 @@
 
 #include <libvirt/libvirt.h>
 
-#include "vm/libvirt/domain.h"
+#include "vm/libvirt/dom.h"
 #include "vm/libvirt/overlay.h"
 #include "vm/model/types.h"
 
-struct vm_act_create {
+struct vm_create {
 	const char *name;        /* raw */
 	const char *description; /* or NULL */
 	enum vm_kind kind;       /* VM_INTERNAL of a running domain saves its memory and pauses it meanwhile */
@@ -29,16 +29,16 @@ struct vm_act_create {
 	void *opaque;
 };
 
-/* All checks of vm_act_create(), and the files it would make. Fills *plan on success. */
-int vm_act_create_plan(virDomainPtr dom, const struct vm_act_create *spec, struct vm_act_watch *watch, struct vm_act_plan *plan,
-		       struct vs_err *err);
+/* All checks of vm_create(), and the files it would make. Fills *plan on success. */
+int vm_create_plan(virDomainPtr dom, const struct vm_create *spec, struct vm_dom_watch *watch, struct vm_overlay_plan *plan,
+		   struct vs_err *err);
 
 /*
  * Takes the snapshot. On failure nothing is left of it, with one exception which the sentence tells: a guest whose file systems
  * cannot be thawed again (*made is true then). Not cancelled once begun. What libvirt froze is what counts: where another tool has
  * merged a layer of a shut-off domain while libvirt let us wait, the overlay is put on what it froze in truth.
  */
-int vm_act_create(virDomainPtr dom, const struct vm_act_create *spec, struct vm_act_watch *watch, bool *made,
-		  struct vs_err *err);
+int vm_create(virDomainPtr dom, const struct vm_create *spec, struct vm_dom_watch *watch, bool *made,
+	      struct vs_err *err);
 
 #endif

@@ -8,9 +8,9 @@
 
 #include <libvirt/libvirt.h>
 
-#include "vm/libvirt/domain.h"
+#include "vm/libvirt/dom.h"
 
 /* libvirt's delete of an internal snapshot: record, entries and saved memory. It cannot be cancelled nor slowed. */
-int vm_act_delete(virDomainPtr dom, const char *name, struct vm_act_watch *watch, struct vs_err *err);
+int vm_delete_internal(virDomainPtr dom, const char *name, struct vm_dom_watch *watch, struct vs_err *err);
 
 #endif

@@ -8,17 +8,18 @@
 
 #include <libvirt/libvirt.h>
 
-#include "vm/libvirt/domain.h"
+#include "vm/libvirt/dom.h"
 
 /* Waits for agents that were asked to freeze and are not waited for any more, that long at most: who ends the process calls it. */
-void vm_act_freeze_await(unsigned seconds);
+void vm_fsfreeze_await(unsigned seconds);
 
 /* Does the guest's agent answer, within so many seconds? -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -EAGAIN. */
-int vm_act_agent(virDomainPtr dom, unsigned seconds, struct vm_act_watch *watch, struct vs_err *err);
-/* Freezes the guest's file systems. On success *out is for vm_act_thaw(); on failure they are not frozen, or will be thawed. */
-struct vm_act_freeze;
-int vm_act_freeze(virDomainPtr dom, unsigned seconds, struct vm_act_watch *watch, struct vm_act_freeze **out, struct vs_err *err);
+int vm_fsfreeze_agent(virDomainPtr dom, unsigned seconds, struct vm_dom_watch *watch, struct vs_err *err);
+/* Freezes the guest's file systems. On success *out is for vm_fsfreeze_thaw(); on failure they are not frozen, or will be
+ * thawed. */
+struct vm_fsfreeze;
+int vm_fsfreeze(virDomainPtr dom, unsigned seconds, struct vm_dom_watch *watch, struct vm_fsfreeze **out, struct vs_err *err);
 /* Takes it, also where it fails. */
-int vm_act_thaw(struct vm_act_freeze *freeze, struct vs_err *err);
+int vm_fsfreeze_thaw(struct vm_fsfreeze *freeze, struct vs_err *err);
 
 #endif

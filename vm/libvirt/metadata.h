@@ -11,8 +11,8 @@
 #include "qcow2/base.h"
 
 /* The element of @uri as the next start will have it (of a transient domain: now). Gives *xml. -ENOENT: there is none. */
-int vm_act_metadata_get(virDomainPtr dom, const char *uri, char **xml, struct vs_err *err);
+int vm_metadata_get(virDomainPtr dom, const char *uri, char **xml, struct vs_err *err);
 /* Replaces it, in the running instance and in the configuration; NULL removes it. @xml without the name space. */
-int vm_act_metadata_set(virDomainPtr dom, const char *key, const char *uri, const char *xml, struct vs_err *err);
+int vm_metadata_set(virDomainPtr dom, const char *key, const char *uri, const char *xml, struct vs_err *err);
 
 #endif

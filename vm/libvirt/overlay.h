@@ -9,10 +9,10 @@
 #include <libvirt/libvirt.h>
 
 #include "qcow2/qcow2.h"
-#include "vm/libvirt/domain.h"
+#include "vm/libvirt/dom.h"
 
 /* A file that is going to be made. */
-struct vm_act_overlay {
+struct vm_overlay {
 	char *target;
 	char *below;             /* what it will stand on */
 	uint64_t below_dev, below_ino; /* which file that is */
@@ -22,12 +22,12 @@ struct vm_act_overlay {
 	uint64_t dev, ino;       /* which file we made there; 0: none yet */
 };
 
-struct vm_act_plan {
+struct vm_overlay_plan {
 	bool running;
-	struct vm_act_overlay *overlays; /* none for internal ones */
+	struct vm_overlay *overlays; /* none for internal ones */
 	size_t n_overlays;
 };
-void vm_act_plan_fini(struct vm_act_plan *plan);
+void vm_overlay_plan_fini(struct vm_overlay_plan *plan);
 
 /*
  * Where the overlay of @snapshot over @source is put: beside it, `<stem>.<snapshot>.qcow2`, for @attempt > 1
@@ -35,14 +35,14 @@ void vm_act_plan_fini(struct vm_act_plan *plan);
  * @snapshots has added. Characters of the snapshot's name that could mean something to a shell, to QEMU's options or to
  * AppArmor become `_`; long names are cut. Gives *path. -ENOMEM. Pure.
  */
-int vm_act_overlay_path(const char *source, char **snapshots, size_t n_snapshots, const char *snapshot,
-			unsigned attempt, char **path);
+int vm_overlay_path(const char *source, char **snapshots, size_t n_snapshots, const char *snapshot,
+		    unsigned attempt, char **path);
 
 /* The names of all snapshots that libvirt has. Gives *names and its length (free each, and the array). */
-int vm_act_names(virDomainPtr dom, char ***names, size_t *n, struct vs_err *err);
-void vm_act_names_free(char **names, size_t n);
+int vm_overlay_names(virDomainPtr dom, char ***names, size_t *n, struct vs_err *err);
+void vm_overlay_names_free(char **names, size_t n);
 
-struct vm_act_naming {
+struct vm_overlay_naming {
 	const char *beside;  /* path of the image that gives directory and stem */
 	const char *snapshot;
 	char **names;
@@ -52,16 +52,17 @@ struct vm_act_naming {
 };
 
 /* Adds an overlay for @target over @below to @plan, with a path that is free. @below is copied. */
-int vm_act_plan_add(struct vm_act_plan *plan, const struct vm_act_naming *naming, const char *target, const char *below,
-		    enum q2_format format, struct vs_err *err);
+int vm_overlay_plan_add(struct vm_overlay_plan *plan, const struct vm_overlay_naming *naming, const char *target,
+			const char *below,
+			enum q2_format format, struct vs_err *err);
 
 /* Makes a file for each of them, 0600 and of its owner below: an overlay, on disk when this returns; or, with @empty, nothing but
  * the file, for libvirt to fill. All or none. Notes in @plan which files these are. */
-int vm_act_overlays_make(struct vm_act_plan *plan, bool empty, void (*making)(void *opaque, const char *path, uint64_t ino),
-			 void *opaque, struct vm_act_watch *watch, struct vs_err *err);
+int vm_overlay_make_all(struct vm_overlay_plan *plan, bool empty, void (*making)(void *opaque, const char *path, uint64_t ino),
+			void *opaque, struct vm_dom_watch *watch, struct vs_err *err);
 /* Removes those files that we made there, and no others. */
-void vm_act_overlays_unlink(const struct vm_act_plan *plan);
+void vm_overlay_unlink_all(const struct vm_overlay_plan *plan);
 /* Lets an overlay that nobody has written to stand on another image. */
-int vm_act_overlay_rebase(const struct vm_act_overlay *overlay, const char *below, enum q2_format format, struct vs_err *err);
+int vm_overlay_rebase(const struct vm_overlay *overlay, const char *below, enum q2_format format, struct vs_err *err);
 
 #endif

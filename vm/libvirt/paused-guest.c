@@ -17,7 +17,8 @@
  * takes of the paused guest, into a save image, and with a revert or a restore back into a definition and into another instance,
  * which is somebody's. So the word alone names nothing. It names our instance together with the process that QEMU is (its number, and
  * when it began, as the kernel tells), and both are in our notes from the start to the end: who has the word but is another process is
- * left alone. A word in a configuration is one that travelled, and goes (vm_act_find_paused). Dying right after 2, before the process
+ * left alone. A word in a configuration is one that travelled, and goes (vm_paused_guest_find). Dying right after 2, before the
+ * process
  * could be noted, leaves a note with the time: a QEMU of this domain that carries the word and began within seconds of that is ours.
  *
  * A second condition: none of its vCPUs has run since the start. Their threads sleep until they are resumed, whatever block jobs do;
@@ -39,8 +40,8 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "vm/libvirt/blockjob.h"
-#include "vm/libvirt/domain.h"
+#include "vm/libvirt/blockjob-list.h"
+#include "vm/libvirt/dom.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
 #include "vm/util/fault.h"
@@ -79,7 +80,7 @@ static int drop_token(virDomainPtr dom, unsigned flags, struct vs_err *err)
 		vm_fault();
 		return 0;
 	}
-	return vm_act_virterr(dom, err, "the metadata of the domain");
+	return vm_dom_virterr(dom, err, "the metadata of the domain");
 }
 
 /* ---------------------------------------------------------------- the process */
@@ -145,7 +146,7 @@ static bool find_process(const char *uuid, int64_t *pid, uint64_t *began)
 	return n == 1 && *began;
 }
 
-bool vm_act_process(const char *uuid, struct vm_act_guest *out)
+bool vm_paused_guest_process(const char *uuid, struct vm_paused_guest *out)
 {
 	return find_process(uuid, &out->pid, &out->began);
 }
@@ -159,7 +160,7 @@ static uint64_t now_ticks(void)
 }
 
 /* Is the QEMU of this domain the process that was noted? */
-static bool is_noted(const char *uuid, const struct vm_act_guest *noted)
+static bool is_noted(const char *uuid, const struct vm_paused_guest *noted)
 {
 	uint64_t began = 0, tick = (uint64_t)sysconf(_SC_CLK_TCK);
 	int64_t pid = 0;
@@ -178,11 +179,11 @@ static int may_start(virDomainPtr dom, struct vs_err *err)
 	int saved = virDomainHasManagedSaveImage(dom, 0), active;
 
 	if (saved < 0)
-		return vm_act_virterr(dom, err, "the managed save of the domain");
+		return vm_dom_virterr(dom, err, "the managed save of the domain");
 	if (saved)
 		return vs_err_set(err, -EPERM, "domain '%s' has a managed save, which a start would use up: start it and shut it "
 				  "down, or 'virsh managedsave-remove' it first", virDomainGetName(dom));
-	active = vm_act_active(dom, err);
+	active = vm_dom_active(dom, err);
 	return active > 0 ? vs_err_set(err, -EBUSY, "domain '%s' is running", virDomainGetName(dom)) : active;
 }
 
@@ -222,7 +223,7 @@ static char *configuration(virDomainPtr dom, struct vs_err *err)
 	char *xml = virDomainGetXMLDesc(dom, VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE);
 
 	if (!xml)
-		vm_act_virterr(dom, err, "the configuration of the domain");
+		vm_dom_virterr(dom, err, "the configuration of the domain");
 	return xml;
 }
 
@@ -250,7 +251,7 @@ static int start_with_word(virDomainPtr dom, const char *token, struct vs_err *e
 		return vs_err_set(err, -EIO, "the configuration of the domain has no name");
 	started = virDomainCreateXML(virDomainGetConnect(dom), xml, VIR_DOMAIN_START_PAUSED);
 	if (!started)
-		return vm_act_virterr(dom, err, "the domain cannot be started to work on its disks");
+		return vm_dom_virterr(dom, err, "the domain cannot be started to work on its disks");
 	vm_fault();
 	after = configuration(dom, NULL);
 	if (after && strcmp(before, after) != 0) {
@@ -262,10 +263,10 @@ static int start_with_word(virDomainPtr dom, const char *token, struct vs_err *e
 	return 0;
 }
 
-int vm_act_start_paused(virDomainPtr dom, void (*before)(void *opaque, const struct vm_act_guest *guest), void *opaque,
-			struct vm_act_guest *out, struct vs_err *err)
+int vm_paused_guest_start(virDomainPtr dom, void (*before)(void *opaque, const struct vm_paused_guest *guest), void *opaque,
+			  struct vm_paused_guest *out, struct vs_err *err)
 {
-	struct vm_act_guest guest = { .began = now_ticks() };
+	struct vm_paused_guest guest = { .began = now_ticks() };
 	struct vs_err local = {0};
 	char left[33];
 	int r;
@@ -299,47 +300,47 @@ int vm_act_start_paused(virDomainPtr dom, void (*before)(void *opaque, const str
 /* ---------------------------------------------------------------- end */
 
 /* 1: it is that instance and paused; 0: it is not up; -EEXIST: somebody has it. */
-static int still_ours(virDomainPtr dom, const struct vm_act_guest *guest, struct vs_err *err)
+static int still_ours(virDomainPtr dom, const struct vm_paused_guest *guest, struct vs_err *err)
 {
 	char token[33];
-	int state, active = vm_act_active(dom, err);
+	int state, active = vm_dom_active(dom, err);
 
 	if (active <= 0)
 		return active;
 	if (!read_token(dom, VIR_DOMAIN_AFFECT_LIVE, token) || strcmp(token, guest->token) != 0 || !is_noted(guest->uuid, guest))
-		return vm_act_active(dom, NULL) == 1 ? -EEXIST : 0;
+		return vm_dom_active(dom, NULL) == 1 ? -EEXIST : 0;
 	if (virDomainGetState(dom, &state, NULL, 0) < 0)
-		return vm_act_virterr(dom, err, "the state of the domain");
+		return vm_dom_virterr(dom, err, "the state of the domain");
 	if (state == VIR_DOMAIN_SHUTOFF)
 		return 0;
 	return state == VIR_DOMAIN_PAUSED && vcpu_ns(dom) <= guest->spent_ns + RAN_NS ? 1 : -EEXIST;
 }
 
 /* Until nobody is at work on it: 0; -ECANCELED. A job that hangs is for who began it to end. */
-static int await_others(virDomainPtr dom, struct vm_act_watch *watch, struct vs_err *err)
+static int await_others(virDomainPtr dom, struct vm_dom_watch *watch, struct vs_err *err)
 {
 	bool told = false;
 
 	for (;;) {
-		struct vm_act_job *jobs = NULL;
+		struct vm_blockjob *jobs = NULL;
 		size_t n = 0;
 
-		if (vm_act_jobs(dom, &jobs, &n, NULL) < 0)
+		if (vm_blockjob_list(dom, &jobs, &n, NULL) < 0)
 			return 0; /* it is going, or has gone */
-		vm_act_jobs_free(jobs, n);
+		vm_blockjob_list_free(jobs, n);
 		if (n == 0)
 			return 0;
 		if (!told)
-			vm_act_step(watch, "wait for the job that another tool has begun in the guest that was started for this");
+			vm_dom_step(watch, "wait for the job that another tool has begun in the guest that was started for this");
 		told = true;
-		if (vm_act_cancelled(watch))
+		if (vm_dom_cancelled(watch))
 			return vs_err_set(err, -ECANCELED, "cancelled while another tool is at work in the guest that was started for this: it "
 					  "stays, paused, and is 'virsh destroy'ed when that is done");
 		usleep(OTHERS_PAUSE_US);
 	}
 }
 
-static int end(virDomainPtr dom, const struct vm_act_guest *guest, struct vm_act_watch *watch, struct vs_err *err)
+static int end(virDomainPtr dom, const struct vm_paused_guest *guest, struct vm_dom_watch *watch, struct vs_err *err)
 {
 	int r = still_ours(dom, guest, err);
 
@@ -358,11 +359,11 @@ static int end(virDomainPtr dom, const struct vm_act_guest *guest, struct vm_act
 		vm_fault();
 		return 0;
 	}
-	r = vm_act_virterr(dom, err, "the domain, which was started to work on its disks, cannot be ended");
-	return vm_act_active(dom, NULL) == 0 ? 0 : r;
+	r = vm_dom_virterr(dom, err, "the domain, which was started to work on its disks, cannot be ended");
+	return vm_dom_active(dom, NULL) == 0 ? 0 : r;
 }
 
-int vm_act_end_paused(virConnectPtr conn, const struct vm_act_guest *guest, struct vm_act_watch *watch, struct vs_err *err)
+int vm_paused_guest_end(virConnectPtr conn, const struct vm_paused_guest *guest, struct vm_dom_watch *watch, struct vs_err *err)
 {
 	virDomainPtr dom = virDomainLookupByUUIDString(conn, guest->uuid);
 	int r;
@@ -378,11 +379,11 @@ int vm_act_end_paused(virConnectPtr conn, const struct vm_act_guest *guest, stru
 
 /* ---------------------------------------------------------------- after a crash */
 
-int vm_act_find_paused(virDomainPtr dom, const struct vm_act_guest *noted, struct vm_act_guest *out, struct vs_err *err)
+int vm_paused_guest_find(virDomainPtr dom, const struct vm_paused_guest *noted, struct vm_paused_guest *out, struct vs_err *err)
 {
-	struct vm_act_guest guest = *noted;
+	struct vm_paused_guest guest = *noted;
 	char left[33];
-	int active = vm_act_active(dom, err), r = 0;
+	int active = vm_dom_active(dom, err), r = 0;
 
 	if (active < 0)
 		return active;

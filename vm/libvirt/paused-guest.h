@@ -8,14 +8,14 @@
 
 #include <libvirt/libvirt.h>
 
-#include "vm/libvirt/domain.h"
+#include "vm/libvirt/dom.h"
 
 /*
  * A shut-off domain is started without ever running: its vCPUs stay paused. A word in its *live* metadata, which ends with
  * the instance, tells that this is ours; see paused-guest.c. All of this under the domain's lock: another process of ours that
  * is at work on the domain looks just like one that has died.
  */
-struct vm_act_guest {
+struct vm_paused_guest {
 	char uuid[VIR_UUID_STRING_BUFLEN];
 	int id;
 	char token[33];
@@ -25,19 +25,21 @@ struct vm_act_guest {
 };
 
 /* Which process is the QEMU of this domain, and since when? Fills pid and began. False: none that we can see. */
-bool vm_act_process(const char *uuid, struct vm_act_guest *out);
+bool vm_paused_guest_process(const char *uuid, struct vm_paused_guest *out);
 
 /* @before is called with what can be noted before anything happens; what *out holds is to be noted as well, until the guest is
  * ended. -EPERM: a managed save exists, which a start would use up. */
-int vm_act_start_paused(virDomainPtr dom, void (*before)(void *opaque, const struct vm_act_guest *guest), void *opaque,
-			struct vm_act_guest *out, struct vs_err *err);
+int vm_paused_guest_start(virDomainPtr dom, void (*before)(void *opaque, const struct vm_paused_guest *guest), void *opaque,
+			  struct vm_paused_guest *out, struct vs_err *err);
 
 /* Destroys it, if it is still that instance, paused, and was never resumed; who else is at work on it is waited for. 1: somebody
  * else's now, it was left; 0: it is gone; -ECANCELED: it was left. */
-int vm_act_end_paused(virConnectPtr conn, const struct vm_act_guest *guest, struct vm_act_watch *watch, struct vs_err *err);
+int vm_paused_guest_end(virConnectPtr conn, const struct vm_paused_guest *guest, struct vm_dom_watch *watch,
+			struct vs_err *err);
 
 /* For the next mount after a crash: is this domain the instance that was @noted (token empty: none was), paused, and never resumed? 1
  * and *out, or 0. Takes the word away where it is of no more use. */
-int vm_act_find_paused(virDomainPtr dom, const struct vm_act_guest *noted, struct vm_act_guest *out, struct vs_err *err);
+int vm_paused_guest_find(virDomainPtr dom, const struct vm_paused_guest *noted, struct vm_paused_guest *out,
+			 struct vs_err *err);
 
 #endif

@@ -61,7 +61,7 @@ static int wait_for(pid_t pid, int *status)
 	return 0;
 }
 
-int vm_act_run(const char *const *argv, struct vs_err *err)
+int vm_qemu_img_run(const char *const *argv, struct vs_err *err)
 {
 	char said[SAID_MAX];
 	int ends[2], status = 0, r;

@@ -10,6 +10,6 @@
 
 /* Runs a program with a minimal environment and no shell, and waits for it. What it writes to stderr becomes the sentence
  * (-EIO). argv[0] is looked up in PATH. */
-int vm_act_run(const char *const *argv, struct vs_err *err);
+int vm_qemu_img_run(const char *const *argv, struct vs_err *err);
 
 #endif

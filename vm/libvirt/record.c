@@ -7,42 +7,42 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/libvirt/domain.h"
+#include "vm/libvirt/dom.h"
 #include "vm/util/fault.h"
 
 /* ---------------------------------------------------------------- records */
 
-int vm_act_redefine(virDomainPtr dom, const char *xml, enum vm_act_current current, struct vs_err *err)
+int vm_record_redefine(virDomainPtr dom, const char *xml, enum vm_record_current current, struct vs_err *err)
 {
 	unsigned flags = VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE;
-	vm_act_autorecord struct vm_xml_snapshot *record = NULL;
-	vm_act_autosnapshot virDomainSnapshotPtr old = NULL, made = NULL;
+	vm_dom_autorecord struct vm_xml_snapshot *record = NULL;
+	vm_dom_autosnapshot virDomainSnapshotPtr old = NULL, made = NULL;
 	int r = vm_xml_snapshot_parse(xml, &record, err);
 
 	if (r < 0)
 		return r;
 	old = virDomainSnapshotLookupByName(dom, record->name, 0);
-	if (current == VM_ACT_MAKE_CURRENT || (old && virDomainSnapshotIsCurrent(old, 0) == 1))
+	if (current == VM_RECORD_MAKE_CURRENT || (old && virDomainSnapshotIsCurrent(old, 0) == 1))
 		flags |= VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT;
 	made = virDomainSnapshotCreateXML(dom, xml, flags);
 	vm_fault();
-	return made ? 0 : vm_act_virterr(dom, err, "the record of snapshot '%s'", record->name);
+	return made ? 0 : vm_dom_virterr(dom, err, "the record of snapshot '%s'", record->name);
 }
 
-int vm_act_forget(virDomainPtr dom, const char *name, struct vs_err *err)
+int vm_record_forget(virDomainPtr dom, const char *name, struct vs_err *err)
 {
-	vm_act_autosnapshot virDomainSnapshotPtr snap = NULL;
-	int r = vm_act_snapshot(dom, name, &snap, err), n;
+	vm_dom_autosnapshot virDomainSnapshotPtr snap = NULL;
+	int r = vm_dom_snapshot(dom, name, &snap, err), n;
 
 	if (r < 0)
 		return r;
 	n = virDomainSnapshotNumChildren(snap, 0);
 	if (n < 0)
-		return vm_act_virterr(dom, err, "snapshot '%s'", name);
+		return vm_dom_virterr(dom, err, "snapshot '%s'", name);
 	if (n > 0)
 		return vs_err_set(err, -EBUSY, "%d snapshots have '%s' as their parent: they get another one first", n, name);
 	if (virDomainSnapshotDelete(snap, VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY) < 0)
-		return vm_act_virterr(dom, err, "the record of snapshot '%s'", name);
+		return vm_dom_virterr(dom, err, "the record of snapshot '%s'", name);
 	vm_fault();
 	return 0;
 }
@@ -50,7 +50,7 @@ int vm_act_forget(virDomainPtr dom, const char *name, struct vs_err *err)
 static bool deleting(virDomainSnapshotPtr snap)
 {
 	vs_autofree char *text = virDomainSnapshotGetXMLDesc(snap, 0);
-	vm_act_autorecord struct vm_xml_snapshot *record = NULL;
+	vm_dom_autorecord struct vm_xml_snapshot *record = NULL;
 
 	if (!text || vm_xml_snapshot_parse(text, &record, NULL) < 0)
 		return false;
@@ -71,14 +71,14 @@ static int add_name(char **list, const char *name)
 	return 0;
 }
 
-int vm_act_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *err)
+int vm_record_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *err)
 {
 	vs_autofree char *found = NULL;
 	virDomainSnapshotPtr *list;
 	int n = virDomainListAllSnapshots(dom, &list, 0), r = 0;
 
 	if (n < 0)
-		return vm_act_virterr(dom, err, "the snapshots of the domain");
+		return vm_dom_virterr(dom, err, "the snapshots of the domain");
 	for (int i = 0; i < n; i++) {
 		if (r == 0 && deleting(list[i]))
 			r = add_name(&found, virDomainSnapshotGetName(list[i]));
@@ -86,7 +86,7 @@ int vm_act_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *err)
 	}
 	free(list);
 	if (r < 0)
-		return vm_act_oom(err);
+		return vm_dom_oom(err);
 	if (!found)
 		return 0;
 	*where = vs_steal(found);
@@ -95,7 +95,7 @@ int vm_act_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *err)
 
 /* ---------------------------------------------------------------- files */
 
-bool vm_act_proves(const struct vm_xml_snapshot *record, const char *path)
+bool vm_record_proves(const struct vm_xml_snapshot *record, const char *path)
 {
 	for (size_t i = 0; i < record->n_disks; i++)
 		if (record->disks[i].mode == VM_MODE_EXTERNAL && record->disks[i].overlay.path &&
@@ -124,12 +124,12 @@ static int nobody_has_it(const char *path, struct vs_err *err)
 	return 0;
 }
 
-int vm_act_unlink(const struct vm_xml_snapshot *record, const char *path, struct vs_err *err)
+int vm_record_unlink(const struct vm_xml_snapshot *record, const char *path, struct vs_err *err)
 {
 	struct stat st;
 	int r;
 
-	if (!vm_act_proves(record, path))
+	if (!vm_record_proves(record, path))
 		return vs_err_set(err, -EPERM, "'%s' was not created by snapshot '%s', so it is not removed", path, record->name);
 	if (lstat(path, &st) < 0)
 		return errno == ENOENT ? 0 : vs_err_set(err, -errno, "'%s': %s", path, strerror(errno));

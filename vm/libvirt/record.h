@@ -12,21 +12,21 @@
 
 /* Is somebody's delete unfinished? 1: yes, *where (given) names the snapshots that libvirt has noted it at: the parents of
  * what was being deleted. 0: no. */
-int vm_act_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *err);
+int vm_record_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *err);
 
-enum vm_act_current { VM_ACT_KEEP_CURRENT, VM_ACT_MAKE_CURRENT };
+enum vm_record_current { VM_RECORD_KEEP_CURRENT, VM_RECORD_MAKE_CURRENT };
 
 /* Replaces the record of the same name, or makes one. With KEEP the current snapshot stays the current one, also where it
  * is the one replaced. */
-int vm_act_redefine(virDomainPtr dom, const char *xml, enum vm_act_current current, struct vs_err *err);
+int vm_record_redefine(virDomainPtr dom, const char *xml, enum vm_record_current current, struct vs_err *err);
 
 /* The record goes, no data does. -EBUSY: it has children; some libvirts would rewrite theirs, so move them first. */
-int vm_act_forget(virDomainPtr dom, const char *name, struct vs_err *err);
+int vm_record_forget(virDomainPtr dom, const char *name, struct vs_err *err);
 
 /* Did the snapshot create this file (an overlay, or its saved memory)? By its record. */
-bool vm_act_proves(const struct vm_xml_snapshot *record, const char *path);
+bool vm_record_proves(const struct vm_xml_snapshot *record, const char *path);
 /* Removes a file of which @record proves that the snapshot created it (an overlay, or its saved memory), and that is a regular
  * file which no QEMU has open. 0 also where it is gone already; -EPERM: not proved; -EBUSY: open. */
-int vm_act_unlink(const struct vm_xml_snapshot *record, const char *path, struct vs_err *err);
+int vm_record_unlink(const struct vm_xml_snapshot *record, const char *path, struct vs_err *err);
 
 #endif

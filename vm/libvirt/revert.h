@@ -8,27 +8,27 @@
 
 #include <libvirt/libvirt.h>
 
-#include "vm/libvirt/domain.h"
+#include "vm/libvirt/dom.h"
 #include "vm/libvirt/overlay.h"
 
-struct vm_act_revert {
+struct vm_revert {
 	const char *name;
 	bool risky; /* libvirt's FORCE: also where it cannot know that the definitions fit together */
-	bool stops; /* vm_act_revert_plan: the caller will have stopped the domain by then */
-	bool (*left_over)(void *opaque, const char *path); /* as in vm_act_create */
+	bool stops; /* vm_revert_plan: the caller will have stopped the domain by then */
+	bool (*left_over)(void *opaque, const char *path); /* as in vm_create */
 	void (*making)(void *opaque, const char *path, uint64_t ino);
 	void *opaque;
 };
 
-enum vm_act_way {
-	VM_ACT_BY_LIBVIRT, /* virDomainRevertToSnapshot: internal ones */
-	VM_ACT_BY_HAND,    /* new overlays, definition, record: external ones */
+enum vm_revert_way {
+	VM_REVERT_BY_LIBVIRT, /* virDomainRevertToSnapshot: internal ones */
+	VM_REVERT_BY_HAND,    /* new overlays, definition, record: external ones */
 };
 
 /* How this revert would be done and which files it would make (BY_HAND). -EBUSY: BY_HAND, and the domain runs; -EOPNOTSUPP: a
  * transient domain, which would be gone once it is stopped. Fills *plan. */
-int vm_act_revert_plan(virDomainPtr dom, const struct vm_act_revert *spec, enum vm_act_way *way,
-		       struct vm_act_plan *plan, struct vs_err *err);
+int vm_revert_plan(virDomainPtr dom, const struct vm_revert *spec, enum vm_revert_way *way,
+		   struct vm_overlay_plan *plan, struct vs_err *err);
 
 /*
  * The domain gets back definition and disks; it runs afterwards only if the snapshot has memory. BY_HAND the layers written
@@ -36,6 +36,6 @@ int vm_act_revert_plan(virDomainPtr dom, const struct vm_act_revert *spec, enum 
  * On failure BY_HAND the domain is as before; -EBUSY: somebody started it meanwhile, on its old disks. The domain's metadata are the
  * old ones: the caller puts ours back.
  */
-int vm_act_revert(virDomainPtr dom, const struct vm_act_revert *spec, struct vm_act_watch *watch, struct vs_err *err);
+int vm_revert(virDomainPtr dom, const struct vm_revert *spec, struct vm_dom_watch *watch, struct vs_err *err);
 
 #endif

@@ -29,20 +29,20 @@ static bool between(unsigned long version, unsigned long first, unsigned long la
 	return V_MINOR(version) >= first && V_MINOR(version) <= last;
 }
 
-struct vm_act_can vm_act_can_of(unsigned long version)
+struct vm_version vm_version_of(unsigned long version)
 {
-	return (struct vm_act_can){
+	return (struct vm_version){
 		.version = version,
 		.start_layers = between(version, V(10, 8), V(11, 10)) ? LAYERS_NESTED : VM_CHAIN_MAX,
 	};
 }
 
-int vm_act_can(virConnectPtr conn, struct vm_act_can *out, struct vs_err *err)
+int vm_version_get(virConnectPtr conn, struct vm_version *out, struct vs_err *err)
 {
 	unsigned long version;
 
 	if (virConnectGetLibVersion(conn, &version) < 0)
 		return vm_virterr_set(err, "the version of libvirt");
-	*out = vm_act_can_of(version);
+	*out = vm_version_of(version);
 	return 0;
 }
