@@ -12,7 +12,7 @@
  * Mostly nothing has happened. Where libvirt says what it said, no job runs, and no file has been touched that was
  * looked at last time, the domains of the picture before are those of the next one, and nothing is opened or built.
  */
-#include "vm/inventory/look.h"
+#include "vm/inventory/poll.h"
 
 #include <errno.h>
 #include <string.h>
@@ -27,7 +27,7 @@
 
 #define TRIES 4
 
-struct vm_inventory {
+struct vm_poll {
 	struct vm_store *store;
 	struct vm_files *files;
 	struct vm_memory *memory;
@@ -45,64 +45,64 @@ struct vm_inventory {
 
 /* ---------------------------------------------------------------- life */
 
-void vm_inventory_free(struct vm_inventory *inv)
+void vm_poll_free(struct vm_poll *poll)
 {
-	if (!inv)
+	if (!poll)
 		return;
-	vm_sketch_cache_fini(&inv->cache);
-	vm_known_fini(&inv->known);
-	vm_pools_fini(&inv->pools);
-	vm_dirs_fini(&inv->dirs);
-	vm_files_free(inv->files);
-	vm_memory_free(inv->memory);
-	vm_log_shelf_free(inv->shelf);
-	vm_job_asker_free(inv->asker);
-	for (size_t i = 0; i < inv->n_allow_paths; i++)
-		free(inv->allow_paths[i]);
-	free(inv->allow_paths);
-	free(inv);
+	vm_sketch_cache_fini(&poll->cache);
+	vm_known_fini(&poll->known);
+	vm_pools_fini(&poll->pools);
+	vm_dirs_fini(&poll->dirs);
+	vm_files_free(poll->files);
+	vm_memory_free(poll->memory);
+	vm_log_shelf_free(poll->shelf);
+	vm_job_asker_free(poll->asker);
+	for (size_t i = 0; i < poll->n_allow_paths; i++)
+		free(poll->allow_paths[i]);
+	free(poll->allow_paths);
+	free(poll);
 }
 
-static bool copy_paths(struct vm_inventory *inv, const struct vm_options *options)
+static bool copy_paths(struct vm_poll *poll, const struct vm_options *options)
 {
-	inv->allow_paths = calloc(options->n_allow_paths + 1, sizeof(*inv->allow_paths));
-	for (size_t i = 0; inv->allow_paths && i < options->n_allow_paths; i++) {
-		inv->allow_paths[i] = strdup(options->allow_paths[i]);
-		if (!inv->allow_paths[i])
+	poll->allow_paths = calloc(options->n_allow_paths + 1, sizeof(*poll->allow_paths));
+	for (size_t i = 0; poll->allow_paths && i < options->n_allow_paths; i++) {
+		poll->allow_paths[i] = strdup(options->allow_paths[i]);
+		if (!poll->allow_paths[i])
 			return false;
-		inv->n_allow_paths++;
+		poll->n_allow_paths++;
 	}
-	return inv->allow_paths;
+	return poll->allow_paths;
 }
 
-struct vm_inventory *vm_inventory_new(const struct vm_options *options, struct vm_store *store)
+struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *store)
 {
-	struct vm_inventory *inv = calloc(1, sizeof(*inv));
+	struct vm_poll *poll = calloc(1, sizeof(*poll));
 
-	if (!inv)
+	if (!poll)
 		return NULL;
-	inv->store = store;
-	inv->files = vm_files_new();
-	inv->memory = vm_memory_new();
-	inv->shelf = vm_log_shelf_new(options->to_stderr);
-	inv->asker = vm_job_asker_new(options->uri, options->read_only);
-	vm_known_init(&inv->known, inv->shelf, inv->asker);
-	if (inv->files && inv->memory && inv->shelf && inv->asker && copy_paths(inv, options))
-		return inv;
-	vm_inventory_free(inv);
+	poll->store = store;
+	poll->files = vm_files_new();
+	poll->memory = vm_memory_new();
+	poll->shelf = vm_log_shelf_new(options->to_stderr);
+	poll->asker = vm_job_asker_new(options->uri, options->read_only);
+	vm_known_init(&poll->known, poll->shelf, poll->asker);
+	if (poll->files && poll->memory && poll->shelf && poll->asker && copy_paths(poll, options))
+		return poll;
+	vm_poll_free(poll);
 	return NULL;
 }
 
-void vm_inventory_say(struct vm_inventory *inv, const char *text)
+void vm_poll_say(struct vm_poll *poll, const char *text)
 {
-	for (size_t i = 0; i < inv->known.n_domains; i++)
-		vm_log(inv->known.domains[i]->log, "%s", text);
+	for (size_t i = 0; i < poll->known.n_domains; i++)
+		vm_log(poll->known.domains[i]->log, "%s", text);
 }
 
 /* ---------------------------------------------------------------- a look */
 
 struct look {
-	struct vm_inventory *inv;
+	struct vm_poll *poll;
 	struct vm_conn *conn;
 	const struct vm_picture *prev;
 	struct vs_err *err;
@@ -114,7 +114,7 @@ struct look {
 
 static int hear_libvirt(struct look *look)
 {
-	struct vm_known *known = &look->inv->known;
+	struct vm_known *known = &look->poll->known;
 	int r;
 
 	known->poll = look->round;
@@ -124,27 +124,27 @@ static int hear_libvirt(struct look *look)
 	look->hints = (struct vm_hints){0};
 	look->changed = known->changed;
 	if (look->changed)
-		look->inv->unfinished = true;
+		look->poll->unfinished = true;
 	return 0;
 }
 
 static void begin_round(struct look *look)
 {
-	struct vm_inventory *inv = look->inv;
+	struct vm_poll *poll = look->poll;
 
-	look->round = vm_files_round(inv->files);
-	vm_dirs_round(&inv->dirs);
+	look->round = vm_files_round(poll->files);
+	vm_dirs_round(&poll->dirs);
 }
 
 static bool quiet(struct look *look)
 {
-	struct vm_inventory *inv = look->inv;
+	struct vm_poll *poll = look->poll;
 	bool dirs_quiet;
 
-	if (!look->prev || look->changed || inv->known.jobs || inv->unfinished)
+	if (!look->prev || look->changed || poll->known.jobs || poll->unfinished)
 		return false;
-	dirs_quiet = vm_dirs_quiet(&inv->dirs);
-	return vm_files_quiet(inv->files) && dirs_quiet;
+	dirs_quiet = vm_dirs_quiet(&poll->dirs);
+	return vm_files_quiet(poll->files) && dirs_quiet;
 }
 
 /* Takes the references in @domains, but not the array. */
@@ -171,11 +171,11 @@ static int same_again(struct look *look, struct vm_picture **out)
  * libvirt said, which hearing it anew may free: so the last try, which is finished whatever libvirt says, does not ask. */
 static int build(struct look *look, bool last_try, struct vm_picture **out)
 {
-	struct vm_inventory *inv = look->inv;
+	struct vm_poll *poll = look->poll;
 	struct vm_sketch sketch = {
-		.known = &inv->known, .files = inv->files, .memory = inv->memory, .dirs = &inv->dirs, .pools = &inv->pools,
-		.cache = &inv->cache, .conn = look->conn, .allow_paths = inv->allow_paths,
-		.n_allow_paths = inv->n_allow_paths, .round = look->round, .store = inv->store,
+		.known = &poll->known, .files = poll->files, .memory = poll->memory, .dirs = &poll->dirs, .pools = &poll->pools,
+		.cache = &poll->cache, .conn = look->conn, .allow_paths = poll->allow_paths,
+		.n_allow_paths = poll->n_allow_paths, .round = look->round, .store = poll->store,
 	};
 	struct vm_domain **domains = NULL;
 	size_t n = 0;
@@ -186,7 +186,7 @@ static int build(struct look *look, bool last_try, struct vm_picture **out)
 	else if (r == 0)
 		r = hear_libvirt(look);
 	if (r == 0 && (!look->changed || last_try)) {
-		vm_memory_poll(inv->memory, (unsigned)look->round);
+		vm_memory_poll(poll->memory, (unsigned)look->round);
 		r = vm_sketch_finish(&sketch, look->prev, &domains, &n);
 		look->making = sketch.set.unfinished;
 		if (r == 0)
@@ -199,16 +199,16 @@ static int build(struct look *look, bool last_try, struct vm_picture **out)
 	return r;
 }
 
-static void greet_new(struct vm_inventory *inv)
+static void greet_new(struct vm_poll *poll)
 {
-	struct vm_known *known = &inv->known;
+	struct vm_known *known = &poll->known;
 
 	for (size_t i = 0; i < known->n_domains; i++) {
-		if (inv->looked && !known->domains[i]->greeted)
+		if (poll->looked && !known->domains[i]->greeted)
 			vm_log(known->domains[i]->log, "the domain appeared");
 		known->domains[i]->greeted = true;
 	}
-	inv->looked = true;
+	poll->looked = true;
 }
 
 static int look_around(struct look *look, bool pools_changed, struct vm_picture **out)
@@ -219,43 +219,43 @@ static int look_around(struct look *look, bool pools_changed, struct vm_picture 
 	r = hear_libvirt(look);
 	if (r < 0)
 		return r;
-	look->inv->unfinished |= pools_changed;
+	look->poll->unfinished |= pools_changed;
 	if (quiet(look))
 		return same_again(look, out);
 	r = 0;
 	for (int try = 1; r == 0; try++) {
 		if (try > 1)
 			begin_round(look);
-		greet_new(look->inv);
+		greet_new(look->poll);
 		r = build(look, try == TRIES, out);
 	}
 	if (r < 0)
 		return r;
-	look->inv->unfinished = look->changed || look->making;
+	look->poll->unfinished = look->changed || look->making;
 	return 0;
 }
 
-int vm_inventory_look(struct vm_inventory *inv, struct vm_conn *conn, bool fresh, const struct vm_picture *prev,
-		      struct vm_picture **out, struct vs_err *err)
+int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, const struct vm_picture *prev,
+		 struct vm_picture **out, struct vs_err *err)
 {
-	struct look look = { .inv = inv, .conn = conn, .prev = prev, .err = err };
+	struct look look = { .poll = poll, .conn = conn, .prev = prev, .err = err };
 	bool pools_changed = false;
 	int r;
 
 	if (fresh) {
 		vs_autofree char *uri = virConnectGetURI(vm_conn_ptr(conn));
 
-		vm_store_connection(inv->store, uri);
+		vm_store_connection(poll->store, uri);
 	}
 	vm_conn_hints(conn, &look.hints);
 	look.hints.all |= fresh;
-	r = vm_pools_look(&inv->pools, vm_conn_ptr(conn), fresh || look.hints.pools, &pools_changed);
+	r = vm_pools_look(&poll->pools, vm_conn_ptr(conn), fresh || look.hints.pools, &pools_changed);
 	if (r < 0 && !vm_conn_alive(conn))
 		return vs_err_set(err, -EHOSTDOWN, "the connection to libvirt broke off");
 	if (pools_changed)
-		inv->cache.stale_ns = vm_steady_ns();
+		poll->cache.stale_ns = vm_steady_ns();
 	r = look_around(&look, pools_changed, out);
 	if (r < 0)
-		inv->unfinished = true;
+		poll->unfinished = true;
 	return r;
 }
