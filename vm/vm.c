@@ -21,13 +21,13 @@ struct vm {
 
 /* ---------------------------------------------------------------- open and close */
 
-static void on_inventory(void *opaque, const struct vm_picture *pic, bool first)
+static void on_inventory(void *opaque, const struct vm_inventory *inv, bool first)
 {
 	struct vm *vm = opaque;
 
 	if (!first && vm->changed)
 		vm->changed(vm->opaque);
-	vm_engine_notice(vm->engine, pic);
+	vm_engine_notice(vm->engine, inv);
 }
 
 static void vm_free(struct vm *vm)
@@ -89,9 +89,9 @@ int vm_close(struct vm *vm)
 
 /* ---------------------------------------------------------------- what there is: see inventory/refresher.h */
 
-struct vm_picture *vm_picture_get(struct vm *vm)
+struct vm_inventory *vm_inventory_get(struct vm *vm)
 {
-	return vm_refresher_picture(vm->refresher);
+	return vm_refresher_inventory(vm->refresher);
 }
 
 int vm_refresh(struct vm *vm, unsigned timeout_ms)

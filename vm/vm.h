@@ -4,10 +4,10 @@
  * vm.h: what exists, who stands on what.
  *
  * A `struct vm` watches one source: a libvirt connection, or plain qcow2 files. Its refresher thread builds an immutable,
- * reference-counted picture and swaps a pointer; everybody else only ever reads pictures. Nothing here blocks except
+ * reference-counted inventory and swaps a pointer; everybody else only ever reads inventories. Nothing here blocks except
  * vm_open(), vm_close() and vm_refresh(), and no libvirt pointer leaves this folder.
  *
- * What a picture has in it: model/types.h.
+ * What an inventory has in it: model/types.h.
  */
 #ifndef VS_VM_H
 #define VS_VM_H
@@ -19,16 +19,17 @@
 
 struct vm;
 
-/* Connects and builds the first picture. Errors name the source. Gives *out. Starts threads: fork before. */
+/* Connects and builds the first inventory. Errors name the source. Gives *out. Starts threads: fork before. */
 int vm_open(const struct vm_options *options, struct vm **out, struct vs_err *err);
-/* Stops the threads. Pictures still held stay valid. 0; -EBUSY: a thread hangs in libvirt and may still call back: whatever it uses,
+/* Stops the threads. Inventories still held stay valid. 0; -EBUSY: a thread hangs in libvirt and may still call back: whatever
+ * it uses,
  * the options' opaque included, has to stay until the process ends, which should be by _exit(2). */
 int vm_close(struct vm *vm);
 
-/* Gives the current picture; never NULL, never blocks. */
-struct vm_picture *vm_picture_get(struct vm *vm);
+/* Gives the current inventory; never NULL, never blocks. */
+struct vm_inventory *vm_inventory_get(struct vm *vm);
 
-/* Asks for a new look and waits until a picture is in place that was begun after this call.
+/* Asks for a new look and waits until an inventory is in place that was begun after this call.
  * 0, or -ETIMEDOUT, or -EHOSTDOWN while libvirt is away, or what else that look failed with. */
 int vm_refresh(struct vm *vm, unsigned timeout_ms);
 
@@ -39,7 +40,8 @@ int vm_refresh(struct vm *vm, unsigned timeout_ms);
  * after the other on a thread of vm/, and `done` is called exactly once, from that thread (or from vm_request() itself when
  * the answer is known at once). @rc: 0 or the negative errno of the contract's table; the sentence is in vm_ctl_text() and
  * the log before `done` is called (another request may have said something since, so @outcome is this one's own, as
- * vm_ctl_text() has it, borrowed; NULL: it has not said anything), and what the commands changed is in the current picture (and `changed` was called).
+ * vm_ctl_text() has it, borrowed; NULL: it has not said anything), and what the commands changed is in the current inventory
+ * (and `changed` was called).
  * A domain runs one request at a time: another one gets -EBUSY at once, except that it waits for pruning which retention
  * started by itself. `cancel`, `try` (its checks only read) and reading never wait.
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* What pictures are made of: order and numbers of snapshots, sharing of what did not change, the log, and small helpers. */
+/* What inventories are made of: order and numbers of snapshots, sharing of what did not change, the log, and small helpers. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,7 +12,7 @@
 #include "vm/util/log-shelf.h"
 #include "vm/util/strmap.h"
 
-/* ---------------------------------------------------------------- pictures */
+/* ---------------------------------------------------------------- inventories */
 
 static struct vm_domain *domain(const char *dir, const char *state)
 {
@@ -32,31 +32,31 @@ static struct vm_domain *domain(const char *dir, const char *state)
 Test(vm_picture, domains_are_sorted_and_found_by_directory)
 {
 	struct vm_domain *list[] = { domain("web", "running"), domain("db", "running"), domain("mail", "shut off") };
-	struct vm_picture *pic = vm_picture_new(list, 3, NULL);
+	struct vm_inventory *inv = vm_inventory_new(list, 3, NULL);
 
-	cr_expect_str_eq(pic->domains[0]->dir, "db");
-	cr_expect_str_eq(pic->domains[2]->dir, "web");
-	cr_expect_eq(vm_picture_domain(pic, "mail"), pic->domains[1]);
-	cr_expect_null(vm_picture_domain(pic, "mai"));
-	cr_expect_null(vm_picture_domain(pic, "zebra"));
-	vm_picture_put(pic);
+	cr_expect_str_eq(inv->domains[0]->dir, "db");
+	cr_expect_str_eq(inv->domains[2]->dir, "web");
+	cr_expect_eq(vm_inventory_domain(inv, "mail"), inv->domains[1]);
+	cr_expect_null(vm_inventory_domain(inv, "mai"));
+	cr_expect_null(vm_inventory_domain(inv, "zebra"));
+	vm_inventory_put(inv);
 }
 
 Test(vm_picture, the_serial_rises_only_with_another_domain_object)
 {
 	struct vm_domain *a = domain("a", "running"), *b = domain("a", "paused");
-	struct vm_picture *one = vm_picture_new(&a, 1, NULL), *same, *other;
+	struct vm_inventory *one = vm_inventory_new(&a, 1, NULL), *same, *other;
 
 	vm_domain_ref(a);
-	same = vm_picture_new(&a, 1, one);
+	same = vm_inventory_new(&a, 1, one);
 	cr_expect_eq(same->serial, one->serial);
-	other = vm_picture_new(&b, 1, same);
+	other = vm_inventory_new(&b, 1, same);
 	cr_expect_eq(other->serial, one->serial + 1);
-	vm_picture_put(one);
-	vm_picture_put(same);
-	cr_expect_str_eq(vm_picture_ref(other)->domains[0]->state, "paused");
-	vm_picture_put(other);
-	vm_picture_put(other);
+	vm_inventory_put(one);
+	vm_inventory_put(same);
+	cr_expect_str_eq(vm_inventory_ref(other)->domains[0]->state, "paused");
+	vm_inventory_put(other);
+	vm_inventory_put(other);
 }
 
 Test(vm_picture, equal_is_what_looks_the_same)

@@ -4,7 +4,8 @@
  * Plan and recovery of merges, on made-up domains.
  *
  * A world is a few files that stand on one another, snapshots that froze some of them, and one disk. It is shown to vm_merge_plan() as
- * a picture, libvirt's records and our own facts; what the plan says is then done to the world, up to any step, as merge-run.c would
+ * an inventory, libvirt's records and our own facts; what the plan says is then done to the world, up to any step, as
+ * merge-run.c would
  * do it; others may do something to the world in between; and the command is repeated. Whatever happens, every snapshot that nobody
  * asked to go must read, through the file that its record names, what it read when it was taken, and no file may vanish that somebody
  * needs, or may need.

@@ -153,15 +153,15 @@ int vm_work_vouch_beneath(struct vm_work *w, const char *path, struct vs_err *er
 
 int vm_work_vouch_again(struct vm_work *w, struct vs_err *err)
 {
-	struct vm_picture *pic;
+	struct vm_inventory *inv;
 	int r = vm_refresher_look(w->refresher, 30000);
 
 	if (r < 0)
 		return 0; /* nobody knows: then nothing is vouched for that was not before */
-	pic = vm_refresher_picture(w->refresher);
-	for (size_t i = 0; r == 0 && i < pic->n_domains; i++)
-		if (!strcmp(pic->domains[i]->uuid, w->uuid))
-			r = vm_work_vouch(w, pic->domains[i], err);
-	vm_picture_put(pic);
+	inv = vm_refresher_inventory(w->refresher);
+	for (size_t i = 0; r == 0 && i < inv->n_domains; i++)
+		if (!strcmp(inv->domains[i]->uuid, w->uuid))
+			r = vm_work_vouch(w, inv->domains[i], err);
+	vm_inventory_put(inv);
 	return r;
 }

@@ -84,7 +84,7 @@ static void forget_look(struct vm_work *w)
 {
 	drop_records(w);
 	vm_own_free(vs_steal(w->own));
-	vm_picture_put(vs_steal(w->pic));
+	vm_inventory_put(vs_steal(w->inv));
 	w->d = NULL;
 	if (w->dom)
 		virDomainFree(vs_steal(w->dom));
@@ -102,17 +102,17 @@ void vm_work_fini(struct vm_work *w)
 	w->said = NULL;
 }
 
-static int look_picture(struct vm_work *w, struct vs_err *err)
+static int poll_inventory(struct vm_work *w, struct vs_err *err)
 {
 	int r = vm_refresher_look(w->refresher, LOOK_MS);
 
 	w->d = NULL;
 	if (r < 0)
 		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "the domain cannot be looked at: %s", strerror(-r));
-	w->pic = vm_refresher_picture(w->refresher);
-	for (size_t i = 0; i < w->pic->n_domains; i++)
-		if (!strcmp(w->pic->domains[i]->uuid, w->uuid))
-			w->d = w->pic->domains[i];
+	w->inv = vm_refresher_inventory(w->refresher);
+	for (size_t i = 0; i < w->inv->n_domains; i++)
+		if (!strcmp(w->inv->domains[i]->uuid, w->uuid))
+			w->d = w->inv->domains[i];
 	return w->d ? 0 : vs_err_set(err, -ENOENT, "the domain is gone");
 }
 
@@ -232,7 +232,7 @@ int vm_work_look(struct vm_work *w, struct vs_err *err)
 	int r;
 
 	forget_look(w);
-	r = look_picture(w, err);
+	r = poll_inventory(w, err);
 	if (r == 0 && w->conn) {
 		w->dom = virDomainLookupByUUIDString(w->conn, w->uuid);
 		if (!w->dom)
@@ -255,12 +255,12 @@ int vm_work_glance(const struct vm_work *w, struct vm_work *now, struct vs_err *
 {
 	*now = (struct vm_work){ .refresher = w->refresher, .uuid = w->uuid, .conn = w->conn, .own = w->own, .records = w->records,
 				 .n_records = w->n_records, .removed = w->removed, .n_removed = w->n_removed };
-	return look_picture(now, err);
+	return poll_inventory(now, err);
 }
 
 void vm_work_glance_done(struct vm_work *now)
 {
-	vm_picture_put(now->pic);
+	vm_inventory_put(now->inv);
 }
 
 int vm_work_save(struct vm_work *w, struct vs_err *err)

@@ -3,7 +3,8 @@
 /*
  * context.h: one command at work on one domain.
  *
- * A work begins with a look (vm_work_look): a new picture, libvirt's records, our own facts, each asked for now, under the domain's
+ * A work begins with a look (vm_work_look): a new inventory, libvirt's records, our own facts, each asked for now, under the
+ * domain's
  * lock. Every guard is a question to that look. A command looks again before what cannot be undone.
  *
  * With `try_only` the same functions run, and instead of acting they say what they would do: vm_work_would().
@@ -49,7 +50,7 @@ struct vm_work {
 
 	/* of the last look */
 	virDomainPtr dom;   /* NULL for an image source */
-	struct vm_picture *pic;
+	struct vm_inventory *inv;
 	const struct vm_domain *d;
 	struct vm_own *own; /* never NULL */
 	bool behind;        /* the domain's own copy of it is older */
@@ -109,11 +110,11 @@ bool vm_work_is_there(const char *path, uint64_t ino);
 /* Guard locks of the mount on the domain's files: off, until the work ends. */
 void vm_work_unguard(struct vm_work *w);
 
-/* ---------------------------------------------------------------- the graph, as the picture has it */
+/* ---------------------------------------------------------------- the graph, as the inventory has it */
 
 /* Index of the layer in w->d->layers that this path leads to, as far as the look met it by that path; -1: none. Pure. */
 int vm_work_layer(const struct vm_work *w, const char *path);
-/* Bytes that it takes on disk now: a running guest has written since the picture was made. */
+/* Bytes that it takes on disk now: a running guest has written since the inventory was made. */
 uint64_t vm_work_allocated(const struct vm_work *w, int layer);
 /* The active layer of that disk; -1: none. */
 int vm_work_top(const struct vm_work *w, const char *target);

@@ -80,7 +80,7 @@ static const struct vm_work_record *last_with(const struct vm_merge *m, const ch
 	return NULL;
 }
 
-/* Where the snapshot's disk is to be read: what the picture found, else what the record says. */
+/* Where the snapshot's disk is to be read: what the inventory found, else what the record says. */
 static const char *frozen_path(const struct vm_merge *m, const struct vm_work_record *record, const char *target)
 {
 	const struct vm_xml_snapdisk *disk = disk_of(record->xml, target);

@@ -123,7 +123,7 @@ static int pull_all(struct vm_work *w, const struct pull_disk *disks, size_t n, 
 		return r;
 	for (size_t i = 0; r == 0 && i < n; i++)
 		r = pull_one(w, &disks[i], err);
-	/* the picture is to see the completed job before it sees the chain alone */
+	/* the inventory is to see the completed job before it sees the chain alone */
 	vm_refresher_look(w->refresher, 30000);
 	return r;
 }

@@ -65,7 +65,7 @@ static bool is_new(const struct vm_work *w, const struct vm_snapshot *s, const s
 	return true;
 }
 
-/* With the domain stopped: nobody writes to them any more, but a picture does not follow what a guest writes. */
+/* With the domain stopped: nobody writes to them any more, but an inventory does not follow what a guest writes. */
 static struct old_layers note_layers(const struct vm_work *w, const struct vm_snapshot *s)
 {
 	struct old_layers old = { .v = xcalloc(w->d->n_disks, sizeof(*old.v)) };

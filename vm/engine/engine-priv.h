@@ -90,7 +90,7 @@ int vm_request_do(struct vm_request *q, virConnectPtr conn);
 int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm_command *c);
 /* The outcome of @command: @said what was done, @err why it failed with @r; either may be NULL. */
 void vm_request_report(struct vm_request *q, const char *command, int r, const char *said, const struct vs_err *err);
-/* retention.c: the next picture is to have the domain looked after as a mount does. */
+/* retention.c: the next inventory is to have the domain looked after as a mount does. */
 void vm_engine_repair_later(struct vm_engine *engine, struct vm_slot *slot);
 
 /* request.c: a request of our own. */

@@ -119,19 +119,19 @@ int vm_engine_retain_text(struct vm_engine *e, const char *uuid, char **text, si
 	return 0;
 }
 
-static const struct vm_domain *find_domain(const struct vm_picture *pic, const char *uuid)
+static const struct vm_domain *find_domain(const struct vm_inventory *inv, const char *uuid)
 {
-	for (size_t i = 0; i < pic->n_domains; i++)
-		if (!strcmp(pic->domains[i]->uuid, uuid))
-			return pic->domains[i];
+	for (size_t i = 0; i < inv->n_domains; i++)
+		if (!strcmp(inv->domains[i]->uuid, uuid))
+			return inv->domains[i];
 	return NULL;
 }
 
 /* One of ours works with libvirt's jobs, which are not foreign then. */
 int vm_engine_jobs_text(struct vm_engine *e, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
-	struct vm_picture *pic = vm_refresher_picture(e->refresher);
-	const struct vm_domain *d = find_domain(pic, uuid);
+	struct vm_inventory *inv = vm_refresher_inventory(e->refresher);
+	const struct vm_domain *d = find_domain(inv, uuid);
 	struct vm_slot *slot;
 	int r = -ENOMEM;
 
@@ -143,14 +143,14 @@ int vm_engine_jobs_text(struct vm_engine *e, const char *uuid, char **text, size
 			*changed_ns = d && d->changed_ns > slot->jobs_ns ? d->changed_ns : slot->jobs_ns;
 	}
 	pthread_mutex_unlock(&e->lock);
-	vm_picture_put(pic);
+	vm_inventory_put(inv);
 	return r;
 }
 
 int vm_engine_plan_text(struct vm_engine *e, const char *uuid, const char *policy, char **text, size_t *len, struct vs_err *err)
 {
-	struct vm_picture *pic = vm_refresher_picture(e->refresher);
-	const struct vm_domain *d = find_domain(pic, uuid);
+	struct vm_inventory *inv = vm_refresher_inventory(e->refresher);
+	const struct vm_domain *d = find_domain(inv, uuid);
 	const struct vm_readers readers = vm_engine_readers(e);
 	struct vm_own *own = policy ? NULL : vm_store_best(e->store, uuid, NULL);
 	struct vm_retain_snapshot *snaps = NULL;
@@ -167,6 +167,6 @@ int vm_engine_plan_text(struct vm_engine *e, const char *uuid, const char *polic
 	free(snaps);
 	free(verdicts);
 	vm_own_free(own);
-	vm_picture_put(pic);
+	vm_inventory_put(inv);
 	return r;
 }

@@ -2,7 +2,7 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * What a request does once it has the domain. The outcome of each command is a line "ok: COMMAND: what was done" or "failed:
- * COMMAND: why (errno)"; before it is said, the picture is one that was begun after the change.
+ * COMMAND: why (errno)"; before it is said, the inventory is one that was begun after the change.
  */
 #include "vm/command/command.h"
 #include "vm/engine/engine-priv.h"
@@ -183,7 +183,7 @@ static int dispatch(struct vm_request *q, struct vm_work *w, const struct vm_com
 	return vs_err_set(err, -EINVAL, "unknown command");
 }
 
-/* Was what the command's failure left seen too? In any case nobody is told "done" before the picture is a new one. */
+/* Was what the command's failure left seen too? In any case nobody is told "done" before the inventory is a new one. */
 static void see(struct vm_request *q)
 {
 	vm_refresher_look(q->engine->refresher, REFRESH_MS);

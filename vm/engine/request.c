@@ -163,17 +163,17 @@ static void *request_thread(void *arg)
 	struct vm_request *q = arg;
 	struct vm_engine *e = q->engine;
 	int r = run(q);
-	struct vm_picture *pic = NULL;
+	struct vm_inventory *inv = NULL;
 	bool due = !q->aside && leave_slot(q);
 
 	if (q->done)
 		q->done(q->opaque, r, q->outcome);
 	if (due) {
-		pic = vm_refresher_picture(e->refresher);
-		for (size_t i = 0; i < pic->n_domains; i++)
-			if (!strcmp(pic->domains[i]->uuid, q->slot->uuid))
-				vm_request_self(e, pic->domains[i], VM_BY_RETENTION);
-		vm_picture_put(pic);
+		inv = vm_refresher_inventory(e->refresher);
+		for (size_t i = 0; i < inv->n_domains; i++)
+			if (!strcmp(inv->domains[i]->uuid, q->slot->uuid))
+				vm_request_self(e, inv->domains[i], VM_BY_RETENTION);
+		vm_inventory_put(inv);
 	}
 	vm_engine_request_put(q);
 	pthread_mutex_lock(&e->lock);
@@ -208,7 +208,7 @@ static int start_locked(struct vm_request *q)
 static struct vm_request *request_new(struct vm_engine *e, const char *uuid, enum vm_origin origin)
 {
 	struct vm_request *q = calloc(1, sizeof(*q));
-	struct vm_picture *pic;
+	struct vm_inventory *inv;
 
 	if (!q)
 		return NULL;
@@ -216,11 +216,11 @@ static struct vm_request *request_new(struct vm_engine *e, const char *uuid, enu
 	q->engine = e;
 	q->origin = origin;
 	vm_arena_init(&q->commands.arena);
-	pic = vm_refresher_picture(e->refresher);
-	for (size_t i = 0; i < pic->n_domains; i++)
-		if (!strcmp(pic->domains[i]->uuid, uuid))
-			q->log = vm_log_ref(pic->domains[i]->log);
-	vm_picture_put(pic);
+	inv = vm_refresher_inventory(e->refresher);
+	for (size_t i = 0; i < inv->n_domains; i++)
+		if (!strcmp(inv->domains[i]->uuid, uuid))
+			q->log = vm_log_ref(inv->domains[i]->log);
+	vm_inventory_put(inv);
 	pthread_mutex_lock(&e->lock);
 	q->slot = q->log ? vm_slot_locked(e, uuid) : NULL;
 	pthread_mutex_unlock(&e->lock);

@@ -150,10 +150,10 @@ static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
 		vm_request_self(e, d, VM_BY_RETENTION);
 }
 
-void vm_engine_notice(struct vm_engine *e, const struct vm_picture *pic)
+void vm_engine_notice(struct vm_engine *e, const struct vm_inventory *inv)
 {
 	if (e->options.read_only)
 		return;
-	for (size_t i = 0; i < pic->n_domains; i++)
-		notice_domain(e, pic->domains[i]);
+	for (size_t i = 0; i < inv->n_domains; i++)
+		notice_domain(e, inv->domains[i]);
 }

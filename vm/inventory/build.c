@@ -368,7 +368,7 @@ int vm_sketch_draw(struct vm_sketch *sk)
 	return r == 0 && (vm_arena_failed(&sk->arena) || sk->collect.failed) ? -ENOMEM : r;
 }
 
-int vm_sketch_finish(struct vm_sketch *sk, const struct vm_picture *prev, struct vm_domain ***out, size_t *n)
+int vm_sketch_finish(struct vm_sketch *sk, const struct vm_inventory *prev, struct vm_domain ***out, size_t *n)
 {
 	struct vm_domain **domains = calloc(sk->set.n + 1, sizeof(struct vm_domain *));
 	int r;

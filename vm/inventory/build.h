@@ -48,8 +48,8 @@ struct vm_sketch {
 
 /* 0 or -ENOMEM; vm_sketch_fini() is called in any case. */
 int vm_sketch_draw(struct vm_sketch *sk);
-/* Gives an array of references: the domains of the next picture. */
-int vm_sketch_finish(struct vm_sketch *sk, const struct vm_picture *prev, struct vm_domain ***out, size_t *n);
+/* Gives an array of references: the domains of the next inventory. */
+int vm_sketch_finish(struct vm_sketch *sk, const struct vm_inventory *prev, struct vm_domain ***out, size_t *n);
 void vm_sketch_fini(struct vm_sketch *sk);
 
 /* ---------------------------------------------------------------- between build*.c */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * changes.h: what has changed between two pictures of one domain, said in its log.
+ * changes.h: what has changed between two inventories of one domain, said in its log.
  */
 #ifndef VS_VM_INVENTORY_CHANGES_H
 #define VS_VM_INVENTORY_CHANGES_H

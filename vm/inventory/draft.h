@@ -98,7 +98,7 @@ struct vm_drafts {
 
 /* The domains of a look, in the order of the drafts; those that did not change are the objects of @prev (may be NULL).
  * Gives references in @out, which has room for them. 0 or -ENOMEM. */
-int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struct vm_domain **out);
+int vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev, struct vm_domain **out);
 
 /* Holds, ours, what is vouched for, and the marks of doomed snapshots; the drafts borrow strings of @own. */
 struct vm_own;
@@ -111,7 +111,7 @@ int vm_draft_settle(struct vm_draft *d, struct vm_arena *arena);
 /* The stable inode number of a snapshot's disk; 0: no memory. */
 uint64_t vm_draft_disk_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
 int64_t vm_draft_disk_created(const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
-/* The finished domain for the @index'th one of the graph. @before: the same domain in the picture before, or NULL. Sets
+/* The finished domain for the @index'th one of the graph. @before: the same domain in the inventory before, or NULL. Sets
  * *unfinished where something was left out that is in the making. Gives; NULL: no memory. */
 struct vm_domain *vm_draft_compose(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
 				   struct vm_collect *collect, const struct vm_domain *before, bool *unfinished);

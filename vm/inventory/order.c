@@ -328,25 +328,25 @@ static int domain_facts(const struct vm_drafts *set, const struct vm_draft *d, s
 
 /* ---------------------------------------------------------------- the finish */
 
-static const struct vm_domain *by_uuid(const struct vm_picture *pic, const char *uuid)
+static const struct vm_domain *by_uuid(const struct vm_inventory *inv, const char *uuid)
 {
-	for (size_t i = 0; i < pic->n_domains; i++)
-		if (!strcmp(pic->domains[i]->uuid, uuid))
-			return pic->domains[i];
+	for (size_t i = 0; i < inv->n_domains; i++)
+		if (!strcmp(inv->domains[i]->uuid, uuid))
+			return inv->domains[i];
 	return NULL;
 }
 
-/* The same domain in the picture before. */
-static const struct vm_domain *find_before(const struct vm_picture *prev, const struct vm_draft *d)
+/* The same domain in the inventory before. */
+static const struct vm_domain *find_before(const struct vm_inventory *prev, const struct vm_draft *d)
 {
-	const struct vm_domain *before = prev ? vm_picture_domain(prev, d->dir) : NULL;
+	const struct vm_domain *before = prev ? vm_inventory_domain(prev, d->dir) : NULL;
 
 	if (prev && (!before || strcmp(before->uuid, d->uuid)))
 		before = by_uuid(prev, d->uuid);
 	return before;
 }
 
-/* Takes @now; gives what the picture is to show: @now, or the same that was shown before. */
+/* Takes @now; gives what the inventory is to show: @now, or the same that was shown before. */
 static struct vm_domain *settle_on(const struct vm_domain *before, struct vm_domain *now)
 {
 	if (before && vm_domain_equal(before, now)) {
@@ -369,7 +369,7 @@ static void remember_frozen(const struct vm_drafts *set, const struct vm_domain 
 		}
 }
 
-static int compose_all(struct vm_drafts *set, const struct vm_graph *graph, const struct vm_picture *prev,
+static int compose_all(struct vm_drafts *set, const struct vm_graph *graph, const struct vm_inventory *prev,
 		       struct vm_domain **out)
 {
 	size_t n = 0;
@@ -439,7 +439,7 @@ static int add_merges(const struct vm_drafts *set, const struct vm_facts *facts,
 	return 0;
 }
 
-static int ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct vm_picture *prev, struct vm_domain **out)
+static int ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct vm_inventory *prev, struct vm_domain **out)
 {
 	vs_autofree struct vm_fact_commit *commits = NULL;
 	struct vm_graph *graph = NULL;
@@ -459,7 +459,7 @@ static int ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct
 	return r;
 }
 
-int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struct vm_domain **out)
+int vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev, struct vm_domain **out)
 {
 	size_t n_domains = set->n + set->n_extra;
 	struct vm_fact_domain *domains = vm_arena_calloc(set->arena, n_domains, sizeof(*domains));

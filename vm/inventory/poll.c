@@ -10,7 +10,7 @@
  * times at most. Then the facts go to the graph.
  *
  * Mostly nothing has happened. Where libvirt says what it said, no job runs, and no file has been touched that was
- * looked at last time, the domains of the picture before are those of the next one, and nothing is opened or built.
+ * looked at last time, the domains of the inventory before are those of the next one, and nothing is opened or built.
  */
 #include "vm/inventory/poll.h"
 
@@ -39,7 +39,7 @@ struct vm_poll {
 	struct vm_sketch_cache cache;
 	char **allow_paths;
 	size_t n_allow_paths;
-	bool unfinished; /* something changed that has not made it into a picture */
+	bool unfinished; /* something changed that has not made it into an inventory */
 	bool looked;     /* there was a look before: what is new now has appeared */
 };
 
@@ -104,7 +104,7 @@ void vm_poll_say(struct vm_poll *poll, const char *text)
 struct look {
 	struct vm_poll *poll;
 	struct vm_conn *conn;
-	const struct vm_picture *prev;
+	const struct vm_inventory *prev;
 	struct vs_err *err;
 	struct vm_hints hints;
 	bool changed;   /* libvirt says something else than at the last look */
@@ -148,28 +148,28 @@ static bool quiet(struct look *look)
 }
 
 /* Takes the references in @domains, but not the array. */
-static int finish(struct look *look, struct vm_domain **domains, size_t n, struct vm_picture **out)
+static int finish(struct look *look, struct vm_domain **domains, size_t n, struct vm_inventory **out)
 {
-	struct vm_picture *pic = vm_picture_new(domains, n, look->prev);
+	struct vm_inventory *inv = vm_inventory_new(domains, n, look->prev);
 
-	if (!pic)
+	if (!inv)
 		return -ENOMEM;
-	*out = pic;
+	*out = inv;
 	return 0;
 }
 
-static int same_again(struct look *look, struct vm_picture **out)
+static int same_again(struct look *look, struct vm_inventory **out)
 {
-	const struct vm_picture *prev = look->prev;
+	const struct vm_inventory *prev = look->prev;
 
 	for (size_t i = 0; i < prev->n_domains; i++)
 		vm_domain_ref(prev->domains[i]);
 	return finish(look, prev->domains, prev->n_domains, out);
 }
 
-/* Hears the files, and libvirt again. 1: it says the same still, *out is the picture; 0: it does not. The sketch borrows what
+/* Hears the files, and libvirt again. 1: it says the same still, *out is the inventory; 0: it does not. The sketch borrows what
  * libvirt said, which hearing it anew may free: so the last try, which is finished whatever libvirt says, does not ask. */
-static int build(struct look *look, bool last_try, struct vm_picture **out)
+static int build(struct look *look, bool last_try, struct vm_inventory **out)
 {
 	struct vm_poll *poll = look->poll;
 	struct vm_sketch sketch = {
@@ -211,7 +211,7 @@ static void greet_new(struct vm_poll *poll)
 	poll->looked = true;
 }
 
-static int look_around(struct look *look, bool pools_changed, struct vm_picture **out)
+static int look_around(struct look *look, bool pools_changed, struct vm_inventory **out)
 {
 	int r = 0;
 
@@ -235,8 +235,8 @@ static int look_around(struct look *look, bool pools_changed, struct vm_picture 
 	return 0;
 }
 
-int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, const struct vm_picture *prev,
-		 struct vm_picture **out, struct vs_err *err)
+int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, const struct vm_inventory *prev,
+		 struct vm_inventory **out, struct vs_err *err)
 {
 	struct look look = { .poll = poll, .conn = conn, .prev = prev, .err = err };
 	bool pools_changed = false;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * poll.h: one look at everything that a libvirt connection has, and the picture that comes of it.
+ * poll.h: one look at everything that a libvirt connection has, and the inventory that comes of it.
  *
  * An inventory outlives connections: what it knows is compared with what the next connection says.
  * Threads: one, the refresher.
@@ -19,10 +19,10 @@ struct vm_poll;
 struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *store); /* borrows @store */
 void vm_poll_free(struct vm_poll *poll);
 
-/* @fresh: the connection is a new one, so nothing of what is known is taken for granted. @prev: the picture in place or
+/* @fresh: the connection is a new one, so nothing of what is known is taken for granted. @prev: the inventory in place or
  * NULL. Gives *out. -EHOSTDOWN: the connection is gone. */
-int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, const struct vm_picture *prev,
-		 struct vm_picture **out, struct vs_err *err);
+int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, const struct vm_inventory *prev,
+		 struct vm_inventory **out, struct vs_err *err);
 
 /* Says something in the log of every domain that is known. */
 void vm_poll_say(struct vm_poll *poll, const char *text);

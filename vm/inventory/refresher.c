@@ -5,14 +5,14 @@
  *
  *   asked   rises with every request for a look: a hint from libvirt, vm_refresher_look()
  *   begun   the value of `asked` when the look that is running (or the last one) began
- *   done    the value of `begun` of the last look that ended, in a picture or in an error
+ *   done    the value of `begun` of the last look that ended, in an inventory or in an error
  *
  * A caller of vm_refresher_look() raises `asked` to its own number and waits until `done` has reached it: the look that did so
  * began after the call. Without requests a look begins every refresh period. Hints come in bursts (one block job is
  * a dozen events), so they wait a little for company. Whatever the period, a look that takes long is followed by a rest
  * twice as long: the refresher never uses more than a third of a core, unless somebody waits for it.
  *
- * The lock is held to move numbers and swap pointers, nothing else; so vm_refresher_picture() does not block however long a
+ * The lock is held to move numbers and swap pointers, nothing else; so vm_refresher_inventory() does not block however long a
  * look takes. A look can hang in libvirt for as long as libvirtd does. vm_refresher_stop() waits a few seconds for it; then
  * the thread is left behind with everything it uses, which is right for a process that is about to end: there is no
  * safe way to pull it out.
@@ -41,7 +41,7 @@ struct vm_refresher {
 	pthread_mutex_t lock; /* guards the rest */
 	pthread_cond_t wake;  /* the refresher waits: stop, or asked > begun with its time come, or the period over */
 	pthread_cond_t ended; /* others wait: done has risen, or the thread is gone */
-	struct vm_picture *picture;
+	struct vm_inventory *inventory;
 	uint64_t asked, begun, done;
 	bool urgent;        /* somebody waits in vm_refresher_look(): no pause for company */
 	bool stop, gone;
@@ -88,14 +88,14 @@ static bool await_turn_locked(struct vm_refresher *re)
 }
 
 /* Puts @next (may be NULL: the look failed) in place. Returns whether a user can see a difference. */
-static bool finish_locked(struct vm_refresher *re, struct vm_picture *next, int result, struct vm_picture **old)
+static bool finish_locked(struct vm_refresher *re, struct vm_inventory *next, int result, struct vm_inventory **old)
 {
-	bool news = next && (!re->picture || next->serial != re->picture->serial);
+	bool news = next && (!re->inventory || next->serial != re->inventory->serial);
 
 	*old = NULL;
 	if (next) {
-		*old = re->picture;
-		re->picture = next;
+		*old = re->inventory;
+		re->inventory = next;
 	}
 	re->done = re->begun;
 	re->result = result;
@@ -105,10 +105,10 @@ static bool finish_locked(struct vm_refresher *re, struct vm_picture *next, int 
 	return news && !re->stop;
 }
 
-/* Only the refresher replaces re->picture, so it may read the present one without the lock. */
+/* Only the refresher replaces re->inventory, so it may read the present one without the lock. */
 static void look_locked(struct vm_refresher *re)
 {
-	struct vm_picture *next = NULL, *old;
+	struct vm_inventory *next = NULL, *old;
 	bool news;
 	int r;
 
@@ -116,13 +116,13 @@ static void look_locked(struct vm_refresher *re)
 	re->urgent = false;
 	re->began_ns = vm_steady_ns();
 	pthread_mutex_unlock(&re->lock);
-	r = re->source->ops->look(re->source, re->picture, &next, NULL);
+	r = re->source->ops->look(re->source, re->inventory, &next, NULL);
 	pthread_mutex_lock(&re->lock);
 	news = finish_locked(re, r < 0 ? NULL : next, r, &old);
 	pthread_mutex_unlock(&re->lock);
-	vm_picture_put(old);
+	vm_inventory_put(old);
 	if (news)
-		re->on_inventory(re->opaque, re->picture, false);
+		re->on_inventory(re->opaque, re->inventory, false);
 	pthread_mutex_lock(&re->lock);
 }
 
@@ -130,7 +130,7 @@ static void *refresher(void *arg)
 {
 	struct vm_refresher *re = arg;
 
-	re->on_inventory(re->opaque, re->picture, true);
+	re->on_inventory(re->opaque, re->inventory, true);
 	pthread_mutex_lock(&re->lock);
 	while (await_turn_locked(re))
 		look_locked(re);
@@ -158,7 +158,7 @@ void vm_refresher_free(struct vm_refresher *re)
 		return;
 	if (re->source)
 		re->source->ops->close(re->source);
-	vm_picture_put(re->picture);
+	vm_inventory_put(re->inventory);
 	pthread_cond_destroy(&re->wake);
 	pthread_cond_destroy(&re->ended);
 	pthread_mutex_destroy(&re->lock);
@@ -191,7 +191,7 @@ int vm_refresher_open(const struct vm_options *options, struct vm_store *store, 
 		r = vm_source_libvirt(options, store, kick, re, &re->source, err);
 	if (r >= 0) {
 		re->began_ns = vm_steady_ns();
-		r = re->source->ops->look(re->source, NULL, &re->picture, err);
+		r = re->source->ops->look(re->source, NULL, &re->inventory, err);
 		re->took_ns = vm_steady_ns() - re->began_ns;
 	}
 	if (r < 0) {
@@ -238,14 +238,14 @@ bool vm_refresher_stop(struct vm_refresher *re)
 
 /* ---------------------------------------------------------------- what others ask */
 
-struct vm_picture *vm_refresher_picture(struct vm_refresher *re)
+struct vm_inventory *vm_refresher_inventory(struct vm_refresher *re)
 {
-	struct vm_picture *pic;
+	struct vm_inventory *inv;
 
 	pthread_mutex_lock(&re->lock);
-	pic = vm_picture_ref(re->picture);
+	inv = vm_inventory_ref(re->inventory);
 	pthread_mutex_unlock(&re->lock);
-	return pic;
+	return inv;
 }
 
 int vm_refresher_look(struct vm_refresher *re, unsigned timeout_ms)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * refresher.h: the thread that looks, and the picture that everybody reads. See refresher.c.
+ * refresher.h: the thread that looks, and the inventory that everybody reads. See refresher.c.
  *
  * Threads: any, except as said.
  */
@@ -13,10 +13,11 @@
 
 struct vm_refresher;
 
-/* From the refresher's thread, without its lock: when it begins (@first), and with every picture that shows something new. */
-typedef void (*vm_on_inventory_fn)(void *opaque, const struct vm_picture *pic, bool first);
+/* From the refresher's thread, without its lock: when it begins (@first), and with every inventory that shows something new. */
+typedef void (*vm_on_inventory_fn)(void *opaque, const struct vm_inventory *inv, bool first);
 
-/* Connects and builds the first picture; no thread yet. Borrows @store; of @options it uses nothing afterwards. Gives *out. */
+/* Connects and builds the first inventory; no thread yet. Borrows @store; of @options it uses nothing afterwards. Gives
+ * *out. */
 int vm_refresher_open(const struct vm_options *options, struct vm_store *store, struct vm_refresher **out, struct vs_err *err);
 /* Once. Negative: there is no thread. */
 int vm_refresher_start(struct vm_refresher *r, vm_on_inventory_fn on_inventory, void *opaque);
@@ -24,8 +25,8 @@ int vm_refresher_start(struct vm_refresher *r, vm_on_inventory_fn on_inventory, 
 bool vm_refresher_stop(struct vm_refresher *r);
 void vm_refresher_free(struct vm_refresher *r); /* never started, or after a stop that returned true. NULL is fine */
 
-/* Gives the present picture; never NULL, never blocks. */
-struct vm_picture *vm_refresher_picture(struct vm_refresher *r);
+/* Gives the present inventory; never NULL, never blocks. */
+struct vm_inventory *vm_refresher_inventory(struct vm_refresher *r);
 /* As vm_refresh(). */
 int vm_refresher_look(struct vm_refresher *r, unsigned timeout_ms);
 

@@ -166,11 +166,11 @@ static bool quiet(struct image_source *s)
 	return same;
 }
 
-static int same_again(const struct vm_picture *prev, struct vm_picture **out)
+static int same_again(const struct vm_inventory *prev, struct vm_inventory **out)
 {
 	for (size_t i = 0; i < prev->n_domains; i++)
 		vm_domain_ref(prev->domains[i]);
-	*out = vm_picture_new(prev->domains, prev->n_domains, prev);
+	*out = vm_inventory_new(prev->domains, prev->n_domains, prev);
 	return *out ? 0 : -ENOMEM;
 }
 
@@ -190,7 +190,7 @@ static int check_all(const struct image_source *s, const struct vm_drafts *set, 
 	return 0;
 }
 
-static int look_properly(struct image_source *s, uint64_t round, const struct vm_picture *prev, struct vm_picture **out,
+static int look_properly(struct image_source *s, uint64_t round, const struct vm_inventory *prev, struct vm_inventory **out,
 			 struct vs_err *err)
 {
 	struct vm_domain **domains = calloc(s->n_images, sizeof(struct vm_domain *));
@@ -208,7 +208,7 @@ static int look_properly(struct image_source *s, uint64_t round, const struct vm
 	if (r == 0)
 		r = vm_drafts_finish(&set, prev, domains);
 	if (r == 0) {
-		*out = vm_picture_new(domains, set.n, prev);
+		*out = vm_inventory_new(domains, set.n, prev);
 		r = *out ? 0 : -ENOMEM;
 	}
 	vm_collect_fini(&collect);
@@ -217,7 +217,7 @@ static int look_properly(struct image_source *s, uint64_t round, const struct vm
 	return r;
 }
 
-static int image_look(struct vm_source *source, const struct vm_picture *prev, struct vm_picture **out, struct vs_err *err)
+static int image_look(struct vm_source *source, const struct vm_inventory *prev, struct vm_inventory **out, struct vs_err *err)
 {
 	struct image_source *s = (struct image_source *)source;
 	uint64_t round = vm_files_round(s->files);

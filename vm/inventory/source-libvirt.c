@@ -3,7 +3,7 @@
 /*
  * The libvirt source: a connection that may go away, and an inventory that does not.
  *
- *   connected ── a look fails and the connection is dead ──► away: every domain's log says so, the picture stays
+ *   connected ── a look fails and the connection is dead ──► away: every domain's log says so, the inventory stays
  *   away ── nothing is tried before `retry_ns`; then connect, wait twice as long after every failure (0.5 s .. 30 s)
  *        ── connected again ──► every domain's log says so, and nothing that was known is taken for granted
  */
@@ -80,7 +80,8 @@ static void lose_connection(struct libvirt_source *s)
 	wait_longer(s);
 }
 
-static int libvirt_look(struct vm_source *source, const struct vm_picture *prev, struct vm_picture **out, struct vs_err *err)
+static int libvirt_look(struct vm_source *source, const struct vm_inventory *prev, struct vm_inventory **out,
+			struct vs_err *err)
 {
 	struct libvirt_source *s = (struct libvirt_source *)source;
 	int r = ensure_connected(s, err);

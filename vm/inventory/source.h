@@ -15,11 +15,11 @@ struct vm_source;
 
 struct vm_source_ops {
 	/*
-	 * One look at everything. @prev: the picture in place (NULL at the first look); what did not change is shared
-	 * with it. Gives the next picture. -EHOSTDOWN while the other side is away: @prev then stays in place. Problems of
-	 * one domain or file are told in the picture and are no error, except at the first look of an image source.
+	 * One look at everything. @prev: the inventory in place (NULL at the first look); what did not change is shared
+	 * with it. Gives the next inventory. -EHOSTDOWN while the other side is away: @prev then stays in place. Problems of
+	 * one domain or file are told in the inventory and are no error, except at the first look of an image source.
 	 */
-	int (*look)(struct vm_source *src, const struct vm_picture *prev, struct vm_picture **out, struct vs_err *err);
+	int (*look)(struct vm_source *src, const struct vm_inventory *prev, struct vm_inventory **out, struct vs_err *err);
 	void (*close)(struct vm_source *src);
 };
 

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * types.h: what there is: pictures, domains, snapshots, disks and layers; and what a mount is asked to do.
+ * types.h: what there is: inventories, domains, snapshots, disks and layers; and what a mount is asked to do.
  *
  * Units: `_ns` is nanoseconds since 1970, sizes are bytes. Strings are raw bytes as libvirt or the image gave them, unless
  * the field says *shown*: those are escaped as the contract's "The tree" says and safe to print and to use as file names.
- * Ownership: everything reached from a picture is borrowed from it, valid until vm_picture_put().
+ * Ownership: everything reached from an inventory is borrowed from it, valid until vm_inventory_put().
  */
 #ifndef VS_VM_MODEL_TYPES_H
 #define VS_VM_MODEL_TYPES_H
 
 #include "qcow2/qcow2.h"
 
-/* ---------------------------------------------------------------- the picture */
+/* ---------------------------------------------------------------- the inventory */
 
 #define VM_CHAIN_MAX 200 /* layers, as libvirt */
 #define VM_OWN_URI "https://virt-snapfs.org/xmlns/domain/1.0" /* name space of our element in a domain's metadata */
@@ -76,7 +76,7 @@ struct vm_snapshot {
 	size_t n_disks;
 };
 
-/* One image file in the picture of a disk's layers. */
+/* One image file in the inventory of a disk's layers. */
 struct vm_layer {
 	char *path;
 	enum q2_format format;
@@ -125,7 +125,7 @@ struct vm_domain {
 	char *uuid;         /* text form; for an image source the canonical path */
 	char *state;        /* "running", "paused", "shut off", ... as virsh domstate says; "image" for an image source */
 	uint64_t ino;       /* stable, of the directory; that of a text file is vm_ino(ino, its name) */
-	int64_t changed_ns; /* when its picture last changed */
+	int64_t changed_ns; /* when its inventory last changed */
 	struct vm_snapshot *snapshots; /* oldest first: by created_ns, then by the snapshot tree */
 	size_t n_snapshots;
 	struct vm_layer *layers;
@@ -136,20 +136,20 @@ struct vm_domain {
 	size_t n_doubts;
 	char **unknowns;    /* why nobody knows who needs some layers: the phrases of `unknown` and `doubts`, each once; NULL-terminated */
 	char **leftovers;   /* paths of files that a command made which has not ended, and nothing uses (yet); NULL-terminated */
-	struct vm_log *log; /* outlives the picture's readers; shared by all pictures of this domain */
+	struct vm_log *log; /* outlives the inventory's readers; shared by all inventories of this domain */
 };
 
-struct vm_picture {
+struct vm_inventory {
 	uint64_t serial;    /* rises with every change */
 	int64_t built_ns;
-	struct vm_domain **domains; /* sorted by `dir` (strcmp); unchanged ones are shared between pictures */
+	struct vm_domain **domains; /* sorted by `dir` (strcmp); unchanged ones are shared between inventories */
 	size_t n_domains;
 };
 
-struct vm_picture *vm_picture_ref(struct vm_picture *pic);
-void vm_picture_put(struct vm_picture *pic);
+struct vm_inventory *vm_inventory_ref(struct vm_inventory *inv);
+void vm_inventory_put(struct vm_inventory *inv);
 /* NULL where there is none of that name. */
-const struct vm_domain *vm_picture_domain(const struct vm_picture *pic, const char *dir);
+const struct vm_domain *vm_inventory_domain(const struct vm_inventory *inv, const char *dir);
 
 /* A stable number for a named thing below another one: never 0 or 1. Pure. */
 uint64_t vm_ino(uint64_t parent, const char *name);
@@ -170,7 +170,7 @@ struct vm_options {
 	const char *const *allow_paths;
 	size_t n_allow_paths;
 	bool to_stderr;             /* log lines also to stderr (foreground) instead of syslog */
-	/* Called from the refresher thread after a new picture is in place. May not block for long. */
+	/* Called from the refresher thread after a new inventory is in place. May not block for long. */
 	void (*changed)(void *opaque);
 	/* Called from a thread of vm/ before a command merges or unlinks files of this domain: drop the guard locks of every
 	 * open view of it (q2_view_unguard), now and for views opened until the matching call with @hold false. Readers go on;

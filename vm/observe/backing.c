@@ -52,7 +52,7 @@ static bool edge_holds(const struct vm_edge *e, bool *found, struct q2_stamp *no
 }
 
 /* Remembers where a refused or missing name would lead, so that it is noticed when that changes. A file that may be named
- * but is not there, or not readable for us, is one that exists in the picture: as missing. */
+ * but is not there, or not readable for us, is one that exists in the inventory: as missing. */
 static void edge_failed(struct vm_files *files, struct vm_edge *e, const char *from, int code, const struct vs_err *err)
 {
 	enum q2_format format = Q2_FORMAT_NONE;

@@ -5,7 +5,8 @@
  *
  * A guest may stand on a file of a virt-snapfs mount, ours or another one ("boot a throw-away guest from Monday"). We never open
  * such a file: a read of our own mount could wait for the very thread that asks. To stat it is safe, for that is answered from the
- * picture in place; and its inode number, which is the same at every mount, tells which snapshot's disk it shows. That a file is
+ * inventory in place; and its inode number, which is the same at every mount, tells which snapshot's disk it shows. That a file
+ * is
  * one is seen from its device number, of which /proc/self/mountinfo says whose it is.
  *
  * A loop device shows a file, and the kernel says which.

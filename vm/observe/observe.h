@@ -8,7 +8,7 @@
  * turn, so that a foreign REDEFINE is noticed too. Small connections are asked for everything every time.
  *
  * Domains and snapshots come and go while we look: what vanishes half-way is as if it had not been there.
- * Threads: one, the refresher. Records are shared with pictures and are immutable.
+ * Threads: one, the refresher. Records are shared with inventories and are immutable.
  */
 #ifndef VS_VM_OBSERVE_OBSERVE_H
 #define VS_VM_OBSERVE_OBSERVE_H

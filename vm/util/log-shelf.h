@@ -2,7 +2,7 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * log-shelf.h: where the logs of departed domains wait for the domain to come back: the last 64 of them. For the one thread that
- * builds pictures.
+ * builds inventories.
  */
 #ifndef VS_VM_UTIL_LOG_SHELF_H
 #define VS_VM_UTIL_LOG_SHELF_H

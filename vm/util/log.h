@@ -4,7 +4,7 @@
  * log.h: the log of one domain, and who owns it.
  *
  * The last 1,000 lines of each domain are kept in memory and every line also goes to syslog (or stderr). A log belongs
- * to a domain's UUID, not to a picture: it outlives pictures, renames and a domain that goes and comes back.
+ * to a domain's UUID, not to an inventory: it outlives inventories, renames and a domain that goes and comes back.
  * Threads: all calls from any thread.
  */
 #ifndef VS_VM_UTIL_LOG_H
