@@ -60,9 +60,9 @@ Test(vm_facts, everything_is_read_as_it_was_written)
 	cr_assert_eq(own->n_snapshots, 4u);
 	cr_expect(s[0].ours && !s[0].held && s[0].kind == VM_EXTERNAL && !s[0].mark);
 	cr_expect_eq(s[0].created_ns, 1763258401 * NS);
-	cr_assert_eq(s[0].n_vouched, 2u);
-	cr_assert_not_null(vm_own_file(own, s[0].vouched[1]));
-	cr_expect_eq(vm_own_file(own, s[0].vouched[1])->ino, 4712u);
+	cr_assert_eq(s[0].n_attested, 2u);
+	cr_assert_not_null(vm_own_file(own, s[0].attested[1]));
+	cr_expect_eq(vm_own_file(own, s[0].attested[1])->ino, 4712u);
 	cr_expect_str_eq(s[1].name, "two words % \n \xff \">");
 	cr_expect(s[1].ours && s[1].held && s[1].kind == VM_INTERNAL);
 	cr_expect_eq(s[1].created_ns, 1763258402 * NS + 7);
@@ -459,20 +459,20 @@ static bool is_b(const struct vm_own_id *a, void *opaque)
 	return !strcmp(a->name, "b");
 }
 
-Test(vm_facts, files_that_nobody_is_vouched_for_with_are_forgotten_and_equal_ones_shared)
+Test(vm_facts, files_that_nobody_is_attested_with_are_forgotten_and_equal_ones_shared)
 {
 	const struct vm_own_file files[] = {{.ino = 1, .size = 2, .mtime_ns = 3}, {.ino = 1, .size = 2, .mtime_ns = 4}};
 	struct vm_own_id a = id("a", NS, VM_EXTERNAL), b = id("b", 2 * NS, VM_EXTERNAL);
 	struct vm_own *own = vm_own_new();
 
-	cr_assert_eq(vm_own_set_vouched(own, &a, files, 2), 0);
-	cr_assert_eq(vm_own_set_vouched(own, &b, &files[1], 1), 0);
+	cr_assert_eq(vm_own_set_attested(own, &a, files, 2), 0);
+	cr_assert_eq(vm_own_set_attested(own, &b, &files[1], 1), 0);
 	cr_expect_eq(own->n_files, 2u);
-	cr_assert_eq(vm_own_set_vouched(own, &a, &files[1], 1), 0);
+	cr_assert_eq(vm_own_set_attested(own, &a, &files[1], 1), 0);
 	vm_own_bump(own);
 	cr_assert_eq(own->n_files, 1u);
-	cr_expect_eq(vm_own_file(own, vm_own_find(own, &a)->vouched[0])->mtime_ns, 4);
-	cr_assert_eq(vm_own_set_vouched(own, &a, NULL, 0), 0);
+	cr_expect_eq(vm_own_file(own, vm_own_find(own, &a)->attested[0])->mtime_ns, 4);
+	cr_assert_eq(vm_own_set_attested(own, &a, NULL, 0), 0);
 	cr_expect_null(vm_own_find(own, &a), "nothing is left to say of it");
 	cr_expect(vm_own_forget(own, &b));
 	vm_own_bump(own);
@@ -480,7 +480,7 @@ Test(vm_facts, files_that_nobody_is_vouched_for_with_are_forgotten_and_equal_one
 	vm_own_free(own);
 }
 
-Test(vm_facts, what_is_vouched_for_gives_way_where_room_is_short)
+Test(vm_facts, what_is_attested_gives_way_where_room_is_short)
 {
 	struct vm_own *own = vm_own_new();
 	char name[32];
@@ -491,7 +491,7 @@ Test(vm_facts, what_is_vouched_for_gives_way_where_room_is_short)
 		snprintf(name, sizeof(name), "auto-%05zu", i);
 		struct vm_own_id a = id(name, (int64_t)(1763258401 + i) * NS, VM_EXTERNAL);
 		cr_assert_eq(vm_own_set_ours(own, &a, i % 2), 0);
-		cr_assert_eq(vm_own_set_vouched(own, &a, &file, 1), 0);
+		cr_assert_eq(vm_own_set_attested(own, &a, &file, 1), 0);
 	}
 	vs_autofree char *text = text_of(own);
 	struct vm_own *again = parse(text);

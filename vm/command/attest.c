@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * What we vouch for
- * -----------------
+ * What we attest
+ * --------------
  * A merge writes to a frozen image that later snapshots stand on. They read as before, but from then on the image's mtime is
  * later than they are, which is what a file looks like that somebody has spoilt. The records and overlays that explain it may go
  * with the next command, and what was watched is forgotten at the unmount. So, before a command changes anything and when it
@@ -47,7 +47,7 @@ static size_t list_layers(const struct vm_work *w, const struct vm_snapshot *s, 
 	return n;
 }
 
-void vm_work_note_frozen(struct vm_work *w, const struct vm_own_id *id, const struct vm_disk *disk)
+void vm_attest_frozen(struct vm_work *w, const struct vm_own_id *id, const struct vm_disk *disk)
 {
 	const struct q2_stamp *stamp = disk->n_stamps ? &disk->stamps[0] : NULL;
 	struct vm_own_file file;
@@ -59,7 +59,7 @@ void vm_work_note_frozen(struct vm_work *w, const struct vm_own_id *id, const st
 		xoom();
 }
 
-static int vouch_for(struct vm_work *w, const struct vm_snapshot *s)
+static int attest(struct vm_work *w, const struct vm_snapshot *s)
 {
 	vs_autofree struct vm_own_file *files = NULL;
 	struct vm_own_id id = vm_work_id(w, s);
@@ -76,18 +76,18 @@ static int vouch_for(struct vm_work *w, const struct vm_snapshot *s)
 	for (size_t i = 0; i < s->n_disks; i++) {
 		n = list_layers(w, s, &s->disks[i], files, n);
 		if (s->kind == VM_EXTERNAL)
-			vm_work_note_frozen(w, &id, &s->disks[i]);
+			vm_attest_frozen(w, &id, &s->disks[i]);
 	}
-	return vm_own_set_vouched(w->own, &id, files, n);
+	return vm_own_set_attested(w->own, &id, files, n);
 }
 
-int vm_work_vouch(struct vm_work *w, const struct vm_domain *d, struct vs_err *err)
+int vm_attest_domain(struct vm_work *w, const struct vm_domain *d, struct vs_err *err)
 {
 	int r = 0;
 
 	for (size_t i = 0; w->conn && r == 0 && i < d->n_snapshots; i++)
 		if (!d->snapshots[i].present)
-			r = vouch_for(w, &d->snapshots[i]);
+			r = attest(w, &d->snapshots[i]);
 	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
 }
 
@@ -95,7 +95,7 @@ int vm_attest_look(struct vm_work *w, struct vs_err *err)
 {
 	int r = vm_work_look(w, err);
 
-	return r < 0 || w->try_only ? r : vm_work_vouch(w, w->d, err);
+	return r < 0 || w->try_only ? r : vm_attest_domain(w, w->d, err);
 }
 
 static bool stands_on(const struct vm_work *w, const struct vm_disk *disk, int base)
@@ -106,27 +106,27 @@ static bool stands_on(const struct vm_work *w, const struct vm_disk *disk, int b
 	return false;
 }
 
-/* To what is vouched for already. */
-static int vouch_too(struct vm_work *w, const struct vm_snapshot *s, const struct vm_own_file *more)
+/* To what is attested already. */
+static int attest_too(struct vm_work *w, const struct vm_snapshot *s, const struct vm_own_file *more)
 {
 	struct vm_own_id id = vm_work_id(w, s);
 	const struct vm_own_snapshot *said = vm_own_find(w->own, &id);
-	size_t had = said ? said->n_vouched : 0, n = 0;
+	size_t had = said ? said->n_attested : 0, n = 0;
 	vs_autofree struct vm_own_file *files = calloc(had + 1, sizeof(*files));
 
 	if (!files)
 		return -ENOMEM;
 	for (size_t i = 0; i < had; i++) {
-		const struct vm_own_file *file = vm_own_file(w->own, said->vouched[i]);
+		const struct vm_own_file *file = vm_own_file(w->own, said->attested[i]);
 
 		if (file && file->ino != more->ino)
 			files[n++] = *file;
 	}
 	files[n++] = *more;
-	return vm_own_set_vouched(w->own, &id, files, n);
+	return vm_own_set_attested(w->own, &id, files, n);
 }
 
-int vm_work_vouch_beneath(struct vm_work *w, const char *path, struct vs_err *err)
+int vm_attest_beneath(struct vm_work *w, const char *path, struct vs_err *err)
 {
 	int base = vm_work_layer(w, path), r = 0;
 	struct vm_own_file now;
@@ -146,22 +146,22 @@ int vm_work_vouch_beneath(struct vm_work *w, const char *path, struct vs_err *er
 			right = right && is_right(&s->disks[k]);
 		}
 		if (above && right)
-			r = vouch_too(w, s, &now);
+			r = attest_too(w, s, &now);
 	}
 	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
 }
 
-int vm_work_vouch_again(struct vm_work *w, struct vs_err *err)
+int vm_attest_again(struct vm_work *w, struct vs_err *err)
 {
 	struct vm_inventory *inv;
 	int r = vm_refresher_look(w->refresher, 30000);
 
 	if (r < 0)
-		return 0; /* nobody knows: then nothing is vouched for that was not before */
+		return 0; /* nobody knows: then nothing is attested that was not before */
 	inv = vm_refresher_inventory(w->refresher);
 	for (size_t i = 0; r == 0 && i < inv->n_domains; i++)
 		if (!strcmp(inv->domains[i]->uuid, w->uuid))
-			r = vm_work_vouch(w, inv->domains[i], err);
+			r = vm_attest_domain(w, inv->domains[i], err);
 	vm_inventory_put(inv);
 	return r;
 }

@@ -54,7 +54,7 @@ struct vm_work {
 	const struct vm_domain *d;
 	struct vm_own *own; /* never NULL */
 	bool behind;        /* the domain's own copy of it is older */
-	const uint64_t *moving; /* inode numbers of layers that are going to be re-pointed: they are vouched for in any case */
+	const uint64_t *moving; /* inode numbers of layers that are going to be re-pointed: they are attested in any case */
 	size_t n_moving;
 	struct vm_work_record *records;
 	size_t n_records;

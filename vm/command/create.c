@@ -84,7 +84,7 @@ static void note_frozen(struct vm_work *w, const struct vm_own_id *id, const cha
 		const struct vm_snapshot *s = &w->d->snapshots[i];
 
 		for (size_t k = 0; s->recorded && s->kind == VM_EXTERNAL && !strcmp(s->name, name) && k < s->n_disks; k++)
-			vm_work_note_frozen(w, id, &s->disks[k]);
+			vm_attest_frozen(w, id, &s->disks[k]);
 	}
 }
 

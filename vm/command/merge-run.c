@@ -9,12 +9,12 @@
  *     commit      disk by disk. Once the job has begun libvirt lets nobody else at the disk: the guards are asked again, and before a
  *                 pivot once more. The merged files stay for now, since a later snapshot may be one of them: at every moment each
  *                 reads right through what its record names. Done is noted disk by disk
- *     vouch       for those above the base, with the stamp that it has now: see attest.c
+ *     attest      for those above the base, with the stamp that it has now: see attest.c
  *     re-point    every other record that names a merged layer names the base instead; children of those that go become
  *                 children of the parent of the first
  *     see         a fresh look, so readers have moved
  *     remove      the merged files, and those that nobody needs, each through vm_remove()
- *     vouch       for those that stay, again; and files of those that go, but stay, are noted as made by snapshots
+ *     attest      for those that stay, again; and files of those that go, but stay, are noted as made by snapshots
  *     forget      the records go, the last one first: they have no children then, so that no libvirt rewrites any
  *     unmark      what we know of them is forgotten, marks included
  *     verify      every snapshot that was readable before and was not to go is so now
@@ -301,19 +301,19 @@ static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 }
 
 /* Into the header of what stands on a top QEMU will write that it stands on the base: whoever is right now and has that
- * layer beneath it is vouched for with it, and saved with the marks. */
-static int vouch_for_moving(struct vm_merge *m, struct vs_err *err)
+ * layer beneath it is attested with it, and saved with the marks. */
+static int attest_moving(struct vm_merge *m, struct vs_err *err)
 {
 	m->moving = xcalloc(m->n_disks, sizeof(*m->moving));
 	m->w->moving = m->moving;
 	for (size_t i = 0; i < m->n_disks; i++)
 		if (m->disks[i].what == VM_MERGE_DOWN && m->disks[i].above_ino)
 			m->moving[m->w->n_moving++] = m->disks[i].above_ino;
-	return vm_work_vouch(m->w, m->w->d, err);
+	return vm_attest_domain(m->w, m->w->d, err);
 }
 
 /* Before a record names the base: of what it named until then nothing remains that would explain when the base was written. */
-static int vouch_for_bases(struct vm_merge *m, struct vs_err *err)
+static int attest_bases(struct vm_merge *m, struct vs_err *err)
 {
 	size_t n = 0;
 	int r = 0;
@@ -321,7 +321,7 @@ static int vouch_for_bases(struct vm_merge *m, struct vs_err *err)
 	for (size_t i = 0; r == 0 && i < m->n_disks; i++) {
 		if (!vm_merge_moved(&m->disks[i]))
 			continue;
-		r = vm_work_vouch_beneath(m->w, m->disks[i].base, err);
+		r = vm_attest_beneath(m->w, m->disks[i].base, err);
 		n++;
 	}
 	return r == 0 && n ? vm_work_save(m->w, err) : r;
@@ -334,7 +334,7 @@ static int merge_down(struct vm_merge *m, struct vs_err *err)
 	if (r < 0)
 		return r;
 	vm_fault();
-	r = vouch_for_moving(m, err);
+	r = attest_moving(m, err);
 	if (r == 0)
 		r = mark(m, err);
 	if (r < 0)
@@ -528,7 +528,7 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 {
 	vs_autofree struct vm_own_id *ids = xcalloc(m->n_names, sizeof(*ids));
 	vs_autofree int64_t *times = xcalloc(m->n_names, sizeof(*times));
-	int r = vouch_for_bases(m, err);
+	int r = attest_bases(m, err);
 
 	for (size_t i = 0; i < m->n_names; i++) {
 		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
@@ -544,7 +544,7 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 	if (r == 0)
 		r = remove_memory(m, err);
 	if (r == 0)
-		r = vm_work_vouch_again(m->w, err);
+		r = vm_attest_again(m->w, err);
 	if (r == 0)
 		r = remember_made(m, err);
 	if (r == 0)

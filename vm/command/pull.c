@@ -162,7 +162,7 @@ int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
 	if (r != -EHOSTDOWN && !w->try_only)
 		vm_journal_done(&w->journal, "job");
 	if (r == 0 && n && !w->try_only)
-		r = vm_work_vouch_again(w, err);
+		r = vm_attest_again(w, err);
 	if (r == 0 && n && !w->try_only && w->own->n_files)
 		r = vm_work_save(w, err);
 	for (size_t i = 0; i < n; i++) {

@@ -16,21 +16,21 @@ static int64_t identity_ns(const struct vm_draft_snapshot *s)
 	return entry->date_sec * INT64_C(1000000000) + entry->date_nsec;
 }
 
-static void draw_vouched(struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_snapshot *said,
-			 struct vm_arena *arena)
+static void draw_attested(struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_snapshot *said,
+			  struct vm_arena *arena)
 {
-	struct q2_stamp *stamps = said->n_vouched ? vm_arena_calloc(arena, said->n_vouched, sizeof(*stamps)) : NULL;
+	struct q2_stamp *stamps = said->n_attested ? vm_arena_calloc(arena, said->n_attested, sizeof(*stamps)) : NULL;
 	size_t n = 0;
 
-	for (size_t i = 0; stamps && i < said->n_vouched; i++) {
-		const struct vm_own_file *file = vm_own_file(own, said->vouched[i]);
+	for (size_t i = 0; stamps && i < said->n_attested; i++) {
+		const struct vm_own_file *file = vm_own_file(own, said->attested[i]);
 
 		if (file)
 			stamps[n++] = (struct q2_stamp){ .ino = file->ino, .size = file->size, .mtime_ns = file->mtime_ns };
 	}
 	for (size_t k = 0; k < s->n_disks; k++) {
-		s->disks[k].fact.vouched = stamps;
-		s->disks[k].fact.n_vouched = n;
+		s->disks[k].fact.attested = stamps;
+		s->disks[k].fact.n_attested = n;
 	}
 }
 
@@ -77,7 +77,7 @@ void vm_draft_own(struct vm_draft *d, const struct vm_own *own, struct vm_arena 
 			continue;
 		s->held = said->held;
 		s->ours = said->ours;
-		draw_vouched(s, own, said, arena);
+		draw_attested(s, own, said, arena);
 		draw_frozen(s, own, &id, arena);
 		if (said->mark)
 			draw_mark(d, s, own, &id, said->mark);

@@ -143,11 +143,11 @@ static void put_file(FILE *f, const struct vm_own_file *file)
 	fputs("/>", f);
 }
 
-static void put_vouched(FILE *f, const struct vm_own_snapshot *s)
+static void put_attested(FILE *f, const struct vm_own_snapshot *s)
 {
 	fputs(" v=\"", f);
-	for (size_t i = 0; i < s->n_vouched; i++)
-		fprintf(f, "%s%" PRIu64, i ? "," : "", s->vouched[i]);
+	for (size_t i = 0; i < s->n_attested; i++)
+		fprintf(f, "%s%" PRIu64, i ? "," : "", s->attested[i]);
 	putc('"', f);
 }
 
@@ -168,11 +168,11 @@ static int put_frozen(FILE *f, const struct vm_own_snapshot *s)
 }
 
 /* What may be left out where there is too little room. */
-enum room { ALL, NO_VOUCHERS, NO_FILES };
+enum room { ALL, NO_ATTESTED, NO_FILES };
 
 static bool says_something(const struct vm_own_snapshot *s, enum room room)
 {
-	return s->ours || s->held || s->mark || (room == ALL && s->n_vouched) || (room != NO_FILES && s->n_frozen);
+	return s->ours || s->held || s->mark || (room == ALL && s->n_attested) || (room != NO_FILES && s->n_frozen);
 }
 
 static int put_snapshot(FILE *f, const struct vm_own *own, size_t i, enum room room)
@@ -186,8 +186,8 @@ static int put_snapshot(FILE *f, const struct vm_own *own, size_t i, enum room r
 	fprintf(f, " is=\"%s%s%s\"", s->kind == VM_EXTERNAL ? "e" : "i", s->ours ? "o" : "", s->held ? "h" : "");
 	if (s->mark)
 		put_number(f, "b", mark_number(own, i));
-	if (room == ALL && s->n_vouched)
-		put_vouched(f, s);
+	if (room == ALL && s->n_attested)
+		put_attested(f, s);
 	if (ret == 0 && room != NO_FILES && s->n_frozen)
 		ret = put_frozen(f, s);
 	fputs("/>", f);
@@ -211,7 +211,7 @@ static int put_own(FILE *f, const struct vm_own *own, enum room room)
 	ret = put_attr(f, "policy", own->policy);
 	putc('>', f);
 	for (size_t i = 0; i < own->n_files; i++)
-		if (room == ALL || (room == NO_VOUCHERS && has_froze(own, own->files[i].number)))
+		if (room == ALL || (room == NO_ATTESTED && has_froze(own, own->files[i].number)))
 			put_file(f, &own->files[i]);
 	for (size_t i = 0; ret == 0 && i < own->n_made; i++) {
 		fputs("<l", f);
@@ -557,7 +557,7 @@ static int read_made(struct reader *r, const xmlNode *node)
 }
 
 /* The files come before the snapshots. */
-static int read_vouched(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
+static int read_attested(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
 {
 	vs_autofree struct vm_own_file *files = calloc(r->own->n_files + 1, sizeof(*files));
 	vs_autofree char *value = NULL;
@@ -575,7 +575,7 @@ static int read_vouched(struct reader *r, const xmlNode *node, const struct vm_o
 			return bad(r, node, "is vouched for with a file that is not there");
 		files[n++] = *file;
 	}
-	return ret == 0 && n ? vm_own_set_vouched(r->own, id, files, n) : ret;
+	return ret == 0 && n ? vm_own_set_attested(r->own, id, files, n) : ret;
 }
 
 /* "vda:3 vdb:4" */
@@ -617,7 +617,7 @@ static int read_snapshot(struct reader *r, const xmlNode *node)
 	if (ret == 0)
 		ret = read_facts(r, node, letters, &id);
 	if (ret == 0)
-		ret = read_vouched(r, node, &id);
+		ret = read_attested(r, node, &id);
 	return ret < 0 ? ret : read_frozen(r, node, &id);
 }
 

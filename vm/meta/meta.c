@@ -58,7 +58,7 @@ static void mark_release(struct vm_own_mark *mark)
 static void snapshot_fini(struct vm_own_snapshot *s)
 {
 	free(s->name);
-	free(s->vouched);
+	free(s->attested);
 	for (size_t i = 0; i < s->n_frozen; i++)
 		free(s->frozen[i].target);
 	free(s->frozen);
@@ -160,13 +160,13 @@ static bool snapshot_copy(const struct vm_own_snapshot *from, const struct vm_ow
 	*to = *from;
 	to->mark = from->mark ? mark_obtain(own, from->mark) : NULL;
 	to->name = strdup(from->name);
-	to->vouched = calloc(from->n_vouched + 1, sizeof(*to->vouched));
+	to->attested = calloc(from->n_attested + 1, sizeof(*to->attested));
 	to->frozen = xcalloc(from->n_frozen, sizeof(*to->frozen));
 	for (size_t i = 0; i < from->n_frozen; i++)
 		to->frozen[i] = (struct vm_own_frozen){xstrdup(from->frozen[i].target), from->frozen[i].file};
-	if (to->vouched && from->n_vouched)
-		memcpy(to->vouched, from->vouched, from->n_vouched * sizeof(*to->vouched));
-	if (to->name && to->vouched)
+	if (to->attested && from->n_attested)
+		memcpy(to->attested, from->attested, from->n_attested * sizeof(*to->attested));
+	if (to->name && to->attested)
 		return true;
 	snapshot_fini(to);
 	return false;
@@ -260,11 +260,11 @@ const struct vm_own_file *vm_own_file(const struct vm_own *own, uint64_t number)
 
 /* ---------------------------------------------------------------- changes */
 
-static bool is_vouched_with(const struct vm_own *own, uint64_t number)
+static bool is_attested_with(const struct vm_own *own, uint64_t number)
 {
 	for (size_t i = 0; i < own->n_snapshots; i++)
-		for (size_t k = 0; k < own->snapshots[i].n_vouched; k++)
-			if (own->snapshots[i].vouched[k] == number)
+		for (size_t k = 0; k < own->snapshots[i].n_attested; k++)
+			if (own->snapshots[i].attested[k] == number)
 				return true;
 	for (size_t i = 0; i < own->n_snapshots; i++)
 		for (size_t k = 0; k < own->snapshots[i].n_frozen; k++)
@@ -278,7 +278,7 @@ static void sweep_files(struct vm_own *own)
 	size_t kept = 0;
 
 	for (size_t i = 0; i < own->n_files; i++)
-		if (is_vouched_with(own, own->files[i].number))
+		if (is_attested_with(own, own->files[i].number))
 			own->files[kept++] = own->files[i];
 	own->n_files = kept;
 }
@@ -330,7 +330,7 @@ static void remove_at(struct vm_own *own, size_t i)
 
 static void drop_if_empty(struct vm_own *own, const struct vm_own_snapshot *s)
 {
-	if (!s->ours && !s->held && !s->mark && !s->n_vouched && !s->n_frozen)
+	if (!s->ours && !s->held && !s->mark && !s->n_attested && !s->n_frozen)
 		remove_at(own, (size_t)(s - own->snapshots));
 }
 
@@ -378,7 +378,7 @@ int vm_own_set_mark(struct vm_own *own, const struct vm_own_id *id, const struct
 	return 0;
 }
 
-/* ---------------------------------------------------------------- what is vouched for */
+/* ---------------------------------------------------------------- what is attested */
 
 /* The number of that file, which is added where it is not known; 0: no memory. */
 static uint64_t number_of(struct vm_own *own, const struct vm_own_file *file)
@@ -402,7 +402,7 @@ static uint64_t number_of(struct vm_own *own, const struct vm_own_file *file)
 	return grown[own->n_files++].number = last + 1;
 }
 
-int vm_own_set_vouched(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_file *files, size_t n)
+int vm_own_set_attested(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_file *files, size_t n)
 {
 	uint64_t *numbers;
 	struct vm_own_snapshot *s;
@@ -420,9 +420,9 @@ int vm_own_set_vouched(struct vm_own *own, const struct vm_own_id *id, const str
 		free(numbers);
 		return -ENOMEM;
 	}
-	free(s->vouched);
-	s->vouched = numbers;
-	s->n_vouched = n;
+	free(s->attested);
+	s->attested = numbers;
+	s->n_attested = n;
 	drop_if_empty(own, s);
 	return 0;
 }

@@ -36,7 +36,7 @@
  *
  * Version 1 had what is in `b` in an element `m` of each `s`; that is read, and written as `b`.
  *
- * `f` and `v` vouch: the snapshot was right when that file, which lies beneath it, had this stamp. A merge into a frozen file
+ * `f` and `v` attest: the snapshot was right when that file, which lies beneath it, had this stamp. A merge into a frozen file
  * makes it look written to all who stand on it; as long as it has the same stamp still, they know better. What takes too
  * much room is left out again: then time stamps alone decide.
  *
@@ -105,8 +105,8 @@ struct vm_own_snapshot {
 	enum vm_kind kind;
 	bool ours, held;
 	struct vm_own_mark *mark; /* or NULL */
-	uint64_t *vouched;        /* numbers of files */
-	size_t n_vouched;
+	uint64_t *attested;        /* numbers of files */
+	size_t n_attested;
 	struct vm_own_frozen {
 		char *target;
 		uint64_t file;    /* number */
@@ -119,7 +119,7 @@ struct vm_own {
 	char *policy;                      /* or NULL */
 	struct vm_own_snapshot *snapshots; /* only those of which there is something to say */
 	size_t n_snapshots;
-	struct vm_own_file *files;         /* only those that some snapshot is vouched for with */
+	struct vm_own_file *files;         /* only those that some snapshot is attested with */
 	size_t n_files;
 	struct vm_own_made {
 		char *path;
@@ -133,7 +133,7 @@ struct vm_own {
 /* Gives *out. @len bytes; the element alone, as virDomainGetMetadata() or the attribute gives it. */
 int vm_own_parse(const char *text, size_t len, struct vm_own **out, struct vs_err *err);
 
-/* Gives *text, one line for virDomainSetMetadata() or the attribute. -E2BIG even without what is vouched for. */
+/* Gives *text, one line for virDomainSetMetadata() or the attribute. -E2BIG even without what is attested. */
 int vm_own_text(const struct vm_own *own, char **text, struct vs_err *err);
 
 struct vm_own *vm_own_new(void); /* nothing said, serial 0; NULL: no memory */
@@ -161,7 +161,7 @@ const struct vm_own_file *vm_own_file(const struct vm_own *own, uint64_t number)
  * changed. Strings are copied. An entry of which nothing is left to say goes by itself.
  */
 
-void vm_own_bump(struct vm_own *own); /* also forgets the files that nobody is vouched for with */
+void vm_own_bump(struct vm_own *own); /* also forgets the files that nobody is attested with */
 
 /* NULL: none. @policy is a canonical line. */
 int vm_own_set_policy(struct vm_own *own, const char *policy);
@@ -172,8 +172,8 @@ int vm_own_set_held(struct vm_own *own, const struct vm_own_id *id, bool held);
 /* Replaces the mark that is there, by a copy of @mark; NULL takes it away. */
 int vm_own_set_mark(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_mark *mark);
 
-/* The snapshot is right with these files beneath it; their numbers do not matter. Replaces what was vouched for. */
-int vm_own_set_vouched(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_file *files, size_t n);
+/* The snapshot is right with these files beneath it; their numbers do not matter. Replaces what was attested. */
+int vm_own_set_attested(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_file *files, size_t n);
 
 /* What the snapshot froze on this disk. Replaces what was said of that. */
 int vm_own_set_frozen(struct vm_own *own, const struct vm_own_id *id, const char *target, const struct vm_own_file *file);

@@ -71,8 +71,8 @@ struct vm_fact_snapdisk {
 	const struct q2_snapshot *entry; /* INTERNAL: the entry where the caller knows it (not recorded); NULL: find by name */
 	unsigned since;         /* first poll that saw this snapshot with this pit; reset it when libvirt names another pit */
 	const char *doomed;     /* NULL, or why its content is known to be gone (a mark, a job seen) */
-	const struct q2_stamp *vouched; /* it was right when files beneath it had these stamps (ino, size, mtime) */
-	size_t n_vouched;
+	const struct q2_stamp *attested; /* it was right when files beneath it had these stamps (ino, size, mtime) */
+	size_t n_attested;
 	uint64_t ino;           /* of its file in the tree */
 	const struct q2_stamp *froze; /* NULL, or the image as it was when we took or first recorded it (ino, size, mtime) */
 };
