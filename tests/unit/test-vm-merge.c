@@ -113,14 +113,14 @@ static struct world make(int layers, int branch)
 /* ---------------------------------------------------------------- showing it */
 
 struct show {
-	struct vm_work work;
+	struct vm_context work;
 	struct vm_domain d;
 	struct vm_layer layers[FILES];
 	struct vm_disk_now disk;
 	struct vm_snapshot snaps[SNAPS];
 	struct vm_disk disks[SNAPS];
 	char *chains[SNAPS][FILES + 1];
-	struct vm_work_record records[SNAPS];
+	struct vm_context_record records[SNAPS];
 	struct vm_xml_snapshot xml[SNAPS];
 	struct vm_xml_snapdisk xml_disks[SNAPS];
 	struct vm_xml_disk frozen[SNAPS];
@@ -207,7 +207,7 @@ static void show(const struct world *w, struct show *v)
 		v->xml[n] = (struct vm_xml_snapshot){.name = (char *)from->name, .kind = VM_EXTERNAL, .created_s = 100 + s,
 						     .parent = from->parent == NONE ? NULL : (char *)w->snaps[from->parent].name,
 						     .disks = &v->xml_disks[n], .n_disks = 1};
-		v->records[n] = (struct vm_work_record){.name = (char *)from->name, .xml = &v->xml[n]};
+		v->records[n] = (struct vm_context_record){.name = (char *)from->name, .xml = &v->xml[n]};
 		v->d.n_snapshots++;
 	}
 	v->d.name = v->d.dir = (char *)"web";
@@ -215,7 +215,8 @@ static void show(const struct world *w, struct show *v)
 	v->d.disks = &v->disk;
 	v->d.n_disks = 1;
 	v->d.snapshots = v->snaps;
-	v->work = (struct vm_work){.d = &v->d, .records = v->records, .n_records = v->d.n_snapshots, .own = w->own, .try_only = true};
+	v->work = (struct vm_context){.d = &v->d, .records = v->records, .n_records = v->d.n_snapshots, .own = w->own,
+				      .try_only = true};
 }
 
 /* ---------------------------------------------------------------- doing what was planned */
@@ -292,7 +293,7 @@ static bool may_unlink(const struct world *w, const struct vm_merge *m, const st
 	int file = index_of(doomed->path), layer;
 
 	show(w, &now);
-	layer = vm_work_layer(&now.work, doomed->path);
+	layer = vm_context_layer(&now.work, doomed->path);
 	if (!w->files[file].exists)
 		return true; /* it is gone already */
 	if (layer < 0 || w->files[file].ino != doomed->stamp.ino || now.layers[layer].active)

@@ -3,7 +3,7 @@
 /*
  * attest.h: what we attest. See attest.c.
  *
- * Threads: the work's.
+ * Threads: the command's.
  */
 #ifndef VS_VM_COMMAND_ATTEST_H
 #define VS_VM_COMMAND_ATTEST_H
@@ -11,15 +11,15 @@
 #include "vm/command/context.h"
 
 /* Notes in w->own which snapshots of @d (of an inventory) are right, with what beneath them; the next save stores it. */
-int vm_attest_domain(struct vm_work *w, const struct vm_domain *d, struct vs_err *err);
-/* vm_work_look(), and does so with what it saw, unless it is a `try`. */
-int vm_attest_look(struct vm_work *w, struct vs_err *err);
+int vm_attest_domain(struct vm_context *cx, const struct vm_domain *d, struct vs_err *err);
+/* vm_context_look(), and does so with what it saw, unless it is a `try`. */
+int vm_attest_look(struct vm_context *cx, struct vs_err *err);
 /* Of the last look: what was right and stands on @path (not: is frozen in it) is so with what that file is by now. */
-int vm_attest_beneath(struct vm_work *w, const char *path, struct vs_err *err);
+int vm_attest_beneath(struct vm_context *cx, const char *path, struct vs_err *err);
 /* The same with a new inventory, after files have changed. */
-int vm_attest_again(struct vm_work *w, struct vs_err *err);
+int vm_attest_again(struct vm_context *cx, struct vs_err *err);
 
 /* Notes in w->own what this disk of an external snapshot froze, if it is right. */
-void vm_attest_frozen(struct vm_work *w, const struct vm_own_id *id, const struct vm_disk *disk);
+void vm_attest_frozen(struct vm_context *cx, const struct vm_own_id *id, const struct vm_disk *disk);
 
 #endif

@@ -3,11 +3,12 @@
 /*
  * context.h: one command at work on one domain.
  *
- * A work begins with a look (vm_work_look): a new inventory, libvirt's records, our own facts, each asked for now, under the
+ * A command begins with a look (vm_context_look): a new inventory, libvirt's records, our own facts, each asked for now, under
+ * the
  * domain's
  * lock. Every guard is a question to that look. A command looks again before what cannot be undone.
  *
- * With `try_only` the same functions run, and instead of acting they say what they would do: vm_work_would().
+ * With `try_only` the same functions run, and instead of acting they say what they would do: vm_context_would().
  *
  * Errors: the contract's. The sentence names who needs what; names in it are raw and escaped by who prints it.
  * Threads: one; only `watch.cancel` is set by others.
@@ -28,13 +29,13 @@
 #include "vm/util/fault.h"
 
 /* libvirt's record of one snapshot. */
-struct vm_work_record {
+struct vm_context_record {
 	char *name;
 	char *text; /* with passwords */
 	struct vm_xml_snapshot *xml;
 };
 
-struct vm_work {
+struct vm_context {
 	/* set by who makes it; borrowed */
 	struct vm_readers readers;
 	struct vm_refresher *refresher;
@@ -56,12 +57,12 @@ struct vm_work {
 	bool behind;        /* the domain's own copy of it is older */
 	const uint64_t *moving; /* inode numbers of layers that are going to be re-pointed: they are attested in any case */
 	size_t n_moving;
-	struct vm_work_record *records;
+	struct vm_context_record *records;
 	size_t n_records;
 	bool running;
 
-	/* of the whole work */
-	struct vm_paused_guest guest; /* a paused start of ours, if guest_up: ended by vm_work_guest_end() */
+	/* of the whole command */
+	struct vm_paused_guest guest; /* a paused start of ours, if guest_up: ended by vm_guest_end() */
 	bool guest_up;
 	struct q2_stamp *removed;  /* files that it has removed */
 	size_t n_removed;
@@ -72,55 +73,55 @@ struct vm_work {
 
 /* Looks at everything anew. -ENOENT: the domain is gone; -EINVAL, -E2BIG: what its metadata say of ours cannot be read, and is kept
  * as it is. */
-int vm_work_look(struct vm_work *w, struct vs_err *err);
+int vm_context_look(struct vm_context *cx, struct vs_err *err);
 /* A second look at the files and who needs them, beside the one that @w has: *now borrows everything else from @w. */
-int vm_work_glance(const struct vm_work *w, struct vm_work *now, struct vs_err *err);
-void vm_work_glance_done(struct vm_work *now);
-void vm_work_fini(struct vm_work *w);
+int vm_context_glance(const struct vm_context *cx, struct vm_context *now, struct vs_err *err);
+void vm_context_glance_done(struct vm_context *now);
+void vm_context_fini(struct vm_context *cx);
 
 /* One more phrase of what was done or would be done. */
-void vm_work_say(struct vm_work *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void vm_context_say(struct vm_context *cx, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* How such a phrase names a file: what is only announced with the whole path, what was done shortly; `chain` has the paths. */
-const char *vm_work_file(const struct vm_work *w, const char *path);
+const char *vm_context_file(const struct vm_context *cx, const char *path);
 /* "", or "s" where it is not one. */
-const char *vm_work_plural(size_t n);
+const char *vm_context_plural(size_t n);
 
 /* Is @name one of @names? */
-bool vm_work_among(const char *name, char *const *names, size_t n);
+bool vm_context_among(const char *name, char *const *names, size_t n);
 
 /* -ECANCELED, if it is to be cancelled. */
-int vm_work_cancelled(const struct vm_work *w, struct vs_err *err);
+int vm_context_cancelled(const struct vm_context *cx, struct vs_err *err);
 
 /* The snapshot that a command means: by its shown name, else its raw one. -ENOENT; -EINVAL: several have it. */
-int vm_work_find(const struct vm_work *w, const char *name, const struct vm_snapshot **out, struct vs_err *err);
+int vm_context_find(const struct vm_context *cx, const char *name, const struct vm_snapshot **out, struct vs_err *err);
 /* The same snapshot in a later look: @key is the raw name of a recorded one, the shown name of another. -ENOENT. */
-int vm_work_find_key(const struct vm_work *w, const char *key, const struct vm_snapshot **out, struct vs_err *err);
+int vm_context_find_key(const struct vm_context *cx, const char *key, const struct vm_snapshot **out, struct vs_err *err);
 /* NULL: libvirt has no record of it. */
-const struct vm_work_record *vm_work_record(const struct vm_work *w, const char *raw_name);
-struct vm_own_id vm_work_id(const struct vm_work *w, const struct vm_snapshot *s);
+const struct vm_context_record *vm_context_record(const struct vm_context *cx, const char *raw_name);
+struct vm_own_id vm_context_id(const struct vm_context *cx, const struct vm_snapshot *s);
 
 /* Stores w->own, raised by one, at the domain and in the state directory. */
-int vm_work_save(struct vm_work *w, struct vs_err *err);
+int vm_context_save(struct vm_context *cx, struct vs_err *err);
 
 /* Does a record say that a snapshot made the file with this path, or do our own facts say that this very file is of our making? */
-bool vm_work_made(const struct vm_work *w, const char *path, uint64_t ino);
+bool vm_context_made(const struct vm_context *cx, const char *path, uint64_t ino);
 /* For vm_own_sweep_made(): is that file there? */
-bool vm_work_is_there(const char *path, uint64_t ino);
+bool vm_context_is_there(const char *path, uint64_t ino);
 /* Guard locks of the mount on the domain's files: off, until the work ends. */
-void vm_work_unguard(struct vm_work *w);
+void vm_context_unguard(struct vm_context *cx);
 
 /* ---------------------------------------------------------------- the graph, as the inventory has it */
 
 /* Index of the layer in w->d->layers that this path leads to, as far as the look met it by that path; -1: none. Pure. */
-int vm_work_layer(const struct vm_work *w, const char *path);
+int vm_context_layer(const struct vm_context *cx, const char *path);
 /* Bytes that it takes on disk now: a running guest has written since the inventory was made. */
-uint64_t vm_work_allocated(const struct vm_work *w, int layer);
+uint64_t vm_context_allocated(const struct vm_context *cx, int layer);
 /* The active layer of that disk; -1: none. */
-int vm_work_top(const struct vm_work *w, const char *target);
+int vm_context_top(const struct vm_context *cx, const char *target);
 /* How many of the domain's layers stand on it; *one is the (last) one. */
-size_t vm_work_above(const struct vm_work *w, int layer, int *one);
+size_t vm_context_above(const struct vm_context *cx, int layer, int *one);
 /* The name of an internal snapshot that is stored in the layer, also where it is no snapshot of this domain's; or NULL. */
-const char *vm_work_internal_in(const struct vm_work *w, int layer);
+const char *vm_context_internal_in(const struct vm_context *cx, int layer);
 
 #endif

@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 
 #include "vm/command/attest.h"
-#include "vm/command/checks.h"
+#include "vm/command/check.h"
 #include "vm/command/command.h"
 #include "vm/command/context.h"
 #include "vm/command/image.h"
@@ -24,12 +24,12 @@
 
 /* ---------------------------------------------------------------- which kind */
 
-static int choose_kind(const struct vm_work *w, enum vm_ask_kind ask, enum vm_kind *kind, struct vs_err *err)
+static int choose_kind(const struct vm_context *cx, enum vm_ask_kind ask, enum vm_kind *kind, struct vs_err *err)
 {
 	size_t internal = 0, external = 0;
 
-	for (size_t i = 0; i < w->n_records; i++)
-		*(w->records[i].xml->kind == VM_INTERNAL ? &internal : &external) += 1;
+	for (size_t i = 0; i < cx->n_records; i++)
+		*(cx->records[i].xml->kind == VM_INTERNAL ? &internal : &external) += 1;
 	*kind = ask == VM_ASK_INTERNAL || (ask == VM_ASK_DEFAULT && internal && !external) ? VM_INTERNAL : VM_EXTERNAL;
 	if (*kind == VM_INTERNAL && external)
 		return vs_err_set(err, -EPERM, "the domain has external snapshots (%zu), and kinds that mix cannot be reverted or deleted by "
@@ -37,38 +37,38 @@ static int choose_kind(const struct vm_work *w, enum vm_ask_kind ask, enum vm_ki
 	if (*kind == VM_EXTERNAL && internal)
 		return vs_err_set(err, -EPERM, "the domain has internal snapshots (%zu), and kinds that mix cannot be reverted or deleted by "
 				  "libvirt: take an internal one, or delete those first", internal);
-	if (*kind == VM_INTERNAL && ask == VM_ASK_DEFAULT && w->running)
+	if (*kind == VM_INTERNAL && ask == VM_ASK_DEFAULT && cx->running)
 		return vs_err_set(err, -EPERM, "the domain's snapshots are internal, and one of a running domain pauses it while its "
 				  "memory is saved: ask for it with the word 'internal', or shut the domain down");
 	return 0;
 }
 
-static int check_name(const struct vm_work *w, const struct vm_command *c, enum vm_kind kind, struct vs_err *err)
+static int check_name(const struct vm_context *cx, const struct vm_command *c, enum vm_kind kind, struct vs_err *err)
 {
-	const char **targets = calloc(w->d->n_disks + 1, sizeof(*targets));
-	struct vm_name_rules rules = { .internal = kind == VM_INTERNAL, .libvirt = w->conn };
+	const char **targets = calloc(cx->d->n_disks + 1, sizeof(*targets));
+	struct vm_name_rules rules = { .internal = kind == VM_INTERNAL, .libvirt = cx->conn };
 	int r;
 
-	for (size_t i = 0; targets && i < w->d->n_disks; i++)
-		targets[i] = w->d->disks[i].target;
-	rules.suffix_len = targets ? vm_name_suffix_len(targets, w->d->n_disks) : 16;
+	for (size_t i = 0; targets && i < cx->d->n_disks; i++)
+		targets[i] = cx->d->disks[i].target;
+	rules.suffix_len = targets ? vm_name_suffix_len(targets, cx->d->n_disks) : 16;
 	free(targets);
 	r = vm_name_check_new(c->names[0], &rules, err);
-	for (size_t i = 0; r == 0 && i < w->d->n_snapshots; i++)
-		if (!w->d->snapshots[i].present && !strcmp(w->d->snapshots[i].name, c->names[0]))
+	for (size_t i = 0; r == 0 && i < cx->d->n_snapshots; i++)
+		if (!cx->d->snapshots[i].present && !strcmp(cx->d->snapshots[i].name, c->names[0]))
 			r = vs_err_set(err, -EEXIST, "there is a snapshot '%s' already", c->names[0]);
 	return r;
 }
 
 /* Layers of the deepest chain. */
-static size_t depth_of(const struct vm_work *w)
+static size_t depth_of(const struct vm_context *cx)
 {
 	size_t deepest = 0;
 
-	for (size_t i = 0; i < w->d->n_disks; i++) {
+	for (size_t i = 0; i < cx->d->n_disks; i++) {
 		size_t n = 0;
 
-		for (int l = w->d->disks[i].top; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below)
+		for (int l = cx->d->disks[i].top; l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below)
 			n++;
 		deepest = n > deepest ? n : deepest;
 	}
@@ -78,21 +78,22 @@ static size_t depth_of(const struct vm_work *w)
 /* ---------------------------------------------------------------- create */
 
 /* What it froze is noted while it is what it was. */
-static void note_frozen(struct vm_work *w, const struct vm_own_id *id, const char *name)
+static void note_frozen(struct vm_context *cx, const struct vm_own_id *id, const char *name)
 {
-	for (size_t i = 0; i < w->d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &w->d->snapshots[i];
+	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &cx->d->snapshots[i];
 
 		for (size_t k = 0; s->recorded && s->kind == VM_EXTERNAL && !strcmp(s->name, name) && k < s->n_disks; k++)
-			vm_attest_frozen(w, id, &s->disks[k]);
+			vm_attest_frozen(cx, id, &s->disks[k]);
 	}
 }
 
 /* Before "ok": does every disk stand on a whole chain? */
-static int check_disks(const struct vm_work *w, const struct vm_work_record *record, struct vs_err *err)
+static int check_disks(const struct vm_context *cx, const struct vm_context_record *record, struct vs_err *err)
 {
 	for (size_t i = 0; i < record->xml->n_disks; i++) {
-		int r = record->xml->disks[i].mode == VM_MODE_EXTERNAL ? vm_work_whole(w, record->xml->disks[i].target, err) : 0;
+		int r = record->xml->disks[i].mode == VM_MODE_EXTERNAL ? vm_check_whole(cx, record->xml->disks[i].target,
+											err) : 0;
 
 		if (r < 0) {
 			vs_err_prefix(err, "snapshot '%s' was taken, but", record->name);
@@ -102,56 +103,57 @@ static int check_disks(const struct vm_work *w, const struct vm_work_record *rec
 	return 0;
 }
 
-static int make_ours(struct vm_work *w, const char *name, enum vm_kind kind, struct vs_err *err)
+static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind, struct vs_err *err)
 {
-	const struct vm_work_record *record;
+	const struct vm_context_record *record;
 	struct vm_own_id id;
-	int r = vm_attest_look(w, err);
+	int r = vm_attest_look(cx, err);
 
 	if (r < 0)
 		return r;
-	record = vm_work_record(w, name);
+	record = vm_context_record(cx, name);
 	if (!record)
 		return vs_err_set(err, -EIO, "snapshot '%s' was taken, but libvirt does not list it", name);
 	id = (struct vm_own_id){ name, record->xml->created_s * VM_NS_PER_S, kind };
-	if (vm_own_set_ours(w->own, &id, true) < 0)
+	if (vm_own_set_ours(cx->own, &id, true) < 0)
 		xoom();
-	note_frozen(w, &id, name);
-	r = vm_work_save(w, err);
-	return r == 0 && kind == VM_EXTERNAL ? check_disks(w, record, err) : r;
+	note_frozen(cx, &id, name);
+	r = vm_context_save(cx, err);
+	return r == 0 && kind == VM_EXTERNAL ? check_disks(cx, record, err) : r;
 }
 
-static int create(struct vm_work *w, const struct vm_create *spec, struct vs_err *err)
+static int create(struct vm_context *cx, const struct vm_create *spec, struct vs_err *err)
 {
 	struct vm_overlay_plan plan = {0};
 	bool made = false;
-	int r = vm_create_plan(w->dom, spec, &w->watch, &plan, err);
+	int r = vm_create_plan(cx->dom, spec, &cx->watch, &plan, err);
 
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < plan.n_overlays; i++)
-		vm_work_say(w, "disk %s: %s '%s' on '%s'", plan.overlays[i].target, w->try_only ? "would create" : "created",
-			    vm_work_file(w, plan.overlays[i].path), vm_work_file(w, plan.overlays[i].below));
+		vm_context_say(cx, "disk %s: %s '%s' on '%s'", plan.overlays[i].target,
+			       cx->try_only ? "would create" : "created",
+			       vm_context_file(cx, plan.overlays[i].path), vm_context_file(cx, plan.overlays[i].below));
 	vm_overlay_plan_fini(&plan);
-	if (w->try_only)
+	if (cx->try_only)
 		return 0;
 	if (r == 0)
-		r = vm_op_note_take(w, spec->name);
+		r = vm_recover_journal_take(cx, spec->name);
 	if (r < 0)
 		return vs_err_set(err, r, "out of memory");
 	vm_fault();
-	r = vm_create(w->dom, spec, &w->watch, &made, err);
+	r = vm_create(cx->dom, spec, &cx->watch, &made, err);
 	if (made) {
 		struct vs_err why = {0};
-		int owned = make_ours(w, spec->name, spec->kind, &why);
+		int owned = make_ours(cx, spec->name, spec->kind, &why);
 
 		if (r == 0 && owned < 0)
 			r = vs_err_set(err, owned, "%s", why.msg);
 	}
 	if (r != -EHOSTDOWN) {
-		vm_journal_done(&w->journal, "take");
-		if (r == 0 || vm_attest_look(w, NULL) == 0)
-			vm_op_settle_making(w);
+		vm_journal_done(&cx->journal, "take");
+		if (r == 0 || vm_attest_look(cx, NULL) == 0)
+			vm_recover_settle_making(cx);
 	}
 	return r;
 }
@@ -165,16 +167,16 @@ static bool takes_part(const struct vm_command *c, const char *target)
 }
 
 /* What would be frozen: a whole chain, that nobody else writes to. */
-static int check_layers(const struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+static int check_layers(const struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
-	for (size_t i = 0; i < w->d->n_disks; i++) {
-		const struct vm_disk_now *disk = &w->d->disks[i];
-		const struct vm_layer *top = disk->top < 0 ? NULL : &w->d->layers[disk->top];
+	for (size_t i = 0; i < cx->d->n_disks; i++) {
+		const struct vm_disk_now *disk = &cx->d->disks[i];
+		const struct vm_layer *top = disk->top < 0 ? NULL : &cx->d->layers[disk->top];
 		int r;
 
 		if (!top || !top->active || !takes_part(c, disk->target))
 			continue;
-		r = vm_work_uncut(w, disk->target, disk->top, err);
+		r = vm_check_uncut(cx, disk->target, disk->top, err);
 		if (r < 0)
 			return r;
 		if (top->rival)
@@ -184,29 +186,29 @@ static int check_layers(const struct vm_work *w, const struct vm_command *c, str
 	return 0;
 }
 
-int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+int vm_command_create(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
 	struct vm_create spec = { .name = c->names[0], .description = c->desc, .targets = (const char *const *)c->disks,
 				      .n_targets = c->n_disks, .quiesce = c->quiesce_s, .quiesce_s = c->quiesce_s,
-				      .left_over = vm_op_left_over, .making = vm_op_making, .opaque = w };
-	int r = vm_attest_look(w, err);
+				      .left_over = vm_recover_left_over, .making = vm_recover_making, .opaque = cx };
+	int r = vm_attest_look(cx, err);
 
 	if (r < 0)
 		return r;
-	r = vm_op_settle(w, err);
+	r = vm_recover_settle(cx, err);
 	if (r == 0)
-		r = vm_op_begin(w, w->command, true, err);
+		r = vm_recover_begin(cx, cx->command, true, err);
 	if (r < 0)
 		return r;
-	if (!w->conn)
-		return vm_op_image_create(w, c, err);
-	r = choose_kind(w, c->kind, &spec.kind, err);
-	if (r == 0 && c->quiesce_s && (!w->running || spec.kind == VM_INTERNAL))
+	if (!cx->conn)
+		return vm_image_create(cx, c, err);
+	r = choose_kind(cx, c->kind, &spec.kind, err);
+	if (r == 0 && c->quiesce_s && (!cx->running || spec.kind == VM_INTERNAL))
 		r = vs_err_set(err, -EOPNOTSUPP, "quiesce is for external snapshots of running domains");
 	if (r == 0)
-		r = check_name(w, c, spec.kind, err);
+		r = check_name(cx, c, spec.kind, err);
 	if (r == 0)
-		r = check_layers(w, c, err);
-	spec.depth = r == 0 ? depth_of(w) : 0;
-	return r < 0 ? r : create(w, &spec, err);
+		r = check_layers(cx, c, err);
+	spec.depth = r == 0 ? depth_of(cx) : 0;
+	return r < 0 ? r : create(cx, &spec, err);
 }

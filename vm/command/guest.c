@@ -7,16 +7,16 @@
 #include <string.h>
 
 #include "vm/command/attest.h"
-#include "vm/command/checks.h"
+#include "vm/command/check.h"
 #include "vm/libvirt/dom.h"
 #include "vm/util/mem.h"
 
 /* What tells our instance from any other that carries its word: see libvirt/paused-guest.h. */
-static bool note_guest(struct vm_work *w, const struct vm_paused_guest *guest)
+static bool note_guest(struct vm_context *cx, const struct vm_paused_guest *guest)
 {
 	vs_autofree char *text = xasprintf("%s %" PRId64 " %" PRIu64, guest->token, (int64_t)guest->pid, guest->began);
 
-	return vm_journal_add(&w->journal, "start", text) == 0;
+	return vm_journal_add(&cx->journal, "start", text) == 0;
 }
 
 static void before_start(void *opaque, const struct vm_paused_guest *guest)
@@ -24,22 +24,22 @@ static void before_start(void *opaque, const struct vm_paused_guest *guest)
 	note_guest(opaque, guest);
 }
 
-int vm_work_guest(struct vm_work *w, struct vs_err *err)
+int vm_guest_start(struct vm_context *cx, struct vs_err *err)
 {
 	int r;
 
-	if (w->running)
+	if (cx->running)
 		return 0;
-	r = vm_work_startable(w, err);
+	r = vm_check_startable(cx, err);
 	if (r < 0)
 		return r;
-	r = vm_paused_guest_start(w->dom, before_start, w, &w->guest, err);
+	r = vm_paused_guest_start(cx->dom, before_start, cx, &cx->guest, err);
 	if (r < 0) {
-		vm_journal_done(&w->journal, "start");
+		vm_journal_done(&cx->journal, "start");
 		return r;
 	}
-	w->guest_up = w->running = true;
-	note_guest(w, &w->guest);
+	cx->guest_up = cx->running = true;
+	note_guest(cx, &cx->guest);
 	return 0;
 }
 
@@ -50,45 +50,45 @@ static bool take_noted(const char *text, void *opaque)
 	return sscanf(text, "%32[0-9a-f] %" SCNd64 " %" SCNu64, guest->token, &guest->pid, &guest->began) == 3;
 }
 
-int vm_work_find_guest(struct vm_work *w, struct vm_paused_guest *out)
+int vm_guest_find(struct vm_context *cx, struct vm_paused_guest *out)
 {
 	struct vm_paused_guest noted = {0};
 	int r;
 
-	vm_journal_each(&w->journal, "start", take_noted, &noted); /* the last one counts */
-	r = vm_paused_guest_find(w->dom, &noted, out, NULL);
-	if (r == 1 || vm_dom_active(w->dom, NULL) == 0)
+	vm_journal_each(&cx->journal, "start", take_noted, &noted); /* the last one counts */
+	r = vm_paused_guest_find(cx->dom, &noted, out, NULL);
+	if (r == 1 || vm_dom_active(cx->dom, NULL) == 0)
 		return r == 1;
 	if (noted.token[0] && r == 0)
-		vm_journal_drop(&w->journal, "start");
+		vm_journal_drop(&cx->journal, "start");
 	return 0;
 }
 
-int vm_work_guest_end(struct vm_work *w, struct vs_err *err)
+int vm_guest_end(struct vm_context *cx, struct vs_err *err)
 {
 	int r;
 
-	if (!w->guest_up)
+	if (!cx->guest_up)
 		return 0;
-	r = vm_paused_guest_end(w->conn, &w->guest, &w->watch, err);
+	r = vm_paused_guest_end(cx->conn, &cx->guest, &cx->watch, err);
 	if (r >= 0) {
-		w->guest_up = w->running = false;
-		vm_journal_done(&w->journal, "start");
+		cx->guest_up = cx->running = false;
+		vm_journal_done(&cx->journal, "start");
 	}
 	return r < 0 ? r : 0;
 }
 
 /* ---------------------------------------------------------------- pivots */
 
-int vm_work_note_pivot(struct vm_work *w, const char *target)
+int vm_guest_journal_pivot(struct vm_context *cx, const char *target)
 {
 	struct vm_paused_guest qemu = {0};
 	vs_autofree char *text = NULL;
 
-	if (!vm_paused_guest_process(w->uuid, &qemu))
+	if (!vm_paused_guest_process(cx->uuid, &qemu))
 		return 0; /* then it will not be provable */
 	text = xasprintf("%" PRId64 " %" PRIu64 " %s", qemu.pid, qemu.began, target);
-	return vm_journal_add(&w->journal, "pivot", text);
+	return vm_journal_add(&cx->journal, "pivot", text);
 }
 
 struct pivot {
@@ -107,29 +107,29 @@ static bool is_that_pivot(const char *text, void *opaque)
 	       !strcmp(text + at, p->target);
 }
 
-static bool is_on(const struct vm_work *w, const struct vm_own_doomed *disk)
+static bool is_on(const struct vm_context *cx, const struct vm_own_doomed *disk)
 {
-	for (size_t i = 0; i < w->d->n_disks; i++)
-		if (!strcmp(w->d->disks[i].target, disk->target) && w->d->disks[i].top >= 0)
-			return w->d->layers[w->d->disks[i].top].stamp.ino == disk->path_ino && disk->path_ino;
+	for (size_t i = 0; i < cx->d->n_disks; i++)
+		if (!strcmp(cx->d->disks[i].target, disk->target) && cx->d->disks[i].top >= 0)
+			return cx->d->layers[cx->d->disks[i].top].stamp.ino == disk->path_ino && disk->path_ino;
 	return false;
 }
 
-int vm_work_prove_pivots(struct vm_work *w, struct vs_err *err)
+int vm_guest_prove_pivots(struct vm_context *cx, struct vs_err *err)
 {
 	struct vm_paused_guest qemu = {0};
 	bool news = false;
 
-	if (!w->running || !vm_paused_guest_process(w->uuid, &qemu))
+	if (!cx->running || !vm_paused_guest_process(cx->uuid, &qemu))
 		return 0;
-	for (size_t i = 0; i < w->own->n_snapshots; i++) {
-		struct vm_own_mark *mark = w->own->snapshots[i].mark;
+	for (size_t i = 0; i < cx->own->n_snapshots; i++) {
+		struct vm_own_mark *mark = cx->own->snapshots[i].mark;
 
 		for (size_t k = 0; mark && k < mark->n_disks; k++) {
 			struct pivot p = { &qemu, mark->disks[k].target };
 
-			if (!mark->disks[k].pivoting || mark->disks[k].done || !is_on(w, &mark->disks[k]) ||
-			    vm_journal_each(&w->journal, "pivot", is_that_pivot, &p) == 0)
+			if (!mark->disks[k].pivoting || mark->disks[k].done || !is_on(cx, &mark->disks[k]) ||
+			    vm_journal_each(&cx->journal, "pivot", is_that_pivot, &p) == 0)
 				continue;
 			mark->disks[k].done = news = true;
 			mark->disks[k].pivoting = false;
@@ -137,6 +137,6 @@ int vm_work_prove_pivots(struct vm_work *w, struct vs_err *err)
 	}
 	if (!news)
 		return 0;
-	vm_journal_drop(&w->journal, "pivot");
-	return vm_work_save(w, err);
+	vm_journal_drop(&cx->journal, "pivot");
+	return vm_context_save(cx, err);
 }

@@ -7,35 +7,36 @@
 #include "vm/command/attest.h"
 #include "vm/command/command.h"
 
-int vm_op_hold(struct vm_work *w, const char *name, bool hold, struct vs_err *err)
+int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct vs_err *err)
 {
 	const struct vm_snapshot *s;
 	struct vm_own_id id;
-	int r = vm_attest_look(w, err);
+	int r = vm_attest_look(cx, err);
 
 	if (r == 0)
-		r = vm_work_find(w, name, &s, err);
+		r = vm_context_find(cx, name, &s, err);
 	if (r < 0)
 		return r;
-	if (s->held == hold || w->try_only) {
-		vm_work_say(w, s->held == hold ? "'%s' is %s already" : "'%s' would be %s", s->shown, hold ? "held" : "released");
+	if (s->held == hold || cx->try_only) {
+		vm_context_say(cx, s->held == hold ? "'%s' is %s already" : "'%s' would be %s", s->shown,
+			       hold ? "held" : "released");
 		return 0;
 	}
-	id = vm_work_id(w, s);
-	if (vm_own_set_held(w->own, &id, hold) < 0)
+	id = vm_context_id(cx, s);
+	if (vm_own_set_held(cx->own, &id, hold) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
-	return vm_work_save(w, err);
+	return vm_context_save(cx, err);
 }
 
-int vm_op_policy(struct vm_work *w, const char *line, struct vs_err *err)
+int vm_command_policy(struct vm_context *cx, const char *line, struct vs_err *err)
 {
-	int r = vm_attest_look(w, err);
+	int r = vm_attest_look(cx, err);
 
 	if (r < 0)
 		return r;
-	if (w->own->policy && !strcmp(w->own->policy, line))
+	if (cx->own->policy && !strcmp(cx->own->policy, line))
 		return 0;
-	if (vm_own_set_policy(w->own, line) < 0)
+	if (vm_own_set_policy(cx->own, line) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
-	return vm_work_save(w, err);
+	return vm_context_save(cx, err);
 }

@@ -3,15 +3,15 @@
 /*
  * image.h: create, delete and revert on a plain image; w->conn is NULL. See image.c.
  *
- * Threads: the work's.
+ * Threads: the command's.
  */
 #ifndef VS_VM_COMMAND_IMAGE_H
 #define VS_VM_COMMAND_IMAGE_H
 
 #include "vm/command/context.h"
 
-int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
-int vm_op_image_delete(struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err);
-int vm_op_image_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err);
+int vm_image_create(struct vm_context *cx, const struct vm_command *c, struct vs_err *err);
+int vm_image_delete(struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err);
+int vm_image_revert(struct vm_context *cx, const struct vm_command *c, struct vs_err *err);
 
 #endif

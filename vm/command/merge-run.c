@@ -32,7 +32,7 @@
 #include <sys/stat.h>
 
 #include "vm/command/attest.h"
-#include "vm/command/checks.h"
+#include "vm/command/check.h"
 #include "vm/command/guest.h"
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
@@ -43,7 +43,7 @@
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
 
-static struct vm_own_id id_of(const struct vm_work_record *r)
+static struct vm_own_id id_of(const struct vm_context_record *r)
 {
 	return (struct vm_own_id){ r->name, r->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
 }
@@ -54,8 +54,8 @@ static struct vm_own_id id_of(const struct vm_work_record *r)
 static const struct vm_own_doomed *marked_before(const struct vm_merge *m, const char *target)
 {
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
-		const struct vm_own_doomed *disk = record ? vm_intent_of(vm_intent_mark(m->w, record), target) : NULL;
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
+		const struct vm_own_doomed *disk = record ? vm_intent_of(vm_intent_mark(m->cx, record), target) : NULL;
 
 		if (disk)
 			return disk;
@@ -113,7 +113,7 @@ static void remember_gone(struct vm_merge *m)
 
 			bytes += strlen(file->path) + 32;
 			if (bytes <= MADE_MAX)
-				vm_own_add_made(m->w->own, file->path, file->stamp.ino);
+				vm_own_add_made(m->cx->own, file->path, file->stamp.ino);
 		}
 }
 
@@ -129,20 +129,20 @@ static int mark(struct vm_merge *m, struct vs_err *err)
 			disks[what.n_disks++] = intent_of(m, &m->disks[i], what.since_ns);
 	remember_gone(m);
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
 		struct vm_own_id id = id_of(record);
 
-		if (vm_own_set_mark(m->w->own, &id, &what) < 0)
+		if (vm_own_set_mark(m->cx->own, &id, &what) < 0)
 			xoom();
 	}
-	return vm_work_save(m->w, err);
+	return vm_context_save(m->cx, err);
 }
 
 /* A note on the intent of one disk, in all marks of the line. */
 static int note(struct vm_merge *m, const struct vm_merge_disk *d, bool done, bool pivoting, struct vs_err *err)
 {
-	for (size_t i = 0; i < m->w->own->n_snapshots; i++) {
-		struct vm_own_mark *what = m->w->own->snapshots[i].mark;
+	for (size_t i = 0; i < m->cx->own->n_snapshots; i++) {
+		struct vm_own_mark *what = m->cx->own->snapshots[i].mark;
 
 		for (size_t k = 0; what && !strcmp(what->command, m->command) && k < what->n_disks; k++)
 			if (!strcmp(what->disks[k].target, d->target)) {
@@ -150,15 +150,15 @@ static int note(struct vm_merge *m, const struct vm_merge_disk *d, bool done, bo
 				what->disks[k].pivoting = pivoting;
 			}
 	}
-	return vm_work_save(m->w, err);
+	return vm_context_save(m->cx, err);
 }
 
 /* Was nothing written to any base, neither now nor in an earlier attempt? */
 static bool untouched(const struct vm_merge *m)
 {
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
-		const struct vm_own_mark *what = record ? vm_intent_mark(m->w, record) : NULL;
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
+		const struct vm_own_mark *what = record ? vm_intent_mark(m->cx, record) : NULL;
 
 		if (what && !vm_intent_untouched(what))
 			return false;
@@ -169,16 +169,16 @@ static bool untouched(const struct vm_merge *m)
 static int unmark(struct vm_merge *m, struct vs_err *err)
 {
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
 		struct vm_own_id id;
 
 		if (!record)
 			continue;
 		id = id_of(record);
-		if (vm_own_set_mark(m->w->own, &id, NULL) < 0)
+		if (vm_own_set_mark(m->cx->own, &id, NULL) < 0)
 			xoom();
 	}
-	return vm_work_save(m->w, err);
+	return vm_context_save(m->cx, err);
 }
 
 /* ---------------------------------------------------------------- is the plan still based on what is so? */
@@ -194,13 +194,13 @@ static int differs(const struct vm_merge_disk *d, const char *path, struct vs_er
 static int look_again(const struct vm_merge *m, const struct vm_merge_disk *d, bool begun, struct vs_err *err)
 {
 	struct vm_leaving leaving = vm_merge_leaving(m);
-	struct vm_work now;
-	int r = vm_work_glance(m->w, &now, err), base, top, one;
+	struct vm_context now;
+	int r = vm_context_glance(m->cx, &now, err), base, top, one;
 
 	if (r < 0)
 		return r;
-	base = vm_work_layer(&now, d->base);
-	top = vm_work_layer(&now, d->top);
+	base = vm_context_layer(&now, d->base);
+	top = vm_context_layer(&now, d->top);
 	if (base < 0 || now.d->layers[base].stamp.ino != d->base_stamp.ino)
 		r = differs(d, d->base, err);
 	else if (!begun && now.d->layers[base].stamp.mtime_ns != d->base_stamp.mtime_ns && !now.d->layers[base].stamp.block)
@@ -212,12 +212,12 @@ static int look_again(const struct vm_merge *m, const struct vm_merge_disk *d, b
 			r = differs(d, d->top, err);
 		else if (vm_need(&now, l, &leaving, l != top, err) != VM_NEED_NOT)
 			r = err->code;
-		else if (vm_work_above(&now, l, &one) > 1)
+		else if (vm_context_above(&now, l, &one) > 1)
 			r = vs_err_set(err, -EPERM, "'%s' must stay as it is: several branches stand on it", now.d->layers[l].path);
 		if (l == base)
 			break;
 	}
-	vm_work_glance_done(&now);
+	vm_context_glance_done(&now);
 	return r;
 }
 
@@ -239,7 +239,7 @@ static int before_pivot(void *opaque, struct vs_err *err)
 	int r = look_again(job->m, job->disk, true, err);
 
 	if (r == 0)
-		r = vm_work_note_pivot(job->m->w, job->disk->target);
+		r = vm_guest_journal_pivot(job->m->cx, job->disk->target);
 	return r < 0 ? r : note(job->m, job->disk, false, true, err);
 }
 
@@ -250,16 +250,16 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 	struct job job = { m, d };
 	struct vm_blockjob_commit spec = {
 		.target = d->target, .base = d->base, .top = d->top, .begun = on_begun, .check = before_pivot, .opaque = &job,
-		.bandwidth = (uint64_t)(m->w->options->bandwidth_mib * 1048576),
+		.bandwidth = (uint64_t)(m->cx->options->bandwidth_mib * 1048576),
 	};
 	struct vm_blockjob_outcome outcome = {0};
 	struct stat st;
-	int r = vm_work_cancelled(m->w, err);
+	int r = vm_context_cancelled(m->cx, err);
 
 	if (r == 0)
 		r = look_again(m, d, m->resumed, err);
 	if (r == 0)
-		r = vm_blockjob_commit(m->w->dom, &spec, &m->w->watch, &outcome, err);
+		r = vm_blockjob_commit(m->cx->dom, &spec, &m->cx->watch, &outcome, err);
 	vm_fault();
 	if (r < 0)
 		return r;
@@ -269,13 +269,13 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 		d->gone[0].stamp.mtime_ns = vm_timespec_ns(st.st_mtim);
 	}
 	r = note(m, d, true, false, err);
-	vm_journal_done(&m->w->journal, "pivot");
+	vm_journal_done(&m->cx->journal, "pivot");
 	return r;
 }
 
 static int commit_all(struct vm_merge *m, struct vs_err *err)
 {
-	int r = vm_work_guest(m->w, err);
+	int r = vm_guest_start(m->cx, err);
 
 	for (size_t i = 0; r == 0 && i < m->n_disks; i++)
 		if (m->disks[i].what == VM_MERGE_DOWN)
@@ -289,7 +289,7 @@ static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 	struct vm_blockjob *jobs = NULL;
 	size_t n = 1;
 
-	if (r != -EHOSTDOWN && vm_blockjob_list(m->w->dom, &jobs, &n, NULL) == 0)
+	if (r != -EHOSTDOWN && vm_blockjob_list(m->cx->dom, &jobs, &n, NULL) == 0)
 		vm_blockjob_list_free(jobs, n);
 	if (n == 0 && untouched(m)) {
 		if (unmark(m, NULL) == 0)
@@ -305,11 +305,11 @@ static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 static int attest_moving(struct vm_merge *m, struct vs_err *err)
 {
 	m->moving = xcalloc(m->n_disks, sizeof(*m->moving));
-	m->w->moving = m->moving;
+	m->cx->moving = m->moving;
 	for (size_t i = 0; i < m->n_disks; i++)
 		if (m->disks[i].what == VM_MERGE_DOWN && m->disks[i].above_ino)
-			m->moving[m->w->n_moving++] = m->disks[i].above_ino;
-	return vm_attest_domain(m->w, m->w->d, err);
+			m->moving[m->cx->n_moving++] = m->disks[i].above_ino;
+	return vm_attest_domain(m->cx, m->cx->d, err);
 }
 
 /* Before a record names the base: of what it named until then nothing remains that would explain when the base was written. */
@@ -321,15 +321,15 @@ static int attest_bases(struct vm_merge *m, struct vs_err *err)
 	for (size_t i = 0; r == 0 && i < m->n_disks; i++) {
 		if (!vm_merge_moved(&m->disks[i]))
 			continue;
-		r = vm_attest_beneath(m->w, m->disks[i].base, err);
+		r = vm_attest_beneath(m->cx, m->disks[i].base, err);
 		n++;
 	}
-	return r == 0 && n ? vm_work_save(m->w, err) : r;
+	return r == 0 && n ? vm_context_save(m->cx, err) : r;
 }
 
 static int merge_down(struct vm_merge *m, struct vs_err *err)
 {
-	int r = vm_work_startable(m->w, err);
+	int r = vm_check_startable(m->cx, err);
 
 	if (r < 0)
 		return r;
@@ -339,7 +339,7 @@ static int merge_down(struct vm_merge *m, struct vs_err *err)
 		r = mark(m, err);
 	if (r < 0)
 		return r;
-	vm_work_unguard(m->w);
+	vm_context_unguard(m->cx);
 	r = commit_all(m, err);
 	return r < 0 ? give_up(m, r, err) : 0;
 }
@@ -356,17 +356,17 @@ static size_t remove_files_of(struct vm_merge *m, const struct vm_merge_disk *d)
 
 	for (size_t k = 0; k < d->n_gone; k++) {
 		struct vs_err why = {0};
-		int r = vm_remove(m->w, &d->gone[k], &leaving, &why);
+		int r = vm_remove(m->cx, &d->gone[k], &leaving, &why);
 
 		if (r < 0) {
-			vm_work_say(m->w, "%s", why.msg);
+			vm_context_say(m->cx, "%s", why.msg);
 			break;
 		}
 		if (r > 0) /* it was gone */
 			continue;
-		vm_log(m->w->log, "unlinked '%s'", d->gone[k].path);
+		vm_log(m->cx->log, "unlinked '%s'", d->gone[k].path);
 		if (n++ < FILES_SAID || d->n_gone <= FILES_SAID + 1)
-			vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, d->gone[k].path));
+			vm_context_say(m->cx, "unlinked '%s'", vm_context_file(m->cx, d->gone[k].path));
 	}
 	return n;
 }
@@ -379,7 +379,7 @@ static void remove_files(struct vm_merge *m)
 		size_t n = remove_files_of(m, d);
 
 		if (n > FILES_SAID && d->n_gone > FILES_SAID + 1)
-			vm_work_say(m->w, "and %zu more of disk %s", n - FILES_SAID, d->target);
+			vm_context_say(m->cx, "and %zu more of disk %s", n - FILES_SAID, d->target);
 	}
 }
 
@@ -388,13 +388,13 @@ static int remove_memory(struct vm_merge *m, struct vs_err *err)
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
 
 		if (!record || !record->xml->memory_file || access(record->xml->memory_file, F_OK) != 0)
 			continue;
 		r = vm_record_unlink(record->xml, record->xml->memory_file, err);
 		if (r == 0)
-			vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, record->xml->memory_file));
+			vm_context_say(m->cx, "unlinked '%s'", vm_context_file(m->cx, record->xml->memory_file));
 	}
 	return r;
 }
@@ -402,10 +402,10 @@ static int remove_memory(struct vm_merge *m, struct vs_err *err)
 /* Overlays of those that go which stay as files, for others need them: soon no record will say that a snapshot made them. */
 static int remember_made(struct vm_merge *m, struct vs_err *err)
 {
-	size_t had = m->w->own->n_made;
+	size_t had = m->cx->own->n_made;
 
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
 
 		for (size_t k = 0; record && k < record->xml->n_disks; k++) {
 			const struct vm_xml_snapdisk *d = &record->xml->disks[k];
@@ -413,35 +413,35 @@ static int remember_made(struct vm_merge *m, struct vs_err *err)
 			struct stat st;
 
 			if (d->mode == VM_MODE_EXTERNAL && d->overlay.path && stat(d->overlay.path, &st) == 0)
-				vm_own_add_made(m->w->own, d->overlay.path, st.st_ino);
+				vm_own_add_made(m->cx->own, d->overlay.path, st.st_ino);
 		}
 	}
-	return m->w->own->n_made > had ? vm_work_save(m->w, err) : 0;
+	return m->cx->own->n_made > had ? vm_context_save(m->cx, err) : 0;
 }
 
 static int forget_own(struct vm_merge *m, const struct vm_own_id *ids, size_t n, struct vs_err *err)
 {
-	bool said = vm_own_sweep_made(m->w->own, vm_work_is_there) > 0;
+	bool said = vm_own_sweep_made(m->cx->own, vm_context_is_there) > 0;
 
 	for (size_t i = 0; i < n; i++)
-		said |= vm_own_forget(m->w->own, &ids[i]);
-	return said || m->w->own->n_files ? vm_work_save(m->w, err) : 0;
+		said |= vm_own_forget(m->cx->own, &ids[i]);
+	return said || m->cx->own->n_files ? vm_context_save(m->cx, err) : 0;
 }
 
 /* ---------------------------------------------------------------- words */
 
 static void tell_disk(struct vm_merge *m, const struct vm_merge_disk *d)
 {
-	const char *base = vm_work_file(m->w, d->base), *top = d->top ? vm_work_file(m->w, d->top) : "";
+	const char *base = vm_context_file(m->cx, d->base), *top = d->top ? vm_context_file(m->cx, d->top) : "";
 
 	if (d->what == VM_MERGE_DOWN)
-		vm_work_say(m->w, "disk %s: %s '%s' into '%s' (at most %.1f MiB)", d->target,
-			    m->w->try_only ? "would merge" : "merged", top, base, (double)d->bytes / 1048576);
+		vm_context_say(m->cx, "disk %s: %s '%s' into '%s' (at most %.1f MiB)", d->target,
+			       m->cx->try_only ? "would merge" : "merged", top, base, (double)d->bytes / 1048576);
 	else if (d->what == VM_MERGE_DONE)
-		vm_work_say(m->w, "disk %s: '%s' had been merged into '%s' before%s", d->target, top, base,
-			    d->unproven ? ", and stays, for it is not proven that all of it was" : "");
+		vm_context_say(m->cx, "disk %s: '%s' had been merged into '%s' before%s", d->target, top, base,
+			       d->unproven ? ", and stays, for it is not proven that all of it was" : "");
 	else if (d->what == VM_MERGE_KEEP)
-		vm_work_say(m->w, "disk %s: '%s' stays (%s)", d->target, base, d->why);
+		vm_context_say(m->cx, "disk %s: '%s' stays (%s)", d->target, base, d->why);
 }
 
 static void tell(struct vm_merge *m)
@@ -455,19 +455,19 @@ static void tell_files(struct vm_merge *m)
 {
 	for (size_t i = 0; i < m->n_disks; i++)
 		for (size_t k = 0; k < m->disks[i].n_gone; k++)
-			vm_work_say(m->w, "would unlink '%s'", m->disks[i].gone[k].path);
+			vm_context_say(m->cx, "would unlink '%s'", m->disks[i].gone[k].path);
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
 
 		if (record && record->xml->memory_file)
-			vm_work_say(m->w, "would unlink '%s'", record->xml->memory_file);
+			vm_context_say(m->cx, "would unlink '%s'", record->xml->memory_file);
 	}
 }
 
 static int refuse_void(struct vm_merge *m, struct vs_err *err)
 {
 	vs_autofree char *why = xstrdup(m->is_void), *said = vm_intent_repeat(m->command);
-	int r = m->w->try_only ? 0 : vm_intent_void(m->w, m->command, why, err);
+	int r = m->cx->try_only ? 0 : vm_intent_void(m->cx, m->command, why, err);
 
 	return r < 0 ? r : vs_err_set(err, -EPERM, "'%s' was begun and has become void, for %s: nothing is removed, and what it was to remove "
 				      "stays stale; 'delete' then takes the records away and leaves all files", said, why);
@@ -475,7 +475,7 @@ static int refuse_void(struct vm_merge *m, struct vs_err *err)
 
 static int try_it(struct vm_merge *m, struct vs_err *err)
 {
-	int r = m->is_void ? refuse_void(m, err) : vm_merge_count(m, VM_MERGE_DOWN) ? vm_work_startable(m->w, err) : 0;
+	int r = m->is_void ? refuse_void(m, err) : vm_merge_count(m, VM_MERGE_DOWN) ? vm_check_startable(m->cx, err) : 0;
 
 	if (r < 0)
 		return r;
@@ -496,11 +496,11 @@ static bool is_readable(const struct vm_snapshot *s)
 static char **list_readable(const struct vm_merge *m, size_t *n)
 {
 	struct vm_leaving leaving = vm_merge_leaving(m);
-	char **list = xcalloc(m->w->d->n_snapshots, sizeof(*list));
+	char **list = xcalloc(m->cx->d->n_snapshots, sizeof(*list));
 
 	*n = 0;
-	for (size_t i = 0; i < m->w->d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &m->w->d->snapshots[i];
+	for (size_t i = 0; i < m->cx->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &m->cx->d->snapshots[i];
 
 		if (!s->present && is_readable(s) && !vm_leaving_has(&leaving, s->name))
 			list[(*n)++] = xstrdup(s->shown);
@@ -511,8 +511,8 @@ static char **list_readable(const struct vm_merge *m, size_t *n)
 static int verify(const struct vm_merge *m, char *const *readable, size_t n, struct vs_err *err)
 {
 	for (size_t i = 0; i < n; i++)
-		for (size_t k = 0; k < m->w->d->n_snapshots; k++) {
-			const struct vm_snapshot *s = &m->w->d->snapshots[k];
+		for (size_t k = 0; k < m->cx->d->n_snapshots; k++) {
+			const struct vm_snapshot *s = &m->cx->d->snapshots[k];
 
 			if (!strcmp(s->shown, readable[i]) && !is_readable(s) && s->state != VM_BUSY)
 				return vs_err_set(err, -EIO, "this was done, but snapshot '%s' is %s now: %s", s->shown, vm_state_name(s->state),
@@ -531,27 +531,27 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 	int r = attest_bases(m, err);
 
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
 
 		ids[i] = (struct vm_own_id){ m->names[i], record ? record->xml->created_s * VM_NS_PER_S : 0, VM_EXTERNAL };
 	}
 	if (r == 0)
 		r = vm_merge_records(m, err);
 	if (r >= 0)
-		r = vm_attest_look(m->w, err);
+		r = vm_attest_look(m->cx, err);
 	if (r == 0)
 		remove_files(m);
 	if (r == 0)
 		r = remove_memory(m, err);
 	if (r == 0)
-		r = vm_attest_again(m->w, err);
+		r = vm_attest_again(m->cx, err);
 	if (r == 0)
 		r = remember_made(m, err);
 	if (r == 0)
 		r = vm_merge_forget(m, err);
 	if (r == 0)
 		r = forget_own(m, ids, m->n_names, err);
-	return r == 0 ? vm_attest_look(m->w, err) : r;
+	return r == 0 ? vm_attest_look(m->cx, err) : r;
 }
 
 /* Of a file that was cut off nobody knows what it had. */
@@ -561,7 +561,7 @@ static int check_files(const struct vm_merge *m, struct vs_err *err)
 
 	for (size_t i = 0; r == 0 && i < m->n_disks; i++)
 		if (m->disks[i].what == VM_MERGE_DOWN)
-			r = vm_work_uncut(m->w, m->disks[i].target, vm_work_top(m->w, m->disks[i].target), err);
+			r = vm_check_uncut(m->cx, m->disks[i].target, vm_context_top(m->cx, m->disks[i].target), err);
 	return r;
 }
 
@@ -573,7 +573,7 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 
 	if (r < 0)
 		return r;
-	if (m->w->try_only)
+	if (m->cx->try_only)
 		return try_it(m, err);
 	if (m->is_void)
 		return refuse_void(m, err);
@@ -581,7 +581,7 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 	if (vm_merge_count(m, VM_MERGE_DOWN))
 		r = merge_down(m, err);
 	if (r == 0) {
-		vm_work_unguard(m->w);
+		vm_context_unguard(m->cx);
 		tell(m);
 		r = finish(m, err);
 	}
@@ -602,6 +602,7 @@ int vm_merge_repair(struct vm_merge *m, struct vs_err *err)
 		return 0;
 	r = vm_merge_records(m, err);
 	if (r > 0)
-		vm_log(m->w->log, "completed the records of an interrupted '%s'; repeat it to remove what it has merged", said);
+		vm_log(m->cx->log, "completed the records of an interrupted '%s'; repeat it to remove what it has merged",
+		       said);
 	return r;
 }

@@ -3,7 +3,7 @@
 /*
  * recover.h: what an interrupted command has left: looked at, given up or finished before another one changes anything.
  *
- * Threads: the work's.
+ * Threads: the command's.
  */
 #ifndef VS_VM_COMMAND_RECOVER_H
 #define VS_VM_COMMAND_RECOVER_H
@@ -11,20 +11,20 @@
 #include "vm/command/context.h"
 
 /* Snapshots that an interrupted create has nevertheless taken count as taken here. After a look. */
-int vm_op_settle(struct vm_work *w, struct vs_err *err);
+int vm_recover_settle(struct vm_context *cx, struct vs_err *err);
 /* How every command that changes something begins, after a look: what an interrupted run of it has left running is given up, what
  * other commands have begun and not ended is looked at (see command/intent.h), and nobody else may be at work. @create: it takes a
  * snapshot. */
-int vm_op_begin(struct vm_work *w, const char *command, bool create, struct vs_err *err);
+int vm_recover_begin(struct vm_context *cx, const char *command, bool create, struct vs_err *err);
 /* A guest that we have started and that nobody has come to use is ended; a word of ours in the configuration goes. */
-int vm_recover_guest(struct vm_work *w, struct vs_err *err);
+int vm_recover_guest(struct vm_context *cx, struct vs_err *err);
 
 /* What is about to be made is noted; is this file such a one, that came to nothing? */
-void vm_op_making(void *work, const char *path, uint64_t ino);
-int vm_op_note_take(struct vm_work *w, const char *name);
-bool vm_op_left_over(void *work, const char *path);
+void vm_recover_making(void *work, const char *path, uint64_t ino);
+int vm_recover_journal_take(struct vm_context *cx, const char *name);
+bool vm_recover_left_over(void *work, const char *path);
 /* When a command that makes overlays has ended, after a look: what it or an interrupted one has made and nobody came to use is unlinked, and the notes
  * of it go; a note that is not settled stays. */
-void vm_op_settle_making(struct vm_work *w);
+void vm_recover_settle_making(struct vm_context *cx);
 
 #endif

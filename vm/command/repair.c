@@ -14,13 +14,13 @@
 /* Absence is no proof that it is gone for good: what somebody holds is remembered. */
 static bool still_there(const struct vm_own_id *id, void *opaque)
 {
-	const struct vm_work *w = opaque;
-	const struct vm_own_snapshot *said = vm_own_find(w->own, id);
+	const struct vm_context *cx = opaque;
+	const struct vm_own_snapshot *said = vm_own_find(cx->own, id);
 
 	if (said && said->held)
 		return true;
-	for (size_t i = 0; i < w->d->n_snapshots; i++) {
-		struct vm_own_id other = vm_work_id(w, &w->d->snapshots[i]);
+	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
+		struct vm_own_id other = vm_context_id(cx, &cx->d->snapshots[i]);
 
 		if (vm_own_same(id, &other))
 			return true;
@@ -29,60 +29,60 @@ static bool still_there(const struct vm_own_id *id, void *opaque)
 }
 
 /* The records of one interrupted command. */
-static int repair_one(struct vm_work *w, const char *command, struct vs_err *err)
+static int repair_one(struct vm_context *cx, const char *command, struct vs_err *err)
 {
-	vs_autofree const char **line = xcalloc(w->n_records, sizeof(*line));
-	size_t n = vm_intent_line(w, command, line);
+	vs_autofree const char **line = xcalloc(cx->n_records, sizeof(*line));
+	size_t n = vm_intent_line(cx, command, line);
 	struct vs_err why = {0};
 	struct vm_merge m;
 	int r;
 
 	if (n == 0)
 		return 0;
-	r = vm_merge_plan(&m, w, line, n, VM_MERGE_COMMIT, xstrdup(command), &why);
+	r = vm_merge_plan(&m, cx, line, n, VM_MERGE_COMMIT, xstrdup(command), &why);
 	if (r == 0)
 		r = vm_merge_repair(&m, err);
 	vm_merge_fini(&m);
-	return r > 0 ? vm_attest_look(w, err) : 0; /* what stands against it is told when it is repeated */
+	return r > 0 ? vm_attest_look(cx, err) : 0; /* what stands against it is told when it is repeated */
 }
 
-static int repair_all(struct vm_work *w, struct vs_err *err)
+static int repair_all(struct vm_context *cx, struct vs_err *err)
 {
-	size_t n = w->own->n_snapshots, n_commands = 0;
+	size_t n = cx->own->n_snapshots, n_commands = 0;
 	char **commands = xcalloc(n, sizeof(*commands));
 	int r = 0;
 
 	for (size_t i = 0; i < n; i++) {
-		const struct vm_own_mark *mark = w->own->snapshots[i].mark;
+		const struct vm_own_mark *mark = cx->own->snapshots[i].mark;
 
-		if (mark && !mark->is_void && !vm_work_among(mark->command, commands, n_commands))
+		if (mark && !mark->is_void && !vm_context_among(mark->command, commands, n_commands))
 			commands[n_commands++] = xstrdup(mark->command);
 	}
 	for (size_t i = 0; i < n_commands; i++) {
 		if (r == 0)
-			r = repair_one(w, commands[i], err);
+			r = repair_one(cx, commands[i], err);
 		free(commands[i]);
 	}
 	free(commands);
 	return r;
 }
 
-int vm_op_repair(struct vm_work *w, struct vs_err *err)
+int vm_command_repair(struct vm_context *cx, struct vs_err *err)
 {
 	struct vs_err begun = {0};
-	int r = vm_attest_look(w, err);
+	int r = vm_attest_look(cx, err);
 
-	if (r == 0 && w->conn)
-		r = vm_work_prove_pivots(w, err);
-	if (r == 0 && w->conn)
-		r = vm_recover_guest(w, err);
-	if (r == 0 && w->conn)
-		vm_intent_settle(w, NULL, false, &begun); /* what is begun stays so; the others are settled */
-	if (r == 0 && w->conn)
-		r = repair_all(w, err);
+	if (r == 0 && cx->conn)
+		r = vm_guest_prove_pivots(cx, err);
+	if (r == 0 && cx->conn)
+		r = vm_recover_guest(cx, err);
+	if (r == 0 && cx->conn)
+		vm_intent_settle(cx, NULL, false, &begun); /* what is begun stays so; the others are settled */
+	if (r == 0 && cx->conn)
+		r = repair_all(cx, err);
 	if (r == 0)
-		r = vm_op_settle(w, err);
-	if (r == 0 && w->own->serial && vm_own_sweep(w->own, still_there, w) > 0)
-		r = vm_work_save(w, err);
+		r = vm_recover_settle(cx, err);
+	if (r == 0 && cx->own->serial && vm_own_sweep(cx->own, still_there, cx) > 0)
+		r = vm_context_save(cx, err);
 	return r;
 }

@@ -58,7 +58,7 @@ struct vm_request {
 	char *policy;                /* RETAIN: canonical */
 	bool aside;                  /* only `try` and `cancel`: it does not take the domain */
 	atomic_bool cancel;
-	struct vm_work *work;        /* while it works; guarded by the engine's lock */
+	struct vm_context *cx;        /* while it works; guarded by the engine's lock */
 	vm_done_fn done;
 	void *opaque;
 	char *outcome;               /* what was said of its last command; its own thread's */

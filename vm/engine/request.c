@@ -32,8 +32,8 @@ void vm_engine_request_cancel(struct vm_request *q)
 {
 	atomic_store(&q->cancel, true);
 	pthread_mutex_lock(&q->engine->lock);
-	if (q->work)
-		atomic_store(&q->work->watch.cancel, true);
+	if (q->cx)
+		atomic_store(&q->cx->watch.cancel, true);
 	pthread_cond_broadcast(&q->engine->idle);
 	pthread_mutex_unlock(&q->engine->lock);
 }

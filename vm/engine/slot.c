@@ -29,8 +29,8 @@ bool vm_slot_cancel_running(void *thing, void *opaque)
 	(void)opaque;
 	if (slot->running) {
 		atomic_store(&slot->running->cancel, true);
-		if (slot->running->work)
-			atomic_store(&slot->running->work->watch.cancel, true);
+		if (slot->running->cx)
+			atomic_store(&slot->running->cx->watch.cancel, true);
 	}
 	return true;
 }

@@ -41,7 +41,7 @@
  *               is the same file that its commit wrote into, and everything is in order: but then O was re-pointed
  *               afterwards, so its mtime is not earlier than L's. Hence: written, and U not touched since. (If U was
  *               emptied, which shows by its exact size, qemu-img commit did it, and O went down into P.)
- *   attested     when a command of ours was done, the snapshot was right, and L had the stamp that it still has. That takes the
+ *   attested    when a command of ours was done, the snapshot was right, and L had the stamp that it still has. That takes the
  *               place of "unwritten", also against what was watched before: our own merges write to frozen files, and the
  *               records and overlays that explain it may go later. While a merge of ours is under way L may also have another
  *               stamp, if it is the layer above the top, in whose header QEMU then writes that it stands on the base.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-#include "vm/command/checks.h"
+#include "vm/command/check.h"
 
 #include <errno.h>
 #include <string.h>
@@ -14,34 +14,34 @@
 #define COST_WORK 100000000 /* some 2 s */
 #define WHOLE_WORK 25000000 /* half a second for each layer */
 
-int vm_work_idle(struct vm_work *w, struct vs_err *err)
+int vm_check_idle(struct vm_context *cx, struct vs_err *err)
 {
 	vs_autofree char *where = NULL;
 	struct vm_blockjob *jobs = NULL;
 	size_t n = 0;
 	int r;
 
-	if (!w->dom)
+	if (!cx->dom)
 		return 0;
-	r = vm_blockjob_list(w->dom, &jobs, &n, err);
+	r = vm_blockjob_list(cx->dom, &jobs, &n, err);
 	if (r < 0)
 		return r;
 	if (n)
 		/* A `try` also comes while we are at it ourselves. */
-		r = vs_err_set(err, -EBUSY, "%s job is running on %s%s", w->try_only ? "a" : "somebody else's",
+		r = vs_err_set(err, -EBUSY, "%s job is running on %s%s", cx->try_only ? "a" : "somebody else's",
 			       jobs[0].target ? "disk " : "the domain", jobs[0].target ? jobs[0].target : "");
 	vm_blockjob_list_free(jobs, n);
 	if (r == 0)
-		r = vm_record_unfinished_delete(w->dom, &where, err);
+		r = vm_record_unfinished_delete(cx->dom, &where, err);
 	if (r > 0)
 		return vs_err_set(err, -EPERM, "libvirt has noted at '%s' that a delete by another tool was not completed: repeat that "
 				  "delete with that tool first", where);
 	return r;
 }
 
-int vm_work_startable(const struct vm_work *w, struct vs_err *err)
+int vm_check_startable(const struct vm_context *cx, struct vs_err *err)
 {
-	if (w->running || virDomainHasManagedSaveImage(w->dom, 0) <= 0)
+	if (cx->running || virDomainHasManagedSaveImage(cx->dom, 0) <= 0)
 		return 0;
 	return vs_err_set(err, -EPERM, "the domain has a managed save, which a start would use up: start it and shut it down first");
 }
@@ -56,15 +56,15 @@ static bool lies_there(const char *dir, const char *name, char **path)
 }
 
 /* A file of the missing one's name beside another layer of the domain: gives its path; NULL: there is none. */
-static char *find_moved(const struct vm_work *w, const char *missing)
+static char *find_moved(const struct vm_context *cx, const char *missing)
 {
 	const char *slash = strrchr(missing, '/'), *name = slash ? slash + 1 : missing;
 
-	for (size_t i = 0; i < w->d->n_layers; i++) {
-		vs_autofree char *dir = xstrdup(w->d->layers[i].path);
+	for (size_t i = 0; i < cx->d->n_layers; i++) {
+		vs_autofree char *dir = xstrdup(cx->d->layers[i].path);
 		char *end = strrchr(dir, '/'), *path;
 
-		if (w->d->layers[i].error || !end)
+		if (cx->d->layers[i].error || !end)
 			continue;
 		*end = '\0';
 		if (lies_there(dir, name, &path))
@@ -74,15 +74,15 @@ static char *find_moved(const struct vm_work *w, const char *missing)
 }
 
 /* Why a chain ends too early, and what can be done about it. */
-static int broken(const struct vm_work *w, const char *target, int layer, struct vs_err *err)
+static int broken(const struct vm_context *cx, const char *target, int layer, struct vs_err *err)
 {
-	const struct vm_layer *l = &w->d->layers[layer];
-	vs_autofree char *moved = l->error == -ENOENT ? find_moved(w, l->path) : NULL;
+	const struct vm_layer *l = &cx->d->layers[layer];
+	vs_autofree char *moved = l->error == -ENOENT ? find_moved(cx, l->path) : NULL;
 
-	if (l->error == -ENOENT && l->active && w->running)
+	if (l->error == -ENOENT && l->active && cx->running)
 		return vs_err_set(err, -EPERM, "disk %s: its active layer '%s' was removed while the domain runs, and what the guest wrote is in QEMU "
 				  "alone: save it before the domain stops, with 'virsh blockcopy %s %s NEWFILE --wait --pivot --transient-job'",
-				  target, l->path, w->d->name, target);
+				  target, l->path, cx->d->name, target);
 	if (moved)
 		return vs_err_set(err, -EPERM, "disk %s: its layer '%s' is missing, and a file of that name lies at '%s': put it back, or tell the "
 				  "image that stands on it where it is (qemu-img rebase -u)", target, l->path, moved);
@@ -94,14 +94,14 @@ static int broken(const struct vm_work *w, const char *target, int layer, struct
 
 static bool is_cancelled(void *opaque)
 {
-	return vm_work_cancelled(opaque, NULL) < 0;
+	return vm_context_cancelled(opaque, NULL) < 0;
 }
 
 /* Was it cut off, so that QEMU would open it and take what is gone for never written? */
-static int check_cut(const struct vm_work *w, const char *target, int layer, struct vs_err *err)
+static int check_cut(const struct vm_context *cx, const char *target, int layer, struct vs_err *err)
 {
-	const struct vm_layer *l = &w->d->layers[layer];
-	struct q2_work work = { .limit = WHOLE_WORK, .stop = is_cancelled, .opaque = (void *)w };
+	const struct vm_layer *l = &cx->d->layers[layer];
+	struct q2_work work = { .limit = WHOLE_WORK, .stop = is_cancelled, .opaque = (void *)cx };
 	struct q2_file *f;
 	int r;
 
@@ -119,20 +119,20 @@ static int check_cut(const struct vm_work *w, const char *target, int layer, str
 	return r;
 }
 
-int vm_work_uncut(const struct vm_work *w, const char *target, int layer, struct vs_err *err)
+int vm_check_uncut(const struct vm_context *cx, const char *target, int layer, struct vs_err *err)
 {
 	int r = 0;
 
-	for (int l = layer, n = 0; r == 0 && l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
-		r = w->d->layers[l].error ? broken(w, target, l, err) : check_cut(w, target, l, err);
+	for (int l = layer, n = 0; r == 0 && l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below, n++)
+		r = cx->d->layers[l].error ? broken(cx, target, l, err) : check_cut(cx, target, l, err);
 	return r;
 }
 
-int vm_work_whole(const struct vm_work *w, const char *target, struct vs_err *err)
+int vm_check_whole(const struct vm_context *cx, const char *target, struct vs_err *err)
 {
-	for (int l = vm_work_top(w, target), n = 0; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
-		if (w->d->layers[l].error)
-			return broken(w, target, l, err);
+	for (int l = vm_context_top(cx, target), n = 0; l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below, n++)
+		if (cx->d->layers[l].error)
+			return broken(cx, target, l, err);
 	return 0;
 }
 
@@ -160,30 +160,30 @@ static bool count_view(struct q2_view *view, unsigned depth, struct q2_work *wor
 }
 
 /* Any disk of the domain: all have the domain's gate. */
-static const struct vm_disk *any_disk(const struct vm_work *w)
+static const struct vm_disk *any_disk(const struct vm_context *cx)
 {
-	for (size_t i = 0; i < w->d->n_snapshots; i++)
-		for (size_t k = 0; k < w->d->snapshots[i].n_disks; k++)
-			if (w->d->snapshots[i].disks[k].gate && w->d->snapshots[i].kind == VM_EXTERNAL)
-				return &w->d->snapshots[i].disks[k];
+	for (size_t i = 0; i < cx->d->n_snapshots; i++)
+		for (size_t k = 0; k < cx->d->snapshots[i].n_disks; k++)
+			if (cx->d->snapshots[i].disks[k].gate && cx->d->snapshots[i].kind == VM_EXTERNAL)
+				return &cx->d->snapshots[i].disks[k];
 	return NULL;
 }
 
 /* False: it cannot be told, because the top is being written. */
-static bool count_exactly(const struct vm_work *w, int base, int top, uint64_t *bytes, uint64_t *stored)
+static bool count_exactly(const struct vm_context *cx, int base, int top, uint64_t *bytes, uint64_t *stored)
 {
-	const struct vm_layer *l = &w->d->layers[top];
-	const struct vm_disk *any = any_disk(w);
+	const struct vm_layer *l = &cx->d->layers[top];
+	const struct vm_disk *any = any_disk(cx);
 	struct q2_view_spec spec = { .path = l->path, .format = l->format, .gate = any ? any->gate : NULL };
-	struct q2_work work = { .limit = COST_WORK, .stop = is_cancelled, .opaque = (void *)w };
+	struct q2_work work = { .limit = COST_WORK, .stop = is_cancelled, .opaque = (void *)cx };
 	struct q2_cache *cache;
 	struct q2_view *view;
 	unsigned depth = 0;
 	bool counted;
 
-	for (int at = top; at != base && at >= 0; at = w->d->layers[at].below)
+	for (int at = top; at != base && at >= 0; at = cx->d->layers[at].below)
 		depth++;
-	if ((l->active && w->running) || !any)
+	if ((l->active && cx->running) || !any)
 		return false;
 	cache = q2_cache_new(COST_TABLE_BYTES, 0);
 	if (!cache)
@@ -197,13 +197,13 @@ static bool count_exactly(const struct vm_work *w, int base, int top, uint64_t *
 	return counted;
 }
 
-uint64_t vm_work_cost(const struct vm_work *w, int base, int top)
+uint64_t vm_check_cost(const struct vm_context *cx, int base, int top)
 {
 	uint64_t bytes = 0, stored = 0, allocated = 0;
 
-	for (int at = top; at != base && at >= 0; at = w->d->layers[at].below)
-		allocated += vm_work_allocated(w, at);
-	if (!count_exactly(w, base, top, &bytes, &stored))
+	for (int at = top; at != base && at >= 0; at = cx->d->layers[at].below)
+		allocated += vm_context_allocated(cx, at);
+	if (!count_exactly(cx, base, top, &bytes, &stored))
 		return allocated;
 	return bytes + (allocated > stored ? allocated - stored : 0); /* and tables, as many as they have themselves */
 }
