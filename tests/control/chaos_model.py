@@ -203,6 +203,8 @@ class Books:
             for path, _, _ in list(seen.disks.values()) + list(seen.config_disks.values()) if seen else ():
                 out.add(world.ino_of(path))
         out |= self.made_by_begun | self.owed.get((dom.name, intent.line), set())
+        if intent.back:  # what an interrupted one was to discard
+            out |= set().union(*[inos for (name, line), inos in self.owed.items() if name == dom.name and line.startswith('revert ')])
         self.owed[dom.name, intent.line] = out
         others = {world.ino_of(p) for d in self.doms.values() if d is not dom for p in d.paths}
         return out - self.original - others - set(self.treasures)
@@ -250,8 +252,10 @@ class Books:
         if intent.new and intent.new not in dom.snaps and verb in ('create', 'revert'):
             targets = next((x[6:].split(',') for x in w if x.startswith('disks=')), None)
             kind = next((x for x in w[2:] if x in ('internal', 'external')), None)
-            self.take(dom, intent.new, True, targets, maybe=True, kind=kind, seen=seen,
-                      memory=kind == 'internal' and bool(dom.on))
+            taken = self.take(dom, intent.new, True, targets, maybe=True, kind=kind, seen=seen,
+                              memory=kind == 'internal' and bool(dom.on))
+            if err in STRICT:
+                taken.began = 0  # nothing will come of it any more
         if intent.retention:
             dom.apply_policy(coming=1 if intent.new else 0)
         if intent.hold and intent.hold in dom.snaps:
@@ -350,8 +354,8 @@ class Books:
             return 'a job runs'
         if t not in s.place:
             return 'what it stood on was unreadable' if any(world.ino_of(p) in world.disturbed for p in dom.paths) else None
-        if s.place[t] in world.rewritten and not any(s.place[t] in world.chain(world.ino_of(p), files) for p in dom.paths):
-            return 'somebody has written its header anew, and no disk stands on it that could show when'
+        if s.place[t] in world.rewritten:
+            return 'somebody has written to it: only its header, which nobody can tell'
         for ino in world.chain(s.place[t], files):
             if ino is None:
                 return 'something beneath is missing'
