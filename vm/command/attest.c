@@ -34,7 +34,7 @@ static bool is_moving(const struct vm_context *cx, uint64_t ino)
 
 /* Appends the layers of one disk that look written since, or soon will. */
 static size_t list_layers(const struct vm_context *cx, const struct vm_snapshot *s, const struct vm_disk *disk,
-			  struct vm_own_file *files, size_t n)
+			  struct vm_meta_file *files, size_t n)
 {
 	int64_t from_ns = s->created_ns - s->created_ns % VM_NS_PER_S;
 
@@ -42,27 +42,28 @@ static size_t list_layers(const struct vm_context *cx, const struct vm_snapshot 
 		const struct q2_stamp *stamp = &disk->stamps[i];
 
 		if (!stamp->block && (stamp->mtime_ns >= from_ns || is_moving(cx, stamp->ino)))
-			files[n++] = (struct vm_own_file){ .ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns };
+			files[n++] = (struct vm_meta_file){ .ino = stamp->ino, .size = stamp->size,
+							   .mtime_ns = stamp->mtime_ns };
 	}
 	return n;
 }
 
-void vm_attest_frozen(struct vm_context *cx, const struct vm_own_id *id, const struct vm_disk *disk)
+void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk)
 {
 	const struct q2_stamp *stamp = disk->n_stamps ? &disk->stamps[0] : NULL;
-	struct vm_own_file file;
+	struct vm_meta_file file;
 
 	if (!stamp || stamp->block || !is_right(disk))
 		return;
-	file = (struct vm_own_file){ .ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns };
-	if (vm_own_set_frozen(cx->own, id, disk->target, &file) < 0)
+	file = (struct vm_meta_file){ .ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns };
+	if (vm_meta_set_frozen(cx->meta, id, disk->target, &file) < 0)
 		xoom();
 }
 
 static int attest(struct vm_context *cx, const struct vm_snapshot *s)
 {
-	vs_autofree struct vm_own_file *files = NULL;
-	struct vm_own_id id = vm_context_id(cx, s);
+	vs_autofree struct vm_meta_file *files = NULL;
+	struct vm_meta_id id = vm_context_id(cx, s);
 	size_t n = 0, room = 0;
 
 	for (size_t i = 0; i < s->n_disks; i++) {
@@ -78,7 +79,7 @@ static int attest(struct vm_context *cx, const struct vm_snapshot *s)
 		if (s->kind == VM_EXTERNAL)
 			vm_attest_frozen(cx, &id, &s->disks[i]);
 	}
-	return vm_own_set_attested(cx->own, &id, files, n);
+	return vm_meta_set_attested(cx->meta, &id, files, n);
 }
 
 int vm_attest_domain(struct vm_context *cx, const struct vm_domain *d, struct vs_err *err)
@@ -107,34 +108,34 @@ static bool stands_on(const struct vm_context *cx, const struct vm_disk *disk, i
 }
 
 /* To what is attested already. */
-static int attest_too(struct vm_context *cx, const struct vm_snapshot *s, const struct vm_own_file *more)
+static int attest_too(struct vm_context *cx, const struct vm_snapshot *s, const struct vm_meta_file *more)
 {
-	struct vm_own_id id = vm_context_id(cx, s);
-	const struct vm_own_snapshot *said = vm_own_find(cx->own, &id);
+	struct vm_meta_id id = vm_context_id(cx, s);
+	const struct vm_meta_snapshot *said = vm_meta_find(cx->meta, &id);
 	size_t had = said ? said->n_attested : 0, n = 0;
-	vs_autofree struct vm_own_file *files = calloc(had + 1, sizeof(*files));
+	vs_autofree struct vm_meta_file *files = calloc(had + 1, sizeof(*files));
 
 	if (!files)
 		return -ENOMEM;
 	for (size_t i = 0; i < had; i++) {
-		const struct vm_own_file *file = vm_own_file(cx->own, said->attested[i]);
+		const struct vm_meta_file *file = vm_meta_file(cx->meta, said->attested[i]);
 
 		if (file && file->ino != more->ino)
 			files[n++] = *file;
 	}
 	files[n++] = *more;
-	return vm_own_set_attested(cx->own, &id, files, n);
+	return vm_meta_set_attested(cx->meta, &id, files, n);
 }
 
 int vm_attest_beneath(struct vm_context *cx, const char *path, struct vs_err *err)
 {
 	int base = vm_context_layer(cx, path), r = 0;
-	struct vm_own_file now;
+	struct vm_meta_file now;
 	struct stat st;
 
 	if (base < 0 || stat(path, &st) < 0 || !S_ISREG(st.st_mode))
 		return 0;
-	now = (struct vm_own_file){
+	now = (struct vm_meta_file){
 		.ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = st.st_mtim.tv_sec * VM_NS_PER_S + st.st_mtim.tv_nsec,
 	};
 	for (size_t i = 0; r == 0 && i < cx->d->n_snapshots; i++) {

@@ -10,7 +10,7 @@
 
 #include "vm/command/context.h"
 
-/* Notes in w->own which snapshots of @d (of an inventory) are right, with what beneath them; the next save stores it. */
+/* Notes in cx->meta which snapshots of @d (of an inventory) are right, with what beneath them; the next save stores it. */
 int vm_attest_domain(struct vm_context *cx, const struct vm_domain *d, struct vs_err *err);
 /* vm_context_look(), and does so with what it saw, unless it is a `try`. */
 int vm_attest_look(struct vm_context *cx, struct vs_err *err);
@@ -19,7 +19,7 @@ int vm_attest_beneath(struct vm_context *cx, const char *path, struct vs_err *er
 /* The same with a new inventory, after files have changed. */
 int vm_attest_again(struct vm_context *cx, struct vs_err *err);
 
-/* Notes in w->own what this disk of an external snapshot froze, if it is right. */
-void vm_attest_frozen(struct vm_context *cx, const struct vm_own_id *id, const struct vm_disk *disk);
+/* Notes in cx->meta what this disk of an external snapshot froze, if it is right. */
+void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk);
 
 #endif

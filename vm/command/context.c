@@ -83,7 +83,7 @@ static void drop_records(struct vm_context *cx)
 static void forget_look(struct vm_context *cx)
 {
 	drop_records(cx);
-	vm_own_free(vs_steal(cx->own));
+	vm_meta_free(vs_steal(cx->meta));
 	vm_inventory_put(vs_steal(cx->inv));
 	cx->d = NULL;
 	if (cx->dom)
@@ -159,71 +159,71 @@ static int look_records(struct vm_context *cx, struct vs_err *err)
 	return r;
 }
 
-static int refuse_own(const struct vm_context *cx, struct vs_err *err)
+static int refuse_meta(const struct vm_context *cx, struct vs_err *err)
 {
 	vs_autofree char *why = xstrdup(err ? err->msg : "");
 
 	if (cx->dom)
 		return vs_err_set(err, -EPERM, "%s. They are kept as they are, and no command runs until they can be read: mend or remove them with "
-				  "'virsh metadata %s %s'", why, cx->d->name, VM_OWN_URI);
+				  "'virsh metadata %s %s'", why, cx->d->name, VM_META_URI);
 	return vs_err_set(err, -EPERM, "%s. They are kept as they are, and no command runs until they can be read: mend or remove the attribute %s of "
-			  "'%s'", why, VM_OWN_XATTR, cx->uuid);
+			  "'%s'", why, VM_META_XATTR, cx->uuid);
 }
 
-static int read_own(struct vm_context *cx, char **text, struct vs_err *err)
+static int read_meta(struct vm_context *cx, char **text, struct vs_err *err)
 {
-	char buf[VM_OWN_MAX];
+	char buf[VM_META_MAX];
 	ssize_t len;
 
 	if (cx->dom)
-		return vm_metadata_get(cx->dom, VM_OWN_URI, text, err);
-	len = getxattr(cx->uuid, VM_OWN_XATTR, buf, sizeof(buf));
+		return vm_metadata_get(cx->dom, VM_META_URI, text, err);
+	len = getxattr(cx->uuid, VM_META_XATTR, buf, sizeof(buf));
 	if (len < 0 && errno == ERANGE) {
-		vs_err_set(err, -EPERM, "our facts in the attribute are larger than %d bytes", VM_OWN_MAX);
-		return refuse_own(cx, err);
+		vs_err_set(err, -EPERM, "our facts in the attribute are larger than %d bytes", VM_META_MAX);
+		return refuse_meta(cx, err);
 	}
 	if (len < 0)
-		return errno == ENODATA ? -ENOENT : vs_err_set(err, -errno, "the attribute %s of '%s': %s", VM_OWN_XATTR,
+		return errno == ENODATA ? -ENOENT : vs_err_set(err, -errno, "the attribute %s of '%s': %s", VM_META_XATTR,
 							       cx->uuid,
 							       strerror(errno));
 	*text = strndup(buf, (size_t)len);
 	return *text ? 0 : -ENOMEM;
 }
 
-static int look_own(struct vm_context *cx, struct vs_err *err)
+static int look_meta(struct vm_context *cx, struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
-	struct vm_own *found = NULL;
-	int r = read_own(cx, &text, err);
+	struct vm_meta *found = NULL;
+	int r = read_meta(cx, &text, err);
 
 	if (r < 0 && r != -ENOENT)
 		return r;
 	if (err)
 		*err = (struct vs_err){0};
 	if (text) {
-		r = vm_own_parse(text, strlen(text), &found, err);
+		r = vm_meta_parse(text, strlen(text), &found, err);
 		if (r < 0) /* to overlook a hold is to delete what it held */
-			return refuse_own(cx, err);
+			return refuse_meta(cx, err);
 	}
-	cx->own = vm_store_best(cx->store, cx->uuid, found);
-	cx->behind = cx->own && (!found || found->serial < cx->own->serial);
-	vm_own_free(found);
-	if (!cx->own)
-		cx->own = vm_own_new();
-	return cx->own ? 0 : vs_err_set(err, -ENOMEM, "out of memory");
+	cx->meta = vm_store_best(cx->store, cx->uuid, found);
+	cx->behind = cx->meta && (!found || found->serial < cx->meta->serial);
+	vm_meta_free(found);
+	if (!cx->meta)
+		cx->meta = vm_meta_new();
+	return cx->meta ? 0 : vs_err_set(err, -ENOMEM, "out of memory");
 }
 
-static int put_own(struct vm_context *cx, struct vs_err *err)
+static int put_meta(struct vm_context *cx, struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
-	int r = vm_own_text(cx->own, &text, err);
+	int r = vm_meta_text(cx->meta, &text, err);
 
 	if (r < 0)
 		return r;
 	if (cx->dom)
-		return vm_metadata_set(cx->dom, VM_OWN_KEY, VM_OWN_URI, text, err);
-	if (setxattr(cx->uuid, VM_OWN_XATTR, text, strlen(text), 0) < 0)
-		return vs_err_set(err, -errno, "the attribute %s of '%s': %s", VM_OWN_XATTR, cx->uuid, strerror(errno));
+		return vm_metadata_set(cx->dom, VM_META_KEY, VM_META_URI, text, err);
+	if (setxattr(cx->uuid, VM_META_XATTR, text, strlen(text), 0) < 0)
+		return vs_err_set(err, -errno, "the attribute %s of '%s': %s", VM_META_XATTR, cx->uuid, strerror(errno));
 	vm_fault();
 	return 0;
 }
@@ -242,9 +242,9 @@ int vm_context_look(struct vm_context *cx, struct vs_err *err)
 		r = look_records(cx, err);
 	}
 	if (r == 0)
-		r = look_own(cx, err);
+		r = look_meta(cx, err);
 	if (r == 0 && cx->behind && !cx->try_only) {
-		r = put_own(cx, err);
+		r = put_meta(cx, err);
 		if (r == 0)
 			vm_log(cx->log, "its metadata had an older state of our notes: the newest was put back");
 		cx->behind = r < 0;
@@ -254,7 +254,7 @@ int vm_context_look(struct vm_context *cx, struct vs_err *err)
 
 int vm_context_glance(const struct vm_context *cx, struct vm_context *now, struct vs_err *err)
 {
-	*now = (struct vm_context){ .refresher = cx->refresher, .uuid = cx->uuid, .conn = cx->conn, .own = cx->own,
+	*now = (struct vm_context){ .refresher = cx->refresher, .uuid = cx->uuid, .conn = cx->conn, .meta = cx->meta,
 				    .records = cx->records, .n_records = cx->n_records, .removed = cx->removed,
 				    .n_removed = cx->n_removed };
 	return poll_inventory(now, err);
@@ -269,12 +269,12 @@ int vm_context_save(struct vm_context *cx, struct vs_err *err)
 {
 	int r;
 
-	vm_own_bump(cx->own);
-	r = vm_store_remember(cx->store, cx->uuid, cx->own);
+	vm_meta_bump(cx->meta);
+	r = vm_store_remember(cx->store, cx->uuid, cx->meta);
 	if (r < 0)
 		return vs_err_set(err, r, "out of memory");
 	vm_fault();
-	return put_own(cx, err);
+	return put_meta(cx, err);
 }
 
 void vm_context_unguard(struct vm_context *cx)
@@ -349,11 +349,11 @@ const struct vm_context_record *vm_context_record(const struct vm_context *cx, c
 	return NULL;
 }
 
-struct vm_own_id vm_context_id(const struct vm_context *cx, const struct vm_snapshot *s)
+struct vm_meta_id vm_context_id(const struct vm_context *cx, const struct vm_snapshot *s)
 {
 	const struct vm_context_record *record = vm_context_record(cx, s->name);
 	const struct q2_snapshot *entry = s->n_disks ? s->disks[0].snapshot : NULL;
-	struct vm_own_id id = { s->name, s->created_ns, s->kind };
+	struct vm_meta_id id = { s->name, s->created_ns, s->kind };
 
 	if (record && record->xml && s->recorded)
 		id.created_ns = record->xml->created_s * INT64_C(1000000000);
@@ -367,7 +367,7 @@ bool vm_context_made(const struct vm_context *cx, const char *path, uint64_t ino
 	for (size_t i = 0; i < cx->n_records; i++)
 		if (vm_record_proves(cx->records[i].xml, path))
 			return true;
-	return vm_own_has_made(cx->own, path, ino);
+	return vm_meta_has_made(cx->meta, path, ino);
 }
 
 bool vm_context_is_there(const char *path, uint64_t ino)

@@ -3,12 +3,12 @@
 /*
  * context.h: one command at work on one domain.
  *
- * A command begins with a look (vm_context_look): a new inventory, libvirt's records, our own facts, each asked for now, under
+ * A command begins with a look (vm_context_look): a new inventory, libvirt's records, our metadata, each asked for now, under
  * the
  * domain's
  * lock. Every guard is a question to that look. A command looks again before what cannot be undone.
  *
- * With `try_only` the same functions run, and instead of acting they say what they would do: vm_context_would().
+ * With `try_only` the same functions run, and instead of acting they say what they would do: vm_context_say().
  *
  * Errors: the contract's. The sentence names who needs what; names in it are raw and escaped by who prints it.
  * Threads: one; only `watch.cancel` is set by others.
@@ -53,7 +53,7 @@ struct vm_context {
 	virDomainPtr dom;   /* NULL for an image source */
 	struct vm_inventory *inv;
 	const struct vm_domain *d;
-	struct vm_own *own; /* never NULL */
+	struct vm_meta *meta; /* never NULL */
 	bool behind;        /* the domain's own copy of it is older */
 	const uint64_t *moving; /* inode numbers of layers that are going to be re-pointed: they are attested in any case */
 	size_t n_moving;
@@ -74,7 +74,7 @@ struct vm_context {
 /* Looks at everything anew. -ENOENT: the domain is gone; -EINVAL, -E2BIG: what its metadata say of ours cannot be read, and is kept
  * as it is. */
 int vm_context_look(struct vm_context *cx, struct vs_err *err);
-/* A second look at the files and who needs them, beside the one that @w has: *now borrows everything else from @w. */
+/* A second look at the files and who needs them, beside the one that @cx has: *now borrows everything else from @cx. */
 int vm_context_glance(const struct vm_context *cx, struct vm_context *now, struct vs_err *err);
 void vm_context_glance_done(struct vm_context *now);
 void vm_context_fini(struct vm_context *cx);
@@ -99,21 +99,21 @@ int vm_context_find(const struct vm_context *cx, const char *name, const struct 
 int vm_context_find_key(const struct vm_context *cx, const char *key, const struct vm_snapshot **out, struct vs_err *err);
 /* NULL: libvirt has no record of it. */
 const struct vm_context_record *vm_context_record(const struct vm_context *cx, const char *raw_name);
-struct vm_own_id vm_context_id(const struct vm_context *cx, const struct vm_snapshot *s);
+struct vm_meta_id vm_context_id(const struct vm_context *cx, const struct vm_snapshot *s);
 
-/* Stores w->own, raised by one, at the domain and in the state directory. */
+/* Stores cx->meta, raised by one, at the domain and in the state directory. */
 int vm_context_save(struct vm_context *cx, struct vs_err *err);
 
-/* Does a record say that a snapshot made the file with this path, or do our own facts say that this very file is of our making? */
+/* Does a record say that a snapshot made the file with this path, or our metadata that this very file is of our making? */
 bool vm_context_made(const struct vm_context *cx, const char *path, uint64_t ino);
-/* For vm_own_sweep_made(): is that file there? */
+/* For vm_meta_sweep_made(): is that file there? */
 bool vm_context_is_there(const char *path, uint64_t ino);
 /* Guard locks of the mount on the domain's files: off, until the work ends. */
 void vm_context_unguard(struct vm_context *cx);
 
 /* ---------------------------------------------------------------- the graph, as the inventory has it */
 
-/* Index of the layer in w->d->layers that this path leads to, as far as the look met it by that path; -1: none. Pure. */
+/* Index of the layer in cx->d->layers that this path leads to, as far as the look met it by that path; -1: none. Pure. */
 int vm_context_layer(const struct vm_context *cx, const char *path);
 /* Bytes that it takes on disk now: a running guest has written since the inventory was made. */
 uint64_t vm_context_allocated(const struct vm_context *cx, int layer);

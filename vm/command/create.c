@@ -78,7 +78,7 @@ static size_t depth_of(const struct vm_context *cx)
 /* ---------------------------------------------------------------- create */
 
 /* What it froze is noted while it is what it was. */
-static void note_frozen(struct vm_context *cx, const struct vm_own_id *id, const char *name)
+static void note_frozen(struct vm_context *cx, const struct vm_meta_id *id, const char *name)
 {
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &cx->d->snapshots[i];
@@ -106,7 +106,7 @@ static int check_disks(const struct vm_context *cx, const struct vm_context_reco
 static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind, struct vs_err *err)
 {
 	const struct vm_context_record *record;
-	struct vm_own_id id;
+	struct vm_meta_id id;
 	int r = vm_attest_look(cx, err);
 
 	if (r < 0)
@@ -114,8 +114,8 @@ static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind,
 	record = vm_context_record(cx, name);
 	if (!record)
 		return vs_err_set(err, -EIO, "snapshot '%s' was taken, but libvirt does not list it", name);
-	id = (struct vm_own_id){ name, record->xml->created_s * VM_NS_PER_S, kind };
-	if (vm_own_set_ours(cx->own, &id, true) < 0)
+	id = (struct vm_meta_id){ name, record->xml->created_s * VM_NS_PER_S, kind };
+	if (vm_meta_set_ours(cx->meta, &id, true) < 0)
 		xoom();
 	note_frozen(cx, &id, name);
 	r = vm_context_save(cx, err);

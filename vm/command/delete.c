@@ -113,7 +113,7 @@ static int check_delete(const struct vm_context *cx, const struct vm_snapshot *s
 static int delete_internal(struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
 	vs_autofree char *name = xstrdup(s->name), *shown = xstrdup(s->shown);
-	struct vm_own_id id = vm_context_id(cx, s);
+	struct vm_meta_id id = vm_context_id(cx, s);
 	int r;
 
 	id.name = name;
@@ -127,7 +127,7 @@ static int delete_internal(struct vm_context *cx, const struct vm_snapshot *s, s
 	if (r < 0)
 		return r;
 	vm_context_say(cx, "removed the entry '%s' and its record", shown);
-	if (vm_own_forget(cx->own, &id))
+	if (vm_meta_forget(cx->meta, &id))
 		r = vm_context_save(cx, err);
 	return r == 0 ? vm_attest_look(cx, err) : r;
 }
@@ -236,7 +236,7 @@ static int delete_one(struct vm_context *cx, const char *key, struct vs_err *err
 {
 	const struct vm_snapshot *s;
 	const struct vm_context_record *record;
-	const struct vm_own_mark *mark;
+	const struct vm_meta_mark *mark;
 	int r = vm_context_find_key(cx, key, &s, err);
 
 	if (r < 0)
@@ -279,7 +279,7 @@ static const char *begun_delete(const struct vm_context *cx, char *const *keys, 
 {
 	for (size_t i = 0; i < n; i++) {
 		const struct vm_context_record *record = vm_context_record(cx, keys[i]);
-		const struct vm_own_mark *mark = record ? vm_intent_mark(cx, record) : NULL;
+		const struct vm_meta_mark *mark = record ? vm_intent_mark(cx, record) : NULL;
 		vs_autofree const char **line = NULL;
 		size_t len, in = 0;
 
@@ -413,9 +413,9 @@ int vm_delete_begun(struct vm_context *cx, const char *begun, char **keys, size_
 	gone = xcalloc(cx->n_records, sizeof(*gone));
 	len = vm_intent_line(cx, command, line);
 	for (size_t i = 0; i < len; i++) {
-		const struct vm_own_id id = { line[i], vm_context_record(cx,
-									 line[i])->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
-		const struct vm_own_snapshot *said = vm_own_find(cx->own, &id);
+		const struct vm_meta_id id = { line[i], vm_context_record(cx,
+									  line[i])->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
+		const struct vm_meta_snapshot *said = vm_meta_find(cx->meta, &id);
 
 		gone[i] = xstrdup(line[i]);
 		if (said && said->held && r == 0)

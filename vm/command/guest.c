@@ -107,7 +107,7 @@ static bool is_that_pivot(const char *text, void *opaque)
 	       !strcmp(text + at, p->target);
 }
 
-static bool is_on(const struct vm_context *cx, const struct vm_own_doomed *disk)
+static bool is_on(const struct vm_context *cx, const struct vm_meta_doomed *disk)
 {
 	for (size_t i = 0; i < cx->d->n_disks; i++)
 		if (!strcmp(cx->d->disks[i].target, disk->target) && cx->d->disks[i].top >= 0)
@@ -122,8 +122,8 @@ int vm_guest_prove_pivots(struct vm_context *cx, struct vs_err *err)
 
 	if (!cx->running || !vm_paused_guest_process(cx->uuid, &qemu))
 		return 0;
-	for (size_t i = 0; i < cx->own->n_snapshots; i++) {
-		struct vm_own_mark *mark = cx->own->snapshots[i].mark;
+	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
+		struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
 
 		for (size_t k = 0; mark && k < mark->n_disks; k++) {
 			struct pivot p = { &qemu, mark->disks[k].target };

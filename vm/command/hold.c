@@ -10,7 +10,7 @@
 int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct vs_err *err)
 {
 	const struct vm_snapshot *s;
-	struct vm_own_id id;
+	struct vm_meta_id id;
 	int r = vm_attest_look(cx, err);
 
 	if (r == 0)
@@ -23,7 +23,7 @@ int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct v
 		return 0;
 	}
 	id = vm_context_id(cx, s);
-	if (vm_own_set_held(cx->own, &id, hold) < 0)
+	if (vm_meta_set_held(cx->meta, &id, hold) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
 	return vm_context_save(cx, err);
 }
@@ -34,9 +34,9 @@ int vm_command_policy(struct vm_context *cx, const char *line, struct vs_err *er
 
 	if (r < 0)
 		return r;
-	if (cx->own->policy && !strcmp(cx->own->policy, line))
+	if (cx->meta->policy && !strcmp(cx->meta->policy, line))
 		return 0;
-	if (vm_own_set_policy(cx->own, line) < 0)
+	if (vm_meta_set_policy(cx->meta, line) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
 	return vm_context_save(cx, err);
 }

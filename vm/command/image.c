@@ -45,9 +45,9 @@ static int nobody_stands_on_it(const struct vm_context *cx, struct vs_err *err)
 
 static int check_unambiguous(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
-	const struct q2_snapshot *own = s->n_disks ? s->disks[0].snapshot : NULL;
+	const struct q2_snapshot *meta = s->n_disks ? s->disks[0].snapshot : NULL;
 
-	if (!own || !s->name[0] || s->name[0] == '-')
+	if (!meta || !s->name[0] || s->name[0] == '-')
 		return vs_err_set(err, -EOPNOTSUPP, "qemu-img cannot be told which snapshot '%s' is", s->shown);
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
 		const struct vm_snapshot *other = &cx->d->snapshots[i];
@@ -87,7 +87,7 @@ int vm_image_create(struct vm_context *cx, const struct vm_command *c, struct vs
 {
 	struct vm_name_rules rules = { .internal = true, .suffix_len = 16 };
 	const struct vm_snapshot *s = NULL;
-	struct vm_own_id id;
+	struct vm_meta_id id;
 	int r = vm_name_check_new(c->names[0], &rules, err);
 
 	if (r == 0 && c->kind == VM_ASK_EXTERNAL)
@@ -115,7 +115,7 @@ int vm_image_create(struct vm_context *cx, const struct vm_command *c, struct vs
 	if (r < 0)
 		return r;
 	id = vm_context_id(cx, s);
-	if (vm_own_set_ours(cx->own, &id, true) < 0)
+	if (vm_meta_set_ours(cx->meta, &id, true) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
 	r = vm_context_save(cx, err);
 	vm_journal_done(&cx->journal, "take");
@@ -124,7 +124,7 @@ int vm_image_create(struct vm_context *cx, const struct vm_command *c, struct vs
 
 int vm_image_delete(struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
-	struct vm_own_id id = vm_context_id(cx, s);
+	struct vm_meta_id id = vm_context_id(cx, s);
 	int r = check(cx, s, err);
 
 	if (r == 0 && s->users && s->users[0])
@@ -134,7 +134,7 @@ int vm_image_delete(struct vm_context *cx, const struct vm_snapshot *s, struct v
 	if (r < 0 || cx->try_only)
 		return r;
 	r = run(cx, "-d", s->name, err);
-	if (r == 0 && vm_own_forget(cx->own, &id))
+	if (r == 0 && vm_meta_forget(cx->meta, &id))
 		r = vm_context_save(cx, err);
 	return r == 0 ? vm_attest_look(cx, err) : r;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * image.h: create, delete and revert on a plain image; w->conn is NULL. See image.c.
+ * image.h: create, delete and revert on a plain image; cx->conn is NULL. See image.c.
  *
  * Threads: the command's.
  */

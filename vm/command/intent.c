@@ -33,15 +33,15 @@
 
 /* ---------------------------------------------------------------- marks */
 
-const struct vm_own_mark *vm_intent_mark(const struct vm_context *cx, const struct vm_context_record *record)
+const struct vm_meta_mark *vm_intent_mark(const struct vm_context *cx, const struct vm_context_record *record)
 {
-	struct vm_own_id id = { record->name, record->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
-	const struct vm_own_snapshot *said = vm_own_find(cx->own, &id);
+	struct vm_meta_id id = { record->name, record->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
+	const struct vm_meta_snapshot *said = vm_meta_find(cx->meta, &id);
 
 	return said ? said->mark : NULL;
 }
 
-const struct vm_own_doomed *vm_intent_of(const struct vm_own_mark *mark, const char *target)
+const struct vm_meta_doomed *vm_intent_of(const struct vm_meta_mark *mark, const char *target)
 {
 	for (size_t i = 0; mark && i < mark->n_disks; i++)
 		if (!strcmp(mark->disks[i].target, target))
@@ -54,7 +54,7 @@ size_t vm_intent_line(const struct vm_context *cx, const char *command, const ch
 	size_t n = 0;
 
 	for (size_t i = 0; i < cx->n_records; i++) {
-		const struct vm_own_mark *mark = vm_intent_mark(cx, &cx->records[i]);
+		const struct vm_meta_mark *mark = vm_intent_mark(cx, &cx->records[i]);
 
 		if (mark && !strcmp(mark->command, command))
 			line[n++] = cx->records[i].name;
@@ -80,7 +80,7 @@ char *vm_intent_repeat(const char *command)
 	return text ? text : xstrdup(command);
 }
 
-static bool is_untouched(const struct vm_own_doomed *disk)
+static bool is_untouched(const struct vm_meta_doomed *disk)
 {
 	struct stat st;
 
@@ -88,7 +88,7 @@ static bool is_untouched(const struct vm_own_doomed *disk)
 	       st.st_ino == disk->path_ino && vm_timespec_ns(st.st_mtim) == disk->mtime_ns;
 }
 
-bool vm_intent_untouched(const struct vm_own_mark *mark)
+bool vm_intent_untouched(const struct vm_meta_mark *mark)
 {
 	for (size_t i = 0; i < mark->n_disks; i++)
 		if (!is_untouched(&mark->disks[i]))
@@ -167,7 +167,8 @@ static int find_branch(const struct vm_context *cx, int top, int base)
 	return -1;
 }
 
-enum vm_intent_state vm_intent_disk(const struct vm_context *cx, const struct vm_own_doomed *d, char why[VS_ERR_MAX], int *code)
+enum vm_intent_state vm_intent_disk(const struct vm_context *cx, const struct vm_meta_doomed *d, char why[VS_ERR_MAX],
+				    int *code)
 {
 	int base = -1, top = -1, branched;
 	enum found base_is, top_is;
@@ -202,7 +203,7 @@ enum vm_intent_state vm_intent_disk(const struct vm_context *cx, const struct vm
 /* ---------------------------------------------------------------- all that was begun */
 
 /* Of all the disks the worst. */
-static enum vm_intent_state judge(const struct vm_context *cx, const struct vm_own_mark *mark, char why[VS_ERR_MAX], int *code)
+static enum vm_intent_state judge(const struct vm_context *cx, const struct vm_meta_mark *mark, char why[VS_ERR_MAX], int *code)
 {
 	enum vm_intent_state worst = VM_INTENT_DONE;
 
@@ -224,25 +225,25 @@ static enum vm_intent_state judge(const struct vm_context *cx, const struct vm_o
 }
 
 /* @change on every mark of @command; then it is stored. */
-static int change_marks(struct vm_context *cx, const char *command, void (*change)(struct vm_own_mark *mark, const char *why),
+static int change_marks(struct vm_context *cx, const char *command, void (*change)(struct vm_meta_mark *mark, const char *why),
 			const char *why,
 			struct vs_err *err)
 {
-	for (size_t i = cx->own->n_snapshots; i-- > 0;) {
-		struct vm_own_snapshot *s = &cx->own->snapshots[i];
-		struct vm_own_id id = { s->name, s->created_ns, s->kind };
+	for (size_t i = cx->meta->n_snapshots; i-- > 0;) {
+		struct vm_meta_snapshot *s = &cx->meta->snapshots[i];
+		struct vm_meta_id id = { s->name, s->created_ns, s->kind };
 
 		if (!s->mark || strcmp(s->mark->command, command) != 0)
 			continue;
 		if (change)
 			change(s->mark, why);
-		else if (vm_own_set_mark(cx->own, &id, NULL) < 0)
+		else if (vm_meta_set_mark(cx->meta, &id, NULL) < 0)
 			xoom();
 	}
 	return vm_context_save(cx, err);
 }
 
-static void set_void(struct vm_own_mark *mark, const char *why)
+static void set_void(struct vm_meta_mark *mark, const char *why)
 {
 	vs_autofree char *said = vm_intent_repeat(mark->command);
 	char *reason = xasprintf("'%s' was begun and has become void, for %s: its data is not what it was", said, why);
@@ -270,7 +271,7 @@ static int forget(struct vm_context *cx, const char *command, const char *why, s
 }
 
 /* Nothing was written, and nobody is about to? */
-static bool is_undone(const struct vm_context *cx, const struct vm_own_mark *mark)
+static bool is_undone(const struct vm_context *cx, const struct vm_meta_mark *mark)
 {
 	struct vm_blockjob *jobs = NULL;
 	size_t n = 1;
@@ -289,7 +290,7 @@ static bool has_records(const struct vm_context *cx, const char *command)
 }
 
 /* Would a new snapshot freeze a layer that this command is to merge? */
-static bool has_active(const struct vm_context *cx, const struct vm_own_mark *mark)
+static bool has_active(const struct vm_context *cx, const struct vm_meta_mark *mark)
 {
 	for (size_t i = 0; i < mark->n_disks; i++) {
 		int top = mark->disks[i].top ? vm_context_layer(cx, mark->disks[i].top) : -1;
@@ -300,7 +301,7 @@ static bool has_active(const struct vm_context *cx, const struct vm_own_mark *ma
 	return false;
 }
 
-static int settle_one(struct vm_context *cx, const struct vm_own_mark *mark, bool create, struct vs_err *err)
+static int settle_one(struct vm_context *cx, const struct vm_meta_mark *mark, bool create, struct vs_err *err)
 {
 	vs_autofree char *said = vm_intent_repeat(mark->command);
 	char why[VS_ERR_MAX] = "";
@@ -326,10 +327,10 @@ static int settle_one(struct vm_context *cx, const struct vm_own_mark *mark, boo
 }
 
 /* The next begun command after the @from'th snapshot of ours; NULL: there is none. */
-static const struct vm_own_mark *next_begun(const struct vm_context *cx, const char *command, size_t *from)
+static const struct vm_meta_mark *next_begun(const struct vm_context *cx, const char *command, size_t *from)
 {
-	while (*from < cx->own->n_snapshots) {
-		const struct vm_own_mark *mark = cx->own->snapshots[(*from)++].mark;
+	while (*from < cx->meta->n_snapshots) {
+		const struct vm_meta_mark *mark = cx->meta->snapshots[(*from)++].mark;
 
 		if (mark && !mark->is_void && (!command || strcmp(mark->command, command) != 0))
 			return mark;
@@ -339,16 +340,16 @@ static const struct vm_own_mark *next_begun(const struct vm_context *cx, const c
 
 int vm_intent_settle(struct vm_context *cx, const char *command, bool create, struct vs_err *err)
 {
-	const struct vm_own_mark *mark;
+	const struct vm_meta_mark *mark;
 	size_t from = 0;
 	int r = 0;
 
 	while (r == 0 && (mark = next_begun(cx, command, &from))) {
 		bool changes = !cx->try_only;
-		uint64_t serial = cx->own->serial;
+		uint64_t serial = cx->meta->serial;
 
 		r = settle_one(cx, mark, create, err);
-		if (changes && cx->own->serial != serial)
+		if (changes && cx->meta->serial != serial)
 			from = 0; /* the list has changed */
 	}
 	return r;

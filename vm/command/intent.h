@@ -22,19 +22,19 @@ enum vm_intent_state {
 };
 
 /* What became of one disk of a begun command. @why: a sentence, for UNKNOWN and VOID. *code: errno for UNKNOWN. */
-enum vm_intent_state vm_intent_disk(const struct vm_context *cx, const struct vm_own_doomed *disk, char why[VS_ERR_MAX],
+enum vm_intent_state vm_intent_disk(const struct vm_context *cx, const struct vm_meta_doomed *disk, char why[VS_ERR_MAX],
 				    int *code);
 
 /* The mark that a record's snapshot carries, NULL: none. Borrowed. */
-const struct vm_own_mark *vm_intent_mark(const struct vm_context *cx, const struct vm_context_record *record);
+const struct vm_meta_mark *vm_intent_mark(const struct vm_context *cx, const struct vm_context_record *record);
 /* The disk of the mark, NULL: it says nothing of that. */
-const struct vm_own_doomed *vm_intent_of(const struct vm_own_mark *mark, const char *target);
+const struct vm_meta_doomed *vm_intent_of(const struct vm_meta_mark *mark, const char *target);
 
 /* What to type to repeat it: any of its snapshots stands for all of a long line. Gives. */
 char *vm_intent_repeat(const char *command);
 
 /* Was nothing written yet, as the time stamps of the bases prove? */
-bool vm_intent_untouched(const struct vm_own_mark *mark);
+bool vm_intent_untouched(const struct vm_meta_mark *mark);
 
 /* The names of the snapshots that @command has marked and libvirt still lists, ancestors first, borrowed, in @line, which has room
  * for all records. Returns how many. */

@@ -390,7 +390,7 @@ static void add_merged(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 		add_gone(d, layer_at(m, layers[i]));
 }
 
-static void was_done(const struct vm_merge *m, struct vm_merge_disk *d, const struct vm_own_doomed *intent)
+static void was_done(const struct vm_merge *m, struct vm_merge_disk *d, const struct vm_meta_doomed *intent)
 {
 	int base = vm_context_layer(m->cx, intent->path), top = intent->top ? vm_context_layer(m->cx, intent->top) : -1;
 	bool top_is_there = top >= 0 && !layer_at(m, top)->error;
@@ -407,7 +407,7 @@ static void was_done(const struct vm_merge *m, struct vm_merge_disk *d, const st
 		add_merged(m, d, base);
 }
 
-static int plan_begun(struct vm_merge *m, struct vm_merge_disk *d, const struct vm_own_doomed *intent, struct vs_err *err)
+static int plan_begun(struct vm_merge *m, struct vm_merge_disk *d, const struct vm_meta_doomed *intent, struct vs_err *err)
 {
 	char why[VS_ERR_MAX] = "";
 	int code = -EPERM;
@@ -438,8 +438,8 @@ static int plan_begun(struct vm_merge *m, struct vm_merge_disk *d, const struct 
 static int plan_disk(struct vm_merge *m, const struct vm_context_record *record, const struct vm_xml_snapdisk *first,
 		     struct vs_err *err)
 {
-	const struct vm_own_mark *mark = vm_intent_mark(m->cx, record);
-	const struct vm_own_doomed *intent = vm_intent_of(mark, first->target);
+	const struct vm_meta_mark *mark = vm_intent_mark(m->cx, record);
+	const struct vm_meta_doomed *intent = vm_intent_of(mark, first->target);
 	struct vm_merge_disk *d = &m->disks[m->n_disks++];
 	const char *path = frozen_path(m, record, first->target);
 	int base = path ? vm_context_layer(m->cx, path) : -1;
@@ -472,8 +472,8 @@ static int check_member(const struct vm_merge *m, const char *name, struct vs_er
 {
 	const struct vm_context_record *r = vm_context_record(m->cx, name);
 	const struct vm_snapshot *s = shown_of(m->cx, name);
-	struct vm_own_id id = { name, r ? r->xml->created_s * VM_NS_PER_S : 0, VM_EXTERNAL };
-	const struct vm_own_snapshot *said = r ? vm_own_find(m->cx->own, &id) : NULL;
+	struct vm_meta_id id = { name, r ? r->xml->created_s * VM_NS_PER_S : 0, VM_EXTERNAL };
+	const struct vm_meta_snapshot *said = r ? vm_meta_find(m->cx->meta, &id) : NULL;
 
 	if (!r)
 		return vs_err_set(err, -ENOENT, "libvirt has no record of a snapshot '%s'", name);

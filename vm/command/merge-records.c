@@ -114,28 +114,28 @@ static void tell_truth(const struct vm_merge *m, const struct vm_xml_snapshot *x
 
 static struct vm_rewrite_move *moves_of(const struct vm_merge *m, const struct vm_xml_snapshot *xml, const struct moves *moves)
 {
-	struct vm_rewrite_move *own = xcalloc(moves->n + 1, sizeof(*own));
+	struct vm_rewrite_move *meta = xcalloc(moves->n + 1, sizeof(*meta));
 
 	for (size_t i = 0; i < moves->n; i++) {
-		own[i] = moves->v[i];
-		tell_truth(m, xml, &own[i]);
+		meta[i] = moves->v[i];
+		tell_truth(m, xml, &meta[i]);
 	}
-	return own;
+	return meta;
 }
 
 /* 1: the record has to change, *out is how; 0: it is right. */
 static int corrected(const struct vm_merge *m, const char *text, const struct moves *moves, char **out, struct vs_err *err)
 {
 	struct vm_xml_snapshot *xml = NULL;
-	vs_autofree struct vm_rewrite_move *own = NULL;
+	vs_autofree struct vm_rewrite_move *meta = NULL;
 	vs_autofree char *edited = NULL, *parent = NULL;
 	int r = vm_xml_snapshot_parse(text, &xml, err), changed;
 
 	*out = NULL;
 	if (r < 0)
 		return r;
-	own = moves_of(m, xml, moves);
-	changed = vm_rewrite_layers(text, own, moves->n, &edited, err);
+	meta = moves_of(m, xml, moves);
+	changed = vm_rewrite_layers(text, meta, moves->n, &edited, err);
 	if (changed < 0)
 		r = changed;
 	else if (xml->parent && goes(m, xml->parent)) {
@@ -206,15 +206,15 @@ static bool names_base(const struct vm_context *cx, const struct vm_xml_snapshot
 /* What was noted as frozen in the top is in the base now. True: something was noted anew. */
 static bool move_frozen(struct vm_merge *m, const struct vm_xml_snapshot *xml, const struct vm_merge_disk *d)
 {
-	struct vm_own_id id = { xml->name, xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
-	const struct vm_own_file *noted = vm_own_frozen(m->cx->own, &id, d->target);
-	struct vm_own_file now;
+	struct vm_meta_id id = { xml->name, xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
+	const struct vm_meta_file *noted = vm_meta_frozen(m->cx->meta, &id, d->target);
+	struct vm_meta_file now;
 	struct stat st;
 
 	if (!noted || noted->ino != d->top_stamp.ino || !names_base(m->cx, xml, d) || stat(d->base, &st) < 0)
 		return false;
-	now = (struct vm_own_file){ .ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = vm_timespec_ns(st.st_mtim) };
-	if (vm_own_set_frozen(m->cx->own, &id, d->target, &now) < 0)
+	now = (struct vm_meta_file){ .ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = vm_timespec_ns(st.st_mtim) };
+	if (vm_meta_set_frozen(m->cx->meta, &id, d->target, &now) < 0)
 		xoom();
 	return true;
 }

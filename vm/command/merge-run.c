@@ -43,19 +43,19 @@
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
 
-static struct vm_own_id id_of(const struct vm_context_record *r)
+static struct vm_meta_id id_of(const struct vm_context_record *r)
 {
-	return (struct vm_own_id){ r->name, r->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
+	return (struct vm_meta_id){ r->name, r->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
 }
 
 /* ---------------------------------------------------------------- mark */
 
 /* What an earlier attempt has written down of this disk; NULL: there was none. */
-static const struct vm_own_doomed *marked_before(const struct vm_merge *m, const char *target)
+static const struct vm_meta_doomed *marked_before(const struct vm_merge *m, const char *target)
 {
 	for (size_t i = 0; i < m->n_names; i++) {
 		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
-		const struct vm_own_doomed *disk = record ? vm_intent_of(vm_intent_mark(m->cx, record), target) : NULL;
+		const struct vm_meta_doomed *disk = record ? vm_intent_of(vm_intent_mark(m->cx, record), target) : NULL;
 
 		if (disk)
 			return disk;
@@ -74,7 +74,7 @@ static int64_t tick_of(int64_t mtime_ns)
  * write was just now, or there is no such time. */
 static int64_t proof_of(const struct vm_merge *m, const struct vm_merge_disk *d, int64_t now_ns)
 {
-	const struct vm_own_doomed *before = marked_before(m, d->target);
+	const struct vm_meta_doomed *before = marked_before(m, d->target);
 
 	if (before)
 		return before->path && !strcmp(before->path, d->base) && before->path_ino == d->base_stamp.ino ? before->mtime_ns : 0;
@@ -83,10 +83,10 @@ static int64_t proof_of(const struct vm_merge *m, const struct vm_merge_disk *d,
 	return d->base_stamp.mtime_ns;
 }
 
-static struct vm_own_doomed intent_of(const struct vm_merge *m, const struct vm_merge_disk *d, int64_t now_ns)
+static struct vm_meta_doomed intent_of(const struct vm_merge *m, const struct vm_merge_disk *d, int64_t now_ns)
 {
-	const struct vm_own_doomed *before = marked_before(m, d->target);
-	struct vm_own_doomed intent = {
+	const struct vm_meta_doomed *before = marked_before(m, d->target);
+	struct vm_meta_doomed intent = {
 		.target = d->target, .path = d->base, .top = d->top, .path_ino = d->base_stamp.ino, .top_ino = d->top_stamp.ino,
 		.above_ino = d->above_ino, .mtime_ns = proof_of(m, d, now_ns),
 	};
@@ -100,7 +100,7 @@ static struct vm_own_doomed intent_of(const struct vm_merge *m, const struct vm_
 	return intent;
 }
 
-#define MADE_MAX (VM_OWN_MAX / 4)
+#define MADE_MAX (VM_META_MAX / 4)
 
 /* That a snapshot made the files that are to go is said by its record, which somebody may remove before we have come to them. */
 static void remember_gone(struct vm_merge *m)
@@ -113,16 +113,16 @@ static void remember_gone(struct vm_merge *m)
 
 			bytes += strlen(file->path) + 32;
 			if (bytes <= MADE_MAX)
-				vm_own_add_made(m->cx->own, file->path, file->stamp.ino);
+				vm_meta_add_made(m->cx->meta, file->path, file->stamp.ino);
 		}
 }
 
 static int mark(struct vm_merge *m, struct vs_err *err)
 {
-	vs_autofree struct vm_own_doomed *disks = xcalloc(m->n_disks, sizeof(*disks));
+	vs_autofree struct vm_meta_doomed *disks = xcalloc(m->n_disks, sizeof(*disks));
 	vs_autofree char *said = vm_intent_repeat(m->command);
 	vs_autofree char *reason = xasprintf("'%s' has begun, which changes its data: repeat it if it is not running any more", said);
-	struct vm_own_mark what = { .command = m->command, .reason = reason, .since_ns = vm_now_ns(), .disks = disks };
+	struct vm_meta_mark what = { .command = m->command, .reason = reason, .since_ns = vm_now_ns(), .disks = disks };
 
 	for (size_t i = 0; i < m->n_disks; i++)
 		if (vm_merge_moved(&m->disks[i]))
@@ -130,9 +130,9 @@ static int mark(struct vm_merge *m, struct vs_err *err)
 	remember_gone(m);
 	for (size_t i = 0; i < m->n_names; i++) {
 		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
-		struct vm_own_id id = id_of(record);
+		struct vm_meta_id id = id_of(record);
 
-		if (vm_own_set_mark(m->cx->own, &id, &what) < 0)
+		if (vm_meta_set_mark(m->cx->meta, &id, &what) < 0)
 			xoom();
 	}
 	return vm_context_save(m->cx, err);
@@ -141,8 +141,8 @@ static int mark(struct vm_merge *m, struct vs_err *err)
 /* A note on the intent of one disk, in all marks of the line. */
 static int note(struct vm_merge *m, const struct vm_merge_disk *d, bool done, bool pivoting, struct vs_err *err)
 {
-	for (size_t i = 0; i < m->cx->own->n_snapshots; i++) {
-		struct vm_own_mark *what = m->cx->own->snapshots[i].mark;
+	for (size_t i = 0; i < m->cx->meta->n_snapshots; i++) {
+		struct vm_meta_mark *what = m->cx->meta->snapshots[i].mark;
 
 		for (size_t k = 0; what && !strcmp(what->command, m->command) && k < what->n_disks; k++)
 			if (!strcmp(what->disks[k].target, d->target)) {
@@ -158,7 +158,7 @@ static bool untouched(const struct vm_merge *m)
 {
 	for (size_t i = 0; i < m->n_names; i++) {
 		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
-		const struct vm_own_mark *what = record ? vm_intent_mark(m->cx, record) : NULL;
+		const struct vm_meta_mark *what = record ? vm_intent_mark(m->cx, record) : NULL;
 
 		if (what && !vm_intent_untouched(what))
 			return false;
@@ -170,12 +170,12 @@ static int unmark(struct vm_merge *m, struct vs_err *err)
 {
 	for (size_t i = 0; i < m->n_names; i++) {
 		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
-		struct vm_own_id id;
+		struct vm_meta_id id;
 
 		if (!record)
 			continue;
 		id = id_of(record);
-		if (vm_own_set_mark(m->cx->own, &id, NULL) < 0)
+		if (vm_meta_set_mark(m->cx->meta, &id, NULL) < 0)
 			xoom();
 	}
 	return vm_context_save(m->cx, err);
@@ -402,7 +402,7 @@ static int remove_memory(struct vm_merge *m, struct vs_err *err)
 /* Overlays of those that go which stay as files, for others need them: soon no record will say that a snapshot made them. */
 static int remember_made(struct vm_merge *m, struct vs_err *err)
 {
-	size_t had = m->cx->own->n_made;
+	size_t had = m->cx->meta->n_made;
 
 	for (size_t i = 0; i < m->n_names; i++) {
 		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
@@ -413,19 +413,19 @@ static int remember_made(struct vm_merge *m, struct vs_err *err)
 			struct stat st;
 
 			if (d->mode == VM_MODE_EXTERNAL && d->overlay.path && stat(d->overlay.path, &st) == 0)
-				vm_own_add_made(m->cx->own, d->overlay.path, st.st_ino);
+				vm_meta_add_made(m->cx->meta, d->overlay.path, st.st_ino);
 		}
 	}
-	return m->cx->own->n_made > had ? vm_context_save(m->cx, err) : 0;
+	return m->cx->meta->n_made > had ? vm_context_save(m->cx, err) : 0;
 }
 
-static int forget_own(struct vm_merge *m, const struct vm_own_id *ids, size_t n, struct vs_err *err)
+static int forget_own(struct vm_merge *m, const struct vm_meta_id *ids, size_t n, struct vs_err *err)
 {
-	bool said = vm_own_sweep_made(m->cx->own, vm_context_is_there) > 0;
+	bool said = vm_meta_sweep_made(m->cx->meta, vm_context_is_there) > 0;
 
 	for (size_t i = 0; i < n; i++)
-		said |= vm_own_forget(m->cx->own, &ids[i]);
-	return said || m->cx->own->n_files ? vm_context_save(m->cx, err) : 0;
+		said |= vm_meta_forget(m->cx->meta, &ids[i]);
+	return said || m->cx->meta->n_files ? vm_context_save(m->cx, err) : 0;
 }
 
 /* ---------------------------------------------------------------- words */
@@ -526,14 +526,14 @@ static int verify(const struct vm_merge *m, char *const *readable, size_t n, str
 /* What comes after the data: for a repetition all of it again. */
 static int finish(struct vm_merge *m, struct vs_err *err)
 {
-	vs_autofree struct vm_own_id *ids = xcalloc(m->n_names, sizeof(*ids));
+	vs_autofree struct vm_meta_id *ids = xcalloc(m->n_names, sizeof(*ids));
 	vs_autofree int64_t *times = xcalloc(m->n_names, sizeof(*times));
 	int r = attest_bases(m, err);
 
 	for (size_t i = 0; i < m->n_names; i++) {
 		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
 
-		ids[i] = (struct vm_own_id){ m->names[i], record ? record->xml->created_s * VM_NS_PER_S : 0, VM_EXTERNAL };
+		ids[i] = (struct vm_meta_id){ m->names[i], record ? record->xml->created_s * VM_NS_PER_S : 0, VM_EXTERNAL };
 	}
 	if (r == 0)
 		r = vm_merge_records(m, err);

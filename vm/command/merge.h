@@ -51,7 +51,7 @@ struct vm_merge {
 
 /*
  * Fills *m for the snapshots in @names (copied), which follow one another on one branch. Takes @command. Every guard is asked. On
- * success and failure to be ended with vm_merge_fini(). Pure: a question to the last look of @w.
+ * success and failure to be ended with vm_merge_fini(). Pure: a question to the last look of @cx.
  *   -EPERM, -EACCES  somebody needs what would change, or it is not known who does: the sentence names it
  *   -EOPNOTSUPP      COMMIT: the layers are not where they would have to be
  *   -ENOENT          no such record

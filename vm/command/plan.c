@@ -8,15 +8,15 @@
 #include "vm/util/clock.h"
 
 /* It is marked, and reads so. */
-static void set_begun(struct vm_retain_snapshot *snap, const struct vm_own *own, const struct vm_snapshot *s)
+static void set_begun(struct vm_retain_snapshot *snap, const struct vm_meta *meta, const struct vm_snapshot *s)
 {
 	const struct q2_snapshot *entry = s->n_disks ? s->disks[0].snapshot : NULL;
-	struct vm_own_id id = { s->name, s->created_ns - (s->recorded ? s->created_ns % VM_NS_PER_S : 0), s->kind };
-	const struct vm_own_snapshot *said;
+	struct vm_meta_id id = { s->name, s->created_ns - (s->recorded ? s->created_ns % VM_NS_PER_S : 0), s->kind };
+	const struct vm_meta_snapshot *said;
 
 	if (!s->recorded && entry)
 		id.created_ns = entry->date_sec * VM_NS_PER_S + entry->date_nsec;
-	said = own && s->state == VM_STALE ? vm_own_find(own, &id) : NULL;
+	said = meta && s->state == VM_STALE ? vm_meta_find(meta, &id) : NULL;
 	snap->begun = said && said->mark;
 	snap->unreadable = !snap->begun && (s->state == VM_STALE || (s->state == VM_UNSUPPORTED && !s->n_disks));
 	snap->by_delete = snap->begun && !said->mark->is_void && !strncmp(said->mark->command, "delete ", strlen("delete "));
@@ -24,7 +24,7 @@ static void set_begun(struct vm_retain_snapshot *snap, const struct vm_own *own,
 
 static size_t fill(struct vm_store *store, const struct vm_readers *readers, const struct vm_domain *d, struct vm_retain_snapshot *snaps)
 {
-	struct vm_own *own = vm_store_best(store, d->uuid, NULL);
+	struct vm_meta *meta = vm_store_best(store, d->uuid, NULL);
 	size_t n = 0;
 
 	for (size_t i = 0; i < d->n_snapshots; i++) {
@@ -36,10 +36,10 @@ static size_t fill(struct vm_store *store, const struct vm_readers *readers, con
 			.shown = s->shown, .raw = s->name, .created_ns = s->created_ns, .order = i, .recorded = s->recorded,
 			.ours = s->ours, .held = s->held, .open = readers->is_open(readers->opaque, d->uuid, s),
 		};
-		set_begun(&snaps[n], own, s);
+		set_begun(&snaps[n], meta, s);
 		n++;
 	}
-	vm_own_free(own);
+	vm_meta_free(meta);
 	return n;
 }
 

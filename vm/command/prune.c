@@ -66,7 +66,7 @@ static int list_dropped(struct vm_context *cx, const struct pruning *p, char ***
 	const struct vm_snapshot *s;
 	char **keys;
 	size_t n = 0;
-	int r = vm_plan_make(cx->store, &cx->readers, cx->d, cx->own->policy, &snaps, &verdicts, &n, err);
+	int r = vm_plan_make(cx->store, &cx->readers, cx->d, cx->meta->policy, &snaps, &verdicts, &n, err);
 
 	*n_out = 0;
 	*out = keys = xcalloc(n, sizeof(*keys));
@@ -83,7 +83,7 @@ static int prune_some(struct vm_context *cx, struct pruning *p, size_t *dropped,
 {
 	char **keys = NULL;
 	size_t n = 0, done = 0;
-	int r = cx->own->policy ? list_dropped(cx, p, &keys, &n, err) : 0;
+	int r = cx->meta->policy ? list_dropped(cx, p, &keys, &n, err) : 0;
 
 	cx->left = n;
 	if (n && cx->watch.progress)
@@ -112,8 +112,8 @@ static int prune_some(struct vm_context *cx, struct pruning *p, size_t *dropped,
 /* A delete that retention itself would make, and that was begun, is its to finish: it comes first. */
 static const char *begun_drop(const struct vm_context *cx)
 {
-	for (size_t i = 0; i < cx->own->n_snapshots; i++) {
-		const struct vm_own_mark *mark = cx->own->snapshots[i].mark;
+	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
+		const struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
 
 		if (mark && !mark->is_void && !strncmp(mark->command, "delete ", strlen("delete ")))
 			return mark->command;
@@ -127,7 +127,7 @@ static int try_prune(struct vm_context *cx, struct vs_err *err)
 	struct vm_retain_snapshot *snaps = NULL;
 	struct vm_retain_verdict *verdicts = NULL;
 	size_t n = 0, dropped = 0;
-	int r = vm_plan_make(cx->store, &cx->readers, cx->d, cx->own->policy, &snaps, &verdicts, &n, err);
+	int r = vm_plan_make(cx->store, &cx->readers, cx->d, cx->meta->policy, &snaps, &verdicts, &n, err);
 
 	for (size_t i = 0; r == 0 && i < n; i++)
 		if (!verdicts[i].keep) {
@@ -149,7 +149,7 @@ int vm_command_prune(struct vm_context *cx, size_t *dropped, struct vs_err *err)
 	*dropped = 0;
 	if (cx->try_only && r == 0)
 		return try_prune(cx, err);
-	if (r == 0 && cx->own->policy && strcmp(cx->own->policy, "off") != 0) {
+	if (r == 0 && cx->meta->policy && strcmp(cx->meta->policy, "off") != 0) {
 		const char *begun = begun_drop(cx);
 
 		if (begun)

@@ -165,7 +165,7 @@ int vm_command_pull(struct vm_context *cx, const char *name, struct vs_err *err)
 		vm_journal_done(&cx->journal, "job");
 	if (r == 0 && n && !cx->try_only)
 		r = vm_attest_again(cx, err);
-	if (r == 0 && n && !cx->try_only && cx->own->n_files)
+	if (r == 0 && n && !cx->try_only && cx->meta->n_files)
 		r = vm_context_save(cx, err);
 	for (size_t i = 0; i < n; i++) {
 		if (r >= 0)

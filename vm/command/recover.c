@@ -124,13 +124,13 @@ static bool settle_one(const char *text, void *opaque)
 
 	for (size_t i = 0; name && i < cx->d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &cx->d->snapshots[i];
-		struct vm_own_id id = vm_context_id(cx, s);
+		struct vm_meta_id id = vm_context_id(cx, s);
 
 		if (s->present || s->ours || strcmp(s->name, name + 1) != 0)
 			continue;
 		if (id.created_ns < (since_s - 1) * VM_NS_PER_S || id.created_ns > (since_s + TAKING_S) * VM_NS_PER_S)
 			continue;
-		changed |= vm_own_set_ours(cx->own, &id, true) == 0;
+		changed |= vm_meta_set_ours(cx->meta, &id, true) == 0;
 		vm_log(cx->log, "'%s' was taken by an interrupted create, and counts as taken here", s->shown);
 	}
 	return changed;
@@ -151,8 +151,8 @@ static bool is_text(const char *text, void *opaque)
 /* Has any command of ours begun a block job on this disk? */
 static bool began_any(struct vm_context *cx, const char *target)
 {
-	for (size_t i = 0; i < cx->own->n_snapshots; i++) {
-		const struct vm_own_mark *mark = cx->own->snapshots[i].mark;
+	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
+		const struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
 
 		if (mark && !mark->is_void && vm_intent_of(mark, target))
 			return true;
@@ -191,8 +191,8 @@ int vm_recover_guest(struct vm_context *cx, struct vs_err *err)
 
 static bool began(const struct vm_context *cx, const char *command, const char *target)
 {
-	for (size_t i = 0; i < cx->own->n_snapshots; i++) {
-		const struct vm_own_mark *mark = cx->own->snapshots[i].mark;
+	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
+		const struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
 
 		if (mark && !mark->is_void && !strcmp(mark->command, command) && vm_intent_of(mark, target))
 			return true;

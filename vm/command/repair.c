@@ -12,17 +12,17 @@
 #include "vm/util/mem.h"
 
 /* Absence is no proof that it is gone for good: what somebody holds is remembered. */
-static bool still_there(const struct vm_own_id *id, void *opaque)
+static bool still_there(const struct vm_meta_id *id, void *opaque)
 {
 	const struct vm_context *cx = opaque;
-	const struct vm_own_snapshot *said = vm_own_find(cx->own, id);
+	const struct vm_meta_snapshot *said = vm_meta_find(cx->meta, id);
 
 	if (said && said->held)
 		return true;
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
-		struct vm_own_id other = vm_context_id(cx, &cx->d->snapshots[i]);
+		struct vm_meta_id other = vm_context_id(cx, &cx->d->snapshots[i]);
 
-		if (vm_own_same(id, &other))
+		if (vm_meta_same(id, &other))
 			return true;
 	}
 	return false;
@@ -48,12 +48,12 @@ static int repair_one(struct vm_context *cx, const char *command, struct vs_err 
 
 static int repair_all(struct vm_context *cx, struct vs_err *err)
 {
-	size_t n = cx->own->n_snapshots, n_commands = 0;
+	size_t n = cx->meta->n_snapshots, n_commands = 0;
 	char **commands = xcalloc(n, sizeof(*commands));
 	int r = 0;
 
 	for (size_t i = 0; i < n; i++) {
-		const struct vm_own_mark *mark = cx->own->snapshots[i].mark;
+		const struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
 
 		if (mark && !mark->is_void && !vm_context_among(mark->command, commands, n_commands))
 			commands[n_commands++] = xstrdup(mark->command);
@@ -82,7 +82,7 @@ int vm_command_repair(struct vm_context *cx, struct vs_err *err)
 		r = repair_all(cx, err);
 	if (r == 0)
 		r = vm_recover_settle(cx, err);
-	if (r == 0 && cx->own->serial && vm_own_sweep(cx->own, still_there, cx) > 0)
+	if (r == 0 && cx->meta->serial && vm_meta_sweep(cx->meta, still_there, cx) > 0)
 		r = vm_context_save(cx, err);
 	return r;
 }

@@ -170,7 +170,7 @@ static void remember_new(struct vm_context *cx, const struct old_layer *old)
 		const struct vm_layer *l = top < 0 ? NULL : &cx->d->layers[top];
 
 		if (l && l->below >= 0 && !l->error && l->stamp.ino != old->file.stamp.ino)
-			vm_own_add_made(cx->own, l->path, l->stamp.ino);
+			vm_meta_add_made(cx->meta, l->path, l->stamp.ino);
 	}
 }
 
@@ -186,7 +186,7 @@ static void remember_left(struct vm_context *cx, const struct vm_snapshot *s)
 			       cx->d->disks[i].target, s->shown,
 			       vm_context_file(cx, cx->d->layers[top].path));
 		if (vm_made(cx, top))
-			vm_own_add_made(cx->own, cx->d->layers[top].path, cx->d->layers[top].stamp.ino);
+			vm_meta_add_made(cx->meta, cx->d->layers[top].path, cx->d->layers[top].stamp.ino);
 	}
 }
 
@@ -200,12 +200,12 @@ static int settle_layers(struct vm_context *cx, const struct old_layers *old, st
 
 		remember_new(cx, &old->v[i]);
 		if (layer >= 0 && !cx->d->layers[layer].active && vm_made(cx, layer))
-			vm_own_add_made(cx->own, old->v[i].file.path, old->v[i].file.stamp.ino);
+			vm_meta_add_made(cx->meta, old->v[i].file.path, old->v[i].file.stamp.ino);
 	}
 	r = vm_context_save(cx, err);
 	for (size_t i = 0; r == 0 && i < old->n; i++)
 		discard(cx, &old->v[i].file);
-	return r < 0 || !vm_own_sweep_made(cx->own, vm_context_is_there) ? r : vm_context_save(cx, err);
+	return r < 0 || !vm_meta_sweep_made(cx->meta, vm_context_is_there) ? r : vm_context_save(cx, err);
 }
 
 static int stop_guest(struct vm_context *cx, struct vs_err *err)
@@ -292,7 +292,7 @@ static bool adopt_made(const char *text, void *opaque)
 
 	if (layer < 0 || cx->d->layers[layer].stamp.ino != ino)
 		return false;
-	vm_own_add_made(cx->own, path + 1, ino);
+	vm_meta_add_made(cx->meta, path + 1, ino);
 	return true;
 }
 
@@ -325,7 +325,7 @@ static int revert_now(struct vm_context *cx, const char *name, struct vs_err *er
 	if (r == 0)
 		r = vm_revert(cx->dom, &spec, &cx->watch, err);
 	if (r == 0)
-		r = vm_attest_look(cx, err); /* which puts our facts back, too */
+		r = vm_attest_look(cx, err); /* which puts our metadata back, too */
 	if (r == 0)
 		vm_context_say(cx, "the domain is as it was at '%s'", name);
 	if (r == 0)

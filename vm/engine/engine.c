@@ -103,11 +103,11 @@ int vm_engine_ctl_text(struct vm_engine *e, const char *uuid, char **text, size_
 
 int vm_engine_retain_text(struct vm_engine *e, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
-	struct vm_own *own = vm_store_best(e->store, uuid, NULL);
-	int n = asprintf(text, "%s\n", own && own->policy ? own->policy : "off");
+	struct vm_meta *meta = vm_store_best(e->store, uuid, NULL);
+	int n = asprintf(text, "%s\n", meta && meta->policy ? meta->policy : "off");
 	struct vm_slot *slot;
 
-	vm_own_free(own);
+	vm_meta_free(meta);
 	if (n < 0)
 		return -ENOMEM;
 	*len = (size_t)n;
@@ -152,21 +152,22 @@ int vm_engine_plan_text(struct vm_engine *e, const char *uuid, const char *polic
 	struct vm_inventory *inv = vm_refresher_inventory(e->refresher);
 	const struct vm_domain *d = find_domain(inv, uuid);
 	const struct vm_readers readers = vm_engine_readers(e);
-	struct vm_own *own = policy ? NULL : vm_store_best(e->store, uuid, NULL);
+	struct vm_meta *meta = policy ? NULL : vm_store_best(e->store, uuid, NULL);
 	struct vm_retain_snapshot *snaps = NULL;
 	struct vm_retain_verdict *verdicts = NULL;
 	size_t n = 0;
 	int r = d ? 0 : vs_err_set(err, -ENOENT, "there is no such domain");
 
 	if (r == 0)
-		r = vm_plan_make(e->store, &readers, d, policy ? policy : own ? own->policy : NULL, &snaps, &verdicts, &n, err);
+		r = vm_plan_make(e->store, &readers, d, policy ? policy : meta ? meta->policy : NULL, &snaps, &verdicts, &n,
+				 err);
 	if (r == 0)
 		r = vm_retain_plan_text(snaps, verdicts, n, text, len);
 	if (r == -EINVAL && d && err)
 		vm_log(d->log, "retain.plan: %s (EINVAL)", err->msg);
 	free(snaps);
 	free(verdicts);
-	vm_own_free(own);
+	vm_meta_free(meta);
 	vm_inventory_put(inv);
 	return r;
 }

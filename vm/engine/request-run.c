@@ -157,7 +157,7 @@ static int run_create(struct vm_context *cx, const struct vm_command *c, struct 
 
 	if (r < 0 || cx->try_only)
 		return r;
-	if (!cx->own || !cx->own->policy || !strcmp(cx->own->policy, "off"))
+	if (!cx->meta || !cx->meta->policy || !strcmp(cx->meta->policy, "off"))
 		return 0;
 	r = vm_command_prune(cx, &dropped, &why);
 	if (r < 0)

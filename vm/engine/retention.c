@@ -102,22 +102,22 @@ static bool new_ones_locked(struct vm_slot *slot, const struct vm_domain *d)
 /* Is there something that an interrupted command may have left? */
 static bool needs_repair(struct vm_engine *e, const struct vm_domain *d)
 {
-	struct vm_own *own = vm_store_best(e->store, d->uuid, NULL);
+	struct vm_meta *meta = vm_store_best(e->store, d->uuid, NULL);
 	vs_autofree char *note = vm_store_note_get(e->store, d->uuid);
 	bool needs = note || !strcmp(d->state, "paused");
 
-	for (size_t i = 0; own && i < own->n_snapshots; i++)
-		needs |= own->snapshots[i].mark != NULL;
-	vm_own_free(own);
+	for (size_t i = 0; meta && i < meta->n_snapshots; i++)
+		needs |= meta->snapshots[i].mark != NULL;
+	vm_meta_free(meta);
 	return needs;
 }
 
 static bool has_policy(struct vm_engine *e, const char *uuid)
 {
-	struct vm_own *own = vm_store_best(e->store, uuid, NULL);
-	bool has = own && own->policy && strcmp(own->policy, "off") != 0;
+	struct vm_meta *meta = vm_store_best(e->store, uuid, NULL);
+	bool has = meta && meta->policy && strcmp(meta->policy, "off") != 0;
 
-	vm_own_free(own);
+	vm_meta_free(meta);
 	return has;
 }
 

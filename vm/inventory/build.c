@@ -253,9 +253,9 @@ static int name_dirs(struct vm_sketch *sk)
 	return r;
 }
 
-static void free_own(void *own)
+static void free_meta(void *meta)
 {
-	vm_own_free(own);
+	vm_meta_free(meta);
 }
 
 struct made {
@@ -287,25 +287,25 @@ static void draw_made(struct vm_sketch *sk, const struct vm_known_domain *k, str
 }
 
 /* Layers of our own making, which the domain may have left since. */
-static void draw_own_made(struct vm_sketch *sk, const struct vm_own *own, struct vm_draft *d)
+static void draw_own_made(struct vm_sketch *sk, const struct vm_meta *meta, struct vm_draft *d)
 {
-	d->own_made = vm_arena_calloc(&sk->arena, own->n_made, sizeof(*d->own_made));
-	for (size_t i = 0; d->own_made && i < own->n_made; i++) {
-		int file = vm_collect_path(&sk->collect, own->made[i].path, Q2_FORMAT_QCOW2, d->gate);
+	d->own_made = vm_arena_calloc(&sk->arena, meta->n_made, sizeof(*d->own_made));
+	for (size_t i = 0; d->own_made && i < meta->n_made; i++) {
+		int file = vm_collect_path(&sk->collect, meta->made[i].path, Q2_FORMAT_QCOW2, d->gate);
 
 		if (file != VM_NO_FILE && sk->collect.fact[file].error != -ENOENT &&
-		    (!own->made[i].ino || sk->collect.fact[file].stamp.ino == own->made[i].ino))
+		    (!meta->made[i].ino || sk->collect.fact[file].stamp.ino == meta->made[i].ino))
 			d->own_made[d->n_own_made++] = file;
 	}
 }
 
 /* The live definition and the configured one may differ: what has been said last counts. */
-static void draw_own(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+static void draw_meta(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
 {
-	struct vm_own *best = vm_store_best(sk->store, k->uuid, vm_own_newer(k->own, k->config_own));
+	struct vm_meta *best = vm_store_best(sk->store, k->uuid, vm_meta_newer(k->meta, k->config_meta));
 
-	if (best && vm_arena_own(&sk->arena, best, free_own)) {
-		vm_draft_own(d, best, &sk->arena);
+	if (best && vm_arena_own(&sk->arena, best, free_meta)) {
+		vm_draft_meta(d, best, &sk->arena);
 		draw_own_made(sk, best, d);
 	}
 	draw_made(sk, k, d);
@@ -337,7 +337,7 @@ static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct v
 	vm_log_rename(k->log, d->dir);
 	vm_sketch_disks(sk, k, d);
 	vm_sketch_snapshots(sk, k, d);
-	draw_own(sk, k, d);
+	draw_meta(sk, k, d);
 	draw_unknown(sk, k, d);
 	return 0;
 }

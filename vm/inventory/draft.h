@@ -100,9 +100,9 @@ struct vm_drafts {
  * Gives references in @out, which has room for them. 0 or -ENOMEM. */
 int vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev, struct vm_domain **out);
 
-/* Holds, ours, what is attested, and the marks of doomed snapshots; the drafts borrow strings of @own. */
-struct vm_own;
-void vm_draft_own(struct vm_draft *d, const struct vm_own *own, struct vm_arena *arena);
+/* Holds, ours, what is attested, and the marks of doomed snapshots; the drafts borrow strings of @meta. */
+struct vm_meta;
+void vm_draft_meta(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena);
 
 /* ---------------------------------------------------------------- between order.c and freeze.c */
 

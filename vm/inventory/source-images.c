@@ -96,23 +96,23 @@ static void draw_snapshots(struct vm_drafts *set, struct vm_draft *d, int file)
 		draw_present(set, &d->snapshots[d->n_snapshots++], file);
 }
 
-static void free_own(void *own)
+static void free_meta(void *meta)
 {
-	vm_own_free(own);
+	vm_meta_free(meta);
 }
 
-static void draw_own(const struct image_source *s, struct vm_drafts *set, const struct image *image, struct vm_draft *d)
+static void draw_meta(const struct image_source *s, struct vm_drafts *set, const struct image *image, struct vm_draft *d)
 {
-	char text[VM_OWN_MAX];
-	ssize_t len = getxattr(image->path, VM_OWN_XATTR, text, sizeof(text));
-	struct vm_own *found = NULL, *best;
+	char text[VM_META_MAX];
+	ssize_t len = getxattr(image->path, VM_META_XATTR, text, sizeof(text));
+	struct vm_meta *found = NULL, *best;
 
 	if (len > 0)
-		vm_own_parse(text, (size_t)len, &found, NULL);
+		vm_meta_parse(text, (size_t)len, &found, NULL);
 	best = vm_store_best(s->store, image->path, found);
-	vm_own_free(found);
-	if (best && vm_arena_own(set->arena, best, free_own))
-		vm_draft_own(d, best, set->arena);
+	vm_meta_free(found);
+	if (best && vm_arena_own(set->arena, best, free_meta))
+		vm_draft_meta(d, best, set->arena);
 }
 
 static int draw(const struct image_source *s, struct vm_drafts *set, struct image *image, struct vm_draft *d)
@@ -133,7 +133,7 @@ static int draw(const struct image_source *s, struct vm_drafts *set, struct imag
 		.fact = { .target = TARGET, .top = file, .format = Q2_FORMAT_QCOW2, .writable = true, .mirror = VM_NO_FILE },
 	};
 	draw_snapshots(set, d, file);
-	draw_own(s, set, image, d);
+	draw_meta(s, set, image, d);
 	return 0;
 }
 

@@ -51,7 +51,7 @@ int vm_journal_add(const struct vm_journal *j, const char *word, const char *tex
 		all = NULL;
 		return -ENOMEM;
 	}
-	if (strlen(all) < VM_OWN_MAX)
+	if (strlen(all) < VM_META_MAX)
 		vm_store_note(j->store, j->uuid, all);
 	vm_fault();
 	return 0;

@@ -15,7 +15,7 @@ struct vm_store {
 	char *dir; /* NULL: memory only */
 	pthread_mutex_t lock; /* guards the rest */
 	uint64_t connection;
-	struct vm_strmap own; /* by UUID: struct vm_own */
+	struct vm_strmap meta; /* by UUID: struct vm_meta */
 	struct vm_strmap asked; /* UUIDs whose file has been read */
 };
 
@@ -71,16 +71,16 @@ struct vm_store *vm_store_new(void)
 	return s;
 }
 
-static void drop_own(void *own)
+static void drop_own(void *meta)
 {
-	vm_own_free(own);
+	vm_meta_free(meta);
 }
 
 void vm_store_free(struct vm_store *s)
 {
 	if (!s)
 		return;
-	vm_strmap_clear(&s->own, drop_own);
+	vm_strmap_clear(&s->meta, drop_own);
 	vm_strmap_clear(&s->asked, NULL);
 	pthread_mutex_destroy(&s->lock);
 	free(s->dir);
@@ -107,16 +107,16 @@ static char *file_name_locked(const struct vm_store *s, const char *uuid, const 
 	return path;
 }
 
-/* The whole file, at most VM_OWN_MAX bytes. Gives; NULL: none. */
+/* The whole file, at most VM_META_MAX bytes. Gives; NULL: none. */
 static char *read_file(const char *path, size_t *len)
 {
 	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	char *text = fd < 0 ? NULL : malloc(VM_OWN_MAX + 1);
+	char *text = fd < 0 ? NULL : malloc(VM_META_MAX + 1);
 	ssize_t n;
 
 	if (!text)
 		return NULL;
-	n = read(fd, text, VM_OWN_MAX);
+	n = read(fd, text, VM_META_MAX);
 	if (n < 0) {
 		free(text);
 		return NULL;
@@ -146,67 +146,67 @@ static void write_file(const char *path, const char *text)
 		unlink(fresh);
 }
 
-/* ---------------------------------------------------------------- facts */
+/* ---------------------------------------------------------------- metadata */
 
 /* The copy; its file is read once. Borrowed; NULL: none. */
-static const struct vm_own *copy_locked(struct vm_store *s, const char *uuid)
+static const struct vm_meta *copy_locked(struct vm_store *s, const char *uuid)
 {
 	vs_autofree char *path = NULL, *text = NULL;
-	struct vm_own *own = NULL;
+	struct vm_meta *meta = NULL;
 	size_t len;
 
 	if (vm_strmap_get(&s->asked, uuid))
-		return vm_strmap_get(&s->own, uuid);
+		return vm_strmap_get(&s->meta, uuid);
 	vm_strmap_put(&s->asked, uuid, s);
 	path = file_name_locked(s, uuid, "facts");
 	text = path ? read_file(path, &len) : NULL;
-	if (text && vm_own_parse(text, len, &own, NULL) == 0 && vm_strmap_put(&s->own, uuid, own) < 0)
-		vm_own_free(vs_steal(own));
-	return vm_strmap_get(&s->own, uuid);
+	if (text && vm_meta_parse(text, len, &meta, NULL) == 0 && vm_strmap_put(&s->meta, uuid, meta) < 0)
+		vm_meta_free(vs_steal(meta));
+	return vm_strmap_get(&s->meta, uuid);
 }
 
-static int remember_locked(struct vm_store *s, const char *uuid, const struct vm_own *own)
+static int remember_locked(struct vm_store *s, const char *uuid, const struct vm_meta *meta)
 {
 	vs_autofree char *path = NULL, *text = NULL;
-	struct vm_own *copy = vm_own_copy(own);
+	struct vm_meta *copy = vm_meta_copy(meta);
 	int r;
 
 	if (!copy)
 		return -ENOMEM;
 	copy_locked(s, uuid);
-	vm_own_free(vm_strmap_remove(&s->own, uuid));
-	r = vm_strmap_put(&s->own, uuid, copy);
+	vm_meta_free(vm_strmap_remove(&s->meta, uuid));
+	r = vm_strmap_put(&s->meta, uuid, copy);
 	if (r < 0) {
-		vm_own_free(copy);
+		vm_meta_free(copy);
 		return r;
 	}
 	path = file_name_locked(s, uuid, "facts");
-	if (path && vm_own_text(own, &text, NULL) == 0)
+	if (path && vm_meta_text(meta, &text, NULL) == 0)
 		write_file(path, text);
 	return 0;
 }
 
-struct vm_own *vm_store_best(struct vm_store *s, const char *uuid, const struct vm_own *found)
+struct vm_meta *vm_store_best(struct vm_store *s, const char *uuid, const struct vm_meta *found)
 {
-	const struct vm_own *best, *copy;
-	struct vm_own *given;
+	const struct vm_meta *best, *copy;
+	struct vm_meta *given;
 
 	pthread_mutex_lock(&s->lock);
 	copy = copy_locked(s, uuid);
-	best = vm_own_newer(found, copy);
+	best = vm_meta_newer(found, copy);
 	if (best && best == found && (!copy || copy->serial < found->serial))
 		remember_locked(s, uuid, found);
-	given = best ? vm_own_copy(best) : NULL;
+	given = best ? vm_meta_copy(best) : NULL;
 	pthread_mutex_unlock(&s->lock);
 	return given;
 }
 
-int vm_store_remember(struct vm_store *s, const char *uuid, const struct vm_own *own)
+int vm_store_remember(struct vm_store *s, const char *uuid, const struct vm_meta *meta)
 {
 	int r;
 
 	pthread_mutex_lock(&s->lock);
-	r = remember_locked(s, uuid, own);
+	r = remember_locked(s, uuid, meta);
 	pthread_mutex_unlock(&s->lock);
 	return r;
 }

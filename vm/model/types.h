@@ -15,7 +15,7 @@
 /* ---------------------------------------------------------------- the inventory */
 
 #define VM_CHAIN_MAX 200 /* layers, as libvirt */
-#define VM_OWN_URI "https://virt-snapfs.org/xmlns/domain/1.0" /* name space of our element in a domain's metadata */
+#define VM_META_URI "https://virt-snapfs.org/xmlns/domain/1.0" /* name space of our element in a domain's metadata */
 
 enum vm_kind { VM_INTERNAL, VM_EXTERNAL };
 

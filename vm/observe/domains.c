@@ -18,8 +18,8 @@ static void domain_free(struct vm_known_domain *d)
 	vm_job_ask_free(d->asking);
 	vm_xml_domain_free(d->now);
 	vm_xml_domain_free(d->config);
-	vm_own_free(d->own);
-	vm_own_free(d->config_own);
+	vm_meta_free(d->meta);
+	vm_meta_free(d->config_meta);
 	vm_log_unref(d->log);
 	vm_gate_memo_fini(&d->gate);
 	free(d->unknown);
@@ -115,19 +115,19 @@ static void ask_state(struct vm_ask *ask)
 }
 
 /* The first that can be read. */
-static struct vm_own *parse_own(const struct vm_xml_domain *domain)
+static struct vm_meta *parse_meta(const struct vm_xml_domain *domain)
 {
-	struct vm_own *own = NULL;
+	struct vm_meta *meta = NULL;
 
 	for (char **text = domain ? domain->metadata : NULL; text && *text; text++)
-		if (vm_own_parse(*text, strlen(*text), &own, NULL) == 0)
-			return own;
+		if (vm_meta_parse(*text, strlen(*text), &meta, NULL) == 0)
+			return meta;
 	return NULL;
 }
 
 /* Parses the text of a definition if it is another one than before. True: it is. */
 static bool new_definition(struct vm_known_domain *d, const char *text, uint64_t *hash, struct vm_xml_domain **out,
-			   struct vm_own **own)
+			   struct vm_meta **meta)
 {
 	uint64_t now = vm_known_hash(text);
 	struct vm_xml_domain *parsed = NULL;
@@ -140,8 +140,8 @@ static bool new_definition(struct vm_known_domain *d, const char *text, uint64_t
 	*hash = now;
 	vm_xml_domain_free(*out);
 	*out = r < 0 ? NULL : parsed;
-	vm_own_free(*own);
-	*own = parse_own(*out);
+	vm_meta_free(*meta);
+	*meta = parse_meta(*out);
 	if (r < 0)
 		vm_log(d->log, "its definition cannot be read: %s", vs_err_text(&err, r));
 	return true;
@@ -165,12 +165,12 @@ static void ask_definition(struct vm_ask *ask)
 			return;
 		}
 	}
-	news = new_definition(d, now, &d->now_hash, &d->now, &d->own);
+	news = new_definition(d, now, &d->now_hash, &d->now, &d->meta);
 	if (config) {
-		news = new_definition(d, config, &d->config_hash, &d->config, &d->config_own) || news;
+		news = new_definition(d, config, &d->config_hash, &d->config, &d->config_meta) || news;
 	} else if (d->config) {
 		vm_xml_domain_free(vs_steal(d->config));
-		vm_own_free(vs_steal(d->config_own));
+		vm_meta_free(vs_steal(d->config_meta));
 		news = true;
 	}
 	if (news)

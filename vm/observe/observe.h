@@ -50,7 +50,7 @@ struct vm_known_domain {
 	bool running;
 	struct vm_xml_domain *now;       /* the live definition where it runs, else the configured one; NULL: not parsable */
 	struct vm_xml_domain *config;    /* running domains: what the next start will use; NULL otherwise */
-	struct vm_own *own, *config_own; /* what we noted in each; NULL: nothing, or nothing that we can read */
+	struct vm_meta *meta, *config_meta; /* what we noted in each; NULL: nothing, or nothing that we can read */
 	char *unknown;                   /* NULL, or what libvirt did not tell at the last look: what is here may be older */
 	struct vm_known_snapshot **list; /* parents before children */
 	size_t n_list;

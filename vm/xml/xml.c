@@ -404,7 +404,7 @@ void vm_xml_domain_free(struct vm_xml_domain *domain)
 
 static bool is_ours(const xmlNode *node)
 {
-	return node->type == XML_ELEMENT_NODE && node->ns && xmlStrEqual(node->ns->href, (const xmlChar *)VM_OWN_URI);
+	return node->type == XML_ELEMENT_NODE && node->ns && xmlStrEqual(node->ns->href, (const xmlChar *)VM_META_URI);
 }
 
 /* As a document of its own, so that what it needs of the names above it comes along. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* What our own facts say, written into a draft. */
+/* What our metadata say, written into a draft. */
 #include "vm/inventory/draft.h"
 
 #include "vm/meta/meta.h"
@@ -16,14 +16,14 @@ static int64_t identity_ns(const struct vm_draft_snapshot *s)
 	return entry->date_sec * INT64_C(1000000000) + entry->date_nsec;
 }
 
-static void draw_attested(struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_snapshot *said,
+static void draw_attested(struct vm_draft_snapshot *s, const struct vm_meta *meta, const struct vm_meta_snapshot *said,
 			  struct vm_arena *arena)
 {
 	struct q2_stamp *stamps = said->n_attested ? vm_arena_calloc(arena, said->n_attested, sizeof(*stamps)) : NULL;
 	size_t n = 0;
 
 	for (size_t i = 0; stamps && i < said->n_attested; i++) {
-		const struct vm_own_file *file = vm_own_file(own, said->attested[i]);
+		const struct vm_meta_file *file = vm_meta_file(meta, said->attested[i]);
 
 		if (file)
 			stamps[n++] = (struct q2_stamp){ .ino = file->ino, .size = file->size, .mtime_ns = file->mtime_ns };
@@ -34,10 +34,11 @@ static void draw_attested(struct vm_draft_snapshot *s, const struct vm_own *own,
 	}
 }
 
-static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_id *id, struct vm_arena *arena)
+static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_meta *meta, const struct vm_meta_id *id,
+			struct vm_arena *arena)
 {
 	for (size_t k = 0; k < s->n_disks; k++) {
-		const struct vm_own_file *file = vm_own_frozen(own, id, s->disks[k].fact.target);
+		const struct vm_meta_file *file = vm_meta_frozen(meta, id, s->disks[k].fact.target);
 		struct q2_stamp *stamp = file ? vm_arena_calloc(arena, 1, sizeof(*stamp)) : NULL;
 
 		if (stamp)
@@ -46,40 +47,40 @@ static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_own *own, c
 	}
 }
 
-static void draw_mark(struct vm_draft *d, struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_id *id,
-		      const struct vm_own_mark *mark)
+static void draw_mark(struct vm_draft *d, struct vm_draft_snapshot *s, const struct vm_meta *meta, const struct vm_meta_id *id,
+		      const struct vm_meta_mark *mark)
 {
 	for (size_t k = 0; k < s->n_disks; k++)
-		s->disks[k].fact.doomed = vm_own_why_doomed(own, id, s->disks[k].fact.target);
+		s->disks[k].fact.doomed = vm_meta_why_doomed(meta, id, s->disks[k].fact.target);
 	for (size_t k = 0; k < mark->n_disks; k++)
 		if (mark->disks[k].path)
 			d->merges[d->n_merges++] = (struct vm_draft_merge){ mark->disks[k].path, mark->disks[k].top };
 }
 
-static size_t count_merges(const struct vm_own *own)
+static size_t count_merges(const struct vm_meta *meta)
 {
 	size_t n = 0;
 
-	for (size_t i = 0; i < own->n_snapshots; i++)
-		n += own->snapshots[i].mark ? own->snapshots[i].mark->n_disks : 0;
+	for (size_t i = 0; i < meta->n_snapshots; i++)
+		n += meta->snapshots[i].mark ? meta->snapshots[i].mark->n_disks : 0;
 	return n;
 }
 
-void vm_draft_own(struct vm_draft *d, const struct vm_own *own, struct vm_arena *arena)
+void vm_draft_meta(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena)
 {
-	d->merges = vm_arena_calloc(arena, count_merges(own) + 1, sizeof(*d->merges));
+	d->merges = vm_arena_calloc(arena, count_merges(meta) + 1, sizeof(*d->merges));
 	for (size_t i = 0; d->merges && i < d->n_snapshots; i++) {
 		struct vm_draft_snapshot *s = &d->snapshots[i];
-		struct vm_own_id id = { s->name, identity_ns(s), s->kind };
-		const struct vm_own_snapshot *said = s->present ? NULL : vm_own_find(own, &id);
+		struct vm_meta_id id = { s->name, identity_ns(s), s->kind };
+		const struct vm_meta_snapshot *said = s->present ? NULL : vm_meta_find(meta, &id);
 
 		if (!said)
 			continue;
 		s->held = said->held;
 		s->ours = said->ours;
-		draw_attested(s, own, said, arena);
-		draw_frozen(s, own, &id, arena);
+		draw_attested(s, meta, said, arena);
+		draw_frozen(s, meta, &id, arena);
 		if (said->mark)
-			draw_mark(d, s, own, &id, said->mark);
+			draw_mark(d, s, meta, &id, said->mark);
 	}
 }
