@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * What an image names (what it stands on, its data file) is remembered by gate, as an edge: the path and format that the
+ * What an image names (what it stands on, its data file) is remembered by gate, as a backing: the path and format that the
  * gate gave, and the (dev, ino) that it let through. While the path still leads to that file the gate's answer holds and
  * nothing is opened; a file that has to be read again is opened through the gate again, never by the remembered path.
  */
@@ -15,18 +15,18 @@
 
 /* ---------------------------------------------------------------- what it stands on */
 
-static struct vm_edge *edge_find(struct vm_file *f, struct q2_gate *gate, const char *name, const char *format)
+static struct vm_backing *backing_find(struct vm_file *f, struct q2_gate *gate, const char *name, const char *format)
 {
-	struct vm_edge *e = f->edges;
+	struct vm_backing *e = f->backings;
 
 	while (e && (e->gate != gate || strcmp(e->name, name) || !vm_same_text(e->format, format)))
 		e = e->next;
 	return e;
 }
 
-static struct vm_edge *edge_new(struct vm_file *f, struct q2_gate *gate, const char *name, const char *format)
+static struct vm_backing *backing_new(struct vm_file *f, struct q2_gate *gate, const char *name, const char *format)
 {
-	struct vm_edge *e = calloc(1, sizeof(*e));
+	struct vm_backing *e = calloc(1, sizeof(*e));
 
 	if (!e)
 		return NULL;
@@ -34,16 +34,16 @@ static struct vm_edge *edge_new(struct vm_file *f, struct q2_gate *gate, const c
 	e->name = strdup(name);
 	e->format = format ? strdup(format) : NULL;
 	if (!e->name || (format && !e->format)) {
-		vm_edge_free(e);
+		vm_backing_free(e);
 		return NULL;
 	}
-	e->next = f->edges;
-	f->edges = e;
+	e->next = f->backings;
+	f->backings = e;
 	return e;
 }
 
 /* Does the gate's answer still hold? *now: what the path leads to. */
-static bool edge_holds(const struct vm_edge *e, bool *found, struct q2_stamp *now)
+static bool backing_holds(const struct vm_backing *e, bool *found, struct q2_stamp *now)
 {
 	if (!e->looked || !e->path)
 		return false;
@@ -53,7 +53,7 @@ static bool edge_holds(const struct vm_edge *e, bool *found, struct q2_stamp *no
 
 /* Remembers where a refused or missing name would lead, so that it is noticed when that changes. A file that may be named
  * but is not there, or not readable for us, is one that exists in the inventory: as missing. */
-static void edge_failed(struct vm_files *files, struct vm_edge *e, const char *from, int code, const struct vs_err *err)
+static void backing_failed(struct vm_files *files, struct vm_backing *e, const char *from, int code, const struct vs_err *err)
 {
 	enum q2_format format = Q2_FORMAT_NONE;
 	struct q2_stamp now = {0};
@@ -74,7 +74,7 @@ static void edge_failed(struct vm_files *files, struct vm_edge *e, const char *f
 	vm_file_failed(files, e->below, code, e->error);
 }
 
-static void edge_passed(struct vm_files *files, struct vm_edge *e, struct q2_file *open_file, enum q2_format format)
+static void backing_passed(struct vm_files *files, struct vm_backing *e, struct q2_file *open_file, enum q2_format format)
 {
 	struct vm_file *below = vm_file_at(files, open_file->path, format);
 	struct q2_stamp now;
@@ -95,7 +95,7 @@ static void edge_passed(struct vm_files *files, struct vm_edge *e, struct q2_fil
 }
 
 /* A file of a virt-snapfs mount is not opened, through whatever gate. True: it is one, and that is written down. */
-static bool leads_to_mount(struct vm_files *files, struct vm_file *f, struct vm_edge *e)
+static bool leads_to_mount(struct vm_files *files, struct vm_file *f, struct vm_backing *e)
 {
 	enum q2_format format;
 	vs_autofree char *path = NULL;
@@ -117,7 +117,7 @@ static bool leads_to_mount(struct vm_files *files, struct vm_file *f, struct vm_
 	return true;
 }
 
-static void ask_gate(struct vm_files *files, struct vm_file *f, struct vm_edge *e)
+static void ask_gate(struct vm_files *files, struct vm_file *f, struct vm_backing *e)
 {
 	struct q2_file *open_file = NULL;
 	enum q2_format format;
@@ -134,22 +134,22 @@ static void ask_gate(struct vm_files *files, struct vm_file *f, struct vm_edge *
 		return;
 	r = q2_gate_open(e->gate, f->path, e->name, e->format, &open_file, &format, &err);
 	if (r < 0) {
-		edge_failed(files, e, f->path, r, &err);
+		backing_failed(files, e, f->path, r, &err);
 		return;
 	}
-	edge_passed(files, e, open_file, format);
+	backing_passed(files, e, open_file, format);
 	q2_file_close(open_file);
 }
 
 /* True: it leads where it led before. */
-static bool edge_look(struct vm_files *files, struct vm_file *f, struct vm_edge *e)
+static bool backing_look(struct vm_files *files, struct vm_file *f, struct vm_backing *e)
 {
 	struct vm_file *was = e->below;
 	struct q2_stamp now = {0};
 	int code = e->code;
 	bool found = false;
 
-	if (!edge_holds(e, &found, &now) ||
+	if (!backing_holds(e, &found, &now) ||
 	    (e->below && e->below->looked != files->round && !vm_file_fresh(e->below, found, &now)))
 		ask_gate(files, f, e);
 	else if (e->below && found)
@@ -163,22 +163,22 @@ static bool edge_look(struct vm_files *files, struct vm_file *f, struct vm_edge 
 static struct vm_file *named(struct vm_files *files, struct vm_file *f, struct q2_gate *gate, const char *name,
 			     const char *format, int *code, const char **error)
 {
-	struct vm_edge *e;
+	struct vm_backing *e;
 
 	*code = 0;
 	*error = NULL;
 	if (!name)
 		return NULL;
-	e = edge_find(f, gate, name, format);
+	e = backing_find(f, gate, name, format);
 	if (!e)
-		e = edge_new(f, gate, name, format);
+		e = backing_new(f, gate, name, format);
 	if (!e) {
 		*code = -ENOMEM;
 		*error = "out of memory";
 		return NULL;
 	}
 	if (e->looked != files->round)
-		edge_look(files, f, e);
+		backing_look(files, f, e);
 	if (e->below)
 		return e->below;
 	*code = e->code < 0 ? e->code : -EIO;
@@ -201,7 +201,7 @@ struct vm_file *vm_files_data(struct vm_files *files, struct vm_file *f, struct 
 
 bool vm_files_refused(const struct vm_file *f, const struct q2_gate *gate, uint64_t *dev, uint64_t *ino)
 {
-	for (const struct vm_edge *e = f->info ? f->edges : NULL; e; e = e->next) {
+	for (const struct vm_backing *e = f->info ? f->backings : NULL; e; e = e->next) {
 		if (e->gate != gate || e->below || !e->found || !vm_same_text(e->name, f->info->backing_name) ||
 		    !vm_same_text(e->format, f->info->backing_format))
 			continue;
@@ -230,13 +230,13 @@ static bool visit_trusted(void *thing, void *opaque)
 	return true;
 }
 
-static bool visit_edges(void *thing, void *opaque)
+static bool visit_backings(void *thing, void *opaque)
 {
 	struct vm_file *f = thing;
 	struct quiet *q = opaque;
 
-	for (struct vm_edge *e = f->edges; e; e = e->next)
-		if (e->looked == q->last && !edge_look(q->files, f, e))
+	for (struct vm_backing *e = f->backings; e; e = e->next)
+		if (e->looked == q->last && !backing_look(q->files, f, e))
 			q->quiet = false;
 	return true;
 }
@@ -263,7 +263,7 @@ bool vm_files_quiet(struct vm_files *files)
 	struct quiet q = { .files = files, .last = files->round - 1, .quiet = true };
 
 	vm_strmap_filter(&files->table, visit_trusted, &q);
-	vm_strmap_filter(&files->table, visit_edges, &q);
+	vm_strmap_filter(&files->table, visit_backings, &q);
 	vm_strmap_filter(&files->table, judge, &q);
 	return q.quiet;
 }

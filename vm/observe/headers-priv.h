@@ -11,8 +11,8 @@
 #include "vm/observe/headers.h"
 #include "vm/util/strmap.h"
 
-struct vm_edge {
-	struct vm_edge *next;
+struct vm_backing {
+	struct vm_backing *next;
 	struct q2_gate *gate;
 	char *name, *format;    /* as the header recorded them when the gate was asked */
 	uint64_t looked;        /* the round of the last look */
@@ -37,7 +37,7 @@ static inline bool vm_same_text(const char *a, const char *b)
 	return a == b || (a && b && !strcmp(a, b));
 }
 
-void vm_edge_free(struct vm_edge *edge);
+void vm_backing_free(struct vm_backing *backing);
 
 /* The entry of a path, looked at or not. NULL: no memory. */
 struct vm_file *vm_file_at(struct vm_files *files, const char *path, enum q2_format format);

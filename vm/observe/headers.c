@@ -23,7 +23,7 @@
 
 /* ---------------------------------------------------------------- the table */
 
-void vm_edge_free(struct vm_edge *e)
+void vm_backing_free(struct vm_backing *e)
 {
 	q2_gate_unref(e->gate);
 	free(e->name);
@@ -37,11 +37,11 @@ static void file_free(void *thing)
 {
 	struct vm_file *f = thing;
 
-	while (f->edges) {
-		struct vm_edge *next = f->edges->next;
+	while (f->backings) {
+		struct vm_backing *next = f->backings->next;
 
-		vm_edge_free(f->edges);
-		f->edges = next;
+		vm_backing_free(f->backings);
+		f->backings = next;
 	}
 	q2_info_free(f->own_info);
 	free(f->own_error);
@@ -64,26 +64,26 @@ void vm_files_free(struct vm_files *files)
 	free(files);
 }
 
-/* Edges go first: one that is used keeps what it leads to in use, since both are looked at in the same round. */
-static void drop_old_edges(struct vm_file *f, uint64_t oldest)
+/* Backings go first: one that is used keeps what it leads to in use, since both are looked at in the same round. */
+static void drop_old_backings(struct vm_file *f, uint64_t oldest)
 {
-	struct vm_edge **link = &f->edges;
+	struct vm_backing **link = &f->backings;
 
 	while (*link) {
-		struct vm_edge *e = *link;
+		struct vm_backing *e = *link;
 
 		if (e->looked >= oldest) {
 			link = &e->next;
 			continue;
 		}
 		*link = e->next;
-		vm_edge_free(e);
+		vm_backing_free(e);
 	}
 }
 
-static bool clean_edges(void *thing, void *opaque)
+static bool clean_backings(void *thing, void *opaque)
 {
-	drop_old_edges(thing, *(uint64_t *)opaque);
+	drop_old_backings(thing, *(uint64_t *)opaque);
 	return true;
 }
 
@@ -103,7 +103,7 @@ uint64_t vm_files_round(struct vm_files *files)
 	if (files->round % FORGET_ROUNDS == 0) {
 		uint64_t oldest = files->round - FORGET_ROUNDS;
 
-		vm_strmap_filter(&files->table, clean_edges, &oldest);
+		vm_strmap_filter(&files->table, clean_backings, &oldest);
 		vm_strmap_filter(&files->table, still_used, &oldest);
 	}
 	return files->round;

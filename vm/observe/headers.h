@@ -16,7 +16,7 @@
 
 #include "qcow2/qcow2.h"
 
-struct vm_edge;
+struct vm_backing;
 
 /* One image file, read as @format. Belongs to the table; what it points to changes only in a look of a later round. */
 struct vm_file {
@@ -44,7 +44,7 @@ struct vm_file {
 	char *own_error;
 	uint64_t looked, trusted;   /* the round of the last look; of the last one by a trusted path */
 	bool racy;                  /* written so shortly before it was read that its times may not show the next write */
-	struct vm_edge *edges;
+	struct vm_backing *backings;
 };
 
 struct vm_files;
