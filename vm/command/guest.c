@@ -12,7 +12,7 @@
 #include "vm/util/mem.h"
 
 /* What tells our instance from any other that carries its word: see libvirt/paused-guest.h. */
-static bool note_guest(struct vm_context *cx, const struct vm_paused_guest *guest)
+static bool journal_guest(struct vm_context *cx, const struct vm_paused_guest *guest)
 {
 	vs_autofree char *text = xasprintf("%s %" PRId64 " %" PRIu64, guest->token, (int64_t)guest->pid, guest->began);
 
@@ -21,7 +21,7 @@ static bool note_guest(struct vm_context *cx, const struct vm_paused_guest *gues
 
 static void before_start(void *opaque, const struct vm_paused_guest *guest)
 {
-	note_guest(opaque, guest);
+	journal_guest(opaque, guest);
 }
 
 int vm_guest_start(struct vm_context *cx, struct vs_err *err)
@@ -39,7 +39,7 @@ int vm_guest_start(struct vm_context *cx, struct vs_err *err)
 		return r;
 	}
 	cx->guest_up = cx->running = true;
-	note_guest(cx, &cx->guest);
+	journal_guest(cx, &cx->guest);
 	return 0;
 }
 

@@ -88,7 +88,7 @@ static struct old_layers note_layers(const struct vm_context *cx, const struct v
 }
 
 /* For a repetition: they are out of use as soon as the definition is the old one. */
-static int note_drops(struct vm_context *cx, const struct old_layers *old)
+static int journal_drops(struct vm_context *cx, const struct old_layers *old)
 {
 	int r = 0;
 
@@ -321,7 +321,7 @@ static int revert_now(struct vm_context *cx, const char *name, struct vs_err *er
 	if (r == 0 && vm_journal_each(&cx->journal, "make", adopt_made, cx) > 0)
 		r = vm_context_save(cx, err);
 	if (r == 0)
-		r = note_drops(cx, &old);
+		r = journal_drops(cx, &old);
 	if (r == 0)
 		r = vm_revert(cx->dom, &spec, &cx->watch, err);
 	if (r == 0)

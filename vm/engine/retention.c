@@ -103,8 +103,8 @@ static bool new_ones_locked(struct vm_slot *slot, const struct vm_domain *d)
 static bool needs_repair(struct vm_engine *e, const struct vm_domain *d)
 {
 	struct vm_meta *meta = vm_store_best(e->store, d->uuid, NULL);
-	vs_autofree char *note = vm_store_note_get(e->store, d->uuid);
-	bool needs = note || !strcmp(d->state, "paused");
+	vs_autofree char *journal = vm_store_journal_get(e->store, d->uuid);
+	bool needs = journal || !strcmp(d->state, "paused");
 
 	for (size_t i = 0; meta && i < meta->n_snapshots; i++)
 		needs |= meta->snapshots[i].mark != NULL;

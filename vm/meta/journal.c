@@ -41,7 +41,7 @@ static char *line_of(const struct vm_journal *j, const char *word, const char *t
 
 int vm_journal_add(const struct vm_journal *j, const char *word, const char *text)
 {
-	vs_autofree char *line = line_of(j, word, text), *old = vm_store_note_get(j->store, j->uuid), *all = NULL;
+	vs_autofree char *line = line_of(j, word, text), *old = vm_store_journal_get(j->store, j->uuid), *all = NULL;
 
 	if (!line)
 		return -ENOMEM;
@@ -52,21 +52,21 @@ int vm_journal_add(const struct vm_journal *j, const char *word, const char *tex
 		return -ENOMEM;
 	}
 	if (strlen(all) < VM_META_MAX)
-		vm_store_note(j->store, j->uuid, all);
+		vm_store_journal_put(j->store, j->uuid, all);
 	vm_fault();
 	return 0;
 }
 
 bool vm_journal_has(const struct vm_journal *j, const char *word, const char *text)
 {
-	vs_autofree char *line = line_of(j, word, text), *all = vm_store_note_get(j->store, j->uuid);
+	vs_autofree char *line = line_of(j, word, text), *all = vm_store_journal_get(j->store, j->uuid);
 
 	return line && all && strstr(all, line);
 }
 
 int vm_journal_each(const struct vm_journal *j, const char *word, bool (*use)(const char *text, void *opaque), void *opaque)
 {
-	vs_autofree char *all = vm_store_note_get(j->store, j->uuid);
+	vs_autofree char *all = vm_store_journal_get(j->store, j->uuid);
 	int n = 0;
 
 	for (char *save = NULL, *line = all ? strtok_r(all, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
@@ -84,7 +84,7 @@ int vm_journal_each(const struct vm_journal *j, const char *word, bool (*use)(co
 /* Without the lines for which @goes says so. */
 static void drop_lines(const struct vm_journal *j, bool (*goes)(const char *line, const void *what), const void *what)
 {
-	vs_autofree char *all = vm_store_note_get(j->store, j->uuid);
+	vs_autofree char *all = vm_store_journal_get(j->store, j->uuid);
 	size_t kept = 0;
 	bool less = false;
 
@@ -103,7 +103,7 @@ static void drop_lines(const struct vm_journal *j, bool (*goes)(const char *line
 	if (!less)
 		return;
 	all[kept] = '\0';
-	vm_store_note(j->store, j->uuid, kept ? all : NULL);
+	vm_store_journal_put(j->store, j->uuid, kept ? all : NULL);
 	vm_fault();
 }
 

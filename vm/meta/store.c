@@ -213,7 +213,7 @@ int vm_store_remember(struct vm_store *s, const char *uuid, const struct vm_meta
 
 /* ---------------------------------------------------------------- the note */
 
-void vm_store_note(struct vm_store *s, const char *uuid, const char *text)
+void vm_store_journal_put(struct vm_store *s, const char *uuid, const char *text)
 {
 	vs_autofree char *path = NULL;
 
@@ -226,7 +226,7 @@ void vm_store_note(struct vm_store *s, const char *uuid, const char *text)
 	pthread_mutex_unlock(&s->lock);
 }
 
-char *vm_store_note_get(struct vm_store *s, const char *uuid)
+char *vm_store_journal_get(struct vm_store *s, const char *uuid)
 {
 	vs_autofree char *path = NULL;
 	char *text = NULL;

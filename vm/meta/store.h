@@ -33,7 +33,7 @@ struct vm_meta *vm_store_best(struct vm_store *store, const char *uuid, const st
 int vm_store_remember(struct vm_store *store, const char *uuid, const struct vm_meta *meta);
 
 /* A text beside it, for what only matters if we die (see journal.c). NULL removes it. */
-void vm_store_note(struct vm_store *store, const char *uuid, const char *text);
-char *vm_store_note_get(struct vm_store *store, const char *uuid); /* gives; NULL: none */
+void vm_store_journal_put(struct vm_store *store, const char *uuid, const char *text);
+char *vm_store_journal_get(struct vm_store *store, const char *uuid); /* gives; NULL: none */
 
 #endif
