@@ -96,7 +96,7 @@ struct vm_inventory *vm_inventory_get(struct vm *vm)
 
 int vm_refresh(struct vm *vm, unsigned timeout_ms)
 {
-	return vm_refresher_look(vm->refresher, timeout_ms);
+	return vm_refresher_poll(vm->refresher, timeout_ms);
 }
 
 /* ---------------------------------------------------------------- commands: see engine/engine.h */

@@ -92,9 +92,9 @@ int vm_attest_domain(struct vm_context *cx, const struct vm_domain *d, struct vs
 	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
 }
 
-int vm_attest_look(struct vm_context *cx, struct vs_err *err)
+int vm_attest_poll(struct vm_context *cx, struct vs_err *err)
 {
-	int r = vm_context_look(cx, err);
+	int r = vm_context_poll(cx, err);
 
 	return r < 0 || cx->try_only ? r : vm_attest_domain(cx, cx->d, err);
 }
@@ -155,7 +155,7 @@ int vm_attest_beneath(struct vm_context *cx, const char *path, struct vs_err *er
 int vm_attest_again(struct vm_context *cx, struct vs_err *err)
 {
 	struct vm_inventory *inv;
-	int r = vm_refresher_look(cx->refresher, 30000);
+	int r = vm_refresher_poll(cx->refresher, 30000);
 
 	if (r < 0)
 		return 0; /* nobody knows: then nothing is attested that was not before */

@@ -104,7 +104,7 @@ void vm_context_fini(struct vm_context *cx)
 
 static int poll_inventory(struct vm_context *cx, struct vs_err *err)
 {
-	int r = vm_refresher_look(cx->refresher, LOOK_MS);
+	int r = vm_refresher_poll(cx->refresher, LOOK_MS);
 
 	cx->d = NULL;
 	if (r < 0)
@@ -228,7 +228,7 @@ static int put_meta(struct vm_context *cx, struct vs_err *err)
 	return 0;
 }
 
-int vm_context_look(struct vm_context *cx, struct vs_err *err)
+int vm_context_poll(struct vm_context *cx, struct vs_err *err)
 {
 	int r;
 

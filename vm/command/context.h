@@ -3,7 +3,7 @@
 /*
  * context.h: one command at work on one domain.
  *
- * A command begins with a look (vm_context_look): a new inventory, libvirt's records, our metadata, each asked for now, under
+ * A command begins with a look (vm_context_poll): a new inventory, libvirt's records, our metadata, each asked for now, under
  * the
  * domain's
  * lock. Every guard is a question to that look. A command looks again before what cannot be undone.
@@ -73,7 +73,7 @@ struct vm_context {
 
 /* Looks at everything anew. -ENOENT: the domain is gone; -EINVAL, -E2BIG: what its metadata say of ours cannot be read, and is kept
  * as it is. */
-int vm_context_look(struct vm_context *cx, struct vs_err *err);
+int vm_context_poll(struct vm_context *cx, struct vs_err *err);
 /* A second look at the files and who needs them, beside the one that @cx has: *now borrows everything else from @cx. */
 int vm_context_glance(const struct vm_context *cx, struct vm_context *now, struct vs_err *err);
 void vm_context_glance_done(struct vm_context *now);

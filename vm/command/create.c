@@ -107,7 +107,7 @@ static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind,
 {
 	const struct vm_context_record *record;
 	struct vm_meta_id id;
-	int r = vm_attest_look(cx, err);
+	int r = vm_attest_poll(cx, err);
 
 	if (r < 0)
 		return r;
@@ -152,7 +152,7 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 	}
 	if (r != -EHOSTDOWN) {
 		vm_journal_done(&cx->journal, "take");
-		if (r == 0 || vm_attest_look(cx, NULL) == 0)
+		if (r == 0 || vm_attest_poll(cx, NULL) == 0)
 			vm_recover_settle_making(cx);
 	}
 	return r;
@@ -191,7 +191,7 @@ int vm_command_create(struct vm_context *cx, const struct vm_command *c, struct 
 	struct vm_create spec = { .name = c->names[0], .description = c->desc, .targets = (const char *const *)c->disks,
 				      .n_targets = c->n_disks, .quiesce = c->quiesce_s, .quiesce_s = c->quiesce_s,
 				      .left_over = vm_recover_left_over, .making = vm_recover_making, .opaque = cx };
-	int r = vm_attest_look(cx, err);
+	int r = vm_attest_poll(cx, err);
 
 	if (r < 0)
 		return r;

@@ -129,7 +129,7 @@ static int delete_internal(struct vm_context *cx, const struct vm_snapshot *s, s
 	vm_context_say(cx, "removed the entry '%s' and its record", shown);
 	if (vm_meta_forget(cx->meta, &id))
 		r = vm_context_save(cx, err);
-	return r == 0 ? vm_attest_look(cx, err) : r;
+	return r == 0 ? vm_attest_poll(cx, err) : r;
 }
 
 /* ---------------------------------------------------------------- a line */
@@ -435,7 +435,7 @@ int vm_command_delete(struct vm_context *cx, char *const *names, size_t n, struc
 	vs_autofree char **keys = xcalloc(n, sizeof(*keys));
 	const char *begun;
 	size_t n_keys = 0;
-	int r = vm_attest_look(cx, err);
+	int r = vm_attest_poll(cx, err);
 
 	if (r == 0)
 		r = find_all(cx, names, n, keys, &n_keys, err);
@@ -500,7 +500,7 @@ int vm_command_commit(struct vm_context *cx, const char *first_name, const char 
 	vs_autofree const char **line = NULL;
 	vs_autofree char *command = NULL;
 	size_t n = 0;
-	int r = vm_attest_look(cx, err);
+	int r = vm_attest_poll(cx, err);
 
 	if (r < 0)
 		return r;

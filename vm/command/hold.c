@@ -11,7 +11,7 @@ int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct v
 {
 	const struct vm_snapshot *s;
 	struct vm_meta_id id;
-	int r = vm_attest_look(cx, err);
+	int r = vm_attest_poll(cx, err);
 
 	if (r == 0)
 		r = vm_context_find(cx, name, &s, err);
@@ -30,7 +30,7 @@ int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct v
 
 int vm_command_policy(struct vm_context *cx, const char *line, struct vs_err *err)
 {
-	int r = vm_attest_look(cx, err);
+	int r = vm_attest_poll(cx, err);
 
 	if (r < 0)
 		return r;

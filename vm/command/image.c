@@ -109,7 +109,7 @@ int vm_image_create(struct vm_context *cx, const struct vm_command *c, struct vs
 		return vs_err_set(err, r, "out of memory");
 	r = run(cx, "-c", c->names[0], err);
 	if (r == 0)
-		r = vm_attest_look(cx, err);
+		r = vm_attest_poll(cx, err);
 	if (r == 0)
 		r = vm_context_find(cx, c->names[0], &s, err);
 	if (r < 0)
@@ -136,7 +136,7 @@ int vm_image_delete(struct vm_context *cx, const struct vm_snapshot *s, struct v
 	r = run(cx, "-d", s->name, err);
 	if (r == 0 && vm_meta_forget(cx->meta, &id))
 		r = vm_context_save(cx, err);
-	return r == 0 ? vm_attest_look(cx, err) : r;
+	return r == 0 ? vm_attest_poll(cx, err) : r;
 }
 
 int vm_image_revert(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)

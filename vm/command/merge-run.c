@@ -538,7 +538,7 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 	if (r == 0)
 		r = vm_merge_records(m, err);
 	if (r >= 0)
-		r = vm_attest_look(m->cx, err);
+		r = vm_attest_poll(m->cx, err);
 	if (r == 0)
 		remove_files(m);
 	if (r == 0)
@@ -551,7 +551,7 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 		r = vm_merge_forget(m, err);
 	if (r == 0)
 		r = forget_own(m, ids, m->n_names, err);
-	return r == 0 ? vm_attest_look(m->cx, err) : r;
+	return r == 0 ? vm_attest_poll(m->cx, err) : r;
 }
 
 /* Of a file that was cut off nobody knows what it had. */

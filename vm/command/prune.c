@@ -144,7 +144,7 @@ static int try_prune(struct vm_context *cx, struct vs_err *err)
 int vm_command_prune(struct vm_context *cx, size_t *dropped, struct vs_err *err)
 {
 	struct pruning p vs_cleanup(pruning_fini) = { .n_refused = 0 };
-	int r = vm_attest_look(cx, err);
+	int r = vm_attest_poll(cx, err);
 
 	*dropped = 0;
 	if (cx->try_only && r == 0)
@@ -161,7 +161,7 @@ int vm_command_prune(struct vm_context *cx, size_t *dropped, struct vs_err *err)
 		r = prune_some(cx, &p, dropped, err);
 		more = r > 0;
 		if (more)
-			r = vm_attest_look(cx, err);
+			r = vm_attest_poll(cx, err);
 		more = more && r == 0;
 	}
 	cx->left = 0;

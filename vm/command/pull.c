@@ -125,7 +125,7 @@ static int pull_all(struct vm_context *cx, const struct pull_disk *disks, size_t
 	for (size_t i = 0; r == 0 && i < n; i++)
 		r = pull_one(cx, &disks[i], err);
 	/* the inventory is to see the completed job before it sees the chain alone */
-	vm_refresher_look(cx->refresher, 30000);
+	vm_refresher_poll(cx->refresher, 30000);
 	return r;
 }
 
@@ -142,7 +142,7 @@ int vm_command_pull(struct vm_context *cx, const char *name, struct vs_err *err)
 	const struct vm_snapshot *s;
 	vs_autofree struct pull_disk *disks = NULL;
 	size_t n = 0;
-	int r = vm_attest_look(cx, err);
+	int r = vm_attest_poll(cx, err);
 
 	if (r == 0 && !cx->conn)
 		r = vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has no layers to pull");

@@ -184,7 +184,7 @@ int vm_recover_guest(struct vm_context *cx, struct vs_err *err)
 	vm_log(cx->log, "ending the paused guest that an interrupted command had started");
 	abort_own(cx);
 	vm_paused_guest_end(cx->conn, &guest, &cx->watch, NULL);
-	return vm_attest_look(cx, err);
+	return vm_attest_poll(cx, err);
 }
 
 /* ---------------------------------------------------------------- how a command begins */
@@ -218,7 +218,7 @@ static int reclaim(struct vm_context *cx, const char *command, struct vs_err *er
 		any = true;
 	}
 	vm_blockjob_list_free(jobs, n);
-	return r == 0 && any ? vm_attest_look(cx, err) : r;
+	return r == 0 && any ? vm_attest_poll(cx, err) : r;
 }
 
 int vm_recover_begin(struct vm_context *cx, const char *command, bool create, struct vs_err *err)

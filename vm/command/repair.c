@@ -43,7 +43,7 @@ static int repair_one(struct vm_context *cx, const char *command, struct vs_err 
 	if (r == 0)
 		r = vm_merge_repair(&m, err);
 	vm_merge_fini(&m);
-	return r > 0 ? vm_attest_look(cx, err) : 0; /* what stands against it is told when it is repeated */
+	return r > 0 ? vm_attest_poll(cx, err) : 0; /* what stands against it is told when it is repeated */
 }
 
 static int repair_all(struct vm_context *cx, struct vs_err *err)
@@ -70,7 +70,7 @@ static int repair_all(struct vm_context *cx, struct vs_err *err)
 int vm_command_repair(struct vm_context *cx, struct vs_err *err)
 {
 	struct vs_err begun = {0};
-	int r = vm_attest_look(cx, err);
+	int r = vm_attest_poll(cx, err);
 
 	if (r == 0 && cx->conn)
 		r = vm_guest_prove_pivots(cx, err);

@@ -220,7 +220,7 @@ static int stop_guest(struct vm_context *cx, struct vs_err *err)
 		*err = (struct vs_err){0};
 	}
 	vm_fault();
-	return vm_attest_look(cx, err);
+	return vm_attest_poll(cx, err);
 }
 
 /* Nobody has written to this file since it was made, or since @since_s. */
@@ -325,7 +325,7 @@ static int revert_now(struct vm_context *cx, const char *name, struct vs_err *er
 	if (r == 0)
 		r = vm_revert(cx->dom, &spec, &cx->watch, err);
 	if (r == 0)
-		r = vm_attest_look(cx, err); /* which puts our metadata back, too */
+		r = vm_attest_poll(cx, err); /* which puts our metadata back, too */
 	if (r == 0)
 		vm_context_say(cx, "the domain is as it was at '%s'", name);
 	if (r == 0)
@@ -333,7 +333,7 @@ static int revert_now(struct vm_context *cx, const char *name, struct vs_err *er
 	if (r == 0)
 		r = settle_layers(cx, &old, err);
 	if (r != -EHOSTDOWN) {
-		if (r == 0 || vm_attest_look(cx, NULL) == 0)
+		if (r == 0 || vm_attest_poll(cx, NULL) == 0)
 			vm_recover_settle_making(cx);
 		vm_journal_done(&cx->journal, "drop");
 	}
@@ -427,7 +427,7 @@ int vm_command_revert(struct vm_context *cx, const struct vm_command *c, struct 
 	struct vm_revert spec = { .stops = true };
 	struct vm_overlay_plan plan = {0};
 	enum vm_revert_way way;
-	int r = vm_attest_look(cx, err);
+	int r = vm_attest_poll(cx, err);
 
 	if (r == 0 && !cx->conn)
 		return vm_image_revert(cx, c, err);

@@ -186,7 +186,7 @@ static int dispatch(struct vm_request *q, struct vm_context *cx, const struct vm
 /* Was what the command's failure left seen too? In any case nobody is told "done" before the inventory is a new one. */
 static void see(struct vm_request *q)
 {
-	vm_refresher_look(q->engine->refresher, REFRESH_MS);
+	vm_refresher_poll(q->engine->refresher, REFRESH_MS);
 }
 
 int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm_command *c)

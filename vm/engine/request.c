@@ -119,7 +119,7 @@ static int open_connection(struct vm_request *q, virConnectPtr *conn, struct vs_
 	*conn = NULL;
 	if (q->engine->options.n_images)
 		return 0;
-	r = vm_refresher_look(q->engine->refresher, REFRESH_MS); /* a libvirt that hangs would keep virConnectOpen() for ever */
+	r = vm_refresher_poll(q->engine->refresher, REFRESH_MS); /* a libvirt that hangs would keep virConnectOpen() for ever */
 	if (r == -ETIMEDOUT || r == -EHOSTDOWN)
 		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "libvirt does not answer");
 	*conn = virConnectOpen(q->engine->options.uri);

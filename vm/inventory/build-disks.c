@@ -8,7 +8,7 @@
 
 /* ---------------------------------------------------------------- jobs */
 
-static const struct vm_known_job *find_job(const struct vm_known_domain *k, const char *target)
+static const struct vm_observed_job *find_job(const struct vm_observed_domain *k, const char *target)
 {
 	for (size_t i = 0; i < k->n_jobs; i++)
 		if (!strcmp(k->jobs[i].target, target))
@@ -28,7 +28,7 @@ static const char *job_name(enum vm_job type)
 }
 
 /* An end of 0 or 1 stands for "not known yet". */
-static unsigned percent(const struct vm_known_job *job)
+static unsigned percent(const struct vm_observed_job *job)
 {
 	if (job->total <= 1)
 		return 0;
@@ -36,10 +36,10 @@ static unsigned percent(const struct vm_known_job *job)
 }
 
 /* What libvirt says runs; where it does not answer, a mirror in the definition says so too. */
-static void draw_job(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_xml_disk *xml,
+static void draw_job(struct vm_sketch *sk, const struct vm_observed_domain *k, const struct vm_xml_disk *xml,
 		     struct vm_draft_now *disk, struct q2_gate *gate)
 {
-	const struct vm_known_job *job = find_job(k, xml->target);
+	const struct vm_observed_job *job = find_job(k, xml->target);
 
 	if (job && !job->over)
 		disk->fact.job = job->type;
@@ -97,7 +97,7 @@ static const char *note_of(struct vm_sketch *sk, const struct vm_xml_disk *xml)
 	return vm_sketch_unsupported(sk, &xml->source);
 }
 
-static void draw_disk(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_xml_disk *xml,
+static void draw_disk(struct vm_sketch *sk, const struct vm_observed_domain *k, const struct vm_xml_disk *xml,
 		      struct vm_draft_now *disk, struct q2_gate *gate)
 {
 	disk->source = xml->source.text;
@@ -132,7 +132,7 @@ static bool in_live_chains(const struct vm_sketch *sk, const struct vm_draft *d,
 }
 
 /* A running domain's configuration may name other images than it runs on: they are its disks too, from the next start. */
-static void draw_config(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_draft *d)
+static void draw_config(struct vm_sketch *sk, const struct vm_observed_domain *k, const struct vm_draft *d)
 {
 	struct vm_fact_disk *disks = k->config ? vm_arena_calloc(&sk->arena, k->config->n_disks, sizeof(*disks)) : NULL;
 	size_t n = 0;
@@ -151,7 +151,7 @@ static void draw_config(struct vm_sketch *sk, const struct vm_known_domain *k, c
 		sk->extra[sk->set.n_extra++] = (struct vm_fact_domain){ .name = d->dir, .disks = disks, .n_disks = n };
 }
 
-void vm_sketch_disks(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+void vm_sketch_disks(struct vm_sketch *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
 	if (!k->now)
 		return;

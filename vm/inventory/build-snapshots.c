@@ -17,7 +17,7 @@
 
 struct snaps {
 	struct vm_sketch *sk;
-	const struct vm_known_domain *k;
+	const struct vm_observed_domain *k;
 	struct vm_draft *d;
 	struct vm_strmap claims; /* by image: bool flags of the entries that are claimed; all owned by the arena */
 	struct vm_strmap tabled; /* images whose table was looked at */
@@ -131,7 +131,7 @@ static int find_parent(const struct snaps *s, const char *name)
 
 /* libvirt lists a snapshot from when it begins to take it, and its time is that of the beginning. Of a running domain libvirt
  * tells how long it has been at work on it; of others we know only that it does not take long. */
-static bool in_making(const struct vm_known_domain *k, const struct vm_xml_snapshot *xml)
+static bool in_making(const struct vm_observed_domain *k, const struct vm_xml_snapshot *xml)
 {
 	int64_t age_s = vm_now_ns() / VM_NS_PER_S - xml->created_s;
 
@@ -140,14 +140,14 @@ static bool in_making(const struct vm_known_domain *k, const struct vm_xml_snaps
 	return age_s >= -2 && age_s <= MAKING_S;
 }
 
-static void draw_recorded(struct snaps *s, const struct vm_known_snapshot *known)
+static void draw_recorded(struct snaps *s, const struct vm_observed_snapshot *observed)
 {
-	const struct vm_xml_snapshot *xml = known->record ? vm_record_xml(known->record) : NULL;
+	const struct vm_xml_snapshot *xml = observed->record ? vm_observed_record_xml(observed->record) : NULL;
 	struct vm_draft_snapshot *snap = &s->d->snapshots[s->d->n_snapshots];
 
-	*snap = (struct vm_draft_snapshot){ .name = known->name, .parent = -1, .recorded = true,
-					    .problem = known->problem ? known->problem : "its record cannot be read" };
-	snap->current = s->k->current && !strcmp(s->k->current, known->name);
+	*snap = (struct vm_draft_snapshot){ .name = observed->name, .parent = -1, .recorded = true,
+					    .problem = observed->problem ? observed->problem : "its record cannot be read" };
+	snap->current = s->k->current && !strcmp(s->k->current, observed->name);
 	if (xml) {
 		snap->problem = NULL;
 		snap->kind = xml->kind;
@@ -158,9 +158,9 @@ static void draw_recorded(struct snaps *s, const struct vm_known_snapshot *known
 		snap->external_memory = xml->memory == VM_MODE_EXTERNAL;
 		snap->xml = xml->definition;
 		snap->xml_len = xml->definition_len;
-		snap->keep = known->record;
-		snap->keep_ref = vm_record_ref;
-		snap->keep_unref = vm_record_unref;
+		snap->keep = observed->record;
+		snap->keep_ref = vm_observed_record_ref;
+		snap->keep_unref = vm_observed_record_unref;
 		draw_disks(s, xml, snap);
 	}
 	s->d->n_snapshots++;
@@ -269,7 +269,7 @@ static void draw_strays_of(struct snaps *s, size_t place, bool created)
 	draw_strays(s, tables, n);
 }
 
-void vm_sketch_snapshots(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+void vm_sketch_snapshots(struct vm_sketch *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
 	struct snaps s = { .sk = sk, .k = k, .d = d, .room = k->n_list };
 	size_t recorded;

@@ -190,7 +190,7 @@ static void add_volumes_of(struct vm_sketch *sk, struct vm_gate_list *list, cons
 
 /* All that libvirt's XML names for this domain. The live definition comes first: of formats that contradict each other the
  * first one counts. */
-static void add_domain(struct vm_sketch *sk, struct vm_gate_list *list, const struct vm_known_domain *k)
+static void add_domain(struct vm_sketch *sk, struct vm_gate_list *list, const struct vm_observed_domain *k)
 {
 	if (k->now)
 		vm_gate_list_files(list, k->now->files, k->now->n_files);
@@ -199,7 +199,7 @@ static void add_domain(struct vm_sketch *sk, struct vm_gate_list *list, const st
 		vm_gate_list_files(list, k->config->files, k->config->n_files);
 	add_volumes_of(sk, list, k->config);
 	for (size_t i = 0; i < k->n_list; i++) {
-		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_record_xml(k->list[i]->record) : NULL;
+		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_observed_record_xml(k->list[i]->record) : NULL;
 
 		if (!xml)
 			continue;
@@ -222,7 +222,7 @@ static void add_surroundings(struct vm_sketch *sk, struct vm_gate_list *list)
 	}
 }
 
-static struct q2_gate *domain_gate(struct vm_sketch *sk, struct vm_known_domain *k)
+static struct q2_gate *domain_gate(struct vm_sketch *sk, struct vm_observed_domain *k)
 {
 	struct vm_gate_list list = {0};
 	struct q2_gate *gate;
@@ -238,7 +238,7 @@ static struct q2_gate *domain_gate(struct vm_sketch *sk, struct vm_known_domain 
 
 static int name_dirs(struct vm_sketch *sk)
 {
-	size_t n = sk->known->n_domains;
+	size_t n = sk->observed->n_domains;
 	const char **names = vm_arena_calloc(&sk->arena, n, sizeof(*names));
 	char **dirs = vm_arena_calloc(&sk->arena, n, sizeof(*dirs));
 	int r;
@@ -246,7 +246,7 @@ static int name_dirs(struct vm_sketch *sk)
 	if (!names || !dirs)
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++)
-		names[i] = sk->known->domains[i]->name;
+		names[i] = sk->observed->domains[i]->name;
 	r = vm_names_dirs(names, n, dirs);
 	for (size_t i = 0; r == 0 && i < n; i++)
 		sk->set.drafts[i].dir = vm_arena_own(&sk->arena, dirs[i], free);
@@ -277,7 +277,7 @@ static bool add_made(const char *text, void *opaque)
 }
 
 /* What a command was about to make that has not ended. */
-static void draw_made(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+static void draw_made(struct vm_sketch *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
 	const struct vm_journal journal = { sk->store, k->uuid, NULL };
 	struct made made = { .arena = &sk->arena };
@@ -300,7 +300,7 @@ static void draw_own_made(struct vm_sketch *sk, const struct vm_meta *meta, stru
 }
 
 /* The live definition and the configured one may differ: what has been said last counts. */
-static void draw_meta(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+static void draw_meta(struct vm_sketch *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
 	struct vm_meta *best = vm_store_best(sk->store, k->uuid, vm_meta_newer(k->meta, k->config_meta));
 
@@ -312,7 +312,7 @@ static void draw_meta(struct vm_sketch *sk, const struct vm_known_domain *k, str
 }
 
 /* What libvirt did not tell of it. */
-static void draw_unknown(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_draft *d)
+static void draw_unknown(struct vm_sketch *sk, const struct vm_observed_domain *k, const struct vm_draft *d)
 {
 	if (!k->now || k->unknown)
 		vm_sketch_unknown(sk, -EPERM, k->unknown ? k->unknown : "its definition cannot be read", "domain '%s'", d->dir);
@@ -324,7 +324,7 @@ static void draw_unknown(struct vm_sketch *sk, const struct vm_known_domain *k, 
 					  "snapshot '%s' of domain '%s'", k->list[i]->name, d->dir);
 }
 
-static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct vm_draft *d)
+static int draw_domain(struct vm_sketch *sk, struct vm_observed_domain *k, struct vm_draft *d)
 {
 	d->name = k->name;
 	d->uuid = k->uuid;
@@ -344,13 +344,13 @@ static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct v
 
 int vm_sketch_draw(struct vm_sketch *sk)
 {
-	size_t n = sk->known->n_domains;
+	size_t n = sk->observed->n_domains;
 	int r;
 
 	vm_arena_init(&sk->arena);
 	vm_collect_init(&sk->collect, sk->files, sk->round);
 	sk->set = (struct vm_drafts){ .arena = &sk->arena, .collect = &sk->collect, .memory = sk->memory,
-				      .ask_locks = sk->known->jobs };
+				      .ask_locks = sk->observed->jobs };
 	sk->set.drafts = vm_arena_calloc(&sk->arena, n, sizeof(*sk->set.drafts));
 	sk->set.extra = sk->extra = vm_arena_calloc(&sk->arena, n, sizeof(*sk->extra));
 	if (!sk->set.drafts || !sk->extra)
@@ -358,7 +358,7 @@ int vm_sketch_draw(struct vm_sketch *sk)
 	sk->set.n = n;
 	r = name_dirs(sk);
 	for (size_t i = 0; i < n && r == 0; i++)
-		r = draw_domain(sk, sk->known->domains[i], &sk->set.drafts[i]);
+		r = draw_domain(sk, sk->observed->domains[i], &sk->set.drafts[i]);
 	if (r == 0)
 		vm_sketch_volumes(sk);
 	for (size_t i = 0; i < sk->pools->n_problems; i++)

@@ -25,7 +25,7 @@ void vm_sketch_cache_fini(struct vm_sketch_cache *cache);
 
 struct vm_sketch {
 	/* borrowed, set by the caller */
-	struct vm_known *known;
+	struct vm_observed *observed;
 	struct vm_files *files;
 	struct vm_memory *memory;
 	struct vm_dirs *dirs;
@@ -70,9 +70,9 @@ void vm_sketch_elsewhere(struct vm_sketch *sk, const struct vm_xml_source *sourc
 bool vm_sketch_same(const struct vm_sketch *sk, int a, int b);
 
 /* build-disks.c: the domain's disks as they are now, and what its next start would use besides. */
-void vm_sketch_disks(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d);
+void vm_sketch_disks(struct vm_sketch *sk, const struct vm_observed_domain *k, struct vm_draft *d);
 /* build-snapshots.c: what libvirt recorded, then what the tables have besides. */
-void vm_sketch_snapshots(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d);
+void vm_sketch_snapshots(struct vm_sketch *sk, const struct vm_observed_domain *k, struct vm_draft *d);
 /* build-volumes.c: images that no domain names but that stand on something. */
 void vm_sketch_volumes(struct vm_sketch *sk);
 

@@ -32,8 +32,8 @@ struct vm_poll {
 	struct vm_files *files;
 	struct vm_memory *memory;
 	struct vm_log_shelf *shelf;
-	struct vm_job_asker *asker;
-	struct vm_known known;
+	struct vm_jobs_asker *asker;
+	struct vm_observed observed;
 	struct vm_dirs dirs;
 	struct vm_pools pools;
 	struct vm_sketch_cache cache;
@@ -50,13 +50,13 @@ void vm_poll_free(struct vm_poll *poll)
 	if (!poll)
 		return;
 	vm_sketch_cache_fini(&poll->cache);
-	vm_known_fini(&poll->known);
+	vm_observe_fini(&poll->observed);
 	vm_pools_fini(&poll->pools);
 	vm_dirs_fini(&poll->dirs);
 	vm_files_free(poll->files);
 	vm_memory_free(poll->memory);
 	vm_log_shelf_free(poll->shelf);
-	vm_job_asker_free(poll->asker);
+	vm_jobs_asker_free(poll->asker);
 	for (size_t i = 0; i < poll->n_allow_paths; i++)
 		free(poll->allow_paths[i]);
 	free(poll->allow_paths);
@@ -85,8 +85,8 @@ struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *s
 	poll->files = vm_files_new();
 	poll->memory = vm_memory_new();
 	poll->shelf = vm_log_shelf_new(options->to_stderr);
-	poll->asker = vm_job_asker_new(options->uri, options->read_only);
-	vm_known_init(&poll->known, poll->shelf, poll->asker);
+	poll->asker = vm_jobs_asker_new(options->uri, options->read_only);
+	vm_observe_init(&poll->observed, poll->shelf, poll->asker);
 	if (poll->files && poll->memory && poll->shelf && poll->asker && copy_paths(poll, options))
 		return poll;
 	vm_poll_free(poll);
@@ -95,13 +95,13 @@ struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *s
 
 void vm_poll_say(struct vm_poll *poll, const char *text)
 {
-	for (size_t i = 0; i < poll->known.n_domains; i++)
-		vm_log(poll->known.domains[i]->log, "%s", text);
+	for (size_t i = 0; i < poll->observed.n_domains; i++)
+		vm_log(poll->observed.domains[i]->log, "%s", text);
 }
 
 /* ---------------------------------------------------------------- a look */
 
-struct look {
+struct pass {
 	struct vm_poll *poll;
 	struct vm_conn *conn;
 	const struct vm_inventory *prev;
@@ -112,45 +112,45 @@ struct look {
 	uint64_t round;
 };
 
-static int hear_libvirt(struct look *look)
+static int observe_libvirt(struct pass *pass)
 {
-	struct vm_known *known = &look->poll->known;
+	struct vm_observed *observed = &pass->poll->observed;
 	int r;
 
-	known->poll = look->round;
-	r = vm_known_look(known, look->conn, &look->hints, look->err);
+	observed->poll = pass->round;
+	r = vm_observe_poll(observed, pass->conn, &pass->hints, pass->err);
 	if (r < 0)
 		return r;
-	look->hints = (struct vm_hints){0};
-	look->changed = known->changed;
-	if (look->changed)
-		look->poll->unfinished = true;
+	pass->hints = (struct vm_hints){0};
+	pass->changed = observed->changed;
+	if (pass->changed)
+		pass->poll->unfinished = true;
 	return 0;
 }
 
-static void begin_round(struct look *look)
+static void begin_round(struct pass *pass)
 {
-	struct vm_poll *poll = look->poll;
+	struct vm_poll *poll = pass->poll;
 
-	look->round = vm_files_round(poll->files);
+	pass->round = vm_files_round(poll->files);
 	vm_dirs_round(&poll->dirs);
 }
 
-static bool quiet(struct look *look)
+static bool quiet(struct pass *pass)
 {
-	struct vm_poll *poll = look->poll;
+	struct vm_poll *poll = pass->poll;
 	bool dirs_quiet;
 
-	if (!look->prev || look->changed || poll->known.jobs || poll->unfinished)
+	if (!pass->prev || pass->changed || poll->observed.jobs || poll->unfinished)
 		return false;
 	dirs_quiet = vm_dirs_quiet(&poll->dirs);
 	return vm_files_quiet(poll->files) && dirs_quiet;
 }
 
 /* Takes the references in @domains, but not the array. */
-static int finish(struct look *look, struct vm_domain **domains, size_t n, struct vm_inventory **out)
+static int finish(struct pass *pass, struct vm_domain **domains, size_t n, struct vm_inventory **out)
 {
-	struct vm_inventory *inv = vm_inventory_new(domains, n, look->prev);
+	struct vm_inventory *inv = vm_inventory_new(domains, n, pass->prev);
 
 	if (!inv)
 		return -ENOMEM;
@@ -158,39 +158,40 @@ static int finish(struct look *look, struct vm_domain **domains, size_t n, struc
 	return 0;
 }
 
-static int same_again(struct look *look, struct vm_inventory **out)
+static int same_again(struct pass *pass, struct vm_inventory **out)
 {
-	const struct vm_inventory *prev = look->prev;
+	const struct vm_inventory *prev = pass->prev;
 
 	for (size_t i = 0; i < prev->n_domains; i++)
 		vm_domain_ref(prev->domains[i]);
-	return finish(look, prev->domains, prev->n_domains, out);
+	return finish(pass, prev->domains, prev->n_domains, out);
 }
 
 /* Hears the files, and libvirt again. 1: it says the same still, *out is the inventory; 0: it does not. The sketch borrows what
  * libvirt said, which hearing it anew may free: so the last try, which is finished whatever libvirt says, does not ask. */
-static int build(struct look *look, bool last_try, struct vm_inventory **out)
+static int build(struct pass *pass, bool last_try, struct vm_inventory **out)
 {
-	struct vm_poll *poll = look->poll;
+	struct vm_poll *poll = pass->poll;
 	struct vm_sketch sketch = {
-		.known = &poll->known, .files = poll->files, .memory = poll->memory, .dirs = &poll->dirs, .pools = &poll->pools,
-		.cache = &poll->cache, .conn = look->conn, .allow_paths = poll->allow_paths,
-		.n_allow_paths = poll->n_allow_paths, .round = look->round, .store = poll->store,
+		.observed = &poll->observed, .files = poll->files, .memory = poll->memory, .dirs = &poll->dirs,
+		.pools = &poll->pools,
+		.cache = &poll->cache, .conn = pass->conn, .allow_paths = poll->allow_paths,
+		.n_allow_paths = poll->n_allow_paths, .round = pass->round, .store = poll->store,
 	};
 	struct vm_domain **domains = NULL;
 	size_t n = 0;
 	int r = vm_sketch_draw(&sketch);
 
 	if (last_try)
-		look->changed = true; /* as far as we know: look again soon */
+		pass->changed = true; /* as far as we know: look again soon */
 	else if (r == 0)
-		r = hear_libvirt(look);
-	if (r == 0 && (!look->changed || last_try)) {
-		vm_memory_poll(poll->memory, (unsigned)look->round);
-		r = vm_sketch_finish(&sketch, look->prev, &domains, &n);
-		look->making = sketch.set.unfinished;
+		r = observe_libvirt(pass);
+	if (r == 0 && (!pass->changed || last_try)) {
+		vm_memory_poll(poll->memory, (unsigned)pass->round);
+		r = vm_sketch_finish(&sketch, pass->prev, &domains, &n);
+		pass->making = sketch.set.unfinished;
 		if (r == 0)
-			r = finish(look, domains, n, out);
+			r = finish(pass, domains, n, out);
 		if (r == 0)
 			r = 1;
 	}
@@ -201,44 +202,44 @@ static int build(struct look *look, bool last_try, struct vm_inventory **out)
 
 static void greet_new(struct vm_poll *poll)
 {
-	struct vm_known *known = &poll->known;
+	struct vm_observed *observed = &poll->observed;
 
-	for (size_t i = 0; i < known->n_domains; i++) {
-		if (poll->looked && !known->domains[i]->greeted)
-			vm_log(known->domains[i]->log, "the domain appeared");
-		known->domains[i]->greeted = true;
+	for (size_t i = 0; i < observed->n_domains; i++) {
+		if (poll->looked && !observed->domains[i]->greeted)
+			vm_log(observed->domains[i]->log, "the domain appeared");
+		observed->domains[i]->greeted = true;
 	}
 	poll->looked = true;
 }
 
-static int look_around(struct look *look, bool pools_changed, struct vm_inventory **out)
+static int poll_around(struct pass *pass, bool pools_changed, struct vm_inventory **out)
 {
 	int r = 0;
 
-	begin_round(look);
-	r = hear_libvirt(look);
+	begin_round(pass);
+	r = observe_libvirt(pass);
 	if (r < 0)
 		return r;
-	look->poll->unfinished |= pools_changed;
-	if (quiet(look))
-		return same_again(look, out);
+	pass->poll->unfinished |= pools_changed;
+	if (quiet(pass))
+		return same_again(pass, out);
 	r = 0;
 	for (int try = 1; r == 0; try++) {
 		if (try > 1)
-			begin_round(look);
-		greet_new(look->poll);
-		r = build(look, try == TRIES, out);
+			begin_round(pass);
+		greet_new(pass->poll);
+		r = build(pass, try == TRIES, out);
 	}
 	if (r < 0)
 		return r;
-	look->poll->unfinished = look->changed || look->making;
+	pass->poll->unfinished = pass->changed || pass->making;
 	return 0;
 }
 
 int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, const struct vm_inventory *prev,
 		 struct vm_inventory **out, struct vs_err *err)
 {
-	struct look look = { .poll = poll, .conn = conn, .prev = prev, .err = err };
+	struct pass pass = { .poll = poll, .conn = conn, .prev = prev, .err = err };
 	bool pools_changed = false;
 	int r;
 
@@ -247,14 +248,14 @@ int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, const s
 
 		vm_store_connection(poll->store, uri);
 	}
-	vm_conn_hints(conn, &look.hints);
-	look.hints.all |= fresh;
-	r = vm_pools_look(&poll->pools, vm_conn_ptr(conn), fresh || look.hints.pools, &pools_changed);
+	vm_conn_hints(conn, &pass.hints);
+	pass.hints.all |= fresh;
+	r = vm_pools_poll(&poll->pools, vm_conn_ptr(conn), fresh || pass.hints.pools, &pools_changed);
 	if (r < 0 && !vm_conn_alive(conn))
 		return vs_err_set(err, -EHOSTDOWN, "the connection to libvirt broke off");
 	if (pools_changed)
 		poll->cache.stale_ns = vm_steady_ns();
-	r = look_around(&look, pools_changed, out);
+	r = poll_around(&pass, pools_changed, out);
 	if (r < 0)
 		poll->unfinished = true;
 	return r;

@@ -3,11 +3,11 @@
 /*
  * The refresher: one thread that looks, and a pointer that it swaps.
  *
- *   asked   rises with every request for a look: a hint from libvirt, vm_refresher_look()
+ *   asked   rises with every request for a look: a hint from libvirt, vm_refresher_poll()
  *   begun   the value of `asked` when the look that is running (or the last one) began
  *   done    the value of `begun` of the last look that ended, in an inventory or in an error
  *
- * A caller of vm_refresher_look() raises `asked` to its own number and waits until `done` has reached it: the look that did so
+ * A caller of vm_refresher_poll() raises `asked` to its own number and waits until `done` has reached it: the look that did so
  * began after the call. Without requests a look begins every refresh period. Hints come in bursts (one block job is
  * a dozen events), so they wait a little for company. Whatever the period, a look that takes long is followed by a rest
  * twice as long: the refresher never uses more than a third of a core, unless somebody waits for it.
@@ -43,7 +43,7 @@ struct vm_refresher {
 	pthread_cond_t ended; /* others wait: done has risen, or the thread is gone */
 	struct vm_inventory *inventory;
 	uint64_t asked, begun, done;
-	bool urgent;        /* somebody waits in vm_refresher_look(): no pause for company */
+	bool urgent;        /* somebody waits in vm_refresher_poll(): no pause for company */
 	bool stop, gone;
 	int result;         /* of the last look that ended */
 	int64_t began_ns, took_ns; /* of the last look, steady clock */
@@ -106,7 +106,7 @@ static bool finish_locked(struct vm_refresher *re, struct vm_inventory *next, in
 }
 
 /* Only the refresher replaces re->inventory, so it may read the present one without the lock. */
-static void look_locked(struct vm_refresher *re)
+static void poll_locked(struct vm_refresher *re)
 {
 	struct vm_inventory *next = NULL, *old;
 	bool news;
@@ -116,7 +116,7 @@ static void look_locked(struct vm_refresher *re)
 	re->urgent = false;
 	re->began_ns = vm_steady_ns();
 	pthread_mutex_unlock(&re->lock);
-	r = re->source->ops->look(re->source, re->inventory, &next, NULL);
+	r = re->source->ops->poll(re->source, re->inventory, &next, NULL);
 	pthread_mutex_lock(&re->lock);
 	news = finish_locked(re, r < 0 ? NULL : next, r, &old);
 	pthread_mutex_unlock(&re->lock);
@@ -133,7 +133,7 @@ static void *refresher(void *arg)
 	re->on_inventory(re->opaque, re->inventory, true);
 	pthread_mutex_lock(&re->lock);
 	while (await_turn_locked(re))
-		look_locked(re);
+		poll_locked(re);
 	re->gone = true;
 	pthread_cond_broadcast(&re->ended);
 	pthread_mutex_unlock(&re->lock);
@@ -191,7 +191,7 @@ int vm_refresher_open(const struct vm_options *options, struct vm_store *store, 
 		r = vm_source_libvirt(options, store, kick, re, &re->source, err);
 	if (r >= 0) {
 		re->began_ns = vm_steady_ns();
-		r = re->source->ops->look(re->source, NULL, &re->inventory, err);
+		r = re->source->ops->poll(re->source, NULL, &re->inventory, err);
 		re->took_ns = vm_steady_ns() - re->began_ns;
 	}
 	if (r < 0) {
@@ -248,7 +248,7 @@ struct vm_inventory *vm_refresher_inventory(struct vm_refresher *re)
 	return inv;
 }
 
-int vm_refresher_look(struct vm_refresher *re, unsigned timeout_ms)
+int vm_refresher_poll(struct vm_refresher *re, unsigned timeout_ms)
 {
 	int64_t patience = vm_steady_ns() + timeout_ms * VM_NS_PER_MS;
 	uint64_t mine;

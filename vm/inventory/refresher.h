@@ -28,6 +28,6 @@ void vm_refresher_free(struct vm_refresher *r); /* never started, or after a sto
 /* Gives the present inventory; never NULL, never blocks. */
 struct vm_inventory *vm_refresher_inventory(struct vm_refresher *r);
 /* As vm_refresh(). */
-int vm_refresher_look(struct vm_refresher *r, unsigned timeout_ms);
+int vm_refresher_poll(struct vm_refresher *r, unsigned timeout_ms);
 
 #endif

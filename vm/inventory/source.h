@@ -19,7 +19,7 @@ struct vm_source_ops {
 	 * with it. Gives the next inventory. -EHOSTDOWN while the other side is away: @prev then stays in place. Problems of
 	 * one domain or file are told in the inventory and are no error, except at the first look of an image source.
 	 */
-	int (*look)(struct vm_source *src, const struct vm_inventory *prev, struct vm_inventory **out, struct vs_err *err);
+	int (*poll)(struct vm_source *src, const struct vm_inventory *prev, struct vm_inventory **out, struct vs_err *err);
 	void (*close)(struct vm_source *src);
 };
 

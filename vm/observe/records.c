@@ -13,25 +13,25 @@
 
 /* ---------------------------------------------------------------- records */
 
-struct vm_record {
+struct vm_observed_record {
 	atomic_uint refs;
 	struct vm_xml_snapshot *xml;
 };
 
-const struct vm_xml_snapshot *vm_record_xml(const struct vm_record *record)
+const struct vm_xml_snapshot *vm_observed_record_xml(const struct vm_observed_record *record)
 {
 	return record->xml;
 }
 
-void *vm_record_ref(void *record)
+void *vm_observed_record_ref(void *record)
 {
-	atomic_fetch_add_explicit(&((struct vm_record *)record)->refs, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&((struct vm_observed_record *)record)->refs, 1, memory_order_relaxed);
 	return record;
 }
 
-void vm_record_unref(void *opaque)
+void vm_observed_record_unref(void *opaque)
 {
-	struct vm_record *record = opaque;
+	struct vm_observed_record *record = opaque;
 
 	if (!record || atomic_fetch_sub_explicit(&record->refs, 1, memory_order_acq_rel) != 1)
 		return;
@@ -40,9 +40,9 @@ void vm_record_unref(void *opaque)
 }
 
 /* Takes @xml. */
-static struct vm_record *record_new(struct vm_xml_snapshot *xml)
+static struct vm_observed_record *record_new(struct vm_xml_snapshot *xml)
 {
-	struct vm_record *record = calloc(1, sizeof(*record));
+	struct vm_observed_record *record = calloc(1, sizeof(*record));
 
 	if (!record) {
 		vm_xml_snapshot_free(xml);
@@ -53,11 +53,11 @@ static struct vm_record *record_new(struct vm_xml_snapshot *xml)
 	return record;
 }
 
-void vm_known_snapshot_free(void *thing)
+void vm_observed_snapshot_free(void *thing)
 {
-	struct vm_known_snapshot *s = thing;
+	struct vm_observed_snapshot *s = thing;
 
-	vm_record_unref(s->record);
+	vm_observed_record_unref(s->record);
 	free(s->problem);
 	free(s->name);
 	free(s);
@@ -65,9 +65,9 @@ void vm_known_snapshot_free(void *thing)
 
 /* ---------------------------------------------------------------- one domain: snapshots */
 
-static struct vm_known_snapshot *snapshot_of(struct vm_known_domain *d, const char *name)
+static struct vm_observed_snapshot *snapshot_of(struct vm_observed_domain *d, const char *name)
 {
-	struct vm_known_snapshot *s = vm_strmap_get(&d->by_name, name);
+	struct vm_observed_snapshot *s = vm_strmap_get(&d->by_name, name);
 
 	if (s)
 		return s;
@@ -76,18 +76,18 @@ static struct vm_known_snapshot *snapshot_of(struct vm_known_domain *d, const ch
 		return NULL;
 	s->name = strdup(name);
 	if (!s->name || vm_strmap_put(&d->by_name, name, s) < 0) {
-		vm_known_snapshot_free(s);
+		vm_observed_snapshot_free(s);
 		return NULL;
 	}
 	return s;
 }
 
 /* Takes in the text of a record; libvirt's refusal (NULL) is a problem only where nothing was known before. */
-static void take_record(struct vm_ask *ask, struct vm_known_snapshot *s, const char *text)
+static void take_record(struct vm_observe *observe, struct vm_observed_snapshot *s, const char *text)
 {
 	struct vm_xml_snapshot *xml = NULL;
 	struct vs_err err = {0};
-	uint64_t hash = text ? vm_known_hash(text) : 0;
+	uint64_t hash = text ? vm_observe_hash(text) : 0;
 	int r;
 
 	if ((text && s->hash == hash && (s->record || s->problem)) || (!text && s->record))
@@ -95,35 +95,35 @@ static void take_record(struct vm_ask *ask, struct vm_known_snapshot *s, const c
 	r = text ? vm_xml_snapshot_parse(text, &xml, &err) : vm_virterr_set(&err, "its record cannot be read");
 	if (!text && s->problem && !strcmp(s->problem, err.msg))
 		return; /* refused as before: no news */
-	vm_record_unref(s->record);
+	vm_observed_record_unref(s->record);
 	free(s->problem);
 	s->hash = hash;
 	s->record = r < 0 ? NULL : record_new(xml);
 	s->problem = r < 0 ? strdup(vs_err_text(&err, r)) : NULL;
-	ask->known->changed = true;
+	observe->observed->changed = true;
 }
 
 /* Small connections: always. Large ones: what is new, what is close to a change, and the next ones in turn. */
-static bool should_ask(struct vm_ask *ask, const struct vm_known_snapshot *s, size_t place)
+static bool should_ask(struct vm_observe *observe, const struct vm_observed_snapshot *s, size_t place)
 {
-	struct vm_known *known = ask->known;
+	struct vm_observed *observed = observe->observed;
 
-	if (!s->record || ask->closer || known->n_snapshots <= ASK_ALL_UP_TO)
+	if (!s->record || observe->closer || observed->n_snapshots <= ASK_ALL_UP_TO)
 		return true;
-	return place >= known->turn && place < known->turn + VM_KNOWN_TURNS;
+	return place >= observed->turn && place < observed->turn + VM_OBSERVE_TURNS;
 }
 
 /* False: it vanished after it was listed. */
-static bool ask_record(struct vm_ask *ask, virDomainSnapshotPtr snap, struct vm_known_snapshot *s, size_t place)
+static bool ask_record(struct vm_observe *observe, virDomainSnapshotPtr snap, struct vm_observed_snapshot *s, size_t place)
 {
 	vs_autofree char *text = NULL;
 
-	if (!should_ask(ask, s, place))
+	if (!should_ask(observe, s, place))
 		return true;
 	text = virDomainSnapshotGetXMLDesc(snap, 0);
 	if (!text && vm_virterr_code() == -ENOENT)
 		return false;
-	take_record(ask, s, text);
+	take_record(observe, s, text);
 	return true;
 }
 
@@ -132,7 +132,7 @@ static uint64_t names_of(virDomainSnapshotPtr *snaps, int n)
 	uint64_t h = (uint64_t)n;
 
 	for (int i = 0; i < n; i++)
-		h = (h ^ vm_known_hash(virDomainSnapshotGetName(snaps[i]))) * UINT64_C(0x100000001b3);
+		h = (h ^ vm_observe_hash(virDomainSnapshotGetName(snaps[i]))) * UINT64_C(0x100000001b3);
 	return h;
 }
 
@@ -140,40 +140,40 @@ static uint64_t names_of(virDomainSnapshotPtr *snaps, int n)
  * that, and a sketch that was drawn before borrows from it. */
 static bool was_listed(void *thing, void *opaque)
 {
-	struct vm_known_snapshot *s = thing;
-	struct vm_known *known = opaque;
+	struct vm_observed_snapshot *s = thing;
+	struct vm_observed *observed = opaque;
 
-	if (s->seen == known->look)
+	if (s->seen == observed->look)
 		return true;
-	vm_known_snapshot_free(s);
-	known->changed = true;
+	vm_observed_snapshot_free(s);
+	observed->changed = true;
 	return false;
 }
 
 /* @first: how many snapshots other domains had before this one, for the taking of turns. */
-static void take_list(struct vm_ask *ask, virDomainSnapshotPtr *snaps, int n, size_t first)
+static void take_list(struct vm_observe *observe, virDomainSnapshotPtr *snaps, int n, size_t first)
 {
-	struct vm_known_domain *d = ask->d;
-	struct vm_known_snapshot **list = calloc((size_t)n + 1, sizeof(*list));
+	struct vm_observed_domain *d = observe->d;
+	struct vm_observed_snapshot **list = calloc((size_t)n + 1, sizeof(*list));
 	uint64_t names = names_of(snaps, n);
 
 	if (!list)
 		return;
 	if (names != d->names_hash)
-		ask->known->changed = ask->closer = true;
+		observe->observed->changed = observe->closer = true;
 	d->names_hash = names;
 	free(d->list);
 	d->list = list;
 	d->n_list = 0;
 	for (int i = 0; i < n; i++) {
-		struct vm_known_snapshot *s = snapshot_of(d, virDomainSnapshotGetName(snaps[i]));
+		struct vm_observed_snapshot *s = snapshot_of(d, virDomainSnapshotGetName(snaps[i]));
 
-		if (!s || !ask_record(ask, snaps[i], s, first + (size_t)i))
+		if (!s || !ask_record(observe, snaps[i], s, first + (size_t)i))
 			continue;
-		s->seen = ask->known->look;
+		s->seen = observe->observed->look;
 		list[d->n_list++] = s;
 	}
-	vm_strmap_filter(&d->by_name, was_listed, ask->known);
+	vm_strmap_filter(&d->by_name, was_listed, observe->observed);
 }
 
 static int list_snapshots(virDomainPtr dom, virDomainSnapshotPtr **snaps)
@@ -189,32 +189,32 @@ static int list_snapshots(virDomainPtr dom, virDomainSnapshotPtr **snaps)
 	return n;
 }
 
-static void ask_current(struct vm_ask *ask, bool any)
+static void ask_current(struct vm_observe *observe, bool any)
 {
-	struct vm_known_domain *d = ask->d;
-	virDomainSnapshotPtr snap = any ? virDomainSnapshotCurrent(ask->dom, 0) : NULL;
+	struct vm_observed_domain *d = observe->d;
+	virDomainSnapshotPtr snap = any ? virDomainSnapshotCurrent(observe->dom, 0) : NULL;
 	const char *name = snap ? virDomainSnapshotGetName(snap) : NULL;
 
 	if (!d->current != !name || (name && strcmp(d->current, name))) {
 		free(d->current);
 		d->current = name ? strdup(name) : NULL;
-		ask->known->changed = ask->closer = true;
+		observe->observed->changed = observe->closer = true;
 	}
 	if (snap)
 		virDomainSnapshotFree(snap);
 }
 
-void vm_ask_snapshots(struct vm_ask *ask, size_t first)
+void vm_observe_records(struct vm_observe *observe, size_t first)
 {
 	virDomainSnapshotPtr *snaps = NULL;
-	int n = list_snapshots(ask->dom, &snaps);
+	int n = list_snapshots(observe->dom, &snaps);
 
 	if (n < 0) {
-		vm_ask_refused(ask);
+		vm_observe_refused(observe);
 		return;
 	}
-	ask_current(ask, n > 0);
-	take_list(ask, snaps, n, first);
+	ask_current(observe, n > 0);
+	take_list(observe, snaps, n, first);
 	for (int i = 0; i < n; i++)
 		virDomainSnapshotFree(snaps[i]);
 	free(snaps);
