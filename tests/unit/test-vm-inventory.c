@@ -103,7 +103,7 @@ static void expect_order(struct vm_draft_snapshot *snaps, size_t n, const char *
 	struct vm_arena arena;
 
 	vm_arena_init(&arena);
-	cr_assert_eq(vm_draft_settle(&d, &arena), 0);
+	cr_assert_eq(vm_order_settle(&d, &arena), 0);
 	for (size_t i = 0; i < n; i++) {
 		cr_expect_str_eq(d.order[i]->name, names[i], "place %zu", i);
 		cr_expect_eq(d.order[i]->rank, (int)i);
@@ -144,14 +144,14 @@ Test(vm_draft, inode_numbers_tell_snapshots_apart_that_reuse_name_and_id)
 	struct vm_draft_snapshot s = { .name = "monday" };
 	struct q2_snapshot one = { .id = (char *)"1", .name = (char *)"monday", .date_sec = 5, .date_nsec = 1000 }, two = one;
 	struct vm_draft_disk a = { .fact = { .target = "vda" }, .entry = &one }, b = { .fact = { .target = "vda" }, .entry = &two };
-	uint64_t ino = vm_draft_disk_ino(&d, &s, &a);
+	uint64_t ino = vm_order_disk_ino(&d, &s, &a);
 
-	cr_expect_eq(ino, vm_draft_disk_ino(&d, &s, &b), "the same at every mount");
+	cr_expect_eq(ino, vm_order_disk_ino(&d, &s, &b), "the same at every mount");
 	two.date_nsec = 2000;
-	cr_expect_neq(ino, vm_draft_disk_ino(&d, &s, &b), "deleted and created again");
+	cr_expect_neq(ino, vm_order_disk_ino(&d, &s, &b), "deleted and created again");
 	two = one;
 	b.fact.target = "vdb";
-	cr_expect_neq(ino, vm_draft_disk_ino(&d, &s, &b), "another disk");
+	cr_expect_neq(ino, vm_order_disk_ino(&d, &s, &b), "another disk");
 	cr_expect_gt(ino, 1);
 }
 
@@ -251,27 +251,27 @@ Test(vm_arena, gives_zeroed_memory_large_and_small)
 
 Test(vm_gate, stays_the_same_while_the_same_is_named)
 {
-	struct vm_gate_memo memo = {0};
+	struct vm_gates_memo memo = {0};
 	struct q2_gate *first, *again, *other;
 
 	for (int i = 0; i < 3; i++) {
-		struct vm_gate_list list = {0};
+		struct vm_gates_list list = {0};
 
-		vm_gate_list_file(&list, "/nowhere/a.qcow2", Q2_FORMAT_NONE);
-		vm_gate_list_file(&list, "/nowhere/a.qcow2", Q2_FORMAT_QCOW2);
+		vm_gates_list_file(&list, "/nowhere/a.qcow2", Q2_FORMAT_NONE);
+		vm_gates_list_file(&list, "/nowhere/a.qcow2", Q2_FORMAT_QCOW2);
 		if (i == 2)
-			vm_gate_list_dir(&list, "/tmp");
+			vm_gates_list_dir(&list, "/tmp");
 		if (i == 0)
-			first = q2_gate_ref(vm_gate_list_gate(&list, &memo));
+			first = q2_gate_ref(vm_gates_list_gate(&list, &memo));
 		else if (i == 1)
-			again = vm_gate_list_gate(&list, &memo);
+			again = vm_gates_list_gate(&list, &memo);
 		else
-			other = vm_gate_list_gate(&list, &memo);
+			other = vm_gates_list_gate(&list, &memo);
 		cr_expect_eq(list.n, i == 2 ? 2 : 1, "each path once");
-		vm_gate_list_fini(&list);
+		vm_gates_list_fini(&list);
 	}
 	cr_expect_eq(first, again);
 	cr_expect_neq(first, other);
 	q2_gate_unref(first);
-	vm_gate_memo_fini(&memo);
+	vm_gates_memo_fini(&memo);
 }

@@ -27,14 +27,14 @@
 #define QUIET_PAUSE_US 100000
 
 struct moves {
-	struct vm_rewrite_move *v;
+	struct vm_edit_move *v;
 	size_t n, room;
 };
 
 static void add_move(struct moves *moves, const struct vm_merge_disk *d, const char *from)
 {
 	XGROW(moves->v, moves->n, moves->room);
-	moves->v[moves->n++] = (struct vm_rewrite_move){
+	moves->v[moves->n++] = (struct vm_edit_move){
 		.target = d->target, .from = from, .to = d->base, .block = d->block,
 		.format = d->format == Q2_FORMAT_NONE ? NULL : q2_format_name(d->format),
 	};
@@ -95,7 +95,7 @@ static const struct vm_disk *seen_disk(const struct vm_context *cx, const char *
 
 /* A record can name the top and be wrong: libvirt 9.0 points the children of a record that is removed to its image. The snapshot is
  * not in the base then, but where it can be read. */
-static void tell_truth(const struct vm_merge *m, const struct vm_xml_snapshot *xml, struct vm_rewrite_move *move)
+static void tell_truth(const struct vm_merge *m, const struct vm_xml_snapshot *xml, struct vm_edit_move *move)
 {
 	for (size_t k = 0; k < xml->n_disks; k++) {
 		const struct vm_xml_snapdisk *said = &xml->disks[k];
@@ -112,9 +112,9 @@ static void tell_truth(const struct vm_merge *m, const struct vm_xml_snapshot *x
 	}
 }
 
-static struct vm_rewrite_move *moves_of(const struct vm_merge *m, const struct vm_xml_snapshot *xml, const struct moves *moves)
+static struct vm_edit_move *moves_of(const struct vm_merge *m, const struct vm_xml_snapshot *xml, const struct moves *moves)
 {
-	struct vm_rewrite_move *meta = xcalloc(moves->n + 1, sizeof(*meta));
+	struct vm_edit_move *meta = xcalloc(moves->n + 1, sizeof(*meta));
 
 	for (size_t i = 0; i < moves->n; i++) {
 		meta[i] = moves->v[i];
@@ -127,7 +127,7 @@ static struct vm_rewrite_move *moves_of(const struct vm_merge *m, const struct v
 static int corrected(const struct vm_merge *m, const char *text, const struct moves *moves, char **out, struct vs_err *err)
 {
 	struct vm_xml_snapshot *xml = NULL;
-	vs_autofree struct vm_rewrite_move *meta = NULL;
+	vs_autofree struct vm_edit_move *meta = NULL;
 	vs_autofree char *edited = NULL, *parent = NULL;
 	int r = vm_xml_snapshot_parse(text, &xml, err), changed;
 
@@ -135,11 +135,11 @@ static int corrected(const struct vm_merge *m, const char *text, const struct mo
 	if (r < 0)
 		return r;
 	meta = moves_of(m, xml, moves);
-	changed = vm_rewrite_layers(text, meta, moves->n, &edited, err);
+	changed = vm_edit_layers(text, meta, moves->n, &edited, err);
 	if (changed < 0)
 		r = changed;
 	else if (xml->parent && goes(m, xml->parent)) {
-		r = vm_rewrite_parent(edited, parent_that_stays(m, xml->parent), &parent, err);
+		r = vm_edit_parent(edited, parent_that_stays(m, xml->parent), &parent, err);
 		*out = r < 0 ? NULL : vs_steal(parent);
 	} else if (changed) {
 		*out = vs_steal(edited);

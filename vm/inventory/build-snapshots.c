@@ -16,7 +16,7 @@
 #define MAKING_S 3
 
 struct snaps {
-	struct vm_sketch *sk;
+	struct vm_build *sk;
 	const struct vm_observed_domain *k;
 	struct vm_draft *d;
 	struct vm_strmap claims; /* by image: bool flags of the entries that are claimed; all owned by the arena */
@@ -26,16 +26,16 @@ struct snaps {
 
 /* ---------------------------------------------------------------- claims */
 
-static void image_key(const struct vm_sketch *sk, int file, char key[48])
+static void image_key(const struct vm_build *sk, int file, char key[48])
 {
-	const struct q2_stamp *stamp = &sk->collect.fact[file].stamp;
+	const struct q2_stamp *stamp = &sk->chains.fact[file].stamp;
 
 	snprintf(key, 48, "%" PRIx64 ":%" PRIx64, stamp->dev, stamp->ino);
 }
 
-static const struct q2_info *table_of(const struct vm_sketch *sk, int file)
+static const struct q2_info *table_of(const struct vm_build *sk, int file)
 {
-	return file == VM_NO_FILE ? NULL : sk->collect.fact[file].info;
+	return file == VM_NO_FILE ? NULL : sk->chains.fact[file].info;
 }
 
 /* The flags of an image's entries; NULL: no memory. */
@@ -71,20 +71,20 @@ static const struct q2_snapshot *claim(struct snaps *s, int file, const struct v
 
 static void draw_frozen(struct snaps *s, const struct vm_xml_disk *frozen, struct vm_fact_snapdisk *fact)
 {
-	struct vm_sketch *sk = s->sk;
+	struct vm_build *sk = s->sk;
 
 	if (!frozen) {
 		fact->unsupported = "its record does not say which image it froze";
 		return;
 	}
-	fact->pit = vm_sketch_file(sk, &frozen->source, s->d->gate);
+	fact->pit = vm_build_file(sk, &frozen->source, s->d->gate);
 	fact->format = frozen->source.format;
-	fact->unsupported = vm_sketch_unsupported(sk, &frozen->source);
+	fact->unsupported = vm_build_unsupported(sk, &frozen->source);
 	if (fact->mode != VM_MODE_INTERNAL || (!frozen->n_below && !frozen->below_complete))
 		return;
 	fact->below_known = true;
 	if (frozen->n_below)
-		fact->below = vm_sketch_file(sk, &frozen->below[0], s->d->gate);
+		fact->below = vm_build_file(sk, &frozen->below[0], s->d->gate);
 	if (frozen->n_below && fact->below == VM_NO_FILE)
 		fact->below_known = false;
 }
@@ -98,12 +98,12 @@ static void draw_disk(struct snaps *s, const struct vm_xml_snapshot *xml, const 
 	};
 	draw_frozen(s, from->frozen, &disk->fact);
 	if (from->frozen)
-		vm_sketch_elsewhere(s->sk, &from->frozen->source, from->target,
-				    vm_arena_printf(&s->sk->arena, "snapshot '%s' of domain '%s'", xml->name, s->d->dir));
+		vm_build_elsewhere(s->sk, &from->frozen->source, from->target,
+				   vm_arena_printf(&s->sk->arena, "snapshot '%s' of domain '%s'", xml->name, s->d->dir));
 	if (from->mode == VM_MODE_EXTERNAL)
-		disk->fact.overlay = vm_collect_path(&s->sk->collect, vm_sketch_path(s->sk, &from->overlay),
-						     from->overlay.format == Q2_FORMAT_NONE ? Q2_FORMAT_QCOW2 :
-						     from->overlay.format, s->d->gate);
+		disk->fact.overlay = vm_chains_path(&s->sk->chains, vm_build_path(s->sk, &from->overlay),
+						    from->overlay.format == Q2_FORMAT_NONE ? Q2_FORMAT_QCOW2 :
+						    from->overlay.format, s->d->gate);
 	if (from->mode == VM_MODE_INTERNAL)
 		disk->entry = claim(s, disk->fact.pit, xml);
 }
@@ -269,7 +269,7 @@ static void draw_strays_of(struct snaps *s, size_t place, bool created)
 	draw_strays(s, tables, n);
 }
 
-void vm_sketch_snapshots(struct vm_sketch *sk, const struct vm_observed_domain *k, struct vm_draft *d)
+void vm_build_snapshots(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
 	struct snaps s = { .sk = sk, .k = k, .d = d, .room = k->n_list };
 	size_t recorded;

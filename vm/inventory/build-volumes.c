@@ -18,7 +18,7 @@ struct found {
 };
 
 struct volumes {
-	struct vm_sketch *sk;
+	struct vm_build *sk;
 	struct vm_strmap nodes; /* images that are known already */
 	struct vm_strmap dirs;  /* directories that were looked at */
 	const char *pool;       /* of the directory that is being looked at; NULL: it is none's */
@@ -69,7 +69,7 @@ static void scan(struct volumes *v, const char *dir, const char *pool)
 	if (r == 0 || r == -ENOENT || r == -ENOTDIR)
 		return;
 	vs_err_set(&err, r, "the directory cannot be listed: %s", strerror(-r));
-	vm_sketch_unknown(v->sk, r, err.msg, "an image in '%s'", dir);
+	vm_build_unknown(v->sk, r, err.msg, "an image in '%s'", dir);
 }
 
 /* The directory of an image; not /dev, where nothing lies that could be an overlay without our knowing. */
@@ -85,20 +85,20 @@ static void scan_beside(struct volumes *v, const char *path)
 }
 
 /* Everything that any domain's gate allows, since nothing is served through this one. */
-static struct q2_gate *wide_gate(struct vm_sketch *sk)
+static struct q2_gate *wide_gate(struct vm_build *sk)
 {
-	struct vm_gate_list list = {0};
+	struct vm_gates_list list = {0};
 	struct q2_gate *gate;
 
-	for (size_t i = 0; i < sk->collect.n; i++)
-		vm_gate_list_file(&list, sk->collect.fact[i].path, Q2_FORMAT_NONE);
+	for (size_t i = 0; i < sk->chains.n; i++)
+		vm_gates_list_file(&list, sk->chains.fact[i].path, Q2_FORMAT_NONE);
 	for (size_t i = 0; i < sk->n_allow_paths; i++)
-		vm_gate_list_dir(&list, sk->allow_paths[i]);
+		vm_gates_list_dir(&list, sk->allow_paths[i]);
 	for (size_t i = 0; i < sk->pools->n; i++)
 		if (sk->pools->pools[i].dir)
-			vm_gate_list_dir(&list, sk->pools->pools[i].dir);
-	gate = vm_gate_list_gate(&list, &sk->cache->wide);
-	vm_gate_list_fini(&list);
+			vm_gates_list_dir(&list, sk->pools->pools[i].dir);
+	gate = vm_gates_list_gate(&list, &sk->cache->wide);
+	vm_gates_list_fini(&list);
 	return gate;
 }
 
@@ -107,7 +107,7 @@ static int by_path(const void *a, const void *b)
 	return strcmp(((const struct found *)a)->path, ((const struct found *)b)->path);
 }
 
-static const char *shown_name(struct vm_sketch *sk, const struct found *f)
+static const char *shown_name(struct vm_build *sk, const struct found *f)
 {
 	const char *slash = strrchr(f->path, '/');
 	char *shown = vm_name_printable(f->pool && slash ? slash + 1 : f->path);
@@ -119,38 +119,38 @@ static const char *shown_name(struct vm_sketch *sk, const struct found *f)
 
 static void add_volumes(struct volumes *v)
 {
-	struct vm_sketch *sk = v->sk;
+	struct vm_build *sk = v->sk;
 	struct vm_fact_volume *out = vm_arena_calloc(&sk->arena, v->n, sizeof(*out));
 	size_t n = 0;
 
 	for (size_t i = 0; out && i < v->n; i++) {
 		const struct found *f = &v->list[i];
-		struct vm_file *file = vm_files_top(sk->files, f->path, Q2_FORMAT_QCOW2);
+		struct vm_header *file = vm_headers_top(sk->files, f->path, Q2_FORMAT_QCOW2);
 
 		if (!file || file->code == -ENOENT || (file->info && !file->info->backing_name && !file->info->data_file))
 			continue; /* it stands on nothing */
 		out[n++] = (struct vm_fact_volume){
 			.pool = f->pool, .name = shown_name(sk, f),
-			.file = vm_collect_path(&sk->collect, f->path, Q2_FORMAT_QCOW2, v->gate),
+			.file = vm_chains_path(&sk->chains, f->path, Q2_FORMAT_QCOW2, v->gate),
 		};
 	}
 	sk->set.volumes = out;
 	sk->set.n_volumes = n;
 }
 
-void vm_sketch_volumes(struct vm_sketch *sk)
+void vm_build_volumes(struct vm_build *sk)
 {
 	struct volumes v = { .sk = sk };
-	size_t n_known = sk->collect.n;
+	size_t n_known = sk->chains.n;
 
 	for (size_t i = 0; i < n_known; i++)
-		if (sk->collect.file[i]->found)
-			mark_node(&v, sk->collect.fact[i].stamp.dev, sk->collect.fact[i].stamp.ino);
+		if (sk->chains.file[i]->found)
+			mark_node(&v, sk->chains.fact[i].stamp.dev, sk->chains.fact[i].stamp.ino);
 	for (size_t i = 0; i < sk->pools->n; i++)
 		if (sk->pools->pools[i].dir)
 			scan(&v, sk->pools->pools[i].dir, sk->pools->pools[i].name);
 	for (size_t i = 0; i < n_known; i++)
-		scan_beside(&v, sk->collect.fact[i].path);
+		scan_beside(&v, sk->chains.fact[i].path);
 	v.gate = wide_gate(sk);
 	if (!v.gate)
 		sk->arena.failed = true;

@@ -74,7 +74,7 @@ static void notice_jobs(const struct vm_domain *before, const struct vm_domain *
 	}
 }
 
-void vm_notice(const struct vm_domain *before, const struct vm_domain *now)
+void vm_changes_say(const struct vm_domain *before, const struct vm_domain *now)
 {
 	if (before) {
 		if (strcmp(before->name, now->name))

@@ -9,6 +9,6 @@
 #include "vm/model/types.h"
 
 /* @before: NULL where the domain is seen for the first time; then only what is wrong is said. */
-void vm_notice(const struct vm_domain *before, const struct vm_domain *now);
+void vm_changes_say(const struct vm_domain *before, const struct vm_domain *now);
 
 #endif

@@ -29,14 +29,14 @@
 
 struct vm_poll {
 	struct vm_store *store;
-	struct vm_files *files;
-	struct vm_memory *memory;
+	struct vm_headers *files;
+	struct vm_history *memory;
 	struct vm_log_shelf *shelf;
 	struct vm_jobs_asker *asker;
 	struct vm_observed observed;
 	struct vm_dirs dirs;
 	struct vm_pools pools;
-	struct vm_sketch_cache cache;
+	struct vm_build_cache cache;
 	char **allow_paths;
 	size_t n_allow_paths;
 	bool unfinished; /* something changed that has not made it into an inventory */
@@ -49,12 +49,12 @@ void vm_poll_free(struct vm_poll *poll)
 {
 	if (!poll)
 		return;
-	vm_sketch_cache_fini(&poll->cache);
+	vm_build_cache_fini(&poll->cache);
 	vm_observe_fini(&poll->observed);
 	vm_pools_fini(&poll->pools);
 	vm_dirs_fini(&poll->dirs);
-	vm_files_free(poll->files);
-	vm_memory_free(poll->memory);
+	vm_headers_free(poll->files);
+	vm_history_free(poll->memory);
 	vm_log_shelf_free(poll->shelf);
 	vm_jobs_asker_free(poll->asker);
 	for (size_t i = 0; i < poll->n_allow_paths; i++)
@@ -82,8 +82,8 @@ struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *s
 	if (!poll)
 		return NULL;
 	poll->store = store;
-	poll->files = vm_files_new();
-	poll->memory = vm_memory_new();
+	poll->files = vm_headers_new();
+	poll->memory = vm_history_new();
 	poll->shelf = vm_log_shelf_new(options->to_stderr);
 	poll->asker = vm_jobs_asker_new(options->uri, options->read_only);
 	vm_observe_init(&poll->observed, poll->shelf, poll->asker);
@@ -132,7 +132,7 @@ static void begin_round(struct pass *pass)
 {
 	struct vm_poll *poll = pass->poll;
 
-	pass->round = vm_files_round(poll->files);
+	pass->round = vm_headers_round(poll->files);
 	vm_dirs_round(&poll->dirs);
 }
 
@@ -144,7 +144,7 @@ static bool quiet(struct pass *pass)
 	if (!pass->prev || pass->changed || poll->observed.jobs || poll->unfinished)
 		return false;
 	dirs_quiet = vm_dirs_quiet(&poll->dirs);
-	return vm_files_quiet(poll->files) && dirs_quiet;
+	return vm_backing_quiet(poll->files) && dirs_quiet;
 }
 
 /* Takes the references in @domains, but not the array. */
@@ -167,12 +167,12 @@ static int same_again(struct pass *pass, struct vm_inventory **out)
 	return finish(pass, prev->domains, prev->n_domains, out);
 }
 
-/* Hears the files, and libvirt again. 1: it says the same still, *out is the inventory; 0: it does not. The sketch borrows what
+/* Hears the files, and libvirt again. 1: it says the same still, *out is the inventory; 0: it does not. The build borrows what
  * libvirt said, which hearing it anew may free: so the last try, which is finished whatever libvirt says, does not ask. */
-static int build(struct pass *pass, bool last_try, struct vm_inventory **out)
+static int build_all(struct pass *pass, bool last_try, struct vm_inventory **out)
 {
 	struct vm_poll *poll = pass->poll;
-	struct vm_sketch sketch = {
+	struct vm_build build = {
 		.observed = &poll->observed, .files = poll->files, .memory = poll->memory, .dirs = &poll->dirs,
 		.pools = &poll->pools,
 		.cache = &poll->cache, .conn = pass->conn, .allow_paths = poll->allow_paths,
@@ -180,23 +180,23 @@ static int build(struct pass *pass, bool last_try, struct vm_inventory **out)
 	};
 	struct vm_domain **domains = NULL;
 	size_t n = 0;
-	int r = vm_sketch_draw(&sketch);
+	int r = vm_build_draw(&build);
 
 	if (last_try)
 		pass->changed = true; /* as far as we know: look again soon */
 	else if (r == 0)
 		r = observe_libvirt(pass);
 	if (r == 0 && (!pass->changed || last_try)) {
-		vm_memory_poll(poll->memory, (unsigned)pass->round);
-		r = vm_sketch_finish(&sketch, pass->prev, &domains, &n);
-		pass->making = sketch.set.unfinished;
+		vm_history_poll(poll->memory, (unsigned)pass->round);
+		r = vm_build_finish(&build, pass->prev, &domains, &n);
+		pass->making = build.set.unfinished;
 		if (r == 0)
 			r = finish(pass, domains, n, out);
 		if (r == 0)
 			r = 1;
 	}
 	free(domains);
-	vm_sketch_fini(&sketch);
+	vm_build_fini(&build);
 	return r;
 }
 
@@ -228,7 +228,7 @@ static int poll_around(struct pass *pass, bool pools_changed, struct vm_inventor
 		if (try > 1)
 			begin_round(pass);
 		greet_new(pass->poll);
-		r = build(pass, try == TRIES, out);
+		r = build_all(pass, try == TRIES, out);
 	}
 	if (r < 0)
 		return r;

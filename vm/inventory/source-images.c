@@ -28,7 +28,7 @@ struct image {
 	char *dir;    /* shown */
 	char *parent; /* the directory that it lies in */
 	struct vm_log *log;
-	struct vm_gate_memo gate;
+	struct vm_gates_memo gate;
 };
 
 struct image_source {
@@ -38,22 +38,22 @@ struct image_source {
 	char **allow_paths;
 	size_t n_allow_paths;
 	struct vm_store *store;
-	struct vm_files *files;
-	struct vm_memory *memory;
+	struct vm_headers *files;
+	struct vm_history *memory;
 };
 
 /* ---------------------------------------------------------------- one image */
 
 static struct q2_gate *gate_of(const struct image_source *s, struct image *image)
 {
-	struct vm_gate_list list = {0};
+	struct vm_gates_list list = {0};
 	struct q2_gate *gate;
 
-	vm_gate_list_file(&list, image->path, Q2_FORMAT_QCOW2);
+	vm_gates_list_file(&list, image->path, Q2_FORMAT_QCOW2);
 	for (size_t i = 0; i < s->n_allow_paths; i++)
-		vm_gate_list_dir(&list, s->allow_paths[i]);
-	gate = vm_gate_list_gate(&list, &image->gate);
-	vm_gate_list_fini(&list);
+		vm_gates_list_dir(&list, s->allow_paths[i]);
+	gate = vm_gates_list_gate(&list, &image->gate);
+	vm_gates_list_fini(&list);
 	return gate;
 }
 
@@ -73,7 +73,7 @@ static void draw_entry(struct vm_drafts *set, struct vm_draft_snapshot *snap, in
 static void draw_present(struct vm_drafts *set, struct vm_draft_snapshot *snap, int file)
 {
 	*snap = (struct vm_draft_snapshot){ .name = "current", .kind = VM_INTERNAL, .parent = -1, .present = true,
-					    .created_ns = set->collect->fact[file].stamp.mtime_ns, .n_disks = 1 };
+					    .created_ns = set->chains->fact[file].stamp.mtime_ns, .n_disks = 1 };
 	snap->disks = vm_arena_calloc(set->arena, 1, sizeof(*snap->disks));
 	if (snap->disks)
 		snap->disks[0].fact = (struct vm_fact_snapdisk){
@@ -84,7 +84,7 @@ static void draw_present(struct vm_drafts *set, struct vm_draft_snapshot *snap, 
 
 static void draw_snapshots(struct vm_drafts *set, struct vm_draft *d, int file)
 {
-	const struct q2_info *info = set->collect->fact[file].info;
+	const struct q2_info *info = set->chains->fact[file].info;
 	size_t n = info ? info->n_snapshots : 0;
 
 	d->snapshots = vm_arena_calloc(set->arena, n + 1, sizeof(*d->snapshots));
@@ -124,12 +124,12 @@ static int draw(const struct image_source *s, struct vm_drafts *set, struct imag
 	d->disks = vm_arena_calloc(set->arena, 1, sizeof(*d->disks));
 	if (!d->gate || !d->disks)
 		return -ENOMEM;
-	file = vm_collect_path(set->collect, image->path, Q2_FORMAT_QCOW2, d->gate);
+	file = vm_chains_path(set->chains, image->path, Q2_FORMAT_QCOW2, d->gate);
 	if (file == VM_NO_FILE)
 		return -ENOMEM;
 	d->n_disks = 1;
 	d->disks[0] = (struct vm_draft_now){
-		.source = image->path, .note = set->collect->fact[file].why,
+		.source = image->path, .note = set->chains->fact[file].why,
 		.fact = { .target = TARGET, .top = file, .format = Q2_FORMAT_QCOW2, .writable = true, .mirror = VM_NO_FILE },
 	};
 	draw_snapshots(set, d, file);
@@ -155,12 +155,12 @@ static int draw_all(struct image_source *s, struct vm_drafts *set)
 /* Nothing was written, and nobody opened or closed an image for writing? */
 static bool quiet(struct image_source *s)
 {
-	bool same = vm_files_quiet(s->files);
+	bool same = vm_backing_quiet(s->files);
 
 	for (size_t i = 0; i < s->n_images; i++) {
-		struct vm_file *f = vm_files_top(s->files, s->images[i].path, Q2_FORMAT_QCOW2);
+		struct vm_header *f = vm_headers_top(s->files, s->images[i].path, Q2_FORMAT_QCOW2);
 
-		if (!f || vm_files_locks(s->files, f))
+		if (!f || vm_headers_locks(s->files, f))
 			same = false;
 	}
 	return same;
@@ -178,7 +178,7 @@ static int same_again(const struct vm_inventory *prev, struct vm_inventory **out
 static int check_all(const struct image_source *s, const struct vm_drafts *set, struct vs_err *err)
 {
 	for (size_t i = 0; i < set->n; i++) {
-		const struct vm_fact_file *fact = &set->collect->fact[set->drafts[i].disks[0].fact.top];
+		const struct vm_fact_file *fact = &set->chains->fact[set->drafts[i].disks[0].fact.top];
 
 		if (!fact->error)
 			continue;
@@ -194,14 +194,14 @@ static int look_properly(struct image_source *s, uint64_t round, const struct vm
 			 struct vs_err *err)
 {
 	struct vm_domain **domains = calloc(s->n_images, sizeof(struct vm_domain *));
-	struct vm_collect collect;
+	struct vm_chains chains;
 	struct vm_arena arena;
-	struct vm_drafts set = { .arena = &arena, .collect = &collect, .memory = s->memory, .ask_locks = true };
+	struct vm_drafts set = { .arena = &arena, .chains = &chains, .memory = s->memory, .ask_locks = true };
 	int r;
 
-	vm_memory_poll(s->memory, (unsigned)round);
+	vm_history_poll(s->memory, (unsigned)round);
 	vm_arena_init(&arena);
-	vm_collect_init(&collect, s->files, round);
+	vm_chains_init(&chains, s->files, round);
 	r = domains ? draw_all(s, &set) : -ENOMEM;
 	if (r == 0 && !prev)
 		r = check_all(s, &set, err);
@@ -211,7 +211,7 @@ static int look_properly(struct image_source *s, uint64_t round, const struct vm
 		*out = vm_inventory_new(domains, set.n, prev);
 		r = *out ? 0 : -ENOMEM;
 	}
-	vm_collect_fini(&collect);
+	vm_chains_fini(&chains);
 	vm_arena_fini(&arena);
 	free(domains);
 	return r;
@@ -220,7 +220,7 @@ static int look_properly(struct image_source *s, uint64_t round, const struct vm
 static int image_look(struct vm_source *source, const struct vm_inventory *prev, struct vm_inventory **out, struct vs_err *err)
 {
 	struct image_source *s = (struct image_source *)source;
-	uint64_t round = vm_files_round(s->files);
+	uint64_t round = vm_headers_round(s->files);
 
 	if (prev && quiet(s))
 		return same_again(prev, out);
@@ -234,7 +234,7 @@ static void image_close(struct vm_source *source)
 	struct image_source *s = (struct image_source *)source;
 
 	for (size_t i = 0; i < s->n_images; i++) {
-		vm_gate_memo_fini(&s->images[i].gate);
+		vm_gates_memo_fini(&s->images[i].gate);
 		vm_log_unref(s->images[i].log);
 		free(s->images[i].path);
 		free(s->images[i].dir);
@@ -243,8 +243,8 @@ static void image_close(struct vm_source *source)
 		free(s->allow_paths[i]);
 	free(s->allow_paths);
 	free(s->images);
-	vm_files_free(s->files);
-	vm_memory_free(s->memory);
+	vm_headers_free(s->files);
+	vm_history_free(s->memory);
 	free(s);
 }
 
@@ -308,8 +308,8 @@ static struct image_source *image_alloc(const struct vm_options *options)
 	s->source.ops = &image_ops;
 	s->images = calloc(options->n_images, sizeof(*s->images));
 	s->allow_paths = calloc(options->n_allow_paths + 1, sizeof(*s->allow_paths));
-	s->files = vm_files_new();
-	s->memory = vm_memory_new();
+	s->files = vm_headers_new();
+	s->memory = vm_history_new();
 	if (s->images && s->allow_paths && s->files && s->memory) {
 		s->n_images = options->n_images;
 		return s;

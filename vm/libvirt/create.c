@@ -230,11 +230,11 @@ static const char *overlay_of(const struct vm_overlay_plan *plan, const char *ta
 static int request(const struct making *m, const struct vm_overlay_plan *plan, char **text, struct vs_err *err)
 {
 	bool internal = m->spec->kind == VM_INTERNAL;
-	struct vm_rewrite_new spec = {
+	struct vm_new_snapshot spec = {
 		.name = m->spec->name, .description = m->spec->description, .n_disks = m->domain->n_disks,
 		.memory = internal && plan->running ? VM_MODE_INTERNAL : VM_MODE_NO,
 	};
-	vs_autofree struct vm_rewrite_new_disk *disks = calloc(spec.n_disks + 1, sizeof(*disks));
+	vs_autofree struct vm_new_disk *disks = calloc(spec.n_disks + 1, sizeof(*disks));
 
 	if (!disks)
 		return vm_dom_oom(err);
@@ -247,7 +247,7 @@ static int request(const struct making *m, const struct vm_overlay_plan *plan, c
 				internal && takes_part(m->spec, disk) ? VM_MODE_INTERNAL : VM_MODE_NO;
 	}
 	spec.disks = disks;
-	return vm_rewrite_new(&spec, text, err);
+	return vm_new_snapshot(&spec, text, err);
 }
 
 static int call(virDomainPtr dom, const char *name, const char *text, unsigned flags, bool *made, struct vs_err *err)

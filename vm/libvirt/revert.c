@@ -35,7 +35,7 @@ struct going {
 	const struct vm_revert *spec;
 	struct vm_xml_snapshot *record;
 	char *text;                   /* of the record, with passwords */
-	struct vm_rewrite_disk *disks; /* strings borrowed: from the plan, or from `now` */
+	struct vm_edit_disk *disks; /* strings borrowed: from the plan, or from `now` */
 	size_t n_disks;
 	struct vm_xml_domain *now;    /* the present configuration */
 	char *before;                 /* its text, with passwords */
@@ -154,7 +154,7 @@ int vm_revert_plan(virDomainPtr dom, const struct vm_revert *spec, enum vm_rever
 
 static void start_from(struct going *g, const char *target, const char *path, enum q2_format format, bool block)
 {
-	g->disks[g->n_disks++] = (struct vm_rewrite_disk){
+	g->disks[g->n_disks++] = (struct vm_edit_disk){
 		.target = target, .path = path, .format = q2_format_name(format), .block = block,
 	};
 }
@@ -220,7 +220,7 @@ static int define(const struct going *g, const char *text, struct vs_err *err)
 static int define_then(const struct going *g, struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
-	int r = vm_rewrite_definition(g->text, g->disks, g->n_disks, &text, err);
+	int r = vm_edit_definition(g->text, g->disks, g->n_disks, &text, err);
 
 	return r < 0 ? r : define(g, text, err);
 }
@@ -237,7 +237,7 @@ static int restore(const struct going *g, struct vs_err *err)
 	saved = virDomainSaveImageGetXMLDesc(g->conn, file, VIR_DOMAIN_SAVE_IMAGE_XML_SECURE);
 	if (!saved)
 		return vm_dom_virterr(g->dom, err, "the saved memory '%s'", file);
-	r = vm_rewrite_definition(saved, g->disks, g->n_disks, &text, err);
+	r = vm_edit_definition(saved, g->disks, g->n_disks, &text, err);
 	if (r < 0)
 		return r;
 	if (virDomainRestoreFlags(g->conn, file, text, 0) < 0)

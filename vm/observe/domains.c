@@ -21,7 +21,7 @@ static void domain_free(struct vm_observed_domain *d)
 	vm_meta_free(d->meta);
 	vm_meta_free(d->config_meta);
 	vm_log_unref(d->log);
-	vm_gate_memo_fini(&d->gate);
+	vm_gates_memo_fini(&d->gate);
 	free(d->unknown);
 	free(d->current);
 	free(d->list);

@@ -61,7 +61,7 @@ struct vm_observed_domain {
 	struct vm_log *log;
 
 	/* notes of the callers */
-	struct vm_gate_memo gate;
+	struct vm_gates_memo gate;
 	bool greeted;
 
 	/* private */
