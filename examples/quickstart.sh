@@ -185,8 +185,8 @@ make_demo() {
 }
 
 mount_demo() {
-	local set=("STATE_DIRECTORY=$WORK/state" "RUNTIME_DIRECTORY=$WORK/run" "LIBVIRT_LOG_OUTPUTS=2:file:$WORK/libvirt.log")
-	say 'Mounting (the variables keep the demo out of /var and /run)'
+	local set=("STATE_DIRECTORY=$WORK/state" "LIBVIRT_LOG_OUTPUTS=2:file:$WORK/libvirt.log")
+	say 'Mounting (the variables keep the demo out of /var)'
 	show env "${set[@]}" "$SNAPFS" "$URI" "$WORK/mnt" || give_up 'virt-snapfs could not mount (see above)'
 }
 

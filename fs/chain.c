@@ -259,8 +259,10 @@ static bool link_layers(struct picture *p)
 	p->nodes = calloc(d->n_layers + 1, sizeof(*p->nodes));
 	if (!best || !p->nodes)
 		return false;
-	for (size_t i = 0; i < d->n_layers; i++)
+	for (size_t i = 0; i < d->n_layers; i++) {
 		p->nodes[i].trunk = p->nodes[i].overlay = p->nodes[i].beside = -1;
+		p->nodes[i].drawn = d->layers[i].memory;
+	}
 	for (size_t i = d->n_layers; i-- > 0;) {
 		int below = d->layers[i].below;
 
@@ -401,17 +403,6 @@ static void put_rest(FILE *out, struct picture *p)
 	drop_lines(p);
 }
 
-static void put_leftovers(FILE *out, const struct vm_domain *d)
-{
-	if (d->leftovers && d->leftovers[0])
-		fputs("\nmade by a command that did not end: repeat it\n", out);
-	for (char **path = d->leftovers; path && *path; path++) {
-		fputs("○ ", out);
-		put_text(out, *path);
-		fputc('\n', out);
-	}
-}
-
 /* Until it is known what stands on which image, nothing is merged or removed. */
 static void put_unknowns(FILE *out, const struct vm_domain *d)
 {
@@ -436,7 +427,6 @@ int sf_chain_render(FILE *out, const struct vm_domain *d)
 		for (size_t i = 0; i < d->n_disks; i++)
 			put_disk(out, &p, &d->disks[i]);
 		put_rest(out, &p);
-		put_leftovers(out, d);
 		put_unknowns(out, d);
 		fputs("\n● written by this domain   ○ frozen   ✗ missing, unreadable   ! odd\n", out);
 	} else {

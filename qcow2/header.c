@@ -90,6 +90,8 @@ static int parse_fixed(struct parse *p)
 	h->nb_snapshots = q2_be32(b + 60);
 	h->snapshots_off = q2_be64(b + 64);
 	h->refcount_order = 4;
+	h->reftable_off = q2_be64(b + 48);
+	h->reftable_len = (uint64_t)q2_be32(b + 56) << h->cluster_bits;
 	h->header_len = 72;
 	if (h->cluster_bits < 9 || h->cluster_bits > 21)
 		return vs_err_set(p->err, -EINVAL, "'%s': cluster size 2^%u is outside 512 bytes..2 MiB", p->path,

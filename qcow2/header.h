@@ -54,6 +54,7 @@ struct q2_header {
 	uint32_t crypt_method;
 	uint32_t l1_entries, nb_snapshots, header_len;
 	uint64_t l1_off, snapshots_off;
+	uint64_t reftable_off, reftable_len; /* bytes */
 	uint64_t incompatible, compatible, autoclear;
 	uint8_t compression_type;
 	uint64_t backing_off;

@@ -163,8 +163,9 @@ struct q2_info {
  * held still). For raw only the size is asked. Gives *out. -EFBIG also where the tables of other images leave too little:
  * all that are held at a time have one limit, and one image gets a sixth of what the others leave. */
 int q2_info_read(struct q2_file *f, enum q2_format format, struct q2_info **out, struct vs_err *err);
-/* A qcow2 file that was cut off is opened by QEMU as if what was written past its end had never been. Do all its L1 and L2 tables lie
- * within it? -EUCLEAN: no. At the limit of @work: as far as was looked. */
+/* A qcow2 file that was cut off is opened by QEMU as if what was written past its end had never been. Do all its tables lie within it,
+ * and does every cluster of data begin there? (QEMU itself lets a file end within its last cluster.) -EUCLEAN: no. -EFBIG: at the
+ * limit of @work nobody knew. An external data file is not looked at. */
 int q2_file_whole(struct q2_file *f, struct q2_work *work, struct vs_err *err);
 void q2_info_free(struct q2_info *info);
 /* For the whole process; in bytes, of which a snapshot takes about 90. It is 32 MiB unless something else is said. */

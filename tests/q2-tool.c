@@ -20,7 +20,7 @@
 #define PIECE (512 * 1024)
 
 static const char usage_text[] =
-	"usage: q2-tool info IMAGE\n"
+	"usage: q2-tool info|whole IMAGE\n"
 	"       q2-tool cat|map|extents|report|allocated|compressed|verify|size|layers IMAGE\n"
 	"       q2-tool read IMAGE OFFSET LENGTH\n"
 	"       q2-tool torture IMAGE\n"
@@ -209,6 +209,21 @@ static void cmd_info(const struct options *o)
 		       s->has_disk_size ? "" : " (current)");
 	}
 	q2_info_free(info);
+}
+
+static void cmd_whole(const struct options *o)
+{
+	struct q2_work work = {.limit = o->work};
+	struct q2_file *f;
+	struct vs_err err = {0};
+	int rc = q2_file_open(o->image, &f, &err);
+
+	if (rc == 0)
+		rc = q2_file_whole(f, &work, &err);
+	if (rc < 0)
+		die(rc, &err);
+	q2_file_close(f);
+	puts("whole");
 }
 
 static void cmd_cat(struct state *s)
@@ -532,8 +547,8 @@ int main(int argc, char **argv)
 		die(-ENOMEM, NULL);
 	if (!parse_options(argc, argv, &o))
 		return usage();
-	if (!strcmp(o.command, "info")) {
-		cmd_info(&o);
+	if (!strcmp(o.command, "info") || !strcmp(o.command, "whole")) {
+		(strcmp(o.command, "info") ? cmd_whole : cmd_info)(&o);
 		q2_gate_unref(o.gate);
 		return 0;
 	}

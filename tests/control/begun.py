@@ -16,7 +16,7 @@ import xml.etree.ElementTree as ET
 
 from guests import MIB, PATIENCE, URI, WORK, Wrong, bytes_of, sh, until, virsh
 from lab import backing
-from witness import LOOK, SHUT_OFF, TWO, case, main
+from witness import LOOK, ONE, SHUT_OFF, TWO, case, main
 
 SIZE = 10 * MIB
 PIECE = 4 * MIB
@@ -265,6 +265,64 @@ def owned(lab, running, targets):
     lab.starts(g)
 
 
+@case("rule 3: what its user has begun is not retention's to finish", few=1)
+def not_retention(lab, running, targets):
+    g = lab.guest(running, targets, build=large(), size=SIZE)
+    cancel(lab, g, lab.begin(g, "delete b"))
+    files = overlays(g, "b")
+    for command, door in ("9", "retain"), ("prune", "ctl"), ("9 match=*", "retain"):
+        lab.fails(g, command, "EPERM", "repeat 'delete b' first", door=door)
+        time.sleep(LOOK)
+        if "b" not in g.names() or not all(os.path.exists(f) for f in files):
+            raise Wrong("'%s' has finished what its user had stopped: %s" % (command, lab.text(g, "log")[-300:]))
+        lab.intact(g, "b")
+    lab.does(g, "delete b")
+    g.forget("b")
+    lab.intact(g, may_go=files)
+    lab.does(g, "prune")
+    lab.starts(g)
+
+
+@case("rule 3: what retention has begun it finishes", few=1)
+def own_retention(lab, running, targets):
+    g = lab.guest(running, targets, build=large(), size=SIZE)
+    job = lab.begin(g, "2 match=*", "retain")
+    lab.mount.kill()
+    job.over()
+    lab.mount.up()
+    lab.listed(g)
+    lab.does(g, "prune")
+    g.forget("a")
+    lab.intact(g, may_go=overlays(g, "a"))
+    if "a" in g.names():
+        raise Wrong("'a' is still there: %s" % lab.said(g))
+    lab.starts(g)
+
+
+@case("rule 3: a record is away for a while, of what a command had begun to remove", few=1)
+def record_away(lab, running, targets):
+    """Its mark outlives that: it is no proof that the snapshot is gone."""
+    g = lab.guest(running, targets, build=large(), size=SIZE)
+    cancel(lab, g, lab.begin(g, "delete b"))
+    record = g.record("b")
+    virsh(["snapshot-delete", g.name, "b", "--metadata"])
+    time.sleep(2 * LOOK)
+    for command in "hold a", "release a", "try delete c", "try pull":
+        lab.write(g, command)
+    lab.mount.down()
+    lab.mount.up()
+    lab.listed_all(g, "ac")
+    lab.write(g, "hold a")
+    lab.write(g, "release a")
+    g.redefine(record)
+    lab.listed(g)
+    s = lab.snapshots(g)["b"]
+    if s["state"] != "stale" or "'delete b' has begun" not in str(s["reason"]):
+        raise Wrong("'b' is %s, for '%s'" % (s["state"], s["reason"]))
+    lab.intact(g, "b", records=False)
+    lab.starts(g)
+
+
 # ---------------------------------------------------------------- our word in other people's hands
 
 def leave_paused(lab, g, command="commit a"):
@@ -425,6 +483,196 @@ for how in "blockcommit", "blockpull", "snapshot-delete":
     case("row 24: virsh %s in our guest" % how, [(False, TWO)])(theirs(how))
 
 
+# ---------------------------------------------------------------- whose job it is
+
+def orphan(lab, g, command):
+    """virt-snapfs is killed, and its job stays, slow enough to be found."""
+    job = lab.begin(g, command)
+    virsh(["blockjob", g.name, "vda", "--bandwidth", "65536", "--bytes"])
+    lab.mount.kill()
+    job.over()
+
+
+def replaced(command, theirs):
+    def do(lab, running, targets):
+        """Somebody has ended it, and begun one of his own on the same disk: that is not ours to give up."""
+        g = lab.guest(True, ONE, build=large(), size=SIZE)
+        orphan(lab, g, command)
+        virsh(["blockjob", g.name, "vda", "--abort"])
+        virsh([w.replace("DIR", g.dir) for w in theirs(g)])
+        lab.mount.up()
+        lab.listed(g)
+        before = g.jobs()
+        for _ in range(2):
+            lab.fails(g, command, "EBUSY", "somebody else's job")
+        if not g.jobs() or g.jobs().split(":")[0] != before.split(":")[0]:
+            raise Wrong("their job was '%s', and is '%s'" % (before, g.jobs()))
+        virsh(["blockjob", g.name, "vda", "--abort"])
+        lab.does(g, command)
+        g.forget(command.split()[1])
+        lab.intact(g, may_go=overlays(g, command.split()[1]) + [g.dir + "/copy"])
+        lab.starts(g)
+    return do
+
+
+COPY = lambda g: ["blockcopy", g.name, "vda", "DIR/copy", "--transient-job", "--bandwidth", "1"]  # noqa: E731
+PULL = lambda g: ["blockpull", g.name, "vda", "--bandwidth", "1"]  # noqa: E731
+case("row 28: somebody's copy in place of our commit", [(True, ONE)])(replaced("delete b", COPY))
+case("row 28: somebody's copy in place of our commit of the active layer", [(True, ONE)])(replaced("delete c", COPY))
+case("row 28: somebody's pull in place of our commit", [(True, ONE)])(replaced("delete b", PULL))
+
+
+@case("row 28: a commit into another image in place of ours", [(True, ONE)])
+def other_commit(lab, running, targets):
+    g = lab.guest(True, ONE, build=large(), size=SIZE)
+    orphan(lab, g, "delete a")
+    virsh(["blockjob", g.name, "vda", "--abort"])
+    virsh(["blockcommit", g.name, "vda", "--base", g.file("vda", "a"), "--top", g.file("vda", "b"), "--bandwidth", "1"])
+    lab.mount.up()
+    lab.listed(g)
+    lab.fails(g, "delete a", "EBUSY", "somebody else's job")
+    if "Commit" not in g.jobs():
+        raise Wrong("their job is '%s'" % g.jobs())
+
+
+def own_job(command):
+    def do(lab, running, targets):
+        g = lab.guest(running, ONE, build=large(), size=SIZE)
+        orphan(lab, g, command)
+        lab.mount.up()
+        lab.listed(g)
+        lab.does(g, command)
+        if running and "giving up the job" not in lab.text(g, "log"):
+            raise Wrong("its job was not given up: %s" % lab.text(g, "log"))
+        if command != "pull":
+            g.forget(command.split()[1])
+        lab.intact(g, may_go=overlays(g, command.split()[-1]))
+        lab.starts(g)
+    return do
+
+
+for command in "delete b", "delete c", "pull":
+    case("row 28: '%s' is repeated while its own job runs still" % command, [(True, ONE), (False, ONE)])(own_job(command))
+
+
+# ---------------------------------------------------------------- a guest of ours that cannot be told from others'
+
+ELSEWHERE = """
+%(snapfs)s -f -o refresh=0.3 %(uri)s %(point)s >>%(log)s 2>&1 &
+for i in $(seq 100); do [ -e %(point)s/%(name)s/ctl ] && break; sleep 0.1; done
+sleep 1
+echo '%(command)s' >%(point)s/%(name)s/ctl
+echo "status $?"
+head -1 %(point)s/%(name)s/ctl
+fusermount3 -u %(point)s
+wait
+"""
+
+
+def elsewhere(lab, g, command, *unshare):
+    """What a mount with its own process table, network or /run makes of it."""
+    script = ELSEWHERE % {"snapfs": os.environ["SNAPFS"], "uri": URI, "point": lab.mount.point + ".other", "log": lab.mount.log, "name": g.name,
+                          "command": command}
+    os.makedirs(lab.mount.point + ".other", exist_ok=True)
+    env = dict(os.environ, STATE_DIRECTORY=os.path.join(WORK, "state.other"))
+    return subprocess.run(["unshare", "-m", "--propagation", "private", *unshare, "bash", "-c", script], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE, env=env).stdout
+
+
+@case("row 29: a mount that cannot see QEMU among the processes", SHUT_OFF, few=1)
+def out_of_sight(lab, running, targets):
+    g = lab.guest(False, targets, build=large(), size=SIZE)
+    lab.mount.down()
+    said = elsewhere(lab, g, "delete a", "-p", "-f", "--mount-proc")
+    lab.mount.up()
+    lab.listed(g)
+    if "EOPNOTSUPP" not in said or "be seen" not in said:
+        raise Wrong("it says '%s'" % said)
+    if g.state() != "shut off":
+        raise Wrong("the guest is %s" % g.state())
+    lab.intact(g)
+    lab.does(g, "delete a")
+    g.forget("a")
+    lab.intact(g, may_go=overlays(g, "a"))
+
+
+@case("row 29: others pretend to be its QEMU", SHUT_OFF, few=1)
+def pretenders(lab, running, targets):
+    g = lab.guest(False, targets, build=large(), size=SIZE)
+    false = subprocess.Popen(["python3", "-c", "import time; time.sleep(300)", "-uuid", g.uuid])
+    try:
+        lab.does(g, "delete a")
+    finally:
+        false.kill()
+        false.wait()
+    if g.state() != "shut off":
+        raise Wrong("the guest is %s" % g.state())
+    g.forget("a")
+    lab.intact(g, may_go=overlays(g, "a"))
+
+
+@case("row 29: libvirtd hangs while the guest is being started", [(False, ONE)])
+def hangs_in_start(lab, running, targets):
+    """Longer than a connection is kept: the command is over before the start is. What then comes up is ended all the same."""
+    g = lab.guest(False, targets, build=large(), size=SIZE)
+    with open("/run/libvirtd.pid") as f:
+        daemon = int(f.read())
+    job = lab.begin(g, "delete a", until_it_writes=False)
+    until("QEMU", lambda: None if sh("pgrep", "-f", "--", "-uuid " + g.uuid, check=False).stdout.strip() else "is not there")
+    os.kill(daemon, signal.SIGSTOP)
+    time.sleep(26)
+    os.kill(daemon, signal.SIGCONT)
+    got = job.over()
+    until("the guest", lambda: None if g.state() == "shut off" else "is %s (the delete gave %s: %s)" % (g.state(), got, lab.text(g, "log")[-600:]), 40)
+    if got != "0":
+        lab.does(g, "delete a")
+    g.forget("a")
+    lab.intact(g, may_go=overlays(g, "a"))
+    lab.starts(g)
+
+
+# ---------------------------------------------------------------- mounts beside each other
+
+@case("row 30: two mounts with other environments share the lock", few=1)
+def shared_lock(lab, running, targets):
+    g = lab.guest(running, targets, build=large(), size=SIZE)
+    job = lab.begin(g, "delete b")
+    virsh(["blockjob", g.name, "vda", "--bandwidth", "65536", "--bytes"])
+    os.environ["RUNTIME_DIRECTORY"] = os.path.join(WORK, "run.other")
+    try:
+        said = elsewhere(lab, g, "hold c")
+    finally:
+        del os.environ["RUNTIME_DIRECTORY"]
+    virsh(["blockjob", g.name, "vda", "--bandwidth", "100"])
+    if job.over() != "0":
+        raise Wrong("the delete gave %s: %s" % (job.result, lab.said(g)))
+    if "EBUSY" not in said:
+        raise Wrong("the other mount says '%s'" % said)
+    g.forget("b")
+    lab.intact(g, may_go=overlays(g, "b"))
+
+
+@case("row 30: what a mount stores that shares no lock is kept", few=1)
+def no_shared_lock(lab, running, targets):
+    """As in a container, with a network and a /run of its own."""
+    g = lab.guest(running, targets, build=large(), size=SIZE)
+    job = lab.begin(g, "delete b")
+    virsh(["blockjob", g.name, "vda", "--bandwidth", "65536", "--bytes"])
+    said = elsewhere(lab, g, "hold c", "-n", "sh", "-c", "mount -t tmpfs -o mode=0700 tmpfs /run/virt-snapfs && exec \"$@\"", "sh")
+    virsh(["blockjob", g.name, "vda", "--bandwidth", "100"])
+    got = job.over()
+    if "status 0" not in said:
+        raise Wrong("the other mount says '%s'" % said)
+    if got == "EBUSY":  # the next disk's, which was not begun
+        lab.does(g, "delete b")
+    elif got != "0":
+        raise Wrong("the delete gave %s: %s" % (got, lab.said(g)))
+    g.forget("b")
+    until("the hold", lambda: None if lab.snapshots(g)["c"]["held"] else "is lost: %s" % lab.text(g, "log")[-600:], 5)
+    lab.fails(g, "delete c", "EPERM", "held")
+    lab.intact(g, may_go=overlays(g, "b"))
+
+
 # ---------------------------------------------------------------- what libvirt refuses before a byte is written
 
 def lock_against_writing(path):
@@ -486,6 +734,24 @@ def cannot_start(lab, running, targets):
     g.forget("b")
     lab.intact(g, may_go=overlays(g, "b"))
     lab.starts(g)
+
+
+@case("row 25: a delete at once after the snapshot, in a domain that cannot be started", SHUT_OFF, few=1)
+def cannot_start_at_once(lab, running, targets):
+    """No time stamp proves that nothing was written then: it is known because libvirt had not been asked yet."""
+    g = lab.guest(False, targets, history="", size=SIZE)
+    g.os_xml = "<kernel>/nowhere/kernel</kernel>"
+    g.define()
+    lab.listed(g)
+    files = [g.file(t) for t in targets]
+    g.fill(0x31, 0, MIB)
+    for f in files:
+        s = os.stat(f)
+        os.utime(f, ns=(s.st_atime_ns, s.st_mtime_ns // 10**9 * 10**9))  # as a file system without fractions of seconds has it
+    g.snap("a")
+    g.flush()
+    lab.listed(g)
+    nothing_written(lab, g, "delete a", files, "EIO|EPERM|EOPNOTSUPP|EBUSY", "start|kernel")
 
 
 if __name__ == "__main__":

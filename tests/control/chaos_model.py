@@ -352,6 +352,8 @@ class Books:
             return 'libvirt has changed its record'
         if jobs:
             return 'a job runs'
+        if s.kind == 'internal' and not s.recorded and not any(s.place.get(t) in world.chain(world.ino_of(p), files) for p in dom.paths):
+            return 'libvirt has no record of it, and the disk is in another file now'
         if t not in s.place:
             return 'what it stood on was unreadable' if any(world.ino_of(p) in world.disturbed for p in dom.paths) else None
         if s.place[t] in world.rewritten:

@@ -13,7 +13,7 @@ import time
 
 from guests import MIB, Wrong, bytes_of, sh, until, virsh
 from images import NO, by_bind, by_hard_link, by_path, by_symlink, retention_keeps
-from witness import LOOK, ONE, RUNNING, case, main
+from witness import LOOK, ONE, RUNNING, SHUT_OFF, case, main
 
 
 # ---------------------------------------------------------------- the active overlay removed under a running guest
@@ -226,6 +226,169 @@ def stranger_after_a_crash(lab, running, targets):
             lab.listed(g)
             until("after the crash", lambda: lab.unharmed(g, "n"))
             lab.intact(g)
+
+
+# ---------------------------------------------------------------- what an interrupted command has left, and somebody uses
+
+def left_over(use):
+    def do(lab, running, targets):
+        """A create dies when its overlay is complete. @use makes it somebody's: then it stays, whatever is asked of g. Returned to
+        nobody, it goes with the next create."""
+        for point in range(1, 100):
+            g = lab.guest(False, ONE, "a")
+            path = re.findall(r"would create '([^']*)'", lab.does(g, "try create n"))[-1]
+            lab.mount.arm(point)
+            lab.write(g, "create n")
+            left, _ = lab.mount.disarm()
+            if left:
+                raise Wrong("there is no point at which the overlay is there and the snapshot is not")
+            lab.mount.after_death()
+            if "n" not in g.names() and os.path.exists(path) and os.path.getsize(path):
+                break
+            lab.mount.up()
+            lab.listed(g)
+        h = lab.guest_unseen(ONE)
+        with use(h, path) as name:
+            g.remember()
+            lab.mount.up()
+            lab.listed(g)
+            lab.chain_says(g, re.escape(name))
+            for command in "create n", "create o", "revert a":
+                got = lab.write(g, command)
+                if got == "0" and command[:6] == "create":
+                    g.note(command[-1], "external")
+                elif got == "0":
+                    g.reverted("a")
+                    g.active = g.active_now()
+                if path in g.vanished():
+                    raise Wrong("'%s', which %s uses, is gone after '%s': %s" % (path, name, command, lab.said(g)))
+                g.remember()
+            if h.active["vda"] == path:
+                h.check_present()
+        lab.starts(g)
+    return do
+
+
+@contextlib.contextmanager
+def is_disk(h, path, runs=False):
+    h.become(path)
+    if runs:
+        h.start()
+    try:
+        yield h.name
+    finally:
+        if runs:
+            h.stop()
+        h.become(h.file("vda"))
+
+
+@contextlib.contextmanager
+def is_running_disk(h, path):
+    with is_disk(h, path, True) as name:
+        yield name
+
+
+@contextlib.contextmanager
+def is_base(h, path):
+    """Of an image that no domain has."""
+    other = os.path.join(os.path.dirname(path), "other.qcow2")
+    sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", path, "-F", "qcow2", other)
+    yield other
+    os.unlink(other)
+
+
+case("row 28: a left-over is another domain's disk", SHUT_OFF, few=1)(left_over(is_disk))
+case("row 28: a left-over is a running domain's disk", SHUT_OFF, few=1)(left_over(is_running_disk))
+case("row 28: another image stands on a left-over", SHUT_OFF, few=1)(left_over(is_base))
+
+
+# ---------------------------------------------------------------- files that records call a snapshot's memory
+
+def with_memory(name):
+    def build(g):
+        g.snap(name)
+        g.waiting.pop()
+        g.waiting.append(["resume", g.name])  # of a guest that never ran QEMU does not get its images back after it has saved its memory
+        g.waiting.append(["snapshot-create-as", g.name, name, "--memspec", "file=%s,snapshot=external" % os.path.join(g.dir, name + ".mem")] +
+                         [w for t in g.targets for w in ("--diskspec", "%s,snapshot=external,file=%s" % (t, g.file(t, name)))])
+        g.fill(0x21, 0, 65536)
+    return build
+
+
+@case("row 29: two records name one file of saved memory", RUNNING, few=1)
+def shared_memory(lab, running, targets):
+    g = lab.guest(True, targets, build=with_memory("m"))
+    g.stop()
+    memory = os.path.join(g.dir, "m.mem")
+    g.redefine(re.sub("<name>m</name>", "<name>twin</name>", g.record("m"), 1))
+    g.remember()
+    time.sleep(LOOK)
+    for command in "try delete m", "delete m":
+        if "m.mem' must stay" not in lab.does(g, command):
+            raise Wrong("'%s' does not say that the memory stays: %s" % (command, lab.said(g)))
+    if not os.path.exists(memory):
+        raise Wrong("the memory of 'twin' is gone: %s" % lab.said(g))
+    said = lab.does(g, "delete twin")
+    if os.path.exists(memory):
+        raise Wrong("the memory is nobody's, and has stayed: %s" % said)
+
+
+@case("row 29: a record calls somebody's file its memory", RUNNING, few=1)
+def no_memory(lab, running, targets):
+    """Another domain's disk, one of its own layers, what libvirt saved of another domain, a text, a link to its own memory."""
+    g = lab.guest(True, targets, build=with_memory("m"))
+    h = lab.guest(True, ONE, build=with_memory("m"))
+    g.stop()
+    h.stop()
+    memory = os.path.join(g.dir, "m.mem")
+    text, link = os.path.join(g.dir, "text"), os.path.join(g.dir, "link")
+    with open(text, "w") as f:
+        f.write("a stranger's\n")
+    os.symlink(memory, link)
+    record = g.record("m")
+    for other in h.file("vda"), h.file("vda", "m"), g.file(targets[0]), os.path.join(h.dir, "m.mem"), text, link:
+        g.redefine(re.sub("<name>m</name>", "<name>liar</name>", record, 1).replace(memory, other))
+        g.remember()
+        h.remember()
+        time.sleep(LOOK)
+        said = lab.does(g, "try delete liar")
+        if "would unlink '%s'" % other in said:
+            raise Wrong("it would: %s" % said)
+        said = lab.does(g, "delete liar")
+        gone = [p for p in g.vanished() + h.vanished()]
+        if gone:
+            raise Wrong("'delete' of a record that calls '%s' its memory has removed %s" % (other, gone))
+        if os.path.basename(other) not in said:
+            raise Wrong("it does not say that '%s' stays: %s" % (other, said))
+    os.unlink(link)
+    os.unlink(text)
+    g.remember()
+    lab.does(g, "delete m")
+    if os.path.exists(memory):
+        raise Wrong("the memory of 'm' has stayed: %s" % lab.said(g))
+
+
+# ---------------------------------------------------------------- layers behind symbolic links
+
+@case("row 30: an overlay was moved, and a symbolic link left in its place", SHUT_OFF, few=1)
+def moved_and_linked(lab, running, targets):
+    g = lab.guest(False, targets, "ab")
+    away = g.dir + ".away"
+    os.mkdir(away)
+    g.dirs.append(away)
+    links = []
+    for t in targets:
+        os.rename(g.file(t, "a"), os.path.join(away, t + ".a"))
+        os.symlink(os.path.join(away, t + ".a"), g.file(t, "a"))
+        links.append(g.file(t, "a"))
+    g.remember()
+    time.sleep(LOOK)
+    for command in "try delete a", "delete a":
+        if "symbolic link" not in lab.does(g, command) or "would unlink" in lab.said(g):
+            raise Wrong("'%s' does not say why the file stays: %s" % (command, lab.said(g)))
+    g.forget("a")
+    lab.intact(g)
+    lab.starts(g)
 
 
 # ---------------------------------------------------------------- two domains that write one image

@@ -4,12 +4,13 @@
 
 records.py MOUNTPOINT. Records that others removed, metadata of ours that cannot be understood, images that were moved.
 """
+import json
 import os
 import re
 import shutil
 import time
 
-from guests import WORK, Wrong, until, virsh
+from guests import WORK, Mount, Wrong, sh, until, virsh
 from images import NO, rebase, retention_keeps
 from witness import LOOK, case, main
 
@@ -55,6 +56,44 @@ def held_elsewhere(mounted):
 
 case("row 4: the record before a held one removed by virsh", few=1)(held_elsewhere(True))
 case("row 4: the record before a held one removed by virsh, while not mounted", few=1)(held_elsewhere(False))
+
+
+def misled(mounted):
+    def do(lab, running, targets):
+        """virsh removes b's record, and libvirt 9.0 says then that c is in the file that b froze. No command believes that."""
+        g = lab.guest(running, targets, "abc")
+        truth = {t: g.file(t, "b") for t in targets}
+        if g.frozen(g.record("c")) != truth:
+            raise Wrong("the records are not what this case takes them for: %s" % g.frozen(g.record("c")))
+        if not mounted:
+            lab.mount.down()
+        virsh(["snapshot-delete", g.name, "b", "--metadata"])
+        g.forget("b")
+        if not mounted:
+            lab.mount.up()
+        lab.listed(g)
+        until("c", lambda: lab.unharmed(g, "c"))
+        if g.frozen(g.record("c")) == truth:
+            print("# this libvirt leaves the record as it was", flush=True)
+        said = lab.does(g, "try pull c")
+        for t in targets:
+            if "disk %s: would copy" % t in said and truth[t] not in said:
+                raise Wrong("pull would put disk %s on something else than '%s': %s" % (t, truth[t], said))
+        said = lab.does(g, "try revert c force")
+        for t in targets:
+            if "on '%s'" % truth[t] not in said:
+                raise Wrong("revert would put disk %s on something else than '%s': %s" % (t, truth[t], said))
+        lab.does(g, "revert c force")
+        g.running = False
+        g.reverted("c")
+        g.active = g.active_now()
+        lab.intact(g, may_go=[g.file(t, "c") for t in targets], records=False)
+        lab.starts(g)
+    return do
+
+
+case("row 4: the record of the snapshot before this one removed by virsh, then revert", few=1)(misled(True))
+case("row 4: the record of the snapshot before this one removed by virsh while not mounted, then revert", few=1)(misled(False))
 
 
 # ---------------------------------------------------------------- metadata of ours that cannot be understood
@@ -124,6 +163,128 @@ def damaged(damage, remembered):
 
 for i, (what, damage) in enumerate(DAMAGES):
     case("row 11: metadata with %s%s" % (what, "" if i % 2 else ", and no copy of it"), few=1)(damaged(damage, i % 2))
+
+
+def state_file(end):
+    found = [f for f in os.listdir(os.path.join(WORK, "state")) if f.endswith(end)]
+    if len(found) != 1:
+        raise Wrong("the state directory has %s" % found)
+    return os.path.join(WORK, "state", found[0])
+
+
+def empty_state():
+    shutil.rmtree(os.path.join(WORK, "state"))
+    os.mkdir(os.path.join(WORK, "state"))
+
+
+def copy_damaged(damage):
+    def do(lab, running, targets):
+        """It may know of a hold that the domain, which was reverted, does not. So it is not the same as none, and is not overwritten."""
+        lab.mount.down()
+        empty_state()
+        lab.mount.up()
+        g = lab.guest(False, targets, "abc")
+        old = facts_of(g) if lab.write(g, "hold b") == "0" and lab.write(g, "release b") == "0" and lab.write(g, "hold c") == "0" else None
+        lab.does(g, "hold a")
+        lab.mount.down()
+        set_facts(g, old)
+        stored = facts_of(g)
+        path = state_file(".facts")
+        with open(path) as f:
+            good = f.read()
+        damage(path)
+        lab.mount.up()
+        lab.listed(g)
+        g.remember()
+        for command, door in (("delete a", "ctl"), ("delete b", "ctl"), ("hold b", "ctl"), ("prune", "ctl"), ("create n", "ctl"), ("1 match=*", "retain")):
+            lab.refused(g, command, NO + "|EISDIR", "our copy", door=door, attempt=door == "ctl")
+        if facts_of(g) != stored:
+            raise Wrong("the metadata has changed")
+        if os.path.isdir(path):
+            os.rmdir(path)
+        with open(path, "w") as f:
+            f.write(good)
+        lab.fails(g, "delete a", "EPERM", "held")
+        lab.fails(g, "delete c", "EPERM", "held")
+        lab.does(g, "delete b")
+        g.forget("b")
+        lab.intact(g, may_go=[g.file(t, "b") for t in targets])
+    return do
+
+
+def garbage(path):
+    with open(path, "w") as f:
+        f.write("garbage")
+
+
+def directory(path):
+    os.unlink(path)
+    os.mkdir(path)
+
+
+case("row 11: a copy of it that makes no sense", few=1)(copy_damaged(garbage))
+case("row 11: a copy of it that is cut off", few=1)(copy_damaged(lambda path: os.truncate(path, 60)))
+case("row 11: a copy of it that cannot be read", few=1)(copy_damaged(directory))
+
+
+@case("row 11: what cannot be noted is not done", few=1)
+def not_noted(lab, running, targets):
+    g = lab.guest(running, targets, "abc")
+    lab.does(g, "hold c")
+    state = os.path.join(WORK, "state")
+    sh("mount", "--bind", state, state)
+    try:
+        sh("mount", "-o", "remount,bind,ro", state)
+        g.remember()
+        for command in "create n", "delete a", "delete a b", "revert a force keep=k", "pull", "release c":
+            lab.refused(g, command, "EROFS", "Read-only", attempt=False)
+        if g.state() == "shut off" and running:
+            raise Wrong("the guest was stopped")
+    finally:
+        sh("umount", state)
+    lab.fails(g, "delete c", "EPERM", "held")
+    lab.does(g, "delete a")
+    g.forget("a")
+    lab.intact(g, may_go=[g.file(t, "a") for t in targets])
+
+
+@case("row 11: a hold that was reported as a failure is none", [(False, ("vda",))])
+def failed_hold(lab, running, targets):
+    """Of an image whose attribute cannot be written: neither then nor later, nor is a release that failed one."""
+    where = os.path.join(WORK, "alone")
+    os.makedirs(where)
+    image = os.path.join(where, "x.qcow2")
+    sh("qemu-img", "create", "-q", "-f", "qcow2", image, "1M")
+    for name in "st":
+        sh("qemu-img", "snapshot", "-c", name, image)
+    mount = Mount(lab.mount.point + ".image", [image], "refresh=0.3")
+
+    def held():
+        return "".join(s["name"] for s in json.loads(mount.text("x", "snapshots.json"))["snapshots"] if s.get("held"))
+    mount.up()
+    try:
+        if mount.write("x", "hold t"):
+            raise Wrong(mount.outcome("x"))
+        sh("mount", "--bind", where, where)
+        sh("mount", "-o", "remount,bind,ro", where)
+        try:
+            got = [mount.write("x", command) for command in ("hold s", "release t")]
+            said = mount.outcome("x")
+        finally:
+            sh("umount", where)
+        if 0 in got:
+            raise Wrong("they gave %s: %s" % (got, said))
+        time.sleep(1)
+        if held() != "t":
+            raise Wrong("held are '%s' after %s" % (held(), got))
+        mount.write("x", "try prune")
+        mount.write("x", "prune")
+        mount.down()
+        mount.up()
+        if held() != "t":
+            raise Wrong("held are '%s' at the next mount" % held())
+    finally:
+        mount.down()
 
 
 @case("row 11: a stored policy that is none", few=1)

@@ -10,8 +10,8 @@ import re
 import subprocess
 import time
 
-from guests import PATIENCE, SNAPFS, URI, WORK, Mount, Wrong, bytes_of, sh, until
-from images import NO, PATHS, WAYS, by_file, rebase, renamed, retention_keeps
+from guests import MIB, PATIENCE, SNAPFS, URI, WORK, Mount, Wrong, bytes_of, sh, until, virsh
+from images import NO, PATHS, WAYS, by_file, new_directory, rebase, renamed, retention_keeps
 from lab import write_file
 from witness import ALL, LOOK, ONE, SHUT_OFF, Lab, case, differences, main, picture
 
@@ -242,6 +242,151 @@ for what, way in PATHS:
 
 for what, way in PATHS:
     case("row 5: only a neighbour stands on it, and names it %s" % what, few=1)(only_neighbour(way))
+
+
+@case("row 5: the active overlay is cut off in its data", SHUT_OFF, few=1)
+def cut_in_its_data(lab, running, targets):
+    """QEMU opens it, and reads zeros."""
+    g = lab.guest(False, targets, "ab")
+    path = g.file(targets[-1], "b")
+    s = os.stat(path)
+    with open(path, "rb") as f:
+        data = f.read()
+    os.truncate(path, s.st_size - MIB // 4)
+    g.remember()
+    for command in "delete b", "commit b", "commit a b", "delete a":
+        lab.refused(g, command, NO, re.escape(path) + ".*cut off")
+    with open(path, "r+b") as f:
+        f.write(data)
+    os.utime(path, ns=(s.st_atime_ns, s.st_mtime_ns))
+    g.remember()
+    until("it is whole again", lambda: lab.unharmed(g, "b"))
+    lab.does(g, "delete b")
+    g.forget("b")
+    lab.intact(g, may_go=[g.file(t, "b") for t in targets])
+
+
+# ---------------------------------------------------------------- images that no domain names
+
+def image_beside(make, reason, pool=False):
+    def do(lab, running, targets):
+        """Whatever lies in a directory of the guest's, or in its pool, and stands on what b froze. The mount knows the directory already,
+        and the command follows at once."""
+        g = lab.guest(running, targets, "ab")
+        if pool:
+            virsh(["pool-create-as", "p" + g.name, "dir", "--target", g.dir])
+        spare = os.path.join(g.dir, "spare")
+        with open(spare, "wb") as f:
+            f.write(bytes(MIB))
+        time.sleep(2 * LOOK + 2)  # it is not young any more when it becomes an image
+        try:
+            overlay = make(g, spare)
+            g.remember()
+            fmt = "qed" if overlay.endswith("qed") else "qcow2"
+            before = bytes_of(overlay, fmt)
+            lab.refused(g, "commit b", NO, reason)
+            if fmt == "qed":
+                lab.refused(g, "delete b", NO, reason)
+            elif not re.search("stays.*" + reason, lab.does(g, "try delete b")):  # what stands on it is known: a file may stay
+                raise Wrong("'try delete b' says %s" % lab.said(g))
+            if bytes_of(overlay, fmt) != before:
+                raise Wrong("what stands on it reads as something else")
+            lab.chain_says(g, reason)
+            os.unlink(overlay)
+            g.remember()
+            lab.does(g, "delete b")
+        finally:
+            if pool:
+                virsh(["pool-destroy", "p" + g.name])
+        g.forget("b")
+        lab.intact(g, may_go=[g.file(t, "b") for t in targets])
+    return do
+
+
+def overlay_on(g, path, fmt="qcow2"):
+    sh("qemu-img", "create", "-q", "-f", fmt, "-b", g.file("vda", "a"), "-F", "qcow2", path)
+    return path
+
+
+def in_place(g, spare):
+    """Nothing about the directory changes."""
+    return overlay_on(g, spare)
+
+
+def behind_a_link(g, spare):
+    there = overlay_on(g, os.path.join(new_directory(), "there"))
+    os.symlink(there, os.path.join(g.dir, "link.qcow2"))
+    return os.path.join(g.dir, "link.qcow2")
+
+
+def of_another_format(g, spare):
+    return overlay_on(g, os.path.join(g.dir, "overlay.qed"), "qed")
+
+
+for what, make, reason in [("a file that becomes an overlay in place", in_place, "spare"),
+                           ("an overlay that a symbolic link leads to", behind_a_link, "link.qcow2"),
+                           ("an overlay of another format", of_another_format, "overlay.qed.*QED")]:
+    case("row 5: beside the image lies %s" % what, few=1)(image_beside(make, reason))
+    case("row 5: in the pool lies %s" % what, few=1)(image_beside(make, reason, pool=True))
+
+
+@case("row 5: beside the image lies what can stand on nothing", few=1)
+def harmless_beside(lab, running, targets):
+    g = lab.guest(running, targets, "ab")
+    for fmt in "raw", "qcow2", "qed", "vmdk", "vdi", "vpc", "vhdx":
+        sh("qemu-img", "create", "-q", "-f", fmt, os.path.join(g.dir, "new." + fmt), "1M")
+    for split in "monolithicFlat", "twoGbMaxExtentSparse":
+        sh("qemu-img", "create", "-q", "-f", "vmdk", "-o", "subformat=" + split, os.path.join(g.dir, split + ".vmdk"), "1M")
+    for name, data in ("cd.iso", bytes(32769) + b"CD001"), ("notes.txt", b"QED and QFI, KDMV and the rest\n"), ("empty", b""), ("short", b"QF"):
+        with open(os.path.join(g.dir, name), "wb") as f:
+            f.write(data)
+    for name, target in ("iso", "cd.iso"), (".#lock", "root@here.1:2"), ("up", ".."), ("null", "/dev/null"):
+        os.symlink(target, os.path.join(g.dir, name))
+    os.mkfifo(os.path.join(g.dir, "fifo"))
+    time.sleep(LOOK)
+    lab.does(g, "delete b")
+    g.forget("b")
+    for name in "fifo", "null", "up", ".#lock":  # which intact() could not read
+        os.unlink(os.path.join(g.dir, name))
+    g.remember()
+    lab.intact(g, may_go=[g.file(t, "b") for t in targets])
+
+
+@case("row 5: beside the image lies a link to what is away", few=1)
+def link_to_nothing(lab, running, targets):
+    g = lab.guest(running, targets, "ab")
+    there = os.path.join(new_directory(), "there")
+    os.symlink(there, os.path.join(g.dir, "link.qcow2"))
+    g.remember()
+    lab.refused(g, "delete b", NO, "link.qcow2.*" + re.escape(there) + ".*missing")
+    overlay_on(g, there)
+    lab.refused(g, "commit b", NO, "link.qcow2")
+    os.unlink(os.path.join(g.dir, "link.qcow2"))
+    g.remember()
+    lab.does(g, "delete b")
+    g.forget("b")
+    lab.intact(g, may_go=[g.file(t, "b") for t in targets])
+
+
+@case("row 5: a raw image is a part of another one", SHUT_OFF, few=1)
+def part_of_another(lab, running, targets):
+    def build(g):
+        for t in targets:
+            sh("qemu-img", "convert", "-f", "qcow2", "-O", "raw", g.active[t], g.active[t] + ".raw")
+            os.rename(g.active[t] + ".raw", g.active[t])
+        g.define(g.xml().replace("type='qcow2'", "type='raw'"))
+        g.history("a")
+    g = lab.guest(False, targets, build=build)
+    text = '# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 4096 FLAT "%s" 0\n'
+    with open(os.path.join(g.dir, "disk.vmdk"), "w") as f:
+        f.write(text % os.path.basename(g.file("vda")))
+    g.remember()
+    lab.refused(g, "delete a", NO, "disk.vmdk.*part")
+    os.unlink(os.path.join(g.dir, "disk.vmdk"))
+    g.remember()
+    lab.does(g, "delete a")
+    if any(bytes_of(g.file(t), "raw") != g.present[t] for t in targets):
+        raise Wrong("the raw image has not what the guest had")
 
 
 # ---------------------------------------------------------------- a user who may not read them

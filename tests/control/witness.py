@@ -132,6 +132,12 @@ class Domain(Guest):
         virsh(["destroy", self.name])
         self.running = False
 
+    def become(self, path):
+        """The domain is defined on another image."""
+        self.active["vda"] = path
+        self.present["vda"] = bytearray(bytes_of(path))
+        self.define()
+
     def reverted(self, name):
         self.present = {t: bytearray(self.wanted[name][t]) for t in self.targets}
         self.current = name
@@ -219,13 +225,23 @@ class Lab:
         g.remember()
         return g
 
+    def guest_unseen(self, targets=ONE):
+        """Without history, while nothing is mounted."""
+        self.serial += 1
+        g = Domain("r%d" % self.serial, targets, False)
+        self.guests.append(g)
+        return g
+
     def listed(self, g):
         """Seen by the mount."""
+        self.listed_all(g, g.wanted)
+
+    def listed_all(self, g, names):
         def ask():
             if not os.path.isdir(self.path(g)):
                 return "has no directory"
             states = {n: s["state"] for n, s in self.snapshots(g).items()}
-            return None if set(states) >= set(g.wanted) else "the snapshots are %s" % states
+            return None if set(states) >= set(names) else "the snapshots are %s" % states
         until("a new guest", ask)
 
     def end(self):

@@ -148,6 +148,16 @@ for line in 'create x' 'delete m4' 'revert m4'; do does_not "open in QEMU: $line
 does_not 'try says so' disk 'try delete m4' EBUSY 'open in QEMU|lock'
 does 'a hold needs no file' disk 'hold m4'
 end_pid "$(cat "$W/qemu.pid")"
+
+# What lies beside it and stands on it: seen at once.
+for fmt in qcow2 qed; do
+	qemu-img create -q -f $fmt -b "$I" -F qcow2 "$W/images/over.$fmt"
+	before=$(qemu-img convert -f $fmt -O raw "$W/images/over.$fmt" "$W/.over.img" && sha "$W/.over.img")
+	does_not "revert under an overlay beside it: $fmt" disk 'revert m4' EPERM "over\\.$fmt"
+	same "which reads as ever: $fmt" "$before" "$(qemu-img convert -f $fmt -O raw "$W/images/over.$fmt" "$W/.over.img" && sha "$W/.over.img")"
+	rm "$W/images/over.$fmt"
+done
+does 'revert when it is gone' disk 'try revert m4'
 does 'when it has ended, release' disk 'release m4'
 does 'and delete' disk 'delete m4'
 same 'nothing is left' '' "$(qemu-img snapshot -l "$I")"

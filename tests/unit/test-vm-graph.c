@@ -980,6 +980,75 @@ Test(vm_graph, the_picture_names_other_domains_their_snapshots_and_volumes)
 	picture_free(&p);
 }
 
+Test(vm_graph, a_snapshot_needs_the_image_it_is_read_from_and_the_one_its_record_names)
+{
+	struct lab l;
+
+	lab_init(&l);
+	/* other's detached snapshot: its overlay stands on spare, and libvirt 9.0 says o1 since an earlier record was removed */
+	qcow2(&l, SPARE, O1);
+	qcow2(&l, SPARE2, SPARE);
+	snap(&l, OTHER, 0, "wrong", 50, -1, O1, SPARE2);
+	l.domains[OTHER].n_snapshots = 1;
+	struct vm_verdict v = verdict_of(&l, OTHER, 0);
+
+	cr_assert(v.n_layers && v.layers[0] == SPARE, "it is not redirected");
+	vm_verdict_fini(&v);
+	l.disks[WEB].top = SPARE2; /* web came to stand on it */
+	l.disks[WEB].chain = NULL;
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_str_eq(layer_at(&p, "/i/spare")->users[0], "snapshot 'wrong' of domain 'other' (disk vda)");
+	cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "snapshot 'wrong' of domain 'other' (disk vda)");
+	picture_free(&p);
+}
+
+Test(vm_graph, what_a_record_calls_its_memory_is_needed)
+{
+	static const int base = BASE, spare = SPARE;
+	struct lab l;
+
+	lab_init(&l);
+	snap(&l, OTHER, 0, "old", 50, -1, VM_NO_FILE, VM_NO_FILE);
+	l.snaps[OTHER][0].memory = &base; /* be it a disk of somebody's */
+	l.domains[OTHER].n_snapshots = 1;
+	l.snaps[WEB][S1].memory = &spare;
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_str_eq(layer_at(&p, "/i/base")->users[0], "snapshot 'old' of domain 'other' (its memory)");
+	cr_expect_not(layer_at(&p, "/i/base")->memory, "it is a layer");
+	cr_expect(layer_at(&p, "/i/spare")->memory);
+	cr_expect_null(layer_at(&p, "/i/spare")->users[0], "that is its own");
+	cr_expect_null(layer_at(&p, "/i/spare")->note);
+	l.snaps[OTHER][0].memory = &spare;
+	picture_free(&p);
+	p = picture_of(&l, WEB);
+	cr_expect_str_eq(layer_at(&p, "/i/spare")->users[0], "snapshot 'old' of domain 'other' (its memory)");
+	picture_free(&p);
+}
+
+Test(vm_graph, what_a_command_was_making_is_a_layer_with_users_of_its_own)
+{
+	static const int spare = SPARE;
+	struct lab l;
+
+	lab_init(&l);
+	qcow2(&l, SPARE, O3);
+	l.domains[WEB].begun = &spare;
+	l.domains[WEB].n_begun = 1;
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_str_eq(layer_at(&p, "/i/spare")->note, "left over: made by a command that did not end: repeat it");
+	cr_expect_null(layer_at(&p, "/i/spare")->users[0]);
+	picture_free(&p);
+	l.disks[OTHER].top = SPARE;
+	l.disks[OTHER].format = Q2_FORMAT_QCOW2;
+	p = picture_of(&l, WEB);
+	cr_expect_str_eq(layer_at(&p, "/i/spare")->users[0], "domain 'other' (disk vda)");
+	cr_expect_null(layer_at(&p, "/i/spare")->note);
+	picture_free(&p);
+}
+
 Test(vm_graph, who_may_not_read_a_layer_needs_it_all_the_same)
 {
 	struct lab l;
@@ -1257,6 +1326,70 @@ Test(vm_graph, the_file_behind_a_loop_device_is_needed)
 	struct picture p = picture_of(&l, WEB);
 
 	cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "domain 'other' (disk vda)");
+	picture_free(&p);
+}
+
+/* Its second disk. */
+static void web_has_two(struct lab *l, struct vm_fact_disk two[2], int top, enum q2_format format)
+{
+	two[0] = l->disks[WEB];
+	two[1] = (struct vm_fact_disk){.target = "vdb", .top = top, .format = format, .mirror = VM_NO_FILE};
+	l->domains[WEB].disks = two;
+	l->domains[WEB].n_disks = 2;
+}
+
+Test(vm_graph, what_the_domain_itself_reaches_by_another_way_than_down_the_layers_is_needed)
+{
+	enum { LOOP, REFUSED, DATA, SHOWN, N_WAYS }; /* vdb is a loop device on o1; is refused by the gate; has it as its data file */
+	struct vm_fact_disk two[2];
+
+	for (int way = 0; way < N_WAYS; way++) {
+		struct lab l;
+
+		lab_init(&l);
+		if (way == LOOP) {
+			l.files[SPARE].format = Q2_FORMAT_RAW;
+			l.files[SPARE].shows = O1;
+		} else {
+			qcow2(&l, SPARE, VM_NO_FILE);
+		}
+		if (way == REFUSED) {
+			l.files[SPARE].below_why = "may not be read here";
+			l.files[SPARE].refused_dev = l.files[O1].stamp.dev;
+			l.files[SPARE].refused_ino = l.files[O1].stamp.ino;
+		}
+		if (way == DATA)
+			l.files[SPARE].data = O1;
+		if (way == SHOWN) {
+			l.snapdisks[WEB][S2].ino = 4711;
+			l.files[SPARE].exposes = 4711;
+		}
+		web_has_two(&l, two, SPARE, l.files[SPARE].format);
+		struct picture p = picture_of(&l, WEB);
+
+		cr_assert(layer_at(&p, "/i/o1")->users[0], "way %d", way);
+		cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "domain 'web' (disk vdb)");
+		cr_expect_null(layer_at(&p, "/i/o1")->users[1]);
+		cr_expect_null(layer_at(&p, "/i/o3")->users[0]);
+		picture_free(&p);
+	}
+}
+
+Test(vm_graph, the_data_file_of_a_detached_snapshot_is_needed)
+{
+	struct lab l;
+
+	lab_init(&l);
+	qcow2(&l, SPARE, VM_NO_FILE);
+	l.files[SPARE].data = SPARE2;
+	l.files[SPARE2].format = Q2_FORMAT_RAW;
+	snap(&l, WEB, S3, "s3", 220, S2, SPARE, SPARE3); /* a branch that no disk is on */
+	l.disks[OTHER].top = SPARE2;
+	l.disks[OTHER].format = Q2_FORMAT_RAW;
+	struct picture p = picture_of(&l, OTHER);
+
+	cr_assert(layer_at(&p, "/i/spare2")->users[0]);
+	cr_expect_str_eq(layer_at(&p, "/i/spare2")->users[0], "snapshot 's3' of domain 'web' (disk vda)");
 	picture_free(&p);
 }
 

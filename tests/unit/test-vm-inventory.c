@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "vm/inventory/draft.h"
+#include "vm/meta/meta.h"
 #include "vm/model/inventory.h"
 #include "vm/observe/gates.h"
 #include "vm/util/clock.h"
@@ -29,7 +30,7 @@ static struct vm_domain *domain(const char *dir, const char *state)
 	return d;
 }
 
-Test(vm_picture, domains_are_sorted_and_found_by_directory)
+Test(vm_inventory, domains_are_sorted_and_found_by_directory)
 {
 	struct vm_domain *list[] = { domain("web", "running"), domain("db", "running"), domain("mail", "shut off") };
 	struct vm_inventory *inv = vm_inventory_new(list, 3, NULL);
@@ -42,7 +43,7 @@ Test(vm_picture, domains_are_sorted_and_found_by_directory)
 	vm_inventory_put(inv);
 }
 
-Test(vm_picture, the_serial_rises_only_with_another_domain_object)
+Test(vm_inventory, the_serial_rises_only_with_another_domain_object)
 {
 	struct vm_domain *a = domain("a", "running"), *b = domain("a", "paused");
 	struct vm_inventory *one = vm_inventory_new(&a, 1, NULL), *same, *other;
@@ -59,7 +60,7 @@ Test(vm_picture, the_serial_rises_only_with_another_domain_object)
 	vm_inventory_put(other);
 }
 
-Test(vm_picture, equal_is_what_looks_the_same)
+Test(vm_inventory, equal_is_what_looks_the_same)
 {
 	struct vm_domain *a = domain("a", "running"), *b = domain("a", "running"), *c = domain("a", "paused");
 
@@ -73,7 +74,7 @@ Test(vm_picture, equal_is_what_looks_the_same)
 	vm_domain_unref(c);
 }
 
-Test(vm_picture, an_active_layer_may_grow_a_little_without_being_news)
+Test(vm_inventory, an_active_layer_may_grow_a_little_without_being_news)
 {
 	static const struct { bool active; uint64_t more; bool equal; } cases[] = {
 		{ true, 0, true },
@@ -164,6 +165,51 @@ static size_t count_lines(const char *text)
 	for (; *text; text++)
 		n += *text == '\n';
 	return n;
+}
+
+Test(vm_draft, a_begun_merge_is_drawn_once_however_many_snapshots_are_meant_by_it)
+{
+	enum { ALIKE = 300, DISKS = 180 };
+	static struct vm_draft_snapshot alike[ALIKE]; /* of one name and second: a whole second stands for each of them */
+	char text[8192];
+	size_t len = (size_t)snprintf(text, sizeof(text), "<facts version='2' serial='5'><b k='1' c='delete x' r='r' t='1'>");
+	struct vm_draft d = { .snapshots = alike, .n_snapshots = ALIKE };
+	struct vm_arena arena;
+	struct vm_meta *own;
+
+	for (int i = 0; i < ALIKE; i++)
+		alike[i] = (struct vm_draft_snapshot){ .name = "x", .kind = VM_EXTERNAL, .created_ns = VM_NS_PER_S + i, .parent = -1 };
+	for (int i = 0; i < DISKS; i++)
+		len += (size_t)snprintf(text + len, sizeof(text) - len, "<d t='d' p='/p'/>");
+	len += (size_t)snprintf(text + len, sizeof(text) - len, "</b><s n='x' t='1' is='e' b='1'/><s n='gone' t='1' is='e' b='1'/></facts>");
+	vm_arena_init(&arena);
+	cr_assert_eq(vm_meta_parse(text, len, &own, NULL), 0);
+	vm_draft_meta(&d, own, &arena);
+	cr_expect_eq(d.n_merges, (size_t)DISKS);
+	vm_arena_fini(&arena);
+	vm_meta_free(own);
+}
+
+Test(vm_memory, no_commit_is_dropped)
+{
+	enum { MANY = 5000 };
+	static struct vm_fact_file files[MANY + 1];
+	static struct vm_fact_commit commits[MANY];
+	struct vm_facts facts = { .files = files, .n_files = MANY + 1 };
+	struct vm_history *memory = vm_history_new();
+	struct vm_fact_commit *out;
+	size_t n;
+
+	for (int i = 0; i <= MANY; i++)
+		files[i].stamp = (struct q2_stamp){ .dev = 1, .ino = (uint64_t)i + 1, .size = 1, .mtime_ns = 1 };
+	for (int i = 0; i < MANY; i++)
+		commits[i] = (struct vm_fact_commit){ .base = i, .top = MANY };
+	vm_history_poll(memory, 1);
+	cr_assert_eq(vm_history_commits_add(memory, &facts, commits, MANY), 0);
+	cr_assert_eq(vm_history_commits(memory, &facts, &out, &n), 0);
+	cr_expect_eq(n, (size_t)MANY);
+	free(out);
+	vm_history_free(memory);
 }
 
 Test(vm_log, keeps_the_last_thousand_lines_and_each_is_one)

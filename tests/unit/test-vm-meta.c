@@ -39,8 +39,8 @@ static const char all_of_it[] =
 	"<facts version=\"2\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\">"
 	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\"/>"
 	"<l p=\"/i/a layer 100%25\" i=\"17\"/><l p=\"/i/b\"/>"
-	"<b k=\"3\" c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"v\">"
-	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" x=\"dp\"/><d t=\"vdb\"/></b>"
+	"<b k=\"3\" c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"vr\">"
+	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" x=\"dp\"/><d t=\"vdb\" x=\"n\"/></b>"
 	"<b k=\"4\" c=\"x\" r=\"y\" t=\"0\"></b>"
 	"<s n=\"monday\" t=\"1763258401\" is=\"eo\" v=\"3,9\" p=\"vda:3 vdb:9\"/>"
 	"<s n=\"two words %25 %0A %FF &quot;&gt;\" t=\"1763258402.000000007\" is=\"ioh\"/>"
@@ -74,6 +74,7 @@ Test(vm_meta, everything_is_read_as_it_was_written)
 	cr_expect_str_eq(s[2].mark->disks[1].target, "vdb");
 	cr_expect_null(s[2].mark->disks[1].path);
 	cr_expect(s[2].mark->is_void && s[2].mark->disks[0].done && s[2].mark->disks[0].pivoting && !s[2].mark->disks[1].done);
+	cr_expect(s[2].mark->retention && !s[2].mark->disks[0].unasked && s[2].mark->disks[1].unasked);
 	cr_expect(s[2].mark->disks[0].path_ino == 7 && s[2].mark->disks[0].top_ino == 8 && s[2].mark->disks[0].above_ino == 9);
 	cr_assert_eq(s[0].n_frozen, 2u);
 	cr_expect_str_eq(s[0].frozen[1].target, "vdb");
@@ -187,6 +188,9 @@ Test(vm_meta, what_does_not_make_sense_is_refused_not_guessed)
 		{"<facts version=\"1\"><s n=\"a\" t=\"1\"/></facts>", -EINVAL, "<s> lacks"},
 		{"<facts version=\"1\"><s n=\"a%00b\" t=\"1\" is=\"e\"/></facts>", -EINVAL, "%XX"},
 		{"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"o\"/></facts>", -EINVAL, "neither"},
+		{"<facts version=\"2\"><b k=\"1\" c=\"delete a\" r=\"r\" t=\"1\"/><s n=\"a\" t=\"1\" is=\"i\" b=\"1\"/></facts>", -EINVAL,
+		 "internal"},
+		{"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"i\"><m c=\"delete a\" r=\"r\" t=\"1\"/></s></facts>", -EINVAL, "internal"},
 		{"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"eio\"/></facts>", -EINVAL, "both"},
 		{"<facts version=\"1\"><s n=\"a\" t=\"\" is=\"e\"/></facts>", -EINVAL, "time"},
 		{"<facts version=\"1\"><s n=\"a\" t=\"x\" is=\"e\"/></facts>", -EINVAL, "time"},
@@ -427,6 +431,19 @@ Test(vm_meta, a_mark_of_many_is_said_once)
 	vm_meta_free(meta);
 	vm_meta_free(copy);
 	vm_meta_free(again);
+}
+
+Test(vm_meta, marks_are_counted_once_however_many_they_doom)
+{
+	struct vm_meta *meta = parse("<facts version=\"2\"><b k=\"1\" c=\"delete x\" r=\"r\" t=\"1\"><d t=\"a\" p=\"/p\"/></b>"
+				     "<b k=\"2\" c=\"delete y\" r=\"r\" t=\"1\"/><s n=\"x\" t=\"1\" is=\"e\" b=\"1\"/>"
+				     "<s n=\"y\" t=\"1\" is=\"e\" b=\"2\"/><s n=\"z\" t=\"1\" is=\"e\" b=\"1\"/><s n=\"h\" t=\"1\" is=\"eh\"/></facts>");
+	const struct vm_meta_mark *marks[4];
+
+	cr_assert_eq(vm_meta_marks(meta, marks), 2u);
+	cr_expect_str_eq(marks[0]->command, "delete x");
+	cr_expect_str_eq(marks[1]->command, "delete y");
+	vm_meta_free(meta);
 }
 
 Test(vm_meta, a_mark_dooms_its_disks_or_all_of_them)

@@ -12,7 +12,7 @@
 
 #define COST_TABLE_BYTES (16u << 20)
 #define COST_WORK 100000000 /* some 2 s */
-#define WHOLE_WORK 25000000 /* half a second for each layer */
+#define WHOLE_WORK 250000000 /* five seconds for each layer, or the tables of 24 TiB; mostly it is a moment */
 
 int vm_check_idle(struct vm_context *cx, struct vs_err *err)
 {
@@ -112,8 +112,11 @@ static int check_cut(const struct vm_context *cx, const char *target, int layer,
 		r = q2_file_whole(f, &work, err);
 		q2_file_close(f);
 	}
-	if (r == -EUCLEAN && err)
-		err->code = r = -EPERM;
+	if (r == -EUCLEAN || r == -EFBIG) {
+		r = -EPERM;
+		if (err)
+			err->code = r;
+	}
 	if (r < 0)
 		vs_err_prefix(err, "disk %s", target);
 	return r;

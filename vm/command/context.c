@@ -100,11 +100,12 @@ void vm_context_fini(struct vm_context *cx)
 	forget_look(cx);
 	free(cx->said);
 	cx->said = NULL;
+	free(vs_steal(cx->known));
 }
 
 static int poll_inventory(struct vm_context *cx, struct vs_err *err)
 {
-	int r = vm_refresher_poll(cx->refresher, LOOK_MS);
+	int r = vm_refresher_poll_closely(cx->refresher, LOOK_MS);
 
 	cx->d = NULL;
 	if (r < 0)
@@ -190,42 +191,84 @@ static int read_meta(struct vm_context *cx, char **text, struct vs_err *err)
 	return *text ? 0 : -ENOMEM;
 }
 
-static int look_meta(struct vm_context *cx, struct vs_err *err)
+/* Of what was read or written. Two that say the same are the same. Gives; NULL: nothing. */
+static char *canonical(const struct vm_meta *meta)
+{
+	char *text = NULL;
+
+	return meta && vm_meta_text(meta, &text, NULL) == 0 ? text : NULL;
+}
+
+/* What the domain itself says of ours. Gives *found; NULL: nothing. */
+static int find_own(struct vm_context *cx, struct vm_meta **found, struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
-	struct vm_meta *found = NULL;
 	int r = read_meta(cx, &text, err);
 
+	*found = NULL;
 	if (r < 0 && r != -ENOENT)
 		return r;
 	if (err)
 		*err = (struct vs_err){0};
-	if (text) {
-		r = vm_meta_parse(text, strlen(text), &found, err);
-		if (r < 0) /* to overlook a hold is to delete what it held */
-			return refuse_meta(cx, err);
+	r = text ? vm_meta_parse(text, strlen(text), found, err) : 0;
+	return r < 0 ? refuse_meta(cx, err) : 0; /* to overlook a hold is to delete what it held */
+}
+
+static int refuse_copy(int r, struct vs_err *err)
+{
+	vs_autofree char *why = xstrdup(err ? err->msg : "");
+
+	r = r == -EINVAL || r == -E2BIG ? -EPERM : r; /* there is nothing wrong with the command */
+	return vs_err_set(err, r, "our copy of the domain's metadata cannot be read: %s. It is kept as it is, and no command runs until it can be "
+			  "read, for it may know of a hold that the domain does not: mend it or remove it", why);
+}
+
+static int look_meta(struct vm_context *cx, struct vs_err *err)
+{
+	struct vm_meta *found;
+	struct vs_err why = {0};
+	int r = find_own(cx, &found, &why);
+
+	if (r == 0 && (r = vm_store_legible(cx->store, cx->uuid, &why)) < 0)
+		r = refuse_copy(r, &why);
+	if (r < 0) {
+		vm_meta_free(found);
+		return vs_err_set(err, r, "%s", why.msg);
 	}
 	cx->meta = vm_store_best(cx->store, cx->uuid, found);
 	cx->behind = cx->meta && (!found || found->serial < cx->meta->serial);
+	free(cx->known);
+	cx->known = canonical(found);
 	vm_meta_free(found);
 	if (!cx->meta)
 		cx->meta = vm_meta_new();
 	return cx->meta ? 0 : vs_err_set(err, -ENOMEM, "out of memory");
 }
 
-static int put_meta(struct vm_context *cx, struct vs_err *err)
+static int write_own(struct vm_context *cx, const char *text, struct vs_err *err)
 {
-	vs_autofree char *text = NULL;
-	int r = vm_meta_text(cx->meta, &text, err);
-
-	if (r < 0)
-		return r;
 	if (cx->dom)
 		return vm_metadata_set(cx->dom, VM_META_KEY, VM_META_URI, text, err);
 	if (setxattr(cx->uuid, VM_META_XATTR, text, strlen(text), 0) < 0)
 		return vs_err_set(err, -errno, "the attribute %s of '%s': %s", VM_META_XATTR, cx->uuid, strerror(errno));
 	vm_fault();
 	return 0;
+}
+
+static int put_meta(struct vm_context *cx, struct vs_err *err)
+{
+	vs_autofree char *text = NULL;
+	struct vm_meta *written = NULL;
+	int r = vm_meta_text(cx->meta, &text, err);
+
+	if (r == 0)
+		r = write_own(cx, text, err);
+	if (r == 0 && vm_meta_parse(text, strlen(text), &written, NULL) == 0) { /* as it will be found */
+		free(cx->known);
+		cx->known = canonical(written);
+		vm_meta_free(written);
+	}
+	return r;
 }
 
 int vm_context_poll(struct vm_context *cx, struct vs_err *err)
@@ -254,9 +297,9 @@ int vm_context_poll(struct vm_context *cx, struct vs_err *err)
 
 int vm_context_glance(const struct vm_context *cx, struct vm_context *now, struct vs_err *err)
 {
-	*now = (struct vm_context){ .refresher = cx->refresher, .uuid = cx->uuid, .conn = cx->conn, .meta = cx->meta,
-				    .records = cx->records, .n_records = cx->n_records, .removed = cx->removed,
-				    .n_removed = cx->n_removed };
+	*now = (struct vm_context){ .refresher = cx->refresher, .uuid = cx->uuid, .conn = cx->conn, .dom = cx->dom,
+				    .meta = cx->meta, .records = cx->records, .n_records = cx->n_records,
+				    .removed = cx->removed, .n_removed = cx->n_removed };
 	return poll_inventory(now, err);
 }
 
@@ -265,16 +308,117 @@ void vm_context_glance_done(struct vm_context *now)
 	vm_inventory_put(now->inv);
 }
 
+/* ---------------------------------------------------------------- storing
+ *
+ * All mounts of a connection that can share a lock do (engine/lock.h); those of another host or container cannot, and what they have stored
+ * since we looked must not be lost. So what the domain has is read once more before anything is stored: is it what we found or wrote there
+ * last, or something older, which a revert has brought back?
+ *
+ * What has happened is stored in any case, the copy first, and theirs goes into it. What is only asked for is refused then; and where the
+ * domain did not take it, what was before is stored with a higher serial, so that a call that libvirt did not answer, and makes after all,
+ * does not put in force later what was reported as a failure.
+ */
+
+/* 1: somebody has stored something there since, *theirs is given. */
+static int find_theirs(struct vm_context *cx, struct vm_meta **theirs, struct vs_err *err)
+{
+	vs_autofree char *text = NULL;
+	int r = find_own(cx, theirs, err);
+
+	if (r < 0 || !*theirs)
+		return r;
+	text = canonical(*theirs);
+	if ((*theirs)->serial >= cx->meta->serial && !(text && cx->known && !strcmp(text, cx->known)))
+		return 1;
+	vm_meta_free(vs_steal(*theirs));
+	return 0;
+}
+
+/* No hold of theirs is lost, nor what they took; nor a policy or a mark, unless we have one ourselves. */
+static void adopt(struct vm_meta *meta, const struct vm_meta *theirs)
+{
+	for (size_t i = 0; i < theirs->n_snapshots; i++) {
+		const struct vm_meta_snapshot *s = &theirs->snapshots[i];
+		const struct vm_meta_id id = { s->name, s->created_ns, s->kind };
+		const struct vm_meta_snapshot *said = vm_meta_find(meta, &id);
+		bool marked = said && said->mark;
+
+		if ((s->held && vm_meta_set_held(meta, &id, true) < 0) || (s->ours && vm_meta_set_ours(meta, &id, true) < 0) ||
+		    (s->mark && !marked && vm_meta_set_mark(meta, &id, s->mark) < 0))
+			xoom();
+	}
+	for (size_t i = 0; i < theirs->n_made; i++)
+		vm_meta_add_made(meta, theirs->made[i].path, theirs->made[i].ino);
+	if (theirs->policy && vm_meta_set_policy(meta, theirs->policy) < 0)
+		xoom();
+	if (meta->serial < theirs->serial)
+		meta->serial = theirs->serial;
+}
+
 int vm_context_save(struct vm_context *cx, struct vs_err *err)
 {
+	struct vm_meta *theirs = NULL;
 	int r;
 
 	vm_meta_bump(cx->meta);
-	r = vm_store_remember(cx->store, cx->uuid, cx->meta);
+	r = vm_store_remember(cx->store, cx->uuid, cx->meta, err);
 	if (r < 0)
-		return vs_err_set(err, r, "out of memory");
+		return r;
 	vm_fault();
-	return put_meta(cx, err);
+	cx->meta->serial--; /* to be compared as it was */
+	r = find_theirs(cx, &theirs, err);
+	cx->meta->serial++;
+	if (r < 0)
+		return r;
+	if (r > 0) {
+		vm_log(cx->log, "another virt-snapfs, which does not share our lock, has changed the domain's metadata meanwhile: what it has stored there was kept");
+		adopt(cx->meta, theirs);
+		vm_meta_free(theirs);
+		vm_meta_bump(cx->meta);
+		r = vm_store_remember(cx->store, cx->uuid, cx->meta, err);
+	}
+	return r < 0 ? r : put_meta(cx, err);
+}
+
+/* What was in force stays so, whatever libvirt makes of the call. */
+static void take_back(struct vm_context *cx, struct vm_meta *before, struct vs_err *err)
+{
+	struct vs_err why = {0};
+
+	before->serial = cx->meta->serial;
+	vm_meta_bump(before);
+	vm_meta_free(cx->meta);
+	cx->meta = before;
+	if (vm_store_remember(cx->store, cx->uuid, before, &why) < 0)
+		vs_err_prefix(err, "it may come into force all the same, for it could not be taken back (%s)", why.msg);
+}
+
+int vm_context_ask(struct vm_context *cx, struct vs_err *err)
+{
+	struct vm_meta *before = vm_store_best(cx->store, cx->uuid, NULL), *theirs = NULL;
+	struct vs_err local = {0};
+	int r;
+
+	err = err ? err : &local;
+	if (!before)
+		before = vm_meta_new();
+	if (!before)
+		xoom();
+	r = find_theirs(cx, &theirs, err);
+	vm_meta_free(theirs);
+	if (r > 0)
+		r = vs_err_set(err, -EBUSY, "another virt-snapfs, which does not share our lock, has changed the domain's metadata meanwhile: try again");
+	vm_meta_bump(cx->meta);
+	if (r == 0)
+		r = vm_store_remember(cx->store, cx->uuid, cx->meta, err);
+	if (r == 0) {
+		vm_fault();
+		r = put_meta(cx, err);
+		if (r < 0)
+			take_back(cx, vs_steal(before), err);
+	}
+	vm_meta_free(before);
+	return r;
 }
 
 void vm_context_unguard(struct vm_context *cx)
@@ -360,6 +504,37 @@ struct vm_meta_id vm_context_id(const struct vm_context *cx, const struct vm_sna
 	else if (entry)
 		id.created_ns = entry->date_sec * INT64_C(1000000000) + entry->date_nsec;
 	return id;
+}
+
+static const struct vm_disk *seen_disk(const struct vm_context *cx, const char *name, const char *target)
+{
+	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &cx->d->snapshots[i];
+
+		if (s->present || !s->recorded || strcmp(s->name, name) != 0)
+			continue;
+		for (size_t k = 0; k < s->n_disks; k++)
+			if (!strcmp(s->disks[k].target, target) && s->disks[k].chain && s->disks[k].chain[0])
+				return &s->disks[k];
+	}
+	return NULL;
+}
+
+const char *vm_context_image(const struct vm_context *cx, const struct vm_context_record *record, const char *target,
+			     enum q2_format *format)
+{
+	for (size_t i = 0; i < record->xml->n_disks; i++) {
+		const struct vm_xml_snapdisk *said = &record->xml->disks[i];
+		const struct vm_disk *seen;
+
+		if (strcmp(said->target, target) != 0 || said->mode != VM_MODE_EXTERNAL)
+			continue;
+		seen = seen_disk(cx, record->name, target);
+		if (format)
+			*format = seen ? seen->format : said->frozen ? said->frozen->source.format : Q2_FORMAT_NONE;
+		return seen ? seen->chain[0] : said->frozen ? said->frozen->source.path : NULL;
+	}
+	return NULL;
 }
 
 bool vm_context_made(const struct vm_context *cx, const char *path, uint64_t ino)

@@ -47,6 +47,7 @@ struct vm_context {
 	const char *command; /* canonical text */
 	struct vm_journal journal; /* of it */
 	bool try_only;
+	bool pruning;        /* retention works, and nobody asked for this very delete */
 	struct vm_dom_watch watch;
 
 	/* of the last look */
@@ -55,6 +56,7 @@ struct vm_context {
 	const struct vm_domain *d;
 	struct vm_meta *meta; /* never NULL */
 	bool behind;        /* the domain's own copy of it is older */
+	char *known;        /* what was last found or written there */
 	const uint64_t *moving; /* inode numbers of layers that are going to be re-pointed: they are attested in any case */
 	size_t n_moving;
 	struct vm_context_record *records;
@@ -100,9 +102,19 @@ int vm_context_find_key(const struct vm_context *cx, const char *key, const stru
 /* NULL: libvirt has no record of it. */
 const struct vm_context_record *vm_context_record(const struct vm_context *cx, const char *raw_name);
 struct vm_meta_id vm_context_id(const struct vm_context *cx, const struct vm_snapshot *s);
+/*
+ * The image that this external snapshot's disk is in: what the look reads it from, which may be another file than its record names
+ * (graph/state.c, "redirection"). Where the look has no image of it, what the record says: then it cannot be read either. No command
+ * takes the record's word. *format (nullable): of that. Borrowed; NULL: it has no such disk, or not in a local file.
+ */
+const char *vm_context_image(const struct vm_context *cx, const struct vm_context_record *record, const char *target,
+			     enum q2_format *format);
 
-/* Stores cx->meta, raised by one, at the domain and in the state directory. */
+/* Stores cx->meta, raised by one, in the state directory and at the domain: what has happened, and is so whatever this returns. */
 int vm_context_save(struct vm_context *cx, struct vs_err *err);
+/* The same for what is only asked for (a hold, a policy, what is about to be done): on failure it is not so, neither now nor later.
+ * -EBUSY: a mount that shares no lock with us has changed it meanwhile. */
+int vm_context_ask(struct vm_context *cx, struct vs_err *err);
 
 /* Does a record say that a snapshot made the file with this path, or our metadata that this very file is of our making? */
 bool vm_context_made(const struct vm_context *cx, const char *path, uint64_t ino);

@@ -138,9 +138,9 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 	if (cx->try_only)
 		return 0;
 	if (r == 0)
-		r = vm_recover_journal_take(cx, spec->name);
+		r = vm_recover_journal_take(cx, spec->name, err);
 	if (r < 0)
-		return vs_err_set(err, r, "out of memory");
+		return r;
 	vm_fault();
 	r = vm_create(cx->dom, spec, &cx->watch, &made, err);
 	if (made) {
@@ -153,7 +153,7 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 	if (r != -EHOSTDOWN) {
 		vm_journal_done(&cx->journal, "take");
 		if (r == 0 || vm_attest_poll(cx, NULL) == 0)
-			vm_recover_settle_making(cx);
+			vm_recover_settle_making(cx, NULL);
 	}
 	return r;
 }
@@ -190,7 +190,8 @@ int vm_command_create(struct vm_context *cx, const struct vm_command *c, struct 
 {
 	struct vm_create spec = { .name = c->names[0], .description = c->desc, .targets = (const char *const *)c->disks,
 				      .n_targets = c->n_disks, .quiesce = c->quiesce_s, .quiesce_s = c->quiesce_s,
-				      .left_over = vm_recover_left_over, .making = vm_recover_making, .opaque = cx };
+				      .left_over = cx->try_only ? vm_recover_left_over : NULL,
+				      .making = vm_recover_making, .opaque = cx };
 	int r = vm_attest_poll(cx, err);
 
 	if (r < 0)
@@ -209,6 +210,8 @@ int vm_command_create(struct vm_context *cx, const struct vm_command *c, struct 
 		r = check_name(cx, c, spec.kind, err);
 	if (r == 0)
 		r = check_layers(cx, c, err);
+	if (r == 0 && !cx->try_only)
+		r = vm_recover_settle_making(cx, err); /* so that the names are free */
 	spec.depth = r == 0 ? depth_of(cx) : 0;
 	return r < 0 ? r : create(cx, &spec, err);
 }

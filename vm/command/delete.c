@@ -368,11 +368,11 @@ static int delete_all(struct vm_context *cx, char **keys, size_t n, struct vs_er
 		r = vm_context_cancelled(cx, err);
 		done = 0;
 		if (r == 0 && asked > 1 && !cx->try_only)
-			vm_journal_add(&cx->journal, "gone", keys[0]); /* should libvirt, or we, go away before the answer */
+			r = vm_journal_add(&cx->journal, "gone", keys[0], err); /* should libvirt, or we, go away before the answer */
 		if (r == 0)
 			r = vm_delete_some(cx, keys, n, &done, err);
 		for (size_t i = 1; asked > 1 && !cx->try_only && i < done; i++)
-			vm_journal_add(&cx->journal, "gone", keys[i]);
+			vm_journal_add(&cx->journal, "gone", keys[i], NULL); /* they are: its repetition would have to be told */
 		if (r < 0 && asked > 1)
 			vs_err_prefix(err, "'%s'", keys[done]);
 		if (r < 0 && asked > n - done && !cx->try_only)

@@ -2,6 +2,7 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/command/guest.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,19 +10,16 @@
 #include "vm/command/attest.h"
 #include "vm/command/check.h"
 #include "vm/libvirt/dom.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 /* What tells our instance from any other that carries its word: see libvirt/paused-guest.h. */
-static bool journal_guest(struct vm_context *cx, const struct vm_paused_guest *guest)
+static int journal_guest(void *opaque, const struct vm_paused_guest *guest, struct vs_err *err)
 {
-	vs_autofree char *text = xasprintf("%s %" PRId64 " %" PRIu64, guest->token, (int64_t)guest->pid, guest->began);
+	const struct vm_context *cx = opaque;
+	vs_autofree char *text = xasprintf("%s %" PRId64 " %" PRIu64, guest->token, guest->pid, guest->began);
 
-	return vm_journal_add(&cx->journal, "start", text) == 0;
-}
-
-static void before_start(void *opaque, const struct vm_paused_guest *guest)
-{
-	journal_guest(opaque, guest);
+	return vm_journal_add(&cx->journal, "start", text, err);
 }
 
 int vm_guest_start(struct vm_context *cx, struct vs_err *err)
@@ -33,13 +31,14 @@ int vm_guest_start(struct vm_context *cx, struct vs_err *err)
 	r = vm_check_startable(cx, err);
 	if (r < 0)
 		return r;
-	r = vm_paused_guest_start(cx->dom, before_start, cx, &cx->guest, err);
+	r = vm_paused_guest_start(cx->dom, journal_guest, cx, &cx->guest, err);
 	if (r < 0) {
-		vm_journal_done(&cx->journal, "start");
+		/* a libvirt that did not answer may start it still */
+		if (r != -EHOSTDOWN && r != -ETIMEDOUT && vm_dom_active(cx->dom, NULL) == 0)
+			vm_journal_done(&cx->journal, "start");
 		return r;
 	}
 	cx->guest_up = cx->running = true;
-	journal_guest(cx, &cx->guest);
 	return 0;
 }
 
@@ -53,15 +52,17 @@ static bool take_noted(const char *text, void *opaque)
 int vm_guest_find(struct vm_context *cx, struct vm_paused_guest *out)
 {
 	struct vm_paused_guest noted = {0};
+	struct vs_err err = {0};
 	int r;
 
 	vm_journal_each(&cx->journal, "start", take_noted, &noted); /* the last one counts */
-	r = vm_paused_guest_find(cx->dom, &noted, out, NULL);
-	if (r == 1 || vm_dom_active(cx->dom, NULL) == 0)
-		return r == 1;
-	if (noted.token[0] && r == 0)
+	r = vm_paused_guest_find(cx->dom, &noted, out, &err);
+	if (r < 0 && noted.token[0])
+		vm_log(cx->log, "an interrupted command had started the domain, paused, to work on its disks, and it may be up still: %s. It is left "
+		       "as it is; 'virsh destroy' ends it", vs_err_text(&err, r));
+	if (r == 0 && noted.token[0] && vm_dom_active(cx->dom, NULL) == 1)
 		vm_journal_drop(&cx->journal, "start");
-	return 0;
+	return r == 1;
 }
 
 int vm_guest_end(struct vm_context *cx, struct vs_err *err)
@@ -71,6 +72,10 @@ int vm_guest_end(struct vm_context *cx, struct vs_err *err)
 	if (!cx->guest_up)
 		return 0;
 	r = vm_paused_guest_end(cx->conn, &cx->guest, &cx->watch, err);
+	if (r < 0 && r != -ECANCELED)
+		vs_err_prefix(err, "the domain, which was started, paused, to work on its disks, may be up still ('virsh destroy' ends it)");
+	if (r > 0)
+		vm_log(cx->log, "the domain, which had been started, paused, to work on its disks, was resumed or replaced by somebody: it is left to them");
 	if (r >= 0) {
 		cx->guest_up = cx->running = false;
 		vm_journal_done(&cx->journal, "start");
@@ -80,7 +85,7 @@ int vm_guest_end(struct vm_context *cx, struct vs_err *err)
 
 /* ---------------------------------------------------------------- pivots */
 
-int vm_guest_journal_pivot(struct vm_context *cx, const char *target)
+int vm_guest_journal_pivot(struct vm_context *cx, const char *target, struct vs_err *err)
 {
 	struct vm_paused_guest qemu = {0};
 	vs_autofree char *text = NULL;
@@ -88,7 +93,7 @@ int vm_guest_journal_pivot(struct vm_context *cx, const char *target)
 	if (!vm_paused_guest_process(cx->uuid, &qemu))
 		return 0; /* then it will not be provable */
 	text = xasprintf("%" PRId64 " %" PRIu64 " %s", qemu.pid, qemu.began, target);
-	return vm_journal_add(&cx->journal, "pivot", text);
+	return vm_journal_add(&cx->journal, "pivot", text, err);
 }
 
 struct pivot {

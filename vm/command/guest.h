@@ -13,7 +13,7 @@
 /* The domain runs after this: it did, or it is started paused, for the rest of the work. Looks again if it was. */
 int vm_guest_start(struct vm_context *cx, struct vs_err *err);
 /* Notes that a pivot is about to be asked for on this disk, and of which QEMU. */
-int vm_guest_journal_pivot(struct vm_context *cx, const char *target);
+int vm_guest_journal_pivot(struct vm_context *cx, const char *target, struct vs_err *err);
 /* After a death in a pivot: where the very QEMU that was asked has the base as its active layer now, the pivot has happened, for nothing
  * else does that to a running QEMU. Notes so in cx->meta, and stores it. */
 int vm_guest_prove_pivots(struct vm_context *cx, struct vs_err *err);

@@ -25,7 +25,7 @@ int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct v
 	id = vm_context_id(cx, s);
 	if (vm_meta_set_held(cx->meta, &id, hold) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
-	return vm_context_save(cx, err);
+	return vm_context_ask(cx, err);
 }
 
 int vm_command_policy(struct vm_context *cx, const char *line, struct vs_err *err)
@@ -38,5 +38,5 @@ int vm_command_policy(struct vm_context *cx, const char *line, struct vs_err *er
 		return 0;
 	if (vm_meta_set_policy(cx->meta, line) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
-	return vm_context_save(cx, err);
+	return vm_context_ask(cx, err);
 }

@@ -18,23 +18,6 @@
 #include "vm/libvirt/qemu-img.h"
 #include "vm/util/clock.h"
 
-static int nobody_has_it(const struct vm_context *cx, struct vs_err *err)
-{
-	struct q2_locks locks = {0};
-	struct q2_file *f;
-	int r = q2_file_open(cx->uuid, &f, err);
-
-	if (r < 0)
-		return r;
-	r = q2_file_locks(f, &locks);
-	q2_file_close(f);
-	if (r < 0)
-		return vs_err_set(err, r, "the image locks of '%s': %s", cx->uuid, strerror(-r));
-	if (locks.writer || locks.no_read)
-		return vs_err_set(err, -EBUSY, "'%s' is open in QEMU", cx->uuid);
-	return 0;
-}
-
 /* Does what stands on it, as far as anybody knows, forbid to write it? */
 static int nobody_stands_on_it(const struct vm_context *cx, struct vs_err *err)
 {
@@ -64,7 +47,7 @@ static int check_unambiguous(const struct vm_context *cx, const struct vm_snapsh
 
 static int check(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
-	int r = nobody_has_it(cx, err);
+	int r = vm_nobody_has_it(cx->uuid, false, err);
 
 	if (r == 0 && s)
 		r = check_unambiguous(cx, s, err);
@@ -104,7 +87,7 @@ int vm_image_create(struct vm_context *cx, const struct vm_command *c, struct vs
 		vm_context_say(cx, "would add an entry '%s' to '%s'; no data moves", c->names[0], cx->uuid);
 	if (r < 0 || cx->try_only)
 		return r;
-	r = vm_recover_journal_take(cx, c->names[0]);
+	r = vm_recover_journal_take(cx, c->names[0], err);
 	if (r < 0)
 		return vs_err_set(err, r, "out of memory");
 	r = run(cx, "-c", c->names[0], err);

@@ -84,6 +84,8 @@ static bool is_untouched(const struct vm_meta_doomed *disk)
 {
 	struct stat st;
 
+	if (disk->unasked && !disk->done)
+		return true;
 	return !disk->done && disk->mtime_ns && disk->path && stat(disk->path, &st) == 0 && S_ISREG(st.st_mode) &&
 	       st.st_ino == disk->path_ino && vm_timespec_ns(st.st_mtim) == disk->mtime_ns;
 }
@@ -311,9 +313,8 @@ static int settle_one(struct vm_context *cx, const struct vm_meta_mark *mark, bo
 	if (is_undone(cx, mark))
 		return cx->try_only ? 0 : forget(cx, mark->command,
 						 "had been interrupted before anything was written: all is as before", err);
-	if (!has_records(cx, mark->command)) /* those that remain never depended on it */
-		return cx->try_only ? 0 : forget(cx, mark->command, "was begun, and nothing is left of what it was to remove",
-						 err);
+	if (!has_records(cx, mark->command)) /* those that remain never depended on it. Should the others come back they are stale */
+		return 0;
 	state = judge(cx, mark, why, &code);
 	if (state == VM_INTENT_VOID)
 		return cx->try_only ? 0 : vm_intent_void(cx, mark->command, why, err);

@@ -33,7 +33,7 @@ const struct vm_meta_doomed *vm_intent_of(const struct vm_meta_mark *mark, const
 /* What to type to repeat it: any of its snapshots stands for all of a long line. Gives. */
 char *vm_intent_repeat(const char *command);
 
-/* Was nothing written yet, as the time stamps of the bases prove? */
+/* Was nothing written yet? It was noted that nobody has been asked to, or the time stamps of the bases prove it. */
 bool vm_intent_untouched(const struct vm_meta_mark *mark);
 
 /* The names of the snapshots that @command has marked and libvirt still lists, ancestors first, borrowed, in @line, which has room

@@ -80,23 +80,6 @@ static const struct vm_context_record *last_with(const struct vm_merge *m, const
 	return NULL;
 }
 
-/* Where the snapshot's disk is to be read: what the inventory found, else what the record says. */
-static const char *frozen_path(const struct vm_merge *m, const struct vm_context_record *record, const char *target)
-{
-	const struct vm_xml_snapdisk *disk = disk_of(record->xml, target);
-
-	for (size_t i = 0; i < m->cx->d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &m->cx->d->snapshots[i];
-
-		if (s->present || !s->recorded || strcmp(s->name, record->name) != 0)
-			continue;
-		for (size_t k = 0; k < s->n_disks; k++)
-			if (!strcmp(s->disks[k].target, target) && s->disks[k].chain && s->disks[k].chain[0])
-				return s->disks[k].chain[0];
-	}
-	return disk && disk->frozen ? disk->frozen->source.path : NULL;
-}
-
 /* ---------------------------------------------------------------- layers */
 
 static const struct vm_layer *layer_at(const struct vm_merge *m, int layer)
@@ -141,6 +124,10 @@ static enum vm_need need_of(const struct vm_merge *m, int layer, bool is_top, st
 
 	if (need == VM_NEED_NOT && vm_context_above(m->cx, layer, &one) > 1) {
 		vs_err_set(err, -EPERM, "'%s' must stay as it is: several branches stand on it", layer_at(m, layer)->path);
+		return VM_NEED_BY;
+	}
+	if (need == VM_NEED_NOT && layer_at(m, layer)->active && vm_context_above(m->cx, layer, &one) > 0) {
+		vs_err_set(err, -EPERM, "'%s' must stay as it is: '%s' stands on it", layer_at(m, layer)->path, layer_at(m, one)->path);
 		return VM_NEED_BY;
 	}
 	return need;
@@ -293,7 +280,8 @@ static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 		r = check_chain(m, d->target, err);
 		if (r < 0)
 			return r;
-		why = xasprintf("its image '%s' is missing, so its record is all that goes", d->base);
+		why = xasprintf(d->base[0] == '/' ? "its image '%s' is missing, so its record is all that goes" :
+			"its image, %s, is no file of this host, so its record is all that goes", d->base);
 		keep(d, why);
 		return 0;
 	}
@@ -332,7 +320,7 @@ static int find_top(const struct vm_merge *m, const char *target, int base)
 
 	if (top >= 0 && step_above(m, base, top) >= 0)
 		return top;
-	pit = last ? vm_context_layer(m->cx, frozen_path(m, last, target)) : -1;
+	pit = last ? vm_context_layer(m->cx, vm_context_image(m->cx, last, target, NULL)) : -1;
 	return pit >= 0 && vm_context_above(m->cx, pit, &above) == 1 && step_above(m, base, above) >= 0 ? above : -1;
 }
 
@@ -441,12 +429,13 @@ static int plan_disk(struct vm_merge *m, const struct vm_context_record *record,
 	const struct vm_meta_mark *mark = vm_intent_mark(m->cx, record);
 	const struct vm_meta_doomed *intent = vm_intent_of(mark, first->target);
 	struct vm_merge_disk *d = &m->disks[m->n_disks++];
-	const char *path = frozen_path(m, record, first->target);
+	enum q2_format format = Q2_FORMAT_NONE;
+	const char *path = vm_context_image(m->cx, record, first->target, &format);
 	int base = path ? vm_context_layer(m->cx, path) : -1;
 
 	d->target = xstrdup(first->target);
-	d->base = xstrdup(path ? path : "?");
-	d->format = first->frozen ? first->frozen->source.format : Q2_FORMAT_NONE;
+	d->base = xstrdup(path ? path : first->frozen && first->frozen->source.text ? first->frozen->source.text : "?");
+	d->format = format;
 	if (base >= 0) {
 		d->block = layer_at(m, base)->stamp.block;
 		d->format = layer_at(m, base)->format;

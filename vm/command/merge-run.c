@@ -3,7 +3,8 @@
 /*
  * The steps of a merge, each of which may be the last one before a crash:
  *
- *     mark        the snapshots that go are marked in the domain's metadata with what is intended: they read as stale from here on
+ *     mark        the snapshots that go are marked in the domain's metadata with what is intended: they read as stale from here on.
+ *                 That nobody has been asked to write yet is noted with it, and taken back before libvirt is
  *     start       a shut-off domain is started paused
  *     look        once more, now that the domain is up: is the plan still based on what is so?
  *     commit      disk by disk. Once the job has begun libvirt lets nobody else at the disk: the guards are asked again, and before a
@@ -36,6 +37,7 @@
 #include "vm/command/guest.h"
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
+#include "vm/command/own-job.h"
 #include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/blockjob.h"
 #include "vm/libvirt/record.h"
@@ -91,6 +93,7 @@ static struct vm_meta_doomed intent_of(const struct vm_merge *m, const struct vm
 		.above_ino = d->above_ino, .mtime_ns = proof_of(m, d, now_ns),
 	};
 
+	intent.unasked = !before || before->unasked;
 	if (d->what != VM_MERGE_DONE || !before)
 		return intent;
 	intent.top_ino = before->top_ino; /* it may be gone by now */
@@ -117,6 +120,19 @@ static void remember_gone(struct vm_merge *m)
 		}
 }
 
+/* Had somebody begun it before who is not retention? */
+static bool is_asked_for(const struct vm_merge *m)
+{
+	for (size_t i = 0; i < m->n_names; i++) {
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
+		const struct vm_meta_mark *before = record ? vm_intent_mark(m->cx, record) : NULL;
+
+		if (before && !before->is_void && !before->retention)
+			return true;
+	}
+	return false;
+}
+
 static int mark(struct vm_merge *m, struct vs_err *err)
 {
 	vs_autofree struct vm_meta_doomed *disks = xcalloc(m->n_disks, sizeof(*disks));
@@ -124,6 +140,7 @@ static int mark(struct vm_merge *m, struct vs_err *err)
 	vs_autofree char *reason = xasprintf("'%s' has begun, which changes its data: repeat it if it is not running any more", said);
 	struct vm_meta_mark what = { .command = m->command, .reason = reason, .since_ns = vm_now_ns(), .disks = disks };
 
+	what.retention = m->cx->pruning && !is_asked_for(m);
 	for (size_t i = 0; i < m->n_disks; i++)
 		if (vm_merge_moved(&m->disks[i]))
 			disks[what.n_disks++] = intent_of(m, &m->disks[i], what.since_ns);
@@ -135,17 +152,18 @@ static int mark(struct vm_merge *m, struct vs_err *err)
 		if (vm_meta_set_mark(m->cx->meta, &id, &what) < 0)
 			xoom();
 	}
-	return vm_context_save(m->cx, err);
+	return vm_context_ask(m->cx, err);
 }
 
 /* A note on the intent of one disk, in all marks of the line. */
-static int note(struct vm_merge *m, const struct vm_merge_disk *d, bool done, bool pivoting, struct vs_err *err)
+static int note(struct vm_merge *m, const struct vm_merge_disk *d, bool unasked, bool done, bool pivoting, struct vs_err *err)
 {
 	for (size_t i = 0; i < m->cx->meta->n_snapshots; i++) {
 		struct vm_meta_mark *what = m->cx->meta->snapshots[i].mark;
 
 		for (size_t k = 0; what && !strcmp(what->command, m->command) && k < what->n_disks; k++)
 			if (!strcmp(what->disks[k].target, d->target)) {
+				what->disks[k].unasked = unasked;
 				what->disks[k].done = done;
 				what->disks[k].pivoting = pivoting;
 			}
@@ -189,6 +207,15 @@ static int differs(const struct vm_merge_disk *d, const char *path, struct vs_er
 			  d->target, path);
 }
 
+/* Has a job that has just begun ended already? Then what stood on the top stands on the base, beside the merged layers. */
+static bool is_over(const struct vm_context *now, const struct vm_merge_disk *d, int base)
+{
+	for (size_t i = 0; d->above_ino && i < now->d->n_layers; i++)
+		if (now->d->layers[i].stamp.ino == d->above_ino && !now->d->layers[i].error && now->d->layers[i].below == base)
+			return true;
+	return false;
+}
+
 /* A second look at one disk: the same files, one on the other, and nobody who needs them. Of the top only the inode counts: it may be
  * the active layer. */
 static int look_again(const struct vm_merge *m, const struct vm_merge_disk *d, bool begun, struct vs_err *err)
@@ -212,7 +239,7 @@ static int look_again(const struct vm_merge *m, const struct vm_merge_disk *d, b
 			r = differs(d, d->top, err);
 		else if (vm_need(&now, l, &leaving, l != top, err) != VM_NEED_NOT)
 			r = err->code;
-		else if (vm_context_above(&now, l, &one) > 1)
+		else if (vm_context_above(&now, l, &one) > (begun && l == base && is_over(&now, d, base) ? 2u : 1u))
 			r = vs_err_set(err, -EPERM, "'%s' must stay as it is: several branches stand on it", now.d->layers[l].path);
 		if (l == base)
 			break;
@@ -225,6 +252,16 @@ struct job {
 	struct vm_merge *m;
 	const struct vm_merge_disk *disk;
 };
+
+static int on_asking(void *opaque, enum vm_job type, struct vs_err *err)
+{
+	const struct job *job = opaque;
+	const struct vm_blockjob_spec spec = { .target = job->disk->target, .base = job->disk->base, .top = job->disk->top, .type = type };
+	const struct vm_meta_doomed *noted = marked_before(job->m, job->disk->target);
+	int r = vm_own_job_journal(job->m->cx, &spec, job->m->command, err);
+
+	return r == 0 && (!noted || noted->unasked) ? note(job->m, job->disk, false, false, false, err) : r;
+}
 
 static int on_begun(void *opaque, struct vs_err *err)
 {
@@ -239,8 +276,8 @@ static int before_pivot(void *opaque, struct vs_err *err)
 	int r = look_again(job->m, job->disk, true, err);
 
 	if (r == 0)
-		r = vm_guest_journal_pivot(job->m->cx, job->disk->target);
-	return r < 0 ? r : note(job->m, job->disk, false, true, err);
+		r = vm_guest_journal_pivot(job->m->cx, job->disk->target, err);
+	return r < 0 ? r : note(job->m, job->disk, false, false, true, err);
 }
 
 /* ---------------------------------------------------------------- commit */
@@ -249,11 +286,13 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 {
 	struct job job = { m, d };
 	struct vm_blockjob_commit spec = {
-		.target = d->target, .base = d->base, .top = d->top, .begun = on_begun, .check = before_pivot, .opaque = &job,
+		.target = d->target, .base = d->base, .top = d->top, .asking = on_asking, .begun = on_begun, .check = before_pivot, .opaque = &job,
 		.bandwidth = (uint64_t)(m->cx->options->bandwidth_mib * 1048576),
 	};
 	struct vm_blockjob_outcome outcome = {0};
 	struct stat st;
+	const struct vm_meta_doomed *noted = marked_before(m, d->target);
+	bool unasked = noted && noted->unasked;
 	int r = vm_context_cancelled(m->cx, err);
 
 	if (r == 0)
@@ -261,6 +300,8 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 	if (r == 0)
 		r = vm_blockjob_commit(m->cx->dom, &spec, &m->cx->watch, &outcome, err);
 	vm_fault();
+	if (r < 0 && unasked && !outcome.touched) /* it was asked for, and refused */
+		note(m, d, true, false, false, NULL);
 	if (r < 0)
 		return r;
 	/* nobody writes to what was the top any more: this is the file that may be removed */
@@ -268,8 +309,9 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 		d->gone[0].stamp.size = (uint64_t)st.st_size;
 		d->gone[0].stamp.mtime_ns = vm_timespec_ns(st.st_mtim);
 	}
-	r = note(m, d, true, false, err);
+	r = note(m, d, false, true, false, err);
 	vm_journal_done(&m->cx->journal, "pivot");
+	vm_journal_done(&m->cx->journal, "job");
 	return r;
 }
 
@@ -291,6 +333,8 @@ static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 
 	if (r != -EHOSTDOWN && vm_blockjob_list(m->cx->dom, &jobs, &n, NULL) == 0)
 		vm_blockjob_list_free(jobs, n);
+	if (r != -EHOSTDOWN)
+		vm_own_job_settle(m->cx, NULL);
 	if (n == 0 && untouched(m)) {
 		if (unmark(m, NULL) == 0)
 			vs_err_prefix(err, "nothing was written");
@@ -383,20 +427,35 @@ static void remove_files(struct vm_merge *m)
 	}
 }
 
-static int remove_memory(struct vm_merge *m, struct vs_err *err)
+/* What a record says its memory is, as it is to be removed. False: it says nothing, or nothing is there. */
+static bool memory_of(const struct vm_merge *m, const char *name, struct vm_doomed_file *file)
 {
-	int r = 0;
+	const struct vm_context_record *record = vm_context_record(m->cx, name);
+	int layer = record && record->xml->memory_file ? vm_context_layer(m->cx, record->xml->memory_file) : -1;
 
-	for (size_t i = 0; r == 0 && i < m->n_names; i++) {
-		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
+	if (!record || !record->xml->memory_file || access(record->xml->memory_file, F_OK) != 0)
+		return false;
+	*file = (struct vm_doomed_file){ .path = record->xml->memory_file, .as = VM_DOOMED_MEMORY, .since_s = record->xml->created_s };
+	if (layer >= 0)
+		file->stamp = m->cx->d->layers[layer].stamp;
+	return true;
+}
 
-		if (!record || !record->xml->memory_file || access(record->xml->memory_file, F_OK) != 0)
-			continue;
-		r = vm_record_unlink(record->xml, record->xml->memory_file, err);
+/* As with layers: what stays is told. */
+static void remove_memory(struct vm_merge *m)
+{
+	struct vm_leaving leaving = vm_merge_leaving(m);
+
+	for (size_t i = 0; i < m->n_names; i++) {
+		struct vm_doomed_file file;
+		struct vs_err why = {0};
+		int r = memory_of(m, m->names[i], &file) ? vm_remove(m->cx, &file, &leaving, &why) : 1;
+
 		if (r == 0)
-			vm_context_say(m->cx, "unlinked '%s'", vm_context_file(m->cx, record->xml->memory_file));
+			vm_context_say(m->cx, "unlinked '%s'", vm_context_file(m->cx, file.path));
+		else if (r < 0)
+			vm_context_say(m->cx, "%s", why.msg);
 	}
-	return r;
 }
 
 /* Overlays of those that go which stay as files, for others need them: soon no record will say that a snapshot made them. */
@@ -450,17 +509,34 @@ static void tell(struct vm_merge *m)
 		tell_disk(m, &m->disks[i]);
 }
 
+static void tell_file(struct vm_context *cx, const char *path)
+{
+	struct vs_err why = {0};
+
+	if (vm_is_removable(path, &why) == 0)
+		vm_context_say(cx, "would unlink '%s'", path);
+	else
+		vm_context_say(cx, "%s", why.msg);
+}
+
 /* What remove_files() and remove_memory() will do. */
 static void tell_files(struct vm_merge *m)
 {
+	struct vm_leaving leaving = vm_merge_leaving(m);
+	struct vm_doomed_file memory;
+
 	for (size_t i = 0; i < m->n_disks; i++)
 		for (size_t k = 0; k < m->disks[i].n_gone; k++)
-			vm_context_say(m->cx, "would unlink '%s'", m->disks[i].gone[k].path);
+			tell_file(m->cx, m->disks[i].gone[k].path);
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
+		struct vs_err why = {0};
 
-		if (record && record->xml->memory_file)
-			vm_context_say(m->cx, "would unlink '%s'", record->xml->memory_file);
+		if (!memory_of(m, m->names[i], &memory))
+			continue;
+		if (vm_may_remove(m->cx, &memory, &leaving, &why) == 0)
+			vm_context_say(m->cx, "would unlink '%s'", memory.path);
+		else
+			vm_context_say(m->cx, "%s", why.msg);
 	}
 }
 
@@ -542,7 +618,7 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 	if (r == 0)
 		remove_files(m);
 	if (r == 0)
-		r = remove_memory(m, err);
+		remove_memory(m);
 	if (r == 0)
 		r = vm_attest_again(m->cx, err);
 	if (r == 0)

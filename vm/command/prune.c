@@ -109,13 +109,13 @@ static int prune_some(struct vm_context *cx, struct pruning *p, size_t *dropped,
 	return r < 0 ? r : n > 0;
 }
 
-/* A delete that retention itself would make, and that was begun, is its to finish: it comes first. */
+/* A delete that retention has begun is its to finish: it comes first. Those of others are finished by whoever repeats them. */
 static const char *begun_drop(const struct vm_context *cx)
 {
 	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
 		const struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
 
-		if (mark && !mark->is_void && !strncmp(mark->command, "delete ", strlen("delete ")))
+		if (mark && !mark->is_void && mark->retention && !strncmp(mark->command, "delete ", strlen("delete ")))
 			return mark->command;
 	}
 	return NULL;
@@ -147,6 +147,7 @@ int vm_command_prune(struct vm_context *cx, size_t *dropped, struct vs_err *err)
 	int r = vm_attest_poll(cx, err);
 
 	*dropped = 0;
+	cx->pruning = true;
 	if (cx->try_only && r == 0)
 		return try_prune(cx, err);
 	if (r == 0 && cx->meta->policy && strcmp(cx->meta->policy, "off") != 0) {

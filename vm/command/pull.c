@@ -10,6 +10,7 @@
 #include "vm/command/command.h"
 #include "vm/command/context.h"
 #include "vm/command/guest.h"
+#include "vm/command/own-job.h"
 #include "vm/command/recover.h"
 #include "vm/libvirt/blockjob.h"
 
@@ -18,17 +19,6 @@ struct pull_disk {
 	char *base; /* NULL: nothing */
 	uint64_t bytes;
 };
-
-static const char *frozen_on(const struct vm_context_record *record, const char *target)
-{
-	for (size_t i = 0; i < record->xml->n_disks; i++) {
-		const struct vm_xml_snapdisk *d = &record->xml->disks[i];
-
-		if (!strcmp(d->target, target) && d->mode == VM_MODE_EXTERNAL && d->frozen)
-			return d->frozen->source.path;
-	}
-	return NULL;
-}
 
 /* What would be copied: everything above @base (-1: everything) but the active layer. -1: @base is not beneath it. */
 static int64_t bytes_above(const struct vm_context *cx, int top, int base)
@@ -56,7 +46,7 @@ static int check_end(const struct vm_context *cx, const struct vm_disk_now *disk
 static int plan_pull(const struct vm_context *cx, const struct vm_disk_now *disk, const struct vm_context_record *record,
 		     struct pull_disk *p, struct vs_err *err)
 {
-	const char *path = record ? frozen_on(record, disk->target) : NULL, *inside;
+	const char *path = record ? vm_context_image(cx, record, disk->target, NULL) : NULL, *inside;
 	int base = path ? vm_context_layer(cx, path) : -1;
 	int64_t bytes;
 
@@ -87,6 +77,14 @@ static int plan_pull(const struct vm_context *cx, const struct vm_disk_now *disk
 	return !path || p->base ? 1 : vs_err_set(err, -ENOMEM, "out of memory");
 }
 
+/* For a repetition to know the job. */
+static int note_pull(struct vm_context *cx, const struct pull_disk *p, struct vs_err *err)
+{
+	const struct vm_blockjob_spec spec = { .target = p->target, .base = p->base, .type = VM_JOB_PULL };
+
+	return vm_own_job_journal(cx, &spec, cx->command, err);
+}
+
 static int pull_one(struct vm_context *cx, const struct pull_disk *p, struct vs_err *err)
 {
 	struct vm_blockjob_pull spec = { .target = p->target, .base = p->base,
@@ -95,19 +93,11 @@ static int pull_one(struct vm_context *cx, const struct pull_disk *p, struct vs_
 	int r = vm_context_cancelled(cx, err);
 
 	if (r == 0)
+		r = note_pull(cx, p, err);
+	if (r == 0)
 		r = vm_blockjob_pull(cx->dom, &spec, &cx->watch, &outcome, err);
 	vm_fault();
 	return r;
-}
-
-/* For a repetition to know the jobs, and for a mount to know that there is something to look after. */
-static int note_pull(struct vm_context *cx, const struct pull_disk *disks, size_t n, struct vs_err *err)
-{
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < n; i++)
-		r = vm_journal_add(&cx->journal, "job", disks[i].target);
-	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
 }
 
 static int pull_all(struct vm_context *cx, const struct pull_disk *disks, size_t n, struct vs_err *err)
@@ -116,8 +106,6 @@ static int pull_all(struct vm_context *cx, const struct pull_disk *disks, size_t
 
 	vm_context_unguard(cx);
 	r = vm_context_save(cx, err); /* what each snapshot froze, which the header that changes will not tell any more */
-	if (r == 0)
-		r = note_pull(cx, disks, n, err);
 	if (r == 0)
 		r = vm_guest_start(cx, err);
 	if (r < 0)

@@ -12,107 +12,144 @@
 #include "vm/command/check.h"
 #include "vm/command/guest.h"
 #include "vm/command/intent.h"
+#include "vm/command/own-job.h"
 #include "vm/command/remove.h"
 #include "vm/libvirt/blockjob-list.h"
+#include "vm/meta/made.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- left-overs of an interrupted create */
 
-struct made_file {
-	const char *path;
-	uint64_t ino;
-};
+/*
+ * Each file that is made is noted before it has its name. While the command has not ended it is a node of the graph like any other,
+ * so that it is known who has come to use it; and it goes by vm_remove(), or stays.
+ */
 
-/* "INO\nPATH" */
-static bool is_made(const char *text, void *opaque)
+static bool is_it(const struct q2_stamp *stamp, const struct vm_made *made)
 {
-	const struct made_file *file = opaque;
-	char *path;
-	uint64_t ino = strtoull(text, &path, 10);
-
-	return *path == '\n' && ino == file->ino && !strcmp(path + 1, file->path);
+	return stamp->dev == made->dev && stamp->ino == made->ino && (!made->btime_ns || stamp->btime_ns == made->btime_ns);
 }
 
-/* The very file that we noted when we made it, and that nobody has come to use. */
-bool vm_recover_left_over(void *opaque, const char *path)
+/* As it is to be removed: see vm_remove(), which takes nothing without a stamp. */
+static struct vm_doomed_file as_doomed(const struct vm_context *cx, const struct vm_made *made)
 {
-	struct vm_context *cx = opaque;
-	int l = vm_context_layer(cx, path);
-	struct made_file file = { .path = path };
-	struct stat st;
+	int l = vm_context_layer(cx, made->path);
+	struct vm_doomed_file file = { .path = (char *)made->path, .as = VM_DOOMED_BEGUN };
 
-	if (lstat(path, &st) < 0 || !S_ISREG(st.st_mode))
+	if (l >= 0 && is_it(&cx->d->layers[l].stamp, made))
+		file.stamp = cx->d->layers[l].stamp;
+	return file;
+}
+
+struct asked {
+	const struct vm_context *cx;
+	const char *path;
+	bool goes;
+};
+
+static bool would_go(const char *text, void *opaque)
+{
+	struct asked *asked = opaque;
+	struct vm_doomed_file file;
+	struct vm_made made;
+
+	if (!vm_made_parse(text, &made) || strcmp(made.path, asked->path) != 0 || vm_made_is_there(&made) != 1)
 		return false;
-	file.ino = st.st_ino;
-	if (vm_journal_each(&cx->journal, "make", is_made, &file) == 0)
-		return false;
-	if (l >= 0 && (cx->d->layers[l].active || cx->d->layers[l].users[0] || cx->d->layers[l].snapshots[0] ||
-		       cx->d->layers[l].unknown || cx->d->n_doubts))
-		return false;
-	for (size_t i = 0; i < cx->n_records; i++)
-		for (size_t k = 0; k < cx->records[i].xml->n_files; k++)
-			if (!strcmp(cx->records[i].xml->files[k].path, path))
-				return false;
-	for (size_t i = 0; l >= 0 && i < cx->d->n_layers; i++)
-		if (cx->d->layers[i].below == l)
-			return false;
+	file = as_doomed(asked->cx, &made);
+	asked->goes |= vm_may_remove(asked->cx, &file, NULL, NULL) == 0 && vm_nobody_has_it(made.path, true, NULL) == 0;
 	return true;
 }
 
-void vm_recover_making(void *opaque, const char *path, uint64_t ino)
+/* For `try`: will that file be gone by then? */
+bool vm_recover_left_over(void *opaque, const char *path)
 {
-	struct vm_context *cx = opaque;
-	vs_autofree char *text = xasprintf("%" PRIu64 "\n%s", ino, path);
+	const struct vm_context *cx = opaque;
+	struct asked asked = { .cx = cx, .path = path };
 
-	vm_journal_add(&cx->journal, "make", text);
+	vm_journal_each(&cx->journal, "make", would_go, &asked);
+	return asked.goes;
 }
 
-/* ---------------------------------------------------------------- what an interrupted create has taken */
-
-/* Does somebody know it, so that no note has to? */
-static bool is_known(const struct vm_context *cx, const char *path, uint64_t ino)
+int vm_recover_making(void *opaque, const char *path, int fd, struct vs_err *err)
 {
-	int l = vm_context_layer(cx, path);
+	struct vm_context *cx = opaque;
+	struct vm_made made;
+	vs_autofree char *text = NULL;
+	int r = vm_made_of(fd, path, &made);
+
+	if (r < 0)
+		return vs_err_set(err, r, "'%s' is made, and what it is cannot be noted: %s", path, strerror(-r));
+	text = vm_made_text(&made);
+	return vm_journal_add(&cx->journal, "make", text, err);
+}
+
+/* Does a disk or a snapshot of the domain use it? */
+static bool is_used(const struct vm_context *cx, const struct vm_made *made)
+{
+	int l = vm_context_layer(cx, made->path);
 	const struct vm_layer *layer = l < 0 ? NULL : &cx->d->layers[l];
 
-	return layer && layer->stamp.ino == ino && (layer->active || layer->snapshots[0] || vm_made(cx, l));
+	return layer && is_it(&layer->stamp, made) && (layer->active || layer->snapshots[0] || vm_made(cx, l));
+}
+
+/* Then it is of our making, which soon no note will say. True: and no record does. */
+static bool adopt_made(const char *text, void *opaque)
+{
+	struct vm_context *cx = opaque;
+	struct vm_made made;
+
+	if (!vm_made_parse(text, &made) || vm_made_is_there(&made) != 1 || !is_used(cx, &made) || vm_made(cx, vm_context_layer(cx, made.path)))
+		return false;
+	vm_meta_add_made(cx->meta, made.path, made.ino);
+	return true;
 }
 
 static bool settle_made(const char *text, void *opaque)
 {
 	struct vm_context *cx = opaque;
-	char *path;
-	uint64_t ino = strtoull(text, &path, 10);
-	struct stat st;
+	struct vm_doomed_file file;
+	struct vs_err why = {0};
+	struct vm_made made;
+	int l, r;
 
-	if (*path++ != '\n' || lstat(path, &st) < 0)
-		return *path == '\0' || errno == ENOENT;
-	if (st.st_ino != ino || is_known(cx, path, ino))
+	if (!vm_made_parse(text, &made) || vm_made_is_there(&made) == 0)
 		return true;
-	if (!vm_recover_left_over(cx, path) || vm_nobody_has_it(path, NULL) < 0 || unlink(path) < 0)
-		return false;
-	vm_log(cx->log, "unlinked '%s', which an interrupted command had made", path);
-	return true;
+	if (is_used(cx, &made))
+		return true;
+	l = vm_context_layer(cx, made.path);
+	if (l >= 0 && vm_need(cx, l, NULL, true, &why) == VM_NEED_BY) {
+		vm_log(cx->log, "an interrupted command had made '%s', which is somebody's by now: %s", made.path, why.msg);
+		return true;
+	}
+	file = as_doomed(cx, &made);
+	r = vm_remove(cx, &file, NULL, &why);
+	if (r == 0)
+		vm_log(cx->log, "unlinked '%s', which had been made for a command that came to nothing", made.path);
+	else if (r < 0)
+		vm_log(cx->log, "%s (it had been made for a command that came to nothing)", why.msg);
+	return r >= 0;
 }
 
-void vm_recover_settle_making(struct vm_context *cx)
+int vm_recover_settle_making(struct vm_context *cx, struct vs_err *err)
 {
-	vm_journal_settle(&cx->journal, "make", settle_made, cx);
+	int r = vm_journal_each(&cx->journal, "make", adopt_made, cx) > 0 ? vm_context_save(cx, err) : 0;
+
+	if (r == 0)
+		vm_journal_settle(&cx->journal, "make", settle_made, cx);
+	return r;
 }
+
+/* ---------------------------------------------------------------- what an interrupted create has taken */
 
 #define TAKING_S 30 /* a snapshot's time is that of the beginning of the call that takes it */
 
-int vm_recover_journal_take(struct vm_context *cx, const char *name)
+int vm_recover_journal_take(struct vm_context *cx, const char *name, struct vs_err *err)
 {
-	vs_autofree char *text = NULL;
+	vs_autofree char *text = xasprintf("%" PRId64 "\n%s", vm_now_ns() / VM_NS_PER_S, name);
 
-	if (asprintf(&text, "%" PRId64 "\n%s", vm_now_ns() / VM_NS_PER_S, name) < 0) {
-		text = NULL;
-		return -ENOMEM;
-	}
-	return vm_journal_add(&cx->journal, "take", text);
+	return vm_journal_add(&cx->journal, "take", text, err);
 }
 
 static bool settle_one(const char *text, void *opaque)
@@ -136,43 +173,29 @@ static bool settle_one(const char *text, void *opaque)
 	return changed;
 }
 
+#define TAKEN_LATE_S 86400 /* a libvirt that went away may be writing a guest's memory still */
+
+static bool take_is_over(const char *text, void *opaque)
+{
+	struct vm_context *cx = opaque;
+	const char *name = strchr(text, '\n');
+
+	return !name || vm_context_record(cx, name + 1) || strtoll(text, NULL, 10) + TAKEN_LATE_S < vm_now_ns() / VM_NS_PER_S;
+}
+
 int vm_recover_settle(struct vm_context *cx, struct vs_err *err)
 {
-	return !cx->try_only && vm_journal_each(&cx->journal, "take", settle_one, cx) > 0 ? vm_context_save(cx, err) : 0;
+	int r;
+
+	if (cx->try_only)
+		return 0;
+	r = vm_journal_each(&cx->journal, "take", settle_one, cx) > 0 ? vm_context_save(cx, err) : 0;
+	if (r == 0)
+		vm_journal_settle(&cx->journal, "take", take_is_over, cx);
+	return r;
 }
 
 /* ---------------------------------------------------------------- a guest that an interrupted command has left */
-
-static bool is_text(const char *text, void *opaque)
-{
-	return !strcmp(text, opaque);
-}
-
-/* Has any command of ours begun a block job on this disk? */
-static bool began_any(struct vm_context *cx, const char *target)
-{
-	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
-		const struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
-
-		if (mark && !mark->is_void && vm_intent_of(mark, target))
-			return true;
-	}
-	return vm_journal_each(&cx->journal, "job", is_text, (void *)target) > 0;
-}
-
-/* Who ends a guest that is ours gives up the jobs in it that are ours; those of others are waited for. */
-static void abort_own(struct vm_context *cx)
-{
-	struct vm_blockjob *jobs = NULL;
-	size_t n = 0;
-
-	if (vm_blockjob_list(cx->dom, &jobs, &n, NULL) < 0)
-		return;
-	for (size_t i = 0; i < n; i++)
-		if (jobs[i].target && began_any(cx, jobs[i].target))
-			vm_blockjob_abort(cx->dom, jobs[i].target, NULL);
-	vm_blockjob_list_free(jobs, n);
-}
 
 /* A guest that we have started and that nobody has come to use is ended; a word of ours in the configuration goes. */
 int vm_recover_guest(struct vm_context *cx, struct vs_err *err)
@@ -182,43 +205,21 @@ int vm_recover_guest(struct vm_context *cx, struct vs_err *err)
 	if (cx->guest_up || vm_guest_find(cx, &guest) != 1)
 		return 0;
 	vm_log(cx->log, "ending the paused guest that an interrupted command had started");
-	abort_own(cx);
+	vm_own_job_abort(cx);
 	vm_paused_guest_end(cx->conn, &guest, &cx->watch, NULL);
 	return vm_attest_poll(cx, err);
 }
 
 /* ---------------------------------------------------------------- how a command begins */
 
-static bool began(const struct vm_context *cx, const char *command, const char *target)
-{
-	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
-		const struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
-
-		if (mark && !mark->is_void && !strcmp(mark->command, command) && vm_intent_of(mark, target))
-			return true;
-	}
-	return vm_journal_has(&cx->journal, "job", target);
-}
-
 /* Of an interrupted run of @command: a block job that is still there is given up. */
 static int reclaim(struct vm_context *cx, const char *command, struct vs_err *err)
 {
-	struct vm_blockjob *jobs = NULL;
-	size_t n = 0;
-	bool any = false;
 	int r = vm_recover_guest(cx, err);
 
 	if (r == 0)
-		r = vm_blockjob_list(cx->dom, &jobs, &n, err);
-	for (size_t i = 0; r == 0 && i < n; i++) {
-		if (!jobs[i].target || !began(cx, command, jobs[i].target))
-			continue;
-		vm_log(cx->log, "giving up the job on disk %s that an interrupted '%s' has left", jobs[i].target, command);
-		r = vm_blockjob_abort(cx->dom, jobs[i].target, err);
-		any = true;
-	}
-	vm_blockjob_list_free(jobs, n);
-	return r == 0 && any ? vm_attest_poll(cx, err) : r;
+		r = vm_own_job_reclaim(cx, command, err);
+	return r > 0 ? vm_attest_poll(cx, err) : r;
 }
 
 int vm_recover_begin(struct vm_context *cx, const char *command, bool create, struct vs_err *err)

@@ -19,12 +19,13 @@ int vm_recover_begin(struct vm_context *cx, const char *command, bool create, st
 /* A guest that we have started and that nobody has come to use is ended; a word of ours in the configuration goes. */
 int vm_recover_guest(struct vm_context *cx, struct vs_err *err);
 
-/* What is about to be made is noted; is this file such a one, that came to nothing? */
-void vm_recover_making(void *work, const char *path, uint64_t ino);
-int vm_recover_journal_take(struct vm_context *cx, const char *name);
-bool vm_recover_left_over(void *work, const char *path);
-/* When a command that makes overlays has ended, after a look: what it or an interrupted one has made and nobody came to use is unlinked, and the notes
- * of it go; a note that is not settled stays. */
-void vm_recover_settle_making(struct vm_context *cx);
+/* For `try`, as vm_create.left_over: will that file be gone by then? */
+bool vm_recover_left_over(void *cx, const char *path);
+/* What is about to be made is noted. */
+int vm_recover_making(void *cx, const char *path, int fd, struct vs_err *err);
+int vm_recover_journal_take(struct vm_context *cx, const char *name, struct vs_err *err);
+/* Before a command makes overlays, and when it has ended, after a look: what was made and nobody came to use is unlinked, what the domain
+ * has come to use is remembered as of our making, and the notes of both go; a note that is not settled stays. */
+int vm_recover_settle_making(struct vm_context *cx, struct vs_err *err);
 
 #endif

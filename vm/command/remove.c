@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/libvirt/record.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
@@ -32,7 +33,7 @@ static bool record_froze(const struct vm_context *cx, const struct vm_context_re
 		if (r->xml->disks[k].mode == VM_MODE_EXTERNAL && frozen && is_layer(cx, frozen->source.path, layer))
 			return true;
 	}
-	return false;
+	return is_layer(cx, r->xml->memory_file, layer); /* or calls it its memory */
 }
 
 static bool snapshot_froze(const struct vm_context *cx, const struct vm_snapshot *s, int layer)
@@ -140,16 +141,63 @@ static const char *stands_on_it(const struct vm_context *cx, int layer)
 	return NULL;
 }
 
-static int may_remove(const struct vm_context *cx, const struct vm_doomed_file *file, const struct vm_leaving *leaving,
-		      struct vs_err *err)
+static int check_memory(const struct vm_context *cx, const struct vm_doomed_file *file, struct vs_err *err)
 {
-	int layer = vm_context_layer(cx, file->path);
+	int r;
+
+	if (file->stamp.mtime_ns < (file->since_s - 1) * VM_NS_PER_S)
+		return vs_err_set(err, -EPERM, "'%s' stays: it is older than the snapshot whose memory it is said to be", file->path);
+	r = vm_record_saved(cx->dom, file->path, err);
+	if (r < 0)
+		vs_err_prefix(err, "'%s' stays", file->path);
+	return r;
+}
+
+static int is_ours(const struct vm_context *cx, const struct vm_doomed_file *file, int layer, struct vs_err *err)
+{
+	switch (file->as) {
+	case VM_DOOMED_BEGUN:
+		return 0;
+	case VM_DOOMED_MEMORY:
+		return check_memory(cx, file, err);
+	case VM_DOOMED_LAYER:
+		break;
+	}
+	return vm_made(cx, layer) ? 0 : vs_err_set(err, -EPERM, "'%s' stays: no snapshot and no command of ours made it",
+						   file->path);
+}
+
+int vm_is_removable(const char *path, struct vs_err *err)
+{
+	struct stat st;
+
+	if (lstat(path, &st) < 0)
+		return errno == ENOENT ? 0 : vs_err_set(err, -errno, "'%s': %s", path, strerror(errno));
+	if (S_ISREG(st.st_mode))
+		return 0;
+	return vs_err_set(err, -EPERM, "'%s' stays: it is a %s, and only regular files are removed", path,
+			  S_ISLNK(st.st_mode) ? "symbolic link" : S_ISBLK(st.st_mode) ? "device" : "file of another kind");
+}
+
+/* What an overlay stands on that is only half made does not matter: nobody has come to use it. */
+static bool may_be_unreadable(const struct vm_doomed_file *file, const struct vm_layer *l)
+{
+	return file->as == VM_DOOMED_BEGUN && l->error != -ENOENT && l->stamp.ino;
+}
+
+int vm_may_remove(const struct vm_context *cx, const struct vm_doomed_file *file, const struct vm_leaving *leaving,
+		  struct vs_err *err)
+{
+	int layer = vm_context_layer(cx, file->path), r = vm_is_removable(file->path, err);
 	const struct vm_layer *l = layer < 0 ? NULL : &cx->d->layers[layer];
+	struct vs_err why = {0};
 	const char *above, *inside;
 
+	if (r < 0)
+		return r;
 	if (!l)
 		return vs_err_set(err, -EPERM, "'%s' stays: nobody can tell who uses it", file->path);
-	if (l->error)
+	if (l->error && !may_be_unreadable(file, l))
 		return vs_err_set(err, l->error, "'%s' stays: %s", file->path, strerror(-l->error));
 	if (!same_file(&l->stamp, &file->stamp))
 		return changed(file->path, err);
@@ -161,13 +209,12 @@ static int may_remove(const struct vm_context *cx, const struct vm_doomed_file *
 	inside = vm_context_internal_in(cx, layer);
 	if (inside)
 		return vs_err_set(err, -EPERM, "'%s' stays: internal snapshot '%s' is stored in it", file->path, inside);
-	if (vm_need(cx, layer, leaving, true, err) != VM_NEED_NOT)
-		return err ? err->code : -EPERM;
-	return vm_made(cx, layer) ? 0 : vs_err_set(err, -EPERM, "'%s' stays: no snapshot and no command of ours made it",
-						   file->path);
+	if (vm_need(cx, layer, leaving, true, &why) != VM_NEED_NOT)
+		return vs_err_set(err, why.code, "%s", why.msg);
+	return is_ours(cx, file, layer, err);
 }
 
-int vm_nobody_has_it(const char *path, struct vs_err *err)
+int vm_nobody_has_it(const char *path, bool reading, struct vs_err *err)
 {
 	struct q2_locks locks = {0};
 	struct q2_file *f;
@@ -179,9 +226,28 @@ int vm_nobody_has_it(const char *path, struct vs_err *err)
 	q2_file_close(f);
 	if (r < 0)
 		return vs_err_set(err, r, "the image locks of '%s': %s", path, strerror(-r));
-	if (locks.writer || locks.no_read || locks.frozen)
-		return vs_err_set(err, -EBUSY, "'%s' stays: it is open in QEMU or for reading", path);
+	if (locks.writer || locks.no_read || (reading && locks.frozen))
+		return vs_err_set(err, -EBUSY, "'%s' is open in QEMU%s", path, reading ? " or for reading" : "");
 	return 0;
+}
+
+/* By what is so now: of a line of files the one before may have been removed long ago, and somebody may have come to use this one. */
+static int look_and_ask(struct vm_context *cx, const struct vm_doomed_file *file, const struct vm_leaving *leaving,
+			struct vs_err *err)
+{
+	struct vm_context now;
+	int r = vm_context_glance(cx, &now, err);
+
+	if (r < 0)
+		return r;
+	r = vm_may_remove(&now, file, leaving, err);
+	vm_context_glance_done(&now);
+	if (r < 0)
+		return r;
+	r = vm_nobody_has_it(file->path, true, err);
+	if (r < 0)
+		vs_err_prefix(err, "'%s' stays", file->path);
+	return r;
 }
 
 int vm_remove(struct vm_context *cx, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err)
@@ -194,9 +260,7 @@ int vm_remove(struct vm_context *cx, const struct vm_doomed_file *file, const st
 		err = &local;
 	if (lstat(file->path, &st) < 0 && errno == ENOENT)
 		return 1;
-	r = may_remove(cx, file, leaving, err);
-	if (r == 0)
-		r = vm_nobody_has_it(file->path, err);
+	r = look_and_ask(cx, file, leaving, err);
 	if (r < 0)
 		return r;
 	if (lstat(file->path, &st) < 0)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * remove.h: the one door through which a command unlinks a file that was a layer, and the one question of who needs a layer.
+ * remove.h: the one door through which a file is unlinked, be it a layer, an overlay that came to nothing or a snapshot's memory, and
+ * the one question of who needs a file.
  *
  * Threads: the command's.
  */
@@ -29,20 +30,34 @@ bool vm_leaving_has(const struct vm_leaving *leaving, const char *name);
 enum vm_need vm_need(const struct vm_context *cx, int layer, const struct vm_leaving *leaving, bool frozen_too,
 		     struct vs_err *err);
 
+/* What proves that it is ours to remove? */
+enum vm_doomed_as {
+	VM_DOOMED_LAYER,  /* a record says that a snapshot made it, or our metadata that a command did */
+	VM_DOOMED_BEGUN,  /* the caller has read it in a note of what a command was making */
+	VM_DOOMED_MEMORY, /* libvirt reads in it that it saved this domain's memory there, not before the snapshot was taken */
+};
+
 /* A file that may be removed, as it was when that was planned. */
 struct vm_doomed_file {
 	char *path;
 	struct q2_stamp stamp;
+	enum vm_doomed_as as;
+	int64_t since_s; /* MEMORY: when the snapshot was taken */
 };
 
 /*
- * Removes it, if by the last look, which has to be a fresh one, it is that very file (device, inode, size, mtime), a snapshot or a
- * command of ours made it, nobody needs it nor may, and no QEMU has it open. 0; 1: it is gone already; negative: it stays, and why.
+ * Removes it, if by a look that is made for this it is that very file (device, inode, size, mtime), it is ours to remove, nothing stands
+ * on it, nobody needs it nor may, and no QEMU has it open. 0; 1: it is gone already; negative: it stays, and why.
  */
 int vm_remove(struct vm_context *cx, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err);
+/* The same question to the last look, without removing it. 0: it would go. */
+int vm_may_remove(const struct vm_context *cx, const struct vm_doomed_file *file, const struct vm_leaving *leaving,
+		  struct vs_err *err);
+/* Could what lies there be removed at all? A symbolic link and a device are never. 0, also where nothing is there. */
+int vm_is_removable(const char *path, struct vs_err *err);
 
-/* Do the image locks say that no QEMU has it open, and nobody reads it? 0; -EBUSY and other errors: it may be. */
-int vm_nobody_has_it(const char *path, struct vs_err *err);
+/* Do the image locks say that no QEMU has it open, and with @reading nobody reads it? 0; -EBUSY and other errors: it may be. */
+int vm_nobody_has_it(const char *path, bool reading, struct vs_err *err);
 
 /* Is this file a snapshot's making or ours, by a record or by our notes? */
 bool vm_made(const struct vm_context *cx, int layer);

@@ -8,16 +8,17 @@
 #include "vm/command/guest.h"
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
+#include "vm/command/own-job.h"
 #include "vm/command/recover.h"
 #include "vm/util/mem.h"
 
-/* Absence is no proof that it is gone for good: what somebody holds is remembered. */
+/* Absence is no proof that it is gone for good: what somebody holds is remembered, and what a command has begun to destroy. */
 static bool still_there(const struct vm_meta_id *id, void *opaque)
 {
 	const struct vm_context *cx = opaque;
 	const struct vm_meta_snapshot *said = vm_meta_find(cx->meta, id);
 
-	if (said && said->held)
+	if (said && (said->held || said->mark))
 		return true;
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
 		struct vm_meta_id other = vm_context_id(cx, &cx->d->snapshots[i]);
@@ -76,6 +77,8 @@ int vm_command_repair(struct vm_context *cx, struct vs_err *err)
 		r = vm_guest_prove_pivots(cx, err);
 	if (r == 0 && cx->conn)
 		r = vm_recover_guest(cx, err);
+	if (r == 0 && cx->conn)
+		vm_own_job_settle(cx, NULL);
 	if (r == 0 && cx->conn)
 		vm_intent_settle(cx, NULL, false, &begun); /* what is begun stays so; the others are settled */
 	if (r == 0 && cx->conn)

@@ -88,16 +88,16 @@ static struct old_layers note_layers(const struct vm_context *cx, const struct v
 }
 
 /* For a repetition: they are out of use as soon as the definition is the old one. */
-static int journal_drops(struct vm_context *cx, const struct old_layers *old)
+static int journal_drops(struct vm_context *cx, const struct old_layers *old, struct vs_err *err)
 {
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < old->n; i++) {
 		const struct q2_stamp *stamp = &old->v[i].file.stamp;
-		vs_autofree char *text = xasprintf("%" PRIu64 " %" PRIu64 " %" PRId64 "\n%s", stamp->ino, stamp->size, stamp->mtime_ns,
-						   old->v[i].file.path);
+		vs_autofree char *text = xasprintf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRId64 "\n%s", stamp->dev, stamp->ino, stamp->size,
+						   stamp->mtime_ns, old->v[i].file.path);
 
-		r = vm_journal_add(&cx->journal, "drop", text);
+		r = vm_journal_add(&cx->journal, "drop", text, err);
 	}
 	return r;
 }
@@ -133,15 +133,15 @@ static bool discard_noted(const char *text, void *opaque)
 	const char *path = strchr(text, '\n');
 	struct stat st;
 
-	if (!path || sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNd64, &file.stamp.ino, &file.stamp.size, &file.stamp.mtime_ns) != 3)
+	if (!path || sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNd64, &file.stamp.dev, &file.stamp.ino, &file.stamp.size,
+			    &file.stamp.mtime_ns) != 4)
 		return false;
 	file.path = (char *)path + 1;
 	for (size_t i = 0; i < active->n; i++)
 		if (!strcmp(active->v[i].file.path, file.path))
 			return false;
-	if (lstat(file.path, &st) < 0 || st.st_ino != file.stamp.ino)
+	if (lstat(file.path, &st) < 0 || st.st_ino != file.stamp.ino || st.st_dev != file.stamp.dev)
 		return false;
-	file.stamp.dev = st.st_dev;
 	discard(dis->cx, &file);
 	return true;
 }
@@ -263,9 +263,9 @@ static int keep_first(struct vm_context *cx, const struct vm_command *c, const s
 	if (!cx->try_only && vm_context_record(cx, c->keep) && vm_journal_has(&cx->journal, "keep", c->keep))
 		return kept_before(cx, c->keep, err);
 	targets = xcalloc(s->n_disks + cx->d->n_disks, sizeof(*targets));
-	r = cx->try_only ? 0 : vm_journal_add(&cx->journal, "keep", c->keep);
+	r = cx->try_only ? 0 : vm_journal_add(&cx->journal, "keep", c->keep, err);
 	if (r < 0)
-		return vs_err_set(err, r, "out of memory");
+		return r;
 	for (size_t i = 0; s->kind == VM_EXTERNAL && i < s->n_disks; i++)
 		targets[create.n_disks++] = xstrdup(s->disks[i].target);
 	for (size_t i = 0; s->kind == VM_EXTERNAL && i < cx->d->n_disks; i++)
@@ -282,20 +282,6 @@ static int keep_first(struct vm_context *cx, const struct vm_command *c, const s
 	return r;
 }
 
-/* What an interrupted run has made and the domain stands on by now is of our making, which soon no note will say. */
-static bool adopt_made(const char *text, void *opaque)
-{
-	struct vm_context *cx = opaque;
-	char *path;
-	uint64_t ino = strtoull(text, &path, 10);
-	int layer = *path == '\n' ? vm_context_layer(cx, path + 1) : -1;
-
-	if (layer < 0 || cx->d->layers[layer].stamp.ino != ino)
-		return false;
-	vm_meta_add_made(cx->meta, path + 1, ino);
-	return true;
-}
-
 static int check_state(const struct vm_snapshot *s, struct vs_err *err)
 {
 	if (s->state == VM_OK || s->state == VM_DETACHED)
@@ -303,13 +289,32 @@ static int check_state(const struct vm_snapshot *s, struct vs_err *err)
 	return vs_err_set(err, -EPERM, "snapshot '%s' is %s: %s", s->shown, vm_state_name(s->state), s->reason ? s->reason : "");
 }
 
+/* The images to stand on, as strings of the look that @cx has. Gives. */
+static struct vm_revert_image *list_images(const struct vm_context *cx, const char *name, size_t *n)
+{
+	const struct vm_context_record *record = vm_context_record(cx, name);
+	struct vm_revert_image *list = xcalloc(record ? record->xml->n_disks : 0, sizeof(*list));
+
+	*n = 0;
+	for (size_t i = 0; record && i < record->xml->n_disks; i++) {
+		struct vm_revert_image image = { .target = record->xml->disks[i].target };
+
+		image.path = vm_context_image(cx, record, image.target, &image.format);
+		if (image.path)
+			list[(*n)++] = image;
+	}
+	return list;
+}
+
 static int revert_now(struct vm_context *cx, const char *name, struct vs_err *err)
 {
-	struct vm_revert spec = { .name = name, .risky = true, .left_over = vm_recover_left_over,
-				  .making = vm_recover_making, .opaque = cx };
+	struct vm_revert spec = { .name = name, .risky = true, .making = vm_recover_making, .opaque = cx };
 	struct old_layers old vs_cleanup(layers_fini) = { .n = 0 };
+	vs_autofree struct vm_revert_image *images = list_images(cx, name, &spec.n_images);
 	const struct vm_snapshot *s;
 	int r = vm_context_find_key(cx, name, &s, err);
+
+	spec.images = images;
 
 	if (r == 0) {
 		old = note_layers(cx, s);
@@ -318,10 +323,10 @@ static int revert_now(struct vm_context *cx, const char *name, struct vs_err *er
 	if (r == 0)
 		r = check_state(s, err); /* it may have changed while a snapshot was taken and the guest was stopped */
 	vm_context_unguard(cx);
-	if (r == 0 && vm_journal_each(&cx->journal, "make", adopt_made, cx) > 0)
-		r = vm_context_save(cx, err);
 	if (r == 0)
-		r = journal_drops(cx, &old);
+		r = vm_recover_settle_making(cx, err);
+	if (r == 0)
+		r = journal_drops(cx, &old, err);
 	if (r == 0)
 		r = vm_revert(cx->dom, &spec, &cx->watch, err);
 	if (r == 0)
@@ -334,7 +339,7 @@ static int revert_now(struct vm_context *cx, const char *name, struct vs_err *er
 		r = settle_layers(cx, &old, err);
 	if (r != -EHOSTDOWN) {
 		if (r == 0 || vm_attest_poll(cx, NULL) == 0)
-			vm_recover_settle_making(cx);
+			vm_recover_settle_making(cx, NULL);
 		vm_journal_done(&cx->journal, "drop");
 	}
 	if (r == 0)
@@ -424,6 +429,7 @@ int vm_command_revert(struct vm_context *cx, const struct vm_command *c, struct 
 {
 	const struct vm_snapshot *s = NULL;
 	vs_autofree char *name = NULL;
+	vs_autofree struct vm_revert_image *images = NULL;
 	struct vm_revert spec = { .stops = true };
 	struct vm_overlay_plan plan = {0};
 	enum vm_revert_way way;
@@ -442,6 +448,7 @@ int vm_command_revert(struct vm_context *cx, const struct vm_command *c, struct 
 	if (r < 0)
 		return r;
 	spec.name = name;
+	spec.images = images = list_images(cx, name, &spec.n_images);
 	r = vm_revert_plan(cx->dom, &spec, &way, &plan, err); /* before anything is stopped for it */
 	if (r == 0 && cx->try_only)
 		r = try_revert(cx, c, s, name, &plan, err);

@@ -31,7 +31,7 @@ struct vm_slot {
 	size_t n_seen;
 	bool greeted;               /* seen is filled */
 	bool repaired;
-	bool prune_due;             /* a snapshot appeared */
+	bool prune_due;             /* a snapshot appeared that no pruning has looked at yet */
 };
 
 struct vm_engine {
@@ -90,8 +90,8 @@ int vm_request_do(struct vm_request *q, virConnectPtr conn);
 int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm_command *c);
 /* The outcome of @command: @said what was done, @err why it failed with @r; either may be NULL. */
 void vm_request_report(struct vm_request *q, const char *command, int r, const char *said, const struct vs_err *err);
-/* retention.c: the next inventory is to have the domain looked after as a mount does. */
-void vm_engine_repair_later(struct vm_engine *engine, struct vm_slot *slot);
+/* retention.c: the next inventory is to have the domain looked after as a mount does; @prune: and pruned. */
+void vm_engine_repair_later(struct vm_engine *engine, struct vm_slot *slot, bool prune);
 
 /* request.c: a request of our own. */
 int vm_request_self(struct vm_engine *engine, const struct vm_domain *d, enum vm_origin origin);

@@ -22,6 +22,7 @@
 #include "vm/libvirt/fsfreeze.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
+#include "vm/util/mem.h"
 #include "vm/util/utf8.h"
 
 #define STOP_PATIENCE_S 10

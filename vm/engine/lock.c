@@ -1,16 +1,32 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * Two locks, both taken, so that whoever shares either of them is kept out:
+ *
+ *     a file     in a place that depends on nothing but the user: /run/virt-snapfs of root, in and out of systemd's units; a user's own. It
+ *                says whether retention has it, which is waited for
+ *     a name     an abstract socket, which has no place that an environment or a mount namespace could move, and is common to all users of
+ *                the host: one who may use qemu:///system is another one than root
+ *
+ * Neither reaches into a container with file systems and a network of its own, nor to another host. Who is at work there is noticed by what
+ * he stores: see vm_context_save(). A user who is not root may take a name to be in the way; the refusal says who it is.
+ */
 #include "vm/engine/lock.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
+
+#include "vm/util/mem.h"
 
 struct vm_lock {
-	int fd;
+	int fd, name;
 };
 
 static uint64_t hash_of(const char *text)
@@ -22,53 +38,110 @@ static uint64_t hash_of(const char *text)
 	return h;
 }
 
-/* A directory that only we can write to; in /tmp somebody may have made it before us. */
-static int make_dir(char *dir, size_t room, struct vs_err *err)
+static bool is_ours_alone(const char *dir)
 {
-	const char *run = getenv("XDG_RUNTIME_DIR"), *service = getenv("RUNTIME_DIRECTORY");
 	struct stat st;
 
-	if (service && service[0] == '/')
-		snprintf(dir, room, "%s", service);
-	else if (geteuid() == 0)
+	return lstat(dir, &st) == 0 && S_ISDIR(st.st_mode) && st.st_uid == geteuid() && !(st.st_mode & 022);
+}
+
+/* A directory that only we can write to; in /tmp somebody may have made it before us. What environments say does not count: two mounts
+ * have two. */
+static int make_dir(char *dir, size_t room, struct vs_err *err)
+{
+	unsigned uid = geteuid();
+
+	snprintf(dir, room, "/run/user/%u", uid);
+	if (uid == 0)
 		snprintf(dir, room, "/run/virt-snapfs");
-	else if (run && run[0] == '/')
-		snprintf(dir, room, "%s/virt-snapfs", run);
+	else if (is_ours_alone(dir))
+		snprintf(dir, room, "/run/user/%u/virt-snapfs", uid);
 	else
-		snprintf(dir, room, "/tmp/virt-snapfs-%u", (unsigned)geteuid());
+		dir[0] = '\0';
+	if (dir[0] && mkdir(dir, 0700) < 0 && errno != EEXIST)
+		dir[0] = '\0'; /* a unit that may write to no /run of its own: the name keeps others out still */
+	if (!dir[0])
+		snprintf(dir, room, "/tmp/virt-snapfs-%u", uid);
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 		return vs_err_set(err, -errno, "the lock directory '%s': %s", dir, strerror(errno));
-	if (lstat(dir, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022))
+	if (!is_ours_alone(dir))
 		return vs_err_set(err, -EACCES, "the lock directory '%s' is not ours alone", dir);
 	return 0;
 }
 
-int vm_lock_take(const char *uuid, bool prune, struct vm_lock **out, bool *pruning, struct vs_err *err)
+/* Who has the name. Gives, as part of a sentence. */
+static char *holder(const struct sockaddr_un *name, socklen_t len)
 {
-	char dir[3000], path[3100], who = '?';
-	struct vm_lock *lock;
+	vs_autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct ucred who;
+	socklen_t size = sizeof(who);
+
+	if (fd < 0 || connect(fd, (const struct sockaddr *)name, len) < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0)
+		return xstrdup("");
+	return xasprintf(" (process %d of user %u)", (int)who.pid, (unsigned)who.uid);
+}
+
+/* A descriptor that has the name until it is closed. */
+static int take_name(uint64_t hash, struct vs_err *err)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX };
+	vs_autofree char *who = NULL;
+	socklen_t len;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), r;
+
+	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 +
+			  (size_t)snprintf(name.sun_path + 1, sizeof(name.sun_path) - 1, "virt-snapfs/%016llx", (unsigned long long)hash));
+	if (fd >= 0 && bind(fd, (const struct sockaddr *)&name, len) == 0 && listen(fd, 1) == 0)
+		return fd;
+	r = fd < 0 ? -errno : errno == EADDRINUSE ? -EBUSY : -errno;
+	if (fd >= 0)
+		close(fd);
+	if (r != -EBUSY)
+		return vs_err_set(err, r, "the lock on the domain: %s", strerror(-r));
+	who = holder(&name, len);
+	return vs_err_set(err, -EBUSY, "another command is at work on this domain%s", who);
+}
+
+/* A descriptor. *pruning: retention has it. */
+static int take_file(uint64_t hash, bool *pruning, struct vs_err *err)
+{
+	char dir[64], path[128], who = '?';
 	int r = make_dir(dir, sizeof(dir), err), fd;
 
 	if (r < 0)
 		return r;
-	snprintf(path, sizeof(path), "%s/%016llx.lock", dir, (unsigned long long)hash_of(uuid));
+	snprintf(path, sizeof(path), "%s/%016llx.lock", dir, (unsigned long long)hash);
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return vs_err_set(err, -errno, "the lock '%s': %s", path, strerror(errno));
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		if (pruning)
-			*pruning = pread(fd, &who, 1, 0) == 1 && who == 'p';
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+		return fd;
+	r = -errno;
+	if (pruning)
+		*pruning = r == -EWOULDBLOCK && pread(fd, &who, 1, 0) == 1 && who == 'p';
+	close(fd);
+	if (r != -EWOULDBLOCK)
+		return vs_err_set(err, r, "the lock '%s': %s", path, strerror(-r));
+	return vs_err_set(err, -EBUSY, "another command is at work on this domain");
+}
+
+int vm_lock_take(const char *uuid, bool prune, struct vm_lock **out, bool *pruning, struct vs_err *err)
+{
+	uint64_t hash = hash_of(uuid);
+	struct vm_lock *lock;
+	int fd = take_file(hash, pruning, err), name;
+
+	if (fd < 0)
+		return fd;
+	name = take_name(hash, err);
+	if (name < 0) {
 		close(fd);
-		return vs_err_set(err, -EBUSY, "another command is at work on this domain");
+		return name;
 	}
-	lock = calloc(1, sizeof(*lock));
-	if (!lock) {
-		close(fd);
-		return vs_err_set(err, -ENOMEM, "out of memory");
-	}
-	lock->fd = fd;
 	if (pwrite(fd, prune ? "p" : "c", 1, 0) != 1)
-		r = 0; /* others then do not wait for it */
+		errno = 0; /* others then do not wait for it */
+	lock = xcalloc(1, sizeof(*lock));
+	*lock = (struct vm_lock){ fd, name };
 	*out = lock;
 	return 0;
 }
@@ -77,6 +150,7 @@ void vm_lock_release(struct vm_lock *lock)
 {
 	if (!lock)
 		return;
+	close(lock->name);
 	close(lock->fd);
 	free(lock);
 }

@@ -3,9 +3,9 @@
 /*
  * lock.h: one command at a time on a domain, also between processes.
  *
- * A lock is flock(2) on a file of the domain in $RUNTIME_DIRECTORY as systemd gives it, else
- * /run/virt-snapfs (users: $XDG_RUNTIME_DIR/virt-snapfs, else /tmp with the user's number), so it ends with the process. The file's first byte says what the holder does: `p` pruning that retention started by
- * itself, for which others wait; anything else: a command.
+ * A lock is flock(2) on a file of the domain in a fixed place (/run/virt-snapfs; users: /run/user/UID/virt-snapfs, else
+ * /tmp/virt-snapfs-UID), and an abstract socket's name, which all users share: see lock.c. Both end with the process. The file's first
+ * byte says what the holder does: `p` pruning that retention started by itself, for which others wait; anything else: a command.
  *
  * Threads: any.
  */

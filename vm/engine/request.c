@@ -90,9 +90,7 @@ static bool leave_slot(struct vm_request *q)
 	pthread_mutex_lock(&e->lock);
 	if (q->slot->running == q)
 		q->slot->running = NULL;
-	due = q->slot->prune_due && q->origin == VM_BY_WRITER && !q->slot->running && !e->stop;
-	if (q->origin == VM_BY_RETENTION || due)
-		q->slot->prune_due = false;
+	due = q->slot->prune_due && !q->slot->running && !e->stop;
 	pthread_cond_broadcast(&e->idle);
 	pthread_mutex_unlock(&e->lock);
 	return due;
@@ -153,8 +151,8 @@ static int run(struct vm_request *q)
 	if (conn)
 		virConnectClose(conn);
 	vm_lock_release(lock);
-	if (r == -EHOSTDOWN) /* whatever it was doing has stayed as it is, a guest that it had started included */
-		vm_engine_repair_later(q->engine, q->slot);
+	if (r == -EHOSTDOWN || r == -ETIMEDOUT) /* whatever it was doing has stayed as it is, a guest that it had started included */
+		vm_engine_repair_later(q->engine, q->slot, q->origin == VM_BY_RETENTION);
 	return r;
 }
 
@@ -240,6 +238,8 @@ int vm_request_self(struct vm_engine *e, const struct vm_domain *d, enum vm_orig
 			r = start_locked(q);
 			if (r < 0)
 				q->slot->running = NULL;
+			else if (origin == VM_BY_RETENTION)
+				q->slot->prune_due = false; /* before its first look: what appears later is due again */
 		}
 		pthread_mutex_unlock(&e->lock);
 	}

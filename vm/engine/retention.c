@@ -7,13 +7,13 @@
 #include <string.h>
 
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- readers */
 
 void vm_engine_reading(struct vm_engine *e, const char *uuid, uint64_t ino, int delta)
 {
 	struct vm_slot *slot;
-	struct vm_reader *grown;
 	size_t i = 0;
 
 	pthread_mutex_lock(&e->lock);
@@ -21,11 +21,8 @@ void vm_engine_reading(struct vm_engine *e, const char *uuid, uint64_t ino, int 
 	while (slot && i < slot->n_readers && slot->readers[i].ino != ino)
 		i++;
 	if (slot && i == slot->n_readers) {
-		grown = reallocarray(slot->readers, slot->n_readers + 1, sizeof(*grown));
-		if (grown) {
-			slot->readers = grown;
-			grown[slot->n_readers++] = (struct vm_reader){ .ino = ino };
-		}
+		slot->readers = xreallocarray(slot->readers, slot->n_readers + 1, sizeof(*slot->readers));
+		slot->readers[slot->n_readers++] = (struct vm_reader){ .ino = ino };
 	}
 	if (slot && i < slot->n_readers) {
 		slot->readers[i].count += delta;
@@ -76,11 +73,11 @@ static int by_number(const void *a, const void *b)
 /* Remembers the snapshots of @d; true: one is new. */
 static bool new_ones_locked(struct vm_slot *slot, const struct vm_domain *d)
 {
-	uint64_t *now = calloc(d->n_snapshots + 1, sizeof(*now));
+	uint64_t *now = xcalloc(d->n_snapshots + 1, sizeof(*now));
 	size_t n = 0;
 	bool fresh = false;
 
-	for (size_t i = 0; now && i < d->n_snapshots; i++) {
+	for (size_t i = 0; i < d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &d->snapshots[i];
 
 		if (s->present || !s->recorded)
@@ -89,8 +86,6 @@ static bool new_ones_locked(struct vm_slot *slot, const struct vm_domain *d)
 		fresh |= slot->greeted && (!slot->n_seen || !bsearch(&now[n], slot->seen, slot->n_seen, sizeof(*now), by_number));
 		n++;
 	}
-	if (!now)
-		return false;
 	qsort(now, n, sizeof(*now), by_number);
 	free(slot->seen);
 	slot->seen = now;
@@ -103,8 +98,8 @@ static bool new_ones_locked(struct vm_slot *slot, const struct vm_domain *d)
 static bool needs_repair(struct vm_engine *e, const struct vm_domain *d)
 {
 	struct vm_meta *meta = vm_store_best(e->store, d->uuid, NULL);
-	vs_autofree char *journal = vm_store_journal_get(e->store, d->uuid);
-	bool needs = journal || !strcmp(d->state, "paused");
+	vs_autofree char *journal = NULL;
+	bool needs = vm_store_journal_get(e->store, d->uuid, &journal, NULL) < 0 || journal || !strcmp(d->state, "paused");
 
 	for (size_t i = 0; meta && i < meta->n_snapshots; i++)
 		needs |= meta->snapshots[i].mark != NULL;
@@ -121,33 +116,45 @@ static bool has_policy(struct vm_engine *e, const char *uuid)
 	return has;
 }
 
-void vm_engine_repair_later(struct vm_engine *e, struct vm_slot *slot)
+void vm_engine_repair_later(struct vm_engine *e, struct vm_slot *slot, bool prune)
 {
 	pthread_mutex_lock(&e->lock);
 	slot->repaired = false;
+	slot->prune_due |= prune;
+	pthread_mutex_unlock(&e->lock);
+}
+
+/* A policy that comes later looks at all there is. */
+static void nothing_due(struct vm_engine *e, struct vm_slot *slot)
+{
+	pthread_mutex_lock(&e->lock);
+	slot->prune_due = false;
 	pthread_mutex_unlock(&e->lock);
 }
 
 static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
 {
-	bool fresh = false, repair = false, free_now = false;
+	bool due = false, repair = false;
 	struct vm_slot *slot;
 
 	pthread_mutex_lock(&e->lock);
 	slot = vm_slot_locked(e, d->uuid);
 	if (slot) {
-		fresh = new_ones_locked(slot, d);
+		slot->prune_due |= new_ones_locked(slot, d);
 		repair = !slot->repaired;
 		slot->repaired = true;
-		free_now = !slot->running && !e->stop;
-		slot->prune_due |= fresh;
+		due = slot->prune_due && !slot->running && !e->stop;
 	}
 	pthread_mutex_unlock(&e->lock);
 	if (repair && needs_repair(e, d)) {
 		if (vm_request_self(e, d, VM_BY_MOUNT) < 0)
-			vm_engine_repair_later(e, slot);
-	} else if (fresh && free_now && has_policy(e, d->uuid))
-		vm_request_self(e, d, VM_BY_RETENTION);
+			vm_engine_repair_later(e, slot, false);
+	} else if (due) { /* else who has the slot, or had it a moment ago, sees to it */
+		if (has_policy(e, d->uuid))
+			vm_request_self(e, d, VM_BY_RETENTION);
+		else
+			nothing_due(e, slot);
+	}
 }
 
 void vm_engine_notice(struct vm_engine *e, const struct vm_inventory *inv)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 #define TELL_NS (300 * VM_NS_PER_MS)
 
@@ -41,12 +42,10 @@ struct vm_slot *vm_slot_locked(struct vm_engine *e, const char *uuid)
 
 	if (slot)
 		return slot;
-	slot = calloc(1, sizeof(*slot));
-	if (!slot || !(slot->uuid = strdup(uuid)) || vm_strmap_put(&e->slots, uuid, slot) < 0) {
-		if (slot)
-			vm_slot_free(slot);
-		return NULL;
-	}
+	slot = xcalloc(1, sizeof(*slot));
+	slot->uuid = xstrdup(uuid);
+	if (vm_strmap_put(&e->slots, uuid, slot) < 0)
+		xoom();
 	slot->outcome_ns = slot->jobs_ns = slot->retain_ns = vm_now_ns();
 	return slot;
 }

@@ -186,13 +186,11 @@ const struct vm_graph_doubt *vm_graph_doubt(const struct vm_graph *g, int file, 
 /* Who has it as his, in words; NULL: it is an image that lies about. */
 static char *owner_of(const struct vm_graph *g, int file)
 {
-	int u = g->users_of.head[g->node[file]];
+	int u = g->users_of.head[g->node[file]], s = g->pits.head[g->node[file]];
 
 	if (u >= 0)
 		return vm_graph_user_phrase(g, g->users[u].kind, g->users[u].index);
-	for (int s = g->pits.head[g->node[file]]; s >= 0;)
-		return vm_graph_user_phrase(g, VM_USER_SNAPSHOT, (size_t)s);
-	return NULL;
+	return s >= 0 ? vm_graph_user_phrase(g, VM_USER_SNAPSHOT, (size_t)s) : NULL;
 }
 
 char *vm_graph_doubt_phrase(const struct vm_graph *g, const struct vm_graph_doubt *d)

@@ -51,14 +51,20 @@ struct vm_graph_running {
 	bool certain;   /* false: the base is a guess, one of several */
 };
 
-/* Somebody who needs a layer: a disk with it in its chain (index in disks[]), a snapshot that has it where its domain's disks
- * do not (snaps[]), a volume standing on it that belongs to no domain (facts->volumes). */
-enum vm_graph_user_kind { VM_USER_DISK, VM_USER_SNAPSHOT, VM_USER_VOLUME };
+/* Somebody who needs a file: a disk with it in its chain (index in disks[]), a snapshot that has it where its domain's disks
+ * do not (snaps[]), a volume standing on it that belongs to no domain (facts->volumes), a snapshot whose memory it is (memories[]). */
+enum vm_graph_user_kind { VM_USER_DISK, VM_USER_SNAPSHOT, VM_USER_VOLUME, VM_USER_MEMORY };
+
+/* A snapshot whose record names a file of saved memory. */
+struct vm_graph_memory {
+	size_t domain, snapshot;
+};
 
 struct vm_graph_user {
 	enum vm_graph_user_kind kind;
 	size_t index;
 	int file;
+	bool unseen; /* by a way that an inventory of layers, one beneath the other, does not show: a window, a data file */
 };
 
 /* The same, for who stands on a file of a virt-snapfs mount. */
@@ -93,6 +99,8 @@ struct vm_graph {
 	size_t n_snaps;
 	struct vm_links pits, overlays; /* snaps[] by what they froze and created */
 
+	struct vm_graph_memory *memories;
+	size_t n_memories, memories_room;
 	struct vm_graph_user *users;
 	size_t n_users, users_room;
 	struct vm_links users_of; /* users[] by the layer that they need */
@@ -183,6 +191,9 @@ bool vm_graph_alive(const struct vm_graph *g, size_t domain, int file);
 int vm_graph_stands_on(const struct vm_graph *g, int file);
 /* The disk of a (running, if there is one) domain that has it as its writable active layer; NULL: none. */
 const struct vm_graph_disk *vm_graph_writer(const struct vm_graph *g, int file);
+
+/* state.c: the image that this disk of a snapshot is read from, and its format: layers[0] of the verdict, whatever the record names. */
+int vm_graph_image(const struct vm_graph *g, const struct vm_graph_snap *snap, enum q2_format *format);
 
 /* ---------------------------------------------------------------- judging one disk of one snapshot */
 

@@ -17,8 +17,8 @@
  *
  * Ownership: facts are borrowed by a graph until vm_graph_free(); answers are given and own nothing of the graph, except
  * `entry`. Threads: a graph is immutable; any thread. Errors: -ENOMEM only. What contradicts itself in the facts is an
- * answer, never an error. The gate is not known here: a layer that it refuses is told through `below_why`, or the caller
- * worsens the answer afterwards.
+ * answer, never an error. Gates are not asked here: what a gate refuses comes in as `below_why`, with the file that it keeps shut as
+ * `refused_dev` and `refused_ino`; or the caller worsens the answer afterwards.
  */
 #ifndef VS_VM_GRAPH_GRAPH_H
 #define VS_VM_GRAPH_GRAPH_H

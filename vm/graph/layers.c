@@ -24,6 +24,8 @@ struct draft {
 	int file;
 	enum q2_format format;
 	bool needed; /* by a disk of this domain, or by a snapshot of it that can be read */
+	bool begun;  /* made by a command that has not ended */
+	bool memory; /* no image, but a snapshot's memory */
 	struct words snapshots;
 };
 
@@ -155,11 +157,43 @@ static int draft_snapshots(struct painting *p)
 	return ret;
 }
 
+/* Files of the domain that no disk and no snapshot's disk is known to stand on. */
+static int draft_others(struct painting *p)
+{
+	const struct vm_fact_domain *domain = &p->g->facts->domains[p->domain];
+	int ret = 0;
+
+	for (size_t i = 0; ret == 0 && i < domain->n_made; i++)
+		ret = draft_add(p, domain->made[i], Q2_FORMAT_QCOW2, false);
+	for (size_t i = 0; ret == 0 && i < domain->n_begun; i++) {
+		bool known = draft_index(p, domain->begun[i]) >= 0;
+
+		ret = draft_add(p, domain->begun[i], vm_graph_file(p->g, domain->begun[i])->format, false);
+		if (ret == 0 && !known)
+			p->drafts[p->n - 1].begun = true;
+	}
+	for (size_t s = 0; ret == 0 && s < domain->n_snapshots; s++) {
+		const int *memory = domain->snapshots[s].memory;
+		bool known = !memory || draft_index(p, *memory) >= 0;
+
+		if (known)
+			continue;
+		ret = draft_add(p, *memory, Q2_FORMAT_RAW, true);
+		if (ret == 0)
+			p->drafts[p->n - 1].memory = true;
+	}
+	return ret;
+}
+
 /* ---------------------------------------------------------------- who else, and what is odd */
 
-/* A volume that is among the layers is seen to stand where it stands. */
-static bool is_own(const struct painting *p, const struct vm_graph_user *user)
+/* The inventory shows for itself where the domain's own disks and snapshots stand, and volumes that are among the layers; but
+ * not what
+ * they reach by other ways than down the layers. */
+static bool is_seen(const struct painting *p, const struct vm_graph_user *user)
 {
+	if (user->unseen)
+		return false;
 	if (user->kind == VM_USER_VOLUME)
 		return draft_index(p, p->g->facts->volumes[user->index].file) >= 0;
 	return vm_graph_user_is_own(p->g, user->kind, user->index, p->domain);
@@ -172,7 +206,7 @@ static int list_users(const struct painting *p, int file, struct words *words)
 	int ret = 0;
 
 	for (int u = g->users_of.head[g->node[file]]; ret == 0 && u >= 0; u = g->users_of.next[u]) {
-		if (is_own(p, &g->users[u]))
+		if (is_seen(p, &g->users[u]))
 			continue;
 		if (words->n == USERS_SHOWN)
 			more++;
@@ -218,6 +252,8 @@ static int write_note(const struct painting *p, const struct draft *draft, const
 		n = asprintf(&text, "a commit is writing into it");
 	else if (half_deleted_into(p->g, draft->file))
 		n = asprintf(&text, "an unfinished delete has written into it");
+	else if (draft->begun && !layer->users[0])
+		n = asprintf(&text, "left over: made by a command that did not end: repeat it");
 	else if (!draft->needed && !layer->users[0])
 		n = asprintf(&text, "left over: no snapshot or disk of %s uses it", domain);
 	else if (f->writer && !vm_graph_writer(p->g, draft->file))
@@ -300,6 +336,7 @@ static int paint(const struct painting *p, struct draft *draft, struct vm_layer 
 	layer->stamp = f->stamp;
 	layer->below = draft->format == Q2_FORMAT_QCOW2 ? draft_index(p, f->below) : -1;
 	layer->active = is_active(p, draft->file);
+	layer->memory = draft->memory;
 	layer->error = f->error;
 	layer->ends = f->below_why ? vm_name_printable(f->below_why) : NULL;
 	layer->rival = rival_of(p, draft->file);
@@ -348,8 +385,8 @@ int vm_graph_layers(const struct vm_graph *g, size_t domain, struct vm_layer **l
 
 	if (ret == 0)
 		ret = draft_snapshots(&p);
-	for (size_t i = 0; ret == 0 && i < g->facts->domains[domain].n_made; i++)
-		ret = draft_add(&p, g->facts->domains[domain].made[i], Q2_FORMAT_QCOW2, false);
+	if (ret == 0)
+		ret = draft_others(&p);
 	if (ret == 0 && !(found = find_tops(&p)))
 		ret = -ENOMEM;
 	if (ret == 0)

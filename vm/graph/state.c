@@ -503,11 +503,29 @@ static void allow_guard(struct vm_hearing *h)
 			       !vm_graph_writer(h->g, h->chain.files[0]);
 }
 
-int vm_graph_state(const struct vm_graph *g, size_t domain, size_t snapshot, size_t disk, struct vm_verdict *out)
+static struct vm_hearing hearing_of(const struct vm_graph *g, size_t domain, size_t snapshot, size_t disk)
 {
 	const struct vm_fact_snapshot *snap = &g->facts->domains[domain].snapshots[snapshot];
-	struct vm_hearing h = {.g = g, .domain = domain, .snapshot = snapshot, .snap = snap, .disk = &snap->disks[disk],
-			    .pit = VM_NO_FILE, .gone_top = VM_NO_FILE};
+
+	return (struct vm_hearing){.g = g, .domain = domain, .snapshot = snapshot, .snap = snap, .disk = &snap->disks[disk],
+				   .pit = VM_NO_FILE, .gone_top = VM_NO_FILE};
+}
+
+int vm_graph_image(const struct vm_graph *g, const struct vm_graph_snap *s, enum q2_format *format)
+{
+	struct vm_hearing h = hearing_of(g, s->domain, s->snapshot, s->disk);
+
+	*format = h.disk->format;
+	if (h.disk->pit == VM_NO_FILE)
+		return VM_NO_FILE;
+	redirect(&h);
+	*format = h.verdict.format;
+	return h.pit;
+}
+
+int vm_graph_state(const struct vm_graph *g, size_t domain, size_t snapshot, size_t disk, struct vm_verdict *out)
+{
+	struct vm_hearing h = hearing_of(g, domain, snapshot, disk);
 
 	h.first = vm_hearing_internal(&h) ? 1 : 0;
 	judge(&h);

@@ -3,7 +3,7 @@
 /*
  * Who needs which file. A disk needs its whole chain: the one that a running domain has open (libvirt's word), and the one that
  * the headers tell, for the next start goes by those. A snapshot needs what its domain's disks do not need anyway; a volume that
- * belongs to no domain needs what it stands on.
+ * belongs to no domain needs what it stands on. A snapshot's memory is a file like any other: who is said to have it needs it.
  *
  * A chain goes on where a file is only a window on another one: beyond what the gate refuses to open (what lies there may not be
  * read for this chain, but must not change either), through a loop device to the file it shows, and through a file of a virt-snapfs
@@ -26,27 +26,44 @@ struct walk {
 	unsigned windows;
 };
 
-static bool is_user(const struct walk *w, int file)
+static struct vm_graph_user *find_user(const struct walk *w, int file)
 {
 	for (size_t i = w->g->n_users; i-- > 0;) {
-		const struct vm_graph_user *u = &w->g->users[i];
+		struct vm_graph_user *u = &w->g->users[i];
 
 		if (u->kind != w->kind || u->index != w->index)
-			return false; /* all of one user's stand together */
+			return NULL; /* all of one user's stand together */
 		if (vm_graph_same(w->g, u->file, file))
-			return true;
+			return u;
 	}
-	return false;
+	return NULL;
+}
+
+static void add(struct walk *w, int file, bool unseen)
+{
+	struct vm_graph *g = w->g;
+	struct vm_graph_user *user = find_user(w, file);
+
+	if (user) {
+		user->unseen |= unseen;
+		return;
+	}
+	XGROW(g->users, g->n_users, g->users_room);
+	g->users[g->n_users++] = (struct vm_graph_user){w->kind, w->index, file, unseen};
 }
 
 static void add_user(struct walk *w, int file)
 {
-	struct vm_graph *g = w->g;
+	add(w, file, w->windows > 0);
+}
 
-	if (is_user(w, file))
-		return;
-	XGROW(g->users, g->n_users, g->users_room);
-	g->users[g->n_users++] = (struct vm_graph_user){w->kind, w->index, file};
+/* Its external data file, which is beneath it in no inventory. */
+static void add_data(struct walk *w, int file)
+{
+	int data = vm_graph_file(w->g, file)->data;
+
+	if (data != VM_NO_FILE)
+		add(w, data, true);
 }
 
 static void add_viewer(struct walk *w, size_t snap)
@@ -116,8 +133,7 @@ static void add_from(struct walk *w, int file, enum q2_format format)
 	vm_chain_walk(w->g, file, format, &chain);
 	for (size_t i = 0; i < chain.n; i++) {
 		add_user(w, chain.files[i]);
-		if (vm_graph_file(w->g, chain.files[i])->data != VM_NO_FILE)
-			add_user(w, vm_graph_file(w->g, chain.files[i])->data);
+		add_data(w, chain.files[i]);
 		add_beyond(w, chain.files[i]);
 	}
 }
@@ -137,22 +153,49 @@ static void add_disk_users(struct vm_graph *g, size_t disk)
 		add_from(&w, fact->mirror, vm_graph_file(g, fact->mirror)->format);
 }
 
-/* A snapshot needs what its domain's disks do not need anyway. */
+/* @file and what is beneath it, down to what a disk of that domain needs anyway. */
+static void add_detached(struct walk *w, size_t domain, int file, enum q2_format format)
+{
+	struct vm_chain chain;
+
+	if (file == VM_NO_FILE || vm_graph_alive(w->g, domain, file))
+		return;
+	vm_chain_walk(w->g, file, format, &chain);
+	for (size_t i = 0; i < chain.n; i++) {
+		if (vm_graph_alive(w->g, domain, chain.files[i]))
+			return;
+		add_user(w, chain.files[i]);
+		add_data(w, chain.files[i]);
+		add_beyond(w, chain.files[i]);
+	}
+}
+
+/* A snapshot needs what its domain's disks do not need anyway: the image that it is read from, and where its record names another one
+ * that, too, for others go by the record. */
 static void add_snapshot_users(struct vm_graph *g, size_t snap)
 {
 	const struct vm_fact_snapdisk *disk = vm_graph_snapdisk(g, &g->snaps[snap]);
 	struct walk w = {.g = g, .kind = VM_USER_SNAPSHOT, .index = snap};
-	struct vm_chain chain;
+	enum q2_format format;
+	int image = vm_graph_image(g, &g->snaps[snap], &format);
 
-	if (disk->pit == VM_NO_FILE || vm_graph_alive(g, g->snaps[snap].domain, disk->pit))
+	add_detached(&w, g->snaps[snap].domain, image, format);
+	if (!vm_graph_same(g, image, disk->pit))
+		add_detached(&w, g->snaps[snap].domain, disk->pit, disk->format);
+}
+
+/* Whatever a record calls its memory is needed by that snapshot, be it a disk of somebody's. */
+static void add_memory_users(struct vm_graph *g, size_t domain, size_t snapshot)
+{
+	const int *file = g->facts->domains[domain].snapshots[snapshot].memory;
+	struct walk w = {.g = g, .kind = VM_USER_MEMORY, .index = g->n_memories};
+
+	if (!file)
 		return;
-	vm_chain_walk(g, disk->pit, disk->format, &chain);
-	for (size_t i = 0; i < chain.n; i++) {
-		if (vm_graph_alive(g, g->snaps[snap].domain, chain.files[i]))
-			return;
-		add_user(&w, chain.files[i]);
-		add_beyond(&w, chain.files[i]);
-	}
+	XGROW(g->memories, g->n_memories, g->memories_room);
+	g->memories[g->n_memories++] = (struct vm_graph_memory){domain, snapshot};
+	add_user(&w, *file);
+	add_beyond(&w, *file);
 }
 
 /* A volume that no domain knows needs what it stands on. */
@@ -177,6 +220,9 @@ int vm_graph_find_users(struct vm_graph *g)
 		add_disk_users(g, i);
 	for (size_t i = 0; i < g->n_snaps; i++)
 		add_snapshot_users(g, i);
+	for (size_t d = 0; d < g->facts->n_domains; d++)
+		for (size_t s = 0; s < g->facts->domains[d].n_snapshots; s++)
+			add_memory_users(g, d, s);
 	for (size_t i = 0; i < g->n_users; i++)
 		known[g->node[g->users[i].file]] = true;
 	for (size_t i = 0; i < g->facts->n_volumes; i++)
@@ -205,6 +251,11 @@ char *vm_graph_user_phrase(const struct vm_graph *g, enum vm_graph_user_kind kin
 		return xasprintf("snapshot '%s' of domain '%s' (disk %s)", vm_graph_snapshot(g, snap)->shown,
 				 g->facts->domains[snap->domain].name, vm_graph_snapdisk(g, snap)->target);
 	}
+	if (kind == VM_USER_MEMORY) {
+		const struct vm_fact_domain *domain = &g->facts->domains[g->memories[index].domain];
+
+		return xasprintf("snapshot '%s' of domain '%s' (its memory)", domain->snapshots[g->memories[index].snapshot].shown, domain->name);
+	}
 	volume = &g->facts->volumes[index];
 	return volume->pool ? xasprintf("volume '%s' of pool '%s'", volume->name, volume->pool) :
 			      xasprintf("image '%s'", volume->name);
@@ -214,6 +265,8 @@ bool vm_graph_user_is_own(const struct vm_graph *g, enum vm_graph_user_kind kind
 {
 	if (kind == VM_USER_DISK)
 		return g->disks[index].domain == domain;
+	if (kind == VM_USER_MEMORY)
+		return g->memories[index].domain == domain;
 	return kind == VM_USER_SNAPSHOT && g->snaps[index].domain == domain;
 }
 

@@ -120,6 +120,21 @@ static void draw_disks(struct snaps *s, const struct vm_xml_snapshot *xml, struc
 	}
 }
 
+/* Needed, and never read: whatever the record says it is. */
+static void draw_memory(struct snaps *s, const struct vm_xml_snapshot *xml, struct vm_draft_snapshot *snap)
+{
+	int *file;
+
+	if (xml->memory != VM_MODE_EXTERNAL || !xml->memory_file || xml->memory_file[0] != '/')
+		return;
+	file = vm_arena_calloc(&s->sk->arena, 1, sizeof(*file));
+	if (!file)
+		return;
+	*file = vm_chains_path(&s->sk->chains, xml->memory_file, Q2_FORMAT_RAW, s->d->gate);
+	if (*file != VM_NO_FILE)
+		snap->memory_file = file;
+}
+
 /* The snapshot of that name among those already drawn. */
 static int find_parent(const struct snaps *s, const char *name)
 {
@@ -162,6 +177,7 @@ static void draw_recorded(struct snaps *s, const struct vm_observed_snapshot *ob
 		snap->keep_ref = vm_observed_record_ref;
 		snap->keep_unref = vm_observed_record_unref;
 		draw_disks(s, xml, snap);
+		draw_memory(s, xml, snap);
 	}
 	s->d->n_snapshots++;
 }

@@ -3,6 +3,9 @@
 /*
  * Images that no domain names and that stand on something: volumes in storage pools, and files that lie beside the
  * images of domains. They are looked at for one reason: what they stand on is needed by them.
+ *
+ * Of a qcow2 image it is found out what that is. All others that stand on something, or of which nobody can tell whether they do, are
+ * unknown; but not what is an image of a domain, which is told by its own.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -12,49 +15,107 @@
 
 #include "vm/inventory/build.h"
 #include "vm/model/names.h"
+#include "vm/util/mem.h"
 
 struct found {
 	const char *path, *pool;
 };
 
 struct volumes {
-	struct vm_build *sk;
+	const struct vm_surroundings *s;
+	struct vm_drafts *set;
 	struct vm_strmap nodes; /* images that are known already */
 	struct vm_strmap dirs;  /* directories that were looked at */
-	const char *pool;       /* of the directory that is being looked at; NULL: it is none's */
+	const char *pool;       /* whose directory or volume is being looked at; NULL: none's */
 	struct found *list;
 	size_t n, room;
 	struct q2_gate *gate;
 };
 
-/* False: it was there before. */
-static bool mark_node(struct volumes *v, uint64_t dev, uint64_t ino)
-{
-	char key[48];
+struct key {
+	char text[48];
+};
 
-	snprintf(key, sizeof(key), "%" PRIx64 ":%" PRIx64, dev, ino);
-	return !vm_strmap_get(&v->nodes, key) && vm_strmap_put(&v->nodes, key, v) == 0;
+static struct key key_of(uint64_t dev, uint64_t ino)
+{
+	struct key key;
+
+	snprintf(key.text, sizeof(key.text), "%" PRIx64 ":%" PRIx64, dev, ino);
+	return key;
 }
 
-static void note_file(const char *path, void *opaque)
+static bool is_node(const struct volumes *v, uint64_t dev, uint64_t ino)
+{
+	return (dev || ino) && vm_strmap_get(&v->nodes, key_of(dev, ino).text);
+}
+
+static void mark(struct vm_strmap *map, const char *key)
+{
+	if (!vm_strmap_get(map, key) && vm_strmap_put(map, key, map) < 0)
+		xoom();
+}
+
+static const char *shown_name(struct vm_drafts *set, const char *path, const char *pool)
+{
+	const char *slash = strrchr(path, '/');
+	char *shown = vm_name_printable(pool && slash && strncmp(path, "/dev/", 5) ? slash + 1 : path);
+
+	if (!shown)
+		xoom();
+	return vm_arena_own(set->arena, shown, free);
+}
+
+static void unknown(struct volumes *v, const char *path, int code, const char *why)
+{
+	const char *name = shown_name(v->set, path, v->pool);
+	vs_autofree char *sentence = xasprintf("it %s", why);
+
+	if (v->pool)
+		vm_drafts_unknown(v->set, code, sentence, "volume '%s' of pool '%s'", name, v->pool);
+	else
+		vm_drafts_unknown(v->set, code, sentence, "image '%s'", name);
+}
+
+/* Does it consist of other files, one of which is an image that is known? Names are relative to its directory. */
+static void check_parts(struct volumes *v, const struct vm_dirs_file *file)
+{
+	const char *slash = strrchr(file->path, '/');
+	int len = slash ? (int)(slash - file->path) + 1 : 0;
+
+	for (char **part = file->peeked->parts; *part; part++) {
+		vs_autofree char *path = xasprintf("%.*s%s", (*part)[0] == '/' ? 0 : len, file->path, *part);
+		vs_autofree char *shown = vm_name_printable(path);
+		vs_autofree char *why = NULL;
+		struct stat st;
+
+		if (stat(path, &st))
+			why = errno == ENOENT ? NULL : xasprintf("has '%s' as a part, which cannot be looked at: %s", shown, strerror(errno));
+		else if (S_ISBLK(st.st_mode) ? is_node(v, UINT64_MAX, st.st_rdev) : is_node(v, st.st_dev, st.st_ino))
+			why = xasprintf("has '%s' as a part", shown);
+		if (why)
+			unknown(v, file->path, -EPERM, why);
+	}
+}
+
+static void note_file(const struct vm_dirs_file *file, void *opaque)
 {
 	struct volumes *v = opaque;
-	struct stat st;
 
-	if (stat(path, &st) || !mark_node(v, st.st_dev, st.st_ino))
+	if (is_node(v, file->dev, file->ino))
 		return;
-	if (v->n == v->room) {
-		size_t room = v->room ? v->room * 2 : 32;
-		struct found *list = vm_arena_calloc(&v->sk->arena, room, sizeof(*list));
+	if (file->code) {
+		unknown(v, file->path, file->code, file->why);
+	} else if (file->peeked->kind == VM_PEEK_STANDS) {
+		vs_autofree char *why = xasprintf("%s, which is not followed here", file->peeked->why);
 
-		if (!list)
-			return;
-		if (v->n)
-			memcpy(list, v->list, v->n * sizeof(*list));
-		v->list = list;
-		v->room = room;
+		unknown(v, file->path, -EPERM, why);
+	} else if (file->peeked->kind == VM_PEEK_PARTS) {
+		check_parts(v, file);
+	} else {
+		mark(&v->nodes, key_of(file->dev, file->ino).text);
+		XGROW(v->list, v->n, v->room);
+		v->list[v->n++] = (struct found){ vm_arena_strdup(v->set->arena, file->path), v->pool };
 	}
-	v->list[v->n++] = (struct found){ vm_arena_strdup(&v->sk->arena, path), v->pool };
 }
 
 static void scan(struct volumes *v, const char *dir, const char *pool)
@@ -62,21 +123,22 @@ static void scan(struct volumes *v, const char *dir, const char *pool)
 	struct vs_err err = {0};
 	int r;
 
-	if (vm_strmap_get(&v->dirs, dir) || vm_strmap_put(&v->dirs, dir, v) < 0)
+	if (vm_strmap_get(&v->dirs, dir))
 		return;
+	mark(&v->dirs, dir);
 	v->pool = pool;
-	r = vm_dirs_list(v->sk->dirs, dir, note_file, v);
+	r = vm_dirs_list(v->s->dirs, dir, false, note_file, v);
 	if (r == 0 || r == -ENOENT || r == -ENOTDIR)
 		return;
 	vs_err_set(&err, r, "the directory cannot be listed: %s", strerror(-r));
-	vm_build_unknown(v->sk, r, err.msg, "an image in '%s'", dir);
+	vm_drafts_unknown(v->set, r, err.msg, "an image in '%s'", dir);
 }
 
 /* The directory of an image; not /dev, where nothing lies that could be an overlay without our knowing. */
 static void scan_beside(struct volumes *v, const char *path)
 {
-	vs_autofree char *dir = strdup(path);
-	char *slash = dir ? strrchr(dir, '/') : NULL;
+	vs_autofree char *dir = xstrdup(path);
+	char *slash = strrchr(dir, '/');
 
 	if (!slash || slash == dir || !strncmp(path, "/dev/", 5))
 		return;
@@ -84,21 +146,44 @@ static void scan_beside(struct volumes *v, const char *path)
 	scan(v, dir, NULL);
 }
 
-/* Everything that any domain's gate allows, since nothing is served through this one. */
-static struct q2_gate *wide_gate(struct vm_build *sk)
+static void scan_pools(struct volumes *v, const struct vm_pools *pools)
 {
+	for (size_t i = 0; i < pools->n; i++) {
+		const struct vm_pool *pool = &pools->pools[i];
+
+		if (pool->dir)
+			scan(v, pool->dir, pool->name);
+		v->pool = pool->name;
+		for (size_t k = 0; k < pool->n_volumes; k++)
+			vm_dirs_list(v->s->dirs, pool->volumes[k], true, note_file, v);
+	}
+	for (size_t i = 0; i < pools->n_problems; i++)
+		vm_drafts_unknown(v->set, -EPERM, pools->problems[i], "a volume of a storage pool");
+}
+
+/* Everything that any domain's gate allows, since nothing is served through this one. */
+static struct q2_gate *wide_gate(const struct vm_surroundings *s)
+{
+	const struct vm_chains *chains = s->set->chains;
 	struct vm_gates_list list = {0};
 	struct q2_gate *gate;
 
-	for (size_t i = 0; i < sk->chains.n; i++)
-		vm_gates_list_file(&list, sk->chains.fact[i].path, Q2_FORMAT_NONE);
-	for (size_t i = 0; i < sk->n_allow_paths; i++)
-		vm_gates_list_dir(&list, sk->allow_paths[i]);
-	for (size_t i = 0; i < sk->pools->n; i++)
-		if (sk->pools->pools[i].dir)
-			vm_gates_list_dir(&list, sk->pools->pools[i].dir);
-	gate = vm_gates_list_gate(&list, &sk->cache->wide);
+	for (size_t i = 0; i < chains->n; i++)
+		vm_gates_list_file(&list, chains->fact[i].path, Q2_FORMAT_NONE);
+	for (size_t i = 0; i < s->n_allow_paths; i++)
+		vm_gates_list_dir(&list, s->allow_paths[i]);
+	for (size_t i = 0; s->pools && i < s->pools->n; i++) {
+		const struct vm_pool *pool = &s->pools->pools[i];
+
+		if (pool->dir)
+			vm_gates_list_dir(&list, pool->dir);
+		for (size_t k = 0; k < pool->n_volumes; k++)
+			vm_gates_list_file(&list, pool->volumes[k], Q2_FORMAT_NONE);
+	}
+	gate = vm_gates_list_gate(&list, s->wide);
 	vm_gates_list_fini(&list);
+	if (!gate)
+		xoom();
 	return gate;
 }
 
@@ -107,57 +192,54 @@ static int by_path(const void *a, const void *b)
 	return strcmp(((const struct found *)a)->path, ((const struct found *)b)->path);
 }
 
-static const char *shown_name(struct vm_build *sk, const struct found *f)
-{
-	const char *slash = strrchr(f->path, '/');
-	char *shown = vm_name_printable(f->pool && slash ? slash + 1 : f->path);
-
-	if (!shown)
-		sk->arena.failed = true;
-	return shown ? vm_arena_own(&sk->arena, shown, free) : "";
-}
-
 static void add_volumes(struct volumes *v)
 {
-	struct vm_build *sk = v->sk;
-	struct vm_fact_volume *out = vm_arena_calloc(&sk->arena, v->n, sizeof(*out));
+	struct vm_drafts *set = v->set;
+	struct vm_fact_volume *out = vm_arena_calloc(set->arena, v->n, sizeof(*out));
 	size_t n = 0;
 
-	for (size_t i = 0; out && i < v->n; i++) {
+	if (!out)
+		xoom();
+	for (size_t i = 0; i < v->n; i++) {
 		const struct found *f = &v->list[i];
-		struct vm_header *file = vm_headers_top(sk->files, f->path, Q2_FORMAT_QCOW2);
+		struct vm_header *file = vm_headers_top(set->chains->files, f->path, Q2_FORMAT_QCOW2);
 
-		if (!file || file->code == -ENOENT || (file->info && !file->info->backing_name && !file->info->data_file))
+		if (!file)
+			xoom();
+		if (file->info && !file->info->backing_name && !file->info->data_file)
 			continue; /* it stands on nothing */
+		if (file->code == -ENOENT) { /* it was there a moment ago, and may have another name now */
+			v->pool = f->pool;
+			unknown(v, f->path, -EPERM, "has just vanished");
+			continue;
+		}
 		out[n++] = (struct vm_fact_volume){
-			.pool = f->pool, .name = shown_name(sk, f),
-			.file = vm_chains_path(&sk->chains, f->path, Q2_FORMAT_QCOW2, v->gate),
+			.pool = f->pool, .name = shown_name(set, f->path, f->pool),
+			.file = vm_chains_path(set->chains, f->path, Q2_FORMAT_QCOW2, v->gate),
 		};
 	}
-	sk->set.volumes = out;
-	sk->set.n_volumes = n;
+	set->volumes = out;
+	set->n_volumes = n;
 }
 
-void vm_build_volumes(struct vm_build *sk)
+void vm_surroundings_draw(const struct vm_surroundings *s)
 {
-	struct volumes v = { .sk = sk };
-	size_t n_known = sk->chains.n;
+	struct volumes v = { .s = s, .set = s->set };
+	const struct vm_chains *chains = s->set->chains;
+	size_t n_known = chains->n;
 
 	for (size_t i = 0; i < n_known; i++)
-		if (sk->chains.file[i]->found)
-			mark_node(&v, sk->chains.fact[i].stamp.dev, sk->chains.fact[i].stamp.ino);
-	for (size_t i = 0; i < sk->pools->n; i++)
-		if (sk->pools->pools[i].dir)
-			scan(&v, sk->pools->pools[i].dir, sk->pools->pools[i].name);
+		if (chains->file[i]->found)
+			mark(&v.nodes, key_of(chains->fact[i].stamp.dev, chains->fact[i].stamp.ino).text);
+	if (s->pools)
+		scan_pools(&v, s->pools);
 	for (size_t i = 0; i < n_known; i++)
-		scan_beside(&v, sk->chains.fact[i].path);
-	v.gate = wide_gate(sk);
-	if (!v.gate)
-		sk->arena.failed = true;
-	else if (v.n)
+		scan_beside(&v, chains->fact[i].path);
+	v.gate = wide_gate(s);
+	if (v.n)
 		qsort(v.list, v.n, sizeof(*v.list), by_path);
-	if (v.gate)
-		add_volumes(&v);
+	add_volumes(&v);
+	free(v.list);
 	vm_strmap_clear(&v.nodes, NULL);
 	vm_strmap_clear(&v.dirs, NULL);
 }

@@ -3,11 +3,13 @@
 #include "vm/inventory/build.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "vm/meta/journal.h"
+#include "vm/meta/made.h"
 #include "vm/model/names.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
@@ -123,35 +125,13 @@ int vm_build_file(struct vm_build *sk, const struct vm_xml_source *source, struc
 	return i;
 }
 
-void vm_build_unknown(struct vm_build *sk, int code, const char *why, const char *who_fmt, ...)
-{
-	va_list ap;
-	vs_autofree char *who = NULL;
-
-	va_start(ap, who_fmt);
-	who = xvasprintf(who_fmt, ap);
-	va_end(ap);
-	if (sk->n_unknowns == sk->unknowns_room) {
-		struct vm_fact_unknown *more = vm_arena_calloc(&sk->arena, sk->unknowns_room * 2 + 8, sizeof(*more));
-
-		if (sk->n_unknowns)
-			memcpy(more, sk->unknowns, sk->n_unknowns * sizeof(*more));
-		sk->unknowns = more;
-		sk->unknowns_room = sk->unknowns_room * 2 + 8;
-	}
-	sk->unknowns[sk->n_unknowns++] = (struct vm_fact_unknown){
-		.who = vm_arena_strdup(&sk->arena, who), .why = vm_arena_strdup(&sk->arena, why), .code = code == -EACCES ? -EACCES : -EPERM,
-	};
-}
-
 void vm_build_elsewhere(struct vm_build *sk, const struct vm_xml_source *source, const char *target, const char *owner)
 {
 	if (source->type == VM_SOURCE_NONE || vm_build_path(sk, source) || stands_alone(source->format_name))
 		return;
-	vm_build_unknown(sk, -EPERM, "it is no file of this host that can be looked at",
-			 "%s, whose disk %s is a %s of format %s,",
-			 owner, target, source->text ? source->text : "remote image",
-			 source->format_name ? source->format_name : "unknown");
+	vm_drafts_unknown(&sk->set, -EPERM, "it is no file of this host that can be looked at", "%s, whose disk %s is a %s of format %s,",
+			  owner, target, source->text ? source->text : "remote image",
+			  source->format_name ? source->format_name : "unknown");
 }
 
 const char *vm_build_unsupported(struct vm_build *sk, const struct vm_xml_source *source)
@@ -259,32 +239,57 @@ static void free_meta(void *meta)
 	vm_meta_free(meta);
 }
 
-struct made {
-	struct vm_arena *arena;
-	struct vm_strings list;
+struct begun {
+	struct vm_build *sk;
+	struct vm_draft *d;
+	size_t room;
 };
 
-/* "INO\nPATH": the very file that was made, and none that has its name now. */
-static bool add_made(const char *text, void *opaque)
+/* Only what says itself that it stands on something does: it may be empty still, or half made. */
+static enum q2_format format_of(const char *path)
 {
-	struct made *made = opaque;
-	char *path;
-	uint64_t ino = strtoull(text, &path, 10);
-	struct stat st;
+	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+	char magic[4];
 
-	if (*path == '\n' && lstat(path + 1, &st) == 0 && st.st_ino == ino)
-		vm_strings_add(made->arena, &made->list, path + 1);
+	if (fd < 0)
+		return Q2_FORMAT_QCOW2;
+	return pread(fd, magic, sizeof(magic), 0) == sizeof(magic) && !memcmp(magic, "QFI\xfb", 4) ? Q2_FORMAT_QCOW2 : Q2_FORMAT_RAW;
+}
+
+/* The very file that was made, and none that has its name now. */
+static bool add_begun(const char *text, void *opaque)
+{
+	struct begun *b = opaque;
+	struct vm_draft *d = b->d;
+	struct vm_made made;
+	int file;
+
+	if (!vm_made_parse(text, &made) || vm_made_is_there(&made) == 0)
+		return true;
+	file = vm_chains_path(&b->sk->chains, vm_arena_strdup(&b->sk->arena, made.path), format_of(made.path), d->gate);
+	if (file == VM_NO_FILE || b->sk->chains.fact[file].error == -ENOENT)
+		return true;
+	if (d->n_begun == b->room) {
+		int *more = vm_arena_calloc(&b->sk->arena, b->room * 2 + 8, sizeof(*more));
+
+		if (!more)
+			return true;
+		if (d->n_begun)
+			memcpy(more, d->begun, d->n_begun * sizeof(*more));
+		d->begun = more;
+		b->room = b->room * 2 + 8;
+	}
+	d->begun[d->n_begun++] = file;
 	return true;
 }
 
-/* What a command was about to make that has not ended. */
-static void draw_made(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
+/* What a command has made that has not ended: somebody may have come to use it. */
+static void draw_begun(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
 	const struct vm_journal journal = { sk->store, k->uuid, NULL };
-	struct made made = { .arena = &sk->arena };
+	struct begun b = { .sk = sk, .d = d };
 
-	vm_journal_each(&journal, "make", add_made, &made);
-	d->made = vm_strings_done(&sk->arena, &made.list);
+	vm_journal_each(&journal, "make", add_begun, &b);
 }
 
 /* Layers of our own making, which the domain may have left since. */
@@ -309,20 +314,20 @@ static void draw_meta(struct vm_build *sk, const struct vm_observed_domain *k, s
 		vm_draft_meta(d, best, &sk->arena);
 		draw_own_made(sk, best, d);
 	}
-	draw_made(sk, k, d);
+	draw_begun(sk, k, d);
 }
 
 /* What libvirt did not tell of it. */
 static void draw_unknown(struct vm_build *sk, const struct vm_observed_domain *k, const struct vm_draft *d)
 {
 	if (!k->now || k->unknown)
-		vm_build_unknown(sk, -EPERM, k->unknown ? k->unknown : "its definition cannot be read", "domain '%s'", d->dir);
+		vm_drafts_unknown(&sk->set, -EPERM, k->unknown ? k->unknown : "its definition cannot be read", "domain '%s'", d->dir);
 	else if (k->running && !k->config)
-		vm_build_unknown(sk, -EPERM, "the definition for its next start cannot be read", "domain '%s'", d->dir);
+		vm_drafts_unknown(&sk->set, -EPERM, "the definition for its next start cannot be read", "domain '%s'", d->dir);
 	for (size_t i = 0; i < k->n_list; i++)
 		if (!k->list[i]->record)
-			vm_build_unknown(sk, -EPERM, k->list[i]->problem ? k->list[i]->problem : "its record cannot be read",
-					 "snapshot '%s' of domain '%s'", k->list[i]->name, d->dir);
+			vm_drafts_unknown(&sk->set, -EPERM, k->list[i]->problem ? k->list[i]->problem : "its record cannot be read",
+					  "snapshot '%s' of domain '%s'", k->list[i]->name, d->dir);
 }
 
 static int draw_domain(struct vm_build *sk, struct vm_observed_domain *k, struct vm_draft *d)
@@ -361,11 +366,8 @@ int vm_build_draw(struct vm_build *sk)
 	for (size_t i = 0; i < n && r == 0; i++)
 		r = draw_domain(sk, sk->observed->domains[i], &sk->set.drafts[i]);
 	if (r == 0)
-		vm_build_volumes(sk);
-	for (size_t i = 0; i < sk->pools->n_problems; i++)
-		vm_build_unknown(sk, -EPERM, sk->pools->problems[i], "a volume of a storage pool");
-	sk->set.unknowns = sk->unknowns;
-	sk->set.n_unknowns = sk->n_unknowns;
+		vm_surroundings_draw(&(struct vm_surroundings){ .set = &sk->set, .dirs = sk->dirs, .pools = sk->pools, .wide = &sk->cache->wide,
+								.allow_paths = sk->allow_paths, .n_allow_paths = sk->n_allow_paths });
 	return r == 0 && (vm_arena_failed(&sk->arena) || sk->chains.failed) ? -ENOMEM : r;
 }
 

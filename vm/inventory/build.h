@@ -42,8 +42,6 @@ struct vm_build {
 	struct vm_chains chains;
 	struct vm_drafts set;
 	struct vm_fact_domain *extra; /* set.extra, while it is filled */
-	struct vm_fact_unknown *unknowns; /* set.unknowns, likewise */
-	size_t n_unknowns, unknowns_room;
 };
 
 /* 0 or -ENOMEM; vm_build_fini() is called in any case. */
@@ -61,9 +59,6 @@ const char *vm_build_path(struct vm_build *sk, const struct vm_xml_source *sourc
 int vm_build_file(struct vm_build *sk, const struct vm_xml_source *source, struct q2_gate *gate);
 /* NULL, or why this source cannot be read. */
 const char *vm_build_unsupported(struct vm_build *sk, const struct vm_xml_source *source);
-/* Notes that something is not known which may stand on any file: see vm_fact_unknown. Borrows nothing. */
-void vm_build_unknown(struct vm_build *sk, int code, const char *why, const char *who_fmt, ...)
-	__attribute__((format(printf, 4, 5)));
 /* An image that is no file of this host: unknown, unless it can stand on nothing here. */
 void vm_build_elsewhere(struct vm_build *sk, const struct vm_xml_source *source, const char *target, const char *owner);
 /* Are these two entries one image? */
@@ -73,7 +68,16 @@ bool vm_build_same(const struct vm_build *sk, int a, int b);
 void vm_build_disks(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d);
 /* build-snapshots.c: what libvirt recorded, then what the tables have besides. */
 void vm_build_snapshots(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d);
-/* build-volumes.c: images that no domain names but that stand on something. */
-void vm_build_volumes(struct vm_build *sk);
+/* build-volumes.c: images that no domain names but that stand on something: what lies in pools and beside the files that were
+ * collected so far. */
+struct vm_surroundings {
+	struct vm_drafts *set;
+	struct vm_dirs *dirs;
+	const struct vm_pools *pools; /* NULL: there are none */
+	struct vm_gates_memo *wide;    /* the gate for images that belong to no domain */
+	char *const *allow_paths;
+	size_t n_allow_paths;
+};
+void vm_surroundings_draw(const struct vm_surroundings *s);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "vm/meta/meta.h"
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 /* libvirt's record knows whole seconds; an entry that nobody recorded knows its own time. */
 static int64_t identity_ns(const struct vm_draft_snapshot *s)
@@ -47,29 +48,32 @@ static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_meta *meta,
 	}
 }
 
-static void draw_mark(struct vm_draft *d, struct vm_draft_snapshot *s, const struct vm_meta *meta, const struct vm_meta_id *id,
-		      const struct vm_meta_mark *mark)
+static void draw_doomed(struct vm_draft_snapshot *s, const struct vm_meta *meta, const struct vm_meta_id *id)
 {
 	for (size_t k = 0; k < s->n_disks; k++)
 		s->disks[k].fact.doomed = vm_meta_why_doomed(meta, id, s->disks[k].fact.target);
-	for (size_t k = 0; k < mark->n_disks; k++)
-		if (mark->disks[k].path)
-			d->merges[d->n_merges++] = (struct vm_draft_merge){ mark->disks[k].path, mark->disks[k].top };
 }
 
-static size_t count_merges(const struct vm_meta *meta)
+/* What is begun is begun, whichever snapshots it was to remove: several of one name and second have one mark, and a record that others
+ * took away leaves it. So the merges are those of the marks, each mark once. */
+static void draw_merges(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena)
 {
-	size_t n = 0;
+	vs_autofree const struct vm_meta_mark **marks = xcalloc(meta->n_snapshots, sizeof(*marks));
+	size_t n_marks = vm_meta_marks(meta, marks), n = 0;
 
-	for (size_t i = 0; i < meta->n_snapshots; i++)
-		n += meta->snapshots[i].mark ? meta->snapshots[i].mark->n_disks : 0;
-	return n;
+	for (size_t i = 0; i < n_marks; i++)
+		n += marks[i]->n_disks;
+	d->merges = n ? vm_arena_calloc(arena, n, sizeof(*d->merges)) : NULL;
+	for (size_t i = 0; d->merges && i < n_marks; i++)
+		for (size_t k = 0; k < marks[i]->n_disks; k++)
+			if (marks[i]->disks[k].path)
+				d->merges[d->n_merges++] = (struct vm_draft_merge){ marks[i]->disks[k].path, marks[i]->disks[k].top };
 }
 
 void vm_draft_meta(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena)
 {
-	d->merges = vm_arena_calloc(arena, count_merges(meta) + 1, sizeof(*d->merges));
-	for (size_t i = 0; d->merges && i < d->n_snapshots; i++) {
+	draw_merges(d, meta, arena);
+	for (size_t i = 0; i < d->n_snapshots; i++) {
 		struct vm_draft_snapshot *s = &d->snapshots[i];
 		struct vm_meta_id id = { s->name, identity_ns(s), s->kind };
 		const struct vm_meta_snapshot *said = s->present ? NULL : vm_meta_find(meta, &id);
@@ -81,6 +85,6 @@ void vm_draft_meta(struct vm_draft *d, const struct vm_meta *meta, struct vm_are
 		draw_attested(s, meta, said, arena);
 		draw_frozen(s, meta, &id, arena);
 		if (said->mark)
-			draw_mark(d, s, meta, &id, said->mark);
+			draw_doomed(s, meta, &id);
 	}
 }

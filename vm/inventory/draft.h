@@ -32,6 +32,7 @@ struct vm_draft_snapshot {
 	bool recorded, memory, external_memory, current, held, ours;
 	bool present;        /* image source: the file's present content */
 	bool in_making;      /* it may not be complete yet: if it is new and looks stale, it is not shown at all */
+	const int *memory_file; /* NULL, or which file its memory is saved in */
 	const char *problem; /* NULL, or why its disks are not known */
 	const char *xml;     /* kept alive by `keep` */
 	size_t xml_len;
@@ -73,7 +74,8 @@ struct vm_draft {
 	size_t n_merges;
 	int *own_made;              /* files (indexes) that commands of ours made for it */
 	size_t n_own_made;
-	char **made;                /* paths that a command which has not ended was about to make, NULL-terminated; NULL: none */
+	int *begun;                 /* files that a command which has not ended has made, and may not have come to use */
+	size_t n_begun;
 
 	/* filled in here */
 	uint64_t ino;
@@ -87,8 +89,8 @@ struct vm_drafts {
 	size_t n_extra;
 	const struct vm_fact_volume *volumes;
 	size_t n_volumes;
-	const struct vm_fact_unknown *unknowns;
-	size_t n_unknowns;
+	struct vm_fact_unknown *unknowns; /* vm_drafts_unknown() */
+	size_t n_unknowns, unknowns_room;
 	bool unfinished;            /* written: something was left out because it is in the making */
 	bool ask_locks;             /* ask for every frozen file's lock bytes, not only of those that were just written */
 	struct vm_arena *arena;     /* lives as long as the drafts */
@@ -99,6 +101,9 @@ struct vm_drafts {
 /* The domains of a look, in the order of the drafts; those that did not change are the objects of @prev (may be NULL).
  * Gives references in @out, which has room for them. 0 or -ENOMEM. */
 int vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev, struct vm_domain **out);
+
+/* Notes that something is not known which may stand on any file: see vm_fact_unknown. Borrows nothing. */
+void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...) __attribute__((format(printf, 4, 5)));
 
 /* Holds, ours, what is attested, and the marks of doomed snapshots; the drafts borrow strings of @meta. */
 struct vm_meta;

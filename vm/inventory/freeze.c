@@ -332,24 +332,6 @@ static void copy_disks(struct work *w, const int *tops)
 	w->domain->n_disks = to ? n : 0;
 }
 
-static bool is_layer(const struct vm_domain *d, const char *path)
-{
-	for (size_t i = 0; i < d->n_layers; i++)
-		if (!strcmp(d->layers[i].path, path))
-			return true;
-	return false;
-}
-
-static void list_leftovers(struct work *w)
-{
-	struct vm_strings list = {0};
-
-	for (char **path = w->draft->made; path && *path; path++)
-		if (!is_layer(w->domain, *path) && !vm_strings_has(&list, *path) && access(*path, F_OK) == 0)
-			vm_strings_add(w->arena, &list, *path);
-	w->domain->leftovers = vm_strings_done(w->arena, &list);
-}
-
 #define UNKNOWNS_SHOWN 16
 
 static void list_unknowns(struct work *w)
@@ -380,7 +362,6 @@ static int compose_layers(struct work *w)
 	copy_disks(w, tops);
 	vm_layers_free(layers, n_layers);
 	free(tops);
-	list_leftovers(w);
 	list_unknowns(w);
 	return 0;
 }

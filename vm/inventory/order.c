@@ -18,6 +18,7 @@
 
 #include "vm/inventory/changes.h"
 #include "vm/model/inventory.h"
+#include "vm/util/mem.h"
 #include "vm/model/names.h"
 #include "vm/util/clock.h"
 
@@ -304,7 +305,7 @@ static int snapshot_facts(const struct vm_drafts *set, const struct vm_draft *d,
 		facts[i] = (struct vm_fact_snapshot){
 			.name = s->name, .shown = s->shown, .parent = s->parent < 0 ? -1 : d->snapshots[s->parent].rank,
 			.created_s = s->created_ns / VM_NS_PER_S, .recorded = s->recorded,
-			.external_memory = s->external_memory,
+			.external_memory = s->external_memory, .memory = s->memory_file,
 		};
 		r = snapshot_disks(set, d, s, &facts[i]);
 	}
@@ -322,7 +323,8 @@ static int domain_facts(const struct vm_drafts *set, const struct vm_draft *d, s
 	for (size_t i = 0; i < d->n_disks; i++)
 		disks[i] = d->disks[i].fact;
 	*out = (struct vm_fact_domain){ .name = d->dir, .running = d->running, .image = d->image, .disks = disks,
-					.n_disks = d->n_disks, .made = d->own_made, .n_made = d->n_own_made };
+					.n_disks = d->n_disks, .made = d->own_made, .n_made = d->n_own_made,
+					.begun = d->begun, .n_begun = d->n_begun };
 	return snapshot_facts(set, d, out);
 }
 
@@ -457,6 +459,30 @@ static int ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct
 		r = compose_all(set, graph, prev, out);
 	vm_graph_free(graph);
 	return r;
+}
+
+void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...)
+{
+	va_list ap;
+	vs_autofree char *who = NULL;
+
+	va_start(ap, who_fmt);
+	who = xvasprintf(who_fmt, ap);
+	va_end(ap);
+	if (set->n_unknowns == set->unknowns_room) {
+		struct vm_fact_unknown *more = vm_arena_calloc(set->arena, set->unknowns_room * 2 + 8, sizeof(*more));
+
+		if (!more)
+			xoom();
+		if (set->n_unknowns)
+			memcpy(more, set->unknowns, set->n_unknowns * sizeof(*more));
+		set->unknowns = more;
+		set->unknowns_room = set->unknowns_room * 2 + 8;
+	}
+	set->unknowns[set->n_unknowns++] = (struct vm_fact_unknown){
+		.who = vm_arena_strdup(set->arena, who), .why = vm_arena_strdup(set->arena, why),
+		.code = code == -EACCES ? -EACCES : -EPERM,
+	};
 }
 
 int vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev, struct vm_domain **out)

@@ -82,7 +82,7 @@ struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *s
 	if (!poll)
 		return NULL;
 	poll->store = store;
-	poll->files = vm_headers_new();
+	poll->files = poll->dirs.files = vm_headers_new();
 	poll->memory = vm_history_new();
 	poll->shelf = vm_log_shelf_new(options->to_stderr);
 	poll->asker = vm_jobs_asker_new(options->uri, options->read_only);
@@ -108,6 +108,7 @@ struct pass {
 	struct vs_err *err;
 	struct vm_hints hints;
 	bool changed;   /* libvirt says something else than at the last look */
+	bool closely;   /* nothing is taken on trust */
 	bool making;    /* something is not shown yet because it is being made */
 	uint64_t round;
 };
@@ -133,7 +134,10 @@ static void begin_round(struct pass *pass)
 	struct vm_poll *poll = pass->poll;
 
 	pass->round = vm_headers_round(poll->files);
-	vm_dirs_round(&poll->dirs);
+	vm_dirs_round(&poll->dirs, pass->closely);
+	if (pass->closely)
+		vm_headers_distrust(poll->files);
+	pass->closely = false; /* in further rounds of this look it was all seen just now */
 }
 
 static bool quiet(struct pass *pass)
@@ -236,10 +240,10 @@ static int poll_around(struct pass *pass, bool pools_changed, struct vm_inventor
 	return 0;
 }
 
-int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, const struct vm_inventory *prev,
+int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, bool closely, const struct vm_inventory *prev,
 		 struct vm_inventory **out, struct vs_err *err)
 {
-	struct pass pass = { .poll = poll, .conn = conn, .prev = prev, .err = err };
+	struct pass pass = { .poll = poll, .conn = conn, .closely = closely, .prev = prev, .err = err };
 	bool pools_changed = false;
 	int r;
 
@@ -250,7 +254,7 @@ int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, const s
 	}
 	vm_conn_hints(conn, &pass.hints);
 	pass.hints.all |= fresh;
-	r = vm_pools_poll(&poll->pools, vm_conn_ptr(conn), fresh || pass.hints.pools, &pools_changed);
+	r = vm_pools_poll(&poll->pools, vm_conn_ptr(conn), fresh || closely || pass.hints.pools, &pools_changed);
 	if (r < 0 && !vm_conn_alive(conn))
 		return vs_err_set(err, -EHOSTDOWN, "the connection to libvirt broke off");
 	if (pools_changed)

@@ -19,9 +19,10 @@ struct vm_poll;
 struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *store); /* borrows @store */
 void vm_poll_free(struct vm_poll *poll);
 
-/* @fresh: the connection is a new one, so nothing of what is known is taken for granted. @prev: the inventory in place or
+/* @fresh: the connection is a new one, so nothing of what is known is taken for granted. @closely: nothing that files and directories
+ * said before is taken on trust. @prev: the inventory in place or
  * NULL. Gives *out. -EHOSTDOWN: the connection is gone. */
-int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, const struct vm_inventory *prev,
+int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, bool closely, const struct vm_inventory *prev,
 		 struct vm_inventory **out, struct vs_err *err);
 
 /* Says something in the log of every domain that is known. */

@@ -44,6 +44,7 @@ struct vm_refresher {
 	struct vm_inventory *inventory;
 	uint64_t asked, begun, done;
 	bool urgent;        /* somebody waits in vm_refresher_poll(): no pause for company */
+	bool closely;       /* somebody waits in vm_refresher_poll_closely() */
 	bool stop, gone;
 	int result;         /* of the last look that ended */
 	int64_t began_ns, took_ns; /* of the last look, steady clock */
@@ -114,6 +115,8 @@ static void poll_locked(struct vm_refresher *re)
 
 	re->begun = re->asked;
 	re->urgent = false;
+	re->source->closely = re->closely;
+	re->closely = false;
 	re->began_ns = vm_steady_ns();
 	pthread_mutex_unlock(&re->lock);
 	r = re->source->ops->poll(re->source, re->inventory, &next, NULL);
@@ -248,7 +251,7 @@ struct vm_inventory *vm_refresher_inventory(struct vm_refresher *re)
 	return inv;
 }
 
-int vm_refresher_poll(struct vm_refresher *re, unsigned timeout_ms)
+static int poll(struct vm_refresher *re, bool closely, unsigned timeout_ms)
 {
 	int64_t patience = vm_steady_ns() + timeout_ms * VM_NS_PER_MS;
 	uint64_t mine;
@@ -257,10 +260,21 @@ int vm_refresher_poll(struct vm_refresher *re, unsigned timeout_ms)
 	pthread_mutex_lock(&re->lock);
 	mine = ++re->asked;
 	re->urgent = true;
+	re->closely |= closely;
 	pthread_cond_signal(&re->wake);
 	while (re->done < mine && !re->stop && vm_steady_ns() < patience)
 		wait_until_locked(&re->ended, &re->lock, patience);
 	r = re->done >= mine ? re->result : -ETIMEDOUT;
 	pthread_mutex_unlock(&re->lock);
 	return r;
+}
+
+int vm_refresher_poll(struct vm_refresher *re, unsigned timeout_ms)
+{
+	return poll(re, false, timeout_ms);
+}
+
+int vm_refresher_poll_closely(struct vm_refresher *re, unsigned timeout_ms)
+{
+	return poll(re, true, timeout_ms);
 }

@@ -29,5 +29,7 @@ void vm_refresher_free(struct vm_refresher *r); /* never started, or after a sto
 struct vm_inventory *vm_refresher_inventory(struct vm_refresher *r);
 /* As vm_refresh(). */
 int vm_refresher_poll(struct vm_refresher *r, unsigned timeout_ms);
+/* The same for whoever is about to write or to remove something: directories are listed and headers read anew, whatever is remembered. */
+int vm_refresher_poll_closely(struct vm_refresher *r, unsigned timeout_ms);
 
 #endif

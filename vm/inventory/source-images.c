@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/xattr.h>
 
-#include "vm/inventory/draft.h"
+#include "vm/inventory/build.h"
 #include "vm/inventory/source.h"
 #include "vm/model/inventory.h"
 #include "vm/model/names.h"
@@ -40,6 +40,8 @@ struct image_source {
 	struct vm_store *store;
 	struct vm_headers *files;
 	struct vm_history *memory;
+	struct vm_dirs dirs;
+	struct vm_gates_memo wide; /* for what lies beside the images */
 };
 
 /* ---------------------------------------------------------------- one image */
@@ -155,8 +157,9 @@ static int draw_all(struct image_source *s, struct vm_drafts *set)
 /* Nothing was written, and nobody opened or closed an image for writing? */
 static bool quiet(struct image_source *s)
 {
-	bool same = vm_backing_quiet(s->files);
+	bool same = vm_dirs_quiet(&s->dirs);
 
+	same &= vm_backing_quiet(s->files);
 	for (size_t i = 0; i < s->n_images; i++) {
 		struct vm_header *f = vm_headers_top(s->files, s->images[i].path, Q2_FORMAT_QCOW2);
 
@@ -203,6 +206,9 @@ static int look_properly(struct image_source *s, uint64_t round, const struct vm
 	vm_arena_init(&arena);
 	vm_chains_init(&chains, s->files, round);
 	r = domains ? draw_all(s, &set) : -ENOMEM;
+	if (r == 0) /* what stands on an image lies beside it mostly */
+		vm_surroundings_draw(&(struct vm_surroundings){ .set = &set, .dirs = &s->dirs, .wide = &s->wide, .allow_paths = s->allow_paths,
+								.n_allow_paths = s->n_allow_paths });
 	if (r == 0 && !prev)
 		r = check_all(s, &set, err);
 	if (r == 0)
@@ -222,6 +228,9 @@ static int image_look(struct vm_source *source, const struct vm_inventory *prev,
 	struct image_source *s = (struct image_source *)source;
 	uint64_t round = vm_headers_round(s->files);
 
+	vm_dirs_round(&s->dirs, source->closely);
+	if (source->closely)
+		vm_headers_distrust(s->files);
 	if (prev && quiet(s))
 		return same_again(prev, out);
 	return look_properly(s, round, prev, out, err);
@@ -243,6 +252,8 @@ static void image_close(struct vm_source *source)
 		free(s->allow_paths[i]);
 	free(s->allow_paths);
 	free(s->images);
+	vm_gates_memo_fini(&s->wide);
+	vm_dirs_fini(&s->dirs);
 	vm_headers_free(s->files);
 	vm_history_free(s->memory);
 	free(s);
@@ -308,7 +319,7 @@ static struct image_source *image_alloc(const struct vm_options *options)
 	s->source.ops = &image_ops;
 	s->images = calloc(options->n_images, sizeof(*s->images));
 	s->allow_paths = calloc(options->n_allow_paths + 1, sizeof(*s->allow_paths));
-	s->files = vm_headers_new();
+	s->files = s->dirs.files = vm_headers_new();
 	s->memory = vm_history_new();
 	if (s->images && s->allow_paths && s->files && s->memory) {
 		s->n_images = options->n_images;

@@ -25,6 +25,9 @@ struct vm_source_ops {
 
 struct vm_source {
 	const struct vm_source_ops *ops;
+	/* Set by the caller of look(): somebody is about to write or to remove something, so nothing that files and directories said
+	 * before is taken on trust. */
+	bool closely;
 	/* Set by look(): when the next look makes sense (steady clock) where that is not after the refresh period; 0. */
 	int64_t due_ns;
 };

@@ -19,6 +19,7 @@ void vm_blockjob_chain_fini(struct vm_blockjob_chain *chain)
 	for (size_t i = 0; i < chain->n; i++)
 		free(chain->layers[i].path);
 	free(chain->layers);
+	free(chain->mirror_path);
 	*chain = (struct vm_blockjob_chain){0};
 }
 
@@ -66,6 +67,8 @@ int vm_blockjob_chain_read(virDomainPtr dom, const char *target, struct vm_block
 		return vs_err_set(err, -ENOENT, "domain '%s' has no disk '%s'", virDomainGetName(dom), target);
 	chain.mirror = disk->mirror_job != VM_MIRROR_NONE;
 	chain.ready = disk->mirror_ready;
+	if (chain.mirror)
+		chain.mirror_path = vm_dom_source_path(dom, &disk->mirror);
 	r = read_layers(&chain, dom, disk, err);
 	if (r < 0) {
 		vm_blockjob_chain_fini(&chain);
@@ -95,4 +98,9 @@ int vm_blockjob_chain_find(const struct vm_blockjob_chain *chain, const char *pa
 		if (chain->layers[i].path && same_file(chain->layers[i].path, path))
 			return (int)i;
 	return -1;
+}
+
+bool vm_blockjob_chain_mirrors(const struct vm_blockjob_chain *chain, const char *path)
+{
+	return chain->mirror_path && (!strcmp(chain->mirror_path, path) || same_file(chain->mirror_path, path));
 }

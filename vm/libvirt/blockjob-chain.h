@@ -20,6 +20,7 @@ struct vm_blockjob_chain {
 	struct vm_blockjob_layer *layers;
 	size_t n;
 	bool mirror, ready; /* a copy or an active commit; it may be pivoted */
+	char *mirror_path;  /* where that writes to: of an active commit, the base. NULL: remote, or no mirror */
 };
 
 /* -ENOENT: no such disk. Fills *out on success. */
@@ -27,5 +28,7 @@ int vm_blockjob_chain_read(virDomainPtr dom, const char *target, struct vm_block
 void vm_blockjob_chain_fini(struct vm_blockjob_chain *chain);
 /* Position of the layer, by path, else by the file that the path leads to; -1: none. */
 int vm_blockjob_chain_find(const struct vm_blockjob_chain *chain, const char *path);
+/* Does a copy or an active commit write to that file? */
+bool vm_blockjob_chain_mirrors(const struct vm_blockjob_chain *chain, const char *path);
 
 #endif

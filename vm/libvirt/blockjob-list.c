@@ -44,31 +44,40 @@ static int block_job(virDomainPtr dom, const char *target, struct vm_blockjob *j
 	return job->target ? 1 : vm_dom_oom(err);
 }
 
-/* A backup, a migration, a save, somebody's snapshot; not one of libvirt's that last an instant. */
-static bool domain_job(virDomainPtr dom, struct vm_blockjob *job)
+/* 1: there is a backup, a migration, a save, somebody's snapshot; not one of libvirt's that last an instant. */
+static int domain_job(virDomainPtr dom, struct vm_blockjob *job, struct vs_err *err)
 {
 	virDomainJobInfo info;
 
-	if (virDomainGetJobInfo(dom, &info) < 0 || info.type == VIR_DOMAIN_JOB_NONE)
-		return false;
+	if (virDomainGetJobInfo(dom, &info) < 0) {
+		int r = vm_dom_virterr(dom, err, "the job of the domain");
+
+		return vm_dom_active(dom, NULL) == 0 ? 0 : r;
+	}
+	if (info.type == VIR_DOMAIN_JOB_NONE)
+		return 0;
 	job->type = VM_JOB_OTHER;
 	job->cur = info.dataProcessed;
 	job->end = info.dataTotal;
-	return true;
+	return 1;
 }
 
 static int collect(virDomainPtr dom, const struct vm_xml_domain *domain, struct vm_blockjob *jobs, size_t *n,
 		   struct vs_err *err)
 {
+	int r;
+
 	for (size_t i = 0; i < domain->n_disks; i++) {
-		int r = block_job(dom, domain->disks[i].target, &jobs[*n], err);
+		r = block_job(dom, domain->disks[i].target, &jobs[*n], err);
 
 		if (r < 0)
 			return r;
 		*n += (size_t)r;
 	}
-	*n += domain_job(dom, &jobs[*n]);
-	return 0;
+	r = domain_job(dom, &jobs[*n], err);
+
+	*n += r > 0;
+	return r < 0 ? r : 0;
 }
 
 int vm_blockjob_list(virDomainPtr dom, struct vm_blockjob **out, size_t *n_out, struct vs_err *err)

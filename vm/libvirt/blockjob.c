@@ -106,6 +106,17 @@ static int give_up(struct job *c, struct vs_err *err)
 	return r < 0 ? r : vs_err_set(err, -ECANCELED, "the %s of disk '%s' was cancelled", c->wait.what, c->wait.target);
 }
 
+/* The caller's guard has refused, @r and @err: that is the answer, also where the job was quicker. */
+static int refused(struct job *c, int r, struct vs_err *err)
+{
+	struct vs_err later = {0};
+	int ended = give_up(c, &later);
+
+	if (ended == 0)
+		vs_err_prefix(err, "disk '%s': the job had completed before it could be given up", c->wait.target);
+	return ended == 0 || ended == -ECANCELED ? r : vs_err_set(err, ended, "%s", vs_err_text(&later, ended));
+}
+
 /* ---------------------------------------------------------------- wait and pivot */
 
 static int pivot(struct job *c, struct vs_err *err)
@@ -114,11 +125,8 @@ static int pivot(struct job *c, struct vs_err *err)
 	bool over;
 	int r = c->check ? c->check(c->opaque, err) : 0;
 
-	if (r < 0) {
-		int ended = give_up(c, &later);
-
-		return ended == 0 || ended == -ECANCELED ? r : vs_err_set(err, ended, "%s", vs_err_text(&later, ended));
-	}
+	if (r < 0)
+		return refused(c, r, err);
 	vm_fault();
 	vm_dom_step(c->wait.watch, "pivot disk '%s' to '%s'", c->wait.target, c->base);
 	if (virDomainBlockJobAbort(c->wait.dom, c->wait.target, VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT) == 0) {
@@ -201,6 +209,7 @@ static int start_commit(struct job *c, const struct vm_blockjob_commit *spec, co
 	int base = find_layer(c, chain, spec->base, err), top = base < 0 ? base : find_layer(c, chain, spec->top, err);
 	char base_name[LAYER_MAX], top_name[LAYER_MAX];
 	unsigned flags = VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES;
+	int r;
 
 	if (top < 0)
 		return top;
@@ -208,9 +217,10 @@ static int start_commit(struct job *c, const struct vm_blockjob_commit *spec, co
 		return vs_err_set(err, -EINVAL, "'%s' does not stand on '%s'", spec->top, spec->base);
 	c->active = c->wait.until_ready = top == 0;
 	flags |= c->active ? VIR_DOMAIN_BLOCK_COMMIT_ACTIVE : 0;
-	flags |= spec->relative ? VIR_DOMAIN_BLOCK_COMMIT_RELATIVE : 0;
-	flags |= spec->unlink ? VIR_DOMAIN_BLOCK_COMMIT_DELETE : 0;
 	vm_dom_step(c->wait.watch, "commit '%s' into '%s' on disk '%s'", spec->top, spec->base, spec->target);
+	r = spec->asking ? spec->asking(spec->opaque, c->active ? VM_JOB_ACTIVE_COMMIT : VM_JOB_COMMIT, err) : 0;
+	if (r < 0)
+		return r;
 	c->outcome->touched = true;
 	if (virDomainBlockCommit(c->wait.dom, spec->target, layer_name(spec->target, &chain->layers[base], base_name),
 				 layer_name(spec->target, &chain->layers[top], top_name), spec->bandwidth, flags) < 0)
@@ -236,14 +246,10 @@ int vm_blockjob_commit(virDomainPtr dom, const struct vm_blockjob_commit *spec, 
 		return r;
 	c.wait.pulse = vm_blockjob_pulse_new(dom);
 	r = start_commit(&c, spec, &chain, err);
-	if (r == 0 && spec->begun && (r = spec->begun(spec->opaque, err)) < 0) {
-		struct vs_err later = {0};
-
-		if (give_up(&c, &later) == 0) /* it was quicker */
-			r = 0;
-	} else if (r == 0) {
+	if (r == 0 && spec->begun && (r = spec->begun(spec->opaque, err)) < 0)
+		r = refused(&c, r, err);
+	else if (r == 0)
 		r = wait_for_it(&c, err);
-	}
 	vm_blockjob_pulse_free(c.wait.pulse);
 	vm_blockjob_chain_fini(&chain);
 	return r;
@@ -269,7 +275,6 @@ static int start_pull(struct job *c, const struct vm_blockjob_pull *spec, const 
 		return vs_err_set(err, -EINVAL, "'%s' is the active layer itself", spec->base);
 	vm_dom_step(c->wait.watch, "pull into disk '%s' down to %s", spec->target, spec->base ? spec->base : "nothing");
 	if (spec->base) {
-		flags |= spec->relative ? VIR_DOMAIN_BLOCK_REBASE_RELATIVE : 0;
 		layer_name(spec->target, &chain->layers[base], name);
 		r = virDomainBlockRebase(c->wait.dom, spec->target, name, spec->bandwidth, flags);
 	} else {

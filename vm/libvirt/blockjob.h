@@ -21,10 +21,10 @@ struct vm_blockjob_commit {
 	const char *base;    /* path of the layer that receives */
 	const char *top;     /* path of the uppermost one that goes into it; the active layer: with a pivot at the end */
 	uint64_t bandwidth;  /* 0: no limit */
-	bool relative;       /* keep backing names relative; libvirt refuses where they are not */
-	bool unlink;         /* libvirt removes the merged files */
-	/* Called when the job has begun, so that nobody else gets at the disk; and (active layer) as the last chance before the
-	 * pivot, when all data has been copied. A negative answer, with its sentence in @err, gives the job up. NULL: go on. */
+	/* Called right before libvirt is asked for the job: until then nothing is written; when it has begun, so that nobody else gets at
+	 * the disk; and (active layer) as the last chance before the pivot, when all data has been copied. A negative answer, with its
+	 * sentence in @err, gives the job up. NULL: go on. */
+	int (*asking)(void *opaque, enum vm_job type, struct vs_err *err);
 	int (*begun)(void *opaque, struct vs_err *err);
 	int (*check)(void *opaque, struct vs_err *err);
 	void *opaque;
@@ -39,7 +39,6 @@ struct vm_blockjob_pull {
 	const char *target;
 	const char *base;   /* path of the layer that the active one is to stand on; NULL: on nothing */
 	uint64_t bandwidth;
-	bool relative;
 };
 
 /* Copies what lies between into the active layer, on a running domain. No other file changes, and none is removed. Cancelled,

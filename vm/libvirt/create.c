@@ -10,7 +10,7 @@
  * on the disk's kind and its version.
  *
  * When libvirt says "failed" the domain may nevertheless write to the overlays already: it switches first and records later.
- * So overlays that we made are removed only when both definitions have been read again and do not name them.
+ * So nothing is removed here; the caller does that, when it has looked at who uses what.
  */
 #include "vm/libvirt/create.h"
 
@@ -268,26 +268,6 @@ static int call(virDomainPtr dom, const char *name, const char *text, unsigned f
 
 /* ---------------------------------------------------------------- what libvirt froze */
 
-/* Whoever cannot be asked is taken to use them. */
-static bool in_use(virDomainPtr dom, unsigned flags, const struct vm_overlay_plan *plan)
-{
-	vm_dom_autodomain struct vm_xml_domain *domain = NULL;
-
-	if (vm_dom_xml(dom, flags, &domain, NULL) < 0)
-		return true;
-	for (size_t i = 0; i < domain->n_files; i++)
-		for (size_t k = 0; k < plan->n_overlays; k++)
-			if (!strcmp(domain->files[i].path, plan->overlays[k].path))
-				return true;
-	return false;
-}
-
-static void take_back(const struct making *m, const struct vm_overlay_plan *plan)
-{
-	if (!in_use(m->dom, 0, plan) && !in_use(m->dom, VIR_DOMAIN_XML_INACTIVE, plan))
-		vm_overlay_unlink_all(plan);
-}
-
 static const struct vm_xml_source *frozen_in(const struct vm_xml_snapshot *record, const char *target)
 {
 	for (size_t i = 0; i < record->n_disks; i++)
@@ -343,12 +323,7 @@ static int create_offline(const struct making *m, struct vm_overlay_plan *plan, 
 		return r;
 	vm_dom_step(watch, "take snapshot '%s'", m->spec->name);
 	r = call(m->dom, m->spec->name, text, flags, made, err);
-	if (r < 0) {
-		if (!vm_dom_lost(m->dom))
-			take_back(m, plan);
-		return r;
-	}
-	return verify(m, plan, err);
+	return r < 0 ? r : verify(m, plan, err);
 }
 
 /* ---------------------------------------------------------------- external, running */
@@ -372,8 +347,6 @@ static int create_online(const struct making *m, struct vm_overlay_plan *plan, c
 	}
 	if (freeze)
 		thawed = vm_fsfreeze_thaw(freeze, &why);
-	if (r < 0 && !*made && !vm_dom_lost(m->dom))
-		take_back(m, plan);
 	if (thawed == 0)
 		return r;
 	return vs_err_set(err, thawed, "snapshot '%s' was %s; %s", m->spec->name, *made ? "taken" : "not taken", why.msg);

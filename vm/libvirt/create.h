@@ -21,11 +21,11 @@ struct vm_create {
 	bool quiesce;            /* external, running: freeze the guest's file systems through its agent */
 	unsigned quiesce_s;      /* how long the agent may take for that */
 	size_t depth;            /* layers of the deepest chain as the caller counted them; 0: only the XML is asked */
-	/* May the file that stands where an overlay is to be made be removed (an interrupted create made that very file, and nobody
-	 * has come to use it)? NULL: never; then another name is found. */
+	/* vm_create_plan() alone: will the file that stands where an overlay is to be made have been removed by then? NULL: no. */
 	bool (*left_over)(void *opaque, const char *path);
-	/* Called for each overlay with its inode number before it has its name: what can be noted in case we die. */
-	void (*making)(void *opaque, const char *path, uint64_t ino);
+	/* Called for each overlay with the open file before that has its name: what can be noted in case we die, or fail. Negative: it is
+	 * not made. What was made and came to nothing stays, for the caller to remove: nobody here can tell who has come to use it. */
+	int (*making)(void *opaque, const char *path, int fd, struct vs_err *err);
 	void *opaque;
 };
 
@@ -34,8 +34,8 @@ int vm_create_plan(virDomainPtr dom, const struct vm_create *spec, struct vm_dom
 		   struct vs_err *err);
 
 /*
- * Takes the snapshot. On failure nothing is left of it, with one exception which the sentence tells: a guest whose file systems
- * cannot be thawed again (*made is true then). Not cancelled once begun. What libvirt froze is what counts: where another tool has
+ * Takes the snapshot. On failure nothing is left of it but files that spec->making has noted, with one exception which the sentence
+ * tells: a guest whose file systems cannot be thawed again (*made is true then). Not cancelled once begun. What libvirt froze is what counts: where another tool has
  * merged a layer of a shut-off domain while libvirt let us wait, the overlay is put on what it froze in truth.
  */
 int vm_create(virDomainPtr dom, const struct vm_create *spec, struct vm_dom_watch *watch, bool *made,

@@ -6,9 +6,9 @@
  * libvirt does not change owners at the start, QEMU's user must be able to open them). Backing path and format are absolute
  * and explicit, so nothing is ever probed. They are on disk before any record names them.
  *
- * Also for a running domain, where libvirt fills them, the empty files are ours: so that what is removed, should it come to nothing, is
- * the very file that we made, by inode, and never what somebody else has put there meanwhile. A file gets its name only when its
- * inode has been noted (O_TMPFILE, where the file system has that).
+ * Also for a running domain, where libvirt fills them, the empty files are ours: so that what the caller removes, should it come to
+ * nothing, is the very file that we made, and never what somebody else has put there meanwhile. A file gets its name only when the
+ * caller has noted which one it is (O_TMPFILE, where the file system has that). Nothing that is there is ever replaced or removed here.
  */
 #include "vm/libvirt/overlay.h"
 
@@ -177,8 +177,8 @@ static bool planned(const struct vm_overlay_plan *plan, const char *path)
 	return false;
 }
 
-/* The first path that nobody has, or has for no reason. */
-static int find_path(const struct vm_overlay_plan *plan, const struct vm_overlay_naming *naming, char **path, bool *replace,
+/* The first path that nobody has, or will have. */
+static int find_path(const struct vm_overlay_plan *plan, const struct vm_overlay_naming *naming, char **path,
 		     struct vs_err *err)
 {
 	for (unsigned attempt = 1; attempt <= ATTEMPTS; attempt++) {
@@ -193,7 +193,6 @@ static int find_path(const struct vm_overlay_plan *plan, const struct vm_overlay
 		if (planned(plan, text) || (there && !(naming->left_over && naming->left_over(naming->opaque, text))))
 			continue;
 		*path = vs_steal(text);
-		*replace = there;
 		return 0;
 	}
 	return vs_err_set(err, -EEXIST, "no free name for an overlay of snapshot '%s' beside '%s'", naming->snapshot,
@@ -205,7 +204,7 @@ int vm_overlay_plan_add(struct vm_overlay_plan *plan, const struct vm_overlay_na
 			enum q2_format format, struct vs_err *err)
 {
 	struct vm_overlay *list, *o, made = { .format = format };
-	int r = find_path(plan, naming, &made.path, &made.replace, err);
+	int r = find_path(plan, naming, &made.path, err);
 	struct stat st;
 
 	if (r < 0)
@@ -238,7 +237,7 @@ static int open_error(const char *path, struct vs_err *err)
 }
 
 struct maker {
-	void (*making)(void *opaque, const char *path, uint64_t ino);
+	int (*making)(void *opaque, const char *path, int fd, struct vs_err *err);
 	void *opaque;
 	bool empty;
 };
@@ -266,12 +265,10 @@ static int make_empty(struct vm_overlay *o, const struct maker *maker, struct vs
 	vs_autoclose int fd = -1;
 	struct stat below, st;
 	bool nameless;
+	int r;
 
 	if (stat(o->below, &below) < 0)
 		return vs_err_set(err, -errno, "'%s': %s", o->below, strerror(errno));
-	if (o->replace && unlink(o->path) < 0 && errno != ENOENT)
-		return open_error(o->path, err);
-	vm_fault();
 	fd = open_nameless(o->path);
 	nameless = fd >= 0;
 	if (!nameless)
@@ -280,8 +277,11 @@ static int make_empty(struct vm_overlay *o, const struct maker *maker, struct vs
 		return open_error(o->path, err);
 	if (fchown(fd, below.st_uid, below.st_gid) < 0)
 		errno = 0;
-	if (maker->making)
-		maker->making(maker->opaque, o->path, st.st_ino);
+	r = maker->making ? maker->making(maker->opaque, o->path, fd, err) : 0;
+	if (r < 0 && !nameless)
+		unlink(o->path); /* it was made a moment ago, and not in place of another */
+	if (r < 0)
+		return r;
 	vm_fault();
 	if (nameless && give_name(fd, o->path) < 0)
 		return open_error(o->path, err);
@@ -329,38 +329,23 @@ static int make(struct vm_overlay *o, const struct maker *maker, struct vs_err *
 		r = sync_overlay(o->path, err);
 	if (r == 0 && !is_ours(o))
 		r = vs_err_set(err, -EEXIST, "overlay '%s': another file has been put there meanwhile", o->path);
-	if (r < 0 && is_ours(o))
-		unlink(o->path);
 	vm_fault();
 	return r;
 }
 
-int vm_overlay_make_all(struct vm_overlay_plan *plan, bool empty, void (*making)(void *opaque, const char *path, uint64_t ino),
+int vm_overlay_make_all(struct vm_overlay_plan *plan, bool empty, int (*making)(void *opaque, const char *path, int fd,
+										struct vs_err *err),
 			void *opaque, struct vm_dom_watch *watch, struct vs_err *err)
 {
 	const struct maker maker = { .making = making, .opaque = opaque, .empty = empty };
 
-	for (size_t i = 0; i < plan->n_overlays; i++) {
-		struct vm_overlay_plan made = { .overlays = plan->overlays, .n_overlays = i };
-		int r;
+	int r = 0;
 
+	for (size_t i = 0; r == 0 && i < plan->n_overlays; i++) {
 		vm_dom_step(watch, "create overlay '%s'", plan->overlays[i].path);
 		r = vm_dom_cancelled(watch) ? vs_err_set(err, -ECANCELED, "cancelled") : make(&plan->overlays[i], &maker, err);
-		if (r < 0) {
-			vm_overlay_unlink_all(&made);
-			return r;
-		}
 	}
-	return 0;
-}
-
-void vm_overlay_unlink_all(const struct vm_overlay_plan *plan)
-{
-	for (size_t i = 0; i < plan->n_overlays; i++) {
-		if (is_ours(&plan->overlays[i]))
-			unlink(plan->overlays[i].path);
-		vm_fault();
-	}
+	return r;
 }
 
 int vm_overlay_rebase(const struct vm_overlay *o, const char *below, enum q2_format format, struct vs_err *err)

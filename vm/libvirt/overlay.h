@@ -18,7 +18,6 @@ struct vm_overlay {
 	uint64_t below_dev, below_ino; /* which file that is */
 	enum q2_format format;   /* of `below` */
 	char *path;
-	bool replace;            /* a left-over stands there */
 	uint64_t dev, ino;       /* which file we made there; 0: none yet */
 };
 
@@ -57,11 +56,10 @@ int vm_overlay_plan_add(struct vm_overlay_plan *plan, const struct vm_overlay_na
 			enum q2_format format, struct vs_err *err);
 
 /* Makes a file for each of them, 0600 and of its owner below: an overlay, on disk when this returns; or, with @empty, nothing but
- * the file, for libvirt to fill. All or none. Notes in @plan which files these are. */
-int vm_overlay_make_all(struct vm_overlay_plan *plan, bool empty, void (*making)(void *opaque, const char *path, uint64_t ino),
+ * the file, for libvirt to fill. Notes in @plan which files these are. On failure some may be there. */
+int vm_overlay_make_all(struct vm_overlay_plan *plan, bool empty, int (*making)(void *opaque, const char *path, int fd,
+										struct vs_err *err),
 			void *opaque, struct vm_dom_watch *watch, struct vs_err *err);
-/* Removes those files that we made there, and no others. */
-void vm_overlay_unlink_all(const struct vm_overlay_plan *plan);
 /* Lets an overlay that nobody has written to stand on another image. */
 int vm_overlay_rebase(const struct vm_overlay *overlay, const char *below, enum q2_format format, struct vs_err *err);
 

@@ -39,6 +39,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 
 #include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/dom.h"
@@ -50,6 +51,7 @@
 #define WORD_URI "https://virt-snapfs.org/xmlns/paused/1.0"
 #define WORD_KEY "snapfs-paused"
 #define OTHERS_PAUSE_US 200000
+#define FAILED_MAX 10
 #define RAN_NS (15 * VM_NS_PER_MS) /* more than one tick of the clock by which threads are charged */
 
 /* ---------------------------------------------------------------- the word */
@@ -64,13 +66,18 @@ static int new_token(char *token, struct vs_err *err)
 	return 0;
 }
 
-/* @flags: LIVE or CONFIG. 1 and *token, or 0 where there is no word. The element is ours and has one attribute; libvirt
- * writes it with either kind of quote. */
-static int read_token(virDomainPtr dom, unsigned flags, char *token)
+/* @flags: LIVE or CONFIG. 1 and *token; 0: there is no word; negative: nobody can tell. The element is ours and has one attribute;
+ * libvirt writes it with either kind of quote. */
+static int read_token(virDomainPtr dom, unsigned flags, char *token, struct vs_err *err)
 {
 	vs_autofree char *xml = virDomainGetMetadata(dom, VIR_DOMAIN_METADATA_ELEMENT, WORD_URI, flags);
 	const char *at = xml ? strstr(xml, "token=") : NULL;
 
+	if (!xml) {
+		int r = vm_dom_virterr(dom, err, "the metadata of the domain");
+
+		return r == -ENOENT ? 0 : r;
+	}
 	return at && sscanf(at + 6, "%*1[\"']%32[0-9a-f]", token) == 1 && strlen(token) == 32;
 }
 
@@ -90,7 +97,7 @@ static int drop_token(virDomainPtr dom, unsigned flags, struct vs_err *err)
 
 static ssize_t read_proc(const char *pid, const char *name, char *buf, size_t room)
 {
-	char path[64];
+	char path[512];
 	ssize_t n;
 
 	snprintf(path, sizeof(path), "/proc/%s/%s", pid, name);
@@ -128,27 +135,92 @@ static uint64_t process_began(const char *pid)
 	return ticks;
 }
 
-/* The QEMU of this domain; false: there is none that we can see, or more than one. */
-static bool find_process(const char *uuid, int64_t *pid, uint64_t *began)
+/* Calls @use with each process that says it is the QEMU of this domain, as anybody's may: how many there are. Negative: /proc cannot
+ * be read. */
+static int each_process(const char *uuid, void (*use)(void *opaque, int64_t pid, uint64_t began), void *opaque)
 {
 	DIR *proc = opendir("/proc");
 	struct dirent *e;
-	size_t n = 0;
+	int n = 0;
 
-	while (proc && (e = readdir(proc)))
-		if (isdigit((unsigned char)e->d_name[0]) && runs_domain(e->d_name, uuid)) {
-			*pid = strtoll(e->d_name, NULL, 10);
-			*began = process_began(e->d_name);
-			n++;
-		}
-	if (proc)
-		closedir(proc);
-	return n == 1 && *began;
+	if (!proc)
+		return -errno;
+	while ((e = readdir(proc))) {
+		uint64_t began = isdigit((unsigned char)e->d_name[0]) && runs_domain(e->d_name, uuid) ? process_began(e->d_name) : 0;
+
+		if (!began)
+			continue;
+		use(opaque, strtoll(e->d_name, NULL, 10), began);
+		n++;
+	}
+	closedir(proc);
+	return n;
+}
+
+struct found {
+	struct vm_paused_guest guest; /* pid and began of the last one */
+	uint64_t since;            /* only those that began then, or later */
+	int n;
+};
+
+static void take_process(void *opaque, int64_t pid, uint64_t began)
+{
+	struct found *found = opaque;
+
+	if (began < found->since)
+		return;
+	found->guest.pid = pid;
+	found->guest.began = began;
+	found->n++;
+}
+
+/* The QEMU of this domain, which began at @since or later; false: there is none that we can see, or more than one. */
+static bool find_process(const char *uuid, uint64_t since, struct vm_paused_guest *out)
+{
+	struct found found = { .since = since };
+
+	if (each_process(uuid, take_process, &found) <= 0 || found.n != 1)
+		return false;
+	out->pid = found.guest.pid;
+	out->began = found.guest.began;
+	return true;
 }
 
 bool vm_paused_guest_process(const char *uuid, struct vm_paused_guest *out)
 {
-	return find_process(uuid, &out->pid, &out->began);
+	return find_process(uuid, 0, out);
+}
+
+/* Of the descriptor: "flags:\t0100002", octal. */
+static bool is_for_writing(int64_t pid, const char *fd)
+{
+	char own[32], name[300], text[512];
+	const char *flags;
+
+	snprintf(own, sizeof(own), "%" PRId64, pid);
+	snprintf(name, sizeof(name), "fdinfo/%s", fd);
+	if (read_proc(own, name, text, sizeof(text)) <= 0)
+		return false;
+	flags = strstr(text, "flags:");
+	return flags && (strtoul(flags + strlen("flags:"), NULL, 8) & O_ACCMODE) != O_RDONLY;
+}
+
+int vm_paused_guest_process_writes(int64_t pid, const char *path)
+{
+	struct stat want, st;
+	char dir[64];
+	struct dirent *e;
+	DIR *fds;
+	int found = 0;
+
+	snprintf(dir, sizeof(dir), "/proc/%" PRId64 "/fd", pid);
+	if (stat(path, &want) < 0 || !(fds = opendir(dir)))
+		return -errno;
+	while (!found && (e = readdir(fds)))
+		found = fstatat(dirfd(fds), e->d_name, &st, 0) == 0 && st.st_dev == want.st_dev && st.st_ino == want.st_ino &&
+			is_for_writing(pid, e->d_name);
+	closedir(fds);
+	return found;
 }
 
 static uint64_t now_ticks(void)
@@ -156,20 +228,39 @@ static uint64_t now_ticks(void)
 	struct timespec t;
 
 	clock_gettime(CLOCK_BOOTTIME, &t);
-	return (uint64_t)t.tv_sec * (uint64_t)sysconf(_SC_CLK_TCK);
+	return (uint64_t)vm_timespec_ns(t) / (uint64_t)(VM_NS_PER_S / sysconf(_SC_CLK_TCK));
 }
 
-/* Is the QEMU of this domain the process that was noted? */
-static bool is_noted(const char *uuid, const struct vm_paused_guest *noted)
-{
-	uint64_t began = 0, tick = (uint64_t)sysconf(_SC_CLK_TCK);
-	int64_t pid = 0;
+struct looking {
+	const struct vm_paused_guest *noted;
+	uint64_t tick;
+	bool is_it, may_be;
+};
 
-	if (!find_process(uuid, &pid, &began))
-		return false;
-	if (noted->pid)
-		return pid == noted->pid && began == noted->began;
-	return began + tick >= noted->began && began <= noted->began + BORN_S * tick;
+static void compare(void *opaque, int64_t pid, uint64_t began)
+{
+	struct looking *l = opaque;
+	const struct vm_paused_guest *noted = l->noted;
+
+	if (!noted->pid)
+		l->is_it |= began + l->tick >= noted->began && began <= noted->began + BORN_S * l->tick;
+	else if (began == noted->began) /* where processes have other numbers than where it was noted, it is not known */
+		*(pid == noted->pid ? &l->is_it : &l->may_be) = true;
+}
+
+/* Is the QEMU of this domain, which runs, the process that was noted? 1; 0: it is another one; -ENODATA: it cannot be seen from here,
+ * in a container or where /proc hides others' processes. That others pretend to be it as well changes nothing. */
+static int is_noted(const char *uuid, const struct vm_paused_guest *noted, struct vs_err *err)
+{
+	struct looking l = { .noted = noted, .tick = (uint64_t)sysconf(_SC_CLK_TCK) };
+	int n = each_process(uuid, compare, &l);
+
+	if (l.is_it)
+		return 1;
+	if (n > 0 && !l.may_be)
+		return 0;
+	return vs_err_set(err, -ENODATA, "its QEMU is not among the processes that can be seen from here, so nobody can tell whether it is the one "
+			  "that was started to work on its disks");
 }
 
 /* ---------------------------------------------------------------- start */
@@ -253,17 +344,29 @@ static int start_with_word(virDomainPtr dom, const char *token, struct vs_err *e
 	if (!started)
 		return vm_dom_virterr(dom, err, "the domain cannot be started to work on its disks");
 	vm_fault();
-	after = configuration(dom, NULL);
-	if (after && strcmp(before, after) != 0) {
+	after = configuration(dom, err);
+	if (!after || strcmp(before, after) != 0) {
 		virDomainDestroy(started); /* it has not run, and is of no use to who has changed it */
 		virDomainFree(started);
-		return vs_err_set(err, -EBUSY, "the configuration of the domain was changed while it was started to work on its disks: try again");
+		return !after ? err->code : vs_err_set(err, -EBUSY, "the configuration of the domain was changed while it was started to work on its disks: try again");
 	}
 	virDomainFree(started);
 	return 0;
 }
 
-int vm_paused_guest_start(virDomainPtr dom, void (*before)(void *opaque, const struct vm_paused_guest *guest), void *opaque,
+/* Who cannot see its QEMU could not tell later whether the guest is ours still, and would have to leave it behind. */
+static int take_sight(virDomainPtr dom, struct vm_paused_guest *guest, struct vs_err *err)
+{
+	if (find_process(guest->uuid, guest->began - 1, guest))
+		return 0;
+	virDomainDestroy(dom); /* it was started a moment ago, and has not run */
+	return vs_err_set(err, -EOPNOTSUPP, "the domain is shut off, and was to be started, paused, to work on its disks: its QEMU is not among the "
+			  "processes that can be seen from here (in a container, or where /proc hides those of others), so it could not be "
+			  "ended safely. Start the domain first, or mount where its QEMU can be seen");
+}
+
+int vm_paused_guest_start(virDomainPtr dom, int (*note)(void *opaque, const struct vm_paused_guest *guest, struct vs_err *err),
+			  void *opaque,
 			  struct vm_paused_guest *out, struct vs_err *err)
 {
 	struct vm_paused_guest guest = { .began = now_ticks() };
@@ -274,22 +377,25 @@ int vm_paused_guest_start(virDomainPtr dom, void (*before)(void *opaque, const s
 	if (!err)
 		err = &local;
 	r = may_start(dom, err);
-
 	if (r == 0)
 		r = new_token(guest.token, err);
 	if (r < 0)
 		return r;
 	virDomainGetUUIDString(dom, guest.uuid);
-	before(opaque, &guest);
-	if (read_token(dom, VIR_DOMAIN_AFFECT_CONFIG, left))
+	r = note(opaque, &guest, err);
+	if (r == 0)
+		r = read_token(dom, VIR_DOMAIN_AFFECT_CONFIG, left, err);
+	if (r > 0)
 		r = drop_token(dom, VIR_DOMAIN_AFFECT_CONFIG, err);
 	if (r == 0)
 		r = start_with_word(dom, guest.token, err);
+	if (r == 0)
+		r = take_sight(dom, &guest, err);
+	if (r == 0 && (r = note(opaque, &guest, err)) < 0)
+		virDomainDestroy(dom);
 	if (r < 0)
 		return r;
 	guest.id = present_id(dom);
-	if (!find_process(guest.uuid, &guest.pid, &guest.began))
-		guest.pid = 0;
 	guest.spent_ns = vcpu_ns(dom);
 	if (guest.spent_ns == UINT64_MAX)
 		guest.spent_ns = 0;
@@ -299,21 +405,39 @@ int vm_paused_guest_start(virDomainPtr dom, void (*before)(void *opaque, const s
 
 /* ---------------------------------------------------------------- end */
 
-/* 1: it is that instance and paused; 0: it is not up; -EEXIST: somebody has it. */
-static int still_ours(virDomainPtr dom, const struct vm_paused_guest *guest, struct vs_err *err)
+static int is_untouched(virDomainPtr dom, const struct vm_paused_guest *guest, struct vs_err *err)
 {
-	char token[33];
-	int state, active = vm_dom_active(dom, err);
+	int state;
+	uint64_t ran;
 
-	if (active <= 0)
-		return active;
-	if (!read_token(dom, VIR_DOMAIN_AFFECT_LIVE, token) || strcmp(token, guest->token) != 0 || !is_noted(guest->uuid, guest))
-		return vm_dom_active(dom, NULL) == 1 ? -EEXIST : 0;
 	if (virDomainGetState(dom, &state, NULL, 0) < 0)
 		return vm_dom_virterr(dom, err, "the state of the domain");
 	if (state == VIR_DOMAIN_SHUTOFF)
 		return 0;
-	return state == VIR_DOMAIN_PAUSED && vcpu_ns(dom) <= guest->spent_ns + RAN_NS ? 1 : -EEXIST;
+	if (state != VIR_DOMAIN_PAUSED)
+		return -EEXIST;
+	ran = vcpu_ns(dom);
+	if (ran == UINT64_MAX)
+		return vs_err_set(err, -ENODATA, "libvirt does not tell whether its processors have run");
+	return ran <= guest->spent_ns + RAN_NS ? 1 : -EEXIST;
+}
+
+/* 1: it is that instance and paused; 0: it is not up; -EEXIST: somebody has it; anything else: nobody can tell, so it is left to neither. */
+static int still_ours(virDomainPtr dom, const struct vm_paused_guest *guest, struct vs_err *err)
+{
+	char token[33];
+	int r = vm_dom_active(dom, err);
+
+	if (r <= 0)
+		return r;
+	r = read_token(dom, VIR_DOMAIN_AFFECT_LIVE, token, err);
+	if (r > 0)
+		r = strcmp(token, guest->token) == 0 ? is_noted(guest->uuid, guest, err) : 0;
+	if (r > 0)
+		r = is_untouched(dom, guest, err);
+	else if (r == 0)
+		r = -EEXIST;
+	return r == 1 || vm_dom_active(dom, NULL) != 0 ? r : 0;
 }
 
 /* Until nobody is at work on it: 0; -ECANCELED. A job that hangs is for who began it to end. */
@@ -321,12 +445,20 @@ static int await_others(virDomainPtr dom, struct vm_dom_watch *watch, struct vs_
 {
 	bool told = false;
 
-	for (;;) {
+	for (int failed = 0;;) {
 		struct vm_blockjob *jobs = NULL;
 		size_t n = 0;
+		int r = vm_blockjob_list(dom, &jobs, &n, err);
 
-		if (vm_blockjob_list(dom, &jobs, &n, NULL) < 0)
-			return 0; /* it is going, or has gone */
+		if (r < 0) {
+			if (vm_dom_active(dom, NULL) == 0)
+				return 0; /* it has gone */
+			if (r == -EHOSTDOWN || ++failed == FAILED_MAX)
+				return r;
+			usleep(OTHERS_PAUSE_US); /* it may be going */
+			continue;
+		}
+		failed = 0;
 		vm_blockjob_list_free(jobs, n);
 		if (n == 0)
 			return 0;
@@ -383,22 +515,24 @@ int vm_paused_guest_find(virDomainPtr dom, const struct vm_paused_guest *noted, 
 {
 	struct vm_paused_guest guest = *noted;
 	char left[33];
-	int active = vm_dom_active(dom, err), r = 0;
+	int r = vm_dom_active(dom, err);
 
-	if (active < 0)
-		return active;
+	if (r < 0)
+		return r;
 	virDomainGetUUIDString(dom, guest.uuid);
 	guest.spent_ns = 0;
-	if (active && read_token(dom, VIR_DOMAIN_AFFECT_LIVE, left))
+	if (r > 0)
+		r = read_token(dom, VIR_DOMAIN_AFFECT_LIVE, left, err);
+	if (r > 0)
 		r = noted->token[0] && !strcmp(left, noted->token) ? still_ours(dom, &guest, err) : -EEXIST;
 	if (r == -EEXIST) /* somebody's, whatever word it has come by */
 		r = drop_token(dom, VIR_DOMAIN_AFFECT_LIVE, err);
-	if (virDomainIsPersistent(dom) == 1 && read_token(dom, VIR_DOMAIN_AFFECT_CONFIG, left))
+	if (virDomainIsPersistent(dom) == 1 && read_token(dom, VIR_DOMAIN_AFFECT_CONFIG, left, NULL) > 0)
 		drop_token(dom, VIR_DOMAIN_AFFECT_CONFIG, NULL);
 	if (r == 1) {
 		guest.id = present_id(dom);
 		if (!guest.pid)
-			find_process(guest.uuid, &guest.pid, &guest.began);
+			find_process(guest.uuid, guest.began - 1, &guest);
 		*out = guest;
 	}
 	return r;

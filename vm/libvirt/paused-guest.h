@@ -27,18 +27,22 @@ struct vm_paused_guest {
 /* Which process is the QEMU of this domain, and since when? Fills pid and began. False: none that we can see. */
 bool vm_paused_guest_process(const char *uuid, struct vm_paused_guest *out);
 
-/* @before is called with what can be noted before anything happens; what *out holds is to be noted as well, until the guest is
- * ended. -EPERM: a managed save exists, which a start would use up. */
-int vm_paused_guest_start(virDomainPtr dom, void (*before)(void *opaque, const struct vm_paused_guest *guest), void *opaque,
+/* Has that process the file open for writing? 1, 0; -EACCES, -ENOENT, ...: nobody can tell. */
+int vm_paused_guest_process_writes(int64_t pid, const char *path);
+
+/* @note is called twice, with what can be noted before anything happens, and when its process is known; what could not be noted is not
+ * started, or ended again. -EPERM: a managed save exists, which a start would use up; -EOPNOTSUPP: its QEMU cannot be seen from here. */
+int vm_paused_guest_start(virDomainPtr dom, int (*note)(void *opaque, const struct vm_paused_guest *guest, struct vs_err *err),
+			  void *opaque,
 			  struct vm_paused_guest *out, struct vs_err *err);
 
 /* Destroys it, if it is still that instance, paused, and was never resumed; who else is at work on it is waited for. 1: somebody
- * else's now, it was left; 0: it is gone; -ECANCELED: it was left. */
+ * else's now, it was left; 0: it is gone; -ECANCELED: it was left; -ENODATA and others: it was left, for nobody can tell whose it is. */
 int vm_paused_guest_end(virConnectPtr conn, const struct vm_paused_guest *guest, struct vm_dom_watch *watch,
 			struct vs_err *err);
 
 /* For the next mount after a crash: is this domain the instance that was @noted (token empty: none was), paused, and never resumed? 1
- * and *out, or 0. Takes the word away where it is of no more use. */
+ * and *out, or 0; negative: nobody can tell. Takes the word away where it is of no more use. */
 int vm_paused_guest_find(virDomainPtr dom, const struct vm_paused_guest *noted, struct vm_paused_guest *out,
 			 struct vs_err *err);
 

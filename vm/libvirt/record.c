@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "vm/libvirt/dom.h"
 #include "vm/util/fault.h"
@@ -47,17 +46,22 @@ int vm_record_forget(virDomainPtr dom, const char *name, struct vs_err *err)
 	return 0;
 }
 
-static bool deleting(virDomainSnapshotPtr snap)
+/* 1, 0. A record that went away meanwhile says nothing; one that cannot be read is no answer. */
+static int deleting(virDomainPtr dom, virDomainSnapshotPtr snap, struct vs_err *err)
 {
 	vs_autofree char *text = virDomainSnapshotGetXMLDesc(snap, 0);
 	vm_dom_autorecord struct vm_xml_snapshot *record = NULL;
+	int r;
 
-	if (!text || vm_xml_snapshot_parse(text, &record, NULL) < 0)
-		return false;
-	for (size_t i = 0; i < record->n_disks; i++)
+	if (!text) {
+		r = vm_dom_virterr(dom, err, "the record of a snapshot"); /* asking for its name would lose the reason */
+		return r == -ENOENT ? 0 : r;
+	}
+	r = vm_xml_snapshot_parse(text, &record, err);
+	for (size_t i = 0; r == 0 && i < record->n_disks; i++)
 		if (record->disks[i].delete_in_progress)
-			return true;
-	return false;
+			return 1;
+	return r;
 }
 
 static int add_name(char **list, const char *name)
@@ -75,18 +79,21 @@ int vm_record_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *e
 {
 	vs_autofree char *found = NULL;
 	virDomainSnapshotPtr *list;
-	int n = virDomainListAllSnapshots(dom, &list, 0), r = 0;
+	int n = virDomainListAllSnapshots(dom, &list, 0), r = 0, one;
 
 	if (n < 0)
 		return vm_dom_virterr(dom, err, "the snapshots of the domain");
 	for (int i = 0; i < n; i++) {
-		if (r == 0 && deleting(list[i]))
-			r = add_name(&found, virDomainSnapshotGetName(list[i]));
+		one = r == 0 ? deleting(dom, list[i], err) : 0;
+		if (one < 0)
+			r = one;
+		else if (one > 0 && add_name(&found, virDomainSnapshotGetName(list[i])) < 0)
+			r = vm_dom_oom(err);
 		virDomainSnapshotFree(list[i]);
 	}
 	free(list);
 	if (r < 0)
-		return vm_dom_oom(err);
+		return r;
 	if (!found)
 		return 0;
 	*where = vs_steal(found);
@@ -104,40 +111,20 @@ bool vm_record_proves(const struct vm_xml_snapshot *record, const char *path)
 	for (size_t i = 0; i < record->n_revert_disks; i++)
 		if (record->revert_disks[i].overlay.path && !strcmp(record->revert_disks[i].overlay.path, path))
 			return true;
-	return record->memory_file && !strcmp(record->memory_file, path);
+	return false;
 }
 
-static int nobody_has_it(const char *path, struct vs_err *err)
+int vm_record_saved(virDomainPtr dom, const char *path, struct vs_err *err)
 {
-	struct q2_locks locks = {0};
-	struct q2_file *f;
-	int r = q2_file_open(path, &f, err);
+	vm_dom_autodomain struct vm_xml_domain *domain = NULL;
+	vs_autofree char *text = virDomainSaveImageGetXMLDesc(virDomainGetConnect(dom), path, 0);
+	char uuid[VIR_UUID_STRING_BUFLEN];
 
-	if (r < 0)
-		return r;
-	r = q2_file_locks(f, &locks);
-	q2_file_close(f);
-	if (r < 0)
-		return vs_err_set(err, r, "the image locks of '%s': %s", path, strerror(-r));
-	if (locks.writer || locks.no_read || locks.frozen)
-		return vs_err_set(err, -EBUSY, "'%s' is open in QEMU or for reading, so it is not removed", path);
-	return 0;
-}
-
-int vm_record_unlink(const struct vm_xml_snapshot *record, const char *path, struct vs_err *err)
-{
-	struct stat st;
-	int r;
-
-	if (!vm_record_proves(record, path))
-		return vs_err_set(err, -EPERM, "'%s' was not created by snapshot '%s', so it is not removed", path, record->name);
-	if (lstat(path, &st) < 0)
-		return errno == ENOENT ? 0 : vs_err_set(err, -errno, "'%s': %s", path, strerror(errno));
-	if (!S_ISREG(st.st_mode))
-		return vs_err_set(err, -EPERM, "'%s' is not a regular file, so it is not removed", path);
-	r = nobody_has_it(path, err);
-	if (r == 0 && unlink(path) < 0 && errno != ENOENT)
-		r = vs_err_set(err, -errno, "'%s': %s", path, strerror(errno));
-	vm_fault();
-	return r;
+	if (!text) {
+		vm_dom_virterr(dom, err, "'%s' cannot be told to be memory that libvirt saved", path);
+		return vs_err_set(err, -EPERM, "%s", err ? strdupa(err->msg) : "");
+	}
+	if (vm_xml_domain_parse(text, &domain, err) < 0 || virDomainGetUUIDString(dom, uuid) < 0)
+		return vs_err_set(err, -EPERM, "'%s': it cannot be told whose memory that is", path);
+	return !strcmp(domain->uuid, uuid) ? 0 : vs_err_set(err, -EPERM, "'%s' is the memory of domain '%s'", path, domain->name);
 }

@@ -23,10 +23,10 @@ int vm_record_redefine(virDomainPtr dom, const char *xml, enum vm_record_current
 /* The record goes, no data does. -EBUSY: it has children; some libvirts would rewrite theirs, so move them first. */
 int vm_record_forget(virDomainPtr dom, const char *name, struct vs_err *err);
 
-/* Did the snapshot create this file (an overlay, or its saved memory)? By its record. */
+/* Did the snapshot create this overlay? By its record. */
 bool vm_record_proves(const struct vm_xml_snapshot *record, const char *path);
-/* Removes a file of which @record proves that the snapshot created it (an overlay, or its saved memory), and that is a regular
- * file which no QEMU has open. 0 also where it is gone already; -EPERM: not proved; -EBUSY: open. */
-int vm_record_unlink(const struct vm_xml_snapshot *record, const char *path, struct vs_err *err);
+/* Has libvirt saved the memory of this very domain in that file? It reads its own header, and the UUID in it. 0; -EPERM: no, or nobody
+ * can tell. */
+int vm_record_saved(virDomainPtr dom, const char *path, struct vs_err *err);
 
 #endif

@@ -12,8 +12,10 @@
  *     4. where it has memory: a restore of that file, likewise pointed to the new overlays
  *     5. the snapshot becomes the current one, so that the next one is its child: a branch
  *
- * If 2 to 4 fails the old definition is put back and the overlays are removed. If 5 fails only the next snapshot's parent would be
+ * If 2 to 4 fails the old definition is put back, and the overlays are for the caller to remove. If 5 fails only the next snapshot's parent would be
  * wrong; that is undone as well, unless the guest is running by then.
+ *
+ * Which image that is says the caller, who has looked at the files: see struct vm_revert_image.
  *
  * A disk that took no part in the snapshot has no point-in-time image: it keeps the file that it has now.
  */
@@ -77,33 +79,41 @@ static int choose(const struct going *g, enum vm_revert_way *way, struct vs_err 
 
 /* ---------------------------------------------------------------- the plan */
 
+static const struct vm_revert_image *image_of(const struct vm_revert *spec, const char *target)
+{
+	for (size_t i = 0; i < spec->n_images; i++)
+		if (!strcmp(spec->images[i].target, target))
+			return &spec->images[i];
+	return NULL;
+}
+
 static int plan_disk(const struct going *g, const struct vm_xml_snapdisk *disk, struct vm_overlay_naming *naming,
 		     struct vm_overlay_plan *plan, struct vs_err *err)
 {
-	const struct vm_xml_source *frozen = disk->frozen ? &disk->frozen->source : NULL;
-	vs_autofree char *path = NULL;
+	const struct vm_revert_image *image = image_of(g->spec, disk->target);
 	struct stat st;
 
 	if (disk->mode == VM_MODE_NO)
 		return 0;
-	if (disk->mode != VM_MODE_EXTERNAL || !frozen)
+	if (disk->mode != VM_MODE_EXTERNAL || !disk->frozen)
 		return vs_err_set(err, -EOPNOTSUPP, "disk '%s' of snapshot '%s' is not an external one with a record of its image",
 				  disk->target, g->spec->name);
-	path = vm_dom_source_path(g->dom, frozen);
-	if (!path || frozen->format == Q2_FORMAT_NONE)
-		return vs_err_set(err, -EOPNOTSUPP, "disk '%s' of snapshot '%s' is %s%s", disk->target, g->spec->name,
-				  frozen->text ? frozen->text : "empty", path ? ", of no recorded format" : "");
-	if (stat(path, &st) < 0)
-		return vs_err_set(err, -errno, "disk '%s' of snapshot '%s': '%s': %s", disk->target, g->spec->name, path,
+	if (!image)
+		return vs_err_set(err, -EOPNOTSUPP, "disk '%s' of snapshot '%s' is %s, and no image of it is known here", disk->target,
+				  g->spec->name, disk->frozen->source.text ? disk->frozen->source.text : "empty");
+	if (image->format == Q2_FORMAT_NONE)
+		return vs_err_set(err, -EOPNOTSUPP, "disk '%s' of snapshot '%s' is '%s', of no recorded format", disk->target, g->spec->name,
+				  image->path);
+	if (stat(image->path, &st) < 0)
+		return vs_err_set(err, -errno, "disk '%s' of snapshot '%s': '%s': %s", disk->target, g->spec->name, image->path,
 				  strerror(errno));
-	naming->beside = S_ISREG(st.st_mode) || !disk->overlay.path ? path : disk->overlay.path;
-	return vm_overlay_plan_add(plan, naming, disk->target, path, frozen->format, err);
+	naming->beside = S_ISREG(st.st_mode) || !disk->overlay.path ? image->path : disk->overlay.path;
+	return vm_overlay_plan_add(plan, naming, disk->target, image->path, image->format, err);
 }
 
 static int plan_by_hand(const struct going *g, struct vm_overlay_plan *plan, struct vs_err *err)
 {
-	struct vm_overlay_naming naming = { .snapshot = g->spec->name, .left_over = g->spec->left_over,
-					.opaque = g->spec->opaque };
+	struct vm_overlay_naming naming = { .snapshot = g->spec->name };
 	int r = vm_dom_active(g->dom, err);
 
 	if (r > 0 && !g->spec->stops)
@@ -277,7 +287,6 @@ static int started_by_others(const struct going *g, const struct vm_overlay_plan
 	return vs_err_set(err, -EBUSY, "somebody has started the domain on its old disks while it was reverted: nothing has changed");
 }
 
-/* Nothing is removed while a definition may name it. */
 static int undo(const struct going *g, const struct vm_overlay_plan *plan, int r, struct vs_err *err)
 {
 	struct vs_err why = {0};
@@ -290,8 +299,6 @@ static int undo(const struct going *g, const struct vm_overlay_plan *plan, int r
 		return vs_err_set(err, r, "%s; and the old definition cannot be put back: %s", err ? strdupa(err->msg) : "",
 				  why.msg);
 	make_current(g, g->was_current);
-	if (!names_overlay(g->dom, 0, plan) && !names_overlay(g->dom, VIR_DOMAIN_XML_INACTIVE, plan))
-		vm_overlay_unlink_all(plan);
 	return r;
 }
 

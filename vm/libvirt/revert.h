@@ -11,12 +11,21 @@
 #include "vm/libvirt/dom.h"
 #include "vm/libvirt/overlay.h"
 
+/* The image that a disk of the snapshot is in. The record may name another file: libvirt 9.0 points it at a wrong one, and then only who
+ * has looked at the files can tell. */
+struct vm_revert_image {
+	const char *target;
+	const char *path;
+	enum q2_format format;
+};
+
 struct vm_revert {
 	const char *name;
+	const struct vm_revert_image *images; /* external ones: of each disk; one without is refused */
+	size_t n_images;
 	bool risky; /* libvirt's FORCE: also where it cannot know that the definitions fit together */
 	bool stops; /* vm_revert_plan: the caller will have stopped the domain by then */
-	bool (*left_over)(void *opaque, const char *path); /* as in vm_create */
-	void (*making)(void *opaque, const char *path, uint64_t ino);
+	int (*making)(void *opaque, const char *path, int fd, struct vs_err *err);
 	void *opaque;
 };
 

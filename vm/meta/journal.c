@@ -4,12 +4,12 @@
  * Notes: what a command is about to do and nobody could tell afterwards that it was us, should we die in between. They lie in the state
  * directory, one line each: the command, a word, and what the word is about, with tabs between; all three escaped.
  *
- *     make   inode LF path          an overlay that is about to get its name: nobody's, until a definition or a record names it
- *     drop   inode LF below LF path a layer that a revert takes out of use, and then removes
+ *     make   struct vm_made         an overlay that is about to get its name: nobody's, until a definition or a record names it
+ *     drop   stamp LF path          a layer that a revert takes out of use, and then removes
  *     take   time LF name           a snapshot that is about to be taken: it counts as taken here, if it is there
  *     keep   name                   ... by `keep=` of a revert: its repetition need not take it again
  *     gone   name                   one of several that a delete removes, or was about to: its repetition need not find it
- *     job    target                 a block job that is about to be started on this disk
+ *     job    pid began type target LF base LF top LF command   a block job that is about to be asked for, and by which command: see command/own-job.c
  *     pivot  pid began target       a pivot is about to be asked of that QEMU
  *     start  word pid began         the domain is about to be started, paused, or was: see libvirt/paused-guest.c
  *
@@ -39,36 +39,46 @@ static char *line_of(const struct vm_journal *j, const char *word, const char *t
 	return line;
 }
 
-int vm_journal_add(const struct vm_journal *j, const char *word, const char *text)
+/* Is this line, of which the end may be left open, one of them? */
+static bool has_line(const char *all, const char *line)
 {
-	vs_autofree char *line = line_of(j, word, text), *old = vm_store_journal_get(j->store, j->uuid), *all = NULL;
+	for (const char *at = all; at && (at = strstr(at, line)); at++)
+		if (at == all || at[-1] == '\n')
+			return true;
+	return false;
+}
+
+int vm_journal_add(const struct vm_journal *j, const char *word, const char *text, struct vs_err *err)
+{
+	vs_autofree char *line = line_of(j, word, text), *old = NULL, *all = NULL;
+	struct vs_err why = {0};
+	int r = vm_store_journal_get(j->store, j->uuid, &old, &why);
 
 	if (!line)
-		return -ENOMEM;
-	if (old && strstr(old, line))
+		xoom();
+	if (r == 0 && has_line(old, line))
 		return 0;
-	if (asprintf(&all, "%s%s", old ? old : "", line) < 0) {
-		all = NULL;
-		return -ENOMEM;
+	if (r == 0) {
+		all = xasprintf("%s%s", old ? old : "", line);
+		r = vm_store_journal_put(j->store, j->uuid, all, &why);
 	}
-	if (strlen(all) < VM_META_MAX)
-		vm_store_journal_put(j->store, j->uuid, all);
 	vm_fault();
-	return 0;
+	return r < 0 ? vs_err_set(err, r, "what is about to be done could not be noted, so nothing was done: %s", why.msg) : 0;
 }
 
 bool vm_journal_has(const struct vm_journal *j, const char *word, const char *text)
 {
-	vs_autofree char *line = line_of(j, word, text), *all = vm_store_journal_get(j->store, j->uuid);
+	vs_autofree char *line = line_of(j, word, text), *all = NULL;
 
-	return line && all && strstr(all, line);
+	return vm_store_journal_get(j->store, j->uuid, &all, NULL) == 0 && line && has_line(all, line);
 }
 
 int vm_journal_each(const struct vm_journal *j, const char *word, bool (*use)(const char *text, void *opaque), void *opaque)
 {
-	vs_autofree char *all = vm_store_journal_get(j->store, j->uuid);
+	vs_autofree char *all = NULL;
 	int n = 0;
 
+	vm_store_journal_get(j->store, j->uuid, &all, NULL);
 	for (char *save = NULL, *line = all ? strtok_r(all, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
 		char *at = strchr(line, '\t'), *end = at ? strchr(at + 1, '\t') : NULL;
 		vs_autofree char *text = NULL;
@@ -84,10 +94,11 @@ int vm_journal_each(const struct vm_journal *j, const char *word, bool (*use)(co
 /* Without the lines for which @goes says so. */
 static void drop_lines(const struct vm_journal *j, bool (*goes)(const char *line, const void *what), const void *what)
 {
-	vs_autofree char *all = vm_store_journal_get(j->store, j->uuid);
+	vs_autofree char *all = NULL;
 	size_t kept = 0;
 	bool less = false;
 
+	vm_store_journal_get(j->store, j->uuid, &all, NULL);
 	if (!all)
 		return;
 	for (char *line = all, *next; *line; line = next) {
@@ -103,7 +114,7 @@ static void drop_lines(const struct vm_journal *j, bool (*goes)(const char *line
 	if (!less)
 		return;
 	all[kept] = '\0';
-	vm_store_journal_put(j->store, j->uuid, kept ? all : NULL);
+	vm_store_journal_put(j->store, j->uuid, kept ? all : NULL, NULL);
 	vm_fault();
 }
 

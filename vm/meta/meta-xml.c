@@ -113,8 +113,8 @@ static int put_mark(FILE *f, const struct vm_meta_mark *mark, size_t number)
 	if (ret == 0)
 		ret = put_attr(f, "r", mark->reason);
 	put_time(f, "t", mark->since_ns);
-	if (mark->is_void)
-		fputs(" x=\"v\"", f);
+	if (mark->is_void || mark->retention)
+		fprintf(f, " x=\"%s%s\"", mark->is_void ? "v" : "", mark->retention ? "r" : "");
 	putc('>', f);
 	for (size_t i = 0; ret == 0 && i < mark->n_disks; i++) {
 		fputs("<d", f);
@@ -128,8 +128,9 @@ static int put_mark(FILE *f, const struct vm_meta_mark *mark, size_t number)
 		put_number(f, "a", mark->disks[i].above_ino);
 		if (mark->disks[i].mtime_ns)
 			put_time(f, "w", mark->disks[i].mtime_ns);
-		if (mark->disks[i].done || mark->disks[i].pivoting)
-			fprintf(f, " x=\"%s%s\"", mark->disks[i].done ? "d" : "", mark->disks[i].pivoting ? "p" : "");
+		if (mark->disks[i].done || mark->disks[i].pivoting || mark->disks[i].unasked)
+			fprintf(f, " x=\"%s%s%s\"", mark->disks[i].done ? "d" : "", mark->disks[i].pivoting ? "p" : "",
+				mark->disks[i].unasked ? "n" : "");
 		fputs("/>", f);
 	}
 	fputs("</b>", f);
@@ -428,6 +429,7 @@ static int read_disk(struct reader *r, const xmlNode *node, struct vm_meta_mark 
 		ret = get_attr(r, node, "x", &letters);
 	disk->done = letters && strchr(letters, 'd');
 	disk->pivoting = letters && strchr(letters, 'p');
+	disk->unasked = letters && strchr(letters, 'n');
 	return ret;
 }
 
@@ -445,6 +447,7 @@ static int read_mark(struct reader *r, const xmlNode *node, struct vm_meta_mark 
 	if (ret == 0)
 		ret = get_attr(r, node, "x", &letters);
 	mark->is_void = letters && strchr(letters, 'v');
+	mark->retention = letters && strchr(letters, 'r');
 	for (const xmlNode *d = next_element(node->children, "d"); ret == 0 && d; d = next_element(d->next, "d"))
 		ret = read_disk(r, d, mark);
 	return ret;
@@ -490,6 +493,8 @@ static int read_its_mark(struct reader *r, const xmlNode *node, const struct vm_
 
 	if (ret < 0)
 		return ret;
+	if (id->kind == VM_INTERNAL && (number || within))
+		return bad(r, node, "is internal, and no command of ours leaves those half done");
 	if (number) {
 		found = mark_of(r, number);
 		return found ? vm_meta_set_mark(r->meta, id, found) : bad(r, node, "is doomed by a command that is not there");

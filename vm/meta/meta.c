@@ -123,7 +123,7 @@ static bool same_text(const char *a, const char *b)
 
 static bool mark_equal(const struct vm_meta_mark *a, const struct vm_meta_mark *b)
 {
-	bool equal = a->since_ns == b->since_ns && a->is_void == b->is_void && a->n_disks == b->n_disks &&
+	bool equal = a->since_ns == b->since_ns && a->is_void == b->is_void && a->retention == b->retention && a->n_disks == b->n_disks &&
 		     same_text(a->command, b->command) && same_text(a->reason, b->reason);
 
 	for (size_t i = 0; equal && i < a->n_disks; i++) {
@@ -131,7 +131,7 @@ static bool mark_equal(const struct vm_meta_mark *a, const struct vm_meta_mark *
 
 		equal = same_text(x->target, y->target) && same_text(x->path, y->path) && same_text(x->top, y->top) &&
 			x->path_ino == y->path_ino && x->top_ino == y->top_ino && x->above_ino == y->above_ino &&
-			x->mtime_ns == y->mtime_ns && x->done == y->done && x->pivoting == y->pivoting;
+			x->mtime_ns == y->mtime_ns && x->done == y->done && x->pivoting == y->pivoting && x->unasked == y->unasked;
 	}
 	return equal;
 }
@@ -376,6 +376,22 @@ int vm_meta_set_mark(struct vm_meta *meta, const struct vm_meta_id *id, const st
 	s->mark = obtained;
 	drop_if_empty(meta, s);
 	return 0;
+}
+
+size_t vm_meta_marks(const struct vm_meta *meta, const struct vm_meta_mark **marks)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < meta->n_snapshots; i++) {
+		const struct vm_meta_mark *mark = meta->snapshots[i].mark;
+		bool known = !mark;
+
+		for (size_t k = 0; !known && k < n; k++)
+			known = marks[k] == mark;
+		if (!known)
+			marks[n++] = mark;
+	}
+	return n;
 }
 
 /* ---------------------------------------------------------------- what is attested */

@@ -21,7 +21,7 @@
  *              is         letters: e external or i internal; o taken here; h held
  *              v          numbers of `f`, separated by commas; may be absent
  *              p          what it froze: TARGET:number of `f`, separated by spaces; may be absent
- *              b          number of the `b` that doomed it; absent: none did
+ *              b          number of the `b` that doomed it; absent: none did. Internal ones have none: libvirt's delete does it all
  *     b        k          number                                                     any number; one a begun command
  *              c          the command, canonical text
  *              r          why what it doomed must not be read, a sentence
@@ -75,6 +75,7 @@ struct vm_meta_doomed {
 	char *top;    /* the uppermost layer that goes into it: who sees it is not harmed; or NULL */
 	uint64_t path_ino, top_ino, above_ino; /* which files these are; above: what stood on top, 0: it was the active layer */
 	int64_t mtime_ns; /* of the image before the first attempt: while it has that, nothing was written. 0: unknown */
+	bool unasked;     /* nobody has been asked to write to it yet, so nothing was: taken away before somebody is */
 	bool done;        /* its data has been moved: noted after it was */
 	bool pivoting;    /* all has been copied, and the pivot was asked for */
 };
@@ -86,6 +87,7 @@ struct vm_meta_mark {
 	int64_t since_ns;
 	struct vm_meta_doomed *disks;
 	size_t n_disks;   /* 0: every disk */
+	bool retention;   /* nobody asked for it: retention began it, and may finish it */
 	bool is_void;     /* others have changed its files: it cannot be finished any more, and what it doomed stays so */
 	size_t n_owners;  /* the business of meta.c */
 };
@@ -151,6 +153,9 @@ const struct vm_meta_snapshot *vm_meta_find(const struct vm_meta *meta, const st
 
 /* Why that disk of the snapshot must not be read; NULL: it may. Borrowed. */
 const char *vm_meta_why_doomed(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target);
+
+/* The marks, each once, in @marks, which has room for one a snapshot; returns how many. Borrowed. */
+size_t vm_meta_marks(const struct vm_meta *meta, const struct vm_meta_mark **marks);
 
 /* The file with that number, NULL: none. Borrowed. */
 const struct vm_meta_file *vm_meta_file(const struct vm_meta *meta, uint64_t number);

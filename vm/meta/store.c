@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/util/mem.h"
 #include "vm/util/strmap.h"
 
 struct vm_store {
@@ -107,82 +108,126 @@ static char *file_name_locked(const struct vm_store *s, const char *uuid, const 
 	return path;
 }
 
-/* The whole file, at most VM_META_MAX bytes. Gives; NULL: none. */
-static char *read_file(const char *path, size_t *len)
+static int cannot(struct vs_err *err, int r, const char *path)
 {
-	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	char *text = fd < 0 ? NULL : malloc(VM_META_MAX + 1);
-	ssize_t n;
-
-	if (!text)
-		return NULL;
-	n = read(fd, text, VM_META_MAX);
-	if (n < 0) {
-		free(text);
-		return NULL;
-	}
-	text[n] = '\0';
-	*len = (size_t)n;
-	return text;
+	return vs_err_set(err, r, "'%s' %s", path, r == -E2BIG ? "is larger than anything of ours" : strerror(-r));
 }
 
-static void write_file(const char *path, const char *text)
+/* The whole file, at most VM_META_MAX bytes. Gives *text. -ENOENT: there is none; anything else: it is not known what it
+ * says. */
+static int read_file(const char *path, char **out, size_t *len, struct vs_err *err)
 {
-	size_t len = strlen(text);
-	vs_autofree char *fresh = NULL;
-	int fd;
-	bool good;
+	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	vs_autofree char *text = NULL;
+	ssize_t n;
 
-	if (asprintf(&fresh, "%s.%d", path, (int)getpid()) < 0) {
-		fresh = NULL;
-		return;
-	}
-	fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
-		return;
-	good = write(fd, text, len) == (ssize_t)len && fsync(fd) == 0;
+		return cannot(err, -errno, path);
+	text = xcalloc(VM_META_MAX + 2, 1);
+	n = read(fd, text, VM_META_MAX + 1);
+	if (n < 0)
+		return cannot(err, -errno, path);
+	if (n > VM_META_MAX)
+		return cannot(err, -E2BIG, path);
+	text[n] = '\0';
+	*len = (size_t)n;
+	*out = vs_steal(text);
+	return 0;
+}
+
+/* The directory as well: a file whose name is lost with the power was not written. */
+static int sync_dir(const struct vm_store *s)
+{
+	vs_autoclose int fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+static int write_file(const struct vm_store *s, const char *path, const char *text, struct vs_err *err)
+{
+	vs_autofree char *fresh = xasprintf("%s.%d", path, (int)getpid());
+	int fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600), r;
+	size_t len = strlen(text);
+	ssize_t n;
+
+	if (fd < 0)
+		return cannot(err, -errno, fresh);
+	n = write(fd, text, len);
+	r = n == (ssize_t)len ? 0 : n < 0 ? -errno : -ENOSPC;
+	if (r == 0 && fsync(fd) < 0)
+		r = -errno;
 	close(fd);
-	if (!good || rename(fresh, path) < 0)
+	if (r == 0 && rename(fresh, path) < 0)
+		r = -errno;
+	if (r < 0)
 		unlink(fresh);
+	if (r == 0)
+		r = sync_dir(s);
+	return r < 0 ? cannot(err, r, path) : 0;
 }
 
 /* ---------------------------------------------------------------- metadata */
 
-/* The copy; its file is read once. Borrowed; NULL: none. */
-static const struct vm_meta *copy_locked(struct vm_store *s, const char *uuid)
+/* Reads the file, until it could be read once. Nothing is concluded from one that cannot be: it is not known then what is held. */
+static int ask_locked(struct vm_store *s, const char *uuid, struct vs_err *err)
 {
 	vs_autofree char *path = NULL, *text = NULL;
-	struct vm_meta *meta = NULL;
+	struct vs_err why = {0};
+	struct vm_meta *meta = NULL, *old;
 	size_t len;
+	int r;
 
 	if (vm_strmap_get(&s->asked, uuid))
-		return vm_strmap_get(&s->meta, uuid);
-	vm_strmap_put(&s->asked, uuid, s);
+		return 0;
 	path = file_name_locked(s, uuid, "facts");
-	text = path ? read_file(path, &len) : NULL;
-	if (text && vm_meta_parse(text, len, &meta, NULL) == 0 && vm_strmap_put(&s->meta, uuid, meta) < 0)
-		vm_meta_free(vs_steal(meta));
+	r = path ? read_file(path, &text, &len, &why) : 0;
+	if (r < 0 && r != -ENOENT)
+		return vs_err_set(err, r, "%s", why.msg);
+	if (text && (r = vm_meta_parse(text, len, &meta, &why)) < 0)
+		return vs_err_set(err, r, "'%s': %s", path, why.msg);
+	old = vm_strmap_get(&s->meta, uuid);
+	if (meta && vm_meta_newer(old, meta) == meta) {
+		vm_meta_free(vm_strmap_remove(&s->meta, uuid));
+		if (vm_strmap_put(&s->meta, uuid, meta) < 0)
+			xoom();
+		meta = NULL;
+	}
+	vm_meta_free(meta);
+	if (vm_strmap_put(&s->asked, uuid, s) < 0)
+		xoom();
+	return 0;
+}
+
+/* The copy, as far as it could be read. Borrowed; NULL: none. */
+static const struct vm_meta *copy_locked(struct vm_store *s, const char *uuid)
+{
+	ask_locked(s, uuid, NULL);
 	return vm_strmap_get(&s->meta, uuid);
 }
 
-static int remember_locked(struct vm_store *s, const char *uuid, const struct vm_meta *meta)
+/* In memory, and in the file, unless that holds what could not be read. On failure neither has changed. */
+static int remember_locked(struct vm_store *s, const char *uuid, const struct vm_meta *meta, bool only_memory,
+			   struct vs_err *err)
 {
-	vs_autofree char *path = NULL, *text = NULL;
-	struct vm_meta *copy = vm_meta_copy(meta);
-	int r;
+	vs_autofree char *path = file_name_locked(s, uuid, "facts"), *text = NULL;
+	struct vm_meta *copy;
+	int r = 0;
 
-	if (!copy)
-		return -ENOMEM;
-	copy_locked(s, uuid);
-	vm_meta_free(vm_strmap_remove(&s->meta, uuid));
-	r = vm_strmap_put(&s->meta, uuid, copy);
-	if (r < 0) {
-		vm_meta_free(copy);
-		return r;
+	if (path && !only_memory) {
+		r = ask_locked(s, uuid, err);
+		if (r == 0)
+			r = vm_meta_text(meta, &text, err);
+		if (r == 0)
+			r = write_file(s, path, text, err);
+		if (r < 0)
+			return r;
 	}
-	path = file_name_locked(s, uuid, "facts");
-	if (path && vm_meta_text(meta, &text, NULL) == 0)
-		write_file(path, text);
+	copy = vm_meta_copy(meta);
+	if (!copy)
+		return vs_err_set(err, -ENOMEM, "out of memory");
+	vm_meta_free(vm_strmap_remove(&s->meta, uuid));
+	if (vm_strmap_put(&s->meta, uuid, copy) < 0)
+		xoom();
 	return 0;
 }
 
@@ -194,48 +239,64 @@ struct vm_meta *vm_store_best(struct vm_store *s, const char *uuid, const struct
 	pthread_mutex_lock(&s->lock);
 	copy = copy_locked(s, uuid);
 	best = vm_meta_newer(found, copy);
-	if (best && best == found && (!copy || copy->serial < found->serial))
-		remember_locked(s, uuid, found);
+	if (best && best == found && (!copy || copy->serial < found->serial) && remember_locked(s, uuid, found, false, NULL) < 0)
+		remember_locked(s, uuid, found, true, NULL);
 	given = best ? vm_meta_copy(best) : NULL;
 	pthread_mutex_unlock(&s->lock);
 	return given;
 }
 
-int vm_store_remember(struct vm_store *s, const char *uuid, const struct vm_meta *meta)
+int vm_store_remember(struct vm_store *s, const char *uuid, const struct vm_meta *meta, struct vs_err *err)
 {
 	int r;
 
 	pthread_mutex_lock(&s->lock);
-	r = remember_locked(s, uuid, meta);
+	r = remember_locked(s, uuid, meta, false, err);
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+int vm_store_legible(struct vm_store *s, const char *uuid, struct vs_err *err)
+{
+	int r;
+
+	pthread_mutex_lock(&s->lock);
+	r = ask_locked(s, uuid, err);
 	pthread_mutex_unlock(&s->lock);
 	return r;
 }
 
 /* ---------------------------------------------------------------- the note */
 
-void vm_store_journal_put(struct vm_store *s, const char *uuid, const char *text)
+int vm_store_journal_put(struct vm_store *s, const char *uuid, const char *text, struct vs_err *err)
 {
 	vs_autofree char *path = NULL;
+	int r = 0;
 
 	pthread_mutex_lock(&s->lock);
 	path = file_name_locked(s, uuid, "note");
-	if (path && text)
-		write_file(path, text);
-	else if (path)
-		unlink(path);
+	if (text && !path)
+		r = vs_err_set(err, -ENOENT, "there is no state directory that it could be written to: see STATE_DIRECTORY");
+	else if (text && strlen(text) > VM_META_MAX)
+		r = cannot(err, -E2BIG, path);
+	else if (text)
+		r = write_file(s, path, text, err);
+	else if (path && unlink(path) < 0 && errno != ENOENT)
+		r = cannot(err, -errno, path);
 	pthread_mutex_unlock(&s->lock);
+	return r;
 }
 
-char *vm_store_journal_get(struct vm_store *s, const char *uuid)
+int vm_store_journal_get(struct vm_store *s, const char *uuid, char **text, struct vs_err *err)
 {
 	vs_autofree char *path = NULL;
-	char *text = NULL;
 	size_t len;
+	int r;
 
+	*text = NULL;
 	pthread_mutex_lock(&s->lock);
 	path = file_name_locked(s, uuid, "note");
-	if (path)
-		text = read_file(path, &len);
+	r = path ? read_file(path, text, &len, err) : 0;
 	pthread_mutex_unlock(&s->lock);
-	return text;
+	return r == -ENOENT ? 0 : r;
 }

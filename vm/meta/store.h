@@ -9,7 +9,9 @@
  * whenever the domain is looked at, and the newer one counts. Who changes it writes the copy first, so that a crash
  * in between leaves the new one.
  *
- * A state directory that cannot be written is no failure: then only memory remembers.
+ * A copy that cannot be read is not the same as none: it may know of a hold that the domain's metadata, brought back by a revert, do
+ * not. It is kept as it is, and vm_store_legible() refuses. Without a state directory only memory remembers, and commands that need a
+ * note are refused.
  * Threads: any.
  */
 #ifndef VS_VM_META_STORE_H
@@ -29,11 +31,14 @@ void vm_store_connection(struct vm_store *store, const char *uri);
  * Gives a copy; NULL: nothing is known of this domain (or no memory). */
 struct vm_meta *vm_store_best(struct vm_store *store, const char *uuid, const struct vm_meta *found);
 
-/* Remembers @meta, which is about to be written to the domain. -ENOMEM. */
-int vm_store_remember(struct vm_store *store, const char *uuid, const struct vm_meta *meta);
+/* Remembers @meta, which is about to be written to the domain. On failure nothing has changed. */
+int vm_store_remember(struct vm_store *store, const char *uuid, const struct vm_meta *meta, struct vs_err *err);
+/* Could the copy be read, or is there none? Else the sentence says what is wrong with it. Asked anew until it could. */
+int vm_store_legible(struct vm_store *store, const char *uuid, struct vs_err *err);
 
-/* A text beside it, for what only matters if we die (see journal.c). NULL removes it. */
-void vm_store_journal_put(struct vm_store *store, const char *uuid, const char *text);
-char *vm_store_journal_get(struct vm_store *store, const char *uuid); /* gives; NULL: none */
+/* A text beside it, for what only matters if we die (see journal.c); on disk when this returns 0. NULL removes it. */
+int vm_store_journal_put(struct vm_store *store, const char *uuid, const char *text, struct vs_err *err);
+/* Gives *text; NULL: there is none. Negative: it cannot be read. */
+int vm_store_journal_get(struct vm_store *store, const char *uuid, char **text, struct vs_err *err);
 
 #endif

@@ -84,6 +84,7 @@ struct vm_fact_snapshot {
 	int64_t created_s;
 	bool recorded;          /* libvirt knows it */
 	bool external_memory;
+	const int *memory;      /* the file that its memory is saved in; NULL: none, or not a path that we have */
 	const struct vm_fact_snapdisk *disks;
 	size_t n_disks;
 };
@@ -98,6 +99,8 @@ struct vm_fact_domain {
 	size_t n_snapshots;
 	const int *made;        /* files that a command of ours made for it and that it may not use any more */
 	size_t n_made;
+	const int *begun;       /* the same, by a command that has not ended: files that it may not have come to use yet */
+	size_t n_begun;
 };
 
 /* An image in a storage pool; or, with pool NULL and its path as name, one that was found in a directory. */

@@ -142,7 +142,7 @@ static bool same_stamp(const struct vm_layer *a, const struct vm_layer *b)
 static bool same_layer(const struct vm_layer *a, const struct vm_layer *b)
 {
 	return same_text(a->path, b->path) && a->format == b->format && a->virtual_size == b->virtual_size &&
-	       same_allocated(a, b) && a->below == b->below && a->active == b->active && a->error == b->error &&
+	       same_allocated(a, b) && a->below == b->below && a->active == b->active && a->memory == b->memory && a->error == b->error &&
 	       a->stamp.dev == b->stamp.dev && a->stamp.ino == b->stamp.ino && a->unknown_code == b->unknown_code &&
 	       same_text(a->unknown, b->unknown) && same_text(a->rival, b->rival) && same_text(a->ends, b->ends) &&
 	       same_list(a->paths, b->paths) && same_stamp(a, b) &&
@@ -178,7 +178,7 @@ bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b)
 	for (size_t i = 0; i < a->n_snapshots; i++)
 		if (!same_snapshot(&a->snapshots[i], &b->snapshots[i]))
 			return false;
-	return same_list(a->leftovers, b->leftovers) && same_list(a->unknowns, b->unknowns);
+	return same_list(a->unknowns, b->unknowns);
 }
 
 /* ---------------------------------------------------------------- inventories */

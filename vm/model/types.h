@@ -84,6 +84,7 @@ struct vm_layer {
 	uint64_t allocated;     /* bytes on disk */
 	int below;              /* index (in the domain's layers) of the layer it stands on, -1 = none */
 	bool active;            /* a disk of this domain writes here */
+	bool memory;            /* no image, and not shown: a snapshot's memory is in it, by its record */
 	int error;              /* 0, or why it or its header cannot be read: -ENOENT, -EACCES, ...; see note */
 	char **paths;           /* every other path by which it was met; NULL-terminated */
 	struct q2_stamp stamp;  /* of the file behind the path, as it was looked at; all zero where it is not there */
@@ -135,7 +136,6 @@ struct vm_domain {
 	struct vm_doubt *doubts;
 	size_t n_doubts;
 	char **unknowns;    /* why nobody knows who needs some layers: the phrases of `unknown` and `doubts`, each once; NULL-terminated */
-	char **leftovers;   /* paths of files that a command made which has not ended, and nothing uses (yet); NULL-terminated */
 	struct vm_log *log; /* outlives the inventory's readers; shared by all inventories of this domain */
 };
 

@@ -1,5 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * When is it still true what was seen of a file? As for headers (headers.c): while dev, ino, size, mtime and ctime are what they were, and
+ * not if it was written right before it was looked at. A block device's times say nothing.
+ *
+ * A directory's mtime tells of files that came, went or were renamed, not of those that were written in place or that a symbolic link
+ * leads to elsewhere: so it is listed anew once in a while, and by a close look in any case. A name that vanishes between readdir and
+ * stat may have been renamed to one that was passed already: then, and where the directory was changed while it was listed, it is listed
+ * again.
+ *
+ * A device, or a file that a pool names by itself, is a "directory" with that one entry.
+ */
 #include "vm/observe/dirs.h"
 
 #include <dirent.h>
@@ -8,39 +19,59 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include "vm/observe/headers.h"
+#include "vm/observe/peek.h"
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 #define LIST_AGAIN_NS (30 * VM_NS_PER_S)
 #define RACY_NS (100 * VM_NS_PER_MS)
 #define YOUNG_NS (2 * VM_NS_PER_S)
+#define LISTINGS 4 /* of a directory that does not hold still */
 
 struct entry {
 	int64_t mtime_ns, ctime_ns;
-	uint64_t size, ino;
-	uint64_t listed; /* the listing that last saw it */
-	bool qcow2;
+	uint64_t size, dev, ino;
+	uint64_t listed;         /* the listing that last saw it */
+	bool young;              /* written so shortly before it was looked at that its times may not show the next write */
+	bool block;
+	struct vm_peeked peeked; /* what it says, if it could be asked: */
+	int code;                /* negative errno: it could not */
+	char *why;               /* and the sentence */
 	char path[];
 };
 
 struct dir {
 	char *path;
-	struct vm_strmap entries; /* regular files by name */
+	bool single;              /* no directory: its one entry is `path` itself */
+	struct vm_strmap entries; /* files and devices by name */
 	uint64_t looked;          /* the round of the last look */
-	bool news;                /* the last listing found another set of qcow2 files than the one before */
+	bool news;                /* the last listing found something else than the one before */
 	uint64_t listing;         /* counts listings */
 	int64_t listed_ns;        /* steady clock, 0 = never */
 	int64_t mtime_ns;
 	int error;                /* 0, or why the last listing failed */
+	bool moved;               /* a name vanished while it was listed, or it was changed */
 	bool racy; /* changed so shortly before it was listed that its mtime may not show the next change, or holds a file
 		    * that may just be being made */
 };
+
+static void entry_free(void *thing)
+{
+	struct entry *e = thing;
+
+	vm_peeked_fini(&e->peeked);
+	free(e->why);
+	free(e);
+}
 
 static void dir_free(void *thing)
 {
 	struct dir *d = thing;
 
-	vm_strmap_clear(&d->entries, free);
+	vm_strmap_clear(&d->entries, entry_free);
 	free(d->path);
 	free(d);
 }
@@ -61,66 +92,150 @@ static bool recent(void *thing, void *opaque)
 	return false;
 }
 
-void vm_dirs_round(struct vm_dirs *dirs)
+void vm_dirs_round(struct vm_dirs *dirs, bool closely)
 {
 	dirs->round++;
+	dirs->closely = closely;
 	vm_strmap_filter(&dirs->table, recent, dirs);
 }
 
-/* What cannot be opened may be one. */
-static bool begins_like_qcow2(int dir_fd, const char *name)
-{
-	vs_autoclose int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-	char magic[4];
+/* ---------------------------------------------------------------- one file */
 
-	if (fd < 0)
-		return errno != ENOENT;
-	return pread(fd, magic, sizeof(magic), 0) == sizeof(magic) && !memcmp(magic, "QFI\xfb", 4);
-}
-
-static struct entry *entry_of(struct dir *d, const char *dir, const char *name)
+static struct entry *entry_of(struct dir *d, const char *name)
 {
 	struct entry *e = vm_strmap_get(&d->entries, name);
-	size_t len = strlen(dir) + strlen(name) + 2;
+	size_t len = strlen(d->path) + strlen(name) + 2;
 
 	if (e)
 		return e;
-	e = calloc(1, sizeof(*e) + len);
-	if (!e)
-		return NULL;
-	snprintf(e->path, len, "%s/%s", dir, name);
-	if (vm_strmap_put(&d->entries, name, e) < 0) {
-		free(e);
-		return NULL;
-	}
+	e = xcalloc(1, sizeof(*e) + len);
+	if (d->single)
+		snprintf(e->path, len, "%s", d->path);
+	else
+		snprintf(e->path, len, "%s/%s", d->path, name);
+	if (vm_strmap_put(&d->entries, name, e) < 0)
+		xoom();
 	return e;
 }
 
-static void look_at(struct dir *d, const char *dir, int dir_fd, const char *name)
+/* What it is could not be found out. Takes @why. */
+static void entry_unknown(struct dir *d, struct entry *e, int code, char *why)
+{
+	if (e->code != code || !e->why || strcmp(e->why, why))
+		d->news = true;
+	vm_peeked_fini(&e->peeked);
+	free(e->why);
+	e->why = why;
+	e->code = code;
+	e->young = true; /* to be asked again */
+}
+
+static void entry_known(struct dir *d, struct entry *e, struct vm_peeked peeked)
+{
+	bool plain = peeked.kind == VM_PEEK_ALONE || peeked.kind == VM_PEEK_QCOW2;
+
+	if (e->code || e->peeked.kind != peeked.kind || !plain)
+		d->news = true;
+	vm_peeked_fini(&e->peeked);
+	free(vs_steal(e->why));
+	e->code = 0;
+	e->peeked = peeked;
+}
+
+/* What its path leads to was checked: it is a file or a device. */
+static void open_and_peek(struct dir *d, struct entry *e, int dir_fd, const char *name)
+{
+	vs_autoclose int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	struct vm_peeked peeked;
+	int r = fd < 0 ? -errno : vm_peek(fd, &peeked);
+
+	if (r == -ENOENT && fd < 0)
+		d->moved = true;
+	if (r == -ENOMEDIUM) /* an empty drive */
+		entry_known(d, e, (struct vm_peeked){ .kind = VM_PEEK_ALONE });
+	else if (r < 0)
+		entry_unknown(d, e, r, xasprintf("cannot be read: %s", strerror(-r)));
+	else
+		entry_known(d, e, peeked);
+}
+
+/* A name that leads nowhere. One that vanished may have another name now. What a link leads to may be away for a moment, unless it is
+ * to lie in this directory, which is being listed. */
+static void missing(struct dir *d, int dir_fd, const char *name)
+{
+	char target[256];
+	ssize_t n = readlinkat(dir_fd, name, target, sizeof(target) - 1);
+	struct entry *e;
+
+	if (d->single) {
+		e = entry_of(d, name);
+		entry_unknown(d, e, -ENOENT, xstrdup("is missing, although its pool names it (virsh pool-refresh, if it is gone)"));
+	} else if (n < 0) {
+		d->moved = true;
+		return;
+	} else {
+		target[n] = '\0';
+		if (!strchr(target, '/'))
+			return;
+		e = entry_of(d, name);
+		entry_unknown(d, e, -ENOENT, xasprintf("is a symbolic link to '%s', which is missing", target));
+	}
+	e->dev = e->ino = 0;
+	e->listed = d->listing;
+}
+
+static bool same_as(const struct entry *e, const struct stat *st)
+{
+	return e->listed && !e->young && !e->block && !S_ISBLK(st->st_mode) && e->mtime_ns == vm_timespec_ns(st->st_mtim) &&
+	       e->ctime_ns == vm_timespec_ns(st->st_ctim) && e->size == (uint64_t)st->st_size && e->ino == st->st_ino &&
+	       e->dev == st->st_dev;
+}
+
+static void set_stamp(struct entry *e, const struct stat *st)
+{
+	int64_t now = vm_now_ns();
+
+	e->mtime_ns = vm_timespec_ns(st->st_mtim);
+	e->ctime_ns = vm_timespec_ns(st->st_ctim);
+	e->size = (uint64_t)st->st_size;
+	e->block = S_ISBLK(st->st_mode);
+	e->dev = e->block ? UINT64_MAX : st->st_dev; /* as struct q2_stamp has it */
+	e->ino = e->block ? st->st_rdev : st->st_ino;
+	e->young = now - (e->mtime_ns > e->ctime_ns ? e->mtime_ns : e->ctime_ns) < RACY_NS;
+}
+
+static void look_at(struct vm_dirs *dirs, struct dir *d, int dir_fd, const char *name)
 {
 	struct stat st;
 	struct entry *e;
-	bool was;
+	int r = fstatat(dir_fd, name, &st, 0) ? -errno : 0;
+	bool same;
 
-	if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode))
+	if (r == -ENOENT) {
+		missing(d, dir_fd, name);
 		return;
-	e = entry_of(d, dir, name);
-	if (!e)
+	}
+	if (r < 0) {
+		e = entry_of(d, name);
+		entry_unknown(d, e, r, xasprintf("cannot be looked at: %s", strerror(-r)));
+		e->dev = e->ino = 0;
+		e->listed = d->listing;
 		return;
-	was = e->qcow2;
-	if (!e->listed || e->mtime_ns != vm_timespec_ns(st.st_mtim) || e->ctime_ns != vm_timespec_ns(st.st_ctim) ||
-	    e->size != (uint64_t)st.st_size || e->ino != st.st_ino)
-		e->qcow2 = begins_like_qcow2(dir_fd, name);
-	e->mtime_ns = vm_timespec_ns(st.st_mtim);
-	e->ctime_ns = vm_timespec_ns(st.st_ctim);
-	e->size = (uint64_t)st.st_size;
-	e->ino = st.st_ino;
+	}
+	/* what a virt-snapfs mount shows stands on nothing that is not known otherwise, and is never opened */
+	if ((!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) || vm_headers_is_mount(dirs->files, st.st_dev))
+		return;
+	e = entry_of(d, name);
+	same = same_as(e, &st) && !dirs->closely;
+	set_stamp(e, &st);
+	if (!same)
+		open_and_peek(d, e, dir_fd, name);
 	e->listed = d->listing;
-	if (e->qcow2 != was)
-		d->news = true;
 	if (vm_now_ns() - e->mtime_ns < YOUNG_NS)
 		d->racy = true;
 }
+
+/* ---------------------------------------------------------------- one directory */
 
 static bool listed_now(void *thing, void *opaque)
 {
@@ -129,46 +244,81 @@ static bool listed_now(void *thing, void *opaque)
 
 	if (e->listed == d->listing)
 		return true;
-	if (e->qcow2)
+	if (e->code || e->peeked.kind != VM_PEEK_ALONE)
 		d->news = true;
-	free(e);
+	entry_free(e);
 	return false;
 }
 
-static void list(struct dir *d)
+static void list_entries(struct vm_dirs *dirs, struct dir *d, DIR *stream, const struct stat *st)
 {
-	DIR *stream = opendir(d->path);
 	struct dirent *entry;
-	struct stat st;
-	int error = stream ? 0 : -errno;
+	struct stat after;
 
-	d->news = error != d->error;
-	d->error = error;
-	d->listing++;
-	d->listed_ns = vm_steady_ns();
-	if (stream && !fstat(dirfd(stream), &st)) {
-		d->mtime_ns = vm_timespec_ns(st.st_mtim);
-		d->racy = vm_now_ns() - d->mtime_ns < RACY_NS;
+	d->mtime_ns = vm_timespec_ns(st->st_mtim);
+	d->racy = vm_now_ns() - d->mtime_ns < RACY_NS;
+	errno = 0;
+	while ((entry = readdir(stream))) {
+		if (entry->d_type == DT_REG || entry->d_type == DT_UNKNOWN || entry->d_type == DT_LNK || entry->d_type == DT_BLK)
+			look_at(dirs, d, dirfd(stream), entry->d_name);
 		errno = 0;
-		while ((entry = readdir(stream))) {
-			if (entry->d_type == DT_REG || entry->d_type == DT_UNKNOWN)
-				look_at(d, d->path, dirfd(stream), entry->d_name);
-			errno = 0;
-		}
-		if (errno)
+	}
+	if (errno || fstat(dirfd(stream), &after))
+		d->error = -errno;
+	else if (vm_timespec_ns(after.st_mtim) != d->mtime_ns)
+		d->racy = true;
+}
+
+/* False: names vanished while it was listed. */
+static bool list_once(struct vm_dirs *dirs, struct dir *d)
+{
+	struct stat st;
+	DIR *stream = NULL;
+
+	d->error = 0;
+	d->moved = false;
+	d->listing++;
+	if (d->single) {
+		look_at(dirs, d, AT_FDCWD, d->path);
+	} else if (stat(d->path, &st)) {
+		d->error = -errno;
+	} else if (!vm_headers_is_mount(dirs->files, st.st_dev)) {
+		stream = opendir(d->path);
+		if (!stream || fstat(dirfd(stream), &st))
 			d->error = -errno;
+		else
+			list_entries(dirs, d, stream, &st);
 	}
 	if (stream)
 		closedir(stream);
-	vm_strmap_filter(&d->entries, listed_now, d);
+	return !d->moved;
 }
 
-static bool outdated(const struct dir *d)
+static void list(struct vm_dirs *dirs, struct dir *d)
+{
+	int before = d->error;
+	bool still = false;
+
+	d->news = false;
+	d->listed_ns = vm_steady_ns();
+	for (int i = 0; !still && i < LISTINGS; i++)
+		still = list_once(dirs, d);
+	if (!still)
+		d->racy = true;
+	if (!still && !d->error)
+		d->error = -EAGAIN;
+	vm_strmap_filter(&d->entries, listed_now, d);
+	if (d->error != before)
+		d->news = true;
+}
+
+static bool outdated(const struct vm_dirs *dirs, const struct dir *d)
 {
 	struct stat st;
 
-	return !d->listed_ns || d->racy || vm_steady_ns() - d->listed_ns > LIST_AGAIN_NS || stat(d->path, &st) ||
-	       vm_timespec_ns(st.st_mtim) != d->mtime_ns;
+	if (!d->listed_ns || d->racy || dirs->closely || vm_steady_ns() - d->listed_ns > LIST_AGAIN_NS)
+		return true;
+	return !d->single && (stat(d->path, &st) || vm_timespec_ns(st.st_mtim) != d->mtime_ns);
 }
 
 static void look(struct vm_dirs *dirs, struct dir *d)
@@ -176,8 +326,8 @@ static void look(struct vm_dirs *dirs, struct dir *d)
 	if (d->looked == dirs->round)
 		return;
 	d->looked = dirs->round;
-	if (outdated(d))
-		list(d);
+	if (outdated(dirs, d))
+		list(dirs, d);
 	else
 		d->news = false;
 }
@@ -206,8 +356,10 @@ bool vm_dirs_quiet(struct vm_dirs *dirs)
 	return q.quiet;
 }
 
+/* ---------------------------------------------------------------- telling */
+
 struct visit {
-	void (*found)(const char *path, void *opaque);
+	vm_dirs_found *found;
 	void *opaque;
 };
 
@@ -216,35 +368,32 @@ static bool tell(void *thing, void *opaque)
 	struct entry *e = thing;
 	struct visit *v = opaque;
 
-	if (e->qcow2)
-		v->found(e->path, v->opaque);
+	if (e->code || e->peeked.kind != VM_PEEK_ALONE)
+		v->found(&(struct vm_dirs_file){ .path = e->path, .dev = e->dev, .ino = e->ino, .peeked = &e->peeked, .code = e->code,
+						 .why = e->why }, v->opaque);
 	return true;
 }
 
-static struct dir *dir_of(struct vm_dirs *dirs, const char *path)
+static struct dir *dir_of(struct vm_dirs *dirs, const char *path, bool single)
 {
-	struct dir *d = vm_strmap_get(&dirs->table, path);
+	vs_autofree char *key = xasprintf("%s%s", single ? "=" : "", path);
+	struct dir *d = vm_strmap_get(&dirs->table, key);
 
 	if (d)
 		return d;
-	d = calloc(1, sizeof(*d));
-	if (!d)
-		return NULL;
-	d->path = strdup(path);
-	if (!d->path || vm_strmap_put(&dirs->table, path, d) < 0) {
-		dir_free(d);
-		return NULL;
-	}
+	d = xcalloc(1, sizeof(*d));
+	d->path = xstrdup(path);
+	d->single = single;
+	if (vm_strmap_put(&dirs->table, key, d) < 0)
+		xoom();
 	return d;
 }
 
-int vm_dirs_list(struct vm_dirs *dirs, const char *dir, void (*found)(const char *path, void *opaque), void *opaque)
+int vm_dirs_list(struct vm_dirs *dirs, const char *path, bool single, vm_dirs_found *found, void *opaque)
 {
-	struct dir *d = dir_of(dirs, dir);
+	struct dir *d = dir_of(dirs, path, single);
 	struct visit visit = { found, opaque };
 
-	if (!d)
-		return -ENOMEM;
 	look(dirs, d);
 	vm_strmap_filter(&d->entries, tell, &visit);
 	return d->error;

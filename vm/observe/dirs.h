@@ -1,32 +1,49 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * dirs.h: qcow2 files lying beside the images that libvirt names.
+ * dirs.h: files that lie beside the images that libvirt names, or in its pools, and that can stand on something.
  *
- * A directory is listed when its mtime changes and once in a while; a file's first bytes are read once for every time
- * it was written. That a file begins like a qcow2 image is used for one thing only: to learn what it stands on, so that
- * nobody pulls that away from under it. Nothing is ever served because of it.
+ * A directory is listed when its mtime changes, once in a while, and by every close look; a file's first bytes are read once for
+ * every time it was written, and by every close look. What a file says there is used for one thing only: to learn what it stands on, so
+ * that nobody pulls that away from under it. Nothing is ever served because of it.
  *
  * Threads: one, the refresher.
  */
 #ifndef VS_VM_OBSERVE_DIRS_H
 #define VS_VM_OBSERVE_DIRS_H
 
+#include "vm/observe/peek.h"
 #include "vm/util/strmap.h"
 
+struct vm_headers;
+
 struct vm_dirs {
+	struct vm_headers *files; /* borrowed: who knows which devices are virt-snapfs mounts */
+	/* private */
 	struct vm_strmap table;
 	uint64_t round;
+	bool closely;
 };
 
 void vm_dirs_fini(struct vm_dirs *dirs);
-void vm_dirs_round(struct vm_dirs *dirs);
+/* @closely: nothing that was seen before is taken on trust in this round. */
+void vm_dirs_round(struct vm_dirs *dirs, bool closely);
 
-/* Looks again at what the last round looked at. False: another set of files looks like qcow2 than did then. */
+/* Looks again at what the last round looked at. False: something else is found than was then. */
 bool vm_dirs_quiet(struct vm_dirs *dirs);
 
-/* Calls @found for every regular file in @dir that looks like qcow2, or that cannot be opened to be looked at, in no order. 0;
- * a negative errno: the directory cannot be listed, so nobody knows what lies in it. -ENOENT: there is none. */
-int vm_dirs_list(struct vm_dirs *dirs, const char *dir, void (*found)(const char *path, void *opaque), void *opaque);
+/* A file or device that does not stand alone, for all that is known. Borrowed. */
+struct vm_dirs_file {
+	const char *path;
+	uint64_t dev, ino;              /* of what the path leads to, as in struct q2_stamp; 0: unknown */
+	const struct vm_peeked *peeked; /* unless */
+	int code;                       /* it could not be asked: negative errno */
+	const char *why;                /* "cannot be read: Permission denied" */
+};
+typedef void vm_dirs_found(const struct vm_dirs_file *file, void *opaque);
+
+/* Calls @found for every such file in a directory, in no order, or, if @single, for the file or device at @path itself. 0; a negative
+ * errno: the directory cannot be listed, so nobody knows what lies in it. -ENOENT: there is none. */
+int vm_dirs_list(struct vm_dirs *dirs, const char *path, bool single, vm_dirs_found *found, void *opaque);
 
 #endif

@@ -55,16 +55,21 @@ static void list_mounts(struct vm_headers *files)
 		fclose(f);
 }
 
-bool vm_header_is_exposed(struct vm_headers *files, const struct q2_stamp *now)
+bool vm_headers_is_mount(struct vm_headers *files, uint64_t dev)
 {
-	if (now->block || major(now->dev) != 0) /* file systems without a device have major number 0 */
+	if (major(dev) != 0) /* file systems without a device have major number 0 */
 		return false;
 	if (files->mounts_round != files->round)
 		list_mounts(files);
 	for (size_t i = 0; i < files->n_mounts; i++)
-		if (files->mounts[i] == now->dev)
+		if (files->mounts[i] == dev)
 			return true;
 	return false;
+}
+
+bool vm_header_is_exposed(struct vm_headers *files, const struct q2_stamp *now)
+{
+	return !now->block && vm_headers_is_mount(files, now->dev);
 }
 
 bool vm_header_exposed(struct vm_headers *files, struct vm_header *f, const struct q2_stamp *now)

@@ -109,6 +109,18 @@ uint64_t vm_headers_round(struct vm_headers *files)
 	return files->round;
 }
 
+static bool distrust(void *thing, void *opaque)
+{
+	(void)opaque;
+	((struct vm_header *)thing)->racy = true;
+	return true;
+}
+
+void vm_headers_distrust(struct vm_headers *files)
+{
+	vm_strmap_filter(&files->table, distrust, NULL);
+}
+
 struct vm_header *vm_header_at(struct vm_headers *files, const char *path, enum q2_format format)
 {
 	vs_autofree char *key = NULL;

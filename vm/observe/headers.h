@@ -54,6 +54,12 @@ void vm_headers_free(struct vm_headers *files);
 /* Begins a round and returns its number (1, 2, ...). Files nobody asked for in the last few rounds are forgotten. */
 uint64_t vm_headers_round(struct vm_headers *files);
 
+/* Nothing that is remembered is taken on trust any more: every file is read again when it is looked at next. */
+void vm_headers_distrust(struct vm_headers *files);
+
+/* Is this the device number of a virt-snapfs mount? What lies there may be asked for with stat(2), and is never opened. */
+bool vm_headers_is_mount(struct vm_headers *files, uint64_t dev);
+
 /*
  * Looks again at all that the last round looked at. True: there is nothing to be seen that was not there then, and the
  * files count as looked at in this round too. False: somebody should look properly. Files with `live` set may be

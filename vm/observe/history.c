@@ -12,7 +12,6 @@
 #include "vm/util/strmap.h"
 
 #define KEPT_LOOKS 256
-#define COMMITS_MAX 4096
 
 struct seen_file {
 	struct vm_watch watch;
@@ -247,8 +246,7 @@ static int add_commit(struct vm_history *memory, struct seen_commit commit)
 		*c = commit;
 		return 0;
 	}
-	if (memory->n_commits == COMMITS_MAX)
-		return 0;
+	/* As many as there were jobs on files that still exist: one that was dropped would no more be told of what it harmed. */
 	list = realloc(memory->commits, (memory->n_commits + 1) * sizeof(*list));
 	if (!list)
 		return -ENOMEM;

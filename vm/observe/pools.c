@@ -23,14 +23,19 @@ static void pool_fini(struct vm_pool *p)
 	free(p->dir);
 }
 
+static void add_problem(struct vm_pools *pools, const char *sentence)
+{
+	pools->problems = xreallocarray(pools->problems, pools->n_problems + 1, sizeof(*pools->problems));
+	pools->problems[pools->n_problems++] = xstrdup(sentence);
+}
+
 /* "what: libvirt's sentence", of the call that has just failed. */
-static void add_problem(struct vm_pools *pools, const char *what)
+static void add_refusal(struct vm_pools *pools, const char *what)
 {
 	struct vs_err err = {0};
 
 	vm_virterr_set(&err, "%s", what);
-	pools->problems = xreallocarray(pools->problems, pools->n_problems + 1, sizeof(*pools->problems));
-	pools->problems[pools->n_problems++] = xstrdup(err.msg);
+	add_problem(pools, err.msg);
 }
 
 static void drop_problems(struct vm_pools *pools)
@@ -78,17 +83,23 @@ static void read_volumes(struct vm_pools *pools, virStoragePoolPtr pool, struct 
 	if (n < 0) {
 		vs_autofree char *what = xasprintf("the volumes of storage pool '%s'", virStoragePoolGetName(pool));
 
-		add_problem(pools, what);
+		add_refusal(pools, what);
 		return;
 	}
-	p->volumes = calloc((size_t)n + 1, sizeof(*p->volumes));
+	p->volumes = xcalloc((size_t)n + 1, sizeof(*p->volumes));
 	for (int i = 0; i < n; i++) {
-		char *path = p->volumes ? virStorageVolGetPath(vols[i]) : NULL;
+		char *path = virStorageVolGetPath(vols[i]);
 
-		if (path && path[0] == '/')
+		if (!path) {
+			vs_autofree char *what = xasprintf("volume '%s' of storage pool '%s'", virStorageVolGetName(vols[i]),
+							   virStoragePoolGetName(pool));
+
+			add_refusal(pools, what);
+		} else if (path[0] == '/') {
 			p->volumes[p->n_volumes++] = path;
-		else
+		} else { /* no file of this host */
 			free(path);
+		}
 		virStorageVolFree(vols[i]);
 	}
 	free(vols);
@@ -99,13 +110,21 @@ static bool read_pool(struct vm_pools *pools, virStoragePoolPtr pool, struct vm_
 {
 	vs_autofree char *xml = virStoragePoolGetXMLDesc(pool, 0);
 	struct vm_xml_pool *parsed = NULL;
+	vs_autofree char *what = xasprintf("storage pool '%s'", virStoragePoolGetName(pool));
+	struct vs_err err = {0};
 	bool useful;
+	int r;
 
 	*p = (struct vm_pool){0};
-	if (!xml || vm_xml_pool_parse(xml, &parsed, NULL) < 0) {
-		vs_autofree char *what = xasprintf("storage pool '%s'", virStoragePoolGetName(pool));
+	if (!xml) {
+		add_refusal(pools, what);
+		return false;
+	}
+	r = vm_xml_pool_parse(xml, &parsed, &err);
+	if (r < 0) {
+		vs_autofree char *sentence = xasprintf("%s: %s", what, vs_err_text(&err, r));
 
-		add_problem(pools, what);
+		add_problem(pools, sentence);
 		return false;
 	}
 	p->name = vs_steal(parsed->name);
@@ -129,7 +148,7 @@ static int by_name(const void *a, const void *b)
 	return strcmp(virStoragePoolGetName(x), virStoragePoolGetName(y));
 }
 
-/* The names, each with its end of line. Gives; NULL: no memory. */
+/* The names, each with its end of line. Gives. */
 static char *names_of(virStoragePoolPtr *list, int n)
 {
 	char *names = NULL;
@@ -137,13 +156,11 @@ static char *names_of(virStoragePoolPtr *list, int n)
 	FILE *f = open_memstream(&names, &len);
 
 	if (!f)
-		return NULL;
+		xoom();
 	for (int i = 0; i < n; i++)
 		fprintf(f, "%s\n", virStoragePoolGetName(list[i]));
-	if (fclose(f)) {
-		free(names);
-		return NULL;
-	}
+	if (fclose(f))
+		xoom();
 	return names;
 }
 
@@ -172,12 +189,8 @@ static int read_pools(struct vm_pools *pools, virStoragePoolPtr *list, int n, bo
 {
 	struct vm_pools next = { .listed_ns = vm_steady_ns() };
 
-	next.pools = calloc((size_t)n + 1, sizeof(*next.pools));
+	next.pools = xcalloc((size_t)n + 1, sizeof(*next.pools));
 	next.names = names_of(list, n);
-	if (!next.pools || !next.names) {
-		vm_pools_fini(&next);
-		return -ENOMEM;
-	}
 	for (int i = 0; i < n; i++)
 		next.n += read_pool(&next, list[i], &next.pools[next.n]);
 	*changed = !same_pools(pools, &next);
@@ -200,13 +213,13 @@ int vm_pools_poll(struct vm_pools *pools, virConnectPtr conn, bool force, bool *
 			return 0;
 		*changed = !pools->n_problems;
 		drop_problems(pools);
-		add_problem(pools, "the storage pools cannot be listed");
+		add_refusal(pools, "the storage pools cannot be listed");
 		free(vs_steal(pools->names)); /* to be read anew when it can be listed again */
 		return r;
 	}
 	qsort(list, (size_t)n, sizeof(virStoragePoolPtr), by_name);
 	names = names_of(list, n);
-	if (force || !pools->names || !names || strcmp(pools->names, names) ||
+	if (force || !pools->names || strcmp(pools->names, names) ||
 	    vm_steady_ns() - pools->listed_ns > LIST_AGAIN_NS)
 		r = read_pools(pools, list, n, changed);
 	for (int i = 0; i < n; i++)
