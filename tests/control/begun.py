@@ -631,6 +631,29 @@ def hangs_in_start(lab, running, targets):
     lab.starts(g)
 
 
+# ---------------------------------------------------------------- what appears while we are busy
+
+@case("row 31: what appears while a repair is at work is looked at by retention", [(False, TWO)])
+def appears_during_repair(lab, running, targets):
+    """It waits for somebody's copy in the guest that it is to end."""
+    g = lab.guest(False, TWO, build=large("ab"), size=SIZE)
+    lab.does(g, "1 match=x*", "retain")
+    leave_paused(lab, g, "pull")
+    virsh(["blockcopy", g.name, "vdb", g.dir + "/copy", "--transient-job"])
+    lab.mount.up()
+    lab.listed(g)
+    until("the repair", lambda: None if re.search("wait for the job that another tool", lab.text(g, "log")) else "does not wait: %s" % lab.text(g, "log"))
+    for i in 1, 2:
+        g.redefine(re.sub(r"<creationTime>(\d+)</", lambda m: "<creationTime>%d</" % (int(m.group(1)) + i),
+                          g.record("b").replace("<name>b</name>", "<name>x%d</name>" % i)))
+    until("they", lambda: None if "x2" in lab.snapshots(g) else "are not listed")
+    virsh(["blockjob", g.name, "vdb", "--abort"])
+    until("retention", lambda: "does not come: %s" % lab.text(g, "log") if "x1" in g.names() else None, 30)
+    if sorted(g.names()) != ["a", "b", "x2"]:
+        raise Wrong("left are %s" % g.names())
+    lab.intact(g, may_go=[g.dir + "/copy"])
+
+
 # ---------------------------------------------------------------- mounts beside each other
 
 @case("row 30: two mounts with other environments share the lock", few=1)

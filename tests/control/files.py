@@ -96,6 +96,35 @@ def on_the_mount(lab, running, targets):
     lab.starts(g)
 
 
+@case("row 8: a disk is a loop device on an image of the domain itself", SHUT_OFF, few=1)
+def own_loop(lab, running, targets):
+    """And on a file that was removed since: then it may be any."""
+    g = lab.guest(False, targets, "ab")
+    device = sh("losetup", "-f", "--show", "-r", g.file("vda", "a")).stdout.strip()
+    try:
+        disk = ("<disk type='block' device='disk'><driver name='qemu' type='qcow2'/><source dev='%s'/><target dev='vdz' bus='virtio'/>"
+                "<readonly/></disk></devices>")
+        g.define(g.xml().replace("</devices>", disk % device))
+        g.remember()
+        lab.refused(g, "commit b", NO, "vdz|%s" % device)
+        g.define()
+        h = lab.guest(False, ONE, None)
+        other = os.path.join(h.dir, "other")
+        os.link(h.file("vda"), other)
+        sh("losetup", "-d", device)
+        device = sh("losetup", "-f", "--show", "-r", other).stdout.strip()
+        os.unlink(other)
+        h.define(h.xml().replace("</devices>", disk % device))
+        g.remember()
+        lab.refused(g, "commit b", NO, device + ".*removed")
+        h.define()
+    finally:
+        sh("losetup", "-d", device)
+    lab.does(g, "delete b")
+    g.forget("b")
+    lab.intact(g, may_go=[g.file(t, "b") for t in targets])
+
+
 @case("row 8: a guest stands on a loop device on a file of this mount")
 def on_a_loop(lab, running, targets):
     g = lab.guest(running, ONE, "abc")

@@ -52,6 +52,16 @@ want_gone demo sixth vda vdb
 mount_snapfs "$M" -o refresh=0.5 "$URI" || die 'no second mount'
 verify_listing 'mounted again: what virsh did meanwhile' "$M" demo
 verify_bytes 'and the bytes' "$M" demo
+# Each command is one more user of the one connection that an embedded driver can have.
+many() {
+	local i
+	for i in {1..25}; do
+		echo 'hold fifth' >"$M/demo/ctl" && echo 'release fifth' >"$M/demo/ctl" || { head -n 1 "$M/demo/ctl"; return 1; }
+	done
+}
+check 'fifty commands' many
+check 'commands that take, merge and remove' bash -c 'for i in 1 2 3 4; do echo "create n$i" >"$1" && echo "delete n$i" >"$1" || exit; done' - "$M/idle/ctl"
+verify_bytes 'and the bytes after them' "$M" demo
 # The daemon opens libvirt after its fork: in the background too.
 unmount_snapfs "$M"
 "$SNAPFS" "$URI" "$M"

@@ -691,6 +691,26 @@ Test(vm_graph, a_record_that_skips_a_layer_is_corrected_by_the_header)
 	vm_verdict_fini(&v);
 }
 
+Test(vm_graph, a_record_that_contradicts_our_note_is_not_believed)
+{
+	struct lab l;
+
+	lab_init(&l); /* as above, but s3's overlay went with a revert, and somebody has written a new header into o2 */
+	snap(&l, WEB, S2, "s3", 220, S1, O1, SPARE);
+	l.domains[WEB].n_snapshots = 2;
+	struct q2_stamp then = l.files[O2].stamp;
+	l.snapdisks[WEB][S2].froze = &then;
+	struct vm_verdict v = verdict_of(&l, WEB, S2);
+	cr_expect_eq(v.layers[0], O2);
+	vm_verdict_fini(&v);
+	l.files[O2].stamp.mtime_ns++;
+	expect_in(&l, WEB, S2, VM_STALE, "it froze '/i/o2', which was written since");
+	l.files[O2].stamp.btime_ns = INT64_C(1000000000000); /* another one, with its inode number */
+	v = verdict_of(&l, WEB, S2);
+	cr_expect_neq(v.layers[0], O2);
+	vm_verdict_fini(&v);
+}
+
 Test(vm_graph, a_file_that_we_wrote_to_is_known_by_its_stamp)
 {
 	struct lab l;
@@ -1312,6 +1332,34 @@ Test(vm_graph, who_stands_on_a_file_of_a_mount_needs_the_snapshot_and_its_layers
 	vm_graph_free(graph);
 	l.snapdisks[WEB][S2].ino = 1234;
 	expect_doubt(&l, WEB, "'/i/spare2' is a file of another virt-snapfs mount");
+}
+
+Test(vm_graph, a_device_that_shows_an_unknown_file_is_in_doubt_also_where_a_running_domain_has_it)
+{
+	struct lab l;
+	const int chain[] = {SPARE};
+
+	lab_init(&l);
+	l.files[SPARE].format = Q2_FORMAT_RAW;
+	l.files[SPARE].hidden = "is a loop device on a file that was removed";
+	l.disks[OTHER].top = SPARE;
+	l.disks[OTHER].format = Q2_FORMAT_RAW;
+	expect_doubt(&l, WEB, "'/i/spare' is a loop device on a file that was removed");
+	l.domains[OTHER].running = true;
+	l.disks[OTHER].chain = chain;
+	l.disks[OTHER].n_chain = 1;
+	expect_doubt(&l, WEB, "'/i/spare' is a loop device on a file that was removed");
+}
+
+Test(vm_graph, where_locks_cannot_be_read_nobody_knows_who_writes)
+{
+	struct lab l;
+
+	lab_init(&l);
+	l.files[O1].locks_error = -ENOLCK;
+	expect_in(&l, WEB, S1, VM_OK, NULL);
+	expect_in(&l, WEB, S2, VM_UNSUPPORTED, "its locks cannot be read");
+	expect_in(&l, WEB, S3, VM_UNSUPPORTED, "its locks cannot be read");
 }
 
 Test(vm_graph, the_file_behind_a_loop_device_is_needed)

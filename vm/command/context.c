@@ -334,7 +334,7 @@ static int find_theirs(struct vm_context *cx, struct vm_meta **theirs, struct vs
 	return 0;
 }
 
-/* No hold of theirs is lost, nor what they took; nor a policy or a mark, unless we have one ourselves. */
+/* No hold of theirs is lost, nor what they took, nor a mark where we have none. The policy is theirs: we have only read it since. */
 static void adopt(struct vm_meta *meta, const struct vm_meta *theirs)
 {
 	for (size_t i = 0; i < theirs->n_snapshots; i++) {

@@ -29,6 +29,8 @@
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
+#define NO_PATH "?" /* a base that is no file of this host */
+
 /* ---------------------------------------------------------------- life */
 
 void vm_merge_fini(struct vm_merge *m)
@@ -434,7 +436,7 @@ static int plan_disk(struct vm_merge *m, const struct vm_context_record *record,
 	int base = path ? vm_context_layer(m->cx, path) : -1;
 
 	d->target = xstrdup(first->target);
-	d->base = xstrdup(path ? path : first->frozen && first->frozen->source.text ? first->frozen->source.text : "?");
+	d->base = xstrdup(path ? path : first->frozen && first->frozen->source.text ? first->frozen->source.text : NO_PATH);
 	d->format = format;
 	if (base >= 0) {
 		d->block = layer_at(m, base)->stamp.block;

@@ -31,6 +31,7 @@ struct vm_slot {
 	size_t n_seen;
 	bool greeted;               /* seen is filled */
 	bool repaired;
+	bool paused;                /* it was so when it was last seen with nobody of ours at work */
 	bool prune_due;             /* a snapshot appeared that no pruning has looked at yet */
 };
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/libvirt/conn.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/log.h"
 
@@ -120,12 +121,11 @@ static int open_connection(struct vm_request *q, virConnectPtr *conn, struct vs_
 	r = vm_refresher_poll(q->engine->refresher, REFRESH_MS); /* a libvirt that hangs would keep virConnectOpen() for ever */
 	if (r == -ETIMEDOUT || r == -EHOSTDOWN)
 		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "libvirt does not answer");
-	*conn = virConnectOpen(q->engine->options.uri);
+	*conn = vm_conn_plain(q->engine->options.uri, false);
 	if (!*conn) {
 		r = vm_virterr_set(err, "libvirt cannot be reached");
 		return r == -ETIMEDOUT ? r : -EHOSTDOWN; /* the errno of its socket says nothing about snapshots */
 	}
-	virConnectSetKeepAlive(*conn, 5, 3);
 	return 0;
 }
 

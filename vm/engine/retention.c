@@ -124,6 +124,17 @@ void vm_engine_repair_later(struct vm_engine *e, struct vm_slot *slot, bool prun
 	pthread_mutex_unlock(&e->lock);
 }
 
+/* Has it come up paused since nobody of ours is at work? A libvirt that went away while it started a guest for us may do so long after. */
+static bool came_up_locked(struct vm_slot *slot, const struct vm_domain *d)
+{
+	bool before = slot->paused;
+
+	if (slot->running)
+		return false;
+	slot->paused = !strcmp(d->state, "paused");
+	return slot->paused && !before;
+}
+
 /* A policy that comes later looks at all there is. */
 static void nothing_due(struct vm_engine *e, struct vm_slot *slot)
 {
@@ -141,7 +152,7 @@ static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
 	slot = vm_slot_locked(e, d->uuid);
 	if (slot) {
 		slot->prune_due |= new_ones_locked(slot, d);
-		repair = !slot->repaired;
+		repair = came_up_locked(slot, d) || !slot->repaired;
 		slot->repaired = true;
 		due = slot->prune_due && !slot->running && !e->stop;
 	}

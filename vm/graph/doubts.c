@@ -11,7 +11,8 @@
  *   - it names what it stands on in a way that was not followed (a URL, options, no format), or the gate refuses that and it is no
  *     image that is known from elsewhere;
  *   - it is of a format that is not read here and that can stand on something;
- *   - it is a file of a virt-snapfs mount that shows no snapshot of ours.
+ *   - it is a file of a virt-snapfs mount that shows no snapshot of ours;
+ *   - it is a device that shows a file, and nobody can tell which.
  *
  * Besides, the inventory tells what it could not look at: records, definitions, directories, images that are no files here.
  *
@@ -115,6 +116,9 @@ static bool in_doubt(const struct vm_graph *g, int file, struct vm_graph_doubt *
 		doubt->why = "is a file of another virt-snapfs mount";
 		return true;
 	}
+	doubt->why = f->hidden; /* a running domain has it open, and does not see behind it either */
+	if (f->hidden)
+		return true;
 	doubt->why = f->opaque;
 	if (f->opaque)
 		return !known_from_running(g, file);

@@ -155,6 +155,24 @@ static void redirect(struct vm_hearing *h)
 	h->verdict.format = overlay->below_format;
 }
 
+/* The record names one file, our note another one, which is there and is not what it was: nobody knows which of them has the data. A
+ * file that was born after the snapshot only has that one's inode number. */
+static bool judge_note(struct vm_hearing *h)
+{
+	const struct q2_stamp *then = h->disk->froze;
+	const struct vm_fact_file *pit = vm_graph_file(h->g, h->pit);
+
+	if (h->disk->mode != VM_MODE_EXTERNAL || !then || (!pit->error && pit->stamp.ino == then->ino))
+		return false;
+	for (size_t i = 0; i < h->g->facts->n_files; i++) {
+		const struct vm_fact_file *f = vm_graph_file(h->g, (int)i);
+
+		if (!f->error && !f->stamp.block && f->stamp.ino == then->ino && f->stamp.btime_ns <= (h->snap->created_s + 1) * INT64_C(1000000000))
+			return say(h, VM_STALE, "it froze '%s', which was written since, and libvirt's record names '%s'", f->path, pit->path);
+	}
+	return false;
+}
+
 static bool judge_chain(struct vm_hearing *h)
 {
 	const struct vm_fact_file *culprit;
@@ -222,6 +240,9 @@ static bool judge_locks(struct vm_hearing *h)
 	for (size_t i = h->first; i < h->chain.n; i++) {
 		if (written_by_running_domain(h, i) || explained_by_running(h, i))
 			continue;
+		if (vm_hearing_layer(h, i)->locks_error)
+			return say(h, VM_UNSUPPORTED, "nobody can tell whether '%s' is open for writing: its locks cannot be read: %s",
+				   vm_hearing_layer(h, i)->path, strerror(-vm_hearing_layer(h, i)->locks_error));
 		if (vm_hearing_layer(h, i)->writer)
 			return say(h, VM_BUSY, "'%s' is open for writing in some process", vm_hearing_layer(h, i)->path);
 		if (vm_hearing_layer(h, i)->no_read)
@@ -460,6 +481,8 @@ static void judge(struct vm_hearing *h)
 	if (judge_record(h))
 		return;
 	redirect(h);
+	if (judge_note(h))
+		return;
 	vm_hearing_find_moment(h);
 	if (judge_chain(h) || (vm_hearing_internal(h) && judge_entry(h)))
 		return;

@@ -17,7 +17,8 @@
 #define ASK_AGAIN_NS (60 * VM_NS_PER_S)
 
 struct volume {
-	char *path; /* NULL: libvirt does not know */
+	char *path;     /* NULL: libvirt does not know */
+	bool elsewhere; /* it does, and it is no file of this host */
 	int64_t asked_ns;
 };
 
@@ -38,8 +39,8 @@ void vm_build_cache_fini(struct vm_build_cache *cache)
 
 /* ---------------------------------------------------------------- sources */
 
-/* Asks libvirt where a volume lies. Gives; NULL where it does not know. */
-static char *ask_volume(virConnectPtr conn, const char *pool_name, const char *volume)
+/* Asks libvirt where a volume lies. Gives; NULL where it does not know, or says that it is no file of this host. */
+static char *ask_volume(virConnectPtr conn, const char *pool_name, const char *volume, bool *elsewhere)
 {
 	virStoragePoolPtr pool = virStoragePoolLookupByName(conn, pool_name);
 	virStorageVolPtr vol = pool ? virStorageVolLookupByName(pool, volume) : NULL;
@@ -49,6 +50,8 @@ static char *ask_volume(virConnectPtr conn, const char *pool_name, const char *v
 		virStorageVolFree(vol);
 	if (pool)
 		virStoragePoolFree(pool);
+	if (path)
+		*elsewhere = path[0] != '/';
 	if (path && path[0] == '/')
 		return path;
 	free(path);
@@ -61,18 +64,13 @@ static struct volume *volume_of(struct vm_build *sk, const struct vm_xml_source 
 	vs_autofree char *key = NULL;
 	struct volume *v;
 
-	if (asprintf(&key, "%s\n%s", source->pool, source->volume) < 0) {
-		key = NULL;
-		return NULL;
-	}
+	key = xasprintf("%s\n%s", source->pool, source->volume);
 	v = vm_strmap_get(volumes, key);
 	if (v)
 		return v;
-	v = calloc(1, sizeof(*v));
-	if (v && vm_strmap_put(volumes, key, v) < 0) {
-		free(v);
-		return NULL;
-	}
+	v = xcalloc(1, sizeof(*v));
+	if (vm_strmap_put(volumes, key, v) < 0)
+		xoom();
 	return v;
 }
 
@@ -83,10 +81,8 @@ static const char *volume_path(struct vm_build *sk, const struct vm_xml_source *
 	int64_t now_ns = vm_steady_ns();
 	char *path;
 
-	if (!v)
-		return NULL;
 	if (!v->asked_ns || v->asked_ns < sk->cache->stale_ns || now_ns - v->asked_ns > ASK_AGAIN_NS) {
-		path = ask_volume(vm_conn_ptr(sk->conn), source->pool, source->volume);
+		path = ask_volume(vm_conn_ptr(sk->conn), source->pool, source->volume, &v->elsewhere);
 		v->asked_ns = now_ns;
 		if (path && v->path && !strcmp(path, v->path)) {
 			free(path);
@@ -127,9 +123,11 @@ int vm_build_file(struct vm_build *sk, const struct vm_xml_source *source, struc
 
 void vm_build_elsewhere(struct vm_build *sk, const struct vm_xml_source *source, const char *target, const char *owner)
 {
-	if (source->type == VM_SOURCE_NONE || vm_build_path(sk, source) || stands_alone(source->format_name))
+	bool lost = source->type == VM_SOURCE_VOLUME && !volume_of(sk, source)->elsewhere; /* it may be any file, of whatever format */
+
+	if (source->type == VM_SOURCE_NONE || vm_build_path(sk, source) || (!lost && stands_alone(source->format_name)))
 		return;
-	vm_drafts_unknown(&sk->set, -EPERM, "it is no file of this host that can be looked at", "%s, whose disk %s is a %s of format %s,",
+	vm_drafts_unknown(&sk->set, -EPERM, lost ? "libvirt does not tell where it lies" : "it is no file of this host that can be looked at", "%s, whose disk %s is a %s of format %s,",
 			  owner, target, source->text ? source->text : "remote image",
 			  source->format_name ? source->format_name : "unknown");
 }
@@ -325,7 +323,7 @@ static void draw_unknown(struct vm_build *sk, const struct vm_observed_domain *k
 	else if (k->running && !k->config)
 		vm_drafts_unknown(&sk->set, -EPERM, "the definition for its next start cannot be read", "domain '%s'", d->dir);
 	for (size_t i = 0; i < k->n_list; i++)
-		if (!k->list[i]->record)
+		if (!k->list[i]->record || k->list[i]->problem)
 			vm_drafts_unknown(&sk->set, -EPERM, k->list[i]->problem ? k->list[i]->problem : "its record cannot be read",
 					  "snapshot '%s' of domain '%s'", k->list[i]->name, d->dir);
 }

@@ -243,10 +243,11 @@ static void add_locks(const struct vm_drafts *set, int i)
 
 	if (!f->info)
 		return;
-	if (set->ask_locks || f->touched + 3 >= round || f->locks.writer || f->locks.no_read)
+	if (set->ask_locks || f->touched + 3 >= round || f->locks.writer || f->locks.no_read || f->locks_code)
 		vm_headers_locks(set->chains->files, f);
 	set->chains->fact[i].writer = f->locks.writer;
 	set->chains->fact[i].no_read = f->locks.no_read;
+	set->chains->fact[i].locks_error = f->locks_code;
 }
 
 static int add_memories(const struct vm_drafts *set, const struct vm_fact_domain *domains, size_t n_domains)

@@ -225,10 +225,59 @@ static void listen_close(struct vm_conn *conn)
 	virConnectRegisterCloseCallback(conn->ptr, on_close, conn->box, NULL);
 }
 
+/*
+ * An embedded driver is this process itself, and each virConnectOpen() registers it once more, for which libvirt has room some twenty
+ * times. So there is one connection, which everybody shares: its calls come from any thread, and none waits for another's.
+ */
+static pthread_mutex_t embed_lock = PTHREAD_MUTEX_INITIALIZER;
+static virConnectPtr embed; /* borrowed from the struct vm_conn that opened it */
+
+static bool is_embed(const char *uri)
+{
+	const char *path;
+
+	if (!uri)
+		uri = getenv("LIBVIRT_DEFAULT_URI");
+	path = uri ? strstr(uri, ":///embed") : NULL;
+	return path && (path[9] == '\0' || path[9] == '?');
+}
+
+static virConnectPtr shared_embed(const char *uri)
+{
+	virConnectPtr ptr = NULL;
+
+	if (!is_embed(uri))
+		return NULL;
+	pthread_mutex_lock(&embed_lock);
+	if (embed && virConnectRef(embed) == 0)
+		ptr = embed;
+	pthread_mutex_unlock(&embed_lock);
+	return ptr;
+}
+
+static void share_embed(const char *uri, virConnectPtr ptr)
+{
+	pthread_mutex_lock(&embed_lock);
+	if (is_embed(uri))
+		embed = ptr;
+	pthread_mutex_unlock(&embed_lock);
+}
+
+static void unshare_embed(virConnectPtr ptr)
+{
+	pthread_mutex_lock(&embed_lock);
+	if (embed == ptr)
+		embed = NULL;
+	pthread_mutex_unlock(&embed_lock);
+}
+
 static virConnectPtr connect_to(const char *uri, bool read_only, struct vs_err *err)
 {
-	virConnectPtr ptr = read_only ? virConnectOpenReadOnly(uri) : virConnectOpen(uri);
+	virConnectPtr ptr = shared_embed(uri);
 
+	if (ptr)
+		return ptr;
+	ptr = read_only ? virConnectOpenReadOnly(uri) : virConnectOpen(uri);
 	if (!ptr)
 		vm_virterr_set(err, "%s", uri ? uri : "libvirt's default connection");
 	if (!ptr && read_only)
@@ -259,6 +308,7 @@ int vm_conn_open(const struct vm_conn_options *options, struct vm_conn **out, st
 		free(conn);
 		return vs_err_set(err, why.code, "%s", why.msg);
 	}
+	share_embed(options->uri, conn->ptr);
 	listen_close(conn);
 	listen_domains(conn);
 	listen_pools(conn);
@@ -278,6 +328,7 @@ void vm_conn_close(struct vm_conn *conn)
 	for (size_t i = 0; i < conn->n_pool_events; i++)
 		virConnectStoragePoolEventDeregisterAny(conn->ptr, conn->pool_events[i]);
 	virConnectUnregisterCloseCallback(conn->ptr, on_close);
+	unshare_embed(conn->ptr);
 	virConnectClose(conn->ptr);
 	box_unref(conn->box);
 	free(conn);

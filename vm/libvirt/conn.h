@@ -26,7 +26,8 @@ struct vm_conn_options {
 int vm_conn_open(const struct vm_conn_options *options, struct vm_conn **out, struct vs_err *err);
 void vm_conn_close(struct vm_conn *conn);
 
-/* A connection and nothing around it, as vm_conn_open() makes it. NULL: it cannot be had. */
+/* A connection and nothing around it, as vm_conn_open() makes it: of the caller's own, but for an embedded driver, of which there is one.
+ * virConnectClose() it. NULL: it cannot be had, and libvirt's last error says why. */
 virConnectPtr vm_conn_plain(const char *uri, bool read_only);
 
 virConnectPtr vm_conn_ptr(struct vm_conn *conn); /* borrowed */

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <pthread.h>
 
+#include "vm/libvirt/conn.h"
 #include "vm/libvirt/dom.h"
 #include "vm/util/clock.h"
 #include "vm/util/fault.h"
@@ -91,7 +92,7 @@ static virDomainPtr ask_elsewhere(virDomainPtr dom)
 {
 	char uuid[VIR_UUID_STRING_BUFLEN];
 	vs_autofree char *uri = virConnectGetURI(virDomainGetConnect(dom));
-	virConnectPtr conn = uri ? virConnectOpen(uri) : NULL;
+	virConnectPtr conn = uri ? vm_conn_plain(uri, false) : NULL;
 	virDomainPtr other = NULL;
 
 	if (conn && virDomainGetUUIDString(dom, uuid) == 0)

@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <stdio.h>
 
+#include "vm/libvirt/conn.h"
 #include "vm/libvirt/dom.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
@@ -137,7 +138,7 @@ static int open_other(struct vm_fsfreeze *f, virDomainPtr dom, struct vs_err *er
 	vs_autofree char *uri = virConnectGetURI(virDomainGetConnect(dom));
 	char uuid[VIR_UUID_STRING_BUFLEN];
 
-	f->conn = uri ? virConnectOpen(uri) : NULL;
+	f->conn = uri ? vm_conn_plain(uri, false) : NULL;
 	if (f->conn && virDomainGetUUIDString(dom, uuid) == 0)
 		f->dom = virDomainLookupByUUIDString(f->conn, uuid);
 	return f->dom ? 0 : vm_dom_virterr(dom, err, "a second connection to libvirt");

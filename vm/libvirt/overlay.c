@@ -259,6 +259,14 @@ static int give_name(int fd, const char *path)
 	return linkat(AT_FDCWD, self, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
 }
 
+/* Is what lies there the file that we made? */
+static bool is_ours(const struct vm_overlay *o)
+{
+	struct stat st;
+
+	return o->ino && lstat(o->path, &st) == 0 && st.st_dev == o->dev && st.st_ino == o->ino;
+}
+
 /* Owners are only changed by those who may, and libvirt may see to it anyway: no failure. */
 static int make_empty(struct vm_overlay *o, const struct maker *maker, struct vs_err *err)
 {
@@ -277,16 +285,16 @@ static int make_empty(struct vm_overlay *o, const struct maker *maker, struct vs
 		return open_error(o->path, err);
 	if (fchown(fd, below.st_uid, below.st_gid) < 0)
 		errno = 0;
+	o->dev = st.st_dev;
+	o->ino = st.st_ino;
 	r = maker->making ? maker->making(maker->opaque, o->path, fd, err) : 0;
-	if (r < 0 && !nameless)
+	if (r < 0 && !nameless && is_ours(o))
 		unlink(o->path); /* it was made a moment ago, and not in place of another */
 	if (r < 0)
 		return r;
 	vm_fault();
 	if (nameless && give_name(fd, o->path) < 0)
 		return open_error(o->path, err);
-	o->dev = st.st_dev;
-	o->ino = st.st_ino;
 	return 0;
 }
 
@@ -305,14 +313,6 @@ static int sync_overlay(const char *path, struct vs_err *err)
 	if (r == 0)
 		r = sync_path(dir, O_DIRECTORY);
 	return r < 0 ? vs_err_set(err, r, "overlay '%s': %s", path, strerror(-r)) : 0;
-}
-
-/* Is what lies there the file that we made? */
-static bool is_ours(const struct vm_overlay *o)
-{
-	struct stat st;
-
-	return o->ino && lstat(o->path, &st) == 0 && st.st_dev == o->dev && st.st_ino == o->ino;
 }
 
 static int make(struct vm_overlay *o, const struct maker *maker, struct vs_err *err)

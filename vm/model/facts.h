@@ -32,9 +32,11 @@ struct vm_fact_file {
 	int shows;              /* a loop device: the file that it shows. VM_NO_FILE: it is none */
 	uint64_t exposes;       /* a file of some virt-snapfs mount, which is never opened: the inode number of the snapshot's disk
 	                         * (vm_fact_snapdisk.ino) that it shows. 0: it is none */
+	const char *hidden;     /* NULL, or why nobody can tell which file it shows: "is a loop device on a file that was removed" */
 	const char *opaque;     /* NULL, or why nobody can tell what it stands on, although it may be readable as @format */
 
 	bool writer, no_read;   /* of struct q2_locks */
+	int locks_error;        /* 0, or why nobody can tell: negative errno */
 
 	/* What is remembered of it, see observe/watch.h. */
 	unsigned written_at;    /* last poll that found it changed although nobody should have written it */

@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vm/util/mem.h"
+
 #define SETTLE_ROUNDS 3 /* how long a file that was written is worth a proper look, for its lock bytes */
 #define GROWTH_NEWS (UINT64_C(1) << 20)
 
@@ -26,17 +28,11 @@ static struct vm_backing *backing_find(struct vm_header *f, struct q2_gate *gate
 
 static struct vm_backing *backing_new(struct vm_header *f, struct q2_gate *gate, const char *name, const char *format)
 {
-	struct vm_backing *e = calloc(1, sizeof(*e));
+	struct vm_backing *e = xcalloc(1, sizeof(*e));
 
-	if (!e)
-		return NULL;
 	e->gate = q2_gate_ref(gate);
-	e->name = strdup(name);
-	e->format = format ? strdup(format) : NULL;
-	if (!e->name || (format && !e->format)) {
-		vm_backing_free(e);
-		return NULL;
-	}
+	e->name = xstrdup(name);
+	e->format = format ? xstrdup(format) : NULL;
 	e->next = f->backings;
 	f->backings = e;
 	return e;
@@ -84,6 +80,8 @@ static void backing_passed(struct vm_headers *files, struct vm_backing *e, struc
 		e->code = -ENOMEM;
 		return;
 	}
+	if (below->looked != files->round)
+		vm_header_find_shown(below, true, &now);
 	if (below->looked != files->round && !vm_header_fresh(below, true, &now)) {
 		vm_header_set_stamp(files, below, true, &now);
 		vm_header_read(files, below, open_file);
@@ -172,11 +170,6 @@ static struct vm_header *named(struct vm_headers *files, struct vm_header *f, st
 	e = backing_find(f, gate, name, format);
 	if (!e)
 		e = backing_new(f, gate, name, format);
-	if (!e) {
-		*code = -ENOMEM;
-		*error = "out of memory";
-		return NULL;
-	}
 	if (e->looked != files->round)
 		backing_look(files, f, e);
 	if (e->below)

@@ -53,7 +53,7 @@ static int entry_of(struct vm_chains *c, struct vm_header *f)
 	c->fact[f->index] = (struct vm_fact_file){
 		.path = f->path, .error = f->code, .why = f->error, .format = f->format,
 		.info = f->format == Q2_FORMAT_QCOW2 ? f->info : NULL, .below = VM_NO_FILE, .data = VM_NO_FILE,
-		.shows = VM_NO_FILE, .exposes = f->exposes,
+		.shows = VM_NO_FILE, .exposes = f->exposes, .hidden = f->hidden,
 	};
 	if (f->found)
 		c->fact[f->index].stamp = f->stamp;

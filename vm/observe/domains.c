@@ -53,17 +53,13 @@ static struct vm_observed_domain *domain_of(struct vm_observed *observed, const 
 
 	if (d)
 		return d;
-	d = calloc(1, sizeof(*d));
-	if (!d)
-		return NULL;
-	d->uuid = strdup(uuid);
-	d->name = strdup(name);
+	d = xcalloc(1, sizeof(*d));
+	d->uuid = xstrdup(uuid);
+	d->name = xstrdup(name);
 	d->state = "no state";
 	d->log = vm_log_shelf_take(observed->shelf, uuid, name);
-	if (!d->uuid || !d->name || !d->log || vm_strmap_put(&observed->by_uuid, uuid, d) < 0) {
-		domain_free(d);
-		return NULL;
-	}
+	if (!d->log || vm_strmap_put(&observed->by_uuid, uuid, d) < 0)
+		xoom();
 	observed->changed = true;
 	return d;
 }
@@ -181,12 +177,10 @@ static void ask_definition(struct vm_observe *observe)
 
 static void rename_domain(struct vm_observe *observe, const char *name)
 {
-	char *copy = strcmp(observe->d->name, name) ? strdup(name) : NULL;
-
-	if (!copy)
+	if (!strcmp(observe->d->name, name))
 		return;
 	free(observe->d->name);
-	observe->d->name = copy;
+	observe->d->name = xstrdup(name);
 	observe->observed->changed = observe->closer = true;
 }
 
@@ -201,8 +195,6 @@ static bool look_at(struct vm_observed *observed, struct vm_conn *conn, const st
 	if (virDomainGetUUIDString(dom, uuid) < 0)
 		return true;
 	observe.d = domain_of(observed, uuid, virDomainGetName(dom));
-	if (!observe.d)
-		return true;
 	observe.closer = vm_hints_name(hints, uuid);
 	rename_domain(&observe, virDomainGetName(dom));
 	if (observe.d->running != running)
@@ -256,16 +248,13 @@ static int by_name(const void *a, const void *b)
 	return strcmp((*(struct vm_observed_domain *const *)a)->name, (*(struct vm_observed_domain *const *)b)->name);
 }
 
-static int list_domains(struct vm_observed *observed)
+static void list_domains(struct vm_observed *observed)
 {
 	free(observed->domains);
 	observed->n_domains = 0;
-	observed->domains = calloc(observed->by_uuid.n + 1, sizeof(*observed->domains));
-	if (!observed->domains)
-		return -ENOMEM;
+	observed->domains = xcalloc(observed->by_uuid.n + 1, sizeof(*observed->domains));
 	vm_strmap_filter(&observed->by_uuid, add_to_list, observed);
 	qsort(observed->domains, observed->n_domains, sizeof(*observed->domains), by_name);
-	return 0;
 }
 
 int vm_observe_poll(struct vm_observed *observed, struct vm_conn *conn, const struct vm_hints *hints, struct vs_err *err)
@@ -291,5 +280,6 @@ int vm_observe_poll(struct vm_observed *observed, struct vm_conn *conn, const st
 	vm_strmap_filter(&observed->by_uuid, still_there, observed);
 	observed->n_snapshots = first;
 	observed->turn = observed->turn + VM_OBSERVE_TURNS < first ? observed->turn + VM_OBSERVE_TURNS : 0;
-	return list_domains(observed);
+	list_domains(observed);
+	return 0;
 }

@@ -50,7 +50,10 @@ void vm_header_set_stamp(struct vm_headers *files, struct vm_header *f, bool fou
  * written down. */
 bool vm_header_exposed(struct vm_headers *files, struct vm_header *f, const struct q2_stamp *now);
 bool vm_header_is_exposed(struct vm_headers *files, const struct q2_stamp *now);
-/* Of a loop device: what it shows. */
+/* Which file does this device show, as @root (/sys/dev/block) tells? Gives *shows, or *hidden: why nobody can tell. Both stay NULL: it
+ * shows none. */
+void vm_window_find(const char *root, uint64_t rdev, char **shows, char **hidden);
+/* Of a device: what it shows. */
 void vm_header_find_shown(struct vm_header *f, bool found, const struct q2_stamp *now);
 /* Reads the header of @f, which is open. */
 void vm_header_read(struct vm_headers *files, struct vm_header *f, struct q2_file *open_file);

@@ -9,20 +9,25 @@
  * is
  * one is seen from its device number, of which /proc/self/mountinfo says whose it is.
  *
- * A loop device shows a file, and the kernel says which.
+ * A loop device shows a file, and the kernel says which; so do its partitions, and what device-mapper and the like make of it. Of
+ * those over several loop devices one file is told, and that there are more.
  */
 #include "vm/observe/headers-priv.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "vm/util/mem.h"
 
 #define MOUNTINFO "/proc/self/mountinfo"
 #define TYPE "fuse.virt-snapfs"
-#define LOOP_MAJOR 7
+#define DELETED " (deleted)"
+#define DELETED_LEN ((ssize_t)strlen(DELETED))
 
 /* ---------------------------------------------------------------- virt-snapfs mounts */
 
@@ -86,25 +91,104 @@ bool vm_header_exposed(struct vm_headers *files, struct vm_header *f, const stru
 
 /* ---------------------------------------------------------------- loop devices */
 
-void vm_header_find_shown(struct vm_header *f, bool found, const struct q2_stamp *now)
-{
-	char path[64];
-	size_t size = 0;
-	FILE *file;
-	ssize_t n;
+#define DEPTH_MAX 8
 
-	free(vs_steal(f->shows));
-	if (!found || !now->block || major(now->ino) != LOOP_MAJOR)
-		return;
-	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/loop/backing_file", major(now->ino), minor(now->ino));
-	file = fopen(path, "re");
-	n = file ? getline(&f->shows, &size, file) : -1;
+struct window {
+	char *shows, *hidden;
+};
+
+static void hide(struct window *w, const char *why)
+{
+	if (!w->hidden)
+		w->hidden = xstrdup(why);
+}
+
+/* One that shows nothing has no such file. */
+static void take_backing(struct window *w, const char *path)
+{
+	vs_autofree char *shown = NULL;
+	FILE *file = fopen(path, "re");
+	size_t size = 0;
+	ssize_t n = file ? getline(&shown, &size, file) : -1;
+	struct stat st;
+
 	if (file)
 		fclose(file);
-	if (n > 0 && f->shows[n - 1] == '\n')
-		f->shows[n - 1] = '\0';
-	if (n <= 0)
-		free(vs_steal(f->shows));
+	else if (errno == ENOENT || errno == ENXIO)
+		return;
+	if (n > 0 && shown[n - 1] == '\n')
+		shown[--n] = '\0';
+	if (n <= 0 || shown[0] != '/')
+		hide(w, "is a loop device, and the kernel does not tell on which file");
+	else if (n > DELETED_LEN && !strcmp(shown + n - DELETED_LEN, DELETED) && stat(shown, &st))
+		hide(w, "is a loop device on a file that was removed");
+	else if (stat(shown, &st))
+		hide(w, "is a loop device on a file that is not to be found where the kernel says");
+	else if (!w->shows)
+		w->shows = vs_steal(shown);
+	else if (strcmp(w->shows, shown))
+		hide(w, "is a device on several loop devices");
+}
+
+static void find(struct window *w, const char *dir, unsigned depth);
+
+/* What a mapping (device-mapper, md, bcache) is made of. */
+static void find_slaves(struct window *w, const char *dir, unsigned depth)
+{
+	vs_autofree char *path = xasprintf("%s/slaves", dir);
+	DIR *stream = opendir(path);
+	struct dirent *entry;
+
+	if (!stream) {
+		if (errno != ENOENT)
+			hide(w, "is a device of which the kernel does not tell what it is made of");
+		return;
+	}
+	while ((entry = readdir(stream))) {
+		vs_autofree char *slave = xasprintf("%s/%s", path, entry->d_name);
+
+		if (entry->d_name[0] != '.')
+			find(w, slave, depth + 1);
+	}
+	closedir(stream);
+}
+
+/* @dir: a block device in sysfs. */
+static void find(struct window *w, const char *dir, unsigned depth)
+{
+	vs_autofree char *real = realpath(dir, NULL);
+	vs_autofree char *backing = xasprintf("%s/loop/backing_file", dir);
+	vs_autofree char *partition = xasprintf("%s/partition", dir);
+
+	if (!real || depth > DEPTH_MAX) {
+		hide(w, "is a device of which the kernel does not tell what it is");
+		return;
+	}
+	if (access(partition, F_OK) == 0) {
+		*strrchr(real, '/') = '\0'; /* the whole device */
+		find(w, real, depth + 1);
+		return;
+	}
+	take_backing(w, backing);
+	find_slaves(w, dir, depth);
+}
+
+void vm_window_find(const char *root, uint64_t rdev, char **shows, char **hidden)
+{
+	vs_autofree char *dir = xasprintf("%s/%u:%u", root, major(rdev), minor(rdev));
+	struct window w = {0};
+
+	find(&w, dir, 0);
+	*shows = w.shows;
+	*hidden = w.hidden;
+}
+
+void vm_header_find_shown(struct vm_header *f, bool found, const struct q2_stamp *now)
+{
+	free(vs_steal(f->shows));
+	free(vs_steal(f->hidden));
+	if (found && now->block)
+		vm_window_find("/sys/dev/block", now->ino, &f->shows, &f->hidden);
 }
 
 /* ---------------------------------------------------------------- what is only needed */

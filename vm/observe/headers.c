@@ -46,6 +46,7 @@ static void file_free(void *thing)
 	q2_info_free(f->own_info);
 	free(f->own_error);
 	free(f->shows);
+	free(f->hidden);
 	free(f->path);
 	free(f);
 }
@@ -303,14 +304,17 @@ bool vm_headers_locks(struct vm_headers *files, struct vm_header *f)
 	struct q2_file *open_file = NULL;
 	struct q2_locks now = {0};
 	bool news;
+	int r = f->exposes ? 0 : q2_file_open(f->path, &open_file, NULL);
 
-	if (!f->exposes && q2_file_open(f->path, &open_file, NULL) >= 0) {
-		if (q2_file_locks(open_file, &now) < 0)
-			now = (struct q2_locks){0};
+	if (open_file) {
+		r = q2_file_locks(open_file, &now);
 		q2_file_close(open_file);
 	}
-	news = now.writer != f->locks.writer || now.no_read != f->locks.no_read;
+	if (r == -ENOENT || r > 0)
+		r = 0;
+	news = now.writer != f->locks.writer || now.no_read != f->locks.no_read || r != f->locks_code;
 	f->locks = now;
+	f->locks_code = r;
 	if (news)
 		f->touched = files->round;
 	return news;

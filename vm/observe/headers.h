@@ -28,8 +28,10 @@ struct vm_header {
 	int code;
 	const char *error;
 	struct q2_locks locks;      /* as of the last vm_headers_locks() */
+	int locks_code;             /* negative errno: they could not be read then */
 	uint64_t exposes;           /* it is a file of some virt-snapfs mount, with this inode number, and never opened; 0: it is not */
-	char *shows;                /* a loop device: path of the file that it shows, as the kernel tells; NULL: it is none */
+	char *shows;                /* a device that shows a file: its path, as the kernel tells; NULL: it is none */
+	char *hidden;               /* NULL, or why nobody can tell which file it shows: "is a loop device on a file that was removed" */
 	uint64_t touched;           /* the round in which anything about it changed, also its times */
 	uint64_t changed;           /* the round in which something that others see changed: facts of the header, identity */
 
@@ -88,7 +90,7 @@ struct vm_header *vm_backing_data(struct vm_headers *files, struct vm_header *f,
  * same. False: there is none, or nobody can tell. */
 bool vm_backing_refused(const struct vm_header *f, const struct q2_gate *gate, uint64_t *dev, uint64_t *ino);
 
-/* Asks for QEMU's lock bytes on it now; a file that cannot be opened has none. Returns f->locks' news: did they change? */
+/* Asks for QEMU's lock bytes on it now. Returns the news: did they change? One that is not there has none. */
 bool vm_headers_locks(struct vm_headers *files, struct vm_header *f);
 
 #endif

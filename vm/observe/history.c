@@ -133,11 +133,9 @@ static struct seen_file *file_of(struct vm_history *memory, const struct q2_stam
 	snprintf(key, sizeof(key), "%" PRIx64 ":%" PRIx64, stamp->dev, stamp->ino);
 	f = vm_strmap_get(&memory->files, key);
 	if (!f) {
-		f = calloc(1, sizeof(*f));
-		if (!f || vm_strmap_put(&memory->files, key, f) < 0) {
-			free(f);
-			return NULL;
-		}
+		f = xcalloc(1, sizeof(*f));
+		if (vm_strmap_put(&memory->files, key, f) < 0)
+			xoom();
 	}
 	f->look = memory->look;
 	return f;
@@ -176,17 +174,12 @@ unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *p
 	vs_autofree char *key = NULL;
 	struct seen_disk *d;
 
-	if (asprintf(&key, "%016" PRIx64 ":%s", ino, pit) < 0) {
-		key = NULL;
-		return memory->poll;
-	}
+	key = xasprintf("%016" PRIx64 ":%s", ino, pit);
 	d = vm_strmap_get(&memory->disks, key);
 	if (!d) {
-		d = calloc(1, sizeof(*d));
-		if (!d || vm_strmap_put(&memory->disks, key, d) < 0) {
-			free(d);
-			return memory->poll;
-		}
+		d = xcalloc(1, sizeof(*d));
+		if (vm_strmap_put(&memory->disks, key, d) < 0)
+			xoom();
 		d->since = memory->poll;
 	}
 	d->look = memory->look;

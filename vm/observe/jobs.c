@@ -9,6 +9,7 @@
 
 #include "vm/observe/observe-priv.h"
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 #define PATIENCE_MS 250
 
@@ -128,8 +129,8 @@ static bool remember(struct vm_observe *observe, const struct vm_jobs_answer *an
 	}
 	if (!before || before->over != job->over || before->type != job->type)
 		observe->observed->changed = true;
-	job->target = strdup(answer->target);
-	return job->target;
+	job->target = xstrdup(answer->target);
+	return true;
 }
 
 static size_t list_targets(const struct vm_observed_domain *d, const char **targets)
@@ -146,23 +147,20 @@ void vm_observe_jobs(struct vm_observe *observe)
 {
 	struct vm_observed_domain *d = observe->d;
 	size_t room = (d->now ? d->now->n_disks : 0) + 1, n_targets, n = 0;
-	const char **targets = calloc(room, sizeof(*targets));
-	struct vm_jobs_answer *answers = calloc(room, sizeof(*answers));
-	struct vm_observed_job *jobs = calloc(room, sizeof(*jobs));
+	const char **targets = xcalloc(room, sizeof(*targets));
+	struct vm_jobs_answer *answers = xcalloc(room, sizeof(*answers));
+	struct vm_observed_job *jobs = xcalloc(room, sizeof(*jobs));
 
 	ask_control(observe);
-	if (targets && answers && jobs) {
-		n_targets = list_targets(d, targets);
-		ask_all(observe, targets, answers, n_targets);
-		for (size_t i = 0; i < n_targets; i++)
-			if (remember(observe, &answers[i], &jobs[n]))
-				observe->observed->jobs |= !jobs[n++].over;
-		observe->observed->changed |= n < d->n_jobs;
-		vm_observed_jobs_free(d->jobs, d->n_jobs);
-		d->jobs = vs_steal(jobs);
-		d->n_jobs = n;
-	}
+	n_targets = list_targets(d, targets);
+	ask_all(observe, targets, answers, n_targets);
+	for (size_t i = 0; i < n_targets; i++)
+		if (remember(observe, &answers[i], &jobs[n]))
+			observe->observed->jobs |= !jobs[n++].over;
+	observe->observed->changed |= n < d->n_jobs;
+	vm_observed_jobs_free(d->jobs, d->n_jobs);
+	d->jobs = jobs;
+	d->n_jobs = n;
 	free(targets);
 	free(answers);
-	free(jobs);
 }

@@ -30,10 +30,11 @@ void vm_observed_record_unref(void *record);
 
 struct vm_observed_snapshot {
 	char *name;
-	struct vm_observed_record *record; /* NULL where it could not be had or parsed: */
-	char *problem;            /* why */
+	struct vm_observed_record *record; /* NULL where it could not be had or parsed */
+	char *problem;            /* NULL, or why that is so; beside a record: why libvirt does not give it now, so that it may be old */
 	/* private */
 	uint64_t hash, seen;
+	bool refused;
 };
 
 struct vm_observed_job {

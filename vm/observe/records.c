@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "vm/libvirt/virterr.h"
+#include "vm/util/mem.h"
 
 #define ASK_ALL_UP_TO 200 /* snapshots of the whole connection: then every record is asked for at every look */
 
@@ -42,12 +43,8 @@ void vm_observed_record_unref(void *opaque)
 /* Takes @xml. */
 static struct vm_observed_record *record_new(struct vm_xml_snapshot *xml)
 {
-	struct vm_observed_record *record = calloc(1, sizeof(*record));
+	struct vm_observed_record *record = xcalloc(1, sizeof(*record));
 
-	if (!record) {
-		vm_xml_snapshot_free(xml);
-		return NULL;
-	}
 	atomic_init(&record->refs, 1);
 	record->xml = xml;
 	return record;
@@ -71,35 +68,43 @@ static struct vm_observed_snapshot *snapshot_of(struct vm_observed_domain *d, co
 
 	if (s)
 		return s;
-	s = calloc(1, sizeof(*s));
-	if (!s)
-		return NULL;
-	s->name = strdup(name);
-	if (!s->name || vm_strmap_put(&d->by_name, name, s) < 0) {
-		vm_observed_snapshot_free(s);
-		return NULL;
-	}
+	s = xcalloc(1, sizeof(*s));
+	s->name = xstrdup(name);
+	if (vm_strmap_put(&d->by_name, name, s) < 0)
+		xoom();
 	return s;
 }
 
-/* Takes in the text of a record; libvirt's refusal (NULL) is a problem only where nothing was known before. */
+/* libvirt does not give its text: what is known of it may be old. */
+static void take_refusal(struct vm_observe *observe, struct vm_observed_snapshot *s)
+{
+	struct vs_err err = {0};
+
+	vm_virterr_set(&err, "its record cannot be read");
+	if (s->refused && s->problem && !strcmp(s->problem, err.msg))
+		return; /* as before: no news */
+	free(s->problem);
+	s->problem = xstrdup(err.msg);
+	s->refused = true;
+	observe->observed->changed = true;
+}
+
 static void take_record(struct vm_observe *observe, struct vm_observed_snapshot *s, const char *text)
 {
 	struct vm_xml_snapshot *xml = NULL;
 	struct vs_err err = {0};
-	uint64_t hash = text ? vm_observe_hash(text) : 0;
+	uint64_t hash = vm_observe_hash(text);
 	int r;
 
-	if ((text && s->hash == hash && (s->record || s->problem)) || (!text && s->record))
+	if (s->hash == hash && (s->record || s->problem) && !s->refused)
 		return;
-	r = text ? vm_xml_snapshot_parse(text, &xml, &err) : vm_virterr_set(&err, "its record cannot be read");
-	if (!text && s->problem && !strcmp(s->problem, err.msg))
-		return; /* refused as before: no news */
+	r = vm_xml_snapshot_parse(text, &xml, &err);
 	vm_observed_record_unref(s->record);
 	free(s->problem);
 	s->hash = hash;
+	s->refused = false;
 	s->record = r < 0 ? NULL : record_new(xml);
-	s->problem = r < 0 ? strdup(vs_err_text(&err, r)) : NULL;
+	s->problem = r < 0 ? xstrdup(vs_err_text(&err, r)) : NULL;
 	observe->observed->changed = true;
 }
 
@@ -108,7 +113,7 @@ static bool should_ask(struct vm_observe *observe, const struct vm_observed_snap
 {
 	struct vm_observed *observed = observe->observed;
 
-	if (!s->record || observe->closer || observed->n_snapshots <= ASK_ALL_UP_TO)
+	if (!s->record || s->problem || observe->closer || observed->n_snapshots <= ASK_ALL_UP_TO)
 		return true;
 	return place >= observed->turn && place < observed->turn + VM_OBSERVE_TURNS;
 }
@@ -123,7 +128,10 @@ static bool ask_record(struct vm_observe *observe, virDomainSnapshotPtr snap, st
 	text = virDomainSnapshotGetXMLDesc(snap, 0);
 	if (!text && vm_virterr_code() == -ENOENT)
 		return false;
-	take_record(observe, s, text);
+	if (text)
+		take_record(observe, s, text);
+	else
+		take_refusal(observe, s);
 	return true;
 }
 
@@ -154,11 +162,9 @@ static bool was_listed(void *thing, void *opaque)
 static void take_list(struct vm_observe *observe, virDomainSnapshotPtr *snaps, int n, size_t first)
 {
 	struct vm_observed_domain *d = observe->d;
-	struct vm_observed_snapshot **list = calloc((size_t)n + 1, sizeof(*list));
+	struct vm_observed_snapshot **list = xcalloc((size_t)n + 1, sizeof(*list));
 	uint64_t names = names_of(snaps, n);
 
-	if (!list)
-		return;
 	if (names != d->names_hash)
 		observe->observed->changed = observe->closer = true;
 	d->names_hash = names;
@@ -168,7 +174,7 @@ static void take_list(struct vm_observe *observe, virDomainSnapshotPtr *snaps, i
 	for (int i = 0; i < n; i++) {
 		struct vm_observed_snapshot *s = snapshot_of(d, virDomainSnapshotGetName(snaps[i]));
 
-		if (!s || !ask_record(observe, snaps[i], s, first + (size_t)i))
+		if (!ask_record(observe, snaps[i], s, first + (size_t)i))
 			continue;
 		s->seen = observe->observed->look;
 		list[d->n_list++] = s;
@@ -197,7 +203,7 @@ static void ask_current(struct vm_observe *observe, bool any)
 
 	if (!d->current != !name || (name && strcmp(d->current, name))) {
 		free(d->current);
-		d->current = name ? strdup(name) : NULL;
+		d->current = name ? xstrdup(name) : NULL;
 		observe->observed->changed = observe->closer = true;
 	}
 	if (snap)
