@@ -5,17 +5,17 @@
  * -----------------------------------------------------
  * qcow2/ says -ESTALE when what it opened is not what it sees. That is true of a snapshot that was deleted, and also of
  * one whose entry moved because another one was deleted, or whose layer was re-pointed by a commit below. Only the
- * picture of vm/ can tell these apart, and a picture may be older than what happened. So:
+ * inventory of vm/ can tell these apart, and an inventory may be older than what happened. So:
  *
- *	view is stale ──► where is it in the current picture?
+ *	view is stale ──► where is it in the current inventory?
  *	                    there, readable ──► open it anew ──► works: go on, a moved record cost one open
  *	                    there, busy     ──► EBUSY                 │
  *	                    not there, or stale, or the open says so ◄┘
- *	                       └─► ask for a picture that was begun after this moment (vm_refresh), look again,
+ *	                       └─► ask for an inventory that was begun after this moment (vm_refresh), look again,
  *	                           twice at most ──► ESTALE: it is gone
  *
- * A file that cannot be opened because it is no image, though the picture took it for one, was cut short or overwritten
- * meanwhile: the next picture tells what that means for the snapshot. If it still takes it for one, its metadata contradicts
+ * A file that cannot be opened because it is no image, though the inventory took it for one, was cut short or overwritten
+ * meanwhile: the next inventory tells what that means for the snapshot. If it still takes it for one, its metadata contradicts
  * itself, which is EUCLEAN for a reader: he has passed no invalid argument, and no file is too big for him.
  *
  * Rounds that do open a view but find it stale at once are churn (somebody makes and deletes snapshots all the time);
@@ -29,13 +29,13 @@
  * file. So a view that is opened is compared with the one before it: if a path of both leads to another file, it is the
  * next *edition* of the image. Who has read an earlier one gets ESTALE from then on, and the node of the image is retired
  * before the view can be used, so that new opens come by another inode, whose pages are theirs. Nobody needs the old
- * one's. It is noticed when the picture knows another file there, and at every open(2), which looks for itself.
+ * one's. It is noticed when the inventory knows another file there, and at every open(2), which looks for itself.
  *
  * A file that was written where it lies is another matter. It may be what a commit does beneath a layer that has all of it,
- * and then the bytes are the same: the library says -ESTALE, and the picture is asked, as above. The kernel's pages are
+ * and then the bytes are the same: the library says -ESTALE, and the inventory is asked, as above. The kernel's pages are
  * dropped in any case where the bytes may be others.
  *
- * What the picture says also counts while a view still works: a snapshot that is now `busy` or `stale` there is not
+ * What the inventory says also counts while a view still works: a snapshot that is now `busy` or `stale` there is not
  * read. One that has vanished from it is read as far as its bytes are there. The verdict is kept with the serial of the
  * tree it came from, so a read costs one atomic load for it.
  */
@@ -79,7 +79,7 @@ struct sf_image {
 	_Atomic uint64_t verdict;
 };
 
-/* LOST: looked for with a fresh picture and not found; nobody looks again before the picture changes. */
+/* LOST: looked for with a fresh inventory and not found; nobody looks again before the inventory changes. */
 enum verdict { READABLE, BUSY, GONE, LOST };
 
 static int64_t now_ns(void)
@@ -190,7 +190,7 @@ static const struct vm_disk *find_disk(const struct sf_tree *tree, const struct 
 	return entry->disk;
 }
 
-/* Opens the image as the current picture describes it. */
+/* Opens the image as the current inventory describes it. */
 static int open_fresh(struct sf_image *image, struct sf_waiter *waiter, struct sf_view **out, struct vs_err *err)
 {
 	struct sf_fs *fs = image->owner->fs;
@@ -286,9 +286,9 @@ static int view_get(struct sf_image *image, struct sf_waiter *waiter, struct sf_
 	return view_get_any(image, waiter, out, err);
 }
 
-/* ---------------------------------------------------------------- what the picture says */
+/* ---------------------------------------------------------------- what the inventory says */
 
-/* Does the picture know another file where the view has one open? */
+/* Does the inventory know another file where the view has one open? */
 static bool lies_elsewhere(const struct sf_view *view, const struct vm_disk *disk)
 {
 	struct q2_stamp stamp;

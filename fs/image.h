@@ -5,7 +5,7 @@
  *
  * Errors, beside those of qcow2.h:
  *   -EBUSY   a job is writing beneath this snapshot, or its image never held still
- *   -ESTALE  the snapshot is gone: looked for in a picture that was begun after it went missing
+ *   -ESTALE  the snapshot is gone: looked for in an inventory that was begun after it went missing
  *   -EHOSTDOWN, -ETIMEDOUT  it is not where it was, and libvirt could not be asked
  *   -EINTR, -ENOTCONN  nobody waits for it any more
  * Threads: any. Opening, reading and looking again may wait for files and for vm_refresh(); no lock is held meanwhile.

@@ -183,17 +183,17 @@ static const char *hidden_file(const struct vm_domain *domain, const char *dir)
 
 static int check_domains(const struct sf_fs *fs, const char *dir, struct vs_err *err)
 {
-	struct vm_picture *picture = vm_picture_get(fs->vm);
+	struct vm_inventory *inventory = vm_inventory_get(fs->vm);
 	int rc = 0;
 
-	for (size_t i = 0; rc == 0 && i < picture->n_domains; i++) {
-		const char *file = hidden_file(picture->domains[i], dir);
+	for (size_t i = 0; rc == 0 && i < inventory->n_domains; i++) {
+		const char *file = hidden_file(inventory->domains[i], dir);
 
 		if (file)
 			rc = vs_err_set(err, -EINVAL, "mountpoint '%s': a mount there would hide the image '%s' of domain '%s'",
-					fs->options->mountpoint, file, picture->domains[i]->name);
+					fs->options->mountpoint, file, inventory->domains[i]->name);
 	}
-	vm_picture_put(picture);
+	vm_inventory_put(inventory);
 	return rc;
 }
 

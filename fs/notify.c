@@ -95,7 +95,7 @@ static void tell_changes(struct sf_notify *notify)
 
 /* ---------------------------------------------------------------- the thread */
 
-/* A write is answered after the picture that its command led to was announced: so what is done already is taken first. */
+/* A write is answered after the inventory that its command led to was announced: so what is done already is taken first. */
 static void serve_poke(struct sf_notify *notify)
 {
 	struct sf_write *done = sf_writes_take_done(notify->fs->writes);

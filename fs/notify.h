@@ -43,7 +43,7 @@ int sf_notify_start(struct sf_notify *notify, struct fuse_session *session);
 /* While requests are still answered. */
 void sf_notify_stop(struct sf_notify *notify);
 
-/* There is a new picture, a write that is done, or somebody to wake. From any thread; never waits. */
+/* There is a new inventory, a write that is done, or somebody to wake. From any thread; never waits. */
 void sf_notify_poke(struct sf_notify *notify);
 /* The attributes of this thing are other ones now. From any thread; never waits. */
 void sf_notify_attr(struct sf_notify *notify, const struct sf_key *key);

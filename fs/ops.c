@@ -16,7 +16,7 @@
  *	watcher     one (write.c): looks after writers that got a signal; reads /proc; answers those whose process ends.
  *	            Joined by main.
  *	counter     at most one, made when needed (blocks.c): walks maps for st_blocks, until the session ends. Joined by main.
- *	vm's own    (vm.h): they say that there is a new picture, that jobs changed or that a command is done, which sets
+ *	vm's own    (vm.h): they say that there is a new inventory, that jobs changed or that a command is done, which sets
  *	            flags and moves list entries; and they have guard locks dropped, which may wait for reads that are
  *	            under way (view.c). Joined by vm_close().
  *
@@ -26,7 +26,7 @@
  *	2  sf_notify.lock    its flags and its list                   8  sf_plans.lock    policies to be looked at
  *	3  sf_handles.lock   the list of handles, what they show      9  sf_dir.lock      a directory's index and texts
  *	4  sf_world.lock     the current tree, trees' references     10  sf_nodes.lock    what the kernel knows
- *	                     (inside: what vm_picture_get() takes)   11  sf_views.lock    which views are open, and whose
+ *	                     (inside: what vm_inventory_get() takes)   11  sf_views.lock    which views are open, and whose
  *	5  sf_images.lock    which images are open                                        guards are dropped
  *	6  sf_image.lock     an image's view
  *

@@ -117,7 +117,7 @@ static int make_log(const struct vm_domain *domain, struct sf_text **out)
 	return text_new(data, len, len ? changed_ns : domain->changed_ns, out);
 }
 
-/* What vm/ knows at this moment, without a new picture. */
+/* What vm/ knows at this moment, without a new inventory. */
 int sf_text_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, struct sf_text **out)
 {
 	vs_autofree char *data = NULL;

@@ -271,21 +271,21 @@ static bool same_names(const struct sf_tree *a, const struct sf_tree *b)
 	return true;
 }
 
-int sf_tree_new(struct vm_picture *picture, void (*put)(struct vm_picture *), struct sf_tree *before, bool doors,
+int sf_tree_new(struct vm_inventory *inventory, void (*put)(struct vm_inventory *), struct sf_tree *before, bool doors,
 		struct sf_tree **out)
 {
-	size_t n = picture->n_domains;
+	size_t n = inventory->n_domains;
 	struct sf_tree *tree = calloc(1, sizeof(*tree));
 
 	if (!tree) {
-		put(picture);
+		put(inventory);
 		return -ENOMEM;
 	}
-	*tree = (struct sf_tree){.picture = picture, .put = put, .refs = 1, .serial = before ? before->serial + 1 : 1};
+	*tree = (struct sf_tree){.inventory = inventory, .put = put, .refs = 1, .serial = before ? before->serial + 1 : 1};
 	tree->dirs = calloc(n + 1, sizeof(struct sf_dir *));
 	tree->by_ino = calloc(n + 1, sizeof(struct sf_dir *));
 	while (tree->dirs && tree->by_ino && tree->n_dirs < n) {
-		struct sf_dir *dir = share_dir(before, picture->domains[tree->n_dirs], doors);
+		struct sf_dir *dir = share_dir(before, inventory->domains[tree->n_dirs], doors);
 
 		if (!dir)
 			break;
@@ -297,7 +297,7 @@ int sf_tree_new(struct vm_picture *picture, void (*put)(struct vm_picture *), st
 	}
 	memcpy(tree->by_ino, tree->dirs, n * sizeof(struct sf_dir *));
 	qsort(tree->by_ino, n, sizeof(struct sf_dir *), dir_by_ino);
-	tree->changed_ns = before && same_names(before, tree) ? before->changed_ns : picture->built_ns;
+	tree->changed_ns = before && same_names(before, tree) ? before->changed_ns : inventory->built_ns;
 	*out = tree;
 	return 0;
 }
@@ -308,7 +308,7 @@ void sf_tree_free(struct sf_tree *tree)
 		dir_unref(tree->dirs[i]);
 	free(tree->dirs);
 	free(tree->by_ino);
-	tree->put(tree->picture);
+	tree->put(tree->inventory);
 	free(tree);
 }
 

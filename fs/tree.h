@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * tree.h: a picture of vm/, arranged as directories and files.
+ * tree.h: an inventory of vm/, arranged as directories and files.
  *
- * A tree is immutable and belongs to one picture. A directory (one domain) is shared between trees for as long as the
- * domain is the same object in both pictures, so that a change of one domain among thousands costs that domain only;
+ * A tree is immutable and belongs to one inventory. A directory (one domain) is shared between trees for as long as the
+ * domain is the same object in both inventories, so that a change of one domain among thousands costs that domain only;
  * its index and the lengths of its texts are made when somebody first asks. Everything found in a tree is borrowed from it.
  *
  * The world holds the current tree. Requests pin it: see the essay in tree.c on why a pin is not a reference.
@@ -85,9 +85,9 @@ struct sf_dir {
 };
 
 struct sf_tree {
-	struct vm_picture *picture;
-	void (*put)(struct vm_picture *picture);
-	struct sf_dir **dirs;   /* as picture->domains: by name */
+	struct vm_inventory *inventory;
+	void (*put)(struct vm_inventory *inventory);
+	struct sf_dir **dirs;   /* as inventory->domains: by name */
 	struct sf_dir **by_ino;
 	size_t n_dirs;
 	int64_t changed_ns;     /* when the list of domains last changed */
@@ -97,9 +97,9 @@ struct sf_tree {
 	struct sf_tree *next;   /* its successor, a reference, until the notifier has gone there */
 };
 
-/* Takes @picture; @put lets go of it. @before: the tree to share directories with, or NULL. @doors: directories have
+/* Takes @inventory; @put lets go of it. @before: the tree to share directories with, or NULL. @doors: directories have
  * files to write to. Gives *out, with one reference. */
-int sf_tree_new(struct vm_picture *picture, void (*put)(struct vm_picture *), struct sf_tree *before, bool doors,
+int sf_tree_new(struct vm_inventory *inventory, void (*put)(struct vm_inventory *), struct sf_tree *before, bool doors,
 		struct sf_tree **out);
 /* For a tree that is in no world. */
 void sf_tree_free(struct sf_tree *tree);
@@ -139,7 +139,7 @@ struct sf_world {
 int sf_world_init(struct sf_world *world, struct vm *vm, bool doors);
 void sf_world_fini(struct sf_world *world);
 
-/* The tree of the picture that is current now, pinned: for the length of one request, until after its reply. */
+/* The tree of the inventory that is current now, pinned: for the length of one request, until after its reply. */
 struct sf_tree *sf_world_pin(struct sf_world *world);
 void sf_world_unpin(struct sf_world *world, struct sf_tree *tree);
 /* Pins a tree that the caller holds if it is still the current one; says whether it did. */

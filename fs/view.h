@@ -5,7 +5,7 @@
  *
  * A view belongs to a domain, known by its UUID. While a domain is *unguarded*, none of its views has a guard lock and no
  * reply hands on bytes without a copy; views that are opened then come without guards. One that lost its guards is not
- * used for long after that: who finds it outdated opens the image anew, as the domain's picture describes it then.
+ * used for long after that: who finds it outdated opens the image anew, as the domain's inventory describes it then.
  *
  * Errors: those of q2_view_open(), -ENOMEM. Threads: any.
  */
@@ -49,7 +49,7 @@ void sf_views_init(struct sf_views *views);
 /* When the last view is put. */
 void sf_views_fini(struct sf_views *views);
 
-/* Opens the disk as its picture describes it. @uuid: its domain's. @work may be NULL. Gives *out, with one reference. */
+/* Opens the disk as its inventory describes it. @uuid: its domain's. @work may be NULL. Gives *out, with one reference. */
 int sf_view_open(struct sf_views *views, struct q2_cache *cache, const char *uuid, const struct vm_disk *disk,
 		 struct q2_work *work, struct sf_view **out, struct vs_err *err);
 void sf_view_ref(struct sf_view *view);

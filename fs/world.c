@@ -11,7 +11,7 @@ int sf_world_init(struct sf_world *world, struct vm *vm, bool doors)
 	int rc;
 
 	*world = (struct sf_world){.vm = vm, .doors = doors};
-	rc = sf_tree_new(vm_picture_get(vm), vm_picture_put, NULL, doors, &world->current);
+	rc = sf_tree_new(vm_inventory_get(vm), vm_inventory_put, NULL, doors, &world->current);
 	if (rc < 0)
 		return rc;
 	atomic_init(&world->serial, world->current->serial);
@@ -50,18 +50,18 @@ static void free_chain(struct sf_world *world, struct sf_tree *tree)
 	}
 }
 
-/* Makes the tree of the newest picture the current one. Without memory the old one stays for this time. Gives what
+/* Makes the tree of the newest inventory the current one. Without memory the old one stays for this time. Gives what
  * the caller has to put once it has no lock. */
 static struct sf_tree *sync_locked(struct sf_world *world)
 {
-	struct vm_picture *picture = vm_picture_get(world->vm);
+	struct vm_inventory *inventory = vm_inventory_get(world->vm);
 	struct sf_tree *before = world->current, *tree;
 
-	if (picture->serial == before->picture->serial) {
-		vm_picture_put(picture);
+	if (inventory->serial == before->inventory->serial) {
+		vm_inventory_put(inventory);
 		return NULL;
 	}
-	if (sf_tree_new(picture, vm_picture_put, before, world->doors, &tree) < 0)
+	if (sf_tree_new(inventory, vm_inventory_put, before, world->doors, &tree) < 0)
 		return NULL;
 	tree->refs++; /* one for before->next, one for the world */
 	before->next = tree;

@@ -53,7 +53,7 @@ struct stage {
 	struct q2_gate *gate;
 	struct q2_cache *cache;
 	struct q2_view *steady[STEADY];
-	struct ti_image scratch; /* the mutator's own picture of the file */
+	struct ti_image scratch; /* the mutator's own inventory of the file */
 	atomic_bool stop;
 	atomic_ulong reads, stale;
 };

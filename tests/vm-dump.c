@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * vm-dump: the picture that vm/ has of a source, as text. A debugging and testing aid.
+ * vm-dump: the inventory that vm/ has of a source, as text. A debugging and testing aid.
  *
  *     vm-dump [--watch SECONDS] [--refresh SECONDS] [--ro] [--allow DIR]... [URI | IMAGE...]
  *
- * Prints the first picture; with --watch also every one that differs from it, until the time is over (and `refresh:` lines
+ * Prints the first inventory; with --watch also every one that differs from it, until the time is over (and `refresh:` lines
  * where vm_refresh() failed), and in the end the logs.
  */
 #include <inttypes.h>
@@ -78,46 +78,46 @@ static void print_domain(const struct vm_domain *d)
 		print_layer(i, &d->layers[i]);
 }
 
-static void print_picture(const struct vm_picture *pic)
+static void print_inventory(const struct vm_inventory *inv)
 {
-	printf("picture %" PRIu64 " with %zu domains\n", pic->serial, pic->n_domains);
-	for (size_t i = 0; i < pic->n_domains; i++)
-		print_domain(pic->domains[i]);
+	printf("picture %" PRIu64 " with %zu domains\n", inv->serial, inv->n_domains);
+	for (size_t i = 0; i < inv->n_domains; i++)
+		print_domain(inv->domains[i]);
 	fflush(stdout);
 }
 
-static void print_logs(const struct vm_picture *pic)
+static void print_logs(const struct vm_inventory *inv)
 {
-	for (size_t i = 0; i < pic->n_domains; i++) {
+	for (size_t i = 0; i < inv->n_domains; i++) {
 		int64_t changed_ns;
 		size_t len;
 		char *text;
 
-		if (vm_log_text(pic->domains[i]->log, &text, &len, &changed_ns) < 0)
+		if (vm_log_text(inv->domains[i]->log, &text, &len, &changed_ns) < 0)
 			continue;
-		printf("log of %s:\n%s", pic->domains[i]->dir, text);
+		printf("log of %s:\n%s", inv->domains[i]->dir, text);
 		free(text);
 	}
 }
 
 static void watch(struct vm *vm, double seconds)
 {
-	struct vm_picture *pic = vm_picture_get(vm);
-	uint64_t serial = pic->serial;
+	struct vm_inventory *inv = vm_inventory_get(vm);
+	uint64_t serial = inv->serial;
 	int last = 0;
 
-	vm_picture_put(pic);
+	vm_inventory_put(inv);
 	for (double t = 0; t < seconds; t += 0.2) {
 		int r = vm_refresh(vm, 200);
 
 		if (r != last)
 			printf("refresh: %s\n", r ? strerror(-r) : "ok");
 		last = r;
-		pic = vm_picture_get(vm);
-		if (pic->serial != serial)
-			print_picture(pic);
-		serial = pic->serial;
-		vm_picture_put(pic);
+		inv = vm_inventory_get(vm);
+		if (inv->serial != serial)
+			print_inventory(inv);
+		serial = inv->serial;
+		vm_inventory_put(inv);
 		fflush(stdout);
 		usleep(200000);
 	}
@@ -156,7 +156,7 @@ static void parse(int argc, char **argv, struct args *args)
 static int run(const struct args *args)
 {
 	struct vs_err err = {0};
-	struct vm_picture *pic;
+	struct vm_inventory *inv;
 	struct vm *vm;
 	int r = vm_open(&args->options, &vm, &err);
 
@@ -164,16 +164,16 @@ static int run(const struct args *args)
 		fprintf(stderr, "vm-dump: %s\n", vs_err_text(&err, r));
 		return 1;
 	}
-	pic = vm_picture_get(vm);
-	print_picture(pic);
-	vm_picture_put(pic);
+	inv = vm_inventory_get(vm);
+	print_inventory(inv);
+	vm_inventory_put(inv);
 	if (args->seconds > 0)
 		watch(vm, args->seconds);
-	pic = vm_picture_get(vm);
+	inv = vm_inventory_get(vm);
 	if (vm_close(vm) < 0)
 		_exit(1);
-	print_logs(pic);
-	vm_picture_put(pic);
+	print_logs(inv);
+	vm_inventory_put(inv);
 	printf("%u changes\n", changes);
 	return 0;
 }

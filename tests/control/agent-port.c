@@ -7,7 +7,7 @@
  * A multiboot kernel (QEMU -kernel), 32 bits, no interrupts. It looks for the virtio console (legacy interface, virtio 1.0
  * section 4.1.4.8), makes a queue for the control channel, and puts one message in: port 1 is open (section 5.3.6.2).
  *
- *	gcc -m32 -ffreestanding -fno-pic -nostdlib -static -Wl,-Ttext=0x100000,--build-id=none agent-port.c
+ *	gcc -m32 -ffreestanding -fno-inv -nostdlib -static -Wl,-Ttext=0x100000,--build-id=none agent-port.c
  */
 
 typedef unsigned char u8;

@@ -82,12 +82,12 @@ has 'the newest' "$(cat "$W/plan")" '^keep p4 .*newest 1 of 2'
 has 'dropped' "$(cat "$W/plan")" '^drop p2 .+'
 same 'by the next open' "$(tail -n +2 "$W/plan")" "$(cat "$M/ext/retain.plan")"
 same 'and no longer' 5 "$(grep -c '^keep ' "$M/ext/retain.plan")"
-door plan "$M/ext/retain.plan" '2\n' >/dev/null
-echo off >"$M/ext/retain"
-same 'nor after a policy was stored' 5 "$(grep -c '^keep ' "$M/ext/retain.plan")"
 same 'nothing is stored' off "$(policy ext)"
 same 'nothing is dropped' 'p1 p2 p3 p4 theirs' "$(names ext)"
 has_not 'not even in libvirt' "$(V dumpxml ext --inactive)" 'policy='
+door plan "$M/ext/retain.plan" '2\n' >/dev/null
+echo off >"$M/ext/retain"
+same 'nor after a policy was stored' 5 "$(grep -c '^keep ' "$M/ext/retain.plan")"
 same 'a bad one is refused' 'wrote EINVAL' "$(door plan "$M/ext/retain.plan" '7x\n' | grep wrote)"
 door plan "$M/ext/retain.plan" '2 match=the*\n' >"$W/plan"
 has 'match= counts others' "$(cat "$W/plan")" '^keep theirs .*newest 1 of 2'

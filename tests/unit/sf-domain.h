@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * sf-domain.h: domains and pictures written down by hand, for the tests of fs/. Everything is borrowed from the test's
- * own initialisers; vm_picture_put() must not see them (sf_test_put is for trees over them).
+ * sf-domain.h: domains and inventories written down by hand, for the tests of fs/. Everything is borrowed from the test's
+ * own initialisers; vm_inventory_put() must not see them (sf_test_put is for trees over them).
  */
 #ifndef VS_TEST_SF_DOMAIN_H
 #define VS_TEST_SF_DOMAIN_H
@@ -14,9 +14,9 @@
 #define LIST(...) ((char *[]){__VA_ARGS__, NULL})
 #define MONDAY_NS 1794794401000000005 /* 2026-11-16T02:00:01 UTC, and 5 ns */
 
-static inline void sf_test_put(struct vm_picture *picture)
+static inline void sf_test_put(struct vm_inventory *inventory)
 {
-	(void)picture;
+	(void)inventory;
 }
 
 static inline struct vm_disk sf_test_disk(const char *target, const char *file, uint64_t ino)

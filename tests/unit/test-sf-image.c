@@ -23,20 +23,20 @@ static struct {
 	int open_fails, open_rc;          /* so many opens fail, with that */
 	int refresh_rc;
 	void (*on_refresh)(void);         /* what the refresh finds out */
-	struct vm_picture *current;
+	struct vm_inventory *current;
 	uint64_t ino;                     /* of the file that lies there now; */
 	unsigned written;                 /* how often it was written */
 } script = {.ino = 5};
 
-struct vm_picture *vm_picture_get(struct vm *vm)
+struct vm_inventory *vm_inventory_get(struct vm *vm)
 {
 	(void)vm;
 	return script.current;
 }
 
-void vm_picture_put(struct vm_picture *picture)
+void vm_inventory_put(struct vm_inventory *inventory)
 {
-	(void)picture;
+	(void)inventory;
 }
 
 int vm_refresh(struct vm *vm, unsigned timeout_ms)
@@ -121,26 +121,26 @@ static struct vm_disk disk;
 static struct vm_snapshot snapshot;
 static struct vm_domain domain;
 static struct vm_domain *domains[] = {&domain};
-static struct vm_picture with_it, without_it;
+static struct vm_inventory with_it, without_it;
 static struct sf_options options;
 static struct sf_fs fs;
 static struct sf_image *image;
 static struct sf_waiter waiter;
 
-/* The next picture has the disk in another state. */
+/* The next inventory has the disk in another state. */
 static void change_state(enum vm_state state)
 {
-	static struct vm_picture next[2];
+	static struct vm_inventory next[2];
 	static unsigned turn;
-	struct vm_picture *picture = &next[turn++ % 2];
+	struct vm_inventory *inventory = &next[turn++ % 2];
 
 	disk.state = state;
-	*picture = (struct vm_picture){.serial = script.current->serial + 1, .domains = domains, .n_domains = 1};
-	script.current = picture;
+	*inventory = (struct vm_inventory){.serial = script.current->serial + 1, .domains = domains, .n_domains = 1};
+	script.current = inventory;
 }
 
 /* As the notifier does when vm/ pokes it. */
-static void see_the_new_picture(void)
+static void see_the_new_inventory(void)
 {
 	sf_world_put(&fs.world, sf_world_get(&fs.world));
 }
@@ -152,8 +152,8 @@ static void setup(void)
 	disk = sf_test_disk("vda", "monday.vda.img", 1001);
 	snapshot = (struct vm_snapshot){.name = S("monday"), .shown = S("monday"), .disks = &disk, .n_disks = 1};
 	domain = (struct vm_domain){.name = S("web"), .dir = S("web"), .uuid = S("5c0"), .ino = 50, .snapshots = &snapshot, .n_snapshots = 1};
-	with_it = (struct vm_picture){.serial = 1, .domains = domains, .n_domains = 1};
-	without_it = (struct vm_picture){.serial = 1000};
+	with_it = (struct vm_inventory){.serial = 1, .domains = domains, .n_domains = 1};
+	without_it = (struct vm_inventory){.serial = 1000};
 	script.current = &with_it;
 	options.refresh_s = 0.01;
 	fs.options = &options;
@@ -241,7 +241,7 @@ Test(sf_image, one_that_moves_all_the_time_is_still_read)
 	cr_expect_eq(seen, 51);
 }
 
-Test(sf_image, a_picture_that_was_too_old_is_renewed)
+Test(sf_image, an_inventory_that_was_too_old_is_renewed)
 {
 	int seen;
 
@@ -295,7 +295,7 @@ Test(sf_image, what_comes_back_is_read_again)
 	script.on_refresh = it_is_gone;
 	cr_expect_eq(read_it(&seen), -ESTALE);
 	it_is_back();
-	see_the_new_picture();
+	see_the_new_inventory();
 	cr_expect_eq(read_it(&seen), 42);
 }
 
@@ -309,13 +309,13 @@ Test(sf_image, without_libvirt_nobody_says_gone)
 	cr_expect_eq(read_it(&seen), -EHOSTDOWN);
 }
 
-Test(sf_image, an_open_view_outlives_its_place_in_the_picture)
+Test(sf_image, an_open_view_outlives_its_place_in_the_inventory)
 {
 	int seen;
 
 	cr_expect_eq(read_it(&seen), 42);
 	it_is_gone();
-	see_the_new_picture();
+	see_the_new_inventory();
 	cr_expect_eq(read_it(&seen), 42);
 }
 
@@ -325,21 +325,21 @@ Test(sf_image, busy_is_said_at_once_and_passes)
 
 	cr_expect_eq(read_it(&seen), 42);
 	change_state(VM_BUSY);
-	see_the_new_picture();
+	see_the_new_inventory();
 	cr_expect_eq(read_it(&seen), -EBUSY);
 	change_state(VM_OK);
-	see_the_new_picture();
+	see_the_new_inventory();
 	cr_expect_eq(read_it(&seen), 42);
 	cr_expect_eq(script.refreshes, 0);
 }
 
-Test(sf_image, what_the_picture_calls_stale_is_not_read_though_it_could_be)
+Test(sf_image, what_the_inventory_calls_stale_is_not_read_though_it_could_be)
 {
 	int seen;
 
 	cr_expect_eq(read_it(&seen), 42);
 	change_state(VM_STALE);
-	see_the_new_picture();
+	see_the_new_inventory();
 	cr_expect_eq(read_it(&seen), -ESTALE);
 }
 
@@ -366,7 +366,7 @@ static int64_t read_as(atomic_uint *edition)
 	return sf_image_use(image, &waiter, edition, use, &seen, NULL);
 }
 
-/* The picture as it is once somebody has looked: another file lies there. */
+/* The inventory as it is once somebody has looked: another file lies there. */
 static void see_another_file(void)
 {
 	static struct q2_stamp stamps[2];
@@ -377,7 +377,7 @@ static void see_another_file(void)
 	disk.stamps = stamp;
 	disk.n_stamps = 1;
 	change_state(VM_OK);
-	see_the_new_picture();
+	see_the_new_inventory();
 }
 
 Test(sf_image, who_has_read_a_file_that_was_replaced_reads_no_other)
@@ -402,7 +402,7 @@ Test(sf_image, who_has_read_a_file_that_was_replaced_reads_no_other)
 	cr_expect_eq(read_as(&after), -ESTALE);
 }
 
-Test(sf_image, without_the_picture_a_view_goes_on_with_the_file_it_has)
+Test(sf_image, without_the_inventory_a_view_goes_on_with_the_file_it_has)
 {
 	atomic_uint edition = 0;
 
@@ -418,7 +418,7 @@ Test(sf_image, a_file_that_is_found_to_be_another_when_it_is_opened_anew)
 
 	cr_expect_eq(read_as(&edition), 42);
 	script.ino++;
-	stale_uses = 1; /* opened anew for another reason, before the picture knows */
+	stale_uses = 1; /* opened anew for another reason, before the inventory knows */
 	cr_expect_eq(read_as(&edition), -ESTALE);
 	cr_expect_eq(script.opens, 2);
 }
@@ -430,7 +430,7 @@ Test(sf_image, the_same_file_written_is_the_same_edition_and_costs_the_kernels_p
 	cr_expect_eq(read_as(&edition), 42);
 	script.written++;
 	stale_uses = 1;
-	cr_expect_eq(read_as(&edition), 42); /* what the picture says of it counts */
+	cr_expect_eq(read_as(&edition), 42); /* what the inventory says of it counts */
 	cr_assert_eq(fs.notify.n_doubts, 1);
 	cr_expect(fs.notify.doubts[0].data && !fs.notify.doubts[0].replaced);
 	stale_uses = 1; /* a record that moved */
@@ -443,13 +443,13 @@ Test(sf_image, who_has_read_nothing_yet_reads_what_is_there)
 	atomic_uint early = 0;
 
 	change_state(VM_BUSY);
-	see_the_new_picture();
+	see_the_new_inventory();
 	cr_expect_eq(read_as(&early), -EBUSY);
 	see_another_file();
 	cr_expect_eq(read_as(&early), 42);
 }
 
-Test(sf_image, a_file_that_is_no_image_any_more_is_looked_for_and_the_picture_decides)
+Test(sf_image, a_file_that_is_no_image_any_more_is_looked_for_and_the_inventory_decides)
 {
 	int seen;
 
@@ -459,7 +459,7 @@ Test(sf_image, a_file_that_is_no_image_any_more_is_looked_for_and_the_picture_de
 	cr_expect_eq(script.refreshes, 1);
 	script.open_fails = 1000;
 	stale_uses = 1;
-	cr_expect_eq(read_it(&seen), -EUCLEAN, "the picture still says that it is one");
+	cr_expect_eq(read_it(&seen), -EUCLEAN, "the inventory still says that it is one");
 	script.open_rc = -EFBIG;
 	cr_expect_eq(read_it(&seen), -EUCLEAN);
 	script.on_refresh = it_is_gone;

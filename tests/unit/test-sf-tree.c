@@ -30,19 +30,19 @@ static void setup(void)
 TestSuite(sf_tree, .init = setup);
 TestSuite(sf_diff, .init = setup);
 
-static struct sf_tree *tree_of(struct vm_picture *picture, struct sf_tree *before)
+static struct sf_tree *tree_of(struct vm_inventory *inventory, struct sf_tree *before)
 {
 	struct sf_tree *tree = NULL;
 
-	cr_assert_eq(sf_tree_new(picture, sf_test_put, before, true, &tree), 0);
+	cr_assert_eq(sf_tree_new(inventory, sf_test_put, before, true, &tree), 0);
 	return tree;
 }
 
-static struct vm_picture both(void)
+static struct vm_inventory both(void)
 {
 	static struct vm_domain *domains[] = {&db, &web};
 
-	return (struct vm_picture){.serial = 1, .built_ns = 1, .domains = domains, .n_domains = 2};
+	return (struct vm_inventory){.serial = 1, .built_ns = 1, .domains = domains, .n_domains = 2};
 }
 
 static struct sf_place place_of(struct sf_tree *tree, const char *dir, const char *name)
@@ -57,8 +57,8 @@ static struct sf_place place_of(struct sf_tree *tree, const char *dir, const cha
 
 Test(sf_tree, domains_are_found_by_name_and_by_number)
 {
-	struct vm_picture picture = both();
-	struct sf_tree *tree = tree_of(&picture, NULL);
+	struct vm_inventory inventory = both();
+	struct sf_tree *tree = tree_of(&inventory, NULL);
 
 	cr_expect_eq(sf_tree_dir(tree, "web")->domain, &web);
 	cr_expect_eq(sf_tree_dir_by_ino(tree, 90)->domain, &db);
@@ -83,8 +83,8 @@ Test(sf_tree, a_directory_lists_texts_images_and_definitions_by_name)
 {
 	static const char *const names[] = {"chain", "ctl", "jobs", "log", "monday.vda.img", "monday.xml", "retain",
 		"retain.plan", "snapshots", "snapshots.json", "tuesday.vda.img"};
-	struct vm_picture picture = both();
-	struct sf_tree *tree = tree_of(&picture, NULL);
+	struct vm_inventory inventory = both();
+	struct sf_tree *tree = tree_of(&inventory, NULL);
 
 	expect_names(tree, names, VS_ARRAY_LEN(names));
 	sf_tree_free(tree);
@@ -94,18 +94,18 @@ Test(sf_tree, without_doors_it_lists_nothing_that_is_written)
 {
 	static const char *const names[] = {
 		"chain", "jobs", "log", "monday.vda.img", "monday.xml", "snapshots", "snapshots.json", "tuesday.vda.img"};
-	struct vm_picture picture = both();
+	struct vm_inventory inventory = both();
 	struct sf_tree *tree = NULL;
 
-	cr_assert_eq(sf_tree_new(&picture, sf_test_put, NULL, false, &tree), 0);
+	cr_assert_eq(sf_tree_new(&inventory, sf_test_put, NULL, false, &tree), 0);
 	expect_names(tree, names, VS_ARRAY_LEN(names));
 	sf_tree_free(tree);
 }
 
 Test(sf_tree, a_disk_without_a_file_has_a_number_but_no_place)
 {
-	struct vm_picture picture = both();
-	struct sf_tree *tree = tree_of(&picture, NULL);
+	struct vm_inventory inventory = both();
+	struct sf_tree *tree = tree_of(&inventory, NULL);
 	struct sf_key key = {.domain = 50, .ino = 1002, .kind = SF_IMAGE};
 	const struct sf_entry *entry;
 	struct sf_place place;
@@ -119,8 +119,8 @@ Test(sf_tree, a_disk_without_a_file_has_a_number_but_no_place)
 Test(sf_tree, every_place_is_found_again_by_its_key)
 {
 	static const char *const names[] = {NULL, "chain", "ctl", "monday.vda.img", "monday.xml", "retain.plan", "snapshots.json"};
-	struct vm_picture picture = both();
-	struct sf_tree *tree = tree_of(&picture, NULL);
+	struct vm_inventory inventory = both();
+	struct sf_tree *tree = tree_of(&inventory, NULL);
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(names); i++) {
 		struct sf_place place = place_of(tree, "web", names[i]), again;
@@ -135,8 +135,8 @@ Test(sf_tree, every_place_is_found_again_by_its_key)
 
 Test(sf_tree, names_that_are_not_there_and_files_as_directories)
 {
-	struct vm_picture picture = both();
-	struct sf_tree *tree = tree_of(&picture, NULL);
+	struct vm_inventory inventory = both();
+	struct sf_tree *tree = tree_of(&inventory, NULL);
 	struct sf_place file = place_of(tree, "web", "chain"), dir = place_of(tree, "web", NULL), root = {0}, out;
 
 	cr_expect_eq(sf_place_child(tree, &root, "wob", &out), -ENOENT);
@@ -150,13 +150,13 @@ Test(sf_tree, colliding_numbers_are_told_apart)
 	struct vm_disk disks[3];
 	struct vm_snapshot snapshot = {.name = S("s"), .shown = S("s"), .disks = disks, .n_disks = 3};
 	struct vm_domain one = {.name = S("one"), .dir = S("one"), .ino = 50, .snapshots = &snapshot, .n_snapshots = 1};
-	struct vm_picture picture = {.domains = (struct vm_domain *[]){&one}, .n_domains = 1};
+	struct vm_inventory inventory = {.domains = (struct vm_domain *[]){&one}, .n_domains = 1};
 	struct sf_tree *tree;
 
 	disks[0] = sf_test_disk("vda", "s.vda.img", 77);
 	disks[1] = sf_test_disk("vdb", "s.vdb.img", 77);
 	disks[2] = sf_test_disk("vdc", "s.vdc.img", 77);
-	tree = tree_of(&picture, NULL);
+	tree = tree_of(&inventory, NULL);
 	for (size_t i = 0; i < 3; i++) {
 		struct sf_place place = place_of(tree, "one", disks[i].file), again;
 		struct sf_key key = sf_place_key(&place);
@@ -170,8 +170,9 @@ Test(sf_tree, colliding_numbers_are_told_apart)
 Test(sf_tree, an_unchanged_domain_is_shared_with_the_tree_before)
 {
 	struct vm_domain changed = web;
-	struct vm_picture first = both();
-	struct vm_picture second = {.serial = 2, .built_ns = 2, .domains = (struct vm_domain *[]){&db, &changed}, .n_domains = 2};
+	struct vm_inventory first = both();
+	struct vm_inventory second = {.serial = 2, .built_ns = 2, .domains = (struct vm_domain *[]){&db, &changed},
+				      .n_domains = 2};
 	struct sf_tree *before = tree_of(&first, NULL), *after = tree_of(&second, before);
 
 	cr_expect_eq(sf_tree_dir(after, "db"), sf_tree_dir(before, "db"));
@@ -196,7 +197,7 @@ static void note(void *opaque, const struct sf_change *c)
 		 (int)c->thing.kind, (unsigned long long)c->thing.ino);
 }
 
-static void expect_diff(struct vm_picture *first, struct vm_picture *second, const char *changes)
+static void expect_diff(struct vm_inventory *first, struct vm_inventory *second, const char *changes)
 {
 	struct sf_tree *before = tree_of(first, NULL), *after = tree_of(second, before);
 
@@ -222,23 +223,23 @@ static const char *with_texts(const char *middle)
 
 Test(sf_diff, nothing_changed_nothing_said)
 {
-	struct vm_picture first = both(), second = both();
+	struct vm_inventory first = both(), second = both();
 
 	expect_diff(&first, &second, "");
 }
 
 Test(sf_diff, a_domain_that_went)
 {
-	struct vm_picture first = both();
-	struct vm_picture second = {.serial = 2, .built_ns = 2, .domains = (struct vm_domain *[]){&db}, .n_domains = 1};
+	struct vm_inventory first = both();
+	struct vm_inventory second = {.serial = 2, .built_ns = 2, .domains = (struct vm_domain *[]){&db}, .n_domains = 1};
 
 	expect_diff(&first, &second, "gone web 1:50; attr 0:1; ");
 }
 
 Test(sf_diff, a_domain_that_came_changes_the_root)
 {
-	struct vm_picture first = {.serial = 1, .built_ns = 1, .domains = (struct vm_domain *[]){&db}, .n_domains = 1};
-	struct vm_picture second = both();
+	struct vm_inventory first = {.serial = 1, .built_ns = 1, .domains = (struct vm_domain *[]){&db}, .n_domains = 1};
+	struct vm_inventory second = both();
 
 	second.built_ns = 2;
 	expect_diff(&first, &second, "attr 0:1; ");
@@ -247,8 +248,9 @@ Test(sf_diff, a_domain_that_came_changes_the_root)
 Test(sf_diff, a_renamed_domain_is_not_a_deleted_one)
 {
 	struct vm_domain renamed = web;
-	struct vm_picture first = both();
-	struct vm_picture second = {.serial = 2, .built_ns = 2, .domains = (struct vm_domain *[]){&db, &renamed}, .n_domains = 2};
+	struct vm_inventory first = both();
+	struct vm_inventory second = {.serial = 2, .built_ns = 2, .domains = (struct vm_domain *[]){&db, &renamed},
+				      .n_domains = 2};
 	char wanted[600];
 
 	renamed.dir = S("www");
@@ -259,8 +261,9 @@ Test(sf_diff, a_renamed_domain_is_not_a_deleted_one)
 Test(sf_diff, a_snapshot_that_went)
 {
 	struct vm_domain changed = web;
-	struct vm_picture first = both();
-	struct vm_picture second = {.serial = 2, .domains = (struct vm_domain *[]){&db, &changed}, .n_domains = 2};
+	struct vm_inventory first = both();
+	struct vm_inventory second = {.serial = 2, .domains = (struct vm_domain *[]){&db, &changed},
+				      .n_domains = 2};
 	char wanted[600], middle[200];
 
 	changed.snapshots = &web_snapshots[1];
@@ -277,8 +280,9 @@ Test(sf_diff, one_name_for_another_snapshot)
 	struct vm_disk disk = sf_test_disk("vda", "tuesday.vda.img", 2003);
 	struct vm_snapshot now[] = {web_snapshots[0], again};
 	struct vm_domain changed = web;
-	struct vm_picture first = both();
-	struct vm_picture second = {.serial = 2, .domains = (struct vm_domain *[]){&db, &changed}, .n_domains = 2};
+	struct vm_inventory first = both();
+	struct vm_inventory second = {.serial = 2, .domains = (struct vm_domain *[]){&db, &changed},
+				      .n_domains = 2};
 	char wanted[600];
 
 	now[1].disks = &disk;
@@ -292,8 +296,9 @@ Test(sf_diff, one_snapshot_under_another_name_is_not_deleted)
 	struct vm_disk disk = sf_test_disk("vda", "tuesday~2.vda.img", 1003);
 	struct vm_snapshot now[] = {web_snapshots[0], web_snapshots[1]};
 	struct vm_domain changed = web;
-	struct vm_picture first = both();
-	struct vm_picture second = {.serial = 2, .domains = (struct vm_domain *[]){&db, &changed}, .n_domains = 2};
+	struct vm_inventory first = both();
+	struct vm_inventory second = {.serial = 2, .domains = (struct vm_domain *[]){&db, &changed},
+				      .n_domains = 2};
 	char wanted[600];
 
 	now[1].disks = &disk;
@@ -310,8 +315,9 @@ static void expect_files(const struct q2_stamp *was, size_t n_was, const struct 
 	struct vm_disk a = tuesday_disks[0], b = a;
 	struct vm_snapshot then[] = {web_snapshots[0], web_snapshots[1]}, now[] = {web_snapshots[0], web_snapshots[1]};
 	struct vm_domain before = web, after = web;
-	struct vm_picture first = {.serial = 1, .domains = (struct vm_domain *[]){&db, &before}, .n_domains = 2};
-	struct vm_picture second = {.serial = 2, .domains = (struct vm_domain *[]){&db, &after}, .n_domains = 2};
+	struct vm_inventory first = {.serial = 1, .domains = (struct vm_domain *[]){&db, &before}, .n_domains = 2};
+	struct vm_inventory second = {.serial = 2, .domains = (struct vm_domain *[]){&db, &after},
+				      .n_domains = 2};
 	char wanted[600];
 
 	a.stamps = was, a.n_stamps = n_was;
@@ -348,8 +354,9 @@ Test(sf_diff, an_image_that_grew)
 	struct vm_disk disk = tuesday_disks[0];
 	struct vm_snapshot now[] = {web_snapshots[0], web_snapshots[1]};
 	struct vm_domain changed = web;
-	struct vm_picture first = both();
-	struct vm_picture second = {.serial = 2, .domains = (struct vm_domain *[]){&db, &changed}, .n_domains = 2};
+	struct vm_inventory first = both();
+	struct vm_inventory second = {.serial = 2, .domains = (struct vm_domain *[]){&db, &changed},
+				      .n_domains = 2};
 	char wanted[600];
 
 	disk.size *= 2;

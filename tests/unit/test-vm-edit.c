@@ -57,7 +57,7 @@ static const char three[] = DOMAIN("domain", "", "", DISK("vda", "/C", LAYER("/B
 Test(vm_rewrite, a_layer_that_vanishes_or_moves_leaves_a_right_chain)
 {
 	static const struct {
-		struct vm_rewrite_move move;
+		struct vm_edit_move move;
 		int changed;
 		const char *chain;
 	} cases[] = {
@@ -80,17 +80,17 @@ Test(vm_rewrite, a_layer_that_vanishes_or_moves_leaves_a_right_chain)
 	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++) {
 		vs_autofree char *out = NULL;
 
-		cr_expect_eq(vm_rewrite_layers(three, &cases[i].move, 1, &out, NULL), cases[i].changed, "case %zu", i);
+		cr_expect_eq(vm_edit_layers(three, &cases[i].move, 1, &out, NULL), cases[i].changed, "case %zu", i);
 		expect_chain(out, "vda", cases[i].chain);
 	}
 }
 
 Test(vm_rewrite, what_a_disk_is_besides_its_image_stays)
 {
-	const struct vm_rewrite_move move = { .from = "/C", .to = "/A" };
+	const struct vm_edit_move move = { .from = "/C", .to = "/A" };
 	vs_autofree char *out = NULL;
 
-	cr_assert_eq(vm_rewrite_layers(three, &move, 1, &out, NULL), 1);
+	cr_assert_eq(vm_edit_layers(three, &move, 1, &out, NULL), 1);
 	cr_expect(strstr(out, "cache=\"none\""));
 	cr_expect(strstr(out, "<target dev=\"vda\" bus=\"virtio\"/>"));
 	cr_expect(strstr(out, "name=\"qemu\""));
@@ -102,13 +102,13 @@ Test(vm_rewrite, the_disks_own_file_cannot_vanish_if_nothing_is_recorded_beneath
 		DOMAIN("domain", "", "", DISK("vda", "/C", "")),
 		DOMAIN("domain", "", "", DISK("vda", "/C", "<backingStore/>")),
 	};
-	const struct vm_rewrite_move move = { .from = "/C" };
+	const struct vm_edit_move move = { .from = "/C" };
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(texts); i++) {
 		struct vs_err err = {0};
 		char *out = NULL;
 
-		cr_expect_eq(vm_rewrite_layers(texts[i], &move, 1, &out, &err), -EINVAL);
+		cr_expect_eq(vm_edit_layers(texts[i], &move, 1, &out, &err), -EINVAL);
 		cr_expect(strstr(err.msg, "'/C'"));
 		cr_expect_null(out);
 	}
@@ -120,11 +120,11 @@ Test(vm_rewrite, a_record_is_changed_in_both_definitions_and_in_nothing_else)
 		"<disks><disk name='vda' snapshot='external' type='file'><driver type='qcow2'/><source file='/B'/></disk></disks>"
 		DOMAIN("domain", "", "", DISK("vda", "/B", "") DISK("vdb", "/B", LAYER("/A", "")))
 		DOMAIN("inactiveDomain", "", "", DISK("vda", "/B", "")));
-	const struct vm_rewrite_move moves[] = {{ .target = "vda", .from = "/B", .to = "/A" }};
+	const struct vm_edit_move moves[] = {{ .target = "vda", .from = "/B", .to = "/A" }};
 	struct vm_xml_snapshot *record;
 	vs_autofree char *out = NULL;
 
-	cr_assert_eq(vm_rewrite_layers(text, moves, 1, &out, NULL), 2);
+	cr_assert_eq(vm_edit_layers(text, moves, 1, &out, NULL), 2);
 	cr_assert_eq(vm_xml_snapshot_parse(out, &record, NULL), 0);
 	cr_expect_str_eq(record->disks[0].overlay.path, "/B");
 	cr_expect_str_eq(record->domain->disks[0].source.path, "/A");
@@ -135,12 +135,12 @@ Test(vm_rewrite, a_record_is_changed_in_both_definitions_and_in_nothing_else)
 
 Test(vm_rewrite, moves_are_applied_in_order)
 {
-	const struct vm_rewrite_move moves[] = {
+	const struct vm_edit_move moves[] = {
 		{ .from = "/C", .to = "/B" }, { .from = "/B", .to = "/N" }, { .from = "/A" },
 	};
 	vs_autofree char *out = NULL;
 
-	cr_assert_eq(vm_rewrite_layers(three, moves, 3, &out, NULL), 3);
+	cr_assert_eq(vm_edit_layers(three, moves, 3, &out, NULL), 3);
 	expect_chain(out, "vda", "/N/qcow2 .");
 }
 
@@ -152,10 +152,10 @@ Test(vm_rewrite, what_was_true_of_the_old_file_only_goes)
 		"<disk type='file' device='disk'><driver type='qcow2'><metadata_cache><max_size unit='bytes'>1</max_size>"
 		"</metadata_cache></driver><source file='/B' index='3'><slices><slice type='storage' offset='1' size='2'/></slices>"
 		"<seclabel model='dac' relabel='no'/></source><target dev='vdb'/></disk>");
-	const struct vm_rewrite_disk disks[] = {{"vda", "/N", "qcow2", false}, {"vdb", "/M", "raw", false}};
+	const struct vm_edit_disk disks[] = {{"vda", "/N", "qcow2", false}, {"vdb", "/M", "raw", false}};
 	vs_autofree char *out = NULL;
 
-	cr_assert_eq(vm_rewrite_definition(text, disks, 2, &out, NULL), 0);
+	cr_assert_eq(vm_edit_definition(text, disks, 2, &out, NULL), 0);
 	expect_chain(out, "vda", "/N/qcow2");
 	expect_chain(out, "vdb", "/M/raw");
 	cr_expect_null(strstr(out, "nbd"));
@@ -176,7 +176,7 @@ Test(vm_rewrite, a_snapshot_gets_another_parent_or_none)
 		struct vm_xml_snapshot *record;
 		vs_autofree char *out = NULL;
 
-		cr_assert_eq(vm_rewrite_parent(text, cases[i].parent, &out, NULL), 0);
+		cr_assert_eq(vm_edit_parent(text, cases[i].parent, &out, NULL), 0);
 		cr_assert_eq(vm_xml_snapshot_parse(out, &record, NULL), 0);
 		if (cases[i].parent)
 			cr_expect_str_eq(record->parent, cases[i].parent);
@@ -192,7 +192,7 @@ Test(vm_rewrite, a_root_can_get_a_parent)
 {
 	vs_autofree char *out = NULL;
 
-	cr_assert_eq(vm_rewrite_parent("<domainsnapshot><name>s</name></domainsnapshot>", "p", &out, NULL), 0);
+	cr_assert_eq(vm_edit_parent("<domainsnapshot><name>s</name></domainsnapshot>", "p", &out, NULL), 0);
 	cr_expect(strstr(out, "<parent><name>p</name></parent>"));
 }
 
@@ -206,14 +206,14 @@ Test(vm_rewrite, an_overlay_is_replaced_where_it_was_that_file)
 	struct vm_xml_snapshot *record;
 	vs_autofree char *out = NULL, *same = NULL;
 
-	cr_assert_eq(vm_rewrite_overlay(text, "vda", "/O", "/N", NULL, &out, NULL), 2);
+	cr_assert_eq(vm_edit_overlay(text, "vda", "/O", "/N", NULL, &out, NULL), 2);
 	cr_assert_eq(vm_xml_snapshot_parse(out, &record, NULL), 0);
 	cr_expect_str_eq(record->disks[0].overlay.path, "/N");
 	cr_expect_str_eq(record->disks[0].overlay.format_name, "qcow2");
 	cr_expect_str_eq(record->disks[1].overlay.path, "/O");
 	cr_expect_str_eq(record->revert_disks[0].overlay.path, "/N");
 	vm_xml_snapshot_free(record);
-	cr_expect_eq(vm_rewrite_overlay(text, "vda", "/X", "/N", NULL, &same, NULL), 0);
+	cr_expect_eq(vm_edit_overlay(text, "vda", "/X", "/N", NULL, &same, NULL), 0);
 }
 
 Test(vm_rewrite, the_note_of_an_unfinished_delete_can_be_taken_away)
@@ -223,7 +223,7 @@ Test(vm_rewrite, the_note_of_an_unfinished_delete_can_be_taken_away)
 		"<disk name='vdb' snapshot='no'/></disks>");
 	vs_autofree char *out = NULL;
 
-	cr_assert_eq(vm_rewrite_deleted(text, &out, NULL), 1);
+	cr_assert_eq(vm_edit_deleted(text, &out, NULL), 1);
 	cr_expect_null(strstr(out, "snapshotDeleteInProgress"));
 }
 
@@ -237,10 +237,10 @@ Test(vm_rewrite, a_definition_for_a_revert_is_the_inactive_one_with_its_secrets_
 		       "<title>configured</title><qemu:commandline><qemu:arg value='-x'/></qemu:commandline>",
 		       DISK("vda", "/C", LAYER("/B", "<backingStore/>")) DISK("vdb", "/D", LAYER("/E", ""))
 		       "<graphics type='vnc' passwd='secret'/>"));
-	const struct vm_rewrite_disk disks[] = {{"vda", "/N", "qcow2", false}};
+	const struct vm_edit_disk disks[] = {{"vda", "/N", "qcow2", false}};
 	vs_autofree char *out = NULL;
 
-	cr_assert_eq(vm_rewrite_definition(text, disks, 1, &out, NULL), 0);
+	cr_assert_eq(vm_edit_definition(text, disks, 1, &out, NULL), 0);
 	cr_expect_eq(strncmp(out, "<domain ", 8), 0);
 	cr_expect(strstr(out, "configured"));
 	cr_expect(strstr(out, "passwd=\"secret\""));
@@ -256,19 +256,19 @@ Test(vm_rewrite, without_an_inactive_definition_the_live_one_is_taken)
 	static const char text[] = SNAPSHOT(DOMAIN("domain", "", "", DISK("vda", "/C", "")));
 	vs_autofree char *out = NULL;
 
-	cr_assert_eq(vm_rewrite_definition(text, NULL, 0, &out, NULL), 0);
+	cr_assert_eq(vm_edit_definition(text, NULL, 0, &out, NULL), 0);
 	expect_chain(out, "vda", "/C/qcow2");
 }
 
 Test(vm_rewrite, a_definition_without_the_disk_is_an_error)
 {
-	const struct vm_rewrite_disk disks[] = {{"vdz", "/N", "qcow2", false}};
+	const struct vm_edit_disk disks[] = {{"vdz", "/N", "qcow2", false}};
 	struct vs_err err = {0};
 	char *out = NULL;
 
-	cr_expect_eq(vm_rewrite_definition(three, disks, 1, &out, &err), -EINVAL);
+	cr_expect_eq(vm_edit_definition(three, disks, 1, &out, &err), -EINVAL);
 	cr_expect(strstr(err.msg, "'vdz'"));
-	cr_expect_eq(vm_rewrite_definition(SNAPSHOT(""), NULL, 0, &out, &err), -EINVAL);
+	cr_expect_eq(vm_edit_definition(SNAPSHOT(""), NULL, 0, &out, &err), -EINVAL);
 }
 
 Test(vm_rewrite, texts_that_are_something_else_are_refused)
@@ -277,11 +277,11 @@ Test(vm_rewrite, texts_that_are_something_else_are_refused)
 	char *out = NULL;
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(texts); i++) {
-		cr_expect_eq(vm_rewrite_layers(texts[i], NULL, 0, &out, NULL), -EINVAL, "%s", texts[i]);
-		cr_expect_eq(vm_rewrite_definition(texts[i], NULL, 0, &out, NULL), -EINVAL, "%s", texts[i]);
-		cr_expect_eq(vm_rewrite_parent(texts[i], "p", &out, NULL), -EINVAL, "%s", texts[i]);
-		cr_expect_eq(vm_rewrite_overlay(texts[i], "vda", "/a", "/b", NULL, &out, NULL), -EINVAL, "%s", texts[i]);
-		cr_expect_eq(vm_rewrite_deleted(texts[i], &out, NULL), -EINVAL, "%s", texts[i]);
+		cr_expect_eq(vm_edit_layers(texts[i], NULL, 0, &out, NULL), -EINVAL, "%s", texts[i]);
+		cr_expect_eq(vm_edit_definition(texts[i], NULL, 0, &out, NULL), -EINVAL, "%s", texts[i]);
+		cr_expect_eq(vm_edit_parent(texts[i], "p", &out, NULL), -EINVAL, "%s", texts[i]);
+		cr_expect_eq(vm_edit_overlay(texts[i], "vda", "/a", "/b", NULL, &out, NULL), -EINVAL, "%s", texts[i]);
+		cr_expect_eq(vm_edit_deleted(texts[i], &out, NULL), -EINVAL, "%s", texts[i]);
 	}
 	cr_expect_null(out);
 }
@@ -290,14 +290,14 @@ Test(vm_rewrite, texts_that_are_something_else_are_refused)
 
 Test(vm_rewrite, a_new_external_snapshot_names_every_disk)
 {
-	const struct vm_rewrite_new_disk disks[] = {
+	const struct vm_new_disk disks[] = {
 		{"vda", VM_MODE_EXTERNAL, "/dir & more/o.qcow2"}, {"vdb", VM_MODE_NO, NULL},
 	};
-	const struct vm_rewrite_new spec = { .name = "a <b> & 'c'", .description = "two\nlines", .disks = disks, .n_disks = 2 };
+	const struct vm_new_snapshot spec = { .name = "a <b> & 'c'", .description = "two\nlines", .disks = disks, .n_disks = 2 };
 	struct vm_xml_snapshot *record;
 	vs_autofree char *out = NULL;
 
-	cr_assert_eq(vm_rewrite_new(&spec, &out, NULL), 0);
+	cr_assert_eq(vm_new_snapshot(&spec, &out, NULL), 0);
 	cr_assert_eq(vm_xml_snapshot_parse(out, &record, NULL), 0);
 	cr_expect_str_eq(record->name, "a <b> & 'c'");
 	cr_expect_str_eq(record->description, "two\nlines");
@@ -310,12 +310,12 @@ Test(vm_rewrite, a_new_external_snapshot_names_every_disk)
 
 Test(vm_rewrite, a_new_internal_snapshot_with_memory)
 {
-	const struct vm_rewrite_new_disk disks[] = {{"vda", VM_MODE_INTERNAL, NULL}};
-	const struct vm_rewrite_new spec = { .name = "i", .memory = VM_MODE_INTERNAL, .disks = disks, .n_disks = 1 };
+	const struct vm_new_disk disks[] = {{"vda", VM_MODE_INTERNAL, NULL}};
+	const struct vm_new_snapshot spec = { .name = "i", .memory = VM_MODE_INTERNAL, .disks = disks, .n_disks = 1 };
 	struct vm_xml_snapshot *record;
 	vs_autofree char *out = NULL;
 
-	cr_assert_eq(vm_rewrite_new(&spec, &out, NULL), 0);
+	cr_assert_eq(vm_new_snapshot(&spec, &out, NULL), 0);
 	cr_assert_eq(vm_xml_snapshot_parse(out, &record, NULL), 0);
 	cr_expect_eq(record->memory, VM_MODE_INTERNAL);
 	cr_expect_eq(record->kind, VM_INTERNAL);
@@ -325,11 +325,11 @@ Test(vm_rewrite, a_new_internal_snapshot_with_memory)
 
 Test(vm_rewrite, saved_memory_has_its_file)
 {
-	const struct vm_rewrite_new spec = { .name = "m", .memory = VM_MODE_EXTERNAL, .memory_file = "/m & m" };
+	const struct vm_new_snapshot spec = { .name = "m", .memory = VM_MODE_EXTERNAL, .memory_file = "/m & m" };
 	struct vm_xml_snapshot *record;
 	vs_autofree char *out = NULL;
 
-	cr_assert_eq(vm_rewrite_new(&spec, &out, NULL), 0);
+	cr_assert_eq(vm_new_snapshot(&spec, &out, NULL), 0);
 	cr_assert_eq(vm_xml_snapshot_parse(out, &record, NULL), 0);
 	cr_expect_str_eq(record->memory_file, "/m & m");
 	vm_xml_snapshot_free(record);
@@ -340,8 +340,8 @@ Test(vm_rewrite, what_xml_cannot_hold_is_refused)
 	static const char *const bad[] = {"a\x01z", "\xff", "\xc0\x80", "x\xef\xbf\xbe"};
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(bad); i++) {
-		const struct vm_rewrite_new_disk disk = {"vda", VM_MODE_EXTERNAL, bad[i]};
-		const struct vm_rewrite_new specs[] = {
+		const struct vm_new_disk disk = {"vda", VM_MODE_EXTERNAL, bad[i]};
+		const struct vm_new_snapshot specs[] = {
 			{ .name = bad[i] }, { .name = "n", .description = bad[i] },
 			{ .name = "n", .memory = VM_MODE_EXTERNAL, .memory_file = bad[i] },
 			{ .name = "n", .disks = &disk, .n_disks = 1 },
@@ -349,7 +349,7 @@ Test(vm_rewrite, what_xml_cannot_hold_is_refused)
 		char *out = NULL;
 
 		for (size_t k = 0; k < VS_ARRAY_LEN(specs); k++)
-			cr_expect_eq(vm_rewrite_new(&specs[k], &out, NULL), -EINVAL, "case %zu.%zu", i, k);
+			cr_expect_eq(vm_new_snapshot(&specs[k], &out, NULL), -EINVAL, "case %zu.%zu", i, k);
 		cr_expect_null(out);
 	}
 }

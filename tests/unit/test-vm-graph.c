@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "vm/graph/graph.h"
+#include "vm/observe/watch.h"
 
 #define SEC INT64_C(1000000000)
 
@@ -724,10 +725,10 @@ Test(vm_graph, a_file_that_we_wrote_to_is_known_by_its_stamp)
 	l.domains[WEB].n_snapshots = 1;
 	expect_in(&l, WEB, S1, VM_STALE, "'/i/o1' was written after the snapshot was taken");
 	struct q2_stamp then[] = {l.files[O1].stamp, l.files[BASE].stamp};
-	l.snapdisks[WEB][S1].vouched = then;
-	l.snapdisks[WEB][S1].n_vouched = 2;
+	l.snapdisks[WEB][S1].attested = then;
+	l.snapdisks[WEB][S1].n_attested = 2;
 	expect_in(&l, WEB, S1, VM_DETACHED, "no longer beneath");
-	l.files[O1].written_at = 8; /* also against what was watched, for it was vouched for later */
+	l.files[O1].written_at = 8; /* also against what was watched, for it was attested later */
 	expect_in(&l, WEB, S1, VM_DETACHED, "no longer beneath");
 	l.files[O1].stamp.mtime_ns++;
 	expect_in(&l, WEB, S1, VM_STALE, "'/i/o1' was written after the snapshot was taken");
@@ -753,8 +754,8 @@ Test(vm_graph, what_our_merge_moves_down_stays_right_if_it_was_right_before)
 
 	both[0].mtime_ns = INT64_C(219) * 1000000000;
 	expect_in(&l, WEB, S1, VM_STALE, "'/i/spare' was written after the snapshot was taken");
-	l.snapdisks[WEB][S1].vouched = both;
-	l.snapdisks[WEB][S1].n_vouched = 2;
+	l.snapdisks[WEB][S1].attested = both;
+	l.snapdisks[WEB][S1].n_attested = 2;
 	expect_in(&l, WEB, S1, VM_OK, NULL);
 	l.commits[0].ours = false;
 	expect_in(&l, WEB, S1, VM_STALE, NULL);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* What pictures are made of: order and numbers of snapshots, sharing of what did not change, the log, and small helpers. */
+/* What inventories are made of: order and numbers of snapshots, sharing of what did not change, the log, and small helpers. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,10 +10,10 @@
 #include "vm/model/inventory.h"
 #include "vm/observe/gates.h"
 #include "vm/util/clock.h"
-#include "vm/util/log.h"
+#include "vm/util/log-shelf.h"
 #include "vm/util/strmap.h"
 
-/* ---------------------------------------------------------------- pictures */
+/* ---------------------------------------------------------------- inventories */
 
 static struct vm_domain *domain(const char *dir, const char *state)
 {
@@ -30,37 +30,37 @@ static struct vm_domain *domain(const char *dir, const char *state)
 	return d;
 }
 
-Test(vm_picture, domains_are_sorted_and_found_by_directory)
+Test(vm_inventory, domains_are_sorted_and_found_by_directory)
 {
 	struct vm_domain *list[] = { domain("web", "running"), domain("db", "running"), domain("mail", "shut off") };
-	struct vm_picture *pic = vm_picture_new(list, 3, NULL);
+	struct vm_inventory *inv = vm_inventory_new(list, 3, NULL);
 
-	cr_expect_str_eq(pic->domains[0]->dir, "db");
-	cr_expect_str_eq(pic->domains[2]->dir, "web");
-	cr_expect_eq(vm_picture_domain(pic, "mail"), pic->domains[1]);
-	cr_expect_null(vm_picture_domain(pic, "mai"));
-	cr_expect_null(vm_picture_domain(pic, "zebra"));
-	vm_picture_put(pic);
+	cr_expect_str_eq(inv->domains[0]->dir, "db");
+	cr_expect_str_eq(inv->domains[2]->dir, "web");
+	cr_expect_eq(vm_inventory_domain(inv, "mail"), inv->domains[1]);
+	cr_expect_null(vm_inventory_domain(inv, "mai"));
+	cr_expect_null(vm_inventory_domain(inv, "zebra"));
+	vm_inventory_put(inv);
 }
 
-Test(vm_picture, the_serial_rises_only_with_another_domain_object)
+Test(vm_inventory, the_serial_rises_only_with_another_domain_object)
 {
 	struct vm_domain *a = domain("a", "running"), *b = domain("a", "paused");
-	struct vm_picture *one = vm_picture_new(&a, 1, NULL), *same, *other;
+	struct vm_inventory *one = vm_inventory_new(&a, 1, NULL), *same, *other;
 
 	vm_domain_ref(a);
-	same = vm_picture_new(&a, 1, one);
+	same = vm_inventory_new(&a, 1, one);
 	cr_expect_eq(same->serial, one->serial);
-	other = vm_picture_new(&b, 1, same);
+	other = vm_inventory_new(&b, 1, same);
 	cr_expect_eq(other->serial, one->serial + 1);
-	vm_picture_put(one);
-	vm_picture_put(same);
-	cr_expect_str_eq(vm_picture_ref(other)->domains[0]->state, "paused");
-	vm_picture_put(other);
-	vm_picture_put(other);
+	vm_inventory_put(one);
+	vm_inventory_put(same);
+	cr_expect_str_eq(vm_inventory_ref(other)->domains[0]->state, "paused");
+	vm_inventory_put(other);
+	vm_inventory_put(other);
 }
 
-Test(vm_picture, equal_is_what_looks_the_same)
+Test(vm_inventory, equal_is_what_looks_the_same)
 {
 	struct vm_domain *a = domain("a", "running"), *b = domain("a", "running"), *c = domain("a", "paused");
 
@@ -74,7 +74,7 @@ Test(vm_picture, equal_is_what_looks_the_same)
 	vm_domain_unref(c);
 }
 
-Test(vm_picture, an_active_layer_may_grow_a_little_without_being_news)
+Test(vm_inventory, an_active_layer_may_grow_a_little_without_being_news)
 {
 	static const struct { bool active; uint64_t more; bool equal; } cases[] = {
 		{ true, 0, true },
@@ -104,7 +104,7 @@ static void expect_order(struct vm_draft_snapshot *snaps, size_t n, const char *
 	struct vm_arena arena;
 
 	vm_arena_init(&arena);
-	cr_assert_eq(vm_draft_settle(&d, &arena), 0);
+	cr_assert_eq(vm_order_settle(&d, &arena), 0);
 	for (size_t i = 0; i < n; i++) {
 		cr_expect_str_eq(d.order[i]->name, names[i], "place %zu", i);
 		cr_expect_eq(d.order[i]->rank, (int)i);
@@ -145,14 +145,14 @@ Test(vm_draft, inode_numbers_tell_snapshots_apart_that_reuse_name_and_id)
 	struct vm_draft_snapshot s = { .name = "monday" };
 	struct q2_snapshot one = { .id = (char *)"1", .name = (char *)"monday", .date_sec = 5, .date_nsec = 1000 }, two = one;
 	struct vm_draft_disk a = { .fact = { .target = "vda" }, .entry = &one }, b = { .fact = { .target = "vda" }, .entry = &two };
-	uint64_t ino = vm_draft_disk_ino(&d, &s, &a);
+	uint64_t ino = vm_order_disk_ino(&d, &s, &a);
 
-	cr_expect_eq(ino, vm_draft_disk_ino(&d, &s, &b), "the same at every mount");
+	cr_expect_eq(ino, vm_order_disk_ino(&d, &s, &b), "the same at every mount");
 	two.date_nsec = 2000;
-	cr_expect_neq(ino, vm_draft_disk_ino(&d, &s, &b), "deleted and created again");
+	cr_expect_neq(ino, vm_order_disk_ino(&d, &s, &b), "deleted and created again");
 	two = one;
 	b.fact.target = "vdb";
-	cr_expect_neq(ino, vm_draft_disk_ino(&d, &s, &b), "another disk");
+	cr_expect_neq(ino, vm_order_disk_ino(&d, &s, &b), "another disk");
 	cr_expect_gt(ino, 1);
 }
 
@@ -175,7 +175,7 @@ Test(vm_draft, a_begun_merge_is_drawn_once_however_many_snapshots_are_meant_by_i
 	size_t len = (size_t)snprintf(text, sizeof(text), "<facts version='2' serial='5'><b k='1' c='delete x' r='r' t='1'>");
 	struct vm_draft d = { .snapshots = alike, .n_snapshots = ALIKE };
 	struct vm_arena arena;
-	struct vm_own *own;
+	struct vm_meta *own;
 
 	for (int i = 0; i < ALIKE; i++)
 		alike[i] = (struct vm_draft_snapshot){ .name = "x", .kind = VM_EXTERNAL, .created_ns = VM_NS_PER_S + i, .parent = -1 };
@@ -183,11 +183,11 @@ Test(vm_draft, a_begun_merge_is_drawn_once_however_many_snapshots_are_meant_by_i
 		len += (size_t)snprintf(text + len, sizeof(text) - len, "<d t='d' p='/p'/>");
 	len += (size_t)snprintf(text + len, sizeof(text) - len, "</b><s n='x' t='1' is='e' b='1'/><s n='gone' t='1' is='e' b='1'/></facts>");
 	vm_arena_init(&arena);
-	cr_assert_eq(vm_own_parse(text, len, &own, NULL), 0);
-	vm_draft_own(&d, own, &arena);
+	cr_assert_eq(vm_meta_parse(text, len, &own, NULL), 0);
+	vm_draft_meta(&d, own, &arena);
 	cr_expect_eq(d.n_merges, (size_t)DISKS);
 	vm_arena_fini(&arena);
-	vm_own_free(own);
+	vm_meta_free(own);
 }
 
 Test(vm_memory, no_commit_is_dropped)
@@ -196,7 +196,7 @@ Test(vm_memory, no_commit_is_dropped)
 	static struct vm_fact_file files[MANY + 1];
 	static struct vm_fact_commit commits[MANY];
 	struct vm_facts facts = { .files = files, .n_files = MANY + 1 };
-	struct vm_memory *memory = vm_memory_new();
+	struct vm_history *memory = vm_history_new();
 	struct vm_fact_commit *out;
 	size_t n;
 
@@ -204,12 +204,12 @@ Test(vm_memory, no_commit_is_dropped)
 		files[i].stamp = (struct q2_stamp){ .dev = 1, .ino = (uint64_t)i + 1, .size = 1, .mtime_ns = 1 };
 	for (int i = 0; i < MANY; i++)
 		commits[i] = (struct vm_fact_commit){ .base = i, .top = MANY };
-	vm_memory_poll(memory, 1);
-	cr_assert_eq(vm_memory_commits_add(memory, &facts, commits, MANY), 0);
-	cr_assert_eq(vm_memory_commits(memory, &facts, &out, &n), 0);
+	vm_history_poll(memory, 1);
+	cr_assert_eq(vm_history_commits_add(memory, &facts, commits, MANY), 0);
+	cr_assert_eq(vm_history_commits(memory, &facts, &out, &n), 0);
 	cr_expect_eq(n, (size_t)MANY);
 	free(out);
-	vm_memory_free(memory);
+	vm_history_free(memory);
 }
 
 Test(vm_log, keeps_the_last_thousand_lines_and_each_is_one)
@@ -297,27 +297,27 @@ Test(vm_arena, gives_zeroed_memory_large_and_small)
 
 Test(vm_gate, stays_the_same_while_the_same_is_named)
 {
-	struct vm_gate_memo memo = {0};
+	struct vm_gates_memo memo = {0};
 	struct q2_gate *first, *again, *other;
 
 	for (int i = 0; i < 3; i++) {
-		struct vm_gate_list list = {0};
+		struct vm_gates_list list = {0};
 
-		vm_gate_list_file(&list, "/nowhere/a.qcow2", Q2_FORMAT_NONE);
-		vm_gate_list_file(&list, "/nowhere/a.qcow2", Q2_FORMAT_QCOW2);
+		vm_gates_list_file(&list, "/nowhere/a.qcow2", Q2_FORMAT_NONE);
+		vm_gates_list_file(&list, "/nowhere/a.qcow2", Q2_FORMAT_QCOW2);
 		if (i == 2)
-			vm_gate_list_dir(&list, "/tmp");
+			vm_gates_list_dir(&list, "/tmp");
 		if (i == 0)
-			first = q2_gate_ref(vm_gate_list_gate(&list, &memo));
+			first = q2_gate_ref(vm_gates_list_gate(&list, &memo));
 		else if (i == 1)
-			again = vm_gate_list_gate(&list, &memo);
+			again = vm_gates_list_gate(&list, &memo);
 		else
-			other = vm_gate_list_gate(&list, &memo);
+			other = vm_gates_list_gate(&list, &memo);
 		cr_expect_eq(list.n, i == 2 ? 2 : 1, "each path once");
-		vm_gate_list_fini(&list);
+		vm_gates_list_fini(&list);
 	}
 	cr_expect_eq(first, again);
 	cr_expect_neq(first, other);
 	q2_gate_unref(first);
-	vm_gate_memo_fini(&memo);
+	vm_gates_memo_fini(&memo);
 }

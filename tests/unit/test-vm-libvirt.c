@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* What is pure in vm/libvirt/act.h. Everything else is proved through the mounted files, on libvirt itself. */
+/* What is pure in vm/libvirt/. Everything else is proved through the mounted files, on libvirt itself. */
 #include <criterion/criterion.h>
 #include <string.h>
 
-#include "vm/libvirt/act.h"
+#include "vm/libvirt/overlay.h"
+#include "vm/libvirt/version.h"
 
 #define V(major, minor, micro) ((major) * 1000000ul + (minor) * 1000ul + (micro))
 
-Test(vm_act, what_a_version_of_libvirt_can_do)
+Test(vm_libvirt, what_a_version_of_libvirt_can_do)
 {
 	static const struct {
 		unsigned long version;
@@ -23,7 +24,7 @@ Test(vm_act, what_a_version_of_libvirt_can_do)
 	};
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++)
-		cr_expect_eq(vm_act_can_of(cases[i].version).start_layers, cases[i].layers, "case %zu", i);
+		cr_expect_eq(vm_version_of(cases[i].version).start_layers, cases[i].layers, "case %zu", i);
 }
 
 static void expect_path(const char *source, const char *snapshot, unsigned attempt, const char *want)
@@ -31,11 +32,11 @@ static void expect_path(const char *source, const char *snapshot, unsigned attem
 	char *names[] = {(char *)"monday", (char *)"s1", (char *)"a b", (char *)"v1.2"};
 	vs_autofree char *got = NULL;
 
-	cr_assert_eq(vm_act_overlay_path(source, names, VS_ARRAY_LEN(names), snapshot, attempt, &got), 0);
+	cr_assert_eq(vm_overlay_path(source, names, VS_ARRAY_LEN(names), snapshot, attempt, &got), 0);
 	cr_expect_str_eq(got, want, "'%s' over '%s' is '%s', not '%s'", snapshot, source, got, want);
 }
 
-Test(vm_act, overlays_lie_beside_their_image_and_are_called_after_the_snapshot)
+Test(vm_libvirt, overlays_lie_beside_their_image_and_are_called_after_the_snapshot)
 {
 	expect_path("/i/web01.qcow2", "monday", 1, "/i/web01.monday.qcow2");
 	expect_path("/i/web01.img", "monday", 2, "/i/web01.monday-2.qcow2");
@@ -44,7 +45,7 @@ Test(vm_act, overlays_lie_beside_their_image_and_are_called_after_the_snapshot)
 	expect_path("/i/.qcow2", "x", 1, "/i/.qcow2.x.qcow2");                /* nothing would be left */
 }
 
-Test(vm_act, names_do_not_grow_from_snapshot_to_snapshot)
+Test(vm_libvirt, names_do_not_grow_from_snapshot_to_snapshot)
 {
 	expect_path("/i/web01.monday.qcow2", "tuesday", 1, "/i/web01.tuesday.qcow2");
 	expect_path("/i/web01.monday-2.qcow2", "tuesday", 1, "/i/web01.tuesday.qcow2"); /* a second attempt */
@@ -55,14 +56,14 @@ Test(vm_act, names_do_not_grow_from_snapshot_to_snapshot)
 	expect_path("/i/disk-2.qcow2", "c", 1, "/i/disk-2.c.qcow2");                    /* not an attempt */
 }
 
-Test(vm_act, what_could_mean_something_to_somebody_does_not_get_into_file_names)
+Test(vm_libvirt, what_could_mean_something_to_somebody_does_not_get_into_file_names)
 {
 	expect_path("/i/d.qcow2", "a b&c'\"*?[]{},:$;", 1, "/i/d.a_b_c____________.qcow2");
 	expect_path("/i/d.qcow2", "sp\xc3\xa4t", 1, "/i/d.sp\xc3\xa4t.qcow2");
 	expect_path("/i/d.qcow2", "x\xff\x01\n", 1, "/i/d.x___.qcow2");
 }
 
-Test(vm_act, long_names_still_make_a_file_name)
+Test(vm_libvirt, long_names_still_make_a_file_name)
 {
 	char source[400] = "/i/", name[300];
 	vs_autofree char *got = NULL;
@@ -71,7 +72,7 @@ Test(vm_act, long_names_still_make_a_file_name)
 	memset(name, 0, sizeof(name));
 	for (size_t i = 0; i < 246; i += 2)
 		memcpy(name + i, "\xc3\xa4", 2);
-	cr_assert_eq(vm_act_overlay_path(source, NULL, 0, name, 1000, &got), 0);
+	cr_assert_eq(vm_overlay_path(source, NULL, 0, name, 1000, &got), 0);
 	cr_expect_leq(strlen(got) - 3, 255);
 	cr_expect(strstr(got, "\xc3\xa4-1000.qcow2"), "cut between characters: %s", got);
 }

@@ -4,7 +4,8 @@
  * Plan and recovery of merges, on made-up domains.
  *
  * A world is a few files that stand on one another, snapshots that froze some of them, and one disk. It is shown to vm_merge_plan() as
- * a picture, libvirt's records and our own facts; what the plan says is then done to the world, up to any step, as merge-run.c would
+ * an inventory, libvirt's records and our metadata; what the plan says is then done to the world, up to any step, as
+ * merge-run.c would
  * do it; others may do something to the world in between; and the command is repeated. Whatever happens, every snapshot that nobody
  * asked to go must read, through the file that its record names, what it read when it was taken, and no file may vanish that somebody
  * needs, or may need.
@@ -46,7 +47,7 @@ struct world {
 	int n_files;
 	struct snap snaps[SNAPS];
 	int n_snaps, active;
-	struct vm_own *own;
+	struct vm_meta *meta;
 	char said[512]; /* for messages */
 };
 
@@ -94,7 +95,7 @@ static int take(struct world *w, int parent)
 /* @layers: above the base. @branch: the snapshot to go back to and take another one from; NONE: no branch. */
 static struct world make(int layers, int branch)
 {
-	struct world w = {.active = NONE, .own = vm_own_new()};
+	struct world w = {.active = NONE, .meta = vm_meta_new()};
 	int parent = NONE;
 
 	w.active = new_file(&w, NONE, false);
@@ -112,14 +113,14 @@ static struct world make(int layers, int branch)
 /* ---------------------------------------------------------------- showing it */
 
 struct show {
-	struct vm_work work;
+	struct vm_context work;
 	struct vm_domain d;
 	struct vm_layer layers[FILES];
 	struct vm_disk_now disk;
 	struct vm_snapshot snaps[SNAPS];
 	struct vm_disk disks[SNAPS];
 	char *chains[SNAPS][FILES + 1];
-	struct vm_work_record records[SNAPS];
+	struct vm_context_record records[SNAPS];
 	struct vm_xml_snapshot xml[SNAPS];
 	struct vm_xml_snapdisk xml_disks[SNAPS];
 	struct vm_xml_disk frozen[SNAPS];
@@ -188,8 +189,8 @@ static void show(const struct world *w, struct show *v)
 	for (int s = 0; s < w->n_snaps; s++) {
 		const struct snap *from = &w->snaps[s];
 		size_t n = v->d.n_snapshots, depth = 0;
-		struct vm_own_id id = {from->name, (100 + s) * INT64_C(1000000000), VM_EXTERNAL};
-		bool marked = vm_own_find(w->own, &id) && vm_own_find(w->own, &id)->mark;
+		struct vm_meta_id id = {from->name, (100 + s) * INT64_C(1000000000), VM_EXTERNAL};
+		bool marked = vm_meta_find(w->meta, &id) && vm_meta_find(w->meta, &id)->mark;
 
 		if (!from->exists)
 			continue;
@@ -206,7 +207,7 @@ static void show(const struct world *w, struct show *v)
 		v->xml[n] = (struct vm_xml_snapshot){.name = (char *)from->name, .kind = VM_EXTERNAL, .created_s = 100 + s,
 						     .parent = from->parent == NONE ? NULL : (char *)w->snaps[from->parent].name,
 						     .disks = &v->xml_disks[n], .n_disks = 1};
-		v->records[n] = (struct vm_work_record){.name = (char *)from->name, .xml = &v->xml[n]};
+		v->records[n] = (struct vm_context_record){.name = (char *)from->name, .xml = &v->xml[n]};
 		v->d.n_snapshots++;
 	}
 	v->d.name = v->d.dir = (char *)"web";
@@ -214,7 +215,8 @@ static void show(const struct world *w, struct show *v)
 	v->d.disks = &v->disk;
 	v->d.n_disks = 1;
 	v->d.snapshots = v->snaps;
-	v->work = (struct vm_work){.d = &v->d, .records = v->records, .n_records = v->d.n_snapshots, .own = w->own, .try_only = true};
+	v->work = (struct vm_context){.d = &v->d, .records = v->records, .n_records = v->d.n_snapshots, .meta = w->meta,
+				      .try_only = true};
 }
 
 /* ---------------------------------------------------------------- doing what was planned */
@@ -229,16 +231,16 @@ static int index_of(const char *path)
 static void mark(struct world *w, const struct vm_merge *m, bool done, bool pivoting)
 {
 	const struct vm_merge_disk *d = &m->disks[0];
-	struct vm_own_doomed disk = {.target = (char *)"vda", .path = d->base, .top = d->top, .path_ino = d->base_stamp.ino,
+	struct vm_meta_doomed disk = {.target = (char *)"vda", .path = d->base, .top = d->top, .path_ino = d->base_stamp.ino,
 				     .top_ino = d->top_stamp.ino, .above_ino = d->above_ino, .done = done, .pivoting = pivoting};
-	struct vm_own_mark what = {.command = m->command, .reason = (char *)"begun", .disks = &disk, .n_disks = 1};
+	struct vm_meta_mark what = {.command = m->command, .reason = (char *)"begun", .disks = &disk, .n_disks = 1};
 
 	for (size_t i = 0; i < m->n_names; i++)
 		for (int s = 0; s < w->n_snaps; s++) {
-			struct vm_own_id id = {m->names[i], (100 + s) * INT64_C(1000000000), VM_EXTERNAL};
+			struct vm_meta_id id = {m->names[i], (100 + s) * INT64_C(1000000000), VM_EXTERNAL};
 
 			if (w->snaps[s].exists && !strcmp(w->snaps[s].name, m->names[i]))
-				cr_assert_eq(vm_own_set_mark(w->own, &id, &what), 0);
+				cr_assert_eq(vm_meta_set_mark(w->meta, &id, &what), 0);
 		}
 }
 
@@ -291,7 +293,7 @@ static bool may_unlink(const struct world *w, const struct vm_merge *m, const st
 	int file = index_of(doomed->path), layer;
 
 	show(w, &now);
-	layer = vm_work_layer(&now.work, doomed->path);
+	layer = vm_context_layer(&now.work, doomed->path);
 	if (!w->files[file].exists)
 		return true; /* it is gone already */
 	if (layer < 0 || w->files[file].ino != doomed->stamp.ino || now.layers[layer].active)
@@ -373,10 +375,10 @@ static void carry_out(struct world *w, const struct vm_merge *m, enum step last)
 		return;
 	for (size_t i = 0; i < m->n_names; i++)
 		for (int s = 0; s < w->n_snaps; s++) {
-			struct vm_own_id id = {m->names[i], (100 + s) * INT64_C(1000000000), VM_EXTERNAL};
+			struct vm_meta_id id = {m->names[i], (100 + s) * INT64_C(1000000000), VM_EXTERNAL};
 
 			if (!strcmp(w->snaps[s].name, m->names[i]))
-				vm_own_forget(w->own, &id);
+				vm_meta_forget(w->meta, &id);
 		}
 }
 
@@ -461,10 +463,10 @@ enum deed { NOTHING, REVERT_BY_OTHERS, PULL_BY_OTHERS, REPLACE_BASE, REPLACE_TOP
 /* The file of the merge that was begun: its base and top. */
 static bool files_of(const struct world *w, int *base, int *top)
 {
-	for (size_t i = 0; i < w->own->n_snapshots; i++)
-		if (w->own->snapshots[i].mark) {
-			*base = index_of(w->own->snapshots[i].mark->disks[0].path);
-			*top = index_of(w->own->snapshots[i].mark->disks[0].top);
+	for (size_t i = 0; i < w->meta->n_snapshots; i++)
+		if (w->meta->snapshots[i].mark) {
+			*base = index_of(w->meta->snapshots[i].mark->disks[0].path);
+			*top = index_of(w->meta->snapshots[i].mark->disks[0].top);
 			return true;
 		}
 	return false;
@@ -553,7 +555,7 @@ static struct world copy(const struct world *w)
 {
 	struct world c = *w;
 
-	c.own = vm_own_copy(w->own);
+	c.meta = vm_meta_copy(w->meta);
 	return c;
 }
 
@@ -591,10 +593,10 @@ static void go_on(const struct world *begun, const struct command *c, enum step 
 		snprintf(next.said, sizeof(next.said), "%.400s, then delete s%d", w.said, s);
 		give(&next, &other, DONE, false);
 		check(&next);
-		vm_own_free(next.own);
+		vm_meta_free(next.meta);
 	}
-	vm_own_free(moved.own);
-	vm_own_free(w.own);
+	vm_meta_free(moved.meta);
+	vm_meta_free(w.meta);
 }
 
 static void interrupt_everywhere(const struct world *start, const struct command *c)
@@ -603,14 +605,14 @@ static void interrupt_everywhere(const struct world *start, const struct command
 		struct world w = copy(start);
 
 		if (!give(&w, c, at, false)) {
-			vm_own_free(w.own);
+			vm_meta_free(w.meta);
 			return;
 		}
 		check(&w);
 		for (enum deed deed = NOTHING; deed < DEEDS; deed++)
 			for (int snap = 0; snap < (deed == REVERT_BY_OTHERS || deed == FORGET_BY_OTHERS ? w.n_snaps : 1); snap++)
 				go_on(&w, c, at, deed, snap);
-		vm_own_free(w.own);
+		vm_meta_free(w.meta);
 	}
 }
 
@@ -625,7 +627,7 @@ static void every_command(const struct world *w)
 				snprintf(start.said, sizeof(start.said), "%.120s %s s%d s%d", w->said, commit ? "commit" : "delete", first, last);
 				if (commit || first == last)
 					interrupt_everywhere(&start, &c);
-				vm_own_free(start.own);
+				vm_meta_free(start.meta);
 			}
 }
 
@@ -653,9 +655,9 @@ static void every_knowledge(struct world *w)
 								give(&one, &c, DONE, false);
 							check(&one);
 							worlds++;
-							vm_own_free(one.own);
+							vm_meta_free(one.meta);
 						}
-				vm_own_free(k.own);
+				vm_meta_free(k.meta);
 			}
 }
 
@@ -668,7 +670,7 @@ static void every_shape(void (*test)(struct world *w))
 			snprintf(w.said, sizeof(w.said), "%d layers, branch at %d:", layers, branch);
 			check(&w);
 			test(&w);
-			vm_own_free(w.own);
+			vm_meta_free(w.meta);
 		}
 }
 
@@ -705,7 +707,7 @@ Test(vm_merge, an_undisturbed_delete_of_any_snapshot_leaves_no_file_too_many)
 			for (int f = 0; f < w.n_files; f++)
 				n += w.files[f].exists;
 			cr_expect_eq(n, layers, "%s: %d files", w.said, n);
-			vm_own_free(w.own);
+			vm_meta_free(w.meta);
 		}
 }
 
@@ -726,6 +728,6 @@ Test(vm_merge, an_interrupted_command_is_finished_by_its_repetition)
 				n += w.files[f].exists;
 			/* between the pivot and the note of it nobody can tell whether all of the old top was merged: it stays */
 			cr_expect_eq(n, at == MOVED && s == 2 ? 4 : 3, "%s: %d files", w.said, n);
-			vm_own_free(w.own);
+			vm_meta_free(w.meta);
 		}
 }

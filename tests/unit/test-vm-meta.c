@@ -2,34 +2,34 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <libxml/parser.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "vm/meta/meta.h"
+#include "vm/xml/xml.h"
 
 #define NS INT64_C(1000000000)
 
-static struct vm_own_id id(const char *name, int64_t created_ns, enum vm_kind kind)
+static struct vm_meta_id id(const char *name, int64_t created_ns, enum vm_kind kind)
 {
-	return (struct vm_own_id){name, created_ns, kind};
+	return (struct vm_meta_id){name, created_ns, kind};
 }
 
-static struct vm_own *parse(const char *text)
+static struct vm_meta *parse(const char *text)
 {
-	struct vm_own *own = NULL;
+	struct vm_meta *meta = NULL;
 	struct vs_err err = {0};
 
-	cr_assert_eq(vm_own_parse(text, strlen(text), &own, &err), 0, "%s: %s", text, err.msg);
-	return own;
+	cr_assert_eq(vm_meta_parse(text, strlen(text), &meta, &err), 0, "%s: %s", text, err.msg);
+	return meta;
 }
 
-static char *text_of(const struct vm_own *own)
+static char *text_of(const struct vm_meta *meta)
 {
 	char *text = NULL;
 	struct vs_err err = {0};
 
-	cr_assert_eq(vm_own_text(own, &text, &err), 0, "%s", err.msg);
+	cr_assert_eq(vm_meta_text(meta, &text, &err), 0, "%s", err.msg);
 	return text;
 }
 
@@ -48,21 +48,21 @@ static const char all_of_it[] =
 	"<s n=\"early\" t=\"-0.500000000\" is=\"eh\" b=\"4\"/>"
 	"</facts>";
 
-Test(vm_facts, everything_is_read_as_it_was_written)
+Test(vm_meta, everything_is_read_as_it_was_written)
 {
-	struct vm_own *own = parse(all_of_it);
-	vs_autofree char *text = text_of(own);
-	const struct vm_own_snapshot *s = own->snapshots;
+	struct vm_meta *meta = parse(all_of_it);
+	vs_autofree char *text = text_of(meta);
+	const struct vm_meta_snapshot *s = meta->snapshots;
 
 	cr_expect_str_eq(text, all_of_it);
-	cr_expect_eq(own->serial, 42u);
-	cr_expect_str_eq(own->policy, "7d 4w match=a?&<*");
-	cr_assert_eq(own->n_snapshots, 4u);
+	cr_expect_eq(meta->serial, 42u);
+	cr_expect_str_eq(meta->policy, "7d 4w match=a?&<*");
+	cr_assert_eq(meta->n_snapshots, 4u);
 	cr_expect(s[0].ours && !s[0].held && s[0].kind == VM_EXTERNAL && !s[0].mark);
 	cr_expect_eq(s[0].created_ns, 1763258401 * NS);
-	cr_assert_eq(s[0].n_vouched, 2u);
-	cr_assert_not_null(vm_own_file(own, s[0].vouched[1]));
-	cr_expect_eq(vm_own_file(own, s[0].vouched[1])->ino, 4712u);
+	cr_assert_eq(s[0].n_attested, 2u);
+	cr_assert_not_null(vm_meta_file(meta, s[0].attested[1]));
+	cr_expect_eq(vm_meta_file(meta, s[0].attested[1])->ino, 4712u);
 	cr_expect_str_eq(s[1].name, "two words % \n \xff \">");
 	cr_expect(s[1].ours && s[1].held && s[1].kind == VM_INTERNAL);
 	cr_expect_eq(s[1].created_ns, 1763258402 * NS + 7);
@@ -78,88 +78,94 @@ Test(vm_facts, everything_is_read_as_it_was_written)
 	cr_expect(s[2].mark->disks[0].path_ino == 7 && s[2].mark->disks[0].top_ino == 8 && s[2].mark->disks[0].above_ino == 9);
 	cr_assert_eq(s[0].n_frozen, 2u);
 	cr_expect_str_eq(s[0].frozen[1].target, "vdb");
-	cr_expect_eq(vm_own_file(own, s[0].frozen[1].file)->ino, 4712u);
+	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->ino, 4712u);
 	cr_expect_eq(s[3].created_ns, -NS / 2);
-	vm_own_free(own);
+	vm_meta_free(meta);
 }
 
-Test(vm_facts, nothing_said_is_a_text_too)
+Test(vm_meta, nothing_said_is_a_text_too)
 {
-	struct vm_own *own = vm_own_new();
-	vs_autofree char *text = text_of(own);
+	struct vm_meta *meta = vm_meta_new();
+	vs_autofree char *text = text_of(meta);
 
 	cr_expect_str_eq(text, "<facts version=\"2\" serial=\"0\"></facts>");
-	vm_own_free(own);
-	own = parse(text);
-	cr_expect_null(own->policy);
-	cr_expect_eq(own->n_snapshots, 0u);
-	vm_own_free(own);
+	vm_meta_free(meta);
+	meta = parse(text);
+	cr_expect_null(meta->policy);
+	cr_expect_eq(meta->n_snapshots, 0u);
+	vm_meta_free(meta);
 }
 
-Test(vm_facts, libvirt_may_indent_it_put_a_name_space_on_it_and_write_characters_as_numbers)
+Test(vm_meta, libvirt_may_indent_it_put_a_name_space_on_it_and_write_characters_as_numbers)
 {
-	struct vm_own *own = parse("\n<snapfs:facts xmlns:snapfs=\"https://virt-snapfs.org/xmlns/domain/1.0\" version=\"1\" serial=\"4\">\n"
-				   "  <snapfs:s n=\"sp&#xE4;t\" t=\"5\" is=\"eh\">\n    <snapfs:m c=\"a\" r=\"b\" t=\"1\">\n"
-				   "      <snapfs:d t=\"vda\"/>\n    </snapfs:m>\n  </snapfs:s>\n</snapfs:facts>\n");
+	struct vm_meta *meta = parse("\n<snapfs:facts xmlns:snapfs=\"https://virt-snapfs.org/xmlns/domain/1.0\" version=\"1\" serial=\"4\">\n"
+				     "  <snapfs:s n=\"sp&#xE4;t\" t=\"5\" is=\"eh\">\n    <snapfs:m c=\"a\" r=\"b\" t=\"1\">\n"
+				     "      <snapfs:d t=\"vda\"/>\n    </snapfs:m>\n  </snapfs:s>\n</snapfs:facts>\n");
 
-	cr_expect_eq(own->serial, 4u);
-	cr_assert_eq(own->n_snapshots, 1u);
-	cr_expect_str_eq(own->snapshots[0].name, "sp\xc3\xa4t");
-	cr_expect_eq(own->snapshots[0].mark->n_disks, 1u);
-	vm_own_free(own);
+	cr_expect_eq(meta->serial, 4u);
+	cr_assert_eq(meta->n_snapshots, 1u);
+	cr_expect_str_eq(meta->snapshots[0].name, "sp\xc3\xa4t");
+	cr_expect_eq(meta->snapshots[0].mark->n_disks, 1u);
+	vm_meta_free(meta);
 }
 
-Test(vm_facts, it_is_found_inside_a_domain_by_its_name_space)
+Test(vm_meta, it_is_found_inside_a_domain_by_its_name_space)
 {
-	static const char domain[] = "<domain><metadata><facts version=\"1\" serial=\"1\"/>"
+	static const char domain[] = "<domain><name>a</name><metadata><facts version=\"1\" serial=\"1\"/>"
 		"<o:facts xmlns:o=\"http://other\" version=\"1\" serial=\"2\"/>"
-		"<x:facts xmlns:x=\"" VM_OWN_URI "\" version=\"1\" serial=\"3\"/></metadata></domain>";
-	xmlDoc *doc = xmlReadMemory(domain, sizeof(domain) - 1, NULL, NULL, 0);
-	const xmlNode *first = xmlDocGetRootElement(doc)->children->children;
-	struct vm_own *own = NULL;
+		"<x:facts xmlns:x=\"" VM_META_URI "\" version=\"1\" serial=\"3\"><x:s n=\"&lt;\" t=\"5\" is=\"eh\"/></x:facts></metadata></domain>";
+	static const char above[] = "<domain xmlns:x=\"" VM_META_URI "\"><name>a</name><metadata>"
+		"<x:facts version=\"1\" serial=\"4\"/><x:facts version=\"1\" serial=\"5\"/></metadata></domain>";
+	struct vm_xml_domain *d;
+	struct vm_meta *meta = NULL;
 
-	cr_expect_not(vm_own_is(first));
-	cr_expect_not(vm_own_is(first->next));
-	cr_assert(vm_own_is(first->next->next));
-	cr_assert_eq(vm_own_read(first->next->next, &own, NULL), 0);
-	cr_expect_eq(own->serial, 3u);
-	vm_own_free(own);
-	cr_expect_eq(vm_own_read(first->next, &own, NULL), -EINVAL);
-	xmlFreeDoc(doc);
+	cr_assert_eq(vm_xml_domain_parse(domain, &d, NULL), 0);
+	cr_assert(d->metadata && d->metadata[0] && !d->metadata[1]);
+	cr_assert_eq(vm_meta_parse(d->metadata[0], strlen(d->metadata[0]), &meta, NULL), 0);
+	cr_expect_eq(meta->serial, 3u);
+	cr_expect_str_eq(meta->snapshots[0].name, "<");
+	vm_meta_free(meta);
+	vm_xml_domain_free(d);
+	cr_assert_eq(vm_xml_domain_parse(above, &d, NULL), 0);
+	cr_assert(d->metadata && d->metadata[0] && d->metadata[1] && !d->metadata[2]);
+	cr_assert_eq(vm_meta_parse(d->metadata[1], strlen(d->metadata[1]), &meta, NULL), 0);
+	cr_expect_eq(meta->serial, 5u);
+	vm_meta_free(meta);
+	vm_xml_domain_free(d);
 }
 
-Test(vm_facts, attributes_and_comments_that_are_not_known_are_ignored)
+Test(vm_meta, attributes_and_comments_that_are_not_known_are_ignored)
 {
-	struct vm_own *own = parse("<facts version=\"1\" serial=\"4\" colour=\"red\"><s n=\"a\" t=\"1\" is=\"eo\" x=\"y\"/><!-- hm --><?pi?>text</facts>");
+	struct vm_meta *meta = parse("<facts version=\"1\" serial=\"4\" colour=\"red\"><s n=\"a\" t=\"1\" is=\"eo\" x=\"y\"/><!-- hm --><?pi?>text</facts>");
 
-	cr_assert_eq(own->n_snapshots, 1u);
-	cr_expect(own->snapshots[0].ours && !own->snapshots[0].held);
-	vm_own_free(own);
+	cr_assert_eq(meta->n_snapshots, 1u);
+	cr_expect(meta->snapshots[0].ours && !meta->snapshots[0].held);
+	vm_meta_free(meta);
 }
 
 /* It may be a hold. */
-Test(vm_facts, elements_and_letters_that_are_not_known_are_refused)
+Test(vm_meta, elements_and_letters_that_are_not_known_are_refused)
 {
 	const char *texts[] = {
 		"<facts version=\"1\"><new/></facts>",
 		"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"eo\"/><o:s xmlns:o=\"http://other\" n=\"b\"/></facts>",
 		"<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"eoz\"/></facts>",
 	};
-	struct vm_own *own;
+	struct vm_meta *meta;
 
 	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++)
-		cr_expect_eq(vm_own_parse(texts[i], strlen(texts[i]), &own, NULL), -EINVAL, "%s", texts[i]);
+		cr_expect_eq(vm_meta_parse(texts[i], strlen(texts[i]), &meta, NULL), -EINVAL, "%s", texts[i]);
 }
 
-Test(vm_facts, an_entry_that_says_nothing_is_dropped)
+Test(vm_meta, an_entry_that_says_nothing_is_dropped)
 {
-	struct vm_own *own = parse("<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"e\"/></facts>");
+	struct vm_meta *meta = parse("<facts version=\"1\"><s n=\"a\" t=\"1\" is=\"e\"/></facts>");
 
-	cr_expect_eq(own->n_snapshots, 0u);
-	vm_own_free(own);
+	cr_expect_eq(meta->n_snapshots, 0u);
+	vm_meta_free(meta);
 }
 
-Test(vm_facts, what_does_not_make_sense_is_refused_not_guessed)
+Test(vm_meta, what_does_not_make_sense_is_refused_not_guessed)
 {
 	static const struct { const char *text; int code; const char *says; } cases[] = {
 		{"", -EINVAL, "well-formed"},
@@ -207,60 +213,61 @@ Test(vm_facts, what_does_not_make_sense_is_refused_not_guessed)
 	};
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++) {
-		struct vm_own *own = (struct vm_own *)&cases;
+		struct vm_meta *meta = (struct vm_meta *)&cases;
 		struct vs_err err = {0};
 
-		cr_expect_eq(vm_own_parse(cases[i].text, strlen(cases[i].text), &own, &err), cases[i].code, "%s", cases[i].text);
+		cr_expect_eq(vm_meta_parse(cases[i].text, strlen(cases[i].text), &meta, &err), cases[i].code, "%s",
+			     cases[i].text);
 		cr_expect_not_null(strstr(err.msg, cases[i].says), "%s: %s", cases[i].text, err.msg);
-		cr_expect_eq((const void *)own, (const void *)&cases);
+		cr_expect_eq((const void *)meta, (const void *)&cases);
 	}
 }
 
-Test(vm_facts, a_nul_byte_or_another_encoding_is_not_well_formed)
+Test(vm_meta, a_nul_byte_or_another_encoding_is_not_well_formed)
 {
 	static const char nul[] = "<facts version=\"1\"/>\0<x/>";
 	static const char utf16[] = "\xff\xfe<\0f\0a\0c\0t\0s\0/\0>\0";
-	struct vm_own *own;
+	struct vm_meta *meta;
 
-	cr_expect_eq(vm_own_parse("<facts\0 version=\"1\"/>", 21, &own, NULL), -EINVAL);
-	cr_expect_eq(vm_own_parse(utf16, sizeof(utf16) - 1, &own, NULL), -EINVAL);
-	if (vm_own_parse(nul, sizeof(nul) - 1, &own, NULL) == 0)
-		vm_own_free(own); /* what is behind the element does not matter */
+	cr_expect_eq(vm_meta_parse("<facts\0 version=\"1\"/>", 21, &meta, NULL), -EINVAL);
+	cr_expect_eq(vm_meta_parse(utf16, sizeof(utf16) - 1, &meta, NULL), -EINVAL);
+	if (vm_meta_parse(nul, sizeof(nul) - 1, &meta, NULL) == 0)
+		vm_meta_free(meta); /* what is behind the element does not matter */
 }
 
-Test(vm_facts, times_come_back_to_the_nanosecond)
+Test(vm_meta, times_come_back_to_the_nanosecond)
 {
 	static const int64_t times[] = {0, 1, -1, NS, -NS, NS - 1, 1 - NS, -NS - 1, INT64_MAX, INT64_MIN, 1763258401 * NS + 100000000};
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(times); i++) {
-		struct vm_own *own = vm_own_new(), *again;
-		struct vm_own_id a = id("a", times[i], VM_INTERNAL);
+		struct vm_meta *meta = vm_meta_new(), *again;
+		struct vm_meta_id a = id("a", times[i], VM_INTERNAL);
 
-		cr_assert_eq(vm_own_set_held(own, &a, true), 0);
-		vs_autofree char *text = text_of(own);
+		cr_assert_eq(vm_meta_set_held(meta, &a, true), 0);
+		vs_autofree char *text = text_of(meta);
 		again = parse(text);
 		cr_expect_eq(again->snapshots[0].created_ns, times[i], "%s", text);
-		vm_own_free(own);
-		vm_own_free(again);
+		vm_meta_free(meta);
+		vm_meta_free(again);
 	}
-	struct vm_own *own = parse("<facts version=\"1\"><s n=\"a\" t=\"1.5\" is=\"eo\"/></facts>");
+	struct vm_meta *meta = parse("<facts version=\"1\"><s n=\"a\" t=\"1.5\" is=\"eo\"/></facts>");
 
-	cr_expect_eq(own->snapshots[0].created_ns, NS + NS / 2); /* fewer digits are what they look like */
-	vm_own_free(own);
+	cr_expect_eq(meta->snapshots[0].created_ns, NS + NS / 2); /* fewer digits are what they look like */
+	vm_meta_free(meta);
 }
 
 /* ---------------------------------------------------------------- size */
 
-static bool nobody(const struct vm_own_id *a, void *opaque)
+static bool nobody(const struct vm_meta_id *a, void *opaque)
 {
 	(void)a;
 	(void)opaque;
 	return false;
 }
 
-Test(vm_facts, over_64_kib_is_refused_in_a_sentence_and_all_below_can_be_read_again)
+Test(vm_meta, over_64_kib_is_refused_in_a_sentence_and_all_below_can_be_read_again)
 {
-	struct vm_own *own = vm_own_new(), *again;
+	struct vm_meta *meta = vm_meta_new(), *again;
 	struct vs_err err = {0};
 	char *text = NULL;
 	char name[32];
@@ -271,71 +278,71 @@ Test(vm_facts, over_64_kib_is_refused_in_a_sentence_and_all_below_can_be_read_ag
 		free(text);
 		text = NULL;
 		snprintf(name, sizeof(name), "auto-%05zu", n++);
-		struct vm_own_id a = id(name, (int64_t)(1763258401 + n) * NS, VM_EXTERNAL);
-		cr_assert_eq(vm_own_set_ours(own, &a, true), 0);
+		struct vm_meta_id a = id(name, (int64_t)(1763258401 + n) * NS, VM_EXTERNAL);
+		cr_assert_eq(vm_meta_set_ours(meta, &a, true), 0);
 		if (n % 50 == 0)
-			ret = vm_own_text(own, &text, &err);
+			ret = vm_meta_text(meta, &text, &err);
 	} while (ret == 0);
 	cr_expect_eq(ret, -E2BIG);
 	cr_expect_geq(n, 1300u, "room for %zu snapshots", n);
 	cr_expect_not_null(strstr(err.msg, "65536"), "%s", err.msg);
 	do {
-		struct vm_own_id a = id(own->snapshots[0].name, own->snapshots[0].created_ns, VM_EXTERNAL);
-		cr_assert(vm_own_forget(own, &a));
-		ret = vm_own_text(own, &text, NULL);
+		struct vm_meta_id a = id(meta->snapshots[0].name, meta->snapshots[0].created_ns, VM_EXTERNAL);
+		cr_assert(vm_meta_forget(meta, &a));
+		ret = vm_meta_text(meta, &text, NULL);
 	} while (ret == -E2BIG);
 	again = parse(text);
-	cr_expect_eq(again->n_snapshots, own->n_snapshots);
-	cr_expect_eq(vm_own_sweep(again, nobody, NULL), own->n_snapshots);
+	cr_expect_eq(again->n_snapshots, meta->n_snapshots);
+	cr_expect_eq(vm_meta_sweep(again, nobody, NULL), meta->n_snapshots);
 	cr_expect_eq(again->n_snapshots, 0u);
-	vm_own_free(own);
-	vm_own_free(again);
+	vm_meta_free(meta);
+	vm_meta_free(again);
 	free(text);
 }
 
-Test(vm_facts, the_shortest_entries_can_be_read_again_too)
+Test(vm_meta, the_shortest_entries_can_be_read_again_too)
 {
-	struct vm_own *own = vm_own_new(), *again;
-	struct vm_own_id a = id("", 0, VM_EXTERNAL);
+	struct vm_meta *meta = vm_meta_new(), *again;
+	struct vm_meta_id a = id("", 0, VM_EXTERNAL);
 	char empty[] = "", x[] = "x";
-	struct vm_own_doomed disks[6000];
-	struct vm_own_mark mark = {empty, empty, 0, disks, VS_ARRAY_LEN(disks)};
+	struct vm_meta_doomed disks[6000];
+	struct vm_meta_mark mark = {empty, empty, 0, disks, VS_ARRAY_LEN(disks)};
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(disks); i++)
-		disks[i] = (struct vm_own_doomed){.target = x};
-	cr_assert_eq(vm_own_set_mark(own, &a, &mark), 0);
-	vs_autofree char *text = text_of(own);
+		disks[i] = (struct vm_meta_doomed){.target = x};
+	cr_assert_eq(vm_meta_set_mark(meta, &a, &mark), 0);
+	vs_autofree char *text = text_of(meta);
 	again = parse(text);
 	cr_expect_eq(again->snapshots[0].mark->n_disks, VS_ARRAY_LEN(disks));
-	vm_own_free(own);
-	vm_own_free(again);
+	vm_meta_free(meta);
+	vm_meta_free(again);
 }
 
-Test(vm_facts, too_much_inside_a_large_document_is_refused)
+Test(vm_meta, too_much_inside_a_large_document_is_refused)
 {
 	size_t room = 400000, len;
 	char *text = malloc(room);
-	struct vm_own *own;
+	struct vm_meta *meta;
 	struct vs_err err = {0};
 
 	len = (size_t)sprintf(text, "<facts version=\"1\">");
 	for (int i = 0; len < room - 100; i++)
 		len += (size_t)sprintf(text + len, "<s n=\"%d\" t=\"1\" is=\"eo\"/>", i);
 	len += (size_t)sprintf(text + len, "</facts>");
-	cr_expect_eq(vm_own_parse(text, len, &own, &err), -E2BIG);
+	cr_expect_eq(vm_meta_parse(text, len, &meta, &err), -E2BIG);
 	cr_expect_not_null(strstr(err.msg, "65536"), "%s", err.msg);
 	free(text);
-	text = calloc(8, VM_OWN_MAX + 1);
-	memset(text, ' ', 8 * (VM_OWN_MAX + 1));
-	cr_expect_eq(vm_own_parse(text, 8 * (VM_OWN_MAX + 1), &own, &err), -E2BIG);
+	text = calloc(8, VM_META_MAX + 1);
+	memset(text, ' ', 8 * (VM_META_MAX + 1));
+	cr_expect_eq(vm_meta_parse(text, 8 * (VM_META_MAX + 1), &meta, &err), -E2BIG);
 	free(text);
 }
 
 /* ---------------------------------------------------------------- who is meant */
 
-Test(vm_facts, a_snapshot_taken_anew_under_its_name_is_another_one)
+Test(vm_meta, a_snapshot_taken_anew_under_its_name_is_another_one)
 {
-	static const struct { struct vm_own_id a, b; bool same; } cases[] = {
+	static const struct { struct vm_meta_id a, b; bool same; } cases[] = {
 		{{"a", 5 * NS, VM_EXTERNAL}, {"a", 5 * NS, VM_EXTERNAL}, true},
 		{{"a", 5 * NS, VM_EXTERNAL}, {"b", 5 * NS, VM_EXTERNAL}, false},
 		{{"a", 5 * NS, VM_EXTERNAL}, {"a", 5 * NS, VM_INTERNAL}, false},
@@ -348,186 +355,186 @@ Test(vm_facts, a_snapshot_taken_anew_under_its_name_is_another_one)
 	};
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++) {
-		cr_expect_eq(vm_own_same(&cases[i].a, &cases[i].b), cases[i].same, "number %zu", i);
-		cr_expect_eq(vm_own_same(&cases[i].b, &cases[i].a), cases[i].same, "number %zu", i);
+		cr_expect_eq(vm_meta_same(&cases[i].a, &cases[i].b), cases[i].same, "number %zu", i);
+		cr_expect_eq(vm_meta_same(&cases[i].b, &cases[i].a), cases[i].same, "number %zu", i);
 	}
 }
 
-Test(vm_facts, the_very_same_time_goes_before_the_same_second)
+Test(vm_meta, the_very_same_time_goes_before_the_same_second)
 {
-	struct vm_own *own = vm_own_new();
-	struct vm_own_id early = id("a", NS + 1, VM_INTERNAL), late = id("a", NS + 2, VM_INTERNAL);
-	struct vm_own_id whole = id("a", NS, VM_INTERNAL);
+	struct vm_meta *meta = vm_meta_new();
+	struct vm_meta_id early = id("a", NS + 1, VM_INTERNAL), late = id("a", NS + 2, VM_INTERNAL);
+	struct vm_meta_id whole = id("a", NS, VM_INTERNAL);
 
-	cr_assert_eq(vm_own_set_ours(own, &early, true), 0);
-	cr_assert_eq(vm_own_set_held(own, &late, true), 0);
-	cr_expect_eq(own->n_snapshots, 2u);
-	cr_expect(vm_own_find(own, &late)->held && !vm_own_find(own, &late)->ours);
-	cr_expect(vm_own_find(own, &early)->ours && !vm_own_find(own, &early)->held);
-	cr_expect_not_null(vm_own_find(own, &whole));
-	vm_own_free(own);
+	cr_assert_eq(vm_meta_set_ours(meta, &early, true), 0);
+	cr_assert_eq(vm_meta_set_held(meta, &late, true), 0);
+	cr_expect_eq(meta->n_snapshots, 2u);
+	cr_expect(vm_meta_find(meta, &late)->held && !vm_meta_find(meta, &late)->ours);
+	cr_expect(vm_meta_find(meta, &early)->ours && !vm_meta_find(meta, &early)->held);
+	cr_expect_not_null(vm_meta_find(meta, &whole));
+	vm_meta_free(meta);
 }
 
 /* ---------------------------------------------------------------- changes */
 
-Test(vm_facts, flags_come_and_go_and_an_empty_entry_goes_with_them)
+Test(vm_meta, flags_come_and_go_and_an_empty_entry_goes_with_them)
 {
-	struct vm_own *own = vm_own_new();
-	struct vm_own_id a = id("a", NS, VM_EXTERNAL), b = id("b", NS, VM_EXTERNAL);
+	struct vm_meta *meta = vm_meta_new();
+	struct vm_meta_id a = id("a", NS, VM_EXTERNAL), b = id("b", NS, VM_EXTERNAL);
 
-	cr_expect_eq(vm_own_set_held(own, &a, false), 0); /* releasing what is not held */
-	cr_expect_eq(own->n_snapshots, 0u);
-	cr_assert_eq(vm_own_set_ours(own, &a, true), 0);
-	cr_assert_eq(vm_own_set_ours(own, &b, true), 0);
-	cr_assert_eq(vm_own_set_held(own, &a, true), 0);
-	cr_expect_eq(own->n_snapshots, 2u);
-	cr_assert_eq(vm_own_set_ours(own, &a, false), 0);
-	cr_expect(vm_own_find(own, &a)->held);
-	cr_assert_eq(vm_own_set_held(own, &a, false), 0);
-	cr_expect_null(vm_own_find(own, &a));
-	cr_expect(vm_own_forget(own, &b));
-	cr_expect_not(vm_own_forget(own, &b));
-	cr_expect_eq(own->n_snapshots, 0u);
-	vm_own_free(own);
+	cr_expect_eq(vm_meta_set_held(meta, &a, false), 0); /* releasing what is not held */
+	cr_expect_eq(meta->n_snapshots, 0u);
+	cr_assert_eq(vm_meta_set_ours(meta, &a, true), 0);
+	cr_assert_eq(vm_meta_set_ours(meta, &b, true), 0);
+	cr_assert_eq(vm_meta_set_held(meta, &a, true), 0);
+	cr_expect_eq(meta->n_snapshots, 2u);
+	cr_assert_eq(vm_meta_set_ours(meta, &a, false), 0);
+	cr_expect(vm_meta_find(meta, &a)->held);
+	cr_assert_eq(vm_meta_set_held(meta, &a, false), 0);
+	cr_expect_null(vm_meta_find(meta, &a));
+	cr_expect(vm_meta_forget(meta, &b));
+	cr_expect_not(vm_meta_forget(meta, &b));
+	cr_expect_eq(meta->n_snapshots, 0u);
+	vm_meta_free(meta);
 }
 
-Test(vm_facts, a_mark_of_many_is_said_once)
+Test(vm_meta, a_mark_of_many_is_said_once)
 {
-	struct vm_own *own = vm_own_new(), *copy, *again;
+	struct vm_meta *meta = vm_meta_new(), *copy, *again;
 	vs_autofree char *command = calloc(1, 4000);
-	struct vm_own_doomed disk = {(char *)"vda", (char *)"/i/base"};
-	struct vm_own_mark mark = {command, (char *)"a delete is not finished", 5, &disk, 1};
+	struct vm_meta_doomed disk = {(char *)"vda", (char *)"/i/base"};
+	struct vm_meta_mark mark = {command, (char *)"a delete is not finished", 5, &disk, 1};
 	vs_autofree char *text = NULL;
 	char name[16];
 
 	memset(command, 'x', 3999);
 	for (int i = 0; i < 199; i++) {
 		snprintf(name, sizeof(name), "s%d", i);
-		struct vm_own_id one = id(name, NS * i, VM_EXTERNAL);
-		cr_assert_eq(vm_own_set_mark(own, &one, &mark), 0);
+		struct vm_meta_id one = id(name, NS * i, VM_EXTERNAL);
+		cr_assert_eq(vm_meta_set_mark(meta, &one, &mark), 0);
 	}
-	text = text_of(own); /* fits */
+	text = text_of(meta); /* fits */
 	again = parse(text);
 	cr_assert_eq(again->n_snapshots, 199u);
 	for (size_t i = 0; i < again->n_snapshots; i++)
 		cr_assert(again->snapshots[i].mark && again->snapshots[i].mark == again->snapshots[0].mark);
 	again->snapshots[7].mark->disks[0].done = true; /* for all of them */
-	copy = vm_own_copy(again);
+	copy = vm_meta_copy(again);
 	cr_expect(copy->snapshots[0].mark != again->snapshots[0].mark && copy->snapshots[198].mark->disks[0].done);
 	again->snapshots[7].mark->is_void = true;
 	cr_expect_not(copy->snapshots[7].mark->is_void, "a copy is independent");
 	for (size_t i = again->n_snapshots; i-- > 0;) {
-		struct vm_own_id one = id(again->snapshots[i].name, again->snapshots[i].created_ns, VM_EXTERNAL);
-		cr_assert_eq(vm_own_set_mark(again, &one, NULL), 0);
+		struct vm_meta_id one = id(again->snapshots[i].name, again->snapshots[i].created_ns, VM_EXTERNAL);
+		cr_assert_eq(vm_meta_set_mark(again, &one, NULL), 0);
 	}
 	cr_expect_eq(again->n_snapshots, 0u);
-	vm_own_free(own);
-	vm_own_free(copy);
-	vm_own_free(again);
+	vm_meta_free(meta);
+	vm_meta_free(copy);
+	vm_meta_free(again);
 }
 
-Test(vm_facts, marks_are_counted_once_however_many_they_doom)
+Test(vm_meta, marks_are_counted_once_however_many_they_doom)
 {
-	struct vm_own *own = parse("<facts version=\"2\"><b k=\"1\" c=\"delete x\" r=\"r\" t=\"1\"><d t=\"a\" p=\"/p\"/></b>"
-				   "<b k=\"2\" c=\"delete y\" r=\"r\" t=\"1\"/><s n=\"x\" t=\"1\" is=\"e\" b=\"1\"/>"
-				   "<s n=\"y\" t=\"1\" is=\"e\" b=\"2\"/><s n=\"z\" t=\"1\" is=\"e\" b=\"1\"/><s n=\"h\" t=\"1\" is=\"eh\"/></facts>");
-	const struct vm_own_mark *marks[4];
+	struct vm_meta *meta = parse("<facts version=\"2\"><b k=\"1\" c=\"delete x\" r=\"r\" t=\"1\"><d t=\"a\" p=\"/p\"/></b>"
+				     "<b k=\"2\" c=\"delete y\" r=\"r\" t=\"1\"/><s n=\"x\" t=\"1\" is=\"e\" b=\"1\"/>"
+				     "<s n=\"y\" t=\"1\" is=\"e\" b=\"2\"/><s n=\"z\" t=\"1\" is=\"e\" b=\"1\"/><s n=\"h\" t=\"1\" is=\"eh\"/></facts>");
+	const struct vm_meta_mark *marks[4];
 
-	cr_assert_eq(vm_own_marks(own, marks), 2u);
+	cr_assert_eq(vm_meta_marks(meta, marks), 2u);
 	cr_expect_str_eq(marks[0]->command, "delete x");
 	cr_expect_str_eq(marks[1]->command, "delete y");
-	vm_own_free(own);
+	vm_meta_free(meta);
 }
 
-Test(vm_facts, a_mark_dooms_its_disks_or_all_of_them)
+Test(vm_meta, a_mark_dooms_its_disks_or_all_of_them)
 {
-	struct vm_own *own = vm_own_new();
-	struct vm_own_id a = id("a", NS, VM_EXTERNAL), b = id("b", NS, VM_EXTERNAL);
+	struct vm_meta *meta = vm_meta_new();
+	struct vm_meta_id a = id("a", NS, VM_EXTERNAL), b = id("b", NS, VM_EXTERNAL);
 	char target[] = "vda", command[] = "commit a", reason[] = "a commit is not finished";
-	struct vm_own_doomed disk = {target, NULL};
-	struct vm_own_mark mark = {command, reason, 5, &disk, 1};
+	struct vm_meta_doomed disk = {target, NULL};
+	struct vm_meta_mark mark = {command, reason, 5, &disk, 1};
 
-	cr_assert_eq(vm_own_set_mark(own, &a, &mark), 0);
-	cr_expect_str_eq(vm_own_why_doomed(own, &a, "vda"), "a commit is not finished");
-	cr_expect_null(vm_own_why_doomed(own, &a, "vdb"));
-	cr_expect_null(vm_own_why_doomed(own, &b, "vda"));
+	cr_assert_eq(vm_meta_set_mark(meta, &a, &mark), 0);
+	cr_expect_str_eq(vm_meta_why_doomed(meta, &a, "vda"), "a commit is not finished");
+	cr_expect_null(vm_meta_why_doomed(meta, &a, "vdb"));
+	cr_expect_null(vm_meta_why_doomed(meta, &b, "vda"));
 	mark.n_disks = 0;
-	cr_assert_eq(vm_own_set_mark(own, &a, &mark), 0); /* in place of the first */
-	cr_expect_not_null(vm_own_why_doomed(own, &a, "vdb"));
-	cr_expect_eq(own->n_snapshots, 1u);
-	cr_assert_eq(vm_own_set_held(own, &a, true), 0);
-	cr_assert_eq(vm_own_set_mark(own, &a, NULL), 0);
-	cr_expect_null(vm_own_why_doomed(own, &a, "vda"));
-	cr_expect(vm_own_find(own, &a)->held);
-	cr_assert_eq(vm_own_set_mark(own, &b, NULL), 0);
-	cr_expect_eq(own->n_snapshots, 1u);
-	vm_own_free(own);
+	cr_assert_eq(vm_meta_set_mark(meta, &a, &mark), 0); /* in place of the first */
+	cr_expect_not_null(vm_meta_why_doomed(meta, &a, "vdb"));
+	cr_expect_eq(meta->n_snapshots, 1u);
+	cr_assert_eq(vm_meta_set_held(meta, &a, true), 0);
+	cr_assert_eq(vm_meta_set_mark(meta, &a, NULL), 0);
+	cr_expect_null(vm_meta_why_doomed(meta, &a, "vda"));
+	cr_expect(vm_meta_find(meta, &a)->held);
+	cr_assert_eq(vm_meta_set_mark(meta, &b, NULL), 0);
+	cr_expect_eq(meta->n_snapshots, 1u);
+	vm_meta_free(meta);
 }
 
-static bool is_b(const struct vm_own_id *a, void *opaque)
+static bool is_b(const struct vm_meta_id *a, void *opaque)
 {
 	++*(int *)opaque;
 	return !strcmp(a->name, "b");
 }
 
-Test(vm_facts, files_that_nobody_is_vouched_for_with_are_forgotten_and_equal_ones_shared)
+Test(vm_meta, files_that_nobody_is_attested_with_are_forgotten_and_equal_ones_shared)
 {
-	const struct vm_own_file files[] = {{.ino = 1, .size = 2, .mtime_ns = 3}, {.ino = 1, .size = 2, .mtime_ns = 4}};
-	struct vm_own_id a = id("a", NS, VM_EXTERNAL), b = id("b", 2 * NS, VM_EXTERNAL);
-	struct vm_own *own = vm_own_new();
+	const struct vm_meta_file files[] = {{.ino = 1, .size = 2, .mtime_ns = 3}, {.ino = 1, .size = 2, .mtime_ns = 4}};
+	struct vm_meta_id a = id("a", NS, VM_EXTERNAL), b = id("b", 2 * NS, VM_EXTERNAL);
+	struct vm_meta *meta = vm_meta_new();
 
-	cr_assert_eq(vm_own_set_vouched(own, &a, files, 2), 0);
-	cr_assert_eq(vm_own_set_vouched(own, &b, &files[1], 1), 0);
-	cr_expect_eq(own->n_files, 2u);
-	cr_assert_eq(vm_own_set_vouched(own, &a, &files[1], 1), 0);
-	vm_own_bump(own);
-	cr_assert_eq(own->n_files, 1u);
-	cr_expect_eq(vm_own_file(own, vm_own_find(own, &a)->vouched[0])->mtime_ns, 4);
-	cr_assert_eq(vm_own_set_vouched(own, &a, NULL, 0), 0);
-	cr_expect_null(vm_own_find(own, &a), "nothing is left to say of it");
-	cr_expect(vm_own_forget(own, &b));
-	vm_own_bump(own);
-	cr_expect_eq(own->n_files, 0u);
-	vm_own_free(own);
+	cr_assert_eq(vm_meta_set_attested(meta, &a, files, 2), 0);
+	cr_assert_eq(vm_meta_set_attested(meta, &b, &files[1], 1), 0);
+	cr_expect_eq(meta->n_files, 2u);
+	cr_assert_eq(vm_meta_set_attested(meta, &a, &files[1], 1), 0);
+	vm_meta_bump(meta);
+	cr_assert_eq(meta->n_files, 1u);
+	cr_expect_eq(vm_meta_file(meta, vm_meta_find(meta, &a)->attested[0])->mtime_ns, 4);
+	cr_assert_eq(vm_meta_set_attested(meta, &a, NULL, 0), 0);
+	cr_expect_null(vm_meta_find(meta, &a), "nothing is left to say of it");
+	cr_expect(vm_meta_forget(meta, &b));
+	vm_meta_bump(meta);
+	cr_expect_eq(meta->n_files, 0u);
+	vm_meta_free(meta);
 }
 
-Test(vm_facts, what_is_vouched_for_gives_way_where_room_is_short)
+Test(vm_meta, what_is_attested_gives_way_where_room_is_short)
 {
-	struct vm_own *own = vm_own_new();
+	struct vm_meta *meta = vm_meta_new();
 	char name[32];
 
 	for (size_t i = 0; i < 900; i++) {
-		const struct vm_own_file file = {.ino = i, .size = 196624, .mtime_ns = (int64_t)i};
+		const struct vm_meta_file file = {.ino = i, .size = 196624, .mtime_ns = (int64_t)i};
 
 		snprintf(name, sizeof(name), "auto-%05zu", i);
-		struct vm_own_id a = id(name, (int64_t)(1763258401 + i) * NS, VM_EXTERNAL);
-		cr_assert_eq(vm_own_set_ours(own, &a, i % 2), 0);
-		cr_assert_eq(vm_own_set_vouched(own, &a, &file, 1), 0);
+		struct vm_meta_id a = id(name, (int64_t)(1763258401 + i) * NS, VM_EXTERNAL);
+		cr_assert_eq(vm_meta_set_ours(meta, &a, i % 2), 0);
+		cr_assert_eq(vm_meta_set_attested(meta, &a, &file, 1), 0);
 	}
-	vs_autofree char *text = text_of(own);
-	struct vm_own *again = parse(text);
+	vs_autofree char *text = text_of(meta);
+	struct vm_meta *again = parse(text);
 	cr_expect_eq(again->n_files, 0u);
 	cr_expect_eq(again->n_snapshots, 450u, "of the others nothing is left to say");
-	vm_own_free(again);
-	vm_own_free(own);
+	vm_meta_free(again);
+	vm_meta_free(meta);
 }
 
-Test(vm_facts, sweeping_forgets_what_is_gone)
+Test(vm_meta, sweeping_forgets_what_is_gone)
 {
-	struct vm_own *own = vm_own_new();
+	struct vm_meta *meta = vm_meta_new();
 	static const char *const names[] = {"a", "b", "c"};
 	int asked = 0;
 
 	for (size_t i = 0; i < 3; i++) {
-		struct vm_own_id a = id(names[i], NS, VM_EXTERNAL);
+		struct vm_meta_id a = id(names[i], NS, VM_EXTERNAL);
 
-		cr_assert_eq(vm_own_set_ours(own, &a, true), 0);
+		cr_assert_eq(vm_meta_set_ours(meta, &a, true), 0);
 	}
-	cr_expect_eq(vm_own_sweep(own, is_b, &asked), 2u);
+	cr_expect_eq(vm_meta_sweep(meta, is_b, &asked), 2u);
 	cr_expect_eq(asked, 3);
-	cr_assert_eq(own->n_snapshots, 1u);
-	cr_expect_str_eq(own->snapshots[0].name, "b");
-	vm_own_free(own);
+	cr_assert_eq(meta->n_snapshots, 1u);
+	cr_expect_str_eq(meta->snapshots[0].name, "b");
+	vm_meta_free(meta);
 }
 
 static bool is_b_layer(const char *path, uint64_t ino)
@@ -535,63 +542,63 @@ static bool is_b_layer(const char *path, uint64_t ino)
 	return ino == 12 && !strcmp(path, "/i/b");
 }
 
-Test(vm_facts, a_layer_that_was_made_here_is_known_until_it_is_gone)
+Test(vm_meta, a_layer_that_was_made_here_is_known_until_it_is_gone)
 {
-	struct vm_own *own = parse(all_of_it);
+	struct vm_meta *meta = parse(all_of_it);
 
-	cr_assert_eq(own->n_made, 2u);
-	cr_expect(vm_own_has_made(own, "/i/a layer 100%", 17));
-	cr_expect_not(vm_own_has_made(own, "/i/a layer 100%", 18), "another file has its name");
-	cr_expect(vm_own_has_made(own, "/i/b", 4711), "it is not said which file it was");
-	cr_expect_not(vm_own_has_made(own, "/i/base", 1));
-	cr_expect_eq(vm_own_add_made(own, "/i/b", 12), 0);
-	cr_expect_eq(own->n_made, 2u, "no path is there twice");
-	cr_expect_eq(vm_own_sweep_made(own, is_b_layer), 1u);
-	cr_assert_eq(own->n_made, 1u);
-	cr_expect_str_eq(own->made[0].path, "/i/b");
-	cr_expect_eq(own->made[0].ino, 12u);
-	vm_own_free(own);
+	cr_assert_eq(meta->n_made, 2u);
+	cr_expect(vm_meta_has_made(meta, "/i/a layer 100%", 17));
+	cr_expect_not(vm_meta_has_made(meta, "/i/a layer 100%", 18), "another file has its name");
+	cr_expect(vm_meta_has_made(meta, "/i/b", 4711), "it is not said which file it was");
+	cr_expect_not(vm_meta_has_made(meta, "/i/base", 1));
+	cr_expect_eq(vm_meta_add_made(meta, "/i/b", 12), 0);
+	cr_expect_eq(meta->n_made, 2u, "no path is there twice");
+	cr_expect_eq(vm_meta_sweep_made(meta, is_b_layer), 1u);
+	cr_assert_eq(meta->n_made, 1u);
+	cr_expect_str_eq(meta->made[0].path, "/i/b");
+	cr_expect_eq(meta->made[0].ino, 12u);
+	vm_meta_free(meta);
 }
 
-Test(vm_facts, a_copy_is_equal_and_independent)
+Test(vm_meta, a_copy_is_equal_and_independent)
 {
-	struct vm_own *own = parse(all_of_it), *copy = vm_own_copy(own);
-	struct vm_own_id monday = id("monday", 1763258401 * NS, VM_EXTERNAL);
+	struct vm_meta *meta = parse(all_of_it), *copy = vm_meta_copy(meta);
+	struct vm_meta_id monday = id("monday", 1763258401 * NS, VM_EXTERNAL);
 
 	cr_assert_not_null(copy);
-	cr_assert_eq(vm_own_set_held(own, &monday, true), 0);
-	cr_assert_eq(vm_own_set_policy(own, NULL), 0);
-	vm_own_free(own);
+	cr_assert_eq(vm_meta_set_held(meta, &monday, true), 0);
+	cr_assert_eq(vm_meta_set_policy(meta, NULL), 0);
+	vm_meta_free(meta);
 	vs_autofree char *text = text_of(copy);
 	cr_expect_str_eq(text, all_of_it);
-	vm_own_free(copy);
+	vm_meta_free(copy);
 }
 
-Test(vm_facts, the_higher_serial_wins)
+Test(vm_meta, the_higher_serial_wins)
 {
-	struct vm_own a = {.serial = 5}, b = {.serial = 6}, c = {.serial = 5};
+	struct vm_meta a = {.serial = 5}, b = {.serial = 6}, c = {.serial = 5};
 
-	cr_expect_eq(vm_own_newer(&a, &b), &b); /* a revert brought back old metadata */
-	cr_expect_eq(vm_own_newer(&b, &a), &b);
-	cr_expect_eq(vm_own_newer(&a, &c), &a); /* equal: the domain's */
-	cr_expect_eq(vm_own_newer(NULL, &a), &a);
-	cr_expect_eq(vm_own_newer(&a, NULL), &a);
-	cr_expect_null(vm_own_newer(NULL, NULL));
+	cr_expect_eq(vm_meta_newer(&a, &b), &b); /* a revert brought back old metadata */
+	cr_expect_eq(vm_meta_newer(&b, &a), &b);
+	cr_expect_eq(vm_meta_newer(&a, &c), &a); /* equal: the domain's */
+	cr_expect_eq(vm_meta_newer(NULL, &a), &a);
+	cr_expect_eq(vm_meta_newer(&a, NULL), &a);
+	cr_expect_null(vm_meta_newer(NULL, NULL));
 }
 
-Test(vm_facts, a_serial_rises_and_stays_readable)
+Test(vm_meta, a_serial_rises_and_stays_readable)
 {
-	struct vm_own *own = vm_own_new();
+	struct vm_meta *meta = vm_meta_new();
 
-	vm_own_bump(own);
-	cr_expect_eq(own->serial, 1u);
-	own->serial = VM_OWN_SERIAL_MAX;
-	vm_own_bump(own);
-	vs_autofree char *text = text_of(own);
-	struct vm_own *again = parse(text);
-	cr_expect_eq(again->serial, VM_OWN_SERIAL_MAX);
-	vm_own_free(own);
-	vm_own_free(again);
+	vm_meta_bump(meta);
+	cr_expect_eq(meta->serial, 1u);
+	meta->serial = VM_META_SERIAL_MAX;
+	vm_meta_bump(meta);
+	vs_autofree char *text = text_of(meta);
+	struct vm_meta *again = parse(text);
+	cr_expect_eq(again->serial, VM_META_SERIAL_MAX);
+	vm_meta_free(meta);
+	vm_meta_free(again);
 }
 
 /* ---------------------------------------------------------------- any bytes */
@@ -606,43 +613,43 @@ static uint64_t rnd(uint64_t below)
 	return (rng >> 11) % below;
 }
 
-Test(vm_facts, names_of_any_bytes_come_back)
+Test(vm_meta, names_of_any_bytes_come_back)
 {
 	for (int round = 0; round < 5000; round++) {
-		struct vm_own *own = vm_own_new(), *again;
+		struct vm_meta *meta = vm_meta_new(), *again;
 		char name[41] = "", policy[41] = "";
 
 		for (size_t i = 0, n = rnd(40); i < n; i++)
 			name[i] = (char)(1 + rnd(255));
 		for (size_t i = 0, n = rnd(40); i < n; i++)
 			policy[i] = "<>&\"'% \xef\xbf\xbe\xbf\x01\t\n"[rnd(14)];
-		struct vm_own_id a = id(name, (int64_t)rnd(UINT64_C(1) << 60), rnd(2) ? VM_INTERNAL : VM_EXTERNAL);
-		cr_assert_eq(vm_own_set_ours(own, &a, true), 0);
-		cr_assert_eq(vm_own_set_policy(own, policy), 0);
-		vs_autofree char *text = text_of(own);
+		struct vm_meta_id a = id(name, (int64_t)rnd(UINT64_C(1) << 60), rnd(2) ? VM_INTERNAL : VM_EXTERNAL);
+		cr_assert_eq(vm_meta_set_ours(meta, &a, true), 0);
+		cr_assert_eq(vm_meta_set_policy(meta, policy), 0);
+		vs_autofree char *text = text_of(meta);
 		again = parse(text);
 		cr_assert_str_eq(again->snapshots[0].name, name, "%s", text);
 		cr_assert_str_eq(again->policy, policy, "%s", text);
-		cr_assert_not_null(vm_own_find(again, &a));
-		vm_own_free(own);
-		vm_own_free(again);
+		cr_assert_not_null(vm_meta_find(again, &a));
+		vm_meta_free(meta);
+		vm_meta_free(again);
 	}
 }
 
-Test(vm_facts, a_text_with_flipped_bytes_is_read_or_refused)
+Test(vm_meta, a_text_with_flipped_bytes_is_read_or_refused)
 {
 	for (int round = 0; round < 20000; round++) {
 		char text[sizeof(all_of_it)];
-		struct vm_own *own;
+		struct vm_meta *meta;
 		struct vs_err err = {0};
 		int ret;
 
 		memcpy(text, all_of_it, sizeof(text));
 		for (size_t i = 0, n = 1 + rnd(4); i < n; i++)
 			text[rnd(sizeof(text))] = rnd(2) ? (char)rnd(256) : "<>&\"=/ -.9%"[rnd(11)];
-		ret = vm_own_parse(text, sizeof(text) - 1 - rnd(30) * rnd(2), &own, &err);
+		ret = vm_meta_parse(text, sizeof(text) - 1 - rnd(30) * rnd(2), &meta, &err);
 		cr_assert(ret == 0 || ((ret == -EINVAL || ret == -EOPNOTSUPP) && err.msg[0]));
 		if (ret == 0)
-			vm_own_free(own);
+			vm_meta_free(meta);
 	}
 }

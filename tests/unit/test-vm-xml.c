@@ -113,6 +113,9 @@ Test(vm_xml, a_running_domain_tells_its_disks_and_their_chains)
 	cr_assert_eq(d->disks[0].n_below, 2u);
 	cr_expect(d->disks[0].below_complete);
 	cr_expect_str_eq(d->disks[0].below[0].path, "/img/web01.qcow2");
+	cr_expect_eq(d->disks[0].source.index, 3u);
+	cr_expect_eq(d->disks[0].below[0].index, 2u);
+	cr_expect_eq(d->disks[0].below[1].index, 1u);
 	cr_expect_eq(d->disks[0].below[1].type, VM_SOURCE_BLOCK);
 	cr_expect_eq(d->disks[0].below[1].format, Q2_FORMAT_RAW);
 	cr_expect(vm_xml_disk_exposed(&d->disks[0]));

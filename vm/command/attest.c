@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * What we vouch for
- * -----------------
+ * What we attest
+ * --------------
  * A merge writes to a frozen image that later snapshots stand on. They read as before, but from then on the image's mtime is
  * later than they are, which is what a file looks like that somebody has spoilt. The records and overlays that explain it may go
  * with the next command, and what was watched is forgotten at the unmount. So, before a command changes anything and when it
  * is done, every snapshot that is right is written down together with the stamps of those layers beneath it whose time speaks
  * against it. While a layer has that stamp, that layer is in order for that snapshot.
  */
-#include "vm/command/context.h"
+#include "vm/command/attest.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/command/context.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
@@ -23,45 +24,46 @@ static bool is_right(const struct vm_disk *disk)
 	return disk->state == VM_OK || disk->state == VM_DETACHED;
 }
 
-static bool is_moving(const struct vm_work *w, uint64_t ino)
+static bool is_moving(const struct vm_context *cx, uint64_t ino)
 {
-	for (size_t i = 0; i < w->n_moving; i++)
-		if (w->moving[i] == ino)
+	for (size_t i = 0; i < cx->n_moving; i++)
+		if (cx->moving[i] == ino)
 			return true;
 	return false;
 }
 
 /* Appends the layers of one disk that look written since, or soon will. */
-static size_t list_layers(const struct vm_work *w, const struct vm_snapshot *s, const struct vm_disk *disk,
-			  struct vm_own_file *files, size_t n)
+static size_t list_layers(const struct vm_context *cx, const struct vm_snapshot *s, const struct vm_disk *disk,
+			  struct vm_meta_file *files, size_t n)
 {
 	int64_t from_ns = s->created_ns - s->created_ns % VM_NS_PER_S;
 
 	for (size_t i = s->kind == VM_INTERNAL; i < disk->n_stamps; i++) {
 		const struct q2_stamp *stamp = &disk->stamps[i];
 
-		if (!stamp->block && (stamp->mtime_ns >= from_ns || is_moving(w, stamp->ino)))
-			files[n++] = (struct vm_own_file){ .ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns };
+		if (!stamp->block && (stamp->mtime_ns >= from_ns || is_moving(cx, stamp->ino)))
+			files[n++] = (struct vm_meta_file){ .ino = stamp->ino, .size = stamp->size,
+							   .mtime_ns = stamp->mtime_ns };
 	}
 	return n;
 }
 
-void vm_work_note_frozen(struct vm_work *w, const struct vm_own_id *id, const struct vm_disk *disk)
+void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk)
 {
 	const struct q2_stamp *stamp = disk->n_stamps ? &disk->stamps[0] : NULL;
-	struct vm_own_file file;
+	struct vm_meta_file file;
 
 	if (!stamp || stamp->block || !is_right(disk))
 		return;
-	file = (struct vm_own_file){ .ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns };
-	if (vm_own_set_frozen(w->own, id, disk->target, &file) < 0)
+	file = (struct vm_meta_file){ .ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns };
+	if (vm_meta_set_frozen(cx->meta, id, disk->target, &file) < 0)
 		xoom();
 }
 
-static int vouch_for(struct vm_work *w, const struct vm_snapshot *s)
+static int attest(struct vm_context *cx, const struct vm_snapshot *s)
 {
-	vs_autofree struct vm_own_file *files = NULL;
-	struct vm_own_id id = vm_work_id(w, s);
+	vs_autofree struct vm_meta_file *files = NULL;
+	struct vm_meta_id id = vm_context_id(cx, s);
 	size_t n = 0, room = 0;
 
 	for (size_t i = 0; i < s->n_disks; i++) {
@@ -73,87 +75,94 @@ static int vouch_for(struct vm_work *w, const struct vm_snapshot *s)
 	if (!files)
 		return -ENOMEM;
 	for (size_t i = 0; i < s->n_disks; i++) {
-		n = list_layers(w, s, &s->disks[i], files, n);
+		n = list_layers(cx, s, &s->disks[i], files, n);
 		if (s->kind == VM_EXTERNAL)
-			vm_work_note_frozen(w, &id, &s->disks[i]);
+			vm_attest_frozen(cx, &id, &s->disks[i]);
 	}
-	return vm_own_set_vouched(w->own, &id, files, n);
+	return vm_meta_set_attested(cx->meta, &id, files, n);
 }
 
-int vm_work_vouch(struct vm_work *w, const struct vm_domain *d, struct vs_err *err)
+int vm_attest_domain(struct vm_context *cx, const struct vm_domain *d, struct vs_err *err)
 {
 	int r = 0;
 
-	for (size_t i = 0; w->conn && r == 0 && i < d->n_snapshots; i++)
+	for (size_t i = 0; cx->conn && r == 0 && i < d->n_snapshots; i++)
 		if (!d->snapshots[i].present)
-			r = vouch_for(w, &d->snapshots[i]);
+			r = attest(cx, &d->snapshots[i]);
 	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
 }
 
-static bool stands_on(const struct vm_work *w, const struct vm_disk *disk, int base)
+int vm_attest_poll(struct vm_context *cx, struct vs_err *err)
+{
+	int r = vm_context_poll(cx, err);
+
+	return r < 0 || cx->try_only ? r : vm_attest_domain(cx, cx->d, err);
+}
+
+static bool stands_on(const struct vm_context *cx, const struct vm_disk *disk, int base)
 {
 	for (size_t i = 1; disk->chain && disk->chain[0] && disk->chain[i]; i++)
-		if (vm_work_layer(w, disk->chain[i]) == base)
+		if (vm_context_layer(cx, disk->chain[i]) == base)
 			return true;
 	return false;
 }
 
-/* To what is vouched for already. */
-static int vouch_too(struct vm_work *w, const struct vm_snapshot *s, const struct vm_own_file *more)
+/* To what is attested already. */
+static int attest_too(struct vm_context *cx, const struct vm_snapshot *s, const struct vm_meta_file *more)
 {
-	struct vm_own_id id = vm_work_id(w, s);
-	const struct vm_own_snapshot *said = vm_own_find(w->own, &id);
-	size_t had = said ? said->n_vouched : 0, n = 0;
-	vs_autofree struct vm_own_file *files = calloc(had + 1, sizeof(*files));
+	struct vm_meta_id id = vm_context_id(cx, s);
+	const struct vm_meta_snapshot *said = vm_meta_find(cx->meta, &id);
+	size_t had = said ? said->n_attested : 0, n = 0;
+	vs_autofree struct vm_meta_file *files = calloc(had + 1, sizeof(*files));
 
 	if (!files)
 		return -ENOMEM;
 	for (size_t i = 0; i < had; i++) {
-		const struct vm_own_file *file = vm_own_file(w->own, said->vouched[i]);
+		const struct vm_meta_file *file = vm_meta_file(cx->meta, said->attested[i]);
 
 		if (file && file->ino != more->ino)
 			files[n++] = *file;
 	}
 	files[n++] = *more;
-	return vm_own_set_vouched(w->own, &id, files, n);
+	return vm_meta_set_attested(cx->meta, &id, files, n);
 }
 
-int vm_work_vouch_beneath(struct vm_work *w, const char *path, struct vs_err *err)
+int vm_attest_beneath(struct vm_context *cx, const char *path, struct vs_err *err)
 {
-	int base = vm_work_layer(w, path), r = 0;
-	struct vm_own_file now;
+	int base = vm_context_layer(cx, path), r = 0;
+	struct vm_meta_file now;
 	struct stat st;
 
 	if (base < 0 || stat(path, &st) < 0 || !S_ISREG(st.st_mode))
 		return 0;
-	now = (struct vm_own_file){
+	now = (struct vm_meta_file){
 		.ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = st.st_mtim.tv_sec * VM_NS_PER_S + st.st_mtim.tv_nsec,
 	};
-	for (size_t i = 0; r == 0 && i < w->d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &w->d->snapshots[i];
+	for (size_t i = 0; r == 0 && i < cx->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &cx->d->snapshots[i];
 		bool above = false, right = !s->present;
 
 		for (size_t k = 0; k < s->n_disks; k++) {
-			above = above || stands_on(w, &s->disks[k], base);
+			above = above || stands_on(cx, &s->disks[k], base);
 			right = right && is_right(&s->disks[k]);
 		}
 		if (above && right)
-			r = vouch_too(w, s, &now);
+			r = attest_too(cx, s, &now);
 	}
 	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
 }
 
-int vm_work_vouch_again(struct vm_work *w, struct vs_err *err)
+int vm_attest_again(struct vm_context *cx, struct vs_err *err)
 {
-	struct vm_picture *pic;
-	int r = vm_refresh(w->vm, 30000);
+	struct vm_inventory *inv;
+	int r = vm_refresher_poll(cx->refresher, 30000);
 
 	if (r < 0)
-		return 0; /* nobody knows: then nothing is vouched for that was not before */
-	pic = vm_picture_get(w->vm);
-	for (size_t i = 0; r == 0 && i < pic->n_domains; i++)
-		if (!strcmp(pic->domains[i]->uuid, w->uuid))
-			r = vm_work_vouch(w, pic->domains[i], err);
-	vm_picture_put(pic);
+		return 0; /* nobody knows: then nothing is attested that was not before */
+	inv = vm_refresher_inventory(cx->refresher);
+	for (size_t i = 0; r == 0 && i < inv->n_domains; i++)
+		if (!strcmp(inv->domains[i]->uuid, cx->uuid))
+			r = vm_attest_domain(cx, inv->domains[i], err);
+	vm_inventory_put(inv);
 	return r;
 }

@@ -1,29 +1,35 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* create, hold, release, and storing a policy. */
-#include "vm/command/context.h"
-#include "vm/command/remove.h"
-#include "vm/engine/engine.h"
-
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/command/attest.h"
+#include "vm/command/check.h"
+#include "vm/command/command.h"
+#include "vm/command/context.h"
+#include "vm/command/image.h"
+#include "vm/command/recover.h"
+#include "vm/command/remove.h"
 #include "vm/language/retain.h"
+#include "vm/libvirt/create.h"
+#include "vm/libvirt/overlay.h"
 #include "vm/model/names.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- which kind */
 
-static int choose_kind(const struct vm_work *w, enum vm_ask_kind ask, enum vm_kind *kind, struct vs_err *err)
+static int choose_kind(const struct vm_context *cx, enum vm_ask_kind ask, enum vm_kind *kind, struct vs_err *err)
 {
 	size_t internal = 0, external = 0;
 
-	for (size_t i = 0; i < w->n_records; i++)
-		*(w->records[i].xml->kind == VM_INTERNAL ? &internal : &external) += 1;
+	for (size_t i = 0; i < cx->n_records; i++)
+		*(cx->records[i].xml->kind == VM_INTERNAL ? &internal : &external) += 1;
 	*kind = ask == VM_ASK_INTERNAL || (ask == VM_ASK_DEFAULT && internal && !external) ? VM_INTERNAL : VM_EXTERNAL;
 	if (*kind == VM_INTERNAL && external)
 		return vs_err_set(err, -EPERM, "the domain has external snapshots (%zu), and kinds that mix cannot be reverted or deleted by "
@@ -31,246 +37,63 @@ static int choose_kind(const struct vm_work *w, enum vm_ask_kind ask, enum vm_ki
 	if (*kind == VM_EXTERNAL && internal)
 		return vs_err_set(err, -EPERM, "the domain has internal snapshots (%zu), and kinds that mix cannot be reverted or deleted by "
 				  "libvirt: take an internal one, or delete those first", internal);
-	if (*kind == VM_INTERNAL && ask == VM_ASK_DEFAULT && w->running)
+	if (*kind == VM_INTERNAL && ask == VM_ASK_DEFAULT && cx->running)
 		return vs_err_set(err, -EPERM, "the domain's snapshots are internal, and one of a running domain pauses it while its "
 				  "memory is saved: ask for it with the word 'internal', or shut the domain down");
 	return 0;
 }
 
-static int check_name(const struct vm_work *w, const struct vm_command *c, enum vm_kind kind, struct vs_err *err)
+static int check_name(const struct vm_context *cx, const struct vm_command *c, enum vm_kind kind, struct vs_err *err)
 {
-	const char **targets = calloc(w->d->n_disks + 1, sizeof(*targets));
-	struct vm_name_rules rules = { .internal = kind == VM_INTERNAL, .libvirt = w->conn };
+	const char **targets = calloc(cx->d->n_disks + 1, sizeof(*targets));
+	struct vm_name_rules rules = { .internal = kind == VM_INTERNAL, .libvirt = cx->conn };
 	int r;
 
-	for (size_t i = 0; targets && i < w->d->n_disks; i++)
-		targets[i] = w->d->disks[i].target;
-	rules.suffix_len = targets ? vm_name_suffix_len(targets, w->d->n_disks) : 16;
+	for (size_t i = 0; targets && i < cx->d->n_disks; i++)
+		targets[i] = cx->d->disks[i].target;
+	rules.suffix_len = targets ? vm_name_suffix_len(targets, cx->d->n_disks) : 16;
 	free(targets);
 	r = vm_name_check_new(c->names[0], &rules, err);
-	for (size_t i = 0; r == 0 && i < w->d->n_snapshots; i++)
-		if (!w->d->snapshots[i].present && !strcmp(w->d->snapshots[i].name, c->names[0]))
+	for (size_t i = 0; r == 0 && i < cx->d->n_snapshots; i++)
+		if (!cx->d->snapshots[i].present && !strcmp(cx->d->snapshots[i].name, c->names[0]))
 			r = vs_err_set(err, -EEXIST, "there is a snapshot '%s' already", c->names[0]);
 	return r;
 }
 
 /* Layers of the deepest chain. */
-static size_t depth_of(const struct vm_work *w)
+static size_t depth_of(const struct vm_context *cx)
 {
 	size_t deepest = 0;
 
-	for (size_t i = 0; i < w->d->n_disks; i++) {
+	for (size_t i = 0; i < cx->d->n_disks; i++) {
 		size_t n = 0;
 
-		for (int l = w->d->disks[i].top; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below)
+		for (int l = cx->d->disks[i].top; l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below)
 			n++;
 		deepest = n > deepest ? n : deepest;
 	}
 	return deepest;
 }
 
-/* ---------------------------------------------------------------- left-overs of an interrupted create */
-
-/*
- * Each file that is made is noted before it has its name. While the command has not ended it is a node of the graph like any other,
- * so that it is known who has come to use it; and it goes by vm_remove(), or stays.
- */
-
-static bool is_it(const struct q2_stamp *stamp, const struct vm_made *made)
-{
-	return stamp->dev == made->dev && stamp->ino == made->ino && (!made->btime_ns || stamp->btime_ns == made->btime_ns);
-}
-
-/* As it is to be removed: see vm_remove(), which takes nothing without a stamp. */
-static struct vm_doomed_file as_doomed(const struct vm_work *w, const struct vm_made *made)
-{
-	int l = vm_work_layer(w, made->path);
-	struct vm_doomed_file file = { .path = (char *)made->path, .as = VM_DOOMED_BEGUN };
-
-	if (l >= 0 && is_it(&w->d->layers[l].stamp, made))
-		file.stamp = w->d->layers[l].stamp;
-	return file;
-}
-
-struct asked {
-	const char *path;
-	bool goes;
-};
-
-static bool would_go(struct vm_work *w, const char *text, void *opaque)
-{
-	struct asked *asked = opaque;
-	struct vm_doomed_file file;
-	struct vm_made made;
-
-	if (!vm_made_parse(text, &made) || strcmp(made.path, asked->path) != 0 || vm_made_is_there(&made) != 1)
-		return false;
-	file = as_doomed(w, &made);
-	asked->goes |= vm_may_remove(w, &file, NULL, NULL) == 0 && vm_nobody_has_it(made.path, true, NULL) == 0;
-	return true;
-}
-
-/* For `try`: will that file be gone by then? */
-static bool left_over(void *opaque, const char *path)
-{
-	struct asked asked = { .path = path };
-
-	vm_work_note_each(opaque, "make", would_go, &asked);
-	return asked.goes;
-}
-
-bool vm_op_taken(void *opaque, const char *path)
-{
-	const struct vm_work *w = opaque;
-
-	for (size_t i = 0; i < w->pic->n_domains; i++)
-		for (size_t k = 0; k < w->pic->domains[i]->n_layers; k++)
-			if (!strcmp(w->pic->domains[i]->layers[k].path, path))
-				return true;
-	return false;
-}
-
-int vm_op_making(void *opaque, const char *path, int fd, struct vs_err *err)
-{
-	struct vm_work *w = opaque;
-	struct vm_made made;
-	vs_autofree char *text = NULL;
-	int r = vm_made_of(fd, path, &made);
-
-	if (r < 0)
-		return vs_err_set(err, r, "'%s' is made, and what it is cannot be noted: %s", path, strerror(-r));
-	text = vm_made_text(&made);
-	return vm_work_note(w, "make", text, err);
-}
-
-/* Does a disk or a snapshot of the domain use it? */
-static bool is_used(const struct vm_work *w, const struct vm_made *made)
-{
-	int l = vm_work_layer(w, made->path);
-	const struct vm_layer *layer = l < 0 ? NULL : &w->d->layers[l];
-
-	return layer && is_it(&layer->stamp, made) && (layer->active || layer->snapshots[0] || vm_made(w, l));
-}
-
-/* Then it is of our making, which soon no note will say. True: and no record does. */
-static bool adopt_made(struct vm_work *w, const char *text, void *opaque)
-{
-	struct vm_made made;
-
-	(void)opaque;
-	if (!vm_made_parse(text, &made) || vm_made_is_there(&made) != 1 || !is_used(w, &made) || vm_made(w, vm_work_layer(w, made.path)))
-		return false;
-	vm_own_add_made(w->own, made.path, made.ino);
-	return true;
-}
-
-static bool settle_made(struct vm_work *w, const char *text, void *opaque)
-{
-	struct vm_doomed_file file;
-	struct vs_err why = {0};
-	struct vm_made made;
-	int l, r;
-
-	(void)opaque;
-	if (!vm_made_parse(text, &made) || vm_made_is_there(&made) == 0)
-		return true;
-	if (is_used(w, &made))
-		return true;
-	l = vm_work_layer(w, made.path);
-	if (l >= 0 && vm_need(w, l, NULL, true, &why) == VM_NEED_BY) {
-		vm_log(w->log, "an interrupted command had made '%s', which is somebody's by now: %s", made.path, why.msg);
-		return true;
-	}
-	file = as_doomed(w, &made);
-	r = vm_remove(w, &file, NULL, &why);
-	if (r == 0)
-		vm_log(w->log, "unlinked '%s', which had been made for a command that came to nothing", made.path);
-	else if (r < 0)
-		vm_log(w->log, "%s (it had been made for a command that came to nothing)", why.msg);
-	return r >= 0;
-}
-
-int vm_op_settle_making(struct vm_work *w, struct vs_err *err)
-{
-	int r = vm_work_note_each(w, "make", adopt_made, NULL) > 0 ? vm_work_save(w, err) : 0;
-
-	if (r == 0)
-		vm_work_note_settle(w, "make", settle_made, NULL);
-	return r;
-}
-
-/* ---------------------------------------------------------------- what an interrupted create has taken */
-
-#define TAKING_S 30 /* a snapshot's time is that of the beginning of the call that takes it */
-
-int vm_op_note_take(struct vm_work *w, const char *name, struct vs_err *err)
-{
-	vs_autofree char *text = xasprintf("%" PRId64 "\n%s", vm_now_ns() / VM_NS_PER_S, name);
-
-	return vm_work_note(w, "take", text, err);
-}
-
-static bool settle_one(struct vm_work *w, const char *text, void *opaque)
-{
-	const char *name = strchr(text, '\n');
-	int64_t since_s = strtoll(text, NULL, 10);
-	bool changed = false;
-
-	(void)opaque;
-	for (size_t i = 0; name && i < w->d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &w->d->snapshots[i];
-		struct vm_own_id id = vm_work_id(w, s);
-
-		if (s->present || s->ours || strcmp(s->name, name + 1) != 0)
-			continue;
-		if (id.created_ns < (since_s - 1) * VM_NS_PER_S || id.created_ns > (since_s + TAKING_S) * VM_NS_PER_S)
-			continue;
-		changed |= vm_own_set_ours(w->own, &id, true) == 0;
-		vm_log(w->log, "'%s' was taken by an interrupted create, and counts as taken here", s->shown);
-	}
-	return changed;
-}
-
-#define TAKEN_LATE_S 86400 /* a libvirt that went away may be writing a guest's memory still */
-
-static bool take_is_over(struct vm_work *w, const char *text, void *opaque)
-{
-	const char *name = strchr(text, '\n');
-
-	(void)opaque;
-	return !name || vm_work_record(w, name + 1) || strtoll(text, NULL, 10) + TAKEN_LATE_S < vm_now_ns() / VM_NS_PER_S;
-}
-
-int vm_op_settle(struct vm_work *w, struct vs_err *err)
-{
-	int r;
-
-	if (w->try_only)
-		return 0;
-	r = vm_work_note_each(w, "take", settle_one, NULL) > 0 ? vm_work_save(w, err) : 0;
-	if (r == 0)
-		vm_work_note_settle(w, "take", take_is_over, NULL);
-	return r;
-}
-
 /* ---------------------------------------------------------------- create */
 
 /* What it froze is noted while it is what it was. */
-static void note_frozen(struct vm_work *w, const struct vm_own_id *id, const char *name)
+static void note_frozen(struct vm_context *cx, const struct vm_meta_id *id, const char *name)
 {
-	for (size_t i = 0; i < w->d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &w->d->snapshots[i];
+	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &cx->d->snapshots[i];
 
 		for (size_t k = 0; s->recorded && s->kind == VM_EXTERNAL && !strcmp(s->name, name) && k < s->n_disks; k++)
-			vm_work_note_frozen(w, id, &s->disks[k]);
+			vm_attest_frozen(cx, id, &s->disks[k]);
 	}
 }
 
 /* Before "ok": does every disk stand on a whole chain? */
-static int check_disks(const struct vm_work *w, const struct vm_work_record *record, struct vs_err *err)
+static int check_disks(const struct vm_context *cx, const struct vm_context_record *record, struct vs_err *err)
 {
 	for (size_t i = 0; i < record->xml->n_disks; i++) {
-		int r = record->xml->disks[i].mode == VM_MODE_EXTERNAL ? vm_work_whole(w, record->xml->disks[i].target, err) : 0;
+		int r = record->xml->disks[i].mode == VM_MODE_EXTERNAL ? vm_check_whole(cx, record->xml->disks[i].target,
+											err) : 0;
 
 		if (r < 0) {
 			vs_err_prefix(err, "snapshot '%s' was taken, but", record->name);
@@ -280,56 +103,57 @@ static int check_disks(const struct vm_work *w, const struct vm_work_record *rec
 	return 0;
 }
 
-static int make_ours(struct vm_work *w, const char *name, enum vm_kind kind, struct vs_err *err)
+static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind, struct vs_err *err)
 {
-	const struct vm_work_record *record;
-	struct vm_own_id id;
-	int r = vm_work_look(w, err);
+	const struct vm_context_record *record;
+	struct vm_meta_id id;
+	int r = vm_attest_poll(cx, err);
 
 	if (r < 0)
 		return r;
-	record = vm_work_record(w, name);
+	record = vm_context_record(cx, name);
 	if (!record)
 		return vs_err_set(err, -EIO, "snapshot '%s' was taken, but libvirt does not list it", name);
-	id = (struct vm_own_id){ name, record->xml->created_s * VM_NS_PER_S, kind };
-	if (vm_own_set_ours(w->own, &id, true) < 0)
+	id = (struct vm_meta_id){ name, record->xml->created_s * VM_NS_PER_S, kind };
+	if (vm_meta_set_ours(cx->meta, &id, true) < 0)
 		xoom();
-	note_frozen(w, &id, name);
-	r = vm_work_save(w, err);
-	return r == 0 && kind == VM_EXTERNAL ? check_disks(w, record, err) : r;
+	note_frozen(cx, &id, name);
+	r = vm_context_save(cx, err);
+	return r == 0 && kind == VM_EXTERNAL ? check_disks(cx, record, err) : r;
 }
 
-static int create(struct vm_work *w, const struct vm_act_create *spec, struct vs_err *err)
+static int create(struct vm_context *cx, const struct vm_create *spec, struct vs_err *err)
 {
-	struct vm_act_plan plan = {0};
+	struct vm_overlay_plan plan = {0};
 	bool made = false;
-	int r = vm_act_create_plan(w->dom, spec, &w->watch, &plan, err);
+	int r = vm_create_plan(cx->dom, spec, &cx->watch, &plan, err);
 
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < plan.n_overlays; i++)
-		vm_work_say(w, "disk %s: %s '%s' on '%s'", plan.overlays[i].target, w->try_only ? "would create" : "created",
-			    vm_work_file(w, plan.overlays[i].path), vm_work_file(w, plan.overlays[i].below));
-	vm_act_plan_fini(&plan);
-	if (w->try_only)
+		vm_context_say(cx, "disk %s: %s '%s' on '%s'", plan.overlays[i].target,
+			       cx->try_only ? "would create" : "created",
+			       vm_context_file(cx, plan.overlays[i].path), vm_context_file(cx, plan.overlays[i].below));
+	vm_overlay_plan_fini(&plan);
+	if (cx->try_only)
 		return 0;
 	if (r == 0)
-		r = vm_op_note_take(w, spec->name, err);
+		r = vm_recover_journal_take(cx, spec->name, err);
 	if (r < 0)
 		return r;
 	vm_fault();
-	r = vm_act_create(w->dom, spec, &w->watch, &made, err);
+	r = vm_create(cx->dom, spec, &cx->watch, &made, err);
 	if (made) {
 		struct vs_err why = {0};
-		int owned = make_ours(w, spec->name, spec->kind, &why);
+		int owned = make_ours(cx, spec->name, spec->kind, &why);
 
 		if (r == 0 && owned < 0)
 			r = vs_err_set(err, owned, "%s", why.msg);
 	}
 	if (r != -EHOSTDOWN) {
-		vm_work_note_done(w, "take");
-		if (r == 0 || vm_work_look(w, NULL) == 0)
-			vm_op_settle_making(w, NULL);
+		vm_journal_done(&cx->journal, "take");
+		if (r == 0 || vm_attest_poll(cx, NULL) == 0)
+			vm_recover_settle_making(cx, NULL);
 	}
 	return r;
 }
@@ -343,16 +167,16 @@ static bool takes_part(const struct vm_command *c, const char *target)
 }
 
 /* What would be frozen: a whole chain, that nobody else writes to. */
-static int check_layers(const struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+static int check_layers(const struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
-	for (size_t i = 0; i < w->d->n_disks; i++) {
-		const struct vm_disk_now *disk = &w->d->disks[i];
-		const struct vm_layer *top = disk->top < 0 ? NULL : &w->d->layers[disk->top];
+	for (size_t i = 0; i < cx->d->n_disks; i++) {
+		const struct vm_disk_now *disk = &cx->d->disks[i];
+		const struct vm_layer *top = disk->top < 0 ? NULL : &cx->d->layers[disk->top];
 		int r;
 
 		if (!top || !top->active || !takes_part(c, disk->target))
 			continue;
-		r = vm_work_uncut(w, disk->target, disk->top, err);
+		r = vm_check_uncut(cx, disk->target, disk->top, err);
 		if (r < 0)
 			return r;
 		if (top->rival)
@@ -362,66 +186,32 @@ static int check_layers(const struct vm_work *w, const struct vm_command *c, str
 	return 0;
 }
 
-int vm_op_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+int vm_command_create(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
-	struct vm_act_create spec = { .name = c->names[0], .description = c->desc, .targets = (const char *const *)c->disks,
+	struct vm_create spec = { .name = c->names[0], .description = c->desc, .targets = (const char *const *)c->disks,
 				      .n_targets = c->n_disks, .quiesce = c->quiesce_s, .quiesce_s = c->quiesce_s,
-				      .left_over = w->try_only ? left_over : NULL, .taken = vm_op_taken, .making = vm_op_making, .opaque = w };
-	int r = vm_work_look(w, err);
+				      .left_over = cx->try_only ? vm_recover_left_over : NULL,
+				      .taken = vm_context_names, .making = vm_recover_making, .opaque = cx };
+	int r = vm_attest_poll(cx, err);
 
 	if (r < 0)
 		return r;
-	r = vm_op_settle(w, err);
+	r = vm_recover_settle(cx, err);
 	if (r == 0)
-		r = vm_op_begin(w, w->command, true, err);
+		r = vm_recover_begin(cx, cx->command, true, err);
 	if (r < 0)
 		return r;
-	if (!w->conn)
-		return vm_op_image_create(w, c, err);
-	r = choose_kind(w, c->kind, &spec.kind, err);
-	if (r == 0 && c->quiesce_s && (!w->running || spec.kind == VM_INTERNAL))
+	if (!cx->conn)
+		return vm_image_create(cx, c, err);
+	r = choose_kind(cx, c->kind, &spec.kind, err);
+	if (r == 0 && c->quiesce_s && (!cx->running || spec.kind == VM_INTERNAL))
 		r = vs_err_set(err, -EOPNOTSUPP, "quiesce is for external snapshots of running domains");
 	if (r == 0)
-		r = check_name(w, c, spec.kind, err);
+		r = check_name(cx, c, spec.kind, err);
 	if (r == 0)
-		r = check_layers(w, c, err);
-	if (r == 0 && !w->try_only)
-		r = vm_op_settle_making(w, err); /* so that the names are free */
-	spec.depth = r == 0 ? depth_of(w) : 0;
-	return r < 0 ? r : create(w, &spec, err);
-}
-
-/* ---------------------------------------------------------------- hold, release, policy */
-
-int vm_op_hold(struct vm_work *w, const char *name, bool hold, struct vs_err *err)
-{
-	const struct vm_snapshot *s;
-	struct vm_own_id id;
-	int r = vm_work_look(w, err);
-
-	if (r == 0)
-		r = vm_work_find(w, name, &s, err);
-	if (r < 0)
-		return r;
-	if (s->held == hold || w->try_only) {
-		vm_work_say(w, s->held == hold ? "'%s' is %s already" : "'%s' would be %s", s->shown, hold ? "held" : "released");
-		return 0;
-	}
-	id = vm_work_id(w, s);
-	if (vm_own_set_held(w->own, &id, hold) < 0)
-		return vs_err_set(err, -ENOMEM, "out of memory");
-	return vm_work_ask(w, err);
-}
-
-int vm_op_policy(struct vm_work *w, const char *line, struct vs_err *err)
-{
-	int r = vm_work_look(w, err);
-
-	if (r < 0)
-		return r;
-	if (w->own->policy && !strcmp(w->own->policy, line))
-		return 0;
-	if (vm_own_set_policy(w->own, line) < 0)
-		return vs_err_set(err, -ENOMEM, "out of memory");
-	return vm_work_ask(w, err);
+		r = check_layers(cx, c, err);
+	if (r == 0 && !cx->try_only)
+		r = vm_recover_settle_making(cx, err); /* so that the names are free */
+	spec.depth = r == 0 ? depth_of(cx) : 0;
+	return r < 0 ? r : create(cx, &spec, err);
 }

@@ -8,16 +8,24 @@
  *
  * What a line is marked with is its command, "delete a b"; who says `delete` of those snapshots again repeats it.
  */
-#include "vm/command/intent.h"
-#include "vm/command/merge.h"
-#include "vm/engine/engine.h"
+#include "vm/command/delete.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/command/attest.h"
+#include "vm/command/check.h"
+#include "vm/command/command.h"
+#include "vm/command/image.h"
+#include "vm/command/intent.h"
+#include "vm/command/merge.h"
+#include "vm/command/recover.h"
+#include "vm/libvirt/delete.h"
+#include "vm/libvirt/paused-guest.h"
 #include "vm/model/names.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 /* Gives the canonical text of `verb names...`. */
@@ -34,21 +42,21 @@ static char *command_text(enum vm_verb verb, const char *const *names, size_t n)
 /* ---------------------------------------------------------------- internal ones */
 
 /* An entry whose id is this name, in any image of the domain: tools below would take the one for the other. */
-static const struct vm_snapshot *named_by_id(const struct vm_work *w, const struct vm_snapshot *s)
+static const struct vm_snapshot *named_by_id(const struct vm_context *cx, const struct vm_snapshot *s)
 {
-	for (size_t i = 0; i < w->d->n_snapshots; i++)
-		for (size_t k = 0; k < w->d->snapshots[i].n_disks; k++) {
-			const struct q2_snapshot *entry = w->d->snapshots[i].disks[k].snapshot;
+	for (size_t i = 0; i < cx->d->n_snapshots; i++)
+		for (size_t k = 0; k < cx->d->snapshots[i].n_disks; k++) {
+			const struct q2_snapshot *entry = cx->d->snapshots[i].disks[k].snapshot;
 
-			if (&w->d->snapshots[i] != s && entry && !strcmp(entry->id, s->name))
-				return &w->d->snapshots[i];
+			if (&cx->d->snapshots[i] != s && entry && !strcmp(entry->id, s->name))
+				return &cx->d->snapshots[i];
 		}
 	return NULL;
 }
 
-int vm_op_check_id(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+int vm_delete_check_id(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
-	const struct vm_snapshot *other = s->kind == VM_INTERNAL ? named_by_id(w, s) : NULL;
+	const struct vm_snapshot *other = s->kind == VM_INTERNAL ? named_by_id(cx, s) : NULL;
 
 	if (!other)
 		return 0;
@@ -56,21 +64,22 @@ int vm_op_check_id(const struct vm_work *w, const struct vm_snapshot *s, struct 
 }
 
 /* Is its data in the active layer of each disk? libvirt works on those only, and goes on where one cannot be read. */
-int vm_op_check_active(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+int vm_delete_check_active(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
 	for (size_t i = 0; i < s->n_disks; i++) {
-		int l = s->disks[i].chain && s->disks[i].chain[0] ? vm_work_layer(w, s->disks[i].chain[0]) : -1;
-		int r = vm_work_uncut(w, s->disks[i].target, vm_work_top(w, s->disks[i].target), err);
+		int l = s->disks[i].chain && s->disks[i].chain[0] ? vm_context_layer(cx, s->disks[i].chain[0]) : -1;
+		int r = vm_check_uncut(cx, s->disks[i].target, vm_context_top(cx, s->disks[i].target), err);
 
 		if (r < 0)
 			return r;
 
-		if (l >= 0 && !w->d->layers[l].active)
+		if (l >= 0 && !cx->d->layers[l].active)
 			return vs_err_set(err, -EOPNOTSUPP, "internal snapshot '%s' is stored in '%s', on which newer layers stand: "
-					  "commit or delete the external snapshots above it first", s->shown, w->d->layers[l].path);
-		if (l >= 0 && w->d->layers[l].rival)
-			return vs_err_set(err, -EPERM, "'%s' must stay as it is: %s writes to it, too", w->d->layers[l].path,
-					  w->d->layers[l].rival);
+					  "commit or delete the external snapshots above it first", s->shown,
+					  cx->d->layers[l].path);
+		if (l >= 0 && cx->d->layers[l].rival)
+			return vs_err_set(err, -EPERM, "'%s' must stay as it is: %s writes to it, too", cx->d->layers[l].path,
+					  cx->d->layers[l].rival);
 	}
 	return 0;
 }
@@ -84,52 +93,53 @@ static int check_viewers(const struct vm_snapshot *s, struct vs_err *err)
 }
 
 /* What can be told of each snapshot by itself, before any of several goes. */
-static int check_delete(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+static int check_delete(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
 	int r;
 
-	if (!w->conn)
+	if (!cx->conn)
 		return 0;
 	if (!s->recorded)
 		return vs_err_set(err, -EOPNOTSUPP, "libvirt does not know snapshot '%s': whoever made it removes it (qemu-img snapshot -d)",
 				  s->shown);
 	if (s->kind != VM_INTERNAL)
 		return 0;
-	r = vm_op_check_id(w, s, err);
+	r = vm_delete_check_id(cx, s, err);
 	if (r == 0)
 		r = check_viewers(s, err);
-	return r == 0 ? vm_op_check_active(w, s, err) : r;
+	return r == 0 ? vm_delete_check_active(cx, s, err) : r;
 }
 
-static int delete_internal(struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+static int delete_internal(struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
 	vs_autofree char *name = xstrdup(s->name), *shown = xstrdup(s->shown);
-	struct vm_own_id id = vm_work_id(w, s);
+	struct vm_meta_id id = vm_context_id(cx, s);
 	int r;
 
 	id.name = name;
-	if (w->try_only) {
-		vm_work_say(w, "would remove the entry '%s' from the images and its record; no data moves", shown);
+	if (cx->try_only) {
+		vm_context_say(cx, "would remove the entry '%s' from the images and its record; no data moves", shown);
 		return 0;
 	}
-	vm_work_unguard(w);
+	vm_context_unguard(cx);
 	vm_fault();
-	r = vm_act_delete(w->dom, name, &w->watch, err);
+	r = vm_delete_internal(cx->dom, name, &cx->watch, err);
 	if (r < 0)
 		return r;
-	vm_work_say(w, "removed the entry '%s' and its record", shown);
-	if (vm_own_forget(w->own, &id))
-		r = vm_work_save(w, err);
-	return r == 0 ? vm_work_look(w, err) : r;
+	vm_context_say(cx, "removed the entry '%s' and its record", shown);
+	if (vm_meta_forget(cx->meta, &id))
+		r = vm_context_save(cx, err);
+	return r == 0 ? vm_attest_poll(cx, err) : r;
 }
 
 /* ---------------------------------------------------------------- a line */
 
 /* Takes @command. */
-static int merge(struct vm_work *w, const char *const *line, size_t n, enum vm_merge_mode mode, char *command, struct vs_err *err)
+static int merge(struct vm_context *cx, const char *const *line, size_t n, enum vm_merge_mode mode, char *command,
+		 struct vs_err *err)
 {
 	struct vm_merge m;
-	int r = vm_merge_plan(&m, w, line, n, mode, command, err);
+	int r = vm_merge_plan(&m, cx, line, n, mode, command, err);
 
 	if (r == 0)
 		r = vm_merge_run(&m, err);
@@ -138,26 +148,18 @@ static int merge(struct vm_work *w, const char *const *line, size_t n, enum vm_m
 }
 
 /* Can the line go as one? If so *r is what came of it. */
-static bool merge_as_one(struct vm_work *w, const char *const *line, size_t n, int *r, struct vs_err *err)
+static bool merge_as_one(struct vm_context *cx, const char *const *line, size_t n, int *r, struct vs_err *err)
 {
 	struct vm_merge m;
 	struct vs_err why = {0};
 	bool can;
 
-	*r = vm_merge_plan(&m, w, line, n, VM_MERGE_COMMIT, command_text(VM_DELETE, line, n), &why);
+	*r = vm_merge_plan(&m, cx, line, n, VM_MERGE_COMMIT, command_text(VM_DELETE, line, n), &why);
 	can = *r == 0;
 	if (can)
 		*r = vm_merge_run(&m, err);
 	vm_merge_fini(&m);
 	return can;
-}
-
-static bool among(const char *name, char *const *names, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		if (!strcmp(names[i], name))
-			return true;
-	return false;
 }
 
 /* Do both take part with the same disks? */
@@ -181,36 +183,40 @@ static bool same_disks(const struct vm_xml_snapshot *a, const struct vm_xml_snap
 	return n == 0;
 }
 
-static const struct vm_work_record *child_among(const struct vm_work *w, const struct vm_work_record *of, char *const *names, size_t n)
+static const struct vm_context_record *child_among(const struct vm_context *cx, const struct vm_context_record *of,
+						   char *const *names, size_t n)
 {
-	for (size_t i = 0; i < w->n_records; i++)
-		if (w->records[i].xml->parent && !strcmp(w->records[i].xml->parent, of->name) && among(w->records[i].name, names, n))
-			return &w->records[i];
+	for (size_t i = 0; i < cx->n_records; i++)
+		if (cx->records[i].xml->parent && !strcmp(cx->records[i].xml->parent, of->name) &&
+		    vm_context_among(cx->records[i].name, names, n))
+			return &cx->records[i];
 	return NULL;
 }
 
-static bool may_be_in_line(const struct vm_work *w, const struct vm_work_record *r)
+static bool may_be_in_line(const struct vm_context *cx, const struct vm_context_record *r)
 {
-	return r && r->xml->kind == VM_EXTERNAL && !r->xml->note && !vm_intent_mark(w, r);
+	return r && r->xml->kind == VM_EXTERNAL && !r->xml->note && !vm_intent_mark(cx, r);
 }
 
 /* The line that the first of @keys belongs to, of those in @keys: it is moved to their front, ancestors first. Its length. */
-static size_t run_first(const struct vm_work *w, char **keys, size_t n)
+static size_t run_first(const struct vm_context *cx, char **keys, size_t n)
 {
-	vs_autofree const struct vm_work_record **line = xcalloc(w->n_records, sizeof(*line));
-	const struct vm_work_record *at = vm_work_record(w, keys[0]), *next;
+	vs_autofree const struct vm_context_record **line = xcalloc(cx->n_records, sizeof(*line));
+	const struct vm_context_record *at = vm_context_record(cx, keys[0]), *next;
 	size_t len = 0;
 
-	if (!may_be_in_line(w, at))
+	if (!may_be_in_line(cx, at))
 		return 1;
-	for (size_t steps = 0; at->xml->parent && among(at->xml->parent, keys, n) && steps < w->n_records; steps++) {
-		next = vm_work_record(w, at->xml->parent);
-		if (!may_be_in_line(w, next) || !same_disks(next->xml, at->xml))
+	for (size_t steps = 0; at->xml->parent && vm_context_among(at->xml->parent, keys, n) &&
+	     steps < cx->n_records; steps++) {
+		next = vm_context_record(cx, at->xml->parent);
+		if (!may_be_in_line(cx, next) || !same_disks(next->xml, at->xml))
 			break;
 		at = next;
 	}
 	line[len++] = at;
-	while (len < w->n_records && (next = child_among(w, at, keys, n)) && may_be_in_line(w, next) && same_disks(next->xml, at->xml))
+	while (len < cx->n_records && (next = child_among(cx, at, keys, n)) && may_be_in_line(cx, next) && same_disks(next->xml,
+														      at->xml))
 		at = line[len++] = next;
 	for (size_t i = 0; i < len; i++)
 		for (size_t k = i; k < n; k++)
@@ -226,86 +232,87 @@ static size_t run_first(const struct vm_work *w, char **keys, size_t n)
 
 /* ---------------------------------------------------------------- delete */
 
-static int delete_one(struct vm_work *w, const char *key, struct vs_err *err)
+static int delete_one(struct vm_context *cx, const char *key, struct vs_err *err)
 {
 	const struct vm_snapshot *s;
-	const struct vm_work_record *record;
-	const struct vm_own_mark *mark;
-	int r = vm_work_find_key(w, key, &s, err);
+	const struct vm_context_record *record;
+	const struct vm_meta_mark *mark;
+	int r = vm_context_find_key(cx, key, &s, err);
 
 	if (r < 0)
 		return r;
-	if (!w->conn)
-		return vm_op_image_delete(w, s, err);
-	r = check_delete(w, s, err);
+	if (!cx->conn)
+		return vm_image_delete(cx, s, err);
+	r = check_delete(cx, s, err);
 	if (r < 0)
 		return r;
 	if (s->kind == VM_INTERNAL)
-		return delete_internal(w, s, err);
-	record = vm_work_record(w, key);
-	mark = record ? vm_intent_mark(w, record) : NULL;
+		return delete_internal(cx, s, err);
+	record = vm_context_record(cx, key);
+	mark = record ? vm_intent_mark(cx, record) : NULL;
 	if (mark && !mark->is_void) { /* as it was begun */
-		vs_autofree const char **line = xcalloc(w->n_records, sizeof(*line));
-		size_t n = vm_intent_line(w, mark->command, line);
+		vs_autofree const char **line = xcalloc(cx->n_records, sizeof(*line));
+		size_t n = vm_intent_line(cx, mark->command, line);
 
-		return merge(w, line, n, n > 1 ? VM_MERGE_COMMIT : VM_MERGE_DELETE, xstrdup(mark->command), err);
+		return merge(cx, line, n, n > 1 ? VM_MERGE_COMMIT : VM_MERGE_DELETE, xstrdup(mark->command), err);
 	}
-	return merge(w, &key, 1, VM_MERGE_DELETE, command_text(VM_DELETE, &key, 1), err);
+	return merge(cx, &key, 1, VM_MERGE_DELETE, command_text(VM_DELETE, &key, 1), err);
 }
 
-int vm_op_delete_some(struct vm_work *w, char **keys, size_t n, size_t *done, struct vs_err *err)
+int vm_delete_some(struct vm_context *cx, char **keys, size_t n, size_t *done, struct vs_err *err)
 {
-	size_t len = run_first(w, keys, n);
+	size_t len = run_first(cx, keys, n);
 	int r = 0;
 
 	*done = 0;
-	if (len > 1 && merge_as_one(w, (const char *const *)keys, len, &r, err)) {
+	if (len > 1 && merge_as_one(cx, (const char *const *)keys, len, &r, err)) {
 		*done = r == 0 ? len : 0;
 		return r;
 	}
 	for (r = 0; r == 0 && *done < len; *done += r == 0)
-		r = delete_one(w, keys[*done], err);
+		r = delete_one(cx, keys[*done], err);
 	return r;
 }
 
 /* The begun command that one of them is marked with, if it is a delete of none but them; else NULL. */
-static const char *begun_delete(const struct vm_work *w, char *const *keys, size_t n)
+static const char *begun_delete(const struct vm_context *cx, char *const *keys, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
-		const struct vm_work_record *record = vm_work_record(w, keys[i]);
-		const struct vm_own_mark *mark = record ? vm_intent_mark(w, record) : NULL;
+		const struct vm_context_record *record = vm_context_record(cx, keys[i]);
+		const struct vm_meta_mark *mark = record ? vm_intent_mark(cx, record) : NULL;
 		vs_autofree const char **line = NULL;
 		size_t len, in = 0;
 
 		if (!mark || mark->is_void || strncmp(mark->command, "delete ", strlen("delete ")) != 0)
 			continue;
-		line = xcalloc(w->n_records, sizeof(*line));
-		len = vm_intent_line(w, mark->command, line);
+		line = xcalloc(cx->n_records, sizeof(*line));
+		len = vm_intent_line(cx, mark->command, line);
 		for (size_t k = 0; k < len; k++)
-			in += among(line[k], keys, n);
+			in += vm_context_among(line[k], keys, n);
 		if (in == len)
 			return mark->command;
 	}
 	return NULL;
 }
 
-static const char *key_of(const struct vm_work *w, const struct vm_snapshot *s)
+static const char *key_of(const struct vm_context *cx, const struct vm_snapshot *s)
 {
-	return s->recorded && w->conn ? s->name : s->shown;
+	return s->recorded && cx->conn ? s->name : s->shown;
 }
 
 /* Has this command, when it did not come to its end, removed it? */
-static bool went_before(const struct vm_work *w, const char *name)
+static bool went_before(const struct vm_context *cx, const char *name)
 {
 	vs_autofree char *raw = NULL;
 
-	if (vm_work_noted(w, "gone", name))
+	if (vm_journal_has(&cx->journal, "gone", name))
 		return true;
-	return vm_name_unescape(name, &raw) == 0 && vm_work_noted(w, "gone", raw); /* as tables show it */
+	return vm_name_unescape(name, &raw) == 0 && vm_journal_has(&cx->journal, "gone", raw); /* as tables show it */
 }
 
-/* What is meant (see vm_work_find_key), each once. What an interrupted run of the command has removed already is left out. */
-static int find_all(struct vm_work *w, char *const *names, size_t n, char **keys, size_t *n_keys, struct vs_err *err)
+/* What is meant (see vm_context_find_key), each once. What an interrupted run of the command has removed already is left
+ * out. */
+static int find_all(struct vm_context *cx, char *const *names, size_t n, char **keys, size_t *n_keys, struct vs_err *err)
 {
 	const struct vm_snapshot *s;
 	struct vs_err missing = {0}, went = {0};
@@ -313,15 +320,15 @@ static int find_all(struct vm_work *w, char *const *names, size_t n, char **keys
 
 	*n_keys = 0;
 	for (size_t i = 0; r == 0 && i < n; i++) {
-		r = vm_work_find(w, names[i], &s, err);
+		r = vm_context_find(cx, names[i], &s, err);
 		if (r == 0 && s->held)
 			r = vs_err_set(err, -EPERM, "snapshot '%s' is held: release it first", s->shown);
 		if (r == 0)
-			r = check_delete(w, s, err);
-		if (r == 0 && !among(key_of(w, s), keys, *n_keys))
-			keys[(*n_keys)++] = xstrdup(key_of(w, s));
+			r = check_delete(cx, s, err);
+		if (r == 0 && !vm_context_among(key_of(cx, s), keys, *n_keys))
+			keys[(*n_keys)++] = xstrdup(key_of(cx, s));
 		if (r == -ENOENT) {
-			if (went_before(w, names[i]))
+			if (went_before(cx, names[i]))
 				went = *err;
 			else if (!missing.code)
 				missing = *err;
@@ -330,7 +337,7 @@ static int find_all(struct vm_work *w, char *const *names, size_t n, char **keys
 	}
 	if (r == 0 && !missing.code && *n_keys == 0)
 		missing = went;
-	if (r == 0 && missing.code && (*n_keys == 0 || !begun_delete(w, keys, *n_keys))) {
+	if (r == 0 && missing.code && (*n_keys == 0 || !begun_delete(cx, keys, *n_keys))) {
 		*err = missing;
 		return missing.code;
 	}
@@ -347,34 +354,34 @@ static void drop_first(char **keys, size_t *n, size_t count)
 	memmove(keys, keys + count, *n * sizeof(*keys));
 }
 
-static int delete_all(struct vm_work *w, char **keys, size_t n, struct vs_err *err)
+static int delete_all(struct vm_context *cx, char **keys, size_t n, struct vs_err *err)
 {
 	const struct vm_snapshot *s;
 	size_t asked = n, done = 0;
 	int r = 0;
 
 	while (r == 0 && n > 0) {
-		if (vm_work_find_key(w, keys[0], &s, NULL) < 0) { /* it went with a line that had been begun */
+		if (vm_context_find_key(cx, keys[0], &s, NULL) < 0) { /* it went with a line that had been begun */
 			drop_first(keys, &n, 1);
 			continue;
 		}
-		r = vm_work_cancelled(w, err);
+		r = vm_context_cancelled(cx, err);
 		done = 0;
-		if (r == 0 && asked > 1 && !w->try_only)
-			r = vm_work_note(w, "gone", keys[0], err); /* should libvirt, or we, go away before the answer */
+		if (r == 0 && asked > 1 && !cx->try_only)
+			r = vm_journal_add(&cx->journal, "gone", keys[0], err); /* should libvirt, or we, go away before the answer */
 		if (r == 0)
-			r = vm_op_delete_some(w, keys, n, &done, err);
-		for (size_t i = 1; asked > 1 && !w->try_only && i < done; i++)
-			vm_work_note(w, "gone", keys[i], NULL); /* they are: its repetition would have to be told */
+			r = vm_delete_some(cx, keys, n, &done, err);
+		for (size_t i = 1; asked > 1 && !cx->try_only && i < done; i++)
+			vm_journal_add(&cx->journal, "gone", keys[i], NULL); /* they are: its repetition would have to be told */
 		if (r < 0 && asked > 1)
 			vs_err_prefix(err, "'%s'", keys[done]);
-		if (r < 0 && asked > n - done && !w->try_only)
+		if (r < 0 && asked > n - done && !cx->try_only)
 			vs_err_prefix(err, "%zu of %zu are gone, not the others", asked - (n - done), asked);
 		drop_first(keys, &n, done);
 	}
 	drop_first(keys, &n, n);
-	if (r == 0 && !w->try_only)
-		vm_work_note_done(w, "gone");
+	if (r == 0 && !cx->try_only)
+		vm_journal_done(&cx->journal, "gone");
 	return r;
 }
 
@@ -384,7 +391,7 @@ static void drop_line(char **keys, size_t *n, char *const *line, size_t n_line)
 	size_t left = 0;
 
 	for (size_t i = 0; i < *n; i++) {
-		if (among(keys[i], line, n_line))
+		if (vm_context_among(keys[i], line, n_line))
 			free(keys[i]);
 		else
 			keys[left++] = keys[i];
@@ -392,29 +399,30 @@ static void drop_line(char **keys, size_t *n, char *const *line, size_t n_line)
 	*n = left;
 }
 
-int vm_op_delete_begun(struct vm_work *w, const char *begun, char **keys, size_t *n, struct vs_err *err)
+int vm_delete_begun(struct vm_context *cx, const char *begun, char **keys, size_t *n, struct vs_err *err)
 {
 	vs_autofree char *command = xstrdup(begun); /* the mark's own goes */
 	vs_autofree const char **line = NULL;
 	vs_autofree char **gone = NULL;
 	size_t len;
-	int r = vm_op_begin(w, command, false, err);
+	int r = vm_recover_begin(cx, command, false, err);
 
 	if (r < 0)
 		return r;
-	line = xcalloc(w->n_records, sizeof(*line));
-	gone = xcalloc(w->n_records, sizeof(*gone));
-	len = vm_intent_line(w, command, line);
+	line = xcalloc(cx->n_records, sizeof(*line));
+	gone = xcalloc(cx->n_records, sizeof(*gone));
+	len = vm_intent_line(cx, command, line);
 	for (size_t i = 0; i < len; i++) {
-		const struct vm_own_id id = { line[i], vm_work_record(w, line[i])->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
-		const struct vm_own_snapshot *said = vm_own_find(w->own, &id);
+		const struct vm_meta_id id = { line[i], vm_context_record(cx,
+									  line[i])->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
+		const struct vm_meta_snapshot *said = vm_meta_find(cx->meta, &id);
 
 		gone[i] = xstrdup(line[i]);
 		if (said && said->held && r == 0)
 			r = vs_err_set(err, -EPERM, "'%s' was begun, and snapshot '%s' is held: release it first", command, line[i]);
 	}
 	if (len && r == 0)
-		r = delete_one(w, gone[0], err);
+		r = delete_one(cx, gone[0], err);
 	if (r == 0 && keys)
 		drop_line(keys, n, gone, len);
 	for (size_t i = 0; i < len; i++)
@@ -422,22 +430,22 @@ int vm_op_delete_begun(struct vm_work *w, const char *begun, char **keys, size_t
 	return r;
 }
 
-int vm_op_delete(struct vm_work *w, char *const *names, size_t n, struct vs_err *err)
+int vm_command_delete(struct vm_context *cx, char *const *names, size_t n, struct vs_err *err)
 {
 	vs_autofree char **keys = xcalloc(n, sizeof(*keys));
 	const char *begun;
 	size_t n_keys = 0;
-	int r = vm_work_look(w, err);
+	int r = vm_attest_poll(cx, err);
 
 	if (r == 0)
-		r = find_all(w, names, n, keys, &n_keys, err);
-	begun = r == 0 ? begun_delete(w, keys, n_keys) : NULL;
+		r = find_all(cx, names, n, keys, &n_keys, err);
+	begun = r == 0 ? begun_delete(cx, keys, n_keys) : NULL;
 	if (begun)
-		r = vm_op_delete_begun(w, begun, keys, &n_keys, err);
-	if (r == 0 && n_keys && !(begun && w->try_only))
-		r = vm_op_begin(w, w->command, false, err);
+		r = vm_delete_begun(cx, begun, keys, &n_keys, err);
+	if (r == 0 && n_keys && !(begun && cx->try_only))
+		r = vm_recover_begin(cx, cx->command, false, err);
 	if (r == 0)
-		return delete_all(w, keys, n_keys, err);
+		return delete_all(cx, keys, n_keys, err);
 	for (size_t i = 0; i < n_keys; i++)
 		free(keys[i]);
 	return r;
@@ -446,14 +454,15 @@ int vm_op_delete(struct vm_work *w, char *const *names, size_t n, struct vs_err 
 /* ---------------------------------------------------------------- commit */
 
 /* From @first down to @last, ancestors first: borrowed names in @line, which has room for all records. */
-static int find_line(const struct vm_work *w, const struct vm_snapshot *first, const struct vm_snapshot *last, const char **line,
+static int find_line(const struct vm_context *cx, const struct vm_snapshot *first, const struct vm_snapshot *last,
+		     const char **line,
 		     size_t *n, struct vs_err *err)
 {
 	const char *at = last->name;
 	size_t len = 0;
 
-	while (at && len < w->n_records) {
-		const struct vm_work_record *r = vm_work_record(w, at);
+	while (at && len < cx->n_records) {
+		const struct vm_context_record *r = vm_context_record(cx, at);
 
 		line[len++] = at;
 		if (!strcmp(at, first->name))
@@ -473,168 +482,48 @@ static int find_line(const struct vm_work *w, const struct vm_snapshot *first, c
 }
 
 /* Why it is stale may be that a file is missing which lies somewhere else: that comes first. */
-static int check_stale(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+static int check_stale(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
 	int r = 0;
 
 	if (s->state != VM_STALE)
 		return 0;
 	for (size_t i = 0; r == 0 && i < s->n_disks; i++)
-		r = vm_work_whole(w, s->disks[i].target, err);
+		r = vm_check_whole(cx, s->disks[i].target, err);
 	return r < 0 ? r : vs_err_set(err, -EPERM, "snapshot '%s' is stale, so nobody knows what would be merged (%s)", s->shown, s->reason);
 }
 
-int vm_op_commit(struct vm_work *w, const char *first_name, const char *last_name, struct vs_err *err)
+int vm_command_commit(struct vm_context *cx, const char *first_name, const char *last_name, struct vs_err *err)
 {
 	const struct vm_snapshot *first = NULL, *last = NULL;
 	const char *names[] = { first_name, last_name };
 	vs_autofree const char **line = NULL;
 	vs_autofree char *command = NULL;
 	size_t n = 0;
-	int r = vm_work_look(w, err);
+	int r = vm_attest_poll(cx, err);
 
 	if (r < 0)
 		return r;
-	if (!w->conn)
+	if (!cx->conn)
 		return vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has internal snapshots only: delete frees them");
 	command = command_text(VM_COMMIT, names, last_name ? 2 : 1);
-	r = vm_op_begin(w, command, false, err);
+	r = vm_recover_begin(cx, command, false, err);
 	if (r < 0)
 		return r;
-	line = xcalloc(w->n_records, sizeof(*line));
-	if ((n = vm_intent_line(w, command, line)) > 0 && !vm_intent_mark(w, vm_work_record(w, line[0]))->is_void)
-		return merge(w, line, n, VM_MERGE_COMMIT, vs_steal(command), err);
-	r = vm_work_find(w, first_name, &first, err);
+	line = xcalloc(cx->n_records, sizeof(*line));
+	if ((n = vm_intent_line(cx, command, line)) > 0 && !vm_intent_mark(cx, vm_context_record(cx, line[0]))->is_void)
+		return merge(cx, line, n, VM_MERGE_COMMIT, vs_steal(command), err);
+	r = vm_context_find(cx, first_name, &first, err);
 	if (r == 0)
-		r = vm_work_find(w, last_name ? last_name : first_name, &last, err);
+		r = vm_context_find(cx, last_name ? last_name : first_name, &last, err);
 	if (r == 0 && (first->kind == VM_INTERNAL || last->kind == VM_INTERNAL))
 		r = vs_err_set(err, -EOPNOTSUPP, "'%s' is an internal snapshot: delete frees it",
 			       first->kind == VM_INTERNAL ? first->shown : last->shown);
 	if (r == 0)
-		r = check_stale(w, first, err);
+		r = check_stale(cx, first, err);
 	if (r == 0)
-		r = check_stale(w, last, err);
+		r = check_stale(cx, last, err);
 	if (r == 0)
-		r = find_line(w, first, last, line, &n, err);
-	return r < 0 ? r : merge(w, line, n, VM_MERGE_COMMIT, vs_steal(command), err);
-}
-
-/* ---------------------------------------------------------------- repair */
-
-/* Absence is no proof that it is gone for good: what somebody holds is remembered, and what a command has begun to destroy. */
-static bool still_there(const struct vm_own_id *id, void *opaque)
-{
-	const struct vm_work *w = opaque;
-	const struct vm_own_snapshot *said = vm_own_find(w->own, id);
-
-	if (said && (said->held || said->mark))
-		return true;
-	for (size_t i = 0; i < w->d->n_snapshots; i++) {
-		struct vm_own_id other = vm_work_id(w, &w->d->snapshots[i]);
-
-		if (vm_own_same(id, &other))
-			return true;
-	}
-	return false;
-}
-
-/* The records of one interrupted command. */
-static int repair_one(struct vm_work *w, const char *command, struct vs_err *err)
-{
-	vs_autofree const char **line = xcalloc(w->n_records, sizeof(*line));
-	size_t n = vm_intent_line(w, command, line);
-	struct vs_err why = {0};
-	struct vm_merge m;
-	int r;
-
-	if (n == 0)
-		return 0;
-	r = vm_merge_plan(&m, w, line, n, VM_MERGE_COMMIT, xstrdup(command), &why);
-	if (r == 0)
-		r = vm_merge_repair(&m, err);
-	vm_merge_fini(&m);
-	return r > 0 ? vm_work_look(w, err) : 0; /* what stands against it is told when it is repeated */
-}
-
-static int repair_all(struct vm_work *w, struct vs_err *err)
-{
-	size_t n = w->own->n_snapshots, n_commands = 0;
-	char **commands = xcalloc(n, sizeof(*commands));
-	int r = 0;
-
-	for (size_t i = 0; i < n; i++) {
-		const struct vm_own_mark *mark = w->own->snapshots[i].mark;
-
-		if (mark && !mark->is_void && !among(mark->command, commands, n_commands))
-			commands[n_commands++] = xstrdup(mark->command);
-	}
-	for (size_t i = 0; i < n_commands; i++) {
-		if (r == 0)
-			r = repair_one(w, commands[i], err);
-		free(commands[i]);
-	}
-	free(commands);
-	return r;
-}
-
-/* A guest that we have started and that nobody has come to use is ended; a word of ours in the configuration goes. */
-static int end_guest(struct vm_work *w, struct vs_err *err)
-{
-	struct vm_act_guest guest;
-
-	if (w->guest_up || vm_work_find_guest(w, &guest) != 1)
-		return 0;
-	vm_log(w->log, "ending the paused guest that an interrupted command had started");
-	vm_work_abort_own(w);
-	vm_act_end_paused(w->conn, &guest, &w->watch, NULL);
-	return vm_work_look(w, err);
-}
-
-int vm_op_repair(struct vm_work *w, struct vs_err *err)
-{
-	struct vs_err begun = {0};
-	int r = vm_work_look(w, err);
-
-	if (r == 0 && w->conn)
-		r = vm_work_prove_pivots(w, err);
-	if (r == 0 && w->conn)
-		r = end_guest(w, err);
-	if (r == 0 && w->conn)
-		vm_work_settle_jobs(w, NULL);
-	if (r == 0 && w->conn)
-		vm_intent_settle(w, NULL, false, &begun); /* what is begun stays so; the others are settled */
-	if (r == 0 && w->conn)
-		r = repair_all(w, err);
-	if (r == 0)
-		r = vm_op_settle(w, err);
-	if (r == 0 && w->own->serial && vm_own_sweep(w->own, still_there, w) > 0)
-		r = vm_work_save(w, err);
-	return r;
-}
-
-/* ---------------------------------------------------------------- how a command begins */
-
-/* Of an interrupted run of @command: a block job that is still there is given up. */
-static int reclaim(struct vm_work *w, const char *command, struct vs_err *err)
-{
-	int r = end_guest(w, err);
-
-	if (r == 0)
-		r = vm_work_reclaim(w, command, err);
-	return r > 0 ? vm_work_look(w, err) : r;
-}
-
-int vm_op_begin(struct vm_work *w, const char *command, bool create, struct vs_err *err)
-{
-	int r = 0;
-
-	if (!w->dom)
-		return 0;
-	if (!w->try_only)
-		r = vm_work_prove_pivots(w, err);
-	if (r == 0 && !w->try_only)
-		r = reclaim(w, command, err);
-	if (r == 0)
-		r = vm_intent_settle(w, command, create, err);
-	return r == 0 ? vm_work_idle(w, err) : r;
+		r = find_line(cx, first, last, line, &n, err);
+	return r < 0 ? r : merge(cx, line, n, VM_MERGE_COMMIT, vs_steal(command), err);
 }

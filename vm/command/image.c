@@ -7,30 +7,33 @@
  * qemu-img takes a snapshot's id where a name is expected, and the other way round: what `-d 1` removes depends on the table. So
  * a snapshot is removed or applied only where its name is nobody's id and nobody else's name, and a new name must not be digits only.
  */
-#include "vm/command/remove.h"
+#include "vm/command/image.h"
 
 #include <errno.h>
 #include <string.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/command/attest.h"
+#include "vm/command/recover.h"
+#include "vm/command/remove.h"
+#include "vm/libvirt/qemu-img.h"
 #include "vm/util/clock.h"
 
 /* Does what stands on it, as far as anybody knows, forbid to write it? */
-static int nobody_stands_on_it(const struct vm_work *w, struct vs_err *err)
+static int nobody_stands_on_it(const struct vm_context *cx, struct vs_err *err)
 {
-	int top = w->d->n_disks ? w->d->disks[0].top : -1;
+	int top = cx->d->n_disks ? cx->d->disks[0].top : -1;
 
-	return top < 0 || vm_need(w, top, NULL, false, err) == VM_NEED_NOT ? 0 : err ? err->code : -EPERM;
+	return top < 0 || vm_need(cx, top, NULL, false, err) == VM_NEED_NOT ? 0 : err ? err->code : -EPERM;
 }
 
-static int check_unambiguous(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+static int check_unambiguous(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
-	const struct q2_snapshot *own = s->n_disks ? s->disks[0].snapshot : NULL;
+	const struct q2_snapshot *meta = s->n_disks ? s->disks[0].snapshot : NULL;
 
-	if (!own || !s->name[0] || s->name[0] == '-')
+	if (!meta || !s->name[0] || s->name[0] == '-')
 		return vs_err_set(err, -EOPNOTSUPP, "qemu-img cannot be told which snapshot '%s' is", s->shown);
-	for (size_t i = 0; i < w->d->n_snapshots; i++) {
-		const struct vm_snapshot *other = &w->d->snapshots[i];
+	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
+		const struct vm_snapshot *other = &cx->d->snapshots[i];
 		const struct q2_snapshot *entry = other->n_disks ? other->disks[0].snapshot : NULL;
 
 		if (other == s || !entry)
@@ -42,32 +45,32 @@ static int check_unambiguous(const struct vm_work *w, const struct vm_snapshot *
 	return 0;
 }
 
-static int check(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+static int check(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
-	int r = vm_nobody_has_it(w->uuid, false, err);
+	int r = vm_nobody_has_it(cx->uuid, false, err);
 
 	if (r == 0 && s)
-		r = check_unambiguous(w, s, err);
+		r = check_unambiguous(cx, s, err);
 	return r;
 }
 
-static int run(struct vm_work *w, const char *option, const char *name, struct vs_err *err)
+static int run(struct vm_context *cx, const char *option, const char *name, struct vs_err *err)
 {
-	const char *argv[] = {"qemu-img", "snapshot", option, name, w->uuid, NULL};
+	const char *argv[] = {"qemu-img", "snapshot", option, name, cx->uuid, NULL};
 	int r;
 
-	vm_work_unguard(w);
+	vm_context_unguard(cx);
 	vm_fault();
-	r = vm_act_run(argv, err);
+	r = vm_qemu_img_run(argv, err);
 	vm_fault();
 	return r;
 }
 
-int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+int vm_image_create(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
 	struct vm_name_rules rules = { .internal = true, .suffix_len = 16 };
 	const struct vm_snapshot *s = NULL;
-	struct vm_own_id id;
+	struct vm_meta_id id;
 	int r = vm_name_check_new(c->names[0], &rules, err);
 
 	if (r == 0 && c->kind == VM_ASK_EXTERNAL)
@@ -75,66 +78,66 @@ int vm_op_image_create(struct vm_work *w, const struct vm_command *c, struct vs_
 	if (r == 0 && (c->quiesce_s || c->n_disks || c->desc || c->names[0][0] == '-'))
 		r = vs_err_set(err, -EOPNOTSUPP, c->names[0][0] == '-' ? "qemu-img would take the name for an option" :
 			       "an image without libvirt has no guest, one disk, and no room for a description");
-	for (size_t i = 0; r == 0 && i < w->d->n_snapshots; i++)
-		if (!w->d->snapshots[i].present && !strcmp(w->d->snapshots[i].name, c->names[0]))
+	for (size_t i = 0; r == 0 && i < cx->d->n_snapshots; i++)
+		if (!cx->d->snapshots[i].present && !strcmp(cx->d->snapshots[i].name, c->names[0]))
 			r = vs_err_set(err, -EEXIST, "there is a snapshot '%s' already", c->names[0]);
 	if (r == 0)
-		r = check(w, NULL, err);
-	if (r == 0 && w->try_only)
-		vm_work_say(w, "would add an entry '%s' to '%s'; no data moves", c->names[0], w->uuid);
-	if (r < 0 || w->try_only)
+		r = check(cx, NULL, err);
+	if (r == 0 && cx->try_only)
+		vm_context_say(cx, "would add an entry '%s' to '%s'; no data moves", c->names[0], cx->uuid);
+	if (r < 0 || cx->try_only)
 		return r;
-	r = vm_op_note_take(w, c->names[0], err);
+	r = vm_recover_journal_take(cx, c->names[0], err);
 	if (r < 0)
 		return vs_err_set(err, r, "out of memory");
-	r = run(w, "-c", c->names[0], err);
+	r = run(cx, "-c", c->names[0], err);
 	if (r == 0)
-		r = vm_work_look(w, err);
+		r = vm_attest_poll(cx, err);
 	if (r == 0)
-		r = vm_work_find(w, c->names[0], &s, err);
+		r = vm_context_find(cx, c->names[0], &s, err);
 	if (r < 0)
 		return r;
-	id = vm_work_id(w, s);
-	if (vm_own_set_ours(w->own, &id, true) < 0)
+	id = vm_context_id(cx, s);
+	if (vm_meta_set_ours(cx->meta, &id, true) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
-	r = vm_work_save(w, err);
-	vm_work_note_done(w, "take");
+	r = vm_context_save(cx, err);
+	vm_journal_done(&cx->journal, "take");
 	return r;
 }
 
-int vm_op_image_delete(struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+int vm_image_delete(struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
-	struct vm_own_id id = vm_work_id(w, s);
-	int r = check(w, s, err);
+	struct vm_meta_id id = vm_context_id(cx, s);
+	int r = check(cx, s, err);
 
 	if (r == 0 && s->users && s->users[0])
 		r = vs_err_set(err, -EPERM, "snapshot '%s' must stay: %s stands on its file in a virt-snapfs mount", s->shown, s->users[0]);
-	if (r == 0 && w->try_only)
-		vm_work_say(w, "would remove the entry '%s' from '%s'; no data moves", s->shown, w->uuid);
-	if (r < 0 || w->try_only)
+	if (r == 0 && cx->try_only)
+		vm_context_say(cx, "would remove the entry '%s' from '%s'; no data moves", s->shown, cx->uuid);
+	if (r < 0 || cx->try_only)
 		return r;
-	r = run(w, "-d", s->name, err);
-	if (r == 0 && vm_own_forget(w->own, &id))
-		r = vm_work_save(w, err);
-	return r == 0 ? vm_work_look(w, err) : r;
+	r = run(cx, "-d", s->name, err);
+	if (r == 0 && vm_meta_forget(cx->meta, &id))
+		r = vm_context_save(cx, err);
+	return r == 0 ? vm_attest_poll(cx, err) : r;
 }
 
-int vm_op_image_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+int vm_image_revert(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
 	struct vm_command create = { .verb = VM_CREATE, .names = (char **)&c->keep, .n_names = 1 };
 	const struct vm_snapshot *s = NULL;
 	vs_autofree char *name = NULL;
-	int r = vm_work_find(w, c->names[0], &s, err);
+	int r = vm_context_find(cx, c->names[0], &s, err);
 
 	if (r == 0)
-		r = check(w, s, err);
+		r = check(cx, s, err);
 	if (r == 0)
-		r = nobody_stands_on_it(w, err);
+		r = nobody_stands_on_it(cx, err);
 	if (r == 0 && !(name = strdup(s->name)))
 		r = vs_err_set(err, -ENOMEM, "out of memory");
 	if (r == 0 && c->keep)
-		r = vm_op_image_create(w, &create, err);
-	if (r == 0 && w->try_only)
-		vm_work_say(w, "would make '%s' the content of '%s'", name, w->uuid);
-	return r < 0 || w->try_only ? r : run(w, "-a", name, err);
+		r = vm_image_create(cx, &create, err);
+	if (r == 0 && cx->try_only)
+		vm_context_say(cx, "would make '%s' the content of '%s'", name, cx->uuid);
+	return r < 0 || cx->try_only ? r : run(cx, "-a", name, err);
 }

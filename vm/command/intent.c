@@ -26,20 +26,22 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/libvirt/blockjob-list.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- marks */
 
-const struct vm_own_mark *vm_intent_mark(const struct vm_work *w, const struct vm_work_record *record)
+const struct vm_meta_mark *vm_intent_mark(const struct vm_context *cx, const struct vm_context_record *record)
 {
-	struct vm_own_id id = { record->name, record->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
-	const struct vm_own_snapshot *said = vm_own_find(w->own, &id);
+	struct vm_meta_id id = { record->name, record->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
+	const struct vm_meta_snapshot *said = vm_meta_find(cx->meta, &id);
 
 	return said ? said->mark : NULL;
 }
 
-const struct vm_own_doomed *vm_intent_of(const struct vm_own_mark *mark, const char *target)
+const struct vm_meta_doomed *vm_intent_of(const struct vm_meta_mark *mark, const char *target)
 {
 	for (size_t i = 0; mark && i < mark->n_disks; i++)
 		if (!strcmp(mark->disks[i].target, target))
@@ -47,15 +49,15 @@ const struct vm_own_doomed *vm_intent_of(const struct vm_own_mark *mark, const c
 	return NULL;
 }
 
-size_t vm_intent_line(const struct vm_work *w, const char *command, const char **line)
+size_t vm_intent_line(const struct vm_context *cx, const char *command, const char **line)
 {
 	size_t n = 0;
 
-	for (size_t i = 0; i < w->n_records; i++) {
-		const struct vm_own_mark *mark = vm_intent_mark(w, &w->records[i]);
+	for (size_t i = 0; i < cx->n_records; i++) {
+		const struct vm_meta_mark *mark = vm_intent_mark(cx, &cx->records[i]);
 
 		if (mark && !strcmp(mark->command, command))
-			line[n++] = w->records[i].name;
+			line[n++] = cx->records[i].name;
 	}
 	return n;
 }
@@ -78,7 +80,7 @@ char *vm_intent_repeat(const char *command)
 	return text ? text : xstrdup(command);
 }
 
-static bool is_untouched(const struct vm_own_doomed *disk)
+static bool is_untouched(const struct vm_meta_doomed *disk)
 {
 	struct stat st;
 
@@ -88,7 +90,7 @@ static bool is_untouched(const struct vm_own_doomed *disk)
 	       st.st_ino == disk->path_ino && vm_timespec_ns(st.st_mtim) == disk->mtime_ns;
 }
 
-bool vm_intent_untouched(const struct vm_own_mark *mark)
+bool vm_intent_untouched(const struct vm_meta_mark *mark)
 {
 	for (size_t i = 0; i < mark->n_disks; i++)
 		if (!is_untouched(&mark->disks[i]))
@@ -101,12 +103,12 @@ bool vm_intent_untouched(const struct vm_own_mark *mark)
 enum found { IT, ANOTHER, NOT_THERE };
 
 /* Is the layer at @path that very file? *layer: it. */
-static enum found find(const struct vm_work *w, const char *path, uint64_t ino, int *layer, char *why, int *code)
+static enum found find(const struct vm_context *cx, const char *path, uint64_t ino, int *layer, char *why, int *code)
 {
 	const struct vm_layer *l;
 
-	*layer = path ? vm_work_layer(w, path) : -1;
-	l = *layer < 0 ? NULL : &w->d->layers[*layer];
+	*layer = path ? vm_context_layer(cx, path) : -1;
+	l = *layer < 0 ? NULL : &cx->d->layers[*layer];
 	if (l && !l->error && l->stamp.ino == ino && ino)
 		return IT;
 	if (l && !l->error) {
@@ -119,47 +121,47 @@ static enum found find(const struct vm_work *w, const char *path, uint64_t ino, 
 	return NOT_THERE;
 }
 
-static bool leads_to(const struct vm_work *w, int from, int to)
+static bool leads_to(const struct vm_context *cx, int from, int to)
 {
-	for (int l = from, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
+	for (int l = from, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below, n++)
 		if (l == to)
 			return true;
 	return false;
 }
 
-static bool is_active(const struct vm_work *w, const char *target, int layer)
+static bool is_active(const struct vm_context *cx, const char *target, int layer)
 {
-	for (size_t i = 0; i < w->d->n_disks; i++)
-		if (!strcmp(w->d->disks[i].target, target) && w->d->disks[i].top == layer)
+	for (size_t i = 0; i < cx->d->n_disks; i++)
+		if (!strcmp(cx->d->disks[i].target, target) && cx->d->disks[i].top == layer)
 			return true;
 	return false;
 }
 
 /* Is it a layer of that disk as it is now? */
-static bool in_disk(const struct vm_work *w, const char *target, int layer)
+static bool in_disk(const struct vm_context *cx, const char *target, int layer)
 {
-	for (size_t i = 0; i < w->d->n_disks; i++)
-		if (!strcmp(w->d->disks[i].target, target) && leads_to(w, w->d->disks[i].top, layer))
+	for (size_t i = 0; i < cx->d->n_disks; i++)
+		if (!strcmp(cx->d->disks[i].target, target) && leads_to(cx, cx->d->disks[i].top, layer))
 			return true;
 	return false;
 }
 
 /* The layer with that inode number that stands on @below; -1: none. */
-static int standing_on(const struct vm_work *w, uint64_t ino, int below)
+static int standing_on(const struct vm_context *cx, uint64_t ino, int below)
 {
-	for (size_t i = 0; ino && i < w->d->n_layers; i++)
-		if (!w->d->layers[i].error && w->d->layers[i].stamp.ino == ino && w->d->layers[i].below == below)
+	for (size_t i = 0; ino && i < cx->d->n_layers; i++)
+		if (!cx->d->layers[i].error && cx->d->layers[i].stamp.ino == ino && cx->d->layers[i].below == below)
 			return (int)i;
 	return -1;
 }
 
 /* A layer from @top down to @base on which several stand, as none did when the command began; -1: there is none. */
-static int find_branch(const struct vm_work *w, int top, int base)
+static int find_branch(const struct vm_context *cx, int top, int base)
 {
 	int one;
 
-	for (int l = top, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++) {
-		if (vm_work_above(w, l, &one) > 1)
+	for (int l = top, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below, n++) {
+		if (vm_context_above(cx, l, &one) > 1)
 			return l;
 		if (l == base)
 			break;
@@ -167,7 +169,8 @@ static int find_branch(const struct vm_work *w, int top, int base)
 	return -1;
 }
 
-enum vm_intent_state vm_intent_disk(const struct vm_work *w, const struct vm_own_doomed *d, char why[VS_ERR_MAX], int *code)
+enum vm_intent_state vm_intent_disk(const struct vm_context *cx, const struct vm_meta_doomed *d, char why[VS_ERR_MAX],
+				    int *code)
 {
 	int base = -1, top = -1, branched;
 	enum found base_is, top_is;
@@ -175,40 +178,41 @@ enum vm_intent_state vm_intent_disk(const struct vm_work *w, const struct vm_own
 	*code = -EPERM;
 	if (d->done)
 		return VM_INTENT_DONE;
-	base_is = find(w, d->path, d->path_ino, &base, why, code);
+	base_is = find(cx, d->path, d->path_ino, &base, why, code);
 	if (base_is != IT)
 		return base_is == ANOTHER ? VM_INTENT_VOID : VM_INTENT_UNKNOWN;
-	if (standing_on(w, d->above_ino, base) >= 0)
+	if (standing_on(cx, d->above_ino, base) >= 0)
 		return VM_INTENT_DONE;
-	if (d->pivoting && is_active(w, d->target, base))
+	if (d->pivoting && is_active(cx, d->target, base))
 		return VM_INTENT_DONE;
-	top_is = find(w, d->top, d->top_ino, &top, why, code);
+	top_is = find(cx, d->top, d->top_ino, &top, why, code);
 	if (top_is != IT)
 		return top_is == ANOTHER ? VM_INTENT_VOID : VM_INTENT_UNKNOWN;
-	if (w->d->layers[top].ends)
-		return snprintf(why, VS_ERR_MAX, "what '%s' stands on is not followed: it %s", d->top, w->d->layers[top].ends),
+	if (cx->d->layers[top].ends)
+		return snprintf(why, VS_ERR_MAX, "what '%s' stands on is not followed: it %s", d->top, cx->d->layers[top].ends),
 		       VM_INTENT_UNKNOWN;
-	if (!leads_to(w, top, base) || top == base)
+	if (!leads_to(cx, top, base) || top == base)
 		return snprintf(why, VS_ERR_MAX, "'%s' does not stand on '%s' any more", d->top, d->path), VM_INTENT_VOID;
-	if (!in_disk(w, d->target, top))
+	if (!in_disk(cx, d->target, top))
 		return snprintf(why, VS_ERR_MAX, "disk %s does not stand on '%s' any more", d->target, d->top), VM_INTENT_VOID;
-	branched = find_branch(w, top, base);
+	branched = find_branch(cx, top, base);
 	if (branched >= 0)
-		return snprintf(why, VS_ERR_MAX, "another image stands on '%s' now", w->d->layers[branched].path), VM_INTENT_VOID;
+		return snprintf(why, VS_ERR_MAX, "another image stands on '%s' now",
+				cx->d->layers[branched].path), VM_INTENT_VOID;
 	return VM_INTENT_REDO;
 }
 
 /* ---------------------------------------------------------------- all that was begun */
 
 /* Of all the disks the worst. */
-static enum vm_intent_state judge(const struct vm_work *w, const struct vm_own_mark *mark, char why[VS_ERR_MAX], int *code)
+static enum vm_intent_state judge(const struct vm_context *cx, const struct vm_meta_mark *mark, char why[VS_ERR_MAX], int *code)
 {
 	enum vm_intent_state worst = VM_INTENT_DONE;
 
 	for (size_t i = 0; i < mark->n_disks; i++) {
 		char text[VS_ERR_MAX] = "";
 		int c = 0;
-		enum vm_intent_state state = vm_intent_disk(w, &mark->disks[i], text, &c);
+		enum vm_intent_state state = vm_intent_disk(cx, &mark->disks[i], text, &c);
 
 		if (state <= worst)
 			continue;
@@ -223,24 +227,25 @@ static enum vm_intent_state judge(const struct vm_work *w, const struct vm_own_m
 }
 
 /* @change on every mark of @command; then it is stored. */
-static int change_marks(struct vm_work *w, const char *command, void (*change)(struct vm_own_mark *mark, const char *why), const char *why,
+static int change_marks(struct vm_context *cx, const char *command, void (*change)(struct vm_meta_mark *mark, const char *why),
+			const char *why,
 			struct vs_err *err)
 {
-	for (size_t i = w->own->n_snapshots; i-- > 0;) {
-		struct vm_own_snapshot *s = &w->own->snapshots[i];
-		struct vm_own_id id = { s->name, s->created_ns, s->kind };
+	for (size_t i = cx->meta->n_snapshots; i-- > 0;) {
+		struct vm_meta_snapshot *s = &cx->meta->snapshots[i];
+		struct vm_meta_id id = { s->name, s->created_ns, s->kind };
 
 		if (!s->mark || strcmp(s->mark->command, command) != 0)
 			continue;
 		if (change)
 			change(s->mark, why);
-		else if (vm_own_set_mark(w->own, &id, NULL) < 0)
+		else if (vm_meta_set_mark(cx->meta, &id, NULL) < 0)
 			xoom();
 	}
-	return vm_work_save(w, err);
+	return vm_context_save(cx, err);
 }
 
-static void set_void(struct vm_own_mark *mark, const char *why)
+static void set_void(struct vm_meta_mark *mark, const char *why)
 {
 	vs_autofree char *said = vm_intent_repeat(mark->command);
 	char *reason = xasprintf("'%s' was begun and has become void, for %s: its data is not what it was", said, why);
@@ -250,69 +255,70 @@ static void set_void(struct vm_own_mark *mark, const char *why)
 	mark->is_void = true;
 }
 
-int vm_intent_void(struct vm_work *w, const char *command, const char *why, struct vs_err *err)
+int vm_intent_void(struct vm_context *cx, const char *command, const char *why, struct vs_err *err)
 {
 	vs_autofree char *text = xstrdup(command); /* the mark's own may go */
 
-	vm_log(w->log, "'%s' was begun and has become void, for %s: nothing is removed, and the snapshots that it was to remove stay stale; "
+	vm_log(cx->log, "'%s' was begun and has become void, for %s: nothing is removed, and the snapshots that it was to remove stay stale; "
 	       "'delete' takes their records away and leaves all files", text, why);
-	return change_marks(w, text, set_void, why, err);
+	return change_marks(cx, text, set_void, why, err);
 }
 
-static int forget(struct vm_work *w, const char *command, const char *why, struct vs_err *err)
+static int forget(struct vm_context *cx, const char *command, const char *why, struct vs_err *err)
 {
 	vs_autofree char *text = xstrdup(command);
 
-	vm_log(w->log, "'%s' %s", text, why);
-	return change_marks(w, text, NULL, NULL, err);
+	vm_log(cx->log, "'%s' %s", text, why);
+	return change_marks(cx, text, NULL, NULL, err);
 }
 
 /* Nothing was written, and nobody is about to? */
-static bool is_undone(const struct vm_work *w, const struct vm_own_mark *mark)
+static bool is_undone(const struct vm_context *cx, const struct vm_meta_mark *mark)
 {
-	struct vm_act_job *jobs = NULL;
+	struct vm_blockjob *jobs = NULL;
 	size_t n = 1;
 
-	if (!vm_intent_untouched(mark) || !w->dom || vm_act_jobs(w->dom, &jobs, &n, NULL) < 0)
+	if (!vm_intent_untouched(mark) || !cx->dom || vm_blockjob_list(cx->dom, &jobs, &n, NULL) < 0)
 		return false;
-	vm_act_jobs_free(jobs, n);
+	vm_blockjob_list_free(jobs, n);
 	return n == 0;
 }
 
-static bool has_records(const struct vm_work *w, const char *command)
+static bool has_records(const struct vm_context *cx, const char *command)
 {
-	vs_autofree const char **line = xcalloc(w->n_records + 1, sizeof(*line));
+	vs_autofree const char **line = xcalloc(cx->n_records + 1, sizeof(*line));
 
-	return vm_intent_line(w, command, line) > 0;
+	return vm_intent_line(cx, command, line) > 0;
 }
 
 /* Would a new snapshot freeze a layer that this command is to merge? */
-static bool has_active(const struct vm_work *w, const struct vm_own_mark *mark)
+static bool has_active(const struct vm_context *cx, const struct vm_meta_mark *mark)
 {
 	for (size_t i = 0; i < mark->n_disks; i++) {
-		int top = mark->disks[i].top ? vm_work_layer(w, mark->disks[i].top) : -1;
+		int top = mark->disks[i].top ? vm_context_layer(cx, mark->disks[i].top) : -1;
 
-		if (!mark->disks[i].done && (top < 0 || is_active(w, mark->disks[i].target, top)))
+		if (!mark->disks[i].done && (top < 0 || is_active(cx, mark->disks[i].target, top)))
 			return true;
 	}
 	return false;
 }
 
-static int settle_one(struct vm_work *w, const struct vm_own_mark *mark, bool create, struct vs_err *err)
+static int settle_one(struct vm_context *cx, const struct vm_meta_mark *mark, bool create, struct vs_err *err)
 {
 	vs_autofree char *said = vm_intent_repeat(mark->command);
 	char why[VS_ERR_MAX] = "";
 	int code = -EPERM;
 	enum vm_intent_state state;
 
-	if (is_undone(w, mark))
-		return w->try_only ? 0 : forget(w, mark->command, "had been interrupted before anything was written: all is as before", err);
-	if (!has_records(w, mark->command)) /* those that remain never depended on it. Should the others come back they are stale */
+	if (is_undone(cx, mark))
+		return cx->try_only ? 0 : forget(cx, mark->command,
+						 "had been interrupted before anything was written: all is as before", err);
+	if (!has_records(cx, mark->command)) /* those that remain never depended on it. Should the others come back they are stale */
 		return 0;
-	state = judge(w, mark, why, &code);
+	state = judge(cx, mark, why, &code);
 	if (state == VM_INTENT_VOID)
-		return w->try_only ? 0 : vm_intent_void(w, mark->command, why, err);
-	if (create && !has_active(w, mark))
+		return cx->try_only ? 0 : vm_intent_void(cx, mark->command, why, err);
+	if (create && !has_active(cx, mark))
 		return 0;
 	if (state == VM_INTENT_UNKNOWN)
 		return vs_err_set(err, code, "'%s' was begun and is not done, and %s: bring that back, then repeat '%s' first", said,
@@ -322,10 +328,10 @@ static int settle_one(struct vm_work *w, const struct vm_own_mark *mark, bool cr
 }
 
 /* The next begun command after the @from'th snapshot of ours; NULL: there is none. */
-static const struct vm_own_mark *next_begun(const struct vm_work *w, const char *command, size_t *from)
+static const struct vm_meta_mark *next_begun(const struct vm_context *cx, const char *command, size_t *from)
 {
-	while (*from < w->own->n_snapshots) {
-		const struct vm_own_mark *mark = w->own->snapshots[(*from)++].mark;
+	while (*from < cx->meta->n_snapshots) {
+		const struct vm_meta_mark *mark = cx->meta->snapshots[(*from)++].mark;
 
 		if (mark && !mark->is_void && (!command || strcmp(mark->command, command) != 0))
 			return mark;
@@ -333,18 +339,18 @@ static const struct vm_own_mark *next_begun(const struct vm_work *w, const char 
 	return NULL;
 }
 
-int vm_intent_settle(struct vm_work *w, const char *command, bool create, struct vs_err *err)
+int vm_intent_settle(struct vm_context *cx, const char *command, bool create, struct vs_err *err)
 {
-	const struct vm_own_mark *mark;
+	const struct vm_meta_mark *mark;
 	size_t from = 0;
 	int r = 0;
 
-	while (r == 0 && (mark = next_begun(w, command, &from))) {
-		bool changes = !w->try_only;
-		uint64_t serial = w->own->serial;
+	while (r == 0 && (mark = next_begun(cx, command, &from))) {
+		bool changes = !cx->try_only;
+		uint64_t serial = cx->meta->serial;
 
-		r = settle_one(w, mark, create, err);
-		if (changes && w->own->serial != serial)
+		r = settle_one(cx, mark, create, err);
+		if (changes && cx->meta->serial != serial)
 			from = 0; /* the list has changed */
 	}
 	return r;

@@ -7,7 +7,7 @@
  * with the files that it is about: their inode numbers, so that a file which merely has the name of one is not taken for it. That is
  * the intent. It owns these files until the command is repeated to its end, or has become void: see intent.c.
  *
- * Everything here but vm_intent_settle() is a pure question to the look of the work. Threads: the work's.
+ * Everything here but vm_intent_settle() is a pure question to the look of the command. Threads: the command's.
  */
 #ifndef VS_VM_COMMAND_INTENT_H
 #define VS_VM_COMMAND_INTENT_H
@@ -22,22 +22,23 @@ enum vm_intent_state {
 };
 
 /* What became of one disk of a begun command. @why: a sentence, for UNKNOWN and VOID. *code: errno for UNKNOWN. */
-enum vm_intent_state vm_intent_disk(const struct vm_work *w, const struct vm_own_doomed *disk, char why[VS_ERR_MAX], int *code);
+enum vm_intent_state vm_intent_disk(const struct vm_context *cx, const struct vm_meta_doomed *disk, char why[VS_ERR_MAX],
+				    int *code);
 
 /* The mark that a record's snapshot carries, NULL: none. Borrowed. */
-const struct vm_own_mark *vm_intent_mark(const struct vm_work *w, const struct vm_work_record *record);
+const struct vm_meta_mark *vm_intent_mark(const struct vm_context *cx, const struct vm_context_record *record);
 /* The disk of the mark, NULL: it says nothing of that. */
-const struct vm_own_doomed *vm_intent_of(const struct vm_own_mark *mark, const char *target);
+const struct vm_meta_doomed *vm_intent_of(const struct vm_meta_mark *mark, const char *target);
 
 /* What to type to repeat it: any of its snapshots stands for all of a long line. Gives. */
 char *vm_intent_repeat(const char *command);
 
 /* Was nothing written yet? It was noted that nobody has been asked to, or the time stamps of the bases prove it. */
-bool vm_intent_untouched(const struct vm_own_mark *mark);
+bool vm_intent_untouched(const struct vm_meta_mark *mark);
 
 /* The names of the snapshots that @command has marked and libvirt still lists, ancestors first, borrowed, in @line, which has room
  * for all records. Returns how many. */
-size_t vm_intent_line(const struct vm_work *w, const char *command, const char **line);
+size_t vm_intent_line(const struct vm_context *cx, const char *command, const char **line);
 
 /*
  * For every command but those that were begun: what was begun is looked at. Where nothing was written it is forgotten; where it has
@@ -45,9 +46,9 @@ size_t vm_intent_line(const struct vm_work *w, const char *command, const char *
  * as have the active layer, which a new snapshot would freeze. With `try` nothing is written.
  * @command: the one that is asked for, which is not refused because of itself.
  */
-int vm_intent_settle(struct vm_work *w, const char *command, bool create, struct vs_err *err);
+int vm_intent_settle(struct vm_context *cx, const char *command, bool create, struct vs_err *err);
 
 /* Writes down that this command is void, for the reason @why. */
-int vm_intent_void(struct vm_work *w, const char *command, const char *why, struct vs_err *err);
+int vm_intent_void(struct vm_context *cx, const char *command, const char *why, struct vs_err *err);
 
 #endif

@@ -19,13 +19,13 @@
  * after its next start. The one exception is a snapshot whose own image is gone and that nothing else depends on: its record is all
  * that is left of it, and may go.
  */
-#include "vm/command/merge.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/command/check.h"
 #include "vm/command/intent.h"
+#include "vm/command/merge.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
@@ -51,9 +51,9 @@ void vm_merge_fini(struct vm_merge *m)
 	}
 	free(m->disks);
 	free(m->moving);
-	if (m->w) {
-		m->w->moving = NULL;
-		m->w->n_moving = 0;
+	if (m->cx) {
+		m->cx->moving = NULL;
+		m->cx->n_moving = 0;
 	}
 	free(m->command);
 	free(m->is_void);
@@ -71,10 +71,10 @@ static const struct vm_xml_snapdisk *disk_of(const struct vm_xml_snapshot *xml, 
 }
 
 /* The last of the line that took part with this disk. */
-static const struct vm_work_record *last_with(const struct vm_merge *m, const char *target)
+static const struct vm_context_record *last_with(const struct vm_merge *m, const char *target)
 {
 	for (size_t i = m->n_names; i-- > 0;) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
 
 		if (record && disk_of(record->xml, target))
 			return record;
@@ -86,7 +86,7 @@ static const struct vm_work_record *last_with(const struct vm_merge *m, const ch
 
 static const struct vm_layer *layer_at(const struct vm_merge *m, int layer)
 {
-	return &m->w->d->layers[layer];
+	return &m->cx->d->layers[layer];
 }
 
 /* The layer that stands on @base on the way down from @top; -1: base is not beneath it. */
@@ -101,9 +101,9 @@ static int step_above(const struct vm_merge *m, int base, int top)
 /* The active layer of this disk as it is now; -1: it has none that we can see. */
 static int active_of(const struct vm_merge *m, const char *target)
 {
-	for (size_t i = 0; i < m->w->d->n_disks; i++)
-		if (!strcmp(m->w->d->disks[i].target, target))
-			return m->w->d->disks[i].top;
+	for (size_t i = 0; i < m->cx->d->n_disks; i++)
+		if (!strcmp(m->cx->d->disks[i].target, target))
+			return m->cx->d->disks[i].top;
 	return -1;
 }
 
@@ -121,14 +121,14 @@ static bool beneath_active(const struct vm_merge *m, const char *target, int lay
 static enum vm_need need_of(const struct vm_merge *m, int layer, bool is_top, struct vs_err *err)
 {
 	struct vm_leaving leaving = vm_merge_leaving(m);
-	enum vm_need need = vm_need(m->w, layer, &leaving, !is_top, err);
+	enum vm_need need = vm_need(m->cx, layer, &leaving, !is_top, err);
 	int one;
 
-	if (need == VM_NEED_NOT && vm_work_above(m->w, layer, &one) > 1) {
+	if (need == VM_NEED_NOT && vm_context_above(m->cx, layer, &one) > 1) {
 		vs_err_set(err, -EPERM, "'%s' must stay as it is: several branches stand on it", layer_at(m, layer)->path);
 		return VM_NEED_BY;
 	}
-	if (need == VM_NEED_NOT && layer_at(m, layer)->active && vm_work_above(m->w, layer, &one) > 0) {
+	if (need == VM_NEED_NOT && layer_at(m, layer)->active && vm_context_above(m->cx, layer, &one) > 0) {
 		vs_err_set(err, -EPERM, "'%s' must stay as it is: '%s' stands on it", layer_at(m, layer)->path, layer_at(m, one)->path);
 		return VM_NEED_BY;
 	}
@@ -157,7 +157,7 @@ static enum vm_need needs(const struct vm_merge *m, int base, int top, struct vs
 static const char *stored_above(const struct vm_merge *m, int base, int top, int *where)
 {
 	for (int l = top; l != base; l = layer_at(m, l)->below) {
-		const char *inside = vm_work_internal_in(m->w, l);
+		const char *inside = vm_context_internal_in(m->cx, l);
 
 		*where = l;
 		if (inside)
@@ -193,18 +193,18 @@ static void go_down(const struct vm_merge *m, struct vm_merge_disk *d, int base,
 	d->top = xstrdup(layer_at(m, top)->path);
 	d->base_stamp = layer_at(m, base)->stamp;
 	d->top_stamp = layer_at(m, top)->stamp;
-	if (vm_work_above(m->w, top, &above) == 1)
+	if (vm_context_above(m->cx, top, &above) == 1)
 		d->above_ino = layer_at(m, above)->stamp.ino;
 	for (int l = top; l != base; l = layer_at(m, l)->below)
 		add_gone(d, layer_at(m, l));
-	d->bytes = vm_work_cost(m->w, base, top);
+	d->bytes = vm_check_cost(m->cx, base, top);
 }
 
 static bool is_transient(const struct vm_merge *m, const char *target)
 {
-	for (size_t i = 0; i < m->w->d->n_disks; i++)
-		if (!strcmp(m->w->d->disks[i].target, target))
-			return m->w->d->disks[i].transient;
+	for (size_t i = 0; i < m->cx->d->n_disks; i++)
+		if (!strcmp(m->cx->d->disks[i].target, target))
+			return m->cx->d->disks[i].transient;
 	return false;
 }
 
@@ -236,13 +236,13 @@ static int drop(const struct vm_merge *m, struct vm_merge_disk *d, int base, str
 {
 	struct vm_leaving leaving = vm_merge_leaving(m);
 	struct vs_err why = {0};
-	enum vm_need need = vm_need(m->w, base, &leaving, true, &why);
-	const char *inside = vm_work_internal_in(m->w, base);
+	enum vm_need need = vm_need(m->cx, base, &leaving, true, &why);
+	const char *inside = vm_context_internal_in(m->cx, base);
 	int one;
 
 	if (need == VM_NEED_UNKNOWN)
 		return vs_err_set(err, why.code, "disk %s: %s", d->target, why.msg);
-	if (need == VM_NEED_BY || inside || !vm_made(m->w, base)) {
+	if (need == VM_NEED_BY || inside || !vm_made(m->cx, base)) {
 		vs_autofree char *stored = inside ? xasprintf("internal snapshot '%s' is stored in it", inside) : NULL;
 
 		keep(d, need == VM_NEED_BY ? why.msg : stored ? stored : "no snapshot made it");
@@ -251,8 +251,9 @@ static int drop(const struct vm_merge *m, struct vm_merge_disk *d, int base, str
 	d->what = VM_MERGE_DROP;
 	add_gone(d, layer_at(m, base));
 	for (int l = layer_at(m, base)->below, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = layer_at(m, l)->below, n++) {
-		if (layer_at(m, l)->error || layer_at(m, l)->active || vm_work_above(m->w, l, &one) != 1 || vm_work_internal_in(m->w, l) ||
-		    !vm_made(m->w, l) || vm_need(m->w, l, &leaving, true, NULL) != VM_NEED_NOT)
+		if (layer_at(m, l)->error || layer_at(m, l)->active || vm_context_above(m->cx, l, &one) != 1 ||
+		    vm_context_internal_in(m->cx, l) ||
+		    !vm_made(m->cx, l) || vm_need(m->cx, l, &leaving, true, NULL) != VM_NEED_NOT)
 			break;
 		add_gone(d, layer_at(m, l));
 	}
@@ -262,7 +263,7 @@ static int drop(const struct vm_merge *m, struct vm_merge_disk *d, int base, str
 /* The layers that the disk writes through: one that is missing or unreadable makes everything unknown. */
 static int check_chain(const struct vm_merge *m, const char *target, struct vs_err *err)
 {
-	return vm_work_whole(m->w, target, err);
+	return vm_check_whole(m->cx, target, err);
 }
 
 /* ---------------------------------------------------------------- a delete */
@@ -289,7 +290,7 @@ static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 	r = check_chain(m, d->target, err);
 	if (r < 0)
 		return r;
-	n = vm_work_above(m->w, base, &above);
+	n = vm_context_above(m->cx, base, &above);
 	if (layer_at(m, base)->active) {
 		keep(d, "a disk of the domain writes to it");
 		return 0;
@@ -315,14 +316,14 @@ static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 /* What the last of the line started on this disk: its overlay, or what alone stands on what it froze. */
 static int find_top(const struct vm_merge *m, const char *target, int base)
 {
-	const struct vm_work_record *last = last_with(m, target);
+	const struct vm_context_record *last = last_with(m, target);
 	const struct vm_xml_snapdisk *disk = last ? disk_of(last->xml, target) : NULL;
-	int top = disk && disk->overlay.path ? vm_work_layer(m->w, disk->overlay.path) : -1, pit, above = -1;
+	int top = disk && disk->overlay.path ? vm_context_layer(m->cx, disk->overlay.path) : -1, pit, above = -1;
 
 	if (top >= 0 && step_above(m, base, top) >= 0)
 		return top;
-	pit = last ? vm_work_layer(m->w, vm_work_image(m->w, last, target, NULL)) : -1;
-	return pit >= 0 && vm_work_above(m->w, pit, &above) == 1 && step_above(m, base, above) >= 0 ? above : -1;
+	pit = last ? vm_context_layer(m->cx, vm_context_image(m->cx, last, target, NULL)) : -1;
+	return pit >= 0 && vm_context_above(m->cx, pit, &above) == 1 && step_above(m, base, above) >= 0 ? above : -1;
 }
 
 static int plan_commit(const struct vm_merge *m, struct vm_merge_disk *d, int base, struct vs_err *err)
@@ -361,9 +362,9 @@ static void add_merged(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 	size_t n = 0;
 
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
 		const struct vm_xml_snapdisk *disk = record ? disk_of(record->xml, d->target) : NULL;
-		int layer = disk && disk->overlay.path ? vm_work_layer(m->w, disk->overlay.path) : -1;
+		int layer = disk && disk->overlay.path ? vm_context_layer(m->cx, disk->overlay.path) : -1;
 
 		if (layer < 0 || layer_at(m, layer)->error || !height(m, layer, base))
 			continue;
@@ -379,9 +380,9 @@ static void add_merged(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 		add_gone(d, layer_at(m, layers[i]));
 }
 
-static void was_done(const struct vm_merge *m, struct vm_merge_disk *d, const struct vm_own_doomed *intent)
+static void was_done(const struct vm_merge *m, struct vm_merge_disk *d, const struct vm_meta_doomed *intent)
 {
-	int base = vm_work_layer(m->w, intent->path), top = intent->top ? vm_work_layer(m->w, intent->top) : -1;
+	int base = vm_context_layer(m->cx, intent->path), top = intent->top ? vm_context_layer(m->cx, intent->top) : -1;
 	bool top_is_there = top >= 0 && !layer_at(m, top)->error;
 
 	d->what = VM_MERGE_DONE;
@@ -396,14 +397,14 @@ static void was_done(const struct vm_merge *m, struct vm_merge_disk *d, const st
 		add_merged(m, d, base);
 }
 
-static int plan_begun(struct vm_merge *m, struct vm_merge_disk *d, const struct vm_own_doomed *intent, struct vs_err *err)
+static int plan_begun(struct vm_merge *m, struct vm_merge_disk *d, const struct vm_meta_doomed *intent, struct vs_err *err)
 {
 	char why[VS_ERR_MAX] = "";
 	int code = -EPERM;
 
 	free(d->base);
 	d->base = xstrdup(intent->path ? intent->path : "");
-	switch (vm_intent_disk(m->w, intent, why, &code)) {
+	switch (vm_intent_disk(m->cx, intent, why, &code)) {
 	case VM_INTENT_DONE:
 		was_done(m, d, intent);
 		return 0;
@@ -419,19 +420,20 @@ static int plan_begun(struct vm_merge *m, struct vm_merge_disk *d, const struct 
 	case VM_INTENT_REDO:
 		break;
 	}
-	return guarded_down(m, d, vm_work_layer(m->w, intent->path), vm_work_layer(m->w, intent->top), false, err);
+	return guarded_down(m, d, vm_context_layer(m->cx, intent->path), vm_context_layer(m->cx, intent->top), false, err);
 }
 
 /* ---------------------------------------------------------------- all disks */
 
-static int plan_disk(struct vm_merge *m, const struct vm_work_record *record, const struct vm_xml_snapdisk *first, struct vs_err *err)
+static int plan_disk(struct vm_merge *m, const struct vm_context_record *record, const struct vm_xml_snapdisk *first,
+		     struct vs_err *err)
 {
-	const struct vm_own_mark *mark = vm_intent_mark(m->w, record);
-	const struct vm_own_doomed *intent = vm_intent_of(mark, first->target);
+	const struct vm_meta_mark *mark = vm_intent_mark(m->cx, record);
+	const struct vm_meta_doomed *intent = vm_intent_of(mark, first->target);
 	struct vm_merge_disk *d = &m->disks[m->n_disks++];
 	enum q2_format format = Q2_FORMAT_NONE;
-	const char *path = vm_work_image(m->w, record, first->target, &format);
-	int base = path ? vm_work_layer(m->w, path) : -1;
+	const char *path = vm_context_image(m->cx, record, first->target, &format);
+	int base = path ? vm_context_layer(m->cx, path) : -1;
 
 	d->target = xstrdup(first->target);
 	d->base = xstrdup(path ? path : first->frozen && first->frozen->source.text ? first->frozen->source.text : NO_PATH);
@@ -449,20 +451,20 @@ static int plan_disk(struct vm_merge *m, const struct vm_work_record *record, co
 	return m->mode == VM_MERGE_COMMIT ? plan_commit(m, d, base, err) : plan_delete(m, d, base, err);
 }
 
-static const struct vm_snapshot *shown_of(const struct vm_work *w, const char *name)
+static const struct vm_snapshot *shown_of(const struct vm_context *cx, const char *name)
 {
-	for (size_t i = 0; i < w->d->n_snapshots; i++)
-		if (!w->d->snapshots[i].present && w->d->snapshots[i].recorded && !strcmp(w->d->snapshots[i].name, name))
-			return &w->d->snapshots[i];
+	for (size_t i = 0; i < cx->d->n_snapshots; i++)
+		if (!cx->d->snapshots[i].present && cx->d->snapshots[i].recorded && !strcmp(cx->d->snapshots[i].name, name))
+			return &cx->d->snapshots[i];
 	return NULL;
 }
 
 static int check_member(const struct vm_merge *m, const char *name, struct vs_err *err)
 {
-	const struct vm_work_record *r = vm_work_record(m->w, name);
-	const struct vm_snapshot *s = shown_of(m->w, name);
-	struct vm_own_id id = { name, r ? r->xml->created_s * VM_NS_PER_S : 0, VM_EXTERNAL };
-	const struct vm_own_snapshot *said = r ? vm_own_find(m->w->own, &id) : NULL;
+	const struct vm_context_record *r = vm_context_record(m->cx, name);
+	const struct vm_snapshot *s = shown_of(m->cx, name);
+	struct vm_meta_id id = { name, r ? r->xml->created_s * VM_NS_PER_S : 0, VM_EXTERNAL };
+	const struct vm_meta_snapshot *said = r ? vm_meta_find(m->cx->meta, &id) : NULL;
 
 	if (!r)
 		return vs_err_set(err, -ENOENT, "libvirt has no record of a snapshot '%s'", name);
@@ -476,21 +478,22 @@ static int check_member(const struct vm_merge *m, const char *name, struct vs_er
 	return 0;
 }
 
-int vm_merge_plan(struct vm_merge *m, struct vm_work *w, const char *const *names, size_t n, enum vm_merge_mode mode, char *command,
+int vm_merge_plan(struct vm_merge *m, struct vm_context *cx, const char *const *names, size_t n, enum vm_merge_mode mode,
+		  char *command,
 		  struct vs_err *err)
 {
-	const struct vm_work_record *first;
+	const struct vm_context_record *first;
 	int r = 0;
 
-	*m = (struct vm_merge){ .w = w, .mode = mode, .command = command, .names = xcalloc(n, sizeof(*m->names)) };
+	*m = (struct vm_merge){ .cx = cx, .mode = mode, .command = command, .names = xcalloc(n, sizeof(*m->names)) };
 	for (; m->n_names < n; m->n_names++)
 		m->names[m->n_names] = xstrdup(names[m->n_names]);
 	for (size_t i = 0; r == 0 && i < n; i++)
 		r = check_member(m, names[i], err);
 	if (r < 0)
 		return r;
-	first = vm_work_record(w, names[0]);
-	m->resumed = vm_intent_mark(w, first) && !vm_intent_mark(w, first)->is_void;
+	first = vm_context_record(cx, names[0]);
+	m->resumed = vm_intent_mark(cx, first) && !vm_intent_mark(cx, first)->is_void;
 	m->disks = xcalloc(first->xml->n_disks, sizeof(*m->disks));
 	for (size_t i = 0; r == 0 && i < first->xml->n_disks; i++)
 		if (first->xml->disks[i].mode == VM_MODE_EXTERNAL)

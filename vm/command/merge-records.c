@@ -9,14 +9,17 @@
  *
  * Our own note of what a snapshot froze moves with its record: see meta/meta.h.
  */
-#include "vm/command/merge.h"
-
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "vm/command/intent.h"
+#include "vm/command/merge.h"
+#include "vm/libvirt/blockjob-list.h"
+#include "vm/libvirt/dom.h"
+#include "vm/libvirt/record.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 #include "vm/xml/edit.h"
 
@@ -24,14 +27,14 @@
 #define QUIET_PAUSE_US 100000
 
 struct moves {
-	struct vm_rewrite_move *v;
+	struct vm_edit_move *v;
 	size_t n, room;
 };
 
 static void add_move(struct moves *moves, const struct vm_merge_disk *d, const char *from)
 {
 	XGROW(moves->v, moves->n, moves->room);
-	moves->v[moves->n++] = (struct vm_rewrite_move){
+	moves->v[moves->n++] = (struct vm_edit_move){
 		.target = d->target, .from = from, .to = d->base, .block = d->block,
 		.format = d->format == Q2_FORMAT_NONE ? NULL : q2_format_name(d->format),
 	};
@@ -44,12 +47,12 @@ static struct moves find_moves(const struct vm_merge *m)
 
 	for (size_t i = 0; i < m->n_disks; i++) {
 		const struct vm_merge_disk *d = &m->disks[i];
-		int top = vm_merge_moved(d) ? vm_work_layer(m->w, d->top) : -1;
+		int top = vm_merge_moved(d) ? vm_context_layer(m->cx, d->top) : -1;
 
 		if (!vm_merge_moved(d))
 			continue;
 		add_move(&moves, d, d->top);
-		for (char **path = top < 0 ? NULL : m->w->d->layers[top].paths; path && *path; path++)
+		for (char **path = top < 0 ? NULL : m->cx->d->layers[top].paths; path && *path; path++)
 			add_move(&moves, d, *path);
 	}
 	return moves;
@@ -67,8 +70,8 @@ static bool goes(const struct vm_merge *m, const char *name)
 /* The nearest ancestor that stays, or NULL. */
 static const char *parent_that_stays(const struct vm_merge *m, const char *parent)
 {
-	for (size_t steps = 0; parent && goes(m, parent) && steps <= m->w->n_records; steps++) {
-		const struct vm_work_record *r = vm_work_record(m->w, parent);
+	for (size_t steps = 0; parent && goes(m, parent) && steps <= m->cx->n_records; steps++) {
+		const struct vm_context_record *r = vm_context_record(m->cx, parent);
 
 		parent = r ? r->xml->parent : NULL;
 	}
@@ -76,10 +79,10 @@ static const char *parent_that_stays(const struct vm_merge *m, const char *paren
 }
 
 /* The disk as the look has it, where that can be read. */
-static const struct vm_disk *seen_disk(const struct vm_work *w, const char *name, const char *target)
+static const struct vm_disk *seen_disk(const struct vm_context *cx, const char *name, const char *target)
 {
-	for (size_t i = 0; i < w->d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &w->d->snapshots[i];
+	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &cx->d->snapshots[i];
 
 		if (s->present || s->kind != VM_EXTERNAL || strcmp(s->name, name) != 0)
 			continue;
@@ -92,15 +95,16 @@ static const struct vm_disk *seen_disk(const struct vm_work *w, const char *name
 
 /* A record can name the top and be wrong: libvirt 9.0 points the children of a record that is removed to its image. The snapshot is
  * not in the base then, but where it can be read. */
-static void tell_truth(const struct vm_merge *m, const struct vm_xml_snapshot *xml, struct vm_rewrite_move *move)
+static void tell_truth(const struct vm_merge *m, const struct vm_xml_snapshot *xml, struct vm_edit_move *move)
 {
 	for (size_t k = 0; k < xml->n_disks; k++) {
 		const struct vm_xml_snapdisk *said = &xml->disks[k];
-		const struct vm_disk *seen = strcmp(said->target, move->target) ? NULL : seen_disk(m->w, xml->name, said->target);
+		const struct vm_disk *seen = strcmp(said->target, move->target) ? NULL : seen_disk(m->cx, xml->name,
+												   said->target);
 
 		if (!seen || !seen->chain || !seen->chain[0] || !said->frozen || !said->frozen->source.path ||
 		    strcmp(said->frozen->source.path, move->from) != 0 || !strcmp(seen->chain[0], move->to) ||
-		    vm_work_layer(m->w, seen->chain[0]) == vm_work_layer(m->w, move->from))
+		    vm_context_layer(m->cx, seen->chain[0]) == vm_context_layer(m->cx, move->from))
 			continue;
 		move->to = seen->chain[0];
 		move->format = seen->format == Q2_FORMAT_NONE ? NULL : q2_format_name(seen->format);
@@ -108,34 +112,34 @@ static void tell_truth(const struct vm_merge *m, const struct vm_xml_snapshot *x
 	}
 }
 
-static struct vm_rewrite_move *moves_of(const struct vm_merge *m, const struct vm_xml_snapshot *xml, const struct moves *moves)
+static struct vm_edit_move *moves_of(const struct vm_merge *m, const struct vm_xml_snapshot *xml, const struct moves *moves)
 {
-	struct vm_rewrite_move *own = xcalloc(moves->n + 1, sizeof(*own));
+	struct vm_edit_move *meta = xcalloc(moves->n + 1, sizeof(*meta));
 
 	for (size_t i = 0; i < moves->n; i++) {
-		own[i] = moves->v[i];
-		tell_truth(m, xml, &own[i]);
+		meta[i] = moves->v[i];
+		tell_truth(m, xml, &meta[i]);
 	}
-	return own;
+	return meta;
 }
 
 /* 1: the record has to change, *out is how; 0: it is right. */
 static int corrected(const struct vm_merge *m, const char *text, const struct moves *moves, char **out, struct vs_err *err)
 {
 	struct vm_xml_snapshot *xml = NULL;
-	vs_autofree struct vm_rewrite_move *own = NULL;
+	vs_autofree struct vm_edit_move *meta = NULL;
 	vs_autofree char *edited = NULL, *parent = NULL;
 	int r = vm_xml_snapshot_parse(text, &xml, err), changed;
 
 	*out = NULL;
 	if (r < 0)
 		return r;
-	own = moves_of(m, xml, moves);
-	changed = vm_rewrite_layers(text, own, moves->n, &edited, err);
+	meta = moves_of(m, xml, moves);
+	changed = vm_edit_layers(text, meta, moves->n, &edited, err);
 	if (changed < 0)
 		r = changed;
 	else if (xml->parent && goes(m, xml->parent)) {
-		r = vm_rewrite_parent(edited, parent_that_stays(m, xml->parent), &parent, err);
+		r = vm_edit_parent(edited, parent_that_stays(m, xml->parent), &parent, err);
 		*out = r < 0 ? NULL : vs_steal(parent);
 	} else if (changed) {
 		*out = vs_steal(edited);
@@ -148,13 +152,13 @@ static int corrected(const struct vm_merge *m, const char *text, const struct mo
 static int await_quiet(const struct vm_merge *m, struct vs_err *err)
 {
 	for (int try = 0; try < QUIET_TRIES; try++) {
-		struct vm_act_job *jobs = NULL;
+		struct vm_blockjob *jobs = NULL;
 		size_t n = 0;
-		int r = vm_act_jobs(m->w->dom, &jobs, &n, err);
+		int r = vm_blockjob_list(m->cx->dom, &jobs, &n, err);
 
 		if (r < 0)
 			return r;
-		vm_act_jobs_free(jobs, n);
+		vm_blockjob_list_free(jobs, n);
 		if (n == 0)
 			return 0;
 		usleep(QUIET_PAUSE_US);
@@ -169,9 +173,9 @@ static int correct(struct vm_merge *m, const char *name, const struct moves *mov
 	int r = await_quiet(m, err);
 
 	if (r == 0)
-		r = vm_act_record(m->w->dom, name, &text, err);
+		r = vm_dom_record(m->cx->dom, name, &text, err);
 	if (r == -ENOENT) {
-		vm_log(m->w->log, "the record of '%s' was removed by another tool meanwhile", name);
+		vm_log(m->cx->log, "the record of '%s' was removed by another tool meanwhile", name);
 		*err = (struct vs_err){0};
 		return 0;
 	}
@@ -179,22 +183,22 @@ static int correct(struct vm_merge *m, const char *name, const struct moves *mov
 		r = corrected(m, text, moves, &edited, err);
 	if (r <= 0)
 		return r;
-	r = vm_act_redefine(m->w->dom, edited, VM_ACT_KEEP_CURRENT, err);
+	r = vm_record_redefine(m->cx->dom, edited, VM_RECORD_KEEP_CURRENT, err);
 	if (r == 0)
-		vm_work_say(m->w, "re-pointed the record of '%s'", name);
+		vm_context_say(m->cx, "re-pointed the record of '%s'", name);
 	return r < 0 ? r : 1;
 }
 
 /* ---------------------------------------------------------------- what they froze */
 
 /* Does the record say that this snapshot's image is the base now? */
-static bool names_base(const struct vm_work *w, const struct vm_xml_snapshot *xml, const struct vm_merge_disk *d)
+static bool names_base(const struct vm_context *cx, const struct vm_xml_snapshot *xml, const struct vm_merge_disk *d)
 {
 	for (size_t k = 0; k < xml->n_disks; k++)
 		if (!strcmp(xml->disks[k].target, d->target) && xml->disks[k].mode == VM_MODE_EXTERNAL && xml->disks[k].frozen &&
 		    xml->disks[k].frozen->source.path &&
 		    (!strcmp(xml->disks[k].frozen->source.path, d->base) ||
-		     vm_work_layer(w, xml->disks[k].frozen->source.path) == vm_work_layer(w, d->base)))
+		     vm_context_layer(cx, xml->disks[k].frozen->source.path) == vm_context_layer(cx, d->base)))
 			return true;
 	return false;
 }
@@ -202,15 +206,15 @@ static bool names_base(const struct vm_work *w, const struct vm_xml_snapshot *xm
 /* What was noted as frozen in the top is in the base now. True: something was noted anew. */
 static bool move_frozen(struct vm_merge *m, const struct vm_xml_snapshot *xml, const struct vm_merge_disk *d)
 {
-	struct vm_own_id id = { xml->name, xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
-	const struct vm_own_file *noted = vm_own_frozen(m->w->own, &id, d->target);
-	struct vm_own_file now;
+	struct vm_meta_id id = { xml->name, xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
+	const struct vm_meta_file *noted = vm_meta_frozen(m->cx->meta, &id, d->target);
+	struct vm_meta_file now;
 	struct stat st;
 
-	if (!noted || noted->ino != d->top_stamp.ino || !names_base(m->w, xml, d) || stat(d->base, &st) < 0)
+	if (!noted || noted->ino != d->top_stamp.ino || !names_base(m->cx, xml, d) || stat(d->base, &st) < 0)
 		return false;
-	now = (struct vm_own_file){ .ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = vm_timespec_ns(st.st_mtim) };
-	if (vm_own_set_frozen(m->w->own, &id, d->target, &now) < 0)
+	now = (struct vm_meta_file){ .ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = vm_timespec_ns(st.st_mtim) };
+	if (vm_meta_set_frozen(m->cx->meta, &id, d->target, &now) < 0)
 		xoom();
 	return true;
 }
@@ -219,29 +223,29 @@ static int note_frozen(struct vm_merge *m, struct vs_err *err)
 {
 	bool news = false;
 
-	for (size_t i = 0; i < m->w->n_records; i++) {
+	for (size_t i = 0; i < m->cx->n_records; i++) {
 		vs_autofree char *text = NULL;
 		struct vm_xml_snapshot *xml = NULL;
 
-		if (goes(m, m->w->records[i].name) || vm_act_record(m->w->dom, m->w->records[i].name, &text, NULL) < 0 ||
+		if (goes(m, m->cx->records[i].name) || vm_dom_record(m->cx->dom, m->cx->records[i].name, &text, NULL) < 0 ||
 		    vm_xml_snapshot_parse(text, &xml, NULL) < 0)
 			continue;
 		for (size_t k = 0; k < m->n_disks; k++)
 			news |= vm_merge_moved(&m->disks[k]) && move_frozen(m, xml, &m->disks[k]);
 		vm_xml_snapshot_free(xml);
 	}
-	return news ? vm_work_save(m->w, err) : 0;
+	return news ? vm_context_save(m->cx, err) : 0;
 }
 
 /* ---------------------------------------------------------------- all of them */
 
-static int tell(struct vm_merge *m, const struct vm_work_record *record, const struct moves *moves, struct vs_err *err)
+static int tell(struct vm_merge *m, const struct vm_context_record *record, const struct moves *moves, struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
 	int r = corrected(m, record->text, moves, &text, err);
 
 	if (r > 0)
-		vm_work_say(m->w, "would re-point the record of '%s'", record->name);
+		vm_context_say(m->cx, "would re-point the record of '%s'", record->name);
 	return r;
 }
 
@@ -253,16 +257,16 @@ int vm_merge_records(struct vm_merge *m, struct vs_err *err)
 
 	if (!err)
 		err = &local;
-	for (size_t i = 0; r >= 0 && i < m->w->n_records; i++) {
-		const struct vm_work_record *record = &m->w->records[i];
+	for (size_t i = 0; r >= 0 && i < m->cx->n_records; i++) {
+		const struct vm_context_record *record = &m->cx->records[i];
 
 		if (goes(m, record->name))
 			continue;
-		r = m->w->try_only ? tell(m, record, &moves, err) : correct(m, record->name, &moves, err);
+		r = m->cx->try_only ? tell(m, record, &moves, err) : correct(m, record->name, &moves, err);
 		changed += r > 0;
 	}
 	free(moves.v);
-	if (r >= 0 && !m->w->try_only)
+	if (r >= 0 && !m->cx->try_only)
 		r = note_frozen(m, err);
 	return r < 0 ? r : changed;
 }
@@ -272,7 +276,7 @@ int vm_merge_forget(struct vm_merge *m, struct vs_err *err)
 	int r = 0;
 
 	for (size_t i = m->n_names; r == 0 && i-- > 0;) {
-		r = vm_act_forget(m->w->dom, m->names[i], err);
+		r = vm_record_forget(m->cx->dom, m->names[i], err);
 		if (r == -ENOENT) { /* somebody else was quicker */
 			*err = (struct vs_err){0};
 			r = 0;

@@ -10,12 +10,12 @@
  *     commit      disk by disk. Once the job has begun libvirt lets nobody else at the disk: the guards are asked again, and before a
  *                 pivot once more. The merged files stay for now, since a later snapshot may be one of them: at every moment each
  *                 reads right through what its record names. Done is noted disk by disk
- *     vouch       for those above the base, with the stamp that it has now: see attest.c
+ *     attest      for those above the base, with the stamp that it has now: see attest.c
  *     re-point    every other record that names a merged layer names the base instead; children of those that go become
  *                 children of the parent of the first
  *     see         a fresh look, so readers have moved
  *     remove      the merged files, and those that nobody needs, each through vm_remove()
- *     vouch       for those that stay, again; and files of those that go, but stay, are noted as made by snapshots
+ *     attest      for those that stay, again; and files of those that go, but stay, are noted as made by snapshots
  *     forget      the records go, the last one first: they have no children then, so that no libvirt rewrites any
  *     unmark      what we know of them is forgotten, marks included
  *     verify      every snapshot that was readable before and was not to go is so now
@@ -27,30 +27,37 @@
  * libvirt's own delete does all this in one call, but can neither be cancelled nor slowed, asks nobody before the pivot, and
  * leaves, interrupted in the oldest snapshot, no trace. So it is not used for external snapshots.
  */
-#include "vm/command/merge.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/command/attest.h"
+#include "vm/command/check.h"
+#include "vm/command/guest.h"
 #include "vm/command/intent.h"
+#include "vm/command/merge.h"
+#include "vm/command/own-job.h"
+#include "vm/libvirt/blockjob-list.h"
+#include "vm/libvirt/blockjob.h"
+#include "vm/libvirt/record.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
-static struct vm_own_id id_of(const struct vm_work_record *r)
+static struct vm_meta_id id_of(const struct vm_context_record *r)
 {
-	return (struct vm_own_id){ r->name, r->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
+	return (struct vm_meta_id){ r->name, r->xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
 }
 
 /* ---------------------------------------------------------------- mark */
 
 /* What an earlier attempt has written down of this disk; NULL: there was none. */
-static const struct vm_own_doomed *marked_before(const struct vm_merge *m, const char *target)
+static const struct vm_meta_doomed *marked_before(const struct vm_merge *m, const char *target)
 {
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
-		const struct vm_own_doomed *disk = record ? vm_intent_of(vm_intent_mark(m->w, record), target) : NULL;
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
+		const struct vm_meta_doomed *disk = record ? vm_intent_of(vm_intent_mark(m->cx, record), target) : NULL;
 
 		if (disk)
 			return disk;
@@ -69,7 +76,7 @@ static int64_t tick_of(int64_t mtime_ns)
  * write was just now, or there is no such time. */
 static int64_t proof_of(const struct vm_merge *m, const struct vm_merge_disk *d, int64_t now_ns)
 {
-	const struct vm_own_doomed *before = marked_before(m, d->target);
+	const struct vm_meta_doomed *before = marked_before(m, d->target);
 
 	if (before)
 		return before->path && !strcmp(before->path, d->base) && before->path_ino == d->base_stamp.ino ? before->mtime_ns : 0;
@@ -78,10 +85,10 @@ static int64_t proof_of(const struct vm_merge *m, const struct vm_merge_disk *d,
 	return d->base_stamp.mtime_ns;
 }
 
-static struct vm_own_doomed intent_of(const struct vm_merge *m, const struct vm_merge_disk *d, int64_t now_ns)
+static struct vm_meta_doomed intent_of(const struct vm_merge *m, const struct vm_merge_disk *d, int64_t now_ns)
 {
-	const struct vm_own_doomed *before = marked_before(m, d->target);
-	struct vm_own_doomed intent = {
+	const struct vm_meta_doomed *before = marked_before(m, d->target);
+	struct vm_meta_doomed intent = {
 		.target = d->target, .path = d->base, .top = d->top, .path_ino = d->base_stamp.ino, .top_ino = d->top_stamp.ino,
 		.above_ino = d->above_ino, .mtime_ns = proof_of(m, d, now_ns),
 	};
@@ -96,7 +103,7 @@ static struct vm_own_doomed intent_of(const struct vm_merge *m, const struct vm_
 	return intent;
 }
 
-#define MADE_MAX (VM_OWN_MAX / 4)
+#define MADE_MAX (VM_META_MAX / 4)
 
 /* That a snapshot made the files that are to go is said by its record, which somebody may remove before we have come to them. */
 static void remember_gone(struct vm_merge *m)
@@ -109,7 +116,7 @@ static void remember_gone(struct vm_merge *m)
 
 			bytes += strlen(file->path) + 32;
 			if (bytes <= MADE_MAX)
-				vm_own_add_made(m->w->own, file->path, file->stamp.ino);
+				vm_meta_add_made(m->cx->meta, file->path, file->stamp.ino);
 		}
 }
 
@@ -117,8 +124,8 @@ static void remember_gone(struct vm_merge *m)
 static bool is_asked_for(const struct vm_merge *m)
 {
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
-		const struct vm_own_mark *before = record ? vm_intent_mark(m->w, record) : NULL;
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
+		const struct vm_meta_mark *before = record ? vm_intent_mark(m->cx, record) : NULL;
 
 		if (before && !before->is_void && !before->retention)
 			return true;
@@ -128,31 +135,31 @@ static bool is_asked_for(const struct vm_merge *m)
 
 static int mark(struct vm_merge *m, struct vs_err *err)
 {
-	vs_autofree struct vm_own_doomed *disks = xcalloc(m->n_disks, sizeof(*disks));
+	vs_autofree struct vm_meta_doomed *disks = xcalloc(m->n_disks, sizeof(*disks));
 	vs_autofree char *said = vm_intent_repeat(m->command);
 	vs_autofree char *reason = xasprintf("'%s' has begun, which changes its data: repeat it if it is not running any more", said);
-	struct vm_own_mark what = { .command = m->command, .reason = reason, .since_ns = vm_now_ns(), .disks = disks };
+	struct vm_meta_mark what = { .command = m->command, .reason = reason, .since_ns = vm_now_ns(), .disks = disks };
 
-	what.retention = m->w->pruning && !is_asked_for(m);
+	what.retention = m->cx->pruning && !is_asked_for(m);
 	for (size_t i = 0; i < m->n_disks; i++)
 		if (vm_merge_moved(&m->disks[i]))
 			disks[what.n_disks++] = intent_of(m, &m->disks[i], what.since_ns);
 	remember_gone(m);
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
-		struct vm_own_id id = id_of(record);
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
+		struct vm_meta_id id = id_of(record);
 
-		if (vm_own_set_mark(m->w->own, &id, &what) < 0)
+		if (vm_meta_set_mark(m->cx->meta, &id, &what) < 0)
 			xoom();
 	}
-	return vm_work_ask(m->w, err);
+	return vm_context_ask(m->cx, err);
 }
 
 /* A note on the intent of one disk, in all marks of the line. */
 static int note(struct vm_merge *m, const struct vm_merge_disk *d, bool unasked, bool done, bool pivoting, struct vs_err *err)
 {
-	for (size_t i = 0; i < m->w->own->n_snapshots; i++) {
-		struct vm_own_mark *what = m->w->own->snapshots[i].mark;
+	for (size_t i = 0; i < m->cx->meta->n_snapshots; i++) {
+		struct vm_meta_mark *what = m->cx->meta->snapshots[i].mark;
 
 		for (size_t k = 0; what && !strcmp(what->command, m->command) && k < what->n_disks; k++)
 			if (!strcmp(what->disks[k].target, d->target)) {
@@ -161,15 +168,15 @@ static int note(struct vm_merge *m, const struct vm_merge_disk *d, bool unasked,
 				what->disks[k].pivoting = pivoting;
 			}
 	}
-	return vm_work_save(m->w, err);
+	return vm_context_save(m->cx, err);
 }
 
 /* Was nothing written to any base, neither now nor in an earlier attempt? */
 static bool untouched(const struct vm_merge *m)
 {
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
-		const struct vm_own_mark *what = record ? vm_intent_mark(m->w, record) : NULL;
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
+		const struct vm_meta_mark *what = record ? vm_intent_mark(m->cx, record) : NULL;
 
 		if (what && !vm_intent_untouched(what))
 			return false;
@@ -180,16 +187,16 @@ static bool untouched(const struct vm_merge *m)
 static int unmark(struct vm_merge *m, struct vs_err *err)
 {
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
-		struct vm_own_id id;
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
+		struct vm_meta_id id;
 
 		if (!record)
 			continue;
 		id = id_of(record);
-		if (vm_own_set_mark(m->w->own, &id, NULL) < 0)
+		if (vm_meta_set_mark(m->cx->meta, &id, NULL) < 0)
 			xoom();
 	}
-	return vm_work_save(m->w, err);
+	return vm_context_save(m->cx, err);
 }
 
 /* ---------------------------------------------------------------- is the plan still based on what is so? */
@@ -201,7 +208,7 @@ static int differs(const struct vm_merge_disk *d, const char *path, struct vs_er
 }
 
 /* Has a job that has just begun ended already? Then what stood on the top stands on the base, beside the merged layers. */
-static bool is_over(const struct vm_work *now, const struct vm_merge_disk *d, int base)
+static bool is_over(const struct vm_context *now, const struct vm_merge_disk *d, int base)
 {
 	for (size_t i = 0; d->above_ino && i < now->d->n_layers; i++)
 		if (now->d->layers[i].stamp.ino == d->above_ino && !now->d->layers[i].error && now->d->layers[i].below == base)
@@ -214,13 +221,13 @@ static bool is_over(const struct vm_work *now, const struct vm_merge_disk *d, in
 static int look_again(const struct vm_merge *m, const struct vm_merge_disk *d, bool begun, struct vs_err *err)
 {
 	struct vm_leaving leaving = vm_merge_leaving(m);
-	struct vm_work now;
-	int r = vm_work_glance(m->w, &now, err), base, top, one;
+	struct vm_context now;
+	int r = vm_context_glance(m->cx, &now, err), base, top, one;
 
 	if (r < 0)
 		return r;
-	base = vm_work_layer(&now, d->base);
-	top = vm_work_layer(&now, d->top);
+	base = vm_context_layer(&now, d->base);
+	top = vm_context_layer(&now, d->top);
 	if (base < 0 || now.d->layers[base].stamp.ino != d->base_stamp.ino)
 		r = differs(d, d->base, err);
 	else if (!begun && now.d->layers[base].stamp.mtime_ns != d->base_stamp.mtime_ns && !now.d->layers[base].stamp.block)
@@ -232,12 +239,12 @@ static int look_again(const struct vm_merge *m, const struct vm_merge_disk *d, b
 			r = differs(d, d->top, err);
 		else if (vm_need(&now, l, &leaving, l != top, err) != VM_NEED_NOT)
 			r = err->code;
-		else if (vm_work_above(&now, l, &one) > (begun && l == base && is_over(&now, d, base) ? 2u : 1u))
+		else if (vm_context_above(&now, l, &one) > (begun && l == base && is_over(&now, d, base) ? 2u : 1u))
 			r = vs_err_set(err, -EPERM, "'%s' must stay as it is: several branches stand on it", now.d->layers[l].path);
 		if (l == base)
 			break;
 	}
-	vm_work_glance_done(&now);
+	vm_context_glance_done(&now);
 	return r;
 }
 
@@ -249,9 +256,9 @@ struct job {
 static int on_asking(void *opaque, enum vm_job type, struct vs_err *err)
 {
 	const struct job *job = opaque;
-	const struct vm_act_job_spec spec = { .target = job->disk->target, .base = job->disk->base, .top = job->disk->top, .type = type };
-	const struct vm_own_doomed *noted = marked_before(job->m, job->disk->target);
-	int r = vm_work_note_job(job->m->w, &spec, job->m->command, err);
+	const struct vm_blockjob_spec spec = { .target = job->disk->target, .base = job->disk->base, .top = job->disk->top, .type = type };
+	const struct vm_meta_doomed *noted = marked_before(job->m, job->disk->target);
+	int r = vm_own_job_journal(job->m->cx, &spec, job->m->command, err);
 
 	return r == 0 && (!noted || noted->unasked) ? note(job->m, job->disk, false, false, false, err) : r;
 }
@@ -269,7 +276,7 @@ static int before_pivot(void *opaque, struct vs_err *err)
 	int r = look_again(job->m, job->disk, true, err);
 
 	if (r == 0)
-		r = vm_work_note_pivot(job->m->w, job->disk->target, err);
+		r = vm_guest_journal_pivot(job->m->cx, job->disk->target, err);
 	return r < 0 ? r : note(job->m, job->disk, false, false, true, err);
 }
 
@@ -278,20 +285,20 @@ static int before_pivot(void *opaque, struct vs_err *err)
 static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err *err)
 {
 	struct job job = { m, d };
-	struct vm_act_commit spec = {
+	struct vm_blockjob_commit spec = {
 		.target = d->target, .base = d->base, .top = d->top, .asking = on_asking, .begun = on_begun, .check = before_pivot, .opaque = &job,
-		.bandwidth = (uint64_t)(m->w->options->bandwidth_mib * 1048576),
+		.bandwidth = (uint64_t)(m->cx->options->bandwidth_mib * 1048576),
 	};
-	struct vm_act_outcome outcome = {0};
+	struct vm_blockjob_outcome outcome = {0};
 	struct stat st;
-	const struct vm_own_doomed *noted = marked_before(m, d->target);
+	const struct vm_meta_doomed *noted = marked_before(m, d->target);
 	bool unasked = noted && noted->unasked;
-	int r = vm_work_cancelled(m->w, err);
+	int r = vm_context_cancelled(m->cx, err);
 
 	if (r == 0)
 		r = look_again(m, d, m->resumed, err);
 	if (r == 0)
-		r = vm_act_commit(m->w->dom, &spec, &m->w->watch, &outcome, err);
+		r = vm_blockjob_commit(m->cx->dom, &spec, &m->cx->watch, &outcome, err);
 	vm_fault();
 	if (r < 0 && unasked && !outcome.touched) /* it was asked for, and refused */
 		note(m, d, true, false, false, NULL);
@@ -303,14 +310,14 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 		d->gone[0].stamp.mtime_ns = vm_timespec_ns(st.st_mtim);
 	}
 	r = note(m, d, false, true, false, err);
-	vm_work_note_done(m->w, "pivot");
-	vm_work_note_done(m->w, "job");
+	vm_journal_done(&m->cx->journal, "pivot");
+	vm_journal_done(&m->cx->journal, "job");
 	return r;
 }
 
 static int commit_all(struct vm_merge *m, struct vs_err *err)
 {
-	int r = vm_work_guest(m->w, err);
+	int r = vm_guest_start(m->cx, err);
 
 	for (size_t i = 0; r == 0 && i < m->n_disks; i++)
 		if (m->disks[i].what == VM_MERGE_DOWN)
@@ -321,13 +328,13 @@ static int commit_all(struct vm_merge *m, struct vs_err *err)
 static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 {
 	vs_autofree char *said = vm_intent_repeat(m->command);
-	struct vm_act_job *jobs = NULL;
+	struct vm_blockjob *jobs = NULL;
 	size_t n = 1;
 
-	if (r != -EHOSTDOWN && vm_act_jobs(m->w->dom, &jobs, &n, NULL) == 0)
-		vm_act_jobs_free(jobs, n);
+	if (r != -EHOSTDOWN && vm_blockjob_list(m->cx->dom, &jobs, &n, NULL) == 0)
+		vm_blockjob_list_free(jobs, n);
 	if (r != -EHOSTDOWN)
-		vm_work_settle_jobs(m->w, NULL);
+		vm_own_job_settle(m->cx, NULL);
 	if (n == 0 && untouched(m)) {
 		if (unmark(m, NULL) == 0)
 			vs_err_prefix(err, "nothing was written");
@@ -338,19 +345,19 @@ static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 }
 
 /* Into the header of what stands on a top QEMU will write that it stands on the base: whoever is right now and has that
- * layer beneath it is vouched for with it, and saved with the marks. */
-static int vouch_for_moving(struct vm_merge *m, struct vs_err *err)
+ * layer beneath it is attested with it, and saved with the marks. */
+static int attest_moving(struct vm_merge *m, struct vs_err *err)
 {
 	m->moving = xcalloc(m->n_disks, sizeof(*m->moving));
-	m->w->moving = m->moving;
+	m->cx->moving = m->moving;
 	for (size_t i = 0; i < m->n_disks; i++)
 		if (m->disks[i].what == VM_MERGE_DOWN && m->disks[i].above_ino)
-			m->moving[m->w->n_moving++] = m->disks[i].above_ino;
-	return vm_work_vouch(m->w, m->w->d, err);
+			m->moving[m->cx->n_moving++] = m->disks[i].above_ino;
+	return vm_attest_domain(m->cx, m->cx->d, err);
 }
 
 /* Before a record names the base: of what it named until then nothing remains that would explain when the base was written. */
-static int vouch_for_bases(struct vm_merge *m, struct vs_err *err)
+static int attest_bases(struct vm_merge *m, struct vs_err *err)
 {
 	size_t n = 0;
 	int r = 0;
@@ -358,25 +365,25 @@ static int vouch_for_bases(struct vm_merge *m, struct vs_err *err)
 	for (size_t i = 0; r == 0 && i < m->n_disks; i++) {
 		if (!vm_merge_moved(&m->disks[i]))
 			continue;
-		r = vm_work_vouch_beneath(m->w, m->disks[i].base, err);
+		r = vm_attest_beneath(m->cx, m->disks[i].base, err);
 		n++;
 	}
-	return r == 0 && n ? vm_work_save(m->w, err) : r;
+	return r == 0 && n ? vm_context_save(m->cx, err) : r;
 }
 
 static int merge_down(struct vm_merge *m, struct vs_err *err)
 {
-	int r = vm_work_startable(m->w, err);
+	int r = vm_check_startable(m->cx, err);
 
 	if (r < 0)
 		return r;
 	vm_fault();
-	r = vouch_for_moving(m, err);
+	r = attest_moving(m, err);
 	if (r == 0)
 		r = mark(m, err);
 	if (r < 0)
 		return r;
-	vm_work_unguard(m->w);
+	vm_context_unguard(m->cx);
 	r = commit_all(m, err);
 	return r < 0 ? give_up(m, r, err) : 0;
 }
@@ -393,17 +400,17 @@ static size_t remove_files_of(struct vm_merge *m, const struct vm_merge_disk *d)
 
 	for (size_t k = 0; k < d->n_gone; k++) {
 		struct vs_err why = {0};
-		int r = vm_remove(m->w, &d->gone[k], &leaving, &why);
+		int r = vm_remove(m->cx, &d->gone[k], &leaving, &why);
 
 		if (r < 0) {
-			vm_work_say(m->w, "%s", why.msg);
+			vm_context_say(m->cx, "%s", why.msg);
 			break;
 		}
 		if (r > 0) /* it was gone */
 			continue;
-		vm_log(m->w->log, "unlinked '%s'", d->gone[k].path);
+		vm_log(m->cx->log, "unlinked '%s'", d->gone[k].path);
 		if (n++ < FILES_SAID || d->n_gone <= FILES_SAID + 1)
-			vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, d->gone[k].path));
+			vm_context_say(m->cx, "unlinked '%s'", vm_context_file(m->cx, d->gone[k].path));
 	}
 	return n;
 }
@@ -416,21 +423,21 @@ static void remove_files(struct vm_merge *m)
 		size_t n = remove_files_of(m, d);
 
 		if (n > FILES_SAID && d->n_gone > FILES_SAID + 1)
-			vm_work_say(m->w, "and %zu more of disk %s", n - FILES_SAID, d->target);
+			vm_context_say(m->cx, "and %zu more of disk %s", n - FILES_SAID, d->target);
 	}
 }
 
 /* What a record says its memory is, as it is to be removed. False: it says nothing, or nothing is there. */
 static bool memory_of(const struct vm_merge *m, const char *name, struct vm_doomed_file *file)
 {
-	const struct vm_work_record *record = vm_work_record(m->w, name);
-	int layer = record && record->xml->memory_file ? vm_work_layer(m->w, record->xml->memory_file) : -1;
+	const struct vm_context_record *record = vm_context_record(m->cx, name);
+	int layer = record && record->xml->memory_file ? vm_context_layer(m->cx, record->xml->memory_file) : -1;
 
 	if (!record || !record->xml->memory_file || access(record->xml->memory_file, F_OK) != 0)
 		return false;
 	*file = (struct vm_doomed_file){ .path = record->xml->memory_file, .as = VM_DOOMED_MEMORY, .since_s = record->xml->created_s };
 	if (layer >= 0)
-		file->stamp = m->w->d->layers[layer].stamp;
+		file->stamp = m->cx->d->layers[layer].stamp;
 	return true;
 }
 
@@ -442,22 +449,22 @@ static void remove_memory(struct vm_merge *m)
 	for (size_t i = 0; i < m->n_names; i++) {
 		struct vm_doomed_file file;
 		struct vs_err why = {0};
-		int r = memory_of(m, m->names[i], &file) ? vm_remove(m->w, &file, &leaving, &why) : 1;
+		int r = memory_of(m, m->names[i], &file) ? vm_remove(m->cx, &file, &leaving, &why) : 1;
 
 		if (r == 0)
-			vm_work_say(m->w, "unlinked '%s'", vm_work_file(m->w, file.path));
+			vm_context_say(m->cx, "unlinked '%s'", vm_context_file(m->cx, file.path));
 		else if (r < 0)
-			vm_work_say(m->w, "%s", why.msg);
+			vm_context_say(m->cx, "%s", why.msg);
 	}
 }
 
 /* Overlays of those that go which stay as files, for others need them: soon no record will say that a snapshot made them. */
 static int remember_made(struct vm_merge *m, struct vs_err *err)
 {
-	size_t had = m->w->own->n_made;
+	size_t had = m->cx->meta->n_made;
 
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
 
 		for (size_t k = 0; record && k < record->xml->n_disks; k++) {
 			const struct vm_xml_snapdisk *d = &record->xml->disks[k];
@@ -465,35 +472,35 @@ static int remember_made(struct vm_merge *m, struct vs_err *err)
 			struct stat st;
 
 			if (d->mode == VM_MODE_EXTERNAL && d->overlay.path && stat(d->overlay.path, &st) == 0)
-				vm_own_add_made(m->w->own, d->overlay.path, st.st_ino);
+				vm_meta_add_made(m->cx->meta, d->overlay.path, st.st_ino);
 		}
 	}
-	return m->w->own->n_made > had ? vm_work_save(m->w, err) : 0;
+	return m->cx->meta->n_made > had ? vm_context_save(m->cx, err) : 0;
 }
 
-static int forget_own(struct vm_merge *m, const struct vm_own_id *ids, size_t n, struct vs_err *err)
+static int forget_own(struct vm_merge *m, const struct vm_meta_id *ids, size_t n, struct vs_err *err)
 {
-	bool said = vm_own_sweep_made(m->w->own, vm_work_is_there) > 0;
+	bool said = vm_meta_sweep_made(m->cx->meta, vm_context_is_there) > 0;
 
 	for (size_t i = 0; i < n; i++)
-		said |= vm_own_forget(m->w->own, &ids[i]);
-	return said || m->w->own->n_files ? vm_work_save(m->w, err) : 0;
+		said |= vm_meta_forget(m->cx->meta, &ids[i]);
+	return said || m->cx->meta->n_files ? vm_context_save(m->cx, err) : 0;
 }
 
 /* ---------------------------------------------------------------- words */
 
 static void tell_disk(struct vm_merge *m, const struct vm_merge_disk *d)
 {
-	const char *base = vm_work_file(m->w, d->base), *top = d->top ? vm_work_file(m->w, d->top) : "";
+	const char *base = vm_context_file(m->cx, d->base), *top = d->top ? vm_context_file(m->cx, d->top) : "";
 
 	if (d->what == VM_MERGE_DOWN)
-		vm_work_say(m->w, "disk %s: %s '%s' into '%s' (at most %.1f MiB)", d->target,
-			    m->w->try_only ? "would merge" : "merged", top, base, (double)d->bytes / 1048576);
+		vm_context_say(m->cx, "disk %s: %s '%s' into '%s' (at most %.1f MiB)", d->target,
+			       m->cx->try_only ? "would merge" : "merged", top, base, (double)d->bytes / 1048576);
 	else if (d->what == VM_MERGE_DONE)
-		vm_work_say(m->w, "disk %s: '%s' had been merged into '%s' before%s", d->target, top, base,
-			    d->unproven ? ", and stays, for it is not proven that all of it was" : "");
+		vm_context_say(m->cx, "disk %s: '%s' had been merged into '%s' before%s", d->target, top, base,
+			       d->unproven ? ", and stays, for it is not proven that all of it was" : "");
 	else if (d->what == VM_MERGE_KEEP)
-		vm_work_say(m->w, "disk %s: '%s' stays (%s)", d->target, base, d->why);
+		vm_context_say(m->cx, "disk %s: '%s' stays (%s)", d->target, base, d->why);
 }
 
 static void tell(struct vm_merge *m)
@@ -502,14 +509,14 @@ static void tell(struct vm_merge *m)
 		tell_disk(m, &m->disks[i]);
 }
 
-static void tell_file(struct vm_work *w, const char *path)
+static void tell_file(struct vm_context *cx, const char *path)
 {
 	struct vs_err why = {0};
 
 	if (vm_is_removable(path, &why) == 0)
-		vm_work_say(w, "would unlink '%s'", path);
+		vm_context_say(cx, "would unlink '%s'", path);
 	else
-		vm_work_say(w, "%s", why.msg);
+		vm_context_say(cx, "%s", why.msg);
 }
 
 /* What remove_files() and remove_memory() will do. */
@@ -520,23 +527,23 @@ static void tell_files(struct vm_merge *m)
 
 	for (size_t i = 0; i < m->n_disks; i++)
 		for (size_t k = 0; k < m->disks[i].n_gone; k++)
-			tell_file(m->w, m->disks[i].gone[k].path);
+			tell_file(m->cx, m->disks[i].gone[k].path);
 	for (size_t i = 0; i < m->n_names; i++) {
 		struct vs_err why = {0};
 
 		if (!memory_of(m, m->names[i], &memory))
 			continue;
-		if (vm_may_remove(m->w, &memory, &leaving, &why) == 0)
-			vm_work_say(m->w, "would unlink '%s'", memory.path);
+		if (vm_may_remove(m->cx, &memory, &leaving, &why) == 0)
+			vm_context_say(m->cx, "would unlink '%s'", memory.path);
 		else
-			vm_work_say(m->w, "%s", why.msg);
+			vm_context_say(m->cx, "%s", why.msg);
 	}
 }
 
 static int refuse_void(struct vm_merge *m, struct vs_err *err)
 {
 	vs_autofree char *why = xstrdup(m->is_void), *said = vm_intent_repeat(m->command);
-	int r = m->w->try_only ? 0 : vm_intent_void(m->w, m->command, why, err);
+	int r = m->cx->try_only ? 0 : vm_intent_void(m->cx, m->command, why, err);
 
 	return r < 0 ? r : vs_err_set(err, -EPERM, "'%s' was begun and has become void, for %s: nothing is removed, and what it was to remove "
 				      "stays stale; 'delete' then takes the records away and leaves all files", said, why);
@@ -544,7 +551,7 @@ static int refuse_void(struct vm_merge *m, struct vs_err *err)
 
 static int try_it(struct vm_merge *m, struct vs_err *err)
 {
-	int r = m->is_void ? refuse_void(m, err) : vm_merge_count(m, VM_MERGE_DOWN) ? vm_work_startable(m->w, err) : 0;
+	int r = m->is_void ? refuse_void(m, err) : vm_merge_count(m, VM_MERGE_DOWN) ? vm_check_startable(m->cx, err) : 0;
 
 	if (r < 0)
 		return r;
@@ -565,11 +572,11 @@ static bool is_readable(const struct vm_snapshot *s)
 static char **list_readable(const struct vm_merge *m, size_t *n)
 {
 	struct vm_leaving leaving = vm_merge_leaving(m);
-	char **list = xcalloc(m->w->d->n_snapshots, sizeof(*list));
+	char **list = xcalloc(m->cx->d->n_snapshots, sizeof(*list));
 
 	*n = 0;
-	for (size_t i = 0; i < m->w->d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &m->w->d->snapshots[i];
+	for (size_t i = 0; i < m->cx->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &m->cx->d->snapshots[i];
 
 		if (!s->present && is_readable(s) && !vm_leaving_has(&leaving, s->name))
 			list[(*n)++] = xstrdup(s->shown);
@@ -580,8 +587,8 @@ static char **list_readable(const struct vm_merge *m, size_t *n)
 static int verify(const struct vm_merge *m, char *const *readable, size_t n, struct vs_err *err)
 {
 	for (size_t i = 0; i < n; i++)
-		for (size_t k = 0; k < m->w->d->n_snapshots; k++) {
-			const struct vm_snapshot *s = &m->w->d->snapshots[k];
+		for (size_t k = 0; k < m->cx->d->n_snapshots; k++) {
+			const struct vm_snapshot *s = &m->cx->d->snapshots[k];
 
 			if (!strcmp(s->shown, readable[i]) && !is_readable(s) && s->state != VM_BUSY)
 				return vs_err_set(err, -EIO, "this was done, but snapshot '%s' is %s now: %s", s->shown, vm_state_name(s->state),
@@ -595,32 +602,32 @@ static int verify(const struct vm_merge *m, char *const *readable, size_t n, str
 /* What comes after the data: for a repetition all of it again. */
 static int finish(struct vm_merge *m, struct vs_err *err)
 {
-	vs_autofree struct vm_own_id *ids = xcalloc(m->n_names, sizeof(*ids));
+	vs_autofree struct vm_meta_id *ids = xcalloc(m->n_names, sizeof(*ids));
 	vs_autofree int64_t *times = xcalloc(m->n_names, sizeof(*times));
-	int r = vouch_for_bases(m, err);
+	int r = attest_bases(m, err);
 
 	for (size_t i = 0; i < m->n_names; i++) {
-		const struct vm_work_record *record = vm_work_record(m->w, m->names[i]);
+		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
 
-		ids[i] = (struct vm_own_id){ m->names[i], record ? record->xml->created_s * VM_NS_PER_S : 0, VM_EXTERNAL };
+		ids[i] = (struct vm_meta_id){ m->names[i], record ? record->xml->created_s * VM_NS_PER_S : 0, VM_EXTERNAL };
 	}
 	if (r == 0)
 		r = vm_merge_records(m, err);
 	if (r >= 0)
-		r = vm_work_look(m->w, err);
+		r = vm_attest_poll(m->cx, err);
 	if (r == 0)
 		remove_files(m);
 	if (r == 0)
 		remove_memory(m);
 	if (r == 0)
-		r = vm_work_vouch_again(m->w, err);
+		r = vm_attest_again(m->cx, err);
 	if (r == 0)
 		r = remember_made(m, err);
 	if (r == 0)
 		r = vm_merge_forget(m, err);
 	if (r == 0)
 		r = forget_own(m, ids, m->n_names, err);
-	return r == 0 ? vm_work_look(m->w, err) : r;
+	return r == 0 ? vm_attest_poll(m->cx, err) : r;
 }
 
 /* Of a file that was cut off nobody knows what it had. */
@@ -630,7 +637,7 @@ static int check_files(const struct vm_merge *m, struct vs_err *err)
 
 	for (size_t i = 0; r == 0 && i < m->n_disks; i++)
 		if (m->disks[i].what == VM_MERGE_DOWN)
-			r = vm_work_uncut(m->w, m->disks[i].target, vm_work_top(m->w, m->disks[i].target), err);
+			r = vm_check_uncut(m->cx, m->disks[i].target, vm_context_top(m->cx, m->disks[i].target), err);
 	return r;
 }
 
@@ -642,7 +649,7 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 
 	if (r < 0)
 		return r;
-	if (m->w->try_only)
+	if (m->cx->try_only)
 		return try_it(m, err);
 	if (m->is_void)
 		return refuse_void(m, err);
@@ -650,7 +657,7 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 	if (vm_merge_count(m, VM_MERGE_DOWN))
 		r = merge_down(m, err);
 	if (r == 0) {
-		vm_work_unguard(m->w);
+		vm_context_unguard(m->cx);
 		tell(m);
 		r = finish(m, err);
 	}
@@ -671,6 +678,7 @@ int vm_merge_repair(struct vm_merge *m, struct vs_err *err)
 		return 0;
 	r = vm_merge_records(m, err);
 	if (r > 0)
-		vm_log(m->w->log, "completed the records of an interrupted '%s'; repeat it to remove what it has merged", said);
+		vm_log(m->cx->log, "completed the records of an interrupted '%s'; repeat it to remove what it has merged",
+		       said);
 	return r;
 }

@@ -4,7 +4,7 @@
  * merge.h: what delete and commit have in common: a line of snapshots goes, and its overlays go down into the image that the
  * first of them froze. Planned once by merge-plan.c, which only looks; carried out by merge-run.c.
  *
- * Threads: the work's.
+ * Threads: the command's.
  */
 #ifndef VS_VM_COMMAND_MERGE_H
 #define VS_VM_COMMAND_MERGE_H
@@ -37,7 +37,7 @@ struct vm_merge_disk {
 enum vm_merge_mode { VM_MERGE_DELETE, VM_MERGE_COMMIT };
 
 struct vm_merge {
-	struct vm_work *w;
+	struct vm_context *cx;
 	char *command;             /* repeating it finishes what was begun */
 	char **names;              /* of the snapshots that go, ancestors first; raw */
 	size_t n_names;
@@ -51,12 +51,13 @@ struct vm_merge {
 
 /*
  * Fills *m for the snapshots in @names (copied), which follow one another on one branch. Takes @command. Every guard is asked. On
- * success and failure to be ended with vm_merge_fini(). Pure: a question to the last look of @w.
+ * success and failure to be ended with vm_merge_fini(). Pure: a question to the last look of @cx.
  *   -EPERM, -EACCES  somebody needs what would change, or it is not known who does: the sentence names it
  *   -EOPNOTSUPP      COMMIT: the layers are not where they would have to be
  *   -ENOENT          no such record
  */
-int vm_merge_plan(struct vm_merge *m, struct vm_work *w, const char *const *names, size_t n, enum vm_merge_mode mode, char *command,
+int vm_merge_plan(struct vm_merge *m, struct vm_context *cx, const char *const *names, size_t n, enum vm_merge_mode mode,
+		  char *command,
 		  struct vs_err *err);
 void vm_merge_fini(struct vm_merge *m);
 

@@ -6,13 +6,17 @@
  *
  * What a guard refuses to drop stays, and the others go all the same; the first refusal is what is told.
  */
-#include "vm/command/context.h"
-#include "vm/engine/engine.h"
-
 #include <errno.h>
 #include <string.h>
 
+#include "vm/command/attest.h"
+#include "vm/command/command.h"
+#include "vm/command/context.h"
+#include "vm/command/delete.h"
+#include "vm/command/plan.h"
+#include "vm/command/recover.h"
 #include "vm/language/retain.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 struct pruning {
@@ -48,48 +52,48 @@ static void note_refused(struct pruning *p, const char *key, int r, const struct
 	vs_err_prefix(&p->why, "'%s' stays", key);
 }
 
-static const char *key_of(const struct vm_work *w, const struct vm_snapshot *s)
+static const char *key_of(const struct vm_context *cx, const struct vm_snapshot *s)
 {
-	return s->recorded && w->conn ? s->name : s->shown;
+	return s->recorded && cx->conn ? s->name : s->shown;
 }
 
-/* Keys (see vm_work_find_key) of those that the policy drops and that were not refused, oldest first. Gives the list and its
+/* Keys (see vm_context_find_key) of those that the policy drops and that were not refused, oldest first. Gives the list and its
  * strings. */
-static int list_dropped(struct vm_work *w, const struct pruning *p, char ***out, size_t *n_out, struct vs_err *err)
+static int list_dropped(struct vm_context *cx, const struct pruning *p, char ***out, size_t *n_out, struct vs_err *err)
 {
 	struct vm_retain_snapshot *snaps = NULL;
 	struct vm_retain_verdict *verdicts = NULL;
 	const struct vm_snapshot *s;
 	char **keys;
 	size_t n = 0;
-	int r = vm_engine_plan(w->engine, w->d, w->own->policy, &snaps, &verdicts, &n, err);
+	int r = vm_plan_make(cx->store, &cx->readers, cx->d, cx->meta->policy, &snaps, &verdicts, &n, err);
 
 	*n_out = 0;
 	*out = keys = xcalloc(n, sizeof(*keys));
 	for (size_t i = 0; r == 0 && i < n; i++)
-		if (!verdicts[i].keep && vm_work_find(w, snaps[i].shown, &s, NULL) == 0 && !was_refused(p, key_of(w, s)))
-			keys[(*n_out)++] = xstrdup(key_of(w, s));
+		if (!verdicts[i].keep && vm_context_find(cx, snaps[i].shown, &s, NULL) == 0 && !was_refused(p, key_of(cx, s)))
+			keys[(*n_out)++] = xstrdup(key_of(cx, s));
 	free(snaps);
 	free(verdicts);
 	return r;
 }
 
 /* 1: there may be more. */
-static int prune_some(struct vm_work *w, struct pruning *p, size_t *dropped, struct vs_err *err)
+static int prune_some(struct vm_context *cx, struct pruning *p, size_t *dropped, struct vs_err *err)
 {
 	char **keys = NULL;
 	size_t n = 0, done = 0;
-	int r = w->own->policy ? list_dropped(w, p, &keys, &n, err) : 0;
+	int r = cx->meta->policy ? list_dropped(cx, p, &keys, &n, err) : 0;
 
-	w->left = n;
-	if (n && w->watch.progress)
-		w->watch.progress(w->watch.opaque, 0, 0, 0); /* `jobs` says at once how many are left */
+	cx->left = n;
+	if (n && cx->watch.progress)
+		cx->watch.progress(cx->watch.opaque, 0, 0, 0); /* `jobs` says at once how many are left */
 	if (r == 0 && n)
-		r = vm_work_cancelled(w, err);
+		r = vm_context_cancelled(cx, err);
 	if (r == 0 && n) {
-		r = vm_op_delete_some(w, keys, n, &done, err);
+		r = vm_delete_some(cx, keys, n, &done, err);
 		for (size_t i = 0; i < done; i++)
-			vm_log(w->log, "retention dropped '%s'", keys[i]);
+			vm_log(cx->log, "retention dropped '%s'", keys[i]);
 		*dropped += done;
 		if (r == -EPERM || r == -EOPNOTSUPP || r == -EACCES) {
 			note_refused(p, keys[done], r, err);
@@ -106,10 +110,10 @@ static int prune_some(struct vm_work *w, struct pruning *p, size_t *dropped, str
 }
 
 /* A delete that retention has begun is its to finish: it comes first. Those of others are finished by whoever repeats them. */
-static const char *begun_drop(const struct vm_work *w)
+static const char *begun_drop(const struct vm_context *cx)
 {
-	for (size_t i = 0; i < w->own->n_snapshots; i++) {
-		const struct vm_own_mark *mark = w->own->snapshots[i].mark;
+	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
+		const struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
 
 		if (mark && !mark->is_void && mark->retention && !strncmp(mark->command, "delete ", strlen("delete ")))
 			return mark->command;
@@ -117,31 +121,51 @@ static const char *begun_drop(const struct vm_work *w)
 	return NULL;
 }
 
-int vm_op_prune(struct vm_work *w, size_t *dropped, struct vs_err *err)
+/* Says what would be dropped. */
+static int try_prune(struct vm_context *cx, struct vs_err *err)
+{
+	struct vm_retain_snapshot *snaps = NULL;
+	struct vm_retain_verdict *verdicts = NULL;
+	size_t n = 0, dropped = 0;
+	int r = vm_plan_make(cx->store, &cx->readers, cx->d, cx->meta->policy, &snaps, &verdicts, &n, err);
+
+	for (size_t i = 0; r == 0 && i < n; i++)
+		if (!verdicts[i].keep) {
+			vm_context_say(cx, "would delete '%s' (%s)", snaps[i].shown, verdicts[i].reason);
+			dropped++;
+		}
+	if (r == 0 && !dropped)
+		vm_context_say(cx, "nothing to drop");
+	free(snaps);
+	free(verdicts);
+	return r;
+}
+
+int vm_command_prune(struct vm_context *cx, size_t *dropped, struct vs_err *err)
 {
 	struct pruning p vs_cleanup(pruning_fini) = { .n_refused = 0 };
-	int r = vm_work_look(w, err);
+	int r = vm_attest_poll(cx, err);
 
 	*dropped = 0;
-	w->pruning = true;
-	if (w->try_only && r == 0)
-		return vm_engine_try_prune(w->engine, w, err);
-	if (r == 0 && w->own->policy && strcmp(w->own->policy, "off") != 0) {
-		const char *begun = begun_drop(w);
+	cx->pruning = true;
+	if (cx->try_only && r == 0)
+		return try_prune(cx, err);
+	if (r == 0 && cx->meta->policy && strcmp(cx->meta->policy, "off") != 0) {
+		const char *begun = begun_drop(cx);
 
 		if (begun)
-			r = vm_op_delete_begun(w, begun, NULL, NULL, err);
+			r = vm_delete_begun(cx, begun, NULL, NULL, err);
 		if (r == 0)
-			r = vm_op_begin(w, w->command, false, err);
+			r = vm_recover_begin(cx, cx->command, false, err);
 	}
 	for (bool more = r == 0; more;) {
-		r = prune_some(w, &p, dropped, err);
+		r = prune_some(cx, &p, dropped, err);
 		more = r > 0;
 		if (more)
-			r = vm_work_look(w, err);
+			r = vm_attest_poll(cx, err);
 		more = more && r == 0;
 	}
-	w->left = 0;
+	cx->left = 0;
 	if (r == 0 && p.result < 0)
 		*err = p.why;
 	return r == 0 ? p.result : r;

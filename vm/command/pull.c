@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* pull. */
-#include "vm/command/context.h"
-#include "vm/engine/engine.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "vm/command/attest.h"
+#include "vm/command/check.h"
+#include "vm/command/command.h"
+#include "vm/command/context.h"
+#include "vm/command/guest.h"
+#include "vm/command/own-job.h"
+#include "vm/command/recover.h"
+#include "vm/libvirt/blockjob.h"
 
 struct pull_disk {
 	const char *target;
@@ -15,55 +21,56 @@ struct pull_disk {
 };
 
 /* What would be copied: everything above @base (-1: everything) but the active layer. -1: @base is not beneath it. */
-static int64_t bytes_above(const struct vm_work *w, int top, int base)
+static int64_t bytes_above(const struct vm_context *cx, int top, int base)
 {
 	uint64_t bytes = 0;
-	int l = w->d->layers[top].below;
+	int l = cx->d->layers[top].below;
 
-	for (int n = 0; l >= 0 && l != base && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
-		bytes += vm_work_allocated(w, l);
+	for (int n = 0; l >= 0 && l != base && n < VM_CHAIN_MAX; l = cx->d->layers[l].below, n++)
+		bytes += vm_context_allocated(cx, l);
 	return l == base ? (int64_t)bytes : -1;
 }
 
 /* Where it ends, is it known that there is nothing below? */
-static int check_end(const struct vm_work *w, const struct vm_disk_now *disk, struct vs_err *err)
+static int check_end(const struct vm_context *cx, const struct vm_disk_now *disk, struct vs_err *err)
 {
-	for (int l = disk->top, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = w->d->layers[l].below, n++)
-		if (w->d->layers[l].ends)
-			return vs_err_set(err, -EPERM, "disk %s: what '%s' stands on is not followed: it %s", disk->target, w->d->layers[l].path,
-					  w->d->layers[l].ends);
+	for (int l = disk->top, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below, n++)
+		if (cx->d->layers[l].ends)
+			return vs_err_set(err, -EPERM, "disk %s: what '%s' stands on is not followed: it %s", disk->target,
+					  cx->d->layers[l].path,
+					  cx->d->layers[l].ends);
 	return 0;
 }
 
 /* 1: there is something to do on this disk, *p is filled; 0: nothing. */
-static int plan_pull(const struct vm_work *w, const struct vm_disk_now *disk, const struct vm_work_record *record,
+static int plan_pull(const struct vm_context *cx, const struct vm_disk_now *disk, const struct vm_context_record *record,
 		     struct pull_disk *p, struct vs_err *err)
 {
-	const char *path = record ? vm_work_image(w, record, disk->target, NULL) : NULL, *inside;
-	int base = path ? vm_work_layer(w, path) : -1;
+	const char *path = record ? vm_context_image(cx, record, disk->target, NULL) : NULL, *inside;
+	int base = path ? vm_context_layer(cx, path) : -1;
 	int64_t bytes;
 
 	int r;
 
-	if (disk->top < 0 || !w->d->layers[disk->top].active || (record && !path))
+	if (disk->top < 0 || !cx->d->layers[disk->top].active || (record && !path))
 		return 0;
-	r = vm_work_uncut(w, disk->target, disk->top, err);
+	r = vm_check_uncut(cx, disk->target, disk->top, err);
 	if (r == 0 && base < 0)
-		r = check_end(w, disk, err);
+		r = check_end(cx, disk, err);
 	if (r < 0)
 		return r;
-	if (w->d->layers[disk->top].below == base)
+	if (cx->d->layers[disk->top].below == base)
 		return 0;
-	if (w->d->layers[disk->top].rival)
+	if (cx->d->layers[disk->top].rival)
 		return vs_err_set(err, -EPERM, "disk %s: '%s' must stay as it is: %s writes to it, too", disk->target,
-				  w->d->layers[disk->top].path, w->d->layers[disk->top].rival);
+				  cx->d->layers[disk->top].path, cx->d->layers[disk->top].rival);
 	if (disk->transient)
 		return vs_err_set(err, -EOPNOTSUPP, "disk %s is transient, which takes no block jobs", disk->target);
-	inside = vm_work_internal_in(w, disk->top);
+	inside = vm_context_internal_in(cx, disk->top);
 	if (inside)
 		return vs_err_set(err, -EPERM, "internal snapshot '%s' is stored in '%s' and would lose what it reads from below: delete it "
-				  "first", inside, w->d->layers[disk->top].path);
-	bytes = record && base < 0 ? -1 : bytes_above(w, disk->top, base);
+				  "first", inside, cx->d->layers[disk->top].path);
+	bytes = record && base < 0 ? -1 : bytes_above(cx, disk->top, base);
 	if (bytes < 0)
 		return vs_err_set(err, -EOPNOTSUPP, "disk %s: '%s' is not beneath the active layer", disk->target, path);
 	*p = (struct pull_disk){ .target = disk->target, .bytes = (uint64_t)bytes, .base = path ? strdup(path) : NULL };
@@ -71,88 +78,89 @@ static int plan_pull(const struct vm_work *w, const struct vm_disk_now *disk, co
 }
 
 /* For a repetition to know the job. */
-static int note_pull(struct vm_work *w, const struct pull_disk *p, struct vs_err *err)
+static int note_pull(struct vm_context *cx, const struct pull_disk *p, struct vs_err *err)
 {
-	const struct vm_act_job_spec spec = { .target = p->target, .base = p->base, .type = VM_JOB_PULL };
+	const struct vm_blockjob_spec spec = { .target = p->target, .base = p->base, .type = VM_JOB_PULL };
 
-	return vm_work_note_job(w, &spec, w->command, err);
+	return vm_own_job_journal(cx, &spec, cx->command, err);
 }
 
-static int pull_one(struct vm_work *w, const struct pull_disk *p, struct vs_err *err)
+static int pull_one(struct vm_context *cx, const struct pull_disk *p, struct vs_err *err)
 {
-	struct vm_act_pull spec = { .target = p->target, .base = p->base,
-				    .bandwidth = (uint64_t)(w->options->bandwidth_mib * 1048576) };
-	struct vm_act_outcome outcome;
-	int r = vm_work_cancelled(w, err);
+	struct vm_blockjob_pull spec = { .target = p->target, .base = p->base,
+				    .bandwidth = (uint64_t)(cx->options->bandwidth_mib * 1048576) };
+	struct vm_blockjob_outcome outcome;
+	int r = vm_context_cancelled(cx, err);
 
 	if (r == 0)
-		r = note_pull(w, p, err);
+		r = note_pull(cx, p, err);
 	if (r == 0)
-		r = vm_act_pull(w->dom, &spec, &w->watch, &outcome, err);
+		r = vm_blockjob_pull(cx->dom, &spec, &cx->watch, &outcome, err);
 	vm_fault();
 	return r;
 }
 
-static int pull_all(struct vm_work *w, const struct pull_disk *disks, size_t n, struct vs_err *err)
+static int pull_all(struct vm_context *cx, const struct pull_disk *disks, size_t n, struct vs_err *err)
 {
 	int r;
 
-	vm_work_unguard(w);
-	r = vm_work_save(w, err); /* what each snapshot froze, which the header that changes will not tell any more */
+	vm_context_unguard(cx);
+	r = vm_context_save(cx, err); /* what each snapshot froze, which the header that changes will not tell any more */
 	if (r == 0)
-		r = vm_work_guest(w, err);
+		r = vm_guest_start(cx, err);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; r == 0 && i < n; i++)
-		r = pull_one(w, &disks[i], err);
-	/* the picture is to see the completed job before it sees the chain alone */
-	vm_refresh(w->vm, 30000);
+		r = pull_one(cx, &disks[i], err);
+	/* the inventory is to see the completed job before it sees the chain alone */
+	vm_refresher_poll(cx->refresher, 30000);
 	return r;
 }
 
-static void tell_pull(struct vm_work *w, const struct pull_disk *p)
+static void tell_pull(struct vm_context *cx, const struct pull_disk *p)
 {
-	vm_work_say(w, "disk %s: %s up to %.1f MiB into the active layer, which then stands on %s", p->target,
-		    w->try_only ? "would copy" : "copied", (double)p->bytes / 1048576, p->base ? vm_work_file(w, p->base) : "nothing");
+	vm_context_say(cx, "disk %s: %s up to %.1f MiB into the active layer, which then stands on %s", p->target,
+		       cx->try_only ? "would copy" : "copied", (double)p->bytes / 1048576,
+		       p->base ? vm_context_file(cx, p->base) : "nothing");
 }
 
-int vm_op_pull(struct vm_work *w, const char *name, struct vs_err *err)
+int vm_command_pull(struct vm_context *cx, const char *name, struct vs_err *err)
 {
-	const struct vm_work_record *record = NULL;
+	const struct vm_context_record *record = NULL;
 	const struct vm_snapshot *s;
 	vs_autofree struct pull_disk *disks = NULL;
 	size_t n = 0;
-	int r = vm_work_look(w, err);
+	int r = vm_attest_poll(cx, err);
 
-	if (r == 0 && !w->conn)
+	if (r == 0 && !cx->conn)
 		r = vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has no layers to pull");
 	if (r == 0)
-		r = vm_op_begin(w, w->command, false, err);
+		r = vm_recover_begin(cx, cx->command, false, err);
 	if (r == 0 && name)
-		r = vm_work_find(w, name, &s, err);
-	if (r == 0 && name && (s->kind == VM_INTERNAL || !(record = vm_work_record(w, s->name))))
+		r = vm_context_find(cx, name, &s, err);
+	if (r == 0 && name && (s->kind == VM_INTERNAL || !(record = vm_context_record(cx, s->name))))
 		r = vs_err_set(err, -EOPNOTSUPP, "'%s' is an internal snapshot: it froze no image to stand on", s->shown);
-	disks = r == 0 ? calloc(w->d->n_disks + 1, sizeof(*disks)) : NULL;
-	for (size_t i = 0; disks && r >= 0 && i < w->d->n_disks; i++) {
-		r = plan_pull(w, &w->d->disks[i], record, &disks[n], err);
+	disks = r == 0 ? calloc(cx->d->n_disks + 1, sizeof(*disks)) : NULL;
+	for (size_t i = 0; disks && r >= 0 && i < cx->d->n_disks; i++) {
+		r = plan_pull(cx, &cx->d->disks[i], record, &disks[n], err);
 		n += r > 0;
 	}
 	if (r >= 0 && n)
-		r = vm_work_startable(w, err);
-	if (r == 0 && n && !w->try_only)
-		r = pull_all(w, disks, n, err);
-	if (r != -EHOSTDOWN && !w->try_only)
-		vm_work_note_done(w, "job");
-	if (r == 0 && n && !w->try_only)
-		r = vm_work_vouch_again(w, err);
-	if (r == 0 && n && !w->try_only && w->own->n_files)
-		r = vm_work_save(w, err);
+		r = vm_check_startable(cx, err);
+	if (r == 0 && n && !cx->try_only)
+		r = pull_all(cx, disks, n, err);
+	if (r != -EHOSTDOWN && !cx->try_only)
+		vm_journal_done(&cx->journal, "job");
+	if (r == 0 && n && !cx->try_only)
+		r = vm_attest_again(cx, err);
+	if (r == 0 && n && !cx->try_only && cx->meta->n_files)
+		r = vm_context_save(cx, err);
 	for (size_t i = 0; i < n; i++) {
 		if (r >= 0)
-			tell_pull(w, &disks[i]);
+			tell_pull(cx, &disks[i]);
 		free(disks[i].base);
 	}
 	if (r >= 0 && !n)
-		vm_work_say(w, "nothing to do");
+		vm_context_say(cx, "nothing to do");
 	return r < 0 ? r : 0;
 }

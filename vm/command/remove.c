@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/libvirt/record.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
@@ -19,60 +20,61 @@ bool vm_leaving_has(const struct vm_leaving *leaving, const char *name)
 
 /* ---------------------------------------------------------------- who needs it */
 
-static bool is_layer(const struct vm_work *w, const char *path, int layer)
+static bool is_layer(const struct vm_context *cx, const char *path, int layer)
 {
-	return path && vm_work_layer(w, path) == layer;
+	return path && vm_context_layer(cx, path) == layer;
 }
 
-static bool record_froze(const struct vm_work *w, const struct vm_work_record *r, int layer)
+static bool record_froze(const struct vm_context *cx, const struct vm_context_record *r, int layer)
 {
 	for (size_t k = 0; k < r->xml->n_disks; k++) {
 		const struct vm_xml_disk *frozen = r->xml->disks[k].frozen;
 
-		if (r->xml->disks[k].mode == VM_MODE_EXTERNAL && frozen && is_layer(w, frozen->source.path, layer))
+		if (r->xml->disks[k].mode == VM_MODE_EXTERNAL && frozen && is_layer(cx, frozen->source.path, layer))
 			return true;
 	}
-	return is_layer(w, r->xml->memory_file, layer); /* or calls it its memory */
+	return is_layer(cx, r->xml->memory_file, layer); /* or calls it its memory */
 }
 
-static bool snapshot_froze(const struct vm_work *w, const struct vm_snapshot *s, int layer)
+static bool snapshot_froze(const struct vm_context *cx, const struct vm_snapshot *s, int layer)
 {
 	for (size_t k = 0; s->kind == VM_EXTERNAL && k < s->n_disks; k++)
-		if (s->disks[k].chain && is_layer(w, s->disks[k].chain[0], layer))
+		if (s->disks[k].chain && is_layer(cx, s->disks[k].chain[0], layer))
 			return true;
 	return false;
 }
 
 /* A snapshot that stays and that froze this layer, by its record or by what it is read from. */
-static const char *frozen_by(const struct vm_work *w, int layer, const struct vm_leaving *leaving)
+static const char *frozen_by(const struct vm_context *cx, int layer, const struct vm_leaving *leaving)
 {
-	for (size_t i = 0; i < w->n_records; i++)
-		if (!vm_leaving_has(leaving, w->records[i].name) && record_froze(w, &w->records[i], layer))
-			return w->records[i].name;
-	for (size_t i = 0; i < w->d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &w->d->snapshots[i];
+	for (size_t i = 0; i < cx->n_records; i++)
+		if (!vm_leaving_has(leaving, cx->records[i].name) && record_froze(cx, &cx->records[i], layer))
+			return cx->records[i].name;
+	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &cx->d->snapshots[i];
 
-		if (!s->present && !vm_leaving_has(leaving, s->name) && snapshot_froze(w, s, layer))
+		if (!s->present && !vm_leaving_has(leaving, s->name) && snapshot_froze(cx, s, layer))
 			return s->shown;
 	}
 	return NULL;
 }
 
 /* What is not known because of snapshots that stay; NULL: nothing. */
-static const struct vm_doubt *doubt_about(const struct vm_work *w, int layer, const struct vm_leaving *leaving)
+static const struct vm_doubt *doubt_about(const struct vm_context *cx, int layer, const struct vm_leaving *leaving)
 {
-	for (size_t i = 0; i < w->d->n_doubts; i++)
-		for (char **name = w->d->doubts[i].snapshots; *name; name++)
-			if (!vm_leaving_has(leaving, *name) && !is_layer(w, w->d->doubts[i].path, layer))
-				return &w->d->doubts[i];
+	for (size_t i = 0; i < cx->d->n_doubts; i++)
+		for (char **name = cx->d->doubts[i].snapshots; *name; name++)
+			if (!vm_leaving_has(leaving, *name) && !is_layer(cx, cx->d->doubts[i].path, layer))
+				return &cx->d->doubts[i];
 	return NULL;
 }
 
-enum vm_need vm_need(const struct vm_work *w, int layer, const struct vm_leaving *leaving, bool frozen_too, struct vs_err *err)
+enum vm_need vm_need(const struct vm_context *cx, int layer, const struct vm_leaving *leaving, bool frozen_too,
+		     struct vs_err *err)
 {
-	const struct vm_layer *l = &w->d->layers[layer];
-	const char *snapshot = frozen_too ? frozen_by(w, layer, leaving) : NULL;
-	const struct vm_doubt *doubt = doubt_about(w, layer, leaving);
+	const struct vm_layer *l = &cx->d->layers[layer];
+	const char *snapshot = frozen_too ? frozen_by(cx, layer, leaving) : NULL;
+	const struct vm_doubt *doubt = doubt_about(cx, layer, leaving);
 
 	if (l->users && l->users[0])
 		vs_err_set(err, -EPERM, "'%s' must stay as it is: %s needs it%s", l->path, l->users[0], l->users[1] ? ", and others" : "");
@@ -91,14 +93,14 @@ enum vm_need vm_need(const struct vm_work *w, int layer, const struct vm_leaving
 
 /* ---------------------------------------------------------------- whose making it is */
 
-bool vm_made(const struct vm_work *w, int layer)
+bool vm_made(const struct vm_context *cx, int layer)
 {
-	const struct vm_layer *l = &w->d->layers[layer];
+	const struct vm_layer *l = &cx->d->layers[layer];
 
-	if (vm_work_made(w, l->path, l->stamp.ino))
+	if (vm_context_made(cx, l->path, l->stamp.ino))
 		return true;
 	for (char **path = l->paths; path && *path; path++)
-		if (vm_work_made(w, *path, l->stamp.ino))
+		if (vm_context_made(cx, *path, l->stamp.ino))
 			return true;
 	return false;
 }
@@ -115,53 +117,54 @@ static int changed(const char *path, struct vs_err *err)
 	return vs_err_set(err, -EPERM, "'%s' stays: it is not the file any more that was meant", path);
 }
 
-/* By this work, since its last look or before. */
-static bool was_removed(const struct vm_work *w, const struct q2_stamp *stamp)
+/* By this command, since its last look or before. */
+static bool was_removed(const struct vm_context *cx, const struct q2_stamp *stamp)
 {
-	for (size_t i = 0; i < w->n_removed; i++)
-		if (w->removed[i].dev == stamp->dev && w->removed[i].ino == stamp->ino)
+	for (size_t i = 0; i < cx->n_removed; i++)
+		if (cx->removed[i].dev == stamp->dev && cx->removed[i].ino == stamp->ino)
 			return true;
 	return false;
 }
 
-static void note_removed(struct vm_work *w, const struct q2_stamp *stamp)
+static void note_removed(struct vm_context *cx, const struct q2_stamp *stamp)
 {
-	w->removed = xreallocarray(w->removed, w->n_removed + 1, sizeof(*w->removed));
-	w->removed[w->n_removed++] = *stamp;
+	cx->removed = xreallocarray(cx->removed, cx->n_removed + 1, sizeof(*cx->removed));
+	cx->removed[cx->n_removed++] = *stamp;
 }
 
 /* Something that stands on it, and that we have not removed a moment ago. */
-static const char *stands_on_it(const struct vm_work *w, int layer)
+static const char *stands_on_it(const struct vm_context *cx, int layer)
 {
-	for (size_t i = 0; i < w->d->n_layers; i++)
-		if (w->d->layers[i].below == layer && !was_removed(w, &w->d->layers[i].stamp))
-			return w->d->layers[i].path;
+	for (size_t i = 0; i < cx->d->n_layers; i++)
+		if (cx->d->layers[i].below == layer && !was_removed(cx, &cx->d->layers[i].stamp))
+			return cx->d->layers[i].path;
 	return NULL;
 }
 
-static int check_memory(const struct vm_work *w, const struct vm_doomed_file *file, struct vs_err *err)
+static int check_memory(const struct vm_context *cx, const struct vm_doomed_file *file, struct vs_err *err)
 {
 	int r;
 
 	if (file->stamp.mtime_ns < (file->since_s - 1) * VM_NS_PER_S)
 		return vs_err_set(err, -EPERM, "'%s' stays: it is older than the snapshot whose memory it is said to be", file->path);
-	r = vm_act_saved(w->dom, file->path, err);
+	r = vm_record_saved(cx->dom, file->path, err);
 	if (r < 0)
 		vs_err_prefix(err, "'%s' stays", file->path);
 	return r;
 }
 
-static int is_ours(const struct vm_work *w, const struct vm_doomed_file *file, int layer, struct vs_err *err)
+static int is_ours(const struct vm_context *cx, const struct vm_doomed_file *file, int layer, struct vs_err *err)
 {
 	switch (file->as) {
 	case VM_DOOMED_BEGUN:
 		return 0;
 	case VM_DOOMED_MEMORY:
-		return check_memory(w, file, err);
+		return check_memory(cx, file, err);
 	case VM_DOOMED_LAYER:
 		break;
 	}
-	return vm_made(w, layer) ? 0 : vs_err_set(err, -EPERM, "'%s' stays: no snapshot and no command of ours made it", file->path);
+	return vm_made(cx, layer) ? 0 : vs_err_set(err, -EPERM, "'%s' stays: no snapshot and no command of ours made it",
+						   file->path);
 }
 
 int vm_is_removable(const char *path, struct vs_err *err)
@@ -182,10 +185,11 @@ static bool may_be_unreadable(const struct vm_doomed_file *file, const struct vm
 	return file->as == VM_DOOMED_BEGUN && l->error != -ENOENT && l->stamp.ino;
 }
 
-int vm_may_remove(const struct vm_work *w, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err)
+int vm_may_remove(const struct vm_context *cx, const struct vm_doomed_file *file, const struct vm_leaving *leaving,
+		  struct vs_err *err)
 {
-	int layer = vm_work_layer(w, file->path), r = vm_is_removable(file->path, err);
-	const struct vm_layer *l = layer < 0 ? NULL : &w->d->layers[layer];
+	int layer = vm_context_layer(cx, file->path), r = vm_is_removable(file->path, err);
+	const struct vm_layer *l = layer < 0 ? NULL : &cx->d->layers[layer];
 	struct vs_err why = {0};
 	const char *above, *inside;
 
@@ -199,15 +203,15 @@ int vm_may_remove(const struct vm_work *w, const struct vm_doomed_file *file, co
 		return changed(file->path, err);
 	if (l->active)
 		return vs_err_set(err, -EPERM, "'%s' stays: a disk of the domain writes to it", file->path);
-	above = stands_on_it(w, layer);
+	above = stands_on_it(cx, layer);
 	if (above)
 		return vs_err_set(err, -EPERM, "'%s' stays: '%s' stands on it", file->path, above);
-	inside = vm_work_internal_in(w, layer);
+	inside = vm_context_internal_in(cx, layer);
 	if (inside)
 		return vs_err_set(err, -EPERM, "'%s' stays: internal snapshot '%s' is stored in it", file->path, inside);
-	if (vm_need(w, layer, leaving, true, &why) != VM_NEED_NOT)
+	if (vm_need(cx, layer, leaving, true, &why) != VM_NEED_NOT)
 		return vs_err_set(err, why.code, "%s", why.msg);
-	return is_ours(w, file, layer, err);
+	return is_ours(cx, file, layer, err);
 }
 
 int vm_nobody_has_it(const char *path, bool reading, struct vs_err *err)
@@ -228,15 +232,16 @@ int vm_nobody_has_it(const char *path, bool reading, struct vs_err *err)
 }
 
 /* By what is so now: of a line of files the one before may have been removed long ago, and somebody may have come to use this one. */
-static int look_and_ask(struct vm_work *w, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err)
+static int look_and_ask(struct vm_context *cx, const struct vm_doomed_file *file, const struct vm_leaving *leaving,
+			struct vs_err *err)
 {
-	struct vm_work now;
-	int r = vm_work_glance(w, &now, err);
+	struct vm_context now;
+	int r = vm_context_glance(cx, &now, err);
 
 	if (r < 0)
 		return r;
 	r = vm_may_remove(&now, file, leaving, err);
-	vm_work_glance_done(&now);
+	vm_context_glance_done(&now);
 	if (r < 0)
 		return r;
 	r = vm_nobody_has_it(file->path, true, err);
@@ -245,7 +250,7 @@ static int look_and_ask(struct vm_work *w, const struct vm_doomed_file *file, co
 	return r;
 }
 
-int vm_remove(struct vm_work *w, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err)
+int vm_remove(struct vm_context *cx, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err)
 {
 	struct vs_err local = {0};
 	struct stat st;
@@ -255,7 +260,7 @@ int vm_remove(struct vm_work *w, const struct vm_doomed_file *file, const struct
 		err = &local;
 	if (lstat(file->path, &st) < 0 && errno == ENOENT)
 		return 1;
-	r = look_and_ask(w, file, leaving, err);
+	r = look_and_ask(cx, file, leaving, err);
 	if (r < 0)
 		return r;
 	if (lstat(file->path, &st) < 0)
@@ -265,7 +270,7 @@ int vm_remove(struct vm_work *w, const struct vm_doomed_file *file, const struct
 		return changed(file->path, err);
 	if (unlink(file->path) < 0)
 		return errno == ENOENT ? 1 : vs_err_set(err, -errno, "'%s': %s", file->path, strerror(errno));
-	note_removed(w, &file->stamp);
+	note_removed(cx, &file->stamp);
 	vm_fault();
 	return 0;
 }

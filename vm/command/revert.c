@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* revert. */
-#include "vm/command/remove.h"
-#include "vm/engine/engine.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -11,7 +8,16 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/command/attest.h"
+#include "vm/command/check.h"
+#include "vm/command/command.h"
+#include "vm/command/delete.h"
+#include "vm/command/image.h"
+#include "vm/command/recover.h"
+#include "vm/command/remove.h"
+#include "vm/libvirt/dom.h"
+#include "vm/libvirt/overlay.h"
+#include "vm/libvirt/revert.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
@@ -47,11 +53,11 @@ static bool takes_part(const struct vm_snapshot *s, const char *target)
 }
 
 /* Does the domain have this disk now, and did not have it then? */
-static bool is_new(const struct vm_work *w, const struct vm_snapshot *s, const struct vm_disk_now *disk)
+static bool is_new(const struct vm_context *cx, const struct vm_snapshot *s, const struct vm_disk_now *disk)
 {
-	const struct vm_work_record *record = vm_work_record(w, s->name);
+	const struct vm_context_record *record = vm_context_record(cx, s->name);
 
-	if (!record || disk->top < 0 || !w->d->layers[disk->top].active)
+	if (!record || disk->top < 0 || !cx->d->layers[disk->top].active)
 		return false;
 	for (size_t k = 0; k < record->xml->n_disks; k++)
 		if (!strcmp(record->xml->disks[k].target, disk->target))
@@ -59,29 +65,30 @@ static bool is_new(const struct vm_work *w, const struct vm_snapshot *s, const s
 	return true;
 }
 
-/* With the domain stopped: nobody writes to them any more, but a picture does not follow what a guest writes. */
-static struct old_layers note_layers(const struct vm_work *w, const struct vm_snapshot *s)
+/* With the domain stopped: nobody writes to them any more, but an inventory does not follow what a guest writes. */
+static struct old_layers note_layers(const struct vm_context *cx, const struct vm_snapshot *s)
 {
-	struct old_layers old = { .v = xcalloc(w->d->n_disks, sizeof(*old.v)) };
+	struct old_layers old = { .v = xcalloc(cx->d->n_disks, sizeof(*old.v)) };
 
-	for (size_t i = 0; i < w->d->n_disks; i++) {
-		const struct vm_layer *top = w->d->disks[i].top < 0 ? NULL : &w->d->layers[w->d->disks[i].top];
+	for (size_t i = 0; i < cx->d->n_disks; i++) {
+		const struct vm_layer *top = cx->d->disks[i].top < 0 ? NULL : &cx->d->layers[cx->d->disks[i].top];
 		struct q2_stamp now;
 		struct stat st;
 
-		if (!takes_part(s, w->d->disks[i].target) || !top || !top->active || top->error || stat(top->path, &st) < 0 || st.st_ino != top->stamp.ino ||
+		if (!takes_part(s, cx->d->disks[i].target) || !top || !top->active || top->error || stat(top->path, &st) < 0 ||
+		    st.st_ino != top->stamp.ino ||
 		    st.st_dev != top->stamp.dev)
 			continue;
 		now = top->stamp;
 		now.size = (uint64_t)st.st_size;
 		now.mtime_ns = vm_timespec_ns(st.st_mtim);
-		old.v[old.n++] = (struct old_layer){ xstrdup(w->d->disks[i].target), { xstrdup(top->path), now } };
+		old.v[old.n++] = (struct old_layer){ xstrdup(cx->d->disks[i].target), { xstrdup(top->path), now } };
 	}
 	return old;
 }
 
 /* For a repetition: they are out of use as soon as the definition is the old one. */
-static int note_drops(struct vm_work *w, const struct old_layers *old, struct vs_err *err)
+static int journal_drops(struct vm_context *cx, const struct old_layers *old, struct vs_err *err)
 {
 	int r = 0;
 
@@ -90,32 +97,38 @@ static int note_drops(struct vm_work *w, const struct old_layers *old, struct vs
 		vs_autofree char *text = xasprintf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRId64 "\n%s", stamp->dev, stamp->ino, stamp->size,
 						   stamp->mtime_ns, old->v[i].file.path);
 
-		r = vm_work_note(w, "drop", text, err);
+		r = vm_journal_add(&cx->journal, "drop", text, err);
 	}
 	return r;
 }
 
 /* What was written since is discarded: where nobody needs it, and that is known. */
-static void discard(struct vm_work *w, const struct vm_doomed_file *file)
+static void discard(struct vm_context *cx, const struct vm_doomed_file *file)
 {
-	int layer = vm_work_layer(w, file->path);
+	int layer = vm_context_layer(cx, file->path);
 	struct vs_err why = {0};
 	int r;
 
-	if (layer >= 0 && w->d->layers[layer].active)
+	if (layer >= 0 && cx->d->layers[layer].active)
 		return; /* of a disk that took no part */
-	r = vm_remove(w, file, NULL, &why);
+	r = vm_remove(cx, file, NULL, &why);
 	if (r == 0)
-		vm_work_say(w, "unlinked '%s'", vm_work_file(w, file->path));
+		vm_context_say(cx, "unlinked '%s'", vm_context_file(cx, file->path));
 	else if (r < 0)
-		vm_work_say(w, "%s", why.msg);
+		vm_context_say(cx, "%s", why.msg);
 }
+
+struct discarding {
+	struct vm_context *cx;
+	const struct old_layers *active;
+};
 
 /* One that an interrupted revert has left, if it is that very file and as it was. @opaque: those that were active until now, which are
  * dealt with anyway. */
-static bool discard_noted(struct vm_work *w, const char *text, void *opaque)
+static bool discard_noted(const char *text, void *opaque)
 {
-	const struct old_layers *active = opaque;
+	const struct discarding *dis = opaque;
+	const struct old_layers *active = dis->active;
 	struct vm_doomed_file file = {0};
 	const char *path = strchr(text, '\n');
 	struct stat st;
@@ -129,83 +142,85 @@ static bool discard_noted(struct vm_work *w, const char *text, void *opaque)
 			return false;
 	if (lstat(file.path, &st) < 0 || st.st_ino != file.stamp.ino || st.st_dev != file.stamp.dev)
 		return false;
-	discard(w, &file);
+	discard(dis->cx, &file);
 	return true;
 }
 
-static void tell_discarded(struct vm_work *w, const struct vm_act_overlay *fresh)
+static void tell_discarded(struct vm_context *cx, const struct vm_overlay *fresh)
 {
-	for (size_t i = 0; i < w->d->n_disks; i++) {
-		int top = strcmp(w->d->disks[i].target, fresh->target) ? -1 : w->d->disks[i].top, one;
+	for (size_t i = 0; i < cx->d->n_disks; i++) {
+		int top = strcmp(cx->d->disks[i].target, fresh->target) ? -1 : cx->d->disks[i].top, one;
 		struct vs_err why = {0};
 
-		if (top < 0 || w->d->layers[top].error || vm_work_above(w, top, &one) || vm_work_internal_in(w, top) || !vm_made(w, top))
+		if (top < 0 || cx->d->layers[top].error || vm_context_above(cx, top, &one) || vm_context_internal_in(cx, top) ||
+		    !vm_made(cx, top))
 			continue;
-		if (vm_need(w, top, NULL, true, &why) == VM_NEED_NOT)
-			vm_work_say(w, "would unlink '%s'", w->d->layers[top].path);
+		if (vm_need(cx, top, NULL, true, &why) == VM_NEED_NOT)
+			vm_context_say(cx, "would unlink '%s'", cx->d->layers[top].path);
 		else
-			vm_work_say(w, "%s", why.msg);
+			vm_context_say(cx, "%s", why.msg);
 	}
 }
 
 /* The new layer, of which no record tells: one day it may be nobody's. */
-static void remember_new(struct vm_work *w, const struct old_layer *old)
+static void remember_new(struct vm_context *cx, const struct old_layer *old)
 {
-	for (size_t i = 0; i < w->d->n_disks; i++) {
-		int top = strcmp(w->d->disks[i].target, old->target) ? -1 : w->d->disks[i].top;
-		const struct vm_layer *l = top < 0 ? NULL : &w->d->layers[top];
+	for (size_t i = 0; i < cx->d->n_disks; i++) {
+		int top = strcmp(cx->d->disks[i].target, old->target) ? -1 : cx->d->disks[i].top;
+		const struct vm_layer *l = top < 0 ? NULL : &cx->d->layers[top];
 
 		if (l && l->below >= 0 && !l->error && l->stamp.ino != old->file.stamp.ino)
-			vm_own_add_made(w->own, l->path, l->stamp.ino);
+			vm_meta_add_made(cx->meta, l->path, l->stamp.ino);
 	}
 }
 
 /* The layer of such a one stays, and one day no record may tell that a snapshot made it. */
-static void remember_left(struct vm_work *w, const struct vm_snapshot *s)
+static void remember_left(struct vm_context *cx, const struct vm_snapshot *s)
 {
-	for (size_t i = 0; i < w->d->n_disks; i++) {
-		int top = w->d->disks[i].top;
+	for (size_t i = 0; i < cx->d->n_disks; i++) {
+		int top = cx->d->disks[i].top;
 
-		if (!is_new(w, s, &w->d->disks[i]))
+		if (!is_new(cx, s, &cx->d->disks[i]))
 			continue;
-		vm_work_say(w, "disk %s: '%s' had no such disk, so the domain is without it, and '%s' stays", w->d->disks[i].target, s->shown,
-			    vm_work_file(w, w->d->layers[top].path));
-		if (vm_made(w, top))
-			vm_own_add_made(w->own, w->d->layers[top].path, w->d->layers[top].stamp.ino);
+		vm_context_say(cx, "disk %s: '%s' had no such disk, so the domain is without it, and '%s' stays",
+			       cx->d->disks[i].target, s->shown,
+			       vm_context_file(cx, cx->d->layers[top].path));
+		if (vm_made(cx, top))
+			vm_meta_add_made(cx->meta, cx->d->layers[top].path, cx->d->layers[top].stamp.ino);
 	}
 }
 
 /* After a revert. What goes is remembered as made until it has gone: should it have to stay, no record may tell. */
-static int settle_layers(struct vm_work *w, const struct old_layers *old, struct vs_err *err)
+static int settle_layers(struct vm_context *cx, const struct old_layers *old, struct vs_err *err)
 {
 	int r;
 
 	for (size_t i = 0; i < old->n; i++) {
-		int layer = vm_work_layer(w, old->v[i].file.path);
+		int layer = vm_context_layer(cx, old->v[i].file.path);
 
-		remember_new(w, &old->v[i]);
-		if (layer >= 0 && !w->d->layers[layer].active && vm_made(w, layer))
-			vm_own_add_made(w->own, old->v[i].file.path, old->v[i].file.stamp.ino);
+		remember_new(cx, &old->v[i]);
+		if (layer >= 0 && !cx->d->layers[layer].active && vm_made(cx, layer))
+			vm_meta_add_made(cx->meta, old->v[i].file.path, old->v[i].file.stamp.ino);
 	}
-	r = vm_work_save(w, err);
+	r = vm_context_save(cx, err);
 	for (size_t i = 0; r == 0 && i < old->n; i++)
-		discard(w, &old->v[i].file);
-	return r < 0 || !vm_own_sweep_made(w->own, vm_work_is_there) ? r : vm_work_save(w, err);
+		discard(cx, &old->v[i].file);
+	return r < 0 || !vm_meta_sweep_made(cx->meta, vm_context_is_there) ? r : vm_context_save(cx, err);
 }
 
-static int stop_guest(struct vm_work *w, struct vs_err *err)
+static int stop_guest(struct vm_context *cx, struct vs_err *err)
 {
-	if (!w->running)
+	if (!cx->running)
 		return 0;
-	if (virDomainDestroy(w->dom) < 0) {
-		int r = vm_act_virterr(w->dom, err, "the domain cannot be stopped");
+	if (virDomainDestroy(cx->dom) < 0) {
+		int r = vm_dom_virterr(cx->dom, err, "the domain cannot be stopped");
 
-		if (virDomainIsActive(w->dom) != 0)
+		if (virDomainIsActive(cx->dom) != 0)
 			return r;
 		*err = (struct vs_err){0};
 	}
 	vm_fault();
-	return vm_work_look(w, err);
+	return vm_attest_poll(cx, err);
 }
 
 /* Nobody has written to this file since it was made, or since @since_s. */
@@ -221,23 +236,23 @@ static bool untouched(const char *path, int64_t since_s)
 }
 
 /* An interrupted run of this command has taken that snapshot. Does it hold what would be discarded? */
-static int kept_before(struct vm_work *w, const char *name, struct vs_err *err)
+static int kept_before(struct vm_context *cx, const char *name, struct vs_err *err)
 {
-	bool same = !w->running;
+	bool same = !cx->running;
 
-	for (size_t i = 0; same && i < w->d->n_disks; i++)
-		same = w->d->disks[i].top < 0 ||
-		       untouched(w->d->layers[w->d->disks[i].top].path, vm_work_record(w, name)->xml->created_s);
+	for (size_t i = 0; same && i < cx->d->n_disks; i++)
+		same = cx->d->disks[i].top < 0 ||
+		       untouched(cx->d->layers[cx->d->disks[i].top].path, vm_context_record(cx, name)->xml->created_s);
 	if (!same)
 		return vs_err_set(err, -EEXIST, "'%s' was taken before this command was interrupted, and the guest may have written since: "
 				  "keep that by another name, or leave keep= out", name);
-	vm_work_say(w, "'%s' had been taken before", name);
+	vm_context_say(cx, "'%s' had been taken before", name);
 	return 0;
 }
 
 /* Of an external snapshot's disks, and of those that the domain will be without: the others keep the files that they have, so there is
  * nothing to keep. */
-static int keep_first(struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, struct vs_err *err)
+static int keep_first(struct vm_context *cx, const struct vm_command *c, const struct vm_snapshot *s, struct vs_err *err)
 {
 	struct vm_command create = { .verb = VM_CREATE, .names = (char **)&c->keep, .n_names = 1 };
 	vs_autofree char **targets = NULL;
@@ -245,25 +260,25 @@ static int keep_first(struct vm_work *w, const struct vm_command *c, const struc
 
 	if (!c->keep)
 		return 0;
-	if (!w->try_only && vm_work_record(w, c->keep) && vm_work_noted(w, "keep", c->keep))
-		return kept_before(w, c->keep, err);
-	targets = xcalloc(s->n_disks + w->d->n_disks, sizeof(*targets));
-	r = w->try_only ? 0 : vm_work_note(w, "keep", c->keep, err);
+	if (!cx->try_only && vm_context_record(cx, c->keep) && vm_journal_has(&cx->journal, "keep", c->keep))
+		return kept_before(cx, c->keep, err);
+	targets = xcalloc(s->n_disks + cx->d->n_disks, sizeof(*targets));
+	r = cx->try_only ? 0 : vm_journal_add(&cx->journal, "keep", c->keep, err);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; s->kind == VM_EXTERNAL && i < s->n_disks; i++)
 		targets[create.n_disks++] = xstrdup(s->disks[i].target);
-	for (size_t i = 0; s->kind == VM_EXTERNAL && i < w->d->n_disks; i++)
-		if (is_new(w, s, &w->d->disks[i]))
-			targets[create.n_disks++] = xstrdup(w->d->disks[i].target);
+	for (size_t i = 0; s->kind == VM_EXTERNAL && i < cx->d->n_disks; i++)
+		if (is_new(cx, s, &cx->d->disks[i]))
+			targets[create.n_disks++] = xstrdup(cx->d->disks[i].target);
 	create.disks = targets;
-	if (w->running && w->n_records && w->records[0].xml->kind == VM_INTERNAL)
+	if (cx->running && cx->n_records && cx->records[0].xml->kind == VM_INTERNAL)
 		create.kind = VM_ASK_INTERNAL;
-	r = vm_op_create(w, &create, err); /* looks anew, so @s is gone now */
+	r = vm_command_create(cx, &create, err); /* looks anew, so @s is gone now */
 	for (size_t i = 0; i < create.n_disks; i++)
 		free(targets[i]);
-	if (r < 0 && r != -EHOSTDOWN && !w->try_only)
-		vm_work_note_done(w, "keep");
+	if (r < 0 && r != -EHOSTDOWN && !cx->try_only)
+		vm_journal_done(&cx->journal, "keep");
 	return r;
 }
 
@@ -274,115 +289,115 @@ static int check_state(const struct vm_snapshot *s, struct vs_err *err)
 	return vs_err_set(err, -EPERM, "snapshot '%s' is %s: %s", s->shown, vm_state_name(s->state), s->reason ? s->reason : "");
 }
 
-/* The images to stand on, as strings of the look that @w has. Gives. */
-static struct vm_act_image *list_images(const struct vm_work *w, const char *name, size_t *n)
+/* The images to stand on, as strings of the look that @cx has. Gives. */
+static struct vm_revert_image *list_images(const struct vm_context *cx, const char *name, size_t *n)
 {
-	const struct vm_work_record *record = vm_work_record(w, name);
-	struct vm_act_image *list = xcalloc(record ? record->xml->n_disks : 0, sizeof(*list));
+	const struct vm_context_record *record = vm_context_record(cx, name);
+	struct vm_revert_image *list = xcalloc(record ? record->xml->n_disks : 0, sizeof(*list));
 
 	*n = 0;
 	for (size_t i = 0; record && i < record->xml->n_disks; i++) {
-		struct vm_act_image image = { .target = record->xml->disks[i].target };
+		struct vm_revert_image image = { .target = record->xml->disks[i].target };
 
-		image.path = vm_work_image(w, record, image.target, &image.format);
+		image.path = vm_context_image(cx, record, image.target, &image.format);
 		if (image.path)
 			list[(*n)++] = image;
 	}
 	return list;
 }
 
-static int revert_now(struct vm_work *w, const char *name, struct vs_err *err)
+static int revert_now(struct vm_context *cx, const char *name, struct vs_err *err)
 {
-	struct vm_act_revert spec = { .name = name, .risky = true, .taken = vm_op_taken, .making = vm_op_making, .opaque = w };
+	struct vm_revert spec = { .name = name, .risky = true, .taken = vm_context_names, .making = vm_recover_making, .opaque = cx };
 	struct old_layers old vs_cleanup(layers_fini) = { .n = 0 };
-	vs_autofree struct vm_act_image *images = list_images(w, name, &spec.n_images);
+	vs_autofree struct vm_revert_image *images = list_images(cx, name, &spec.n_images);
 	const struct vm_snapshot *s;
-	int r = vm_work_find_key(w, name, &s, err);
+	int r = vm_context_find_key(cx, name, &s, err);
 
 	spec.images = images;
 
 	if (r == 0) {
-		old = note_layers(w, s);
-		remember_left(w, s);
+		old = note_layers(cx, s);
+		remember_left(cx, s);
 	}
 	if (r == 0)
 		r = check_state(s, err); /* it may have changed while a snapshot was taken and the guest was stopped */
-	vm_work_unguard(w);
+	vm_context_unguard(cx);
 	if (r == 0)
-		r = vm_op_settle_making(w, err);
+		r = vm_recover_settle_making(cx, err);
 	if (r == 0)
-		r = note_drops(w, &old, err);
+		r = journal_drops(cx, &old, err);
 	if (r == 0)
-		r = vm_act_revert(w->dom, &spec, &w->watch, err);
+		r = vm_revert(cx->dom, &spec, &cx->watch, err);
 	if (r == 0)
-		r = vm_work_look(w, err); /* which puts our facts back, too */
+		r = vm_attest_poll(cx, err); /* which puts our metadata back, too */
 	if (r == 0)
-		vm_work_say(w, "the domain is as it was at '%s'", name);
+		vm_context_say(cx, "the domain is as it was at '%s'", name);
 	if (r == 0)
-		vm_work_note_each(w, "drop", discard_noted, &old);
+		vm_journal_each(&cx->journal, "drop", discard_noted, &(struct discarding){ cx, &old });
 	if (r == 0)
-		r = settle_layers(w, &old, err);
+		r = settle_layers(cx, &old, err);
 	if (r != -EHOSTDOWN) {
-		if (r == 0 || vm_work_look(w, NULL) == 0)
-			vm_op_settle_making(w, NULL);
-		vm_work_note_done(w, "drop");
+		if (r == 0 || vm_attest_poll(cx, NULL) == 0)
+			vm_recover_settle_making(cx, NULL);
+		vm_journal_done(&cx->journal, "drop");
 	}
 	if (r == 0)
-		vm_work_note_done(w, "keep");
+		vm_journal_done(&cx->journal, "keep");
 	return r;
 }
 
-static int try_revert(struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, const char *name,
-		      const struct vm_act_plan *plan, struct vs_err *err)
+static int try_revert(struct vm_context *cx, const struct vm_command *c, const struct vm_snapshot *s, const char *name,
+		      const struct vm_overlay_plan *plan, struct vs_err *err)
 {
-	int r = keep_first(w, c, s, err);
+	int r = keep_first(cx, c, s, err);
 
 	if (r < 0)
 		return r;
-	if (w->running)
-		vm_work_say(w, "would stop the domain");
-	remember_left(w, s);
+	if (cx->running)
+		vm_context_say(cx, "would stop the domain");
+	remember_left(cx, s);
 	for (size_t i = 0; i < plan->n_overlays; i++) {
-		vm_work_say(w, "disk %s: would create '%s' on '%s'", plan->overlays[i].target, plan->overlays[i].path,
-			    plan->overlays[i].below);
+		vm_context_say(cx, "disk %s: would create '%s' on '%s'", plan->overlays[i].target, plan->overlays[i].path,
+			       plan->overlays[i].below);
 		if (!c->keep)
-			tell_discarded(w, &plan->overlays[i]);
+			tell_discarded(cx, &plan->overlays[i]);
 	}
-	vm_work_say(w, "would define the domain as it was at '%s'%s", name, c->keep ? "" :
-		    " and discard what was written since the current snapshot");
+	vm_context_say(cx, "would define the domain as it was at '%s'%s", name, c->keep ? "" :
+		       " and discard what was written since the current snapshot");
 	return 0;
 }
 
 /* What the guest is to stand on. */
-static int check_whole(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+static int check_whole(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < s->n_disks; i++)
 		if (s->disks[i].chain && s->disks[i].chain[0])
-			r = vm_work_uncut(w, s->disks[i].target, vm_work_layer(w, s->disks[i].chain[0]), err);
+			r = vm_check_uncut(cx, s->disks[i].target, vm_context_layer(cx, s->disks[i].chain[0]), err);
 	return r;
 }
 
 /* A disk that took no part and that the domain does not have any more would come back with the image that it had then. */
-static int check_absent(const struct vm_work *w, const struct vm_snapshot *s, struct vs_err *err)
+static int check_absent(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
-	const struct vm_work_record *record = s->kind == VM_EXTERNAL ? vm_work_record(w, s->name) : NULL;
+	const struct vm_context_record *record = s->kind == VM_EXTERNAL ? vm_context_record(cx, s->name) : NULL;
 
 	for (size_t k = 0; record && k < record->xml->n_disks; k++) {
 		const struct vm_xml_snapdisk *disk = &record->xml->disks[k];
 		const char *path = disk->mode == VM_MODE_NO && disk->frozen ? disk->frozen->source.path : NULL;
-		int layer = path && vm_xml_disk_exposed(disk->frozen) ? vm_work_layer(w, path) : -1, one;
+		int layer = path && vm_xml_disk_exposed(disk->frozen) ? vm_context_layer(cx, path) : -1, one;
 		bool here = false;
 
-		for (size_t i = 0; i < w->d->n_disks; i++)
-			here |= !strcmp(w->d->disks[i].target, disk->target);
+		for (size_t i = 0; i < cx->d->n_disks; i++)
+			here |= !strcmp(cx->d->disks[i].target, disk->target);
 		if (here || layer < 0)
 			continue;
-		if (vm_work_above(w, layer, &one) || w->d->layers[layer].active)
+		if (vm_context_above(cx, layer, &one) || cx->d->layers[layer].active)
 			return vs_err_set(err, -EPERM, "disk %s: at '%s' the domain had it with '%s', which others stand on by now, and does not have it "
 					  "any more: attach it as it is now first", disk->target, s->shown, path);
-		if (vm_need(w, layer, NULL, true, err) != VM_NEED_NOT) {
+		if (vm_need(cx, layer, NULL, true, err) != VM_NEED_NOT) {
 			vs_err_prefix(err, "disk %s, which the domain had at '%s' and does not have any more", disk->target, s->shown);
 			return err->code;
 		}
@@ -390,57 +405,58 @@ static int check_absent(const struct vm_work *w, const struct vm_snapshot *s, st
 	return 0;
 }
 
-static int check_revert(const struct vm_work *w, const struct vm_command *c, const struct vm_snapshot *s, struct vs_err *err)
+static int check_revert(const struct vm_context *cx, const struct vm_command *c, const struct vm_snapshot *s,
+			struct vs_err *err)
 {
-	int r = vm_op_check_id(w, s, err);
+	int r = vm_delete_check_id(cx, s, err);
 
 	if (r == 0)
 		r = check_state(s, err);
 	if (r == 0)
-		r = check_whole(w, s, err);
+		r = check_whole(cx, s, err);
 	if (r == 0)
-		r = check_absent(w, s, err);
+		r = check_absent(cx, s, err);
 	if (r == 0 && !s->recorded)
 		r = vs_err_set(err, -EOPNOTSUPP, "libvirt does not know snapshot '%s'", s->shown);
 	if (r == 0 && s->kind == VM_INTERNAL)
-		r = vm_op_check_active(w, s, err);
-	if (r == 0 && w->running && !c->force)
-		r = vs_err_set(err, -EBUSY, "the domain is %s: shut it down, or use 'force', which stops it", w->d->state);
+		r = vm_delete_check_active(cx, s, err);
+	if (r == 0 && cx->running && !c->force)
+		r = vs_err_set(err, -EBUSY, "the domain is %s: shut it down, or use 'force', which stops it", cx->d->state);
 	return r;
 }
 
-int vm_op_revert(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+int vm_command_revert(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
 	const struct vm_snapshot *s = NULL;
 	vs_autofree char *name = NULL;
-	vs_autofree struct vm_act_image *images = NULL;
-	struct vm_act_revert spec = { .stops = true, .taken = vm_op_taken, .opaque = w };
-	struct vm_act_plan plan = {0};
-	enum vm_act_way way;
-	int r = vm_work_look(w, err);
+	vs_autofree struct vm_revert_image *images = NULL;
+	struct vm_revert spec = { .stops = true, .taken = vm_context_names, .opaque = cx };
+	struct vm_overlay_plan plan = {0};
+	enum vm_revert_way way;
+	int r = vm_attest_poll(cx, err);
 
-	if (r == 0 && !w->conn)
-		return vm_op_image_revert(w, c, err);
+	if (r == 0 && !cx->conn)
+		return vm_image_revert(cx, c, err);
 	if (r == 0)
-		r = vm_op_begin(w, w->command, false, err);
+		r = vm_recover_begin(cx, cx->command, false, err);
 	if (r == 0)
-		r = vm_work_find(w, c->names[0], &s, err);
+		r = vm_context_find(cx, c->names[0], &s, err);
 	if (r == 0)
-		r = check_revert(w, c, s, err);
+		r = check_revert(cx, c, s, err);
 	if (r == 0 && !(name = strdup(s->name)))
 		r = vs_err_set(err, -ENOMEM, "out of memory");
 	if (r < 0)
 		return r;
 	spec.name = name;
-	spec.images = images = list_images(w, name, &spec.n_images);
-	r = vm_act_revert_plan(w->dom, &spec, &way, &plan, err); /* before anything is stopped for it */
-	if (r == 0 && w->try_only)
-		r = try_revert(w, c, s, name, &plan, err);
-	vm_act_plan_fini(&plan);
-	if (r < 0 || w->try_only)
+	spec.images = images = list_images(cx, name, &spec.n_images);
+	r = vm_revert_plan(cx->dom, &spec, &way, &plan, err); /* before anything is stopped for it */
+	if (r == 0 && cx->try_only)
+		r = try_revert(cx, c, s, name, &plan, err);
+	vm_overlay_plan_fini(&plan);
+	if (r < 0 || cx->try_only)
 		return r;
-	r = keep_first(w, c, s, err);
+	r = keep_first(cx, c, s, err);
 	if (r == 0)
-		r = stop_guest(w, err);
-	return r < 0 ? r : revert_now(w, name, err);
+		r = stop_guest(cx, err);
+	return r < 0 ? r : revert_now(cx, name, err);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* engine-priv.h: shared by engine.c (desks, texts), request.c (threads, whose turn it is), request-run.c (commands) and
- * retention.c. */
+/* engine-priv.h: shared by engine.c (life, texts), slot.c (all about one domain), request.c (threads, whose turn it is),
+ * request-run.c (commands) and retention.c. */
 #ifndef VS_VM_ENGINE_ENGINE_PRIV_H
 #define VS_VM_ENGINE_ENGINE_PRIV_H
 
@@ -19,7 +19,7 @@ struct vm_reader {
 };
 
 /* All about one domain; lives as long as the engine. Guarded by the engine's lock, except uuid. */
-struct vm_desk {
+struct vm_slot {
 	char *uuid;
 	struct vm_request *running; /* has the domain; NULL: nobody */
 	struct vm_run *jobs;
@@ -36,12 +36,12 @@ struct vm_desk {
 };
 
 struct vm_engine {
-	struct vm *vm;
+	struct vm_refresher *refresher;
 	struct vm_store *store;
 	struct vm_options options; /* strings are ours */
 	pthread_mutex_t lock;
 	pthread_cond_t idle;       /* a request has left its domain, or a thread has ended */
-	struct vm_strmap desks;
+	struct vm_strmap slots;
 	uint64_t next_job;
 	unsigned threads;
 	bool stop;
@@ -52,29 +52,38 @@ enum vm_origin { VM_BY_WRITER, VM_BY_RETENTION, VM_BY_MOUNT };
 struct vm_request {
 	atomic_uint refs;
 	struct vm_engine *engine;
-	struct vm_desk *desk;
+	struct vm_slot *slot;
 	enum vm_origin origin;
 	enum vm_door door;
 	struct vm_commands commands; /* CTL */
 	char *policy;                /* RETAIN: canonical */
 	bool aside;                  /* only `try` and `cancel`: it does not take the domain */
 	atomic_bool cancel;
-	struct vm_work *work;        /* while it works; guarded by the engine's lock */
+	struct vm_context *cx;        /* while it works; guarded by the engine's lock */
 	vm_done_fn done;
 	void *opaque;
 	char *outcome;               /* what was said of its last command; its own thread's */
 	struct vm_log *log;
 };
 
+/* ---------------------------------------------------------------- slot.c */
+
 /* -ENOMEM as NULL. */
-struct vm_desk *vm_desk_locked(struct vm_engine *engine, const char *uuid);
+struct vm_slot *vm_slot_locked(struct vm_engine *engine, const char *uuid);
 /* @line: fit to be shown. */
-void vm_desk_outcome(struct vm_engine *engine, struct vm_desk *desk, const char *line);
+void vm_slot_outcome(struct vm_engine *engine, struct vm_slot *slot, const char *line);
 /* `jobs` or the outcome have changed; @often: at most some times a second. */
-void vm_desk_tell(struct vm_engine *engine, struct vm_desk *desk, bool often);
+void vm_slot_tell(struct vm_engine *engine, struct vm_slot *slot, bool often);
 /* By number; false: there is none. */
-bool vm_desk_has_job(struct vm_engine *engine, struct vm_desk *desk, uint64_t job);
-bool vm_desk_cancel(struct vm_engine *engine, struct vm_desk *desk, uint64_t job);
+bool vm_slot_has_job(struct vm_engine *engine, struct vm_slot *slot, uint64_t job);
+bool vm_slot_cancel(struct vm_engine *engine, struct vm_slot *slot, uint64_t job);
+
+/* For vm_strmap_clear() and vm_strmap_filter(). */
+void vm_slot_free(void *slot);
+/* Asks whoever has the domain to stop. Locked. */
+bool vm_slot_cancel_running(void *slot, void *opaque);
+
+/* ---------------------------------------------------------------- requests and retention */
 
 /* request-run.c: all that was asked for, on the domain that the request has. @conn: NULL for an image source. */
 int vm_request_do(struct vm_request *q, virConnectPtr conn);
@@ -82,8 +91,8 @@ int vm_request_do(struct vm_request *q, virConnectPtr conn);
 int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm_command *c);
 /* The outcome of @command: @said what was done, @err why it failed with @r; either may be NULL. */
 void vm_request_report(struct vm_request *q, const char *command, int r, const char *said, const struct vs_err *err);
-/* retention.c: the next picture is to have the domain looked after as a mount does; @prune: and pruned. */
-void vm_engine_repair_later(struct vm_engine *engine, struct vm_desk *desk, bool prune);
+/* retention.c: the next inventory is to have the domain looked after as a mount does; @prune: and pruned. */
+void vm_engine_repair_later(struct vm_engine *engine, struct vm_slot *slot, bool prune);
 
 /* request.c: a request of our own. */
 int vm_request_self(struct vm_engine *engine, const struct vm_domain *d, enum vm_origin origin);

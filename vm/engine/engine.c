@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * Every domain has a desk: who is at work on it, the jobs, the last outcome, its readers, what was there at the last look.
+ * Every domain has a slot: who is at work on it, the jobs, the last outcome, its readers, what was there at the last look.
  *
- *      writer ── request ──► desk free ────────────────► thread: lock file, connection, commands, refresh, done
- *                        └─► desk taken by a command ──► EBUSY
- *                        └─► desk taken by retention ──► thread: waits for it, then as above
+ *      writer ── request ──► slot free ────────────────► thread: lock file, connection, commands, refresh, done
+ *                        └─► slot taken by a command ──► EBUSY
+ *                        └─► slot taken by retention ──► thread: waits for it, then as above
  *                        └─► only try and cancel ──────► thread (cancel: at once), beside whoever works
  *
  * A request is one thread; it holds no lock of ours while it works, so that texts, `cancel` and other domains never wait.
- * Retention takes a desk by itself when a snapshot has appeared; what appears while a request works is looked at when it ends.
+ * Retention takes a slot by itself when a snapshot has appeared; what appears while a request works is looked at when it ends.
  *
  * Locks: the engine's only. Callbacks to fs/ are made without it.
  */
@@ -19,23 +19,24 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/libvirt/fsfreeze.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 #include "vm/util/utf8.h"
 
-#define TELL_NS (300 * VM_NS_PER_MS)
 #define STOP_PATIENCE_S 10
 
 /* ---------------------------------------------------------------- life */
 
-struct vm_engine *vm_engine_new(struct vm *vm, struct vm_store *store, const struct vm_options *options)
+struct vm_engine *vm_engine_new(struct vm_refresher *refresher, struct vm_store *store, const struct vm_options *options)
 {
 	struct vm_engine *e = calloc(1, sizeof(*e));
 	pthread_condattr_t steady;
 
 	if (!e)
 		return NULL;
-	e->vm = vm;
+	e->refresher = refresher;
 	e->store = store;
 	e->options = *options;
 	e->options.uri = options->uri ? strdup(options->uri) : NULL;
@@ -51,19 +52,6 @@ struct vm_engine *vm_engine_new(struct vm *vm, struct vm_store *store, const str
 	return e;
 }
 
-static bool cancel_running(void *thing, void *opaque)
-{
-	struct vm_desk *desk = thing;
-
-	(void)opaque;
-	if (desk->running) {
-		atomic_store(&desk->running->cancel, true);
-		if (desk->running->work)
-			atomic_store(&desk->running->work->watch.cancel, true);
-	}
-	return true;
-}
-
 int vm_engine_stop(struct vm_engine *e)
 {
 	struct timespec until = vm_ns_timespec(vm_steady_ns() + STOP_PATIENCE_S * VM_NS_PER_S);
@@ -71,108 +59,25 @@ int vm_engine_stop(struct vm_engine *e)
 
 	pthread_mutex_lock(&e->lock);
 	e->stop = true;
-	vm_strmap_filter(&e->desks, cancel_running, NULL);
+	vm_strmap_filter(&e->slots, vm_slot_cancel_running, NULL);
 	pthread_cond_broadcast(&e->idle);
 	while (e->threads && pthread_cond_timedwait(&e->idle, &e->lock, &until) == 0)
 		;
 	ended = !e->threads;
 	pthread_mutex_unlock(&e->lock);
-	vm_act_freeze_await(STOP_PATIENCE_S);
+	vm_fsfreeze_await(STOP_PATIENCE_S);
 	return ended ? 0 : -EBUSY;
-}
-
-static void desk_free(void *thing)
-{
-	struct vm_desk *desk = thing;
-
-	while (desk->jobs)
-		vm_job_remove(&desk->jobs, desk->jobs);
-	free(desk->readers);
-	free(desk->seen);
-	free(desk->outcome);
-	free(desk->uuid);
-	free(desk);
 }
 
 void vm_engine_free(struct vm_engine *e)
 {
 	if (!e)
 		return;
-	vm_strmap_clear(&e->desks, desk_free);
+	vm_strmap_clear(&e->slots, vm_slot_free);
 	pthread_cond_destroy(&e->idle);
 	pthread_mutex_destroy(&e->lock);
 	free((char *)e->options.uri);
 	free(e);
-}
-
-/* ---------------------------------------------------------------- desks */
-
-struct vm_desk *vm_desk_locked(struct vm_engine *e, const char *uuid)
-{
-	struct vm_desk *desk = vm_strmap_get(&e->desks, uuid);
-
-	if (desk)
-		return desk;
-	desk = xcalloc(1, sizeof(*desk));
-	desk->uuid = xstrdup(uuid);
-	if (vm_strmap_put(&e->desks, uuid, desk) < 0)
-		xoom();
-	desk->outcome_ns = desk->jobs_ns = desk->retain_ns = vm_now_ns();
-	return desk;
-}
-
-void vm_desk_tell(struct vm_engine *e, struct vm_desk *desk, bool often)
-{
-	int64_t now = vm_steady_ns();
-	bool tell;
-
-	pthread_mutex_lock(&e->lock);
-	desk->jobs_ns = vm_now_ns();
-	tell = !often || now - desk->told_ns >= TELL_NS;
-	if (tell)
-		desk->told_ns = now;
-	pthread_mutex_unlock(&e->lock);
-	if (tell && e->options.jobs_changed)
-		e->options.jobs_changed(e->options.opaque, desk->uuid);
-}
-
-void vm_desk_outcome(struct vm_engine *e, struct vm_desk *desk, const char *line)
-{
-	char *copy = strdup(line);
-
-	if (!copy)
-		return;
-	pthread_mutex_lock(&e->lock);
-	free(desk->outcome);
-	desk->outcome = copy;
-	desk->outcome_ns = vm_now_ns();
-	pthread_mutex_unlock(&e->lock);
-}
-
-bool vm_desk_has_job(struct vm_engine *e, struct vm_desk *desk, uint64_t id)
-{
-	bool found = false;
-
-	pthread_mutex_lock(&e->lock);
-	for (const struct vm_run *job = desk->jobs; job; job = job->next)
-		found |= job->id == id && desk->running;
-	pthread_mutex_unlock(&e->lock);
-	return found;
-}
-
-bool vm_desk_cancel(struct vm_engine *e, struct vm_desk *desk, uint64_t id)
-{
-	bool found = false;
-
-	pthread_mutex_lock(&e->lock);
-	for (struct vm_run *job = desk->jobs; job; job = job->next)
-		if (job->id == id && desk->running) {
-			found = true;
-			job->state = "cancelling";
-			cancel_running(desk, NULL);
-		}
-	pthread_mutex_unlock(&e->lock);
-	return found;
 }
 
 /* ---------------------------------------------------------------- texts */
@@ -180,16 +85,16 @@ bool vm_desk_cancel(struct vm_engine *e, struct vm_desk *desk, uint64_t id)
 int vm_engine_ctl_text(struct vm_engine *e, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
 	vs_autofree char *usage = vm_command_usage();
-	struct vm_desk *desk;
+	struct vm_slot *slot;
 	int n;
 
 	if (!usage)
 		return -ENOMEM;
 	pthread_mutex_lock(&e->lock);
-	desk = vm_desk_locked(e, uuid);
-	n = desk ? asprintf(text, "%s%s\n%s", desk->outcome ? desk->outcome : "no command was given yet", "\n", usage) : -1;
+	slot = vm_slot_locked(e, uuid);
+	n = slot ? asprintf(text, "%s%s\n%s", slot->outcome ? slot->outcome : "no command was given yet", "\n", usage) : -1;
 	if (n >= 0 && changed_ns)
-		*changed_ns = desk->outcome_ns;
+		*changed_ns = slot->outcome_ns;
 	pthread_mutex_unlock(&e->lock);
 	if (n < 0)
 		return -ENOMEM;
@@ -199,69 +104,71 @@ int vm_engine_ctl_text(struct vm_engine *e, const char *uuid, char **text, size_
 
 int vm_engine_retain_text(struct vm_engine *e, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
-	struct vm_own *own = vm_store_best(e->store, uuid, NULL);
-	int n = asprintf(text, "%s\n", own && own->policy ? own->policy : "off");
-	struct vm_desk *desk;
+	struct vm_meta *meta = vm_store_best(e->store, uuid, NULL);
+	int n = asprintf(text, "%s\n", meta && meta->policy ? meta->policy : "off");
+	struct vm_slot *slot;
 
-	vm_own_free(own);
+	vm_meta_free(meta);
 	if (n < 0)
 		return -ENOMEM;
 	*len = (size_t)n;
 	pthread_mutex_lock(&e->lock);
-	desk = vm_desk_locked(e, uuid);
+	slot = vm_slot_locked(e, uuid);
 	if (changed_ns)
-		*changed_ns = desk ? desk->retain_ns : 0;
+		*changed_ns = slot ? slot->retain_ns : 0;
 	pthread_mutex_unlock(&e->lock);
 	return 0;
 }
 
-static const struct vm_domain *find_domain(const struct vm_picture *pic, const char *uuid)
+static const struct vm_domain *find_domain(const struct vm_inventory *inv, const char *uuid)
 {
-	for (size_t i = 0; i < pic->n_domains; i++)
-		if (!strcmp(pic->domains[i]->uuid, uuid))
-			return pic->domains[i];
+	for (size_t i = 0; i < inv->n_domains; i++)
+		if (!strcmp(inv->domains[i]->uuid, uuid))
+			return inv->domains[i];
 	return NULL;
 }
 
 /* One of ours works with libvirt's jobs, which are not foreign then. */
 int vm_engine_jobs_text(struct vm_engine *e, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
-	struct vm_picture *pic = vm_picture_get(e->vm);
-	const struct vm_domain *d = find_domain(pic, uuid);
-	struct vm_desk *desk;
+	struct vm_inventory *inv = vm_refresher_inventory(e->refresher);
+	const struct vm_domain *d = find_domain(inv, uuid);
+	struct vm_slot *slot;
 	int r = -ENOMEM;
 
 	pthread_mutex_lock(&e->lock);
-	desk = vm_desk_locked(e, uuid);
-	if (desk) {
-		r = vm_jobs_table(desk->jobs, desk->running ? NULL : d, text, len);
+	slot = vm_slot_locked(e, uuid);
+	if (slot) {
+		r = vm_jobs_table(slot->jobs, slot->running ? NULL : d, text, len);
 		if (changed_ns)
-			*changed_ns = d && d->changed_ns > desk->jobs_ns ? d->changed_ns : desk->jobs_ns;
+			*changed_ns = d && d->changed_ns > slot->jobs_ns ? d->changed_ns : slot->jobs_ns;
 	}
 	pthread_mutex_unlock(&e->lock);
-	vm_picture_put(pic);
+	vm_inventory_put(inv);
 	return r;
 }
 
 int vm_engine_plan_text(struct vm_engine *e, const char *uuid, const char *policy, char **text, size_t *len, struct vs_err *err)
 {
-	struct vm_picture *pic = vm_picture_get(e->vm);
-	const struct vm_domain *d = find_domain(pic, uuid);
-	struct vm_own *own = policy ? NULL : vm_store_best(e->store, uuid, NULL);
+	struct vm_inventory *inv = vm_refresher_inventory(e->refresher);
+	const struct vm_domain *d = find_domain(inv, uuid);
+	const struct vm_readers readers = vm_engine_readers(e);
+	struct vm_meta *meta = policy ? NULL : vm_store_best(e->store, uuid, NULL);
 	struct vm_retain_snapshot *snaps = NULL;
 	struct vm_retain_verdict *verdicts = NULL;
 	size_t n = 0;
 	int r = d ? 0 : vs_err_set(err, -ENOENT, "there is no such domain");
 
 	if (r == 0)
-		r = vm_engine_plan(e, d, policy ? policy : own ? own->policy : NULL, &snaps, &verdicts, &n, err);
+		r = vm_plan_make(e->store, &readers, d, policy ? policy : meta ? meta->policy : NULL, &snaps, &verdicts, &n,
+				 err);
 	if (r == 0)
 		r = vm_retain_plan_text(snaps, verdicts, n, text, len);
 	if (r == -EINVAL && d && err)
 		vm_log(d->log, "retain.plan: %s (EINVAL)", err->msg);
 	free(snaps);
 	free(verdicts);
-	vm_own_free(own);
-	vm_picture_put(pic);
+	vm_meta_free(meta);
+	vm_inventory_put(inv);
 	return r;
 }

@@ -12,29 +12,28 @@
 #include "vm/language/retain.h"
 
 struct vm_engine;
+struct vm_request;
 
-/* Borrows @vm and @store; copies what it keeps of @options. Begins nothing yet. NULL: no memory. */
-struct vm_engine *vm_engine_new(struct vm *vm, struct vm_store *store, const struct vm_options *options);
+/* Borrows @refresher and @store; copies what it keeps of @options. Begins nothing yet. NULL: no memory. */
+struct vm_engine *vm_engine_new(struct vm_refresher *refresher, struct vm_store *store, const struct vm_options *options);
 /* Cancels what runs and waits for it, some seconds at most. 0; -EBUSY: a command hangs in libvirt, and everything it uses
  * has to be left behind. */
 int vm_engine_stop(struct vm_engine *engine);
 void vm_engine_free(struct vm_engine *engine); /* after a stop that returned 0 */
 
-/* From the refresher, with every new picture: snapshots that have appeared make retention run; domains that have appeared are
+/* From the refresher, with every new inventory: snapshots that have appeared make retention run; domains that have appeared are
  * repaired. */
-void vm_engine_notice(struct vm_engine *engine, const struct vm_picture *pic);
+void vm_engine_notice(struct vm_engine *engine, const struct vm_inventory *inv);
 
-/* What a policy (NULL: off) does with the snapshots of @d: gives an array of each (free()); strings are borrowed from @d.
- */
-int vm_engine_plan(struct vm_engine *engine, const struct vm_domain *d, const char *policy,
-		   struct vm_retain_snapshot **snaps, struct vm_retain_verdict **verdicts, size_t *n, struct vs_err *err);
-/* `try prune`: says what would be dropped. */
-int vm_engine_try_prune(struct vm_engine *engine, struct vm_work *w, struct vs_err *err);
+/* Who has something open, as plans ask for it. */
+struct vm_readers vm_engine_readers(struct vm_engine *engine);
 
 /* ---------------------------------------------------------------- the doors of vm.h */
 
 int vm_engine_request(struct vm_engine *engine, const char *uuid, enum vm_door door, const char *text, size_t len,
 		      vm_done_fn done, void *opaque, struct vm_request **out);
+void vm_engine_request_cancel(struct vm_request *q);
+void vm_engine_request_put(struct vm_request *q);
 int vm_engine_ctl_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
 int vm_engine_retain_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
 int vm_engine_jobs_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);

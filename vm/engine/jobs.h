@@ -8,7 +8,7 @@
 #ifndef VS_VM_ENGINE_JOBS_H
 #define VS_VM_ENGINE_JOBS_H
 
-#include "vm/libvirt/act.h"
+#include "vm/model/types.h"
 
 struct vm_run {
 	uint64_t id;

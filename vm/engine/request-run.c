@@ -2,8 +2,9 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * What a request does once it has the domain. The outcome of each command is a line "ok: COMMAND: what was done" or "failed:
- * COMMAND: why (errno)"; before it is said, the picture is one that was begun after the change.
+ * COMMAND: why (errno)"; before it is said, the inventory is one that was begun after the change.
  */
+#include "vm/command/command.h"
 #include "vm/engine/engine-priv.h"
 
 #include <errno.h>
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/command/guest.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/utf8.h"
@@ -36,15 +38,15 @@ void vm_request_report(struct vm_request *q, const char *command, int r, const c
 		free(q->outcome);
 		q->outcome = vm_utf8_escape(line, strlen(line), false);
 		if (q->outcome)
-			vm_desk_outcome(q->engine, q->desk, q->outcome);
+			vm_slot_outcome(q->engine, q->slot, q->outcome);
 	}
 	vm_log(q->log, "%s", line);
 }
 
 /* ---------------------------------------------------------------- one command */
 
-struct at_work {
-	struct vm_work work; /* first: what `opaque` of the watch points to */
+struct at_command {
+	struct vm_context cx; /* first: what `opaque` of the watch points to */
 	struct vm_request *q;
 	struct vm_run *job;  /* or NULL */
 	virConnectPtr conn;
@@ -52,7 +54,7 @@ struct at_work {
 
 static void on_progress(void *opaque, uint64_t cur, uint64_t end, uint64_t speed)
 {
-	struct at_work *at = opaque;
+	struct at_command *at = opaque;
 
 	if (!at->job)
 		return;
@@ -60,19 +62,19 @@ static void on_progress(void *opaque, uint64_t cur, uint64_t end, uint64_t speed
 	at->job->cur = cur;
 	at->job->end = end;
 	at->job->speed = speed;
-	at->job->left = at->work.left;
+	at->job->left = at->cx.left;
 	pthread_mutex_unlock(&at->q->engine->lock);
-	vm_desk_tell(at->q->engine, at->q->desk, true);
+	vm_slot_tell(at->q->engine, at->q->slot, true);
 }
 
 static void on_step(void *opaque, const char *step)
 {
-	struct at_work *at = opaque;
+	struct at_command *at = opaque;
 
-	vm_log(at->q->log, "%s: %s", at->work.command, step);
+	vm_log(at->q->log, "%s: %s", at->cx.command, step);
 }
 
-static void begin(struct at_work *at, struct vm_request *q, virConnectPtr conn, const char *command, bool try_only)
+static void begin(struct at_command *at, struct vm_request *q, virConnectPtr conn, const char *command, bool try_only)
 {
 	struct vm_engine *e = q->engine;
 	char *shown = vm_utf8_escape(command, strlen(command), false);
@@ -80,117 +82,118 @@ static void begin(struct at_work *at, struct vm_request *q, virConnectPtr conn, 
 	memset(at, 0, sizeof(*at));
 	at->q = q;
 	at->conn = conn;
-	at->work.engine = e;
-	at->work.vm = e->vm;
-	at->work.store = e->store;
-	at->work.options = &e->options;
-	at->work.uuid = q->desk->uuid;
-	at->work.conn = conn;
-	at->work.log = q->log;
-	at->work.command = command;
-	at->work.try_only = try_only;
-	at->work.watch.progress = on_progress;
-	at->work.watch.step = on_step;
-	at->work.watch.opaque = at;
+	at->cx.readers = vm_engine_readers(e);
+	at->cx.refresher = e->refresher;
+	at->cx.store = e->store;
+	at->cx.options = &e->options;
+	at->cx.uuid = q->slot->uuid;
+	at->cx.conn = conn;
+	at->cx.log = q->log;
+	at->cx.command = command;
+	at->cx.journal = (struct vm_journal){ e->store, q->slot->uuid, command };
+	at->cx.try_only = try_only;
+	at->cx.watch.progress = on_progress;
+	at->cx.watch.step = on_step;
+	at->cx.watch.opaque = at;
 	pthread_mutex_lock(&e->lock);
-	atomic_store(&at->work.watch.cancel, atomic_load(&q->cancel));
-	q->work = &at->work;
+	atomic_store(&at->cx.watch.cancel, atomic_load(&q->cancel));
+	q->cx = &at->cx;
 	if (!try_only)
-		at->job = vm_job_add(&q->desk->jobs, ++e->next_job, vs_steal(shown));
+		at->job = vm_job_add(&q->slot->jobs, ++e->next_job, vs_steal(shown));
 	pthread_mutex_unlock(&e->lock);
 	free(shown);
-	vm_desk_tell(e, q->desk, false);
+	vm_slot_tell(e, q->slot, false);
 }
 
 /* A guest that was started for it is ended before the outcome is told. */
-static int end_guest(struct at_work *at, int r, struct vs_err *err)
+static int end_guest(struct at_command *at, int r, struct vs_err *err)
 {
 	struct vs_err why = {0};
-	int ended = vm_work_guest_end(&at->work, &why);
+	int ended = vm_guest_end(&at->cx, &why);
 
 	return r < 0 || ended == 0 ? r : vs_err_set(err, ended, "%s", why.msg);
 }
 
-static void end(struct at_work *at)
+static void end(struct at_command *at)
 {
 	struct vm_engine *e = at->q->engine;
 
 	pthread_mutex_lock(&e->lock);
-	at->q->work = NULL;
+	at->q->cx = NULL;
 	if (at->job)
-		vm_job_remove(&at->q->desk->jobs, at->job);
+		vm_job_remove(&at->q->slot->jobs, at->job);
 	pthread_mutex_unlock(&e->lock);
-	vm_work_fini(&at->work);
-	vm_desk_tell(e, at->q->desk, false);
+	vm_context_fini(&at->cx);
+	vm_slot_tell(e, at->q->slot, false);
 }
 
 static int cancel_job(struct vm_request *q, const struct vm_command *c, struct vs_err *err)
 {
 	uint64_t id = c->job;
 
-	if ((c->try_only ? vm_desk_has_job : vm_desk_cancel)(q->engine, q->desk, id))
+	if ((c->try_only ? vm_slot_has_job : vm_slot_cancel)(q->engine, q->slot, id))
 		return 0;
 	return vs_err_set(err, -ENOENT, "there is no job %" PRIu64 " of ours", id);
 }
 
-static int run_prune(struct vm_work *w, struct vs_err *err)
+static int run_prune(struct vm_context *cx, struct vs_err *err)
 {
 	size_t dropped = 0;
-	int r = vm_op_prune(w, &dropped, err);
+	int r = vm_command_prune(cx, &dropped, err);
 
-	if (r == 0 && !w->try_only && !dropped)
-		vm_work_say(w, "nothing to drop");
-	else if (r == 0 && !w->try_only)
-		vm_work_say(w, "dropped %zu snapshot%s", dropped, vm_work_plural(dropped));
+	if (r == 0 && !cx->try_only && !dropped)
+		vm_context_say(cx, "nothing to drop");
+	else if (r == 0 && !cx->try_only)
+		vm_context_say(cx, "dropped %zu snapshot%s", dropped, vm_context_plural(dropped));
 	return r;
 }
 
 /* The snapshot is there whatever comes of the pruning, so that only shows in the sentence. */
-static int run_create(struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+static int run_create(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
 	struct vs_err why = {0};
 	size_t dropped = 0;
-	int r = vm_op_create(w, c, err);
+	int r = vm_command_create(cx, c, err);
 
-	if (r < 0 || w->try_only)
+	if (r < 0 || cx->try_only)
 		return r;
-	if (!w->own || !w->own->policy || !strcmp(w->own->policy, "off"))
+	if (!cx->meta || !cx->meta->policy || !strcmp(cx->meta->policy, "off"))
 		return 0;
-	r = vm_op_prune(w, &dropped, &why);
+	r = vm_command_prune(cx, &dropped, &why);
 	if (r < 0)
-		vm_work_say(w, "but retention failed: %s", vs_err_text(&why, r));
+		vm_context_say(cx, "but retention failed: %s", vs_err_text(&why, r));
 	else if (dropped)
-		vm_work_say(w, "retention dropped %zu snapshot%s", dropped, vm_work_plural(dropped));
+		vm_context_say(cx, "retention dropped %zu snapshot%s", dropped, vm_context_plural(dropped));
 	return 0;
 }
 
-static int dispatch(struct vm_request *q, struct vm_work *w, const struct vm_command *c, struct vs_err *err)
+static int dispatch(struct vm_request *q, struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
 	switch (c->verb) {
-	case VM_CREATE: return run_create(w, c, err);
-	case VM_DELETE: return vm_op_delete(w, c->names, c->n_names, err);
-	case VM_COMMIT: return vm_op_commit(w, c->names[0], c->n_names > 1 ? c->names[1] : NULL, err);
-	case VM_PULL: return vm_op_pull(w, c->n_names ? c->names[0] : NULL, err);
-	case VM_REVERT: return vm_op_revert(w, c, err);
-	case VM_HOLD: return vm_op_hold(w, c->names[0], true, err);
-	case VM_RELEASE: return vm_op_hold(w, c->names[0], false, err);
-	case VM_PRUNE: return run_prune(w, err);
+	case VM_CREATE: return run_create(cx, c, err);
+	case VM_DELETE: return vm_command_delete(cx, c->names, c->n_names, err);
+	case VM_COMMIT: return vm_command_commit(cx, c->names[0], c->n_names > 1 ? c->names[1] : NULL, err);
+	case VM_PULL: return vm_command_pull(cx, c->n_names ? c->names[0] : NULL, err);
+	case VM_REVERT: return vm_command_revert(cx, c, err);
+	case VM_HOLD: return vm_command_hold(cx, c->names[0], true, err);
+	case VM_RELEASE: return vm_command_hold(cx, c->names[0], false, err);
+	case VM_PRUNE: return run_prune(cx, err);
 	case VM_CANCEL: return cancel_job(q, c, err);
 	}
 	return vs_err_set(err, -EINVAL, "unknown command");
 }
 
-/* Was what the command's failure left seen too? In any case nobody is told "done" before the picture is a new one. */
+/* Was what the command's failure left seen too? In any case nobody is told "done" before the inventory is a new one. */
 static void see(struct vm_request *q)
 {
-	vm_refresh(q->engine->vm, REFRESH_MS);
+	vm_refresher_poll(q->engine->refresher, REFRESH_MS);
 }
 
 int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm_command *c)
 {
 	vs_autofree char *text = vm_command_text(c);
 	struct vs_err err = {0};
-	struct at_work at;
+	struct at_command at;
 	int r;
 
 	if (!text)
@@ -201,30 +204,31 @@ int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm
 		return r;
 	}
 	begin(&at, q, conn, text, c->try_only);
-	r = vm_work_cancelled(&at.work, &err);
+	r = vm_context_cancelled(&at.cx, &err);
 	if (r == 0)
-		r = dispatch(q, &at.work, c, &err);
+		r = dispatch(q, &at.cx, c, &err);
 	r = end_guest(&at, r, &err);
 	if (!c->try_only)
 		see(q);
-	vm_request_report(q, text, r, at.work.said, &err);
+	vm_request_report(q, text, r, at.cx.said, &err);
 	end(&at);
 	return r;
 }
 
-static void tell_policy(struct vm_work *w, const char *policy, size_t dropped)
+static void tell_policy(struct vm_context *cx, const char *policy, size_t dropped)
 {
 	if (dropped)
-		vm_work_say(w, "stored; dropped %zu snapshot%s", dropped, vm_work_plural(dropped));
+		vm_context_say(cx, "stored; dropped %zu snapshot%s", dropped, vm_context_plural(dropped));
 	else
-		vm_work_say(w, strcmp(policy, "off") != 0 ? "stored; nothing to drop" : "stored; nothing is dropped any more");
+		vm_context_say(cx, strcmp(policy,
+					  "off") != 0 ? "stored; nothing to drop" : "stored; nothing is dropped any more");
 }
 
 static int run_policy(struct vm_request *q, virConnectPtr conn)
 {
 	vs_autofree char *text = NULL;
 	struct vs_err err = {0};
-	struct at_work at;
+	struct at_command at;
 	size_t dropped = 0;
 	int r;
 
@@ -233,20 +237,20 @@ static int run_policy(struct vm_request *q, virConnectPtr conn)
 		return -ENOMEM;
 	}
 	begin(&at, q, conn, text, false);
-	r = vm_op_policy(&at.work, q->policy, &err);
+	r = vm_command_policy(&at.cx, q->policy, &err);
 	if (r == 0) {
 		pthread_mutex_lock(&q->engine->lock);
-		q->desk->retain_ns = vm_now_ns();
+		q->slot->retain_ns = vm_now_ns();
 		pthread_mutex_unlock(&q->engine->lock);
-		r = vm_op_prune(&at.work, &dropped, &err);
+		r = vm_command_prune(&at.cx, &dropped, &err);
 		if (r < 0)
 			vs_err_prefix(&err, "the policy is stored, but");
 		else
-			tell_policy(&at.work, q->policy, dropped);
+			tell_policy(&at.cx, q->policy, dropped);
 	}
 	r = end_guest(&at, r, &err);
 	see(q);
-	vm_request_report(q, text, r, at.work.said, &err);
+	vm_request_report(q, text, r, at.cx.said, &err);
 	end(&at);
 	return r;
 }
@@ -255,16 +259,16 @@ static int run_self(struct vm_request *q, virConnectPtr conn)
 {
 	const char *text = q->origin == VM_BY_MOUNT ? "repair" : "prune";
 	struct vs_err err = {0};
-	struct at_work at;
+	struct at_command at;
 	size_t dropped = 0;
 	int r;
 
 	begin(&at, q, conn, text, false);
-	r = q->origin == VM_BY_MOUNT ? vm_op_repair(&at.work, &err) : vm_op_prune(&at.work, &dropped, &err);
+	r = q->origin == VM_BY_MOUNT ? vm_command_repair(&at.cx, &err) : vm_command_prune(&at.cx, &dropped, &err);
 	r = end_guest(&at, r, &err);
 	see(q);
 	if (r < 0 || dropped)
-		vm_request_report(q, text, r, at.work.said, &err);
+		vm_request_report(q, text, r, at.cx.said, &err);
 	end(&at);
 	return r;
 }

@@ -18,7 +18,7 @@
 
 /* ---------------------------------------------------------------- life */
 
-void vm_request_put(struct vm_request *q)
+void vm_engine_request_put(struct vm_request *q)
 {
 	if (!q || atomic_fetch_sub(&q->refs, 1) != 1)
 		return;
@@ -29,12 +29,12 @@ void vm_request_put(struct vm_request *q)
 	free(q);
 }
 
-void vm_request_cancel(struct vm_request *q)
+void vm_engine_request_cancel(struct vm_request *q)
 {
 	atomic_store(&q->cancel, true);
 	pthread_mutex_lock(&q->engine->lock);
-	if (q->work)
-		atomic_store(&q->work->watch.cancel, true);
+	if (q->cx)
+		atomic_store(&q->cx->watch.cancel, true);
 	pthread_cond_broadcast(&q->engine->idle);
 	pthread_mutex_unlock(&q->engine->lock);
 }
@@ -63,35 +63,35 @@ static int refuse_busy(struct vm_request *q)
 	return refuse(q, -EBUSY, &err);
 }
 
-/* Waits while retention has the desk. */
-static int take_desk(struct vm_request *q)
+/* Waits while retention has the slot. */
+static int take_slot(struct vm_request *q)
 {
 	struct vm_engine *e = q->engine;
 	int r = 0;
 
 	pthread_mutex_lock(&e->lock);
-	while (q->desk->running && q->desk->running != q && q->desk->running->origin != VM_BY_WRITER && !atomic_load(&q->cancel) &&
+	while (q->slot->running && q->slot->running != q && q->slot->running->origin != VM_BY_WRITER && !atomic_load(&q->cancel) &&
 	       !e->stop)
 		pthread_cond_wait(&e->idle, &e->lock);
 	if (atomic_load(&q->cancel) || e->stop)
 		r = -ECANCELED;
-	else if (q->desk->running && q->desk->running != q)
+	else if (q->slot->running && q->slot->running != q)
 		r = -EBUSY;
 	else
-		q->desk->running = q;
+		q->slot->running = q;
 	pthread_mutex_unlock(&e->lock);
 	return r;
 }
 
-static bool leave_desk(struct vm_request *q)
+static bool leave_slot(struct vm_request *q)
 {
 	struct vm_engine *e = q->engine;
 	bool due;
 
 	pthread_mutex_lock(&e->lock);
-	if (q->desk->running == q)
-		q->desk->running = NULL;
-	due = q->desk->prune_due && !q->desk->running && !e->stop;
+	if (q->slot->running == q)
+		q->slot->running = NULL;
+	due = q->slot->prune_due && !q->slot->running && !e->stop;
 	pthread_cond_broadcast(&e->idle);
 	pthread_mutex_unlock(&e->lock);
 	return due;
@@ -103,7 +103,7 @@ static int take_lock(struct vm_request *q, struct vm_lock **lock, struct vs_err 
 	bool pruning = false;
 	int r;
 
-	while ((r = vm_lock_take(q->desk->uuid, q->origin != VM_BY_WRITER, lock, &pruning, err)) == -EBUSY && pruning &&
+	while ((r = vm_lock_take(q->slot->uuid, q->origin != VM_BY_WRITER, lock, &pruning, err)) == -EBUSY && pruning &&
 	       !atomic_load(&q->cancel)) {
 		usleep(LOCK_PAUSE_US);
 		pruning = false;
@@ -118,7 +118,7 @@ static int open_connection(struct vm_request *q, virConnectPtr *conn, struct vs_
 	*conn = NULL;
 	if (q->engine->options.n_images)
 		return 0;
-	r = vm_refresh(q->engine->vm, REFRESH_MS); /* a libvirt that hangs would keep virConnectOpen() for ever */
+	r = vm_refresher_poll(q->engine->refresher, REFRESH_MS); /* a libvirt that hangs would keep virConnectOpen() for ever */
 	if (r == -ETIMEDOUT || r == -EHOSTDOWN)
 		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "libvirt does not answer");
 	*conn = vm_conn_plain(q->engine->options.uri, false);
@@ -134,7 +134,7 @@ static int run(struct vm_request *q)
 	struct vm_lock *lock = NULL;
 	virConnectPtr conn = NULL;
 	struct vs_err err = {0};
-	int r = q->aside ? 0 : take_desk(q);
+	int r = q->aside ? 0 : take_slot(q);
 
 	if (r == -EBUSY)
 		return refuse_busy(q);
@@ -152,7 +152,7 @@ static int run(struct vm_request *q)
 		virConnectClose(conn);
 	vm_lock_release(lock);
 	if (r == -EHOSTDOWN || r == -ETIMEDOUT) /* whatever it was doing has stayed as it is, a guest that it had started included */
-		vm_engine_repair_later(q->engine, q->desk, q->origin == VM_BY_RETENTION);
+		vm_engine_repair_later(q->engine, q->slot, q->origin == VM_BY_RETENTION);
 	return r;
 }
 
@@ -161,19 +161,19 @@ static void *request_thread(void *arg)
 	struct vm_request *q = arg;
 	struct vm_engine *e = q->engine;
 	int r = run(q);
-	struct vm_picture *pic = NULL;
-	bool due = !q->aside && leave_desk(q);
+	struct vm_inventory *inv = NULL;
+	bool due = !q->aside && leave_slot(q);
 
 	if (q->done)
 		q->done(q->opaque, r, q->outcome);
 	if (due) {
-		pic = vm_picture_get(e->vm);
-		for (size_t i = 0; i < pic->n_domains; i++)
-			if (!strcmp(pic->domains[i]->uuid, q->desk->uuid))
-				vm_request_self(e, pic->domains[i], VM_BY_RETENTION);
-		vm_picture_put(pic);
+		inv = vm_refresher_inventory(e->refresher);
+		for (size_t i = 0; i < inv->n_domains; i++)
+			if (!strcmp(inv->domains[i]->uuid, q->slot->uuid))
+				vm_request_self(e, inv->domains[i], VM_BY_RETENTION);
+		vm_inventory_put(inv);
 	}
-	vm_request_put(q);
+	vm_engine_request_put(q);
 	pthread_mutex_lock(&e->lock);
 	e->threads--;
 	pthread_cond_broadcast(&e->idle);
@@ -206,7 +206,7 @@ static int start_locked(struct vm_request *q)
 static struct vm_request *request_new(struct vm_engine *e, const char *uuid, enum vm_origin origin)
 {
 	struct vm_request *q = calloc(1, sizeof(*q));
-	struct vm_picture *pic;
+	struct vm_inventory *inv;
 
 	if (!q)
 		return NULL;
@@ -214,13 +214,13 @@ static struct vm_request *request_new(struct vm_engine *e, const char *uuid, enu
 	q->engine = e;
 	q->origin = origin;
 	vm_arena_init(&q->commands.arena);
-	pic = vm_picture_get(e->vm);
-	for (size_t i = 0; i < pic->n_domains; i++)
-		if (!strcmp(pic->domains[i]->uuid, uuid))
-			q->log = vm_log_ref(pic->domains[i]->log);
-	vm_picture_put(pic);
+	inv = vm_refresher_inventory(e->refresher);
+	for (size_t i = 0; i < inv->n_domains; i++)
+		if (!strcmp(inv->domains[i]->uuid, uuid))
+			q->log = vm_log_ref(inv->domains[i]->log);
+	vm_inventory_put(inv);
 	pthread_mutex_lock(&e->lock);
-	q->desk = q->log ? vm_desk_locked(e, uuid) : NULL;
+	q->slot = q->log ? vm_slot_locked(e, uuid) : NULL;
 	pthread_mutex_unlock(&e->lock);
 	return q;
 }
@@ -230,20 +230,20 @@ int vm_request_self(struct vm_engine *e, const struct vm_domain *d, enum vm_orig
 	struct vm_request *q = request_new(e, d->uuid, origin);
 	int r = -ENOMEM;
 
-	if (q && q->desk) {
+	if (q && q->slot) {
 		pthread_mutex_lock(&e->lock);
-		r = q->desk->running || e->stop ? -EBUSY : 0;
+		r = q->slot->running || e->stop ? -EBUSY : 0;
 		if (r == 0) {
-			q->desk->running = q;
+			q->slot->running = q;
 			r = start_locked(q);
 			if (r < 0)
-				q->desk->running = NULL;
+				q->slot->running = NULL;
 			else if (origin == VM_BY_RETENTION)
-				q->desk->prune_due = false; /* before its first look: what appears later is due again */
+				q->slot->prune_due = false; /* before its first look: what appears later is due again */
 		}
 		pthread_mutex_unlock(&e->lock);
 	}
-	vm_request_put(q);
+	vm_engine_request_put(q);
 	return r;
 }
 
@@ -290,12 +290,12 @@ static int submit(struct vm_request *q)
 		return r;
 	}
 	pthread_mutex_lock(&e->lock);
-	busy = !q->aside && q->desk->running && q->desk->running->origin == VM_BY_WRITER;
-	if (!busy && !q->aside && !q->desk->running)
-		q->desk->running = q;
+	busy = !q->aside && q->slot->running && q->slot->running->origin == VM_BY_WRITER;
+	if (!busy && !q->aside && !q->slot->running)
+		q->slot->running = q;
 	r = e->stop ? -ECANCELED : busy ? -EBUSY : start_locked(q);
-	if (r < 0 && q->desk->running == q)
-		q->desk->running = NULL;
+	if (r < 0 && q->slot->running == q)
+		q->slot->running = NULL;
 	pthread_mutex_unlock(&e->lock);
 	if (r == -EBUSY)
 		return refuse_busy(q);
@@ -309,9 +309,9 @@ int vm_engine_request(struct vm_engine *e, const char *uuid, enum vm_door door, 
 	struct vs_err err = {0};
 	int r;
 
-	if (!q || !q->desk) {
+	if (!q || !q->slot) {
 		r = !q || q->log ? -ENOMEM : -ENOENT;
-		vm_request_put(q);
+		vm_engine_request_put(q);
 		return r;
 	}
 	q->door = door;

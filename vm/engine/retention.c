@@ -13,114 +13,43 @@
 
 void vm_engine_reading(struct vm_engine *e, const char *uuid, uint64_t ino, int delta)
 {
-	struct vm_desk *desk;
+	struct vm_slot *slot;
 	size_t i = 0;
 
 	pthread_mutex_lock(&e->lock);
-	desk = vm_desk_locked(e, uuid);
-	while (desk && i < desk->n_readers && desk->readers[i].ino != ino)
+	slot = vm_slot_locked(e, uuid);
+	while (slot && i < slot->n_readers && slot->readers[i].ino != ino)
 		i++;
-	if (desk && i == desk->n_readers) {
-		desk->readers = xreallocarray(desk->readers, desk->n_readers + 1, sizeof(*desk->readers));
-		desk->readers[desk->n_readers++] = (struct vm_reader){ .ino = ino };
+	if (slot && i == slot->n_readers) {
+		slot->readers = xreallocarray(slot->readers, slot->n_readers + 1, sizeof(*slot->readers));
+		slot->readers[slot->n_readers++] = (struct vm_reader){ .ino = ino };
 	}
-	if (desk && i < desk->n_readers) {
-		desk->readers[i].count += delta;
-		if (desk->readers[i].count <= 0)
-			desk->readers[i] = desk->readers[--desk->n_readers];
+	if (slot && i < slot->n_readers) {
+		slot->readers[i].count += delta;
+		if (slot->readers[i].count <= 0)
+			slot->readers[i] = slot->readers[--slot->n_readers];
 	}
 	pthread_mutex_unlock(&e->lock);
 }
 
-static bool is_open_locked(const struct vm_desk *desk, const struct vm_snapshot *s)
+static bool is_open(void *opaque, const char *uuid, const struct vm_snapshot *s)
 {
-	for (size_t i = 0; desk && i < s->n_disks; i++)
-		for (size_t k = 0; k < desk->n_readers; k++)
-			if (desk->readers[k].ino == s->disks[i].ino)
-				return true;
-	return false;
-}
-
-/* ---------------------------------------------------------------- the plan */
-
-/* It is marked, and reads so. */
-static void set_begun(struct vm_retain_snapshot *snap, const struct vm_own *own, const struct vm_snapshot *s)
-{
-	const struct q2_snapshot *entry = s->n_disks ? s->disks[0].snapshot : NULL;
-	struct vm_own_id id = { s->name, s->created_ns - (s->recorded ? s->created_ns % VM_NS_PER_S : 0), s->kind };
-	const struct vm_own_snapshot *said;
-
-	if (!s->recorded && entry)
-		id.created_ns = entry->date_sec * VM_NS_PER_S + entry->date_nsec;
-	said = own && s->state == VM_STALE ? vm_own_find(own, &id) : NULL;
-	snap->begun = said && said->mark;
-	snap->unreadable = !snap->begun && (s->state == VM_STALE || (s->state == VM_UNSUPPORTED && !s->n_disks));
-	snap->by_delete = snap->begun && !said->mark->is_void && !strncmp(said->mark->command, "delete ", strlen("delete "));
-}
-
-static size_t fill(struct vm_engine *e, const struct vm_domain *d, struct vm_retain_snapshot *snaps)
-{
-	struct vm_own *own = vm_store_best(e->store, d->uuid, NULL);
-	const struct vm_desk *desk;
-	size_t n = 0;
+	struct vm_engine *e = opaque;
+	const struct vm_slot *slot;
+	bool open = false;
 
 	pthread_mutex_lock(&e->lock);
-	desk = vm_strmap_get(&e->desks, d->uuid);
-	for (size_t i = 0; i < d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &d->snapshots[i];
-
-		if (s->present)
-			continue;
-		snaps[n] = (struct vm_retain_snapshot){
-			.shown = s->shown, .raw = s->name, .created_ns = s->created_ns, .order = i, .recorded = s->recorded,
-			.ours = s->ours, .held = s->held, .open = is_open_locked(desk, s),
-		};
-		set_begun(&snaps[n], own, s);
-		n++;
-	}
+	slot = vm_strmap_get(&e->slots, uuid);
+	for (size_t i = 0; slot && i < s->n_disks; i++)
+		for (size_t k = 0; k < slot->n_readers; k++)
+			open |= slot->readers[k].ino == s->disks[i].ino;
 	pthread_mutex_unlock(&e->lock);
-	vm_own_free(own);
-	return n;
+	return open;
 }
 
-int vm_engine_plan(struct vm_engine *e, const struct vm_domain *d, const char *policy,
-		   struct vm_retain_snapshot **snaps, struct vm_retain_verdict **verdicts, size_t *n, struct vs_err *err)
+struct vm_readers vm_engine_readers(struct vm_engine *e)
 {
-	const char *line = policy ? policy : "off";
-	struct vm_retain parsed = {0};
-	int r = vm_retain_parse(line, strlen(line), &parsed, err);
-
-	if (r < 0)
-		return r;
-	*snaps = calloc(d->n_snapshots + 1, sizeof(**snaps));
-	*verdicts = calloc(d->n_snapshots + 1, sizeof(**verdicts));
-	if (!*snaps || !*verdicts) {
-		r = -ENOMEM;
-	} else {
-		*n = fill(e, d, *snaps);
-		r = vm_retain_plan(&parsed, *snaps, *n, vm_now_ns(), *verdicts);
-	}
-	vm_retain_fini(&parsed);
-	return r < 0 ? vs_err_set(err, r, "the plan cannot be made: %s", strerror(-r)) : 0;
-}
-
-int vm_engine_try_prune(struct vm_engine *e, struct vm_work *w, struct vs_err *err)
-{
-	struct vm_retain_snapshot *snaps = NULL;
-	struct vm_retain_verdict *verdicts = NULL;
-	size_t n = 0, dropped = 0;
-	int r = vm_engine_plan(e, w->d, w->own->policy, &snaps, &verdicts, &n, err);
-
-	for (size_t i = 0; r == 0 && i < n; i++)
-		if (!verdicts[i].keep) {
-			vm_work_say(w, "would delete '%s' (%s)", snaps[i].shown, verdicts[i].reason);
-			dropped++;
-		}
-	if (r == 0 && !dropped)
-		vm_work_say(w, "nothing to drop");
-	free(snaps);
-	free(verdicts);
-	return r;
+	return (struct vm_readers){ is_open, e };
 }
 
 /* ---------------------------------------------------------------- what has appeared */
@@ -142,7 +71,7 @@ static int by_number(const void *a, const void *b)
 }
 
 /* Remembers the snapshots of @d; true: one is new. */
-static bool new_ones_locked(struct vm_desk *desk, const struct vm_domain *d)
+static bool new_ones_locked(struct vm_slot *slot, const struct vm_domain *d)
 {
 	uint64_t *now = xcalloc(d->n_snapshots + 1, sizeof(*now));
 	size_t n = 0;
@@ -154,95 +83,95 @@ static bool new_ones_locked(struct vm_desk *desk, const struct vm_domain *d)
 		if (s->present || !s->recorded)
 			continue;
 		now[n] = identity(s);
-		fresh |= desk->greeted && (!desk->n_seen || !bsearch(&now[n], desk->seen, desk->n_seen, sizeof(*now), by_number));
+		fresh |= slot->greeted && (!slot->n_seen || !bsearch(&now[n], slot->seen, slot->n_seen, sizeof(*now), by_number));
 		n++;
 	}
 	qsort(now, n, sizeof(*now), by_number);
-	free(desk->seen);
-	desk->seen = now;
-	desk->n_seen = n;
-	desk->greeted = true;
+	free(slot->seen);
+	slot->seen = now;
+	slot->n_seen = n;
+	slot->greeted = true;
 	return fresh;
 }
 
 /* Is there something that an interrupted command may have left? */
 static bool needs_repair(struct vm_engine *e, const struct vm_domain *d)
 {
-	struct vm_own *own = vm_store_best(e->store, d->uuid, NULL);
-	vs_autofree char *note = NULL;
-	bool needs = vm_store_note_get(e->store, d->uuid, &note, NULL) < 0 || note || !strcmp(d->state, "paused");
+	struct vm_meta *meta = vm_store_best(e->store, d->uuid, NULL);
+	vs_autofree char *journal = NULL;
+	bool needs = vm_store_journal_get(e->store, d->uuid, &journal, NULL) < 0 || journal || !strcmp(d->state, "paused");
 
-	for (size_t i = 0; own && i < own->n_snapshots; i++)
-		needs |= own->snapshots[i].mark != NULL;
-	vm_own_free(own);
+	for (size_t i = 0; meta && i < meta->n_snapshots; i++)
+		needs |= meta->snapshots[i].mark != NULL;
+	vm_meta_free(meta);
 	return needs;
 }
 
 static bool has_policy(struct vm_engine *e, const char *uuid)
 {
-	struct vm_own *own = vm_store_best(e->store, uuid, NULL);
-	bool has = own && own->policy && strcmp(own->policy, "off") != 0;
+	struct vm_meta *meta = vm_store_best(e->store, uuid, NULL);
+	bool has = meta && meta->policy && strcmp(meta->policy, "off") != 0;
 
-	vm_own_free(own);
+	vm_meta_free(meta);
 	return has;
 }
 
-void vm_engine_repair_later(struct vm_engine *e, struct vm_desk *desk, bool prune)
+void vm_engine_repair_later(struct vm_engine *e, struct vm_slot *slot, bool prune)
 {
 	pthread_mutex_lock(&e->lock);
-	desk->repaired = false;
-	desk->prune_due |= prune;
+	slot->repaired = false;
+	slot->prune_due |= prune;
 	pthread_mutex_unlock(&e->lock);
 }
 
 /* Has it come up paused since nobody of ours is at work? A libvirt that went away while it started a guest for us may do so long after. */
-static bool came_up_locked(struct vm_desk *desk, const struct vm_domain *d)
+static bool came_up_locked(struct vm_slot *slot, const struct vm_domain *d)
 {
-	bool before = desk->paused;
+	bool before = slot->paused;
 
-	if (desk->running)
+	if (slot->running)
 		return false;
-	desk->paused = !strcmp(d->state, "paused");
-	return desk->paused && !before;
+	slot->paused = !strcmp(d->state, "paused");
+	return slot->paused && !before;
 }
 
 /* A policy that comes later looks at all there is. */
-static void nothing_due(struct vm_engine *e, struct vm_desk *desk)
+static void nothing_due(struct vm_engine *e, struct vm_slot *slot)
 {
 	pthread_mutex_lock(&e->lock);
-	desk->prune_due = false;
+	slot->prune_due = false;
 	pthread_mutex_unlock(&e->lock);
 }
 
 static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
 {
 	bool due = false, repair = false;
-	struct vm_desk *desk;
+	struct vm_slot *slot;
 
 	pthread_mutex_lock(&e->lock);
-	desk = vm_desk_locked(e, d->uuid);
-	if (desk) {
-		desk->prune_due |= new_ones_locked(desk, d);
-		repair = came_up_locked(desk, d) || !desk->repaired;
-		desk->repaired = true;
-		due = desk->prune_due && !desk->running && !e->stop;
+	slot = vm_slot_locked(e, d->uuid);
+	if (slot) {
+		slot->prune_due |= new_ones_locked(slot, d);
+		repair = came_up_locked(slot, d) || !slot->repaired;
+		slot->repaired = true;
+		due = slot->prune_due && !slot->running && !e->stop;
 	}
 	pthread_mutex_unlock(&e->lock);
 	if (repair && needs_repair(e, d)) {
 		if (vm_request_self(e, d, VM_BY_MOUNT) < 0)
-			vm_engine_repair_later(e, desk, false);
-	} else if (due) { /* else who has the desk, or had it a moment ago, sees to it */
+			vm_engine_repair_later(e, slot, false);
+	} else if (due) { /* else who has the slot, or had it a moment ago, sees to it */
 		if (has_policy(e, d->uuid))
 			vm_request_self(e, d, VM_BY_RETENTION);
 		else
-			nothing_due(e, desk);
+			nothing_due(e, slot);
 	}
 }
 
-void vm_engine_notice(struct vm_engine *e, const struct vm_picture *pic)
+void vm_engine_notice(struct vm_engine *e, const struct vm_inventory *inv)
 {
 	if (e->options.read_only)
 		return;
-	for (size_t i = 0; i < pic->n_domains; i++)
-		notice_domain(e, pic->domains[i]);
+	for (size_t i = 0; i < inv->n_domains; i++)
+		notice_domain(e, inv->domains[i]);
 }

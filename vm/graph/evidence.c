@@ -90,15 +90,15 @@ static bool moved_by_us(const struct vm_graph *g, int file)
 	return false;
 }
 
-bool vm_hearing_vouched(const struct vm_hearing *h, int file)
+bool vm_hearing_attested(const struct vm_hearing *h, int file)
 {
 	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp;
 	bool named = false;
 
 	if (!vm_graph_exists(h->g, file) || s->block)
 		return false;
-	for (size_t i = 0; i < h->disk->n_vouched; i++) {
-		const struct q2_stamp *then = &h->disk->vouched[i];
+	for (size_t i = 0; i < h->disk->n_attested; i++) {
+		const struct q2_stamp *then = &h->disk->attested[i];
 
 		if (then->ino == s->ino && then->size == s->size && then->mtime_ns == s->mtime_ns)
 			return true;
@@ -111,7 +111,7 @@ bool vm_hearing_unwritten(const struct vm_hearing *h, int file)
 {
 	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp;
 
-	if (vm_hearing_vouched(h, file))
+	if (vm_hearing_attested(h, file))
 		return true;
 	return vm_graph_exists(h->g, file) && !s->block &&
 	       (s->mtime_ns < h->from_ns || (h->born_ns && s->mtime_ns <= h->born_ns));
@@ -157,7 +157,7 @@ bool vm_hearing_written(const struct vm_hearing *h, size_t i)
 {
 	int file = h->chain.files[i], upper = vm_hearing_file_above(h, i);
 
-	if (vm_hearing_vouched(h, file))
+	if (vm_hearing_attested(h, file))
 		return false;
 	if (i == 0 && upper != VM_NO_FILE && emptied(vm_graph_file(h->g, upper)))
 		return !vm_hearing_unwritten(h, file);

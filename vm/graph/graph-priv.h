@@ -64,7 +64,7 @@ struct vm_graph_user {
 	enum vm_graph_user_kind kind;
 	size_t index;
 	int file;
-	bool unseen; /* by a way that a picture of layers, one beneath the other, does not show: a window, a data file */
+	bool unseen; /* by a way that an inventory of layers, one beneath the other, does not show: a window, a data file */
 };
 
 /* The same, for who stands on a file of a virt-snapfs mount. */
@@ -231,7 +231,7 @@ int vm_hearing_file_above(const struct vm_hearing *h, size_t i);
 /* Is @file in the chain above layer @i? */
 bool vm_hearing_covers(const struct vm_hearing *h, int file, size_t i);
 /* Was the snapshot right when this file was as it is now, whatever had been written to it by then? */
-bool vm_hearing_vouched(const struct vm_hearing *h, int file);
+bool vm_hearing_attested(const struct vm_hearing *h, int file);
 /* Is it proven that this file was not written since? That layer @i was, and not by a delete of libvirt's? */
 bool vm_hearing_unwritten(const struct vm_hearing *h, int file);
 bool vm_hearing_written(const struct vm_hearing *h, size_t i);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * The picture of a domain's layers: every image that its disks and snapshots stand on, and who else needs it. A layer
+ * The inventory of a domain's layers: every image that its disks and snapshots stand on, and who else needs it. A layer
  * that its records name but nobody needs is left over: a commit without "delete", or a pull, leaves such files behind.
  */
 #include "vm/graph/graph-priv.h"
@@ -187,7 +187,8 @@ static int draft_others(struct painting *p)
 
 /* ---------------------------------------------------------------- who else, and what is odd */
 
-/* The picture shows for itself where the domain's own disks and snapshots stand, and volumes that are among the layers; but not what
+/* The inventory shows for itself where the domain's own disks and snapshots stand, and volumes that are among the layers; but
+ * not what
  * they reach by other ways than down the layers. */
 static bool is_seen(const struct painting *p, const struct vm_graph_user *user)
 {
@@ -349,7 +350,7 @@ static int paint(const struct painting *p, struct draft *draft, struct vm_layer 
 	return ret < 0 ? ret : write_note(p, draft, layer, &layer->note);
 }
 
-/* ---------------------------------------------------------------- the picture */
+/* ---------------------------------------------------------------- the inventory */
 
 static int paint_all(const struct painting *p, struct vm_layer **out)
 {

@@ -41,7 +41,7 @@
  *               is the same file that its commit wrote into, and everything is in order: but then O was re-pointed
  *               afterwards, so its mtime is not earlier than L's. Hence: written, and U not touched since. (If U was
  *               emptied, which shows by its exact size, qemu-img commit did it, and O went down into P.)
- *   vouched     when a command of ours was done, the snapshot was right, and L had the stamp that it still has. That takes the
+ *   attested    when a command of ours was done, the snapshot was right, and L had the stamp that it still has. That takes the
  *               place of "unwritten", also against what was watched before: our own merges write to frozen files, and the
  *               records and overlays that explain it may go later. While a merge of ours is under way L may also have another
  *               stamp, if it is the layer above the top, in whose header QEMU then writes that it stands on the base.
@@ -292,7 +292,7 @@ static bool judge_commits(struct vm_hearing *h)
 			const struct vm_graph_commit *commit = &g->commits[c];
 
 			if (commit->at <= h->disk->since || vm_hearing_covers(h, commit->top, i) ||
-			    (!commit->unfinished_delete && vm_hearing_vouched(h, h->chain.files[i])))
+			    (!commit->unfinished_delete && vm_hearing_attested(h, h->chain.files[i])))
 				continue;
 			if (commit->unfinished_delete)
 				return say(h, VM_STALE, "an unfinished delete has written into '%s'", vm_hearing_layer(h, i)->path);
@@ -327,7 +327,7 @@ static bool judge_watch(struct vm_hearing *h)
 {
 	for (size_t i = h->first; i < h->chain.n; i++)
 		if (vm_hearing_layer(h, i)->written_at > h->disk->since && !explained_by_commit(h, i) &&
-		    !vm_hearing_vouched(h, h->chain.files[i]))
+		    !vm_hearing_attested(h, h->chain.files[i]))
 			return say(h, VM_STALE, "'%s' was written after the snapshot was taken", vm_hearing_layer(h, i)->path);
 	return false;
 }

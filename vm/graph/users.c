@@ -57,7 +57,7 @@ static void add_user(struct walk *w, int file)
 	add(w, file, w->windows > 0);
 }
 
-/* Its external data file, which is beneath it in no picture. */
+/* Its external data file, which is beneath it in no inventory. */
 static void add_data(struct walk *w, int file)
 {
 	int data = vm_graph_file(w->g, file)->data;

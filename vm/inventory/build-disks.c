@@ -8,7 +8,7 @@
 
 /* ---------------------------------------------------------------- jobs */
 
-static const struct vm_known_job *find_job(const struct vm_known_domain *k, const char *target)
+static const struct vm_observed_job *find_job(const struct vm_observed_domain *k, const char *target)
 {
 	for (size_t i = 0; i < k->n_jobs; i++)
 		if (!strcmp(k->jobs[i].target, target))
@@ -28,7 +28,7 @@ static const char *job_name(enum vm_job type)
 }
 
 /* An end of 0 or 1 stands for "not known yet". */
-static unsigned percent(const struct vm_known_job *job)
+static unsigned percent(const struct vm_observed_job *job)
 {
 	if (job->total <= 1)
 		return 0;
@@ -36,10 +36,10 @@ static unsigned percent(const struct vm_known_job *job)
 }
 
 /* What libvirt says runs; where it does not answer, a mirror in the definition says so too. */
-static void draw_job(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_xml_disk *xml,
+static void draw_job(struct vm_build *sk, const struct vm_observed_domain *k, const struct vm_xml_disk *xml,
 		     struct vm_draft_now *disk, struct q2_gate *gate)
 {
-	const struct vm_known_job *job = find_job(k, xml->target);
+	const struct vm_observed_job *job = find_job(k, xml->target);
 
 	if (job && !job->over)
 		disk->fact.job = job->type;
@@ -55,7 +55,7 @@ static void draw_job(struct vm_sketch *sk, const struct vm_known_domain *k, cons
 	if (job && job->over && job->type == VM_JOB_PULL)
 		disk->pull_since = (unsigned)job->since;
 	if (xml->mirror_job != VM_MIRROR_NONE)
-		disk->fact.mirror = vm_sketch_file(sk, &xml->mirror, gate);
+		disk->fact.mirror = vm_build_file(sk, &xml->mirror, gate);
 	if (disk->fact.job == VM_JOB_NONE)
 		return;
 	if (xml->mirror_ready)
@@ -67,7 +67,7 @@ static void draw_job(struct vm_sketch *sk, const struct vm_known_domain *k, cons
 /* ---------------------------------------------------------------- disks */
 
 /* The layers that a running domain has open, as far as they were recorded and are files of ours. */
-static void draw_chain(struct vm_sketch *sk, const struct vm_xml_disk *xml, struct vm_draft_now *disk, struct q2_gate *gate)
+static void draw_chain(struct vm_build *sk, const struct vm_xml_disk *xml, struct vm_draft_now *disk, struct q2_gate *gate)
 {
 	int *chain;
 
@@ -78,7 +78,7 @@ static void draw_chain(struct vm_sketch *sk, const struct vm_xml_disk *xml, stru
 		return;
 	chain[0] = disk->fact.top;
 	for (size_t i = 0; i < xml->n_below; i++) {
-		chain[i + 1] = vm_sketch_file(sk, &xml->below[i], gate);
+		chain[i + 1] = vm_build_file(sk, &xml->below[i], gate);
 		if (chain[i + 1] == VM_NO_FILE)
 			return;
 	}
@@ -86,7 +86,7 @@ static void draw_chain(struct vm_sketch *sk, const struct vm_xml_disk *xml, stru
 	disk->fact.n_chain = xml->n_below + 1;
 }
 
-static const char *note_of(struct vm_sketch *sk, const struct vm_xml_disk *xml)
+static const char *note_of(struct vm_build *sk, const struct vm_xml_disk *xml)
 {
 	if (xml->device == VM_DEVICE_CDROM)
 		return "a CD-ROM drive takes no part in snapshots";
@@ -94,21 +94,21 @@ static const char *note_of(struct vm_sketch *sk, const struct vm_xml_disk *xml)
 		return "a floppy drive takes no part in snapshots";
 	if (!vm_xml_disk_exposed(xml))
 		return "read-only: it takes no part in snapshots";
-	return vm_sketch_unsupported(sk, &xml->source);
+	return vm_build_unsupported(sk, &xml->source);
 }
 
-static void draw_disk(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_xml_disk *xml,
+static void draw_disk(struct vm_build *sk, const struct vm_observed_domain *k, const struct vm_xml_disk *xml,
 		      struct vm_draft_now *disk, struct q2_gate *gate)
 {
 	disk->source = xml->source.text;
 	disk->note = note_of(sk, xml);
 	disk->transient = xml->transient;
 	disk->fact = (struct vm_fact_disk){
-		.target = xml->target, .top = vm_sketch_file(sk, &xml->source, gate), .format = xml->source.format,
+		.target = xml->target, .top = vm_build_file(sk, &xml->source, gate), .format = xml->source.format,
 		.writable = vm_xml_disk_exposed(xml), .mirror = VM_NO_FILE,
 	};
 	if (!k->running || !xml->below_complete)
-		vm_sketch_elsewhere(sk, &xml->source, xml->target, vm_arena_printf(&sk->arena, "domain '%s'", k->name));
+		vm_build_elsewhere(sk, &xml->source, xml->target, vm_arena_printf(&sk->arena, "domain '%s'", k->name));
 	if (!k->running)
 		return;
 	draw_chain(sk, xml, disk, gate);
@@ -117,31 +117,32 @@ static void draw_disk(struct vm_sketch *sk, const struct vm_known_domain *k, con
 
 /* ---------------------------------------------------------------- the next start */
 
-static bool in_live_chains(const struct vm_sketch *sk, const struct vm_draft *d, int file)
+static bool in_live_chains(const struct vm_build *sk, const struct vm_draft *d, int file)
 {
 	for (size_t i = 0; i < d->n_disks; i++) {
 		int layer = d->disks[i].fact.top;
 
 		for (size_t depth = 0; layer != VM_NO_FILE && depth < VM_CHAIN_MAX; depth++) {
-			if (vm_sketch_same(sk, layer, file))
+			if (vm_build_same(sk, layer, file))
 				return true;
-			layer = sk->collect.fact[layer].below;
+			layer = sk->chains.fact[layer].below;
 		}
 	}
 	return false;
 }
 
 /* A running domain's configuration may name other images than it runs on: they are its disks too, from the next start. */
-static void draw_config(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_draft *d)
+static void draw_config(struct vm_build *sk, const struct vm_observed_domain *k, const struct vm_draft *d)
 {
 	struct vm_fact_disk *disks = k->config ? vm_arena_calloc(&sk->arena, k->config->n_disks, sizeof(*disks)) : NULL;
 	size_t n = 0;
 
 	for (size_t i = 0; disks && i < k->config->n_disks; i++) {
 		const struct vm_xml_disk *xml = &k->config->disks[i];
-		int top = vm_sketch_file(sk, &xml->source, d->gate);
+		int top = vm_build_file(sk, &xml->source, d->gate);
 
-		vm_sketch_elsewhere(sk, &xml->source, xml->target, vm_arena_printf(&sk->arena, "domain '%s' at its next start", k->name));
+		vm_build_elsewhere(sk, &xml->source, xml->target,
+				   vm_arena_printf(&sk->arena, "domain '%s' at its next start", k->name));
 		if (top == VM_NO_FILE || in_live_chains(sk, d, top))
 			continue;
 		disks[n++] = (struct vm_fact_disk){ .target = xml->target, .top = top, .format = xml->source.format,
@@ -151,7 +152,7 @@ static void draw_config(struct vm_sketch *sk, const struct vm_known_domain *k, c
 		sk->extra[sk->set.n_extra++] = (struct vm_fact_domain){ .name = d->dir, .disks = disks, .n_disks = n };
 }
 
-void vm_sketch_disks(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+void vm_build_disks(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
 	if (!k->now)
 		return;

@@ -16,8 +16,8 @@
 #define MAKING_S 3
 
 struct snaps {
-	struct vm_sketch *sk;
-	const struct vm_known_domain *k;
+	struct vm_build *sk;
+	const struct vm_observed_domain *k;
 	struct vm_draft *d;
 	struct vm_strmap claims; /* by image: bool flags of the entries that are claimed; all owned by the arena */
 	struct vm_strmap tabled; /* images whose table was looked at */
@@ -26,16 +26,16 @@ struct snaps {
 
 /* ---------------------------------------------------------------- claims */
 
-static void image_key(const struct vm_sketch *sk, int file, char key[48])
+static void image_key(const struct vm_build *sk, int file, char key[48])
 {
-	const struct q2_stamp *stamp = &sk->collect.fact[file].stamp;
+	const struct q2_stamp *stamp = &sk->chains.fact[file].stamp;
 
 	snprintf(key, 48, "%" PRIx64 ":%" PRIx64, stamp->dev, stamp->ino);
 }
 
-static const struct q2_info *table_of(const struct vm_sketch *sk, int file)
+static const struct q2_info *table_of(const struct vm_build *sk, int file)
 {
-	return file == VM_NO_FILE ? NULL : sk->collect.fact[file].info;
+	return file == VM_NO_FILE ? NULL : sk->chains.fact[file].info;
 }
 
 /* The flags of an image's entries; NULL: no memory. */
@@ -71,20 +71,20 @@ static const struct q2_snapshot *claim(struct snaps *s, int file, const struct v
 
 static void draw_frozen(struct snaps *s, const struct vm_xml_disk *frozen, struct vm_fact_snapdisk *fact)
 {
-	struct vm_sketch *sk = s->sk;
+	struct vm_build *sk = s->sk;
 
 	if (!frozen) {
 		fact->unsupported = "its record does not say which image it froze";
 		return;
 	}
-	fact->pit = vm_sketch_file(sk, &frozen->source, s->d->gate);
+	fact->pit = vm_build_file(sk, &frozen->source, s->d->gate);
 	fact->format = frozen->source.format;
-	fact->unsupported = vm_sketch_unsupported(sk, &frozen->source);
+	fact->unsupported = vm_build_unsupported(sk, &frozen->source);
 	if (fact->mode != VM_MODE_INTERNAL || (!frozen->n_below && !frozen->below_complete))
 		return;
 	fact->below_known = true;
 	if (frozen->n_below)
-		fact->below = vm_sketch_file(sk, &frozen->below[0], s->d->gate);
+		fact->below = vm_build_file(sk, &frozen->below[0], s->d->gate);
 	if (frozen->n_below && fact->below == VM_NO_FILE)
 		fact->below_known = false;
 }
@@ -98,12 +98,12 @@ static void draw_disk(struct snaps *s, const struct vm_xml_snapshot *xml, const 
 	};
 	draw_frozen(s, from->frozen, &disk->fact);
 	if (from->frozen)
-		vm_sketch_elsewhere(s->sk, &from->frozen->source, from->target,
-				    vm_arena_printf(&s->sk->arena, "snapshot '%s' of domain '%s'", xml->name, s->d->dir));
+		vm_build_elsewhere(s->sk, &from->frozen->source, from->target,
+				   vm_arena_printf(&s->sk->arena, "snapshot '%s' of domain '%s'", xml->name, s->d->dir));
 	if (from->mode == VM_MODE_EXTERNAL)
-		disk->fact.overlay = vm_collect_path(&s->sk->collect, vm_sketch_path(s->sk, &from->overlay),
-						     from->overlay.format == Q2_FORMAT_NONE ? Q2_FORMAT_QCOW2 :
-						     from->overlay.format, s->d->gate);
+		disk->fact.overlay = vm_chains_path(&s->sk->chains, vm_build_path(s->sk, &from->overlay),
+						    from->overlay.format == Q2_FORMAT_NONE ? Q2_FORMAT_QCOW2 :
+						    from->overlay.format, s->d->gate);
 	if (from->mode == VM_MODE_INTERNAL)
 		disk->entry = claim(s, disk->fact.pit, xml);
 }
@@ -130,7 +130,7 @@ static void draw_memory(struct snaps *s, const struct vm_xml_snapshot *xml, stru
 	file = vm_arena_calloc(&s->sk->arena, 1, sizeof(*file));
 	if (!file)
 		return;
-	*file = vm_collect_path(&s->sk->collect, xml->memory_file, Q2_FORMAT_RAW, s->d->gate);
+	*file = vm_chains_path(&s->sk->chains, xml->memory_file, Q2_FORMAT_RAW, s->d->gate);
 	if (*file != VM_NO_FILE)
 		snap->memory_file = file;
 }
@@ -146,7 +146,7 @@ static int find_parent(const struct snaps *s, const char *name)
 
 /* libvirt lists a snapshot from when it begins to take it, and its time is that of the beginning. Of a running domain libvirt
  * tells how long it has been at work on it; of others we know only that it does not take long. */
-static bool in_making(const struct vm_known_domain *k, const struct vm_xml_snapshot *xml)
+static bool in_making(const struct vm_observed_domain *k, const struct vm_xml_snapshot *xml)
 {
 	int64_t age_s = vm_now_ns() / VM_NS_PER_S - xml->created_s;
 
@@ -155,14 +155,14 @@ static bool in_making(const struct vm_known_domain *k, const struct vm_xml_snaps
 	return age_s >= -2 && age_s <= MAKING_S;
 }
 
-static void draw_recorded(struct snaps *s, const struct vm_known_snapshot *known)
+static void draw_recorded(struct snaps *s, const struct vm_observed_snapshot *observed)
 {
-	const struct vm_xml_snapshot *xml = known->record ? vm_record_xml(known->record) : NULL;
+	const struct vm_xml_snapshot *xml = observed->record ? vm_observed_record_xml(observed->record) : NULL;
 	struct vm_draft_snapshot *snap = &s->d->snapshots[s->d->n_snapshots];
 
-	*snap = (struct vm_draft_snapshot){ .name = known->name, .parent = -1, .recorded = true,
-					    .problem = known->problem ? known->problem : "its record cannot be read" };
-	snap->current = s->k->current && !strcmp(s->k->current, known->name);
+	*snap = (struct vm_draft_snapshot){ .name = observed->name, .parent = -1, .recorded = true,
+					    .problem = observed->problem ? observed->problem : "its record cannot be read" };
+	snap->current = s->k->current && !strcmp(s->k->current, observed->name);
 	if (xml) {
 		snap->problem = NULL;
 		snap->kind = xml->kind;
@@ -173,9 +173,9 @@ static void draw_recorded(struct snaps *s, const struct vm_known_snapshot *known
 		snap->external_memory = xml->memory == VM_MODE_EXTERNAL;
 		snap->xml = xml->definition;
 		snap->xml_len = xml->definition_len;
-		snap->keep = known->record;
-		snap->keep_ref = vm_record_ref;
-		snap->keep_unref = vm_record_unref;
+		snap->keep = observed->record;
+		snap->keep_ref = vm_observed_record_ref;
+		snap->keep_unref = vm_observed_record_unref;
 		draw_disks(s, xml, snap);
 		draw_memory(s, xml, snap);
 	}
@@ -285,7 +285,7 @@ static void draw_strays_of(struct snaps *s, size_t place, bool created)
 	draw_strays(s, tables, n);
 }
 
-void vm_sketch_snapshots(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+void vm_build_snapshots(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
 	struct snaps s = { .sk = sk, .k = k, .d = d, .room = k->n_list };
 	size_t recorded;

@@ -164,24 +164,24 @@ static void scan_pools(struct volumes *v, const struct vm_pools *pools)
 /* Everything that any domain's gate allows, since nothing is served through this one. */
 static struct q2_gate *wide_gate(const struct vm_surroundings *s)
 {
-	const struct vm_collect *collect = s->set->collect;
-	struct vm_gate_list list = {0};
+	const struct vm_chains *chains = s->set->chains;
+	struct vm_gates_list list = {0};
 	struct q2_gate *gate;
 
-	for (size_t i = 0; i < collect->n; i++)
-		vm_gate_list_file(&list, collect->fact[i].path, Q2_FORMAT_NONE);
+	for (size_t i = 0; i < chains->n; i++)
+		vm_gates_list_file(&list, chains->fact[i].path, Q2_FORMAT_NONE);
 	for (size_t i = 0; i < s->n_allow_paths; i++)
-		vm_gate_list_dir(&list, s->allow_paths[i]);
+		vm_gates_list_dir(&list, s->allow_paths[i]);
 	for (size_t i = 0; s->pools && i < s->pools->n; i++) {
 		const struct vm_pool *pool = &s->pools->pools[i];
 
 		if (pool->dir)
-			vm_gate_list_dir(&list, pool->dir);
+			vm_gates_list_dir(&list, pool->dir);
 		for (size_t k = 0; k < pool->n_volumes; k++)
-			vm_gate_list_file(&list, pool->volumes[k], Q2_FORMAT_NONE);
+			vm_gates_list_file(&list, pool->volumes[k], Q2_FORMAT_NONE);
 	}
-	gate = vm_gate_list_gate(&list, s->wide);
-	vm_gate_list_fini(&list);
+	gate = vm_gates_list_gate(&list, s->wide);
+	vm_gates_list_fini(&list);
 	if (!gate)
 		xoom();
 	return gate;
@@ -202,7 +202,7 @@ static void add_volumes(struct volumes *v)
 		xoom();
 	for (size_t i = 0; i < v->n; i++) {
 		const struct found *f = &v->list[i];
-		struct vm_file *file = vm_files_top(set->collect->files, f->path, Q2_FORMAT_QCOW2);
+		struct vm_header *file = vm_headers_top(set->chains->files, f->path, Q2_FORMAT_QCOW2);
 
 		if (!file)
 			xoom();
@@ -215,7 +215,7 @@ static void add_volumes(struct volumes *v)
 		}
 		out[n++] = (struct vm_fact_volume){
 			.pool = f->pool, .name = shown_name(set, f->path, f->pool),
-			.file = vm_collect_path(set->collect, f->path, Q2_FORMAT_QCOW2, v->gate),
+			.file = vm_chains_path(set->chains, f->path, Q2_FORMAT_QCOW2, v->gate),
 		};
 	}
 	set->volumes = out;
@@ -225,16 +225,16 @@ static void add_volumes(struct volumes *v)
 void vm_surroundings_draw(const struct vm_surroundings *s)
 {
 	struct volumes v = { .s = s, .set = s->set };
-	const struct vm_collect *collect = s->set->collect;
-	size_t n_known = collect->n;
+	const struct vm_chains *chains = s->set->chains;
+	size_t n_known = chains->n;
 
 	for (size_t i = 0; i < n_known; i++)
-		if (collect->file[i]->found)
-			mark(&v.nodes, key_of(collect->fact[i].stamp.dev, collect->fact[i].stamp.ino).text);
+		if (chains->file[i]->found)
+			mark(&v.nodes, key_of(chains->fact[i].stamp.dev, chains->fact[i].stamp.ino).text);
 	if (s->pools)
 		scan_pools(&v, s->pools);
 	for (size_t i = 0; i < n_known; i++)
-		scan_beside(&v, collect->fact[i].path);
+		scan_beside(&v, chains->fact[i].path);
 	v.gate = wide_gate(s);
 	if (v.n)
 		qsort(v.list, v.n, sizeof(*v.list), by_path);

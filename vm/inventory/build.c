@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/meta/journal.h"
+#include "vm/meta/made.h"
 #include "vm/model/names.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
@@ -28,11 +30,11 @@ static void volume_free(void *thing)
 	free(v);
 }
 
-void vm_sketch_cache_fini(struct vm_sketch_cache *cache)
+void vm_build_cache_fini(struct vm_build_cache *cache)
 {
-	vm_gate_memo_fini(&cache->wide);
+	vm_gates_memo_fini(&cache->wide);
 	vm_strmap_clear(&cache->volumes, volume_free);
-	*cache = (struct vm_sketch_cache){0};
+	*cache = (struct vm_build_cache){0};
 }
 
 /* ---------------------------------------------------------------- sources */
@@ -56,7 +58,7 @@ static char *ask_volume(virConnectPtr conn, const char *pool_name, const char *v
 	return NULL;
 }
 
-static struct volume *volume_of(struct vm_sketch *sk, const struct vm_xml_source *source)
+static struct volume *volume_of(struct vm_build *sk, const struct vm_xml_source *source)
 {
 	struct vm_strmap *volumes = &sk->cache->volumes;
 	vs_autofree char *key = NULL;
@@ -73,7 +75,7 @@ static struct volume *volume_of(struct vm_sketch *sk, const struct vm_xml_source
 }
 
 /* A pool that was stopped takes its volumes' paths with it, but not the files: what was known stays. */
-static const char *volume_path(struct vm_sketch *sk, const struct vm_xml_source *source)
+static const char *volume_path(struct vm_build *sk, const struct vm_xml_source *source)
 {
 	struct volume *v = volume_of(sk, source);
 	int64_t now_ns = vm_steady_ns();
@@ -92,7 +94,7 @@ static const char *volume_path(struct vm_sketch *sk, const struct vm_xml_source 
 	return v->path;
 }
 
-const char *vm_sketch_path(struct vm_sketch *sk, const struct vm_xml_source *source)
+const char *vm_build_path(struct vm_build *sk, const struct vm_xml_source *source)
 {
 	return source->type == VM_SOURCE_VOLUME ? volume_path(sk, source) : source->path;
 }
@@ -108,114 +110,114 @@ static bool stands_alone(const char *format)
 	return false;
 }
 
-int vm_sketch_file(struct vm_sketch *sk, const struct vm_xml_source *source, struct q2_gate *gate)
+int vm_build_file(struct vm_build *sk, const struct vm_xml_source *source, struct q2_gate *gate)
 {
-	int i = vm_collect_path(&sk->collect, vm_sketch_path(sk, source), source->format, gate);
+	int i = vm_chains_path(&sk->chains, vm_build_path(sk, source), source->format, gate);
 
 	if (i != VM_NO_FILE && source->format == Q2_FORMAT_NONE && !stands_alone(source->format_name))
-		sk->collect.fact[i].opaque = source->format_name ?
+		sk->chains.fact[i].opaque = source->format_name ?
 			vm_arena_printf(&sk->arena, "is of format '%s', which is not read here", source->format_name) :
 			"has no format recorded";
 	return i;
 }
 
-void vm_sketch_elsewhere(struct vm_sketch *sk, const struct vm_xml_source *source, const char *target, const char *owner)
+void vm_build_elsewhere(struct vm_build *sk, const struct vm_xml_source *source, const char *target, const char *owner)
 {
 	bool lost = source->type == VM_SOURCE_VOLUME && !volume_of(sk, source)->elsewhere; /* it may be any file, of whatever format */
 
-	if (source->type == VM_SOURCE_NONE || vm_sketch_path(sk, source) || (!lost && stands_alone(source->format_name)))
+	if (source->type == VM_SOURCE_NONE || vm_build_path(sk, source) || (!lost && stands_alone(source->format_name)))
 		return;
 	vm_drafts_unknown(&sk->set, -EPERM, lost ? "libvirt does not tell where it lies" : "it is no file of this host that can be looked at", "%s, whose disk %s is a %s of format %s,",
 			  owner, target, source->text ? source->text : "remote image",
 			  source->format_name ? source->format_name : "unknown");
 }
 
-const char *vm_sketch_unsupported(struct vm_sketch *sk, const struct vm_xml_source *source)
+const char *vm_build_unsupported(struct vm_build *sk, const struct vm_xml_source *source)
 {
 	if (source->unsupported)
 		return source->unsupported;
 	if (source->type == VM_SOURCE_NONE)
 		return "the drive is empty";
-	if (!vm_sketch_path(sk, source))
+	if (!vm_build_path(sk, source))
 		return vm_arena_printf(&sk->arena, "libvirt does not find the %s", source->text ? source->text : "image");
 	return NULL;
 }
 
-bool vm_sketch_same(const struct vm_sketch *sk, int a, int b)
+bool vm_build_same(const struct vm_build *sk, int a, int b)
 {
 	const struct q2_stamp *x, *y;
 
 	if (a == b || a == VM_NO_FILE || b == VM_NO_FILE)
 		return a == b;
-	x = &sk->collect.fact[a].stamp;
-	y = &sk->collect.fact[b].stamp;
+	x = &sk->chains.fact[a].stamp;
+	y = &sk->chains.fact[b].stamp;
 	return (x->dev || x->ino) && x->dev == y->dev && x->ino == y->ino;
 }
 
 /* ---------------------------------------------------------------- gates */
 
-static void add_volumes_of(struct vm_sketch *sk, struct vm_gate_list *list, const struct vm_xml_domain *domain)
+static void add_volumes_of(struct vm_build *sk, struct vm_gates_list *list, const struct vm_xml_domain *domain)
 {
 	for (size_t i = 0; domain && i < domain->n_disks; i++) {
 		const struct vm_xml_source *source = &domain->disks[i].source;
-		const char *path = source->type == VM_SOURCE_VOLUME ? vm_sketch_path(sk, source) : NULL;
+		const char *path = source->type == VM_SOURCE_VOLUME ? vm_build_path(sk, source) : NULL;
 
 		if (path)
-			vm_gate_list_file(list, path, source->format);
+			vm_gates_list_file(list, path, source->format);
 	}
 }
 
 /* All that libvirt's XML names for this domain. The live definition comes first: of formats that contradict each other the
  * first one counts. */
-static void add_domain(struct vm_sketch *sk, struct vm_gate_list *list, const struct vm_known_domain *k)
+static void add_domain(struct vm_build *sk, struct vm_gates_list *list, const struct vm_observed_domain *k)
 {
 	if (k->now)
-		vm_gate_list_files(list, k->now->files, k->now->n_files);
+		vm_gates_list_files(list, k->now->files, k->now->n_files);
 	add_volumes_of(sk, list, k->now);
 	if (k->config)
-		vm_gate_list_files(list, k->config->files, k->config->n_files);
+		vm_gates_list_files(list, k->config->files, k->config->n_files);
 	add_volumes_of(sk, list, k->config);
 	for (size_t i = 0; i < k->n_list; i++) {
-		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_record_xml(k->list[i]->record) : NULL;
+		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_observed_record_xml(k->list[i]->record) : NULL;
 
 		if (!xml)
 			continue;
-		vm_gate_list_files(list, xml->files, xml->n_files);
+		vm_gates_list_files(list, xml->files, xml->n_files);
 		add_volumes_of(sk, list, xml->domain);
 	}
 }
 
-static void add_surroundings(struct vm_sketch *sk, struct vm_gate_list *list)
+static void add_surroundings(struct vm_build *sk, struct vm_gates_list *list)
 {
 	for (size_t i = 0; i < sk->n_allow_paths; i++)
-		vm_gate_list_dir(list, sk->allow_paths[i]);
+		vm_gates_list_dir(list, sk->allow_paths[i]);
 	for (size_t i = 0; i < sk->pools->n; i++) {
 		const struct vm_pool *pool = &sk->pools->pools[i];
 
 		if (pool->dir)
-			vm_gate_list_dir(list, pool->dir);
+			vm_gates_list_dir(list, pool->dir);
 		for (size_t k = 0; k < pool->n_volumes; k++)
-			vm_gate_list_file(list, pool->volumes[k], Q2_FORMAT_NONE);
+			vm_gates_list_file(list, pool->volumes[k], Q2_FORMAT_NONE);
 	}
 }
 
-static struct q2_gate *domain_gate(struct vm_sketch *sk, struct vm_known_domain *k)
+static struct q2_gate *domain_gate(struct vm_build *sk, struct vm_observed_domain *k)
 {
-	struct vm_gate_list list = {0};
+	struct vm_gates_list list = {0};
 	struct q2_gate *gate;
 
 	add_domain(sk, &list, k);
 	add_surroundings(sk, &list);
-	gate = vm_gate_list_gate(&list, &k->gate);
-	vm_gate_list_fini(&list);
+	gate = vm_gates_list_gate(&list, &k->gate);
+	vm_gates_list_fini(&list);
 	return gate;
 }
 
 /* ---------------------------------------------------------------- drawing */
 
-static int name_dirs(struct vm_sketch *sk)
+static int name_dirs(struct vm_build *sk)
 {
-	size_t n = sk->known->n_domains;
+	size_t n = sk->observed->n_domains;
 	const char **names = vm_arena_calloc(&sk->arena, n, sizeof(*names));
 	char **dirs = vm_arena_calloc(&sk->arena, n, sizeof(*dirs));
 	int r;
@@ -223,20 +225,20 @@ static int name_dirs(struct vm_sketch *sk)
 	if (!names || !dirs)
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++)
-		names[i] = sk->known->domains[i]->name;
+		names[i] = sk->observed->domains[i]->name;
 	r = vm_names_dirs(names, n, dirs);
 	for (size_t i = 0; r == 0 && i < n; i++)
 		sk->set.drafts[i].dir = vm_arena_own(&sk->arena, dirs[i], free);
 	return r;
 }
 
-static void free_own(void *own)
+static void free_meta(void *meta)
 {
-	vm_own_free(own);
+	vm_meta_free(meta);
 }
 
 struct begun {
-	struct vm_sketch *sk;
+	struct vm_build *sk;
 	struct vm_draft *d;
 	size_t room;
 };
@@ -262,8 +264,8 @@ static bool add_begun(const char *text, void *opaque)
 
 	if (!vm_made_parse(text, &made) || vm_made_is_there(&made) == 0)
 		return true;
-	file = vm_collect_path(&b->sk->collect, vm_arena_strdup(&b->sk->arena, made.path), format_of(made.path), d->gate);
-	if (file == VM_NO_FILE || b->sk->collect.fact[file].error == -ENOENT)
+	file = vm_chains_path(&b->sk->chains, vm_arena_strdup(&b->sk->arena, made.path), format_of(made.path), d->gate);
+	if (file == VM_NO_FILE || b->sk->chains.fact[file].error == -ENOENT)
 		return true;
 	if (d->n_begun == b->room) {
 		int *more = vm_arena_calloc(&b->sk->arena, b->room * 2 + 8, sizeof(*more));
@@ -280,41 +282,41 @@ static bool add_begun(const char *text, void *opaque)
 }
 
 /* What a command has made that has not ended: somebody may have come to use it. */
-static void draw_begun(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+static void draw_begun(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
+	const struct vm_journal journal = { sk->store, k->uuid, NULL };
 	struct begun b = { .sk = sk, .d = d };
 
-	vm_note_each(sk->store, k->uuid, "make", add_begun, &b);
+	vm_journal_each(&journal, "make", add_begun, &b);
 }
 
 /* Layers of our own making, which the domain may have left since. */
-static void draw_own_made(struct vm_sketch *sk, const struct vm_own *own, struct vm_draft *d)
+static void draw_own_made(struct vm_build *sk, const struct vm_meta *meta, struct vm_draft *d)
 {
-	d->own_made = vm_arena_calloc(&sk->arena, own->n_made, sizeof(*d->own_made));
-	for (size_t i = 0; d->own_made && i < own->n_made; i++) {
-		int file = vm_collect_path(&sk->collect, own->made[i].path, Q2_FORMAT_QCOW2, d->gate);
+	d->own_made = vm_arena_calloc(&sk->arena, meta->n_made, sizeof(*d->own_made));
+	for (size_t i = 0; d->own_made && i < meta->n_made; i++) {
+		int file = vm_chains_path(&sk->chains, meta->made[i].path, Q2_FORMAT_QCOW2, d->gate);
 
-		if (file != VM_NO_FILE && sk->collect.fact[file].error != -ENOENT &&
-		    (!own->made[i].ino || sk->collect.fact[file].stamp.ino == own->made[i].ino))
+		if (file != VM_NO_FILE && sk->chains.fact[file].error != -ENOENT &&
+		    (!meta->made[i].ino || sk->chains.fact[file].stamp.ino == meta->made[i].ino))
 			d->own_made[d->n_own_made++] = file;
 	}
 }
 
 /* The live definition and the configured one may differ: what has been said last counts. */
-static void draw_own(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d)
+static void draw_meta(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
-	const struct vm_own *now = k->now ? k->now->own : NULL, *config = k->config ? k->config->own : NULL;
-	struct vm_own *best = vm_store_best(sk->store, k->uuid, vm_own_newer(now, config));
+	struct vm_meta *best = vm_store_best(sk->store, k->uuid, vm_meta_newer(k->meta, k->config_meta));
 
-	if (best && vm_arena_own(&sk->arena, best, free_own)) {
-		vm_draft_own(d, best, &sk->arena);
+	if (best && vm_arena_own(&sk->arena, best, free_meta)) {
+		vm_draft_meta(d, best, &sk->arena);
 		draw_own_made(sk, best, d);
 	}
 	draw_begun(sk, k, d);
 }
 
 /* What libvirt did not tell of it. */
-static void draw_unknown(struct vm_sketch *sk, const struct vm_known_domain *k, const struct vm_draft *d)
+static void draw_unknown(struct vm_build *sk, const struct vm_observed_domain *k, const struct vm_draft *d)
 {
 	if (!k->now || k->unknown)
 		vm_drafts_unknown(&sk->set, -EPERM, k->unknown ? k->unknown : "its definition cannot be read", "domain '%s'", d->dir);
@@ -326,7 +328,7 @@ static void draw_unknown(struct vm_sketch *sk, const struct vm_known_domain *k, 
 					  "snapshot '%s' of domain '%s'", k->list[i]->name, d->dir);
 }
 
-static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct vm_draft *d)
+static int draw_domain(struct vm_build *sk, struct vm_observed_domain *k, struct vm_draft *d)
 {
 	d->name = k->name;
 	d->uuid = k->uuid;
@@ -337,22 +339,22 @@ static int draw_domain(struct vm_sketch *sk, struct vm_known_domain *k, struct v
 	if (!d->gate)
 		return -ENOMEM;
 	vm_log_rename(k->log, d->dir);
-	vm_sketch_disks(sk, k, d);
-	vm_sketch_snapshots(sk, k, d);
-	draw_own(sk, k, d);
+	vm_build_disks(sk, k, d);
+	vm_build_snapshots(sk, k, d);
+	draw_meta(sk, k, d);
 	draw_unknown(sk, k, d);
 	return 0;
 }
 
-int vm_sketch_draw(struct vm_sketch *sk)
+int vm_build_draw(struct vm_build *sk)
 {
-	size_t n = sk->known->n_domains;
+	size_t n = sk->observed->n_domains;
 	int r;
 
 	vm_arena_init(&sk->arena);
-	vm_collect_init(&sk->collect, sk->files, sk->round);
-	sk->set = (struct vm_drafts){ .arena = &sk->arena, .collect = &sk->collect, .memory = sk->memory,
-				      .ask_locks = sk->known->jobs };
+	vm_chains_init(&sk->chains, sk->files, sk->round);
+	sk->set = (struct vm_drafts){ .arena = &sk->arena, .chains = &sk->chains, .memory = sk->memory,
+				      .ask_locks = sk->observed->jobs };
 	sk->set.drafts = vm_arena_calloc(&sk->arena, n, sizeof(*sk->set.drafts));
 	sk->set.extra = sk->extra = vm_arena_calloc(&sk->arena, n, sizeof(*sk->extra));
 	if (!sk->set.drafts || !sk->extra)
@@ -360,14 +362,14 @@ int vm_sketch_draw(struct vm_sketch *sk)
 	sk->set.n = n;
 	r = name_dirs(sk);
 	for (size_t i = 0; i < n && r == 0; i++)
-		r = draw_domain(sk, sk->known->domains[i], &sk->set.drafts[i]);
+		r = draw_domain(sk, sk->observed->domains[i], &sk->set.drafts[i]);
 	if (r == 0)
 		vm_surroundings_draw(&(struct vm_surroundings){ .set = &sk->set, .dirs = sk->dirs, .pools = sk->pools, .wide = &sk->cache->wide,
 								.allow_paths = sk->allow_paths, .n_allow_paths = sk->n_allow_paths });
-	return r == 0 && (vm_arena_failed(&sk->arena) || sk->collect.failed) ? -ENOMEM : r;
+	return r == 0 && (vm_arena_failed(&sk->arena) || sk->chains.failed) ? -ENOMEM : r;
 }
 
-int vm_sketch_finish(struct vm_sketch *sk, const struct vm_picture *prev, struct vm_domain ***out, size_t *n)
+int vm_build_finish(struct vm_build *sk, const struct vm_inventory *prev, struct vm_domain ***out, size_t *n)
 {
 	struct vm_domain **domains = calloc(sk->set.n + 1, sizeof(struct vm_domain *));
 	int r;
@@ -384,8 +386,8 @@ int vm_sketch_finish(struct vm_sketch *sk, const struct vm_picture *prev, struct
 	return 0;
 }
 
-void vm_sketch_fini(struct vm_sketch *sk)
+void vm_build_fini(struct vm_build *sk)
 {
-	vm_collect_fini(&sk->collect);
+	vm_chains_fini(&sk->chains);
 	vm_arena_fini(&sk->arena);
 }

@@ -15,22 +15,22 @@
 #include "vm/observe/observe.h"
 #include "vm/observe/pools.h"
 
-/* What is kept from one sketch to the next. Zero-initialise. */
-struct vm_sketch_cache {
-	struct vm_gate_memo wide;   /* the gate for images that belong to no domain */
+/* What is kept from one build to the next. Zero-initialise. */
+struct vm_build_cache {
+	struct vm_gates_memo wide;   /* the gate for images that belong to no domain */
 	struct vm_strmap volumes;   /* where storage volumes lie that XML names by pool and volume */
 	int64_t stale_ns;           /* what libvirt said of them before this moment (steady clock) is to be asked again */
 };
-void vm_sketch_cache_fini(struct vm_sketch_cache *cache);
+void vm_build_cache_fini(struct vm_build_cache *cache);
 
-struct vm_sketch {
+struct vm_build {
 	/* borrowed, set by the caller */
-	struct vm_known *known;
-	struct vm_files *files;
-	struct vm_memory *memory;
+	struct vm_observed *observed;
+	struct vm_headers *files;
+	struct vm_history *memory;
 	struct vm_dirs *dirs;
 	struct vm_pools *pools;
-	struct vm_sketch_cache *cache;
+	struct vm_build_cache *cache;
 	struct vm_conn *conn;
 	struct vm_store *store;
 	char *const *allow_paths;
@@ -39,42 +39,42 @@ struct vm_sketch {
 
 	/* drawn */
 	struct vm_arena arena;
-	struct vm_collect collect;
+	struct vm_chains chains;
 	struct vm_drafts set;
 	struct vm_fact_domain *extra; /* set.extra, while it is filled */
 };
 
-/* 0 or -ENOMEM; vm_sketch_fini() is called in any case. */
-int vm_sketch_draw(struct vm_sketch *sk);
-/* Gives an array of references: the domains of the next picture. */
-int vm_sketch_finish(struct vm_sketch *sk, const struct vm_picture *prev, struct vm_domain ***out, size_t *n);
-void vm_sketch_fini(struct vm_sketch *sk);
+/* 0 or -ENOMEM; vm_build_fini() is called in any case. */
+int vm_build_draw(struct vm_build *sk);
+/* Gives an array of references: the domains of the next inventory. */
+int vm_build_finish(struct vm_build *sk, const struct vm_inventory *prev, struct vm_domain ***out, size_t *n);
+void vm_build_fini(struct vm_build *sk);
 
 /* ---------------------------------------------------------------- between build*.c */
 
 /* The path of a disk's image, NULL where there is none that we can open. Borrowed from the XML or the
  * cache. */
-const char *vm_sketch_path(struct vm_sketch *sk, const struct vm_xml_source *source);
+const char *vm_build_path(struct vm_build *sk, const struct vm_xml_source *source);
 /* Its entry in the collection, or VM_NO_FILE. */
-int vm_sketch_file(struct vm_sketch *sk, const struct vm_xml_source *source, struct q2_gate *gate);
+int vm_build_file(struct vm_build *sk, const struct vm_xml_source *source, struct q2_gate *gate);
 /* NULL, or why this source cannot be read. */
-const char *vm_sketch_unsupported(struct vm_sketch *sk, const struct vm_xml_source *source);
+const char *vm_build_unsupported(struct vm_build *sk, const struct vm_xml_source *source);
 /* An image that is no file of this host: unknown, unless it can stand on nothing here. */
-void vm_sketch_elsewhere(struct vm_sketch *sk, const struct vm_xml_source *source, const char *target, const char *owner);
+void vm_build_elsewhere(struct vm_build *sk, const struct vm_xml_source *source, const char *target, const char *owner);
 /* Are these two entries one image? */
-bool vm_sketch_same(const struct vm_sketch *sk, int a, int b);
+bool vm_build_same(const struct vm_build *sk, int a, int b);
 
 /* build-disks.c: the domain's disks as they are now, and what its next start would use besides. */
-void vm_sketch_disks(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d);
+void vm_build_disks(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d);
 /* build-snapshots.c: what libvirt recorded, then what the tables have besides. */
-void vm_sketch_snapshots(struct vm_sketch *sk, const struct vm_known_domain *k, struct vm_draft *d);
+void vm_build_snapshots(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d);
 /* build-volumes.c: images that no domain names but that stand on something: what lies in pools and beside the files that were
  * collected so far. */
 struct vm_surroundings {
 	struct vm_drafts *set;
 	struct vm_dirs *dirs;
 	const struct vm_pools *pools; /* NULL: there are none */
-	struct vm_gate_memo *wide;    /* the gate for images that belong to no domain */
+	struct vm_gates_memo *wide;    /* the gate for images that belong to no domain */
 	char *const *allow_paths;
 	size_t n_allow_paths;
 };

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "vm/util/log.h"
+
 static const struct vm_snapshot *find_shown(const struct vm_domain *d, const char *shown)
 {
 	for (size_t i = 0; i < d->n_snapshots; i++)
@@ -72,7 +74,7 @@ static void notice_jobs(const struct vm_domain *before, const struct vm_domain *
 	}
 }
 
-void vm_notice(const struct vm_domain *before, const struct vm_domain *now)
+void vm_changes_say(const struct vm_domain *before, const struct vm_domain *now)
 {
 	if (before) {
 		if (strcmp(before->name, now->name))

@@ -17,7 +17,7 @@
 #include "vm/observe/chains.h"
 #include "vm/observe/history.h"
 #include "vm/util/arena.h"
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
 struct vm_draft_disk {
 	struct vm_fact_snapdisk fact;    /* `since` is filled in here */
@@ -94,31 +94,31 @@ struct vm_drafts {
 	bool unfinished;            /* written: something was left out because it is in the making */
 	bool ask_locks;             /* ask for every frozen file's lock bytes, not only of those that were just written */
 	struct vm_arena *arena;     /* lives as long as the drafts */
-	struct vm_collect *collect;
-	struct vm_memory *memory;
+	struct vm_chains *chains;
+	struct vm_history *memory;
 };
 
 /* The domains of a look, in the order of the drafts; those that did not change are the objects of @prev (may be NULL).
  * Gives references in @out, which has room for them. 0 or -ENOMEM. */
-int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struct vm_domain **out);
+int vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev, struct vm_domain **out);
 
 /* Notes that something is not known which may stand on any file: see vm_fact_unknown. Borrows nothing. */
 void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...) __attribute__((format(printf, 4, 5)));
 
-/* Holds, ours, what is vouched for, and the marks of doomed snapshots; the drafts borrow strings of @own. */
-struct vm_own;
-void vm_draft_own(struct vm_draft *d, const struct vm_own *own, struct vm_arena *arena);
+/* Holds, ours, what is attested, and the marks of doomed snapshots; the drafts borrow strings of @meta. */
+struct vm_meta;
+void vm_draft_meta(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena);
 
 /* ---------------------------------------------------------------- between order.c and freeze.c */
 
 /* Order, names and numbers. -ENOMEM. */
-int vm_draft_settle(struct vm_draft *d, struct vm_arena *arena);
+int vm_order_settle(struct vm_draft *d, struct vm_arena *arena);
 /* The stable inode number of a snapshot's disk; 0: no memory. */
-uint64_t vm_draft_disk_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
-int64_t vm_draft_disk_created(const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
-/* The finished domain for the @index'th one of the graph. @before: the same domain in the picture before, or NULL. Sets
+uint64_t vm_order_disk_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
+int64_t vm_order_disk_created(const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
+/* The finished domain for the @index'th one of the graph. @before: the same domain in the inventory before, or NULL. Sets
  * *unfinished where something was left out that is in the making. Gives; NULL: no memory. */
-struct vm_domain *vm_draft_compose(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
-				   struct vm_collect *collect, const struct vm_domain *before, bool *unfinished);
+struct vm_domain *vm_freeze_domain(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
+				   struct vm_chains *chains, const struct vm_domain *before, bool *unfinished);
 
 #endif

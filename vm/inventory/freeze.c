@@ -32,7 +32,7 @@ struct work {
 	const struct vm_draft *draft;
 	const struct vm_graph *graph;
 	size_t index;
-	struct vm_collect *collect;
+	struct vm_chains *chains;
 	struct vm_domain *domain;
 	struct vm_arena *arena;
 	struct q2_gate *gate; /* held on to by the domain */
@@ -82,7 +82,7 @@ static char **chain_paths(struct work *w, const int *layers, size_t n)
 	char **paths = vm_arena_calloc(w->arena, n + 1, sizeof(*paths));
 
 	for (size_t i = 0; paths && i < n; i++)
-		paths[i] = vm_arena_strdup(w->arena, w->collect->fact[layers[i]].path);
+		paths[i] = vm_arena_strdup(w->arena, w->chains->fact[layers[i]].path);
 	return paths;
 }
 
@@ -91,12 +91,12 @@ static void note_stamps(struct work *w, const struct vm_verdict *v, struct vm_di
 	struct q2_stamp *stamps = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*stamps));
 
 	for (size_t i = 0; stamps && i < v->n_layers; i++)
-		stamps[i] = w->collect->fact[v->layers[i]].stamp;
+		stamps[i] = w->chains->fact[v->layers[i]].stamp;
 	disk->stamps = stamps;
 	disk->n_stamps = stamps ? v->n_layers : 0;
 }
 
-static uint64_t virtual_size(const struct vm_collect *c, int file)
+static uint64_t virtual_size(const struct vm_chains *c, int file)
 {
 	return c->file[file]->info ? c->file[file]->info->size : 0;
 }
@@ -130,10 +130,10 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 	if (internal && v->entry)
 		disk->size = v->entry->disk_size;
 	else if (!internal && v->n_layers)
-		disk->size = virtual_size(w->collect, v->layers[0]);
+		disk->size = virtual_size(w->chains, v->layers[0]);
 	if (readable(disk->state) &&
-	    vm_collect_allowed(w->collect, v->layers, v->n_layers, v->n_layers && v->layers[0] == from->fact.pit, w->gate,
-			       &err) < 0)
+	    vm_chains_allowed(w->chains, v->layers, v->n_layers, v->n_layers && v->layers[0] == from->fact.pit, w->gate,
+			      &err) < 0)
 		worsen(disk, w, VM_UNSUPPORTED, err.msg);
 }
 
@@ -146,8 +146,8 @@ static int compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_
 	if (r < 0)
 		return r;
 	disk->target = vm_arena_strdup(w->arena, from->fact.target);
-	disk->created_ns = vm_draft_disk_created(s, from);
-	disk->ino = vm_draft_disk_ino(w->draft, s, from);
+	disk->created_ns = vm_order_disk_created(s, from);
+	disk->ino = vm_order_disk_ino(w->draft, s, from);
 	disk->gate = w->gate;
 	apply_verdict(w, from, &verdict, disk);
 	if (readable(disk->state))
@@ -387,10 +387,10 @@ static int compose(struct work *w)
 	return r;
 }
 
-struct vm_domain *vm_draft_compose(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
-				   struct vm_collect *collect, const struct vm_domain *before, bool *unfinished)
+struct vm_domain *vm_freeze_domain(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
+				   struct vm_chains *chains, const struct vm_domain *before, bool *unfinished)
 {
-	struct work w = { .draft = d, .graph = graph, .index = index, .collect = collect, .before = before,
+	struct work w = { .draft = d, .graph = graph, .index = index, .chains = chains, .before = before,
 			  .domain = vm_domain_new() };
 
 	if (!w.domain)

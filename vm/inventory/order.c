@@ -37,7 +37,7 @@ static const struct q2_snapshot *first_entry(const struct vm_draft_snapshot *s)
 	return NULL;
 }
 
-int64_t vm_draft_disk_created(const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk)
+int64_t vm_order_disk_created(const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk)
 {
 	return disk->entry ? entry_ns(disk->entry) : s->created_ns;
 }
@@ -135,7 +135,7 @@ static int set_names(struct vm_draft *d, struct vm_arena *arena)
 	return r;
 }
 
-int vm_draft_settle(struct vm_draft *d, struct vm_arena *arena)
+int vm_order_settle(struct vm_draft *d, struct vm_arena *arena)
 {
 	int r;
 
@@ -147,7 +147,7 @@ int vm_draft_settle(struct vm_draft *d, struct vm_arena *arena)
 	return r == 0 && vm_arena_failed(arena) ? -ENOMEM : r;
 }
 
-uint64_t vm_draft_disk_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk)
+uint64_t vm_order_disk_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk)
 {
 	const struct q2_snapshot *e = disk->entry;
 	vs_autofree char *identity = NULL;
@@ -179,7 +179,7 @@ static int by_node(const void *a, const void *b)
 	return memcmp(a, b, sizeof(struct node));
 }
 
-static bool node_of(const struct vm_collect *c, int file, struct node *out)
+static bool node_of(const struct vm_chains *c, int file, struct node *out)
 {
 	if (file == VM_NO_FILE)
 		return false;
@@ -187,7 +187,7 @@ static bool node_of(const struct vm_collect *c, int file, struct node *out)
 	return out->dev || out->ino;
 }
 
-static size_t add_active(const struct vm_collect *c, const struct vm_fact_disk *disk, struct node *nodes)
+static size_t add_active(const struct vm_chains *c, const struct vm_fact_disk *disk, struct node *nodes)
 {
 	size_t n = 0;
 
@@ -213,7 +213,7 @@ static struct node *active_nodes(const struct vm_drafts *set, const struct vm_fa
 		return NULL;
 	for (size_t i = 0; i < n_domains; i++)
 		for (size_t k = 0; k < domains[i].n_disks && !domains[i].image; k++)
-			*n += add_active(set->collect, &domains[i].disks[k], nodes + *n);
+			*n += add_active(set->chains, &domains[i].disks[k], nodes + *n);
 	qsort(nodes, *n, sizeof(*nodes), by_node);
 	return nodes;
 }
@@ -224,12 +224,12 @@ static void note_pulls(const struct vm_drafts *set)
 	for (size_t i = 0; i < set->n; i++) {
 		for (size_t k = 0; k < set->drafts[i].n_disks; k++) {
 			const struct vm_draft_now *disk = &set->drafts[i].disks[k];
-			struct vm_fact_file *top = disk->fact.top == VM_NO_FILE ? NULL : &set->collect->fact[disk->fact.top];
+			struct vm_fact_file *top = disk->fact.top == VM_NO_FILE ? NULL : &set->chains->fact[disk->fact.top];
 
 			if (!disk->pull_since || !top || top->repointed_at < disk->pull_since)
 				continue;
-			vm_memory_pulled(set->memory, &top->stamp);
-			top->pulled_at = (unsigned)set->collect->number;
+			vm_history_pulled(set->memory, &top->stamp);
+			top->pulled_at = (unsigned)set->chains->number;
 		}
 	}
 }
@@ -238,21 +238,21 @@ static void note_pulls(const struct vm_drafts *set)
  * locked before. */
 static void add_locks(const struct vm_drafts *set, int i)
 {
-	struct vm_file *f = set->collect->file[i];
-	uint64_t round = set->collect->number;
+	struct vm_header *f = set->chains->file[i];
+	uint64_t round = set->chains->number;
 
 	if (!f->info)
 		return;
 	if (set->ask_locks || f->touched + 3 >= round || f->locks.writer || f->locks.no_read || f->locks_code)
-		vm_files_locks(set->collect->files, f);
-	set->collect->fact[i].writer = f->locks.writer;
-	set->collect->fact[i].no_read = f->locks.no_read;
-	set->collect->fact[i].locks_error = f->locks_code;
+		vm_headers_locks(set->chains->files, f);
+	set->chains->fact[i].writer = f->locks.writer;
+	set->chains->fact[i].no_read = f->locks.no_read;
+	set->chains->fact[i].locks_error = f->locks_code;
 }
 
 static int add_memories(const struct vm_drafts *set, const struct vm_fact_domain *domains, size_t n_domains)
 {
-	struct vm_collect *c = set->collect;
+	struct vm_chains *c = set->chains;
 	struct node *active, node;
 	size_t n_active;
 
@@ -262,7 +262,7 @@ static int add_memories(const struct vm_drafts *set, const struct vm_fact_domain
 	for (size_t i = 0; i < c->n; i++) {
 		bool frozen = !node_of(c, (int)i, &node) || !bsearch(&node, active, n_active, sizeof(node), by_node);
 
-		vm_memory_file(set->memory, &c->fact[i], frozen);
+		vm_history_file(set->memory, &c->fact[i], frozen);
 		c->file[i]->live = !frozen;
 		if (frozen)
 			add_locks(set, (int)i);
@@ -280,13 +280,13 @@ static int snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d,
 		return -ENOMEM;
 	for (size_t i = 0; i < s->n_disks; i++) {
 		struct vm_draft_disk *disk = &s->disks[i];
-		uint64_t ino = vm_draft_disk_ino(d, s, disk);
+		uint64_t ino = vm_order_disk_ino(d, s, disk);
 
-		disk->fact.since = vm_memory_since(set->memory, ino, disk->fact.pit == VM_NO_FILE ? "" :
-						   set->collect->fact[disk->fact.pit].path);
+		disk->fact.since = vm_history_since(set->memory, ino, disk->fact.pit == VM_NO_FILE ? "" :
+						    set->chains->fact[disk->fact.pit].path);
 		disk->fact.ino = ino;
 		if (!disk->fact.froze && s->kind == VM_EXTERNAL)
-			disk->fact.froze = vm_memory_frozen(set->memory, ino);
+			disk->fact.froze = vm_history_frozen(set->memory, ino);
 		disks[i] = disk->fact;
 	}
 	out->disks = disks;
@@ -331,25 +331,25 @@ static int domain_facts(const struct vm_drafts *set, const struct vm_draft *d, s
 
 /* ---------------------------------------------------------------- the finish */
 
-static const struct vm_domain *by_uuid(const struct vm_picture *pic, const char *uuid)
+static const struct vm_domain *by_uuid(const struct vm_inventory *inv, const char *uuid)
 {
-	for (size_t i = 0; i < pic->n_domains; i++)
-		if (!strcmp(pic->domains[i]->uuid, uuid))
-			return pic->domains[i];
+	for (size_t i = 0; i < inv->n_domains; i++)
+		if (!strcmp(inv->domains[i]->uuid, uuid))
+			return inv->domains[i];
 	return NULL;
 }
 
-/* The same domain in the picture before. */
-static const struct vm_domain *find_before(const struct vm_picture *prev, const struct vm_draft *d)
+/* The same domain in the inventory before. */
+static const struct vm_domain *find_before(const struct vm_inventory *prev, const struct vm_draft *d)
 {
-	const struct vm_domain *before = prev ? vm_picture_domain(prev, d->dir) : NULL;
+	const struct vm_domain *before = prev ? vm_inventory_domain(prev, d->dir) : NULL;
 
 	if (prev && (!before || strcmp(before->uuid, d->uuid)))
 		before = by_uuid(prev, d->uuid);
 	return before;
 }
 
-/* Takes @now; gives what the picture is to show: @now, or the same that was shown before. */
+/* Takes @now; gives what the inventory is to show: @now, or the same that was shown before. */
 static struct vm_domain *settle_on(const struct vm_domain *before, struct vm_domain *now)
 {
 	if (before && vm_domain_equal(before, now)) {
@@ -357,7 +357,7 @@ static struct vm_domain *settle_on(const struct vm_domain *before, struct vm_dom
 		return vm_domain_ref((struct vm_domain *)before);
 	}
 	now->changed_ns = vm_now_ns();
-	vm_notice(before, now);
+	vm_changes_say(before, now);
 	return now;
 }
 
@@ -368,18 +368,18 @@ static void remember_frozen(const struct vm_drafts *set, const struct vm_domain 
 			const struct vm_disk *disk = &d->snapshots[i].disks[k];
 
 			if ((disk->state == VM_OK || disk->state == VM_DETACHED) && disk->n_stamps)
-				vm_memory_froze(set->memory, disk->ino, &disk->stamps[0]);
+				vm_history_froze(set->memory, disk->ino, &disk->stamps[0]);
 		}
 }
 
-static int compose_all(struct vm_drafts *set, const struct vm_graph *graph, const struct vm_picture *prev,
+static int compose_all(struct vm_drafts *set, const struct vm_graph *graph, const struct vm_inventory *prev,
 		       struct vm_domain **out)
 {
 	size_t n = 0;
 
 	while (n < set->n) {
 		const struct vm_domain *before = find_before(prev, &set->drafts[n]);
-		struct vm_domain *now = vm_draft_compose(&set->drafts[n], graph, n, set->collect, before, &set->unfinished);
+		struct vm_domain *now = vm_freeze_domain(&set->drafts[n], graph, n, set->chains, before, &set->unfinished);
 
 		if (!now)
 			break;
@@ -401,7 +401,7 @@ static int remember_commits(struct vm_drafts *set, const struct vm_facts *facts,
 	int r = vm_graph_commits(graph, &running, &n);
 
 	if (r == 0)
-		r = vm_memory_commits_add(set->memory, facts, running, n);
+		r = vm_history_commits_add(set->memory, facts, running, n);
 	free(running);
 	return r;
 }
@@ -442,13 +442,13 @@ static int add_merges(const struct vm_drafts *set, const struct vm_facts *facts,
 	return 0;
 }
 
-static int ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct vm_picture *prev, struct vm_domain **out)
+static int ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct vm_inventory *prev, struct vm_domain **out)
 {
 	vs_autofree struct vm_fact_commit *commits = NULL;
 	struct vm_graph *graph = NULL;
 	int r;
 
-	r = vm_memory_commits(set->memory, facts, &commits, &facts->n_commits);
+	r = vm_history_commits(set->memory, facts, &commits, &facts->n_commits);
 	if (r == 0)
 		r = add_merges(set, facts, &commits, &facts->n_commits);
 	facts->commits = commits;
@@ -486,7 +486,7 @@ void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const c
 	};
 }
 
-int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struct vm_domain **out)
+int vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev, struct vm_domain **out)
 {
 	size_t n_domains = set->n + set->n_extra;
 	struct vm_fact_domain *domains = vm_arena_calloc(set->arena, n_domains, sizeof(*domains));
@@ -495,7 +495,7 @@ int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struc
 	int r = domains ? 0 : -ENOMEM;
 
 	for (size_t i = 0; i < set->n && r == 0; i++) {
-		r = vm_draft_settle(&set->drafts[i], set->arena);
+		r = vm_order_settle(&set->drafts[i], set->arena);
 		if (r == 0)
 			r = domain_facts(set, &set->drafts[i], &domains[i]);
 	}
@@ -503,9 +503,9 @@ int vm_drafts_finish(struct vm_drafts *set, const struct vm_picture *prev, struc
 		domains[set->n + i] = set->extra[i];
 	if (r == 0)
 		r = add_memories(set, domains, n_domains);
-	if (r < 0 || set->collect->failed || vm_arena_failed(set->arena))
+	if (r < 0 || set->chains->failed || vm_arena_failed(set->arena))
 		return -ENOMEM;
-	facts.files = set->collect->fact;
-	facts.n_files = set->collect->n;
+	facts.files = set->chains->fact;
+	facts.n_files = set->chains->n;
 	return ask_graph(set, &facts, prev, out);
 }

@@ -28,7 +28,7 @@ struct image {
 	char *dir;    /* shown */
 	char *parent; /* the directory that it lies in */
 	struct vm_log *log;
-	struct vm_gate_memo gate;
+	struct vm_gates_memo gate;
 };
 
 struct image_source {
@@ -38,24 +38,24 @@ struct image_source {
 	char **allow_paths;
 	size_t n_allow_paths;
 	struct vm_store *store;
-	struct vm_files *files;
-	struct vm_memory *memory;
+	struct vm_headers *files;
+	struct vm_history *memory;
 	struct vm_dirs dirs;
-	struct vm_gate_memo wide; /* for what lies beside the images */
+	struct vm_gates_memo wide; /* for what lies beside the images */
 };
 
 /* ---------------------------------------------------------------- one image */
 
 static struct q2_gate *gate_of(const struct image_source *s, struct image *image)
 {
-	struct vm_gate_list list = {0};
+	struct vm_gates_list list = {0};
 	struct q2_gate *gate;
 
-	vm_gate_list_file(&list, image->path, Q2_FORMAT_QCOW2);
+	vm_gates_list_file(&list, image->path, Q2_FORMAT_QCOW2);
 	for (size_t i = 0; i < s->n_allow_paths; i++)
-		vm_gate_list_dir(&list, s->allow_paths[i]);
-	gate = vm_gate_list_gate(&list, &image->gate);
-	vm_gate_list_fini(&list);
+		vm_gates_list_dir(&list, s->allow_paths[i]);
+	gate = vm_gates_list_gate(&list, &image->gate);
+	vm_gates_list_fini(&list);
 	return gate;
 }
 
@@ -75,7 +75,7 @@ static void draw_entry(struct vm_drafts *set, struct vm_draft_snapshot *snap, in
 static void draw_present(struct vm_drafts *set, struct vm_draft_snapshot *snap, int file)
 {
 	*snap = (struct vm_draft_snapshot){ .name = "current", .kind = VM_INTERNAL, .parent = -1, .present = true,
-					    .created_ns = set->collect->fact[file].stamp.mtime_ns, .n_disks = 1 };
+					    .created_ns = set->chains->fact[file].stamp.mtime_ns, .n_disks = 1 };
 	snap->disks = vm_arena_calloc(set->arena, 1, sizeof(*snap->disks));
 	if (snap->disks)
 		snap->disks[0].fact = (struct vm_fact_snapdisk){
@@ -86,7 +86,7 @@ static void draw_present(struct vm_drafts *set, struct vm_draft_snapshot *snap, 
 
 static void draw_snapshots(struct vm_drafts *set, struct vm_draft *d, int file)
 {
-	const struct q2_info *info = set->collect->fact[file].info;
+	const struct q2_info *info = set->chains->fact[file].info;
 	size_t n = info ? info->n_snapshots : 0;
 
 	d->snapshots = vm_arena_calloc(set->arena, n + 1, sizeof(*d->snapshots));
@@ -98,23 +98,23 @@ static void draw_snapshots(struct vm_drafts *set, struct vm_draft *d, int file)
 		draw_present(set, &d->snapshots[d->n_snapshots++], file);
 }
 
-static void free_own(void *own)
+static void free_meta(void *meta)
 {
-	vm_own_free(own);
+	vm_meta_free(meta);
 }
 
-static void draw_own(const struct image_source *s, struct vm_drafts *set, const struct image *image, struct vm_draft *d)
+static void draw_meta(const struct image_source *s, struct vm_drafts *set, const struct image *image, struct vm_draft *d)
 {
-	char text[VM_OWN_MAX];
-	ssize_t len = getxattr(image->path, VM_OWN_XATTR, text, sizeof(text));
-	struct vm_own *found = NULL, *best;
+	char text[VM_META_MAX];
+	ssize_t len = getxattr(image->path, VM_META_XATTR, text, sizeof(text));
+	struct vm_meta *found = NULL, *best;
 
 	if (len > 0)
-		vm_own_parse(text, (size_t)len, &found, NULL);
+		vm_meta_parse(text, (size_t)len, &found, NULL);
 	best = vm_store_best(s->store, image->path, found);
-	vm_own_free(found);
-	if (best && vm_arena_own(set->arena, best, free_own))
-		vm_draft_own(d, best, set->arena);
+	vm_meta_free(found);
+	if (best && vm_arena_own(set->arena, best, free_meta))
+		vm_draft_meta(d, best, set->arena);
 }
 
 static int draw(const struct image_source *s, struct vm_drafts *set, struct image *image, struct vm_draft *d)
@@ -126,16 +126,16 @@ static int draw(const struct image_source *s, struct vm_drafts *set, struct imag
 	d->disks = vm_arena_calloc(set->arena, 1, sizeof(*d->disks));
 	if (!d->gate || !d->disks)
 		return -ENOMEM;
-	file = vm_collect_path(set->collect, image->path, Q2_FORMAT_QCOW2, d->gate);
+	file = vm_chains_path(set->chains, image->path, Q2_FORMAT_QCOW2, d->gate);
 	if (file == VM_NO_FILE)
 		return -ENOMEM;
 	d->n_disks = 1;
 	d->disks[0] = (struct vm_draft_now){
-		.source = image->path, .note = set->collect->fact[file].why,
+		.source = image->path, .note = set->chains->fact[file].why,
 		.fact = { .target = TARGET, .top = file, .format = Q2_FORMAT_QCOW2, .writable = true, .mirror = VM_NO_FILE },
 	};
 	draw_snapshots(set, d, file);
-	draw_own(s, set, image, d);
+	draw_meta(s, set, image, d);
 	return 0;
 }
 
@@ -159,21 +159,21 @@ static bool quiet(struct image_source *s)
 {
 	bool same = vm_dirs_quiet(&s->dirs);
 
-	same &= vm_files_quiet(s->files);
+	same &= vm_backing_quiet(s->files);
 	for (size_t i = 0; i < s->n_images; i++) {
-		struct vm_file *f = vm_files_top(s->files, s->images[i].path, Q2_FORMAT_QCOW2);
+		struct vm_header *f = vm_headers_top(s->files, s->images[i].path, Q2_FORMAT_QCOW2);
 
-		if (!f || vm_files_locks(s->files, f))
+		if (!f || vm_headers_locks(s->files, f))
 			same = false;
 	}
 	return same;
 }
 
-static int same_again(const struct vm_picture *prev, struct vm_picture **out)
+static int same_again(const struct vm_inventory *prev, struct vm_inventory **out)
 {
 	for (size_t i = 0; i < prev->n_domains; i++)
 		vm_domain_ref(prev->domains[i]);
-	*out = vm_picture_new(prev->domains, prev->n_domains, prev);
+	*out = vm_inventory_new(prev->domains, prev->n_domains, prev);
 	return *out ? 0 : -ENOMEM;
 }
 
@@ -181,7 +181,7 @@ static int same_again(const struct vm_picture *prev, struct vm_picture **out)
 static int check_all(const struct image_source *s, const struct vm_drafts *set, struct vs_err *err)
 {
 	for (size_t i = 0; i < set->n; i++) {
-		const struct vm_fact_file *fact = &set->collect->fact[set->drafts[i].disks[0].fact.top];
+		const struct vm_fact_file *fact = &set->chains->fact[set->drafts[i].disks[0].fact.top];
 
 		if (!fact->error)
 			continue;
@@ -193,18 +193,18 @@ static int check_all(const struct image_source *s, const struct vm_drafts *set, 
 	return 0;
 }
 
-static int look_properly(struct image_source *s, uint64_t round, const struct vm_picture *prev, struct vm_picture **out,
+static int look_properly(struct image_source *s, uint64_t round, const struct vm_inventory *prev, struct vm_inventory **out,
 			 struct vs_err *err)
 {
 	struct vm_domain **domains = calloc(s->n_images, sizeof(struct vm_domain *));
-	struct vm_collect collect;
+	struct vm_chains chains;
 	struct vm_arena arena;
-	struct vm_drafts set = { .arena = &arena, .collect = &collect, .memory = s->memory, .ask_locks = true };
+	struct vm_drafts set = { .arena = &arena, .chains = &chains, .memory = s->memory, .ask_locks = true };
 	int r;
 
-	vm_memory_poll(s->memory, (unsigned)round);
+	vm_history_poll(s->memory, (unsigned)round);
 	vm_arena_init(&arena);
-	vm_collect_init(&collect, s->files, round);
+	vm_chains_init(&chains, s->files, round);
 	r = domains ? draw_all(s, &set) : -ENOMEM;
 	if (r == 0) /* what stands on an image lies beside it mostly */
 		vm_surroundings_draw(&(struct vm_surroundings){ .set = &set, .dirs = &s->dirs, .wide = &s->wide, .allow_paths = s->allow_paths,
@@ -214,23 +214,23 @@ static int look_properly(struct image_source *s, uint64_t round, const struct vm
 	if (r == 0)
 		r = vm_drafts_finish(&set, prev, domains);
 	if (r == 0) {
-		*out = vm_picture_new(domains, set.n, prev);
+		*out = vm_inventory_new(domains, set.n, prev);
 		r = *out ? 0 : -ENOMEM;
 	}
-	vm_collect_fini(&collect);
+	vm_chains_fini(&chains);
 	vm_arena_fini(&arena);
 	free(domains);
 	return r;
 }
 
-static int image_look(struct vm_source *source, const struct vm_picture *prev, struct vm_picture **out, struct vs_err *err)
+static int image_look(struct vm_source *source, const struct vm_inventory *prev, struct vm_inventory **out, struct vs_err *err)
 {
 	struct image_source *s = (struct image_source *)source;
-	uint64_t round = vm_files_round(s->files);
+	uint64_t round = vm_headers_round(s->files);
 
 	vm_dirs_round(&s->dirs, source->closely);
 	if (source->closely)
-		vm_files_distrust(s->files);
+		vm_headers_distrust(s->files);
 	if (prev && quiet(s))
 		return same_again(prev, out);
 	return look_properly(s, round, prev, out, err);
@@ -243,7 +243,7 @@ static void image_close(struct vm_source *source)
 	struct image_source *s = (struct image_source *)source;
 
 	for (size_t i = 0; i < s->n_images; i++) {
-		vm_gate_memo_fini(&s->images[i].gate);
+		vm_gates_memo_fini(&s->images[i].gate);
 		vm_log_unref(s->images[i].log);
 		free(s->images[i].path);
 		free(s->images[i].dir);
@@ -252,10 +252,10 @@ static void image_close(struct vm_source *source)
 		free(s->allow_paths[i]);
 	free(s->allow_paths);
 	free(s->images);
-	vm_gate_memo_fini(&s->wide);
+	vm_gates_memo_fini(&s->wide);
 	vm_dirs_fini(&s->dirs);
-	vm_files_free(s->files);
-	vm_memory_free(s->memory);
+	vm_headers_free(s->files);
+	vm_history_free(s->memory);
 	free(s);
 }
 
@@ -319,8 +319,8 @@ static struct image_source *image_alloc(const struct vm_options *options)
 	s->source.ops = &image_ops;
 	s->images = calloc(options->n_images, sizeof(*s->images));
 	s->allow_paths = calloc(options->n_allow_paths + 1, sizeof(*s->allow_paths));
-	s->files = s->dirs.files = vm_files_new();
-	s->memory = vm_memory_new();
+	s->files = s->dirs.files = vm_headers_new();
+	s->memory = vm_history_new();
 	if (s->images && s->allow_paths && s->files && s->memory) {
 		s->n_images = options->n_images;
 		return s;

@@ -3,14 +3,14 @@
 /*
  * The libvirt source: a connection that may go away, and an inventory that does not.
  *
- *   connected ── a look fails and the connection is dead ──► away: every domain's log says so, the picture stays
+ *   connected ── a look fails and the connection is dead ──► away: every domain's log says so, the inventory stays
  *   away ── nothing is tried before `retry_ns`; then connect, wait twice as long after every failure (0.5 s .. 30 s)
  *        ── connected again ──► every domain's log says so, and nothing that was known is taken for granted
  */
 #include <errno.h>
 #include <string.h>
 
-#include "vm/inventory/look.h"
+#include "vm/inventory/poll.h"
 #include "vm/inventory/source.h"
 #include "vm/libvirt/conn.h"
 #include "vm/libvirt/events.h"
@@ -27,7 +27,7 @@ struct libvirt_source {
 	void (*kick)(void *opaque);
 	void *opaque;
 
-	struct vm_inventory *inv;
+	struct vm_poll *poll;
 	struct vm_conn *conn;      /* NULL while away */
 	bool fresh;                /* conn has not been looked at yet */
 	bool opened;               /* there was a connection once */
@@ -43,7 +43,7 @@ static int connect_now(struct libvirt_source *s, struct vs_err *err)
 		return r;
 	s->fresh = true;
 	if (s->opened)
-		vm_inventory_say(s->inv, "libvirt is back");
+		vm_poll_say(s->poll, "libvirt is back");
 	s->opened = true;
 	s->wait_ns = RETRY_MIN_NS;
 	s->source.due_ns = 0;
@@ -75,19 +75,20 @@ static int ensure_connected(struct libvirt_source *s, struct vs_err *err)
 static void lose_connection(struct libvirt_source *s)
 {
 	vm_conn_close(vs_steal(s->conn));
-	vm_inventory_say(s->inv, "libvirt is away: what is shown is as it was last known");
+	vm_poll_say(s->poll, "libvirt is away: what is shown is as it was last known");
 	s->wait_ns = RETRY_MIN_NS;
 	wait_longer(s);
 }
 
-static int libvirt_look(struct vm_source *source, const struct vm_picture *prev, struct vm_picture **out, struct vs_err *err)
+static int libvirt_look(struct vm_source *source, const struct vm_inventory *prev, struct vm_inventory **out,
+			struct vs_err *err)
 {
 	struct libvirt_source *s = (struct libvirt_source *)source;
 	int r = ensure_connected(s, err);
 
 	if (r < 0)
 		return r;
-	r = vm_inventory_look(s->inv, s->conn, s->fresh, source->closely, prev, out, err);
+	r = vm_poll_once(s->poll, s->conn, s->fresh, source->closely, prev, out, err);
 	if (r >= 0)
 		s->fresh = false;
 	else if (!vm_conn_alive(s->conn) && prev)
@@ -100,7 +101,7 @@ static void libvirt_close(struct vm_source *source)
 	struct libvirt_source *s = (struct libvirt_source *)source;
 
 	vm_conn_close(s->conn);
-	vm_inventory_free(s->inv);
+	vm_poll_free(s->poll);
 	vm_events_stop();
 	free(s->uri);
 	free(s);
@@ -119,9 +120,9 @@ int vm_source_libvirt(const struct vm_options *options, struct vm_store *store, 
 	s = calloc(1, sizeof(*s));
 	if (s) {
 		s->uri = options->uri ? strdup(options->uri) : NULL;
-		s->inv = vm_inventory_new(options, store);
+		s->poll = vm_poll_new(options, store);
 	}
-	if (!s || !s->inv || (options->uri && !s->uri)) {
+	if (!s || !s->poll || (options->uri && !s->uri)) {
 		if (s) {
 			libvirt_close(&s->source);
 			return vs_err_set(err, -ENOMEM, "out of memory");

@@ -9,17 +9,17 @@
 #define VS_VM_INVENTORY_SOURCE_H
 
 #include "vm/meta/store.h"
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
 struct vm_source;
 
 struct vm_source_ops {
 	/*
-	 * One look at everything. @prev: the picture in place (NULL at the first look); what did not change is shared
-	 * with it. Gives the next picture. -EHOSTDOWN while the other side is away: @prev then stays in place. Problems of
-	 * one domain or file are told in the picture and are no error, except at the first look of an image source.
+	 * One look at everything. @prev: the inventory in place (NULL at the first look); what did not change is shared
+	 * with it. Gives the next inventory. -EHOSTDOWN while the other side is away: @prev then stays in place. Problems of
+	 * one domain or file are told in the inventory and are no error, except at the first look of an image source.
 	 */
-	int (*look)(struct vm_source *src, const struct vm_picture *prev, struct vm_picture **out, struct vs_err *err);
+	int (*poll)(struct vm_source *src, const struct vm_inventory *prev, struct vm_inventory **out, struct vs_err *err);
 	void (*close)(struct vm_source *src);
 };
 

@@ -27,7 +27,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
 #define NS_PER_S INT64_C(1000000000)
 #define LABEL_MAX 40

@@ -5,13 +5,15 @@
  * repeated after it, and may come before the call that causes them returns. Callbacks can be on their way while they are
  * deregistered, so what they are given is reference-counted.
  */
+#include "vm/libvirt/blockjob-pulse.h"
+
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "qcow2/base.h"
 #include "vm/util/clock.h"
 
-struct vm_act_pulse {
+struct vm_blockjob_pulse {
 	atomic_uint refs;
 	virDomainPtr dom;
 	int ids[2]; /* -1: not registered */
@@ -23,7 +25,7 @@ struct vm_act_pulse {
 
 static void unref(void *opaque)
 {
-	struct vm_act_pulse *p = opaque;
+	struct vm_blockjob_pulse *p = opaque;
 
 	if (atomic_fetch_sub(&p->refs, 1) != 1)
 		return;
@@ -32,7 +34,7 @@ static void unref(void *opaque)
 	free(p);
 }
 
-static void beat(struct vm_act_pulse *p)
+static void beat(struct vm_blockjob_pulse *p)
 {
 	pthread_mutex_lock(&p->lock);
 	p->beaten = true;
@@ -60,7 +62,7 @@ static int on_lifecycle(virConnectPtr conn, virDomainPtr dom, int event, int det
 	return 0;
 }
 
-static int hear(struct vm_act_pulse *p, int event, virConnectDomainEventGenericCallback callback)
+static int hear(struct vm_blockjob_pulse *p, int event, virConnectDomainEventGenericCallback callback)
 {
 	int id;
 
@@ -71,9 +73,9 @@ static int hear(struct vm_act_pulse *p, int event, virConnectDomainEventGenericC
 	return id;
 }
 
-struct vm_act_pulse *vm_act_pulse_new(virDomainPtr dom)
+struct vm_blockjob_pulse *vm_blockjob_pulse_new(virDomainPtr dom)
 {
-	struct vm_act_pulse *p = calloc(1, sizeof(*p));
+	struct vm_blockjob_pulse *p = calloc(1, sizeof(*p));
 	pthread_condattr_t attr;
 
 	if (!p)
@@ -90,7 +92,7 @@ struct vm_act_pulse *vm_act_pulse_new(virDomainPtr dom)
 	return p;
 }
 
-void vm_act_pulse_free(struct vm_act_pulse *p)
+void vm_blockjob_pulse_free(struct vm_blockjob_pulse *p)
 {
 	if (!p)
 		return;
@@ -100,7 +102,7 @@ void vm_act_pulse_free(struct vm_act_pulse *p)
 	unref(p);
 }
 
-void vm_act_pulse_wait(struct vm_act_pulse *p, unsigned ms)
+void vm_blockjob_pulse_wait(struct vm_blockjob_pulse *p, unsigned ms)
 {
 	struct timespec until = vm_ns_timespec(vm_steady_ns() + ms * VM_NS_PER_MS);
 

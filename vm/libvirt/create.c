@@ -12,26 +12,34 @@
  * When libvirt says "failed" the domain may nevertheless write to the overlays already: it switches first and records later.
  * So nothing is removed here; the caller does that, when it has looked at who uses what.
  */
+#include "vm/libvirt/create.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/blockjob-list.h"
+#include "vm/libvirt/blockjob-wait.h"
+#include "vm/libvirt/dom.h"
+#include "vm/libvirt/fsfreeze.h"
+#include "vm/libvirt/overlay.h"
+#include "vm/libvirt/version.h"
+#include "vm/util/fault.h"
 #include "vm/xml/edit.h"
 
 struct making {
 	virDomainPtr dom;
-	const struct vm_act_create *spec;
+	const struct vm_create *spec;
 	struct vm_xml_domain *domain;
-	struct vm_act_can can;
+	struct vm_version can;
 	char **names;
 	size_t n_names;
 };
 
 /* ---------------------------------------------------------------- which disks, and may they */
 
-static bool listed(const struct vm_act_create *spec, const char *target)
+static bool listed(const struct vm_create *spec, const char *target)
 {
 	for (size_t i = 0; i < spec->n_targets; i++)
 		if (!strcmp(spec->targets[i], target))
@@ -44,7 +52,7 @@ static bool writable(const struct vm_xml_disk *disk)
 	return vm_xml_disk_exposed(disk) && disk->source.type != VM_SOURCE_NONE;
 }
 
-static bool takes_part(const struct vm_act_create *spec, const struct vm_xml_disk *disk)
+static bool takes_part(const struct vm_create *spec, const struct vm_xml_disk *disk)
 {
 	return writable(disk) && listed(spec, disk->target);
 }
@@ -101,7 +109,7 @@ static int check_external(const struct making *m, const struct vm_xml_disk *disk
 	if (disk->source.format == Q2_FORMAT_NONE)
 		return vs_err_set(err, -EOPNOTSUPP, "disk '%s' has %s: only raw and qcow2 can be stood on", disk->target,
 				  disk->source.format_name ? "another format" : "no recorded format");
-	*path = vm_act_source_path(m->dom, &disk->source);
+	*path = vm_dom_source_path(m->dom, &disk->source);
 	if (!*path)
 		return vs_err_set(err, -EOPNOTSUPP, "disk '%s' is %s, beside which no overlay can be made: leave it out with disks=",
 				  disk->target, disk->source.text);
@@ -118,10 +126,10 @@ static int check_external(const struct making *m, const struct vm_xml_disk *disk
 
 /* ---------------------------------------------------------------- the plan */
 
-static int plan_overlay(const struct making *m, const struct vm_xml_disk *disk, struct vm_act_plan *plan,
+static int plan_overlay(const struct making *m, const struct vm_xml_disk *disk, struct vm_overlay_plan *plan,
 			struct vs_err *err)
 {
-	struct vm_act_naming naming = {
+	struct vm_overlay_naming naming = {
 		.snapshot = m->spec->name, .names = m->names, .n_names = m->n_names,
 		.left_over = m->spec->left_over, .taken = m->spec->taken, .opaque = m->spec->opaque,
 	};
@@ -132,10 +140,10 @@ static int plan_overlay(const struct making *m, const struct vm_xml_disk *disk, 
 		return 0;
 	r = check_external(m, disk, &path, err);
 	naming.beside = path;
-	return r < 0 ? r : vm_act_plan_add(plan, &naming, disk->target, path, disk->source.format, err);
+	return r < 0 ? r : vm_overlay_plan_add(plan, &naming, disk->target, path, disk->source.format, err);
 }
 
-static int plan_disks(const struct making *m, struct vm_act_plan *plan, struct vs_err *err)
+static int plan_disks(const struct making *m, struct vm_overlay_plan *plan, struct vs_err *err)
 {
 	int r = check_targets(m, err);
 
@@ -145,7 +153,7 @@ static int plan_disks(const struct making *m, struct vm_act_plan *plan, struct v
 		if (!writable(disk))
 			continue;
 		if (plan->running)
-			r = vm_act_job_none(m->dom, disk->target, err);
+			r = vm_blockjob_none(m->dom, disk->target, err);
 		if (r == 0)
 			r = m->spec->kind == VM_EXTERNAL ? plan_overlay(m, disk, plan, err) :
 							   check_internal(m, disk, err);
@@ -164,46 +172,46 @@ static int taken(const struct making *m, struct vs_err *err)
 static void fini(struct making *m)
 {
 	vm_xml_domain_free(m->domain);
-	vm_act_names_free(m->names, m->n_names);
+	vm_overlay_names_free(m->names, m->n_names);
 }
 
 /* On success to be ended with fini(). */
-static int init(struct making *m, struct vm_act_plan *plan, struct vs_err *err)
+static int init(struct making *m, struct vm_overlay_plan *plan, struct vs_err *err)
 {
-	int r = vm_act_active(m->dom, err);
+	int r = vm_dom_active(m->dom, err);
 
 	plan->running = r > 0;
 	if (r >= 0)
-		r = vm_act_can(virDomainGetConnect(m->dom), &m->can, err);
+		r = vm_version_get(virDomainGetConnect(m->dom), &m->can, err);
 	if (r >= 0)
-		r = vm_act_names(m->dom, &m->names, &m->n_names, err);
+		r = vm_overlay_names(m->dom, &m->names, &m->n_names, err);
 	if (r >= 0)
-		r = vm_act_domain_xml(m->dom, 0, &m->domain, err);
+		r = vm_dom_xml(m->dom, 0, &m->domain, err);
 	if (r >= 0)
 		r = taken(m, err);
 	if (r >= 0)
 		r = plan_disks(m, plan, err);
 	if (r < 0) {
-		vm_act_plan_fini(plan);
+		vm_overlay_plan_fini(plan);
 		fini(m);
 	}
 	return r;
 }
 
-int vm_act_create_plan(virDomainPtr dom, const struct vm_act_create *spec, struct vm_act_watch *watch, struct vm_act_plan *plan,
-		       struct vs_err *err)
+int vm_create_plan(virDomainPtr dom, const struct vm_create *spec, struct vm_dom_watch *watch, struct vm_overlay_plan *plan,
+		   struct vs_err *err)
 {
 	struct making m = { .dom = dom, .spec = spec };
-	struct vm_act_plan p = {0};
+	struct vm_overlay_plan p = {0};
 	int r = init(&m, &p, err);
 
 	if (r < 0)
 		return r;
 	fini(&m);
 	if (spec->quiesce) /* only the guest's agent can freeze: is it there? */
-		r = vm_act_agent(dom, spec->quiesce_s, watch, err);
+		r = vm_fsfreeze_agent(dom, spec->quiesce_s, watch, err);
 	if (r < 0)
-		vm_act_plan_fini(&p);
+		vm_overlay_plan_fini(&p);
 	else
 		*plan = p;
 	return r;
@@ -211,7 +219,7 @@ int vm_act_create_plan(virDomainPtr dom, const struct vm_act_create *spec, struc
 
 /* ---------------------------------------------------------------- the request */
 
-static const char *overlay_of(const struct vm_act_plan *plan, const char *target)
+static const char *overlay_of(const struct vm_overlay_plan *plan, const char *target)
 {
 	for (size_t i = 0; i < plan->n_overlays; i++)
 		if (!strcmp(plan->overlays[i].target, target))
@@ -219,17 +227,17 @@ static const char *overlay_of(const struct vm_act_plan *plan, const char *target
 	return NULL;
 }
 
-static int request(const struct making *m, const struct vm_act_plan *plan, char **text, struct vs_err *err)
+static int request(const struct making *m, const struct vm_overlay_plan *plan, char **text, struct vs_err *err)
 {
 	bool internal = m->spec->kind == VM_INTERNAL;
-	struct vm_rewrite_new spec = {
+	struct vm_new_snapshot spec = {
 		.name = m->spec->name, .description = m->spec->description, .n_disks = m->domain->n_disks,
 		.memory = internal && plan->running ? VM_MODE_INTERNAL : VM_MODE_NO,
 	};
-	vs_autofree struct vm_rewrite_new_disk *disks = calloc(spec.n_disks + 1, sizeof(*disks));
+	vs_autofree struct vm_new_disk *disks = calloc(spec.n_disks + 1, sizeof(*disks));
 
 	if (!disks)
-		return vm_act_oom(err);
+		return vm_dom_oom(err);
 	for (size_t i = 0; i < spec.n_disks; i++) {
 		const struct vm_xml_disk *disk = &m->domain->disks[i];
 
@@ -239,7 +247,7 @@ static int request(const struct making *m, const struct vm_act_plan *plan, char 
 				internal && takes_part(m->spec, disk) ? VM_MODE_INTERNAL : VM_MODE_NO;
 	}
 	spec.disks = disks;
-	return vm_rewrite_new(&spec, text, err);
+	return vm_new_snapshot(&spec, text, err);
 }
 
 static int call(virDomainPtr dom, const char *name, const char *text, unsigned flags, bool *made, struct vs_err *err)
@@ -247,7 +255,7 @@ static int call(virDomainPtr dom, const char *name, const char *text, unsigned f
 	virDomainSnapshotPtr snap = virDomainSnapshotCreateXML(dom, text, flags | VIR_DOMAIN_SNAPSHOT_CREATE_VALIDATE);
 
 	if (!snap) {
-		int r = vm_act_virterr(dom, err, "snapshot '%s'", name);
+		int r = vm_dom_virterr(dom, err, "snapshot '%s'", name);
 
 		return r != -EHOSTDOWN ? r : vs_err_set(err, r, "libvirt went away while it took snapshot '%s', which may be there "
 							"or not", name);
@@ -270,10 +278,10 @@ static const struct vm_xml_source *frozen_in(const struct vm_xml_snapshot *recor
 
 /* One disk: does the overlay stand on what libvirt says it froze? If not, nobody can have written to it yet (what it stood on may be
  * gone, and then the domain does not start): it is put there. */
-static int verify_disk(const struct making *m, const struct vm_act_overlay *o, const struct vm_xml_snapshot *record, struct vs_err *err)
+static int verify_disk(const struct making *m, const struct vm_overlay *o, const struct vm_xml_snapshot *record, struct vs_err *err)
 {
 	const struct vm_xml_source *frozen = frozen_in(record, o->target);
-	vs_autofree char *path = frozen ? vm_act_source_path(m->dom, frozen) : NULL;
+	vs_autofree char *path = frozen ? vm_dom_source_path(m->dom, frozen) : NULL;
 	struct stat st;
 	int active;
 
@@ -283,19 +291,19 @@ static int verify_disk(const struct making *m, const struct vm_act_overlay *o, c
 		return vs_err_set(err, -EIO, "disk '%s' of snapshot '%s': '%s': %s", o->target, m->spec->name, path, strerror(errno));
 	if (st.st_dev == o->below_dev && st.st_ino == o->below_ino)
 		return 0;
-	active = vm_act_active(m->dom, err);
+	active = vm_dom_active(m->dom, err);
 	if (active)
 		return active < 0 ? active : vs_err_set(err, -EIO, "disk '%s': another tool has changed its layers while snapshot '%s' was taken, and "
 							"somebody has started the domain: '%s' stands on '%s', but '%s' was frozen",
 							o->target, m->spec->name, o->path, o->below, path);
-	return vm_act_overlay_rebase(o, path, frozen->format, err);
+	return vm_overlay_rebase(o, path, frozen->format, err);
 }
 
 /* libvirt may have let us wait for a job of another tool, after which the layers are others than were planned with. */
-static int verify(const struct making *m, const struct vm_act_plan *plan, struct vs_err *err)
+static int verify(const struct making *m, const struct vm_overlay_plan *plan, struct vs_err *err)
 {
-	vm_act_autorecord struct vm_xml_snapshot *record = NULL;
-	int r = vm_act_snapshot_xml(m->dom, m->spec->name, &record, err);
+	vm_dom_autorecord struct vm_xml_snapshot *record = NULL;
+	int r = vm_dom_snapshot_xml(m->dom, m->spec->name, &record, err);
 
 	for (size_t i = 0; r == 0 && i < plan->n_overlays; i++)
 		r = verify_disk(m, &plan->overlays[i], record, err);
@@ -304,41 +312,41 @@ static int verify(const struct making *m, const struct vm_act_plan *plan, struct
 
 /* ---------------------------------------------------------------- external, shut off */
 
-static int create_offline(const struct making *m, struct vm_act_plan *plan, const char *text,
-			  struct vm_act_watch *watch, bool *made, struct vs_err *err)
+static int create_offline(const struct making *m, struct vm_overlay_plan *plan, const char *text,
+			  struct vm_dom_watch *watch, bool *made, struct vs_err *err)
 {
 	const unsigned flags = VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC |
 			       VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
-	int r = vm_act_overlays_make(plan, false, m->spec->making, m->spec->opaque, watch, err);
+	int r = vm_overlay_make_all(plan, false, m->spec->making, m->spec->opaque, watch, err);
 
 	if (r < 0)
 		return r;
-	vm_act_step(watch, "take snapshot '%s'", m->spec->name);
+	vm_dom_step(watch, "take snapshot '%s'", m->spec->name);
 	r = call(m->dom, m->spec->name, text, flags, made, err);
 	return r < 0 ? r : verify(m, plan, err);
 }
 
 /* ---------------------------------------------------------------- external, running */
 
-static int create_online(const struct making *m, struct vm_act_plan *plan, const char *text,
-			 struct vm_act_watch *watch, bool *made, struct vs_err *err)
+static int create_online(const struct making *m, struct vm_overlay_plan *plan, const char *text,
+			 struct vm_dom_watch *watch, bool *made, struct vs_err *err)
 {
 	const unsigned flags = VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC;
-	struct vm_act_freeze *freeze = NULL;
+	struct vm_fsfreeze *freeze = NULL;
 	struct vs_err why = {0};
-	int r = vm_act_overlays_make(plan, true, m->spec->making, m->spec->opaque, watch, err), thawed = 0;
+	int r = vm_overlay_make_all(plan, true, m->spec->making, m->spec->opaque, watch, err), thawed = 0;
 
 	if (r == 0 && m->spec->quiesce) {
-		vm_act_step(watch, "freeze the guest's file systems");
-		r = vm_act_freeze(m->dom, m->spec->quiesce_s, watch, &freeze, err);
+		vm_dom_step(watch, "freeze the guest's file systems");
+		r = vm_fsfreeze(m->dom, m->spec->quiesce_s, watch, &freeze, err);
 		vm_fault();
 	}
 	if (r == 0) {
-		vm_act_step(watch, "take snapshot '%s'", m->spec->name);
+		vm_dom_step(watch, "take snapshot '%s'", m->spec->name);
 		r = call(m->dom, m->spec->name, text, flags, made, err);
 	}
 	if (freeze)
-		thawed = vm_act_thaw(freeze, &why);
+		thawed = vm_fsfreeze_thaw(freeze, &why);
 	if (thawed == 0)
 		return r;
 	return vs_err_set(err, thawed, "snapshot '%s' was %s; %s", m->spec->name, *made ? "taken" : "not taken", why.msg);
@@ -346,12 +354,12 @@ static int create_online(const struct making *m, struct vm_act_plan *plan, const
 
 /* ---------------------------------------------------------------- all */
 
-static int create_internal(const struct making *m, const char *text, struct vm_act_watch *watch, bool *made,
+static int create_internal(const struct making *m, const char *text, struct vm_dom_watch *watch, bool *made,
 			   struct vs_err *err)
 {
 	int r;
 
-	vm_act_step(watch, "take snapshot '%s'", m->spec->name);
+	vm_dom_step(watch, "take snapshot '%s'", m->spec->name);
 	r = call(m->dom, m->spec->name, text, 0, made, err);
 	if (r == -EOPNOTSUPP && err)
 		vs_err_set(err, r, "no internal snapshot of this domain is possible (%s): take an external one",
@@ -359,25 +367,25 @@ static int create_internal(const struct making *m, const char *text, struct vm_a
 	return r;
 }
 
-int vm_act_create(virDomainPtr dom, const struct vm_act_create *spec, struct vm_act_watch *watch, bool *made,
-		  struct vs_err *err)
+int vm_create(virDomainPtr dom, const struct vm_create *spec, struct vm_dom_watch *watch, bool *made,
+	      struct vs_err *err)
 {
 	struct making m = { .dom = dom, .spec = spec };
 	vs_autofree char *text = NULL;
-	struct vm_act_plan plan = {0};
+	struct vm_overlay_plan plan = {0};
 	int r;
 
 	*made = false;
 	r = init(&m, &plan, err);
 	if (r < 0)
 		return r;
-	r = vm_act_cancelled(watch) ? vs_err_set(err, -ECANCELED, "cancelled") : request(&m, &plan, &text, err);
+	r = vm_dom_cancelled(watch) ? vs_err_set(err, -ECANCELED, "cancelled") : request(&m, &plan, &text, err);
 	if (r == 0 && spec->kind == VM_INTERNAL)
 		r = create_internal(&m, text, watch, made, err);
 	else if (r == 0)
 		r = plan.running ? create_online(&m, &plan, text, watch, made, err) :
 				   create_offline(&m, &plan, text, watch, made, err);
-	vm_act_plan_fini(&plan);
+	vm_overlay_plan_fini(&plan);
 	fini(&m);
 	return r;
 }

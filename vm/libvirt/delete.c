@@ -6,20 +6,23 @@
  * connection of its own, because libvirt 9.0 can lose the wake-up of one of two threads that call through one connection.
  * It is used for internal snapshots only: see command/merge-run.c.
  */
+#include "vm/libvirt/delete.h"
+
 #include <errno.h>
 #include <pthread.h>
 
-#include "vm/libvirt/act-priv.h"
 #include "vm/libvirt/conn.h"
+#include "vm/libvirt/dom.h"
 #include "vm/util/clock.h"
+#include "vm/util/fault.h"
 
 #define LOOK_MS 50
 
-struct deed {
+struct delete {
 	virDomainPtr dom;
 	virDomainSnapshotPtr snap;
 	const struct vm_xml_snapshot *record;
-	struct vm_act_watch *watch;
+	struct vm_dom_watch *watch;
 	virDomainPtr asked; /* the domain over the other connection; NULL: nobody wants to know, or it cannot be had */
 	int64_t last_ns;
 	uint64_t last_cur, speed;
@@ -35,10 +38,10 @@ struct deed {
 
 static void *delete_thread(void *arg)
 {
-	struct deed *d = arg;
+	struct delete *d = arg;
 
 	if (virDomainSnapshotDelete(d->snap, 0) < 0)
-		d->result = vm_act_virterr(d->dom, &d->why, "snapshot '%s'", d->record->name);
+		d->result = vm_dom_virterr(d->dom, &d->why, "snapshot '%s'", d->record->name);
 	if (d->result == -EHOSTDOWN)
 		vs_err_set(&d->why, -EHOSTDOWN, "libvirt went away while it deleted snapshot '%s', which may be going on",
 			   d->record->name);
@@ -49,7 +52,7 @@ static void *delete_thread(void *arg)
 	return NULL;
 }
 
-static bool over_within(struct deed *d, unsigned ms)
+static bool over_within(struct delete *d, unsigned ms)
 {
 	struct timespec until = vm_ns_timespec(vm_now_ns() + ms * VM_NS_PER_MS);
 	bool over;
@@ -63,7 +66,7 @@ static bool over_within(struct deed *d, unsigned ms)
 }
 
 /* Sums over the disks: libvirt does one after the other. */
-static void tell(struct deed *d)
+static void tell(struct delete *d)
 {
 	uint64_t cur = 0, end = 0;
 	int64_t now = vm_steady_ns();
@@ -99,7 +102,7 @@ static virDomainPtr ask_elsewhere(virDomainPtr dom)
 	return other;
 }
 
-static int run_thread(struct deed *d)
+static int run_thread(struct delete *d)
 {
 	pthread_t thread;
 	int r;
@@ -118,7 +121,7 @@ static int run_thread(struct deed *d)
 	return r;
 }
 
-static int run_delete(struct deed *d, struct vs_err *err)
+static int run_delete(struct delete *d, struct vs_err *err)
 {
 	int r;
 
@@ -133,21 +136,21 @@ static int run_delete(struct deed *d, struct vs_err *err)
 	return d->result < 0 ? vs_err_set(err, d->result, "%s", d->why.msg) : 0;
 }
 
-int vm_act_delete(virDomainPtr dom, const char *name, struct vm_act_watch *watch, struct vs_err *err)
+int vm_delete_internal(virDomainPtr dom, const char *name, struct vm_dom_watch *watch, struct vs_err *err)
 {
-	vm_act_autosnapshot virDomainSnapshotPtr snap = NULL;
-	vm_act_autorecord struct vm_xml_snapshot *record = NULL;
-	struct deed d = { .dom = dom, .watch = watch };
-	int r = vm_act_snapshot(dom, name, &snap, err);
+	vm_dom_autosnapshot virDomainSnapshotPtr snap = NULL;
+	vm_dom_autorecord struct vm_xml_snapshot *record = NULL;
+	struct delete d = { .dom = dom, .watch = watch };
+	int r = vm_dom_snapshot(dom, name, &snap, err);
 
 	if (r == 0)
-		r = vm_act_snapshot_xml(dom, name, &record, err);
+		r = vm_dom_snapshot_xml(dom, name, &record, err);
 	if (r == 0 && record->kind == VM_EXTERNAL)
 		r = vs_err_set(err, -EOPNOTSUPP, "snapshot '%s' is external: libvirt's own delete is not used for those", name);
 	if (r < 0)
 		return r;
 	d.snap = snap;
 	d.record = record;
-	vm_act_step(watch, "delete snapshot '%s'", name);
+	vm_dom_step(watch, "delete snapshot '%s'", name);
 	return run_delete(&d, err);
 }

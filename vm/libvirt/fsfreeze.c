@@ -9,12 +9,14 @@
  *     waiting ── the call returns ──────────────► done: the command goes on, and thaws
  *        └────── cancelled, or too late ────────► left: the thread thaws what it has frozen, and ends
  */
+#include "vm/libvirt/fsfreeze.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 
-#include "vm/libvirt/act-priv.h"
 #include "vm/libvirt/conn.h"
+#include "vm/libvirt/dom.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
@@ -24,7 +26,7 @@
 #define SLACK_NS (5 * VM_NS_PER_S) /* libvirt's own time-out is to be the first */
 #define LOOK_NS (100 * VM_NS_PER_MS)
 
-struct vm_act_freeze {
+struct vm_fsfreeze {
 	virConnectPtr conn;
 	virDomainPtr dom; /* over conn */
 	unsigned seconds;
@@ -41,7 +43,7 @@ static pthread_mutex_t count_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t count_changed = PTHREAD_COND_INITIALIZER;
 static unsigned count; /* threads that there are */
 
-static void freeze_free(struct vm_act_freeze *f)
+static void freeze_free(struct vm_fsfreeze *f)
 {
 	if (f->dom)
 		virDomainFree(f->dom);
@@ -52,24 +54,24 @@ static void freeze_free(struct vm_act_freeze *f)
 	free(f);
 }
 
-static void set_timeout(const struct vm_act_freeze *f, int seconds)
+static void set_timeout(const struct vm_fsfreeze *f, int seconds)
 {
 	virDomainAgentSetResponseTimeout(f->dom, seconds, 0); /* where it cannot be set, our own patience counts */
 }
 
-static int thaw(const struct vm_act_freeze *f, struct vs_err *err)
+static int thaw(const struct vm_fsfreeze *f, struct vs_err *err)
 {
 	set_timeout(f, THAW_S);
 	for (int try = 1; virDomainFSThaw(f->dom, NULL, 0, 0) < 0; try++) {
 		if (try == THAW_TRIES)
-			return vm_act_virterr(f->dom, err, "the guest's file systems may still be frozen, and cannot be thawed (try 'virsh "
+			return vm_dom_virterr(f->dom, err, "the guest's file systems may still be frozen, and cannot be thawed (try 'virsh "
 					      "domfsthaw %s')", virDomainGetName(f->dom));
 		sleep(1);
 	}
 	return 0;
 }
 
-static int call(struct vm_act_freeze *f, struct vs_err *err)
+static int call(struct vm_fsfreeze *f, struct vs_err *err)
 {
 	unsigned nsec;
 	long long sec;
@@ -78,17 +80,17 @@ static int call(struct vm_act_freeze *f, struct vs_err *err)
 	set_timeout(f, (int)f->seconds);
 	/* its clock is the one thing that every agent tells */
 	if (virDomainGetTime(f->dom, &sec, &nsec, 0) < 0)
-		return vm_act_virterr(f->dom, err, "the guest's file systems cannot be frozen");
+		return vm_dom_virterr(f->dom, err, "the guest's file systems cannot be frozen");
 	if (f->only_ask || virDomainFSFreeze(f->dom, NULL, 0, 0) >= 0)
 		return 0;
-	r = vm_act_virterr(f->dom, err, "the guest's file systems cannot be frozen");
+	r = vm_dom_virterr(f->dom, err, "the guest's file systems cannot be frozen");
 	thaw(f, NULL); /* those that were, before it failed, or will be when it comes to it */
 	return r == -EINVAL ? vs_err_set(err, -EOPNOTSUPP, "the guest's file systems cannot be frozen while it is paused") : r;
 }
 
 static void *freeze_thread(void *arg)
 {
-	struct vm_act_freeze *f = arg;
+	struct vm_fsfreeze *f = arg;
 	struct vs_err why = {0};
 	int r = call(f, &why);
 	bool left;
@@ -114,13 +116,13 @@ static void *freeze_thread(void *arg)
 }
 
 /* Whether it is over in time; else it is left. */
-static bool await_end(struct vm_act_freeze *f, const struct vm_act_watch *watch)
+static bool await_end(struct vm_fsfreeze *f, const struct vm_dom_watch *watch)
 {
 	int64_t patience = vm_steady_ns() + f->seconds * VM_NS_PER_S + SLACK_NS;
 	bool over;
 
 	pthread_mutex_lock(&f->lock);
-	while (!f->over && vm_steady_ns() < patience && !vm_act_cancelled(watch)) {
+	while (!f->over && vm_steady_ns() < patience && !vm_dom_cancelled(watch)) {
 		struct timespec until = vm_ns_timespec(vm_now_ns() + LOOK_NS);
 
 		pthread_cond_timedwait(&f->ended, &f->lock, &until);
@@ -131,7 +133,7 @@ static bool await_end(struct vm_act_freeze *f, const struct vm_act_watch *watch)
 	return over;
 }
 
-static int open_other(struct vm_act_freeze *f, virDomainPtr dom, struct vs_err *err)
+static int open_other(struct vm_fsfreeze *f, virDomainPtr dom, struct vs_err *err)
 {
 	vs_autofree char *uri = virConnectGetURI(virDomainGetConnect(dom));
 	char uuid[VIR_UUID_STRING_BUFLEN];
@@ -139,10 +141,10 @@ static int open_other(struct vm_act_freeze *f, virDomainPtr dom, struct vs_err *
 	f->conn = uri ? vm_conn_plain(uri, false) : NULL;
 	if (f->conn && virDomainGetUUIDString(dom, uuid) == 0)
 		f->dom = virDomainLookupByUUIDString(f->conn, uuid);
-	return f->dom ? 0 : vm_act_virterr(dom, err, "a second connection to libvirt");
+	return f->dom ? 0 : vm_dom_virterr(dom, err, "a second connection to libvirt");
 }
 
-static int begin(struct vm_act_freeze *f, struct vs_err *err)
+static int begin(struct vm_fsfreeze *f, struct vs_err *err)
 {
 	pthread_t thread;
 	int r;
@@ -161,9 +163,9 @@ static int begin(struct vm_act_freeze *f, struct vs_err *err)
 	return vs_err_set(err, r, "no thread to freeze the guest with");
 }
 
-static int ask(virDomainPtr dom, unsigned seconds, bool only_ask, struct vm_act_watch *watch, struct vm_act_freeze **out, struct vs_err *err)
+static int ask(virDomainPtr dom, unsigned seconds, bool only_ask, struct vm_dom_watch *watch, struct vm_fsfreeze **out, struct vs_err *err)
 {
-	struct vm_act_freeze *f = xcalloc(1, sizeof(*f));
+	struct vm_fsfreeze *f = xcalloc(1, sizeof(*f));
 	int state = VIR_DOMAIN_NOSTATE, r;
 
 	f->seconds = seconds;
@@ -181,7 +183,7 @@ static int ask(virDomainPtr dom, unsigned seconds, bool only_ask, struct vm_act_
 		return r;
 	}
 	if (!await_end(f, watch)) /* the thread's from here on */
-		return vm_act_cancelled(watch) ?
+		return vm_dom_cancelled(watch) ?
 			vs_err_set(err, -ECANCELED, "cancelled while the guest's agent was asked to freeze; should it do so yet, it is thawed") :
 			vs_err_set(err, -ETIMEDOUT, "the guest's agent did not answer within %u s; should it freeze yet, it is thawed", seconds);
 	r = f->result;
@@ -196,17 +198,17 @@ static int ask(virDomainPtr dom, unsigned seconds, bool only_ask, struct vm_act_
 	return r;
 }
 
-int vm_act_agent(virDomainPtr dom, unsigned seconds, struct vm_act_watch *watch, struct vs_err *err)
+int vm_fsfreeze_agent(virDomainPtr dom, unsigned seconds, struct vm_dom_watch *watch, struct vs_err *err)
 {
 	return ask(dom, seconds, true, watch, NULL, err);
 }
 
-int vm_act_freeze(virDomainPtr dom, unsigned seconds, struct vm_act_watch *watch, struct vm_act_freeze **out, struct vs_err *err)
+int vm_fsfreeze(virDomainPtr dom, unsigned seconds, struct vm_dom_watch *watch, struct vm_fsfreeze **out, struct vs_err *err)
 {
 	return ask(dom, seconds, false, watch, out, err);
 }
 
-int vm_act_thaw(struct vm_act_freeze *f, struct vs_err *err)
+int vm_fsfreeze_thaw(struct vm_fsfreeze *f, struct vs_err *err)
 {
 	int r = thaw(f, err);
 
@@ -215,7 +217,7 @@ int vm_act_thaw(struct vm_act_freeze *f, struct vs_err *err)
 	return r;
 }
 
-void vm_act_freeze_await(unsigned seconds)
+void vm_fsfreeze_await(unsigned seconds)
 {
 	struct timespec until = vm_ns_timespec(vm_now_ns() + seconds * VM_NS_PER_S);
 

@@ -6,10 +6,13 @@
  * first, one that is shut off only the second. If a domain starts or stops just before the call, libvirt refuses the flags
  * (an invalid operation), and they are worked out once more.
  */
+#include "vm/libvirt/metadata.h"
+
 #include <errno.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/dom.h"
 #include "vm/libvirt/virterr.h"
+#include "vm/util/fault.h"
 
 #define TRIES 3
 
@@ -18,15 +21,15 @@ static int impact(virDomainPtr dom, unsigned *flags, struct vs_err *err)
 	int persistent = virDomainIsPersistent(dom), active;
 
 	if (persistent < 0)
-		return vm_act_virterr(dom, err, "the state of the domain");
-	active = vm_act_active(dom, err);
+		return vm_dom_virterr(dom, err, "the state of the domain");
+	active = vm_dom_active(dom, err);
 	if (active < 0)
 		return active;
 	*flags = (active ? VIR_DOMAIN_AFFECT_LIVE : 0) | (persistent ? VIR_DOMAIN_AFFECT_CONFIG : 0);
 	return 0;
 }
 
-int vm_act_metadata_get(virDomainPtr dom, const char *uri, char **xml, struct vs_err *err)
+int vm_metadata_get(virDomainPtr dom, const char *uri, char **xml, struct vs_err *err)
 {
 	unsigned flags;
 	char *text;
@@ -37,12 +40,12 @@ int vm_act_metadata_get(virDomainPtr dom, const char *uri, char **xml, struct vs
 	flags = flags & VIR_DOMAIN_AFFECT_CONFIG ? VIR_DOMAIN_AFFECT_CONFIG : VIR_DOMAIN_AFFECT_LIVE;
 	text = virDomainGetMetadata(dom, VIR_DOMAIN_METADATA_ELEMENT, uri, flags);
 	if (!text)
-		return vm_act_virterr(dom, err, "the metadata of the domain");
+		return vm_dom_virterr(dom, err, "the metadata of the domain");
 	*xml = text;
 	return 0;
 }
 
-int vm_act_metadata_set(virDomainPtr dom, const char *key, const char *uri, const char *xml, struct vs_err *err)
+int vm_metadata_set(virDomainPtr dom, const char *key, const char *uri, const char *xml, struct vs_err *err)
 {
 	for (int try = 1;; try++) {
 		unsigned flags;
@@ -56,6 +59,6 @@ int vm_act_metadata_set(virDomainPtr dom, const char *key, const char *uri, cons
 		}
 		r = vm_virterr_code();
 		if (r != -EINVAL || try == TRIES)
-			return vm_act_virterr(dom, err, "the metadata of the domain");
+			return vm_dom_virterr(dom, err, "the metadata of the domain");
 	}
 }

@@ -10,13 +10,17 @@
  * nothing, is the very file that we made, and never what somebody else has put there meanwhile. A file gets its name only when the
  * caller has noted which one it is (O_TMPFILE, where the file system has that). Nothing that is there is ever replaced or removed here.
  */
+#include "vm/libvirt/overlay.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/dom.h"
+#include "vm/libvirt/qemu-img.h"
+#include "vm/util/fault.h"
 #include "vm/util/utf8.h"
 
 #define NAME_PART_MAX 100 /* bytes of the snapshot's name in a file name */
@@ -97,8 +101,8 @@ static void strip_snapshot(char *stem, char **snapshots, size_t n)
 	}
 }
 
-int vm_act_overlay_path(const char *source, char **snapshots, size_t n_snapshots, const char *snapshot, unsigned attempt,
-			char **path)
+int vm_overlay_path(const char *source, char **snapshots, size_t n_snapshots, const char *snapshot, unsigned attempt,
+		    char **path)
 {
 	const char *slash = strrchr(source, '/'), *base = slash ? slash + 1 : source;
 	vs_autofree char *stem = strdup(base);
@@ -118,7 +122,7 @@ int vm_act_overlay_path(const char *source, char **snapshots, size_t n_snapshots
 	return 0;
 }
 
-int vm_act_names(virDomainPtr dom, char ***names, size_t *n_out, struct vs_err *err)
+int vm_overlay_names(virDomainPtr dom, char ***names, size_t *n_out, struct vs_err *err)
 {
 	virDomainSnapshotPtr *list;
 	int n = virDomainListAllSnapshots(dom, &list, 0);
@@ -126,7 +130,7 @@ int vm_act_names(virDomainPtr dom, char ***names, size_t *n_out, struct vs_err *
 	bool oom;
 
 	if (n < 0)
-		return vm_act_virterr(dom, err, "the snapshots of the domain");
+		return vm_dom_virterr(dom, err, "the snapshots of the domain");
 	copy = calloc((size_t)n + 1, sizeof(*copy));
 	oom = !copy;
 	for (int i = 0; i < n; i++) {
@@ -137,15 +141,15 @@ int vm_act_names(virDomainPtr dom, char ***names, size_t *n_out, struct vs_err *
 	free(list);
 	if (oom) {
 		if (copy)
-			vm_act_names_free(copy, (size_t)n);
-		return vm_act_oom(err);
+			vm_overlay_names_free(copy, (size_t)n);
+		return vm_dom_oom(err);
 	}
 	*names = copy;
 	*n_out = (size_t)n;
 	return 0;
 }
 
-void vm_act_names_free(char **names, size_t n)
+void vm_overlay_names_free(char **names, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 		free(names[i]);
@@ -154,7 +158,7 @@ void vm_act_names_free(char **names, size_t n)
 
 /* ---------------------------------------------------------------- plans */
 
-void vm_act_plan_fini(struct vm_act_plan *plan)
+void vm_overlay_plan_fini(struct vm_overlay_plan *plan)
 {
 	for (size_t i = 0; i < plan->n_overlays; i++) {
 		free(plan->overlays[i].target);
@@ -162,10 +166,10 @@ void vm_act_plan_fini(struct vm_act_plan *plan)
 		free(plan->overlays[i].path);
 	}
 	free(plan->overlays);
-	*plan = (struct vm_act_plan){0};
+	*plan = (struct vm_overlay_plan){0};
 }
 
-static bool planned(const struct vm_act_plan *plan, const char *path)
+static bool planned(const struct vm_overlay_plan *plan, const char *path)
 {
 	for (size_t i = 0; i < plan->n_overlays; i++)
 		if (!strcmp(plan->overlays[i].path, path))
@@ -174,16 +178,17 @@ static bool planned(const struct vm_act_plan *plan, const char *path)
 }
 
 /* The first path that nobody has, or will have. */
-static int find_path(const struct vm_act_plan *plan, const struct vm_act_naming *naming, char **path, struct vs_err *err)
+static int find_path(const struct vm_overlay_plan *plan, const struct vm_overlay_naming *naming, char **path,
+		     struct vs_err *err)
 {
 	for (unsigned attempt = 1; attempt <= ATTEMPTS; attempt++) {
 		vs_autofree char *text = NULL;
 		struct stat st;
 		bool there;
 
-		if (vm_act_overlay_path(naming->beside, naming->names, naming->n_names, naming->snapshot, attempt,
-					&text) < 0)
-			return vm_act_oom(err);
+		if (vm_overlay_path(naming->beside, naming->names, naming->n_names, naming->snapshot, attempt,
+				    &text) < 0)
+			return vm_dom_oom(err);
 		there = lstat(text, &st) == 0 || errno != ENOENT;
 		if (planned(plan, text) || (there && !(naming->left_over && naming->left_over(naming->opaque, text))) ||
 		    (!there && naming->taken && naming->taken(naming->opaque, text)))
@@ -195,10 +200,11 @@ static int find_path(const struct vm_act_plan *plan, const struct vm_act_naming 
 			  naming->beside);
 }
 
-int vm_act_plan_add(struct vm_act_plan *plan, const struct vm_act_naming *naming, const char *target, const char *below,
-		    enum q2_format format, struct vs_err *err)
+int vm_overlay_plan_add(struct vm_overlay_plan *plan, const struct vm_overlay_naming *naming, const char *target,
+			const char *below,
+			enum q2_format format, struct vs_err *err)
 {
-	struct vm_act_overlay *list, *o, made = { .format = format };
+	struct vm_overlay *list, *o, made = { .format = format };
 	int r = find_path(plan, naming, &made.path, err);
 	struct stat st;
 
@@ -217,7 +223,7 @@ int vm_act_plan_add(struct vm_act_plan *plan, const struct vm_act_naming *naming
 		free(made.path);
 		free(made.target);
 		free(made.below);
-		return vm_act_oom(err);
+		return vm_dom_oom(err);
 	}
 	o = &plan->overlays[plan->n_overlays++];
 	*o = made;
@@ -255,7 +261,7 @@ static int give_name(int fd, const char *path)
 }
 
 /* Is what lies there the file that we made? */
-static bool is_ours(const struct vm_act_overlay *o)
+static bool is_ours(const struct vm_overlay *o)
 {
 	struct stat st;
 
@@ -263,7 +269,7 @@ static bool is_ours(const struct vm_act_overlay *o)
 }
 
 /* Owners are only changed by those who may, and libvirt may see to it anyway: no failure. */
-static int make_empty(struct vm_act_overlay *o, const struct maker *maker, struct vs_err *err)
+static int make_empty(struct vm_overlay *o, const struct maker *maker, struct vs_err *err)
 {
 	vs_autoclose int fd = -1;
 	struct stat below, st;
@@ -310,7 +316,7 @@ static int sync_overlay(const char *path, struct vs_err *err)
 	return r < 0 ? vs_err_set(err, r, "overlay '%s': %s", path, strerror(-r)) : 0;
 }
 
-static int make(struct vm_act_overlay *o, const struct maker *maker, struct vs_err *err)
+static int make(struct vm_overlay *o, const struct maker *maker, struct vs_err *err)
 {
 	const char *argv[] = {"qemu-img", "create", "-q", "-f", "qcow2", "-b", o->below, "-F", q2_format_name(o->format),
 			      o->path, NULL};
@@ -319,7 +325,7 @@ static int make(struct vm_act_overlay *o, const struct maker *maker, struct vs_e
 	if (r < 0 || maker->empty)
 		return r;
 	vm_fault();
-	r = vm_act_run(argv, err);
+	r = vm_qemu_img_run(argv, err);
 	if (r == 0)
 		r = sync_overlay(o->path, err);
 	if (r == 0 && !is_ours(o))
@@ -328,24 +334,25 @@ static int make(struct vm_act_overlay *o, const struct maker *maker, struct vs_e
 	return r;
 }
 
-int vm_act_overlays_make(struct vm_act_plan *plan, bool empty, int (*making)(void *opaque, const char *path, int fd, struct vs_err *err),
-			 void *opaque, struct vm_act_watch *watch, struct vs_err *err)
+int vm_overlay_make_all(struct vm_overlay_plan *plan, bool empty, int (*making)(void *opaque, const char *path, int fd,
+										struct vs_err *err),
+			void *opaque, struct vm_dom_watch *watch, struct vs_err *err)
 {
 	const struct maker maker = { .making = making, .opaque = opaque, .empty = empty };
 
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < plan->n_overlays; i++) {
-		vm_act_step(watch, "create overlay '%s'", plan->overlays[i].path);
-		r = vm_act_cancelled(watch) ? vs_err_set(err, -ECANCELED, "cancelled") : make(&plan->overlays[i], &maker, err);
+		vm_dom_step(watch, "create overlay '%s'", plan->overlays[i].path);
+		r = vm_dom_cancelled(watch) ? vs_err_set(err, -ECANCELED, "cancelled") : make(&plan->overlays[i], &maker, err);
 	}
 	return r;
 }
 
-int vm_act_overlay_rebase(const struct vm_act_overlay *o, const char *below, enum q2_format format, struct vs_err *err)
+int vm_overlay_rebase(const struct vm_overlay *o, const char *below, enum q2_format format, struct vs_err *err)
 {
 	const char *argv[] = {"qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", q2_format_name(format), "-b", below, o->path, NULL};
-	int r = vm_act_run(argv, err);
+	int r = vm_qemu_img_run(argv, err);
 
 	return r < 0 ? r : sync_overlay(o->path, err);
 }

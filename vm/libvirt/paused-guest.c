@@ -17,7 +17,8 @@
  * takes of the paused guest, into a save image, and with a revert or a restore back into a definition and into another instance,
  * which is somebody's. So the word alone names nothing. It names our instance together with the process that QEMU is (its number, and
  * when it began, as the kernel tells), and both are in our notes from the start to the end: who has the word but is another process is
- * left alone. A word in a configuration is one that travelled, and goes (vm_act_find_paused). Dying right after 2, before the process
+ * left alone. A word in a configuration is one that travelled, and goes (vm_paused_guest_find). Dying right after 2, before the
+ * process
  * could be noted, leaves a note with the time: a QEMU of this domain that carries the word and began within seconds of that is ours.
  *
  * A second condition: none of its vCPUs has run since the start. Their threads sleep until they are resumed, whatever block jobs do;
@@ -27,6 +28,8 @@
  * Autodestroy instead of all this would be simpler, but ties the guest to our connection for good, so that what somebody has
  * resumed would be destroyed under them when we unmount.
  */
+#include "vm/libvirt/paused-guest.h"
+
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
@@ -38,9 +41,11 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/blockjob-list.h"
+#include "vm/libvirt/dom.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
+#include "vm/util/fault.h"
 #include "vm/util/mem.h"
 
 #define WORD_URI "https://virt-snapfs.org/xmlns/paused/1.0"
@@ -69,7 +74,7 @@ static int read_token(virDomainPtr dom, unsigned flags, char *token, struct vs_e
 	const char *at = xml ? strstr(xml, "token=") : NULL;
 
 	if (!xml) {
-		int r = vm_act_virterr(dom, err, "the metadata of the domain");
+		int r = vm_dom_virterr(dom, err, "the metadata of the domain");
 
 		return r == -ENOENT ? 0 : r;
 	}
@@ -82,7 +87,7 @@ static int drop_token(virDomainPtr dom, unsigned flags, struct vs_err *err)
 		vm_fault();
 		return 0;
 	}
-	return vm_act_virterr(dom, err, "the metadata of the domain");
+	return vm_dom_virterr(dom, err, "the metadata of the domain");
 }
 
 /* ---------------------------------------------------------------- the process */
@@ -153,7 +158,7 @@ static int each_process(const char *uuid, void (*use)(void *opaque, int64_t pid,
 }
 
 struct found {
-	struct vm_act_guest guest; /* pid and began of the last one */
+	struct vm_paused_guest guest; /* pid and began of the last one */
 	uint64_t since;            /* only those that began then, or later */
 	int n;
 };
@@ -170,7 +175,7 @@ static void take_process(void *opaque, int64_t pid, uint64_t began)
 }
 
 /* The QEMU of this domain, which began at @since or later; false: there is none that we can see, or more than one. */
-static bool find_process(const char *uuid, uint64_t since, struct vm_act_guest *out)
+static bool find_process(const char *uuid, uint64_t since, struct vm_paused_guest *out)
 {
 	struct found found = { .since = since };
 
@@ -181,7 +186,7 @@ static bool find_process(const char *uuid, uint64_t since, struct vm_act_guest *
 	return true;
 }
 
-bool vm_act_process(const char *uuid, struct vm_act_guest *out)
+bool vm_paused_guest_process(const char *uuid, struct vm_paused_guest *out)
 {
 	return find_process(uuid, 0, out);
 }
@@ -200,7 +205,7 @@ static bool is_for_writing(int64_t pid, const char *fd)
 	return flags && (strtoul(flags + strlen("flags:"), NULL, 8) & O_ACCMODE) != O_RDONLY;
 }
 
-int vm_act_process_writes(int64_t pid, const char *path)
+int vm_paused_guest_process_writes(int64_t pid, const char *path)
 {
 	struct stat want, st;
 	char dir[64];
@@ -227,7 +232,7 @@ static uint64_t now_ticks(void)
 }
 
 struct looking {
-	const struct vm_act_guest *noted;
+	const struct vm_paused_guest *noted;
 	uint64_t tick;
 	bool is_it, may_be;
 };
@@ -235,7 +240,7 @@ struct looking {
 static void compare(void *opaque, int64_t pid, uint64_t began)
 {
 	struct looking *l = opaque;
-	const struct vm_act_guest *noted = l->noted;
+	const struct vm_paused_guest *noted = l->noted;
 
 	if (!noted->pid)
 		l->is_it |= began + l->tick >= noted->began && began <= noted->began + BORN_S * l->tick;
@@ -245,7 +250,7 @@ static void compare(void *opaque, int64_t pid, uint64_t began)
 
 /* Is the QEMU of this domain, which runs, the process that was noted? 1; 0: it is another one; -ENODATA: it cannot be seen from here,
  * in a container or where /proc hides others' processes. That others pretend to be it as well changes nothing. */
-static int is_noted(const char *uuid, const struct vm_act_guest *noted, struct vs_err *err)
+static int is_noted(const char *uuid, const struct vm_paused_guest *noted, struct vs_err *err)
 {
 	struct looking l = { .noted = noted, .tick = (uint64_t)sysconf(_SC_CLK_TCK) };
 	int n = each_process(uuid, compare, &l);
@@ -265,11 +270,11 @@ static int may_start(virDomainPtr dom, struct vs_err *err)
 	int saved = virDomainHasManagedSaveImage(dom, 0), active;
 
 	if (saved < 0)
-		return vm_act_virterr(dom, err, "the managed save of the domain");
+		return vm_dom_virterr(dom, err, "the managed save of the domain");
 	if (saved)
 		return vs_err_set(err, -EPERM, "domain '%s' has a managed save, which a start would use up: start it and shut it "
 				  "down, or 'virsh managedsave-remove' it first", virDomainGetName(dom));
-	active = vm_act_active(dom, err);
+	active = vm_dom_active(dom, err);
 	return active > 0 ? vs_err_set(err, -EBUSY, "domain '%s' is running", virDomainGetName(dom)) : active;
 }
 
@@ -309,7 +314,7 @@ static char *configuration(virDomainPtr dom, struct vs_err *err)
 	char *xml = virDomainGetXMLDesc(dom, VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE);
 
 	if (!xml)
-		vm_act_virterr(dom, err, "the configuration of the domain");
+		vm_dom_virterr(dom, err, "the configuration of the domain");
 	return xml;
 }
 
@@ -337,7 +342,7 @@ static int start_with_word(virDomainPtr dom, const char *token, struct vs_err *e
 		return vs_err_set(err, -EIO, "the configuration of the domain has no name");
 	started = virDomainCreateXML(virDomainGetConnect(dom), xml, VIR_DOMAIN_START_PAUSED);
 	if (!started)
-		return vm_act_virterr(dom, err, "the domain cannot be started to work on its disks");
+		return vm_dom_virterr(dom, err, "the domain cannot be started to work on its disks");
 	vm_fault();
 	after = configuration(dom, err);
 	if (!after || strcmp(before, after) != 0) {
@@ -350,7 +355,7 @@ static int start_with_word(virDomainPtr dom, const char *token, struct vs_err *e
 }
 
 /* Who cannot see its QEMU could not tell later whether the guest is ours still, and would have to leave it behind. */
-static int take_sight(virDomainPtr dom, struct vm_act_guest *guest, struct vs_err *err)
+static int take_sight(virDomainPtr dom, struct vm_paused_guest *guest, struct vs_err *err)
 {
 	if (find_process(guest->uuid, guest->began - 1, guest))
 		return 0;
@@ -360,10 +365,11 @@ static int take_sight(virDomainPtr dom, struct vm_act_guest *guest, struct vs_er
 			  "ended safely. Start the domain first, or mount where its QEMU can be seen");
 }
 
-int vm_act_start_paused(virDomainPtr dom, int (*note)(void *opaque, const struct vm_act_guest *guest, struct vs_err *err), void *opaque,
-			struct vm_act_guest *out, struct vs_err *err)
+int vm_paused_guest_start(virDomainPtr dom, int (*note)(void *opaque, const struct vm_paused_guest *guest, struct vs_err *err),
+			  void *opaque,
+			  struct vm_paused_guest *out, struct vs_err *err)
 {
-	struct vm_act_guest guest = { .began = now_ticks() };
+	struct vm_paused_guest guest = { .began = now_ticks() };
 	struct vs_err local = {0};
 	char left[33];
 	int r;
@@ -399,13 +405,13 @@ int vm_act_start_paused(virDomainPtr dom, int (*note)(void *opaque, const struct
 
 /* ---------------------------------------------------------------- end */
 
-static int is_untouched(virDomainPtr dom, const struct vm_act_guest *guest, struct vs_err *err)
+static int is_untouched(virDomainPtr dom, const struct vm_paused_guest *guest, struct vs_err *err)
 {
 	int state;
 	uint64_t ran;
 
 	if (virDomainGetState(dom, &state, NULL, 0) < 0)
-		return vm_act_virterr(dom, err, "the state of the domain");
+		return vm_dom_virterr(dom, err, "the state of the domain");
 	if (state == VIR_DOMAIN_SHUTOFF)
 		return 0;
 	if (state != VIR_DOMAIN_PAUSED)
@@ -417,10 +423,10 @@ static int is_untouched(virDomainPtr dom, const struct vm_act_guest *guest, stru
 }
 
 /* 1: it is that instance and paused; 0: it is not up; -EEXIST: somebody has it; anything else: nobody can tell, so it is left to neither. */
-static int still_ours(virDomainPtr dom, const struct vm_act_guest *guest, struct vs_err *err)
+static int still_ours(virDomainPtr dom, const struct vm_paused_guest *guest, struct vs_err *err)
 {
 	char token[33];
-	int r = vm_act_active(dom, err);
+	int r = vm_dom_active(dom, err);
 
 	if (r <= 0)
 		return r;
@@ -431,21 +437,21 @@ static int still_ours(virDomainPtr dom, const struct vm_act_guest *guest, struct
 		r = is_untouched(dom, guest, err);
 	else if (r == 0)
 		r = -EEXIST;
-	return r == 1 || vm_act_active(dom, NULL) != 0 ? r : 0;
+	return r == 1 || vm_dom_active(dom, NULL) != 0 ? r : 0;
 }
 
 /* Until nobody is at work on it: 0; -ECANCELED. A job that hangs is for who began it to end. */
-static int await_others(virDomainPtr dom, struct vm_act_watch *watch, struct vs_err *err)
+static int await_others(virDomainPtr dom, struct vm_dom_watch *watch, struct vs_err *err)
 {
 	bool told = false;
 
 	for (int failed = 0;;) {
-		struct vm_act_job *jobs = NULL;
+		struct vm_blockjob *jobs = NULL;
 		size_t n = 0;
-		int r = vm_act_jobs(dom, &jobs, &n, err);
+		int r = vm_blockjob_list(dom, &jobs, &n, err);
 
 		if (r < 0) {
-			if (vm_act_active(dom, NULL) == 0)
+			if (vm_dom_active(dom, NULL) == 0)
 				return 0; /* it has gone */
 			if (r == -EHOSTDOWN || ++failed == FAILED_MAX)
 				return r;
@@ -453,20 +459,20 @@ static int await_others(virDomainPtr dom, struct vm_act_watch *watch, struct vs_
 			continue;
 		}
 		failed = 0;
-		vm_act_jobs_free(jobs, n);
+		vm_blockjob_list_free(jobs, n);
 		if (n == 0)
 			return 0;
 		if (!told)
-			vm_act_step(watch, "wait for the job that another tool has begun in the guest that was started for this");
+			vm_dom_step(watch, "wait for the job that another tool has begun in the guest that was started for this");
 		told = true;
-		if (vm_act_cancelled(watch))
+		if (vm_dom_cancelled(watch))
 			return vs_err_set(err, -ECANCELED, "cancelled while another tool is at work in the guest that was started for this: it "
 					  "stays, paused, and is 'virsh destroy'ed when that is done");
 		usleep(OTHERS_PAUSE_US);
 	}
 }
 
-static int end(virDomainPtr dom, const struct vm_act_guest *guest, struct vm_act_watch *watch, struct vs_err *err)
+static int end(virDomainPtr dom, const struct vm_paused_guest *guest, struct vm_dom_watch *watch, struct vs_err *err)
 {
 	int r = still_ours(dom, guest, err);
 
@@ -485,11 +491,11 @@ static int end(virDomainPtr dom, const struct vm_act_guest *guest, struct vm_act
 		vm_fault();
 		return 0;
 	}
-	r = vm_act_virterr(dom, err, "the domain, which was started to work on its disks, cannot be ended");
-	return vm_act_active(dom, NULL) == 0 ? 0 : r;
+	r = vm_dom_virterr(dom, err, "the domain, which was started to work on its disks, cannot be ended");
+	return vm_dom_active(dom, NULL) == 0 ? 0 : r;
 }
 
-int vm_act_end_paused(virConnectPtr conn, const struct vm_act_guest *guest, struct vm_act_watch *watch, struct vs_err *err)
+int vm_paused_guest_end(virConnectPtr conn, const struct vm_paused_guest *guest, struct vm_dom_watch *watch, struct vs_err *err)
 {
 	virDomainPtr dom = virDomainLookupByUUIDString(conn, guest->uuid);
 	int r;
@@ -505,11 +511,11 @@ int vm_act_end_paused(virConnectPtr conn, const struct vm_act_guest *guest, stru
 
 /* ---------------------------------------------------------------- after a crash */
 
-int vm_act_find_paused(virDomainPtr dom, const struct vm_act_guest *noted, struct vm_act_guest *out, struct vs_err *err)
+int vm_paused_guest_find(virDomainPtr dom, const struct vm_paused_guest *noted, struct vm_paused_guest *out, struct vs_err *err)
 {
-	struct vm_act_guest guest = *noted;
+	struct vm_paused_guest guest = *noted;
 	char left[33];
-	int r = vm_act_active(dom, err);
+	int r = vm_dom_active(dom, err);
 
 	if (r < 0)
 		return r;

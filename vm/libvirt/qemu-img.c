@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/libvirt/qemu-img.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -7,8 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
-
-#include "vm/libvirt/act-priv.h"
 
 #define SAID_MAX 512 /* bytes of a program's complaint that are kept */
 
@@ -61,7 +61,7 @@ static int wait_for(pid_t pid, int *status)
 	return 0;
 }
 
-int vm_act_run(const char *const *argv, struct vs_err *err)
+int vm_qemu_img_run(const char *const *argv, struct vs_err *err)
 {
 	char said[SAID_MAX];
 	int ends[2], status = 0, r;

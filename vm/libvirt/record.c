@@ -1,44 +1,47 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/libvirt/record.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/dom.h"
+#include "vm/util/fault.h"
 
 /* ---------------------------------------------------------------- records */
 
-int vm_act_redefine(virDomainPtr dom, const char *xml, enum vm_act_current current, struct vs_err *err)
+int vm_record_redefine(virDomainPtr dom, const char *xml, enum vm_record_current current, struct vs_err *err)
 {
 	unsigned flags = VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE;
-	vm_act_autorecord struct vm_xml_snapshot *record = NULL;
-	vm_act_autosnapshot virDomainSnapshotPtr old = NULL, made = NULL;
+	vm_dom_autorecord struct vm_xml_snapshot *record = NULL;
+	vm_dom_autosnapshot virDomainSnapshotPtr old = NULL, made = NULL;
 	int r = vm_xml_snapshot_parse(xml, &record, err);
 
 	if (r < 0)
 		return r;
 	old = virDomainSnapshotLookupByName(dom, record->name, 0);
-	if (current == VM_ACT_MAKE_CURRENT || (old && virDomainSnapshotIsCurrent(old, 0) == 1))
+	if (current == VM_RECORD_MAKE_CURRENT || (old && virDomainSnapshotIsCurrent(old, 0) == 1))
 		flags |= VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT;
 	made = virDomainSnapshotCreateXML(dom, xml, flags);
 	vm_fault();
-	return made ? 0 : vm_act_virterr(dom, err, "the record of snapshot '%s'", record->name);
+	return made ? 0 : vm_dom_virterr(dom, err, "the record of snapshot '%s'", record->name);
 }
 
-int vm_act_forget(virDomainPtr dom, const char *name, struct vs_err *err)
+int vm_record_forget(virDomainPtr dom, const char *name, struct vs_err *err)
 {
-	vm_act_autosnapshot virDomainSnapshotPtr snap = NULL;
-	int r = vm_act_snapshot(dom, name, &snap, err), n;
+	vm_dom_autosnapshot virDomainSnapshotPtr snap = NULL;
+	int r = vm_dom_snapshot(dom, name, &snap, err), n;
 
 	if (r < 0)
 		return r;
 	n = virDomainSnapshotNumChildren(snap, 0);
 	if (n < 0)
-		return vm_act_virterr(dom, err, "snapshot '%s'", name);
+		return vm_dom_virterr(dom, err, "snapshot '%s'", name);
 	if (n > 0)
 		return vs_err_set(err, -EBUSY, "%d snapshots have '%s' as their parent: they get another one first", n, name);
 	if (virDomainSnapshotDelete(snap, VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY) < 0)
-		return vm_act_virterr(dom, err, "the record of snapshot '%s'", name);
+		return vm_dom_virterr(dom, err, "the record of snapshot '%s'", name);
 	vm_fault();
 	return 0;
 }
@@ -47,11 +50,11 @@ int vm_act_forget(virDomainPtr dom, const char *name, struct vs_err *err)
 static int deleting(virDomainPtr dom, virDomainSnapshotPtr snap, struct vs_err *err)
 {
 	vs_autofree char *text = virDomainSnapshotGetXMLDesc(snap, 0);
-	vm_act_autorecord struct vm_xml_snapshot *record = NULL;
+	vm_dom_autorecord struct vm_xml_snapshot *record = NULL;
 	int r;
 
 	if (!text) {
-		r = vm_act_virterr(dom, err, "the record of a snapshot"); /* asking for its name would lose the reason */
+		r = vm_dom_virterr(dom, err, "the record of a snapshot"); /* asking for its name would lose the reason */
 		return r == -ENOENT ? 0 : r;
 	}
 	r = vm_xml_snapshot_parse(text, &record, err);
@@ -72,20 +75,20 @@ static int add_name(char **list, const char *name)
 	return 0;
 }
 
-int vm_act_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *err)
+int vm_record_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *err)
 {
 	vs_autofree char *found = NULL;
 	virDomainSnapshotPtr *list;
 	int n = virDomainListAllSnapshots(dom, &list, 0), r = 0, one;
 
 	if (n < 0)
-		return vm_act_virterr(dom, err, "the snapshots of the domain");
+		return vm_dom_virterr(dom, err, "the snapshots of the domain");
 	for (int i = 0; i < n; i++) {
 		one = r == 0 ? deleting(dom, list[i], err) : 0;
 		if (one < 0)
 			r = one;
 		else if (one > 0 && add_name(&found, virDomainSnapshotGetName(list[i])) < 0)
-			r = vm_act_oom(err);
+			r = vm_dom_oom(err);
 		virDomainSnapshotFree(list[i]);
 	}
 	free(list);
@@ -99,7 +102,7 @@ int vm_act_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *err)
 
 /* ---------------------------------------------------------------- files */
 
-bool vm_act_proves(const struct vm_xml_snapshot *record, const char *path)
+bool vm_record_proves(const struct vm_xml_snapshot *record, const char *path)
 {
 	for (size_t i = 0; i < record->n_disks; i++)
 		if (record->disks[i].mode == VM_MODE_EXTERNAL && record->disks[i].overlay.path &&
@@ -111,14 +114,14 @@ bool vm_act_proves(const struct vm_xml_snapshot *record, const char *path)
 	return false;
 }
 
-int vm_act_saved(virDomainPtr dom, const char *path, struct vs_err *err)
+int vm_record_saved(virDomainPtr dom, const char *path, struct vs_err *err)
 {
-	vm_act_autodomain struct vm_xml_domain *domain = NULL;
+	vm_dom_autodomain struct vm_xml_domain *domain = NULL;
 	vs_autofree char *text = virDomainSaveImageGetXMLDesc(virDomainGetConnect(dom), path, 0);
 	char uuid[VIR_UUID_STRING_BUFLEN];
 
 	if (!text) {
-		vm_act_virterr(dom, err, "'%s' cannot be told to be memory that libvirt saved", path);
+		vm_dom_virterr(dom, err, "'%s' cannot be told to be memory that libvirt saved", path);
 		return vs_err_set(err, -EPERM, "%s", err ? strdupa(err->msg) : "");
 	}
 	if (vm_xml_domain_parse(text, &domain, err) < 0 || virDomainGetUUIDString(dom, uuid) < 0)

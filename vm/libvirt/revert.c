@@ -15,24 +15,29 @@
  * If 2 to 4 fails the old definition is put back, and the overlays are for the caller to remove. If 5 fails only the next snapshot's parent would be
  * wrong; that is undone as well, unless the guest is running by then.
  *
- * Which image that is says the caller, who has looked at the files: see struct vm_act_image.
+ * Which image that is says the caller, who has looked at the files: see struct vm_revert_image.
  *
  * A disk that took no part in the snapshot has no point-in-time image: it keeps the file that it has now.
  */
+#include "vm/libvirt/revert.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "vm/libvirt/act-priv.h"
+#include "vm/libvirt/dom.h"
+#include "vm/libvirt/overlay.h"
+#include "vm/libvirt/record.h"
+#include "vm/util/fault.h"
 #include "vm/xml/edit.h"
 
 struct going {
 	virDomainPtr dom;
 	virConnectPtr conn;
-	const struct vm_act_revert *spec;
+	const struct vm_revert *spec;
 	struct vm_xml_snapshot *record;
 	char *text;                   /* of the record, with passwords */
-	struct vm_rewrite_disk *disks; /* strings borrowed: from the plan, or from `now` */
+	struct vm_edit_disk *disks; /* strings borrowed: from the plan, or from `now` */
 	size_t n_disks;
 	struct vm_xml_domain *now;    /* the present configuration */
 	char *before;                 /* its text, with passwords */
@@ -51,7 +56,7 @@ static void fini(struct going *g)
 
 static int init(struct going *g, struct vs_err *err)
 {
-	int r = vm_act_record(g->dom, g->spec->name, &g->text, err);
+	int r = vm_dom_record(g->dom, g->spec->name, &g->text, err);
 
 	g->conn = virDomainGetConnect(g->dom);
 	return r < 0 ? r : vm_xml_snapshot_parse(g->text, &g->record, err);
@@ -59,22 +64,22 @@ static int init(struct going *g, struct vs_err *err)
 
 /* ---------------------------------------------------------------- which way */
 
-static int choose(const struct going *g, enum vm_act_way *way, struct vs_err *err)
+static int choose(const struct going *g, enum vm_revert_way *way, struct vs_err *err)
 {
 	int persistent = virDomainIsPersistent(g->dom);
 
 	if (persistent < 0)
-		return vm_act_virterr(g->dom, err, "the domain");
+		return vm_dom_virterr(g->dom, err, "the domain");
 	if (!persistent)
 		return vs_err_set(err, -EOPNOTSUPP, "domain '%s' is transient: stopped for a revert it would be gone, with the records of all its "
 				  "snapshots ('virsh define' makes it persistent)", virDomainGetName(g->dom));
-	*way = g->record->kind == VM_INTERNAL ? VM_ACT_BY_LIBVIRT : VM_ACT_BY_HAND;
+	*way = g->record->kind == VM_INTERNAL ? VM_REVERT_BY_LIBVIRT : VM_REVERT_BY_HAND;
 	return 0;
 }
 
 /* ---------------------------------------------------------------- the plan */
 
-static const struct vm_act_image *image_of(const struct vm_act_revert *spec, const char *target)
+static const struct vm_revert_image *image_of(const struct vm_revert *spec, const char *target)
 {
 	for (size_t i = 0; i < spec->n_images; i++)
 		if (!strcmp(spec->images[i].target, target))
@@ -82,10 +87,10 @@ static const struct vm_act_image *image_of(const struct vm_act_revert *spec, con
 	return NULL;
 }
 
-static int plan_disk(const struct going *g, const struct vm_xml_snapdisk *disk, struct vm_act_naming *naming,
-		     struct vm_act_plan *plan, struct vs_err *err)
+static int plan_disk(const struct going *g, const struct vm_xml_snapdisk *disk, struct vm_overlay_naming *naming,
+		     struct vm_overlay_plan *plan, struct vs_err *err)
 {
-	const struct vm_act_image *image = image_of(g->spec, disk->target);
+	const struct vm_revert_image *image = image_of(g->spec, disk->target);
 	struct stat st;
 
 	if (disk->mode == VM_MODE_NO)
@@ -103,48 +108,48 @@ static int plan_disk(const struct going *g, const struct vm_xml_snapdisk *disk, 
 		return vs_err_set(err, -errno, "disk '%s' of snapshot '%s': '%s': %s", disk->target, g->spec->name, image->path,
 				  strerror(errno));
 	naming->beside = S_ISREG(st.st_mode) || !disk->overlay.path ? image->path : disk->overlay.path;
-	return vm_act_plan_add(plan, naming, disk->target, image->path, image->format, err);
+	return vm_overlay_plan_add(plan, naming, disk->target, image->path, image->format, err);
 }
 
-static int plan_by_hand(const struct going *g, struct vm_act_plan *plan, struct vs_err *err)
+static int plan_by_hand(const struct going *g, struct vm_overlay_plan *plan, struct vs_err *err)
 {
-	struct vm_act_naming naming = { .snapshot = g->spec->name, .taken = g->spec->taken, .opaque = g->spec->opaque };
-	int r = vm_act_active(g->dom, err);
+	struct vm_overlay_naming naming = { .snapshot = g->spec->name, .taken = g->spec->taken, .opaque = g->spec->opaque };
+	int r = vm_dom_active(g->dom, err);
 
 	if (r > 0 && !g->spec->stops)
 		return vs_err_set(err, -EBUSY, "domain '%s' is running", virDomainGetName(g->dom));
 	if (r >= 0 && !g->record->definition)
 		r = vs_err_set(err, -EOPNOTSUPP, "snapshot '%s' has no recorded definition", g->spec->name);
 	if (r >= 0)
-		r = vm_act_names(g->dom, &naming.names, &naming.n_names, err);
+		r = vm_overlay_names(g->dom, &naming.names, &naming.n_names, err);
 	for (size_t i = 0; r == 0 && i < g->record->n_disks; i++)
 		r = plan_disk(g, &g->record->disks[i], &naming, plan, err);
 	if (naming.names)
-		vm_act_names_free(naming.names, naming.n_names);
+		vm_overlay_names_free(naming.names, naming.n_names);
 	return r;
 }
 
-static int make_plan(struct going *g, enum vm_act_way *way, struct vm_act_plan *plan, struct vs_err *err)
+static int make_plan(struct going *g, enum vm_revert_way *way, struct vm_overlay_plan *plan, struct vs_err *err)
 {
 	int r = init(g, err);
 
 	if (r == 0)
 		r = choose(g, way, err);
-	if (r == 0 && *way == VM_ACT_BY_HAND)
+	if (r == 0 && *way == VM_REVERT_BY_HAND)
 		r = plan_by_hand(g, plan, err);
 	if (r < 0) {
-		vm_act_plan_fini(plan);
+		vm_overlay_plan_fini(plan);
 		fini(g);
 	}
 	return r;
 }
 
-int vm_act_revert_plan(virDomainPtr dom, const struct vm_act_revert *spec, enum vm_act_way *way, struct vm_act_plan *plan,
-		       struct vs_err *err)
+int vm_revert_plan(virDomainPtr dom, const struct vm_revert *spec, enum vm_revert_way *way, struct vm_overlay_plan *plan,
+		   struct vs_err *err)
 {
 	struct going g = { .dom = dom, .spec = spec };
-	struct vm_act_plan p = {0};
-	enum vm_act_way w;
+	struct vm_overlay_plan p = {0};
+	enum vm_revert_way w;
 	int r = make_plan(&g, &w, &p, err);
 
 	if (r < 0)
@@ -159,7 +164,7 @@ int vm_act_revert_plan(virDomainPtr dom, const struct vm_act_revert *spec, enum 
 
 static void start_from(struct going *g, const char *target, const char *path, enum q2_format format, bool block)
 {
-	g->disks[g->n_disks++] = (struct vm_rewrite_disk){
+	g->disks[g->n_disks++] = (struct vm_edit_disk){
 		.target = target, .path = path, .format = q2_format_name(format), .block = block,
 	};
 }
@@ -180,19 +185,19 @@ static void keep_others(struct going *g)
 
 static int note_current(struct going *g, struct vs_err *err)
 {
-	vm_act_autosnapshot virDomainSnapshotPtr snap = NULL;
+	vm_dom_autosnapshot virDomainSnapshotPtr snap = NULL;
 
 	if (virDomainHasCurrentSnapshot(g->dom, 0) != 1)
 		return 0;
 	snap = virDomainSnapshotCurrent(g->dom, 0);
 	if (snap && !(g->was_current = strdup(virDomainSnapshotGetName(snap))))
-		return vm_act_oom(err);
+		return vm_dom_oom(err);
 	return 0;
 }
 
-static int gather(struct going *g, const struct vm_act_plan *plan, struct vs_err *err)
+static int gather(struct going *g, const struct vm_overlay_plan *plan, struct vs_err *err)
 {
-	int r = vm_act_domain_text(g->dom, VIR_DOMAIN_XML_SECURE | VIR_DOMAIN_XML_INACTIVE, &g->before, err);
+	int r = vm_dom_text(g->dom, VIR_DOMAIN_XML_SECURE | VIR_DOMAIN_XML_INACTIVE, &g->before, err);
 
 	if (r == 0)
 		r = vm_xml_domain_parse(g->before, &g->now, err);
@@ -202,7 +207,7 @@ static int gather(struct going *g, const struct vm_act_plan *plan, struct vs_err
 		return r;
 	g->disks = calloc(plan->n_overlays + g->record->n_disks + 1, sizeof(*g->disks));
 	if (!g->disks)
-		return vm_act_oom(err);
+		return vm_dom_oom(err);
 	for (size_t i = 0; i < plan->n_overlays; i++)
 		start_from(g, plan->overlays[i].target, plan->overlays[i].path, Q2_FORMAT_QCOW2, false);
 	keep_others(g);
@@ -216,7 +221,7 @@ static int define(const struct going *g, const char *text, struct vs_err *err)
 	virDomainPtr dom = virDomainDefineXML(g->conn, text);
 
 	if (!dom)
-		return vm_act_virterr(g->dom, err, "the definition of the domain");
+		return vm_dom_virterr(g->dom, err, "the definition of the domain");
 	virDomainFree(dom);
 	vm_fault();
 	return 0;
@@ -225,7 +230,7 @@ static int define(const struct going *g, const char *text, struct vs_err *err)
 static int define_then(const struct going *g, struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
-	int r = vm_rewrite_definition(g->text, g->disks, g->n_disks, &text, err);
+	int r = vm_edit_definition(g->text, g->disks, g->n_disks, &text, err);
 
 	return r < 0 ? r : define(g, text, err);
 }
@@ -241,12 +246,12 @@ static int restore(const struct going *g, struct vs_err *err)
 		return 0;
 	saved = virDomainSaveImageGetXMLDesc(g->conn, file, VIR_DOMAIN_SAVE_IMAGE_XML_SECURE);
 	if (!saved)
-		return vm_act_virterr(g->dom, err, "the saved memory '%s'", file);
-	r = vm_rewrite_definition(saved, g->disks, g->n_disks, &text, err);
+		return vm_dom_virterr(g->dom, err, "the saved memory '%s'", file);
+	r = vm_edit_definition(saved, g->disks, g->n_disks, &text, err);
 	if (r < 0)
 		return r;
 	if (virDomainRestoreFlags(g->conn, file, text, 0) < 0)
-		return vm_act_virterr(g->dom, err, "the saved memory '%s'", file);
+		return vm_dom_virterr(g->dom, err, "the saved memory '%s'", file);
 	vm_fault();
 	return 0;
 }
@@ -255,15 +260,15 @@ static void make_current(const struct going *g, const char *name)
 {
 	vs_autofree char *text = NULL;
 
-	if (name && vm_act_record(g->dom, name, &text, NULL) == 0)
-		vm_act_redefine(g->dom, text, VM_ACT_MAKE_CURRENT, NULL);
+	if (name && vm_dom_record(g->dom, name, &text, NULL) == 0)
+		vm_record_redefine(g->dom, text, VM_RECORD_MAKE_CURRENT, NULL);
 }
 
-static bool names_overlay(virDomainPtr dom, unsigned flags, const struct vm_act_plan *plan)
+static bool names_overlay(virDomainPtr dom, unsigned flags, const struct vm_overlay_plan *plan)
 {
-	vm_act_autodomain struct vm_xml_domain *domain = NULL;
+	vm_dom_autodomain struct vm_xml_domain *domain = NULL;
 
-	if (vm_act_domain_xml(dom, flags, &domain, NULL) < 0)
+	if (vm_dom_xml(dom, flags, &domain, NULL) < 0)
 		return true; /* who cannot be asked may */
 	for (size_t i = 0; i < domain->n_files; i++)
 		for (size_t k = 0; k < plan->n_overlays; k++)
@@ -273,22 +278,22 @@ static bool names_overlay(virDomainPtr dom, unsigned flags, const struct vm_act_
 }
 
 /* It runs: on the disks that it got, or on its old ones? */
-static int started_by_others(const struct going *g, const struct vm_act_plan *plan, struct vs_err *err)
+static int started_by_others(const struct going *g, const struct vm_overlay_plan *plan, struct vs_err *err)
 {
-	int active = vm_act_active(g->dom, err);
+	int active = vm_dom_active(g->dom, err);
 
 	if (active <= 0 || names_overlay(g->dom, 0, plan))
 		return active < 0 ? active : 0;
 	return vs_err_set(err, -EBUSY, "somebody has started the domain on its old disks while it was reverted: nothing has changed");
 }
 
-static int undo(const struct going *g, const struct vm_act_plan *plan, int r, struct vs_err *err)
+static int undo(const struct going *g, const struct vm_overlay_plan *plan, int r, struct vs_err *err)
 {
 	struct vs_err why = {0};
 
-	if (vm_act_lost(g->dom))
+	if (vm_dom_lost(g->dom))
 		return r;
-	if (vm_act_active(g->dom, NULL) != 0 && names_overlay(g->dom, 0, plan))
+	if (vm_dom_active(g->dom, NULL) != 0 && names_overlay(g->dom, 0, plan))
 		return r;
 	if (define(g, g->before, &why) < 0)
 		return vs_err_set(err, r, "%s; and the old definition cannot be put back: %s", err ? strdupa(err->msg) : "",
@@ -297,25 +302,25 @@ static int undo(const struct going *g, const struct vm_act_plan *plan, int r, st
 	return r;
 }
 
-static int by_hand(struct going *g, struct vm_act_plan *plan, struct vm_act_watch *watch, struct vs_err *err)
+static int by_hand(struct going *g, struct vm_overlay_plan *plan, struct vm_dom_watch *watch, struct vs_err *err)
 {
 	int r = gather(g, plan, err);
 
 	if (r == 0)
-		r = vm_act_overlays_make(plan, false, g->spec->making, g->spec->opaque, watch, err);
+		r = vm_overlay_make_all(plan, false, g->spec->making, g->spec->opaque, watch, err);
 	if (r < 0)
 		return r;
-	vm_act_step(watch, "define domain '%s' as it was", virDomainGetName(g->dom));
+	vm_dom_step(watch, "define domain '%s' as it was", virDomainGetName(g->dom));
 	r = define_then(g, err);
 	if (r == 0)
 		r = started_by_others(g, plan, err);
 	if (r == 0 && g->record->memory_file) {
-		vm_act_step(watch, "restore the memory from '%s'", g->record->memory_file);
+		vm_dom_step(watch, "restore the memory from '%s'", g->record->memory_file);
 		r = restore(g, err);
 	}
 	if (r == 0) {
-		vm_act_step(watch, "make '%s' the current snapshot", g->spec->name);
-		r = vm_act_redefine(g->dom, g->text, VM_ACT_MAKE_CURRENT, err);
+		vm_dom_step(watch, "make '%s' the current snapshot", g->spec->name);
+		r = vm_record_redefine(g->dom, g->text, VM_RECORD_MAKE_CURRENT, err);
 	}
 	if (r == 0)
 		r = started_by_others(g, plan, err);
@@ -324,38 +329,38 @@ static int by_hand(struct going *g, struct vm_act_plan *plan, struct vm_act_watc
 
 /* ---------------------------------------------------------------- by libvirt, and all */
 
-static int by_libvirt(const struct going *g, struct vm_act_watch *watch, struct vs_err *err)
+static int by_libvirt(const struct going *g, struct vm_dom_watch *watch, struct vs_err *err)
 {
-	vm_act_autosnapshot virDomainSnapshotPtr snap = NULL;
-	int r = vm_act_snapshot(g->dom, g->spec->name, &snap, err);
+	vm_dom_autosnapshot virDomainSnapshotPtr snap = NULL;
+	int r = vm_dom_snapshot(g->dom, g->spec->name, &snap, err);
 
 	if (r < 0)
 		return r;
-	vm_act_step(watch, "revert to '%s'", g->spec->name);
+	vm_dom_step(watch, "revert to '%s'", g->spec->name);
 	if (virDomainRevertToSnapshot(snap, g->spec->risky ? VIR_DOMAIN_SNAPSHOT_REVERT_FORCE : 0) == 0) {
 		vm_fault();
 		return 0;
 	}
-	r = vm_act_virterr(g->dom, err, "snapshot '%s'", g->spec->name);
+	r = vm_dom_virterr(g->dom, err, "snapshot '%s'", g->spec->name);
 	if (r == -EHOSTDOWN)
 		vs_err_set(err, r, "libvirt went away while it reverted to snapshot '%s', which may be going on", g->spec->name);
 	return r;
 }
 
-int vm_act_revert(virDomainPtr dom, const struct vm_act_revert *spec, struct vm_act_watch *watch, struct vs_err *err)
+int vm_revert(virDomainPtr dom, const struct vm_revert *spec, struct vm_dom_watch *watch, struct vs_err *err)
 {
 	struct going g = { .dom = dom, .spec = spec };
-	struct vm_act_plan plan = {0};
-	enum vm_act_way way;
+	struct vm_overlay_plan plan = {0};
+	enum vm_revert_way way;
 	int r = make_plan(&g, &way, &plan, err);
 
 	if (r < 0)
 		return r;
-	if (vm_act_cancelled(watch))
+	if (vm_dom_cancelled(watch))
 		r = vs_err_set(err, -ECANCELED, "cancelled");
 	else
-		r = way == VM_ACT_BY_LIBVIRT ? by_libvirt(&g, watch, err) : by_hand(&g, &plan, watch, err);
-	vm_act_plan_fini(&plan);
+		r = way == VM_REVERT_BY_LIBVIRT ? by_libvirt(&g, watch, err) : by_hand(&g, &plan, watch, err);
+	vm_overlay_plan_fini(&plan);
 	fini(&g);
 	return r;
 }

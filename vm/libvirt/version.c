@@ -11,11 +11,13 @@
  * overlay over every disk, also over those that took no part). Whether a revert to an internal snapshot with memory works, libvirt
  * says itself.
  */
+#include "vm/libvirt/version.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#include "vm/libvirt/act-priv.h"
 #include "vm/libvirt/virterr.h"
+#include "vm/model/types.h"
 
 #define V(major, minor) ((major) * 1000000ul + (minor) * 1000ul)
 #define V_MINOR(version) ((version) / 1000 * 1000)
@@ -27,20 +29,20 @@ static bool between(unsigned long version, unsigned long first, unsigned long la
 	return V_MINOR(version) >= first && V_MINOR(version) <= last;
 }
 
-struct vm_act_can vm_act_can_of(unsigned long version)
+struct vm_version vm_version_of(unsigned long version)
 {
-	return (struct vm_act_can){
+	return (struct vm_version){
 		.version = version,
 		.start_layers = between(version, V(10, 8), V(11, 10)) ? LAYERS_NESTED : VM_CHAIN_MAX,
 	};
 }
 
-int vm_act_can(virConnectPtr conn, struct vm_act_can *out, struct vs_err *err)
+int vm_version_get(virConnectPtr conn, struct vm_version *out, struct vs_err *err)
 {
 	unsigned long version;
 
 	if (virConnectGetLibVersion(conn, &version) < 0)
 		return vm_virterr_set(err, "the version of libvirt");
-	*out = vm_act_can_of(version);
+	*out = vm_version_of(version);
 	return 0;
 }

@@ -9,31 +9,28 @@
  *     take   time LF name           a snapshot that is about to be taken: it counts as taken here, if it is there
  *     keep   name                   ... by `keep=` of a revert: its repetition need not take it again
  *     gone   name                   one of several that a delete removes, or was about to: its repetition need not find it
- *     job    pid began type target LF base LF top LF command   a block job that is about to be asked for, and by which command: see own-jobs.c
+ *     job    pid began type target LF base LF top LF command   a block job that is about to be asked for, and by which command: see command/own-job.c
  *     pivot  pid began target       a pivot is about to be asked of that QEMU
  *     start  word pid began         the domain is about to be started, paused, or was: see libvirt/paused-guest.c
  *
  * A command that ends takes its lines away. Those that are found at a mount are of one that was interrupted.
  */
-#include "vm/command/context.h"
+#include "vm/meta/journal.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 
+#include "vm/meta/meta.h"
 #include "vm/model/names.h"
-#include "vm/util/clock.h"
+#include "vm/util/fault.h"
 #include "vm/util/mem.h"
 #include "vm/util/utf8.h"
 
 /* "COMMAND\tWORD\tTEXT\n"; @text NULL: "COMMAND\tWORD\t". Gives; NULL: no memory. */
-static char *line_of(const struct vm_work *w, const char *word, const char *text)
+static char *line_of(const struct vm_journal *j, const char *word, const char *text)
 {
-	vs_autofree char *command = vm_utf8_escape(w->command, strlen(w->command), true);
+	vs_autofree char *command = vm_utf8_escape(j->command, strlen(j->command), true);
 	vs_autofree char *what = text ? vm_utf8_escape(text, strlen(text), true) : NULL;
 	char *line;
 
@@ -51,11 +48,11 @@ static bool has_line(const char *all, const char *line)
 	return false;
 }
 
-int vm_work_note(struct vm_work *w, const char *word, const char *text, struct vs_err *err)
+int vm_journal_add(const struct vm_journal *j, const char *word, const char *text, struct vs_err *err)
 {
-	vs_autofree char *line = line_of(w, word, text), *old = NULL, *all = NULL;
+	vs_autofree char *line = line_of(j, word, text), *old = NULL, *all = NULL;
 	struct vs_err why = {0};
-	int r = vm_store_note_get(w->store, w->uuid, &old, &why);
+	int r = vm_store_journal_get(j->store, j->uuid, &old, &why);
 
 	if (!line)
 		xoom();
@@ -63,26 +60,25 @@ int vm_work_note(struct vm_work *w, const char *word, const char *text, struct v
 		return 0;
 	if (r == 0) {
 		all = xasprintf("%s%s", old ? old : "", line);
-		r = vm_store_note(w->store, w->uuid, all, &why);
+		r = vm_store_journal_put(j->store, j->uuid, all, &why);
 	}
 	vm_fault();
 	return r < 0 ? vs_err_set(err, r, "what is about to be done could not be noted, so nothing was done: %s", why.msg) : 0;
 }
 
-bool vm_work_noted(const struct vm_work *w, const char *word, const char *text)
+bool vm_journal_has(const struct vm_journal *j, const char *word, const char *text)
 {
-	vs_autofree char *line = line_of(w, word, text), *all = NULL;
+	vs_autofree char *line = line_of(j, word, text), *all = NULL;
 
-	return vm_store_note_get(w->store, w->uuid, &all, NULL) == 0 && line && has_line(all, line);
+	return vm_store_journal_get(j->store, j->uuid, &all, NULL) == 0 && line && has_line(all, line);
 }
 
-int vm_note_each(struct vm_store *store, const char *uuid, const char *word, bool (*use)(const char *text, void *opaque),
-		 void *opaque)
+int vm_journal_each(const struct vm_journal *j, const char *word, bool (*use)(const char *text, void *opaque), void *opaque)
 {
 	vs_autofree char *all = NULL;
 	int n = 0;
 
-	vm_store_note_get(store, uuid, &all, NULL);
+	vm_store_journal_get(j->store, j->uuid, &all, NULL);
 	for (char *save = NULL, *line = all ? strtok_r(all, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
 		char *at = strchr(line, '\t'), *end = at ? strchr(at + 1, '\t') : NULL;
 		vs_autofree char *text = NULL;
@@ -95,35 +91,14 @@ int vm_note_each(struct vm_store *store, const char *uuid, const char *word, boo
 	return n;
 }
 
-struct use {
-	struct vm_work *w;
-	bool (*use)(struct vm_work *w, const char *text, void *opaque);
-	void *opaque;
-};
-
-static bool use_in_work(const char *text, void *opaque)
-{
-	const struct use *u = opaque;
-
-	return u->use(u->w, text, u->opaque);
-}
-
-int vm_work_note_each(struct vm_work *w, const char *word, bool (*use)(struct vm_work *w, const char *text, void *opaque),
-		      void *opaque)
-{
-	struct use u = { w, use, opaque };
-
-	return vm_note_each(w->store, w->uuid, word, use_in_work, &u);
-}
-
 /* Without the lines for which @goes says so. */
-static void drop_lines(struct vm_work *w, bool (*goes)(const char *line, const void *what), const void *what)
+static void drop_lines(const struct vm_journal *j, bool (*goes)(const char *line, const void *what), const void *what)
 {
 	vs_autofree char *all = NULL;
 	size_t kept = 0;
 	bool less = false;
 
-	vm_store_note_get(w->store, w->uuid, &all, NULL);
+	vm_store_journal_get(j->store, j->uuid, &all, NULL);
 	if (!all)
 		return;
 	for (char *line = all, *next; *line; line = next) {
@@ -139,7 +114,7 @@ static void drop_lines(struct vm_work *w, bool (*goes)(const char *line, const v
 	if (!less)
 		return;
 	all[kept] = '\0';
-	vm_store_note(w->store, w->uuid, kept ? all : NULL, NULL);
+	vm_store_journal_put(j->store, j->uuid, kept ? all : NULL, NULL);
 	vm_fault();
 }
 
@@ -157,17 +132,17 @@ static bool has_word(const char *line, const void *what)
 	return at && !strncmp(at + 1, word, strlen(word)) && at[1 + strlen(word)] == '\t';
 }
 
-void vm_work_note_done(struct vm_work *w, const char *word)
+void vm_journal_done(const struct vm_journal *j, const char *word)
 {
-	vs_autofree char *prefix = line_of(w, word, NULL);
+	vs_autofree char *prefix = line_of(j, word, NULL);
 
 	if (prefix)
-		drop_lines(w, begins, prefix);
+		drop_lines(j, begins, prefix);
 }
 
-void vm_work_note_drop(struct vm_work *w, const char *word)
+void vm_journal_drop(const struct vm_journal *j, const char *word)
 {
-	drop_lines(w, has_word, word);
+	drop_lines(j, has_word, word);
 }
 
 /* What the line is about. Gives *text. */
@@ -181,7 +156,8 @@ static bool take_text(const char *line, char **text)
 
 struct settling {
 	const char *word;
-	struct use use;
+	bool (*settled)(const char *text, void *opaque);
+	void *opaque;
 };
 
 static bool is_settled(const char *line, const void *what)
@@ -191,65 +167,12 @@ static bool is_settled(const char *line, const void *what)
 
 	if (!has_word(line, s->word))
 		return false;
-	return take_text(line, &text) && use_in_work(text, (void *)&s->use);
+	return take_text(line, &text) && s->settled(text, s->opaque);
 }
 
-void vm_work_note_settle(struct vm_work *w, const char *word, bool (*settled)(struct vm_work *w, const char *text, void *opaque),
-			 void *opaque)
+void vm_journal_settle(const struct vm_journal *j, const char *word, bool (*settled)(const char *text, void *opaque), void *opaque)
 {
-	struct settling s = { word, { w, settled, opaque } };
+	struct settling s = { word, settled, opaque };
 
-	drop_lines(w, is_settled, &s);
-}
-
-/* ---------------------------------------------------------------- files that were made */
-
-static int look(int fd, const char *path, int flags, struct vm_made *out, bool *regular)
-{
-	struct statx st;
-
-	if (statx(fd, path, flags, STATX_BASIC_STATS | STATX_BTIME, &st) < 0)
-		return -errno;
-	*regular = S_ISREG(st.stx_mode);
-	*out = (struct vm_made){ .dev = makedev(st.stx_dev_major, st.stx_dev_minor), .ino = st.stx_ino, .path = out->path };
-	if (st.stx_mask & STATX_BTIME)
-		out->btime_ns = st.stx_btime.tv_sec * VM_NS_PER_S + st.stx_btime.tv_nsec;
-	return 0;
-}
-
-int vm_made_of(int fd, const char *path, struct vm_made *out)
-{
-	bool regular;
-
-	out->path = path;
-	return look(fd, "", AT_EMPTY_PATH, out, &regular);
-}
-
-char *vm_made_text(const struct vm_made *made)
-{
-	return xasprintf("%" PRIu64 " %" PRIu64 " %" PRId64 "\n%s", made->dev, made->ino, made->btime_ns, made->path);
-}
-
-bool vm_made_parse(const char *text, struct vm_made *out)
-{
-	struct vm_made made;
-	int at = 0;
-
-	if (sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNd64 "%n", &made.dev, &made.ino, &made.btime_ns, &at) != 3 || text[at] != '\n' ||
-	    text[at + 1] != '/')
-		return false;
-	made.path = text + at + 1;
-	*out = made;
-	return true;
-}
-
-int vm_made_is_there(const struct vm_made *made)
-{
-	struct vm_made now = { .path = made->path };
-	bool regular = false;
-	int r = look(AT_FDCWD, made->path, AT_SYMLINK_NOFOLLOW, &now, &regular);
-
-	if (r < 0)
-		return r == -ENOENT || r == -ENOTDIR ? 0 : r;
-	return regular && now.dev == made->dev && now.ino == made->ino && now.btime_ns == made->btime_ns;
+	drop_lines(j, is_settled, &s);
 }

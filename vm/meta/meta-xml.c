@@ -29,7 +29,7 @@
 
 /* libvirt gives our text back indented, and with characters as &#xE4; so what we read may be longer than what we wrote.
  * What counts is the budget: no element costs more than the bytes in which we write it. */
-#define READ_MAX (8 * VM_OWN_MAX)
+#define READ_MAX (8 * VM_META_MAX)
 #define SNAPSHOT_COST 20 /* <s n="" t="" is=""/> */
 #define LETTERS "eioh" /* external, internal, taken here, held */
 #define MARK_COST 25     /* <b k="" c="" r="" t=""></b> */
@@ -94,17 +94,17 @@ static void put_number(FILE *f, const char *name, uint64_t number)
 }
 
 /* The number of the mark of the @i'th snapshot: that of the first one that it dooms. */
-static size_t mark_number(const struct vm_own *own, size_t i)
+static size_t mark_number(const struct vm_meta *meta, size_t i)
 {
 	size_t first = i;
 
 	for (size_t k = 0; k < i && first == i; k++)
-		if (own->snapshots[k].mark == own->snapshots[i].mark)
+		if (meta->snapshots[k].mark == meta->snapshots[i].mark)
 			first = k;
 	return first + 1;
 }
 
-static int put_mark(FILE *f, const struct vm_own_mark *mark, size_t number)
+static int put_mark(FILE *f, const struct vm_meta_mark *mark, size_t number)
 {
 	int ret;
 
@@ -137,22 +137,22 @@ static int put_mark(FILE *f, const struct vm_own_mark *mark, size_t number)
 	return ret;
 }
 
-static void put_file(FILE *f, const struct vm_own_file *file)
+static void put_file(FILE *f, const struct vm_meta_file *file)
 {
 	fprintf(f, "<f k=\"%" PRIu64 "\" i=\"%" PRIu64 "\" z=\"%" PRIu64 "\"", file->number, file->ino, file->size);
 	put_time(f, "m", file->mtime_ns);
 	fputs("/>", f);
 }
 
-static void put_vouched(FILE *f, const struct vm_own_snapshot *s)
+static void put_attested(FILE *f, const struct vm_meta_snapshot *s)
 {
 	fputs(" v=\"", f);
-	for (size_t i = 0; i < s->n_vouched; i++)
-		fprintf(f, "%s%" PRIu64, i ? "," : "", s->vouched[i]);
+	for (size_t i = 0; i < s->n_attested; i++)
+		fprintf(f, "%s%" PRIu64, i ? "," : "", s->attested[i]);
 	putc('"', f);
 }
 
-static int put_frozen(FILE *f, const struct vm_own_snapshot *s)
+static int put_frozen(FILE *f, const struct vm_meta_snapshot *s)
 {
 	size_t len = 0;
 	char *text = NULL;
@@ -169,16 +169,16 @@ static int put_frozen(FILE *f, const struct vm_own_snapshot *s)
 }
 
 /* What may be left out where there is too little room. */
-enum room { ALL, NO_VOUCHERS, NO_FILES };
+enum room { ALL, NO_ATTESTED, NO_FILES };
 
-static bool says_something(const struct vm_own_snapshot *s, enum room room)
+static bool says_something(const struct vm_meta_snapshot *s, enum room room)
 {
-	return s->ours || s->held || s->mark || (room == ALL && s->n_vouched) || (room != NO_FILES && s->n_frozen);
+	return s->ours || s->held || s->mark || (room == ALL && s->n_attested) || (room != NO_FILES && s->n_frozen);
 }
 
-static int put_snapshot(FILE *f, const struct vm_own *own, size_t i, enum room room)
+static int put_snapshot(FILE *f, const struct vm_meta *meta, size_t i, enum room room)
 {
-	const struct vm_own_snapshot *s = &own->snapshots[i];
+	const struct vm_meta_snapshot *s = &meta->snapshots[i];
 	int ret;
 
 	fputs("<s", f);
@@ -186,74 +186,74 @@ static int put_snapshot(FILE *f, const struct vm_own *own, size_t i, enum room r
 	put_time(f, "t", s->created_ns);
 	fprintf(f, " is=\"%s%s%s\"", s->kind == VM_EXTERNAL ? "e" : "i", s->ours ? "o" : "", s->held ? "h" : "");
 	if (s->mark)
-		put_number(f, "b", mark_number(own, i));
-	if (room == ALL && s->n_vouched)
-		put_vouched(f, s);
+		put_number(f, "b", mark_number(meta, i));
+	if (room == ALL && s->n_attested)
+		put_attested(f, s);
 	if (ret == 0 && room != NO_FILES && s->n_frozen)
 		ret = put_frozen(f, s);
 	fputs("/>", f);
 	return ret;
 }
 
-static bool has_froze(const struct vm_own *own, uint64_t number)
+static bool has_froze(const struct vm_meta *meta, uint64_t number)
 {
-	for (size_t i = 0; i < own->n_snapshots; i++)
-		for (size_t k = 0; k < own->snapshots[i].n_frozen; k++)
-			if (own->snapshots[i].frozen[k].file == number)
+	for (size_t i = 0; i < meta->n_snapshots; i++)
+		for (size_t k = 0; k < meta->snapshots[i].n_frozen; k++)
+			if (meta->snapshots[i].frozen[k].file == number)
 				return true;
 	return false;
 }
 
-static int put_own(FILE *f, const struct vm_own *own, enum room room)
+static int put_meta(FILE *f, const struct vm_meta *meta, enum room room)
 {
 	int ret;
 
-	fprintf(f, "<facts version=\"%d\" serial=\"%" PRIu64 "\"", VERSION, own->serial);
-	ret = put_attr(f, "policy", own->policy);
+	fprintf(f, "<facts version=\"%d\" serial=\"%" PRIu64 "\"", VERSION, meta->serial);
+	ret = put_attr(f, "policy", meta->policy);
 	putc('>', f);
-	for (size_t i = 0; i < own->n_files; i++)
-		if (room == ALL || (room == NO_VOUCHERS && has_froze(own, own->files[i].number)))
-			put_file(f, &own->files[i]);
-	for (size_t i = 0; ret == 0 && i < own->n_made; i++) {
+	for (size_t i = 0; i < meta->n_files; i++)
+		if (room == ALL || (room == NO_ATTESTED && has_froze(meta, meta->files[i].number)))
+			put_file(f, &meta->files[i]);
+	for (size_t i = 0; ret == 0 && i < meta->n_made; i++) {
 		fputs("<l", f);
-		ret = put_attr(f, "p", own->made[i].path);
-		put_number(f, "i", own->made[i].ino);
+		ret = put_attr(f, "p", meta->made[i].path);
+		put_number(f, "i", meta->made[i].ino);
 		fputs("/>", f);
 	}
-	for (size_t i = 0; ret == 0 && i < own->n_snapshots; i++)
-		if (own->snapshots[i].mark && mark_number(own, i) == i + 1)
-			ret = put_mark(f, own->snapshots[i].mark, i + 1);
-	for (size_t i = 0; ret == 0 && i < own->n_snapshots; i++)
-		if (says_something(&own->snapshots[i], room))
-			ret = put_snapshot(f, own, i, room);
+	for (size_t i = 0; ret == 0 && i < meta->n_snapshots; i++)
+		if (meta->snapshots[i].mark && mark_number(meta, i) == i + 1)
+			ret = put_mark(f, meta->snapshots[i].mark, i + 1);
+	for (size_t i = 0; ret == 0 && i < meta->n_snapshots; i++)
+		if (says_something(&meta->snapshots[i], room))
+			ret = put_snapshot(f, meta, i, room);
 	fputs("</facts>", f);
 	return ret;
 }
 
-static int make_text(const struct vm_own *own, enum room room, char **out, size_t *len)
+static int make_text(const struct vm_meta *meta, enum room room, char **out, size_t *len)
 {
 	FILE *f = open_memstream(out, len);
 	int ret;
 
 	if (!f)
 		return -ENOMEM;
-	ret = put_own(f, own, room);
+	ret = put_meta(f, meta, room);
 	return fclose(f) != 0 || ret < 0 ? -ENOMEM : 0;
 }
 
-int vm_own_text(const struct vm_own *own, char **text, struct vs_err *err)
+int vm_meta_text(const struct vm_meta *meta, char **text, struct vs_err *err)
 {
 	vs_autofree char *out = NULL;
 	size_t len = 0;
 
-	for (enum room room = ALL; room <= NO_FILES && (!out || len > VM_OWN_MAX); room++) {
+	for (enum room room = ALL; room <= NO_FILES && (!out || len > VM_META_MAX); room++) {
 		free(vs_steal(out));
-		if (make_text(own, room, &out, &len) < 0)
+		if (make_text(meta, room, &out, &len) < 0)
 			return -ENOMEM;
 	}
-	if (len > VM_OWN_MAX)
+	if (len > VM_META_MAX)
 		return vs_err_set(err, -E2BIG, "what is known of %zu snapshots would take %zu bytes of the domain's metadata, "
-				  "and %d is the limit; delete or release some", own->n_snapshots, len, VM_OWN_MAX);
+				  "and %d is the limit; delete or release some", meta->n_snapshots, len, VM_META_MAX);
 	*text = vs_steal(out);
 	return 0;
 }
@@ -261,10 +261,10 @@ int vm_own_text(const struct vm_own *own, char **text, struct vs_err *err)
 /* ---------------------------------------------------------------- reading: values */
 
 struct reader {
-	struct vm_own *own;
+	struct vm_meta *meta;
 	struct numbered_mark {
 		uint64_t number;
-		struct vm_own_mark mark;
+		struct vm_meta_mark mark;
 	} *marks;
 	size_t n_marks;
 	size_t budget;
@@ -280,7 +280,7 @@ static int bad(struct reader *r, const xmlNode *node, const char *reason)
 static int charge(struct reader *r, size_t bytes)
 {
 	if (bytes > r->budget)
-		return vs_err_set(r->err, -E2BIG, "our facts in the metadata are larger than %d bytes", VM_OWN_MAX);
+		return vs_err_set(r->err, -E2BIG, "our facts in the metadata are larger than %d bytes", VM_META_MAX);
 	r->budget -= bytes;
 	return 0;
 }
@@ -388,7 +388,7 @@ static int get_number(struct reader *r, const xmlNode *node, const char *name, u
 static bool is_element(const xmlNode *node, const char *name)
 {
 	return node->type == XML_ELEMENT_NODE && !strcmp((const char *)node->name, name) &&
-	       (!node->ns || !strcmp((const char *)node->ns->href, VM_OWN_URI));
+	       (!node->ns || !strcmp((const char *)node->ns->href, VM_META_URI));
 }
 
 static const xmlNode *next_element(const xmlNode *node, const char *name)
@@ -398,18 +398,18 @@ static const xmlNode *next_element(const xmlNode *node, const char *name)
 	return node;
 }
 
-static int read_disk(struct reader *r, const xmlNode *node, struct vm_own_mark *mark)
+static int read_disk(struct reader *r, const xmlNode *node, struct vm_meta_mark *mark)
 {
-	struct vm_own_doomed *grown = reallocarray(mark->disks, mark->n_disks + 1, sizeof(*grown));
+	struct vm_meta_doomed *grown = reallocarray(mark->disks, mark->n_disks + 1, sizeof(*grown));
 	vs_autofree char *letters = NULL;
-	struct vm_own_doomed *disk;
+	struct vm_meta_doomed *disk;
 	int ret;
 
 	if (!grown)
 		return -ENOMEM;
 	mark->disks = grown;
 	disk = &grown[mark->n_disks++];
-	*disk = (struct vm_own_doomed){ .target = NULL };
+	*disk = (struct vm_meta_doomed){ .target = NULL };
 	ret = charge(r, DISK_COST);
 	if (ret == 0)
 		ret = need_attr(r, node, "t", &disk->target);
@@ -433,7 +433,7 @@ static int read_disk(struct reader *r, const xmlNode *node, struct vm_own_mark *
 	return ret;
 }
 
-static int read_mark(struct reader *r, const xmlNode *node, struct vm_own_mark *mark)
+static int read_mark(struct reader *r, const xmlNode *node, struct vm_meta_mark *mark)
 {
 	vs_autofree char *letters = NULL;
 	int ret = charge(r, MARK_COST);
@@ -453,7 +453,7 @@ static int read_mark(struct reader *r, const xmlNode *node, struct vm_own_mark *
 	return ret;
 }
 
-static const struct vm_own_mark *mark_of(const struct reader *r, uint64_t number)
+static const struct vm_meta_mark *mark_of(const struct reader *r, uint64_t number)
 {
 	for (size_t i = 0; i < r->n_marks; i++)
 		if (r->marks[i].number == number)
@@ -464,7 +464,7 @@ static const struct vm_own_mark *mark_of(const struct reader *r, uint64_t number
 static int read_numbered_mark(struct reader *r, const xmlNode *node)
 {
 	uint64_t number;
-	int ret = get_number(r, node, "k", VM_OWN_SERIAL_MAX, &number);
+	int ret = get_number(r, node, "k", VM_META_SERIAL_MAX, &number);
 
 	if (ret < 0)
 		return ret;
@@ -478,18 +478,18 @@ static int read_numbered_mark(struct reader *r, const xmlNode *node)
 static void drop_marks(struct reader *r)
 {
 	for (size_t i = 0; i < r->n_marks; i++)
-		vm_own_mark_fini(&r->marks[i].mark);
+		vm_meta_mark_fini(&r->marks[i].mark);
 	free(r->marks);
 }
 
 /* By its number, or as version 1 has it. */
-static int read_its_mark(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
+static int read_its_mark(struct reader *r, const xmlNode *node, const struct vm_meta_id *id)
 {
 	const xmlNode *within = next_element(node->children, "m");
-	struct vm_own_mark mark vs_cleanup(vm_own_mark_fini) = { .n_disks = 0 };
-	const struct vm_own_mark *found;
+	struct vm_meta_mark mark vs_cleanup(vm_meta_mark_fini) = { .n_disks = 0 };
+	const struct vm_meta_mark *found;
 	uint64_t number;
-	int ret = get_number(r, node, "b", VM_OWN_SERIAL_MAX, &number);
+	int ret = get_number(r, node, "b", VM_META_SERIAL_MAX, &number);
 
 	if (ret < 0)
 		return ret;
@@ -497,16 +497,16 @@ static int read_its_mark(struct reader *r, const xmlNode *node, const struct vm_
 		return bad(r, node, "is internal, and no command of ours leaves those half done");
 	if (number) {
 		found = mark_of(r, number);
-		return found ? vm_own_set_mark(r->own, id, found) : bad(r, node, "is doomed by a command that is not there");
+		return found ? vm_meta_set_mark(r->meta, id, found) : bad(r, node, "is doomed by a command that is not there");
 	}
 	if (!within)
 		return 0;
 	ret = read_mark(r, within, &mark);
-	return ret < 0 ? ret : vm_own_set_mark(r->own, id, &mark);
+	return ret < 0 ? ret : vm_meta_set_mark(r->meta, id, &mark);
 }
 
 /* What the letters say, then the mark. */
-static int read_facts(struct reader *r, const xmlNode *node, const char *letters, struct vm_own_id *id)
+static int read_facts(struct reader *r, const xmlNode *node, const char *letters, struct vm_meta_id *id)
 {
 	int ret = 0;
 
@@ -516,35 +516,35 @@ static int read_facts(struct reader *r, const xmlNode *node, const char *letters
 		return bad(r, node, "is neither external nor internal, or both");
 	id->kind = strchr(letters, 'e') ? VM_EXTERNAL : VM_INTERNAL;
 	if (strchr(letters, 'o'))
-		ret = vm_own_set_ours(r->own, id, true);
+		ret = vm_meta_set_ours(r->meta, id, true);
 	if (ret == 0 && strchr(letters, 'h'))
-		ret = vm_own_set_held(r->own, id, true);
+		ret = vm_meta_set_held(r->meta, id, true);
 	return ret == 0 ? read_its_mark(r, node, id) : ret;
 }
 
 static int read_file(struct reader *r, const xmlNode *node)
 {
-	struct vm_own_file *grown = reallocarray(r->own->files, r->own->n_files + 1, sizeof(*grown)), *file;
+	struct vm_meta_file *grown = reallocarray(r->meta->files, r->meta->n_files + 1, sizeof(*grown)), *file;
 	int ret;
 
 	if (!grown)
 		return -ENOMEM;
-	r->own->files = grown;
-	file = &grown[r->own->n_files];
-	*file = (struct vm_own_file){ .number = 0 };
+	r->meta->files = grown;
+	file = &grown[r->meta->n_files];
+	*file = (struct vm_meta_file){ .number = 0 };
 	ret = charge(r, FILE_COST);
 	if (ret == 0)
-		ret = get_number(r, node, "k", VM_OWN_SERIAL_MAX, &file->number);
+		ret = get_number(r, node, "k", VM_META_SERIAL_MAX, &file->number);
 	if (ret == 0)
 		ret = get_number(r, node, "i", UINT64_MAX, &file->ino);
 	if (ret == 0)
 		ret = get_number(r, node, "z", UINT64_MAX, &file->size);
 	if (ret == 0)
 		ret = get_time(r, node, "m", &file->mtime_ns);
-	if (ret == 0 && (!file->number || vm_own_file(r->own, file->number)))
+	if (ret == 0 && (!file->number || vm_meta_file(r->meta, file->number)))
 		ret = bad(r, node, "has no number of its own");
 	if (ret == 0)
-		r->own->n_files++;
+		r->meta->n_files++;
 	return ret;
 }
 
@@ -558,33 +558,33 @@ static int read_made(struct reader *r, const xmlNode *node)
 		ret = need_attr(r, node, "p", &path);
 	if (ret == 0)
 		ret = get_number(r, node, "i", UINT64_MAX, &ino);
-	return ret < 0 ? ret : vm_own_add_made(r->own, path, ino);
+	return ret < 0 ? ret : vm_meta_add_made(r->meta, path, ino);
 }
 
 /* The files come before the snapshots. */
-static int read_vouched(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
+static int read_attested(struct reader *r, const xmlNode *node, const struct vm_meta_id *id)
 {
-	vs_autofree struct vm_own_file *files = calloc(r->own->n_files + 1, sizeof(*files));
+	vs_autofree struct vm_meta_file *files = calloc(r->meta->n_files + 1, sizeof(*files));
 	vs_autofree char *value = NULL;
 	size_t n = 0;
 	int ret = files ? get_attr(r, node, "v", &value) : -ENOMEM;
 
 	for (const char *s = value; ret == 0 && s && *s; s += *s == ',') {
-		const struct vm_own_file *file;
+		const struct vm_meta_file *file;
 		uint64_t number;
 
-		if (!take_number(&s, VM_OWN_SERIAL_MAX, &number) || (*s && *s != ','))
+		if (!take_number(&s, VM_META_SERIAL_MAX, &number) || (*s && *s != ','))
 			return bad(r, node, "has a list of numbers that is none");
-		file = vm_own_file(r->own, number);
-		if (!file || n == r->own->n_files)
+		file = vm_meta_file(r->meta, number);
+		if (!file || n == r->meta->n_files)
 			return bad(r, node, "is vouched for with a file that is not there");
 		files[n++] = *file;
 	}
-	return ret == 0 && n ? vm_own_set_vouched(r->own, id, files, n) : ret;
+	return ret == 0 && n ? vm_meta_set_attested(r->meta, id, files, n) : ret;
 }
 
 /* "vda:3 vdb:4" */
-static int read_frozen(struct reader *r, const xmlNode *node, const struct vm_own_id *id)
+static int read_frozen(struct reader *r, const xmlNode *node, const struct vm_meta_id *id)
 {
 	vs_autofree char *value = NULL;
 	char *save = NULL;
@@ -593,14 +593,14 @@ static int read_frozen(struct reader *r, const xmlNode *node, const struct vm_ow
 	for (char *item = ret == 0 && value ? strtok_r(value, " ", &save) : NULL; ret == 0 && item; item = strtok_r(NULL, " ", &save)) {
 		char *colon = strrchr(item, ':');
 		const char *s = colon ? colon + 1 : "";
-		const struct vm_own_file *file;
+		const struct vm_meta_file *file;
 		uint64_t number;
 
-		if (!take_number(&s, VM_OWN_SERIAL_MAX, &number) || *s || colon == item)
+		if (!take_number(&s, VM_META_SERIAL_MAX, &number) || *s || colon == item)
 			return bad(r, node, "has a list of what it froze that is none");
 		*colon = '\0';
-		file = vm_own_file(r->own, number);
-		ret = file ? vm_own_set_frozen(r->own, id, item, file) : bad(r, node, "froze a file that is not there");
+		file = vm_meta_file(r->meta, number);
+		ret = file ? vm_meta_set_frozen(r->meta, id, item, file) : bad(r, node, "froze a file that is not there");
 	}
 	return ret;
 }
@@ -609,7 +609,7 @@ static int read_snapshot(struct reader *r, const xmlNode *node)
 {
 	vs_autofree char *name = NULL;
 	vs_autofree char *letters = NULL;
-	struct vm_own_id id = { .name = NULL };
+	struct vm_meta_id id = { .name = NULL };
 	int ret = charge(r, SNAPSHOT_COST);
 
 	if (ret == 0)
@@ -622,7 +622,7 @@ static int read_snapshot(struct reader *r, const xmlNode *node)
 	if (ret == 0)
 		ret = read_facts(r, node, letters, &id);
 	if (ret == 0)
-		ret = read_vouched(r, node, &id);
+		ret = read_attested(r, node, &id);
 	return ret < 0 ? ret : read_frozen(r, node, &id);
 }
 
@@ -649,16 +649,16 @@ static int check_children(struct reader *r, const xmlNode *node)
 	return 0;
 }
 
-static int read_own(struct reader *r, const xmlNode *node)
+static int read_meta(struct reader *r, const xmlNode *node)
 {
 	int ret = read_version(r, node);
 
 	if (ret == 0)
 		ret = check_children(r, node);
 	if (ret == 0)
-		ret = get_number(r, node, "serial", VM_OWN_SERIAL_MAX, &r->own->serial);
+		ret = get_number(r, node, "serial", VM_META_SERIAL_MAX, &r->meta->serial);
 	if (ret == 0)
-		ret = get_attr(r, node, "policy", &r->own->policy);
+		ret = get_attr(r, node, "policy", &r->meta->policy);
 	for (const xmlNode *f = next_element(node->children, "f"); ret == 0 && f; f = next_element(f->next, "f"))
 		ret = read_file(r, f);
 	for (const xmlNode *l = next_element(node->children, "l"); ret == 0 && l; l = next_element(l->next, "l"))
@@ -670,25 +670,20 @@ static int read_own(struct reader *r, const xmlNode *node)
 	return ret;
 }
 
-bool vm_own_is(const xmlNode *element)
+static int read_root(const xmlNode *element, struct vm_meta **out, struct vs_err *err)
 {
-	return element->ns && is_element(element, "facts");
-}
-
-int vm_own_read(const xmlNode *element, struct vm_own **out, struct vs_err *err)
-{
-	struct reader r = { .own = vm_own_new(), .budget = VM_OWN_MAX, .err = err };
-	int ret = r.own ? 0 : -ENOMEM;
+	struct reader r = { .meta = vm_meta_new(), .budget = VM_META_MAX, .err = err };
+	int ret = r.meta ? 0 : -ENOMEM;
 
 	if (ret == 0 && !is_element(element, "facts"))
 		ret = bad(&r, element, "is not <facts>");
 	if (ret == 0)
-		ret = read_own(&r, element);
+		ret = read_meta(&r, element);
 	drop_marks(&r);
 	if (ret < 0)
-		vm_own_free(r.own);
+		vm_meta_free(r.meta);
 	else
-		*out = r.own;
+		*out = r.meta;
 	return ret;
 }
 
@@ -704,7 +699,7 @@ static bool has_document_type(const char *text, size_t len)
 	return memmem(text, len, "<!DOCTYPE", strlen("<!DOCTYPE")) != NULL;
 }
 
-int vm_own_parse(const char *text, size_t len, struct vm_own **out, struct vs_err *err)
+int vm_meta_parse(const char *text, size_t len, struct vm_meta **out, struct vs_err *err)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	const xmlNode *root;
@@ -712,14 +707,14 @@ int vm_own_parse(const char *text, size_t len, struct vm_own **out, struct vs_er
 	int ret;
 
 	if (len > READ_MAX)
-		return vs_err_set(err, -E2BIG, "our facts in the metadata are larger than %d bytes", VM_OWN_MAX);
+		return vs_err_set(err, -E2BIG, "our facts in the metadata are larger than %d bytes", VM_META_MAX);
 	if (has_document_type(text, len))
 		return vs_err_set(err, -EINVAL, "our facts in the metadata bring a document type");
 	pthread_once(&once, init_parser);
 	doc = xmlReadMemory(text, (int)len, NULL, "UTF-8", XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
 	root = doc ? xmlDocGetRootElement(doc) : NULL;
 	if (root && !xmlGetIntSubset(doc))
-		ret = vm_own_read(root, out, err);
+		ret = read_root(root, out, err);
 	else
 		ret = vs_err_set(err, -EINVAL, "our facts in the metadata are not well-formed XML");
 	xmlFreeDoc(doc);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * meta.h: our own facts about a domain: its policy, what was taken here, what is held, which snapshots a step of ours has
- * doomed. (`struct vm_own`, because `struct vm_facts` of graph/graph.h are those of everybody.)
+ * meta.h: our metadata about a domain: its policy, what was taken here, what is held, which snapshots a step of ours has
+ * doomed. What everybody can see of a domain is facts (model/facts.h).
  *
  * They are one small XML element in the domain's libvirt metadata, so they travel with the domain; the same text is the
- * extended attribute VM_OWN_XATTR of an image source. libvirt adds the name space itself (key VM_OWN_KEY, uri VM_OWN_URI)
- * and refuses text that brings it, so vm_own_text() has none; on the way in both forms do.
+ * extended attribute VM_META_XATTR of an image source. libvirt adds the name space itself (key VM_META_KEY, uri VM_META_URI)
+ * and refuses text that brings it, so vm_meta_text() has none; on the way in both forms do.
  *
  *     element  attribute  meaning                                                   times
  *     facts    version    2; raised when an older program must not touch it         1
@@ -36,7 +36,7 @@
  *
  * Version 1 had what is in `b` in an element `m` of each `s`; that is read, and written as `b`.
  *
- * `f` and `v` vouch: the snapshot was right when that file, which lies beneath it, had this stamp. A merge into a frozen file
+ * `f` and `v` attest: the snapshot was right when that file, which lies beneath it, had this stamp. A merge into a frozen file
  * makes it look written to all who stand on it; as long as it has the same stamp still, they know better. What takes too
  * much room is left out again: then time stamps alone decide.
  *
@@ -45,32 +45,31 @@
  * ignored and lost at the next change; what must not get lost therefore raises the version, and a higher one is refused.
  *
  * Errors: -EINVAL not ours, not well-formed or contradictory; -EOPNOTSUPP a higher version; -E2BIG more than
- * VM_OWN_MAX bytes hold; -ENOMEM.
+ * VM_META_MAX bytes hold; -ENOMEM.
  * Pure; any thread, one at a time on one object.
  */
 #ifndef VS_VM_META_META_H
 #define VS_VM_META_META_H
 
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
-#define VM_OWN_URI "https://virt-snapfs.org/xmlns/domain/1.0"
-#define VM_OWN_KEY "snapfs"
-#define VM_OWN_XATTR "user.virt-snapfs"
-#define VM_OWN_MAX 65536 /* bytes of text: every dump of the domain carries it */
-#define VM_OWN_SERIAL_MAX ((uint64_t)INT64_MAX)
+#define VM_META_KEY "snapfs"
+#define VM_META_XATTR "user.virt-snapfs"
+#define VM_META_MAX 65536 /* bytes of text: every dump of the domain carries it */
+#define VM_META_SERIAL_MAX ((uint64_t)INT64_MAX)
 
 /* Which snapshot is meant. One that was deleted and taken anew under its name is another one. */
-struct vm_own_id {
+struct vm_meta_id {
 	const char *name;   /* raw */
 	int64_t created_ns; /* of libvirt's record, where there is one (whole seconds), else of the table entry */
 	enum vm_kind kind;
 };
 
 /* Name and kind are equal, and so is the time; where one of the times is in whole seconds, their seconds. */
-bool vm_own_same(const struct vm_own_id *a, const struct vm_own_id *b);
+bool vm_meta_same(const struct vm_meta_id *a, const struct vm_meta_id *b);
 
 /* A step that can change what a snapshot froze is under way, or was when we died. */
-struct vm_own_doomed {
+struct vm_meta_doomed {
 	char *target; /* of the disk */
 	char *path;   /* of the image that is written; or NULL */
 	char *top;    /* the uppermost layer that goes into it: who sees it is not harmed; or NULL */
@@ -82,49 +81,49 @@ struct vm_own_doomed {
 };
 
 /* Shared by all that one command has doomed: what is written down of its progress is so for each of them. */
-struct vm_own_mark {
+struct vm_meta_mark {
 	char *command;    /* canonical text: repeating it finishes the job */
 	char *reason;     /* a sentence: lower case, no full stop */
 	int64_t since_ns;
-	struct vm_own_doomed *disks;
+	struct vm_meta_doomed *disks;
 	size_t n_disks;   /* 0: every disk */
 	bool retention;   /* nobody asked for it: retention began it, and may finish it */
 	bool is_void;     /* others have changed its files: it cannot be finished any more, and what it doomed stays so */
 	size_t n_owners;  /* the business of meta.c */
 };
 /* For a mark that owns its strings and its array; leaves it zeroed. */
-void vm_own_mark_fini(struct vm_own_mark *mark);
+void vm_meta_mark_fini(struct vm_meta_mark *mark);
 
 /* A file as it was when the snapshots above it were known to be right. Devices have other numbers after each start of the
  * host, so there is none. */
-struct vm_own_file {
+struct vm_meta_file {
 	uint64_t number, ino, size;
 	int64_t mtime_ns;
 };
 
-struct vm_own_snapshot {
+struct vm_meta_snapshot {
 	char *name;
 	int64_t created_ns;
 	enum vm_kind kind;
 	bool ours, held;
-	struct vm_own_mark *mark; /* or NULL */
-	uint64_t *vouched;        /* numbers of files */
-	size_t n_vouched;
-	struct vm_own_frozen {
+	struct vm_meta_mark *mark; /* or NULL */
+	uint64_t *attested;        /* numbers of files */
+	size_t n_attested;
+	struct vm_meta_frozen {
 		char *target;
 		uint64_t file;    /* number */
 	} *frozen;                /* what it froze, as it was when it was taken here or first found right */
 	size_t n_frozen;
 };
 
-struct vm_own {
+struct vm_meta {
 	uint64_t serial;
 	char *policy;                      /* or NULL */
-	struct vm_own_snapshot *snapshots; /* only those of which there is something to say */
+	struct vm_meta_snapshot *snapshots; /* only those of which there is something to say */
 	size_t n_snapshots;
-	struct vm_own_file *files;         /* only those that some snapshot is vouched for with */
+	struct vm_meta_file *files;         /* only those that some snapshot is attested with */
 	size_t n_files;
-	struct vm_own_made {
+	struct vm_meta_made {
 		char *path;
 		uint64_t ino;              /* 0: not known */
 	} *made;                           /* layers: may be removed when nobody needs them */
@@ -134,74 +133,69 @@ struct vm_own {
 /* ---------------------------------------------------------------- text */
 
 /* Gives *out. @len bytes; the element alone, as virDomainGetMetadata() or the attribute gives it. */
-int vm_own_parse(const char *text, size_t len, struct vm_own **out, struct vs_err *err);
+int vm_meta_parse(const char *text, size_t len, struct vm_meta **out, struct vs_err *err);
 
-/* The same for an element of a document that the caller has parsed: is it ours, and what does it say? */
-struct _xmlNode;
-bool vm_own_is(const struct _xmlNode *element);
-int vm_own_read(const struct _xmlNode *element, struct vm_own **out, struct vs_err *err);
+/* Gives *text, one line for virDomainSetMetadata() or the attribute. -E2BIG even without what is attested. */
+int vm_meta_text(const struct vm_meta *meta, char **text, struct vs_err *err);
 
-/* Gives *text, one line for virDomainSetMetadata() or the attribute. -E2BIG even without what is vouched for. */
-int vm_own_text(const struct vm_own *own, char **text, struct vs_err *err);
-
-struct vm_own *vm_own_new(void); /* nothing said, serial 0; NULL: no memory */
-struct vm_own *vm_own_copy(const struct vm_own *own); /* NULL: no memory */
-void vm_own_free(struct vm_own *own);
+struct vm_meta *vm_meta_new(void); /* nothing said, serial 0; NULL: no memory */
+struct vm_meta *vm_meta_copy(const struct vm_meta *meta); /* NULL: no memory */
+void vm_meta_free(struct vm_meta *meta);
 
 /* ---------------------------------------------------------------- questions */
 
 /* Which of the two is to be believed: the one with the higher serial, @domain if they are equal. NULL stands for "there is
  * none"; the answer is one of the arguments. A revert by anybody brings back a domain's old metadata: then @copy wins. */
-const struct vm_own *vm_own_newer(const struct vm_own *domain, const struct vm_own *copy);
+const struct vm_meta *vm_meta_newer(const struct vm_meta *domain, const struct vm_meta *copy);
 
 /* Borrowed; NULL: nothing is said of it. An entry with the very same time goes before one with the same second. */
-const struct vm_own_snapshot *vm_own_find(const struct vm_own *own, const struct vm_own_id *id);
+const struct vm_meta_snapshot *vm_meta_find(const struct vm_meta *meta, const struct vm_meta_id *id);
 
 /* Why that disk of the snapshot must not be read; NULL: it may. Borrowed. */
-const char *vm_own_why_doomed(const struct vm_own *own, const struct vm_own_id *id, const char *target);
+const char *vm_meta_why_doomed(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target);
 
 /* The marks, each once, in @marks, which has room for one a snapshot; returns how many. Borrowed. */
-size_t vm_own_marks(const struct vm_own *own, const struct vm_own_mark **marks);
+size_t vm_meta_marks(const struct vm_meta *meta, const struct vm_meta_mark **marks);
 
 /* The file with that number, NULL: none. Borrowed. */
-const struct vm_own_file *vm_own_file(const struct vm_own *own, uint64_t number);
+const struct vm_meta_file *vm_meta_file(const struct vm_meta *meta, uint64_t number);
 
 /* ---------------------------------------------------------------- changes
  *
- * None of them raises the serial; who stores the result calls vm_own_bump() first, once. On failure (-ENOMEM) nothing has
+ * None of them raises the serial; who stores the result calls vm_meta_bump() first, once. On failure (-ENOMEM) nothing has
  * changed. Strings are copied. An entry of which nothing is left to say goes by itself.
  */
 
-void vm_own_bump(struct vm_own *own); /* also forgets the files that nobody is vouched for with */
+void vm_meta_bump(struct vm_meta *meta); /* also forgets the files that nobody is attested with */
 
 /* NULL: none. @policy is a canonical line. */
-int vm_own_set_policy(struct vm_own *own, const char *policy);
+int vm_meta_set_policy(struct vm_meta *meta, const char *policy);
 
-int vm_own_set_ours(struct vm_own *own, const struct vm_own_id *id, bool ours);
-int vm_own_set_held(struct vm_own *own, const struct vm_own_id *id, bool held);
+int vm_meta_set_ours(struct vm_meta *meta, const struct vm_meta_id *id, bool ours);
+int vm_meta_set_held(struct vm_meta *meta, const struct vm_meta_id *id, bool held);
 
 /* Replaces the mark that is there, by a copy of @mark; NULL takes it away. */
-int vm_own_set_mark(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_mark *mark);
+int vm_meta_set_mark(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_mark *mark);
 
-/* The snapshot is right with these files beneath it; their numbers do not matter. Replaces what was vouched for. */
-int vm_own_set_vouched(struct vm_own *own, const struct vm_own_id *id, const struct vm_own_file *files, size_t n);
+/* The snapshot is right with these files beneath it; their numbers do not matter. Replaces what was attested. */
+int vm_meta_set_attested(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_file *files, size_t n);
 
 /* What the snapshot froze on this disk. Replaces what was said of that. */
-int vm_own_set_frozen(struct vm_own *own, const struct vm_own_id *id, const char *target, const struct vm_own_file *file);
+int vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, const struct vm_meta_file *file);
 /* NULL: nothing is said. Borrowed. */
-const struct vm_own_file *vm_own_frozen(const struct vm_own *own, const struct vm_own_id *id, const char *target);
+const struct vm_meta_file *vm_meta_frozen(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target);
 
 /* The layer at @path was made by a command of ours or by a snapshot. */
-int vm_own_add_made(struct vm_own *own, const char *path, uint64_t ino);
+int vm_meta_add_made(struct vm_meta *meta, const char *path, uint64_t ino);
 /* @ino: which file lies there. */
-bool vm_own_has_made(const struct vm_own *own, const char *path, uint64_t ino);
+bool vm_meta_has_made(const struct vm_meta *meta, const char *path, uint64_t ino);
 /* Forgets every such layer for which @exists says false. Returns how many. */
-size_t vm_own_sweep_made(struct vm_own *own, bool (*exists)(const char *path, uint64_t ino));
+size_t vm_meta_sweep_made(struct vm_meta *meta, bool (*exists)(const char *path, uint64_t ino));
 
 /* The snapshot is gone: so is all that was said of it. True if there was something. */
-bool vm_own_forget(struct vm_own *own, const struct vm_own_id *id);
+bool vm_meta_forget(struct vm_meta *meta, const struct vm_meta_id *id);
 
 /* Forgets every snapshot for which @exists says false. Returns how many. Those with a mark are asked for as well. */
-size_t vm_own_sweep(struct vm_own *own, bool (*exists)(const struct vm_own_id *id, void *opaque), void *opaque);
+size_t vm_meta_sweep(struct vm_meta *meta, bool (*exists)(const struct vm_meta_id *id, void *opaque), void *opaque);
 
 #endif

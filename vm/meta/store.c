@@ -16,7 +16,7 @@ struct vm_store {
 	char *dir; /* NULL: memory only */
 	pthread_mutex_t lock; /* guards the rest */
 	uint64_t connection;
-	struct vm_strmap own; /* by UUID: struct vm_own */
+	struct vm_strmap meta; /* by UUID: struct vm_meta */
 	struct vm_strmap asked; /* UUIDs whose file has been read */
 };
 
@@ -72,16 +72,16 @@ struct vm_store *vm_store_new(void)
 	return s;
 }
 
-static void drop_own(void *own)
+static void drop_own(void *meta)
 {
-	vm_own_free(own);
+	vm_meta_free(meta);
 }
 
 void vm_store_free(struct vm_store *s)
 {
 	if (!s)
 		return;
-	vm_strmap_clear(&s->own, drop_own);
+	vm_strmap_clear(&s->meta, drop_own);
 	vm_strmap_clear(&s->asked, NULL);
 	pthread_mutex_destroy(&s->lock);
 	free(s->dir);
@@ -113,7 +113,8 @@ static int cannot(struct vs_err *err, int r, const char *path)
 	return vs_err_set(err, r, "'%s' %s", path, r == -E2BIG ? "is larger than anything of ours" : strerror(-r));
 }
 
-/* The whole file, at most VM_OWN_MAX bytes. Gives *text. -ENOENT: there is none; anything else: it is not known what it says. */
+/* The whole file, at most VM_META_MAX bytes. Gives *text. -ENOENT: there is none; anything else: it is not known what it
+ * says. */
 static int read_file(const char *path, char **out, size_t *len, struct vs_err *err)
 {
 	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -122,11 +123,11 @@ static int read_file(const char *path, char **out, size_t *len, struct vs_err *e
 
 	if (fd < 0)
 		return cannot(err, -errno, path);
-	text = xcalloc(VM_OWN_MAX + 2, 1);
-	n = read(fd, text, VM_OWN_MAX + 1);
+	text = xcalloc(VM_META_MAX + 2, 1);
+	n = read(fd, text, VM_META_MAX + 1);
 	if (n < 0)
 		return cannot(err, -errno, path);
-	if (n > VM_OWN_MAX)
+	if (n > VM_META_MAX)
 		return cannot(err, -E2BIG, path);
 	text[n] = '\0';
 	*len = (size_t)n;
@@ -165,14 +166,14 @@ static int write_file(const struct vm_store *s, const char *path, const char *te
 	return r < 0 ? cannot(err, r, path) : 0;
 }
 
-/* ---------------------------------------------------------------- facts */
+/* ---------------------------------------------------------------- metadata */
 
 /* Reads the file, until it could be read once. Nothing is concluded from one that cannot be: it is not known then what is held. */
 static int ask_locked(struct vm_store *s, const char *uuid, struct vs_err *err)
 {
 	vs_autofree char *path = NULL, *text = NULL;
 	struct vs_err why = {0};
-	struct vm_own *own = NULL, *old;
+	struct vm_meta *meta = NULL, *old;
 	size_t len;
 	int r;
 
@@ -182,74 +183,75 @@ static int ask_locked(struct vm_store *s, const char *uuid, struct vs_err *err)
 	r = path ? read_file(path, &text, &len, &why) : 0;
 	if (r < 0 && r != -ENOENT)
 		return vs_err_set(err, r, "%s", why.msg);
-	if (text && (r = vm_own_parse(text, len, &own, &why)) < 0)
+	if (text && (r = vm_meta_parse(text, len, &meta, &why)) < 0)
 		return vs_err_set(err, r, "'%s': %s", path, why.msg);
-	old = vm_strmap_get(&s->own, uuid);
-	if (own && vm_own_newer(old, own) == own) {
-		vm_own_free(vm_strmap_remove(&s->own, uuid));
-		if (vm_strmap_put(&s->own, uuid, own) < 0)
+	old = vm_strmap_get(&s->meta, uuid);
+	if (meta && vm_meta_newer(old, meta) == meta) {
+		vm_meta_free(vm_strmap_remove(&s->meta, uuid));
+		if (vm_strmap_put(&s->meta, uuid, meta) < 0)
 			xoom();
-		own = NULL;
+		meta = NULL;
 	}
-	vm_own_free(own);
+	vm_meta_free(meta);
 	if (vm_strmap_put(&s->asked, uuid, s) < 0)
 		xoom();
 	return 0;
 }
 
 /* The copy, as far as it could be read. Borrowed; NULL: none. */
-static const struct vm_own *copy_locked(struct vm_store *s, const char *uuid)
+static const struct vm_meta *copy_locked(struct vm_store *s, const char *uuid)
 {
 	ask_locked(s, uuid, NULL);
-	return vm_strmap_get(&s->own, uuid);
+	return vm_strmap_get(&s->meta, uuid);
 }
 
 /* In memory, and in the file, unless that holds what could not be read. On failure neither has changed. */
-static int remember_locked(struct vm_store *s, const char *uuid, const struct vm_own *own, bool only_memory, struct vs_err *err)
+static int remember_locked(struct vm_store *s, const char *uuid, const struct vm_meta *meta, bool only_memory,
+			   struct vs_err *err)
 {
 	vs_autofree char *path = file_name_locked(s, uuid, "facts"), *text = NULL;
-	struct vm_own *copy;
+	struct vm_meta *copy;
 	int r = 0;
 
 	if (path && !only_memory) {
 		r = ask_locked(s, uuid, err);
 		if (r == 0)
-			r = vm_own_text(own, &text, err);
+			r = vm_meta_text(meta, &text, err);
 		if (r == 0)
 			r = write_file(s, path, text, err);
 		if (r < 0)
 			return r;
 	}
-	copy = vm_own_copy(own);
+	copy = vm_meta_copy(meta);
 	if (!copy)
 		return vs_err_set(err, -ENOMEM, "out of memory");
-	vm_own_free(vm_strmap_remove(&s->own, uuid));
-	if (vm_strmap_put(&s->own, uuid, copy) < 0)
+	vm_meta_free(vm_strmap_remove(&s->meta, uuid));
+	if (vm_strmap_put(&s->meta, uuid, copy) < 0)
 		xoom();
 	return 0;
 }
 
-struct vm_own *vm_store_best(struct vm_store *s, const char *uuid, const struct vm_own *found)
+struct vm_meta *vm_store_best(struct vm_store *s, const char *uuid, const struct vm_meta *found)
 {
-	const struct vm_own *best, *copy;
-	struct vm_own *given;
+	const struct vm_meta *best, *copy;
+	struct vm_meta *given;
 
 	pthread_mutex_lock(&s->lock);
 	copy = copy_locked(s, uuid);
-	best = vm_own_newer(found, copy);
+	best = vm_meta_newer(found, copy);
 	if (best && best == found && (!copy || copy->serial < found->serial) && remember_locked(s, uuid, found, false, NULL) < 0)
 		remember_locked(s, uuid, found, true, NULL);
-	given = best ? vm_own_copy(best) : NULL;
+	given = best ? vm_meta_copy(best) : NULL;
 	pthread_mutex_unlock(&s->lock);
 	return given;
 }
 
-int vm_store_remember(struct vm_store *s, const char *uuid, const struct vm_own *own, struct vs_err *err)
+int vm_store_remember(struct vm_store *s, const char *uuid, const struct vm_meta *meta, struct vs_err *err)
 {
 	int r;
 
 	pthread_mutex_lock(&s->lock);
-	r = remember_locked(s, uuid, own, false, err);
+	r = remember_locked(s, uuid, meta, false, err);
 	pthread_mutex_unlock(&s->lock);
 	return r;
 }
@@ -266,7 +268,7 @@ int vm_store_legible(struct vm_store *s, const char *uuid, struct vs_err *err)
 
 /* ---------------------------------------------------------------- the note */
 
-int vm_store_note(struct vm_store *s, const char *uuid, const char *text, struct vs_err *err)
+int vm_store_journal_put(struct vm_store *s, const char *uuid, const char *text, struct vs_err *err)
 {
 	vs_autofree char *path = NULL;
 	int r = 0;
@@ -275,7 +277,7 @@ int vm_store_note(struct vm_store *s, const char *uuid, const char *text, struct
 	path = file_name_locked(s, uuid, "note");
 	if (text && !path)
 		r = vs_err_set(err, -ENOENT, "there is no state directory that it could be written to: see STATE_DIRECTORY");
-	else if (text && strlen(text) > VM_OWN_MAX)
+	else if (text && strlen(text) > VM_META_MAX)
 		r = cannot(err, -E2BIG, path);
 	else if (text)
 		r = write_file(s, path, text, err);
@@ -285,7 +287,7 @@ int vm_store_note(struct vm_store *s, const char *uuid, const char *text, struct
 	return r;
 }
 
-int vm_store_note_get(struct vm_store *s, const char *uuid, char **text, struct vs_err *err)
+int vm_store_journal_get(struct vm_store *s, const char *uuid, char **text, struct vs_err *err)
 {
 	vs_autofree char *path = NULL;
 	size_t len;

@@ -19,7 +19,7 @@ struct domain_box {
 
 struct picture_box {
 	atomic_uint refs;
-	struct vm_picture picture;
+	struct vm_inventory inventory;
 };
 
 /* ---------------------------------------------------------------- domains */
@@ -181,7 +181,7 @@ bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b)
 	return same_list(a->unknowns, b->unknowns);
 }
 
-/* ---------------------------------------------------------------- pictures */
+/* ---------------------------------------------------------------- inventories */
 
 static int by_dir(const void *a, const void *b)
 {
@@ -190,67 +190,67 @@ static int by_dir(const void *a, const void *b)
 	return strcmp((*x)->dir, (*y)->dir);
 }
 
-static bool same_domains(const struct vm_picture *a, const struct vm_picture *b)
+static bool same_domains(const struct vm_inventory *a, const struct vm_inventory *b)
 {
 	return a->n_domains == b->n_domains &&
 	       (!a->n_domains || !memcmp(a->domains, b->domains, a->n_domains * sizeof(struct vm_domain *)));
 }
 
-struct vm_picture *vm_picture_new(struct vm_domain **domains, size_t n, const struct vm_picture *prev)
+struct vm_inventory *vm_inventory_new(struct vm_domain **domains, size_t n, const struct vm_inventory *prev)
 {
 	struct picture_box *box = calloc(1, sizeof(*box));
-	struct vm_picture *pic;
+	struct vm_inventory *inv;
 
 	if (box)
-		box->picture.domains = calloc(n ? n : 1, sizeof(struct vm_domain *));
-	if (!box || !box->picture.domains) {
+		box->inventory.domains = calloc(n ? n : 1, sizeof(struct vm_domain *));
+	if (!box || !box->inventory.domains) {
 		free(box);
 		for (size_t i = 0; i < n; i++)
 			vm_domain_unref(domains[i]);
 		return NULL;
 	}
 	atomic_init(&box->refs, 1);
-	pic = &box->picture;
-	pic->n_domains = n;
+	inv = &box->inventory;
+	inv->n_domains = n;
 	if (n)
-		memcpy(pic->domains, domains, n * sizeof(struct vm_domain *));
-	qsort(pic->domains, n, sizeof(struct vm_domain *), by_dir);
-	pic->built_ns = vm_now_ns();
-	pic->serial = !prev ? 1 : same_domains(pic, prev) ? prev->serial : prev->serial + 1;
-	return pic;
+		memcpy(inv->domains, domains, n * sizeof(struct vm_domain *));
+	qsort(inv->domains, n, sizeof(struct vm_domain *), by_dir);
+	inv->built_ns = vm_now_ns();
+	inv->serial = !prev ? 1 : same_domains(inv, prev) ? prev->serial : prev->serial + 1;
+	return inv;
 }
 
-struct vm_picture *vm_picture_ref(struct vm_picture *pic)
+struct vm_inventory *vm_inventory_ref(struct vm_inventory *inv)
 {
-	atomic_fetch_add_explicit(&container_of(pic, struct picture_box, picture)->refs, 1, memory_order_relaxed);
-	return pic;
+	atomic_fetch_add_explicit(&container_of(inv, struct picture_box, inventory)->refs, 1, memory_order_relaxed);
+	return inv;
 }
 
-void vm_picture_put(struct vm_picture *pic)
+void vm_inventory_put(struct vm_inventory *inv)
 {
 	struct picture_box *box;
 
-	if (!pic)
+	if (!inv)
 		return;
-	box = container_of(pic, struct picture_box, picture);
+	box = container_of(inv, struct picture_box, inventory);
 	if (atomic_fetch_sub_explicit(&box->refs, 1, memory_order_acq_rel) != 1)
 		return;
-	for (size_t i = 0; i < pic->n_domains; i++)
-		vm_domain_unref(pic->domains[i]);
-	free(pic->domains);
+	for (size_t i = 0; i < inv->n_domains; i++)
+		vm_domain_unref(inv->domains[i]);
+	free(inv->domains);
 	free(box);
 }
 
-const struct vm_domain *vm_picture_domain(const struct vm_picture *pic, const char *dir)
+const struct vm_domain *vm_inventory_domain(const struct vm_inventory *inv, const char *dir)
 {
-	size_t lo = 0, hi = pic->n_domains;
+	size_t lo = 0, hi = inv->n_domains;
 
 	while (lo < hi) {
 		size_t mid = lo + (hi - lo) / 2;
-		int cmp = strcmp(pic->domains[mid]->dir, dir);
+		int cmp = strcmp(inv->domains[mid]->dir, dir);
 
 		if (!cmp)
-			return pic->domains[mid];
+			return inv->domains[mid];
 		if (cmp < 0)
 			lo = mid + 1;
 		else

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * inventory.h: making pictures and domains, and telling whether anything a user can see has changed.
+ * inventory.h: making inventories and domains, and telling whether anything a user can see has changed.
  *
- * A domain is filled in by one thread, out of its own arena, and never changes after it was put into a picture. Both
+ * A domain is filled in by one thread, out of its own arena, and never changes after it was put into an inventory. Both
  * are reference-counted; any thread may take and drop references.
  */
 #ifndef VS_VM_MODEL_INVENTORY_H
 #define VS_VM_MODEL_INVENTORY_H
 
 #include "vm/util/arena.h"
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
 /* An empty domain; everything in it is to come from its arena. NULL: no memory. Gives. */
 struct vm_domain *vm_domain_new(void);
@@ -24,8 +24,8 @@ bool vm_domain_failed(struct vm_domain *d);
  * 1 MiB before that counts as news. */
 bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b);
 
-/* Takes the references in @domains (not the array), sorts by dir. @prev: the picture before, or NULL; the serial rises
+/* Takes the references in @domains (not the array), sorts by dir. @prev: the inventory before, or NULL; the serial rises
  * where the domains are not the very same objects. NULL: no memory (the references are dropped). Gives. */
-struct vm_picture *vm_picture_new(struct vm_domain **domains, size_t n, const struct vm_picture *prev);
+struct vm_inventory *vm_inventory_new(struct vm_domain **domains, size_t n, const struct vm_inventory *prev);
 
 #endif

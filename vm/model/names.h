@@ -13,7 +13,7 @@
 #ifndef VS_VM_MODEL_NAMES_H
 #define VS_VM_MODEL_NAMES_H
 
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
 #define VM_NAME_MAX 255 /* bytes of a file name, Linux's NAME_MAX */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * What an image names (what it stands on, its data file) is remembered by gate, as an edge: the path and format that the
+ * What an image names (what it stands on, its data file) is remembered by gate, as a backing: the path and format that the
  * gate gave, and the (dev, ino) that it let through. While the path still leads to that file the gate's answer holds and
  * nothing is opened; a file that has to be read again is opened through the gate again, never by the remembered path.
  */
@@ -17,39 +17,39 @@
 
 /* ---------------------------------------------------------------- what it stands on */
 
-static struct vm_edge *edge_find(struct vm_file *f, struct q2_gate *gate, const char *name, const char *format)
+static struct vm_backing *backing_find(struct vm_header *f, struct q2_gate *gate, const char *name, const char *format)
 {
-	struct vm_edge *e = f->edges;
+	struct vm_backing *e = f->backings;
 
 	while (e && (e->gate != gate || strcmp(e->name, name) || !vm_same_text(e->format, format)))
 		e = e->next;
 	return e;
 }
 
-static struct vm_edge *edge_new(struct vm_file *f, struct q2_gate *gate, const char *name, const char *format)
+static struct vm_backing *backing_new(struct vm_header *f, struct q2_gate *gate, const char *name, const char *format)
 {
-	struct vm_edge *e = xcalloc(1, sizeof(*e));
+	struct vm_backing *e = xcalloc(1, sizeof(*e));
 
 	e->gate = q2_gate_ref(gate);
 	e->name = xstrdup(name);
 	e->format = format ? xstrdup(format) : NULL;
-	e->next = f->edges;
-	f->edges = e;
+	e->next = f->backings;
+	f->backings = e;
 	return e;
 }
 
 /* Does the gate's answer still hold? *now: what the path leads to. */
-static bool edge_holds(const struct vm_edge *e, bool *found, struct q2_stamp *now)
+static bool backing_holds(const struct vm_backing *e, bool *found, struct q2_stamp *now)
 {
 	if (!e->looked || !e->path)
 		return false;
-	*found = vm_file_stamp(e->path, now);
+	*found = vm_header_stamp(e->path, now);
 	return *found == e->found && (!*found || (now->dev == e->dev && now->ino == e->ino));
 }
 
 /* Remembers where a refused or missing name would lead, so that it is noticed when that changes. A file that may be named
- * but is not there, or not readable for us, is one that exists in the picture: as missing. */
-static void edge_failed(struct vm_files *files, struct vm_edge *e, const char *from, int code, const struct vs_err *err)
+ * but is not there, or not readable for us, is one that exists in the inventory: as missing. */
+static void backing_failed(struct vm_headers *files, struct vm_backing *e, const char *from, int code, const struct vs_err *err)
 {
 	enum q2_format format = Q2_FORMAT_NONE;
 	struct q2_stamp now = {0};
@@ -58,21 +58,21 @@ static void edge_failed(struct vm_files *files, struct vm_edge *e, const char *f
 	e->error = strdup(vs_err_text(err, code));
 	if (q2_name_resolve(from, e->name, e->format, &e->path, &format, NULL) < 0)
 		return;
-	e->found = vm_file_stamp(e->path, &now);
+	e->found = vm_header_stamp(e->path, &now);
 	e->dev = now.dev;
 	e->ino = now.ino;
 	if (code == -EPERM || code == -ELOOP || code == -ENOMEM || code == -EINVAL)
 		return;
-	e->below = vm_file_at(files, e->path, format);
+	e->below = vm_header_at(files, e->path, format);
 	if (!e->below || e->below->looked == files->round)
 		return;
-	vm_file_set_stamp(files, e->below, e->found, &now);
-	vm_file_failed(files, e->below, code, e->error);
+	vm_header_set_stamp(files, e->below, e->found, &now);
+	vm_header_failed(files, e->below, code, e->error);
 }
 
-static void edge_passed(struct vm_files *files, struct vm_edge *e, struct q2_file *open_file, enum q2_format format)
+static void backing_passed(struct vm_headers *files, struct vm_backing *e, struct q2_file *open_file, enum q2_format format)
 {
-	struct vm_file *below = vm_file_at(files, open_file->path, format);
+	struct vm_header *below = vm_header_at(files, open_file->path, format);
 	struct q2_stamp now;
 
 	e->path = strdup(open_file->path);
@@ -81,10 +81,10 @@ static void edge_passed(struct vm_files *files, struct vm_edge *e, struct q2_fil
 		return;
 	}
 	if (below->looked != files->round)
-		vm_file_find_shown(below, true, &now);
-	if (below->looked != files->round && !vm_file_fresh(below, true, &now)) {
-		vm_file_set_stamp(files, below, true, &now);
-		vm_file_read(files, below, open_file);
+		vm_header_find_shown(below, true, &now);
+	if (below->looked != files->round && !vm_header_fresh(below, true, &now)) {
+		vm_header_set_stamp(files, below, true, &now);
+		vm_header_read(files, below, open_file);
 	}
 	e->found = true;
 	e->dev = now.dev;
@@ -93,7 +93,7 @@ static void edge_passed(struct vm_files *files, struct vm_edge *e, struct q2_fil
 }
 
 /* A file of a virt-snapfs mount is not opened, through whatever gate. True: it is one, and that is written down. */
-static bool leads_to_mount(struct vm_files *files, struct vm_file *f, struct vm_edge *e)
+static bool leads_to_mount(struct vm_headers *files, struct vm_header *f, struct vm_backing *e)
 {
 	enum q2_format format;
 	vs_autofree char *path = NULL;
@@ -103,11 +103,11 @@ static bool leads_to_mount(struct vm_files *files, struct vm_file *f, struct vm_
 		path = NULL;
 		return false;
 	}
-	if (!vm_file_stamp(path, &now) || !vm_file_is_exposed(files, &now))
+	if (!vm_header_stamp(path, &now) || !vm_header_is_exposed(files, &now))
 		return false;
-	e->below = vm_file_at(files, path, format);
+	e->below = vm_header_at(files, path, format);
 	if (e->below && e->below->looked != files->round)
-		vm_file_exposed(files, e->below, &now);
+		vm_header_exposed(files, e->below, &now);
 	e->path = vs_steal(path);
 	e->found = true;
 	e->dev = now.dev;
@@ -115,7 +115,7 @@ static bool leads_to_mount(struct vm_files *files, struct vm_file *f, struct vm_
 	return true;
 }
 
-static void ask_gate(struct vm_files *files, struct vm_file *f, struct vm_edge *e)
+static void ask_gate(struct vm_headers *files, struct vm_header *f, struct vm_backing *e)
 {
 	struct q2_file *open_file = NULL;
 	enum q2_format format;
@@ -132,23 +132,23 @@ static void ask_gate(struct vm_files *files, struct vm_file *f, struct vm_edge *
 		return;
 	r = q2_gate_open(e->gate, f->path, e->name, e->format, &open_file, &format, &err);
 	if (r < 0) {
-		edge_failed(files, e, f->path, r, &err);
+		backing_failed(files, e, f->path, r, &err);
 		return;
 	}
-	edge_passed(files, e, open_file, format);
+	backing_passed(files, e, open_file, format);
 	q2_file_close(open_file);
 }
 
 /* True: it leads where it led before. */
-static bool edge_look(struct vm_files *files, struct vm_file *f, struct vm_edge *e)
+static bool backing_look(struct vm_headers *files, struct vm_header *f, struct vm_backing *e)
 {
-	struct vm_file *was = e->below;
+	struct vm_header *was = e->below;
 	struct q2_stamp now = {0};
 	int code = e->code;
 	bool found = false;
 
-	if (!edge_holds(e, &found, &now) ||
-	    (e->below && e->below->looked != files->round && !vm_file_fresh(e->below, found, &now)))
+	if (!backing_holds(e, &found, &now) ||
+	    (e->below && e->below->looked != files->round && !vm_header_fresh(e->below, found, &now)))
 		ask_gate(files, f, e);
 	else if (e->below && found)
 		e->below->stamp.allocated = now.allocated;
@@ -158,20 +158,20 @@ static bool edge_look(struct vm_files *files, struct vm_file *f, struct vm_edge 
 	return e->below == was && e->code == code;
 }
 
-static struct vm_file *named(struct vm_files *files, struct vm_file *f, struct q2_gate *gate, const char *name,
-			     const char *format, int *code, const char **error)
+static struct vm_header *named(struct vm_headers *files, struct vm_header *f, struct q2_gate *gate, const char *name,
+			       const char *format, int *code, const char **error)
 {
-	struct vm_edge *e;
+	struct vm_backing *e;
 
 	*code = 0;
 	*error = NULL;
 	if (!name)
 		return NULL;
-	e = edge_find(f, gate, name, format);
+	e = backing_find(f, gate, name, format);
 	if (!e)
-		e = edge_new(f, gate, name, format);
+		e = backing_new(f, gate, name, format);
 	if (e->looked != files->round)
-		edge_look(files, f, e);
+		backing_look(files, f, e);
 	if (e->below)
 		return e->below;
 	*code = e->code < 0 ? e->code : -EIO;
@@ -179,22 +179,22 @@ static struct vm_file *named(struct vm_files *files, struct vm_file *f, struct q
 	return NULL;
 }
 
-struct vm_file *vm_files_below(struct vm_files *files, struct vm_file *f, struct q2_gate *gate, int *code,
-			       const char **error)
+struct vm_header *vm_backing_below(struct vm_headers *files, struct vm_header *f, struct q2_gate *gate, int *code,
+				   const char **error)
 {
 	return named(files, f, gate, f->info ? f->info->backing_name : NULL, f->info ? f->info->backing_format : NULL, code,
 		     error);
 }
 
-struct vm_file *vm_files_data(struct vm_files *files, struct vm_file *f, struct q2_gate *gate, int *code,
-			      const char **error)
+struct vm_header *vm_backing_data(struct vm_headers *files, struct vm_header *f, struct q2_gate *gate, int *code,
+				  const char **error)
 {
 	return named(files, f, gate, f->info ? f->info->data_file : NULL, "raw", code, error);
 }
 
-bool vm_files_refused(const struct vm_file *f, const struct q2_gate *gate, uint64_t *dev, uint64_t *ino)
+bool vm_backing_refused(const struct vm_header *f, const struct q2_gate *gate, uint64_t *dev, uint64_t *ino)
 {
-	for (const struct vm_edge *e = f->info ? f->edges : NULL; e; e = e->next) {
+	for (const struct vm_backing *e = f->info ? f->backings : NULL; e; e = e->next) {
 		if (e->gate != gate || e->below || !e->found || !vm_same_text(e->name, f->info->backing_name) ||
 		    !vm_same_text(e->format, f->info->backing_format))
 			continue;
@@ -208,35 +208,35 @@ bool vm_files_refused(const struct vm_file *f, const struct q2_gate *gate, uint6
 /* ---------------------------------------------------------------- has anything happened at all? */
 
 struct quiet {
-	struct vm_files *files;
+	struct vm_headers *files;
 	uint64_t last; /* the round before this one */
 	bool quiet;
 };
 
 static bool visit_trusted(void *thing, void *opaque)
 {
-	struct vm_file *f = thing;
+	struct vm_header *f = thing;
 	struct quiet *q = opaque;
 
 	if (f->trusted == q->last)
-		vm_files_top(q->files, f->path, f->format);
+		vm_headers_top(q->files, f->path, f->format);
 	return true;
 }
 
-static bool visit_edges(void *thing, void *opaque)
+static bool visit_backings(void *thing, void *opaque)
 {
-	struct vm_file *f = thing;
+	struct vm_header *f = thing;
 	struct quiet *q = opaque;
 
-	for (struct vm_edge *e = f->edges; e; e = e->next)
-		if (e->looked == q->last && !edge_look(q->files, f, e))
+	for (struct vm_backing *e = f->backings; e; e = e->next)
+		if (e->looked == q->last && !backing_look(q->files, f, e))
 			q->quiet = false;
 	return true;
 }
 
 static bool judge(void *thing, void *opaque)
 {
-	struct vm_file *f = thing;
+	struct vm_header *f = thing;
 	struct quiet *q = opaque;
 	uint64_t now = q->files->round, grown;
 
@@ -251,12 +251,12 @@ static bool judge(void *thing, void *opaque)
 	return true;
 }
 
-bool vm_files_quiet(struct vm_files *files)
+bool vm_backing_quiet(struct vm_headers *files)
 {
 	struct quiet q = { .files = files, .last = files->round - 1, .quiet = true };
 
 	vm_strmap_filter(&files->table, visit_trusted, &q);
-	vm_strmap_filter(&files->table, visit_edges, &q);
+	vm_strmap_filter(&files->table, visit_backings, &q);
 	vm_strmap_filter(&files->table, judge, &q);
 	return q.quiet;
 }

@@ -5,27 +5,27 @@
 #include <errno.h>
 #include <string.h>
 
-void vm_collect_init(struct vm_collect *c, struct vm_files *files, uint64_t number)
+void vm_chains_init(struct vm_chains *c, struct vm_headers *files, uint64_t number)
 {
-	*c = (struct vm_collect){ .files = files, .number = number };
+	*c = (struct vm_chains){ .files = files, .number = number };
 }
 
-void vm_collect_fini(struct vm_collect *c)
+void vm_chains_fini(struct vm_chains *c)
 {
 	free(c->file);
 	free(c->fact);
-	*c = (struct vm_collect){0};
+	*c = (struct vm_chains){0};
 }
 
-static bool make_room(struct vm_collect *c)
+static bool make_room(struct vm_chains *c)
 {
 	size_t room = c->room ? c->room * 2 : 64;
-	struct vm_file **file;
+	struct vm_header **file;
 	struct vm_fact_file *fact;
 
 	if (c->n < c->room)
 		return true;
-	file = reallocarray(c->file, room, sizeof(struct vm_file *));
+	file = reallocarray(c->file, room, sizeof(struct vm_header *));
 	if (file)
 		c->file = file;
 	fact = reallocarray(c->fact, room, sizeof(*fact));
@@ -38,7 +38,7 @@ static bool make_room(struct vm_collect *c)
 }
 
 /* The entry of @f, with nothing beneath it yet where it is new. */
-static int entry_of(struct vm_collect *c, struct vm_file *f)
+static int entry_of(struct vm_chains *c, struct vm_header *f)
 {
 	if (f->indexed == c->number)
 		return f->index;
@@ -60,15 +60,15 @@ static int entry_of(struct vm_collect *c, struct vm_file *f)
 	return f->index;
 }
 
-static void follow_data(struct vm_collect *c, int i, struct q2_gate *gate)
+static void follow_data(struct vm_chains *c, int i, struct q2_gate *gate)
 {
 	const char *error;
-	struct vm_file *data;
+	struct vm_header *data;
 	int code;
 
 	if (!c->fact[i].info || !c->fact[i].info->data_file || c->fact[i].data != VM_NO_FILE)
 		return;
-	data = vm_files_data(c->files, c->file[i], gate, &code, &error);
+	data = vm_backing_data(c->files, c->file[i], gate, &code, &error);
 	if (data)
 		code = entry_of(c, data);
 	if (data)
@@ -76,14 +76,14 @@ static void follow_data(struct vm_collect *c, int i, struct q2_gate *gate)
 }
 
 /* A loop device's file is needed, and not read. */
-static void follow_window(struct vm_collect *c, int i)
+static void follow_window(struct vm_chains *c, int i)
 {
-	struct vm_file *behind;
+	struct vm_header *behind;
 	int j;
 
 	if (!c->file[i]->shows || c->fact[i].shows != VM_NO_FILE)
 		return;
-	behind = vm_files_behind(c->files, c->file[i]->shows);
+	behind = vm_headers_behind(c->files, c->file[i]->shows);
 	j = behind ? entry_of(c, behind) : VM_NO_FILE;
 	c->fact[i].shows = j;
 }
@@ -99,9 +99,9 @@ static const char *without_path(const char *error, const char *path)
 }
 
 /* Links entry @i to what it stands on and returns that, or VM_NO_FILE where there is nothing new to follow. */
-static int follow(struct vm_collect *c, int i, struct q2_gate *gate)
+static int follow(struct vm_chains *c, int i, struct q2_gate *gate)
 {
-	struct vm_file *below;
+	struct vm_header *below;
 	const char *error;
 	int code, j;
 
@@ -109,11 +109,11 @@ static int follow(struct vm_collect *c, int i, struct q2_gate *gate)
 	follow_window(c, i);
 	if (!c->fact[i].info || c->fact[i].below != VM_NO_FILE)
 		return VM_NO_FILE;
-	below = vm_files_below(c->files, c->file[i], gate, &code, &error);
+	below = vm_backing_below(c->files, c->file[i], gate, &code, &error);
 	if (!below) {
 		if (code < 0) {
 			c->fact[i].below_why = without_path(error, c->file[i]->path);
-			vm_files_refused(c->file[i], gate, &c->fact[i].refused_dev, &c->fact[i].refused_ino);
+			vm_backing_refused(c->file[i], gate, &c->fact[i].refused_dev, &c->fact[i].refused_ino);
 		}
 		if (code == -ENOMEM)
 			c->failed = true;
@@ -126,14 +126,14 @@ static int follow(struct vm_collect *c, int i, struct q2_gate *gate)
 	return j;
 }
 
-int vm_collect_path(struct vm_collect *c, const char *path, enum q2_format format, struct q2_gate *gate)
+int vm_chains_path(struct vm_chains *c, const char *path, enum q2_format format, struct q2_gate *gate)
 {
-	struct vm_file *f;
+	struct vm_header *f;
 	int first;
 
 	if (!path)
 		return VM_NO_FILE;
-	f = vm_files_top(c->files, path, format == Q2_FORMAT_NONE ? Q2_FORMAT_RAW : format);
+	f = vm_headers_top(c->files, path, format == Q2_FORMAT_NONE ? Q2_FORMAT_RAW : format);
 	if (!f) {
 		c->failed = true;
 		return VM_NO_FILE;
@@ -145,10 +145,10 @@ int vm_collect_path(struct vm_collect *c, const char *path, enum q2_format forma
 }
 
 /* A first layer that the record does not name: the gate is asked for it as if it were named by itself. */
-static int ask_for_top(struct vm_collect *c, int layer, struct q2_gate *gate, struct vs_err *err)
+static int ask_for_top(struct vm_chains *c, int layer, struct q2_gate *gate, struct vs_err *err)
 {
 	struct q2_file *open_file = NULL;
-	struct vm_file *f = c->file[layer];
+	struct vm_header *f = c->file[layer];
 	enum q2_format format;
 	int r;
 
@@ -158,8 +158,8 @@ static int ask_for_top(struct vm_collect *c, int layer, struct q2_gate *gate, st
 	return r < 0 ? r : 0;
 }
 
-int vm_collect_allowed(struct vm_collect *c, const int *layers, size_t n, bool trusted, struct q2_gate *gate,
-		       struct vs_err *err)
+int vm_chains_allowed(struct vm_chains *c, const int *layers, size_t n, bool trusted, struct q2_gate *gate,
+		      struct vs_err *err)
 {
 	const char *error;
 	int code, r = 0;
@@ -167,11 +167,11 @@ int vm_collect_allowed(struct vm_collect *c, const int *layers, size_t n, bool t
 	if (n && !trusted)
 		r = ask_for_top(c, layers[0], gate, err);
 	for (size_t i = 0; r == 0 && i < n; i++) {
-		struct vm_file *f = c->file[layers[i]];
+		struct vm_header *f = c->file[layers[i]];
 
-		if (!vm_files_below(c->files, f, gate, &code, &error) && code < 0)
+		if (!vm_backing_below(c->files, f, gate, &code, &error) && code < 0)
 			return vs_err_set(err, code, "%s", error);
-		if (!vm_files_data(c->files, f, gate, &code, &error) && code < 0)
+		if (!vm_backing_data(c->files, f, gate, &code, &error) && code < 0)
 			return vs_err_set(err, code, "%s", error);
 	}
 	return r;

@@ -9,29 +9,29 @@
 #ifndef VS_VM_OBSERVE_CHAINS_H
 #define VS_VM_OBSERVE_CHAINS_H
 
-#include "vm/graph/graph.h"
+#include "vm/model/facts.h"
 #include "vm/observe/headers.h"
 
-struct vm_collect {
-	struct vm_files *files; /* borrowed */
+struct vm_chains {
+	struct vm_headers *files; /* borrowed */
 	uint64_t number;        /* of this collection */
-	struct vm_file **file;  /* borrowed, index by index with: */
+	struct vm_header **file;  /* borrowed, index by index with: */
 	struct vm_fact_file *fact;
 	size_t n, room;
 	bool failed;            /* out of memory: the collection is not complete */
 };
 
 /* @number: another one than any collection had that used these files. */
-void vm_collect_init(struct vm_collect *c, struct vm_files *files, uint64_t number);
-void vm_collect_fini(struct vm_collect *c);
+void vm_chains_init(struct vm_chains *c, struct vm_headers *files, uint64_t number);
+void vm_chains_fini(struct vm_chains *c);
 
 /* The file at a trusted path and all that it stands on, through @gate. @format NONE is looked at as raw: there is nothing to
  * follow then. VM_NO_FILE: out of memory, or @path is NULL. */
-int vm_collect_path(struct vm_collect *c, const char *path, enum q2_format format, struct q2_gate *gate);
+int vm_chains_path(struct vm_chains *c, const char *path, enum q2_format format, struct q2_gate *gate);
 
 /* May all of @layers be read through @gate, each as what the one above it stands on? @trusted: the first is named by the
  * record itself, which needs no gate. 0 or negative errno with a reason. */
-int vm_collect_allowed(struct vm_collect *c, const int *layers, size_t n, bool trusted, struct q2_gate *gate,
-		       struct vs_err *err);
+int vm_chains_allowed(struct vm_chains *c, const int *layers, size_t n, bool trusted, struct q2_gate *gate,
+		      struct vs_err *err);
 
 #endif

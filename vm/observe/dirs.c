@@ -223,7 +223,7 @@ static void look_at(struct vm_dirs *dirs, struct dir *d, int dir_fd, const char 
 		return;
 	}
 	/* what a virt-snapfs mount shows stands on nothing that is not known otherwise, and is never opened */
-	if ((!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) || vm_files_is_mount(dirs->files, st.st_dev))
+	if ((!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) || vm_headers_is_mount(dirs->files, st.st_dev))
 		return;
 	e = entry_of(d, name);
 	same = same_as(e, &st) && !dirs->closely;
@@ -282,7 +282,7 @@ static bool list_once(struct vm_dirs *dirs, struct dir *d)
 		look_at(dirs, d, AT_FDCWD, d->path);
 	} else if (stat(d->path, &st)) {
 		d->error = -errno;
-	} else if (!vm_files_is_mount(dirs->files, st.st_dev)) {
+	} else if (!vm_headers_is_mount(dirs->files, st.st_dev)) {
 		stream = opendir(d->path);
 		if (!stream || fstat(dirfd(stream), &st))
 			d->error = -errno;

@@ -15,10 +15,10 @@
 #include "vm/observe/peek.h"
 #include "vm/util/strmap.h"
 
-struct vm_files;
+struct vm_headers;
 
 struct vm_dirs {
-	struct vm_files *files; /* borrowed: who knows which devices are virt-snapfs mounts */
+	struct vm_headers *files; /* borrowed: who knows which devices are virt-snapfs mounts */
 	/* private */
 	struct vm_strmap table;
 	uint64_t round;

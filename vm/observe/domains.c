@@ -6,19 +6,22 @@
 #include <string.h>
 
 #include "vm/libvirt/virterr.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- life */
 
-static void domain_free(struct vm_known_domain *d)
+static void domain_free(struct vm_observed_domain *d)
 {
-	vm_strmap_clear(&d->by_name, vm_known_snapshot_free);
-	vm_known_jobs_free(d->jobs, d->n_jobs);
-	vm_job_ask_free(d->asking);
+	vm_strmap_clear(&d->by_name, vm_observed_snapshot_free);
+	vm_observed_jobs_free(d->jobs, d->n_jobs);
+	vm_jobs_ask_free(d->asking);
 	vm_xml_domain_free(d->now);
 	vm_xml_domain_free(d->config);
+	vm_meta_free(d->meta);
+	vm_meta_free(d->config_meta);
 	vm_log_unref(d->log);
-	vm_gate_memo_fini(&d->gate);
+	vm_gates_memo_fini(&d->gate);
 	free(d->unknown);
 	free(d->current);
 	free(d->list);
@@ -32,21 +35,21 @@ static void drop_domain(void *thing)
 	domain_free(thing);
 }
 
-void vm_known_init(struct vm_known *known, struct vm_log_shelf *shelf, struct vm_job_asker *asker)
+void vm_observe_init(struct vm_observed *observed, struct vm_log_shelf *shelf, struct vm_jobs_asker *asker)
 {
-	*known = (struct vm_known){ .shelf = shelf, .asker = asker };
+	*observed = (struct vm_observed){ .shelf = shelf, .asker = asker };
 }
 
-void vm_known_fini(struct vm_known *known)
+void vm_observe_fini(struct vm_observed *observed)
 {
-	vm_strmap_clear(&known->by_uuid, drop_domain);
-	free(known->domains);
-	*known = (struct vm_known){0};
+	vm_strmap_clear(&observed->by_uuid, drop_domain);
+	free(observed->domains);
+	*observed = (struct vm_observed){0};
 }
 
-static struct vm_known_domain *domain_of(struct vm_known *known, const char *uuid, const char *name)
+static struct vm_observed_domain *domain_of(struct vm_observed *observed, const char *uuid, const char *name)
 {
-	struct vm_known_domain *d = vm_strmap_get(&known->by_uuid, uuid);
+	struct vm_observed_domain *d = vm_strmap_get(&observed->by_uuid, uuid);
 
 	if (d)
 		return d;
@@ -54,10 +57,10 @@ static struct vm_known_domain *domain_of(struct vm_known *known, const char *uui
 	d->uuid = xstrdup(uuid);
 	d->name = xstrdup(name);
 	d->state = "no state";
-	d->log = vm_log_shelf_take(known->shelf, uuid, name);
-	if (!d->log || vm_strmap_put(&known->by_uuid, uuid, d) < 0)
+	d->log = vm_log_shelf_take(observed->shelf, uuid, name);
+	if (!d->log || vm_strmap_put(&observed->by_uuid, uuid, d) < 0)
 		xoom();
-	known->changed = true;
+	observed->changed = true;
 	return d;
 }
 
@@ -77,40 +80,52 @@ static const char *state_text(int state)
 	}
 }
 
-void vm_ask_refused(struct vm_ask *ask)
+void vm_observe_refused(struct vm_observe *observe)
 {
 	struct vs_err err = {0};
 
 	if (vm_virterr_set(&err, "libvirt does not tell all about this domain") == -ENOENT) {
-		ask->gone = true;
+		observe->gone = true;
 		return;
 	}
-	ask->failed = true;
-	free(ask->d->unknown);
-	ask->d->unknown = xstrdup(err.msg);
-	if (!ask->d->refused && vm_conn_alive(ask->conn))
-		vm_log(ask->d->log, "%s", err.msg);
+	observe->failed = true;
+	free(observe->d->unknown);
+	observe->d->unknown = xstrdup(err.msg);
+	if (!observe->d->refused && vm_conn_alive(observe->conn))
+		vm_log(observe->d->log, "%s", err.msg);
 }
 
-static void ask_state(struct vm_ask *ask)
+static void ask_state(struct vm_observe *observe)
 {
 	const char *text;
 	int state, reason;
 
-	if (virDomainGetState(ask->dom, &state, &reason, 0) < 0) {
-		vm_ask_refused(ask);
+	if (virDomainGetState(observe->dom, &state, &reason, 0) < 0) {
+		vm_observe_refused(observe);
 		return;
 	}
 	text = state_text(state);
-	if (strcmp(text, ask->d->state))
-		ask->known->changed = true;
-	ask->d->state = text;
+	if (strcmp(text, observe->d->state))
+		observe->observed->changed = true;
+	observe->d->state = text;
+}
+
+/* The first that can be read. */
+static struct vm_meta *parse_meta(const struct vm_xml_domain *domain)
+{
+	struct vm_meta *meta = NULL;
+
+	for (char **text = domain ? domain->metadata : NULL; text && *text; text++)
+		if (vm_meta_parse(*text, strlen(*text), &meta, NULL) == 0)
+			return meta;
+	return NULL;
 }
 
 /* Parses the text of a definition if it is another one than before. True: it is. */
-static bool new_definition(struct vm_known_domain *d, const char *text, uint64_t *hash, struct vm_xml_domain **out)
+static bool new_definition(struct vm_observed_domain *d, const char *text, uint64_t *hash, struct vm_xml_domain **out,
+			   struct vm_meta **meta)
 {
-	uint64_t now = vm_known_hash(text);
+	uint64_t now = vm_observe_hash(text);
 	struct vm_xml_domain *parsed = NULL;
 	struct vs_err err = {0};
 	int r;
@@ -121,125 +136,128 @@ static bool new_definition(struct vm_known_domain *d, const char *text, uint64_t
 	*hash = now;
 	vm_xml_domain_free(*out);
 	*out = r < 0 ? NULL : parsed;
+	vm_meta_free(*meta);
+	*meta = parse_meta(*out);
 	if (r < 0)
 		vm_log(d->log, "its definition cannot be read: %s", vs_err_text(&err, r));
 	return true;
 }
 
-static void ask_definition(struct vm_ask *ask)
+static void ask_definition(struct vm_observe *observe)
 {
-	struct vm_known_domain *d = ask->d;
-	vs_autofree char *now = virDomainGetXMLDesc(ask->dom, 0);
+	struct vm_observed_domain *d = observe->d;
+	vs_autofree char *now = virDomainGetXMLDesc(observe->dom, 0);
 	vs_autofree char *config = NULL;
 	bool news;
 
 	if (!now) {
-		vm_ask_refused(ask);
+		vm_observe_refused(observe);
 		return;
 	}
 	if (d->running) {
-		config = virDomainGetXMLDesc(ask->dom, VIR_DOMAIN_XML_INACTIVE);
+		config = virDomainGetXMLDesc(observe->dom, VIR_DOMAIN_XML_INACTIVE);
 		if (!config) { /* what the next start will use is not known: not that there is nothing */
-			vm_ask_refused(ask);
+			vm_observe_refused(observe);
 			return;
 		}
 	}
-	news = new_definition(d, now, &d->now_hash, &d->now);
+	news = new_definition(d, now, &d->now_hash, &d->now, &d->meta);
 	if (config) {
-		news = new_definition(d, config, &d->config_hash, &d->config) || news;
+		news = new_definition(d, config, &d->config_hash, &d->config, &d->config_meta) || news;
 	} else if (d->config) {
 		vm_xml_domain_free(vs_steal(d->config));
+		vm_meta_free(vs_steal(d->config_meta));
 		news = true;
 	}
 	if (news)
-		ask->known->changed = ask->closer = true;
+		observe->observed->changed = observe->closer = true;
 }
 
 /* ---------------------------------------------------------------- all domains */
 
-static void rename_domain(struct vm_ask *ask, const char *name)
+static void rename_domain(struct vm_observe *observe, const char *name)
 {
-	if (!strcmp(ask->d->name, name))
+	if (!strcmp(observe->d->name, name))
 		return;
-	free(ask->d->name);
-	ask->d->name = xstrdup(name);
-	ask->known->changed = ask->closer = true;
+	free(observe->d->name);
+	observe->d->name = xstrdup(name);
+	observe->observed->changed = observe->closer = true;
 }
 
 /* False: the connection is gone. */
-static bool look_at(struct vm_known *known, struct vm_conn *conn, const struct vm_hints *hints, virDomainPtr dom,
+static bool look_at(struct vm_observed *observed, struct vm_conn *conn, const struct vm_hints *hints, virDomainPtr dom,
 		    size_t *first)
 {
-	struct vm_ask ask = { .known = known, .conn = conn, .dom = dom };
+	struct vm_observe observe = { .observed = observed, .conn = conn, .dom = dom };
 	char uuid[VIR_UUID_STRING_BUFLEN];
 	bool running = virDomainGetID(dom) != (unsigned)-1;
 
 	if (virDomainGetUUIDString(dom, uuid) < 0)
 		return true;
-	ask.d = domain_of(known, uuid, virDomainGetName(dom));
-	ask.closer = vm_hints_name(hints, uuid);
-	rename_domain(&ask, virDomainGetName(dom));
-	if (ask.d->running != running)
-		known->changed = ask.closer = true;
-	ask.d->running = running;
-	ask_state(&ask);
-	if (!ask.gone && !ask.failed)
-		ask_definition(&ask);
-	if (!ask.gone && !ask.failed)
-		vm_ask_jobs(&ask);
-	if (!ask.gone && !ask.failed)
-		vm_ask_snapshots(&ask, *first);
-	if (ask.failed && !vm_conn_alive(conn))
+	observe.d = domain_of(observed, uuid, virDomainGetName(dom));
+	observe.closer = vm_hints_name(hints, uuid);
+	rename_domain(&observe, virDomainGetName(dom));
+	if (observe.d->running != running)
+		observed->changed = observe.closer = true;
+	observe.d->running = running;
+	ask_state(&observe);
+	if (!observe.gone && !observe.failed)
+		ask_definition(&observe);
+	if (!observe.gone && !observe.failed)
+		vm_observe_jobs(&observe);
+	if (!observe.gone && !observe.failed)
+		vm_observe_records(&observe, *first);
+	if (observe.failed && !vm_conn_alive(conn))
 		return false;
-	if (!ask.failed && ask.d->unknown) {
-		free(vs_steal(ask.d->unknown));
-		known->changed = true;
+	if (!observe.failed && observe.d->unknown) {
+		free(vs_steal(observe.d->unknown));
+		observed->changed = true;
 	}
-	known->changed |= ask.failed != ask.d->refused;
-	ask.d->refused = ask.failed;
-	if (!ask.gone)
-		ask.d->seen = known->look;
-	*first += ask.d->n_list;
+	observed->changed |= observe.failed != observe.d->refused;
+	observe.d->refused = observe.failed;
+	if (!observe.gone)
+		observe.d->seen = observed->look;
+	*first += observe.d->n_list;
 	return true;
 }
 
 static bool still_there(void *thing, void *opaque)
 {
-	struct vm_known_domain *d = thing;
-	struct vm_known *known = opaque;
+	struct vm_observed_domain *d = thing;
+	struct vm_observed *observed = opaque;
 
-	if (d->seen == known->look)
+	if (d->seen == observed->look)
 		return true;
 	vm_log(d->log, "the domain disappeared");
-	vm_log_shelf_leave(known->shelf, d->uuid, vs_steal(d->log));
+	vm_log_shelf_leave(observed->shelf, d->uuid, vs_steal(d->log));
 	domain_free(d);
-	known->changed = true;
+	observed->changed = true;
 	return false;
 }
 
 static bool add_to_list(void *thing, void *opaque)
 {
-	struct vm_known *known = opaque;
+	struct vm_observed *observed = opaque;
 
-	known->domains[known->n_domains++] = thing;
+	observed->domains[observed->n_domains++] = thing;
 	return true;
 }
 
 static int by_name(const void *a, const void *b)
 {
-	return strcmp((*(struct vm_known_domain *const *)a)->name, (*(struct vm_known_domain *const *)b)->name);
+	return strcmp((*(struct vm_observed_domain *const *)a)->name, (*(struct vm_observed_domain *const *)b)->name);
 }
 
-static void list_domains(struct vm_known *known)
+static void list_domains(struct vm_observed *observed)
 {
-	free(known->domains);
-	known->n_domains = 0;
-	known->domains = xcalloc(known->by_uuid.n + 1, sizeof(*known->domains));
-	vm_strmap_filter(&known->by_uuid, add_to_list, known);
-	qsort(known->domains, known->n_domains, sizeof(*known->domains), by_name);
+	free(observed->domains);
+	observed->n_domains = 0;
+	observed->domains = xcalloc(observed->by_uuid.n + 1, sizeof(*observed->domains));
+	vm_strmap_filter(&observed->by_uuid, add_to_list, observed);
+	qsort(observed->domains, observed->n_domains, sizeof(*observed->domains), by_name);
 }
 
-int vm_known_look(struct vm_known *known, struct vm_conn *conn, const struct vm_hints *hints, struct vs_err *err)
+int vm_observe_poll(struct vm_observed *observed, struct vm_conn *conn, const struct vm_hints *hints, struct vs_err *err)
 {
 	virDomainPtr *doms = NULL;
 	size_t first = 0;
@@ -250,18 +268,18 @@ int vm_known_look(struct vm_known *known, struct vm_conn *conn, const struct vm_
 		vm_virterr_set(err, "cannot list the domains");
 		return vm_conn_alive(conn) ? vm_virterr_code() : -EHOSTDOWN;
 	}
-	known->look++;
-	known->changed = known->jobs = false;
+	observed->look++;
+	observed->changed = observed->jobs = false;
 	for (int i = 0; i < n; i++) {
-		alive = alive && look_at(known, conn, hints, doms[i], &first);
+		alive = alive && look_at(observed, conn, hints, doms[i], &first);
 		virDomainFree(doms[i]);
 	}
 	free(doms);
 	if (!alive || !vm_conn_alive(conn))
 		return vs_err_set(err, -EHOSTDOWN, "the connection to libvirt broke off");
-	vm_strmap_filter(&known->by_uuid, still_there, known);
-	known->n_snapshots = first;
-	known->turn = known->turn + VM_KNOWN_TURNS < first ? known->turn + VM_KNOWN_TURNS : 0;
-	list_domains(known);
+	vm_strmap_filter(&observed->by_uuid, still_there, observed);
+	observed->n_snapshots = first;
+	observed->turn = observed->turn + VM_OBSERVE_TURNS < first ? observed->turn + VM_OBSERVE_TURNS : 0;
+	list_domains(observed);
 	return 0;
 }

@@ -5,33 +5,33 @@
 #include <stdio.h>
 #include <string.h>
 
-void vm_gate_memo_fini(struct vm_gate_memo *memo)
+void vm_gates_memo_fini(struct vm_gates_memo *memo)
 {
 	q2_gate_unref(memo->gate);
 	free(memo->key);
-	*memo = (struct vm_gate_memo){0};
+	*memo = (struct vm_gates_memo){0};
 }
 
-void vm_gate_list_fini(struct vm_gate_list *list)
+void vm_gates_list_fini(struct vm_gates_list *list)
 {
 	vm_strmap_clear(&list->seen, NULL);
 	free(list->names);
-	*list = (struct vm_gate_list){0};
+	*list = (struct vm_gates_list){0};
 }
 
 /* The seen map holds place + 1, since it cannot hold 0. */
-static struct vm_gate_name *find(struct vm_gate_list *list, const char *path)
+static struct vm_gates_name *find(struct vm_gates_list *list, const char *path)
 {
 	uintptr_t place = (uintptr_t)vm_strmap_get(&list->seen, path);
 
 	return place ? &list->names[place - 1] : NULL;
 }
 
-static void add(struct vm_gate_list *list, struct vm_gate_name name)
+static void add(struct vm_gates_list *list, struct vm_gates_name name)
 {
 	if (list->n == list->room) {
 		size_t room = list->room ? list->room * 2 : 32;
-		struct vm_gate_name *names = reallocarray(list->names, room, sizeof(*names));
+		struct vm_gates_name *names = reallocarray(list->names, room, sizeof(*names));
 
 		if (!names) {
 			list->failed = true;
@@ -46,34 +46,34 @@ static void add(struct vm_gate_list *list, struct vm_gate_name name)
 		list->names[list->n++] = name;
 }
 
-void vm_gate_list_file(struct vm_gate_list *list, const char *path, enum q2_format format)
+void vm_gates_list_file(struct vm_gates_list *list, const char *path, enum q2_format format)
 {
-	struct vm_gate_name *name = find(list, path);
+	struct vm_gates_name *name = find(list, path);
 
 	if (!name)
-		add(list, (struct vm_gate_name){ .path = path, .format = format });
+		add(list, (struct vm_gates_name){ .path = path, .format = format });
 	else if (name->format == Q2_FORMAT_NONE)
 		name->format = format;
 }
 
-void vm_gate_list_files(struct vm_gate_list *list, const struct vm_xml_file *files, size_t n)
+void vm_gates_list_files(struct vm_gates_list *list, const struct vm_xml_file *files, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		vm_gate_list_file(list, files[i].path, files[i].format);
+		vm_gates_list_file(list, files[i].path, files[i].format);
 }
 
-void vm_gate_list_dir(struct vm_gate_list *list, const char *path)
+void vm_gates_list_dir(struct vm_gates_list *list, const char *path)
 {
-	struct vm_gate_name *name = find(list, path);
+	struct vm_gates_name *name = find(list, path);
 
 	if (name)
 		name->dir = true;
 	else
-		add(list, (struct vm_gate_name){ .path = path, .dir = true });
+		add(list, (struct vm_gates_name){ .path = path, .dir = true });
 }
 
 /* What the gate will make of the names depends on where they lead, too. */
-static void print_key(FILE *f, const struct vm_gate_list *list)
+static void print_key(FILE *f, const struct vm_gates_list *list)
 {
 	for (size_t i = 0; i < list->n; i++) {
 		vs_autofree char *real = realpath(list->names[i].path, NULL);
@@ -83,7 +83,7 @@ static void print_key(FILE *f, const struct vm_gate_list *list)
 	}
 }
 
-static char *key_of(const struct vm_gate_list *list)
+static char *key_of(const struct vm_gates_list *list)
 {
 	char *key = NULL;
 	size_t len = 0;
@@ -99,13 +99,13 @@ static char *key_of(const struct vm_gate_list *list)
 	return key;
 }
 
-static struct q2_gate *build(const struct vm_gate_list *list)
+static struct q2_gate *build(const struct vm_gates_list *list)
 {
 	struct q2_gate *gate = q2_gate_new();
 	int r = gate ? 0 : -1;
 
 	for (size_t i = 0; i < list->n && r == 0; i++) {
-		const struct vm_gate_name *name = &list->names[i];
+		const struct vm_gates_name *name = &list->names[i];
 
 		if (name->dir)
 			r = q2_gate_allow_dir(gate, name->path);
@@ -118,7 +118,7 @@ static struct q2_gate *build(const struct vm_gate_list *list)
 	return NULL;
 }
 
-struct q2_gate *vm_gate_list_gate(struct vm_gate_list *list, struct vm_gate_memo *memo)
+struct q2_gate *vm_gates_list_gate(struct vm_gates_list *list, struct vm_gates_memo *memo)
 {
 	vs_autofree char *key = list->failed ? NULL : key_of(list);
 	struct q2_gate *gate;
@@ -130,7 +130,7 @@ struct q2_gate *vm_gate_list_gate(struct vm_gate_list *list, struct vm_gate_memo
 	gate = build(list);
 	if (!gate)
 		return NULL;
-	vm_gate_memo_fini(memo);
+	vm_gates_memo_fini(memo);
 	memo->gate = gate;
 	memo->key = vs_steal(key);
 	return gate;

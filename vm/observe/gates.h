@@ -13,16 +13,16 @@
 #include "vm/xml/xml.h"
 
 /* The gate that was built last, and what it was built from. Zero-initialise. */
-struct vm_gate_memo {
+struct vm_gates_memo {
 	struct q2_gate *gate;
 	char *key;
 };
-void vm_gate_memo_fini(struct vm_gate_memo *memo);
+void vm_gates_memo_fini(struct vm_gates_memo *memo);
 
 /* What a gate is to allow, collected. Names are borrowed. Zero-initialise. */
-struct vm_gate_list {
+struct vm_gates_list {
 	struct vm_strmap seen;
-	struct vm_gate_name {
+	struct vm_gates_name {
 		const char *path;
 		enum q2_format format;
 		bool dir;
@@ -30,14 +30,14 @@ struct vm_gate_list {
 	size_t n, room;
 	bool failed;
 };
-void vm_gate_list_fini(struct vm_gate_list *list);
+void vm_gates_list_fini(struct vm_gates_list *list);
 /* Of two mentions of a file the first that gives a format counts. */
-void vm_gate_list_file(struct vm_gate_list *list, const char *path, enum q2_format format);
-void vm_gate_list_files(struct vm_gate_list *list, const struct vm_xml_file *files, size_t n);
-void vm_gate_list_dir(struct vm_gate_list *list, const char *path);
+void vm_gates_list_file(struct vm_gates_list *list, const char *path, enum q2_format format);
+void vm_gates_list_files(struct vm_gates_list *list, const struct vm_xml_file *files, size_t n);
+void vm_gates_list_dir(struct vm_gates_list *list, const char *path);
 
 /* The gate for all that: the memo's where that was built from the same, else a new one that replaces it. Borrowed from the
  * memo; NULL: no memory. */
-struct q2_gate *vm_gate_list_gate(struct vm_gate_list *list, struct vm_gate_memo *memo);
+struct q2_gate *vm_gates_list_gate(struct vm_gates_list *list, struct vm_gates_memo *memo);
 
 #endif

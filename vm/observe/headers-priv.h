@@ -11,20 +11,20 @@
 #include "vm/observe/headers.h"
 #include "vm/util/strmap.h"
 
-struct vm_edge {
-	struct vm_edge *next;
+struct vm_backing {
+	struct vm_backing *next;
 	struct q2_gate *gate;
 	char *name, *format;    /* as the header recorded them when the gate was asked */
 	uint64_t looked;        /* the round of the last look */
 	bool found;             /* what stat said about `path` when the gate was asked */
 	uint64_t dev, ino;
-	struct vm_file *below;  /* NULL: refused or missing */
+	struct vm_header *below;  /* NULL: refused or missing */
 	char *path;             /* where it leads, as far as is known */
 	int code;
 	char *error;
 };
 
-struct vm_files {
+struct vm_headers {
 	struct vm_strmap table; /* by format and path */
 	uint64_t round;
 	uint64_t *mounts;       /* device numbers of the virt-snapfs mounts there are */
@@ -37,27 +37,27 @@ static inline bool vm_same_text(const char *a, const char *b)
 	return a == b || (a && b && !strcmp(a, b));
 }
 
-void vm_edge_free(struct vm_edge *edge);
+void vm_backing_free(struct vm_backing *backing);
 
 /* The entry of a path, looked at or not. NULL: no memory. */
-struct vm_file *vm_file_at(struct vm_files *files, const char *path, enum q2_format format);
+struct vm_header *vm_header_at(struct vm_headers *files, const char *path, enum q2_format format);
 /* What a path leads to now, without opening it, in the same terms as q2_file's identity. */
-bool vm_file_stamp(const char *path, struct q2_stamp *stamp);
+bool vm_header_stamp(const char *path, struct q2_stamp *stamp);
 /* Is what is remembered of @f still true, given what its path leads to now? */
-bool vm_file_fresh(const struct vm_file *f, bool found, const struct q2_stamp *now);
-void vm_file_set_stamp(struct vm_files *files, struct vm_file *f, bool found, const struct q2_stamp *now);
+bool vm_header_fresh(const struct vm_header *f, bool found, const struct q2_stamp *now);
+void vm_header_set_stamp(struct vm_headers *files, struct vm_header *f, bool found, const struct q2_stamp *now);
 /* headers-window.c: is it a file of a virt-snapfs mount, as what its path leads to says? Then it is not to be opened, and that is
  * written down. */
-bool vm_file_exposed(struct vm_files *files, struct vm_file *f, const struct q2_stamp *now);
-bool vm_file_is_exposed(struct vm_files *files, const struct q2_stamp *now);
+bool vm_header_exposed(struct vm_headers *files, struct vm_header *f, const struct q2_stamp *now);
+bool vm_header_is_exposed(struct vm_headers *files, const struct q2_stamp *now);
 /* Which file does this device show, as @root (/sys/dev/block) tells? Gives *shows, or *hidden: why nobody can tell. Both stay NULL: it
  * shows none. */
 void vm_window_find(const char *root, uint64_t rdev, char **shows, char **hidden);
 /* Of a device: what it shows. */
-void vm_file_find_shown(struct vm_file *f, bool found, const struct q2_stamp *now);
+void vm_header_find_shown(struct vm_header *f, bool found, const struct q2_stamp *now);
 /* Reads the header of @f, which is open. */
-void vm_file_read(struct vm_files *files, struct vm_file *f, struct q2_file *open_file);
+void vm_header_read(struct vm_headers *files, struct vm_header *f, struct q2_file *open_file);
 /* Writes down that @f cannot be opened. */
-void vm_file_failed(struct vm_files *files, struct vm_file *f, int code, const char *error);
+void vm_header_failed(struct vm_headers *files, struct vm_header *f, int code, const char *error);
 
 #endif

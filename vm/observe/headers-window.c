@@ -5,7 +5,8 @@
  *
  * A guest may stand on a file of a virt-snapfs mount, ours or another one ("boot a throw-away guest from Monday"). We never open
  * such a file: a read of our own mount could wait for the very thread that asks. To stat it is safe, for that is answered from the
- * picture in place; and its inode number, which is the same at every mount, tells which snapshot's disk it shows. That a file is
+ * inventory in place; and its inode number, which is the same at every mount, tells which snapshot's disk it shows. That a file
+ * is
  * one is seen from its device number, of which /proc/self/mountinfo says whose it is.
  *
  * A loop device shows a file, and the kernel says which; so do its partitions, and what device-mapper and the like make of it. Of
@@ -31,7 +32,7 @@
 /* ---------------------------------------------------------------- virt-snapfs mounts */
 
 /* "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue": see proc(5). */
-static void take_line(struct vm_files *files, const char *line, size_t *room)
+static void take_line(struct vm_headers *files, const char *line, size_t *room)
 {
 	const char *type = strstr(line, " - ");
 	unsigned major, minor;
@@ -42,7 +43,7 @@ static void take_line(struct vm_files *files, const char *line, size_t *room)
 	files->mounts[files->n_mounts++] = makedev(major, minor);
 }
 
-static void list_mounts(struct vm_files *files)
+static void list_mounts(struct vm_headers *files)
 {
 	FILE *f = fopen(MOUNTINFO, "re");
 	size_t room = 0, size = 0;
@@ -59,7 +60,7 @@ static void list_mounts(struct vm_files *files)
 		fclose(f);
 }
 
-bool vm_files_is_mount(struct vm_files *files, uint64_t dev)
+bool vm_headers_is_mount(struct vm_headers *files, uint64_t dev)
 {
 	if (major(dev) != 0) /* file systems without a device have major number 0 */
 		return false;
@@ -71,20 +72,20 @@ bool vm_files_is_mount(struct vm_files *files, uint64_t dev)
 	return false;
 }
 
-bool vm_file_is_exposed(struct vm_files *files, const struct q2_stamp *now)
+bool vm_header_is_exposed(struct vm_headers *files, const struct q2_stamp *now)
 {
-	return !now->block && vm_files_is_mount(files, now->dev);
+	return !now->block && vm_headers_is_mount(files, now->dev);
 }
 
-bool vm_file_exposed(struct vm_files *files, struct vm_file *f, const struct q2_stamp *now)
+bool vm_header_exposed(struct vm_headers *files, struct vm_header *f, const struct q2_stamp *now)
 {
-	if (!vm_file_is_exposed(files, now)) {
+	if (!vm_header_is_exposed(files, now)) {
 		f->exposes = 0;
 		return false;
 	}
 	f->exposes = now->ino;
-	vm_file_set_stamp(files, f, true, now);
-	vm_file_failed(files, f, -EXDEV, "it is a file of a virt-snapfs mount");
+	vm_header_set_stamp(files, f, true, now);
+	vm_header_failed(files, f, -EXDEV, "it is a file of a virt-snapfs mount");
 	return true;
 }
 
@@ -182,7 +183,7 @@ void vm_window_find(const char *root, uint64_t rdev, char **shows, char **hidden
 	*hidden = w.hidden;
 }
 
-void vm_file_find_shown(struct vm_file *f, bool found, const struct q2_stamp *now)
+void vm_header_find_shown(struct vm_header *f, bool found, const struct q2_stamp *now)
 {
 	free(vs_steal(f->shows));
 	free(vs_steal(f->hidden));
@@ -192,18 +193,18 @@ void vm_file_find_shown(struct vm_file *f, bool found, const struct q2_stamp *no
 
 /* ---------------------------------------------------------------- what is only needed */
 
-struct vm_file *vm_files_behind(struct vm_files *files, const char *path)
+struct vm_header *vm_headers_behind(struct vm_headers *files, const char *path)
 {
-	struct vm_file *f = vm_file_at(files, path, Q2_FORMAT_RAW);
+	struct vm_header *f = vm_header_at(files, path, Q2_FORMAT_RAW);
 	struct q2_stamp now = {0};
 	bool found;
 
 	if (!f || f->looked == files->round)
 		return f;
-	found = vm_file_stamp(path, &now);
-	if (!found || !vm_file_exposed(files, f, &now)) {
-		vm_file_set_stamp(files, f, found, &now);
-		vm_file_failed(files, f, found ? 0 : -ENOENT, found ? NULL : "it is missing");
+	found = vm_header_stamp(path, &now);
+	if (!found || !vm_header_exposed(files, f, &now)) {
+		vm_header_set_stamp(files, f, found, &now);
+		vm_header_failed(files, f, found ? 0 : -ENOENT, found ? NULL : "it is missing");
 	}
 	f->looked = files->round;
 	return f;

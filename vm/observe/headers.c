@@ -23,7 +23,7 @@
 
 /* ---------------------------------------------------------------- the table */
 
-void vm_edge_free(struct vm_edge *e)
+void vm_backing_free(struct vm_backing *e)
 {
 	q2_gate_unref(e->gate);
 	free(e->name);
@@ -35,13 +35,13 @@ void vm_edge_free(struct vm_edge *e)
 
 static void file_free(void *thing)
 {
-	struct vm_file *f = thing;
+	struct vm_header *f = thing;
 
-	while (f->edges) {
-		struct vm_edge *next = f->edges->next;
+	while (f->backings) {
+		struct vm_backing *next = f->backings->next;
 
-		vm_edge_free(f->edges);
-		f->edges = next;
+		vm_backing_free(f->backings);
+		f->backings = next;
 	}
 	q2_info_free(f->own_info);
 	free(f->own_error);
@@ -51,12 +51,12 @@ static void file_free(void *thing)
 	free(f);
 }
 
-struct vm_files *vm_files_new(void)
+struct vm_headers *vm_headers_new(void)
 {
-	return calloc(1, sizeof(struct vm_files));
+	return calloc(1, sizeof(struct vm_headers));
 }
 
-void vm_files_free(struct vm_files *files)
+void vm_headers_free(struct vm_headers *files)
 {
 	if (!files)
 		return;
@@ -65,32 +65,32 @@ void vm_files_free(struct vm_files *files)
 	free(files);
 }
 
-/* Edges go first: one that is used keeps what it leads to in use, since both are looked at in the same round. */
-static void drop_old_edges(struct vm_file *f, uint64_t oldest)
+/* Backings go first: one that is used keeps what it leads to in use, since both are looked at in the same round. */
+static void drop_old_backings(struct vm_header *f, uint64_t oldest)
 {
-	struct vm_edge **link = &f->edges;
+	struct vm_backing **link = &f->backings;
 
 	while (*link) {
-		struct vm_edge *e = *link;
+		struct vm_backing *e = *link;
 
 		if (e->looked >= oldest) {
 			link = &e->next;
 			continue;
 		}
 		*link = e->next;
-		vm_edge_free(e);
+		vm_backing_free(e);
 	}
 }
 
-static bool clean_edges(void *thing, void *opaque)
+static bool clean_backings(void *thing, void *opaque)
 {
-	drop_old_edges(thing, *(uint64_t *)opaque);
+	drop_old_backings(thing, *(uint64_t *)opaque);
 	return true;
 }
 
 static bool still_used(void *thing, void *opaque)
 {
-	struct vm_file *f = thing;
+	struct vm_header *f = thing;
 
 	if (f->looked >= *(uint64_t *)opaque)
 		return true;
@@ -98,13 +98,13 @@ static bool still_used(void *thing, void *opaque)
 	return false;
 }
 
-uint64_t vm_files_round(struct vm_files *files)
+uint64_t vm_headers_round(struct vm_headers *files)
 {
 	files->round++;
 	if (files->round % FORGET_ROUNDS == 0) {
 		uint64_t oldest = files->round - FORGET_ROUNDS;
 
-		vm_strmap_filter(&files->table, clean_edges, &oldest);
+		vm_strmap_filter(&files->table, clean_backings, &oldest);
 		vm_strmap_filter(&files->table, still_used, &oldest);
 	}
 	return files->round;
@@ -113,19 +113,19 @@ uint64_t vm_files_round(struct vm_files *files)
 static bool distrust(void *thing, void *opaque)
 {
 	(void)opaque;
-	((struct vm_file *)thing)->racy = true;
+	((struct vm_header *)thing)->racy = true;
 	return true;
 }
 
-void vm_files_distrust(struct vm_files *files)
+void vm_headers_distrust(struct vm_headers *files)
 {
 	vm_strmap_filter(&files->table, distrust, NULL);
 }
 
-struct vm_file *vm_file_at(struct vm_files *files, const char *path, enum q2_format format)
+struct vm_header *vm_header_at(struct vm_headers *files, const char *path, enum q2_format format)
 {
 	vs_autofree char *key = NULL;
-	struct vm_file *f;
+	struct vm_header *f;
 
 	if (asprintf(&key, "%d:%s", (int)format, path) < 0) {
 		key = NULL;
@@ -154,7 +154,7 @@ static int64_t statx_ns(struct statx_timestamp t)
 	return t.tv_sec * VM_NS_PER_S + t.tv_nsec;
 }
 
-bool vm_file_stamp(const char *path, struct q2_stamp *stamp)
+bool vm_header_stamp(const char *path, struct q2_stamp *stamp)
 {
 	struct statx st;
 
@@ -183,7 +183,7 @@ static bool same_stamp(const struct q2_stamp *a, const struct q2_stamp *b)
 	return same_file(a, b) && a->size == b->size && a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns;
 }
 
-bool vm_file_fresh(const struct vm_file *f, bool found, const struct q2_stamp *now)
+bool vm_header_fresh(const struct vm_header *f, bool found, const struct q2_stamp *now)
 {
 	if (!f->looked || f->found != found || f->racy)
 		return false;
@@ -208,7 +208,7 @@ static bool same_facts(const struct q2_info *a, const struct q2_info *b)
 }
 
 /* Writes down what a look found, which is borrowed from then on: once a round, or the same once more. Takes @info. */
-static void learn(struct vm_files *files, struct vm_file *f, struct q2_info *info, int code, const char *error)
+static void learn(struct vm_headers *files, struct vm_header *f, struct q2_info *info, int code, const char *error)
 {
 	char *text = error ? strdup(error) : NULL;
 
@@ -227,12 +227,12 @@ static void learn(struct vm_files *files, struct vm_file *f, struct q2_info *inf
 	f->code = code;
 }
 
-void vm_file_failed(struct vm_files *files, struct vm_file *f, int code, const char *error)
+void vm_header_failed(struct vm_headers *files, struct vm_header *f, int code, const char *error)
 {
 	learn(files, f, NULL, code, error);
 }
 
-void vm_file_set_stamp(struct vm_files *files, struct vm_file *f, bool found, const struct q2_stamp *now)
+void vm_header_set_stamp(struct vm_headers *files, struct vm_header *f, bool found, const struct q2_stamp *now)
 {
 	int64_t last = now->mtime_ns > now->ctime_ns ? now->mtime_ns : now->ctime_ns;
 
@@ -243,7 +243,7 @@ void vm_file_set_stamp(struct vm_files *files, struct vm_file *f, bool found, co
 	f->racy = found && vm_now_ns() - last < RACY_NS;
 }
 
-void vm_file_read(struct vm_files *files, struct vm_file *f, struct q2_file *open_file)
+void vm_header_read(struct vm_headers *files, struct vm_header *f, struct q2_file *open_file)
 {
 	struct q2_info *info = NULL;
 	struct vs_err err = {0};
@@ -256,30 +256,30 @@ void vm_file_read(struct vm_files *files, struct vm_file *f, struct q2_file *ope
 			return;
 	}
 	if (r >= 0)
-		vm_file_set_stamp(files, f, true, &info->stamp);
+		vm_header_set_stamp(files, f, true, &info->stamp);
 	learn(files, f, r < 0 ? NULL : info, r < 0 ? r : 0, r < 0 ? vs_err_text(&err, r) : NULL);
 }
 
-static void look_by_path(struct vm_files *files, struct vm_file *f)
+static void look_by_path(struct vm_headers *files, struct vm_header *f)
 {
 	struct q2_file *open_file = NULL;
 	struct q2_stamp now = {0};
 	struct vs_err err = {0};
-	bool found = vm_file_stamp(f->path, &now);
+	bool found = vm_header_stamp(f->path, &now);
 	int r;
 
-	vm_file_find_shown(f, found, &now);
-	if (found && vm_file_exposed(files, f, &now)) {
+	vm_header_find_shown(f, found, &now);
+	if (found && vm_header_exposed(files, f, &now)) {
 		f->looked = files->round;
 		return;
 	}
-	if (!vm_file_fresh(f, found, &now)) {
-		vm_file_set_stamp(files, f, found, &now);
+	if (!vm_header_fresh(f, found, &now)) {
+		vm_header_set_stamp(files, f, found, &now);
 		r = q2_file_open(f->path, &open_file, &err);
 		if (r < 0) {
-			vm_file_failed(files, f, r, vs_err_text(&err, r));
+			vm_header_failed(files, f, r, vs_err_text(&err, r));
 		} else {
-			vm_file_read(files, f, open_file);
+			vm_header_read(files, f, open_file);
 			q2_file_close(open_file);
 		}
 	}
@@ -287,9 +287,9 @@ static void look_by_path(struct vm_files *files, struct vm_file *f)
 	f->looked = files->round;
 }
 
-struct vm_file *vm_files_top(struct vm_files *files, const char *path, enum q2_format format)
+struct vm_header *vm_headers_top(struct vm_headers *files, const char *path, enum q2_format format)
 {
-	struct vm_file *f = vm_file_at(files, path, format);
+	struct vm_header *f = vm_header_at(files, path, format);
 
 	if (!f)
 		return NULL;
@@ -299,7 +299,7 @@ struct vm_file *vm_files_top(struct vm_files *files, const char *path, enum q2_f
 	return f;
 }
 
-bool vm_files_locks(struct vm_files *files, struct vm_file *f)
+bool vm_headers_locks(struct vm_headers *files, struct vm_header *f)
 {
 	struct q2_file *open_file = NULL;
 	struct q2_locks now = {0};

@@ -6,8 +6,8 @@
  * A header and its snapshot table are read once, and again when stat(2) says that the file has changed. Time goes in
  * rounds: within a round every file is looked at once. No descriptor stays open between two calls.
  *
- * Trust: a path that libvirt's XML or the user gave is looked at with vm_files_top(); a path that an image gave is only
- * ever opened through a gate, by vm_files_below() and vm_files_data().
+ * Trust: a path that libvirt's XML or the user gave is looked at with vm_headers_top(); a path that an image gave is only
+ * ever opened through a gate, by vm_backing_below() and vm_backing_data().
  *
  * Threads: one, the refresher.
  */
@@ -16,10 +16,10 @@
 
 #include "qcow2/qcow2.h"
 
-struct vm_edge;
+struct vm_backing;
 
 /* One image file, read as @format. Belongs to the table; what it points to changes only in a look of a later round. */
-struct vm_file {
+struct vm_header {
 	char *path;
 	enum q2_format format;
 	bool found;                 /* stat succeeded: `stamp` counts */
@@ -27,7 +27,7 @@ struct vm_file {
 	const struct q2_info *info; /* NULL where it could not be read: `code` (negative errno) and `error` say why */
 	int code;
 	const char *error;
-	struct q2_locks locks;      /* as of the last vm_files_locks() */
+	struct q2_locks locks;      /* as of the last vm_headers_locks() */
 	int locks_code;             /* negative errno: they could not be read then */
 	uint64_t exposes;           /* it is a file of some virt-snapfs mount, with this inode number, and never opened; 0: it is not */
 	char *shows;                /* a device that shows a file: its path, as the kernel tells; NULL: it is none */
@@ -46,50 +46,51 @@ struct vm_file {
 	char *own_error;
 	uint64_t looked, trusted;   /* the round of the last look; of the last one by a trusted path */
 	bool racy;                  /* written so shortly before it was read that its times may not show the next write */
-	struct vm_edge *edges;
+	struct vm_backing *backings;
 };
 
-struct vm_files;
-struct vm_files *vm_files_new(void); /* NULL: no memory */
-void vm_files_free(struct vm_files *files);
+struct vm_headers;
+struct vm_headers *vm_headers_new(void); /* NULL: no memory */
+void vm_headers_free(struct vm_headers *files);
 
 /* Begins a round and returns its number (1, 2, ...). Files nobody asked for in the last few rounds are forgotten. */
-uint64_t vm_files_round(struct vm_files *files);
+uint64_t vm_headers_round(struct vm_headers *files);
 
 /* Nothing that is remembered is taken on trust any more: every file is read again when it is looked at next. */
-void vm_files_distrust(struct vm_files *files);
+void vm_headers_distrust(struct vm_headers *files);
 
 /* Is this the device number of a virt-snapfs mount? What lies there may be asked for with stat(2), and is never opened. */
-bool vm_files_is_mount(struct vm_files *files, uint64_t dev);
+bool vm_headers_is_mount(struct vm_headers *files, uint64_t dev);
 
 /*
  * Looks again at all that the last round looked at. True: there is nothing to be seen that was not there then, and the
  * files count as looked at in this round too. False: somebody should look properly. Files with `live` set may be
  * written, and grow by less than 1 MiB, and still be quiet.
  */
-bool vm_files_quiet(struct vm_files *files);
+bool vm_backing_quiet(struct vm_headers *files);
 
 /* What is behind a path, without opening it: `info` stays NULL. For what is needed but not read. NULL: no memory. */
-struct vm_file *vm_files_behind(struct vm_files *files, const char *path);
+struct vm_header *vm_headers_behind(struct vm_headers *files, const char *path);
 
 /* The file at a trusted path. NULL: no memory. */
-struct vm_file *vm_files_top(struct vm_files *files, const char *path, enum q2_format format);
+struct vm_header *vm_headers_top(struct vm_headers *files, const char *path, enum q2_format format);
 
 /*
  * The file that @f stands on, or its external data file, as @gate lets it be opened. NULL with *code 0: there is none. NULL
  * with *code < 0: the gate or the name forbids it, and *error (borrowed, until the next round) says why. A file that may
  * be named but cannot be opened is given, with its `error`.
  */
-struct vm_file *vm_files_below(struct vm_files *files, struct vm_file *f, struct q2_gate *gate, int *code,
-			       const char **error);
-struct vm_file *vm_files_data(struct vm_files *files, struct vm_file *f, struct q2_gate *gate, int *code,
-			      const char **error);
+struct vm_header *vm_backing_below(struct vm_headers *files, struct vm_header *f, struct q2_gate *gate, int *code,
+				   const char **error);
+struct vm_header *vm_backing_data(struct vm_headers *files, struct vm_header *f, struct q2_gate *gate, int *code,
+				  const char **error);
 
-/* After a refusal of vm_files_below(): the file that the name leads to, which may not be opened, but stands beneath @f all the
+/* After a refusal of vm_backing_below(): the file that the name leads to, which may not be opened, but stands beneath @f all
+ * the
  * same. False: there is none, or nobody can tell. */
-bool vm_files_refused(const struct vm_file *f, const struct q2_gate *gate, uint64_t *dev, uint64_t *ino);
+bool vm_backing_refused(const struct vm_header *f, const struct q2_gate *gate, uint64_t *dev, uint64_t *ino);
 
 /* Asks for QEMU's lock bytes on it now. Returns the news: did they change? One that is not there has none. */
-bool vm_files_locks(struct vm_files *files, struct vm_file *f);
+bool vm_headers_locks(struct vm_headers *files, struct vm_header *f);
 
 #endif

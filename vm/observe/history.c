@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/observe/watch.h"
 #include "vm/util/mem.h"
 #include "vm/util/strmap.h"
 
@@ -39,7 +40,7 @@ struct seen_commit {
 	uint64_t look;
 };
 
-struct vm_memory {
+struct vm_history {
 	struct vm_strmap files, disks, frozen;
 	struct seen_commit *commits;
 	size_t n_commits;
@@ -47,12 +48,12 @@ struct vm_memory {
 	uint64_t look; /* counts polls without gaps */
 };
 
-struct vm_memory *vm_memory_new(void)
+struct vm_history *vm_history_new(void)
 {
-	return calloc(1, sizeof(struct vm_memory));
+	return calloc(1, sizeof(struct vm_history));
 }
 
-void vm_memory_free(struct vm_memory *memory)
+void vm_history_free(struct vm_history *memory)
 {
 	if (!memory)
 		return;
@@ -65,7 +66,7 @@ void vm_memory_free(struct vm_memory *memory)
 
 /* ---------------------------------------------------------------- forgetting */
 
-static bool outdated(const struct vm_memory *memory, uint64_t look)
+static bool outdated(const struct vm_history *memory, uint64_t look)
 {
 	return look + KEPT_LOOKS < memory->look;
 }
@@ -100,7 +101,7 @@ static bool keep_frozen(void *thing, void *opaque)
 	return false;
 }
 
-static void forget_commits(struct vm_memory *memory)
+static void forget_commits(struct vm_history *memory)
 {
 	size_t kept = 0;
 
@@ -110,7 +111,7 @@ static void forget_commits(struct vm_memory *memory)
 	memory->n_commits = kept;
 }
 
-void vm_memory_poll(struct vm_memory *memory, unsigned poll)
+void vm_history_poll(struct vm_history *memory, unsigned poll)
 {
 	memory->poll = poll;
 	memory->look++;
@@ -124,7 +125,7 @@ void vm_memory_poll(struct vm_memory *memory, unsigned poll)
 
 /* ---------------------------------------------------------------- files */
 
-static struct seen_file *file_of(struct vm_memory *memory, const struct q2_stamp *stamp)
+static struct seen_file *file_of(struct vm_history *memory, const struct q2_stamp *stamp)
 {
 	struct seen_file *f;
 	char key[48];
@@ -145,7 +146,7 @@ static bool exists(const struct q2_stamp *stamp)
 	return stamp->dev || stamp->ino;
 }
 
-void vm_memory_file(struct vm_memory *memory, struct vm_fact_file *fact, bool frozen)
+void vm_history_file(struct vm_history *memory, struct vm_fact_file *fact, bool frozen)
 {
 	struct seen_file *f = exists(&fact->stamp) ? file_of(memory, &fact->stamp) : NULL;
 
@@ -158,7 +159,7 @@ void vm_memory_file(struct vm_memory *memory, struct vm_fact_file *fact, bool fr
 	fact->pulled_at = f->pulled_at;
 }
 
-void vm_memory_pulled(struct vm_memory *memory, const struct q2_stamp *stamp)
+void vm_history_pulled(struct vm_history *memory, const struct q2_stamp *stamp)
 {
 	struct seen_file *f = exists(stamp) ? file_of(memory, stamp) : NULL;
 
@@ -168,7 +169,7 @@ void vm_memory_pulled(struct vm_memory *memory, const struct q2_stamp *stamp)
 
 /* ---------------------------------------------------------------- snapshot disks */
 
-unsigned vm_memory_since(struct vm_memory *memory, uint64_t ino, const char *pit)
+unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *pit)
 {
 	vs_autofree char *key = NULL;
 	struct seen_disk *d;
@@ -185,7 +186,7 @@ unsigned vm_memory_since(struct vm_memory *memory, uint64_t ino, const char *pit
 	return d->since;
 }
 
-void vm_memory_froze(struct vm_memory *memory, uint64_t ino, const struct q2_stamp *stamp)
+void vm_history_froze(struct vm_history *memory, uint64_t ino, const struct q2_stamp *stamp)
 {
 	struct seen_frozen *f;
 	char key[24];
@@ -200,7 +201,7 @@ void vm_memory_froze(struct vm_memory *memory, uint64_t ino, const struct q2_sta
 	*f = (struct seen_frozen){ *stamp, memory->look };
 }
 
-const struct q2_stamp *vm_memory_frozen(struct vm_memory *memory, uint64_t ino)
+const struct q2_stamp *vm_history_frozen(struct vm_history *memory, uint64_t ino)
 {
 	struct seen_frozen *f;
 	char key[24];
@@ -226,7 +227,7 @@ static bool same_node(struct node a, struct node b)
 	return a.dev == b.dev && a.ino == b.ino;
 }
 
-static int add_commit(struct vm_memory *memory, struct seen_commit commit)
+static int add_commit(struct vm_history *memory, struct seen_commit commit)
 {
 	struct seen_commit *list;
 
@@ -247,8 +248,8 @@ static int add_commit(struct vm_memory *memory, struct seen_commit commit)
 	return 0;
 }
 
-int vm_memory_commits_add(struct vm_memory *memory, const struct vm_facts *facts, const struct vm_fact_commit *commits,
-			  size_t n)
+int vm_history_commits_add(struct vm_history *memory, const struct vm_facts *facts, const struct vm_fact_commit *commits,
+			   size_t n)
 {
 	int r = 0;
 
@@ -274,7 +275,7 @@ static int find_node(const struct vm_facts *facts, struct node node)
 	return VM_NO_FILE;
 }
 
-int vm_memory_commits(struct vm_memory *memory, const struct vm_facts *facts, struct vm_fact_commit **out, size_t *n)
+int vm_history_commits(struct vm_history *memory, const struct vm_facts *facts, struct vm_fact_commit **out, size_t *n)
 {
 	struct vm_fact_commit *list = calloc(memory->n_commits + 1, sizeof(*list));
 	size_t kept = 0;

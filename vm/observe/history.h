@@ -12,33 +12,33 @@
 #ifndef VS_VM_OBSERVE_HISTORY_H
 #define VS_VM_OBSERVE_HISTORY_H
 
-#include "vm/graph/graph.h"
+#include "vm/model/facts.h"
 
-struct vm_memory;
-struct vm_memory *vm_memory_new(void); /* NULL: no memory */
-void vm_memory_free(struct vm_memory *memory);
+struct vm_history;
+struct vm_history *vm_history_new(void); /* NULL: no memory */
+void vm_history_free(struct vm_history *memory);
 
 /* Begins the poll of this number; polls may be left out. What was not asked for in the last 256 looks is forgotten. */
-void vm_memory_poll(struct vm_memory *memory, unsigned poll);
+void vm_history_poll(struct vm_history *memory, unsigned poll);
 
 /* One look at a file: fills in written_at, repointed_at, pulled_at. @frozen as for vm_watch_step(). Once a poll for every
  * (dev, ino); more often does no harm. */
-void vm_memory_file(struct vm_memory *memory, struct vm_fact_file *fact, bool frozen);
+void vm_history_file(struct vm_history *memory, struct vm_fact_file *fact, bool frozen);
 
 /* A pull into this file was seen to complete. */
-void vm_memory_pulled(struct vm_memory *memory, const struct q2_stamp *stamp);
+void vm_history_pulled(struct vm_history *memory, const struct q2_stamp *stamp);
 
 /* The first poll that saw the snapshot disk with this inode number (it identifies snapshot and disk) on this image. */
-unsigned vm_memory_since(struct vm_memory *memory, uint64_t ino, const char *pit);
+unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *pit);
 
 /* The image of this snapshot disk was found right, with this stamp. And: what was; NULL: it never was while we looked. Borrowed. */
-void vm_memory_froze(struct vm_memory *memory, uint64_t ino, const struct q2_stamp *stamp);
-const struct q2_stamp *vm_memory_frozen(struct vm_memory *memory, uint64_t ino);
+void vm_history_froze(struct vm_history *memory, uint64_t ino, const struct q2_stamp *stamp);
+const struct q2_stamp *vm_history_frozen(struct vm_history *memory, uint64_t ino);
 
 /* Adds what vm_graph_commits() found. 0 or -ENOMEM. */
-int vm_memory_commits_add(struct vm_memory *memory, const struct vm_facts *facts, const struct vm_fact_commit *commits,
-			  size_t n);
+int vm_history_commits_add(struct vm_history *memory, const struct vm_facts *facts, const struct vm_fact_commit *commits,
+			   size_t n);
 /* The remembered commits of which the base is among @facts->files. Gives *out. 0 or -ENOMEM. */
-int vm_memory_commits(struct vm_memory *memory, const struct vm_facts *facts, struct vm_fact_commit **out, size_t *n);
+int vm_history_commits(struct vm_history *memory, const struct vm_facts *facts, struct vm_fact_commit **out, size_t *n);
 
 #endif

@@ -10,7 +10,7 @@
 
 #define WAITING_MAX 4
 
-struct vm_job_asker {
+struct vm_jobs_asker {
 	/* immutable */
 	char *uri;
 	bool read_only;
@@ -21,9 +21,9 @@ struct vm_job_asker {
 	virConnectPtr idle;   /* NULL: none */
 };
 
-struct vm_job_ask {
+struct vm_jobs_ask {
 	/* immutable */
-	struct vm_job_asker *asker;
+	struct vm_jobs_asker *asker;
 	char *uuid;
 	size_t n;
 
@@ -31,14 +31,14 @@ struct vm_job_ask {
 	pthread_cond_t cond;  /* done */
 	bool done;
 	unsigned refs;        /* of the caller and of the thread */
-	struct vm_job_answer *answers; /* the thread's alone until `done`, immutable after that */
+	struct vm_jobs_answer *answers; /* the thread's alone until `done`, immutable after that */
 };
 
 /* ---------------------------------------------------------------- who asks */
 
-struct vm_job_asker *vm_job_asker_new(const char *uri, bool read_only)
+struct vm_jobs_asker *vm_jobs_asker_new(const char *uri, bool read_only)
 {
-	struct vm_job_asker *asker = calloc(1, sizeof(*asker));
+	struct vm_jobs_asker *asker = calloc(1, sizeof(*asker));
 
 	if (!asker)
 		return NULL;
@@ -53,7 +53,7 @@ struct vm_job_asker *vm_job_asker_new(const char *uri, bool read_only)
 	return asker;
 }
 
-static void asker_unref(struct vm_job_asker *asker)
+static void asker_unref(struct vm_jobs_asker *asker)
 {
 	bool last;
 
@@ -67,7 +67,7 @@ static void asker_unref(struct vm_job_asker *asker)
 	free(asker);
 }
 
-void vm_job_asker_free(struct vm_job_asker *asker)
+void vm_jobs_asker_free(struct vm_jobs_asker *asker)
 {
 	virConnectPtr idle;
 
@@ -83,7 +83,7 @@ void vm_job_asker_free(struct vm_job_asker *asker)
 }
 
 /* A connection for one thread alone; NULL: none can be had. */
-static virConnectPtr take_conn(struct vm_job_asker *asker)
+static virConnectPtr take_conn(struct vm_jobs_asker *asker)
 {
 	virConnectPtr conn;
 
@@ -97,7 +97,7 @@ static virConnectPtr take_conn(struct vm_job_asker *asker)
 	return vm_conn_plain(asker->uri, asker->read_only);
 }
 
-static void give_conn(struct vm_job_asker *asker, virConnectPtr conn)
+static void give_conn(struct vm_jobs_asker *asker, virConnectPtr conn)
 {
 	pthread_mutex_lock(&asker->lock);
 	if (!asker->idle && !asker->closed)
@@ -109,7 +109,7 @@ static void give_conn(struct vm_job_asker *asker, virConnectPtr conn)
 
 /* ---------------------------------------------------------------- one question */
 
-static void drop(struct vm_job_ask *ask)
+static void drop(struct vm_jobs_ask *ask)
 {
 	bool last;
 
@@ -128,7 +128,7 @@ static void drop(struct vm_job_ask *ask)
 	free(ask);
 }
 
-static void ask_all(struct vm_job_ask *ask, virConnectPtr conn)
+static void ask_all(struct vm_jobs_ask *ask, virConnectPtr conn)
 {
 	virDomainPtr dom = virDomainLookupByUUIDString(conn, ask->uuid);
 
@@ -140,7 +140,7 @@ static void ask_all(struct vm_job_ask *ask, virConnectPtr conn)
 
 static void *run(void *arg)
 {
-	struct vm_job_ask *ask = arg;
+	struct vm_jobs_ask *ask = arg;
 	virConnectPtr conn = take_conn(ask->asker);
 
 	if (conn) {
@@ -155,7 +155,7 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static bool fill_in(struct vm_job_ask *ask, const char *uuid, const char *const *targets, size_t n)
+static bool fill_in(struct vm_jobs_ask *ask, const char *uuid, const char *const *targets, size_t n)
 {
 	ask->uuid = strdup(uuid);
 	ask->answers = calloc(n + 1, sizeof(*ask->answers));
@@ -172,7 +172,7 @@ static bool fill_in(struct vm_job_ask *ask, const char *uuid, const char *const 
 }
 
 /* Counts one more thread, where there may be one more. */
-static bool enter(struct vm_job_asker *asker)
+static bool enter(struct vm_jobs_asker *asker)
 {
 	bool may;
 
@@ -184,9 +184,9 @@ static bool enter(struct vm_job_asker *asker)
 	return may;
 }
 
-static struct vm_job_ask *ask_alloc(struct vm_job_asker *asker)
+static struct vm_jobs_ask *ask_alloc(struct vm_jobs_asker *asker)
 {
-	struct vm_job_ask *ask;
+	struct vm_jobs_ask *ask;
 	pthread_condattr_t steady;
 
 	if (!enter(asker))
@@ -206,9 +206,9 @@ static struct vm_job_ask *ask_alloc(struct vm_job_asker *asker)
 	return ask;
 }
 
-struct vm_job_ask *vm_job_ask_new(struct vm_job_asker *asker, const char *uuid, const char *const *targets, size_t n)
+struct vm_jobs_ask *vm_jobs_ask_new(struct vm_jobs_asker *asker, const char *uuid, const char *const *targets, size_t n)
 {
-	struct vm_job_ask *ask = ask_alloc(asker);
+	struct vm_jobs_ask *ask = ask_alloc(asker);
 	pthread_t thread;
 
 	if (!ask)
@@ -222,7 +222,7 @@ struct vm_job_ask *vm_job_ask_new(struct vm_job_asker *asker, const char *uuid, 
 	return NULL;
 }
 
-const struct vm_job_answer *vm_job_ask_wait(struct vm_job_ask *ask, unsigned timeout_ms, size_t *n)
+const struct vm_jobs_answer *vm_jobs_ask_wait(struct vm_jobs_ask *ask, unsigned timeout_ms, size_t *n)
 {
 	struct timespec until = vm_ns_timespec(vm_steady_ns() + timeout_ms * VM_NS_PER_MS);
 	bool done;
@@ -236,7 +236,7 @@ const struct vm_job_answer *vm_job_ask_wait(struct vm_job_ask *ask, unsigned tim
 	return done ? ask->answers : NULL;
 }
 
-void vm_job_ask_free(struct vm_job_ask *ask)
+void vm_jobs_ask_free(struct vm_jobs_ask *ask)
 {
 	if (ask)
 		drop(ask);

@@ -20,25 +20,25 @@
 #include "qcow2/qcow2.h"
 
 /* Who asks: where to connect to, and a connection that is kept for the next question. */
-struct vm_job_asker;
+struct vm_jobs_asker;
 /* @uri may be NULL: libvirt's default. NULL: no memory. */
-struct vm_job_asker *vm_job_asker_new(const char *uri, bool read_only);
+struct vm_jobs_asker *vm_jobs_asker_new(const char *uri, bool read_only);
 /* Questions that are still waiting go on by themselves. NULL is fine. */
-void vm_job_asker_free(struct vm_job_asker *asker);
+void vm_jobs_asker_free(struct vm_jobs_asker *asker);
 
-struct vm_job_answer {
+struct vm_jobs_answer {
 	char *target;
 	int found; /* as virDomainGetBlockJobInfo() returns: 1 a job, 0 none, -1 no answer */
 	virDomainBlockJobInfo info;
 };
 
-struct vm_job_ask;
+struct vm_jobs_ask;
 
 /* Begins to ask for the jobs of @n disks. NULL: no memory, or too many are waiting already. */
-struct vm_job_ask *vm_job_ask_new(struct vm_job_asker *asker, const char *uuid, const char *const *targets, size_t n);
+struct vm_jobs_ask *vm_jobs_ask_new(struct vm_jobs_asker *asker, const char *uuid, const char *const *targets, size_t n);
 /* Waits for at most @timeout_ms. NULL: no answer yet. Borrowed. */
-const struct vm_job_answer *vm_job_ask_wait(struct vm_job_ask *ask, unsigned timeout_ms, size_t *n);
+const struct vm_jobs_answer *vm_jobs_ask_wait(struct vm_jobs_ask *ask, unsigned timeout_ms, size_t *n);
 /* Lets go of it, also while it is waiting. NULL is fine. */
-void vm_job_ask_free(struct vm_job_ask *ask);
+void vm_jobs_ask_free(struct vm_jobs_ask *ask);
 
 #endif

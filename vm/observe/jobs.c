@@ -13,7 +13,7 @@
 
 #define PATIENCE_MS 250
 
-void vm_known_jobs_free(struct vm_known_job *jobs, size_t n)
+void vm_observed_jobs_free(struct vm_observed_job *jobs, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 		free(jobs[i].target);
@@ -31,7 +31,7 @@ static enum vm_job job_type(int type)
 	}
 }
 
-static const struct vm_known_job *find_job(const struct vm_known_domain *d, const char *target)
+static const struct vm_observed_job *find_job(const struct vm_observed_domain *d, const char *target)
 {
 	for (size_t i = 0; i < d->n_jobs; i++)
 		if (!strcmp(d->jobs[i].target, target))
@@ -43,32 +43,32 @@ static const struct vm_known_job *find_job(const struct vm_known_domain *d, cons
 
 /* Is libvirt itself at work on the domain (taking a snapshot, deleting one, ...), or QEMU with somebody's command? Only the
  * former says something about snapshots. */
-static void ask_control(struct vm_ask *ask)
+static void ask_control(struct vm_observe *observe)
 {
 	virDomainControlInfo info;
 	int64_t since_s = 0;
 
-	ask->occupied = false;
-	if (ask->d->running && virDomainGetControlInfo(ask->dom, &info, 0) == 0) {
-		ask->occupied = info.state != VIR_DOMAIN_CONTROL_OK;
+	observe->occupied = false;
+	if (observe->d->running && virDomainGetControlInfo(observe->dom, &info, 0) == 0) {
+		observe->occupied = info.state != VIR_DOMAIN_CONTROL_OK;
 		if (info.state == VIR_DOMAIN_CONTROL_JOB)
 			since_s = vm_now_ns() / VM_NS_PER_S - (int64_t)(info.stateTime / 1000);
 	}
-	if (!since_s != !ask->d->busy_since_s)
-		ask->known->changed = true;
-	ask->d->busy_since_s = since_s;
+	if (!since_s != !observe->d->busy_since_s)
+		observe->observed->changed = true;
+	observe->d->busy_since_s = since_s;
 }
 
-static bool may_take_long(const struct vm_ask *ask)
+static bool may_take_long(const struct vm_observe *observe)
 {
-	for (size_t i = 0; i < ask->d->n_jobs; i++)
-		if (!ask->d->jobs[i].over)
+	for (size_t i = 0; i < observe->d->n_jobs; i++)
+		if (!observe->d->jobs[i].over)
 			return true;
-	return ask->occupied || ask->d->asking;
+	return observe->occupied || observe->d->asking;
 }
 
 /* Fills in what @answers say of the same disks; the others stay unanswered. */
-static void take_answers(struct vm_job_answer *out, size_t n, const struct vm_job_answer *answers, size_t n_answers)
+static void take_answers(struct vm_jobs_answer *out, size_t n, const struct vm_jobs_answer *answers, size_t n_answers)
 {
 	for (size_t i = 0; i < n; i++)
 		for (size_t k = 0; k < n_answers; k++)
@@ -78,49 +78,49 @@ static void take_answers(struct vm_job_answer *out, size_t n, const struct vm_jo
 			}
 }
 
-static void ask_aside(struct vm_ask *ask, const char *const *targets, struct vm_job_answer *out, size_t n)
+static void ask_aside(struct vm_observe *observe, const char *const *targets, struct vm_jobs_answer *out, size_t n)
 {
-	struct vm_known_domain *d = ask->d;
-	const struct vm_job_answer *answers;
+	struct vm_observed_domain *d = observe->d;
+	const struct vm_jobs_answer *answers;
 	size_t n_answers;
 
 	if (!d->asking)
-		d->asking = vm_job_ask_new(ask->known->asker, d->uuid, targets, n);
+		d->asking = vm_jobs_ask_new(observe->observed->asker, d->uuid, targets, n);
 	if (!d->asking)
 		return;
-	answers = vm_job_ask_wait(d->asking, PATIENCE_MS, &n_answers);
+	answers = vm_jobs_ask_wait(d->asking, PATIENCE_MS, &n_answers);
 	if (!answers)
 		return;
 	take_answers(out, n, answers, n_answers);
-	vm_job_ask_free(vs_steal(d->asking));
+	vm_jobs_ask_free(vs_steal(d->asking));
 }
 
-static void ask_all(struct vm_ask *ask, const char *const *targets, struct vm_job_answer *out, size_t n)
+static void ask_all(struct vm_observe *observe, const char *const *targets, struct vm_jobs_answer *out, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		out[i] = (struct vm_job_answer){ .target = (char *)targets[i], .found = -1 };
+		out[i] = (struct vm_jobs_answer){ .target = (char *)targets[i], .found = -1 };
 	if (!n) { /* it does not run: a late answer is about jobs that have gone with their QEMU */
-		vm_job_ask_free(vs_steal(ask->d->asking));
+		vm_jobs_ask_free(vs_steal(observe->d->asking));
 		return;
 	}
-	if (may_take_long(ask)) {
-		ask_aside(ask, targets, out, n);
+	if (may_take_long(observe)) {
+		ask_aside(observe, targets, out, n);
 		return;
 	}
 	for (size_t i = 0; i < n; i++)
-		out[i].found = virDomainGetBlockJobInfo(ask->dom, targets[i], &out[i].info, 0);
+		out[i].found = virDomainGetBlockJobInfo(observe->dom, targets[i], &out[i].info, 0);
 }
 
 /* ---------------------------------------------------------------- remembering */
 
 /* Writes *job and returns true where there is something to say about this disk. No answer means: as before. */
-static bool remember(struct vm_ask *ask, const struct vm_job_answer *answer, struct vm_known_job *job)
+static bool remember(struct vm_observe *observe, const struct vm_jobs_answer *answer, struct vm_observed_job *job)
 {
-	const struct vm_known_job *before = find_job(ask->d, answer->target);
+	const struct vm_observed_job *before = find_job(observe->d, answer->target);
 
 	if (answer->found <= 0 && (!before || before->over))
 		return false;
-	*job = before ? *before : (struct vm_known_job){ .since = ask->known->poll };
+	*job = before ? *before : (struct vm_observed_job){ .since = observe->observed->poll };
 	job->over = answer->found == 0;
 	if (answer->found > 0) {
 		job->type = job_type(answer->info.type);
@@ -128,12 +128,12 @@ static bool remember(struct vm_ask *ask, const struct vm_job_answer *answer, str
 		job->total = answer->info.end;
 	}
 	if (!before || before->over != job->over || before->type != job->type)
-		ask->known->changed = true;
+		observe->observed->changed = true;
 	job->target = xstrdup(answer->target);
 	return true;
 }
 
-static size_t list_targets(const struct vm_known_domain *d, const char **targets)
+static size_t list_targets(const struct vm_observed_domain *d, const char **targets)
 {
 	size_t n = 0;
 
@@ -143,22 +143,22 @@ static size_t list_targets(const struct vm_known_domain *d, const char **targets
 	return n;
 }
 
-void vm_ask_jobs(struct vm_ask *ask)
+void vm_observe_jobs(struct vm_observe *observe)
 {
-	struct vm_known_domain *d = ask->d;
+	struct vm_observed_domain *d = observe->d;
 	size_t room = (d->now ? d->now->n_disks : 0) + 1, n_targets, n = 0;
 	const char **targets = xcalloc(room, sizeof(*targets));
-	struct vm_job_answer *answers = xcalloc(room, sizeof(*answers));
-	struct vm_known_job *jobs = xcalloc(room, sizeof(*jobs));
+	struct vm_jobs_answer *answers = xcalloc(room, sizeof(*answers));
+	struct vm_observed_job *jobs = xcalloc(room, sizeof(*jobs));
 
-	ask_control(ask);
+	ask_control(observe);
 	n_targets = list_targets(d, targets);
-	ask_all(ask, targets, answers, n_targets);
+	ask_all(observe, targets, answers, n_targets);
 	for (size_t i = 0; i < n_targets; i++)
-		if (remember(ask, &answers[i], &jobs[n]))
-			ask->known->jobs |= !jobs[n++].over;
-	ask->known->changed |= n < d->n_jobs;
-	vm_known_jobs_free(d->jobs, d->n_jobs);
+		if (remember(observe, &answers[i], &jobs[n]))
+			observe->observed->jobs |= !jobs[n++].over;
+	observe->observed->changed |= n < d->n_jobs;
+	vm_observed_jobs_free(d->jobs, d->n_jobs);
 	d->jobs = jobs;
 	d->n_jobs = n;
 	free(targets);

@@ -8,13 +8,13 @@
 
 #include "vm/observe/observe.h"
 
-#define VM_KNOWN_TURNS 100 /* how many records of a large connection are asked for in turn at every look */
+#define VM_OBSERVE_TURNS 100 /* how many records of a large connection are asked for in turn at every look */
 
 /* One thing after another is asked; `gone` ends the questions. */
-struct vm_ask {
-	struct vm_known *known;
+struct vm_observe {
+	struct vm_observed *observed;
 	struct vm_conn *conn;
-	struct vm_known_domain *d;
+	struct vm_observed_domain *d;
 	virDomainPtr dom;
 	bool occupied; /* somebody is at work on it: an answer of QEMU's may take long */
 	bool closer;  /* ask for all its records */
@@ -23,10 +23,10 @@ struct vm_ask {
 };
 
 /* libvirt refused to answer: why? */
-void vm_ask_refused(struct vm_ask *ask);
+void vm_observe_refused(struct vm_observe *observe);
 
 /* Enough to tell that a text of libvirt's is not the one it was; no defence against malice is needed. */
-static inline uint64_t vm_known_hash(const char *text)
+static inline uint64_t vm_observe_hash(const char *text)
 {
 	uint64_t h = UINT64_C(0xcbf29ce484222325);
 
@@ -36,11 +36,11 @@ static inline uint64_t vm_known_hash(const char *text)
 }
 
 /* jobs.c */
-void vm_ask_jobs(struct vm_ask *ask);
-void vm_known_jobs_free(struct vm_known_job *jobs, size_t n);
+void vm_observe_jobs(struct vm_observe *observe);
+void vm_observed_jobs_free(struct vm_observed_job *jobs, size_t n);
 
 /* records.c. @first: how many snapshots the domains before this one have, for the taking of turns. */
-void vm_ask_snapshots(struct vm_ask *ask, size_t first);
-void vm_known_snapshot_free(void *snapshot);
+void vm_observe_records(struct vm_observe *observe, size_t first);
+void vm_observed_snapshot_free(void *snapshot);
 
 #endif

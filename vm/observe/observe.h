@@ -8,35 +8,36 @@
  * turn, so that a foreign REDEFINE is noticed too. Small connections are asked for everything every time.
  *
  * Domains and snapshots come and go while we look: what vanishes half-way is as if it had not been there.
- * Threads: one, the refresher. Records are shared with pictures and are immutable.
+ * Threads: one, the refresher. Records are shared with inventories and are immutable.
  */
 #ifndef VS_VM_OBSERVE_OBSERVE_H
 #define VS_VM_OBSERVE_OBSERVE_H
 
-#include "vm/graph/graph.h"
 #include "vm/libvirt/conn.h"
+#include "vm/meta/meta.h"
+#include "vm/model/types.h"
 #include "vm/observe/gates.h"
 #include "vm/observe/jobs-ask.h"
-#include "vm/util/log.h"
+#include "vm/util/log-shelf.h"
 #include "vm/util/strmap.h"
 #include "vm/xml/xml.h"
 
 /* A parsed snapshot record; reference-counted, immutable. */
-struct vm_record;
-const struct vm_xml_snapshot *vm_record_xml(const struct vm_record *record);
-void *vm_record_ref(void *record);
-void vm_record_unref(void *record);
+struct vm_observed_record;
+const struct vm_xml_snapshot *vm_observed_record_xml(const struct vm_observed_record *record);
+void *vm_observed_record_ref(void *record);
+void vm_observed_record_unref(void *record);
 
-struct vm_known_snapshot {
+struct vm_observed_snapshot {
 	char *name;
-	struct vm_record *record; /* NULL where it could not be had or parsed */
+	struct vm_observed_record *record; /* NULL where it could not be had or parsed */
 	char *problem;            /* NULL, or why that is so; beside a record: why libvirt does not give it now, so that it may be old */
 	/* private */
 	uint64_t hash, seen;
 	bool refused;
 };
 
-struct vm_known_job {
+struct vm_observed_job {
 	char *target;
 	enum vm_job type;
 	uint64_t done, total;
@@ -44,34 +45,35 @@ struct vm_known_job {
 	bool over;      /* it was there at the last look and is not any more */
 };
 
-struct vm_known_domain {
+struct vm_observed_domain {
 	char *uuid, *name;
 	const char *state;               /* as virsh domstate says */
 	bool running;
 	struct vm_xml_domain *now;       /* the live definition where it runs, else the configured one; NULL: not parsable */
 	struct vm_xml_domain *config;    /* running domains: what the next start will use; NULL otherwise */
+	struct vm_meta *meta, *config_meta; /* what we noted in each; NULL: nothing, or nothing that we can read */
 	char *unknown;                   /* NULL, or what libvirt did not tell at the last look: what is here may be older */
-	struct vm_known_snapshot **list; /* parents before children */
+	struct vm_observed_snapshot **list; /* parents before children */
 	size_t n_list;
 	char *current;                   /* name of the current snapshot, or NULL */
-	struct vm_known_job *jobs;
+	struct vm_observed_job *jobs;
 	size_t n_jobs;
 	int64_t busy_since_s;            /* libvirt has been at work on it since (calendar); 0: it is not */
 	struct vm_log *log;
 
 	/* notes of the callers */
-	struct vm_gate_memo gate;
+	struct vm_gates_memo gate;
 	bool greeted;
 
 	/* private */
 	struct vm_strmap by_name;
 	uint64_t now_hash, config_hash, names_hash, seen;
-	struct vm_job_ask *asking; /* a question for its jobs that was not answered yet */
+	struct vm_jobs_ask *asking; /* a question for its jobs that was not answered yet */
 	bool refused; /* libvirt did not answer something at the last look */
 };
 
-struct vm_known {
-	struct vm_known_domain **domains; /* by name */
+struct vm_observed {
+	struct vm_observed_domain **domains; /* by name */
 	size_t n_domains;
 	size_t n_snapshots;               /* of all domains */
 	bool changed;                     /* the last look found something else than the one before */
@@ -82,15 +84,15 @@ struct vm_known {
 	uint64_t look;
 	struct vm_strmap by_uuid;
 	struct vm_log_shelf *shelf;       /* borrowed, as is: */
-	struct vm_job_asker *asker;
+	struct vm_jobs_asker *asker;
 	size_t turn;                      /* where the taking of turns goes on */
 };
 
-void vm_known_init(struct vm_known *known, struct vm_log_shelf *shelf, struct vm_job_asker *asker);
-void vm_known_fini(struct vm_known *known);
+void vm_observe_init(struct vm_observed *observed, struct vm_log_shelf *shelf, struct vm_jobs_asker *asker);
+void vm_observe_fini(struct vm_observed *observed);
 
 /* One look. @hints: domains to be looked at closely. 0; -EHOSTDOWN: the connection is gone, and what is known may be half
  * old and half new; another negative errno: libvirt cannot list its domains, and nothing has changed. */
-int vm_known_look(struct vm_known *known, struct vm_conn *conn, const struct vm_hints *hints, struct vs_err *err);
+int vm_observe_poll(struct vm_observed *observed, struct vm_conn *conn, const struct vm_hints *hints, struct vs_err *err);
 
 #endif

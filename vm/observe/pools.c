@@ -199,7 +199,7 @@ static int read_pools(struct vm_pools *pools, virStoragePoolPtr *list, int n, bo
 	return 0;
 }
 
-int vm_pools_look(struct vm_pools *pools, virConnectPtr conn, bool force, bool *changed)
+int vm_pools_poll(struct vm_pools *pools, virConnectPtr conn, bool force, bool *changed)
 {
 	virStoragePoolPtr *list = NULL;
 	vs_autofree char *names = NULL;

@@ -34,7 +34,7 @@ struct vm_pools {
 /* @force: do not trust what was listed before. Writes whether the pools are others than before. A driver without
  * storage has no pools. 0; negative errno where the connection failed: the pools stay as they were. What could not be looked at
  * is a problem, not an absence. */
-int vm_pools_look(struct vm_pools *pools, virConnectPtr conn, bool force, bool *changed);
+int vm_pools_poll(struct vm_pools *pools, virConnectPtr conn, bool force, bool *changed);
 void vm_pools_fini(struct vm_pools *pools);
 
 #endif

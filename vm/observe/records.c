@@ -14,25 +14,25 @@
 
 /* ---------------------------------------------------------------- records */
 
-struct vm_record {
+struct vm_observed_record {
 	atomic_uint refs;
 	struct vm_xml_snapshot *xml;
 };
 
-const struct vm_xml_snapshot *vm_record_xml(const struct vm_record *record)
+const struct vm_xml_snapshot *vm_observed_record_xml(const struct vm_observed_record *record)
 {
 	return record->xml;
 }
 
-void *vm_record_ref(void *record)
+void *vm_observed_record_ref(void *record)
 {
-	atomic_fetch_add_explicit(&((struct vm_record *)record)->refs, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&((struct vm_observed_record *)record)->refs, 1, memory_order_relaxed);
 	return record;
 }
 
-void vm_record_unref(void *opaque)
+void vm_observed_record_unref(void *opaque)
 {
-	struct vm_record *record = opaque;
+	struct vm_observed_record *record = opaque;
 
 	if (!record || atomic_fetch_sub_explicit(&record->refs, 1, memory_order_acq_rel) != 1)
 		return;
@@ -41,20 +41,20 @@ void vm_record_unref(void *opaque)
 }
 
 /* Takes @xml. */
-static struct vm_record *record_new(struct vm_xml_snapshot *xml)
+static struct vm_observed_record *record_new(struct vm_xml_snapshot *xml)
 {
-	struct vm_record *record = xcalloc(1, sizeof(*record));
+	struct vm_observed_record *record = xcalloc(1, sizeof(*record));
 
 	atomic_init(&record->refs, 1);
 	record->xml = xml;
 	return record;
 }
 
-void vm_known_snapshot_free(void *thing)
+void vm_observed_snapshot_free(void *thing)
 {
-	struct vm_known_snapshot *s = thing;
+	struct vm_observed_snapshot *s = thing;
 
-	vm_record_unref(s->record);
+	vm_observed_record_unref(s->record);
 	free(s->problem);
 	free(s->name);
 	free(s);
@@ -62,9 +62,9 @@ void vm_known_snapshot_free(void *thing)
 
 /* ---------------------------------------------------------------- one domain: snapshots */
 
-static struct vm_known_snapshot *snapshot_of(struct vm_known_domain *d, const char *name)
+static struct vm_observed_snapshot *snapshot_of(struct vm_observed_domain *d, const char *name)
 {
-	struct vm_known_snapshot *s = vm_strmap_get(&d->by_name, name);
+	struct vm_observed_snapshot *s = vm_strmap_get(&d->by_name, name);
 
 	if (s)
 		return s;
@@ -76,7 +76,7 @@ static struct vm_known_snapshot *snapshot_of(struct vm_known_domain *d, const ch
 }
 
 /* libvirt does not give its text: what is known of it may be old. */
-static void take_refusal(struct vm_ask *ask, struct vm_known_snapshot *s)
+static void take_refusal(struct vm_observe *observe, struct vm_observed_snapshot *s)
 {
 	struct vs_err err = {0};
 
@@ -86,52 +86,52 @@ static void take_refusal(struct vm_ask *ask, struct vm_known_snapshot *s)
 	free(s->problem);
 	s->problem = xstrdup(err.msg);
 	s->refused = true;
-	ask->known->changed = true;
+	observe->observed->changed = true;
 }
 
-static void take_record(struct vm_ask *ask, struct vm_known_snapshot *s, const char *text)
+static void take_record(struct vm_observe *observe, struct vm_observed_snapshot *s, const char *text)
 {
 	struct vm_xml_snapshot *xml = NULL;
 	struct vs_err err = {0};
-	uint64_t hash = vm_known_hash(text);
+	uint64_t hash = vm_observe_hash(text);
 	int r;
 
 	if (s->hash == hash && (s->record || s->problem) && !s->refused)
 		return;
 	r = vm_xml_snapshot_parse(text, &xml, &err);
-	vm_record_unref(s->record);
+	vm_observed_record_unref(s->record);
 	free(s->problem);
 	s->hash = hash;
 	s->refused = false;
 	s->record = r < 0 ? NULL : record_new(xml);
 	s->problem = r < 0 ? xstrdup(vs_err_text(&err, r)) : NULL;
-	ask->known->changed = true;
+	observe->observed->changed = true;
 }
 
 /* Small connections: always. Large ones: what is new, what is close to a change, and the next ones in turn. */
-static bool should_ask(struct vm_ask *ask, const struct vm_known_snapshot *s, size_t place)
+static bool should_ask(struct vm_observe *observe, const struct vm_observed_snapshot *s, size_t place)
 {
-	struct vm_known *known = ask->known;
+	struct vm_observed *observed = observe->observed;
 
-	if (!s->record || s->problem || ask->closer || known->n_snapshots <= ASK_ALL_UP_TO)
+	if (!s->record || s->problem || observe->closer || observed->n_snapshots <= ASK_ALL_UP_TO)
 		return true;
-	return place >= known->turn && place < known->turn + VM_KNOWN_TURNS;
+	return place >= observed->turn && place < observed->turn + VM_OBSERVE_TURNS;
 }
 
 /* False: it vanished after it was listed. */
-static bool ask_record(struct vm_ask *ask, virDomainSnapshotPtr snap, struct vm_known_snapshot *s, size_t place)
+static bool ask_record(struct vm_observe *observe, virDomainSnapshotPtr snap, struct vm_observed_snapshot *s, size_t place)
 {
 	vs_autofree char *text = NULL;
 
-	if (!should_ask(ask, s, place))
+	if (!should_ask(observe, s, place))
 		return true;
 	text = virDomainSnapshotGetXMLDesc(snap, 0);
 	if (!text && vm_virterr_code() == -ENOENT)
 		return false;
 	if (text)
-		take_record(ask, s, text);
+		take_record(observe, s, text);
 	else
-		take_refusal(ask, s);
+		take_refusal(observe, s);
 	return true;
 }
 
@@ -140,7 +140,7 @@ static uint64_t names_of(virDomainSnapshotPtr *snaps, int n)
 	uint64_t h = (uint64_t)n;
 
 	for (int i = 0; i < n; i++)
-		h = (h ^ vm_known_hash(virDomainSnapshotGetName(snaps[i]))) * UINT64_C(0x100000001b3);
+		h = (h ^ vm_observe_hash(virDomainSnapshotGetName(snaps[i]))) * UINT64_C(0x100000001b3);
 	return h;
 }
 
@@ -148,38 +148,38 @@ static uint64_t names_of(virDomainSnapshotPtr *snaps, int n)
  * that, and a sketch that was drawn before borrows from it. */
 static bool was_listed(void *thing, void *opaque)
 {
-	struct vm_known_snapshot *s = thing;
-	struct vm_known *known = opaque;
+	struct vm_observed_snapshot *s = thing;
+	struct vm_observed *observed = opaque;
 
-	if (s->seen == known->look)
+	if (s->seen == observed->look)
 		return true;
-	vm_known_snapshot_free(s);
-	known->changed = true;
+	vm_observed_snapshot_free(s);
+	observed->changed = true;
 	return false;
 }
 
 /* @first: how many snapshots other domains had before this one, for the taking of turns. */
-static void take_list(struct vm_ask *ask, virDomainSnapshotPtr *snaps, int n, size_t first)
+static void take_list(struct vm_observe *observe, virDomainSnapshotPtr *snaps, int n, size_t first)
 {
-	struct vm_known_domain *d = ask->d;
-	struct vm_known_snapshot **list = xcalloc((size_t)n + 1, sizeof(*list));
+	struct vm_observed_domain *d = observe->d;
+	struct vm_observed_snapshot **list = xcalloc((size_t)n + 1, sizeof(*list));
 	uint64_t names = names_of(snaps, n);
 
 	if (names != d->names_hash)
-		ask->known->changed = ask->closer = true;
+		observe->observed->changed = observe->closer = true;
 	d->names_hash = names;
 	free(d->list);
 	d->list = list;
 	d->n_list = 0;
 	for (int i = 0; i < n; i++) {
-		struct vm_known_snapshot *s = snapshot_of(d, virDomainSnapshotGetName(snaps[i]));
+		struct vm_observed_snapshot *s = snapshot_of(d, virDomainSnapshotGetName(snaps[i]));
 
-		if (!ask_record(ask, snaps[i], s, first + (size_t)i))
+		if (!ask_record(observe, snaps[i], s, first + (size_t)i))
 			continue;
-		s->seen = ask->known->look;
+		s->seen = observe->observed->look;
 		list[d->n_list++] = s;
 	}
-	vm_strmap_filter(&d->by_name, was_listed, ask->known);
+	vm_strmap_filter(&d->by_name, was_listed, observe->observed);
 }
 
 static int list_snapshots(virDomainPtr dom, virDomainSnapshotPtr **snaps)
@@ -195,32 +195,32 @@ static int list_snapshots(virDomainPtr dom, virDomainSnapshotPtr **snaps)
 	return n;
 }
 
-static void ask_current(struct vm_ask *ask, bool any)
+static void ask_current(struct vm_observe *observe, bool any)
 {
-	struct vm_known_domain *d = ask->d;
-	virDomainSnapshotPtr snap = any ? virDomainSnapshotCurrent(ask->dom, 0) : NULL;
+	struct vm_observed_domain *d = observe->d;
+	virDomainSnapshotPtr snap = any ? virDomainSnapshotCurrent(observe->dom, 0) : NULL;
 	const char *name = snap ? virDomainSnapshotGetName(snap) : NULL;
 
 	if (!d->current != !name || (name && strcmp(d->current, name))) {
 		free(d->current);
 		d->current = name ? xstrdup(name) : NULL;
-		ask->known->changed = ask->closer = true;
+		observe->observed->changed = observe->closer = true;
 	}
 	if (snap)
 		virDomainSnapshotFree(snap);
 }
 
-void vm_ask_snapshots(struct vm_ask *ask, size_t first)
+void vm_observe_records(struct vm_observe *observe, size_t first)
 {
 	virDomainSnapshotPtr *snaps = NULL;
-	int n = list_snapshots(ask->dom, &snaps);
+	int n = list_snapshots(observe->dom, &snaps);
 
 	if (n < 0) {
-		vm_ask_refused(ask);
+		vm_observe_refused(observe);
 		return;
 	}
-	ask_current(ask, n > 0);
-	take_list(ask, snaps, n, first);
+	ask_current(observe, n > 0);
+	take_list(observe, snaps, n, first);
 	for (int i = 0; i < n; i++)
 		virDomainSnapshotFree(snaps[i]);
 	free(snaps);

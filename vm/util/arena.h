@@ -3,7 +3,7 @@
 /*
  * arena.h: memory that is built up piece by piece and thrown away as a whole.
  *
- * A domain in a picture is thousands of small strings and arrays that live and die together; they come from one arena.
+ * A domain in an inventory is thousands of small strings and arrays that live and die together; they come from one arena.
  * Out of memory is sticky: the calls below go on returning something harmless, and whoever finishes the object asks
  * vm_arena_failed() once, instead of checking every string. Strings then read "", arrays are NULL with their count left
  * to the caller, so a loop that fills an array asks for NULL.

@@ -13,7 +13,6 @@
 #include "vm/util/clock.h"
 
 #define LINES 1000
-#define SHELF_MAX 64
 
 struct line {
 	int64_t when_ns;
@@ -165,71 +164,4 @@ int vm_log_text(struct vm_log *log, char **text, size_t *len, int64_t *changed_n
 	*len = out_len;
 	*changed_ns = when_ns;
 	return 0;
-}
-
-/* ---------------------------------------------------------------- departed domains */
-
-struct vm_log_shelf {
-	bool to_stderr;
-	struct {
-		char *uuid;
-		struct vm_log *log;
-	} slots[SHELF_MAX];
-	size_t next; /* the slot to be used next: the longest departed */
-};
-
-struct vm_log_shelf *vm_log_shelf_new(bool to_stderr)
-{
-	struct vm_log_shelf *shelf = calloc(1, sizeof(*shelf));
-
-	if (shelf)
-		shelf->to_stderr = to_stderr;
-	return shelf;
-}
-
-static void clear_slot(struct vm_log_shelf *shelf, size_t i)
-{
-	vm_log_unref(shelf->slots[i].log);
-	free(shelf->slots[i].uuid);
-	shelf->slots[i].log = NULL;
-	shelf->slots[i].uuid = NULL;
-}
-
-void vm_log_shelf_free(struct vm_log_shelf *shelf)
-{
-	if (!shelf)
-		return;
-	for (size_t i = 0; i < SHELF_MAX; i++)
-		clear_slot(shelf, i);
-	free(shelf);
-}
-
-struct vm_log *vm_log_shelf_take(struct vm_log_shelf *shelf, const char *uuid, const char *name)
-{
-	struct vm_log *log;
-
-	for (size_t i = 0; i < SHELF_MAX; i++) {
-		if (!shelf->slots[i].uuid || strcmp(shelf->slots[i].uuid, uuid))
-			continue;
-		log = vs_steal(shelf->slots[i].log);
-		clear_slot(shelf, i);
-		vm_log_rename(log, name);
-		return log;
-	}
-	return vm_log_new(name, shelf->to_stderr);
-}
-
-void vm_log_shelf_leave(struct vm_log_shelf *shelf, const char *uuid, struct vm_log *log)
-{
-	size_t i = shelf->next;
-	char *copy = strdup(uuid);
-
-	if (!copy) {
-		vm_log_unref(log);
-		return;
-	}
-	clear_slot(shelf, i);
-	shelf->slots[i].uuid = copy;
-	shelf->slots[i].log = log;
-	shelf->next = (i + 1) % SHELF_MAX;
 }

@@ -237,7 +237,7 @@ static int vanish(struct edit *e, xmlNode *holder, const char *path, struct vs_e
 }
 
 /* 1 if @disk's chain changed. */
-static int move_in(struct edit *e, xmlNode *disk, const struct vm_rewrite_move *m, struct vs_err *err)
+static int move_in(struct edit *e, xmlNode *disk, const struct vm_edit_move *m, struct vs_err *err)
 {
 	xmlNode *holder = find_path(disk, m->from), *deeper;
 
@@ -260,7 +260,7 @@ static bool has_target(const xmlNode *disk, const char *target)
 	return vm_xml_attr_is(vm_xml_child(disk, "target"), "dev", target);
 }
 
-static int move_all(struct edit *e, const xmlNode *domain, const struct vm_rewrite_move *m, struct vs_err *err)
+static int move_all(struct edit *e, const xmlNode *domain, const struct vm_edit_move *m, struct vs_err *err)
 {
 	xmlNode *disk = vm_xml_child(vm_xml_child(domain, "devices"), "disk");
 	int changed = 0;
@@ -284,7 +284,7 @@ static int open_either(const char *text, struct edit *e, struct vs_err *err)
 	return 0;
 }
 
-static int apply(struct edit *e, const struct vm_rewrite_move *m, struct vs_err *err)
+static int apply(struct edit *e, const struct vm_edit_move *m, struct vs_err *err)
 {
 	int inner, outer;
 
@@ -295,7 +295,7 @@ static int apply(struct edit *e, const struct vm_rewrite_move *m, struct vs_err 
 	return inner < 0 || outer < 0 ? -EINVAL : inner + outer;
 }
 
-int vm_rewrite_layers(const char *text, const struct vm_rewrite_move *moves, size_t n, char **out, struct vs_err *err)
+int vm_edit_layers(const char *text, const struct vm_edit_move *moves, size_t n, char **out, struct vs_err *err)
 {
 	struct edit e = {0};
 	int changed = 0, r = open_either(text, &e, err);
@@ -312,7 +312,7 @@ int vm_rewrite_layers(const char *text, const struct vm_rewrite_move *moves, siz
 
 /* ---------------------------------------------------------------- other parts of a record */
 
-int vm_rewrite_parent(const char *snapshot, const char *parent, char **out, struct vs_err *err)
+int vm_edit_parent(const char *snapshot, const char *parent, char **out, struct vs_err *err)
 {
 	struct edit e = {0};
 	int r = open_text(snapshot, "domainsnapshot", &e, err);
@@ -326,7 +326,7 @@ int vm_rewrite_parent(const char *snapshot, const char *parent, char **out, stru
 }
 
 /* What one <disks> or <revertDisks> has to say about it. */
-static int overlay_in(struct edit *e, const xmlNode *list, const char *target, const struct vm_rewrite_move *m)
+static int overlay_in(struct edit *e, const xmlNode *list, const char *target, const struct vm_edit_move *m)
 {
 	int changed = 0;
 
@@ -338,10 +338,10 @@ static int overlay_in(struct edit *e, const xmlNode *list, const char *target, c
 	return changed;
 }
 
-int vm_rewrite_overlay(const char *snapshot, const char *target, const char *from, const char *to, const char *format,
-		       char **out, struct vs_err *err)
+int vm_edit_overlay(const char *snapshot, const char *target, const char *from, const char *to, const char *format,
+		    char **out, struct vs_err *err)
 {
-	const struct vm_rewrite_move move = { .from = from, .to = to, .format = format };
+	const struct vm_edit_move move = { .from = from, .to = to, .format = format };
 	struct edit e = {0};
 	int changed, r = open_text(snapshot, "domainsnapshot", &e, err);
 
@@ -352,7 +352,7 @@ int vm_rewrite_overlay(const char *snapshot, const char *target, const char *fro
 	return finish(&e, changed, out, err);
 }
 
-int vm_rewrite_deleted(const char *snapshot, char **out, struct vs_err *err)
+int vm_edit_deleted(const char *snapshot, char **out, struct vs_err *err)
 {
 	struct edit e = {0};
 	int changed = 0, r = open_text(snapshot, "domainsnapshot", &e, err);
@@ -410,7 +410,7 @@ static int lift_definition(struct edit *e, struct vs_err *err)
 	return lift(e, element, err);
 }
 
-static int restart_from(struct edit *e, const struct vm_rewrite_disk *d, struct vs_err *err)
+static int restart_from(struct edit *e, const struct vm_edit_disk *d, struct vs_err *err)
 {
 	xmlNode *disk = disk_of(e->root, d->target);
 
@@ -420,8 +420,8 @@ static int restart_from(struct edit *e, const struct vm_rewrite_disk *d, struct 
 	return 0;
 }
 
-int vm_rewrite_definition(const char *text, const struct vm_rewrite_disk *disks, size_t n, char **out,
-			  struct vs_err *err)
+int vm_edit_definition(const char *text, const struct vm_edit_disk *disks, size_t n, char **out,
+		       struct vs_err *err)
 {
 	struct edit e = {0};
 	int r = open_either(text, &e, err);

@@ -21,10 +21,10 @@
 /* ---------------------------------------------------------------- records of snapshots */
 
 /* Another parent; NULL: none, it is a root now. */
-int vm_rewrite_parent(const char *snapshot, const char *parent, char **out, struct vs_err *err);
+int vm_edit_parent(const char *snapshot, const char *parent, char **out, struct vs_err *err);
 
 /* What became of one image file. */
-struct vm_rewrite_move {
+struct vm_edit_move {
 	const char *target; /* on this disk only; NULL: on every disk */
 	const char *from;
 	const char *to;     /* what it held is found here now. A layer further down that chain: the layers down to it go.
@@ -38,20 +38,20 @@ struct vm_rewrite_move {
  * many chains it changed (0: *out equals the text in meaning). -EINVAL: a disk's own source vanished and the text does not
  * say what it stood on.
  */
-int vm_rewrite_layers(const char *text, const struct vm_rewrite_move *moves, size_t n, char **out, struct vs_err *err);
+int vm_edit_layers(const char *text, const struct vm_edit_move *moves, size_t n, char **out, struct vs_err *err);
 
 /* The overlay of one disk, in <disks> and <revertDisks>: where it was @from it is a file @to now. @format: NULL keeps it.
  * Returns how many it changed. */
-int vm_rewrite_overlay(const char *snapshot, const char *target, const char *from, const char *to, const char *format,
-		       char **out, struct vs_err *err);
+int vm_edit_overlay(const char *snapshot, const char *target, const char *from, const char *to, const char *format,
+		    char **out, struct vs_err *err);
 
 /* Takes libvirt's note away that a delete was not completed (for when we completed it). Returns how many. */
-int vm_rewrite_deleted(const char *snapshot, char **out, struct vs_err *err);
+int vm_edit_deleted(const char *snapshot, char **out, struct vs_err *err);
 
 /* ---------------------------------------------------------------- definitions of domains */
 
 /* The file that a disk is to start from. */
-struct vm_rewrite_disk {
+struct vm_edit_disk {
 	const char *target;
 	const char *path;
 	const char *format;
@@ -63,27 +63,27 @@ struct vm_rewrite_disk {
  * virDomainDefineXML: without any <backingStore>, so that the images' headers decide, and with other sources for @disks.
  * Passwords stay. -EINVAL: a disk of @disks is not in it.
  */
-int vm_rewrite_definition(const char *text, const struct vm_rewrite_disk *disks, size_t n, char **out,
-			  struct vs_err *err);
+int vm_edit_definition(const char *text, const struct vm_edit_disk *disks, size_t n, char **out,
+		       struct vs_err *err);
 
 /* ---------------------------------------------------------------- a new snapshot */
 
-struct vm_rewrite_new_disk {
+struct vm_new_disk {
 	const char *target;
 	enum vm_xml_mode mode; /* NO, INTERNAL or EXTERNAL */
 	const char *overlay;   /* EXTERNAL: absolute path of the qcow2 file to be */
 };
 
-struct vm_rewrite_new {
+struct vm_new_snapshot {
 	const char *name;
 	const char *description; /* or NULL */
 	enum vm_xml_mode memory; /* NO, INTERNAL or EXTERNAL */
 	const char *memory_file; /* EXTERNAL: absolute path */
-	const struct vm_rewrite_new_disk *disks; /* all of the domain's: who is left out gets libvirt's default */
+	const struct vm_new_disk *disks; /* all of the domain's: who is left out gets libvirt's default */
 	size_t n_disks;
 };
 
 /* The <domainsnapshot> for virDomainSnapshotCreateXML. -EINVAL: a string that cannot stand in XML. */
-int vm_rewrite_new(const struct vm_rewrite_new *spec, char **out, struct vs_err *err);
+int vm_new_snapshot(const struct vm_new_snapshot *spec, char **out, struct vs_err *err);
 
 #endif

@@ -45,7 +45,7 @@ static const char *mode_word(enum vm_xml_mode mode)
 	return mode == VM_MODE_EXTERNAL ? "external" : mode == VM_MODE_INTERNAL ? "internal" : "no";
 }
 
-static int check_new(const struct vm_rewrite_new *spec, struct vs_err *err)
+static int check_new(const struct vm_new_snapshot *spec, struct vs_err *err)
 {
 	if (!fits_xml(spec->name) || (spec->description && !fits_xml(spec->description)))
 		return vs_err_set(err, -EINVAL, "the name or the description has characters that XML does not allow");
@@ -58,7 +58,7 @@ static int check_new(const struct vm_rewrite_new *spec, struct vs_err *err)
 	return 0;
 }
 
-static void add_disk(struct draft *d, xmlNode *list, const struct vm_rewrite_new_disk *spec)
+static void add_disk(struct draft *d, xmlNode *list, const struct vm_new_disk *spec)
 {
 	xmlNode *disk = add(d, list, "disk", NULL);
 
@@ -71,7 +71,7 @@ static void add_disk(struct draft *d, xmlNode *list, const struct vm_rewrite_new
 	set(d, add(d, disk, "source", NULL), "file", spec->overlay);
 }
 
-static void fill(struct draft *d, xmlNode *root, const struct vm_rewrite_new *spec)
+static void fill(struct draft *d, xmlNode *root, const struct vm_new_snapshot *spec)
 {
 	xmlNode *memory, *list;
 
@@ -101,7 +101,7 @@ static int dump(struct draft *d, char **out)
 	return 0;
 }
 
-int vm_rewrite_new(const struct vm_rewrite_new *spec, char **out, struct vs_err *err)
+int vm_new_snapshot(const struct vm_new_snapshot *spec, char **out, struct vs_err *err)
 {
 	struct draft d = {0};
 	xmlNode *root;

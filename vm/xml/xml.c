@@ -8,8 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "vm/meta/meta.h"
-
 /* ---------------------------------------------------------------- documents, elements, strings */
 
 static void init_parser(void)
@@ -238,6 +236,16 @@ static void judge(struct vm_xml_ctx *ctx, const xmlNode *node, const xmlNode *el
 						    source->format_name);
 }
 
+/* On <source> for the disk itself, on <backingStore> for what is beneath. */
+static unsigned read_index(struct vm_xml_ctx *ctx, const xmlNode *holder, const xmlNode *element)
+{
+	vs_autofree char *own = vm_xml_attr(ctx, holder, "index");
+	vs_autofree char *inner = vm_xml_attr(ctx, element, "index");
+	const char *text = own ? own : inner;
+
+	return text ? (unsigned)strtoul(text, NULL, 10) : 0;
+}
+
 void vm_xml_source_parse(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_xml_source *source)
 {
 	const xmlNode *element = vm_xml_child(node, "source");
@@ -248,6 +256,7 @@ void vm_xml_source_parse(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_
 	source->format = q2_format_from_name(source->format_name);
 	if (!element)
 		return;
+	source->index = read_index(ctx, node, element);
 	if (!type || !strcmp(type, "file"))
 		parse_path(ctx, element, false, source);
 	else if (!strcmp(type, "block"))
@@ -387,19 +396,49 @@ void vm_xml_domain_free(struct vm_xml_domain *domain)
 		disk_fini(&domain->disks[i]);
 	free(domain->disks);
 	vm_xml_files_free(domain->files, domain->n_files);
-	vm_own_free(domain->own);
+	for (size_t i = 0; domain->metadata && domain->metadata[i]; i++)
+		free(domain->metadata[i]);
+	free(domain->metadata);
 	free(domain);
 }
 
-static struct vm_own *own_facts(const xmlNode *root)
+static bool is_ours(const xmlNode *node)
+{
+	return node->type == XML_ELEMENT_NODE && node->ns && xmlStrEqual(node->ns->href, (const xmlChar *)VM_META_URI);
+}
+
+/* As a document of its own, so that what it needs of the names above it comes along. */
+static char *element_text(struct vm_xml_ctx *ctx, const xmlNode *node)
+{
+	xmlDoc *doc = xmlNewDoc((const xmlChar *)"1.0");
+	xmlNode *copy = doc ? xmlDocCopyNode((xmlNode *)node, doc, 1) : NULL;
+	xmlBuffer *buffer = copy ? xmlBufferCreate() : NULL;
+	char *text = NULL;
+
+	if (copy)
+		xmlDocSetRootElement(doc, copy);
+	if (buffer && xmlNodeDump(buffer, doc, copy, 0, 0) >= 0)
+		text = vm_xml_strdup(ctx, (const char *)xmlBufferContent(buffer));
+	ctx->oom |= !text;
+	xmlBufferFree(buffer);
+	xmlFreeDoc(doc);
+	return text;
+}
+
+static char **read_metadata(struct vm_xml_ctx *ctx, const xmlNode *root)
 {
 	const xmlNode *metadata = vm_xml_child(root, "metadata");
-	struct vm_own *own = NULL;
+	char **list = NULL;
+	size_t n = 0, k = 0;
 
 	for (const xmlNode *node = metadata ? metadata->children : NULL; node; node = node->next)
-		if (node->type == XML_ELEMENT_NODE && vm_own_is(node) && vm_own_read(node, &own, NULL) == 0)
-			return own;
-	return NULL;
+		n += is_ours(node);
+	if (n)
+		list = vm_xml_calloc(ctx, n + 1, sizeof(*list));
+	for (const xmlNode *node = list ? metadata->children : NULL; node; node = node->next)
+		if (is_ours(node) && (list[k] = element_text(ctx, node)))
+			k++;
+	return list;
 }
 
 int vm_xml_domain_parse(const char *text, struct vm_xml_domain **out, struct vs_err *err)
@@ -413,7 +452,7 @@ int vm_xml_domain_parse(const char *text, struct vm_xml_domain **out, struct vs_
 		return ret;
 	domain = vm_xml_domain_element(&ctx, xmlDocGetRootElement(doc));
 	if (domain)
-		domain->own = own_facts(xmlDocGetRootElement(doc));
+		domain->metadata = read_metadata(&ctx, xmlDocGetRootElement(doc));
 	xmlFreeDoc(doc);
 	if (!ctx.oom && domain->name[0]) {
 		domain->files = ctx.files;

@@ -14,7 +14,7 @@
 #ifndef VS_VM_XML_XML_H
 #define VS_VM_XML_XML_H
 
-#include "vm/vm.h"
+#include "vm/model/types.h"
 
 #define VM_XML_MAX (64u << 20)
 
@@ -35,6 +35,7 @@ struct vm_xml_source {
 	char *pool, *volume; /* VOLUME only */
 	char *format_name;   /* "qcow2", "raw", "luks", ... as written; NULL where none is recorded */
 	enum q2_format format; /* of format_name */
+	unsigned index;      /* of the layer in a running QEMU: N of `vda[N]`; 0: none is recorded */
 	char *text;          /* for people: the path, "network disk (rbd pool/image)", "storage volume pool/vol"; never NULL
 	                      * except for NONE */
 	char *unsupported;   /* NULL, or why we cannot read it: remote, encrypted, a slice of a file */
@@ -66,11 +67,9 @@ struct vm_xml_file {
 	enum q2_format format; /* Q2_FORMAT_NONE where the XML gives none */
 };
 
-struct vm_own;
-
 struct vm_xml_domain {
 	char *name, *uuid; /* never NULL */
-	struct vm_own *own; /* our facts in its metadata, see meta/meta.h; NULL: none, or none that we can read */
+	char **metadata;   /* the elements of ours in its metadata, each as text; NULL-terminated, or NULL: none */
 	struct vm_xml_disk *disks;
 	size_t n_disks;
 	struct vm_xml_file *files; /* each path once: sources, backing chains, data files, mirrors of all <disk> elements */
@@ -84,8 +83,6 @@ void vm_xml_domain_free(struct vm_xml_domain *domain);
 const struct vm_xml_disk *vm_xml_domain_disk(const struct vm_xml_domain *domain, const char *name);
 
 /* ---------------------------------------------------------------- snapshots */
-
-enum vm_xml_mode { VM_MODE_NO, VM_MODE_INTERNAL, VM_MODE_EXTERNAL, VM_MODE_MANUAL };
 
 /* One disk of a snapshot: what happened to it, with the recorded disk that it happened to. */
 struct vm_xml_snapdisk {

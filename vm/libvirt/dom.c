@@ -1,24 +1,25 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/libvirt/dom.h"
+
 #include <errno.h>
 #include <libvirt/virterror.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "vm/libvirt/act-priv.h"
 #include "vm/libvirt/virterr.h"
 
-int vm_act_oom(struct vs_err *err)
+int vm_dom_oom(struct vs_err *err)
 {
 	return vs_err_set(err, -ENOMEM, "out of memory");
 }
 
-bool vm_act_cancelled(const struct vm_act_watch *watch)
+bool vm_dom_cancelled(const struct vm_dom_watch *watch)
 {
 	return watch && atomic_load(&watch->cancel);
 }
 
-void vm_act_step(struct vm_act_watch *watch, const char *fmt, ...)
+void vm_dom_step(struct vm_dom_watch *watch, const char *fmt, ...)
 {
 	char step[VS_ERR_MAX];
 	va_list ap;
@@ -33,13 +34,13 @@ void vm_act_step(struct vm_act_watch *watch, const char *fmt, ...)
 
 /* ---------------------------------------------------------------- the domain */
 
-bool vm_act_lost(virDomainPtr dom)
+bool vm_dom_lost(virDomainPtr dom)
 {
 	return virConnectIsAlive(virDomainGetConnect(dom)) != 1;
 }
 
 /* IsAlive knows only what the socket or a keepalive has told already; the error may know more. */
-int vm_act_virterr(virDomainPtr dom, struct vs_err *err, const char *fmt, ...)
+int vm_dom_virterr(virDomainPtr dom, struct vs_err *err, const char *fmt, ...)
 {
 	virErrorPtr e = virGetLastError();
 	bool broken = e && (e->code == VIR_ERR_INVALID_CONN || e->domain == VIR_FROM_RPC);
@@ -52,92 +53,92 @@ int vm_act_virterr(virDomainPtr dom, struct vs_err *err, const char *fmt, ...)
 	vsnprintf(what, sizeof(what), fmt, ap);
 	va_end(ap);
 	r = vm_virterr_set(&said, "%s", what);
-	if (broken || vm_act_lost(dom))
+	if (broken || vm_dom_lost(dom))
 		return vs_err_set(err, -EHOSTDOWN, "%s: libvirt went away", what);
 	return vs_err_set(err, r, "%s", said.msg);
 }
 
-int vm_act_active(virDomainPtr dom, struct vs_err *err)
+int vm_dom_active(virDomainPtr dom, struct vs_err *err)
 {
 	int active = virDomainIsActive(dom);
 
 	if (active < 0)
-		return vm_act_virterr(dom, err, "the state of the domain");
+		return vm_dom_virterr(dom, err, "the state of the domain");
 	return active;
 }
 
-int vm_act_domain_text(virDomainPtr dom, unsigned flags, char **text, struct vs_err *err)
+int vm_dom_text(virDomainPtr dom, unsigned flags, char **text, struct vs_err *err)
 {
 	char *xml = virDomainGetXMLDesc(dom, flags);
 
 	if (!xml)
-		return vm_act_virterr(dom, err, "the definition of the domain");
+		return vm_dom_virterr(dom, err, "the definition of the domain");
 	*text = xml;
 	return 0;
 }
 
-int vm_act_domain_xml(virDomainPtr dom, unsigned flags, struct vm_xml_domain **out, struct vs_err *err)
+int vm_dom_xml(virDomainPtr dom, unsigned flags, struct vm_xml_domain **out, struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
-	int r = vm_act_domain_text(dom, flags, &text, err);
+	int r = vm_dom_text(dom, flags, &text, err);
 
 	return r < 0 ? r : vm_xml_domain_parse(text, out, err);
 }
 
 /* ---------------------------------------------------------------- its snapshots */
 
-int vm_act_snapshot(virDomainPtr dom, const char *name, virDomainSnapshotPtr *out, struct vs_err *err)
+int vm_dom_snapshot(virDomainPtr dom, const char *name, virDomainSnapshotPtr *out, struct vs_err *err)
 {
 	virDomainSnapshotPtr snap = virDomainSnapshotLookupByName(dom, name, 0);
 
 	if (!snap)
-		return vm_act_virterr(dom, err, "snapshot '%s'", name);
+		return vm_dom_virterr(dom, err, "snapshot '%s'", name);
 	*out = snap;
 	return 0;
 }
 
-int vm_act_record(virDomainPtr dom, const char *name, char **xml, struct vs_err *err)
+int vm_dom_record(virDomainPtr dom, const char *name, char **xml, struct vs_err *err)
 {
-	vm_act_autosnapshot virDomainSnapshotPtr snap = NULL;
-	int r = vm_act_snapshot(dom, name, &snap, err);
+	vm_dom_autosnapshot virDomainSnapshotPtr snap = NULL;
+	int r = vm_dom_snapshot(dom, name, &snap, err);
 	char *text;
 
 	if (r < 0)
 		return r;
 	text = virDomainSnapshotGetXMLDesc(snap, VIR_DOMAIN_SNAPSHOT_XML_SECURE);
 	if (!text)
-		return vm_act_virterr(dom, err, "the record of snapshot '%s'", name);
+		return vm_dom_virterr(dom, err, "the record of snapshot '%s'", name);
 	*xml = text;
 	return 0;
 }
 
-int vm_act_snapshot_xml(virDomainPtr dom, const char *name, struct vm_xml_snapshot **out, struct vs_err *err)
+int vm_dom_snapshot_xml(virDomainPtr dom, const char *name, struct vm_xml_snapshot **out, struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
-	int r = vm_act_record(dom, name, &text, err);
+	int r = vm_dom_record(dom, name, &text, err);
 
 	return r < 0 ? r : vm_xml_snapshot_parse(text, out, err);
 }
 
-void vm_act_snapshotp(virDomainSnapshotPtr *snap)
+void vm_dom_snapshotp(virDomainSnapshotPtr *snap)
 {
 	if (*snap)
 		virDomainSnapshotFree(*snap);
 }
 
-void vm_act_recordp(struct vm_xml_snapshot **record)
+void vm_dom_recordp(struct vm_xml_snapshot **record)
 {
 	vm_xml_snapshot_free(*record);
 }
 
-void vm_act_domainp(struct vm_xml_domain **domain)
+void vm_dom_domainp(struct vm_xml_domain **domain)
 {
 	vm_xml_domain_free(*domain);
 }
 
 /* ---------------------------------------------------------------- sources */
 
-char *vm_act_source_path(virDomainPtr dom, const struct vm_xml_source *source)
+char *vm_dom_source_path(virDomainPtr dom, const struct vm_xml_source *source)
 {
 	virStoragePoolPtr pool;
 	virStorageVolPtr vol;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* What our own facts say, written into a draft. */
+/* What our metadata say, written into a draft. */
 #include "vm/inventory/draft.h"
 
 #include "vm/meta/meta.h"
@@ -17,28 +17,29 @@ static int64_t identity_ns(const struct vm_draft_snapshot *s)
 	return entry->date_sec * INT64_C(1000000000) + entry->date_nsec;
 }
 
-static void draw_vouched(struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_snapshot *said,
-			 struct vm_arena *arena)
+static void draw_attested(struct vm_draft_snapshot *s, const struct vm_meta *meta, const struct vm_meta_snapshot *said,
+			  struct vm_arena *arena)
 {
-	struct q2_stamp *stamps = said->n_vouched ? vm_arena_calloc(arena, said->n_vouched, sizeof(*stamps)) : NULL;
+	struct q2_stamp *stamps = said->n_attested ? vm_arena_calloc(arena, said->n_attested, sizeof(*stamps)) : NULL;
 	size_t n = 0;
 
-	for (size_t i = 0; stamps && i < said->n_vouched; i++) {
-		const struct vm_own_file *file = vm_own_file(own, said->vouched[i]);
+	for (size_t i = 0; stamps && i < said->n_attested; i++) {
+		const struct vm_meta_file *file = vm_meta_file(meta, said->attested[i]);
 
 		if (file)
 			stamps[n++] = (struct q2_stamp){ .ino = file->ino, .size = file->size, .mtime_ns = file->mtime_ns };
 	}
 	for (size_t k = 0; k < s->n_disks; k++) {
-		s->disks[k].fact.vouched = stamps;
-		s->disks[k].fact.n_vouched = n;
+		s->disks[k].fact.attested = stamps;
+		s->disks[k].fact.n_attested = n;
 	}
 }
 
-static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_id *id, struct vm_arena *arena)
+static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_meta *meta, const struct vm_meta_id *id,
+			struct vm_arena *arena)
 {
 	for (size_t k = 0; k < s->n_disks; k++) {
-		const struct vm_own_file *file = vm_own_frozen(own, id, s->disks[k].fact.target);
+		const struct vm_meta_file *file = vm_meta_frozen(meta, id, s->disks[k].fact.target);
 		struct q2_stamp *stamp = file ? vm_arena_calloc(arena, 1, sizeof(*stamp)) : NULL;
 
 		if (stamp)
@@ -47,18 +48,18 @@ static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_own *own, c
 	}
 }
 
-static void draw_doomed(struct vm_draft_snapshot *s, const struct vm_own *own, const struct vm_own_id *id)
+static void draw_doomed(struct vm_draft_snapshot *s, const struct vm_meta *meta, const struct vm_meta_id *id)
 {
 	for (size_t k = 0; k < s->n_disks; k++)
-		s->disks[k].fact.doomed = vm_own_why_doomed(own, id, s->disks[k].fact.target);
+		s->disks[k].fact.doomed = vm_meta_why_doomed(meta, id, s->disks[k].fact.target);
 }
 
 /* What is begun is begun, whichever snapshots it was to remove: several of one name and second have one mark, and a record that others
  * took away leaves it. So the merges are those of the marks, each mark once. */
-static void draw_merges(struct vm_draft *d, const struct vm_own *own, struct vm_arena *arena)
+static void draw_merges(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena)
 {
-	vs_autofree const struct vm_own_mark **marks = xcalloc(own->n_snapshots, sizeof(*marks));
-	size_t n_marks = vm_own_marks(own, marks), n = 0;
+	vs_autofree const struct vm_meta_mark **marks = xcalloc(meta->n_snapshots, sizeof(*marks));
+	size_t n_marks = vm_meta_marks(meta, marks), n = 0;
 
 	for (size_t i = 0; i < n_marks; i++)
 		n += marks[i]->n_disks;
@@ -69,21 +70,21 @@ static void draw_merges(struct vm_draft *d, const struct vm_own *own, struct vm_
 				d->merges[d->n_merges++] = (struct vm_draft_merge){ marks[i]->disks[k].path, marks[i]->disks[k].top };
 }
 
-void vm_draft_own(struct vm_draft *d, const struct vm_own *own, struct vm_arena *arena)
+void vm_draft_meta(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena)
 {
-	draw_merges(d, own, arena);
+	draw_merges(d, meta, arena);
 	for (size_t i = 0; i < d->n_snapshots; i++) {
 		struct vm_draft_snapshot *s = &d->snapshots[i];
-		struct vm_own_id id = { s->name, identity_ns(s), s->kind };
-		const struct vm_own_snapshot *said = s->present ? NULL : vm_own_find(own, &id);
+		struct vm_meta_id id = { s->name, identity_ns(s), s->kind };
+		const struct vm_meta_snapshot *said = s->present ? NULL : vm_meta_find(meta, &id);
 
 		if (!said)
 			continue;
 		s->held = said->held;
 		s->ours = said->ours;
-		draw_vouched(s, own, said, arena);
-		draw_frozen(s, own, &id, arena);
+		draw_attested(s, meta, said, arena);
+		draw_frozen(s, meta, &id, arena);
 		if (said->mark)
-			draw_doomed(s, own, &id);
+			draw_doomed(s, meta, &id);
 	}
 }

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/command/check.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vm/libvirt/blockjob-list.h"
+#include "vm/libvirt/record.h"
+#include "vm/util/mem.h"
+
+#define COST_TABLE_BYTES (16u << 20)
+#define COST_WORK 100000000 /* some 2 s */
+#define WHOLE_WORK 250000000 /* five seconds for each layer, or the tables of 24 TiB; mostly it is a moment */
+
+int vm_check_idle(struct vm_context *cx, struct vs_err *err)
+{
+	vs_autofree char *where = NULL;
+	struct vm_blockjob *jobs = NULL;
+	size_t n = 0;
+	int r;
+
+	if (!cx->dom)
+		return 0;
+	r = vm_blockjob_list(cx->dom, &jobs, &n, err);
+	if (r < 0)
+		return r;
+	if (n)
+		/* A `try` also comes while we are at it ourselves. */
+		r = vs_err_set(err, -EBUSY, "%s job is running on %s%s", cx->try_only ? "a" : "somebody else's",
+			       jobs[0].target ? "disk " : "the domain", jobs[0].target ? jobs[0].target : "");
+	vm_blockjob_list_free(jobs, n);
+	if (r == 0)
+		r = vm_record_unfinished_delete(cx->dom, &where, err);
+	if (r > 0)
+		return vs_err_set(err, -EPERM, "libvirt has noted at '%s' that a delete by another tool was not completed: repeat that "
+				  "delete with that tool first", where);
+	return r;
+}
+
+int vm_check_startable(const struct vm_context *cx, struct vs_err *err)
+{
+	if (cx->running || virDomainHasManagedSaveImage(cx->dom, 0) <= 0)
+		return 0;
+	return vs_err_set(err, -EPERM, "the domain has a managed save, which a start would use up: start it and shut it down first");
+}
+
+static bool lies_there(const char *dir, const char *name, char **path)
+{
+	*path = xasprintf("%s/%s", dir, name);
+	if (access(*path, F_OK) == 0)
+		return true;
+	free(vs_steal(*path));
+	return false;
+}
+
+/* A file of the missing one's name beside another layer of the domain: gives its path; NULL: there is none. */
+static char *find_moved(const struct vm_context *cx, const char *missing)
+{
+	const char *slash = strrchr(missing, '/'), *name = slash ? slash + 1 : missing;
+
+	for (size_t i = 0; i < cx->d->n_layers; i++) {
+		vs_autofree char *dir = xstrdup(cx->d->layers[i].path);
+		char *end = strrchr(dir, '/'), *path;
+
+		if (cx->d->layers[i].error || !end)
+			continue;
+		*end = '\0';
+		if (lies_there(dir, name, &path))
+			return path;
+	}
+	return NULL;
+}
+
+/* Why a chain ends too early, and what can be done about it. */
+static int broken(const struct vm_context *cx, const char *target, int layer, struct vs_err *err)
+{
+	const struct vm_layer *l = &cx->d->layers[layer];
+	vs_autofree char *moved = l->error == -ENOENT ? find_moved(cx, l->path) : NULL;
+
+	if (l->error == -ENOENT && l->active && cx->running)
+		return vs_err_set(err, -EPERM, "disk %s: its active layer '%s' was removed while the domain runs, and what the guest wrote is in QEMU "
+				  "alone: save it before the domain stops, with 'virsh blockcopy %s %s NEWFILE --wait --pivot --transient-job'",
+				  target, l->path, cx->d->name, target);
+	if (moved)
+		return vs_err_set(err, -EPERM, "disk %s: its layer '%s' is missing, and a file of that name lies at '%s': put it back, or tell the "
+				  "image that stands on it where it is (qemu-img rebase -u)", target, l->path, moved);
+	if (l->error == -ENOENT)
+		return vs_err_set(err, -EPERM, "disk %s: its layer '%s' is missing: bring it back first", target, l->path);
+	return vs_err_set(err, l->error == -EACCES ? -EACCES : -EPERM, "disk %s: its layer '%s' %s", target, l->path,
+			  l->note ? l->note : strerror(-l->error));
+}
+
+static bool is_cancelled(void *opaque)
+{
+	return vm_context_cancelled(opaque, NULL) < 0;
+}
+
+/* Was it cut off, so that QEMU would open it and take what is gone for never written? */
+static int check_cut(const struct vm_context *cx, const char *target, int layer, struct vs_err *err)
+{
+	const struct vm_layer *l = &cx->d->layers[layer];
+	struct q2_work work = { .limit = WHOLE_WORK, .stop = is_cancelled, .opaque = (void *)cx };
+	struct q2_file *f;
+	int r;
+
+	if (l->format != Q2_FORMAT_QCOW2)
+		return 0;
+	r = q2_file_open(l->path, &f, err);
+	if (r == 0) {
+		r = q2_file_whole(f, &work, err);
+		q2_file_close(f);
+	}
+	if (r == -EUCLEAN || r == -EFBIG) {
+		r = -EPERM;
+		if (err)
+			err->code = r;
+	}
+	if (r < 0)
+		vs_err_prefix(err, "disk %s", target);
+	return r;
+}
+
+int vm_check_uncut(const struct vm_context *cx, const char *target, int layer, struct vs_err *err)
+{
+	int r = 0;
+
+	for (int l = layer, n = 0; r == 0 && l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below, n++)
+		r = cx->d->layers[l].error ? broken(cx, target, l, err) : check_cut(cx, target, l, err);
+	return r;
+}
+
+int vm_check_whole(const struct vm_context *cx, const char *target, struct vs_err *err)
+{
+	for (int l = vm_context_top(cx, target), n = 0; l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below, n++)
+		if (cx->d->layers[l].error)
+			return broken(cx, target, l, err);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- how much it would move */
+
+/* Of what a view of @top shows, what comes from above @base: everything, and what is stored of it. @depth: layers above base. */
+static bool count_view(struct q2_view *view, unsigned depth, struct q2_work *work, uint64_t *bytes, uint64_t *stored)
+{
+	uint64_t off = 0, size = q2_view_size(view);
+	struct q2_extent e;
+
+	for (*bytes = *stored = 0; off < size; off = e.guest_off + e.len) {
+		if (work->spent >= work->limit) { /* an image that was made to cost: no more than all of it */
+			*bytes += size - off;
+			return true;
+		}
+		if (q2_view_extent(view, off, size - off, work, &e, NULL) < 0 || e.len == 0)
+			return false;
+		if (e.depth < depth)
+			*bytes += e.len;
+		if (e.depth < depth && e.kind != Q2_ZERO)
+			*stored += e.len;
+	}
+	return true;
+}
+
+/* Any disk of the domain: all have the domain's gate. */
+static const struct vm_disk *any_disk(const struct vm_context *cx)
+{
+	for (size_t i = 0; i < cx->d->n_snapshots; i++)
+		for (size_t k = 0; k < cx->d->snapshots[i].n_disks; k++)
+			if (cx->d->snapshots[i].disks[k].gate && cx->d->snapshots[i].kind == VM_EXTERNAL)
+				return &cx->d->snapshots[i].disks[k];
+	return NULL;
+}
+
+/* False: it cannot be told, because the top is being written. */
+static bool count_exactly(const struct vm_context *cx, int base, int top, uint64_t *bytes, uint64_t *stored)
+{
+	const struct vm_layer *l = &cx->d->layers[top];
+	const struct vm_disk *any = any_disk(cx);
+	struct q2_view_spec spec = { .path = l->path, .format = l->format, .gate = any ? any->gate : NULL };
+	struct q2_work work = { .limit = COST_WORK, .stop = is_cancelled, .opaque = (void *)cx };
+	struct q2_cache *cache;
+	struct q2_view *view;
+	unsigned depth = 0;
+	bool counted;
+
+	for (int at = top; at != base && at >= 0; at = cx->d->layers[at].below)
+		depth++;
+	if ((l->active && cx->running) || !any)
+		return false;
+	cache = q2_cache_new(COST_TABLE_BYTES, 0);
+	if (!cache)
+		return false;
+	counted = q2_view_open(cache, &spec, &view, NULL) >= 0;
+	if (counted) {
+		counted = count_view(view, depth, &work, bytes, stored);
+		q2_view_close(view);
+	}
+	q2_cache_free(cache);
+	return counted;
+}
+
+uint64_t vm_check_cost(const struct vm_context *cx, int base, int top)
+{
+	uint64_t bytes = 0, stored = 0, allocated = 0;
+
+	for (int at = top; at != base && at >= 0; at = cx->d->layers[at].below)
+		allocated += vm_context_allocated(cx, at);
+	if (!count_exactly(cx, base, top, &bytes, &stored))
+		return allocated;
+	return bytes + (allocated > stored ? allocated - stored : 0); /* and tables, as many as they have themselves */
+}

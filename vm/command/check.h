@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * check.h: may a command be carried out, by the look? Nothing is changed here.
+ *
+ * Threads: the command's.
+ */
+#ifndef VS_VM_COMMAND_CHECK_H
+#define VS_VM_COMMAND_CHECK_H
+
+#include "vm/command/context.h"
+
+/* -EBUSY: somebody else's job runs; -EPERM: somebody's unfinished delete. */
+int vm_check_idle(struct vm_context *cx, struct vs_err *err);
+
+/* For what moves data: -EPERM, the domain is shut off and has a managed save, which the start for it would use up. */
+int vm_check_startable(const struct vm_context *cx, struct vs_err *err);
+
+/* Is the chain that this disk writes through whole, by the look? -EPERM, -EACCES: a layer is missing or cannot be read, and what can be
+ * done. */
+int vm_check_whole(const struct vm_context *cx, const char *target, struct vs_err *err);
+/* Is the chain from this layer down, of the disk or of a snapshot of it, whole, and was no file of it cut off? Reads their tables. */
+int vm_check_uncut(const struct vm_context *cx, const char *target, int layer, struct vs_err *err);
+/* Bytes that a merge of everything above @base up to @top moves at most: what these layers store, and the zeros that they note, which
+ * some QEMUs write out. */
+uint64_t vm_check_cost(const struct vm_context *cx, int base, int top);
+
+#endif

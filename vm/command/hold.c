@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/* hold, release, and storing a policy. */
+#include <errno.h>
+#include <string.h>
+
+#include "vm/command/attest.h"
+#include "vm/command/command.h"
+
+int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct vs_err *err)
+{
+	const struct vm_snapshot *s;
+	struct vm_meta_id id;
+	int r = vm_attest_poll(cx, err);
+
+	if (r == 0)
+		r = vm_context_find(cx, name, &s, err);
+	if (r < 0)
+		return r;
+	if (s->held == hold || cx->try_only) {
+		vm_context_say(cx, s->held == hold ? "'%s' is %s already" : "'%s' would be %s", s->shown,
+			       hold ? "held" : "released");
+		return 0;
+	}
+	id = vm_context_id(cx, s);
+	if (vm_meta_set_held(cx->meta, &id, hold) < 0)
+		return vs_err_set(err, -ENOMEM, "out of memory");
+	return vm_context_ask(cx, err);
+}
+
+int vm_command_policy(struct vm_context *cx, const char *line, struct vs_err *err)
+{
+	int r = vm_attest_poll(cx, err);
+
+	if (r < 0)
+		return r;
+	if (cx->meta->policy && !strcmp(cx->meta->policy, line))
+		return 0;
+	if (vm_meta_set_policy(cx->meta, line) < 0)
+		return vs_err_set(err, -ENOMEM, "out of memory");
+	return vm_context_ask(cx, err);
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * poll.h: one look at everything that a libvirt connection has, and the inventory that comes of it.
+ *
+ * An inventory outlives connections: what it knows is compared with what the next connection says.
+ * Threads: one, the refresher.
+ */
+#ifndef VS_VM_INVENTORY_POLL_H
+#define VS_VM_INVENTORY_POLL_H
+
+#include "vm/libvirt/conn.h"
+#include "vm/meta/store.h"
+#include "vm/model/types.h"
+
+struct vm_poll;
+
+/* Copies what it needs of @options. NULL: no memory. */
+struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *store); /* borrows @store */
+void vm_poll_free(struct vm_poll *poll);
+
+/* @fresh: the connection is a new one, so nothing of what is known is taken for granted. @closely: nothing that files and directories
+ * said before is taken on trust. @prev: the inventory in place or
+ * NULL. Gives *out. -EHOSTDOWN: the connection is gone. */
+int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, bool closely, const struct vm_inventory *prev,
+		 struct vm_inventory **out, struct vs_err *err);
+
+/* Says something in the log of every domain that is known. */
+void vm_poll_say(struct vm_poll *poll, const char *text);
+
+#endif

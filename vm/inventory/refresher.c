@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * The refresher: one thread that looks, and a pointer that it swaps.
+ *
+ *   asked   rises with every request for a look: a hint from libvirt, vm_refresher_poll()
+ *   begun   the value of `asked` when the look that is running (or the last one) began
+ *   done    the value of `begun` of the last look that ended, in an inventory or in an error
+ *
+ * A caller of vm_refresher_poll() raises `asked` to its own number and waits until `done` has reached it: the look that did so
+ * began after the call. Without requests a look begins every refresh period. Hints come in bursts (one block job is
+ * a dozen events), so they wait a little for company. Whatever the period, a look that takes long is followed by a rest
+ * twice as long: the refresher never uses more than a third of a core, unless somebody waits for it.
+ *
+ * The lock is held to move numbers and swap pointers, nothing else; so vm_refresher_inventory() does not block however long a
+ * look takes. A look can hang in libvirt for as long as libvirtd does. vm_refresher_stop() waits a few seconds for it; then
+ * the thread is left behind with everything it uses, which is right for a process that is about to end: there is no
+ * safe way to pull it out.
+ */
+#include "vm/inventory/refresher.h"
+
+#include <errno.h>
+#include <pthread.h>
+
+#include "vm/inventory/source.h"
+#include "vm/util/clock.h"
+#include "vm/util/mem.h"
+
+#define HINT_PAUSE_NS (50 * VM_NS_PER_MS)
+#define CLOSE_PATIENCE_NS (5 * VM_NS_PER_S)
+
+struct vm_refresher {
+	/* immutable after open */
+	struct vm_source *source;
+	int64_t period_ns;
+	/* immutable after start */
+	vm_on_inventory_fn on_inventory;
+	void *opaque;
+	pthread_t thread;
+
+	pthread_mutex_t lock; /* guards the rest */
+	pthread_cond_t wake;  /* the refresher waits: stop, or asked > begun with its time come, or the period over */
+	pthread_cond_t ended; /* others wait: done has risen, or the thread is gone */
+	struct vm_inventory *inventory;
+	uint64_t asked, begun, done;
+	bool urgent;        /* somebody waits in vm_refresher_poll(): no pause for company */
+	bool closely;       /* somebody waits in vm_refresher_poll_closely() */
+	bool stop, gone;
+	int result;         /* of the last look that ended */
+	int64_t began_ns, took_ns; /* of the last look, steady clock */
+	int64_t wish_ns;           /* the source's own idea of the next one; 0 = none */
+};
+
+/* ---------------------------------------------------------------- the thread */
+
+/* When the next look is due, by the steady clock. */
+static int64_t due_ns_locked(const struct vm_refresher *re)
+{
+	int64_t breath = re->began_ns + re->took_ns * 3;
+	int64_t period = re->began_ns + re->period_ns;
+
+	if (re->asked != re->begun && re->urgent)
+		return 0;
+	if (re->wish_ns)
+		return re->wish_ns;
+	if (re->asked != re->begun && breath + HINT_PAUSE_NS < period)
+		return breath + HINT_PAUSE_NS;
+	return breath > period ? breath : period;
+}
+
+static void wait_until_locked(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t when_ns)
+{
+	struct timespec when = vm_ns_timespec(when_ns);
+
+	pthread_cond_timedwait(cond, lock, &when);
+}
+
+/* Waits for the next look's time. False: stop. */
+static bool await_turn_locked(struct vm_refresher *re)
+{
+	while (!re->stop) {
+		int64_t due = due_ns_locked(re);
+
+		if (due <= vm_steady_ns())
+			return true;
+		wait_until_locked(&re->wake, &re->lock, due);
+	}
+	return false;
+}
+
+/* Puts @next (may be NULL: the look failed) in place. Returns whether a user can see a difference. */
+static bool finish_locked(struct vm_refresher *re, struct vm_inventory *next, int result, struct vm_inventory **old)
+{
+	bool news = next && (!re->inventory || next->serial != re->inventory->serial);
+
+	*old = NULL;
+	if (next) {
+		*old = re->inventory;
+		re->inventory = next;
+	}
+	re->done = re->begun;
+	re->result = result;
+	re->wish_ns = re->source->due_ns;
+	re->took_ns = vm_steady_ns() - re->began_ns;
+	pthread_cond_broadcast(&re->ended);
+	return news && !re->stop;
+}
+
+/* Only the refresher replaces re->inventory, so it may read the present one without the lock. */
+static void poll_locked(struct vm_refresher *re)
+{
+	struct vm_inventory *next = NULL, *old;
+	bool news;
+	int r;
+
+	re->begun = re->asked;
+	re->urgent = false;
+	re->source->closely = re->closely;
+	re->closely = false;
+	re->began_ns = vm_steady_ns();
+	pthread_mutex_unlock(&re->lock);
+	r = re->source->ops->poll(re->source, re->inventory, &next, NULL);
+	pthread_mutex_lock(&re->lock);
+	news = finish_locked(re, r < 0 ? NULL : next, r, &old);
+	pthread_mutex_unlock(&re->lock);
+	vm_inventory_put(old);
+	if (news)
+		re->on_inventory(re->opaque, re->inventory, false);
+	pthread_mutex_lock(&re->lock);
+}
+
+static void *refresher(void *arg)
+{
+	struct vm_refresher *re = arg;
+
+	re->on_inventory(re->opaque, re->inventory, true);
+	pthread_mutex_lock(&re->lock);
+	while (await_turn_locked(re))
+		poll_locked(re);
+	re->gone = true;
+	pthread_cond_broadcast(&re->ended);
+	pthread_mutex_unlock(&re->lock);
+	return NULL;
+}
+
+static void kick(void *opaque)
+{
+	struct vm_refresher *re = opaque;
+
+	pthread_mutex_lock(&re->lock);
+	re->asked++;
+	pthread_cond_signal(&re->wake);
+	pthread_mutex_unlock(&re->lock);
+}
+
+/* ---------------------------------------------------------------- open and close */
+
+void vm_refresher_free(struct vm_refresher *re)
+{
+	if (!re)
+		return;
+	if (re->source)
+		re->source->ops->close(re->source);
+	vm_inventory_put(re->inventory);
+	pthread_cond_destroy(&re->wake);
+	pthread_cond_destroy(&re->ended);
+	pthread_mutex_destroy(&re->lock);
+	free(re);
+}
+
+static struct vm_refresher *refresher_new(double refresh_s)
+{
+	struct vm_refresher *re = xcalloc(1, sizeof(*re));
+	pthread_condattr_t steady;
+
+	pthread_mutex_init(&re->lock, NULL);
+	pthread_condattr_init(&steady);
+	pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
+	pthread_cond_init(&re->wake, &steady);
+	pthread_cond_init(&re->ended, &steady);
+	pthread_condattr_destroy(&steady);
+	re->period_ns = (int64_t)(refresh_s * 1e9);
+	return re;
+}
+
+int vm_refresher_open(const struct vm_options *options, struct vm_store *store, struct vm_refresher **out, struct vs_err *err)
+{
+	struct vm_refresher *re = refresher_new(options->refresh_s);
+	int r;
+
+	if (options->n_images)
+		r = vm_source_images(options, store, &re->source, err);
+	else
+		r = vm_source_libvirt(options, store, kick, re, &re->source, err);
+	if (r >= 0) {
+		re->began_ns = vm_steady_ns();
+		r = re->source->ops->poll(re->source, NULL, &re->inventory, err);
+		re->took_ns = vm_steady_ns() - re->began_ns;
+	}
+	if (r < 0) {
+		vm_refresher_free(re);
+		return r;
+	}
+	*out = re;
+	return 0;
+}
+
+int vm_refresher_start(struct vm_refresher *re, vm_on_inventory_fn on_inventory, void *opaque)
+{
+	re->on_inventory = on_inventory;
+	re->opaque = opaque;
+	return -pthread_create(&re->thread, NULL, refresher, re);
+}
+
+/* Waits for the refresher to leave. False: it hangs in a call. */
+static bool await_end(struct vm_refresher *re)
+{
+	int64_t patience = vm_steady_ns() + CLOSE_PATIENCE_NS;
+	bool gone;
+
+	pthread_mutex_lock(&re->lock);
+	re->stop = true;
+	pthread_cond_broadcast(&re->wake);
+	while (!re->gone && vm_steady_ns() < patience)
+		wait_until_locked(&re->ended, &re->lock, patience);
+	gone = re->gone;
+	pthread_mutex_unlock(&re->lock);
+	return gone;
+}
+
+bool vm_refresher_stop(struct vm_refresher *re)
+{
+	bool gone = await_end(re);
+
+	if (gone)
+		pthread_join(re->thread, NULL);
+	else
+		pthread_detach(re->thread);
+	return gone;
+}
+
+/* ---------------------------------------------------------------- what others ask */
+
+struct vm_inventory *vm_refresher_inventory(struct vm_refresher *re)
+{
+	struct vm_inventory *inv;
+
+	pthread_mutex_lock(&re->lock);
+	inv = vm_inventory_ref(re->inventory);
+	pthread_mutex_unlock(&re->lock);
+	return inv;
+}
+
+static int poll(struct vm_refresher *re, bool closely, unsigned timeout_ms)
+{
+	int64_t patience = vm_steady_ns() + timeout_ms * VM_NS_PER_MS;
+	uint64_t mine;
+	int r;
+
+	pthread_mutex_lock(&re->lock);
+	mine = ++re->asked;
+	re->urgent = true;
+	re->closely |= closely;
+	pthread_cond_signal(&re->wake);
+	while (re->done < mine && !re->stop && vm_steady_ns() < patience)
+		wait_until_locked(&re->ended, &re->lock, patience);
+	r = re->done >= mine ? re->result : -ETIMEDOUT;
+	pthread_mutex_unlock(&re->lock);
+	return r;
+}
+
+int vm_refresher_poll(struct vm_refresher *re, unsigned timeout_ms)
+{
+	return poll(re, false, timeout_ms);
+}
+
+int vm_refresher_poll_closely(struct vm_refresher *re, unsigned timeout_ms)
+{
+	return poll(re, true, timeout_ms);
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * made.h: a file that a command is about to make, as its journal ("make") tells: never to be taken for one that came to have its name, or
+ * its inode number, later.
+ *
+ * Threads: any.
+ */
+#ifndef VS_VM_META_MADE_H
+#define VS_VM_META_MADE_H
+
+#include "qcow2/base.h"
+
+struct vm_made {
+	uint64_t dev, ino;
+	int64_t btime_ns; /* 0: the file system has no such time */
+	const char *path;
+};
+/* @fd: of @path, opened. 0 or -errno. */
+int vm_made_of(int fd, const char *path, struct vm_made *out);
+char *vm_made_text(const struct vm_made *made); /* gives */
+/* False: it is no such text. @out borrows of it. */
+bool vm_made_parse(const char *text, struct vm_made *out);
+/* 1: that very file is there, and it is a regular one; 0: there is none, or another one; -errno: nobody can tell. */
+int vm_made_is_there(const struct vm_made *made);
+
+#endif

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * watch.h: one image file, from poll to poll.
+ *
+ * The inventory's memory of one file, by (dev, ino). Feed every poll's look to vm_watch_step(); copy the two answers into
+ * vm_fact_file. Zero-initialise; pure.
+ */
+#ifndef VS_VM_OBSERVE_WATCH_H
+#define VS_VM_OBSERVE_WATCH_H
+
+#include "vm/model/types.h"
+
+struct vm_watch {
+	uint64_t dev, ino, size;
+	int64_t mtime_ns;
+	uint64_t backing_hash;
+	unsigned seen_at;       /* poll of the last look */
+	bool frozen;            /* at the last look */
+	unsigned written_at, repointed_at;
+};
+
+/* @backing: the header's backing name, NULL for none. @frozen: no domain, running or shut off, has it as its active layer.
+ * Another (dev, ino) starts anew. Block devices are never seen to change. */
+void vm_watch_step(struct vm_watch *watch, const struct q2_stamp *stamp, const char *backing, bool frozen, unsigned poll);
+
+#endif
