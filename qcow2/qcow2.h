@@ -167,6 +167,8 @@ int q2_info_read(struct q2_file *f, enum q2_format format, struct q2_info **out,
  * and does every cluster of data begin there? (QEMU itself lets a file end within its last cluster.) -EUCLEAN: no. -EFBIG: at the
  * limit of @work nobody knew. An external data file is not looked at. */
 int q2_file_whole(struct q2_file *f, struct q2_work *work, struct vs_err *err);
+/* How many bytes of the file are in use, by the refcounts of a qcow2 image, which nobody may be writing to. */
+int q2_file_counted(struct q2_file *f, uint64_t *bytes, struct vs_err *err);
 void q2_info_free(struct q2_info *info);
 /* For the whole process; in bytes, of which a snapshot takes about 90. It is 32 MiB unless something else is said. */
 void q2_info_limit(size_t bytes);

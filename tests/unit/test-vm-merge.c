@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/command/fit.h"
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
 
@@ -25,12 +26,15 @@
 #define FILES 8
 #define SNAPS 6
 #define NONE (-1)
+#define ZEROS 0xff /* noted in a layer as zeros */
+#define PAST 0xdd
 
 struct file {
 	bool exists, made;
 	int below;
 	uint64_t ino;
 	unsigned char data[CLUSTERS]; /* 0: not here */
+	int size;                     /* of the disk, in clusters; what lies past it reads as PAST */
 	bool needed, unknown;         /* by others; it is not known whether */
 };
 
@@ -53,27 +57,42 @@ struct world {
 
 /* ---------------------------------------------------------------- making one */
 
+static int sizes[FILES]; /* of the files that are made next; 0: CLUSTERS */
+
 static int new_file(struct world *w, int below, bool made)
 {
 	struct file *f = &w->files[w->n_files];
 
 	cr_assert(w->n_files < FILES);
-	*f = (struct file){.exists = true, .made = made, .below = below, .ino = 100 + (uint64_t)w->n_files};
+	*f = (struct file){.exists = true, .made = made, .below = below, .ino = 100 + (uint64_t)w->n_files,
+			   .size = sizes[w->n_files] ? sizes[w->n_files] : CLUSTERS};
 	return w->n_files++;
 }
 
+/* What a layer shows past the end of one beneath it is zeros, whatever stands beneath that. */
 static void read_through(const struct world *w, int file, unsigned char out[CLUSTERS])
 {
+	int seen = CLUSTERS;
+
 	memset(out, 0, CLUSTERS);
 	for (int f = file, n = 0; f != NONE && n < FILES; f = w->files[f].below, n++) {
 		if (!w->files[f].exists) {
 			memset(out, 0xee, CLUSTERS); /* nothing can be read */
 			return;
 		}
-		for (int c = 0; c < CLUSTERS; c++)
+		seen = w->files[f].size < seen ? w->files[f].size : seen;
+		for (int c = 0; c < seen; c++)
 			if (!out[c])
 				out[c] = w->files[f].data[c];
 	}
+	for (int c = 0; c < CLUSTERS; c++)
+		out[c] = c >= w->files[file].size ? PAST : out[c] == ZEROS ? 0 : out[c];
+}
+
+static void guest_writes(struct file *f, int cluster, unsigned char byte)
+{
+	if (cluster < f->size)
+		f->data[cluster] = byte;
 }
 
 static int take(struct world *w, int parent)
@@ -87,8 +106,8 @@ static int take(struct world *w, int parent)
 	read_through(w, w->active, s->want);
 	s->overlay = w->active = new_file(w, s->pit, true);
 	/* the guest writes: each layer something of its own, and over something of those beneath */
-	w->files[w->active].data[w->n_snaps % CLUSTERS] = (unsigned char)(10 + w->active);
-	w->files[w->active].data[(w->n_snaps + 1) % CLUSTERS] = (unsigned char)(40 + w->active);
+	guest_writes(&w->files[w->active], w->n_snaps % CLUSTERS, (unsigned char)(10 + w->active));
+	guest_writes(&w->files[w->active], (w->n_snaps + 1) % CLUSTERS, (unsigned char)(40 + w->active));
 	return w->n_snaps++;
 }
 
@@ -99,12 +118,12 @@ static struct world make(int layers, int branch)
 	int parent = NONE;
 
 	w.active = new_file(&w, NONE, false);
-	memset(w.files[0].data, 1, CLUSTERS);
+	memset(w.files[0].data, 1, (size_t)w.files[0].size);
 	for (int i = 0; i < layers; i++)
 		parent = take(&w, parent);
 	if (branch != NONE) {
 		w.active = new_file(&w, w.snaps[branch].pit, true);
-		w.files[w.active].data[3] = 99;
+		guest_writes(&w.files[w.active], 3, 99);
 		take(&w, branch);
 	}
 	return w;
@@ -178,7 +197,8 @@ static void show(const struct world *w, struct show *v)
 		static char *needed[] = {(char *)"domain 'other' (disk vda)", NULL};
 
 		v->layers[i] = (struct vm_layer){
-			.path = v->paths[v->file_of[i]], .format = Q2_FORMAT_QCOW2, .paths = no_strings, .snapshots = no_strings,
+			.path = v->paths[v->file_of[i]], .format = Q2_FORMAT_QCOW2, .virtual_size = (uint64_t)f->size * 65536, .version = 3,
+			.cluster_bits = 16, .paths = no_strings, .snapshots = no_strings,
 			.users = f->needed || carries_stray(w, v->file_of[i]) ? needed : no_strings, .error = f->exists ? 0 : -ENOENT,
 			.below = f->exists && f->below != NONE ? layer_of[f->below] : -1, .active = v->file_of[i] == w->active,
 			.stamp = {.dev = 1, .ino = f->exists ? f->ino : 0, .size = 4096, .mtime_ns = 5},
@@ -252,17 +272,21 @@ static bool goes(const struct vm_merge *m, const char *name)
 	return false;
 }
 
+/* As QEMU does it: what grows over something larger is filled up with zeros, and zeros that a short layer stood for are copied as such. */
 static void copy_down(struct world *w, int base, int top, int clusters)
 {
+	struct file *b = &w->files[base];
 	unsigned char above[CLUSTERS] = {0};
 
 	for (int f = top; f != base; f = w->files[f].below)
-		for (int c = 0; c < CLUSTERS; c++)
+		for (int c = 0; c < w->files[top].size; c++)
 			if (!above[c])
-				above[c] = w->files[f].data[c];
+				above[c] = c < w->files[f].size ? w->files[f].data[c] : ZEROS;
+	for (; b->size < w->files[top].size; b->size++)
+		b->data[b->size] = ZEROS;
 	for (int c = 0; c < clusters; c++)
 		if (above[c])
-			w->files[base].data[c] = above[c];
+			b->data[c] = above[c];
 }
 
 /* A file goes: was it free to? */
@@ -498,7 +522,7 @@ static void interfere(struct world *w, enum deed deed, int snap)
 		unsigned char all[CLUSTERS];
 
 		guest_of(w, all);
-		memcpy(w->files[w->active].data, all, CLUSTERS);
+		memcpy(w->files[w->active].data, all, (size_t)w->files[w->active].size);
 		w->files[w->active].below = NONE;
 		break;
 	}
@@ -730,4 +754,171 @@ Test(vm_merge, an_interrupted_command_is_finished_by_its_repetition)
 			cr_expect_eq(n, at == MOVED && s == 2 ? 4 : 3, "%s: %d files", w.said, n);
 			vm_meta_free(w.meta);
 		}
+}
+
+/* ---------------------------------------------------------------- layers of different sizes */
+
+/* Every chain of up to three layers and every size of each, with a branch or without. */
+static void every_size(void (*test)(struct world *w))
+{
+	for (int layers = 1; layers <= 3; layers++)
+		for (int branch = NONE; branch < layers; branch++)
+			for (int n = 0; n < 81; n++) {
+				struct world w;
+
+				for (int f = 0, rest = n; f < FILES; f++, rest /= 3)
+					sizes[f] = CLUSTERS - rest % 3;
+				w = make(layers, branch);
+				memset(sizes, 0, sizeof(sizes));
+				snprintf(w.said, sizeof(w.said), "%d layers, branch at %d, sizes %d %d %d %d:", layers, branch, w.files[0].size,
+					 w.files[1].size, layers > 1 ? w.files[2].size : 0, layers > 2 ? w.files[3].size : 0);
+				check(&w);
+				test(&w);
+				vm_meta_free(w.meta);
+			}
+}
+
+static size_t done, refused;
+
+/* The guest's disk keeps its size and bytes, as every snapshot that stays does, and the repetition of what was interrupted is right, too. */
+static void command_of_sizes(const struct world *w, const struct command *c, enum step last)
+{
+	struct world one = copy(w);
+	unsigned char before[CLUSTERS], after[CLUSTERS];
+
+	snprintf(one.said, sizeof(one.said), "%.200s %s s%d s%d up to %d", w->said, c->commit ? "commit" : "delete", c->first, c->last, last);
+	guest_of(&one, before);
+	if (!give(&one, c, last, false)) {
+		refused++;
+	} else {
+		check(&one);
+		cr_assert(last == DONE || !one.snaps[c->last].exists || give(&one, c, DONE, true), "%s: what was begun is refused", one.said);
+		done++;
+	}
+	check(&one);
+	guest_of(&one, after);
+	cr_assert(!memcmp(before, after, CLUSTERS), "%s: the guest reads otherwise", one.said);
+	vm_meta_free(one.meta);
+}
+
+static void commands_of_sizes(struct world *w)
+{
+	for (int first = 0; first < w->n_snaps; first++)
+		for (int last = first; last < w->n_snaps; last++)
+			for (int commit = first != last; commit < 2; commit++) {
+				struct command c = {first, last, commit};
+
+				command_of_sizes(w, &c, HALF_COPIED);
+				command_of_sizes(w, &c, DONE);
+			}
+}
+
+Test(vm_merge, layers_of_whatever_size_show_nothing_that_was_hidden, .timeout = 60)
+{
+	every_size(commands_of_sizes);
+	cr_assert(done > 1000 && refused > 1000, "%zu done, %zu refused", done, refused);
+}
+
+/* As QEMU 7.2 does it: nothing is copied that lies past the end of the layer beneath the active one. */
+static void pull(struct world *w, int base)
+{
+	struct file *top = &w->files[w->active];
+
+	for (int c = 0; top->below != NONE && c < top->size && c < w->files[top->below].size; c++)
+		for (int f = top->below; f != base && !top->data[c]; f = w->files[f].below)
+			top->data[c] = c < w->files[f].size ? w->files[f].data[c] : ZEROS;
+	top->below = base;
+}
+
+static void pulls_of_sizes(struct world *w)
+{
+	for (int base = w->files[w->active].below;; base = w->files[base].below) {
+		struct world one = copy(w);
+		unsigned char before[CLUSTERS], after[CLUSTERS];
+		struct show v;
+		int layer;
+
+		show(w, &v);
+		layer = base == NONE ? NONE : vm_context_layer(&v.work, v.paths[base]);
+		guest_of(&one, before);
+		if (vm_fit_pull(&v.work, "vda", layer, v.disk.top, NULL) == 0) {
+			pull(&one, base);
+			done++;
+		} else {
+			cr_assert_neq(base, NONE, "%s: a pull down to nothing is refused", w->said);
+			refused++;
+		}
+		check(&one);
+		guest_of(&one, after);
+		cr_assert(!memcmp(before, after, CLUSTERS), "%s: after a pull down to f%d the guest reads otherwise", w->said, base);
+		vm_meta_free(one.meta);
+		if (base == NONE)
+			return;
+	}
+}
+
+Test(vm_merge, a_pull_shows_nothing_that_was_hidden)
+{
+	every_size(pulls_of_sizes);
+	cr_assert(done > 100 && refused > 100, "%zu done, %zu refused", done, refused);
+}
+
+/* One base and one overlay of two clusters more. What it says of the base. */
+static int fit_of(void (*change)(struct show *v), const char *words)
+{
+	struct world w;
+	struct vs_err err = {0};
+	struct show v;
+	int r;
+
+	sizes[0] = CLUSTERS - 2;
+	w = make(2, NONE);
+	memset(sizes, 0, sizeof(sizes));
+	show(&w, &v);
+	change(&v);
+	r = vm_fit_merge(&v.work, "vda", vm_context_layer(&v.work, "/f0"), vm_context_layer(&v.work, "/f1"), false, &err);
+	cr_expect(!words || strstr(err.msg, words), "'%s' does not say '%s'", err.msg, words);
+	vm_meta_free(w.meta);
+	return r;
+}
+
+static struct vm_layer *base_of(struct show *v)
+{
+	return &v->layers[vm_context_layer(&v->work, "/f0")];
+}
+
+static void is_a_file(struct show *v)
+{
+	base_of(v)->format = Q2_FORMAT_RAW;
+}
+
+static void is_a_device(struct show *v)
+{
+	base_of(v)->format = Q2_FORMAT_RAW;
+	base_of(v)->stamp.block = true;
+}
+
+static void is_version_2(struct show *v)
+{
+	base_of(v)->version = 2;
+}
+
+static void is_version_2_with_snapshots(struct show *v)
+{
+	base_of(v)->version = 2;
+	base_of(v)->internal = (char *)"i1";
+}
+
+static void is_version_3_with_snapshots(struct show *v)
+{
+	base_of(v)->internal = (char *)"i1";
+}
+
+Test(vm_merge, a_base_that_cannot_grow_is_found_beforehand)
+{
+	cr_expect_eq(fit_of(is_a_file, NULL), 0);
+	cr_expect_eq(fit_of(is_a_device, "make the device as large"), -ENOSPC);
+	cr_expect_eq(fit_of(is_version_2, NULL), 0);
+	cr_expect_eq(fit_of(is_version_2_with_snapshots, "amend"), -EOPNOTSUPP);
+	cr_expect_eq(fit_of(is_version_3_with_snapshots, NULL), 0);
 }

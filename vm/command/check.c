@@ -163,12 +163,12 @@ static bool count_view(struct q2_view *view, unsigned depth, struct q2_work *wor
 }
 
 /* Any disk of the domain: all have the domain's gate. */
-static const struct vm_disk *any_disk(const struct vm_context *cx)
+struct q2_gate *vm_check_gate(const struct vm_context *cx)
 {
 	for (size_t i = 0; i < cx->d->n_snapshots; i++)
 		for (size_t k = 0; k < cx->d->snapshots[i].n_disks; k++)
 			if (cx->d->snapshots[i].disks[k].gate && cx->d->snapshots[i].kind == VM_EXTERNAL)
-				return &cx->d->snapshots[i].disks[k];
+				return cx->d->snapshots[i].disks[k].gate;
 	return NULL;
 }
 
@@ -176,8 +176,7 @@ static const struct vm_disk *any_disk(const struct vm_context *cx)
 static bool count_exactly(const struct vm_context *cx, int base, int top, uint64_t *bytes, uint64_t *stored)
 {
 	const struct vm_layer *l = &cx->d->layers[top];
-	const struct vm_disk *any = any_disk(cx);
-	struct q2_view_spec spec = { .path = l->path, .format = l->format, .gate = any ? any->gate : NULL };
+	struct q2_view_spec spec = { .path = l->path, .format = l->format, .gate = vm_check_gate(cx) };
 	struct q2_work work = { .limit = COST_WORK, .stop = is_cancelled, .opaque = (void *)cx };
 	struct q2_cache *cache;
 	struct q2_view *view;
@@ -186,7 +185,7 @@ static bool count_exactly(const struct vm_context *cx, int base, int top, uint64
 
 	for (int at = top; at != base && at >= 0; at = cx->d->layers[at].below)
 		depth++;
-	if ((l->active && cx->running) || !any)
+	if ((l->active && cx->running) || !spec.gate)
 		return false;
 	cache = q2_cache_new(COST_TABLE_BYTES, 0);
 	if (!cache)

@@ -282,6 +282,8 @@ int vm_context_poll(struct vm_context *cx, struct vs_err *err)
 		if (!cx->dom)
 			return vm_virterr_set(err, "the domain");
 		cx->running = virDomainIsActive(cx->dom) == 1;
+		if (virConnectGetVersion(cx->conn, &cx->qemu) < 0)
+			cx->qemu = 0;
 		r = look_records(cx, err);
 	}
 	if (r == 0)

@@ -62,6 +62,7 @@ struct vm_context {
 	struct vm_context_record *records;
 	size_t n_records;
 	bool running;
+	unsigned long qemu; /* version, as libvirt counts: major * 1,000,000 + minor * 1,000 + release; 0: not known */
 
 	/* of the whole command */
 	struct vm_paused_guest guest; /* a paused start of ours, if guest_up: ended by vm_guest_end() */

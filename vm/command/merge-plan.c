@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "vm/command/check.h"
+#include "vm/command/fit.h"
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
 #include "vm/util/clock.h"
@@ -215,6 +216,7 @@ static int guarded_down(const struct vm_merge *m, struct vm_merge_disk *d, int b
 	enum vm_need need = needs(m, base, top, &why);
 	int where = -1;
 	const char *inside = stored_above(m, base, top, &where);
+	int r;
 
 	if (need == VM_NEED_BY && may_keep) {
 		keep(d, why.msg);
@@ -227,8 +229,10 @@ static int guarded_down(const struct vm_merge *m, struct vm_merge_disk *d, int b
 	if (inside)
 		return vs_err_set(err, -EPERM, "'%s' would go, and internal snapshot '%s' is stored in it: delete that first",
 				  layer_at(m, where)->path, inside);
-	go_down(m, d, base, top);
-	return 0;
+	r = vm_fit_merge(m->cx, d->target, base, top, m->resumed, err);
+	if (r == 0)
+		go_down(m, d, base, top);
+	return r;
 }
 
 /* `base` goes, and with it what earlier deletes had to leave because it stood on that. */

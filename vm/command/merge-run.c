@@ -34,6 +34,7 @@
 
 #include "vm/command/attest.h"
 #include "vm/command/check.h"
+#include "vm/command/fit.h"
 #include "vm/command/guest.h"
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
@@ -630,14 +631,20 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 	return r == 0 ? vm_attest_poll(m->cx, err) : r;
 }
 
-/* Of a file that was cut off nobody knows what it had. */
+/* Of a file that was cut off nobody knows what it had; and the base has to be one that can take it. */
 static int check_files(const struct vm_merge *m, struct vs_err *err)
 {
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < m->n_disks; i++)
-		if (m->disks[i].what == VM_MERGE_DOWN)
-			r = vm_check_uncut(m->cx, m->disks[i].target, vm_context_top(m->cx, m->disks[i].target), err);
+	for (size_t i = 0; r == 0 && i < m->n_disks; i++) {
+		const struct vm_merge_disk *d = &m->disks[i];
+
+		if (d->what != VM_MERGE_DOWN)
+			continue;
+		r = vm_check_uncut(m->cx, d->target, vm_context_top(m->cx, d->target), err);
+		if (r == 0)
+			r = vm_fit_files(m->cx, d->target, vm_context_layer(m->cx, d->base), vm_context_layer(m->cx, d->top), d->bytes, err);
+	}
 	return r;
 }
 

@@ -13,6 +13,7 @@
 #include "vm/command/command.h"
 #include "vm/command/context.h"
 #include "vm/command/delete.h"
+#include "vm/command/intent.h"
 #include "vm/command/plan.h"
 #include "vm/command/recover.h"
 #include "vm/language/retain.h"
@@ -78,6 +79,15 @@ static int list_dropped(struct vm_context *cx, const struct pruning *p, char ***
 	return r;
 }
 
+/* Has something been begun with it that is not done? */
+static bool is_begun(const struct vm_context *cx, const char *key)
+{
+	const struct vm_context_record *record = vm_context_record(cx, key);
+	const struct vm_meta_mark *mark = record ? vm_intent_mark(cx, record) : NULL;
+
+	return mark && !mark->is_void;
+}
+
 /* 1: there may be more. */
 static int prune_some(struct vm_context *cx, struct pruning *p, size_t *dropped, struct vs_err *err)
 {
@@ -95,7 +105,8 @@ static int prune_some(struct vm_context *cx, struct pruning *p, size_t *dropped,
 		for (size_t i = 0; i < done; i++)
 			vm_log(cx->log, "retention dropped '%s'", keys[i]);
 		*dropped += done;
-		if (r == -EPERM || r == -EOPNOTSUPP || r == -EACCES) {
+		/* what was begun, and met a full file system, is to be finished before anything else */
+		if (r == -EPERM || r == -EOPNOTSUPP || r == -EACCES || ((r == -EROFS || r == -ENOSPC) && !is_begun(cx, keys[done]))) {
 			note_refused(p, keys[done], r, err);
 			*err = (struct vs_err){0};
 			r = 0;

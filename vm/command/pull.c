@@ -7,6 +7,7 @@
 
 #include "vm/command/attest.h"
 #include "vm/command/check.h"
+#include "vm/command/fit.h"
 #include "vm/command/command.h"
 #include "vm/command/context.h"
 #include "vm/command/guest.h"
@@ -73,6 +74,9 @@ static int plan_pull(const struct vm_context *cx, const struct vm_disk_now *disk
 	bytes = record && base < 0 ? -1 : bytes_above(cx, disk->top, base);
 	if (bytes < 0)
 		return vs_err_set(err, -EOPNOTSUPP, "disk %s: '%s' is not beneath the active layer", disk->target, path);
+	r = vm_fit_pull(cx, disk->target, base, disk->top, err);
+	if (r < 0)
+		return r;
 	*p = (struct pull_disk){ .target = disk->target, .bytes = (uint64_t)bytes, .base = path ? strdup(path) : NULL };
 	return !path || p->base ? 1 : vs_err_set(err, -ENOMEM, "out of memory");
 }

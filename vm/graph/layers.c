@@ -332,6 +332,8 @@ static int paint(const struct painting *p, struct draft *draft, struct vm_layer 
 	layer->path = strdup(f->path);
 	layer->format = draft->format;
 	layer->virtual_size = f->info ? f->info->size : draft->format == Q2_FORMAT_RAW ? f->stamp.size : 0;
+	layer->version = f->info ? f->info->version : 0;
+	layer->cluster_bits = f->info ? f->info->cluster_bits : 0;
 	layer->allocated = f->stamp.allocated;
 	layer->stamp = f->stamp;
 	layer->below = draft->format == Q2_FORMAT_QCOW2 ? draft_index(p, f->below) : -1;

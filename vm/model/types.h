@@ -81,6 +81,7 @@ struct vm_layer {
 	char *path;
 	enum q2_format format;
 	uint64_t virtual_size;  /* 0 where unknown */
+	unsigned version, cluster_bits; /* of a qcow2 header; 0 where there is none */
 	uint64_t allocated;     /* bytes on disk */
 	int below;              /* index (in the domain's layers) of the layer it stands on, -1 = none */
 	bool active;            /* a disk of this domain writes here */
