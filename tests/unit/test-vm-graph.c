@@ -1441,6 +1441,43 @@ Test(vm_graph, the_data_file_of_a_detached_snapshot_is_needed)
 	picture_free(&p);
 }
 
+/* o1 is written into when it is a base, and with it what it keeps its data in, or shows: somebody else's disk, layer or data file. */
+Test(vm_graph, who_uses_what_is_written_with_a_file_needs_that_file)
+{
+	enum { DISK, LAYER, DATA, OWN, N_WAYS };
+
+	for (int loop = 0; loop < 2; loop++)
+		for (int way = 0; way < N_WAYS; way++) {
+			struct vm_fact_disk two[2];
+			struct lab l;
+
+			lab_init(&l);
+			l.files[SPARE].format = Q2_FORMAT_RAW;
+			*(loop ? &l.files[O1].shows : &l.files[O1].data) = SPARE;
+			if (way == LAYER || way == DATA) {
+				qcow2(&l, SPARE2, way == LAYER ? SPARE : VM_NO_FILE);
+				l.files[SPARE2].below_format = way == LAYER ? Q2_FORMAT_RAW : Q2_FORMAT_NONE;
+				l.files[SPARE2].data = way == DATA ? SPARE : VM_NO_FILE;
+			}
+			if (way == OWN) {
+				web_has_two(&l, two, SPARE, Q2_FORMAT_RAW);
+			} else {
+				l.disks[OTHER].top = way == DISK ? SPARE : SPARE2;
+				l.disks[OTHER].format = l.files[l.disks[OTHER].top].format;
+			}
+			struct picture p = picture_of(&l, WEB);
+			const struct vm_layer *o1 = layer_at(&p, "/i/o1");
+
+			cr_assert(o1->users[0], "loop %d, way %d: nobody needs it", loop, way);
+			cr_expect(strstr(o1->users[0], way == OWN ? "'web' (disk vdb)" : "'other'"), "loop %d, way %d: %s", loop, way, o1->users[0]);
+			cr_expect_null(o1->users[1], "loop %d, way %d", loop, way);
+			cr_expect(o1->rival && !strcmp(o1->rival, o1->users[0]), "loop %d, way %d: it has no rival", loop, way);
+			cr_expect_null(layer_at(&p, "/i/o2")->users[0]);
+			cr_expect_null(layer_at(&p, "/i/o3")->rival);
+			picture_free(&p);
+		}
+}
+
 Test(vm_graph, a_file_has_all_the_paths_that_lead_to_it_and_one_writer_too_many_is_told)
 {
 	struct lab l;

@@ -13,6 +13,7 @@
 #include "vm/model/names.h"
 
 #define USERS_SHOWN 16 /* a golden image may have thousands */
+#define WITH_MAX 16    /* a data file may be a loop device, and so on */
 
 /* A list of strings that grows; NULL-terminated in the end. */
 struct words {
@@ -199,20 +200,58 @@ static bool is_seen(const struct painting *p, const struct vm_graph_user *user)
 	return vm_graph_user_is_own(p->g, user->kind, user->index, p->domain);
 }
 
+/* What is written when this file is: its data file, what it shows as a loop device. VM_NO_FILE: nothing else. */
+static int written_with(const struct vm_graph *g, int file)
+{
+	const struct vm_fact_file *f = vm_graph_file(g, file);
+
+	return f->data != VM_NO_FILE ? f->data : f->shows;
+}
+
+static bool uses(const struct vm_graph *g, const struct vm_graph_user *user, int file)
+{
+	for (int u = g->users_of.head[g->node[file]]; u >= 0; u = g->users_of.next[u])
+		if (g->users[u].kind == user->kind && g->users[u].index == user->index)
+			return true;
+	return false;
+}
+
+/* Somebody, after the @from'th of g->users (-1: the first), who does not use @file but what is written with it; -1: nobody else. A
+ * disk only, if @disk. */
+static int next_beside(const struct vm_graph *g, int file, int from, bool disk)
+{
+	int other = written_with(g, file);
+	bool past = from < 0;
+
+	for (int n = 0; other != VM_NO_FILE && n < WITH_MAX; n++, other = written_with(g, other))
+		for (int u = g->users_of.head[g->node[other]]; u >= 0; u = g->users_of.next[u]) {
+			if (past && !uses(g, &g->users[u], file) && (!disk || g->users[u].kind == VM_USER_DISK))
+				return u;
+			past |= u == from;
+		}
+	return -1;
+}
+
+static int list_user(const struct painting *p, int user, struct words *words, size_t *more)
+{
+	if (words->n < USERS_SHOWN)
+		return words_add(words, vm_graph_user_phrase(p->g, p->g->users[user].kind, p->g->users[user].index));
+	++*more;
+	return 0;
+}
+
+/* Who uses what is written with it stands on no layer of this picture, whoever he is. */
 static int list_users(const struct painting *p, int file, struct words *words)
 {
 	const struct vm_graph *g = p->g;
 	size_t more = 0;
 	int ret = 0;
 
-	for (int u = g->users_of.head[g->node[file]]; ret == 0 && u >= 0; u = g->users_of.next[u]) {
-		if (is_seen(p, &g->users[u]))
-			continue;
-		if (words->n == USERS_SHOWN)
-			more++;
-		else
-			ret = words_add(words, vm_graph_user_phrase(g, g->users[u].kind, g->users[u].index));
-	}
+	for (int u = g->users_of.head[g->node[file]]; ret == 0 && u >= 0; u = g->users_of.next[u])
+		if (!is_seen(p, &g->users[u]))
+			ret = list_user(p, u, words, &more);
+	for (int u = next_beside(g, file, -1, false); ret == 0 && u >= 0; u = next_beside(g, file, u, false))
+		ret = list_user(p, u, words, &more);
 	if (ret == 0 && more)
 		ret = words_printf(words, "%zu more", more);
 	return ret;
@@ -272,10 +311,11 @@ static bool is_active(const struct painting *p, int file)
 	return false;
 }
 
-/* Another disk that writes to the file as well; NULL: none. */
+/* Another disk that writes to the file as well, or uses what is written with it; NULL: none. */
 static char *rival_of(const struct painting *p, int file)
 {
 	const struct vm_graph *g = p->g;
+	int beside = next_beside(g, file, -1, true);
 	bool own = false;
 
 	for (int i = g->tops.head[g->node[file]]; i >= 0; i = g->tops.next[i]) {
@@ -286,7 +326,7 @@ static char *rival_of(const struct painting *p, int file)
 		else
 			return vm_graph_user_phrase(g, VM_USER_DISK, (size_t)i);
 	}
-	return NULL;
+	return beside < 0 ? NULL : vm_graph_user_phrase(g, VM_USER_DISK, g->users[beside].index);
 }
 
 /* Every other path that leads to it. */
