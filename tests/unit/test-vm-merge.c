@@ -919,6 +919,6 @@ Test(vm_merge, a_base_that_cannot_grow_is_found_beforehand)
 	cr_expect_eq(fit_of(is_a_file, NULL), 0);
 	cr_expect_eq(fit_of(is_a_device, "make the device as large"), -ENOSPC);
 	cr_expect_eq(fit_of(is_version_2, NULL), 0);
-	cr_expect_eq(fit_of(is_version_2_with_snapshots, "amend"), -EOPNOTSUPP);
+	cr_expect_eq(fit_of(is_version_2_with_snapshots, "version 2"), -EOPNOTSUPP);
 	cr_expect_eq(fit_of(is_version_3_with_snapshots, NULL), 0);
 }

@@ -198,7 +198,7 @@ int vm_command_create(struct vm_context *cx, const struct vm_command *c, struct 
 		return r;
 	r = vm_recover_settle(cx, err);
 	if (r == 0)
-		r = vm_recover_begin(cx, cx->command, true, err);
+		r = vm_recover_begin(cx, cx->command, VM_BESIDE_CREATE, err);
 	if (r < 0)
 		return r;
 	if (!cx->conn)

@@ -405,7 +405,7 @@ int vm_delete_begun(struct vm_context *cx, const char *begun, char **keys, size_
 	vs_autofree const char **line = NULL;
 	vs_autofree char **gone = NULL;
 	size_t len;
-	int r = vm_recover_begin(cx, command, false, err);
+	int r = vm_recover_begin(cx, command, VM_BESIDE_CHANGE, err);
 
 	if (r < 0)
 		return r;
@@ -443,7 +443,7 @@ int vm_command_delete(struct vm_context *cx, char *const *names, size_t n, struc
 	if (begun)
 		r = vm_delete_begun(cx, begun, keys, &n_keys, err);
 	if (r == 0 && n_keys && !(begun && cx->try_only))
-		r = vm_recover_begin(cx, cx->command, false, err);
+		r = vm_recover_begin(cx, cx->command, VM_BESIDE_CHANGE, err);
 	if (r == 0)
 		return delete_all(cx, keys, n_keys, err);
 	for (size_t i = 0; i < n_keys; i++)
@@ -507,7 +507,7 @@ int vm_command_commit(struct vm_context *cx, const char *first_name, const char 
 	if (!cx->conn)
 		return vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has internal snapshots only: delete frees them");
 	command = command_text(VM_COMMIT, names, last_name ? 2 : 1);
-	r = vm_recover_begin(cx, command, false, err);
+	r = vm_recover_begin(cx, command, VM_BESIDE_CHANGE, err);
 	if (r < 0)
 		return r;
 	line = xcalloc(cx->n_records, sizeof(*line));

@@ -92,7 +92,7 @@ static int check_growth(const struct vm_context *cx, const char *target, int bas
 				  b->virtual_size, layer_at(cx, top)->path, size_of(cx, top));
 	if (b->format == Q2_FORMAT_QCOW2 && b->version == 2 && (inside || over_larger))
 		return vs_err_set(err, -EOPNOTSUPP, "disk %s: '%s' would have to grow from %" PRIu64 " to %" PRIu64 " bytes, which a version 2 image %s cannot: "
-				  "'qemu-img amend -o compat=1.1' on it while the domain is shut off makes it one that can", target, b->path,
+				  "'pull' makes the disk stand without it", target, b->path,
 				  b->virtual_size, size_of(cx, top), inside ? "with internal snapshots" : "on a larger one");
 	if (over_larger && cx->qemu && cx->qemu < QEMU_ZERO_FILLS)
 		return hides(cx, target, base, b->below, err);
@@ -140,7 +140,7 @@ static int check_writable(const char *target, const struct vm_layer *l, struct v
 			r = -EROFS;
 		close(fd);
 	}
-	return r < 0 ? vs_err_set(err, r, "disk %s: '%s' would be written to, and cannot be: %s", target, l->path,
+	return r < 0 ? vs_err_set(err, r, "disk %s: '%s' would be written to, and cannot be: %s; 'pull' makes the disk stand without it", target, l->path,
 				  r == -EPERM ? "it is immutable" : strerror(-r)) : 0;
 }
 

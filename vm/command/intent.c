@@ -303,7 +303,7 @@ static bool has_active(const struct vm_context *cx, const struct vm_meta_mark *m
 	return false;
 }
 
-static int settle_one(struct vm_context *cx, const struct vm_meta_mark *mark, bool create, struct vs_err *err)
+static int settle_one(struct vm_context *cx, const struct vm_meta_mark *mark, enum vm_intent_beside beside, struct vs_err *err)
 {
 	vs_autofree char *said = vm_intent_repeat(mark->command);
 	char why[VS_ERR_MAX] = "";
@@ -318,13 +318,13 @@ static int settle_one(struct vm_context *cx, const struct vm_meta_mark *mark, bo
 	state = judge(cx, mark, why, &code);
 	if (state == VM_INTENT_VOID)
 		return cx->try_only ? 0 : vm_intent_void(cx, mark->command, why, err);
-	if (create && !has_active(cx, mark))
+	if ((beside == VM_BESIDE_CREATE && !has_active(cx, mark)) || (beside == VM_BESIDE_PULL && state == VM_INTENT_REDO))
 		return 0;
 	if (state == VM_INTENT_UNKNOWN)
 		return vs_err_set(err, code, "'%s' was begun and is not done, and %s: bring that back, then repeat '%s' first", said,
 				  why, said);
-	return vs_err_set(err, -EPERM, "'%s' was begun and is not done, and its files are its own until then: repeat '%s' first", said,
-			  said);
+	return vs_err_set(err, -EPERM, "'%s' was begun and is not done, and its files are its own until then: repeat '%s' first%s", said, said,
+			  state == VM_INTENT_REDO ? "; if that cannot be finished, 'pull' makes the disks stand without them" : "");
 }
 
 /* The next begun command after the @from'th snapshot of ours; NULL: there is none. */
@@ -339,7 +339,7 @@ static const struct vm_meta_mark *next_begun(const struct vm_context *cx, const 
 	return NULL;
 }
 
-int vm_intent_settle(struct vm_context *cx, const char *command, bool create, struct vs_err *err)
+int vm_intent_settle(struct vm_context *cx, const char *command, enum vm_intent_beside beside, struct vs_err *err)
 {
 	const struct vm_meta_mark *mark;
 	size_t from = 0;
@@ -349,7 +349,7 @@ int vm_intent_settle(struct vm_context *cx, const char *command, bool create, st
 		bool changes = !cx->try_only;
 		uint64_t serial = cx->meta->serial;
 
-		r = settle_one(cx, mark, create, err);
+		r = settle_one(cx, mark, beside, err);
 		if (changes && cx->meta->serial != serial)
 			from = 0; /* the list has changed */
 	}

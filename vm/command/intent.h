@@ -21,6 +21,14 @@ enum vm_intent_state {
 	VM_INTENT_VOID,     /* others have changed its files: it can be neither finished nor undone */
 };
 
+/* What a command does, which decides beside which begun ones it may be done. */
+enum vm_intent_beside {
+	VM_BESIDE_CHANGE, /* it writes to or removes layers: beside none */
+	VM_BESIDE_CREATE, /* it freezes the active layers: beside those that do not have these */
+	VM_BESIDE_PULL,   /* it writes to the active layers alone what they show anyway, and then stands on nothing: beside all whose data is
+			   * not moved yet. So it is the way out where one can never be finished: afterwards that has become void */
+};
+
 /* What became of one disk of a begun command. @why: a sentence, for UNKNOWN and VOID. *code: errno for UNKNOWN. */
 enum vm_intent_state vm_intent_disk(const struct vm_context *cx, const struct vm_meta_doomed *disk, char why[VS_ERR_MAX],
 				    int *code);
@@ -42,11 +50,11 @@ size_t vm_intent_line(const struct vm_context *cx, const char *command, const ch
 
 /*
  * For every command but those that were begun: what was begun is looked at. Where nothing was written it is forgotten; where it has
- * become void that is written down; else its files are its own: -EPERM, "repeat it first". With @create only such ones are refused
- * as have the active layer, which a new snapshot would freeze. With `try` nothing is written.
+ * become void that is written down; else its files are its own: -EPERM, "repeat it first", but for those that @beside lets be. With
+ * `try` nothing is written.
  * @command: the one that is asked for, which is not refused because of itself.
  */
-int vm_intent_settle(struct vm_context *cx, const char *command, bool create, struct vs_err *err);
+int vm_intent_settle(struct vm_context *cx, const char *command, enum vm_intent_beside beside, struct vs_err *err);
 
 /* Writes down that this command is void, for the reason @why. */
 int vm_intent_void(struct vm_context *cx, const char *command, const char *why, struct vs_err *err);

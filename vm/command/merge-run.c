@@ -341,7 +341,8 @@ static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 			vs_err_prefix(err, "nothing was written");
 		return r;
 	}
-	vs_err_prefix(err, "the base may have been written to, so repeat '%s' to finish it", said);
+	vs_err_prefix(err, "the base may have been written to, so repeat '%s' to finish it (where that cannot be, 'pull' makes the disks stand "
+		      "without it, and 'delete' then takes the records away)", said);
 	return r;
 }
 

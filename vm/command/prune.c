@@ -167,7 +167,7 @@ int vm_command_prune(struct vm_context *cx, size_t *dropped, struct vs_err *err)
 		if (begun)
 			r = vm_delete_begun(cx, begun, NULL, NULL, err);
 		if (r == 0)
-			r = vm_recover_begin(cx, cx->command, false, err);
+			r = vm_recover_begin(cx, cx->command, VM_BESIDE_CHANGE, err);
 	}
 	for (bool more = r == 0; more;) {
 		r = prune_some(cx, &p, dropped, err);

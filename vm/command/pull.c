@@ -128,6 +128,17 @@ static void tell_pull(struct vm_context *cx, const struct pull_disk *p)
 		       p->base ? vm_context_file(cx, p->base) : "nothing");
 }
 
+/* What was begun with layers that the disks stand on no more has become void. */
+static int settle_begun(struct vm_context *cx, struct vs_err *err)
+{
+	struct vs_err other = {0};
+	int r = vm_attest_poll(cx, err);
+
+	if (r == 0)
+		vm_intent_settle(cx, NULL, VM_BESIDE_PULL, &other); /* what it is to others stays so */
+	return r;
+}
+
 int vm_command_pull(struct vm_context *cx, const char *name, struct vs_err *err)
 {
 	const struct vm_context_record *record = NULL;
@@ -139,7 +150,7 @@ int vm_command_pull(struct vm_context *cx, const char *name, struct vs_err *err)
 	if (r == 0 && !cx->conn)
 		r = vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has no layers to pull");
 	if (r == 0)
-		r = vm_recover_begin(cx, cx->command, false, err);
+		r = vm_recover_begin(cx, cx->command, name ? VM_BESIDE_CHANGE : VM_BESIDE_PULL, err);
 	if (r == 0 && name)
 		r = vm_context_find(cx, name, &s, err);
 	if (r == 0 && name && (s->kind == VM_INTERNAL || !(record = vm_context_record(cx, s->name))))
@@ -164,6 +175,8 @@ int vm_command_pull(struct vm_context *cx, const char *name, struct vs_err *err)
 			tell_pull(cx, &disks[i]);
 		free(disks[i].base);
 	}
+	if (r == 0 && n && !cx->try_only && !name)
+		r = settle_begun(cx, err);
 	if (r >= 0 && !n)
 		vm_context_say(cx, "nothing to do");
 	return r < 0 ? r : 0;

@@ -222,7 +222,7 @@ static int reclaim(struct vm_context *cx, const char *command, struct vs_err *er
 	return r > 0 ? vm_attest_poll(cx, err) : r;
 }
 
-int vm_recover_begin(struct vm_context *cx, const char *command, bool create, struct vs_err *err)
+int vm_recover_begin(struct vm_context *cx, const char *command, enum vm_intent_beside beside, struct vs_err *err)
 {
 	int r = 0;
 
@@ -233,6 +233,6 @@ int vm_recover_begin(struct vm_context *cx, const char *command, bool create, st
 	if (r == 0 && !cx->try_only)
 		r = reclaim(cx, command, err);
 	if (r == 0)
-		r = vm_intent_settle(cx, command, create, err);
+		r = vm_intent_settle(cx, command, beside, err);
 	return r == 0 ? vm_check_idle(cx, err) : r;
 }

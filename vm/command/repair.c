@@ -80,7 +80,7 @@ int vm_command_repair(struct vm_context *cx, struct vs_err *err)
 	if (r == 0 && cx->conn)
 		vm_own_job_settle(cx, NULL);
 	if (r == 0 && cx->conn)
-		vm_intent_settle(cx, NULL, false, &begun); /* what is begun stays so; the others are settled */
+		vm_intent_settle(cx, NULL, VM_BESIDE_CHANGE, &begun); /* what is begun stays so; the others are settled */
 	if (r == 0 && cx->conn)
 		r = repair_all(cx, err);
 	if (r == 0)

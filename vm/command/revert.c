@@ -438,7 +438,7 @@ int vm_command_revert(struct vm_context *cx, const struct vm_command *c, struct 
 	if (r == 0 && !cx->conn)
 		return vm_image_revert(cx, c, err);
 	if (r == 0)
-		r = vm_recover_begin(cx, cx->command, false, err);
+		r = vm_recover_begin(cx, cx->command, VM_BESIDE_CHANGE, err);
 	if (r == 0)
 		r = vm_context_find(cx, c->names[0], &s, err);
 	if (r == 0)
