@@ -56,6 +56,8 @@ usage_error 'cache=maybe' -o cache=maybe "$g" "$M"
 usage_error 'umask=9' -o umask=9 "$g" "$M"
 usage_error 'a URI and an image' qemu:///system "$g" "$M"
 usage_error 'two URIs' qemu:///system test:///default "$M"
+usage_error 'a URI and no mount point' qemu:///system
+has 'usage: says that it is the mount point that is missing' "$ERR" "no mountpoint was given behind 'qemu:///system'; try 'virt-snapfs --help'"
 cannot() { # NAME PATTERN ARGUMENT...: fails with status 1, one sentence that names the matter, and nothing mounted
 	local name=$1 pattern=$2
 	shift 2
