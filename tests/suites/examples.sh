@@ -120,9 +120,17 @@ same 'README has the line, too' "$(grep -v '^#' "$E/fstab")" "$(grep -h ' fuse\.
 nightly() { "$E/nightly.sh" "$M" "$@"; }
 latest() { restic -q snapshots --json | jq -r "$1"; }
 night_of() { awk '$1 ~ /^auto-/ { print $1 }' "$M/$1/snapshots" | tail -n "${2:-1}" | head -n 1; }
+for s in nightly restore-file restore-disk; do
+	for o in -h --help; do
+		status "$s: $o" 0 "$E/$s.sh" $o
+		has "$s: $o: the usage, on stdout" "$OUT" "^usage: $s\.sh "
+		same "$s: $o: and nothing on stderr" '' "$ERR"
+	done
+done
 fails 'nightly: no domain' 2 '^usage: ' "$E/nightly.sh" "$M"
 export RESTIC_PASSWORD=test RESTIC_REPOSITORY=$W/restic RESTIC_CACHE_DIR=$W/.cache
-fails 'nightly: no repository' 1 '^nightly: the backup.s repository cannot be opened: ' nightly web01
+fails 'nightly: no repository' 1 '^nightly: the backup.s repository cannot be opened: .*config: no such file' nightly web01
+same 'nightly: in one line' 1 "$(wc -l <<<"$ERR")"
 same 'nightly: and then no snapshot is taken' '' "$(night_of web01)"
 restic -q init || die 'restic init'
 fails 'nightly: no such mountpoint' 1 'there is no /nowhere' "$E/nightly.sh" /nowhere web01
