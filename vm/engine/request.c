@@ -285,6 +285,8 @@ static int submit(struct vm_request *q)
 
 	if (only_cancels(q)) {
 		r = 0;
+		if (!q->commands.n) /* or `ctl` would go on showing what came of an earlier write */
+			vm_request_report(q, "there was no command in what was written", 0, NULL, NULL);
 		for (size_t i = 0; r == 0 && i < q->commands.n; i++)
 			r = vm_request_command(q, NULL, &q->commands.v[i]);
 		return r;
