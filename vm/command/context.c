@@ -103,7 +103,7 @@ static int look_picture(struct vm_work *w, struct vs_err *err)
 
 	w->d = NULL;
 	if (r < 0)
-		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "the domain cannot be looked at: %s", strerror(-r));
+		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away, or has not answered for long" : "the domain cannot be looked at: %s", strerror(-r));
 	w->pic = vm_picture_get(w->vm);
 	for (size_t i = 0; i < w->pic->n_domains; i++)
 		if (!strcmp(w->pic->domains[i]->uuid, w->uuid))

@@ -119,7 +119,7 @@ static int open_connection(struct vm_request *q, virConnectPtr *conn, struct vs_
 		return 0;
 	r = vm_refresh(q->engine->vm, REFRESH_MS); /* a libvirt that hangs would keep virConnectOpen() for ever */
 	if (r == -ETIMEDOUT || r == -EHOSTDOWN)
-		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "libvirt does not answer");
+		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away, or has not answered for long" : "libvirt does not answer");
 	*conn = virConnectOpen(q->engine->options.uri);
 	if (!*conn) {
 		r = vm_virterr_set(err, "libvirt cannot be reached");
