@@ -42,6 +42,7 @@ struct vm_work {
 	struct vm_log *log;
 	const char *command; /* canonical text */
 	bool try_only;
+	bool beside;         /* with `try`: a command was at work on the domain when this began, which shares no lock with it */
 	bool pruning;        /* retention works, and nobody asked for this very delete */
 	struct vm_act_watch watch;
 

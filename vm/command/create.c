@@ -2,6 +2,7 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* create, hold, release, and storing a policy. */
 #include "vm/command/context.h"
+#include "vm/command/intent.h"
 #include "vm/command/remove.h"
 #include "vm/engine/engine.h"
 
@@ -393,11 +394,15 @@ int vm_op_hold(struct vm_work *w, const char *name, bool hold, struct vs_err *er
 		r = vm_work_find(w, name, &s, err);
 	if (r < 0)
 		return r;
+	id = vm_work_id(w, s);
+	if (hold && !s->held)
+		r = vm_intent_settle_of(w, &id, err); /* else the command that is to be repeated would be refused for this */
+	if (r < 0)
+		return r;
 	if (s->held == hold || w->try_only) {
 		vm_work_say(w, s->held == hold ? "'%s' is %s already" : "'%s' would be %s", s->shown, hold ? "held" : "released");
 		return 0;
 	}
-	id = vm_work_id(w, s);
 	if (vm_own_set_held(w->own, &id, hold) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
 	return vm_work_ask(w, err);

@@ -317,8 +317,17 @@ static int settle_one(struct vm_work *w, const struct vm_own_mark *mark, bool cr
 	if (state == VM_INTENT_UNKNOWN)
 		return vs_err_set(err, code, "'%s' was begun and is not done, and %s: bring that back, then repeat '%s' first", said,
 				  why, said);
+	if (w->beside) /* it is that one, most likely, so to repeat it would be the wrong advice */
+		return vs_err_set(err, -EBUSY, "'%s' is not done, and a command is at work on this domain, see 'jobs'", said);
 	return vs_err_set(err, -EPERM, "'%s' was begun and is not done, and its files are its own until then: repeat '%s' first", said,
 			  said);
+}
+
+int vm_intent_settle_of(struct vm_work *w, const struct vm_own_id *id, struct vs_err *err)
+{
+	const struct vm_own_snapshot *said = vm_own_find(w->own, id);
+
+	return said && said->mark && !said->mark->is_void ? settle_one(w, said->mark, false, err) : 0;
 }
 
 /* The next begun command after the @from'th snapshot of ours; NULL: there is none. */

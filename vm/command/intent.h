@@ -47,6 +47,10 @@ size_t vm_intent_line(const struct vm_work *w, const char *command, const char *
  */
 int vm_intent_settle(struct vm_work *w, const char *command, bool create, struct vs_err *err);
 
+/* The same for the command alone that was to remove this snapshot, if there is one: once it has gone so far, nothing can keep what the snapshot
+ * had. */
+int vm_intent_settle_of(struct vm_work *w, const struct vm_own_id *id, struct vs_err *err);
+
 /* Writes down that this command is void, for the reason @why. */
 int vm_intent_void(struct vm_work *w, const char *command, const char *why, struct vs_err *err);
 

@@ -95,6 +95,7 @@ static void begin(struct at_work *at, struct vm_request *q, virConnectPtr conn, 
 	pthread_mutex_lock(&e->lock);
 	atomic_store(&at->work.watch.cancel, atomic_load(&q->cancel));
 	q->work = &at->work;
+	at->work.beside = try_only && q->desk->running && q->desk->running != q;
 	if (!try_only)
 		at->job = vm_job_add(&q->desk->jobs, ++e->next_job, vs_steal(shown));
 	pthread_mutex_unlock(&e->lock);
