@@ -109,7 +109,8 @@ static int poll_inventory(struct vm_context *cx, struct vs_err *err)
 
 	cx->d = NULL;
 	if (r < 0)
-		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "the domain cannot be looked at: %s", strerror(-r));
+		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away, or has not answered for long" : "the domain cannot be looked at: %s",
+				  strerror(-r));
 	cx->inv = vm_refresher_inventory(cx->refresher);
 	for (size_t i = 0; i < cx->inv->n_domains; i++)
 		if (!strcmp(cx->inv->domains[i]->uuid, cx->uuid))

@@ -138,7 +138,7 @@ static int mark(struct vm_merge *m, struct vs_err *err)
 {
 	vs_autofree struct vm_meta_doomed *disks = xcalloc(m->n_disks, sizeof(*disks));
 	vs_autofree char *said = vm_intent_repeat(m->command);
-	vs_autofree char *reason = xasprintf("'%s' has begun, which changes its data: repeat it if it is not running any more", said);
+	vs_autofree char *reason = xasprintf("'%s' has begun, which changes its data: repeat it, unless 'jobs' shows that it runs", said);
 	struct vm_meta_mark what = { .command = m->command, .reason = reason, .since_ns = vm_now_ns(), .disks = disks };
 
 	what.retention = m->cx->pruning && !is_asked_for(m);
