@@ -473,7 +473,8 @@ static int remember_made(struct vm_merge *m, struct vs_err *err)
 
 			struct stat st;
 
-			if (d->mode == VM_MODE_EXTERNAL && d->overlay.path && stat(d->overlay.path, &st) == 0)
+			if (d->mode == VM_MODE_EXTERNAL && d->overlay.path && stat(d->overlay.path, &st) == 0 &&
+			    vm_context_made(m->cx, d->overlay.path, st.st_ino))
 				vm_meta_add_made(m->cx->meta, d->overlay.path, st.st_ino);
 		}
 	}
@@ -553,7 +554,7 @@ static int refuse_void(struct vm_merge *m, struct vs_err *err)
 
 static int try_it(struct vm_merge *m, struct vs_err *err)
 {
-	int r = m->is_void ? refuse_void(m, err) : vm_merge_count(m, VM_MERGE_DOWN) ? vm_check_startable(m->cx, err) : 0;
+	int r = m->is_void ? refuse_void(m, err) : 0;
 
 	if (r < 0)
 		return r;
@@ -655,6 +656,8 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 	size_t n;
 	int r = m->is_void ? 0 : check_files(m, err);
 
+	if (r == 0 && !m->is_void)
+		r = vm_check_startable(m->cx, err);
 	if (r < 0)
 		return r;
 	if (m->cx->try_only)
