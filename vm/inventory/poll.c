@@ -39,6 +39,7 @@ struct vm_poll {
 	struct vm_build_cache cache;
 	char **allow_paths;
 	size_t n_allow_paths;
+	uint64_t journals; /* vm_store_journals() before the last pass */
 	bool unfinished; /* something changed that has not made it into an inventory */
 	bool looked;     /* there was a look before: what is new now has appeared */
 };
@@ -245,8 +246,11 @@ int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, bool cl
 {
 	struct pass pass = { .poll = poll, .conn = conn, .closely = closely, .prev = prev, .err = err };
 	bool pools_changed = false;
+	uint64_t journals = vm_store_journals(poll->store);
 	int r;
 
+	poll->unfinished |= journals != poll->journals; /* what is noted as being made is a layer */
+	poll->journals = journals;
 	if (fresh) {
 		vs_autofree char *uri = virConnectGetURI(vm_conn_ptr(conn));
 

@@ -16,6 +16,7 @@ struct vm_store {
 	char *dir; /* NULL: memory only */
 	pthread_mutex_t lock; /* guards the rest */
 	uint64_t connection;
+	uint64_t journals; /* how often one was written */
 	struct vm_strmap meta; /* by UUID: struct vm_meta */
 	struct vm_strmap asked; /* UUIDs whose file has been read */
 };
@@ -274,6 +275,7 @@ int vm_store_journal_put(struct vm_store *s, const char *uuid, const char *text,
 	int r = 0;
 
 	pthread_mutex_lock(&s->lock);
+	s->journals++;
 	path = file_name_locked(s, uuid, "note");
 	if (text && !path)
 		r = vs_err_set(err, -ENOENT, "there is no state directory that it could be written to: see STATE_DIRECTORY");
@@ -285,6 +287,16 @@ int vm_store_journal_put(struct vm_store *s, const char *uuid, const char *text,
 		r = cannot(err, -errno, path);
 	pthread_mutex_unlock(&s->lock);
 	return r;
+}
+
+uint64_t vm_store_journals(struct vm_store *s)
+{
+	uint64_t n;
+
+	pthread_mutex_lock(&s->lock);
+	n = s->journals;
+	pthread_mutex_unlock(&s->lock);
+	return n;
 }
 
 int vm_store_journal_get(struct vm_store *s, const char *uuid, char **text, struct vs_err *err)

@@ -38,6 +38,8 @@ int vm_store_legible(struct vm_store *store, const char *uuid, struct vs_err *er
 
 /* A text beside it, for what only matters if we die (see journal.c); on disk when this returns 0. NULL removes it. */
 int vm_store_journal_put(struct vm_store *store, const char *uuid, const char *text, struct vs_err *err);
+/* How often that was called: while it stays nothing of ours has been noted anew. */
+uint64_t vm_store_journals(struct vm_store *store);
 /* Gives *text; NULL: there is none. Negative: it cannot be read. */
 int vm_store_journal_get(struct vm_store *store, const char *uuid, char **text, struct vs_err *err);
 
