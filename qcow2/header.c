@@ -91,11 +91,11 @@ static int parse_fixed(struct parse *p)
 	h->snapshots_off = q2_be64(b + 64);
 	h->refcount_order = 4;
 	h->reftable_off = q2_be64(b + 48);
-	h->reftable_len = (uint64_t)q2_be32(b + 56) << h->cluster_bits;
 	h->header_len = 72;
 	if (h->cluster_bits < 9 || h->cluster_bits > 21)
 		return vs_err_set(p->err, -EINVAL, "'%s': cluster size 2^%u is outside 512 bytes..2 MiB", p->path,
 				  h->cluster_bits);
+	h->reftable_len = (uint64_t)q2_be32(b + 56) << h->cluster_bits;
 	if (h->version == 2)
 		return 0;
 	h->incompatible = q2_be64(b + 72);

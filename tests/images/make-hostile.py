@@ -136,10 +136,9 @@ cut(3, everywhere("EINVAL", "not a qcow2 image"))
 for size in (71, 72, 103):  # what is missing reads as zeros, and so does the header's length
     cut(size, everywhere("EINVAL", "header length 0"))
 for size in (104, 111):     # QEMU opens this, with a table of empty snapshots
-    cut(size, [listing(), fails(PRESENT, "EUCLEAN", "L1 table at offset 0x[0-9a-f]+ .*past the end")], differs=PAST_EOF)
+    cut(size, everywhere("EUCLEAN", "cut off|past the end"), differs=PAST_EOF)
 for size in (71, 72):
-    cut(size, [listing(), fails(PRESENT, "EUCLEAN", "L1 table at offset 0x[0-9a-f]+ .*past the end")], differs=PAST_EOF,
-        compat="0.10")
+    cut(size, everywhere("EUCLEAN", "cut off|past the end"), differs=PAST_EOF, compat="0.10")
 for bits in (0, 8, 22, 0xFFFFFFFF):  # shifts by them would be undefined
     field("cluster_bits", bits, everywhere("EINVAL", "cluster size"))
 field("header_length", 96, everywhere("EINVAL", "header length 96 "))
@@ -213,8 +212,8 @@ field("l1_size", 4194305, everywhere("EFBIG", "L1 table of 4194305 entries"))
 field("l1_size", 0, everywhere("EINVAL", "L1 table of 0 entries is too small"))
 field("l1_off", 0x30200, everywhere("EINVAL", "L1 table offset 0x30200 is not aligned"))
 field("l1_off", (1 << 64) - C, everywhere("EINVAL", "L1 table offset"))
-field("l1_off", (1 << 63) - C, rest(fails(PRESENT, "EUCLEAN|EINVAL", "L1 table")), differs=PAST_EOF)
-field("l1_off", 1 << 40, rest(fails(PRESENT, "EUCLEAN", "L1 table at offset 0x10000000000 .*past the end")), differs=PAST_EOF)
+field("l1_off", (1 << 63) - C, everywhere("EUCLEAN|EINVAL", "L1 table"))
+field("l1_off", 1 << 40, everywhere("EUCLEAN", "L1 table at (offset )?0x10000000000 .*past"), differs=PAST_EOF)
 # The header read as an L1 table names an L2 table far beyond the file.
 field("l1_off", 0, rest(fails(PRESENT, "EUCLEAN", "L2 table at offset 0x[0-9a-f]+ .*past the end")), differs=PAST_EOF)
 
@@ -729,8 +728,7 @@ def zero_entries(img, d):
     img["nb_snapshots"], img["snapshots_off"] = 65536, 1 << 40
 
 
-add("65,536 entries past the end of the file", [listing("snapshot 65535 id= name= "), whole(PRESENT), zeros(0), zeros(65535)],
-    zero_entries)
+add("65,536 entries past the end of the file", [fails(LISTING, "EUCLEAN", "was cut off: its snapshot table"), whole(PRESENT)], zero_entries)
 field("snapshots_off", 0, [listing(), whole(PRESENT)], qemu=False)  # the header as a table: must only be survived
 
 # ---------------------------------------------------------------- 19: one entry

@@ -75,7 +75,8 @@ if mount_snapfs "$M" -o refresh=0.3 "${long[@]}" "$honest"; then
 	listed() { find "$M/long$1" -name '*.img' | wc -l; }
 	refused() { grep -q 'too large beside those of other images' "$M/long$1/chain"; }
 	decided() { [ "$(listed "$1")" -ge 65536 ] || refused "$1"; }
-	for i in {1..10}; do # entries that are all zeros, in a hole past the end: the file takes 200 KiB
+	for i in {1..10}; do # entries that are all zeros, in a hole: the file takes 200 KiB
+		truncate -s $(((1 << 40) + (4 << 20))) "$W/long$i.qcow2"
 		printf '\0\1\0\0\0\0\1\0\0\0\0\0' | dd of="$W/long$i.qcow2" bs=1 seek=60 conv=notrunc status=none
 	done
 	for i in {1..10}; do wait_until 30 decided "$i" || fail "long tables: image $i" 'neither listed nor refused'; done
