@@ -34,10 +34,15 @@ give_up() {
 	problem "$*"
 	exit 1
 }
+USAGE='usage: nightly.sh MOUNTPOINT DOMAIN...'
 usage() {
-	echo 'usage: nightly.sh MOUNTPOINT DOMAIN...' >&2
+	echo "$USAGE" >&2
 	exit 2
 }
+if [ $# = 1 ] && { [ "$1" = -h ] || [ "$1" = --help ]; }; then
+	echo "$USAGE"
+	exit 0
+fi
 
 # tell DOMAIN COMMAND: through ctl; what comes of it stands in there.
 tell() {
@@ -82,7 +87,7 @@ command -v restic >/dev/null || give_up 'restic is not installed'
 exec 9<"$MNT" || give_up "$MNT cannot be opened"
 flock -n 9 || give_up "an earlier run is still on at $MNT; nothing was done"
 mountpoint -q -- "$MNT" || give_up "nothing is mounted at $MNT"
-why=$(restic -q cat config 2>&1 >/dev/null) || give_up "the backup's repository cannot be opened: $(tail -n 1 <<<"$why")"
+why=$(restic -q cat config 2>&1 >/dev/null) || give_up "the backup's repository cannot be opened: $(paste -sd ' ' <<<"$why")"
 
 taken=()
 for domain; do

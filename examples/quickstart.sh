@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.." || exit 1
 TOP=$PWD
 PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL=C.UTF-8
-DOMAIN=web01 # runs, and has external snapshots
+DOMAIN=web01 # is started, its CPU paused, and has external snapshots
 OTHER=db01   # is shut off, and has internal ones
 NOTE=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/virt-snapfs-quickstart # where the demo's directory is noted
 
@@ -181,7 +181,7 @@ make_demo() {
 		day sunday "$i/$OTHER.qcow2" &&
 		virsh_ start "$DOMAIN" --paused >/dev/null || # the last: virsh 9.0 can crash when it leaves while it finds a running guest
 		give_up "the demo could not be made; see $WORK/libvirt.log and $WORK/libvirt/log/qemu/$DOMAIN.log"
-	echo "$DOMAIN runs, with the external snapshots monday and tuesday; $OTHER is shut off, with the internal snapshot saturday"
+	echo "$DOMAIN is started (paused, for it has nothing to run), with the external snapshots monday and tuesday; $OTHER is shut off, with the internal snapshot saturday"
 }
 
 mount_demo() {
@@ -200,12 +200,11 @@ show_demo() {
 	show debugfs -R 'cat /note.txt' "$t/tuesday.vda.img" 2>/dev/null
 
 	say 'The same bytes as QEMU gives'
-	"${L[@]}" cp "$WORK/images/$OTHER.qcow2" "$WORK/copy.qcow2" &&
+	show cp "$WORK/images/$OTHER.qcow2" "$WORK/copy.qcow2" &&
 		show qemu-img snapshot -a saturday "$WORK/copy.qcow2" &&
 		show qemu-img convert -f qcow2 -O raw "$WORK/copy.qcow2" "$WORK/copy.raw" &&
 		show cmp "$WORK/copy.raw" "$o/saturday.vda.img" || give_up 'saturday.vda.img differs from what qemu-img gives'
-	"${L[@]}" rm -f "$WORK/copy.qcow2" "$WORK/copy.raw"
-	echo 'identical'
+	echo 'identical' # the copies stay, so that these lines can be typed again
 }
 
 sum() { "${L[@]}" sha256sum "$1" | cut -c1-64; }
@@ -213,7 +212,7 @@ sum() { "${L[@]}" sha256sum "$1" | cut -c1-64; }
 # What is written into ctl and retain is done when the write returns.
 control_demo() {
 	local t=$WORK/mnt/$DOMAIN before
-	say 'Taking a snapshot of the running machine'
+	say 'Taking a snapshot of the machine that is started'
 	tell "$DOMAIN" 'create wednesday'
 	before=$(sum "$t/wednesday.vda.img")
 

@@ -35,10 +35,15 @@ give_up() {
 	printf 'restore-disk: %s\n' "$*" >&2
 	exit 1
 }
+USAGE='usage: restore-disk.sh [-c URI] [-f] [-O raw|qcow2] SNAPSHOT.img FILE DOMAIN [DISK]'
 usage() {
-	echo 'usage: restore-disk.sh [-c URI] [-f] [-O raw|qcow2] SNAPSHOT.img FILE DOMAIN [DISK]' >&2
+	echo "$USAGE" >&2
 	exit 2
 }
+if [ $# = 1 ] && { [ "$1" = -h ] || [ "$1" = --help ]; }; then
+	echo "$USAGE"
+	exit 0
+fi
 virsh_() { virsh -q ${URI:+-c "$URI"} "$@" 2>"$WORK/err" </dev/null; }
 virsh_said() { give_up "$1: $(sed 's/^error: //' "$WORK/err" | tr '\n' ' ')"; }
 

@@ -45,10 +45,15 @@ give_up() {
 	note "$@"
 	exit 1
 }
+USAGE='usage: restore-file.sh [-m] [--unclean] SNAPSHOT.img PATH-IN-GUEST [TARGET]'
 usage() {
-	echo 'usage: restore-file.sh [-m] [--unclean] SNAPSHOT.img PATH-IN-GUEST [TARGET]' >&2
+	echo "$USAGE" >&2
 	exit 2
 }
+if [ $# = 1 ] && { [ "$1" = -h ] || [ "$1" = --help ]; }; then
+	echo "$USAGE"
+	exit 0
+fi
 have() { command -v "$1" >/dev/null; }
 
 # ---------------------------------------------------------------- what is in the image

@@ -369,6 +369,11 @@ static void put_disk_heading(FILE *out, const struct vm_disk_now *disk)
 		put_text(out, disk->note);
 		fputc('\n', out);
 	}
+	if (disk->doubt) {
+		fputs("  ", out);
+		put_text(out, disk->doubt);
+		fputc('\n', out);
+	}
 }
 
 static void put_disk(FILE *out, struct picture *p, const struct vm_disk_now *disk)

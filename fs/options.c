@@ -485,6 +485,8 @@ static int parse_rest(struct sf_options *o, int n, char **words, struct vs_err *
 
 	if (n < 1)
 		return vs_err_set(err, -EINVAL, "no mountpoint was given");
+	if (is_uri(words[n - 1])) /* forgotten: a directory of that name can be written with "./" in front */
+		return vs_err_set(err, -EINVAL, "no mountpoint was given behind '%s'", words[n - 1]);
 	for (int i = 0; rc == 0 && i < n - 1; i++)
 		rc = add_source(o, words[i], err);
 	if (rc == 0 && !*words[n - 1])

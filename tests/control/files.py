@@ -11,9 +11,9 @@ import re
 import threading
 import time
 
-from guests import MIB, Wrong, bytes_of, sh, until, virsh
+from guests import MIB, WORK, Wrong, bytes_of, sh, until, virsh
 from images import NO, by_bind, by_hard_link, by_path, by_symlink, retention_keeps
-from witness import LOOK, ONE, RUNNING, SHUT_OFF, case, main
+from witness import LOOK, ONE, RUNNING, SHUT_OFF, TWO, case, main
 
 
 # ---------------------------------------------------------------- the active overlay removed under a running guest
@@ -451,6 +451,177 @@ def two_writers(path_by):
 for what, way in [("by the same path", by_path), ("by a symbolic link", by_symlink), ("by a bind mount", by_bind), ("by a hard link", by_hard_link)]:
     case("row 26: another domain writes the image %s" % what, few=1)(two_writers(way))
 
+
+
+# ---------------------------------------------------------------- files that are named elsewhere than in headers and definitions
+
+def overlay(path, below):
+    sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", path)
+
+
+def needs_it(lab, g, h, who):
+    """@h stands on what b froze."""
+    lab.chain_says(g, who)
+    before = bytes_of(g.file("vda", "a"))
+    for command in "commit b", "commit a b", "delete a":
+        got = lab.write(g, "try " + command)
+        if command != "delete a":
+            lab.refused(g, command, "EPERM", who, also=[h])
+        elif got != "0" and not re.search(who, lab.said(g)):
+            raise Wrong("'try %s' gave %s: %s" % (command, got, lab.said(g)))
+    lab.does(g, "delete b")
+    g.forget("b")
+    if bytes_of(g.file("vda", "a")) != before:
+        raise Wrong("what '%s' needs has been written to" % h.name)
+    lab.intact(g, may_go=[g.file("vdb", n) for n in "ab"])
+    lab.starts(h)
+
+
+@case("row 13: another domain's managed save names it, and its definition does not any more")
+def managed_save(lab, running, targets):
+    g = lab.guest(running, targets, "abc")
+    h = lab.guest(False, ONE, None)
+    own, path = h.file("vda"), os.path.join(g.dir, "neighbour")
+    overlay(path, g.file("vda", "a"))
+    h.become(path)
+    h.start()
+    virsh(["managedsave", h.name])
+    h.running = False
+    saved = h.present["vda"]
+    h.become(own)
+    h.active["vda"], h.present["vda"] = path, saved  # by which it starts once more
+    g.remember()
+    needs_it(lab, g, h, "'%s' .disk vda, in its managed save" % h.name)
+
+
+@case("row 13: another domain's managed save cannot be read", few=1)
+def managed_save_unreadable(lab, running, targets):
+    g = lab.guest(running, targets, "abc")
+    h = lab.guest(False, ONE, None)
+    h.start()
+    virsh(["managedsave", h.name])
+    h.running = False
+    with open("/var/lib/libvirt/qemu/save/%s.save" % h.name, "r+b") as f:
+        f.write(b"garbage, which is no header")
+    lab.chain_says(g, "managed save of domain '%s'" % h.name)
+    for command in "delete b", "commit b", "delete c":
+        lab.refused(g, command, "EPERM", "managed save of domain '%s'" % h.name, also=[h])
+    virsh(["managedsave-remove", h.name])
+    lab.does(g, "delete b")
+
+
+@case("row 14: another domain's definition names it in <backingStore>, and the image does not")
+def backing_store(lab, running, targets):
+    g = lab.guest(running, targets, "abc")
+    h = lab.guest(False, ONE, None)
+    h.within = {"vda": "<backingStore type='file'><format type='qcow2'/><source file='%s'/></backingStore>" % g.file("vda", "a")}
+    h.define()
+    g.remember()
+    needs_it(lab, g, h, "'%s' .disk vda, by the <backingStore> of its definition" % h.name)
+
+
+@case("row 14: its own definition names in <backingStore> what the image does not any more", SHUT_OFF)
+def own_backing_store(lab, running, targets):
+    g = lab.guest(True, targets, "ab")  # so that libvirt writes the chain into the definition
+    virsh(["destroy", g.name])
+    g.running = False
+    sh("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "", g.file("vda", "b"))
+    g.remember()
+    lab.chain_says(g, "<backingStore>.*another chain")
+    for command in "delete b", "delete a", "commit b", "commit a b", "pull", "create n", "revert a":
+        lab.refused(g, command, "EPERM", "<backingStore>")
+    virsh(["start", g.name, "--paused"], ["destroy", g.name])
+    sh("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", g.file("vda", "a"), "-F", "qcow2", g.file("vda", "b"))
+    until("the headers agree again", lambda: None if lab.write(g, "try delete b") == "0" else lab.said(g))
+    lab.intact(g)
+    lab.does(g, "delete b")
+    g.forget("b")
+    lab.intact(g, may_go=[g.file(t, "b") for t in targets])
+    lab.starts(g)
+
+
+# ---------------------------------------------------------------- what a revert will write to
+
+def gives_back(clone):
+    def do(lab, running, targets):
+        """vdb took no part and was detached; by now it is another domain's, or that stands on it."""
+        g = lab.guest(False, TWO, None)
+        lab.does(g, "create s disks=vda")
+        path = vdb = g.file("vdb")
+        g.targets = ONE
+        virsh(["detach-disk", g.name, "vdb", "--config"])
+        words = virsh(["domblklist", g.name]).split()
+        g.active = {"vda": words[words.index("vda") + 1]}
+        h = lab.guest(False, ONE, None)
+        own = h.file("vda")
+        if clone:
+            path = os.path.join(h.dir, "clone")
+            overlay(path, vdb)
+        h.become(path)
+        g.remember()
+        time.sleep(LOOK)
+        for command in "revert s", "revert s keep=k":
+            lab.refused(g, command, "EPERM", re.escape(vdb), h.name, also=[h])
+        lab.starts(h)
+        h.become(own)
+        os.unlink(path) if clone else None
+        g.remember()
+        until("nobody needs it", lambda: None if lab.write(g, "try revert s") == "0" else lab.said(g))
+        lab.does(g, "revert s")
+        if "vdb" not in virsh(["domblklist", g.name]):
+            raise Wrong("vdb did not come back")
+    return do
+
+
+case("row 15: revert would give back a disk that is another domain's by now", SHUT_OFF[:1])(gives_back(False))
+case("row 15: revert would give back a disk that another domain stands on by now", SHUT_OFF[:1])(gives_back(True))
+
+
+@case("row 15: revert to an internal snapshot in an image that another domain stands on", SHUT_OFF)
+def under_clone(lab, running, targets):
+    g = lab.guest(False, targets, None)
+    lab.does(g, "create i internal")
+    h = lab.guest(False, ONE, None)
+    own, path = h.file("vda"), os.path.join(h.dir, "clone")
+    overlay(path, g.file(targets[-1]))
+    h.become(path)
+    g.remember()
+    time.sleep(LOOK)
+    lab.refused(g, "revert i", "EPERM", re.escape(g.file(targets[-1])), h.name, also=[h])
+    lab.starts(h)
+    h.become(own)
+    os.unlink(path)
+    until("nobody needs it", lambda: None if lab.write(g, "try revert i") == "0" else lab.said(g))
+    lab.does(g, "revert i")
+
+
+@case("row 17: a snapshot was told to use a file that was there", SHUT_OFF[:1])
+def reused(lab, running, targets):
+    """It stands alone, or on what the snapshot froze; either is older than the snapshot."""
+    for below in None, True:
+        g = lab.guest(False, ONE, "a")
+        path = os.path.join(g.dir, "precious")
+        sh("qemu-img", "create", "-q", "-f", "qcow2", *(["-b", g.file("vda", "a"), "-F", "qcow2"] if below else []), path, "2M")
+        time.sleep(1.2)
+        g.remember()
+        virsh(["snapshot-create-as", g.name, "u", "--disk-only", "--reuse-external", "--diskspec", "vda,file=" + path])
+        until("u", lambda: None if lab.state(g, "u") else "is not listed")
+        g.remember()
+        for command in "revert u", "revert a", "delete u":
+            lab.does(g, command)
+            if not os.path.exists(path):
+                raise Wrong("'%s' has unlinked what no snapshot made: %s" % (command, lab.said(g)))
+
+
+@case("row 16: a domain with NVRAM: revert does not say that all is as it was", SHUT_OFF[:1])
+def nvram(lab, running, targets):
+    g = lab.guest(False, ONE, None)
+    firmware = "<loader readonly='yes' type='pflash'>/usr/share/seabios/bios.bin</loader><nvram>%s/nvram</nvram>" % WORK
+    g.define(g.xml().replace("</type></os>", "</type>%s</os><features><acpi/></features>" % firmware))
+    lab.does(g, "create s")
+    for command in "try revert s", "revert s":
+        if "NVRAM" not in lab.does(g, command):
+            raise Wrong("'%s' does not say that the NVRAM stays as it is: %s" % (command, lab.said(g)))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,11 @@ same 'what came before it was done, what comes after was not' 'true false false'
 same 'later writes through the same open file give ECANCELED' '0 ENOENT ECANCELED ECANCELED' "$(ctl web 'release s1\n' 'hold nosuch\n' 'hold s2\n' 'hold s3\n')"
 same 'also after a line that could not be parsed' 'EINVAL ECANCELED' "$(ctl web 'blah\n' 'hold s2\n')"
 same 'and were not done' 'false false false' "$(json "$M/web/snapshots.json" '[.snapshots[].held|tostring] | join(" ")')"
-same 'an empty write does nothing' '0' "$(ctl web '\n')"
+for line in '\n' '# a comment\n' ' \n\n'; do
+	ctl web 'hold nosuch\n' >/dev/null
+	same "no command in it: '$line'" 0 "$(ctl web "$line")"
+	same "and ctl says so: '$line'" 'ok: there was no command in what was written' "$(outcome web)"
+done
 check 'echo > ctl, with its O_TRUNC' sh -c "echo hold s1 > '$M/web/ctl'"
 check 'echo >> ctl' sh -c "echo release s1 >> '$M/web/ctl'"
 check_not 'sh sees a failure' sh -c "echo hold nosuch > '$M/web/ctl' && true"

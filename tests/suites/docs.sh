@@ -71,6 +71,12 @@ if [ -f fs/virt-snapfs.8 ]; then
 	same 'options: man page as --help' "$(grep -v '^-o$' "$W/o.help")" "$(grep -v '^-o$' "$W/o.man")"
 	same 'man page: mandoc finds nothing' '' "$(mandoc -T lint -W warning fs/virt-snapfs.8 2>&1 | grep -v 'mandoc: see above')"
 	same 'man page: man finds nothing' '' "$(MANROFFSEQ='' MANWIDTH=80 man --warnings -E UTF-8 -l -Tutf8 -Z fs/virt-snapfs.8 2>&1 >/dev/null)"
+	# What mdoc makes of one macro inside another is seen only in what is printed.
+	for tool in 'mandoc -T ascii -O width=200' 'man -E ascii -l'; do
+		printed=$(MANWIDTH=200 $tool fs/virt-snapfs.8 | sed 's/.\x08//g' | sed -n '/^DIAGNOSTICS/,/^SECURITY/p')
+		has "man page: ${tool%% *} prints the errors" "$printed" '^ +\[EHOSTDOWN\], \[ETIMEDOUT\]$'
+		has_not "man page: ${tool%% *} prints no bracket in a bracket" "$printed" '\[[^]]*\['
+	done
 	for w in FILES COMMANDS RETENTION 'EXIT STATUS' EXAMPLES 'SEE ALSO'; do has "man page: has $w" "$(cat fs/virt-snapfs.8)" "$w"; done
 else
 	fail 'man page' 'there is no fs/virt-snapfs.8'

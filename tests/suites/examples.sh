@@ -120,9 +120,17 @@ same 'README has the line, too' "$(grep -v '^#' "$E/fstab")" "$(grep -h ' fuse\.
 nightly() { "$E/nightly.sh" "$M" "$@"; }
 latest() { restic -q snapshots --json | jq -r "$1"; }
 night_of() { awk '$1 ~ /^auto-/ { print $1 }' "$M/$1/snapshots" | tail -n "${2:-1}" | head -n 1; }
+for s in nightly restore-file restore-disk; do
+	for o in -h --help; do
+		status "$s: $o" 0 "$E/$s.sh" $o
+		has "$s: $o: the usage, on stdout" "$OUT" "^usage: $s\.sh "
+		same "$s: $o: and nothing on stderr" '' "$ERR"
+	done
+done
 fails 'nightly: no domain' 2 '^usage: ' "$E/nightly.sh" "$M"
 export RESTIC_PASSWORD=test RESTIC_REPOSITORY=$W/restic RESTIC_CACHE_DIR=$W/.cache
-fails 'nightly: no repository' 1 '^nightly: the backup.s repository cannot be opened: ' nightly web01
+fails 'nightly: no repository' 1 '^nightly: the backup.s repository cannot be opened: .*config: no such file' nightly web01
+same 'nightly: in one line' 1 "$(wc -l <<<"$ERR")"
 same 'nightly: and then no snapshot is taken' '' "$(night_of web01)"
 restic -q init || die 'restic init'
 fails 'nightly: no such mountpoint' 1 'there is no /nowhere' "$E/nightly.sh" /nowhere web01
@@ -503,6 +511,29 @@ same 'quickstart: what the commands have left' 'wednesday external ok no no - vd
 same 'quickstart: internal snapshots' 'saturday internal ok no no - vda|sunday internal ok no no saturday vda' "$(table 'revert saturday keep=sunday')"
 left=$(find /tmp -maxdepth 1 -name 'vsdemo.*' -newer "$W/fs.raw")
 same 'quickstart: leaves nothing' '' "$left"
+
+# What it types can be typed: into a demo that was only just made, line by line, all of it says what it said. The program is one that does
+# not mount, so quickstart.sh leaves it there.
+script=$(sed -nE 's/^\$ //p' <<<"$OUT")
+said=$OUT
+made=$(sed -nE 's|^env STATE_DIRECTORY=([^ ]*)/state .*|\1|p' <<<"$script")
+mkdir -p "$W/no-build/fs"
+printf 'rule no\n command = true\nbuild fs/virt-snapfs: phony\n' >"$W/no-build/build.ninja"
+printf '#!/bin/sh\nexit 1\n' >"$W/no-build/fs/virt-snapfs"
+chmod 755 "$W/no-build/fs/virt-snapfs"
+BUILD=$W/no-build status 'quickstart: a demo that is not mounted' 1 timeout 300 "$E/quickstart.sh"
+anew=$(sed -nE 's|.*root=([^)]*)/libvirt\).*|\1|p' <<<"$OUT" | head -n 1)
+# masked: what differs from one demo to the next: where it is, when, how much the guest wrote.
+masked() { sed -E "s|${1:-/nowhere}|DEMO|g; s/20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-9:+]+/DATE/g; s/[A-Z][a-z]{2} +[0-9]+ [0-9:]{5} /DATE /; s/[0-9.]+ (KiB|MiB)/SIZE/g; s/^  total .*/total/; /^  [-d]r/s/ +[0-9]+ DATE/ DATE/; s/ +/ /g"; }
+{
+	while IFS= read -r line; do
+		printf 'printf "%%s\n" %q\n' "\$ $line"
+		printf '{ %s; } 2>/dev/null </dev/null | sed "s/^/  /"\n' "$line"
+	done <<<"${script//"$made"/"$anew"}"
+} >"$W/script"
+timeout 120 bash "$W/script" >"$W/script.out"
+same 'quickstart: what it types can be typed line by line' "$(grep -E '^(\$|  )' <<<"$said" | masked "$made")" "$(masked "$anew" <"$W/script.out")"
+status 'quickstart --stop: that demo' 0 "$E/quickstart.sh" --stop
 
 # It stays up: what it has printed can be typed.
 quickstart

@@ -112,12 +112,16 @@ refused 'commit' mixed 'commit base' EPERM "'inside'"
 refused 'pull' mixed 'pull' EPERM "'inside'"
 verify_bytes 'all read right' "$M" mixed
 
-# A managed save would be used up by the start that a merge needs.
+# A managed save would be used up by the start that a merge needs, and belongs to the disks as they are.
 Vq start saved
 Vq managedsave saved
 refused 'a managed save: commit' saved 'commit s1' EPERM 'managed save'
 refused 'delete' saved 'delete s1' EPERM 'managed save'
 refused 'pull' saved 'pull' EPERM 'managed save'
+refused 'create' saved 'create s4' EPERM 'managed save.*managedsave-remove saved'
+refused 'revert' saved 'revert s1' EPERM 'managed save.*managedsave-remove saved'
+refused 'with force and keep=' saved 'revert s1 force keep=s4' EPERM 'managed save'
+has 'chain names it' "$(cat "$M/saved/chain")" 'managed save'
 has 'it is still there' "$(V dominfo saved)" '^Managed save: +yes'
 does 'a snapshot can be held all the same' saved 'hold s1'
 Vq managedsave-remove saved

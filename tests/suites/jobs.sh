@@ -72,6 +72,12 @@ same 'gets EBUSY too: they share the lock' EBUSY "$OUT"
 swift 'a write to retain' python3 "$TESTS/control/door.py" write "$S/big/retain" '7d\n'
 same 'is a command, too' EBUSY "$OUT"
 swift 'try is answered' python3 "$TESTS/control/door.py" write "$S/big/ctl" 'try hold s3\n'
+for line in 'pull' 'delete s2' 'hold s1'; do
+	swift "try $line is answered" python3 "$TESTS/control/door.py" write "$S/big/ctl" "try $line\n"
+	same 'with EBUSY' EBUSY "$OUT"
+	same 'and what is at work, not with the advice to repeat it' "failed: try $line: 'commit s1' is not done, and a command is at work on this domain, see 'jobs' (EBUSY)" "$(outcome_slow big)"
+done
+has 'the log says where to look' "$(cat "$S/big/log")" "snapshot 's1' is stale: vda: 'commit s1' has begun, which changes its data: repeat it, unless 'jobs' shows that it runs\$"
 swift 'another domain: its snapshots read' sha "$S/other/o1.vda.img"
 same 'right' "${WANT[other/o1.vda.img]}" "$OUT"
 swift 'this domain: other snapshots begin to read' dd "if=$S/big/s3.vda.img" of=/dev/null bs=64k count=1 status=none
@@ -98,6 +104,8 @@ verify_bytes 'and right' "$M" big
 guest_agrees 'the guest has what it had' big/vda
 same 'the domain still has no job' '' "$(V blockjob big vda)"
 hold_open h3 "$M/big/s3.vda.img"
+does_not 'what it has half removed cannot be held' big 'hold s1' EPERM "repeat 'commit s1' first"
+does_not 'try says so' big 'try hold s1' EPERM "repeat 'commit s1' first"
 does 'repeating the command finishes it' big 'commit s1'
 same 'whoever had a later snapshot open reads on' "${WANT[big/s3.vda.img]}" "$(read_again h3)"
 let_go h3

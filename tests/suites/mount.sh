@@ -56,6 +56,8 @@ usage_error 'cache=maybe' -o cache=maybe "$g" "$M"
 usage_error 'umask=9' -o umask=9 "$g" "$M"
 usage_error 'a URI and an image' qemu:///system "$g" "$M"
 usage_error 'two URIs' qemu:///system test:///default "$M"
+usage_error 'a URI and no mount point' qemu:///system
+has 'usage: says that it is the mount point that is missing' "$ERR" "no mountpoint was given behind 'qemu:///system'; try 'virt-snapfs --help'"
 cannot() { # NAME PATTERN ARGUMENT...: fails with status 1, one sentence that names the matter, and nothing mounted
 	local name=$1 pattern=$2
 	shift 2
@@ -103,6 +105,26 @@ for sig in TERM INT; do
 	exec {fd}<&-
 	unmount_snapfs "$M"
 done
+# A process with a mount namespace of its own, as libvirt gives one to each QEMU. Says whether the umount
+# has ended the daemon.
+beside() {
+	local pid other
+	mount_snapfs "$M" "$g" || return
+	pid=${SNAPFS_PIDS[$M]}
+	unshare -m --propagation unchanged sh -c 'mount --make-rslave / && echo there >"$1" && exec sleep 60' - "$W/beside" &
+	other=$!
+	wait_until 10 test -s "$W/beside"
+	umount "$M"
+	if wait_until "$1" gone "$pid"; then echo ended; else kill -TERM "$pid" && echo "lives, and $(wait_until 20 gone "$pid" && echo 'SIGTERM ends it')"; fi
+	kill "$other"
+	wait "$other" 2>/dev/null
+	rm -f "$W/beside"
+	unmount_snapfs "$M"
+} 2>/dev/null
+same 'umount, where / is private and somebody has a copy of the mount' 'lives, and SIGTERM ends it' "$(beside 2)"
+mount --make-rshared /
+same 'umount, where / is shared' ended "$(beside 20)"
+mount --make-rprivate /
 mount_snapfs "$M" -d "$g" && unmount_snapfs "$M"
 has '-d: shows requests' "$(cat "${SNAPFS_LOGS[$M]}")" 'opcode: INIT'
 

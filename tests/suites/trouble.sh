@@ -149,6 +149,22 @@ does_not 'try says so' disk 'try delete m4' EBUSY 'open in QEMU|lock'
 does 'a hold needs no file' disk 'hold m4'
 end_pid "$(cat "$W/qemu.pid")"
 
+# One that may not be written: the outcome is what its owner can do something about.
+mount --bind "$I" "$I" && mount -o remount,bind,ro "$I" || die 'no read-only image'
+does_not 'on a read-only mount' disk 'create x' EROFS 'qemu-img: .*Read-only file system'
+umount "$I"
+mkdir -m 777 "$W/theirs" "$W/theirs/mnt"
+cp "$I" "$W/theirs/image.qcow2"
+chown nobody "$W/theirs/mnt" "$W/theirs/image.qcow2"
+chmod 444 "$W/theirs/image.qcow2"
+if SNAPFS_AS=nobody SNAPFS=$BUILD/fs/virt-snapfs mount_snapfs "$W/theirs/mnt" -o "refresh=$REFRESH" "$W/theirs/image.qcow2"; then
+	tell() { as_user nobody sh -c 'echo "$1" >"$2/ctl" && head -n 1 "$2/ctl" || head -n 1 "$2/ctl"' - "$1" "$W/theirs/mnt/image" 2>"$W/.err"; }
+	has 'a read-only image' "$(tell 'create x')" '^failed: create x: qemu-img: .*Permission denied \(EACCES\)$'
+	unmount_snapfs "$W/theirs/mnt"
+else
+	fail 'a read-only image' 'no mount'
+fi
+
 # What lies beside it and stands on it: seen at once.
 for fmt in qcow2 qed; do
 	qemu-img create -q -f $fmt -b "$I" -F qcow2 "$W/images/over.$fmt"

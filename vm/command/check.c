@@ -8,6 +8,7 @@
 
 #include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/record.h"
+#include "vm/libvirt/virterr.h"
 #include "vm/util/mem.h"
 
 #define COST_TABLE_BYTES (16u << 20)
@@ -41,9 +42,14 @@ int vm_check_idle(struct vm_context *cx, struct vs_err *err)
 
 int vm_check_startable(const struct vm_context *cx, struct vs_err *err)
 {
-	if (cx->running || virDomainHasManagedSaveImage(cx->dom, 0) <= 0)
+	int has = cx->running || !cx->dom ? 0 : virDomainHasManagedSaveImage(cx->dom, 0);
+
+	if (has < 0)
+		return vm_virterr_code() == -EOPNOTSUPP ? 0 : vm_virterr_set(err, "the managed save of the domain");
+	if (!has)
 		return 0;
-	return vs_err_set(err, -EPERM, "the domain has a managed save, which a start would use up: start it and shut it down first");
+	return vs_err_set(err, -EPERM, "the domain has a managed save, which belongs to its disks as they are and which a start would use up: start "
+			  "it and shut it down first, or discard it with 'virsh managedsave-remove %s'", cx->d->name);
 }
 
 static bool lies_there(const char *dir, const char *name, char **path)
@@ -122,9 +128,18 @@ static int check_cut(const struct vm_context *cx, const char *target, int layer,
 	return r;
 }
 
+static int contradicted(const struct vm_context *cx, const char *target, struct vs_err *err)
+{
+	for (size_t i = 0; i < cx->d->n_disks; i++)
+		if (!strcmp(cx->d->disks[i].target, target) && cx->d->disks[i].doubt)
+			return vs_err_set(err, -EPERM, "disk %s: %s: define it without <backingStore>, or put the headers right (qemu-img rebase -u)",
+					  target, cx->d->disks[i].doubt);
+	return 0;
+}
+
 int vm_check_uncut(const struct vm_context *cx, const char *target, int layer, struct vs_err *err)
 {
-	int r = 0;
+	int r = contradicted(cx, target, err);
 
 	for (int l = layer, n = 0; r == 0 && l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below, n++)
 		r = cx->d->layers[l].error ? broken(cx, target, l, err) : check_cut(cx, target, l, err);
@@ -133,6 +148,10 @@ int vm_check_uncut(const struct vm_context *cx, const char *target, int layer, s
 
 int vm_check_whole(const struct vm_context *cx, const char *target, struct vs_err *err)
 {
+	int r = contradicted(cx, target, err);
+
+	if (r < 0)
+		return r;
 	for (int l = vm_context_top(cx, target), n = 0; l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below, n++)
 		if (cx->d->layers[l].error)
 			return broken(cx, target, l, err);

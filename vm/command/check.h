@@ -13,11 +13,12 @@
 /* -EBUSY: somebody else's job runs; -EPERM: somebody's unfinished delete. */
 int vm_check_idle(struct vm_context *cx, struct vs_err *err);
 
-/* For what moves data: -EPERM, the domain is shut off and has a managed save, which the start for it would use up. */
+/* For what moves data, freezes disks or puts others in their place: -EPERM, the domain is shut off and has a managed save, which belongs to
+ * the disks as they are; and the start for it would use it up. */
 int vm_check_startable(const struct vm_context *cx, struct vs_err *err);
 
-/* Is the chain that this disk writes through whole, by the look? -EPERM, -EACCES: a layer is missing or cannot be read, and what can be
- * done. */
+/* Is the chain that this disk writes through whole, by the look? -EPERM, -EACCES: a layer is missing or cannot be read, or the domain's
+ * definition contradicts the headers, and what can be done. */
 int vm_check_whole(const struct vm_context *cx, const char *target, struct vs_err *err);
 /* Is the chain from this layer down, of the disk or of a snapshot of it, whole, and was no file of it cut off? Reads their tables. */
 int vm_check_uncut(const struct vm_context *cx, const char *target, int layer, struct vs_err *err);

@@ -3,6 +3,7 @@
 #include "vm/command/context.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "vm/libvirt/metadata.h"
 #include "vm/libvirt/record.h"
 #include "vm/libvirt/virterr.h"
+#include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
 
@@ -109,7 +111,8 @@ static int poll_inventory(struct vm_context *cx, struct vs_err *err)
 
 	cx->d = NULL;
 	if (r < 0)
-		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "the domain cannot be looked at: %s", strerror(-r));
+		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away, or has not answered for long" : "the domain cannot be looked at: %s",
+				  strerror(-r));
 	cx->inv = vm_refresher_inventory(cx->refresher);
 	for (size_t i = 0; i < cx->inv->n_domains; i++)
 		if (!strcmp(cx->inv->domains[i]->uuid, cx->uuid))
@@ -538,10 +541,29 @@ const char *vm_context_image(const struct vm_context *cx, const struct vm_contex
 	return NULL;
 }
 
+#define MADE_SLACK_NS (VM_NS_PER_S / 10) /* files are born by a clock that ticks */
+
+/*
+ * A record calls the file its overlay. That alone does not say that the snapshot made it: --reuse-external and --redefine name any file.
+ * What a snapshot makes is not older than it, and stands on something. Where the file system does not tell when a file was born the second
+ * must do; what a pull has made stand on nothing is noted before (pull.c).
+ */
+static bool is_making_of(const struct vm_context *cx, const struct vm_xml_snapshot *record, const char *path)
+{
+	int layer = vm_context_layer(cx, path);
+	const struct vm_layer *l = layer < 0 ? NULL : &cx->d->layers[layer];
+	struct statx st;
+
+	if (!l || (l->below < 0 && !l->ends) || statx(AT_FDCWD, path, 0, STATX_BTIME, &st) < 0)
+		return false;
+	return !(st.stx_mask & STATX_BTIME) ||
+	       st.stx_btime.tv_sec * VM_NS_PER_S + st.stx_btime.tv_nsec >= record->created_s * VM_NS_PER_S - MADE_SLACK_NS;
+}
+
 bool vm_context_made(const struct vm_context *cx, const char *path, uint64_t ino)
 {
 	for (size_t i = 0; i < cx->n_records; i++)
-		if (vm_record_proves(cx->records[i].xml, path))
+		if (vm_record_proves(cx->records[i].xml, path) && is_making_of(cx, cx->records[i].xml, path))
 			return true;
 	return vm_meta_has_made(cx->meta, path, ino);
 }

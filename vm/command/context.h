@@ -47,6 +47,7 @@ struct vm_context {
 	const char *command; /* canonical text */
 	struct vm_journal journal; /* of it */
 	bool try_only;
+	bool beside;         /* with `try`: a command was at work on the domain when this began, which shares no lock with it */
 	bool pruning;        /* retention works, and nobody asked for this very delete */
 	struct vm_dom_watch watch;
 

@@ -6,6 +6,7 @@
 
 #include "vm/command/attest.h"
 #include "vm/command/command.h"
+#include "vm/command/intent.h"
 
 int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct vs_err *err)
 {
@@ -17,12 +18,16 @@ int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct v
 		r = vm_context_find(cx, name, &s, err);
 	if (r < 0)
 		return r;
+	id = vm_context_id(cx, s);
+	if (hold && !s->held)
+		r = vm_intent_settle_of(cx, &id, err); /* else the command that is to be repeated would be refused for this */
+	if (r < 0)
+		return r;
 	if (s->held == hold || cx->try_only) {
 		vm_context_say(cx, s->held == hold ? "'%s' is %s already" : "'%s' would be %s", s->shown,
 			       hold ? "held" : "released");
 		return 0;
 	}
-	id = vm_context_id(cx, s);
 	if (vm_meta_set_held(cx->meta, &id, hold) < 0)
 		return vs_err_set(err, -ENOMEM, "out of memory");
 	return vm_context_ask(cx, err);

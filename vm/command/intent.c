@@ -323,8 +323,17 @@ static int settle_one(struct vm_context *cx, const struct vm_meta_mark *mark, en
 	if (state == VM_INTENT_UNKNOWN)
 		return vs_err_set(err, code, "'%s' was begun and is not done, and %s: bring that back, then repeat '%s' first", said,
 				  why, said);
+	if (cx->beside) /* it is that one, most likely, so to repeat it would be the wrong advice */
+		return vs_err_set(err, -EBUSY, "'%s' is not done, and a command is at work on this domain, see 'jobs'", said);
 	return vs_err_set(err, -EPERM, "'%s' was begun and is not done, and its files are its own until then: repeat '%s' first%s", said, said,
 			  state == VM_INTENT_REDO ? "; if that cannot be finished, 'pull' makes the disks stand without them" : "");
+}
+
+int vm_intent_settle_of(struct vm_context *cx, const struct vm_meta_id *id, struct vs_err *err)
+{
+	const struct vm_meta_snapshot *said = vm_meta_find(cx->meta, id);
+
+	return said && said->mark && !said->mark->is_void ? settle_one(cx, said->mark, VM_BESIDE_CHANGE, err) : 0;
 }
 
 /* The next begun command after the @from'th snapshot of ours; NULL: there is none. */

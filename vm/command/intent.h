@@ -56,6 +56,10 @@ size_t vm_intent_line(const struct vm_context *cx, const char *command, const ch
  */
 int vm_intent_settle(struct vm_context *cx, const char *command, enum vm_intent_beside beside, struct vs_err *err);
 
+/* The same for the command alone that was to remove this snapshot, if there is one: once it has gone so far, nothing can keep what the snapshot
+ * had. */
+int vm_intent_settle_of(struct vm_context *cx, const struct vm_meta_id *id, struct vs_err *err);
+
 /* Writes down that this command is void, for the reason @why. */
 int vm_intent_void(struct vm_context *cx, const char *command, const char *why, struct vs_err *err);
 

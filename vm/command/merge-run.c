@@ -138,7 +138,7 @@ static int mark(struct vm_merge *m, struct vs_err *err)
 {
 	vs_autofree struct vm_meta_doomed *disks = xcalloc(m->n_disks, sizeof(*disks));
 	vs_autofree char *said = vm_intent_repeat(m->command);
-	vs_autofree char *reason = xasprintf("'%s' has begun, which changes its data: repeat it if it is not running any more", said);
+	vs_autofree char *reason = xasprintf("'%s' has begun, which changes its data: repeat it, unless 'jobs' shows that it runs", said);
 	struct vm_meta_mark what = { .command = m->command, .reason = reason, .since_ns = vm_now_ns(), .disks = disks };
 
 	what.retention = m->cx->pruning && !is_asked_for(m);
@@ -473,7 +473,8 @@ static int remember_made(struct vm_merge *m, struct vs_err *err)
 
 			struct stat st;
 
-			if (d->mode == VM_MODE_EXTERNAL && d->overlay.path && stat(d->overlay.path, &st) == 0)
+			if (d->mode == VM_MODE_EXTERNAL && d->overlay.path && stat(d->overlay.path, &st) == 0 &&
+			    vm_context_made(m->cx, d->overlay.path, st.st_ino))
 				vm_meta_add_made(m->cx->meta, d->overlay.path, st.st_ino);
 		}
 	}
@@ -554,7 +555,7 @@ static int refuse_void(struct vm_merge *m, struct vs_err *err)
 
 static int try_it(struct vm_merge *m, struct vs_err *err)
 {
-	int r = m->is_void ? refuse_void(m, err) : vm_merge_count(m, VM_MERGE_DOWN) ? vm_check_startable(m->cx, err) : 0;
+	int r = m->is_void ? refuse_void(m, err) : 0;
 
 	if (r < 0)
 		return r;
@@ -656,6 +657,8 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 	size_t n;
 	int r = m->is_void ? 0 : check_files(m, err);
 
+	if (r == 0 && !m->is_void)
+		r = vm_check_startable(m->cx, err);
 	if (r < 0)
 		return r;
 	if (m->cx->try_only)

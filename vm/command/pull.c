@@ -13,6 +13,7 @@
 #include "vm/command/guest.h"
 #include "vm/command/own-job.h"
 #include "vm/command/recover.h"
+#include "vm/command/remove.h"
 #include "vm/libvirt/blockjob.h"
 
 struct pull_disk {
@@ -109,6 +110,12 @@ static int pull_all(struct vm_context *cx, const struct pull_disk *disks, size_t
 	int r;
 
 	vm_context_unguard(cx);
+	for (size_t i = 0; i < n; i++) {
+		int top = vm_context_top(cx, disks[i].target);
+
+		if (top >= 0 && vm_made(cx, top))
+			vm_meta_add_made(cx->meta, cx->d->layers[top].path, cx->d->layers[top].stamp.ino);
+	}
 	r = vm_context_save(cx, err); /* what each snapshot froze, which the header that changes will not tell any more */
 	if (r == 0)
 		r = vm_guest_start(cx, err);

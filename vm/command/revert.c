@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "vm/command/attest.h"
 #include "vm/command/check.h"
@@ -306,6 +307,94 @@ static struct vm_revert_image *list_images(const struct vm_context *cx, const ch
 	return list;
 }
 
+/* ---------------------------------------------------------------- who else needs what it will write to */
+
+/*
+ * Whoever else needs a file that the domain writes to after the revert would read other bytes from then on. Those files are: with an
+ * internal snapshot the images that it is in, and with either kind the disks that took no part and that the domain has not now as it had
+ * them then, for they come back with the file that they had. New overlays are nobody's, and what becomes of the old ones is asked when
+ * they are removed.
+ */
+
+/* Is this disk going to be what it is now? */
+static bool stays(const struct vm_context *cx, const struct vm_snapshot *s, const struct vm_xml_domain *now,
+		  const struct vm_xml_disk *then)
+{
+	const struct vm_xml_disk *disk = vm_xml_domain_disk(now, then->target);
+	int layer = vm_context_layer(cx, then->source.path);
+
+	if (s->kind == VM_EXTERNAL) /* see libvirt/revert.c */
+		return disk && disk->source.path && disk->source.format != Q2_FORMAT_NONE;
+	return disk && layer >= 0 && vm_context_layer(cx, disk->source.path) == layer;
+}
+
+static int check_comes_back(const struct vm_context *cx, const struct vm_snapshot *s, const struct vm_xml_disk *then,
+			    struct vs_err *err)
+{
+	int layer = vm_context_layer(cx, then->source.path), one;
+	const struct vm_layer *l = layer < 0 ? NULL : &cx->d->layers[layer];
+
+	if (!l || l->error)
+		return vs_err_set(err, -EPERM, "disk %s: at '%s' the domain had it with '%s', and %s: attach it as it is to be first", then->target,
+				  s->shown, then->source.text ? then->source.text : "?",
+				  then->source.path && access(then->source.path, F_OK) < 0 ? strerror(errno) : "nobody can tell who needs that by now");
+	if (vm_context_above(cx, layer, &one) || l->active)
+		return vs_err_set(err, -EPERM, "disk %s: at '%s' the domain had it with '%s', which others stand on by now, and does not have it "
+				  "so any more: attach it as it is now first", then->target, s->shown, l->path);
+	if (vm_need(cx, layer, NULL, true, err) == VM_NEED_NOT)
+		return 0;
+	vs_err_prefix(err, "disk %s, which the domain had at '%s' and does not have so any more", then->target, s->shown);
+	return err->code;
+}
+
+static int check_others(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
+{
+	const struct vm_context_record *record = vm_context_record(cx, s->name);
+	vm_dom_autodomain struct vm_xml_domain *now = NULL;
+	int r = record ? vm_dom_xml(cx->dom, VIR_DOMAIN_XML_INACTIVE, &now, err) : 0;
+
+	for (size_t k = 0; r == 0 && record && k < record->xml->n_disks; k++) {
+		const struct vm_xml_disk *then = record->xml->disks[k].mode == VM_MODE_NO ? record->xml->disks[k].frozen : NULL;
+
+		if (then && vm_xml_disk_exposed(then) && then->source.type != VM_SOURCE_NONE && !stays(cx, s, now, then))
+			r = check_comes_back(cx, s, then, err);
+	}
+	return r;
+}
+
+static int check_written(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
+{
+	int one;
+
+	for (size_t i = 0; s->kind == VM_INTERNAL && i < s->n_disks; i++) {
+		int layer = s->disks[i].chain && s->disks[i].chain[0] ? vm_context_layer(cx, s->disks[i].chain[0]) : -1;
+
+		if (layer < 0)
+			continue;
+		if (vm_context_above(cx, layer, &one))
+			return vs_err_set(err, -EPERM, "disk %s: '%s' must stay as it is: '%s' stands on it", s->disks[i].target,
+					  cx->d->layers[layer].path, cx->d->layers[one].path);
+		if (vm_need(cx, layer, NULL, true, err) != VM_NEED_NOT) {
+			vs_err_prefix(err, "disk %s", s->disks[i].target);
+			return err->code;
+		}
+	}
+	return check_others(cx, s, err);
+}
+
+/* ---------------------------------------------------------------- the revert */
+
+/* No snapshot of libvirt's holds the firmware's variables, and nothing else knows what they were. Most reverts are for the disks' sake, and
+ * a boot entry too new does no harm: so it is not refused, but nobody is told that all is as it was. */
+static void tell_nvram(struct vm_context *cx)
+{
+	vm_dom_autodomain struct vm_xml_domain *now = NULL;
+
+	if (vm_dom_xml(cx->dom, VIR_DOMAIN_XML_INACTIVE, &now, NULL) == 0 && now->nvram)
+		vm_context_say(cx, "its NVRAM %s as it is now: that is not part of the snapshot",
+			       cx->try_only ? "would stay" : "stays");
+}
+
 static int revert_now(struct vm_context *cx, const char *name, struct vs_err *err)
 {
 	struct vm_revert spec = { .name = name, .risky = true, .taken = vm_context_names, .making = vm_recover_making, .opaque = cx };
@@ -322,6 +411,10 @@ static int revert_now(struct vm_context *cx, const char *name, struct vs_err *er
 	}
 	if (r == 0)
 		r = check_state(s, err); /* it may have changed while a snapshot was taken and the guest was stopped */
+	if (r == 0)
+		r = vm_check_startable(cx, err); /* who stopped it, if it was not us? */
+	if (r == 0)
+		r = check_written(cx, s, err);
 	vm_context_unguard(cx);
 	if (r == 0)
 		r = vm_recover_settle_making(cx, err);
@@ -331,8 +424,10 @@ static int revert_now(struct vm_context *cx, const char *name, struct vs_err *er
 		r = vm_revert(cx->dom, &spec, &cx->watch, err);
 	if (r == 0)
 		r = vm_attest_poll(cx, err); /* which puts our metadata back, too */
-	if (r == 0)
+	if (r == 0) {
 		vm_context_say(cx, "the domain is as it was at '%s'", name);
+		tell_nvram(cx);
+	}
 	if (r == 0)
 		vm_journal_each(&cx->journal, "drop", discard_noted, &(struct discarding){ cx, &old });
 	if (r == 0)
@@ -365,6 +460,7 @@ static int try_revert(struct vm_context *cx, const struct vm_command *c, const s
 	}
 	vm_context_say(cx, "would define the domain as it was at '%s'%s", name, c->keep ? "" :
 		       " and discard what was written since the current snapshot");
+	tell_nvram(cx);
 	return 0;
 }
 
@@ -379,32 +475,6 @@ static int check_whole(const struct vm_context *cx, const struct vm_snapshot *s,
 	return r;
 }
 
-/* A disk that took no part and that the domain does not have any more would come back with the image that it had then. */
-static int check_absent(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
-{
-	const struct vm_context_record *record = s->kind == VM_EXTERNAL ? vm_context_record(cx, s->name) : NULL;
-
-	for (size_t k = 0; record && k < record->xml->n_disks; k++) {
-		const struct vm_xml_snapdisk *disk = &record->xml->disks[k];
-		const char *path = disk->mode == VM_MODE_NO && disk->frozen ? disk->frozen->source.path : NULL;
-		int layer = path && vm_xml_disk_exposed(disk->frozen) ? vm_context_layer(cx, path) : -1, one;
-		bool here = false;
-
-		for (size_t i = 0; i < cx->d->n_disks; i++)
-			here |= !strcmp(cx->d->disks[i].target, disk->target);
-		if (here || layer < 0)
-			continue;
-		if (vm_context_above(cx, layer, &one) || cx->d->layers[layer].active)
-			return vs_err_set(err, -EPERM, "disk %s: at '%s' the domain had it with '%s', which others stand on by now, and does not have it "
-					  "any more: attach it as it is now first", disk->target, s->shown, path);
-		if (vm_need(cx, layer, NULL, true, err) != VM_NEED_NOT) {
-			vs_err_prefix(err, "disk %s, which the domain had at '%s' and does not have any more", disk->target, s->shown);
-			return err->code;
-		}
-	}
-	return 0;
-}
-
 static int check_revert(const struct vm_context *cx, const struct vm_command *c, const struct vm_snapshot *s,
 			struct vs_err *err)
 {
@@ -415,11 +485,13 @@ static int check_revert(const struct vm_context *cx, const struct vm_command *c,
 	if (r == 0)
 		r = check_whole(cx, s, err);
 	if (r == 0)
-		r = check_absent(cx, s, err);
-	if (r == 0 && !s->recorded)
-		r = vs_err_set(err, -EOPNOTSUPP, "libvirt does not know snapshot '%s'", s->shown);
+		r = s->recorded ? 0 : vs_err_set(err, -EOPNOTSUPP, "libvirt does not know snapshot '%s'", s->shown);
 	if (r == 0 && s->kind == VM_INTERNAL)
 		r = vm_delete_check_active(cx, s, err);
+	if (r == 0)
+		r = check_written(cx, s, err);
+	if (r == 0)
+		r = vm_check_startable(cx, err);
 	if (r == 0 && cx->running && !c->force)
 		r = vs_err_set(err, -EBUSY, "the domain is %s: shut it down, or use 'force', which stops it", cx->d->state);
 	return r;

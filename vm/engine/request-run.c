@@ -98,6 +98,7 @@ static void begin(struct at_command *at, struct vm_request *q, virConnectPtr con
 	pthread_mutex_lock(&e->lock);
 	atomic_store(&at->cx.watch.cancel, atomic_load(&q->cancel));
 	q->cx = &at->cx;
+	at->cx.beside = try_only && q->slot->running && q->slot->running != q;
 	if (!try_only)
 		at->job = vm_job_add(&q->slot->jobs, ++e->next_job, vs_steal(shown));
 	pthread_mutex_unlock(&e->lock);

@@ -120,7 +120,7 @@ static int open_connection(struct vm_request *q, virConnectPtr *conn, struct vs_
 		return 0;
 	r = vm_refresher_poll(q->engine->refresher, REFRESH_MS); /* a libvirt that hangs would keep virConnectOpen() for ever */
 	if (r == -ETIMEDOUT || r == -EHOSTDOWN)
-		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away" : "libvirt does not answer");
+		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away, or has not answered for long" : "libvirt does not answer");
 	*conn = vm_conn_plain(q->engine->options.uri, false);
 	if (!*conn) {
 		r = vm_virterr_set(err, "libvirt cannot be reached");
@@ -285,6 +285,8 @@ static int submit(struct vm_request *q)
 
 	if (only_cancels(q)) {
 		r = 0;
+		if (!q->commands.n) /* or `ctl` would go on showing what came of an earlier write */
+			vm_request_report(q, "there was no command in what was written", 0, NULL, NULL);
 		for (size_t i = 0; r == 0 && i < q->commands.n; i++)
 			r = vm_request_command(q, NULL, &q->commands.v[i]);
 		return r;

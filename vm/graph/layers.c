@@ -27,6 +27,7 @@ struct draft {
 	bool needed; /* by a disk of this domain, or by a snapshot of it that can be read */
 	bool begun;  /* made by a command that has not ended */
 	bool memory; /* no image, but a snapshot's memory */
+	bool other;  /* a disk that it had at some snapshot, and does not have any more */
 	struct words snapshots;
 };
 
@@ -173,6 +174,13 @@ static int draft_others(struct painting *p)
 		if (ret == 0 && !known)
 			p->drafts[p->n - 1].begun = true;
 	}
+	for (size_t i = 0; ret == 0 && i < domain->n_others; i++) {
+		if (!vm_graph_exists(p->g, domain->others[i]) || draft_index(p, domain->others[i]) >= 0)
+			continue;
+		ret = draft_add(p, domain->others[i], vm_graph_file(p->g, domain->others[i])->format, true);
+		if (ret == 0)
+			p->drafts[p->n - 1].other = true;
+	}
 	for (size_t s = 0; ret == 0 && s < domain->n_snapshots; s++) {
 		const int *memory = domain->snapshots[s].memory;
 		bool known = !memory || draft_index(p, *memory) >= 0;
@@ -295,6 +303,8 @@ static int write_note(const struct painting *p, const struct draft *draft, const
 		n = asprintf(&text, "left over: made by a command that did not end: repeat it");
 	else if (!draft->needed && !layer->users[0])
 		n = asprintf(&text, "left over: no snapshot or disk of %s uses it", domain);
+	else if (draft->other)
+		n = asprintf(&text, "a disk that the domain had at some snapshot");
 	else if (f->writer && !vm_graph_writer(p->g, draft->file))
 		n = asprintf(&text, "open for writing in some process");
 	if (n < 0)

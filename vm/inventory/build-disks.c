@@ -115,7 +115,41 @@ static void draw_disk(struct vm_build *sk, const struct vm_observed_domain *k, c
 	draw_job(sk, k, xml, disk, gate);
 }
 
-/* ---------------------------------------------------------------- the next start */
+/* ---------------------------------------------------------------- who needs files besides */
+
+/*
+ * What a domain needs is not only what its disks are now. A running domain's configuration may name other images than it runs on. A
+ * managed save names what it is going to be restored on, whatever the configuration has come to say since. And a definition may name
+ * with <backingStore> what an image stands on: QEMU is then started on that, whatever the image's own header says. So both are witnesses,
+ * and where they differ every file that either names is needed. Each of the three is one more domain of the graph's facts, of the same
+ * name; who it is is said in the name of the disk.
+ */
+struct besides {
+	struct vm_fact_disk *disks;
+	size_t n, room;
+};
+
+static void add_besides(struct vm_build *sk, struct besides *list, struct vm_fact_disk disk)
+{
+	if (list->n == list->room) {
+		struct vm_fact_disk *more = vm_arena_calloc(&sk->arena, 2 * list->room + 8, sizeof(*more));
+
+		if (!more)
+			return;
+		if (list->n)
+			memcpy(more, list->disks, list->n * sizeof(*more));
+		list->disks = more;
+		list->room = 2 * list->room + 8;
+	}
+	disk.mirror = VM_NO_FILE;
+	list->disks[list->n++] = disk;
+}
+
+static void end_besides(struct vm_build *sk, const struct vm_draft *d, const struct besides *list)
+{
+	if (list->n && sk->set.n_extra < sk->extra_room)
+		sk->extra[sk->set.n_extra++] = (struct vm_fact_domain){ .name = d->dir, .disks = list->disks, .n_disks = list->n };
+}
 
 static bool in_live_chains(const struct vm_build *sk, const struct vm_draft *d, int file)
 {
@@ -131,25 +165,95 @@ static bool in_live_chains(const struct vm_build *sk, const struct vm_draft *d, 
 	return false;
 }
 
-/* A running domain's configuration may name other images than it runs on: they are its disks too, from the next start. */
+/* Do the definition and the headers tell of the same chain, as far as the definition goes? */
+static bool headers_agree(struct vm_build *sk, const struct vm_xml_disk *xml, int top, struct q2_gate *gate)
+{
+	int layer = top;
+
+	for (size_t i = 0; i < xml->n_below; i++) {
+		layer = sk->chains.fact[layer].below;
+		if (layer == VM_NO_FILE || !vm_build_same(sk, layer, vm_build_file(sk, &xml->below[i], gate)))
+			return false;
+	}
+	return !xml->below_complete || sk->chains.fact[layer].below == VM_NO_FILE;
+}
+
+/* What <backingStore> of a definition names, where the headers tell otherwise. True: they do. */
+static bool draw_said(struct vm_build *sk, const struct vm_xml_disk *xml, int top, const struct vm_draft *d, struct besides *list)
+{
+	const char *as = vm_arena_printf(&sk->arena, "%s, by the <backingStore> of its definition", xml->target);
+
+	if (top == VM_NO_FILE || (!xml->n_below && !xml->below_complete) || headers_agree(sk, xml, top, d->gate))
+		return false;
+	for (size_t i = 0; i < xml->n_below; i++) {
+		vm_build_elsewhere(sk, &xml->below[i], xml->target, vm_arena_printf(&sk->arena, "domain '%s'", d->dir));
+		add_besides(sk, list, (struct vm_fact_disk){ .target = as, .top = vm_build_file(sk, &xml->below[i], d->gate),
+							     .format = xml->below[i].format });
+	}
+	return true;
+}
+
 static void draw_config(struct vm_build *sk, const struct vm_observed_domain *k, const struct vm_draft *d)
 {
-	struct vm_fact_disk *disks = k->config ? vm_arena_calloc(&sk->arena, k->config->n_disks, sizeof(*disks)) : NULL;
-	size_t n = 0;
+	struct besides list = {0};
 
-	for (size_t i = 0; disks && i < k->config->n_disks; i++) {
+	for (size_t i = 0; k->config && i < k->config->n_disks; i++) {
 		const struct vm_xml_disk *xml = &k->config->disks[i];
 		int top = vm_build_file(sk, &xml->source, d->gate);
 
-		vm_build_elsewhere(sk, &xml->source, xml->target,
-				   vm_arena_printf(&sk->arena, "domain '%s' at its next start", k->name));
-		if (top == VM_NO_FILE || in_live_chains(sk, d, top))
-			continue;
-		disks[n++] = (struct vm_fact_disk){ .target = xml->target, .top = top, .format = xml->source.format,
-						    .writable = vm_xml_disk_exposed(xml), .mirror = VM_NO_FILE };
+		vm_build_elsewhere(sk, &xml->source, xml->target, vm_arena_printf(&sk->arena, "domain '%s' at its next start", k->name));
+		draw_said(sk, xml, top, d, &list);
+		if (top != VM_NO_FILE && !in_live_chains(sk, d, top))
+			add_besides(sk, &list, (struct vm_fact_disk){ .target = xml->target, .top = top, .format = xml->source.format,
+								      .writable = vm_xml_disk_exposed(xml) });
 	}
-	if (n)
-		sk->extra[sk->set.n_extra++] = (struct vm_fact_domain){ .name = d->dir, .disks = disks, .n_disks = n };
+	end_besides(sk, d, &list);
+}
+
+static bool is_top(const struct vm_build *sk, const struct vm_draft *d, int file)
+{
+	for (size_t i = 0; i < d->n_disks; i++)
+		if (vm_build_same(sk, d->disks[i].fact.top, file))
+			return true;
+	return false;
+}
+
+static void draw_saved(struct vm_build *sk, const struct vm_observed_domain *k, const struct vm_draft *d)
+{
+	struct besides list = {0};
+
+	for (size_t i = 0; k->saved && i < k->saved->n_disks; i++) {
+		const struct vm_xml_disk *xml = &k->saved->disks[i];
+		int top = vm_build_file(sk, &xml->source, d->gate);
+
+		vm_build_elsewhere(sk, &xml->source, xml->target, vm_arena_printf(&sk->arena, "the managed save of domain '%s'", k->name));
+		draw_said(sk, xml, top, d, &list);
+		if (top != VM_NO_FILE)
+			add_besides(sk, &list, (struct vm_fact_disk){
+				.target = vm_arena_printf(&sk->arena, "%s, in its managed save", xml->target), .top = top,
+				.format = xml->source.format, .writable = vm_xml_disk_exposed(xml) && !is_top(sk, d, top),
+			});
+	}
+	end_besides(sk, d, &list);
+}
+
+/* The configuration of a domain that is shut off. */
+static void draw_contradictions(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
+{
+	struct besides list = {0};
+
+	for (size_t i = 0, n = 0; !k->running && i < k->now->n_disks; i++) {
+		const struct vm_xml_disk *xml = &k->now->disks[i];
+		struct vm_draft_now *disk = &d->disks[n];
+
+		if (xml->source.type == VM_SOURCE_NONE)
+			continue;
+		n++;
+		if (draw_said(sk, xml, disk->fact.top, d, &list))
+			disk->doubt = vm_arena_printf(&sk->arena, "the <backingStore> in the domain's definition names another chain than the "
+						      "headers of the images do");
+	}
+	end_besides(sk, d, &list);
 }
 
 void vm_build_disks(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
@@ -160,5 +264,9 @@ void vm_build_disks(struct vm_build *sk, const struct vm_observed_domain *k, str
 	for (size_t i = 0; d->disks && i < k->now->n_disks; i++)
 		if (k->now->disks[i].source.type != VM_SOURCE_NONE)
 			draw_disk(sk, k, &k->now->disks[i], &d->disks[d->n_disks++], d->gate);
+	if (!d->disks)
+		return;
+	draw_contradictions(sk, k, d);
 	draw_config(sk, k, d);
+	draw_saved(sk, k, d);
 }

@@ -108,12 +108,38 @@ static void draw_disk(struct snaps *s, const struct vm_xml_snapshot *xml, const 
 		disk->entry = claim(s, disk->fact.pit, xml);
 }
 
+/* A disk that took no part: no image of the snapshot, but a revert may attach it again. */
+static void draw_other(struct snaps *s, const struct vm_xml_disk *then)
+{
+	struct vm_draft *d = s->d;
+	int file = then && vm_xml_disk_exposed(then) ? vm_build_file(s->sk, &then->source, d->gate) : VM_NO_FILE;
+
+	for (size_t i = 0; file != VM_NO_FILE && i < d->n_others; i++)
+		if (d->others[i] == file)
+			return;
+	if (file == VM_NO_FILE)
+		return;
+	if (d->n_others == d->others_room) {
+		int *more = vm_arena_calloc(&s->sk->arena, d->others_room * 2 + 8, sizeof(*more));
+
+		if (!more)
+			return;
+		if (d->n_others)
+			memcpy(more, d->others, d->n_others * sizeof(*more));
+		d->others = more;
+		d->others_room = d->others_room * 2 + 8;
+	}
+	d->others[d->n_others++] = file;
+}
+
 static void draw_disks(struct snaps *s, const struct vm_xml_snapshot *xml, struct vm_draft_snapshot *snap)
 {
 	snap->disks = vm_arena_calloc(&s->sk->arena, xml->n_disks, sizeof(*snap->disks));
 	for (size_t i = 0; snap->disks && i < xml->n_disks; i++) {
 		const struct vm_xml_snapdisk *from = &xml->disks[i];
 
+		if (from->mode == VM_MODE_NO)
+			draw_other(s, from->frozen);
 		if (from->mode == VM_MODE_NO || (from->frozen && !vm_xml_disk_exposed(from->frozen)))
 			continue;
 		draw_disk(s, xml, from, &snap->disks[snap->n_disks++]);

@@ -177,6 +177,9 @@ static void add_domain(struct vm_build *sk, struct vm_gates_list *list, const st
 	if (k->config)
 		vm_gates_list_files(list, k->config->files, k->config->n_files);
 	add_volumes_of(sk, list, k->config);
+	if (k->saved)
+		vm_gates_list_files(list, k->saved->files, k->saved->n_files);
+	add_volumes_of(sk, list, k->saved);
 	for (size_t i = 0; i < k->n_list; i++) {
 		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_observed_record_xml(k->list[i]->record) : NULL;
 
@@ -322,6 +325,8 @@ static void draw_unknown(struct vm_build *sk, const struct vm_observed_domain *k
 		vm_drafts_unknown(&sk->set, -EPERM, k->unknown ? k->unknown : "its definition cannot be read", "domain '%s'", d->dir);
 	else if (k->running && !k->config)
 		vm_drafts_unknown(&sk->set, -EPERM, "the definition for its next start cannot be read", "domain '%s'", d->dir);
+	if (k->saved_problem)
+		vm_drafts_unknown(&sk->set, -EPERM, k->saved_problem, "the managed save of domain '%s'", d->dir);
 	for (size_t i = 0; i < k->n_list; i++)
 		if (!k->list[i]->record || k->list[i]->problem)
 			vm_drafts_unknown(&sk->set, -EPERM, k->list[i]->problem ? k->list[i]->problem : "its record cannot be read",
@@ -356,7 +361,8 @@ int vm_build_draw(struct vm_build *sk)
 	sk->set = (struct vm_drafts){ .arena = &sk->arena, .chains = &sk->chains, .memory = sk->memory,
 				      .ask_locks = sk->observed->jobs };
 	sk->set.drafts = vm_arena_calloc(&sk->arena, n, sizeof(*sk->set.drafts));
-	sk->set.extra = sk->extra = vm_arena_calloc(&sk->arena, n, sizeof(*sk->extra));
+	sk->extra_room = 3 * n; /* see build-disks.c */
+	sk->set.extra = sk->extra = vm_arena_calloc(&sk->arena, sk->extra_room, sizeof(*sk->extra));
 	if (!sk->set.drafts || !sk->extra)
 		return -ENOMEM;
 	sk->set.n = n;

@@ -42,6 +42,7 @@ struct vm_build {
 	struct vm_chains chains;
 	struct vm_drafts set;
 	struct vm_fact_domain *extra; /* set.extra, while it is filled */
+	size_t extra_room;
 };
 
 /* 0 or -ENOMEM; vm_build_fini() is called in any case. */

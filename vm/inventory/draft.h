@@ -50,7 +50,7 @@ struct vm_draft_snapshot {
 
 struct vm_draft_now {
 	struct vm_fact_disk fact;
-	const char *source, *note, *job; /* for vm_disk_now */
+	const char *source, *note, *doubt, *job; /* for vm_disk_now */
 	uint64_t job_done, job_total;
 	bool transient;
 	unsigned pull_since; /* a pull into it that was first seen at this poll is over now; 0: none */
@@ -76,6 +76,8 @@ struct vm_draft {
 	size_t n_own_made;
 	int *begun;                 /* files that a command which has not ended has made, and may not have come to use */
 	size_t n_begun;
+	int *others;                /* files that were its disks at some snapshot which they took no part in */
+	size_t n_others, others_room;
 
 	/* filled in here */
 	uint64_t ino;

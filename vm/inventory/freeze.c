@@ -324,7 +324,7 @@ static void copy_disks(struct work *w, const int *tops)
 		to[i] = (struct vm_disk_now){
 			.target = vm_arena_strdup(w->arena, from->fact.target), .top = tops[i],
 			.source = vm_arena_strdup(w->arena, from->source), .note = vm_arena_strdup(w->arena, from->note),
-			.job = vm_arena_strdup(w->arena, from->job),
+			.doubt = vm_arena_strdup(w->arena, from->doubt), .job = vm_arena_strdup(w->arena, from->job),
 			.transient = from->transient, .job_done = from->job_done, .job_total = from->job_total,
 		};
 	}

@@ -26,7 +26,7 @@ const struct vm_grammar vm_grammars[VM_VERBS] = {
 		"copies data up to stand on NAME's image, or on none; all snapshots stay" },
 	[VM_REVERT] = { "revert", 1, 1, VM_OPT_FORCE | VM_OPT_KEEP, "revert NAME [force] [keep=NEW]",
 		"goes back to NAME (force: though it runs; keep=NEW: after a snapshot)" },
-	[VM_HOLD] = { "hold", 1, 1, 0, "hold NAME", "retention and delete leave NAME alone" },
+	[VM_HOLD] = { "hold", 1, 1, 0, "hold NAME", "retention, delete and commit leave NAME alone" },
 	[VM_RELEASE] = { "release", 1, 1, 0, "release NAME", "ends a hold" },
 	[VM_PRUNE] = { "prune", 0, 0, 0, "prune", "applies the policy in 'retain' now" },
 	[VM_CANCEL] = { "cancel", 1, 1, 0, "cancel ID", "stops a job that 'jobs' lists" },

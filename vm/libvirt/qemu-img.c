@@ -61,6 +61,17 @@ static int wait_for(pid_t pid, int *status)
 	return 0;
 }
 
+/* What a program ends its complaint with, where strerror() has given it. */
+static int errno_said(const char *said)
+{
+	static const int known[] = { ENOSPC, EACCES, EPERM, EROFS };
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(known); i++)
+		if (strstr(said, strerrordesc_np(known[i])))
+			return -known[i];
+	return -EIO;
+}
+
 int vm_qemu_img_run(const char *const *argv, struct vs_err *err)
 {
 	char said[SAID_MAX];
@@ -82,5 +93,5 @@ int vm_qemu_img_run(const char *const *argv, struct vs_err *err)
 		return 0;
 	if (!said[0]) /* else it begins with its name, as programs do */
 		snprintf(said, sizeof(said), "%s: failed without saying why", argv[0]);
-	return vs_err_set(err, strstr(said, "No space left") ? -ENOSPC : -EIO, "%s", said);
+	return vs_err_set(err, errno_said(said), "%s", said);
 }

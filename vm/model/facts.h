@@ -103,6 +103,8 @@ struct vm_fact_domain {
 	size_t n_made;
 	const int *begun;       /* the same, by a command that has not ended: files that it may not have come to use yet */
 	size_t n_begun;
+	const int *others;      /* disks of it at some snapshot that they took no part in: a revert may attach them again */
+	size_t n_others;
 };
 
 /* An image in a storage pool; or, with pool NULL and its path as name, one that was found in a directory. */

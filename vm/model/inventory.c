@@ -157,7 +157,7 @@ static bool same_doubt(const struct vm_doubt *a, const struct vm_doubt *b)
 static bool same_disk_now(const struct vm_disk_now *a, const struct vm_disk_now *b)
 {
 	return same_text(a->target, b->target) && same_text(a->source, b->source) && a->top == b->top &&
-	       same_text(a->note, b->note) && same_text(a->job, b->job) && a->transient == b->transient;
+	       same_text(a->note, b->note) && same_text(a->doubt, b->doubt) && same_text(a->job, b->job) && a->transient == b->transient;
 }
 
 bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b)

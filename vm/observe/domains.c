@@ -20,6 +20,8 @@ static void domain_free(struct vm_observed_domain *d)
 	vm_xml_domain_free(d->config);
 	vm_meta_free(d->meta);
 	vm_meta_free(d->config_meta);
+	vm_xml_domain_free(d->saved);
+	free(d->saved_problem);
 	vm_log_unref(d->log);
 	vm_gates_memo_fini(&d->gate);
 	free(d->unknown);
@@ -139,8 +141,10 @@ static bool new_definition(struct vm_observed_domain *d, const char *text, uint6
 	*hash = now;
 	vm_xml_domain_free(*out);
 	*out = r < 0 ? NULL : parsed;
-	vm_meta_free(*meta);
-	*meta = parse_meta(*out);
+	if (meta) {
+		vm_meta_free(*meta);
+		*meta = parse_meta(*out);
+	}
 	if (r < 0)
 		vm_log(d->log, "its definition cannot be read: %s", vs_err_text(&err, r));
 	return true;
@@ -176,6 +180,45 @@ static void ask_definition(struct vm_observe *observe)
 		observe->observed->changed = observe->closer = true;
 }
 
+static void forget_saved(struct vm_observe *observe)
+{
+	if (observe->d->saved || observe->d->saved_problem)
+		observe->observed->changed = observe->closer = true;
+	vm_xml_domain_free(vs_steal(observe->d->saved));
+	free(vs_steal(observe->d->saved_problem));
+}
+
+/* A managed save names files of its own, whatever the definition has come to say since. */
+static void ask_saved(struct vm_observe *observe)
+{
+	struct vm_observed_domain *d = observe->d;
+	int has = d->running ? 0 : virDomainHasManagedSaveImage(observe->dom, 0);
+	vs_autofree char *text = has > 0 ? virDomainManagedSaveGetXMLDesc(observe->dom, 0) : NULL;
+	struct vs_err err = {0};
+
+	if (has < 0 && vm_virterr_code() != -EOPNOTSUPP) {
+		vm_observe_refused(observe);
+		return;
+	}
+	if (has > 0 && !text)
+		vm_virterr_set(&err, "its managed save cannot be read");
+	if (has <= 0 || (!text && virDomainHasManagedSaveImage(observe->dom, 0) == 0)) {
+		forget_saved(observe);
+		return;
+	}
+	if (text && !new_definition(d, text, &d->saved_hash, &d->saved, NULL))
+		return;
+	if (text && !d->saved)
+		vs_err_set(&err, -EINVAL, "the definition in its managed save cannot be read");
+	if (!text && d->saved_problem && !strcmp(d->saved_problem, err.msg))
+		return;
+	if (!text)
+		forget_saved(observe);
+	free(d->saved_problem);
+	d->saved_problem = d->saved ? NULL : xstrdup(err.msg);
+	observe->observed->changed = observe->closer = true;
+}
+
 /* ---------------------------------------------------------------- all domains */
 
 static void rename_domain(struct vm_observe *observe, const char *name)
@@ -206,6 +249,8 @@ static bool look_at(struct vm_observed *observed, struct vm_conn *conn, const st
 	ask_state(&observe);
 	if (!observe.gone && !observe.failed)
 		ask_definition(&observe);
+	if (!observe.gone && !observe.failed)
+		ask_saved(&observe);
 	if (!observe.gone && !observe.failed)
 		vm_observe_jobs(&observe);
 	if (!observe.gone && !observe.failed)

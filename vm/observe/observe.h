@@ -52,6 +52,8 @@ struct vm_observed_domain {
 	struct vm_xml_domain *now;       /* the live definition where it runs, else the configured one; NULL: not parsable */
 	struct vm_xml_domain *config;    /* running domains: what the next start will use; NULL otherwise */
 	struct vm_meta *meta, *config_meta; /* what we noted in each; NULL: nothing, or nothing that we can read */
+	struct vm_xml_domain *saved;     /* shut off: what its managed save is going to be restored with; NULL: none */
+	char *saved_problem;             /* NULL, or why it is not known what that names, though there is one */
 	char *unknown;                   /* NULL, or what libvirt did not tell at the last look: what is here may be older */
 	struct vm_observed_snapshot **list; /* parents before children */
 	size_t n_list;
@@ -67,7 +69,7 @@ struct vm_observed_domain {
 
 	/* private */
 	struct vm_strmap by_name;
-	uint64_t now_hash, config_hash, names_hash, seen;
+	uint64_t now_hash, config_hash, saved_hash, names_hash, seen;
 	struct vm_jobs_ask *asking; /* a question for its jobs that was not answered yet */
 	bool refused; /* libvirt did not answer something at the last look */
 };

@@ -382,6 +382,7 @@ struct vm_xml_domain *vm_xml_domain_element(struct vm_xml_ctx *ctx, const xmlNod
 		return NULL;
 	domain->name = text_or_empty(ctx, vm_xml_child(node, "name"));
 	domain->uuid = text_or_empty(ctx, vm_xml_child(node, "uuid"));
+	domain->nvram = vm_xml_child(vm_xml_child(node, "os"), "nvram") != NULL;
 	parse_disks(ctx, vm_xml_child(node, "devices"), domain);
 	return domain;
 }

@@ -69,6 +69,7 @@ struct vm_xml_file {
 
 struct vm_xml_domain {
 	char *name, *uuid; /* never NULL */
+	bool nvram;        /* its firmware keeps variables in a file */
 	char **metadata;   /* the elements of ours in its metadata, each as text; NULL-terminated, or NULL: none */
 	struct vm_xml_disk *disks;
 	size_t n_disks;
