@@ -246,8 +246,8 @@ def owned(lab, running, targets):
     """Until it is repeated, others of ours are told so, and change nothing."""
     g = lab.guest(running, targets, build=large(), size=SIZE)
     cancel(lab, g, lab.begin(g, "delete b"))
-    for command in "commit a b", "commit b c", "commit a", "commit c", "delete a", "delete c", "pull", "pull a":
-        lab.refused(g, command, "EPERM", "repeat 'delete b' first")
+    for command in "commit a b", "commit b c", "commit a", "commit c", "delete a", "delete c", "pull a":
+        lab.refused(g, command, "EPERM", "repeat 'delete b' first", "'pull'")
     if lab.state(g, "b") != "stale":
         raise Wrong("'b' is %s" % lab.state(g, "b"))
     if "delete b" not in str(lab.snapshots(g)["b"]["reason"]):
@@ -263,6 +263,28 @@ def owned(lab, running, targets):
     g.forget("a")
     lab.intact(g, may_go=overlays(g, "a"))
     lab.starts(g)
+
+
+def left_by_pull(command, doomed):
+    """A pull down to nothing changes nothing that the begun command owns: that has become void by it."""
+    def do(lab, running, targets):
+        g = lab.guest(running, targets, build=large(), size=SIZE)
+        cancel(lab, g, lab.begin(g, command))
+        lab.does(g, "pull")
+        lab.intact(g, doomed)
+        if "'%s' was begun and has become void" % command not in lab.text(g, "log"):
+            raise Wrong("the log does not say that it has become void")
+        if lab.state(g, doomed) != "stale":
+            raise Wrong("'%s' is %s" % (doomed, lab.state(g, doomed)))
+        lab.does(g, "delete %s" % doomed)
+        g.forget(doomed)
+        lab.intact(g)  # and every file is there
+        lab.starts(g)
+    return do
+
+
+case("rule 3: a pull is the way out of a merge of layers", few=1)(left_by_pull("delete b", "b"))
+case("rule 3: a pull is the way out of a merge of the active layer", few=1)(left_by_pull("commit c", "c"))
 
 
 @case("rule 3: what its user has begun is not retention's to finish", few=1)

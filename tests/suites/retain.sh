@@ -163,6 +163,44 @@ Vq define "$W/.g.xml"
 mount_snapfs "$M" -o "refresh=$REFRESH" "$URI" || die "no mount"
 same 'a policy survives a redefinition' '5 2w' "$(policy gram)"
 
+# ---------------------------------------------------------------- a copied domain
+
+# As one copies it: the images, the definition with our metadata in it, and the records. Nothing was taken there.
+domain_with first vda:1M
+wait_until 15 test -e "$M/first/ctl"
+same 'a policy to copy' 0 "$(door write "$M/first/retain" '2\n')"
+old=$(dirname "$(active_path first vda)") new=$W/second
+mkdir "$new"
+for i in 1 2 3; do
+	guest_write first vda "$i" 0 64K
+	same "a snapshot to copy: $i" 0 "$(ctl first "create s$i external\n")"
+done
+names=$(names first)
+same 'two are left' 's2 s3' "$names"
+for f in "$old"/first*; do cp -p "$f" "$new/"; done
+for f in "$new"/first*; do
+	below=$(qemu-img info --output=json "$f" | jq -r '."backing-filename" // empty')
+	[ -z "$below" ] || qemu-img rebase -u -f qcow2 -F qcow2 -b "$new/$(basename "$below")" "$f" || die "rebase of $f"
+done
+V dumpxml first --inactive | sed "s|<name>first<|<name>second<|; s|'$old/first|'$new/first|; /<uuid>/d" >"$W/.g.xml"
+Vq define "$W/.g.xml"
+for s in $names; do
+	V snapshot-dumpxml first "$s" |
+		sed "s|'$old/first|'$new/first|; s|<name>first<|<name>second<|; s|<uuid>.*</uuid>|<uuid>$(V domuuid second)</uuid>|; /<parent>/,/<.parent>/{/s1/d}" >"$W/.s.xml"
+	Vq snapshot-create second "$W/.s.xml" --redefine
+done
+wait_until 15 test -e "$M/second/s3.vda.img"
+for s in $names; do
+	same "the copied $s is right" "$(sha "$M/first/$s.vda.img")" "$(sha "$M/second/$s.vda.img")"
+	same "and was not taken there" false "$(field "$M" second "$s" .ours)"
+done
+same 'the policy came with it' 2 "$(policy second)"
+for i in 4 5 6; do same "a snapshot of the copy: $i" 0 "$(ctl second "create s$i external\n")"; done
+same 'of its own the policy keeps two, and all that were copied' "$names s5 s6" "$(names second)"
+for s in $names; do
+	same "the copied $s is still right" "$(sha "$M/first/$s.vda.img")" "$(sha "$M/second/$s.vda.img")"
+done
+
 # ---------------------------------------------------------------- a calendar
 
 # One snapshot at noon of each of these days, taken by nobody in particular.

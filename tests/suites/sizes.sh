@@ -159,6 +159,8 @@ for way in room pull; do
 	external s3
 	sleep 1.2
 	before=$(everything s1)
+	does 'try delete s1'
+	has "$D: try says how much there is" "$(said)" 'at most 8[.0-9]* MiB, and its file system has 3[.0-9]* MiB free'
 	check_not "$D: delete s1" ctl 'delete s1'
 	has "$D: what was met, and the way out" "$(said)" "the base may have been written to, so repeat 'delete s1'.*'pull'.*ENOSPC"
 	same "$D: all else reads as before" "$before" "$(everything s1)"

@@ -36,7 +36,7 @@ static char *text_of(const struct vm_meta *meta)
 /* ---------------------------------------------------------------- text */
 
 static const char all_of_it[] =
-	"<facts version=\"2\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\">"
+	"<facts version=\"2\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\" of=\"4711-aa\">"
 	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\"/>"
 	"<l p=\"/i/a layer 100%25\" i=\"17\"/><l p=\"/i/b\"/>"
 	"<b k=\"3\" c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"vr\">"
@@ -572,6 +572,25 @@ Test(vm_meta, a_copy_is_equal_and_independent)
 	vs_autofree char *text = text_of(copy);
 	cr_expect_str_eq(text, all_of_it);
 	vm_meta_free(copy);
+}
+
+Test(vm_meta, what_was_said_of_another_domain_is_not_said_of_its_copy)
+{
+	struct vm_meta *meta = parse(all_of_it);
+	vs_autofree char *same = NULL, *copied = NULL;
+
+	cr_assert_eq(vm_meta_adopt(meta, "4711-aa"), 0);
+	same = text_of(meta);
+	cr_expect_str_eq(same, all_of_it);
+	cr_assert_eq(vm_meta_adopt(meta, "4711-bb"), 0);
+	copied = text_of(meta);
+	cr_expect(strstr(copied, "policy=\"7d 4w match=a?&amp;&lt;*\" of=\"4711-bb\""), "%s", copied);
+	cr_expect_null(strstr(copied, "monday"), "%s", copied);
+	cr_expect_null(strstr(copied, "<f "), "%s", copied);
+	cr_expect_null(strstr(copied, "<l "), "%s", copied);
+	cr_expect(strstr(copied, "t=\"1763258402.000000007\" is=\"ih\""), "%s", copied);
+	cr_expect(strstr(copied, "n=\"tuesday\" t=\"1763258403\" is=\"e\" b="), "%s", copied);
+	vm_meta_free(meta);
 }
 
 Test(vm_meta, the_higher_serial_wins)

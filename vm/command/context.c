@@ -214,6 +214,8 @@ static int find_own(struct vm_context *cx, struct vm_meta **found, struct vs_err
 	if (err)
 		*err = (struct vs_err){0};
 	r = text ? vm_meta_parse(text, strlen(text), found, err) : 0;
+	if (*found && cx->dom && vm_meta_adopt(*found, cx->uuid) < 0)
+		xoom();
 	return r < 0 ? refuse_meta(cx, err) : 0; /* to overlook a hold is to delete what it held */
 }
 
@@ -245,6 +247,8 @@ static int look_meta(struct vm_context *cx, struct vs_err *err)
 	vm_meta_free(found);
 	if (!cx->meta)
 		cx->meta = vm_meta_new();
+	if (cx->meta && cx->dom && vm_meta_adopt(cx->meta, cx->uuid) < 0)
+		xoom();
 	return cx->meta ? 0 : vs_err_set(err, -ENOMEM, "out of memory");
 }
 

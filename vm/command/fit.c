@@ -31,6 +31,8 @@
 #include <linux/fs.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "vm/command/check.h"
@@ -238,4 +240,16 @@ int vm_fit_files(const struct vm_context *cx, const char *target, int base, int 
 	if (r == 0)
 		r = check_tail(cx, target, base, top, err);
 	return r == 0 ? check_room(cx, target, base, top, bytes, err) : r;
+}
+
+/* ---------------------------------------------------------------- words */
+
+char *vm_fit_free(const char *path, uint64_t bytes)
+{
+	struct statvfs fs;
+	struct stat st;
+
+	if (stat(path, &st) < 0 || !S_ISREG(st.st_mode) || statvfs(path, &fs) < 0 || (uint64_t)fs.f_bavail * fs.f_frsize >= bytes)
+		return xstrdup("");
+	return xasprintf(", and its file system has %.1f MiB free", (double)fs.f_bavail * (double)fs.f_frsize / 1048576);
 }

@@ -18,6 +18,10 @@ int vm_fit_merge(const struct vm_context *cx, const char *target, int base, int 
 /* Of copying everything between @top, the active layer, and @base (-1: to the end) into @top. Pure. */
 int vm_fit_pull(const struct vm_context *cx, const char *target, int base, int top, struct vs_err *err);
 
+/* For `try`: what the file system of @path has free, in words to be put behind a number of bytes, if that is less than @bytes; else "". A
+ * device's never is. Gives. */
+char *vm_fit_free(const char *path, uint64_t bytes);
+
 /* What only the files themselves tell of the same merge. @bytes: that it moves at most. */
 int vm_fit_files(const struct vm_context *cx, const char *target, int base, int top, uint64_t bytes, struct vs_err *err);
 

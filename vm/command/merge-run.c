@@ -495,10 +495,11 @@ static int forget_own(struct vm_merge *m, const struct vm_meta_id *ids, size_t n
 static void tell_disk(struct vm_merge *m, const struct vm_merge_disk *d)
 {
 	const char *base = vm_context_file(m->cx, d->base), *top = d->top ? vm_context_file(m->cx, d->top) : "";
+	vs_autofree char *room = m->cx->try_only ? vm_fit_free(d->base, d->bytes) : xstrdup("");
 
 	if (d->what == VM_MERGE_DOWN)
-		vm_context_say(m->cx, "disk %s: %s '%s' into '%s' (at most %.1f MiB)", d->target,
-			       m->cx->try_only ? "would merge" : "merged", top, base, (double)d->bytes / 1048576);
+		vm_context_say(m->cx, "disk %s: %s '%s' into '%s' (at most %.1f MiB%s)", d->target,
+			       m->cx->try_only ? "would merge" : "merged", top, base, (double)d->bytes / 1048576, room);
 	else if (d->what == VM_MERGE_DONE)
 		vm_context_say(m->cx, "disk %s: '%s' had been merged into '%s' before%s", d->target, top, base,
 			       d->unproven ? ", and stays, for it is not proven that all of it was" : "");

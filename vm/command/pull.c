@@ -130,8 +130,11 @@ static int pull_all(struct vm_context *cx, const struct pull_disk *disks, size_t
 
 static void tell_pull(struct vm_context *cx, const struct pull_disk *p)
 {
-	vm_context_say(cx, "disk %s: %s up to %.1f MiB into the active layer, which then stands on %s", p->target,
-		       cx->try_only ? "would copy" : "copied", (double)p->bytes / 1048576,
+	int top = cx->try_only ? vm_context_top(cx, p->target) : -1;
+	vs_autofree char *room = top >= 0 ? vm_fit_free(cx->d->layers[top].path, p->bytes) : NULL;
+
+	vm_context_say(cx, "disk %s: %s up to %.1f MiB into the active layer%s, which then stands on %s", p->target,
+		       cx->try_only ? "would copy" : "copied", (double)p->bytes / 1048576, room && room[0] ? room : "",
 		       p->base ? vm_context_file(cx, p->base) : "nothing");
 }
 

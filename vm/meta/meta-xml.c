@@ -210,6 +210,8 @@ static int put_meta(FILE *f, const struct vm_meta *meta, enum room room)
 
 	fprintf(f, "<facts version=\"%d\" serial=\"%" PRIu64 "\"", VERSION, meta->serial);
 	ret = put_attr(f, "policy", meta->policy);
+	if (ret == 0)
+		ret = put_attr(f, "of", meta->of);
 	putc('>', f);
 	for (size_t i = 0; i < meta->n_files; i++)
 		if (room == ALL || (room == NO_ATTESTED && has_froze(meta, meta->files[i].number)))
@@ -659,6 +661,8 @@ static int read_meta(struct reader *r, const xmlNode *node)
 		ret = get_number(r, node, "serial", VM_META_SERIAL_MAX, &r->meta->serial);
 	if (ret == 0)
 		ret = get_attr(r, node, "policy", &r->meta->policy);
+	if (ret == 0)
+		ret = get_attr(r, node, "of", &r->meta->of);
 	for (const xmlNode *f = next_element(node->children, "f"); ret == 0 && f; f = next_element(f->next, "f"))
 		ret = read_file(r, f);
 	for (const xmlNode *l = next_element(node->children, "l"); ret == 0 && l; l = next_element(l->next, "l"))

@@ -82,6 +82,7 @@ void vm_meta_free(struct vm_meta *meta)
 		free(meta->made[i].path);
 	free(meta->made);
 	free(meta->policy);
+	free(meta->of);
 	free(meta);
 }
 
@@ -175,7 +176,7 @@ static bool snapshot_copy(const struct vm_meta_snapshot *from, const struct vm_m
 struct vm_meta *vm_meta_copy(const struct vm_meta *meta)
 {
 	struct vm_meta *copy = vm_meta_new();
-	bool ok = copy && copy_string(meta->policy, &copy->policy);
+	bool ok = copy && copy_string(meta->policy, &copy->policy) && copy_string(meta->of, &copy->of);
 
 	if (ok) {
 		copy->serial = meta->serial;
@@ -298,6 +299,39 @@ int vm_meta_set_policy(struct vm_meta *meta, const char *policy)
 		return -ENOMEM;
 	free(meta->policy);
 	meta->policy = copy;
+	return 0;
+}
+
+static void drop_frozen(struct vm_meta_snapshot *s)
+{
+	for (size_t i = 0; i < s->n_frozen; i++)
+		free(s->frozen[i].target);
+	free(vs_steal(s->frozen));
+	s->n_frozen = s->n_attested = 0;
+}
+
+int vm_meta_adopt(struct vm_meta *meta, const char *uuid)
+{
+	bool copied = meta->of && strcmp(meta->of, uuid) != 0;
+	char *of;
+
+	if (!copy_string(uuid, &of))
+		return -ENOMEM;
+	free(meta->of);
+	meta->of = of;
+	for (size_t i = meta->n_snapshots; copied && i-- > 0;) {
+		struct vm_meta_snapshot *s = &meta->snapshots[i];
+		struct vm_meta_id id = id_of(s);
+
+		s->ours = false;
+		drop_frozen(s);
+		if (!s->held && !s->mark)
+			vm_meta_forget(meta, &id);
+	}
+	for (; copied && meta->n_made > 0; meta->n_made--)
+		free(meta->made[meta->n_made - 1].path);
+	if (copied)
+		sweep_files(meta);
 	return 0;
 }
 

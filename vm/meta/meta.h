@@ -12,6 +12,7 @@
  *     facts    version    2; raised when an older program must not touch it         1
  *              serial     rises with every change; 0..2^63-1
  *              policy     canonical `retain` line; absent: none was ever written
+ *              of         UUID of the domain that this is said of; absent: not known, or an image source's
  *     f        k          number, for `v`                                            any number; one an image file
  *              i z m      its inode number, size and mtime in seconds[.nanoseconds]
  *     l        p i        path and inode number of a layer that a command of ours   any number; one a path
@@ -119,6 +120,7 @@ struct vm_meta_snapshot {
 struct vm_meta {
 	uint64_t serial;
 	char *policy;                      /* or NULL */
+	char *of;                          /* or NULL */
 	struct vm_meta_snapshot *snapshots; /* only those of which there is something to say */
 	size_t n_snapshots;
 	struct vm_meta_file *files;         /* only those that some snapshot is attested with */
@@ -141,6 +143,13 @@ int vm_meta_text(const struct vm_meta *meta, char **text, struct vs_err *err);
 struct vm_meta *vm_meta_new(void); /* nothing said, serial 0; NULL: no memory */
 struct vm_meta *vm_meta_copy(const struct vm_meta *meta); /* NULL: no memory */
 void vm_meta_free(struct vm_meta *meta);
+
+/*
+ * It was found at the domain with this UUID, and is said of that from here on. Where it was said of another one, the domain is a copy:
+ * nothing was taken there, and which files its snapshots froze and were right with is not known, for these are the other one's. The
+ * policy and holds go with the copy; so do marks, whose files are others, which makes them void. -ENOMEM.
+ */
+int vm_meta_adopt(struct vm_meta *meta, const char *uuid);
 
 /* ---------------------------------------------------------------- questions */
 
