@@ -137,9 +137,36 @@ static int contradicted(const struct vm_context *cx, const char *target, struct 
 	return 0;
 }
 
-int vm_check_uncut(const struct vm_context *cx, const char *target, int layer, struct vs_err *err)
+/* QEMU holds its lock on what it writes to. A file of that name without it is another one. */
+static int check_replaced(const struct vm_context *cx, const char *target, struct vs_err *err)
+{
+	int top = vm_context_top(cx, target);
+	const struct vm_layer *l = top < 0 ? NULL : &cx->d->layers[top];
+	struct q2_locks locks = {0};
+	struct q2_file *f;
+	int r;
+
+	if (!cx->running || cx->guest_up || !l || !l->active || l->error || q2_file_open(l->path, &f, NULL) < 0)
+		return 0;
+	r = q2_file_locks(f, &locks);
+	q2_file_close(f);
+	if (r < 0 || locks.writer)
+		return 0;
+	return vs_err_set(err, -EPERM, "disk %s: its active layer '%s' was replaced while the domain runs: QEMU has another file open, and what the "
+			  "guest wrote is in that alone: save it before the domain stops, with 'virsh blockcopy %s %s NEWFILE --wait --pivot "
+			  "--transient-job'", target, l->path, cx->d->name, target);
+}
+
+static int check_disk(const struct vm_context *cx, const char *target, struct vs_err *err)
 {
 	int r = contradicted(cx, target, err);
+
+	return r < 0 ? r : check_replaced(cx, target, err);
+}
+
+int vm_check_uncut(const struct vm_context *cx, const char *target, int layer, struct vs_err *err)
+{
+	int r = check_disk(cx, target, err);
 
 	for (int l = layer, n = 0; r == 0 && l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below, n++)
 		r = cx->d->layers[l].error ? broken(cx, target, l, err) : check_cut(cx, target, l, err);
@@ -148,7 +175,7 @@ int vm_check_uncut(const struct vm_context *cx, const char *target, int layer, s
 
 int vm_check_whole(const struct vm_context *cx, const char *target, struct vs_err *err)
 {
-	int r = contradicted(cx, target, err);
+	int r = check_disk(cx, target, err);
 
 	if (r < 0)
 		return r;
