@@ -125,8 +125,14 @@ class World:
 
     def do_first(self):
         for command in self.first.repeat:
+            made = command.split()[1] if command.startswith("create ") else None
+            anew = made and made not in virsh(["snapshot-list", self.g.name, "--name"]).split()
+            if anew:
+                self.narrow()
             number = self.mount.write(self.g.name, command, self.first.door)
             self.say(command, number)
+            if number == 0 and anew and len(self.contents) == 1:  # not what it was to hold at first
+                self.g.wanted[made] = {t: bytes(self.contents[0][t]) for t in self.g.targets}
         if number == 0:
             back = [w for w in command.split()[1:2] if command.startswith("revert")]
             self.ok(set(), back[0] if back else None, None, self.first.stops)

@@ -46,7 +46,7 @@ same 'and is as it was' paused "$(V domstate full)"
 want_gone full s1 vda
 verify_bytes 'the other snapshot reads right' "$M" full
 check 'no job is left' no_jobs "$M" full
-does_not 'what a begun commit works on is its own' full pull EPERM "repeat 'commit s1' first"
+does_not 'what a begun commit works on is its own' full 'pull s1' EPERM "repeat 'commit s1' first"
 dd if=/dev/zero of="$W/full/ballast2" bs=4k status=none 2>/dev/null
 does_not 'create on a full disk' full 'create s3' 'ENOSPC' 'full|space'
 guest_agrees 'the guest has what it had' full/vda
