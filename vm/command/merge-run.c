@@ -303,6 +303,8 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 	vm_fault();
 	if (r < 0 && unasked && !outcome.touched) /* it was asked for, and refused */
 		note(m, d, true, false, false, NULL);
+	if (r < 0 && outcome.done) /* too late: it stands on the base by now, whatever is to be said against it */
+		note(m, d, false, true, false, NULL);
 	if (r < 0)
 		return r;
 	/* nobody writes to what was the top any more: this is the file that may be removed */

@@ -112,6 +112,8 @@ static int refused(struct job *c, int r, struct vs_err *err)
 	struct vs_err later = {0};
 	int ended = give_up(c, &later);
 
+	if (ended == 0 && !c->outcome->done)
+		look_done(c, &later);
 	if (ended == 0)
 		vs_err_prefix(err, "disk '%s': the job had completed before it could be given up", c->wait.target);
 	return ended == 0 || ended == -ECANCELED ? r : vs_err_set(err, ended, "%s", vs_err_text(&later, ended));
