@@ -137,24 +137,30 @@ static int contradicted(const struct vm_context *cx, const char *target, struct 
 	return 0;
 }
 
-/* QEMU holds its lock on what it writes to. A file of that name without it is another one. */
+/* QEMU holds a lock on what it writes to. Without one it is not known to be this file: somebody may have put another one in its place. */
 static int check_replaced(const struct vm_context *cx, const char *target, struct vs_err *err)
 {
-	int top = vm_context_top(cx, target);
+	int top = vm_context_top(cx, target), r;
 	const struct vm_layer *l = top < 0 ? NULL : &cx->d->layers[top];
 	struct q2_locks locks = {0};
 	struct q2_file *f;
-	int r;
 
-	if (!cx->running || cx->guest_up || !l || !l->active || l->error || q2_file_open(l->path, &f, NULL) < 0)
+	if (!cx->running || cx->guest_up || !l || !l->active || l->error)
 		return 0;
-	r = q2_file_locks(f, &locks);
-	q2_file_close(f);
+	r = q2_file_open(l->path, &f, err);
+	if (r == 0) {
+		r = q2_file_locks(f, &locks);
+		q2_file_close(f);
+		if (r < 0)
+			vs_err_set(err, r, "the locks on '%s' cannot be read: %s", l->path, strerror(-r));
+	}
+	if (r < 0)
+		vs_err_prefix(err, "disk %s", target);
 	if (r < 0 || locks.writer)
-		return 0;
-	return vs_err_set(err, -EPERM, "disk %s: its active layer '%s' was replaced while the domain runs: QEMU has another file open, and what the "
-			  "guest wrote is in that alone: save it before the domain stops, with 'virsh blockcopy %s %s NEWFILE --wait --pivot "
-			  "--transient-job'", target, l->path, cx->d->name, target);
+		return r;
+	return vs_err_set(err, -EPERM, "disk %s: nobody has its active layer '%s' locked for writing, so it is not known to be what the running guest "
+			  "writes to: if it was replaced, what the guest wrote is in QEMU alone: save it before the domain stops, with 'virsh "
+			  "blockcopy %s %s NEWFILE --wait --pivot --transient-job'", target, l->path, cx->d->name, target);
 }
 
 static int check_disk(const struct vm_context *cx, const char *target, struct vs_err *err)

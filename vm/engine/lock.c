@@ -4,7 +4,8 @@
  * Two locks, both taken, so that whoever shares either of them is kept out:
  *
  *     a file     in a place that depends on nothing but the user: /run/virt-snapfs of root, in and out of systemd's units; a user's own. It
- *                says whether retention has it, which is waited for
+ *                says whether retention has it, which is waited for. Whoever has it removes it when he lets go, and the directory if
+ *                nothing else is in it: so one that was got is only ours if it still has its name
  *     a name     an abstract socket, which has no place that an environment or a mount namespace could move, and is common to all users of
  *                the host: one who may use qemu:///system is another one than root
  *
@@ -22,12 +23,16 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include "vm/util/mem.h"
 
 struct vm_lock {
 	int fd, name;
+	char *path; /* of the file */
 };
+
+#define TRIES 100 /* each is lost only to somebody who has just let go */
 
 static uint64_t hash_of(const char *text)
 {
@@ -64,8 +69,10 @@ static int make_dir(char *dir, size_t room, struct vs_err *err)
 		snprintf(dir, room, "/tmp/virt-snapfs-%u", uid);
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 		return vs_err_set(err, -errno, "the lock directory '%s': %s", dir, strerror(errno));
+	if (access(dir, F_OK) < 0 && errno == ENOENT)
+		return vs_err_set(err, -EAGAIN, "the lock directory '%s' was made and removed all the time", dir);
 	if (!is_ours_alone(dir))
-		return vs_err_set(err, -EACCES, "the lock directory '%s' is not ours alone", dir);
+		return vs_err_set(err, access(dir, F_OK) < 0 ? -EAGAIN : -EACCES, "the lock directory '%s' is not ours alone", dir);
 	return 0;
 }
 
@@ -102,20 +109,31 @@ static int take_name(uint64_t hash, struct vs_err *err)
 	return vs_err_set(err, -EBUSY, "another command is at work on this domain%s", who);
 }
 
-/* A descriptor. *pruning: retention has it. */
-static int take_file(uint64_t hash, bool *pruning, struct vs_err *err)
+static bool has_its_name(int fd, const char *path)
 {
-	char dir[64], path[128], who = '?';
+	struct stat open_file, named;
+
+	return fstat(fd, &open_file) == 0 && lstat(path, &named) == 0 && open_file.st_dev == named.st_dev && open_file.st_ino == named.st_ino;
+}
+
+/* A descriptor; -EAGAIN: it was just removed. *pruning: retention has it. */
+static int try_file(uint64_t hash, char *path, size_t room, bool *pruning, struct vs_err *err)
+{
+	char dir[64], who = '?';
 	int r = make_dir(dir, sizeof(dir), err), fd;
 
 	if (r < 0)
 		return r;
-	snprintf(path, sizeof(path), "%s/%016llx.lock", dir, (unsigned long long)hash);
+	snprintf(path, room, "%s/%016llx.lock", dir, (unsigned long long)hash);
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
-		return vs_err_set(err, -errno, "the lock '%s': %s", path, strerror(errno));
-	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-		return fd;
+		return vs_err_set(err, errno == ENOENT ? -EAGAIN : -errno, "the lock '%s': %s", path, strerror(errno));
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
+		if (has_its_name(fd, path))
+			return fd;
+		close(fd);
+		return vs_err_set(err, -EAGAIN, "the lock '%s' was taken and let go all the time", path);
+	}
 	r = -errno;
 	if (pruning)
 		*pruning = r == -EWOULDBLOCK && pread(fd, &who, 1, 0) == 1 && who == 'p';
@@ -125,23 +143,43 @@ static int take_file(uint64_t hash, bool *pruning, struct vs_err *err)
 	return vs_err_set(err, -EBUSY, "another command is at work on this domain");
 }
 
+static int take_file(uint64_t hash, char *path, size_t room, bool *pruning, struct vs_err *err)
+{
+	int r = -EAGAIN;
+
+	for (int try = 0; r == -EAGAIN && try < TRIES; try++)
+		r = try_file(hash, path, room, pruning, err);
+	return r;
+}
+
+static void let_go(int fd, const char *path)
+{
+	vs_autofree char *dir = xstrdup(path);
+
+	unlink(path);
+	*strrchr(dir, '/') = '\0';
+	rmdir(dir); /* others' locks may be in it */
+	close(fd);
+}
+
 int vm_lock_take(const char *uuid, bool prune, struct vm_lock **out, bool *pruning, struct vs_err *err)
 {
 	uint64_t hash = hash_of(uuid);
+	char path[128];
 	struct vm_lock *lock;
-	int fd = take_file(hash, pruning, err), name;
+	int fd = take_file(hash, path, sizeof(path), pruning, err), name;
 
 	if (fd < 0)
 		return fd;
 	name = take_name(hash, err);
 	if (name < 0) {
-		close(fd);
+		let_go(fd, path);
 		return name;
 	}
 	if (pwrite(fd, prune ? "p" : "c", 1, 0) != 1)
 		errno = 0; /* others then do not wait for it */
 	lock = xcalloc(1, sizeof(*lock));
-	*lock = (struct vm_lock){ fd, name };
+	*lock = (struct vm_lock){ fd, name, xstrdup(path) };
 	*out = lock;
 	return 0;
 }
@@ -151,6 +189,7 @@ void vm_lock_release(struct vm_lock *lock)
 	if (!lock)
 		return;
 	close(lock->name);
-	close(lock->fd);
+	let_go(lock->fd, lock->path);
+	free(lock->path);
 	free(lock);
 }

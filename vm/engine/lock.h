@@ -4,7 +4,7 @@
  * lock.h: one command at a time on a domain, also between processes.
  *
  * A lock is flock(2) on a file of the domain in a fixed place (/run/virt-snapfs; users: /run/user/UID/virt-snapfs, else
- * /tmp/virt-snapfs-UID), and an abstract socket's name, which all users share: see lock.c. Both end with the process. The file's first
+ * /tmp/virt-snapfs-UID), and an abstract socket's name, which all users share: see lock.c. Both end with the process, whose death may leave the file. The file's first
  * byte says what the holder does: `p` pruning that retention started by itself, for which others wait; anything else: a command.
  *
  * Threads: any.

@@ -17,7 +17,7 @@ struct domain_box {
 	struct vm_domain domain;
 };
 
-struct picture_box {
+struct inventory_box {
 	atomic_uint refs;
 	struct vm_inventory inventory;
 };
@@ -198,7 +198,7 @@ static bool same_domains(const struct vm_inventory *a, const struct vm_inventory
 
 struct vm_inventory *vm_inventory_new(struct vm_domain **domains, size_t n, const struct vm_inventory *prev)
 {
-	struct picture_box *box = calloc(1, sizeof(*box));
+	struct inventory_box *box = calloc(1, sizeof(*box));
 	struct vm_inventory *inv;
 
 	if (box)
@@ -222,17 +222,17 @@ struct vm_inventory *vm_inventory_new(struct vm_domain **domains, size_t n, cons
 
 struct vm_inventory *vm_inventory_ref(struct vm_inventory *inv)
 {
-	atomic_fetch_add_explicit(&container_of(inv, struct picture_box, inventory)->refs, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&container_of(inv, struct inventory_box, inventory)->refs, 1, memory_order_relaxed);
 	return inv;
 }
 
 void vm_inventory_put(struct vm_inventory *inv)
 {
-	struct picture_box *box;
+	struct inventory_box *box;
 
 	if (!inv)
 		return;
-	box = container_of(inv, struct picture_box, inventory);
+	box = container_of(inv, struct inventory_box, inventory);
 	if (atomic_fetch_sub_explicit(&box->refs, 1, memory_order_acq_rel) != 1)
 		return;
 	for (size_t i = 0; i < inv->n_domains; i++)
