@@ -30,7 +30,7 @@ umask 022
 # A sanitizer report ends the program with status 99 and is found in its log.
 export ASAN_OPTIONS=exitcode=99:detect_leaks=1:abort_on_error=0
 export UBSAN_OPTIONS=halt_on_error=1:exitcode=99:print_stacktrace=1
-export LSAN_OPTIONS=exitcode=99
+export LSAN_OPTIONS=exitcode=99:print_suppressions=0:suppressions=$TESTS/lsan.supp
 
 N_OK=0 N_FAIL=0 N_SKIP=0
 AT_EXIT=()
