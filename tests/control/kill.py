@@ -157,6 +157,57 @@ WAYS = [("QEMU is killed", kill_qemu, True), ("virt-snapfs is killed", kill_moun
         ("both are killed", power_cut, True), ("libvirtd is killed", kill_libvirtd, False)]
 
 
+# ---------------------------------------------------------------- killed while libvirt is starting the guest
+
+SLOW = """#!/bin/bash
+case " $* " in
+*" -uuid "*) echo start >>"$0.log" ;;
+*" none"*) echo probe >>"$0.log"; sleep 3 ;;
+esac
+exec qemu-system-x86_64 "$@"
+"""
+
+
+def slow_start(lab):
+    """libvirt asks a new emulator what it can do, for seconds, while it calls the domain shut off; and goes on when we are dead."""
+    sc = scenario("delete b", False, "b")
+    g = lab.guest(sc)
+    slow = os.path.join(os.environ["W"], "slow-qemu")
+
+    def said(word):
+        with open(slow + ".log") as f:
+            return f.read().split().count(word)
+    try:
+        with open(slow, "w") as f:
+            f.write(SLOW)
+        os.chmod(slow, 0o755)
+        path = os.path.join(g.dir, ".xml")
+        with open(path, "w") as f:
+            f.write(g.xml().replace("<devices>", "<devices><emulator>%s</emulator>" % slow))
+        virsh(["define", path])
+        os.unlink(path)
+        until("the new definition", lambda: unharmed(lab.mount, g, "b"))
+        before = said("probe")
+        os.utime(slow)
+        result = []
+        thread = threading.Thread(target=lambda: result.append(lab.mount.write(g.name, sc.command)))
+        thread.start()
+        until("the start", lambda: None if said("probe") > before else "has not begun")
+        lab.mount.kill()
+        thread.join(PATIENCE)
+        if said("start"):
+            raise Wrong("the domain was up before anything was killed")
+        lab.mount.up()
+        check_after_death(lab.mount, g, sc)
+        until("the start that nobody waits for", lambda: None if said("start") else "has not come")
+        until("the guest that nobody waits for", lambda: None if g.state() == "shut off" else "is %s" % g.state())
+        lab.finish(g, sc, leaks=False)
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 # ---------------------------------------------------------------- a foreign revert while nothing is mounted
 
 def facts(lab, g):
@@ -265,7 +316,8 @@ def main():
     cases = [("%s during '%s', %s" % (what, command, "running" if running else "shut off"),
               lambda a=(way, command, running, doomed, ("vda", "vdb") if command == "commit a c" else ("vda",)): one(lab, *a))
              for what, way, _ in WAYS for command, doomed in JOBS for running in (True, False)]
-    cases += [("a foreign revert of internal snapshots while unmounted", lambda: foreign_internal(lab)),
+    cases += [("virt-snapfs is killed while libvirt is starting the guest", lambda: slow_start(lab)),
+              ("a foreign revert of internal snapshots while unmounted", lambda: foreign_internal(lab)),
               ("a foreign definition while a commit is unfinished", lambda: foreign_definition(lab))]
     for name, do in cases:
         if fnmatch.fnmatch(name, pattern):

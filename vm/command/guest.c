@@ -49,13 +49,28 @@ static bool take_noted(const char *text, void *opaque)
 	return sscanf(text, "%32[0-9a-f] %" SCNd64 " %" SCNu64, guest->token, &guest->pid, &guest->began) == 3;
 }
 
-int vm_guest_find(struct vm_context *cx, struct vm_paused_guest *out)
+/* The last one counts. */
+static struct vm_paused_guest noted_guest(const struct vm_context *cx)
 {
 	struct vm_paused_guest noted = {0};
+
+	vm_journal_each(&cx->journal, "start", take_noted, &noted);
+	return noted;
+}
+
+int vm_guest_await(struct vm_context *cx, struct vs_err *err)
+{
+	struct vm_paused_guest noted = noted_guest(cx);
+
+	return vm_paused_guest_await(cx->dom, &noted, &cx->watch, err);
+}
+
+int vm_guest_find(struct vm_context *cx, struct vm_paused_guest *out)
+{
+	struct vm_paused_guest noted = noted_guest(cx);
 	struct vs_err err = {0};
 	int r;
 
-	vm_journal_each(&cx->journal, "start", take_noted, &noted); /* the last one counts */
 	r = vm_paused_guest_find(cx->dom, &noted, out, &err);
 	if (r < 0 && noted.token[0])
 		vm_log(cx->log, "an interrupted command had started the domain, paused, to work on its disks, and it may be up still: %s. It is left "

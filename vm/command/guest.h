@@ -17,6 +17,8 @@ int vm_guest_journal_pivot(struct vm_context *cx, const char *target, struct vs_
 /* After a death in a pivot: where the very QEMU that was asked has the base as its active layer now, the pivot has happened, for nothing
  * else does that to a running QEMU. Notes so in cx->meta, and stores it. */
 int vm_guest_prove_pivots(struct vm_context *cx, struct vs_err *err);
+/* Until no start that an interrupted command of ours has asked for can come any more: 0; -ECANCELED. */
+int vm_guest_await(struct vm_context *cx, struct vs_err *err);
 /* Is the domain a guest that an interrupted command of ours has started paused? 1: *out; 0: no, or nobody can tell. */
 int vm_guest_find(struct vm_context *cx, struct vm_paused_guest *out);
 /* Ends what vm_guest_start() started; 0 where it did not. */

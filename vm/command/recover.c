@@ -201,9 +201,10 @@ int vm_recover_settle(struct vm_context *cx, struct vs_err *err)
 int vm_recover_guest(struct vm_context *cx, struct vs_err *err)
 {
 	struct vm_paused_guest guest;
+	int r = cx->guest_up ? 0 : vm_guest_await(cx, err);
 
-	if (cx->guest_up || vm_guest_find(cx, &guest) != 1)
-		return 0;
+	if (r < 0 || cx->guest_up || vm_guest_find(cx, &guest) != 1)
+		return r;
 	vm_log(cx->log, "ending the paused guest that an interrupted command had started");
 	vm_own_job_abort(cx);
 	vm_paused_guest_end(cx->conn, &guest, &cx->watch, NULL);

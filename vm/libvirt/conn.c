@@ -242,6 +242,13 @@ static bool is_embed(const char *uri)
 	return path && (path[9] == '\0' || path[9] == '?');
 }
 
+bool vm_conn_is_in_process(virConnectPtr ptr)
+{
+	vs_autofree char *uri = virConnectGetURI(ptr);
+
+	return uri && is_embed(uri);
+}
+
 static virConnectPtr shared_embed(const char *uri)
 {
 	virConnectPtr ptr = NULL;

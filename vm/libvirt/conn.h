@@ -29,6 +29,8 @@ void vm_conn_close(struct vm_conn *conn);
 /* A connection and nothing around it, as vm_conn_open() makes it: of the caller's own, but for an embedded driver, of which there is one.
  * virConnectClose() it. NULL: it cannot be had, and libvirt's last error says why. */
 virConnectPtr vm_conn_plain(const char *uri, bool read_only);
+/* Is libvirt's driver this very process, so that nothing goes on in it when the process has gone? */
+bool vm_conn_is_in_process(virConnectPtr ptr);
 
 virConnectPtr vm_conn_ptr(struct vm_conn *conn); /* borrowed */
 /* False once the other side has gone: everything obtained through it is dead. */

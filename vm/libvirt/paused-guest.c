@@ -18,8 +18,9 @@
  * which is somebody's. So the word alone names nothing. It names our instance together with the process that QEMU is (its number, and
  * when it began, as the kernel tells), and both are in our notes from the start to the end: who has the word but is another process is
  * left alone. A word in a configuration is one that travelled, and goes (vm_paused_guest_find). Dying right after 2, before the
- * process
- * could be noted, leaves a note with the time: a QEMU of this domain that carries the word and began within seconds of that is ours.
+ * process could be noted, leaves a note with the time: a QEMU of this domain that carries the word and began within seconds of that is
+ * ours. Dying within 2 leaves a libvirtd that goes on with it, for seconds, while it calls the domain shut off: who finds such a note
+ * waits until the guest is there or can no longer come (vm_paused_guest_await), before anything is done to disks that it is to have.
  *
  * A second condition: none of its vCPUs has run since the start. Their threads sleep until they are resumed, whatever block jobs do;
  * measured under TCG, 20 ms of running show as 20 ms, and an hour of waiting as nothing. And a third: nobody is at work on it. Who
@@ -42,6 +43,7 @@
 #include <sys/stat.h>
 
 #include "vm/libvirt/blockjob-list.h"
+#include "vm/libvirt/conn.h"
 #include "vm/libvirt/dom.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
@@ -341,8 +343,13 @@ static int start_with_word(virDomainPtr dom, const char *token, struct vs_err *e
 	if (!xml)
 		return vs_err_set(err, -EIO, "the configuration of the domain has no name");
 	started = virDomainCreateXML(virDomainGetConnect(dom), xml, VIR_DOMAIN_START_PAUSED);
-	if (!started)
-		return vm_dom_virterr(dom, err, "the domain cannot be started to work on its disks");
+	if (!started) {
+		virErrorPtr e = virGetLastError();
+		bool is_up = e && e->code == VIR_ERR_OPERATION_INVALID; /* it was shut off when it was looked at */
+		int r = vm_dom_virterr(dom, err, "the domain cannot be started to work on its disks");
+
+		return is_up && r == -EINVAL ? (err->code = -EBUSY) : r;
+	}
 	vm_fault();
 	after = configuration(dom, err);
 	if (!after || strcmp(before, after) != 0) {
@@ -510,6 +517,38 @@ int vm_paused_guest_end(virConnectPtr conn, const struct vm_paused_guest *guest,
 }
 
 /* ---------------------------------------------------------------- after a crash */
+
+/* 1: it is up, or not, and stays so; 0: libvirt is at it, or may have it still to do. */
+static int is_decided(virDomainPtr dom, const struct vm_paused_guest *noted, struct vs_err *err)
+{
+	int state, reason, r = vm_dom_active(dom, err);
+
+	if (r < 0)
+		return r;
+	if (r == 0)
+		return now_ticks() < noted->began || now_ticks() > noted->began + VM_FAULT_PATIENCE(BORN_S) * (uint64_t)sysconf(_SC_CLK_TCK);
+	if (virDomainGetState(dom, &state, &reason, 0) < 0)
+		return vm_dom_virterr(dom, err, "the state of the domain");
+	return state != VIR_DOMAIN_PAUSED || reason != VIR_DOMAIN_PAUSED_STARTING_UP;
+}
+
+int vm_paused_guest_await(virDomainPtr dom, const struct vm_paused_guest *noted, struct vm_dom_watch *watch, struct vs_err *err)
+{
+	bool told = false;
+	int r;
+
+	if (!noted->token[0] || noted->pid || vm_conn_is_in_process(virDomainGetConnect(dom)))
+		return 0;
+	while ((r = is_decided(dom, noted, err)) == 0) {
+		if (!told)
+			vm_dom_step(watch, "wait whether libvirt still starts the domain, paused, as an interrupted command had asked it to");
+		told = true;
+		if (vm_dom_cancelled(watch))
+			return vs_err_set(err, -ECANCELED, "cancelled while libvirt may be starting the domain, paused, for an interrupted command");
+		usleep(OTHERS_PAUSE_US);
+	}
+	return r < 0 ? r : 0;
+}
 
 int vm_paused_guest_find(virDomainPtr dom, const struct vm_paused_guest *noted, struct vm_paused_guest *out, struct vs_err *err)
 {

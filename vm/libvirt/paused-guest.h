@@ -41,6 +41,10 @@ int vm_paused_guest_start(virDomainPtr dom, int (*note)(void *opaque, const stru
 int vm_paused_guest_end(virConnectPtr conn, const struct vm_paused_guest *guest, struct vm_dom_watch *watch,
 			struct vs_err *err);
 
+/* For the next mount after a crash: libvirt may still be starting what was @noted, while it says that the domain is shut off. Waits until
+ * the domain is up, or that can no longer come, which takes half a minute from when it was asked. 0; -ECANCELED. */
+int vm_paused_guest_await(virDomainPtr dom, const struct vm_paused_guest *noted, struct vm_dom_watch *watch, struct vs_err *err);
+
 /* For the next mount after a crash: is this domain the instance that was @noted (token empty: none was), paused, and never resumed? 1
  * and *out, or 0; negative: nobody can tell. Takes the word away where it is of no more use. */
 int vm_paused_guest_find(virDomainPtr dom, const struct vm_paused_guest *noted, struct vm_paused_guest *out,

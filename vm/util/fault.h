@@ -9,6 +9,9 @@
  * facts. So a test that writes 1, 2, 3, ... into the file sees a command interrupted between all of its steps, and knows that it has
  * seen all when the command ends and the number is not used up.
  *
+ * It dies between calls. So what a death within a call would leave behind, a libvirtd that goes on with it, need not be waited for as long
+ * there: VM_FAULT_PATIENCE.
+ *
  * Threads: any; the number counts the points of all.
  */
 #ifndef VS_VM_UTIL_FAULT_H
@@ -17,7 +20,9 @@
 #ifdef VS_FAULTS
 #define vm_fault() vm_fault_at(__FILE__, __LINE__)
 void vm_fault_at(const char *file, int line);
+#define VM_FAULT_PATIENCE(seconds) 1
 #else
+#define VM_FAULT_PATIENCE(seconds) (seconds)
 static inline void vm_fault(void)
 {
 }
