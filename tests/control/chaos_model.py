@@ -185,9 +185,9 @@ class Books:
         i.goes = [n for n in i.goes if n in dom.snaps and dom.snaps[n].held is not True]
         return i
 
-    def may_unlink(self, dom, intent, seen, world, files):
-        """Inodes that may be gone afterwards: those of snapshots that go and what stands directly on them, and, in a revert, what is
-        discarded. Never what no snapshot has created."""
+    def may_unlink(self, dom, intent, seen, world, files, begun=True):
+        """Inodes that may be gone afterwards: those of snapshots that go and what stands directly on them, in a revert what is
+        discarded, and (@begun) what an interrupted command has made. Never what no snapshot has created."""
         if not intent.changes:
             return set()
         names = set(intent.goes) | {s.name for s in dom.snaps.values() if s.doomed or s.fair}
@@ -202,7 +202,9 @@ class Books:
         if intent.back:
             for path, _, _ in list(seen.disks.values()) + list(seen.config_disks.values()) if seen else ():
                 out.add(world.ino_of(path))
-        out |= self.made_by_begun | self.owed.get((dom.name, intent.line), set())
+        if begun:
+            out |= self.made_by_begun
+        out |= self.owed.get((dom.name, intent.line), set())
         if intent.back:  # what an interrupted one was to discard
             out |= set().union(*[inos for (name, line), inos in self.owed.items() if name == dom.name and line.startswith('revert ')])
         self.owed[dom.name, intent.line] = out

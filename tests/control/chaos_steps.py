@@ -78,11 +78,15 @@ class Steps:
 
     def context(self):
         c = Context({i: f.path for i, f in self.judge.files.items()})
-        for d in self.b.doms.values():  # retention that works on by itself
-            if any(s.fair for s in d.snaps.values()):
-                i = Intent('prune')
-                c.allowed |= self.b.may_unlink(d, i, self.judge.seen.get(d.name), self.w, self.judge.files) - self.b.made_by_begun
+        for d in self.b.doms.values():
+            c.allowed |= self.retention_takes(d)
         return c
+
+    def retention_takes(self, d):
+        """Inodes that retention, which works on by itself, may unlink."""
+        if not any(s.fair for s in d.snaps.values()):
+            return set()
+        return self.b.may_unlink(d, Intent('prune'), self.judge.seen.get(d.name), self.w, self.judge.files, begun=False)
 
     def do(self, step):
         """Gives (words for the log, Context)."""
@@ -481,6 +485,8 @@ class Steps:
         return '%s %s beside %s: %s %s; %s' % (how, err or '', ' '.join(words), worked, out[:160], text)
 
     def raced_create(self, d, name, intent, worked):
+        d.apply_policy(1)
+        self.c.allowed |= self.retention_takes(d)
         if intent.back:
             # What it froze depends on who came first.
             s = self.b.take(d, name, False, seen=self.seen(d.name))
@@ -512,11 +518,9 @@ class Steps:
         if not self.w.mounts.get(q['mount']):
             q = dict(q, mount=p['mount'])
         second = self.b.intend(d, q['line'], 'ctl', seen)
+        if second.retention or intent.retention:
+            d.apply_policy(2)
         self.c.allowed |= self.b.may_unlink(d, second, seen, self.w, self.judge.files)
-        if second.retention:
-            d.apply_policy(2)
-        if intent.retention:
-            d.apply_policy(2)
         y = Writer(self.w.door(q['mount'], d.name), q['line'] + '\n')
         err2 = y.wait()
         err = x.wait()
@@ -534,6 +538,7 @@ class Steps:
     def appear(self, d):
         if any(self.w.mounts.values()):
             d.apply_policy()
+            self.c.allowed |= self.retention_takes(d)
             if any(p.count for p in d.policies):
                 self.forget_until = time.monotonic() + 15
 
@@ -608,6 +613,9 @@ class Steps:
         worked, out = self.w.virsh('snapshot-delete', d.name, p['name'], *([p['children']] if p['children'] else []))
         now = self.w.scan()
         changed = {i for i in stamps if i not in now or now[i].stamp != stamps[i]}
+        for ino, path in d.detached.values():  # virsh takes internal snapshots out of it too
+            if ino in changed and ino in now and ino in self.b.treasures:
+                self.b.treasures[ino] = (path, sha_file(now[ino].path))
         if worked:
             for n in goes:
                 d.drop(n)
