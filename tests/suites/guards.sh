@@ -69,6 +69,24 @@ refused 'a held one among several: nothing is done' guard 'delete s3 s2' EPERM "
 verify_listing 'and all are there' "$M" guard
 does 'release' guard 'release s2'
 
+# A part of a file, and an encrypted one: what stands in the definition besides the file would not come along.
+truncate -s 8M "$W/images/part.raw"
+domain_define part "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='$W/images/part.raw'><slices>
+	<slice type='storage' offset='1048576' size='4194304'/></slices></source><target dev='vda' bus='virtio'/></disk>"
+domain_define secret "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$W/images/secret.qcow2'>
+	<encryption format='luks'><secret type='passphrase' uuid='$(cat /proc/sys/kernel/random/uuid)'/></encryption></source>
+	<target dev='vda' bus='virtio'/></disk>"
+qemu-img create -q -f qcow2 --object secret,id=k,data=x -o encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10 "$W/images/secret.qcow2" 4M
+wait_until 15 test -e "$M/secret"
+wait_until 15 test -e "$M/part"
+refused 'a snapshot of a part of a file' part 'create s1' EOPNOTSUPP "slice of '?$W/images/part.raw"
+refused 'a snapshot of an encrypted disk' secret 'create s1' EOPNOTSUPP "secret.qcow2'? is encrypted"
+Vq snapshot-create-as part v1 --disk-only
+wait_until 15 grep -q '^v1 ' "$M/part/snapshots"
+refused 'delete where virsh has taken one' part 'delete v1' EOPNOTSUPP 'v1.* slice of'
+refused 'and commit' part 'commit v1' EOPNOTSUPP 'v1.* slice of'
+refused 'and revert' part 'revert v1' EPERM 'slice of'
+
 # A branch: back to s1, and on from there.
 does 'revert to s1, and on from there' branch 'revert s1'
 rm -f "${MODEL[branch/vda]}"

@@ -251,6 +251,24 @@ static bool count_exactly(const struct vm_context *cx, int base, int top, uint64
 	return counted;
 }
 
+int vm_check_slice(const struct vm_context *cx, const char *target, int layer, struct vs_err *err)
+{
+	for (size_t i = 0; layer >= 0 && i < cx->n_records; i++) {
+		const struct vm_xml_snapshot *record = cx->records[i].xml;
+
+		for (size_t k = 0; k < record->n_disks; k++) {
+			const struct vm_xml_disk *frozen = record->disks[k].frozen;
+
+			if (!frozen || !frozen->source.slice || strcmp(record->disks[k].target, target) != 0)
+				continue;
+			if (!frozen->source.path || vm_context_layer(cx, frozen->source.path) == layer)
+				return vs_err_set(err, -EOPNOTSUPP, "disk %s: by the record of '%s' %s, which a merge would not heed", target,
+						  record->name, frozen->source.unsupported);
+		}
+	}
+	return 0;
+}
+
 uint64_t vm_check_cost(const struct vm_context *cx, int base, int top)
 {
 	uint64_t bytes = 0, stored = 0, allocated = 0;

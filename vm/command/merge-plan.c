@@ -224,6 +224,11 @@ static int guarded_down(const struct vm_merge *m, struct vm_merge_disk *d, int b
 	}
 	if (is_transient(m, d->target))
 		return vs_err_set(err, -EOPNOTSUPP, "disk %s is transient, which takes no block jobs", d->target);
+	r = vm_check_slice(m->cx, d->target, base, err);
+	if (r == 0)
+		r = vm_check_slice(m->cx, d->target, top, err);
+	if (r < 0)
+		return r;
 	if (need != VM_NEED_NOT)
 		return vs_err_set(err, why.code, "disk %s: %s", d->target, why.msg);
 	if (inside)

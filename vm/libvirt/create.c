@@ -92,6 +92,9 @@ static int check_internal(const struct making *m, const struct vm_xml_disk *disk
 	if (!takes_part(m->spec, disk))
 		return vs_err_set(err, -EOPNOTSUPP, "an internal snapshot takes all of a domain's disks, also '%s': take an external "
 				  "one", disk->target);
+	if (disk->source.slice)
+		return vs_err_set(err, -EOPNOTSUPP, "disk '%s': %s, and the snapshot would be one of the whole file", disk->target,
+				  disk->source.unsupported);
 	if (disk->source.format == Q2_FORMAT_QCOW2)
 		return 0;
 	return vs_err_set(err, -EOPNOTSUPP, "disk '%s' is not qcow2, which alone can hold internal snapshots: take an external one",
@@ -106,6 +109,10 @@ static int check_external(const struct making *m, const struct vm_xml_disk *disk
 
 	if (r < 0)
 		return r;
+	/* An overlay names a file. What the definition says besides of that would not come along, or, a secret, be left out above. */
+	if (disk->source.unsupported && disk->source.type != VM_SOURCE_OTHER && disk->source.format != Q2_FORMAT_NONE)
+		return vs_err_set(err, -EOPNOTSUPP, "disk '%s': %s, which an overlay would not be: leave it out with disks=", disk->target,
+				  disk->source.unsupported);
 	if (disk->source.format == Q2_FORMAT_NONE)
 		return vs_err_set(err, -EOPNOTSUPP, "disk '%s' has %s: only raw and qcow2 can be stood on", disk->target,
 				  disk->source.format_name ? "another format" : "no recorded format");

@@ -224,12 +224,13 @@ static void parse_path(struct vm_xml_ctx *ctx, const xmlNode *element, bool bloc
 /* What makes a file that we can open one that we cannot read. */
 static void judge(struct vm_xml_ctx *ctx, const xmlNode *node, const xmlNode *element, struct vm_xml_source *source)
 {
+	source->slice = vm_xml_child(element, "slices");
 	if (source->unsupported || source->type == VM_SOURCE_NONE)
 		return;
 	if (vm_xml_child(element, "encryption") || vm_xml_child(node, "encryption") ||
 	    (source->format_name && !strcmp(source->format_name, "luks")))
 		source->unsupported = vm_xml_printf(ctx, "%s is encrypted", source->text);
-	else if (vm_xml_child(element, "slices"))
+	else if (source->slice)
 		source->unsupported = vm_xml_printf(ctx, "the disk is a slice of %s", source->text);
 	else if (source->format_name && source->format == Q2_FORMAT_NONE)
 		source->unsupported = vm_xml_printf(ctx, "%s has the format '%s', which is not read here", source->text,

@@ -39,6 +39,7 @@ struct vm_xml_source {
 	char *text;          /* for people: the path, "network disk (rbd pool/image)", "storage volume pool/vol"; never NULL
 	                      * except for NONE */
 	char *unsupported;   /* NULL, or why we cannot read it: remote, encrypted, a slice of a file */
+	bool slice;          /* only a part of the file is the disk */
 };
 
 enum vm_xml_device { VM_DEVICE_DISK, VM_DEVICE_LUN, VM_DEVICE_CDROM, VM_DEVICE_FLOPPY, VM_DEVICE_OTHER };
