@@ -691,6 +691,18 @@ Test(vm_graph, a_record_that_skips_a_layer_is_corrected_by_the_header)
 	vm_verdict_fini(&v);
 }
 
+Test(vm_graph, a_record_may_skip_a_layer_also_where_nobody_knows_what_that_stands_on)
+{
+	struct lab l;
+
+	lab_init(&l); /* the same, and o2 names what it stands on in a way that is not followed */
+	snap(&l, WEB, S2, "s3", 220, S1, O1, O3);
+	l.domains[WEB].n_snapshots = 2;
+	l.files[O2].below = VM_NO_FILE;
+	l.files[O2].below_why = "names something odd";
+	expect_in(&l, WEB, S2, VM_UNSUPPORTED, "names something odd");
+}
+
 Test(vm_graph, a_record_that_contradicts_our_note_is_not_believed)
 {
 	struct lab l;

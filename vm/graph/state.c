@@ -54,8 +54,8 @@
  *
  * *Redirection.* In three cases the record names the wrong file and the right one is known: libvirt 9.0 rewrites P to a
  * file further down when the record (only) of an earlier snapshot is deleted, though the old P is there still, as it was when we
- * noted that it was frozen; or though O still stands on the old P, be it that this is missing now or cannot be read; and after a commit
- * that we saw, which deleted its top P, the content of P is what O stands on now.
+ * noted that it was frozen; or though O still stands on the old P, be it that this, or what it stands on, is missing now or cannot be
+ * read; and after a commit that we saw, which deleted its top P, the content of P is what O stands on now.
  */
 #include "vm/graph/graph-priv.h"
 
@@ -149,8 +149,8 @@ static void redirect(struct vm_hearing *h)
 	vm_chain_walk(h->g, overlay->below, overlay->below_format, &h->chain);
 	if (vm_graph_file(h->g, h->disk->pit)->error == -ENOENT && commit_seen(h->g, overlay->below, h->disk->pit))
 		h->gone_top = h->disk->pit;
-	else if (vm_chain_index(h->g, h->chain.files, h->chain.n, h->disk->pit) < 1)
-		return;
+	else if (vm_chain_index(h->g, h->chain.files, h->chain.n, h->disk->pit) < 1 && h->chain.state == VM_OK)
+		return; /* where the chain is not known to its end, P may lie further down */
 	h->pit = overlay->below;
 	h->verdict.format = overlay->below_format;
 }
