@@ -8,6 +8,7 @@ domains that write one image.
 import contextlib
 import os
 import re
+import shutil
 import threading
 import time
 
@@ -334,11 +335,12 @@ case("row 28: another image stands on a left-over", SHUT_OFF, few=1)(left_over(i
 
 # ---------------------------------------------------------------- files that records call a snapshot's memory
 
-def with_memory(name):
+def with_memory(name, resume=True):
     def build(g):
         g.snap(name)
         g.waiting.pop()
-        g.waiting.append(["resume", g.name])  # of a guest that never ran QEMU does not get its images back after it has saved its memory
+        if resume:
+            g.waiting.append(["resume", g.name])  # of a guest that never ran QEMU does not get its images back after it has saved its memory
         g.waiting.append(["snapshot-create-as", g.name, name, "--memspec", "file=%s,snapshot=external" % os.path.join(g.dir, name + ".mem")] +
                          [w for t in g.targets for w in ("--diskspec", "%s,snapshot=external,file=%s" % (t, g.file(t, name)))])
         g.fill(0x21, 0, 65536)
@@ -396,6 +398,35 @@ def no_memory(lab, running, targets):
     lab.does(g, "delete m")
     if os.path.exists(memory):
         raise Wrong("the memory of 'm' has stayed: %s" % lab.said(g))
+
+
+@case("row 29: a revert to memory that is another's, or of another time", RUNNING, few=1)
+def other_memory(lab, running, targets):
+    """libvirt starts whoever the file says, on the disks that it says."""
+    g = lab.guest(True, targets, build=with_memory("m"))
+    h = lab.guest(True, ONE, build=with_memory("m"))
+    with_memory("n", resume=False)(g)
+    g.flush()
+    lab.listed(g)
+    g.stop()
+    h.stop()
+    memory = os.path.join(g.dir, "m.mem")
+    own = memory + ".own"
+    shutil.copy2(memory, own)
+    for other, why in (os.path.join(h.dir, "m.mem"), "is the memory of domain '%s'" % h.name), (os.path.join(g.dir, "n.mem"), "saved after snapshot 'm'"):
+        shutil.copy2(other, memory)
+        os.utime(memory, ns=(os.stat(own).st_mtime_ns,) * 2)
+        lab.refused(g, "revert m", "EPERM", why, also=(h,))
+    shutil.copy2(own, memory)
+    later = os.stat(own).st_mtime_ns + 60 * 10**9
+    os.utime(memory, ns=(later, later))
+    lab.refused(g, "revert m", "EPERM", "was written after snapshot 'm'", also=(h,))
+    shutil.copy2(own, memory)
+    os.unlink(own)
+    lab.does(g, "revert m")
+    if g.state() not in ("running", "paused") or h.state() != "shut off":
+        raise Wrong("after the revert it is '%s', the other one '%s'" % (g.state(), h.state()))
+    g.running = True
 
 
 # ---------------------------------------------------------------- layers behind symbolic links

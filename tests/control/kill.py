@@ -157,6 +157,33 @@ WAYS = [("QEMU is killed", kill_qemu, True), ("virt-snapfs is killed", kill_moun
         ("both are killed", power_cut, True), ("libvirtd is killed", kill_libvirtd, False)]
 
 
+# ---------------------------------------------------------------- what has been pulled is on the disk
+
+def pulled(lab, by_virsh):
+    """QEMU's stream job leaves the tables of what it has copied in QEMU's cache, and an idle guest never flushes."""
+    sc = scenario("pull", True, "")
+    g = lab.guest(sc)
+    try:
+        if by_virsh:
+            virsh(["blockpull", g.name, "vda", "--wait"])
+            lines = ["delete a b c"]
+        else:
+            lines = ["pull", "delete a b c"]
+        for line in lines:
+            if lab.mount.write(g.name, line):
+                raise Wrong("%s: %s" % (line, lab.mount.outcome(g.name)))
+        os.kill(qemu_pid(g), signal.SIGKILL)
+        g.running = False
+        for name in "abc":
+            g.forget(name)
+        until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
+        g.check_present(g.present)
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 # ---------------------------------------------------------------- killed while libvirt is starting the guest
 
 SLOW = """#!/bin/bash
@@ -316,6 +343,8 @@ def main():
     cases = [("%s during '%s', %s" % (what, command, "running" if running else "shut off"),
               lambda a=(way, command, running, doomed, ("vda", "vdb") if command == "commit a c" else ("vda",)): one(lab, *a))
              for what, way, _ in WAYS for command, doomed in JOBS for running in (True, False)]
+    cases += [("QEMU is killed when 'pull' has said ok", lambda: pulled(lab, False)),
+              ("QEMU is killed when what virsh had pulled was deleted", lambda: pulled(lab, True))]
     cases += [("virt-snapfs is killed while libvirt is starting the guest", lambda: slow_start(lab)),
               ("a foreign revert of internal snapshots while unmounted", lambda: foreign_internal(lab)),
               ("a foreign definition while a commit is unfinished", lambda: foreign_definition(lab))]

@@ -723,6 +723,19 @@ Test(vm_graph, a_record_that_contradicts_our_note_is_not_believed)
 	vm_verdict_fini(&v);
 }
 
+Test(vm_graph, what_was_noted_as_frozen_and_was_written_is_stale_whatever_its_overlay_says)
+{
+	struct lab l;
+
+	lab_init(&l); /* an active commit into base, given up; then the guest went on writing above */
+	struct q2_stamp then = l.files[BASE].stamp;
+	l.snapdisks[WEB][S1].froze = &then;
+	expect_in(&l, WEB, S1, VM_OK, NULL);
+	l.files[BASE].stamp.mtime_ns = l.files[O1].stamp.btime_ns + 1000000; /* hardly later than the overlay was born */
+	l.files[O1].stamp.mtime_ns = INT64_C(900000000000);
+	expect_in(&l, WEB, S1, VM_STALE, "was written after the snapshot was taken");
+}
+
 Test(vm_graph, a_file_that_we_wrote_to_is_known_by_its_stamp)
 {
 	struct lab l;

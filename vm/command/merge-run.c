@@ -41,6 +41,7 @@
 #include "vm/command/own-job.h"
 #include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/blockjob.h"
+#include "vm/libvirt/flush.h"
 #include "vm/libvirt/record.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
@@ -396,6 +397,12 @@ static int merge_down(struct vm_merge *m, struct vs_err *err)
 
 #define FILES_SAID 4 /* of a long line the others are in the log */
 
+/* What the disk does not stand on any more it may have been pulled out of, by whomever, and on the disk only QEMU's flush makes that so. */
+static int write_out(const struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err)
+{
+	return m->cx->dom && d->what == VM_MERGE_DROP ? vm_flush(m->cx->dom, err) : 0;
+}
+
 /* Returns how many of the disk's files were unlinked. */
 static size_t remove_files_of(struct vm_merge *m, const struct vm_merge_disk *d)
 {
@@ -404,8 +411,10 @@ static size_t remove_files_of(struct vm_merge *m, const struct vm_merge_disk *d)
 
 	for (size_t k = 0; k < d->n_gone; k++) {
 		struct vs_err why = {0};
-		int r = vm_remove(m->cx, &d->gone[k], &leaving, &why);
+		int r = n ? 0 : write_out(m, d, &why);
 
+		if (r == 0)
+			r = vm_remove(m->cx, &d->gone[k], &leaving, &why);
 		if (r < 0) {
 			vm_context_say(m->cx, "%s", why.msg);
 			break;

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/libvirt/flush.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
 
@@ -86,9 +87,22 @@ static bool is_proven(const char *text, void *opaque)
 	return prove(text, opaque) == 1;
 }
 
+/* A pull that has ended by itself is not on the disk yet: see libvirt/flush.c. */
+static bool is_written_out(const char *text, const struct jobs *jobs)
+{
+	vs_autofree char *copy = xstrdup(text);
+	struct vm_paused_guest qemu = {0};
+	struct vm_blockjob_spec spec;
+	const char *command;
+
+	if (!take_job(copy, &qemu, &spec, &command) || spec.type != VM_JOB_PULL)
+		return true;
+	return vm_flush(jobs->cx->dom, NULL) == 0;
+}
+
 static bool is_over(const char *text, void *opaque)
 {
-	return prove(text, opaque) == 0;
+	return prove(text, opaque) == 0 && is_written_out(text, opaque);
 }
 
 /* How many were given up. @command: NULL: of any. */

@@ -15,6 +15,7 @@
 #include "vm/command/recover.h"
 #include "vm/command/remove.h"
 #include "vm/libvirt/blockjob.h"
+#include "vm/libvirt/flush.h"
 
 struct pull_disk {
 	const char *target;
@@ -102,6 +103,8 @@ static int pull_one(struct vm_context *cx, const struct pull_disk *p, struct vs_
 	if (r == 0)
 		r = vm_blockjob_pull(cx->dom, &spec, &cx->watch, &outcome, err);
 	vm_fault();
+	if (r == 0 && (r = vm_flush(cx->dom, err)) < 0)
+		vs_err_prefix(err, "all is copied, but until the guest flushes, or is shut down, it would be lost if QEMU were killed");
 	return r;
 }
 
@@ -174,6 +177,8 @@ int vm_command_pull(struct vm_context *cx, const char *name, struct vs_err *err)
 		r = vm_check_startable(cx, err);
 	if (r == 0 && n && !cx->try_only)
 		r = pull_all(cx, disks, n, err);
+	else if (r >= 0 && !cx->try_only)
+		r = vm_flush(cx->dom, err); /* for it was: by us, before we died, or by another tool */
 	if (r != -EHOSTDOWN && !cx->try_only)
 		vm_journal_done(&cx->journal, "job");
 	if (r == 0 && n && !cx->try_only)

@@ -18,6 +18,7 @@
 #include "vm/command/remove.h"
 #include "vm/libvirt/dom.h"
 #include "vm/libvirt/overlay.h"
+#include "vm/libvirt/record.h"
 #include "vm/libvirt/revert.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
@@ -475,6 +476,13 @@ static int check_whole(const struct vm_context *cx, const struct vm_snapshot *s,
 	return r;
 }
 
+static int check_memory(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
+{
+	const struct vm_context_record *record = vm_context_record(cx, s->name);
+
+	return record ? vm_record_memory(cx->dom, record->xml, err) : 0;
+}
+
 static int check_revert(const struct vm_context *cx, const struct vm_command *c, const struct vm_snapshot *s,
 			struct vs_err *err)
 {
@@ -486,6 +494,8 @@ static int check_revert(const struct vm_context *cx, const struct vm_command *c,
 		r = check_whole(cx, s, err);
 	if (r == 0)
 		r = s->recorded ? 0 : vs_err_set(err, -EOPNOTSUPP, "libvirt does not know snapshot '%s'", s->shown);
+	if (r == 0)
+		r = check_memory(cx, s, err);
 	if (r == 0 && s->kind == VM_INTERNAL)
 		r = vm_delete_check_active(cx, s, err);
 	if (r == 0)

@@ -48,9 +48,12 @@
  *   in use      L is a domain's active layer: stale, unless that domain is shut off and L is unwritten.
  *   reopened    a later snapshot froze L again: then L was an active layer in between.
  *
+ *   noted       a command of ours has noted that P is what this snapshot froze, and with which stamp. P is the same file still, has
+ *               been written to and cannot have been re-pointed: guilt, whatever U says.
+ *
  * Time stamps have a price. A copy restored in place, over the inode that the snapshot froze, looks written: stale. A
  * qemu-img commit behind libvirt's back, followed by a start of the domain before anybody looked, looks like virsh's
- * delete: ok, and wrong. Files alone cannot tell these apart; while mounted the watch does.
+ * delete: ok, and wrong, unless P was noted. Files alone cannot tell these apart; while mounted the watch does.
  *
  * *Redirection.* In three cases the record names the wrong file and the right one is known: libvirt 9.0 rewrites P to a
  * file further down when the record (only) of an earlier snapshot is deleted, though the old P is there still, as it was when we

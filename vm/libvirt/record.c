@@ -3,11 +3,15 @@
 #include "vm/libvirt/record.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "vm/libvirt/dom.h"
 #include "vm/util/fault.h"
+
+#define LATE_S 2 /* by which the clock of a file system may be behind */
 
 /* ---------------------------------------------------------------- records */
 
@@ -114,9 +118,8 @@ bool vm_record_proves(const struct vm_xml_snapshot *record, const char *path)
 	return false;
 }
 
-int vm_record_saved(virDomainPtr dom, const char *path, struct vs_err *err)
+static int whose_memory(virDomainPtr dom, const char *path, struct vm_xml_domain **domain, struct vs_err *err)
 {
-	vm_dom_autodomain struct vm_xml_domain *domain = NULL;
 	vs_autofree char *text = virDomainSaveImageGetXMLDesc(virDomainGetConnect(dom), path, 0);
 	char uuid[VIR_UUID_STRING_BUFLEN];
 
@@ -124,7 +127,60 @@ int vm_record_saved(virDomainPtr dom, const char *path, struct vs_err *err)
 		vm_dom_virterr(dom, err, "'%s' cannot be told to be memory that libvirt saved", path);
 		return vs_err_set(err, -EPERM, "%s", err ? strdupa(err->msg) : "");
 	}
-	if (vm_xml_domain_parse(text, &domain, err) < 0 || virDomainGetUUIDString(dom, uuid) < 0)
+	if (vm_xml_domain_parse(text, domain, err) < 0 || virDomainGetUUIDString(dom, uuid) < 0)
 		return vs_err_set(err, -EPERM, "'%s': it cannot be told whose memory that is", path);
-	return !strcmp(domain->uuid, uuid) ? 0 : vs_err_set(err, -EPERM, "'%s' is the memory of domain '%s'", path, domain->name);
+	if (strcmp((*domain)->uuid, uuid) != 0)
+		return vs_err_set(err, -EPERM, "'%s' is the memory of domain '%s'", path, (*domain)->name);
+	return 0;
+}
+
+int vm_record_saved(virDomainPtr dom, const char *path, struct vs_err *err)
+{
+	vm_dom_autodomain struct vm_xml_domain *domain = NULL;
+
+	return whose_memory(dom, path, &domain, err);
+}
+
+static bool is_one_file(const char *a, const char *b)
+{
+	struct stat one, other;
+
+	return !strcmp(a, b) || (stat(a, &one) == 0 && stat(b, &other) == 0 && one.st_dev == other.st_dev && one.st_ino == other.st_ino);
+}
+
+static const char *path_in(const struct vm_xml_domain *domain, const char *target)
+{
+	for (size_t i = 0; i < domain->n_disks; i++)
+		if (!strcmp(domain->disks[i].target, target))
+			return domain->disks[i].source.path;
+	return NULL;
+}
+
+/* libvirt saves the memory first and makes the overlays then. One that was there before was prepared, and tells nothing. */
+static bool is_born_before(const char *overlay, int64_t from_s, const char *file)
+{
+	struct statx st;
+	struct stat memory;
+
+	return statx(AT_FDCWD, overlay, 0, STATX_BTIME, &st) == 0 && st.stx_mask & STATX_BTIME && st.stx_btime.tv_sec >= from_s &&
+	       stat(file, &memory) == 0 && memory.st_mtim.tv_sec > st.stx_btime.tv_sec + LATE_S;
+}
+
+int vm_record_memory(virDomainPtr dom, const struct vm_xml_snapshot *record, struct vs_err *err)
+{
+	vm_dom_autodomain struct vm_xml_domain *domain = NULL;
+	int r = record->memory_file ? whose_memory(dom, record->memory_file, &domain, err) : 0;
+
+	for (size_t i = 0; domain && r == 0 && i < record->n_disks; i++) {
+		const char *overlay = record->disks[i].overlay.path, *path = path_in(domain, record->disks[i].target);
+
+		if (record->disks[i].mode != VM_MODE_EXTERNAL || !overlay)
+			continue;
+		if (path && is_one_file(path, overlay))
+			return vs_err_set(err, -EPERM, "'%s' is the memory of a guest that ran on '%s', so it was saved after snapshot '%s'",
+					  record->memory_file, overlay, record->name);
+		if (is_born_before(overlay, record->created_s, record->memory_file))
+			return vs_err_set(err, -EPERM, "'%s' was written after snapshot '%s' was taken", record->memory_file, record->name);
+	}
+	return r;
 }

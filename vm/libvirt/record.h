@@ -28,5 +28,7 @@ bool vm_record_proves(const struct vm_xml_snapshot *record, const char *path);
 /* Has libvirt saved the memory of this very domain in that file? It reads its own header, and the UUID in it. 0; -EPERM: no, or nobody
  * can tell. */
 int vm_record_saved(virDomainPtr dom, const char *path, struct vs_err *err);
+/* Is the record's memory file, if it has one, that domain's memory, and of that time? 0; -EPERM: it is not, or that cannot be told. */
+int vm_record_memory(virDomainPtr dom, const struct vm_xml_snapshot *record, struct vs_err *err);
 
 #endif

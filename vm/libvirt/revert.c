@@ -253,7 +253,8 @@ static int restore(const struct going *g, struct vs_err *err)
 	if (virDomainRestoreFlags(g->conn, file, text, 0) < 0)
 		return vm_dom_virterr(g->dom, err, "the saved memory '%s'", file);
 	vm_fault();
-	return 0;
+	r = vm_dom_active(g->dom, err);
+	return r == 0 ? vs_err_set(err, -EIO, "'%s' was restored, and the domain does not run: it is not its memory", file) : r < 0 ? r : 0;
 }
 
 static void make_current(const struct going *g, const char *name)
