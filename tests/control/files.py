@@ -656,5 +656,32 @@ def nvram(lab, running, targets):
             raise Wrong("'%s' does not say that the NVRAM stays as it is: %s" % (command, lab.said(g)))
 
 
+@case("row 31: somebody else's active commit is given up, and the guest goes on", RUNNING)
+def given_up(lab, running, targets):
+    """It went into an image that a snapshot has just frozen. The overlay is younger, and the next mount has seen nothing."""
+    for names in "a", "ab":
+        g = lab.guest(True, ONE, None, size=8 * MIB)
+        g.fill(0x31, 0, 8 * MIB)
+        g.flush()
+        for name in names:
+            lab.does(g, "create " + name)
+            g.note(name, "external")
+        g.fill(0x41, 0, 8 * MIB)
+        g.flush()
+        lab.mount.down()
+        virsh(["blockcommit", g.name, "vda", "--active", "--shallow", "--bandwidth", "2"], ["blockjob", g.name, "vda", "--abort"])
+        until("the job", lambda: None if "No current block job" in g.jobs() or not g.jobs().strip() else g.jobs())
+        g.fill(0x51, 0, 65536)
+        g.flush()
+        g.stop()
+        lab.mount.up()
+        last = names[-1]
+        until("a look", lambda: None if lab.state(g, last) else "not listed")
+        if lab.state(g, last) != "stale":
+            raise Wrong("'%s' is %s, and its image was written to: %s" % (last, lab.state(g, last), lab.reads(g, last)))
+        for name in names[:-1]:
+            until("'%s' reads" % name, lambda: lab.unharmed(g, name))
+
+
 if __name__ == "__main__":
     main()

@@ -55,7 +55,10 @@ void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const 
 
 	if (!stamp || stamp->block || !is_right(disk))
 		return;
-	file = (struct vm_meta_file){ .ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns };
+	file = (struct vm_meta_file){
+		.ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns,
+		.below = disk->n_stamps > 1 && !stamp[1].block ? stamp[1].ino : 0,
+	};
 	if (vm_meta_set_frozen(cx->meta, id, disk->target, &file) < 0)
 		xoom();
 }

@@ -153,6 +153,15 @@ static bool emptied(const struct vm_fact_file *f)
 	return l1_bytes % cluster != 0 && f->stamp.size == (3 + l1_bytes / cluster + 1) * cluster;
 }
 
+/* It stands on what it stood on when it was noted, so no block job has re-pointed it since. */
+static bool stands_as_noted(const struct vm_hearing *h, int file)
+{
+	int below = vm_graph_file(h->g, file)->below;
+
+	return h->disk->froze_below && below != VM_NO_FILE && vm_graph_exists(h->g, below) &&
+	       vm_graph_file(h->g, below)->stamp.ino == h->disk->froze_below;
+}
+
 /* P is still the file of which we noted, after the snapshot was taken and nothing spoke against it, that it was frozen; its time then was
  * another one, or it would be attested. So virsh's delete does not explain this: after that P would be another file. */
 static bool noted_and_written(const struct vm_hearing *h, int file)
@@ -160,7 +169,7 @@ static bool noted_and_written(const struct vm_hearing *h, int file)
 	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp, *then = h->disk->froze;
 
 	return then && !s->block && s->ino == then->ino && s->mtime_ns > then->mtime_ns && s->mtime_ns >= h->from_ns &&
-	       s->btime_ns != 0 && s->btime_ns <= h->upto_ns + SLACK && !may_be_repointed(h, file);
+	       s->btime_ns != 0 && s->btime_ns <= h->upto_ns + SLACK && (stands_as_noted(h, file) || !may_be_repointed(h, file));
 }
 
 bool vm_hearing_written(const struct vm_hearing *h, size_t i)

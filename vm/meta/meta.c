@@ -437,10 +437,12 @@ static uint64_t number_of(struct vm_meta *meta, const struct vm_meta_file *file)
 	uint64_t last = 0;
 
 	for (size_t i = 0; i < meta->n_files; i++) {
-		const struct vm_meta_file *f = &meta->files[i];
+		struct vm_meta_file *f = &meta->files[i];
 
-		if (f->ino == file->ino && f->size == file->size && f->mtime_ns == file->mtime_ns)
+		if (f->ino == file->ino && f->size == file->size && f->mtime_ns == file->mtime_ns) {
+			f->below = file->below ? file->below : f->below;
 			return f->number;
+		}
 		if (f->number > last)
 			last = f->number;
 	}

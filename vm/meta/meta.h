@@ -100,6 +100,7 @@ void vm_meta_mark_fini(struct vm_meta_mark *mark);
 struct vm_meta_file {
 	uint64_t number, ino, size;
 	int64_t mtime_ns;
+	uint64_t below; /* inode number of what it stood on; 0: not known, or on nothing */
 };
 
 struct vm_meta_snapshot {

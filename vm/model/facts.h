@@ -77,6 +77,7 @@ struct vm_fact_snapdisk {
 	size_t n_attested;
 	uint64_t ino;           /* of its file in the tree */
 	const struct q2_stamp *froze; /* NULL, or the image as it was when we took or first recorded it (ino, size, mtime) */
+	uint64_t froze_below;         /* inode number of what it stood on then; 0: not known, or on nothing */
 };
 
 struct vm_fact_snapshot {
