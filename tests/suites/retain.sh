@@ -112,6 +112,15 @@ same 'takes it' 'p1 p4 theirs' "$(names ext)"
 does 'create, with a policy' ext 'create p5'
 same 'prunes in the same write' 'p1 p5 theirs' "$(names ext)"
 has 'and says so' "$(outcome ext)" 'ok: create p5: .*retention dropped 1'
+does 'try create, with a policy' ext 'try create p6'
+has 'says what would go' "$(outcome ext)" "retention would then drop 'p5'"
+does 'try revert with keep=' ext 'try revert p5 keep=k1'
+has 'does, too' "$(outcome ext)" "retention would then drop 'p5'"
+same 'and neither has done it' 'p1 p5 theirs' "$(names ext)"
+does 'revert with keep=' ext 'revert p5 keep=k1'
+same 'prunes in the same write' 'k1 p1 theirs' "$(names ext | tr ' ' '\n' | sort | xargs)"
+has 'and says so' "$(outcome ext)" 'ok: revert p5 keep=k1: .*retention dropped 1'
+does 'a snapshot for what follows' ext 'create p5'
 same 'a policy for others' 0 "$(door write "$M/ext/retain" '1 match=the*\n')"
 Vq snapshot-create-as ext --name theirs2 --disk-only
 check "a snapshot of virsh appears: it is applied" wait_until 30 names_are ext 'p1 theirs2'

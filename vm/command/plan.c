@@ -44,7 +44,7 @@ static size_t fill(struct vm_store *store, const struct vm_readers *readers, con
 }
 
 int vm_plan_make(struct vm_store *store, const struct vm_readers *readers, const struct vm_domain *d, const char *policy,
-		 struct vm_retain_snapshot **snaps, struct vm_retain_verdict **verdicts, size_t *n, struct vs_err *err)
+		 const char *coming, struct vm_retain_snapshot **snaps, struct vm_retain_verdict **verdicts, size_t *n, struct vs_err *err)
 {
 	const char *line = policy ? policy : "off";
 	struct vm_retain parsed = {0};
@@ -52,12 +52,16 @@ int vm_plan_make(struct vm_store *store, const struct vm_readers *readers, const
 
 	if (r < 0)
 		return r;
-	*snaps = calloc(d->n_snapshots + 1, sizeof(**snaps));
-	*verdicts = calloc(d->n_snapshots + 1, sizeof(**verdicts));
+	*snaps = calloc(d->n_snapshots + 2, sizeof(**snaps));
+	*verdicts = calloc(d->n_snapshots + 2, sizeof(**verdicts));
 	if (!*snaps || !*verdicts) {
 		r = -ENOMEM;
 	} else {
 		*n = fill(store, readers, d, *snaps);
+		if (coming)
+			(*snaps)[(*n)++] = (struct vm_retain_snapshot){
+				.shown = coming, .raw = coming, .created_ns = vm_now_ns(), .order = d->n_snapshots, .recorded = true, .ours = true,
+			};
 		r = vm_retain_plan(&parsed, *snaps, *n, vm_now_ns(), *verdicts);
 	}
 	vm_retain_fini(&parsed);

@@ -18,9 +18,10 @@ struct vm_readers {
 	void *opaque;
 };
 
-/* What a policy (NULL: off) does with the snapshots of @d: gives an array of each (free()); strings are borrowed from @d.
- */
+/* What a policy (NULL: off) does with the snapshots of @d, and with one of the name @coming (NULL: none) that is taken now: gives an
+ * array of each (free()), that one the last; strings are borrowed. */
 int vm_plan_make(struct vm_store *store, const struct vm_readers *readers, const struct vm_domain *d, const char *policy,
-		 struct vm_retain_snapshot **snaps, struct vm_retain_verdict **verdicts, size_t *n, struct vs_err *err);
+		 const char *coming, struct vm_retain_snapshot **snaps, struct vm_retain_verdict **verdicts, size_t *n,
+		 struct vs_err *err);
 
 #endif

@@ -67,7 +67,7 @@ static int list_dropped(struct vm_context *cx, const struct pruning *p, char ***
 	const struct vm_snapshot *s;
 	char **keys;
 	size_t n = 0;
-	int r = vm_plan_make(cx->store, &cx->readers, cx->d, cx->meta->policy, &snaps, &verdicts, &n, err);
+	int r = vm_plan_make(cx->store, &cx->readers, cx->d, cx->meta->policy, NULL, &snaps, &verdicts, &n, err);
 
 	*n_out = 0;
 	*out = keys = xcalloc(n, sizeof(*keys));
@@ -132,20 +132,19 @@ static const char *begun_drop(const struct vm_context *cx)
 	return NULL;
 }
 
-/* Says what would be dropped. */
-static int try_prune(struct vm_context *cx, struct vs_err *err)
+int vm_command_try_prune(struct vm_context *cx, const char *coming, struct vs_err *err)
 {
 	struct vm_retain_snapshot *snaps = NULL;
 	struct vm_retain_verdict *verdicts = NULL;
 	size_t n = 0, dropped = 0;
-	int r = vm_plan_make(cx->store, &cx->readers, cx->d, cx->meta->policy, &snaps, &verdicts, &n, err);
+	int r = vm_plan_make(cx->store, &cx->readers, cx->d, cx->meta->policy, coming, &snaps, &verdicts, &n, err);
 
 	for (size_t i = 0; r == 0 && i < n; i++)
 		if (!verdicts[i].keep) {
-			vm_context_say(cx, "would delete '%s' (%s)", snaps[i].shown, verdicts[i].reason);
+			vm_context_say(cx, "%s '%s' (%s)", coming ? "retention would then drop" : "would delete", snaps[i].shown, verdicts[i].reason);
 			dropped++;
 		}
-	if (r == 0 && !dropped)
+	if (r == 0 && !dropped && !coming)
 		vm_context_say(cx, "nothing to drop");
 	free(snaps);
 	free(verdicts);
@@ -160,7 +159,7 @@ int vm_command_prune(struct vm_context *cx, size_t *dropped, struct vs_err *err)
 	*dropped = 0;
 	cx->pruning = true;
 	if (cx->try_only && r == 0)
-		return try_prune(cx, err);
+		return vm_command_try_prune(cx, NULL, err);
 	if (r == 0 && cx->meta->policy && strcmp(cx->meta->policy, "off") != 0) {
 		const char *begun = begun_drop(cx);
 

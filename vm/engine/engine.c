@@ -160,7 +160,7 @@ int vm_engine_plan_text(struct vm_engine *e, const char *uuid, const char *polic
 	int r = d ? 0 : vs_err_set(err, -ENOENT, "there is no such domain");
 
 	if (r == 0)
-		r = vm_plan_make(e->store, &readers, d, policy ? policy : meta ? meta->policy : NULL, &snaps, &verdicts, &n,
+		r = vm_plan_make(e->store, &readers, d, policy ? policy : meta ? meta->policy : NULL, NULL, &snaps, &verdicts, &n,
 				 err);
 	if (r == 0)
 		r = vm_retain_plan_text(snaps, verdicts, n, text, len);

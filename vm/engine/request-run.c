@@ -149,23 +149,35 @@ static int run_prune(struct vm_context *cx, struct vs_err *err)
 	return r;
 }
 
-/* The snapshot is there whatever comes of the pruning, so that only shows in the sentence. */
-static int run_create(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
+/* After a snapshot was taken, or would be. It is there whatever comes of the pruning, so that only shows in the sentence. */
+static int run_retention(struct vm_context *cx, const char *taken)
 {
 	struct vs_err why = {0};
 	size_t dropped = 0;
-	int r = vm_command_create(cx, c, err);
+	int r;
 
-	if (r < 0 || cx->try_only)
-		return r;
 	if (!cx->meta || !cx->meta->policy || !strcmp(cx->meta->policy, "off"))
 		return 0;
-	r = vm_command_prune(cx, &dropped, &why);
+	r = cx->try_only ? vm_command_try_prune(cx, taken, &why) : vm_command_prune(cx, &dropped, &why);
 	if (r < 0)
-		vm_context_say(cx, "but retention failed: %s", vs_err_text(&why, r));
+		vm_context_say(cx, "but retention %s: %s", cx->try_only ? "would fail" : "failed", vs_err_text(&why, r));
 	else if (dropped)
 		vm_context_say(cx, "retention dropped %zu snapshot%s", dropped, vm_context_plural(dropped));
 	return 0;
+}
+
+static int run_create(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
+{
+	int r = vm_command_create(cx, c, err);
+
+	return r < 0 ? r : run_retention(cx, c->names[0]);
+}
+
+static int run_revert(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
+{
+	int r = vm_command_revert(cx, c, err);
+
+	return r < 0 || !c->keep ? r : run_retention(cx, c->keep);
 }
 
 static int dispatch(struct vm_request *q, struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
@@ -175,7 +187,7 @@ static int dispatch(struct vm_request *q, struct vm_context *cx, const struct vm
 	case VM_DELETE: return vm_command_delete(cx, c->names, c->n_names, err);
 	case VM_COMMIT: return vm_command_commit(cx, c->names[0], c->n_names > 1 ? c->names[1] : NULL, err);
 	case VM_PULL: return vm_command_pull(cx, c->n_names ? c->names[0] : NULL, err);
-	case VM_REVERT: return vm_command_revert(cx, c, err);
+	case VM_REVERT: return run_revert(cx, c, err);
 	case VM_HOLD: return vm_command_hold(cx, c->names[0], true, err);
 	case VM_RELEASE: return vm_command_hold(cx, c->names[0], false, err);
 	case VM_PRUNE: return run_prune(cx, err);
