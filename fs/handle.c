@@ -238,21 +238,35 @@ void sf_handle_answer(struct sf_handles *handles, struct sf_handle *handle, stru
 	sf_text_unref(text);
 }
 
-void sf_handle_fail(struct sf_handles *handles, struct sf_handle *handle)
+static uint64_t hash_of(const char *text, size_t len)
 {
-	pthread_mutex_lock(&handles->lock);
-	handle->failed = true;
-	pthread_mutex_unlock(&handles->lock);
+	uint64_t hash = UINT64_C(14695981039346656037) ^ len;
+
+	for (size_t i = 0; i < len; i++)
+		hash = (hash ^ (unsigned char)text[i]) * UINT64_C(1099511628211);
+	return hash;
 }
 
-bool sf_handle_failed(struct sf_handles *handles, struct sf_handle *handle)
+int sf_handle_refusal(struct sf_handles *handles, struct sf_handle *handle, const char *text, size_t len)
 {
-	bool failed;
+	uint64_t hash = hash_of(text, len);
+	int rc = 0;
 
 	pthread_mutex_lock(&handles->lock);
-	failed = handle->failed;
+	if (!handle->failed)
+		handle->tried = hash;
+	else
+		rc = handle->tried == hash ? handle->failed : -ECANCELED;
 	pthread_mutex_unlock(&handles->lock);
-	return failed;
+	return rc;
+}
+
+void sf_handle_fail(struct sf_handles *handles, struct sf_handle *handle, int rc)
+{
+	pthread_mutex_lock(&handles->lock);
+	if (!handle->failed)
+		handle->failed = rc;
+	pthread_mutex_unlock(&handles->lock);
 }
 
 /* ---------------------------------------------------------------- polling */

@@ -31,7 +31,8 @@ struct sf_handle {
 	struct sf_text *text;              /* NULL: opened for writing only. Another one after a write */
 	struct sf_answer answer;           /* where that begins */
 	struct sf_tree *tree;              /* of a directory; another one after rewinddir(3) */
-	bool failed;                       /* a write through it failed, so no other one is done */
+	uint64_t tried;                    /* a hash of the last text that was written */
+	int failed;                        /* a write through it failed with this errno (negative), so no other one is done */
 	bool changed;                      /* of `jobs`: they are other ones than when it was opened */
 	struct fuse_pollhandle *waiting;   /* of `jobs`: somebody polls it */
 	struct sf_handle *next, **link;
@@ -70,9 +71,11 @@ void sf_handle_show(struct sf_handles *handles, struct sf_handle *handle, struct
  * taken, from its beginning. NULL: what it said before. */
 void sf_handle_answer(struct sf_handles *handles, struct sf_handle *handle, struct sf_text *text, uint64_t off, size_t moved);
 
-/* A write through this handle has failed. */
-void sf_handle_fail(struct sf_handles *handles, struct sf_handle *handle);
-bool sf_handle_failed(struct sf_handles *handles, struct sf_handle *handle);
+/* Is this to be written? 0; -ECANCELED: a write through this handle has failed before; or what that one failed with, if it was the same
+ * text: Python, when it closes a file, writes once more what could not be written, and reports the second error. */
+int sf_handle_refusal(struct sf_handles *handles, struct sf_handle *handle, const char *text, size_t len);
+/* What was to be written last has failed with that errno (negative). */
+void sf_handle_fail(struct sf_handles *handles, struct sf_handle *handle, int rc);
 
 /* poll(2) on `jobs`: have they changed since they were opened? Takes @waiting (may be NULL), to be told when they do. */
 bool sf_handle_poll(struct sf_handles *handles, struct sf_handle *handle, struct fuse_pollhandle *waiting);

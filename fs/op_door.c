@@ -40,19 +40,18 @@ int sf_op_write(struct sf_req *r, fuse_ino_t id, const char *text, size_t len, o
 {
 	struct sf_handles *handles = &r->fs->handles;
 	struct sf_handle *handle = handle_of(fi);
-	int rc = -ECANCELED;
+	int rc;
 
 	(void)id;
 	if (off < 0)
 		return -EINVAL;
-	if (!sf_handle_failed(handles, handle)) {
-		if (handle->kind == SF_PLAN)
-			rc = write_plan(r, handle, text, len, (uint64_t)off);
-		else
-			rc = sf_writes_begin(r->fs->writes, r, handle, text, len, (uint64_t)off);
-	}
+	rc = sf_handle_refusal(handles, handle, text, len);
+	if (rc == 0 && handle->kind == SF_PLAN)
+		rc = write_plan(r, handle, text, len, (uint64_t)off);
+	else if (rc == 0)
+		rc = sf_writes_begin(r->fs->writes, r, handle, text, len, (uint64_t)off);
 	if (rc < 0) {
-		sf_handle_fail(handles, handle);
+		sf_handle_fail(handles, handle, rc);
 		sf_handle_answer(handles, handle, NULL, (uint64_t)off, 0);
 	}
 	return rc;

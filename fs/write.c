@@ -331,7 +331,7 @@ static void answer(struct sf_write *write)
 	int rc = write->rc;
 
 	if (rc < 0)
-		sf_handle_fail(handles, write->handle);
+		sf_handle_fail(handles, write->handle, rc);
 	sf_handle_answer(handles, write->handle, vs_steal(write->text), write->off, rc < 0 ? 0 : write->len);
 	if (rc >= 0)
 		sf_reply_write(&write->req, write->len);

@@ -102,6 +102,13 @@ same 'held: none' 'false false false' "$(json "$M/web/snapshots.json" '[.snapsho
 same 'they stop at the first failure' ENOENT "$(ctl web 'hold s1\nhold nosuch\nhold s2\n')"
 same 'what came before it was done, what comes after was not' 'true false false' "$(json "$M/web/snapshots.json" '[.snapshots[].held|tostring] | join(" ")')"
 same 'later writes through the same open file give ECANCELED' '0 ENOENT ECANCELED ECANCELED' "$(ctl web 'release s1\n' 'hold nosuch\n' 'hold s2\n' 'hold s3\n')"
+same 'a text file of Python, which writes once more at its close, says the errno' ENOENT "$(python3 -c '
+import errno, sys
+try:
+    with open(sys.argv[1], "w") as f:
+        f.write("delete nosuch\n")
+except OSError as e:
+    print(errno.errorcode[e.errno])' "$M/web/ctl")"
 same 'also after a line that could not be parsed' 'EINVAL ECANCELED' "$(ctl web 'blah\n' 'hold s2\n')"
 same 'and were not done' 'false false false' "$(json "$M/web/snapshots.json" '[.snapshots[].held|tostring] | join(" ")')"
 for line in '\n' '# a comment\n' ' \n\n'; do

@@ -396,6 +396,34 @@ static void tell_nvram(struct vm_context *cx)
 			       cx->try_only ? "would stay" : "stays");
 }
 
+/* The domain had it, and the snapshot left it out. */
+static bool left_out(const struct vm_xml_snapshot *record, const char *target)
+{
+	bool had = false;
+
+	for (size_t i = 0; i < record->n_disks; i++)
+		if (!strcmp(record->disks[i].target, target) && record->disks[i].mode != VM_MODE_NO)
+			return false;
+	for (size_t i = 0; record->domain && i < record->domain->n_disks; i++)
+		had = had || !strcmp(record->domain->disks[i].target, target);
+	return had;
+}
+
+/* What else than its disks a snapshot of a domain has not. */
+static void tell_left_out(struct vm_context *cx, const char *name)
+{
+	const struct vm_context_record *record = vm_context_record(cx, name);
+
+	for (size_t i = 0; record && i < cx->d->n_disks; i++) {
+		const struct vm_disk_now *disk = &cx->d->disks[i];
+
+		if (disk->top >= 0 && cx->d->layers[disk->top].active && left_out(record->xml, disk->target))
+			vm_context_say(cx, "disk %s %s as it is now: it is not part of the snapshot", disk->target,
+				       cx->try_only ? "would stay" : "stays");
+	}
+	tell_nvram(cx);
+}
+
 static int revert_now(struct vm_context *cx, const char *name, struct vs_err *err)
 {
 	struct vm_revert spec = { .name = name, .risky = true, .taken = vm_context_names, .making = vm_recover_making, .opaque = cx };
@@ -427,7 +455,7 @@ static int revert_now(struct vm_context *cx, const char *name, struct vs_err *er
 		r = vm_attest_poll(cx, err); /* which puts our metadata back, too */
 	if (r == 0) {
 		vm_context_say(cx, "the domain is as it was at '%s'", name);
-		tell_nvram(cx);
+		tell_left_out(cx, name);
 	}
 	if (r == 0)
 		vm_journal_each(&cx->journal, "drop", discard_noted, &(struct discarding){ cx, &old });
@@ -461,7 +489,7 @@ static int try_revert(struct vm_context *cx, const struct vm_command *c, const s
 	}
 	vm_context_say(cx, "would define the domain as it was at '%s'%s", name, c->keep ? "" :
 		       " and discard what was written since the current snapshot");
-	tell_nvram(cx);
+	tell_left_out(cx, name);
 	return 0;
 }
 
@@ -507,6 +535,28 @@ static int check_revert(const struct vm_context *cx, const struct vm_command *c,
 	return r;
 }
 
+/* Where it fails after it has begun, what it has done is told. */
+static int revert_in_steps(struct vm_context *cx, const struct vm_command *c, const struct vm_snapshot *s, const char *name,
+			   struct vs_err *err)
+{
+	bool ran = cx->running, stopped = false;
+	int r = keep_first(cx, c, s, err), kept = r == 0 && c->keep;
+
+	if (r == 0)
+		r = stop_guest(cx, err);
+	if (r == 0)
+		r = revert_now(cx, name, err);
+	if (r < 0 && ran)
+		stopped = vm_dom_active(cx->dom, NULL) == 0;
+	if (r < 0 && kept && stopped)
+		vs_err_prefix(err, "'%s' was taken and the domain was stopped, but then", c->keep);
+	else if (r < 0 && kept)
+		vs_err_prefix(err, "'%s' was taken, but then", c->keep);
+	else if (r < 0 && stopped)
+		vs_err_prefix(err, "the domain was stopped, but then");
+	return r;
+}
+
 int vm_command_revert(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
 	const struct vm_snapshot *s = NULL;
@@ -537,8 +587,5 @@ int vm_command_revert(struct vm_context *cx, const struct vm_command *c, struct 
 	vm_overlay_plan_fini(&plan);
 	if (r < 0 || cx->try_only)
 		return r;
-	r = keep_first(cx, c, s, err);
-	if (r == 0)
-		r = stop_guest(cx, err);
-	return r < 0 ? r : revert_now(cx, name, err);
+	return revert_in_steps(cx, c, s, name, err);
 }

@@ -34,6 +34,7 @@ int vm_graph_new(const struct vm_facts *facts, struct vm_graph **out);
 void vm_graph_free(struct vm_graph *graph);
 
 struct vm_verdict {
+	bool broken; /* the state is that of its chain, of which a layer is missing or cannot be read: it may come back */
 	enum vm_state state;
 	char *reason;           /* NULL for ok; else one sentence: lower case, no full stop, names escaped */
 	int *layers;            /* file indexes, what is to be read first, base last; as far as it is known */

@@ -133,11 +133,13 @@ static int draft_snapshot(struct painting *p, size_t snapshot, size_t disk)
 	const struct vm_fact_snapshot *snap = &p->g->facts->domains[p->domain].snapshots[snapshot];
 	struct vm_verdict verdict;
 	int ret = vm_graph_state(p->g, p->domain, snapshot, disk, &verdict);
+	bool needed;
 
 	if (ret < 0)
 		return ret;
-	ret = draft_chain(p, verdict.layers, verdict.n_layers, verdict.format, verdict.state != VM_STALE);
-	if (ret == 0 && verdict.n_layers && verdict.state != VM_STALE && snap->disks[disk].mode != VM_MODE_NO) {
+	needed = verdict.state != VM_STALE || verdict.broken;
+	ret = draft_chain(p, verdict.layers, verdict.n_layers, verdict.format, needed);
+	if (ret == 0 && verdict.n_layers && needed && snap->disks[disk].mode != VM_MODE_NO) {
 		struct words *list = &p->drafts[draft_index(p, verdict.layers[0])].snapshots;
 
 		ret = words_add(list, strdup(snap->shown));

@@ -183,6 +183,7 @@ static bool judge_chain(struct vm_hearing *h)
 	vm_chain_walk(h->g, h->pit, h->verdict.format, &h->chain);
 	if (h->chain.state == VM_OK)
 		return false;
+	h->verdict.broken = true;
 	culprit = vm_graph_file(h->g, h->chain.culprit);
 	if (!h->chain.why)
 		return say(h, h->chain.state, "%s", culprit->why);
