@@ -7,6 +7,7 @@ libvirt says that the job has begun to write.
 """
 import errno
 import fnmatch
+import json
 import os
 import re
 import signal
@@ -184,6 +185,46 @@ def pulled(lab, by_virsh):
     g.end()
 
 
+# ---------------------------------------------------------------- a header that is ahead of the data
+
+def at(g, name):
+    return os.path.join(g.dir, name)
+
+
+def stands_on(path):
+    return json.loads(sh("qemu-img", "info", "-U", "--output=json", path).stdout).get("full-backing-filename")
+
+
+def header_ahead(lab, command, doomed, above, was, becomes, complete=False):
+    """QEMU writes the header of what stood on the top before it writes out the tables of what it has moved. Killed there it leaves a
+    chain that looks finished. @complete: the data is all there."""
+    sc = scenario(command, False, doomed)
+    g = lab.guest(sc)
+    try:
+        thread, _ = lab.begin(g, sc)
+        pid = qemu_pid(g)
+        lab.mount.process.kill()
+        os.kill(pid, signal.SIGKILL)
+        lab.mount.after_death()
+        thread.join(PATIENCE)
+        if complete:
+            sh("qemu-img", "commit", "-q", "-d", "-b", at(g, becomes), at(g, was))
+        sh("qemu-img", "rebase", "-u", "-f", "qcow2", *(["-F", "qcow2", "-b", at(g, becomes)] if becomes else ["-b", ""]), at(g, above))
+        lab.mount.up()
+        until("the header", lambda: None if stands_on(at(g, above)) == at(g, becomes if complete else was) else "it stands on %s" % stands_on(at(g, above)))
+        check_after_death(lab.mount, g, sc, leaks=True)
+        lab.finish(g, sc, leaks=True)
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+AHEAD = [("delete b", "b", "vda.c", "vda.b", "vda.a", False), ("delete b", "b", "vda.c", "vda.b", "vda.a", True),
+         ("delete a", "a", "vda.b", "vda.a", "vda.qcow2", False), ("commit a b", "ab", "vda.c", "vda.b", "vda.qcow2", False),
+         ("pull", "", "vda.c", "vda.b", None, False)]
+
+
 # ---------------------------------------------------------------- killed while libvirt is starting the guest
 
 SLOW = """#!/bin/bash
@@ -343,6 +384,7 @@ def main():
     cases = [("%s during '%s', %s" % (what, command, "running" if running else "shut off"),
               lambda a=(way, command, running, doomed, ("vda", "vdb") if command == "commit a c" else ("vda",)): one(lab, *a))
              for what, way, _ in WAYS for command, doomed in JOBS for running in (True, False)]
+    cases += [("a header is %s its data, '%s'" % ("as far as" if a[-1] else "ahead of", a[0]), lambda a=a: header_ahead(lab, *a)) for a in AHEAD]
     cases += [("QEMU is killed when 'pull' has said ok", lambda: pulled(lab, False)),
               ("QEMU is killed when what virsh had pulled was deleted", lambda: pulled(lab, True))]
     cases += [("virt-snapfs is killed while libvirt is starting the guest", lambda: slow_start(lab)),

@@ -214,21 +214,11 @@ static bool count_view(struct q2_view *view, unsigned depth, struct q2_work *wor
 	return true;
 }
 
-/* Any disk of the domain: all have the domain's gate. */
-struct q2_gate *vm_check_gate(const struct vm_context *cx)
-{
-	for (size_t i = 0; i < cx->d->n_snapshots; i++)
-		for (size_t k = 0; k < cx->d->snapshots[i].n_disks; k++)
-			if (cx->d->snapshots[i].disks[k].gate && cx->d->snapshots[i].kind == VM_EXTERNAL)
-				return cx->d->snapshots[i].disks[k].gate;
-	return NULL;
-}
-
 /* False: it cannot be told, because the top is being written. */
 static bool count_exactly(const struct vm_context *cx, int base, int top, uint64_t *bytes, uint64_t *stored)
 {
 	const struct vm_layer *l = &cx->d->layers[top];
-	struct q2_view_spec spec = { .path = l->path, .format = l->format, .gate = vm_check_gate(cx) };
+	struct q2_view_spec spec = { .path = l->path, .format = l->format, .gate = cx->d->gate };
 	struct q2_work work = { .limit = COST_WORK, .stop = is_cancelled, .opaque = (void *)cx };
 	struct q2_cache *cache;
 	struct q2_view *view;

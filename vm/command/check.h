@@ -27,7 +27,5 @@ int vm_check_slice(const struct vm_context *cx, const char *target, int layer, s
 /* Bytes that a merge of everything above @base up to @top moves at most: what these layers store, and the zeros that they note, which
  * some QEMUs write out. */
 uint64_t vm_check_cost(const struct vm_context *cx, int base, int top);
-/* The gate of the domain's files; borrowed. NULL: no snapshot has one. */
-struct q2_gate *vm_check_gate(const struct vm_context *cx);
 
 #endif

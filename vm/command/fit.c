@@ -163,7 +163,7 @@ static bool reads_zero(struct q2_file *f, uint64_t off, uint64_t len)
 static bool tail_is_zero(const struct vm_context *cx, const struct vm_layer *l)
 {
 	uint64_t cluster = UINT64_C(1) << l->cluster_bits, in_last = l->virtual_size & (cluster - 1), last = l->virtual_size - in_last;
-	struct q2_view_spec spec = { .path = l->path, .format = l->format, .gate = vm_check_gate(cx) };
+	struct q2_view_spec spec = { .path = l->path, .format = l->format, .gate = cx->d->gate };
 	struct q2_work work = { .stop = is_cancelled, .opaque = (void *)cx };
 	struct q2_cache *cache = q2_cache_new(cluster * 4, 0);
 	struct q2_view *view;

@@ -181,6 +181,9 @@ enum vm_intent_state vm_intent_disk(const struct vm_context *cx, const struct vm
 	base_is = find(cx, d->path, d->path_ino, &base, why, code);
 	if (base_is != IT)
 		return base_is == ANOTHER ? VM_INTENT_VOID : VM_INTENT_UNKNOWN;
+	if (standing_on(cx, d->above_ino, base) >= 0 && !cx->try_only) /* see prove.c; `try` does not ask, for it takes long */
+		return snprintf(why, VS_ERR_MAX, "it is not proven that all of '%s' is in '%s'", d->top ? d->top : "?", d->path),
+		       VM_INTENT_UNKNOWN;
 	if (standing_on(cx, d->above_ino, base) >= 0)
 		return VM_INTENT_DONE;
 	if (d->pivoting && is_active(cx, d->target, base))

@@ -39,6 +39,7 @@
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
 #include "vm/command/own-job.h"
+#include "vm/command/prove.h"
 #include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/blockjob.h"
 #include "vm/libvirt/flush.h"
@@ -344,6 +345,8 @@ static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 			vs_err_prefix(err, "nothing was written");
 		return r;
 	}
+	if (r != -EHOSTDOWN && vm_attest_poll(m->cx, NULL) == 0)
+		vm_prove(m->cx, NULL); /* before anybody starts the domain on half of it */
 	vs_err_prefix(err, "the base may have been written to, so repeat '%s' to finish it (where that cannot be, 'pull' makes the disks stand "
 		      "without it, and 'delete' then takes the records away)", said);
 	return r;

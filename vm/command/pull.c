@@ -12,6 +12,7 @@
 #include "vm/command/context.h"
 #include "vm/command/guest.h"
 #include "vm/command/own-job.h"
+#include "vm/command/prove.h"
 #include "vm/command/recover.h"
 #include "vm/command/remove.h"
 #include "vm/libvirt/blockjob.h"
@@ -101,6 +102,8 @@ static int pull_one(struct vm_context *cx, const struct pull_disk *p, struct vs_
 	if (r == 0)
 		r = note_pull(cx, p, err);
 	if (r == 0)
+		r = vm_prove_journal_pull(cx, p->target, err);
+	if (r == 0)
 		r = vm_blockjob_pull(cx->dom, &spec, &cx->watch, &outcome, err);
 	vm_fault();
 	if (r == 0 && (r = vm_flush(cx->dom, err)) < 0)
@@ -128,6 +131,10 @@ static int pull_all(struct vm_context *cx, const struct pull_disk *disks, size_t
 		r = pull_one(cx, &disks[i], err);
 	/* the inventory is to see the completed job before it sees the chain alone */
 	vm_refresher_poll(cx->refresher, 30000);
+	if (r == 0)
+		vm_prove_pulled(cx);
+	else if (r != -EHOSTDOWN && vm_attest_poll(cx, NULL) == 0)
+		vm_prove(cx, NULL); /* before anybody starts the domain on half of it */
 	return r;
 }
 

@@ -13,6 +13,7 @@
 #include "vm/command/guest.h"
 #include "vm/command/intent.h"
 #include "vm/command/own-job.h"
+#include "vm/command/prove.h"
 #include "vm/command/remove.h"
 #include "vm/libvirt/blockjob-list.h"
 #include "vm/meta/made.h"
@@ -223,6 +224,13 @@ static int reclaim(struct vm_context *cx, const char *command, struct vs_err *er
 	return r > 0 ? vm_attest_poll(cx, err) : r;
 }
 
+static int prove(struct vm_context *cx, struct vs_err *err)
+{
+	int r = vm_prove(cx, err);
+
+	return r > 0 ? vm_attest_poll(cx, err) : r;
+}
+
 int vm_recover_begin(struct vm_context *cx, const char *command, enum vm_intent_beside beside, struct vs_err *err)
 {
 	int r = 0;
@@ -233,6 +241,8 @@ int vm_recover_begin(struct vm_context *cx, const char *command, enum vm_intent_
 		r = vm_guest_prove_pivots(cx, err);
 	if (r == 0 && !cx->try_only)
 		r = reclaim(cx, command, err);
+	if (r == 0 && !cx->try_only)
+		r = prove(cx, err);
 	if (r == 0)
 		r = vm_intent_settle(cx, command, beside, err);
 	return r == 0 ? vm_check_idle(cx, err) : r;

@@ -9,6 +9,7 @@
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
 #include "vm/command/own-job.h"
+#include "vm/command/prove.h"
 #include "vm/command/recover.h"
 #include "vm/util/mem.h"
 
@@ -79,6 +80,8 @@ int vm_command_repair(struct vm_context *cx, struct vs_err *err)
 		r = vm_recover_guest(cx, err);
 	if (r == 0 && cx->conn)
 		vm_own_job_settle(cx, NULL);
+	if (r == 0 && cx->conn && (r = vm_prove(cx, err)) > 0)
+		r = vm_attest_poll(cx, err);
 	if (r == 0 && cx->conn)
 		vm_intent_settle(cx, NULL, VM_BESIDE_CHANGE, &begun); /* what is begun stays so; the others are settled */
 	if (r == 0 && cx->conn)

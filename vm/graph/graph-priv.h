@@ -33,6 +33,7 @@ struct vm_graph_commit {
 	int base, top; /* files; top may be VM_NO_FILE */
 	unsigned at;
 	bool unfinished_delete, ours;
+	uint64_t above; /* as in the facts */
 };
 
 /* An overlay that does not stand on what its snapshot froze any more: it went from `top` down to `base`. */

@@ -218,6 +218,19 @@ static bool judge_running(struct vm_hearing *h)
 	return false;
 }
 
+/* Of a merge of ours that was begun, a header says already that it is done: see command/prove.c. */
+static bool judge_unproven(struct vm_hearing *h)
+{
+	const struct vm_graph *g = h->g;
+
+	for (size_t i = 0; i + 1 < h->chain.n; i++)
+		for (int c = g->commit_bases.head[g->node[h->chain.files[i + 1]]]; c >= 0; c = g->commit_bases.next[c])
+			if (g->commits[c].above && g->commits[c].above == vm_hearing_layer(h, i)->stamp.ino)
+				return say(h, VM_BUSY, "'%s' stands on '%s' already, and it is not proven yet that all that was to be merged into that is "
+					   "there", vm_hearing_layer(h, i)->path, vm_hearing_layer(h, i + 1)->path);
+	return false;
+}
+
 /* Is the lock on layer @i that of a running commit whose top is in the chain above? judge_running() saw all others. */
 static bool explained_by_running(const struct vm_hearing *h, size_t i)
 {
@@ -490,7 +503,7 @@ static void judge(struct vm_hearing *h)
 	vm_hearing_find_moment(h);
 	if (judge_chain(h) || (vm_hearing_internal(h) && judge_entry(h)))
 		return;
-	if (judge_running(h) || judge_locks(h))
+	if (judge_running(h) || judge_unproven(h) || judge_locks(h))
 		return;
 	if (h->disk->mode == VM_MODE_NO) /* present content: whatever it is, it is right */
 		return;

@@ -68,7 +68,9 @@ static void draw_merges(struct vm_draft *d, const struct vm_meta *meta, struct v
 	for (size_t i = 0; d->merges && i < n_marks; i++)
 		for (size_t k = 0; k < marks[i]->n_disks; k++)
 			if (marks[i]->disks[k].path)
-				d->merges[d->n_merges++] = (struct vm_draft_merge){ marks[i]->disks[k].path, marks[i]->disks[k].top };
+				d->merges[d->n_merges++] = (struct vm_draft_merge){
+					marks[i]->disks[k].path, marks[i]->disks[k].top, marks[i]->disks[k].done ? 0 : marks[i]->disks[k].above_ino,
+				};
 }
 
 void vm_draft_meta(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena)

@@ -59,6 +59,7 @@ struct vm_draft_now {
 /* A merge of ours that was begun and may not have ended. */
 struct vm_draft_merge {
 	const char *base, *top; /* paths; top may be NULL */
+	uint64_t above;         /* inode number of what will stand on the base; 0: nothing does, or all is proven to be in it */
 };
 
 struct vm_draft {

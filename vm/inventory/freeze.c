@@ -379,6 +379,7 @@ static int compose(struct work *w)
 	d->ino = from->ino;
 	d->log = vm_arena_own(w->arena, vm_log_ref(from->log), drop_log);
 	w->gate = vm_arena_own(w->arena, q2_gate_ref(from->gate), drop_gate);
+	w->domain->gate = w->gate;
 	if (vm_arena_failed(w->arena))
 		return -ENOMEM;
 	r = compose_layers(w);

@@ -436,7 +436,7 @@ static int add_merges(const struct vm_drafts *set, const struct vm_facts *facts,
 
 			if (base != VM_NO_FILE)
 				grown[(*n)++] = (struct vm_fact_commit){
-					.base = base, .top = file_by_path(facts, merge->top), .ours = true,
+					.base = base, .top = file_by_path(facts, merge->top), .ours = true, .above = merge->above,
 				};
 		}
 	return 0;

@@ -10,6 +10,7 @@
  *     keep   name                   ... by `keep=` of a revert: its repetition need not take it again
  *     gone   name                   one of several that a delete removes, or was about to: its repetition need not find it
  *     job    pid began type target LF base LF top LF command   a block job that is about to be asked for, and by which command: see command/own-job.c
+ *     pull   pid began ino ino target LF path   a pull is about to be asked for, into the one file, which stands on the other: see command/prove.c
  *     pivot  pid began target       a pivot is about to be asked of that QEMU
  *     start  word pid began         the domain is about to be started, paused, or was: see libvirt/paused-guest.c
  *

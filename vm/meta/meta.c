@@ -508,6 +508,19 @@ const struct vm_meta_file *vm_meta_frozen(const struct vm_meta *meta, const stru
 	return NULL;
 }
 
+void vm_meta_restamp(struct vm_meta *meta, uint64_t ino, uint64_t size, int64_t mtime_ns)
+{
+	struct vm_meta_file *last = NULL;
+
+	for (size_t i = 0; i < meta->n_files; i++)
+		if (meta->files[i].ino == ino && (!last || meta->files[i].mtime_ns > last->mtime_ns))
+			last = &meta->files[i];
+	if (last) {
+		last->size = size;
+		last->mtime_ns = mtime_ns;
+	}
+}
+
 /* ---------------------------------------------------------------- what we made */
 
 bool vm_meta_has_made(const struct vm_meta *meta, const char *path, uint64_t ino)

@@ -129,6 +129,7 @@ struct vm_fact_commit {
 	int top;                /* its content survives in its own chain; VM_NO_FILE: an active commit, or not known */
 	unsigned at;            /* last poll that saw it */
 	bool ours;              /* a merge of ours that was begun, and has no rival above its top */
+	uint64_t above;         /* ours: inode number of what will stand on the base, which proves nothing yet; 0: there is none, or all is proven */
 };
 
 struct vm_facts {

@@ -139,6 +139,7 @@ struct vm_domain {
 	size_t n_doubts;
 	char **unknowns;    /* why nobody knows who needs some layers: the phrases of `unknown` and `doubts`, each once; NULL-terminated */
 	struct vm_log *log; /* outlives the inventory's readers; shared by all inventories of this domain */
+	struct q2_gate *gate; /* what its images may name */
 };
 
 struct vm_inventory {

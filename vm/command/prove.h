@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * prove.h: is what a block job was to move where it was to go? See prove.c.
+ *
+ * Threads: the command's.
+ */
+#ifndef VS_VM_COMMAND_PROVE_H
+#define VS_VM_COMMAND_PROVE_H
+
+#include "vm/command/context.h"
+
+/* A pull into this disk is about to be asked for: what its active layer stands on is noted. */
+int vm_prove_journal_pull(struct vm_context *cx, const char *target, struct vs_err *err);
+/* It is done, and written out. */
+void vm_prove_pulled(struct vm_context *cx);
+
+/*
+ * Of what was begun and not noted as done: where a header already says that the job is done, the content is compared. If all is there,
+ * that is noted as done; if not, and the domain is shut off, the header is put back, so that the command, repeated, does it again. What
+ * cannot be told stays as it is. 1: something was changed, look again; 0: nothing was; negative: it could not be stored.
+ */
+int vm_prove(struct vm_context *cx, struct vs_err *err);
+
+#endif
