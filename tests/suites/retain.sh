@@ -210,6 +210,46 @@ for s in $names; do
 	same "the copied $s is still right" "$(sha "$M/first/$s.vda.img")" "$(sha "$M/second/$s.vda.img")"
 done
 
+# ---------------------------------------------------------------- another one of the same UUID, or path
+
+# What was noted of the one is not for the other: the policy would drop what nobody asked to.
+domain_with heir vda:1M
+uuid=$(V domuuid heir)
+wait_until 15 test -e "$M/heir/ctl"
+same 'a policy' 0 "$(door write "$M/heir/retain" '1 match=*\n')"
+Vq undefine heir
+rm "$W/images"/heir*
+heir_left() { ! test -e "$M/heir"; }
+check 'its domain is gone' wait_until 15 heir_left
+qemu-img create -q -f qcow2 "$W/images/stranger.qcow2" 1M
+V dumpxml first --inactive | sed "s|<uuid>.*</uuid>|<uuid>$uuid</uuid>|; s|<name>first<|<name>stranger<|; /<metadata>/,/<.metadata>/d
+	s|<source file='[^']*'|<source file='$W/images/stranger.qcow2'|" >"$W/.g.xml"
+Vq define "$W/.g.xml"
+for i in 1 2 3; do Vq snapshot-create-as stranger "v$i" --disk-only; done
+wait_until 15 test -e "$M/stranger/v3.vda.img"
+same 'of another domain with that UUID it is off' off "$(policy stranger)"
+has 'the log says why' "$(cat "$M/stranger/log")" "'1 match=.' was noted for another one of this UUID"
+Vq snapshot-create-as stranger v4 --disk-only
+wait_until 15 test -e "$M/stranger/v4.vda.img"
+same 'and nothing is dropped' 'v1 v2 v3 v4' "$(names stranger)"
+same 'it can be set' 0 "$(door write "$M/stranger/retain" '3 match=*\n')"
+same 'and is applied' 'v2 v3 v4' "$(names stranger)"
+mkdir "$W/images2" "$W/mnt2"
+qemu-img create -q -f qcow2 "$W/images2/i.qcow2" 1M
+mount_snapfs "$W/mnt2" -o refresh=0.5 "$W/images2/i.qcow2" || die 'no second mount'
+same 'an image: a policy' 0 "$(door write "$W/mnt2/i/retain" '1 match=*\n')"
+qemu-img create -q -f qcow2 "$W/images2/other" 1M
+for i in 1 2 3; do qemu-img snapshot -c "keep$i" "$W/images2/other"; done
+mv "$W/images2/other" "$W/images2/i.qcow2"
+wait_until 15 test -e "$W/mnt2/i/keep3.vda.img"
+sleep 1
+same 'of another image at that path it is off' off "$(tr -d '\n' <"$W/mnt2/i/retain")"
+same 'and nothing is dropped' 3 "$(qemu-img snapshot -l "$W/images2/i.qcow2" | grep -c keep)"
+qemu-img snapshot -d keep3 "$W/images2/i.qcow2"
+same 'it can be set, and one more is taken' '0 0' "$(door write "$W/mnt2/i/retain" '2 match=*\n') $(door write "$W/mnt2/i/ctl" 'create new\n')"
+same 'and is applied' '2' "$(qemu-img snapshot -l "$W/images2/i.qcow2" | grep -c 'keep2\|new')"
+unmount_snapfs "$W/mnt2"
+
 # ---------------------------------------------------------------- a calendar
 
 # One snapshot at noon of each of these days, taken by nobody in particular.

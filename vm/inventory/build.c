@@ -306,11 +306,29 @@ static void draw_own_made(struct vm_build *sk, const struct vm_meta *meta, struc
 	}
 }
 
+static bool has_metadata(const struct vm_xml_domain *xml)
+{
+	return xml && xml->metadata && xml->metadata[0];
+}
+
+/* It has no metadata of ours, be it some that cannot be read, and all was read that could say whose it is. */
+static bool has_none(const struct vm_observed_domain *k)
+{
+	bool known = k->now && !k->unknown && (!k->running || k->config) && !has_metadata(k->now) && !has_metadata(k->config);
+
+	for (size_t i = 0; known && i < k->n_list; i++)
+		known = k->list[i]->record && !k->list[i]->problem;
+	return known;
+}
+
 /* The live definition and the configured one may differ: what has been said last counts. */
 static void draw_meta(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
-	struct vm_meta *best = vm_store_best(sk->store, k->uuid, vm_meta_newer(k->meta, k->config_meta));
+	const struct vm_meta *found = vm_meta_newer(k->meta, k->config_meta);
+	struct vm_meta *best = vm_store_best(sk->store, k->uuid, found);
 
+	if (best && !found && has_none(k))
+		vm_draft_disown(d, best, sk->store);
 	if (best && vm_arena_own(&sk->arena, best, free_meta)) {
 		vm_draft_meta(d, best, &sk->arena);
 		draw_own_made(sk, best, d);

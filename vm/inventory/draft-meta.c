@@ -4,7 +4,9 @@
 #include "vm/inventory/draft.h"
 
 #include "vm/meta/meta.h"
+#include "vm/meta/store.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 /* libvirt's record knows whole seconds; an entry that nobody recorded knows its own time. */
@@ -71,6 +73,29 @@ static void draw_merges(struct vm_draft *d, const struct vm_meta *meta, struct v
 				d->merges[d->n_merges++] = (struct vm_draft_merge){
 					marks[i]->disks[k].path, marks[i]->disks[k].top, marks[i]->disks[k].done ? 0 : marks[i]->disks[k].above_ino,
 				};
+}
+
+static bool is_of(const struct vm_draft *d, const struct vm_meta *meta)
+{
+	for (size_t i = 0; i < d->n_snapshots; i++) {
+		const struct vm_draft_snapshot *s = &d->snapshots[i];
+		struct vm_meta_id id = { s->name, identity_ns(s), s->kind };
+
+		if (!s->present && vm_meta_find(meta, &id))
+			return true;
+	}
+	return false;
+}
+
+void vm_draft_disown(const struct vm_draft *d, struct vm_meta *best, struct vm_store *store)
+{
+	vs_autofree char *policy = best->policy && !is_of(d, best) ? vm_store_disown(store, d->uuid) : NULL;
+
+	if (!policy)
+		return;
+	vm_meta_set_policy(best, NULL);
+	vm_log(d->log, "the policy '%s' was noted for another one of this %s: this one has neither our metadata nor any snapshot that they "
+	       "name, so it is off until somebody sets it", policy, d->image ? "path" : "UUID");
 }
 
 void vm_draft_meta(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena)

@@ -108,8 +108,12 @@ int vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev, str
 /* Notes that something is not known which may stand on any file: see vm_fact_unknown. Borrows nothing. */
 void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...) __attribute__((format(printf, 4, 5)));
 
-/* Holds, ours, what is attested, and the marks of doomed snapshots; the drafts borrow strings of @meta. */
 struct vm_meta;
+struct vm_store;
+/* The domain (or image) has no metadata of ours, as far as is known for certain, and @best is our copy: is it of this one? One of its
+ * snapshots says so, and else a policy is not for it: it is forgotten, here and in the store. */
+void vm_draft_disown(const struct vm_draft *d, struct vm_meta *best, struct vm_store *store);
+/* Holds, ours, what is attested, and the marks of doomed snapshots; the drafts borrow strings of @meta. */
 void vm_draft_meta(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena);
 
 /* ---------------------------------------------------------------- between order.c and freeze.c */

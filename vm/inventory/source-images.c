@@ -107,11 +107,14 @@ static void draw_meta(const struct image_source *s, struct vm_drafts *set, const
 {
 	char text[VM_META_MAX];
 	ssize_t len = getxattr(image->path, VM_META_XATTR, text, sizeof(text));
+	bool none = len < 0 && errno == ENODATA;
 	struct vm_meta *found = NULL, *best;
 
 	if (len > 0)
 		vm_meta_parse(text, (size_t)len, &found, NULL);
 	best = vm_store_best(s->store, image->path, found);
+	if (best && none && set->chains->fact[d->disks[0].fact.top].info)
+		vm_draft_disown(d, best, s->store);
 	vm_meta_free(found);
 	if (best && vm_arena_own(set->arena, best, free_meta))
 		vm_draft_meta(d, best, set->arena);

@@ -19,6 +19,7 @@ struct vm_store {
 	uint64_t journals; /* how often one was written */
 	struct vm_strmap meta; /* by UUID: struct vm_meta */
 	struct vm_strmap asked; /* UUIDs whose file has been read */
+	struct vm_strmap pending; /* UUIDs whose metadata were not found at the domain since they were remembered */
 };
 
 static uint64_t hash_of(const char *text)
@@ -84,6 +85,7 @@ void vm_store_free(struct vm_store *s)
 		return;
 	vm_strmap_clear(&s->meta, drop_own);
 	vm_strmap_clear(&s->asked, NULL);
+	vm_strmap_clear(&s->pending, NULL);
 	pthread_mutex_destroy(&s->lock);
 	free(s->dir);
 	free(s);
@@ -240,6 +242,8 @@ struct vm_meta *vm_store_best(struct vm_store *s, const char *uuid, const struct
 	pthread_mutex_lock(&s->lock);
 	copy = copy_locked(s, uuid);
 	best = vm_meta_newer(found, copy);
+	if (found && (!copy || copy->serial <= found->serial))
+		vm_strmap_remove(&s->pending, uuid);
 	if (best && best == found && (!copy || copy->serial < found->serial) && remember_locked(s, uuid, found, false, NULL) < 0)
 		remember_locked(s, uuid, found, true, NULL);
 	given = best ? vm_meta_copy(best) : NULL;
@@ -253,8 +257,31 @@ int vm_store_remember(struct vm_store *s, const char *uuid, const struct vm_meta
 
 	pthread_mutex_lock(&s->lock);
 	r = remember_locked(s, uuid, meta, false, err);
+	if (r == 0 && !vm_strmap_get(&s->pending, uuid) && vm_strmap_put(&s->pending, uuid, s) < 0)
+		xoom();
 	pthread_mutex_unlock(&s->lock);
 	return r;
+}
+
+char *vm_store_disown(struct vm_store *s, const char *uuid)
+{
+	const struct vm_meta *copy;
+	struct vm_meta *left;
+	char *policy = NULL;
+
+	pthread_mutex_lock(&s->lock);
+	copy = vm_strmap_get(&s->pending, uuid) ? NULL : copy_locked(s, uuid);
+	if (copy && copy->policy && strcmp(copy->policy, "off") != 0) {
+		policy = xstrdup(copy->policy);
+		left = vm_meta_copy(copy);
+		if (!left || vm_meta_set_policy(left, NULL) < 0)
+			xoom();
+		if (remember_locked(s, uuid, left, false, NULL) < 0)
+			remember_locked(s, uuid, left, true, NULL);
+		vm_meta_free(left);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return policy;
 }
 
 int vm_store_legible(struct vm_store *s, const char *uuid, struct vs_err *err)

@@ -31,6 +31,10 @@ void vm_store_connection(struct vm_store *store, const char *uri);
  * Gives a copy; NULL: nothing is known of this domain (or no memory). */
 struct vm_meta *vm_store_best(struct vm_store *store, const char *uuid, const struct vm_meta *found);
 
+/* The domain, or image, has no metadata of ours and is not known to be the one that the copy is of: a UUID, or a path, may be somebody
+ * else's by now. A policy drops snapshots, so it is forgotten; what only protects stays. Gives the policy; NULL: there was none, or it
+ * is being written to the domain right now. */
+char *vm_store_disown(struct vm_store *store, const char *uuid);
 /* Remembers @meta, which is about to be written to the domain. On failure nothing has changed. */
 int vm_store_remember(struct vm_store *store, const char *uuid, const struct vm_meta *meta, struct vs_err *err);
 /* Could the copy be read, or is there none? Else the sentence says what is wrong with it. Asked anew until it could. */
