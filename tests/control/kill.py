@@ -220,6 +220,40 @@ def header_ahead(lab, command, doomed, above, was, becomes, complete=False):
     g.end()
 
 
+def pulled_by_others(lab, top_goes):
+    """The header says the same when the disk was pulled off the half-merged layers, and then what was to go may be needed."""
+    sc = scenario("delete b", False, "b")
+    g = lab.guest(sc)
+    try:
+        thread, _ = lab.begin(g, sc)
+        pid = qemu_pid(g)
+        lab.mount.process.kill()
+        os.kill(pid, signal.SIGKILL)
+        lab.mount.after_death()
+        thread.join(PATIENCE)
+        until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
+        virsh(["start", g.name, "--paused"], ["blockpull", g.name, "vda", "--base", at(g, "vda.a"), "--wait"])
+        g.running = True
+        if top_goes:
+            os.rename(at(g, "vda.b"), at(g, "away"))
+        lab.mount.up()
+        others = "a" if top_goes else "ac"
+        for command in "try delete b", "delete b", "pull", "delete b":
+            number = lab.mount.write(g.name, command)
+            for name in others:
+                until("after '%s' (%s)" % (command, name_of(number)), lambda: unharmed(lab.mount, g, name))
+            g.check_present()
+        if number:
+            raise Wrong("there is no way out: %s" % lab.mount.outcome(g.name))
+        if top_goes:
+            os.rename(at(g, "away"), at(g, "vda.b"))
+            until("with the layer back", lambda: unharmed(lab.mount, g, "c"))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 AHEAD = [("delete b", "b", "vda.c", "vda.b", "vda.a", False), ("delete b", "b", "vda.c", "vda.b", "vda.a", True),
          ("delete a", "a", "vda.b", "vda.a", "vda.qcow2", False), ("commit a b", "ab", "vda.c", "vda.b", "vda.qcow2", False),
          ("pull", "", "vda.c", "vda.b", None, False)]
@@ -385,6 +419,8 @@ def main():
               lambda a=(way, command, running, doomed, ("vda", "vdb") if command == "commit a c" else ("vda",)): one(lab, *a))
              for what, way, _ in WAYS for command, doomed in JOBS for running in (True, False)]
     cases += [("a header is %s its data, '%s'" % ("as far as" if a[-1] else "ahead of", a[0]), lambda a=a: header_ahead(lab, *a)) for a in AHEAD]
+    cases += [("others pull the disk off a half-merged layer%s" % (", which goes" if goes else ""), lambda goes=goes: pulled_by_others(lab, goes))
+              for goes in (False, True)]
     cases += [("QEMU is killed when 'pull' has said ok", lambda: pulled(lab, False)),
               ("QEMU is killed when what virsh had pulled was deleted", lambda: pulled(lab, True))]
     cases += [("virt-snapfs is killed while libvirt is starting the guest", lambda: slow_start(lab)),

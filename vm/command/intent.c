@@ -146,6 +146,17 @@ static bool in_disk(const struct vm_context *cx, const char *target, int layer)
 	return false;
 }
 
+/* Is the disk's chain known to its end, and this layer not in it? */
+static bool is_elsewhere(const struct vm_context *cx, const char *target, int layer)
+{
+	int top = vm_context_top(cx, target), n = 0;
+
+	for (int l = top; l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below, n++)
+		if (l == layer || cx->d->layers[l].error || cx->d->layers[l].ends)
+			return false;
+	return top >= 0 && n < VM_CHAIN_MAX;
+}
+
 /* The layer with that inode number that stands on @below; -1: none. */
 static int standing_on(const struct vm_context *cx, uint64_t ino, int below)
 {
@@ -181,11 +192,11 @@ enum vm_intent_state vm_intent_disk(const struct vm_context *cx, const struct vm
 	base_is = find(cx, d->path, d->path_ino, &base, why, code);
 	if (base_is != IT)
 		return base_is == ANOTHER ? VM_INTENT_VOID : VM_INTENT_UNKNOWN;
-	if (standing_on(cx, d->above_ino, base) >= 0 && !cx->try_only) /* see prove.c; `try` does not ask, for it takes long */
+	if (is_elsewhere(cx, d->target, base))
+		return snprintf(why, VS_ERR_MAX, "disk %s does not stand on '%s' any more", d->target, d->path), VM_INTENT_VOID;
+	if (standing_on(cx, d->above_ino, base) >= 0) /* see prove.c */
 		return snprintf(why, VS_ERR_MAX, "it is not proven that all of '%s' is in '%s'", d->top ? d->top : "?", d->path),
 		       VM_INTENT_UNKNOWN;
-	if (standing_on(cx, d->above_ino, base) >= 0)
-		return VM_INTENT_DONE;
 	if (d->pivoting && is_active(cx, d->target, base))
 		return VM_INTENT_DONE;
 	top_is = find(cx, d->top, d->top_ino, &top, why, code);
@@ -321,11 +332,11 @@ static int settle_one(struct vm_context *cx, const struct vm_meta_mark *mark, en
 	state = judge(cx, mark, why, &code);
 	if (state == VM_INTENT_VOID)
 		return cx->try_only ? 0 : vm_intent_void(cx, mark->command, why, err);
-	if ((beside == VM_BESIDE_CREATE && !has_active(cx, mark)) || (beside == VM_BESIDE_PULL && state == VM_INTENT_REDO))
+	if ((beside == VM_BESIDE_CREATE && !has_active(cx, mark)) || (beside == VM_BESIDE_PULL && state != VM_INTENT_DONE))
 		return 0;
 	if (state == VM_INTENT_UNKNOWN)
-		return vs_err_set(err, code, "'%s' was begun and is not done, and %s: bring that back, then repeat '%s' first", said,
-				  why, said);
+		return vs_err_set(err, code, "'%s' was begun and is not done, and %s: mend that (where the domain runs, shut it down), then repeat '%s' first; if "
+				  "that cannot be, 'pull' makes the disks stand without them", said, why, said);
 	if (cx->beside) /* it is that one, most likely, so to repeat it would be the wrong advice */
 		return vs_err_set(err, -EBUSY, "'%s' is not done, and a command is at work on this domain, see 'jobs'", said);
 	return vs_err_set(err, -EPERM, "'%s' was begun and is not done, and its files are its own until then: repeat '%s' first%s", said, said,

@@ -424,7 +424,7 @@ static int plan_begun(struct vm_merge *m, struct vm_merge_disk *d, const struct 
 	case VM_INTENT_UNKNOWN: {
 		vs_autofree char *said = vm_intent_repeat(m->command);
 
-		return vs_err_set(err, code, "'%s' was begun, and %s: bring that back and repeat it", said, why);
+		return vs_err_set(err, code, "'%s' was begun, and %s: mend that (where the domain runs, shut it down), and repeat it", said, why);
 	}
 	case VM_INTENT_REDO:
 		break;

@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/command/intent.h"
 #include "vm/libvirt/flush.h"
 #include "vm/libvirt/paused-guest.h"
 #include "vm/libvirt/qemu-img.h"
@@ -194,6 +195,17 @@ static unsigned depth_of(const struct vm_context *cx, int top, int base)
 	return 0;
 }
 
+/* What stands on the base shows all of it without the top: others have pulled it in, say. A running QEMU writes out first what it has. */
+static int is_above(struct vm_context *cx, int top, unsigned depth, int above, struct vs_err *err)
+{
+	int r = cx->running ? vm_flush(cx->dom, err) : 0;
+
+	return r < 0 ? r : is_there(cx, &cx->d->layers[top], depth, &cx->d->layers[above], true, err);
+}
+
+enum proof { PROOF_NONE, PROOF_DONE, PROOF_BACK, PROOF_VOID };
+
+/* A value of enum proof, or negative: it cannot be told. With `try` nothing is put back. */
 static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, struct vs_err *err)
 {
 	int base = layer_with(cx, d->path, d->path_ino), top = layer_with(cx, d->top, d->top_ino), above = -1, r;
@@ -203,12 +215,20 @@ static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, struct v
 		if (!cx->d->layers[i].error && cx->d->layers[i].stamp.ino == d->above_ino && cx->d->layers[i].below == base)
 			above = (int)i;
 	if (d->done || above < 0 || !depth)
-		return 0;
+		return PROOF_NONE;
 	r = is_there(cx, &cx->d->layers[top], depth, &cx->d->layers[base], false, err);
-	if (r < 0)
-		return r;
-	d->done = r == 1;
-	return r == 1 ? 1 : put_back(cx, &cx->d->layers[above], &cx->d->layers[top], err);
+	if (r == 0 && !cx->try_only) {
+		r = is_above(cx, top, depth, above, err);
+		if (r == 1) {
+			d->above_ino = 0; /* who stands there reads right */
+			return PROOF_VOID;
+		}
+		r = r < 0 ? r : put_back(cx, &cx->d->layers[above], &cx->d->layers[top], err);
+		return r < 0 ? r : PROOF_BACK;
+	}
+	if (r == 1)
+		d->done = true;
+	return r == 1 ? PROOF_DONE : r < 0 ? r : PROOF_NONE;
 }
 
 /* ---------------------------------------------------------------- pulls */
@@ -315,25 +335,40 @@ static bool was_seen(const struct vm_context *cx, const struct vm_meta_mark *mar
 	return false;
 }
 
+static int prove_mark(struct vm_context *cx, struct vm_meta_mark *mark, bool *news, struct vs_err *err)
+{
+	for (size_t k = 0; k < mark->n_disks; k++) {
+		struct vm_meta_doomed *d = &mark->disks[k];
+		struct vs_err why = {0};
+		int r = prove_merge(cx, d, &why);
+
+		if (r < 0)
+			vm_log(cx->log, "'%s' was begun, and whether all of '%s' is in '%s' cannot be told now: %s", mark->command, d->top, d->path,
+			       vs_err_text(&why, r));
+		*news |= r > 0;
+		if (r == PROOF_VOID) {
+			vs_autofree char *text = xasprintf("what stood on '%s' does not need it any more", d->top);
+
+			return vm_intent_void(cx, mark->command, text, err) < 0 ? err->code : PROOF_VOID;
+		}
+	}
+	return 0;
+}
+
 int vm_prove(struct vm_context *cx, struct vs_err *err)
 {
 	struct proving p = { cx, false };
 	bool news = false;
-	int r;
+	int r = 0;
 
-	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
+	for (size_t i = 0; r >= 0 && i < cx->meta->n_snapshots; i++) {
 		struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
 
-		for (size_t k = 0; mark && !mark->is_void && !was_seen(cx, mark, i) && k < mark->n_disks; k++) {
-			struct vs_err why = {0};
-
-			r = prove_merge(cx, &mark->disks[k], &why);
-			if (r < 0)
-				vm_log(cx->log, "'%s' was begun, and whether all of '%s' is in '%s' cannot be told now: %s", mark->command,
-				       mark->disks[k].top, mark->disks[k].path, vs_err_text(&why, r));
-			news |= r > 0;
-		}
+		if (mark && !mark->is_void && !was_seen(cx, mark, i))
+			r = prove_mark(cx, mark, &news, err);
 	}
+	if (r < 0 || cx->try_only)
+		return r < 0 ? r : 0;
 	vm_journal_settle(&cx->journal, "pull", settle_pull, &p);
 	if (!news && !p.news)
 		return 0;

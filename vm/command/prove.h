@@ -17,8 +17,9 @@ void vm_prove_pulled(struct vm_context *cx);
 
 /*
  * Of what was begun and not noted as done: where a header already says that the job is done, the content is compared. If all is there,
- * that is noted as done; if not, and the domain is shut off, the header is put back, so that the command, repeated, does it again. What
- * cannot be told stays as it is. 1: something was changed, look again; 0: nothing was; negative: it could not be stored.
+ * that is noted as done; if what stands there has it itself, the command is void; if neither, and the domain is shut off, the header is
+ * put back, so that the command, repeated, does it again. What cannot be told stays as it is. With `try` what is done is noted in cx->meta
+ * only, and nothing else is changed. 1: something was changed, look again; 0: nothing was; negative: it could not be stored.
  */
 int vm_prove(struct vm_context *cx, struct vs_err *err);
 

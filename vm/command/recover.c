@@ -241,7 +241,7 @@ int vm_recover_begin(struct vm_context *cx, const char *command, enum vm_intent_
 		r = vm_guest_prove_pivots(cx, err);
 	if (r == 0 && !cx->try_only)
 		r = reclaim(cx, command, err);
-	if (r == 0 && !cx->try_only)
+	if (r == 0)
 		r = prove(cx, err);
 	if (r == 0)
 		r = vm_intent_settle(cx, command, beside, err);
