@@ -179,4 +179,18 @@ does 'and delete' disk 'delete m4'
 same 'nothing is left' '' "$(qemu-img snapshot -l "$I")"
 same 'the content is what it was' "${AT[m1]}" "$(sum_now)"
 unmount_snapfs "$M"
+
+# Its own business is its own: what its header names may be what nobody can open.
+mkdir "$W/odd"
+qemu-img create -q -f qcow2 "$W/odd/below" 1M
+qemu-img create -q -f qcow2 -b "$W/odd/below" -F qcow2 "$W/odd/i \"x\", y=z.qcow2"
+rm "$W/odd/below"
+mkfifo "$W/odd/below"
+mount_snapfs "$M" -o "refresh=$REFRESH" "$W/odd/i \"x\", y=z.qcow2" || die 'no mount of an odd image'
+dir=$(ls "$M")
+for command in 'create f' 'revert f' 'delete f'; do
+	timeout 20 sh -c 'echo "$1" >"$2"' - "$command" "$M/$dir/ctl" 2>/dev/null
+	check_not "stands on a FIFO: '$command' ends" test $? = 124
+done
+unmount_snapfs "$M"
 suite_end

@@ -56,7 +56,9 @@ static int check(const struct vm_context *cx, const struct vm_snapshot *s, struc
 
 static int run(struct vm_context *cx, const char *option, const char *name, struct vs_err *err)
 {
-	const char *argv[] = {"qemu-img", "snapshot", option, name, cx->uuid, NULL};
+	/* by its own: what it stands on has no part in this, and may be a name that no gate has let pass */
+	vs_autofree char *alone = vm_qemu_img_alone(cx->uuid);
+	const char *argv[] = {"qemu-img", "snapshot", option, name, alone, NULL};
 	int r;
 
 	vm_context_unguard(cx);

@@ -210,10 +210,12 @@ static int settle_layers(struct vm_context *cx, const struct old_layers *old, st
 	return r < 0 || !vm_meta_sweep_made(cx->meta, vm_context_is_there) ? r : vm_context_save(cx, err);
 }
 
-static int stop_guest(struct vm_context *cx, struct vs_err *err)
+static int stop_guest(struct vm_context *cx, bool force, struct vs_err *err)
 {
 	if (!cx->running)
 		return 0;
+	if (!force)
+		return vs_err_set(err, -EBUSY, "somebody has started the domain: shut it down, or use 'force', which stops it");
 	if (virDomainDestroy(cx->dom) < 0) {
 		int r = vm_dom_virterr(cx->dom, err, "the domain cannot be stopped");
 
@@ -543,7 +545,7 @@ static int revert_in_steps(struct vm_context *cx, const struct vm_command *c, co
 	int r = keep_first(cx, c, s, err), kept = r == 0 && c->keep;
 
 	if (r == 0)
-		r = stop_guest(cx, err);
+		r = stop_guest(cx, c->force, err);
 	if (r == 0)
 		r = revert_now(cx, name, err);
 	if (r < 0 && ran)

@@ -550,6 +550,13 @@ int vm_paused_guest_await(virDomainPtr dom, const struct vm_paused_guest *noted,
 	return r < 0 ? r : 0;
 }
 
+static bool is_paused(virDomainPtr dom)
+{
+	int state;
+
+	return virDomainGetState(dom, &state, NULL, 0) == 0 && state == VIR_DOMAIN_PAUSED;
+}
+
 int vm_paused_guest_find(virDomainPtr dom, const struct vm_paused_guest *noted, struct vm_paused_guest *out, struct vs_err *err)
 {
 	struct vm_paused_guest guest = *noted;
@@ -564,7 +571,12 @@ int vm_paused_guest_find(virDomainPtr dom, const struct vm_paused_guest *noted, 
 		r = read_token(dom, VIR_DOMAIN_AFFECT_LIVE, left, err);
 	if (r > 0)
 		r = noted->token[0] && !strcmp(left, noted->token) ? still_ours(dom, &guest, err) : -EEXIST;
-	if (r == -EEXIST) /* somebody's, whatever word it has come by */
+	/* Somebody's, whatever word it has come by; but while it is paused and nothing is noted here it may be that of another mount of ours,
+	 * with another state directory, which will know it by its word. */
+	if (r == -EEXIST && !noted->token[0] && is_paused(dom))
+		r = vs_err_set(err, -ENODATA, "it carries the word of a guest that another mount has started to work on its disks, and nothing is noted of "
+			       "it here");
+	else if (r == -EEXIST)
 		r = drop_token(dom, VIR_DOMAIN_AFFECT_LIVE, err);
 	if (virDomainIsPersistent(dom) == 1 && read_token(dom, VIR_DOMAIN_AFFECT_CONFIG, left, NULL) > 0)
 		drop_token(dom, VIR_DOMAIN_AFFECT_CONFIG, NULL);

@@ -4,11 +4,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <json-c/json.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
+
+#include "vm/util/mem.h"
+#include "vm/util/utf8.h"
 
 #define SAID_MAX 512 /* bytes of a program's complaint that are kept */
 
@@ -94,4 +99,30 @@ int vm_qemu_img_run(const char *const *argv, struct vs_err *err)
 	if (!said[0]) /* else it begins with its name, as programs do */
 		snprintf(said, sizeof(said), "%s: failed without saying why", argv[0]);
 	return vs_err_set(err, errno_said(said), "%s", said);
+}
+
+/* Json is UTF-8; a name that is not cannot be told this way. */
+static bool is_utf8(const char *text)
+{
+	size_t n;
+
+	for (size_t room = strlen(text); room; text += n, room -= n) {
+		n = vm_utf8_len(text, room);
+		if (!n)
+			return false;
+	}
+	return true;
+}
+
+char *vm_qemu_img_alone(const char *path)
+{
+	struct stat st;
+	bool block = stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+	json_object *name = is_utf8(path) ? json_object_new_string(path) : NULL;
+	char *text = name ? xasprintf("json:{\"driver\":\"qcow2\",\"backing\":null,\"file\":{\"driver\":\"%s\",\"filename\":%s}}",
+				      block ? "host_device" : "file", json_object_to_json_string_ext(name, JSON_C_TO_STRING_NOSLASHESCAPE)) :
+			    xstrdup(path);
+
+	json_object_put(name);
+	return text;
 }

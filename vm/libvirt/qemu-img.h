@@ -12,4 +12,7 @@
  * (-EIO). argv[0] is looked up in PATH. */
 int vm_qemu_img_run(const char *const *argv, struct vs_err *err);
 
+/* What to call the qcow2 image at @path for qemu-img, so that it does not open what that stands on. Gives. */
+char *vm_qemu_img_alone(const char *path);
+
 #endif

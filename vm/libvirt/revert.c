@@ -333,8 +333,12 @@ static int by_hand(struct going *g, struct vm_overlay_plan *plan, struct vm_dom_
 static int by_libvirt(const struct going *g, struct vm_dom_watch *watch, struct vs_err *err)
 {
 	vm_dom_autosnapshot virDomainSnapshotPtr snap = NULL;
-	int r = vm_dom_snapshot(g->dom, g->spec->name, &snap, err);
+	int r = vm_dom_active(g->dom, err);
 
+	if (r > 0 && !g->spec->stops) /* the flag would let libvirt stop it */
+		r = vs_err_set(err, -EBUSY, "domain '%s' is running", virDomainGetName(g->dom));
+	if (r >= 0)
+		r = vm_dom_snapshot(g->dom, g->spec->name, &snap, err);
 	if (r < 0)
 		return r;
 	vm_dom_step(watch, "revert to '%s'", g->spec->name);
