@@ -256,7 +256,7 @@ int sf_handle_refusal(struct sf_handles *handles, struct sf_handle *handle, cons
 	if (!handle->failed)
 		handle->tried = hash;
 	else
-		rc = handle->tried == hash ? handle->failed : -ECANCELED;
+		rc = handle->tried == hash && handle->failed != -EINTR ? handle->failed : -ECANCELED; /* EINTR would be tried again for ever */
 	pthread_mutex_unlock(&handles->lock);
 	return rc;
 }

@@ -17,6 +17,7 @@ ever: never otherwise.
 import fnmatch
 import functools
 import os
+import re
 import shlex
 import time
 
@@ -81,6 +82,7 @@ class Dom:
         self.present = [present]  # candidates, each target -> bytes; one of them is true
         self.snaps = {}
         self.gone = set()  # names
+        self.by_others = set()  # names that virsh took away
         self.on, self.saved = False, False  # on None: either
         self.ours_since = 0  # when a command that starts it paused was interrupted
         self.policies = [Policy('off')]
@@ -225,9 +227,13 @@ class Books:
         dom.gone.discard(name)
         return s
 
-    def settle(self, dom, intent, err, seen, world, interrupted=False):
-        """A line of ours has ended: enters it. Gives 'ok', 'refused' or 'begun'."""
+    def settle(self, dom, intent, err, seen, world, interrupted=False, words=''):
+        """A line of ours has ended: enters it. Gives 'ok', 'refused' or 'begun'. @words: the sentence, which may say that it was begun."""
         w, verb = intent.words, intent.verb
+        if err and re.search(r'may have been written to, so repeat|are gone, not the others|was taken, but then|was stopped, but then', words):
+            interrupted = True
+            if 'was stopped, but then' in words:
+                dom.on = None
         if err is None and not interrupted:
             self.begun = [b for b in self.begun if b[:2] != (dom.name, intent.line)]
             self.owed.pop((dom.name, intent.line), None)
@@ -249,7 +255,7 @@ class Books:
             return 'begun'
         if verb in ('create', 'delete', 'commit', 'pull', 'revert') and entry not in self.begun:
             self.begun.append(entry)
-        for n in intent.goes:
+        for n in set(intent.goes) & set(dom.snaps):
             dom.snaps[n].doomed = True
         if intent.new and intent.new not in dom.snaps and verb in ('create', 'revert'):
             targets = next((x[6:].split(',') for x in w if x.startswith('disks=')), None)
@@ -288,7 +294,8 @@ class Books:
             kind = next((x for x in w[2:] if x in ('internal', 'external')), None)
             was = dom.snaps.get(intent.new)
             if was is None or was.maybe:
-                if was is None or verb == 'create':
+                there = seen and intent.new in seen.records
+                if was is None or verb == 'create' or not there:  # else an interrupted run has taken it
                     self.take(dom, intent.new, True, targets, memory=(kind or dom.kind) == 'internal' and bool(dom.on), kind=kind, seen=seen)
                 else:
                     was.maybe = False

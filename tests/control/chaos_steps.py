@@ -208,7 +208,10 @@ class Steps:
 
     def do_repeat(self, p):
         d = self.b.doms.get(p['dom'])
-        left = [n for n in p['line'].split()[1:] if d and n in d.snaps] if p['line'].startswith('delete ') else []
+        names = p['line'].split()[1:] if d and p['line'].startswith('delete ') else []
+        left = [n for n in names if n in d.snaps and not d.snaps[n].maybe]
+        if any(n in d.by_others or n in d.snaps and d.snaps[n].maybe for n in names):
+            left = []  # nobody had to note what was not there, or what others would take
         words = self.command(p)
         if words.startswith('refused ENOENT') and left and 'again' not in self.without:
             self.w.ends.append("'%s' was interrupted, '%s' is still to go, and its repetition is refused: %s" % (p['line'], left[0], words))
@@ -254,7 +257,7 @@ class Steps:
         err = x.wait()
         words = self.sentence(p, d, intent, err)
         self.w.reap()
-        how = self.b.settle(d, intent, err, before[2] if before else self.seen(d.name), self.w)
+        how = self.b.settle(d, intent, err, before[2] if before else self.seen(d.name), self.w, words=words)
         if how == 'refused' and len(intent.goes) > 1 and 'partial' in self.without:
             for n in intent.goes:
                 d.snaps[n].doomed = True
@@ -474,7 +477,7 @@ class Steps:
             self.raced_create(d, p['name'], intent, worked)
         if other in ('vdelete', 'vmeta'):
             self.raced_delete(d, p['name'], other, worked, overlays)
-        how = self.b.settle(d, intent, err, seen, self.w)
+        how = self.b.settle(d, intent, err, seen, self.w, words=text)
         if other == 'vcreate' and intent.new in d.snaps and p['name'] in d.snaps:
             pass
         self.c.begun = True
@@ -509,6 +512,7 @@ class Steps:
         if how == 'vdelete':
             self.c.allowed |= set(s.place.values()) - self.b.original
         if worked:
+            d.by_others.add(name)
             d.drop(name)
         elif how == 'vdelete':
             s.doomed = True
@@ -527,7 +531,7 @@ class Steps:
         self.c.begun = True
         order = [(intent, err, x), (second, err2, y)]
         order.sort(key=lambda o: o[2].began + o[2].seconds if o[2].status is not None else 1e18)
-        hows = [self.b.settle(d, i, e, seen, self.w) for i, e, _ in order]
+        hows = [self.b.settle(d, i, e, seen, self.w, words=self.w.sentence(p['mount'], d.name)) for i, e, _ in order]
         for e, l in ((err, p['line']), (err2, q['line'])):
             if e == 'HANGS':
                 self.w.ends.append("'%s' hangs beside another command" % l)
@@ -617,6 +621,7 @@ class Steps:
             if ino in changed and ino in now and ino in self.b.treasures:
                 self.b.treasures[ino] = (path, sha_file(now[ino].path))
         if worked:
+            d.by_others |= set(goes)
             for n in goes:
                 d.drop(n)
         elif s.kind == 'internal' or set(s.place.values()) & changed:
@@ -657,6 +662,7 @@ class Steps:
         if s.kind == 'internal' and s.promised:
             s.recorded = False
         else:
+            d.by_others.add(p['name'])
             d.drop(p['name'])
         return out or 'ok'
 

@@ -349,7 +349,8 @@ static int prove_mark(struct vm_context *cx, struct vm_meta_mark *mark, bool *ne
 		if (r == PROOF_VOID) {
 			vs_autofree char *text = xasprintf("what stood on '%s' does not need it any more", d->top);
 
-			return vm_intent_void(cx, mark->command, text, err) < 0 ? err->code : PROOF_VOID;
+			r = vm_intent_void(cx, mark->command, text, err);
+			return r < 0 ? r : PROOF_VOID;
 		}
 	}
 	return 0;

@@ -180,6 +180,12 @@ static int run_revert(struct vm_context *cx, const struct vm_command *c, struct 
 	return r < 0 || !c->keep ? r : run_retention(cx, c->keep);
 }
 
+/* Work on an image that nobody waits for any more ends so; to who asked for the command it is the cancelling. */
+static int not_interrupted(int r, struct vs_err *err)
+{
+	return r == -EINTR ? vs_err_set(err, -ECANCELED, "cancelled") : r;
+}
+
 static int dispatch(struct vm_request *q, struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
 	switch (c->verb) {
@@ -220,6 +226,7 @@ int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm
 	r = vm_context_cancelled(&at.cx, &err);
 	if (r == 0)
 		r = dispatch(q, &at.cx, c, &err);
+	r = not_interrupted(r, &err);
 	r = end_guest(&at, r, &err);
 	if (!c->try_only)
 		see(q);
@@ -255,7 +262,7 @@ static int run_policy(struct vm_request *q, virConnectPtr conn)
 		pthread_mutex_lock(&q->engine->lock);
 		q->slot->retain_ns = vm_now_ns();
 		pthread_mutex_unlock(&q->engine->lock);
-		r = vm_command_prune(&at.cx, &dropped, &err);
+		r = not_interrupted(vm_command_prune(&at.cx, &dropped, &err), &err);
 		if (r < 0)
 			vs_err_prefix(&err, "the policy is stored, but");
 		else
@@ -278,6 +285,7 @@ static int run_self(struct vm_request *q, virConnectPtr conn)
 
 	begin(&at, q, conn, text, false);
 	r = q->origin == VM_BY_MOUNT ? vm_command_repair(&at.cx, &err) : vm_command_prune(&at.cx, &dropped, &err);
+	r = not_interrupted(r, &err);
 	r = end_guest(&at, r, &err);
 	see(q);
 	if (r < 0 || dropped)

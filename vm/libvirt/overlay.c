@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -316,14 +317,37 @@ static int sync_overlay(const char *path, struct vs_err *err)
 	return r < 0 ? vs_err_set(err, r, "overlay '%s': %s", path, strerror(-r)) : 0;
 }
 
+/* How large it is to be: as what it stands on, in whole sectors. */
+static int size_of(const struct vm_overlay *o, uint64_t *size, struct vs_err *err)
+{
+	struct q2_info *info = NULL;
+	struct q2_file *f;
+	int r = q2_file_open(o->below, &f, err);
+
+	if (r < 0)
+		return r;
+	r = q2_info_read(f, o->format, &info, err);
+	q2_file_close(f);
+	if (r < 0)
+		return r;
+	*size = (info->size + 511) & ~UINT64_C(511);
+	q2_info_free(info);
+	return 0;
+}
+
+/* qemu-img is told the size, so that it does not open what the image below names in turn, which no gate may have let pass. */
 static int make(struct vm_overlay *o, const struct maker *maker, struct vs_err *err)
 {
-	const char *argv[] = {"qemu-img", "create", "-q", "-f", "qcow2", "-b", o->below, "-F", q2_format_name(o->format),
-			      o->path, NULL};
-	int r = make_empty(o, maker, err);
+	char text[24];
+	const char *argv[] = {"qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", o->below, "-F", q2_format_name(o->format), o->path, text, NULL};
+	uint64_t size = 0;
+	int r = maker->empty ? 0 : size_of(o, &size, err);
 
+	if (r == 0)
+		r = make_empty(o, maker, err);
 	if (r < 0 || maker->empty)
 		return r;
+	snprintf(text, sizeof(text), "%" PRIu64, size);
 	vm_fault();
 	r = vm_qemu_img_run(argv, err);
 	if (r == 0)
