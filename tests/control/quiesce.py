@@ -46,7 +46,7 @@ class Quiesced:
         lab.does(g, "hold a")
         lab.does(g, "release a")
         lab.intact(g)
-        left = [f for f in g.files() if ".%s" % name in f]
+        left = [f for f in g.files() if ".%s" % name in os.path.basename(f)]
         if got != "0" and left:
             raise Wrong("create gave %s, and left %s" % (got, left))
         if g.state() != "running":
