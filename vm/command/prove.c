@@ -293,7 +293,9 @@ static int prove_pull(struct vm_context *cx, const struct pull *p, bool *news)
 	int top = vm_context_top(cx, p->target), below = layer_with(cx, p->path, p->below_ino), r;
 	struct vs_err err = {0};
 
-	if (top < 0 || cx->d->layers[top].error || cx->d->layers[top].stamp.ino != p->ino)
+	if (top < 0 || cx->d->layers[top].error)
+		return 0; /* it may come back */
+	if (cx->d->layers[top].stamp.ino != p->ino)
 		return 1; /* the disk is another file by now */
 	if (below >= 0 && cx->d->layers[top].below == below)
 		return 1; /* nothing has happened */
