@@ -242,6 +242,7 @@ struct q2_extent {
 	uint64_t host_off;
 	uint32_t max_len;
 	unsigned depth; /* the layer it comes from, 0 = top; for zeros: the layer that says so */
+	bool unallocated; /* zeros that no layer says: none has anything there */
 };
 
 /*

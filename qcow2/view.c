@@ -476,7 +476,7 @@ static int find(struct walk *w, uint64_t off, uint64_t end, struct piece *out, s
 	if (!found) {
 		out->layer = NULL;
 		out->x = (struct q2_extent){ .guest_off = off, .len = nothing - off, .kind = Q2_ZERO,
-					     .depth = (unsigned)v->n_layers - 1 };
+					     .depth = (unsigned)v->n_layers - 1, .unallocated = true };
 	}
 	if (out->x.len > nothing - off)
 		out->x.len = nothing - off;

@@ -113,13 +113,18 @@ def kill_mount(lab, g, sc):
     lab.finish(g, sc, leaks=False)
 
 
-def power_cut(lab, g, sc):
+def cut_short(lab, g, sc):
+    """Mount and QEMU end in the middle of the command."""
     thread, _ = lab.begin(g, sc)
     pid = qemu_pid(g)
     lab.mount.process.kill()
     os.kill(pid, signal.SIGKILL)
     lab.mount.after_death()
     thread.join(PATIENCE)
+
+
+def power_cut(lab, g, sc):
+    cut_short(lab, g, sc)
     g.running = sc.running = False
     lab.mount.up()
     check_after_death(lab.mount, g, sc, leaks=True)
@@ -195,18 +200,86 @@ def stands_on(path):
     return json.loads(sh("qemu-img", "info", "-U", "--output=json", path).stdout).get("full-backing-filename")
 
 
+def alone(g, path):
+    """The header of the file says that it stands on nothing."""
+    sh("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "", path)
+
+
+def pinned(lab):
+    """libvirt may have noted the end of a pull in the definition, whose <backingStore> is what QEMU is started on."""
+    sc = scenario("pull", False, "")
+    g = lab.guest(sc)
+
+    def below():
+        p = sh("virsh", "-c", os.environ["URI"], "dumpxml", "--inactive", g.name).stdout
+        return "is pinned still" if "<backingStore" in p else None
+    try:
+        cut_short(lab, g, sc)
+        until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
+        alone(g, at(g, "vda.c"))
+        path = os.path.join(g.dir, ".xml")
+        text = sh("virsh", "-c", os.environ["URI"], "dumpxml", "--inactive", "--security-info", g.name).stdout
+        text = re.sub(r"<backingStore.*</backingStore>|<backingStore/>", "", text, flags=re.S)
+        with open(path, "w") as f:
+            f.write(text.replace("<target dev='vda'", "<backingStore/><target dev='vda'"))
+        virsh(["define", path])
+        os.unlink(path)
+        if not below():
+            raise Wrong("nothing is pinned")
+        lab.mount.up()
+        until("the header", lambda: None if stands_on(at(g, "vda.c")) == at(g, "vda.b") else "it stands on %s" % stands_on(at(g, "vda.c")))
+        until("the definition", below)
+        check_after_death(lab.mount, g, sc, leaks=True)
+        lab.finish(g, sc, leaks=True)
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+def half_pulled(lab, frozen):
+    """Somebody starts the domain on what an interrupted pull has left: what it stood on is needed still, though nothing says so."""
+    sc = scenario("pull", False, "")
+    g = lab.guest(sc)
+    try:
+        cut_short(lab, g, sc)
+        until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
+        alone(g, at(g, "vda.c"))
+        virsh(["start", g.name, "--paused"])
+        lab.mount.up()
+        until("the guest", lambda: unharmed(lab.mount, g, "a"))
+        if frozen:
+            if lab.mount.write(g.name, "create later"):
+                raise Wrong(lab.mount.outcome(g.name))
+        files = {at(g, name) for name in ("vda.qcow2", "vda.a", "vda.b", "vda.c")}
+        for command in ["try pull", "pull"] * (not frozen) + ["try delete c", "delete c", "commit a c"]:
+            if not lab.mount.write(g.name, command):
+                raise Wrong("'%s' gave %s" % (command, lab.mount.outcome(g.name)))
+            for name in "abc":
+                until("after '%s'" % command, lambda: unharmed(lab.mount, g, name))
+            if not all(map(os.path.exists, files)):
+                raise Wrong("'%s' removed what was needed" % command)
+        if frozen:
+            virsh(["destroy", g.name])
+            number = lab.mount.write(g.name, "delete later")
+            if number:
+                raise Wrong(lab.mount.outcome(g.name))
+        else:
+            virsh(["destroy", g.name])
+        lab.finish(g, sc, leaks=True)
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 def header_ahead(lab, command, doomed, above, was, becomes, complete=False):
     """QEMU writes the header of what stood on the top before it writes out the tables of what it has moved. Killed there it leaves a
     chain that looks finished. @complete: the data is all there."""
     sc = scenario(command, False, doomed)
     g = lab.guest(sc)
     try:
-        thread, _ = lab.begin(g, sc)
-        pid = qemu_pid(g)
-        lab.mount.process.kill()
-        os.kill(pid, signal.SIGKILL)
-        lab.mount.after_death()
-        thread.join(PATIENCE)
+        cut_short(lab, g, sc)
         if complete:
             sh("qemu-img", "commit", "-q", "-d", "-b", at(g, becomes), at(g, was))
         sh("qemu-img", "rebase", "-u", "-f", "qcow2", *(["-F", "qcow2", "-b", at(g, becomes)] if becomes else ["-b", ""]), at(g, above))
@@ -225,12 +298,7 @@ def pulled_by_others(lab, top_goes):
     sc = scenario("delete b", False, "b")
     g = lab.guest(sc)
     try:
-        thread, _ = lab.begin(g, sc)
-        pid = qemu_pid(g)
-        lab.mount.process.kill()
-        os.kill(pid, signal.SIGKILL)
-        lab.mount.after_death()
-        thread.join(PATIENCE)
+        cut_short(lab, g, sc)
         until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
         virsh(["start", g.name, "--paused"], ["blockpull", g.name, "vda", "--base", at(g, "vda.a"), "--wait"])
         g.running = True
@@ -238,12 +306,14 @@ def pulled_by_others(lab, top_goes):
             os.rename(at(g, "vda.b"), at(g, "away"))
         lab.mount.up()
         others = "a" if top_goes else "ac"
+        way_out = False
         for command in "try delete b", "delete b", "pull", "delete b":
             number = lab.mount.write(g.name, command)
             for name in others:
                 until("after '%s' (%s)" % (command, name_of(number)), lambda: unharmed(lab.mount, g, name))
             g.check_present()
-        if number:
+            way_out |= command == "delete b" and not number
+        if not way_out:
             raise Wrong("there is no way out: %s" % lab.mount.outcome(g.name))
         if top_goes:
             os.rename(at(g, "away"), at(g, "vda.b"))
@@ -421,6 +491,9 @@ def main():
     cases += [("a header is %s its data, '%s'" % ("as far as" if a[-1] else "ahead of", a[0]), lambda a=a: header_ahead(lab, *a)) for a in AHEAD]
     cases += [("others pull the disk off a half-merged layer%s" % (", which goes" if goes else ""), lambda goes=goes: pulled_by_others(lab, goes))
               for goes in (False, True)]
+    cases += [("a definition pins what an interrupted pull has left", lambda: pinned(lab))]
+    cases += [("a domain is started on a half-pulled disk%s" % (", and frozen" if frozen else ""), lambda frozen=frozen: half_pulled(lab, frozen))
+              for frozen in (False, True)]
     cases += [("QEMU is killed when 'pull' has said ok", lambda: pulled(lab, False)),
               ("QEMU is killed when what virsh had pulled was deleted", lambda: pulled(lab, True))]
     cases += [("virt-snapfs is killed while libvirt is starting the guest", lambda: slow_start(lab)),

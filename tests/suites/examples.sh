@@ -173,8 +173,7 @@ mkfifo "$W/password"
 unset RESTIC_PASSWORD
 RESTIC_PASSWORD_COMMAND="cat '$W/password'" nightly web01 >"$W/slow.out" 2>&1 &
 slow=$!
-locked() { ! flock -n "$M" true; }
-check 'nightly: a run holds the lock' wait_until 20 locked
+check 'nightly: a run holds the lock' wait_until 20 pgrep -f "^cat $W/password"
 export RESTIC_PASSWORD=test
 n=$(wc -l <"$M/web01/snapshots")
 fails 'nightly: a second run' 1 '^nightly: an earlier run is still on' nightly web01

@@ -271,6 +271,20 @@ Test(vm_rewrite, a_definition_without_the_disk_is_an_error)
 	cr_expect_eq(vm_edit_definition(SNAPSHOT(""), NULL, 0, &out, &err), -EINVAL);
 }
 
+Test(vm_rewrite, one_disk_is_freed_of_its_chain)
+{
+	static const char text[] = DOMAIN("domain", "", "", DISK("vda", "/C", LAYER("/B", "<backingStore/>")) DISK("vdb", "/D", "<backingStore/>"));
+	vs_autofree char *out = NULL, *same = NULL;
+	char *none = NULL;
+
+	cr_assert_eq(vm_edit_unpin(text, "vda", &out, NULL), 1);
+	expect_chain(out, "vda", "/C/qcow2");
+	cr_expect(strstr(out, "<backingStore/>"), "that of the other disk stays");
+	cr_expect_not(strstr(out, "/B"));
+	cr_assert_eq(vm_edit_unpin(text, "vdz", &same, NULL), 0);
+	cr_expect_eq(vm_edit_unpin("<pool/>", "vda", &none, NULL), -EINVAL);
+}
+
 Test(vm_rewrite, texts_that_are_something_else_are_refused)
 {
 	static const char *const texts[] = {"", "<domain>", "<pool/>", "<!DOCTYPE x><domain/>"};

@@ -13,6 +13,7 @@
 #include "vm/libvirt/metadata.h"
 #include "vm/libvirt/record.h"
 #include "vm/libvirt/virterr.h"
+#include "vm/meta/pull.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
@@ -100,6 +101,7 @@ void vm_context_fini(struct vm_context *cx)
 		cx->options->unguard(cx->options->opaque, cx->uuid, false);
 	cx->guarded = false;
 	forget_look(cx);
+	vm_pulls_free(vs_steal(cx->pulls));
 	free(cx->said);
 	cx->said = NULL;
 	free(vs_steal(cx->known));
@@ -295,6 +297,10 @@ int vm_context_poll(struct vm_context *cx, struct vs_err *err)
 	}
 	if (r == 0)
 		r = look_meta(cx, err);
+	if (r == 0)
+		r = vm_journal_legible(&cx->journal, err);
+	vm_pulls_free(cx->pulls);
+	cx->pulls = vm_pulls_read(&cx->journal);
 	if (r == 0 && cx->behind && !cx->try_only) {
 		r = put_meta(cx, err);
 		if (r == 0)
@@ -308,7 +314,7 @@ int vm_context_glance(const struct vm_context *cx, struct vm_context *now, struc
 {
 	*now = (struct vm_context){ .refresher = cx->refresher, .uuid = cx->uuid, .conn = cx->conn, .dom = cx->dom,
 				    .meta = cx->meta, .records = cx->records, .n_records = cx->n_records,
-				    .removed = cx->removed, .n_removed = cx->n_removed };
+				    .removed = cx->removed, .n_removed = cx->n_removed, .pulls = cx->pulls };
 	return poll_inventory(now, err);
 }
 

@@ -63,6 +63,7 @@ struct vm_context {
 	struct vm_context_record *records;
 	size_t n_records;
 	bool running;
+	struct vm_pulls *pulls; /* that are not proven to be done: see pulls.h; NULL before a look */
 	unsigned long qemu; /* version, as libvirt counts: major * 1,000,000 + minor * 1,000 + release; 0: not known */
 
 	/* of the whole command */

@@ -151,7 +151,7 @@ int vm_guest_prove_pivots(struct vm_context *cx, struct vs_err *err)
 			struct pivot p = { &qemu, mark->disks[k].target };
 
 			if (!mark->disks[k].pivoting || mark->disks[k].done || !is_on(cx, &mark->disks[k]) ||
-			    vm_journal_each(&cx->journal, "pivot", is_that_pivot, &p) == 0)
+			    vm_journal_each(&cx->journal, "pivot", is_that_pivot, &p) <= 0)
 				continue;
 			mark->disks[k].done = news = true;
 			mark->disks[k].pivoting = false;

@@ -113,7 +113,7 @@ static int give_up(struct vm_context *cx, const char *command, struct vs_err *er
 
 	for (size_t i = 0; r == 0 && i < jobs.n; i++) {
 		jobs.one = &jobs.list[i];
-		if (!jobs.one->target || vm_journal_each(&cx->journal, "job", is_proven, &jobs) == 0)
+		if (!jobs.one->target || vm_journal_each(&cx->journal, "job", is_proven, &jobs) <= 0)
 			continue;
 		if (command)
 			vm_log(cx->log, "giving up the job on disk %s that an interrupted '%s' has left", jobs.one->target,

@@ -10,11 +10,6 @@
 
 #include "vm/command/context.h"
 
-/* A pull into this disk is about to be asked for: what its active layer stands on is noted. */
-int vm_prove_journal_pull(struct vm_context *cx, const char *target, struct vs_err *err);
-/* It is done, and written out. */
-void vm_prove_pulled(struct vm_context *cx);
-
 /*
  * Of what was begun and not noted as done: where a header already says that the job is done, the content is compared. If all is there,
  * that is noted as done; if what stands there has it itself, the command is void; if neither, and the domain is shut off, the header is

@@ -13,6 +13,7 @@
 #include "vm/command/guest.h"
 #include "vm/command/own-job.h"
 #include "vm/command/prove.h"
+#include "vm/command/pulls.h"
 #include "vm/command/recover.h"
 #include "vm/command/remove.h"
 #include "vm/libvirt/blockjob.h"
@@ -47,7 +48,7 @@ static int check_end(const struct vm_context *cx, const struct vm_disk_now *disk
 }
 
 /* 1: there is something to do on this disk, *p is filled; 0: nothing. */
-static int plan_pull(const struct vm_context *cx, const struct vm_disk_now *disk, const struct vm_context_record *record,
+static int plan_pull(struct vm_context *cx, const struct vm_disk_now *disk, const struct vm_context_record *record,
 		     struct pull_disk *p, struct vs_err *err)
 {
 	const char *path = record ? vm_context_image(cx, record, disk->target, NULL) : NULL, *inside;
@@ -58,7 +59,9 @@ static int plan_pull(const struct vm_context *cx, const struct vm_disk_now *disk
 
 	if (disk->top < 0 || !cx->d->layers[disk->top].active || (record && !path))
 		return 0;
-	r = vm_check_uncut(cx, disk->target, disk->top, err);
+	r = vm_pulls_check(cx, disk->target, err);
+	if (r == 0)
+		r = vm_check_uncut(cx, disk->target, disk->top, err);
 	if (r == 0 && base < 0)
 		r = check_end(cx, disk, err);
 	if (r < 0)
@@ -102,7 +105,7 @@ static int pull_one(struct vm_context *cx, const struct pull_disk *p, struct vs_
 	if (r == 0)
 		r = note_pull(cx, p, err);
 	if (r == 0)
-		r = vm_prove_journal_pull(cx, p->target, err);
+		r = vm_pulls_journal(cx, p->target, err);
 	if (r == 0)
 		r = vm_blockjob_pull(cx->dom, &spec, &cx->watch, &outcome, err);
 	vm_fault();
@@ -131,9 +134,9 @@ static int pull_all(struct vm_context *cx, const struct pull_disk *disks, size_t
 		r = pull_one(cx, &disks[i], err);
 	/* the inventory is to see the completed job before it sees the chain alone */
 	vm_refresher_poll(cx->refresher, 30000);
-	if (r == 0)
-		vm_prove_pulled(cx);
-	else if (r != -EHOSTDOWN && vm_attest_poll(cx, NULL) == 0)
+	for (size_t i = 0; r == 0 && i < n; i++)
+		vm_pulls_done(cx, disks[i].target);
+	if (r < 0 && r != -EHOSTDOWN && vm_attest_poll(cx, NULL) == 0)
 		vm_prove(cx, NULL); /* before anybody starts the domain on half of it */
 	return r;
 }

@@ -31,8 +31,12 @@ static int block_job(virDomainPtr dom, const char *target, struct vm_blockjob *j
 	int r = virDomainGetBlockJobInfo(dom, target, &info, VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
 
 	if (r < 0) {
-		r = vm_virterr_code();
-		return r == -EINVAL ? 0 : vm_dom_virterr(dom, err, "the job of disk '%s'", target);
+		struct vs_err why = {0};
+
+		r = vm_dom_virterr(dom, &why, "the job of disk '%s'", target);
+		if (r == -EINVAL && vm_dom_active(dom, NULL) == 1)
+			return 0;
+		return vs_err_set(err, r, "%s", why.msg);
 	}
 	if (r == 0)
 		return 0;
@@ -97,7 +101,10 @@ int vm_blockjob_list(virDomainPtr dom, struct vm_blockjob **out, size_t *n_out, 
 		r = collect(dom, domain, jobs, &n, err);
 	if (r < 0) {
 		vm_blockjob_list_free(jobs, n);
-		return r;
+		jobs = NULL;
+		n = 0;
+		if (vm_dom_active(dom, NULL) != 0)
+			return r; /* one that has ended meanwhile has none */
 	}
 	*out = jobs;
 	*n_out = n;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "vm/libvirt/virterr.h"
+#include "vm/util/fault.h"
 
 int vm_dom_oom(struct vs_err *err)
 {
@@ -74,6 +75,17 @@ int vm_dom_text(virDomainPtr dom, unsigned flags, char **text, struct vs_err *er
 	if (!xml)
 		return vm_dom_virterr(dom, err, "the definition of the domain");
 	*text = xml;
+	return 0;
+}
+
+int vm_dom_define(virDomainPtr dom, const char *text, struct vs_err *err)
+{
+	virDomainPtr defined = virDomainDefineXML(virDomainGetConnect(dom), text);
+
+	if (!defined)
+		return vm_dom_virterr(dom, err, "the definition of the domain");
+	virDomainFree(defined);
+	vm_fault();
 	return 0;
 }
 

@@ -59,6 +59,9 @@ int vm_dom_virterr(virDomainPtr dom, struct vs_err *err, const char *fmt, ...) _
 int vm_dom_text(virDomainPtr dom, unsigned flags, char **text, struct vs_err *err);
 int vm_dom_xml(virDomainPtr dom, unsigned flags, struct vm_xml_domain **out, struct vs_err *err);
 
+/* Defines it anew, with secrets (VIR_DOMAIN_XML_SECURE) and metadata as @text has them. */
+int vm_dom_define(virDomainPtr dom, const char *text, struct vs_err *err);
+
 /* Gives a reference (virDomainSnapshotFree), and its parsed record. */
 int vm_dom_snapshot(virDomainPtr dom, const char *name, virDomainSnapshotPtr *out, struct vs_err *err);
 int vm_dom_snapshot_xml(virDomainPtr dom, const char *name, struct vm_xml_snapshot **out, struct vs_err *err);

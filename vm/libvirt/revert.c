@@ -216,23 +216,12 @@ static int gather(struct going *g, const struct vm_overlay_plan *plan, struct vs
 
 /* ---------------------------------------------------------------- by hand: the steps */
 
-static int define(const struct going *g, const char *text, struct vs_err *err)
-{
-	virDomainPtr dom = virDomainDefineXML(g->conn, text);
-
-	if (!dom)
-		return vm_dom_virterr(g->dom, err, "the definition of the domain");
-	virDomainFree(dom);
-	vm_fault();
-	return 0;
-}
-
 static int define_then(const struct going *g, struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
 	int r = vm_edit_definition(g->text, g->disks, g->n_disks, &text, err);
 
-	return r < 0 ? r : define(g, text, err);
+	return r < 0 ? r : vm_dom_define(g->dom, text, err);
 }
 
 /* The saved image brings a definition of its own, whose disks are the frozen ones. */
@@ -296,7 +285,7 @@ static int undo(const struct going *g, const struct vm_overlay_plan *plan, int r
 		return r;
 	if (vm_dom_active(g->dom, NULL) != 0 && names_overlay(g->dom, 0, plan))
 		return r;
-	if (define(g, g->before, &why) < 0)
+	if (vm_dom_define(g->dom, g->before, &why) < 0)
 		return vs_err_set(err, r, "%s; and the old definition cannot be put back: %s", err ? strdupa(err->msg) : "",
 				  why.msg);
 	make_current(g, g->was_current);

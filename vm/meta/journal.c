@@ -10,7 +10,7 @@
  *     keep   name                   ... by `keep=` of a revert: its repetition need not take it again
  *     gone   name                   one of several that a delete removes, or was about to: its repetition need not find it
  *     job    pid began type target LF base LF top LF command   a block job that is about to be asked for, and by which command: see command/own-job.c
- *     pull   pid began ino ino target LF path   a pull is about to be asked for, into the one file, which stands on the other: see command/prove.c
+ *     pull   struct vm_pull         a pull is about to be asked for: see command/pulls.c
  *     pivot  pid began target       a pivot is about to be asked of that QEMU
  *     start  word pid began         the domain is about to be started, paused, or was: see libvirt/paused-guest.c
  *
@@ -67,6 +67,16 @@ int vm_journal_add(const struct vm_journal *j, const char *word, const char *tex
 	return r < 0 ? vs_err_set(err, r, "what is about to be done could not be noted, so nothing was done: %s", why.msg) : 0;
 }
 
+int vm_journal_legible(const struct vm_journal *j, struct vs_err *err)
+{
+	vs_autofree char *all = NULL;
+	struct vs_err why = {0};
+	int r = vm_store_journal_get(j->store, j->uuid, &all, &why);
+
+	return r < 0 ? vs_err_set(err, r == -EINVAL || r == -E2BIG ? -EPERM : r, "what interrupted commands have noted cannot be read, and no command runs "
+				  "until it can be: %s", why.msg) : 0;
+}
+
 bool vm_journal_has(const struct vm_journal *j, const char *word, const char *text)
 {
 	vs_autofree char *line = line_of(j, word, text), *all = NULL;
@@ -77,9 +87,8 @@ bool vm_journal_has(const struct vm_journal *j, const char *word, const char *te
 int vm_journal_each(const struct vm_journal *j, const char *word, bool (*use)(const char *text, void *opaque), void *opaque)
 {
 	vs_autofree char *all = NULL;
-	int n = 0;
+	int n = vm_store_journal_get(j->store, j->uuid, &all, NULL);
 
-	vm_store_journal_get(j->store, j->uuid, &all, NULL);
 	for (char *save = NULL, *line = all ? strtok_r(all, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
 		char *at = strchr(line, '\t'), *end = at ? strchr(at + 1, '\t') : NULL;
 		vs_autofree char *text = NULL;

@@ -420,6 +420,22 @@ static int restart_from(struct edit *e, const struct vm_edit_disk *d, struct vs_
 	return 0;
 }
 
+int vm_edit_unpin(const char *domain, const char *target, char **out, struct vs_err *err)
+{
+	struct edit e = {0};
+	int changed = 0, r = open_text(domain, "domain", &e, err);
+	xmlNode *disk;
+
+	if (r < 0)
+		return r;
+	disk = disk_of(e.root, target);
+	if (disk) {
+		changed = vm_xml_count(disk, "backingStore") > 0;
+		drop_all(disk, "backingStore");
+	}
+	return finish(&e, changed, out, err);
+}
+
 int vm_edit_definition(const char *text, const struct vm_edit_disk *disks, size_t n, char **out,
 		       struct vs_err *err)
 {

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * Content is compared cluster by cluster: what the moved layers say against what is read now, each through a view of its own, without any
+ * cache that was there before.
+ *
+ * A header that is put back has to agree with the definition: libvirt starts QEMU on the chain that <backingStore> names, where it does, and
+ * it corrects that when a job ends. So a <backingStore> that tells otherwise goes first.
+ */
+#include "vm/command/content.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "vm/libvirt/qemu-img.h"
+#include "vm/util/clock.h"
+#include "vm/util/fault.h"
+#include "vm/util/log.h"
+#include "vm/util/mem.h"
+#include "vm/xml/edit.h"
+
+#define PIECE (1024 * 1024)
+#define TABLE_BYTES (16 * 1024 * 1024)
+
+/* ---------------------------------------------------------------- content */
+
+static bool is_cancelled(void *opaque)
+{
+	return vm_context_cancelled(opaque, NULL) < 0;
+}
+
+struct comparison {
+	struct q2_cache *cache;
+	struct q2_view *moved, *now; /* what shows the layers that were merged, and what is to have their content */
+	struct q2_work work;
+	char *a, *b;
+};
+
+static struct q2_view *open_view(struct comparison *c, const struct vm_context *cx, const char *path, enum q2_format format,
+				 struct vs_err *err)
+{
+	struct q2_view_spec spec = { .path = path, .format = format, .gate = cx->d->gate };
+	struct q2_view *view = NULL;
+
+	return q2_view_open(c->cache, &spec, &view, err) < 0 ? NULL : view;
+}
+
+static void comparison_fini(struct comparison *c)
+{
+	if (c->moved)
+		q2_view_close(c->moved);
+	if (c->now)
+		q2_view_close(c->now);
+	if (c->cache)
+		q2_cache_free(c->cache);
+	free(c->a);
+	free(c->b);
+}
+
+/* 1: the same bytes; 0: others. Past its end an image is zeros. */
+static int compare_piece(struct comparison *c, uint64_t off, size_t len, struct vs_err *err)
+{
+	ssize_t n = q2_view_read(c->moved, c->a, len, off, &c->work, err), m = 0;
+
+	if (n < 0)
+		return (int)n;
+	if (off < q2_view_size(c->now))
+		m = q2_view_read(c->now, c->b, (size_t)n, off, &c->work, err);
+	if (m < 0)
+		return (int)m;
+	memset(c->b + m, 0, (size_t)(n - m));
+	return !memcmp(c->a, c->b, (size_t)n);
+}
+
+/* Does what is to have it say itself what is there, if only that it is zeros? Then the guest wants it so, or it was pulled. */
+static int said_above(struct comparison *c, uint64_t off, uint64_t *len, struct vs_err *err)
+{
+	struct q2_extent e;
+	int r;
+
+	if (off >= q2_view_size(c->now))
+		return 0;
+	r = q2_view_extent(c->now, off, *len, &c->work, &e, err);
+	if (r < 0)
+		return r;
+	*len = e.guest_off + e.len - off < *len ? e.guest_off + e.len - off : *len;
+	return e.depth == 0 && !e.unallocated;
+}
+
+static int compare_extent(struct comparison *c, uint64_t off, uint64_t len, bool pulled, struct vs_err *err)
+{
+	int r = 1;
+
+	while (r == 1 && len) {
+		uint64_t piece = len < PIECE ? len : PIECE;
+
+		r = pulled ? said_above(c, off, &piece, err) : 0;
+		if (r == 0)
+			r = compare_piece(c, off, (size_t)piece, err);
+		off += piece;
+		len -= piece;
+	}
+	return r;
+}
+
+/* Of what @moved shows, all that comes from its first @depth layers. 1: it is there; 0: it is not; negative: nobody can tell. */
+static int compare(struct comparison *c, unsigned depth, bool pulled, struct vs_err *err)
+{
+	uint64_t size = q2_view_size(c->moved), next;
+	int r = 1;
+
+	for (uint64_t off = 0; r == 1 && off < size; off = next) {
+		struct q2_extent e;
+
+		r = q2_view_extent(c->moved, off, size - off, &c->work, &e, err);
+		if (r < 0)
+			return r;
+		next = e.guest_off + e.len;
+		r = e.depth < depth ? compare_extent(c, off, next - off, pulled, err) : 1;
+	}
+	return r;
+}
+
+int vm_content_is_there(struct vm_context *cx, const struct vm_layer *moved, unsigned depth, const struct vm_layer *now, bool pulled,
+			struct vs_err *err)
+{
+	struct comparison c vs_cleanup(comparison_fini) = {
+		.cache = q2_cache_new(TABLE_BYTES, 0), .work = { .stop = is_cancelled, .opaque = cx }, .a = xcalloc(PIECE, 1), .b = xcalloc(PIECE, 1),
+	};
+
+	if (!c.cache)
+		xoom();
+	c.moved = open_view(&c, cx, moved->path, moved->format, err);
+	c.now = c.moved ? open_view(&c, cx, now->path, now->format, err) : NULL;
+	return c.now ? compare(&c, depth, pulled, err) : err->code;
+}
+
+/* ---------------------------------------------------------------- the definition */
+
+static bool is_layer(struct vm_context *cx, const struct vm_xml_source *source, int layer)
+{
+	vs_autofree char *path = vm_dom_source_path(cx->dom, source);
+
+	return path && vm_context_layer(cx, path) == layer;
+}
+
+/* Does its <backingStore> say that @layer stands on something else than @below? QEMU would be started on that. */
+static bool is_pinned(struct vm_context *cx, const struct vm_xml_disk *disk, int layer, int below)
+{
+	for (size_t i = 0; i <= disk->n_below; i++) {
+		if (!is_layer(cx, i ? &disk->below[i - 1] : &disk->source, layer))
+			continue;
+		return i < disk->n_below ? !is_layer(cx, &disk->below[i], below) : disk->below_complete;
+	}
+	return false;
+}
+
+static int unpin(struct vm_context *cx, const char *target, struct vs_err *err)
+{
+	vs_autofree char *text = NULL, *free_of_it = NULL;
+	int r = vm_dom_text(cx->dom, VIR_DOMAIN_XML_SECURE | VIR_DOMAIN_XML_INACTIVE, &text, err);
+
+	if (r == 0)
+		r = vm_edit_unpin(text, target, &free_of_it, err);
+	if (r >= 0)
+		r = vm_dom_define(cx->dom, free_of_it, err);
+	if (r == 0)
+		vm_log(cx->log, "disk %s: the definition says no more what its images stand on: their headers do", target);
+	return r;
+}
+
+static int unpin_disks(struct vm_context *cx, int layer, int below, struct vs_err *err)
+{
+	vm_dom_autodomain struct vm_xml_domain *domain = NULL;
+	int r = vm_dom_xml(cx->dom, VIR_DOMAIN_XML_INACTIVE, &domain, err);
+
+	for (size_t i = 0; r == 0 && i < domain->n_disks; i++)
+		if (is_pinned(cx, &domain->disks[i], layer, below))
+			r = unpin(cx, domain->disks[i].target, err);
+	return r;
+}
+
+/* ---------------------------------------------------------------- the header, put back */
+
+/* The newest stamp that is noted of it goes on: but for the header it is what it was. */
+static void restamp(struct vm_context *cx, const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) == 0)
+		vm_meta_restamp(cx->meta, st.st_ino, (uint64_t)st.st_size, vm_timespec_ns(st.st_mtim));
+}
+
+int vm_content_put_back(struct vm_context *cx, int layer, int below, struct vs_err *err)
+{
+	const struct vm_layer *l = &cx->d->layers[layer], *b = &cx->d->layers[below];
+	const char *const argv[] = { "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", q2_format_name(b->format), "-b", b->path, l->path, NULL };
+	int r = vm_dom_active(cx->dom, err);
+
+	if (r > 0)
+		return vs_err_set(err, -EBUSY, "the domain is up: shut it down first");
+	vm_context_unguard(cx);
+	if (r == 0)
+		r = unpin_disks(cx, layer, below, err); /* first: until the header is right it is looked at again */
+	if (r == 0)
+		r = vm_qemu_img_run(argv, err);
+	vm_fault();
+	if (r < 0)
+		return r;
+	vm_log(cx->log, "'%s' stands on '%s' again, as before: not all that was to be moved is where it was to go", l->path, b->path);
+	restamp(cx, l->path);
+	return 1;
+}

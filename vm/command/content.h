@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * content.h: is what was to be moved where it was to go, and if not, back to where it is.
+ *
+ * Layers are those of the last look, by number where it matters which. Errors: those of qcow2.h and of libvirt; -ECANCELED.
+ * Threads: the command's.
+ */
+#ifndef VS_VM_COMMAND_CONTENT_H
+#define VS_VM_COMMAND_CONTENT_H
+
+#include "vm/command/context.h"
+
+/* Of what @moved shows, all that comes from its first @depth layers: does @now show it, too? @pulled: or does @now itself say what is
+ * there? 1, 0; negative: nobody can tell. */
+int vm_content_is_there(struct vm_context *cx, const struct vm_layer *moved, unsigned depth, const struct vm_layer *now, bool pulled,
+			struct vs_err *err);
+
+/* Of a domain that is shut off: the header of @layer says again that it stands on @below, and no definition says otherwise. Notes its new
+ * stamp in cx->meta. 1; negative: nothing is changed, or the definition only, which is of no consequence. -EBUSY: it is up. */
+int vm_content_put_back(struct vm_context *cx, int layer, int below, struct vs_err *err);
+
+#endif

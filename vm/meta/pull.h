@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * pull.h: the note of a pull that is about to be asked for, a line of the journal: see command/pulls.c.
+ *
+ * "pid began ino n ino... LF target LF path LF path". Threads: one at a time on one domain.
+ */
+#ifndef VS_VM_META_PULL_H
+#define VS_VM_META_PULL_H
+
+#include <stddef.h>
+
+#include "vm/meta/journal.h"
+
+struct vm_pull {
+	int64_t pid;      /* of the QEMU; 0: it could not be seen */
+	uint64_t began;   /* when that began, in clock ticks since the host did */
+	uint64_t ino;     /* of the file that it goes into */
+	uint64_t *below;  /* of what that stands on, topmost first; at least one */
+	size_t n_below;
+	char *target;     /* the disk: "vda" */
+	char *path, *top; /* of the first of @below, and of the file */
+};
+
+/* All that are in the journal. */
+struct vm_pulls {
+	struct vm_pull *v;
+	size_t n;
+};
+
+char *vm_pull_text(const struct vm_pull *pull); /* gives */
+/* False: it is no such note. */
+bool vm_pull_parse(const char *text, struct vm_pull *pull);
+void vm_pull_fini(struct vm_pull *pull);
+
+struct vm_pulls *vm_pulls_read(const struct vm_journal *journal); /* gives */
+void vm_pulls_free(struct vm_pulls *pulls);
+
+#endif
