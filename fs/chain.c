@@ -182,14 +182,24 @@ static void remark_snapshots(struct picture *p, unsigned branch, const char *bel
 	remark_list(p, branch, below, "holds", sorted, n_stored);
 }
 
+/* Somebody has defined the domain on a snapshot's own image. */
+static bool is_frozen(const struct picture *p, const struct vm_layer *layer)
+{
+	for (size_t i = 0; layer->snapshots && layer->snapshots[i]; i++)
+		if (!is_internal(p, layer->snapshots[i]))
+			return true;
+	return false;
+}
+
 static void draw_layer(struct picture *p, int idx, unsigned branch)
 {
 	const struct vm_layer *layer = &p->domain->layers[idx];
 	const char *below = layer->below >= 0 ? "│" : " ";
+	bool spoils = layer->active && is_frozen(p, layer);
 	size_t n_users = 0;
 
 	p->nodes[idx].drawn = true;
-	add_line(p, graph_of(branch, layer->error ? "✗" : layer->ends || layer->rival ? "!" : layer->active ? "●" : "○"), layer, NULL);
+	add_line(p, graph_of(branch, layer->error ? "✗" : layer->ends || layer->rival || spoils ? "!" : layer->active ? "●" : "○"), layer, NULL);
 	remark_snapshots(p, branch, below, layer->snapshots);
 	while (layer->users && layer->users[n_users])
 		n_users++;
@@ -198,6 +208,8 @@ static void draw_layer(struct picture *p, int idx, unsigned branch)
 		remark(p, branch, below, layer->note);
 	else if (layer->error)
 		remark(p, branch, below, layer->error == -ENOENT ? "missing" : strerror(-layer->error));
+	if (spoils)
+		remark(p, branch, below, "the domain writes to what a snapshot froze: its disk should be an overlay on that");
 	if (layer->rival)
 		remark_list(p, branch, below, "also written by", (char *[]){layer->rival}, 1);
 }

@@ -24,6 +24,18 @@ static void on_ready(void *opaque)
 		sf_daemon_succeeded(opaque);
 }
 
+/* It may come yet; more likely it is a typing error, of which nothing else would tell. */
+static void warn_of_paths(const struct sf_options *options)
+{
+	for (size_t i = 0; i < options->n_allow_paths; i++)
+		if (access(options->allow_paths[i], F_OK) < 0) {
+			int number = errno;
+			vs_autofree char *clean = sf_show_dup(options->allow_paths[i], false);
+
+			fprintf(stderr, "virt-snapfs: warning: allow_path=%s: %s\n", clean ? clean : "", strerror(number));
+		}
+}
+
 /* Everything from opening the source to the unmount. *all_ended: nothing goes on that could use what main() frees. */
 static int run(const struct sf_options *options, struct sf_daemon *daemon, bool *all_ended, struct vs_err *err)
 {
@@ -124,8 +136,10 @@ int main(int argc, char **argv)
 		printf("virt-snapfs %s (libfuse %s)\n", VS_VERSION, fuse_pkgversion());
 	else if (options.remount)
 		status = refuse_remount(&options);
-	else
+	else {
+		warn_of_paths(&options);
 		status = options.foreground ? run_here(&options) : run_in_background(&options);
+	}
 	sf_options_fini(&options);
 	return status;
 }

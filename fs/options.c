@@ -151,12 +151,12 @@ static int add_image(struct sf_options *o, const char *path)
 	return add_string(&o->images, &o->n_images, vs_steal(full));
 }
 
-/* "scheme://", as RFC 3986 spells a scheme: what libvirt takes for a connection. */
+/* "scheme:/", as RFC 3986 spells a scheme: what libvirt takes for a connection, "qemu:/system" included. */
 static bool is_uri(const char *source)
 {
 	size_t n = strspn(source, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-.");
 
-	return isalpha((unsigned char)*source) && !strncmp(source + n, "://", 3);
+	return isalpha((unsigned char)*source) && !strncmp(source + n, ":/", 2);
 }
 
 static int add_source(struct sf_options *o, const char *source, struct vs_err *err)

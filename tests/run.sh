@@ -217,9 +217,10 @@ in_order() {
 	done
 }
 
+# Of the suites: somebody else's mount may come and go meanwhile.
 traces() {
-	grep -c 'fuse\.virt-snapfs' /proc/mounts
-	pgrep -c '^virt-snapfs$'
+	grep -c '/vs\.[^ ]* fuse\.virt-snapfs' /proc/mounts
+	for p in $(pgrep '^virt-snapfs$'); do readlink "/proc/$p/exe"; done | grep -c -e "^$BUILD/" -e "^$BUILD_ASAN/"
 	losetup -a 2>/dev/null | wc -l
 }
 # left_behind: is there more of anything than before? Less is somebody else's doing, as loop devices are everybody's.

@@ -127,6 +127,10 @@ def power_cut(lab, g, sc):
     cut_short(lab, g, sc)
     g.running = sc.running = False
     lab.mount.up()
+    if sc.command.startswith("delete"):
+        number = lab.mount.write(g.name, sc.command + " typo")
+        if number != errno.ENOENT:
+            raise Wrong("a name that there never was: %s, %s" % (name_of(number), lab.mount.outcome(g.name)))
     check_after_death(lab.mount, g, sc, leaks=True)
     lab.finish(g, sc, leaks=True)
 

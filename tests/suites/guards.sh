@@ -90,6 +90,17 @@ refused 'delete where virsh has taken one' part 'delete v1' EOPNOTSUPP 'v1.* sli
 refused 'and commit' part 'commit v1' EOPNOTSUPP 'v1.* slice of'
 refused 'and revert' part 'revert v1' EPERM 'slice of'
 
+# A domain that somebody has defined on what a snapshot froze.
+qemu-img create -q -f qcow2 "$W/images/spoilt.qcow2" 4M
+domain_define spoilt "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$W/images/spoilt.qcow2'/><target dev='vda' bus='virtio'/></disk>"
+Vq snapshot-create-as spoilt s1 --disk-only
+wait_until 15 grep -q '^s1 ' "$M/spoilt/snapshots"
+V dumpxml spoilt --inactive | sed -e 's/spoilt\.s1/spoilt.qcow2/' -e '/<backingStore/,/<\/backingStore>/d' >"$W/.spoilt.xml"
+Vq define "$W/.spoilt.xml"
+wait_until 15 grep -q 'writes to what a snapshot froze' "$M/spoilt/chain"
+has 'a domain on what a snapshot froze' "$(cat "$M/spoilt/chain")" '^! .*/spoilt\.qcow2 '
+Vq undefine spoilt --snapshots-metadata
+
 # A branch: back to s1, and on from there.
 does 'revert to s1, and on from there' branch 'revert s1'
 rm -f "${MODEL[branch/vda]}"

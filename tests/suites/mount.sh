@@ -645,6 +645,7 @@ unmount_snapfs "$M"
 rm -f "$W/.leak"
 mount_snapfs "$M" -o "allow_path=$W/elsewhere" -o "allow_path=/nowhere" "$I/outside.qcow2" "$I/symlink.qcow2" "$I/passwd.qcow2" || die 'no mount'
 (head -c 64K /dev/zero | tr '\0' '\137'; head -c $((4032 << 10)) /dev/zero | tr '\0' '\136') >"$W/want/outside"
+has 'of one that is not there it warns' "$(cat "${SNAPFS_LOGS[$M]}")" '^virt-snapfs: warning: allow_path=/nowhere: No such file or directory$'
 same 'allow_path= opens a directory' "$(sha "$W/want/outside")" "$(sha "$M/outside/s.disk.img" 2>&1)"
 same 'also behind a symbolic link' "$(sha "$W/want/outside")" "$(sha "$M/symlink/s.disk.img" 2>&1)"
 check_not 'and no other' cat "$M/passwd/s.disk.img"

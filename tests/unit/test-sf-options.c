@@ -158,6 +158,7 @@ Test(sf_options, what_is_wrong_is_named)
 		{"-o cache= /m", "cache"},
 		{"-o allow_path= /m", "allow_path"},
 		{"qemu:///system qemu:///session /m", "qemu:///session"},
+		{"qemu:///system qemu:/session /m", "qemu:/session"},
 		{"qemu:///system disk.qcow2 /m", "disk.qcow2"},
 		{"disk.qcow2 test:///default /m", "test:///default"},
 	};

@@ -310,12 +310,32 @@ static bool went_before(const struct vm_context *cx, const char *name)
 	return vm_name_unescape(name, &raw) == 0 && vm_journal_has(&cx->journal, "gone", raw); /* as tables show it */
 }
 
+/* Is it a name of that command? */
+static bool is_named_in(const char *command, const char *name)
+{
+	struct vm_commands parsed = {0};
+	vs_autofree char *raw = NULL;
+	bool is = false;
+
+	if (!command || vm_commands_parse(command, strlen(command), &parsed, NULL) < 0)
+		return false;
+	vm_name_unescape(name, &raw);
+	for (size_t i = 0; i < parsed.n && parsed.v[i].verb == VM_DELETE; i++)
+		is = is || vm_context_among(name, parsed.v[i].names, parsed.v[i].n_names) ||
+		     (raw && vm_context_among(raw, parsed.v[i].names, parsed.v[i].n_names));
+	vm_commands_fini(&parsed);
+	return is;
+}
+
 /* What is meant (see vm_context_find_key), each once. What an interrupted run of the command has removed already is left
  * out. */
 static int find_all(struct vm_context *cx, char *const *names, size_t n, char **keys, size_t *n_keys, struct vs_err *err)
 {
 	const struct vm_snapshot *s;
-	struct vs_err missing = {0}, went = {0};
+	vs_autofree const char **missing = xcalloc(n, sizeof(*missing));
+	struct vs_err why = {0};
+	const char *begun;
+	size_t n_missing = 0;
 	int r = 0;
 
 	*n_keys = 0;
@@ -328,19 +348,18 @@ static int find_all(struct vm_context *cx, char *const *names, size_t n, char **
 		if (r == 0 && !vm_context_among(key_of(cx, s), keys, *n_keys))
 			keys[(*n_keys)++] = xstrdup(key_of(cx, s));
 		if (r == -ENOENT) {
-			if (went_before(cx, names[i]))
-				went = *err;
-			else if (!missing.code)
-				missing = *err;
+			missing[n_missing++] = names[i];
+			why = *err;
 			r = 0;
 		}
 	}
-	if (r == 0 && !missing.code && *n_keys == 0)
-		missing = went;
-	if (r == 0 && missing.code && (*n_keys == 0 || !begun_delete(cx, keys, *n_keys))) {
-		*err = missing;
-		return missing.code;
-	}
+	begun = r == 0 && n_missing ? begun_delete(cx, keys, *n_keys) : NULL;
+	for (size_t i = 0; r == 0 && i < n_missing; i++)
+		if (*n_keys == 0 || (!went_before(cx, missing[i]) && !is_named_in(begun, missing[i]))) {
+			vm_context_find(cx, missing[i], &s, &why);
+			*err = why;
+			return why.code;
+		}
 	if (r == 0)
 		*err = (struct vs_err){0};
 	return r;

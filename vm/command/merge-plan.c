@@ -22,6 +22,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "vm/command/check.h"
 #include "vm/command/fit.h"
@@ -280,6 +281,7 @@ static int check_chain(const struct vm_merge *m, const char *target, struct vs_e
 static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int base, struct vs_err *err)
 {
 	int above = -1, r;
+	struct stat st;
 	size_t n;
 
 	if (base < 0 || layer_at(m, base)->error) {
@@ -291,6 +293,8 @@ static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 		r = check_chain(m, d->target, err);
 		if (r < 0)
 			return r;
+		if (base < 0 && d->base[0] == '/' && (lstat(d->base, &st) == 0 || errno != ENOENT))
+			return vs_err_set(err, -EPERM, "disk %s: nobody can tell who uses '%s', which the look did not meet", d->target, d->base);
 		why = xasprintf(d->base[0] == '/' ? "its image '%s' is missing, so its record is all that goes" :
 			"its image, %s, is no file of this host, so its record is all that goes", d->base);
 		keep(d, why);

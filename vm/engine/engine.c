@@ -65,7 +65,7 @@ int vm_engine_stop(struct vm_engine *e)
 		;
 	ended = !e->threads;
 	pthread_mutex_unlock(&e->lock);
-	vm_fsfreeze_await(STOP_PATIENCE_S);
+	vm_fsfreeze_await();
 	return ended ? 0 : -EBUSY;
 }
 

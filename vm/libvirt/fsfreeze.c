@@ -42,6 +42,7 @@ struct vm_fsfreeze {
 static pthread_mutex_t count_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t count_changed = PTHREAD_COND_INITIALIZER;
 static unsigned count; /* threads that there are */
+static int64_t latest_ns; /* until then each of them has had its time, libvirt's time-outs granted */
 
 static void freeze_free(struct vm_fsfreeze *f)
 {
@@ -146,11 +147,13 @@ static int open_other(struct vm_fsfreeze *f, virDomainPtr dom, struct vs_err *er
 
 static int begin(struct vm_fsfreeze *f, struct vs_err *err)
 {
+	int64_t until = vm_now_ns() + (int64_t)(2 * f->seconds + THAW_TRIES * (THAW_S + 1)) * VM_NS_PER_S + SLACK_NS;
 	pthread_t thread;
 	int r;
 
 	pthread_mutex_lock(&count_lock);
 	count++;
+	latest_ns = until > latest_ns ? until : latest_ns;
 	pthread_mutex_unlock(&count_lock);
 	r = -pthread_create(&thread, NULL, freeze_thread, f);
 	if (r == 0) {
@@ -217,11 +220,12 @@ int vm_fsfreeze_thaw(struct vm_fsfreeze *f, struct vs_err *err)
 	return r;
 }
 
-void vm_fsfreeze_await(unsigned seconds)
+void vm_fsfreeze_await(void)
 {
-	struct timespec until = vm_ns_timespec(vm_now_ns() + seconds * VM_NS_PER_S);
+	struct timespec until;
 
 	pthread_mutex_lock(&count_lock);
+	until = vm_ns_timespec(latest_ns);
 	while (count && pthread_cond_timedwait(&count_changed, &count_lock, &until) == 0)
 		;
 	pthread_mutex_unlock(&count_lock);

@@ -10,8 +10,9 @@
 
 #include "vm/libvirt/dom.h"
 
-/* Waits for agents that were asked to freeze and are not waited for any more, that long at most: who ends the process calls it. */
-void vm_fsfreeze_await(unsigned seconds);
+/* Waits for agents that were asked to freeze and are not waited for any more, until each has had its seconds for the answer and for the
+ * thawing: who ends the process calls it, or nobody would thaw what is frozen late. */
+void vm_fsfreeze_await(void);
 
 /* Does the guest's agent answer, within so many seconds? -EOPNOTSUPP, -ETIMEDOUT, -ECANCELED, -EAGAIN. */
 int vm_fsfreeze_agent(virDomainPtr dom, unsigned seconds, struct vm_dom_watch *watch, struct vs_err *err);
