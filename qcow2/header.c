@@ -151,6 +151,10 @@ static int parse_extension(struct parse *p, uint32_t type, uint64_t off, uint32_
 		if (len != 24)
 			return vs_err_set(p->err, -EINVAL, "'%s': bitmaps extension of %u bytes, must be 24 (offset %#" PRIx64
 					  ")", p->path, len, off);
+		if (h->autoclear & Q2_AUTOCLEAR_BITMAPS) {
+			h->bitmaps_len = q2_be64(p->buf + off + 8);
+			h->bitmaps_off = q2_be64(p->buf + off + 16);
+		}
 		return 0;
 	case EXT_CRYPTO:
 		if (h->crypt_method != 2)

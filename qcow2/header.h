@@ -37,6 +37,7 @@
 #define Q2_INCOMPAT_COMPRESSION (UINT64_C(1) << 3)
 #define Q2_INCOMPAT_EXTL2       (UINT64_C(1) << 4)
 #define Q2_INCOMPAT_KNOWN       UINT64_C(0x1f)
+#define Q2_AUTOCLEAR_BITMAPS       (UINT64_C(1) << 0)
 #define Q2_AUTOCLEAR_DATA_FILE_RAW (UINT64_C(1) << 1)
 
 /* Limits: QEMU's own, so that what QEMU opens is opened here. */
@@ -57,6 +58,7 @@ struct q2_header {
 	uint64_t reftable_off, reftable_len; /* bytes */
 	uint64_t incompatible, compatible, autoclear;
 	uint8_t compression_type;
+	uint64_t bitmaps_off, bitmaps_len; /* their directory, where autoclear bit 0 says that it is right; 0: none */
 	uint64_t backing_off;
 	uint32_t backing_len;
 	char *backing_name, *backing_format, *data_file; /* owned; NULL where absent */

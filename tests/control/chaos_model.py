@@ -227,6 +227,14 @@ class Books:
         dom.gone.discard(name)
         return s
 
+    @staticmethod
+    def targets_of(dom, intent):
+        """Disks of the snapshot that a line takes; None: all. What a revert does not touch it need not keep."""
+        back = dom.snaps.get(intent.back)
+        if back and back.kind == 'external':
+            return [t for t in dom.targets() if t in back.disks or t in back.without]
+        return next((x[6:].split(',') for x in intent.words if x.startswith('disks=')), None)
+
     def settle(self, dom, intent, err, seen, world, interrupted=False, words=''):
         """A line of ours has ended: enters it. Gives 'ok', 'refused' or 'begun'. @words: the sentence, which may say that it was begun."""
         w, verb = intent.words, intent.verb
@@ -258,7 +266,7 @@ class Books:
         for n in set(intent.goes) & set(dom.snaps):
             dom.snaps[n].doomed = True
         if intent.new and intent.new not in dom.snaps and verb in ('create', 'revert'):
-            targets = next((x[6:].split(',') for x in w if x.startswith('disks=')), None)
+            targets = self.targets_of(dom, intent)
             kind = next((x for x in w[2:] if x in ('internal', 'external')), None)
             taken = self.take(dom, intent.new, True, targets, maybe=True, kind=kind, seen=seen,
                               memory=kind == 'internal' and bool(dom.on))
@@ -290,7 +298,7 @@ class Books:
             return
         old = [dict(p) for p in dom.present]
         if intent.new:
-            targets = next((x[6:].split(',') for x in w if x.startswith('disks=')), None)
+            targets = self.targets_of(dom, intent)
             kind = next((x for x in w[2:] if x in ('internal', 'external')), None)
             was = dom.snaps.get(intent.new)
             if was is None or was.maybe:
@@ -301,6 +309,7 @@ class Books:
                     was.maybe = False
         for n in intent.goes:
             dom.drop(n)
+            dom.by_others.add(n)  # than by another line that was begun and names it, too
         if intent.hold in dom.snaps:
             s = dom.snaps[intent.hold]
             s.held = verb == 'hold'

@@ -380,7 +380,9 @@ class Steps:
         if how != 'ok' and was_on is False:
             d.on, d.ours_since = False, time.monotonic()
         if by == 'qemu' and how == 'ok' and note:
-            d.on = None
+            d.on = False if was_on is False else None
+            if was_on is False:  # retention may start it, paused, once more
+                d.ours_since = time.monotonic()
         return '%s %s %s %s %s' % (how, err or '', 'dead' if died else '', note, words)
 
     def by_kill(self, p, d, x):
@@ -454,7 +456,7 @@ class Steps:
         wait_until(x.done, p['ms'] / 1000)
         if other == 'ours':
             return self.race_ours(p, d, intent, x, seen)
-        if other == 'vdelete' and (d.kind == 'external' and self.branches(d) or p['name'] not in d.snaps):
+        if other == 'vdelete' and (d.kind == 'external' and self.branches(d) or p['name'] not in d.snaps or self.shares(d)):
             other = 'nothing'
         if other == 'start':
             words = ['start', d.name, '--paused']
@@ -486,6 +488,13 @@ class Steps:
         elif how != 'ok' and d.on is False:
             d.ours_since = time.monotonic()
         return '%s %s beside %s: %s %s; %s' % (how, err or '', ' '.join(words), worked, out[:160], text)
+
+    def shares(self, d):
+        """Does another domain stand on files of this one?"""
+        files = self.w.scan()
+        own = {i for s in d.snaps.values() for p in s.place.values() for i in self.w.chain(p, files)}
+        own |= {i for p in d.paths for i in self.w.chain(self.w.ino_of(p), files)}
+        return any(own & set(self.w.chain(self.w.ino_of(p), files)) for o in self.b.doms.values() if o is not d for p in o.paths)
 
     def raced_create(self, d, name, intent, worked):
         d.apply_policy(1)
@@ -869,12 +878,23 @@ class Steps:
         words = ['start', d.name] + (['--paused'] if p['paused'] else []) if p['on'] else ['destroy', d.name]
         worked, out = self.w.virsh(*words)
         if worked:
+            if d.saved and p['on']:
+                self.restored(d)
             d.on = p['on']
             d.saved = d.saved and not p['on']
         elif p['on'] and not self.is_on(d):
             seen = self.w.look([d.name]).get(d.name)
             self.must_start(d, seen, out)
         return out or 'ok'
+
+    def restored(self, d):
+        """From its managed save: on the disks that it had then, whatever virsh has frozen since."""
+        seen, files = self.w.look([d.name]).get(d.name), self.w.scan()
+        for path, _, _ in seen.disks.values() if seen else ():
+            for _, s in self.b.snaps():
+                for t, place in s.place.items():
+                    if s.kind == 'external' and self.w.ino_of(path) in self.w.chain(place, files):
+                        s.hurt.add(t)
 
     def must_start(self, d, seen, out):
         """It did not: is there a reason that the model knows?"""

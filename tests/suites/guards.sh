@@ -90,6 +90,25 @@ refused 'delete where virsh has taken one' part 'delete v1' EOPNOTSUPP 'v1.* sli
 refused 'and commit' part 'commit v1' EOPNOTSUPP 'v1.* slice of'
 refused 'and revert' part 'revert v1' EPERM 'slice of'
 
+# Bitmaps of backup programs: libvirt carries on what records, and nobody what does not any more.
+chain bits
+verify_listing 'one with bitmaps' "$M" bits
+bitmaps() { qemu-img info -U --output=json "$1" | jq -r '[."format-specific".data.bitmaps[]?.name] | join(" ")'; }
+qemu-img bitmap --add "$W/images/bits.vda.s2" kept
+does 'a bitmap that records' bits 'delete s2'
+want_gone bits s2 vda
+same 'is carried on' kept "$(bitmaps "$W/images/bits.vda.s1")"
+qemu-img bitmap --add --disable "$W/images/bits.vda.s1" 'of last week'
+refused 'one that does not' bits 'delete s1' EPERM "bitmap 'of last week' of '.*/bits.vda.s1' would be lost"
+refused 'nor by commit' bits 'commit s1' EPERM "bitmap 'of last week'"
+Vq start bits --paused
+refused 'nor while it is up' bits 'delete s1' EPERM "bitmap 'of last week'"
+Vq destroy bits
+qemu-img bitmap --remove "$W/images/bits.vda.s1" 'of last week'
+does 'when it is taken away' bits 'delete s1'
+want_gone bits s1 vda
+verify_bytes 'the others read as before' "$M" bits
+
 # A domain that somebody has defined on what a snapshot froze.
 qemu-img create -q -f qcow2 "$W/images/spoilt.qcow2" 4M
 domain_define spoilt "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$W/images/spoilt.qcow2'/><target dev='vda' bus='virtio'/></disk>"

@@ -259,6 +259,29 @@ int vm_check_slice(const struct vm_context *cx, const char *target, int layer, s
 	return 0;
 }
 
+int vm_check_bitmaps(const struct vm_context *cx, const char *target, int base, int top, struct vs_err *err)
+{
+	for (int at = top; at != base && at >= 0; at = cx->d->layers[at].below) {
+		const struct vm_layer *l = &cx->d->layers[at];
+		vs_autofree char *name = NULL;
+		struct q2_file *f;
+		int r = l->format == Q2_FORMAT_QCOW2 ? q2_file_open(l->path, &f, err) : 0;
+
+		if (r < 0)
+			return r;
+		if (l->format != Q2_FORMAT_QCOW2)
+			continue;
+		r = q2_file_idle_bitmap(f, cx->running, &name, err);
+		q2_file_close(f);
+		if (r > 0)
+			return vs_err_set(err, -EPERM, "disk %s: bitmap '%s' of '%s' would be lost: a backup program that has stopped recording in it may "
+					  "need it; 'qemu-img bitmap --remove' takes it away", target, name, l->path);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
 uint64_t vm_check_cost(const struct vm_context *cx, int base, int top)
 {
 	uint64_t bytes = 0, stored = 0, allocated = 0;

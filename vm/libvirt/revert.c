@@ -246,12 +246,16 @@ static int restore(const struct going *g, struct vs_err *err)
 	return r == 0 ? vs_err_set(err, -EIO, "'%s' was restored, and the domain does not run: it is not its memory", file) : r < 0 ? r : 0;
 }
 
-static void make_current(const struct going *g, const char *name)
+/* By its record as it is now: what others have changed meanwhile stays so, and what they have removed stays removed. */
+static int make_current(const struct going *g, const char *name, struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
+	struct vs_err why = {0};
+	int r = vm_dom_record(g->dom, name, &text, &why);
 
-	if (name && vm_dom_record(g->dom, name, &text, NULL) == 0)
-		vm_record_redefine(g->dom, text, VM_RECORD_MAKE_CURRENT, NULL);
+	if (r == -ENOENT)
+		return 0;
+	return r < 0 ? vs_err_set(err, r, "%s", why.msg) : vm_record_redefine(g->dom, text, VM_RECORD_MAKE_CURRENT, err);
 }
 
 static bool names_overlay(virDomainPtr dom, unsigned flags, const struct vm_overlay_plan *plan)
@@ -288,7 +292,8 @@ static int undo(const struct going *g, const struct vm_overlay_plan *plan, int r
 	if (vm_dom_define(g->dom, g->before, &why) < 0)
 		return vs_err_set(err, r, "%s; and the old definition cannot be put back: %s", err ? strdupa(err->msg) : "",
 				  why.msg);
-	make_current(g, g->was_current);
+	if (g->was_current)
+		make_current(g, g->was_current, NULL);
 	return r;
 }
 
@@ -310,7 +315,7 @@ static int by_hand(struct going *g, struct vm_overlay_plan *plan, struct vm_dom_
 	}
 	if (r == 0) {
 		vm_dom_step(watch, "make '%s' the current snapshot", g->spec->name);
-		r = vm_record_redefine(g->dom, g->text, VM_RECORD_MAKE_CURRENT, err);
+		r = make_current(g, g->spec->name, err);
 	}
 	if (r == 0)
 		r = started_by_others(g, plan, err);
