@@ -1046,13 +1046,17 @@ class Steps:
         if not self.w.disturbed:
             return 'not now'
         ino = sorted(self.w.disturbed)[p['n'] % len(self.w.disturbed)]
+        path = self.w.disturbed[ino]['path']
+        wrong = self.bring_back(ino)
+        if wrong:
+            self.w.ends.append(wrong)
+        return path
+
+    def bring_back(self, ino):
         d = self.w.disturbed[ino]
         if d['how'] in ('copy', 'stub') and os.path.exists(d['path']):
             self.c.allowed.add(os.stat(d['path']).st_ino)
-        wrong = self.w.restore(ino)
-        if wrong:
-            self.w.ends.append(wrong)
-        return d['path']
+        return self.w.restore(ino)
 
     def choose_alias(self, rnd):
         return dict(self.role(rnd), how=rnd.choice(('link', 'bind', 'dots', 'file', 'json', 'jsonopts', 'relative', 'source-link', 'source-bind')))
@@ -1173,7 +1177,7 @@ class Steps:
             return 'not now'
         for ino in list(self.w.disturbed):
             if self.w.disturbed[ino]['path'].startswith(os.path.join(self.w.images, c.name) + '/'):
-                self.w.restore(ino)
+                self.bring_back(ino)
         self.w.virsh('destroy', c.name)
         worked, out = self.w.virsh('undefine', c.name, '--snapshots-metadata', '--managed-save')
         if not worked:
