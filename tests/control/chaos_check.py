@@ -166,6 +166,8 @@ class Judge:
                 if s.maybe and time.monotonic() < s.began + LATE:
                     continue
                 if not s.promised:
+                    if s.fair:  # retention's doing, maybe
+                        d.by_others.add(name)
                     d.drop(name)
                 else:
                     self.soft.append("libvirt's record of '%s/%s' is gone" % (d.name, name))
