@@ -76,6 +76,9 @@ become_root() {
 	give_up "$1 needs root, and you may not become root here. $2"
 }
 L=() # before the commands of the demo: nothing, or sudo
+# to SIGNAL PID: by the shell's own kill, for the program of that name may be missing (procps).
+# shellcheck disable=SC2016
+to() { "${L[@]}" sh -c 'kill -s "$1" "$2" 2>/dev/null' sh "$@"; }
 
 # lacking PACKAGE...: those that are not installed.
 lacking() {
@@ -274,18 +277,19 @@ stop_demo() { # quiet if nothing is up
 		why=$("${L[@]}" fusermount3 -u "$WORK/mnt" 2>&1) || give_up "$WORK/mnt cannot be unmounted: $why"
 		# libvirt inside it lets go of the machine's monitor last
 		for _ in {1..100}; do
-			pid=$("${L[@]}" cat "$WORK/libvirt/run/qemu/driver.pid" 2>/dev/null) && "${L[@]}" kill -0 "$pid" 2>/dev/null || break
+			pid=$("${L[@]}" cat "$WORK/libvirt/run/qemu/driver.pid" 2>/dev/null) && to 0 "$pid" || break
 			sleep 0.1
 		done
 	fi
 	pid=$("${L[@]}" cat "$WORK/libvirt/run/qemu/$DOMAIN.pid" 2>/dev/null)
 	# The machine, if it is still that one.
 	if [ -n "$pid" ] && "${L[@]}" grep -qa -e "$WORK/" "/proc/$pid/cmdline" 2>/dev/null; then
-		"${L[@]}" kill "$pid"
+		to TERM "$pid"
 		for _ in {1..50}; do
-			"${L[@]}" kill -0 "$pid" 2>/dev/null || break
+			to 0 "$pid" || break
 			sleep 0.1
 		done
+		to 0 "$pid" && give_up "the demo's machine, process $pid, does not end; $WORK is left"
 	fi
 	"${L[@]}" rm -rf --one-file-system "$WORK"
 	rm -f "$NOTE"

@@ -8,7 +8,7 @@
 #
 # RELEASE is bookworm, trixie, or another one that debootstrap knows. The words are carried out in their order, in one root:
 #
-#	quickstart    examples/quickstart.sh --once, which also has to leave nothing behind
+#	quickstart    examples/quickstart.sh --once, then without that and --stop: they also have to leave nothing behind
 #	by-user       the same, by a user with sudo and a checkout of their own
 #	by-sudo       the same, but typed after sudo
 #	build         what README's section Build says, as it is typed
@@ -105,6 +105,10 @@ quickstart() { # [COMMAND...]: by which it is started
 	before=$(at_work)
 	if "$@" examples/quickstart.sh --once </dev/null 2>&1; then count 1 0 0; else
 		say "quickstart: ended with status $?"
+		count 0 1 0
+	fi
+	if "$@" examples/quickstart.sh </dev/null >/dev/null 2>&1 && "$@" examples/quickstart.sh --stop </dev/null; then count 1 0 0; else
+		say "quickstart, left up and taken down: ended with status $?"
 		count 0 1 0
 	fi
 	left=$(diff <(echo "$before") <(at_work))

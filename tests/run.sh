@@ -79,7 +79,7 @@ TEMPORARY=
 tidy() {
 	local pid
 	for pid in "${!RUNNING[@]}"; do
-		"${ROOT[@]}" kill "$pid"
+		"${ROOT[@]}" sh -c 'kill "$1"' sh "$pid"
 		rm -f "${LOG[$pid]}"
 	done
 	if [ -n "$TEMPORARY" ]; then rm -rf "$TEMPORARY"; fi
