@@ -9,7 +9,8 @@
  *
  *	view is stale ──► where is it in the current inventory?
  *	                    there, readable ──► open it anew ──► works: go on, a moved record cost one open
- *	                    there, busy     ──► EBUSY                 │
+ *	                    there, busy     ──► EBUSY; where that is brief after three seconds
+ *	                                                              │
  *	                    not there, or stale, or the open says so ◄┘
  *	                       └─► ask for an inventory that was begun after this moment (vm_refresh), look again,
  *	                           twice at most ──► ESTALE: it is gone
@@ -56,6 +57,7 @@
 #define LOOK_NS 100000000     /* whether somebody still waits, while another thread opens the image */
 #define CHURN_NS 10000000000  /* give up when an image did not hold still for ten seconds */
 #define CHURN_SLEEP_NS 1000000
+#define BRIEF_NS 3000000000 /* wait for a command of ours that ends a merge beneath */
 #define COMPLAIN_NS 60000000000
 
 struct sf_image {
@@ -450,6 +452,21 @@ static int look_again(struct sf_image *image, struct search *search, int rc)
 	return 0;
 }
 
+/* A command of ours ends a merge beneath it, most likely: is it worth to try again? */
+static bool await_brief(struct sf_image *image, const struct search *search)
+{
+	struct sf_fs *fs = image->owner->fs;
+	struct sf_tree *tree = sf_world_get(&fs->world);
+	const struct vm_disk *disk = find_disk(tree, &image->key, NULL);
+	bool brief = disk && (disk->state != VM_BUSY || disk->brief);
+
+	sf_world_put(&fs->world, tree);
+	if (!brief || sf_waiter_gone(search->waiter) || now_ns() - search->started_ns > BRIEF_NS)
+		return false;
+	nap();
+	return true;
+}
+
 int64_t sf_image_use(struct sf_image *image, struct sf_waiter *waiter, atomic_uint *edition, sf_view_use *use, void *opaque,
 		     struct vs_err *err)
 {
@@ -462,6 +479,8 @@ int64_t sf_image_use(struct sf_image *image, struct sf_waiter *waiter, atomic_ui
 
 		if (rc == 0)
 			return result;
+		if (rc == -EBUSY && !search.opened && await_brief(image, &search))
+			continue;
 		if (may_have_moved(rc) || (is_no_image(rc) && !search.opened)) {
 			int last = look_again(image, &search, rc);
 

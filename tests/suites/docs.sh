@@ -145,11 +145,12 @@ i=/srv/images
 qemu-img convert -f raw -O qcow2 "$W/fs.raw" "$i/web01.qcow2"
 qemu-img create -q -f qcow2 "$i/web01-data.qcow2" 16M
 domain_define web01 "$(disk_xml vda qcow2 "$i/web01.qcow2")$(disk_xml vdb qcow2 "$i/web01-data.qcow2")"
-Vq snapshot-create-as web01 monday
-qemu-io -f qcow2 -c 'write -q -P 0 0 8M' "$i/web01.qcow2" >/dev/null
+cp "$i/web01.qcow2" "$W/home/old.qcow2"
+qemu-img snapshot -c monday "$W/home/old.qcow2"
+Vq snapshot-create-as web01 monday --disk-only
+qemu-io -f qcow2 -c 'write -q -P 0 0 8M' "$i/web01.monday" >/dev/null
 Vq start web01 --paused
 Vq snapshot-create-as web01 tuesday --disk-only
-cp "$i/web01.qcow2" "$W/home/old.qcow2"
 qemu-img create -q -f qcow2 "$i/db01.qcow2" 16M
 domain_define db01 "$(disk_xml vda qcow2 "$i/db01.qcow2")"
 Vq start db01 --paused

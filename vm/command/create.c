@@ -30,6 +30,9 @@ static int choose_kind(const struct vm_context *cx, enum vm_ask_kind ask, enum v
 
 	for (size_t i = 0; i < cx->n_records; i++)
 		*(cx->records[i].xml->kind == VM_INTERNAL ? &internal : &external) += 1;
+	if (internal && external)
+		return vs_err_set(err, -EPERM, "the domain has internal and external snapshots (%zu and %zu), which others have mixed, and libvirt cannot revert "
+				  "to or delete such: delete those of one kind first, the external ones if that is refused", internal, external);
 	*kind = ask == VM_ASK_INTERNAL || (ask == VM_ASK_DEFAULT && internal && !external) ? VM_INTERNAL : VM_EXTERNAL;
 	if (*kind == VM_INTERNAL && external)
 		return vs_err_set(err, -EPERM, "the domain has external snapshots (%zu), and kinds that mix cannot be reverted or deleted by "

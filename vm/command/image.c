@@ -18,7 +18,8 @@
 #include "vm/libvirt/qemu-img.h"
 #include "vm/util/clock.h"
 
-/* Does what stands on it, as far as anybody knows, forbid to write it? */
+/* Does what stands on it, as far as anybody knows, forbid to write it? That its own content stays the same is not enough: an image that a
+ * domain's snapshot froze counts as spoilt once it was written to. */
 static int nobody_stands_on_it(const struct vm_context *cx, struct vs_err *err)
 {
 	int top = cx->d->n_disks ? cx->d->disks[0].top : -1;
@@ -49,6 +50,8 @@ static int check(const struct vm_context *cx, const struct vm_snapshot *s, struc
 {
 	int r = vm_nobody_has_it(cx->uuid, false, err);
 
+	if (r == 0)
+		r = nobody_stands_on_it(cx, err);
 	if (r == 0 && s)
 		r = check_unambiguous(cx, s, err);
 	return r;
@@ -133,8 +136,6 @@ int vm_image_revert(struct vm_context *cx, const struct vm_command *c, struct vs
 
 	if (r == 0)
 		r = check(cx, s, err);
-	if (r == 0)
-		r = nobody_stands_on_it(cx, err);
 	if (r == 0 && !(name = strdup(s->name)))
 		r = vs_err_set(err, -ENOMEM, "out of memory");
 	if (r == 0 && c->keep)

@@ -235,9 +235,7 @@ static int guarded_down(const struct vm_merge *m, struct vm_merge_disk *d, int b
 	if (inside)
 		return vs_err_set(err, -EPERM, "'%s' would go, and internal snapshot '%s' is stored in it: delete that first",
 				  layer_at(m, where)->path, inside);
-	r = vm_check_bitmaps(m->cx, d->target, base, top, err);
-	if (r == 0)
-		r = vm_fit_merge(m->cx, d->target, base, top, m->resumed, err);
+	r = vm_fit_merge(m->cx, d->target, base, top, m->resumed, err);
 	if (r == 0)
 		go_down(m, d, base, top);
 	return r;

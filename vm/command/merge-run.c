@@ -106,6 +106,8 @@ static struct vm_meta_doomed intent_of(const struct vm_merge *m, const struct vm
 	return intent;
 }
 
+#define OVER_TRIES 40
+#define OVER_PAUSE_US 50000
 #define MADE_MAX (VM_META_MAX / 4)
 
 /* That a snapshot made the files that are to go is said by its record, which somebody may remove before we have come to them. */
@@ -220,8 +222,8 @@ static bool is_over(const struct vm_context *now, const struct vm_merge_disk *d,
 }
 
 /* A second look at one disk: the same files, one on the other, and nobody who needs them. Of the top only the inode counts: it may be
- * the active layer. */
-static int look_again(const struct vm_merge *m, const struct vm_merge_disk *d, bool begun, struct vs_err *err)
+ * the active layer. *over (nullable): its job has ended already. */
+static int look_again(const struct vm_merge *m, const struct vm_merge_disk *d, bool begun, bool *over, struct vs_err *err)
 {
 	struct vm_leaving leaving = vm_merge_leaving(m);
 	struct vm_context now;
@@ -231,6 +233,8 @@ static int look_again(const struct vm_merge *m, const struct vm_merge_disk *d, b
 		return r;
 	base = vm_context_layer(&now, d->base);
 	top = vm_context_layer(&now, d->top);
+	if (over)
+		*over = base >= 0 && is_over(&now, d, base);
 	if (base < 0 || now.d->layers[base].stamp.ino != d->base_stamp.ino)
 		r = differs(d, d->base, err);
 	else if (!begun && now.d->layers[base].stamp.mtime_ns != d->base_stamp.mtime_ns && !now.d->layers[base].stamp.block)
@@ -270,13 +274,22 @@ static int on_begun(void *opaque, struct vs_err *err)
 {
 	const struct job *job = opaque;
 
-	return look_again(job->m, job->disk, true, err);
+	for (unsigned tries = 0;; tries++) {
+		struct vs_err why = {0};
+		bool over = false;
+		int r = look_again(job->m, job->disk, true, &over, &why);
+
+		/* A small one may have ended while we looked, and libvirt's chain is behind the headers for a moment. */
+		if (r == 0 || !over || tries == OVER_TRIES)
+			return r < 0 ? vs_err_set(err, r, "%s", why.msg) : 0;
+		usleep(OVER_PAUSE_US);
+	}
 }
 
 static int before_pivot(void *opaque, struct vs_err *err)
 {
 	const struct job *job = opaque;
-	int r = look_again(job->m, job->disk, true, err);
+	int r = look_again(job->m, job->disk, true, NULL, err);
 
 	if (r == 0)
 		r = vm_guest_journal_pivot(job->m->cx, job->disk->target, err);
@@ -299,7 +312,7 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 	int r = vm_context_cancelled(m->cx, err);
 
 	if (r == 0)
-		r = look_again(m, d, m->resumed, err);
+		r = look_again(m, d, m->resumed, NULL, err);
 	if (r == 0)
 		r = vm_blockjob_commit(m->cx->dom, &spec, &m->cx->watch, &outcome, err);
 	vm_fault();
@@ -659,6 +672,8 @@ static int check_files(const struct vm_merge *m, struct vs_err *err)
 		if (d->what != VM_MERGE_DOWN)
 			continue;
 		r = vm_check_uncut(m->cx, d->target, vm_context_top(m->cx, d->target), err);
+		if (r == 0)
+			r = vm_check_bitmaps(m->cx, d->target, vm_context_layer(m->cx, d->base), vm_context_layer(m->cx, d->top), err);
 		if (r == 0)
 			r = vm_fit_files(m->cx, d->target, vm_context_layer(m->cx, d->base), vm_context_layer(m->cx, d->top), d->bytes, err);
 	}

@@ -35,6 +35,7 @@ void vm_graph_free(struct vm_graph *graph);
 
 struct vm_verdict {
 	bool broken; /* the state is that of its chain, of which a layer is missing or cannot be read: it may come back */
+	bool brief;  /* BUSY until a command of ours has noted what it has done; more than moments only where that died */
 	enum vm_state state;
 	char *reason;           /* NULL for ok; else one sentence: lower case, no full stop, names escaped */
 	int *layers;            /* file indexes, what is to be read first, base last; as far as it is known */

@@ -226,7 +226,7 @@ static bool judge_unproven(struct vm_hearing *h)
 	for (size_t i = 0; i + 1 < h->chain.n; i++)
 		for (int c = g->commit_bases.head[g->node[h->chain.files[i + 1]]]; c >= 0; c = g->commit_bases.next[c])
 			if (g->commits[c].above && g->commits[c].above == vm_hearing_layer(h, i)->stamp.ino)
-				return say(h, VM_BUSY, "'%s' stands on '%s' already, and it is not proven yet that all that was to be merged into that is "
+				return h->verdict.brief = true, say(h, VM_BUSY, "'%s' stands on '%s' already, and it is not proven yet that all that was to be merged into that is "
 					   "there", vm_hearing_layer(h, i)->path, vm_hearing_layer(h, i + 1)->path);
 	return false;
 }
