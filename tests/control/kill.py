@@ -328,6 +328,64 @@ def pulled_by_others(lab, top_goes):
     g.end()
 
 
+def void_and_ahead(lab):
+    """The domain is started on such a header, and `pull`, the way out, makes the command void: then somebody else reads through it still."""
+    sc = scenario("delete a", True, "a")
+    g = lab.guest(sc)
+
+    def honest(name):
+        return unharmed(lab.mount, g, name) is None or snapshots_of(lab.mount, g)[name]["state"] not in ("ok", "detached")
+    try:
+        cut_short(lab, g, sc)
+        until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
+        sh("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", at(g, "vda.qcow2"), at(g, "vda.b"))
+        virsh(["start", g.name, "--paused"])
+        lab.mount.up()
+        for command, ok in (("delete a", False), ("pull", True), ("delete a", False)):
+            number = lab.mount.write(g.name, command)
+            if (number == 0) != ok:
+                raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+            for name in "bc":
+                until("after '%s'" % command, lambda: None if honest(name) else "%s reads other bytes" % name)
+        virsh(["destroy", g.name])
+        g.running = False
+        number = lab.mount.write(g.name, "delete a")
+        if number:
+            raise Wrong("shut off: %s" % lab.mount.outcome(g.name))
+        g.forget("a")
+        for name in "bc":
+            until("at last", lambda: unharmed(lab.mount, g, name))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+def base_is_gone(lab):
+    """What an interrupted pull stood on was removed by its owner: nobody can tell any more, and the next `pull` says so and goes on."""
+    sc = scenario("pull", False, "")
+    g = lab.guest(sc)
+    try:
+        cut_short(lab, g, sc)
+        until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
+        alone(g, at(g, "vda.c"))
+        os.unlink(at(g, "vda.b"))
+        lab.mount.up()
+        until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+        for command in "pull", "pull":
+            if lab.mount.write(g.name, command):
+                raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+            told = "is gone, so nobody can tell" in lab.mount.outcome(g.name)
+            if told != (command == "pull" and not os.path.exists(at(g, "told"))):
+                raise Wrong("told: %s: %s" % (told, lab.mount.outcome(g.name)))
+            open(at(g, "told"), "w").close()
+        os.unlink(at(g, "told"))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 AHEAD = [("delete b", "b", "vda.c", "vda.b", "vda.a", False), ("delete b", "b", "vda.c", "vda.b", "vda.a", True),
          ("delete a", "a", "vda.b", "vda.a", "vda.qcow2", False), ("commit a b", "ab", "vda.c", "vda.b", "vda.qcow2", False),
          ("pull", "", "vda.c", "vda.b", None, False)]
@@ -495,6 +553,8 @@ def main():
     cases += [("a header is %s its data, '%s'" % ("as far as" if a[-1] else "ahead of", a[0]), lambda a=a: header_ahead(lab, *a)) for a in AHEAD]
     cases += [("others pull the disk off a half-merged layer%s" % (", which goes" if goes else ""), lambda goes=goes: pulled_by_others(lab, goes))
               for goes in (False, True)]
+    cases += [("a header is ahead of its data, and its command becomes void", lambda: void_and_ahead(lab)),
+              ("what an interrupted pull stood on is gone", lambda: base_is_gone(lab))]
     cases += [("a definition pins what an interrupted pull has left", lambda: pinned(lab))]
     cases += [("a domain is started on a half-pulled disk%s" % (", and frozen" if frozen else ""), lambda frozen=frozen: half_pulled(lab, frozen))
               for frozen in (False, True)]

@@ -10,8 +10,10 @@
 #include "vm/command/content.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "vm/libvirt/qemu-img.h"
 #include "vm/util/clock.h"
@@ -122,6 +124,14 @@ static int compare(struct comparison *c, unsigned depth, bool pulled, struct vs_
 	return r;
 }
 
+/* What was read may be in the host's cache alone, and what it is read from elsewhere may be removed now. 1. */
+static int write_out(const char *path, struct vs_err *err)
+{
+	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	return fd < 0 || fdatasync(fd) < 0 ? vs_err_set(err, -errno, "'%s' cannot be written out: %s", path, strerror(errno)) : 1;
+}
+
 int vm_content_is_there(struct vm_context *cx, const struct vm_layer *moved, unsigned depth, const struct vm_layer *now, bool pulled,
 			struct vs_err *err)
 {
@@ -129,11 +139,14 @@ int vm_content_is_there(struct vm_context *cx, const struct vm_layer *moved, uns
 		.cache = q2_cache_new(TABLE_BYTES, 0), .work = { .stop = is_cancelled, .opaque = cx }, .a = xcalloc(PIECE, 1), .b = xcalloc(PIECE, 1),
 	};
 
+	int r;
+
 	if (!c.cache)
 		xoom();
 	c.moved = open_view(&c, cx, moved->path, moved->format, err);
 	c.now = c.moved ? open_view(&c, cx, now->path, now->format, err) : NULL;
-	return c.now ? compare(&c, depth, pulled, err) : err->code;
+	r = c.now ? compare(&c, depth, pulled, err) : err->code;
+	return r == 1 ? write_out(now->path, err) : r;
 }
 
 /* ---------------------------------------------------------------- the definition */

@@ -166,6 +166,13 @@ static int standing_on(const struct vm_context *cx, uint64_t ino, int below)
 	return -1;
 }
 
+bool vm_intent_is_ahead(const struct vm_context *cx, const struct vm_meta_doomed *d)
+{
+	int base = d->path ? vm_context_layer(cx, d->path) : -1;
+
+	return !d->done && base >= 0 && standing_on(cx, d->above_ino, base) >= 0;
+}
+
 /* A layer from @top down to @base on which several stand, as none did when the command began; -1: there is none. */
 static int find_branch(const struct vm_context *cx, int top, int base)
 {

@@ -33,6 +33,8 @@ enum vm_intent_beside {
 enum vm_intent_state vm_intent_disk(const struct vm_context *cx, const struct vm_meta_doomed *disk, char why[VS_ERR_MAX],
 				    int *code);
 
+/* Does a header say that it is done, which is not proven? See prove.c. */
+bool vm_intent_is_ahead(const struct vm_context *cx, const struct vm_meta_doomed *d);
 /* The mark that a record's snapshot carries, NULL: none. Borrowed. */
 const struct vm_meta_mark *vm_intent_mark(const struct vm_context *cx, const struct vm_context_record *record);
 /* The disk of the mark, NULL: it says nothing of that. */

@@ -455,6 +455,9 @@ static int plan_disk(struct vm_merge *m, const struct vm_context_record *record,
 		d->block = layer_at(m, base)->stamp.block;
 		d->format = layer_at(m, base)->format;
 	}
+	if (mark && mark->is_void && intent && vm_intent_is_ahead(m->cx, intent))
+		return vs_err_set(err, -EBUSY, "'%s' was begun and has become void, and what stood on '%s' says that it stands on '%s', where not all of that is: "
+				  "shut the domain down, then it is put right", mark->command, intent->top ? intent->top : "?", intent->path);
 	if (mark && mark->is_void) {
 		keep(d, "a command that has become void may have written to it");
 		return 0;

@@ -10,7 +10,8 @@
  * if the content says so: each cluster that the merged layers store is compared with what lies beneath now.
  *
  * Where it is not so, the layers that were merged are there still, and complete. So the header is put back as it was, before anybody
- * starts the domain on what is left; the command is then one that was interrupted like any other.
+ * starts the domain on what is left; the command is then one that was interrupted like any other. Also what has become void meanwhile
+ * has left such a header: others still read through it.
  */
 #include "vm/command/prove.h"
 
@@ -98,7 +99,7 @@ static int prove_mark(struct vm_context *cx, struct vm_meta_mark *mark, bool *ne
 			vm_log(cx->log, "'%s' was begun, and whether all of '%s' is in '%s' cannot be told now: %s", mark->command, d->top, d->path,
 			       vs_err_text(&why, r));
 		*news |= r > 0;
-		if (r == PROOF_VOID) {
+		if (r == PROOF_VOID && !mark->is_void) {
 			vs_autofree char *text = xasprintf("what stood on '%s' does not need it any more", d->top);
 
 			r = vm_intent_void(cx, mark->command, text, err);
@@ -116,7 +117,7 @@ int vm_prove(struct vm_context *cx, struct vs_err *err)
 	for (size_t i = 0; r >= 0 && i < cx->meta->n_snapshots; i++) {
 		struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
 
-		if (mark && !mark->is_void && !was_seen(cx, mark, i))
+		if (mark && !was_seen(cx, mark, i))
 			r = prove_mark(cx, mark, &news, err);
 	}
 	if (r < 0 || cx->try_only)

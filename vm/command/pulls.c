@@ -50,8 +50,12 @@ int vm_pulls_journal(struct vm_context *cx, const char *target, struct vs_err *e
 
 /* ---------------------------------------------------------------- what has become of it */
 
-static int layer_of(const struct vm_context *cx, uint64_t ino)
+static int layer_of(const struct vm_context *cx, const char *path, uint64_t ino)
 {
+	int l = vm_context_layer(cx, path);
+
+	if (l >= 0 && ino && !cx->d->layers[l].error && cx->d->layers[l].stamp.ino == ino)
+		return l;
 	for (size_t i = 0; ino && i < cx->d->n_layers; i++)
 		if (!cx->d->layers[i].error && cx->d->layers[i].stamp.ino == ino)
 			return (int)i;
@@ -79,7 +83,8 @@ static bool is_same_qemu(const struct vm_context *cx, const struct vm_pull *p)
 /* 1: all is there, or nothing has happened, or it does not matter any more; 0: it is not all there; negative: nobody can tell. */
 static int judge(struct vm_context *cx, const struct vm_pull *p, struct vs_err *err)
 {
-	int top = layer_of(cx, p->ino), below = layer_of(cx, p->below[0]), r;
+	int top = layer_of(cx, p->top, p->ino), below = layer_of(cx, p->path, p->below[0]), r;
+	struct stat st;
 
 	if (top < 0)
 		return is_gone(cx, p) ? 1 : vs_err_set(err, -EPERM, "'%s' is not to be seen", p->top);
@@ -92,7 +97,7 @@ static int judge(struct vm_context *cx, const struct vm_pull *p, struct vs_err *
 	if (cx->running && cx->d->layers[top].active)
 		return vs_err_set(err, -EBUSY, "the guest writes to it: shut the domain down first");
 	if (below < 0)
-		return vs_err_set(err, -EPERM, "'%s', on which it stood, is not to be seen", p->path);
+		return vs_err_set(err, lstat(p->path, &st) < 0 && errno == ENOENT ? -ENOENT : -EPERM, "'%s', on which it stood, is not to be seen", p->path);
 	return vm_content_is_there(cx, &cx->d->layers[below], VM_CHAIN_MAX, &cx->d->layers[top], true, err);
 }
 
@@ -104,11 +109,11 @@ struct settling {
 /* A version 2 image cannot say "zeros": what the guest has discarded since looks like what was never copied. */
 static int put_back(struct vm_context *cx, const struct vm_pull *p, struct vs_err *err)
 {
-	int top = layer_of(cx, p->ino);
+	int top = layer_of(cx, p->top, p->ino);
 
 	if (cx->d->layers[top].version < 3)
 		return vs_err_set(err, -EPERM, "a version 2 image does not show what the guest has discarded since");
-	return vm_content_put_back(cx, top, layer_of(cx, p->below[0]), err);
+	return vm_content_put_back(cx, top, layer_of(cx, p->path, p->below[0]), err);
 }
 
 static bool is_settled(const char *text, void *opaque)
@@ -146,11 +151,19 @@ bool vm_pulls_settle(struct vm_context *cx)
 
 int vm_pulls_check(struct vm_context *cx, const char *target, struct vs_err *err)
 {
+	bool forget = false;
+
 	for (size_t i = 0; i < cx->pulls->n; i++) {
 		const struct vm_pull *p = &cx->pulls->v[i];
 		struct vs_err why = {0};
 		int r = strcmp(p->target, target) ? 1 : judge(cx, p, &why);
 
+		if (r == -ENOENT) {
+			vm_context_say(cx, "disk %s: a pull into '%s' was interrupted, and '%s', on which it stood, is gone, so nobody can tell whether all of it is "
+				       "there", target, p->top, p->path);
+			forget = true;
+			continue;
+		}
 		if (r == 0)
 			return vs_err_set(err, -EBUSY, "disk %s: a pull into '%s' was interrupted, and not all of it is there: shut the domain down, and repeat it",
 					  target, p->top);
@@ -158,6 +171,8 @@ int vm_pulls_check(struct vm_context *cx, const char *target, struct vs_err *err
 			return vs_err_set(err, r, "disk %s: a pull into '%s' was interrupted, and nobody can tell whether all of it is there: %s", target,
 					  p->top, vs_err_text(&why, r));
 	}
+	if (forget && !cx->try_only)
+		vm_pulls_done(cx, target);
 	return 0;
 }
 

@@ -18,7 +18,8 @@ void vm_pulls_done(struct vm_context *cx, const char *target);
 /* Forgets those that are proven, and those that never happened. Of a domain that is shut off the header is put back where data is missing.
  * True: a header was. */
 bool vm_pulls_settle(struct vm_context *cx);
-/* -EBUSY, or why nobody can tell, of a pull into this disk. Changes nothing. */
+/* -EBUSY, or why nobody can tell, of a pull into this disk. Where what it stood on is gone that is said, and the note forgotten: who asks
+ * for a pull once more has been told, and nothing else would ever end it. */
 int vm_pulls_check(struct vm_context *cx, const char *target, struct vs_err *err);
 
 /* Is this file beneath a layer that such a pull went into? -EPERM. */

@@ -503,7 +503,7 @@ static void judge(struct vm_hearing *h)
 	vm_hearing_find_moment(h);
 	if (judge_chain(h) || (vm_hearing_internal(h) && judge_entry(h)))
 		return;
-	if (judge_running(h) || judge_unproven(h) || judge_locks(h))
+	if (judge_unproven(h) || judge_running(h) || judge_locks(h))
 		return;
 	if (h->disk->mode == VM_MODE_NO) /* present content: whatever it is, it is right */
 		return;
