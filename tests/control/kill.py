@@ -341,12 +341,14 @@ def void_and_ahead(lab):
         sh("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", at(g, "vda.qcow2"), at(g, "vda.b"))
         virsh(["start", g.name, "--paused"])
         lab.mount.up()
-        for command, ok in (("delete a", False), ("pull", True), ("delete a", False)):
+        for command, ok in (("delete a", False), ("pull", True), ("delete a", False), ("delete b", False), ("commit b", False)):
             number = lab.mount.write(g.name, command)
             if (number == 0) != ok:
                 raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
             for name in "bc":
                 until("after '%s'" % command, lambda: None if honest(name) else "%s reads other bytes" % name)
+            if not os.path.exists(at(g, "vda.a")):
+                raise Wrong("'%s' removed the only copy" % command)
         virsh(["destroy", g.name])
         g.running = False
         number = lab.mount.write(g.name, "delete a")

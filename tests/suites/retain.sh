@@ -234,6 +234,17 @@ wait_until 15 test -e "$M/stranger/v4.vda.img"
 same 'and nothing is dropped' 'v1 v2 v3 v4' "$(names stranger)"
 same 'it can be set' 0 "$(door write "$M/stranger/retain" '3 match=*\n')"
 same 'and is applied' 'v2 v3 v4' "$(names stranger)"
+# A revert brings back a definition without any metadata of ours: it is the same domain, which its disks show.
+domain_with reverted vda:1M
+for i in 1 2; do Vq snapshot-create-as reverted "v$i"; done
+wait_until 15 test -e "$M/reverted/v2.vda.img"
+same 'a policy where no snapshot is of ours' 0 "$(door write "$M/reverted/retain" '5 match=*\n')"
+Vq snapshot-revert reverted v1
+sleep 2
+same 'virsh reverts: the policy stays' '5 match=*' "$(policy reverted)"
+same 'and again' 0 "$(ctl reverted 'revert v2\n')"
+sleep 2
+same 'a revert of ours' '5 match=*' "$(policy reverted)"
 mkdir "$W/images2" "$W/mnt2"
 qemu-img create -q -f qcow2 "$W/images2/i.qcow2" 1M
 mount_snapfs "$W/mnt2" -o refresh=0.5 "$W/images2/i.qcow2" || die 'no second mount'

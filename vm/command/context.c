@@ -13,6 +13,7 @@
 #include "vm/libvirt/metadata.h"
 #include "vm/libvirt/record.h"
 #include "vm/libvirt/virterr.h"
+#include "vm/meta/made.h"
 #include "vm/meta/pull.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
@@ -370,11 +371,43 @@ static void adopt(struct vm_meta *meta, const struct vm_meta *theirs)
 		meta->serial = theirs->serial;
 }
 
+#define ON_MAX 32 /* files; the lowest of each disk, which stay longest */
+
+/* By what the domain is known again when a revert has taken our metadata away. */
+static void note_files(struct vm_context *cx)
+{
+	char *on = NULL;
+	size_t n = 0;
+
+	if (!cx->conn || !cx->d || !cx->meta->policy)
+		return;
+	for (size_t i = 0; i < cx->d->n_disks; i++) {
+		int l = cx->d->disks[i].top;
+
+		for (int height = 0; l >= 0 && cx->d->layers[l].below >= 0 && height < VM_CHAIN_MAX; height++)
+			l = cx->d->layers[l].below;
+		for (int one = -1; l >= 0 && n < ON_MAX; n++) {
+			vs_autofree char *id = vm_made_identity(cx->d->layers[l].path), *shorter = on;
+
+			if (id)
+				on = xasprintf("%s%s%s", shorter ? shorter : "", shorter ? " " : "", id);
+			else
+				vs_steal(shorter);
+			if (l == cx->d->disks[i].top || vm_context_above(cx, l, &one) == 0)
+				break;
+			l = one;
+		}
+	}
+	if (on)
+		vm_meta_set_on(cx->meta, on);
+}
+
 int vm_context_save(struct vm_context *cx, struct vs_err *err)
 {
 	struct vm_meta *theirs = NULL;
 	int r;
 
+	note_files(cx);
 	vm_meta_bump(cx->meta);
 	r = vm_store_remember(cx->store, cx->uuid, cx->meta, err);
 	if (r < 0)
@@ -423,6 +456,7 @@ int vm_context_ask(struct vm_context *cx, struct vs_err *err)
 	vm_meta_free(theirs);
 	if (r > 0)
 		r = vs_err_set(err, -EBUSY, "another virt-snapfs, which does not share our lock, has changed the domain's metadata meanwhile: try again");
+	note_files(cx);
 	vm_meta_bump(cx->meta);
 	if (r == 0)
 		r = vm_store_remember(cx->store, cx->uuid, cx->meta, err);

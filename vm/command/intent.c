@@ -173,6 +173,24 @@ bool vm_intent_is_ahead(const struct vm_context *cx, const struct vm_meta_doomed
 	return !d->done && base >= 0 && standing_on(cx, d->above_ino, base) >= 0;
 }
 
+int vm_intent_need(const struct vm_context *cx, int layer, struct vs_err *err)
+{
+	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
+		const struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
+
+		for (size_t k = 0; mark && mark->is_void && k < mark->n_disks; k++) {
+			const struct vm_meta_doomed *d = &mark->disks[k];
+			int top = d->top ? vm_context_layer(cx, d->top) : -1;
+
+			if (vm_intent_is_ahead(cx, d) && top >= 0 && leads_to(cx, top, layer))
+				return vs_err_set(err, -EPERM, "'%s' must stay as it is: '%s' was begun and has become void, and what stood on '%s' says that it "
+						  "stands on '%s', where not all of that is: shut the domain down, then it is put right",
+						  cx->d->layers[layer].path, mark->command, d->top, d->path);
+		}
+	}
+	return 0;
+}
+
 /* A layer from @top down to @base on which several stand, as none did when the command began; -1: there is none. */
 static int find_branch(const struct vm_context *cx, int top, int base)
 {

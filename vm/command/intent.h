@@ -35,6 +35,8 @@ enum vm_intent_state vm_intent_disk(const struct vm_context *cx, const struct vm
 
 /* Does a header say that it is done, which is not proven? See prove.c. */
 bool vm_intent_is_ahead(const struct vm_context *cx, const struct vm_meta_doomed *d);
+/* Is the layer needed by what reads through such a header, of a command that has become void? -EPERM. */
+int vm_intent_need(const struct vm_context *cx, int layer, struct vs_err *err);
 /* The mark that a record's snapshot carries, NULL: none. Borrowed. */
 const struct vm_meta_mark *vm_intent_mark(const struct vm_context *cx, const struct vm_context_record *record);
 /* The disk of the mark, NULL: it says nothing of that. */

@@ -28,8 +28,8 @@ static void load(struct vm_context *cx)
 int vm_pulls_journal(struct vm_context *cx, const char *target, struct vs_err *err)
 {
 	int top = vm_context_top(cx, target), below = top < 0 ? -1 : cx->d->layers[top].below;
-	uint64_t inos[VM_CHAIN_MAX];
-	struct vm_pull p = { .below = inos, .target = (char *)target };
+	struct vm_pull_file files[VM_CHAIN_MAX + 1];
+	struct vm_pull p = { .files = files, .target = (char *)target };
 	struct vm_paused_guest qemu = {0};
 	vs_autofree char *text = NULL;
 
@@ -39,25 +39,25 @@ int vm_pulls_journal(struct vm_context *cx, const char *target, struct vs_err *e
 		p.pid = qemu.pid;
 		p.began = qemu.began;
 	}
-	for (int l = below; l >= 0 && p.n_below < VM_CHAIN_MAX; l = cx->d->layers[l].below)
-		inos[p.n_below++] = cx->d->layers[l].stamp.ino;
-	p.ino = cx->d->layers[top].stamp.ino;
-	p.path = cx->d->layers[below].path;
+	for (int l = top; l >= 0 && p.n_files <= VM_CHAIN_MAX; l = cx->d->layers[l].below)
+		files[p.n_files++] = (struct vm_pull_file){ cx->d->layers[l].stamp.dev, cx->d->layers[l].stamp.ino };
 	p.top = cx->d->layers[top].path;
+	p.below = cx->d->layers[below].path;
 	text = vm_pull_text(&p);
 	return vm_journal_add(&cx->journal, "pull", text, err);
 }
 
 /* ---------------------------------------------------------------- what has become of it */
 
-static int layer_of(const struct vm_context *cx, const char *path, uint64_t ino)
+/* By its path; or, where it was moved, by its device and number. -1: it is not to be seen. */
+static int layer_of(const struct vm_context *cx, const char *path, const struct vm_pull_file *file)
 {
 	int l = vm_context_layer(cx, path);
 
-	if (l >= 0 && ino && !cx->d->layers[l].error && cx->d->layers[l].stamp.ino == ino)
+	if (l >= 0 && file->ino && !cx->d->layers[l].error && cx->d->layers[l].stamp.ino == file->ino)
 		return l;
-	for (size_t i = 0; ino && i < cx->d->n_layers; i++)
-		if (!cx->d->layers[i].error && cx->d->layers[i].stamp.ino == ino)
+	for (size_t i = 0; file->ino && i < cx->d->n_layers; i++)
+		if (!cx->d->layers[i].error && cx->d->layers[i].stamp.ino == file->ino && cx->d->layers[i].stamp.dev == file->dev)
 			return (int)i;
 	return -1;
 }
@@ -70,7 +70,7 @@ static bool is_gone(const struct vm_context *cx, const struct vm_pull *p)
 
 	if (now < 0 || cx->d->layers[now].error || cx->d->n_doubts)
 		return false;
-	return lstat(p->top, &st) < 0 ? errno == ENOENT : st.st_ino != p->ino;
+	return lstat(p->top, &st) < 0 ? errno == ENOENT : st.st_ino != p->files[0].ino;
 }
 
 static bool is_same_qemu(const struct vm_context *cx, const struct vm_pull *p)
@@ -83,7 +83,7 @@ static bool is_same_qemu(const struct vm_context *cx, const struct vm_pull *p)
 /* 1: all is there, or nothing has happened, or it does not matter any more; 0: it is not all there; negative: nobody can tell. */
 static int judge(struct vm_context *cx, const struct vm_pull *p, struct vs_err *err)
 {
-	int top = layer_of(cx, p->top, p->ino), below = layer_of(cx, p->path, p->below[0]), r;
+	int top = layer_of(cx, p->top, &p->files[0]), below = layer_of(cx, p->below, &p->files[1]), r;
 	struct stat st;
 
 	if (top < 0)
@@ -97,7 +97,7 @@ static int judge(struct vm_context *cx, const struct vm_pull *p, struct vs_err *
 	if (cx->running && cx->d->layers[top].active)
 		return vs_err_set(err, -EBUSY, "the guest writes to it: shut the domain down first");
 	if (below < 0)
-		return vs_err_set(err, lstat(p->path, &st) < 0 && errno == ENOENT ? -ENOENT : -EPERM, "'%s', on which it stood, is not to be seen", p->path);
+		return vs_err_set(err, lstat(p->below, &st) < 0 && errno == ENOENT ? -ENOENT : -EPERM, "'%s', on which it stood, is not to be seen", p->below);
 	return vm_content_is_there(cx, &cx->d->layers[below], VM_CHAIN_MAX, &cx->d->layers[top], true, err);
 }
 
@@ -109,11 +109,11 @@ struct settling {
 /* A version 2 image cannot say "zeros": what the guest has discarded since looks like what was never copied. */
 static int put_back(struct vm_context *cx, const struct vm_pull *p, struct vs_err *err)
 {
-	int top = layer_of(cx, p->top, p->ino);
+	int top = layer_of(cx, p->top, &p->files[0]);
 
 	if (cx->d->layers[top].version < 3)
 		return vs_err_set(err, -EPERM, "a version 2 image does not show what the guest has discarded since");
-	return vm_content_put_back(cx, top, layer_of(cx, p->path, p->below[0]), err);
+	return vm_content_put_back(cx, top, layer_of(cx, p->below, &p->files[1]), err);
 }
 
 static bool is_settled(const char *text, void *opaque)
@@ -160,7 +160,7 @@ int vm_pulls_check(struct vm_context *cx, const char *target, struct vs_err *err
 
 		if (r == -ENOENT) {
 			vm_context_say(cx, "disk %s: a pull into '%s' was interrupted, and '%s', on which it stood, is gone, so nobody can tell whether all of it is "
-				       "there", target, p->top, p->path);
+				       "there", target, p->top, p->below);
 			forget = true;
 			continue;
 		}
@@ -180,8 +180,8 @@ int vm_pulls_check(struct vm_context *cx, const char *target, struct vs_err *err
 
 static bool has_file(const struct vm_pull *p, uint64_t ino)
 {
-	for (size_t i = 0; i < p->n_below; i++)
-		if (ino && p->below[i] == ino)
+	for (size_t i = 1; i < p->n_files; i++)
+		if (ino && p->files[i].ino == ino)
 			return true;
 	return false;
 }

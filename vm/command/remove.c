@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/command/intent.h"
 #include "vm/command/pulls.h"
 #include "vm/libvirt/record.h"
 #include "vm/util/clock.h"
@@ -83,7 +84,7 @@ enum vm_need vm_need(const struct vm_context *cx, int layer, const struct vm_lea
 		vs_err_set(err, -EPERM, "'%s' must stay as it is: %s writes to it, too", l->path, l->rival);
 	else if (snapshot)
 		vs_err_set(err, -EPERM, "'%s' must stay as it is: snapshot '%s' is in it", l->path, snapshot);
-	else if (vm_pulls_need(cx, l, err) < 0)
+	else if (vm_pulls_need(cx, l, err) < 0 || vm_intent_need(cx, layer, err) < 0)
 		return VM_NEED_UNKNOWN;
 	else if (l->unknown)
 		return vs_err_set(err, l->unknown_code, "'%s' must stay as it is: %s", l->path, l->unknown), VM_NEED_UNKNOWN;

@@ -328,7 +328,7 @@ static void draw_meta(struct vm_build *sk, const struct vm_observed_domain *k, s
 	struct vm_meta *best = vm_store_best(sk->store, k->uuid, found);
 
 	if (best && !found && has_none(k))
-		vm_draft_disown(d, best, sk->store);
+		vm_draft_disown(d, &sk->chains, best, sk->store);
 	if (best && vm_arena_own(&sk->arena, best, free_meta)) {
 		vm_draft_meta(d, best, &sk->arena);
 		draw_own_made(sk, best, d);

@@ -3,6 +3,7 @@
 /* What our metadata say, written into a draft. */
 #include "vm/inventory/draft.h"
 
+#include "vm/meta/made.h"
 #include "vm/meta/meta.h"
 #include "vm/meta/store.h"
 #include "vm/util/clock.h"
@@ -75,8 +76,24 @@ static void draw_merges(struct vm_draft *d, const struct vm_meta *meta, struct v
 				};
 }
 
-static bool is_of(const struct vm_draft *d, const struct vm_meta *meta)
+/* Is a disk, or what it stands on, one that it had when the metadata were stored? */
+static bool has_file_of(const struct vm_draft *d, const struct vm_chains *chains, const struct vm_meta *meta)
 {
+	for (size_t i = 0; i < d->n_disks; i++)
+		for (int f = d->disks[i].fact.top, n = 0; f != VM_NO_FILE && n < VM_CHAIN_MAX; f = chains->fact[f].below, n++) {
+			vs_autofree char *id = vm_made_identity(chains->fact[f].path);
+
+			if (id && vm_meta_is_on(meta, id))
+				return true;
+		}
+	return false;
+}
+
+/* Of an image nothing but the file itself is known, and that has lost what was said of it. */
+static bool is_of(const struct vm_draft *d, const struct vm_chains *chains, const struct vm_meta *meta)
+{
+	if (!d->image && meta->on && has_file_of(d, chains, meta))
+		return true;
 	for (size_t i = 0; i < d->n_snapshots; i++) {
 		const struct vm_draft_snapshot *s = &d->snapshots[i];
 		struct vm_meta_id id = { s->name, identity_ns(s), s->kind };
@@ -87,15 +104,15 @@ static bool is_of(const struct vm_draft *d, const struct vm_meta *meta)
 	return false;
 }
 
-void vm_draft_disown(const struct vm_draft *d, struct vm_meta *best, struct vm_store *store)
+void vm_draft_disown(const struct vm_draft *d, const struct vm_chains *chains, struct vm_meta *best, struct vm_store *store)
 {
-	vs_autofree char *policy = best->policy && !is_of(d, best) ? vm_store_disown(store, d->uuid) : NULL;
+	vs_autofree char *policy = best->policy && !is_of(d, chains, best) ? vm_store_disown(store, d->uuid) : NULL;
 
 	if (!policy)
 		return;
 	vm_meta_set_policy(best, NULL);
-	vm_log(d->log, "the policy '%s' was noted for another one of this %s: this one has neither our metadata nor any snapshot that they "
-	       "name, so it is off until somebody sets it", policy, d->image ? "path" : "UUID");
+	vm_log(d->log, "the policy '%s' was noted for another one of this %s: this one has neither our metadata nor any snapshot or file that "
+	       "they name, so it is off until somebody sets it", policy, d->image ? "path" : "UUID");
 }
 
 void vm_draft_meta(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena)

@@ -112,7 +112,7 @@ struct vm_meta;
 struct vm_store;
 /* The domain (or image) has no metadata of ours, as far as is known for certain, and @best is our copy: is it of this one? One of its
  * snapshots says so, and else a policy is not for it: it is forgotten, here and in the store. */
-void vm_draft_disown(const struct vm_draft *d, struct vm_meta *best, struct vm_store *store);
+void vm_draft_disown(const struct vm_draft *d, const struct vm_chains *chains, struct vm_meta *best, struct vm_store *store);
 /* Holds, ours, what is attested, and the marks of doomed snapshots; the drafts borrow strings of @meta. */
 void vm_draft_meta(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena);
 

@@ -114,7 +114,7 @@ static void draw_meta(const struct image_source *s, struct vm_drafts *set, const
 		vm_meta_parse(text, (size_t)len, &found, NULL);
 	best = vm_store_best(s->store, image->path, found);
 	if (best && none && set->chains->fact[d->disks[0].fact.top].info)
-		vm_draft_disown(d, best, s->store);
+		vm_draft_disown(d, set->chains, best, s->store);
 	vm_meta_free(found);
 	if (best && vm_arena_own(set->arena, best, free_meta))
 		vm_draft_meta(d, best, set->arena);

@@ -52,6 +52,14 @@ bool vm_made_parse(const char *text, struct vm_made *out)
 	return true;
 }
 
+char *vm_made_identity(const char *path)
+{
+	struct vm_made made = { .path = path };
+	bool regular;
+
+	return look(AT_FDCWD, path, 0, &made, &regular) < 0 ? NULL : xasprintf("%" PRIu64 ".%" PRId64, made.ino, made.btime_ns);
+}
+
 int vm_made_is_there(const struct vm_made *made)
 {
 	struct vm_made now = { .path = made->path };

@@ -21,6 +21,9 @@ int vm_made_of(int fd, const char *path, struct vm_made *out);
 char *vm_made_text(const struct vm_made *made); /* gives */
 /* False: it is no such text. @out borrows of it. */
 bool vm_made_parse(const char *text, struct vm_made *out);
+/* What tells the file at @path from every other one of this host, also from one that comes to have its inode number later. Gives; NULL: it
+ * cannot be told. No blanks in it. */
+char *vm_made_identity(const char *path);
 /* 1: that very file is there, and it is a regular one; 0: there is none, or another one; -errno: nobody can tell. */
 int vm_made_is_there(const struct vm_made *made);
 

@@ -213,6 +213,8 @@ static int put_meta(FILE *f, const struct vm_meta *meta, enum room room)
 	ret = put_attr(f, "policy", meta->policy);
 	if (ret == 0)
 		ret = put_attr(f, "of", meta->of);
+	if (ret == 0)
+		ret = put_attr(f, "on", meta->on);
 	putc('>', f);
 	for (size_t i = 0; i < meta->n_files; i++)
 		if (room == ALL || (room == NO_ATTESTED && has_froze(meta, meta->files[i].number)))
@@ -666,6 +668,8 @@ static int read_meta(struct reader *r, const xmlNode *node)
 		ret = get_attr(r, node, "policy", &r->meta->policy);
 	if (ret == 0)
 		ret = get_attr(r, node, "of", &r->meta->of);
+	if (ret == 0)
+		ret = get_attr(r, node, "on", &r->meta->on);
 	for (const xmlNode *f = next_element(node->children, "f"); ret == 0 && f; f = next_element(f->next, "f"))
 		ret = read_file(r, f);
 	for (const xmlNode *l = next_element(node->children, "l"); ret == 0 && l; l = next_element(l->next, "l"))

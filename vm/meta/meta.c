@@ -83,6 +83,7 @@ void vm_meta_free(struct vm_meta *meta)
 	free(meta->made);
 	free(meta->policy);
 	free(meta->of);
+	free(meta->on);
 	free(meta);
 }
 
@@ -176,7 +177,8 @@ static bool snapshot_copy(const struct vm_meta_snapshot *from, const struct vm_m
 struct vm_meta *vm_meta_copy(const struct vm_meta *meta)
 {
 	struct vm_meta *copy = vm_meta_new();
-	bool ok = copy && copy_string(meta->policy, &copy->policy) && copy_string(meta->of, &copy->of);
+	bool ok = copy && copy_string(meta->policy, &copy->policy) && copy_string(meta->of, &copy->of) &&
+		  copy_string(meta->on, &copy->on);
 
 	if (ok) {
 		copy->serial = meta->serial;
@@ -300,6 +302,26 @@ int vm_meta_set_policy(struct vm_meta *meta, const char *policy)
 	free(meta->policy);
 	meta->policy = copy;
 	return 0;
+}
+
+void vm_meta_set_on(struct vm_meta *meta, char *on)
+{
+	free(meta->on);
+	meta->on = on;
+}
+
+bool vm_meta_is_on(const struct vm_meta *meta, const char *identity)
+{
+	size_t len = strlen(identity);
+
+	for (const char *at = meta->on; at && *at; at += strspn(at, " ")) {
+		size_t n = strcspn(at, " ");
+
+		if (n == len && !strncmp(at, identity, n))
+			return true;
+		at += n;
+	}
+	return false;
 }
 
 static void drop_frozen(struct vm_meta_snapshot *s)

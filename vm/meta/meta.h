@@ -122,6 +122,8 @@ struct vm_meta {
 	uint64_t serial;
 	char *policy;                      /* or NULL */
 	char *of;                          /* or NULL */
+	char *on;                          /* or NULL: files that the domain's disks stood on when there was a policy to store, see
+	                                    * vm_made_identity(), with blanks between */
 	struct vm_meta_snapshot *snapshots; /* only those of which there is something to say */
 	size_t n_snapshots;
 	struct vm_meta_file *files;         /* only those that some snapshot is attested with */
@@ -144,6 +146,9 @@ int vm_meta_text(const struct vm_meta *meta, char **text, struct vs_err *err);
 struct vm_meta *vm_meta_new(void); /* nothing said, serial 0; NULL: no memory */
 struct vm_meta *vm_meta_copy(const struct vm_meta *meta); /* NULL: no memory */
 void vm_meta_free(struct vm_meta *meta);
+
+void vm_meta_set_on(struct vm_meta *meta, char *on); /* takes */
+bool vm_meta_is_on(const struct vm_meta *meta, const char *identity);
 
 /*
  * It was found at the domain with this UUID, and is said of that from here on. Where it was said of another one, the domain is a copy:

@@ -12,16 +12,16 @@
 
 char *vm_pull_text(const struct vm_pull *p)
 {
-	char *text = xasprintf("%" PRId64 " %" PRIu64 " %" PRIu64 " %zu", p->pid, p->began, p->ino, p->n_below);
+	char *text = xasprintf("%" PRId64 " %" PRIu64 " %zu", p->pid, p->began, p->n_files);
 
-	for (size_t i = 0; i < p->n_below; i++) {
-		char *longer = xasprintf("%s %" PRIu64, text, p->below[i]);
+	for (size_t i = 0; i < p->n_files; i++) {
+		char *longer = xasprintf("%s %" PRIu64 " %" PRIu64, text, p->files[i].dev, p->files[i].ino);
 
 		free(text);
 		text = longer;
 	}
 	for (size_t i = 0; i < 3; i++) {
-		char *longer = xasprintf("%s\n%s", text, i == 0 ? p->target : i == 1 ? p->path : p->top);
+		char *longer = xasprintf("%s\n%s", text, i == 0 ? p->target : i == 1 ? p->top : p->below);
 
 		free(text);
 		text = longer;
@@ -31,21 +31,20 @@ char *vm_pull_text(const struct vm_pull *p)
 
 void vm_pull_fini(struct vm_pull *p)
 {
-	free(p->below);
+	free(p->files);
 	free(p->target);
-	free(p->path);
 	free(p->top);
+	free(p->below);
 }
 
 static bool take_files(const char *at, struct vm_pull *p)
 {
-	for (size_t i = 0; i < p->n_below; i++) {
-		char *end;
+	for (size_t i = 0; i < p->n_files; i++) {
+		int len = 0;
 
-		p->below[i] = strtoull(at, &end, 10);
-		if (end == at)
+		if (sscanf(at, " %" SCNu64 " %" SCNu64 "%n", &p->files[i].dev, &p->files[i].ino, &len) != 2)
 			return false;
-		at = end;
+		at += len;
 	}
 	return true;
 }
@@ -59,13 +58,13 @@ bool vm_pull_parse(const char *text, struct vm_pull *p)
 	*p = (struct vm_pull){0};
 	for (size_t i = 0; i < VS_ARRAY_LEN(line); i++)
 		line[i] = strsep(&save, "\n");
-	if (!line[3] || sscanf(line[0], "%" SCNd64 " %" SCNu64 " %" SCNu64 " %zu%n", &p->pid, &p->began, &p->ino, &p->n_below, &at) != 4 ||
-	    p->n_below == 0 || p->n_below > FILES_MAX)
+	if (!line[3] || sscanf(line[0], "%" SCNd64 " %" SCNu64 " %zu%n", &p->pid, &p->began, &p->n_files, &at) != 3 || p->n_files < 2 ||
+	    p->n_files > FILES_MAX)
 		return false;
-	p->below = xcalloc(p->n_below, sizeof(*p->below));
+	p->files = xcalloc(p->n_files, sizeof(*p->files));
 	p->target = xstrdup(line[1]);
-	p->path = xstrdup(line[2]);
-	p->top = xstrdup(line[3]);
+	p->top = xstrdup(line[2]);
+	p->below = xstrdup(line[3]);
 	if (take_files(line[0] + at, p))
 		return true;
 	vm_pull_fini(p);

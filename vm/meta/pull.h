@@ -3,7 +3,7 @@
 /*
  * pull.h: the note of a pull that is about to be asked for, a line of the journal: see command/pulls.c.
  *
- * "pid began ino n ino... LF target LF path LF path". Threads: one at a time on one domain.
+ * "pid began n dev ino dev ino... LF target LF path LF path": of the file that it goes into, and of the n that this stands on. Threads: one at a time on one domain.
  */
 #ifndef VS_VM_META_PULL_H
 #define VS_VM_META_PULL_H
@@ -12,14 +12,17 @@
 
 #include "vm/meta/journal.h"
 
+struct vm_pull_file {
+	uint64_t dev, ino; /* a device may have another number after the host's next start */
+};
+
 struct vm_pull {
 	int64_t pid;      /* of the QEMU; 0: it could not be seen */
 	uint64_t began;   /* when that began, in clock ticks since the host did */
-	uint64_t ino;     /* of the file that it goes into */
-	uint64_t *below;  /* of what that stands on, topmost first; at least one */
-	size_t n_below;
-	char *target;     /* the disk: "vda" */
-	char *path, *top; /* of the first of @below, and of the file */
+	struct vm_pull_file *files; /* the one that it goes into, and what that stands on: two at least */
+	size_t n_files;
+	char *target;       /* the disk: "vda" */
+	char *top, *below;  /* paths of the first two */
 };
 
 /* All that are in the journal. */
