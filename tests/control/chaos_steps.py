@@ -904,7 +904,7 @@ class Steps:
             ino = self.w.ino_of(path)
             if ino is None or self.judge.disturbed(ino):
                 return
-            if any(isinstance(i, tuple) for i in self.w.chain(ino, self.w.scan())):
+            if any(isinstance(i, tuple) or i in self.w.odd for i in self.w.chain(ino, self.w.scan())):
                 return
         if time.monotonic() < self.sure + 15 or d.on is None:  # a paused guest of ours may just be there
             return

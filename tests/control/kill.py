@@ -241,6 +241,58 @@ def pinned(lab):
     g.end()
 
 
+def killed_at_its_end(lab, running, ms):
+    """QEMU is killed so many milliseconds after it has taken the backing file out of the header: it may have said already that it is done."""
+    sc = scenario("pull", running, "")
+    g = lab.guest(sc)
+    try:
+        thread, result = lab.begin(g, sc)
+        pid = qemu_pid(g)
+        fd = os.open(at(g, "vda.c"), os.O_RDONLY)
+        while os.pread(fd, 8, 8) != bytes(8):
+            if not thread.is_alive():
+                raise Wrong("the command was over before: %s" % lab.mount.outcome(g.name))
+        os.close(fd)
+        time.sleep(ms / 1000)
+        os.kill(pid, signal.SIGKILL)
+        thread.join(2 * PATIENCE)
+        g.running = sc.running = False
+        until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
+        if result[0] == 0:
+            g.check_present()
+        check_after_death(lab.mount, g, sc, leaks=True)
+        lab.finish(g, sc, leaks=True)
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+def ours_goes_on(lab):
+    """The mount dies, another one comes while QEMU's pull goes on and ends by itself, and QEMU is killed before its guest flushes."""
+    sc = scenario("pull", True, "")
+    g = lab.guest(sc)
+    try:
+        thread, _ = lab.begin(g, sc)
+        lab.mount.kill()
+        thread.join(PATIENCE)
+        lab.mount.up()
+        until("the job's end", lambda: None if not re.search(r"Pull", g.jobs()) else "has not come")
+        pid = qemu_pid(g)
+        os.kill(pid, signal.SIGKILL)
+        g.running = sc.running = False
+        until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
+        lab.mount.write(g.name, "delete a")
+        lab.mount.write(g.name, "pull")
+        for name in "bc":
+            until("at last", lambda: unharmed(lab.mount, g, name))
+        g.check_present()
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 def half_pulled(lab, frozen):
     """Somebody starts the domain on what an interrupted pull has left: what it stood on is needed still, though nothing says so."""
     sc = scenario("pull", False, "")
@@ -252,9 +304,11 @@ def half_pulled(lab, frozen):
         virsh(["start", g.name, "--paused"])
         lab.mount.up()
         until("the guest", lambda: unharmed(lab.mount, g, "a"))
+        if not lab.mount.write(g.name, "create later"):
+            raise Wrong("'create' froze it: %s" % lab.mount.outcome(g.name))
         if frozen:
-            if lab.mount.write(g.name, "create later"):
-                raise Wrong(lab.mount.outcome(g.name))
+            virsh(["snapshot-create-as", g.name, "later", "--disk-only"])
+            until("the snapshot", lambda: None if "later" in snapshots_of(lab.mount, g) else "is not listed")
         files = {at(g, name) for name in ("vda.qcow2", "vda.a", "vda.b", "vda.c")}
         for command in ["try pull", "pull"] * (not frozen) + ["try delete c", "delete c", "commit a c"]:
             if not lab.mount.write(g.name, command):
@@ -557,6 +611,9 @@ def main():
               for goes in (False, True)]
     cases += [("a header is ahead of its data, and its command becomes void", lambda: void_and_ahead(lab)),
               ("what an interrupted pull stood on is gone", lambda: base_is_gone(lab))]
+    cases += [("QEMU is killed %d ms after a pull's header, %s" % (ms, "running" if running else "shut off"),
+               lambda running=running, ms=ms: killed_at_its_end(lab, running, ms)) for running in (False, True) for ms in (0, 2, 5)]
+    cases += [("another mount comes while a pull goes on", lambda: ours_goes_on(lab))]
     cases += [("a definition pins what an interrupted pull has left", lambda: pinned(lab))]
     cases += [("a domain is started on a half-pulled disk%s" % (", and frozen" if frozen else ""), lambda frozen=frozen: half_pulled(lab, frozen))
               for frozen in (False, True)]

@@ -132,7 +132,8 @@ static int contradicted(const struct vm_context *cx, const char *target, struct 
 {
 	for (size_t i = 0; i < cx->d->n_disks; i++)
 		if (!strcmp(cx->d->disks[i].target, target) && cx->d->disks[i].doubt)
-			return vs_err_set(err, -EPERM, "disk %s: %s: define it without <backingStore>, or put the headers right (qemu-img rebase -u)",
+			return vs_err_set(err, -EPERM, "disk %s: %s: one of them is wrong. If what the definition names holds data that is missing otherwise, put the "
+					  "headers right (qemu-img rebase -u), else define it without <backingStore>",
 					  target, cx->d->disks[i].doubt);
 	return 0;
 }

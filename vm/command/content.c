@@ -39,10 +39,9 @@ struct comparison {
 	char *a, *b;
 };
 
-static struct q2_view *open_view(struct comparison *c, const struct vm_context *cx, const char *path, enum q2_format format,
-				 struct vs_err *err)
+static struct q2_view *open_view(struct comparison *c, const struct vm_content_image *image, struct vs_err *err)
 {
-	struct q2_view_spec spec = { .path = path, .format = format, .gate = cx->d->gate };
+	struct q2_view_spec spec = { .path = image->path, .format = image->format, .gate = image->gate };
 	struct q2_view *view = NULL;
 
 	return q2_view_open(c->cache, &spec, &view, err) < 0 ? NULL : view;
@@ -109,9 +108,11 @@ static int compare_extent(struct comparison *c, uint64_t off, uint64_t len, bool
 /* Of what @moved shows, all that comes from its first @depth layers. 1: it is there; 0: it is not; negative: nobody can tell. */
 static int compare(struct comparison *c, unsigned depth, bool pulled, struct vs_err *err)
 {
-	uint64_t size = q2_view_size(c->moved), next;
+	uint64_t size = q2_view_size(c->moved), seen = q2_view_size(c->now), next;
 	int r = 1;
 
+	if (pulled && seen < size)
+		size = seen; /* what lies past the end of the disk it never showed */
 	for (uint64_t off = 0; r == 1 && off < size; off = next) {
 		struct q2_extent e;
 
@@ -132,39 +133,41 @@ static int write_out(const char *path, struct vs_err *err)
 	return fd < 0 || fdatasync(fd) < 0 ? vs_err_set(err, -errno, "'%s' cannot be written out: %s", path, strerror(errno)) : 1;
 }
 
-int vm_content_is_there(struct vm_context *cx, const struct vm_layer *moved, unsigned depth, const struct vm_layer *now, bool pulled,
+int vm_content_is_there(struct vm_context *cx, const struct vm_content_image *moved, unsigned depth, const struct vm_layer *now, bool pulled,
 			struct vs_err *err)
 {
 	struct comparison c vs_cleanup(comparison_fini) = {
 		.cache = q2_cache_new(TABLE_BYTES, 0), .work = { .stop = is_cancelled, .opaque = cx }, .a = xcalloc(PIECE, 1), .b = xcalloc(PIECE, 1),
 	};
 
+	const struct vm_content_image target = { now->path, now->format, cx->d->gate };
 	int r;
 
 	if (!c.cache)
 		xoom();
-	c.moved = open_view(&c, cx, moved->path, moved->format, err);
-	c.now = c.moved ? open_view(&c, cx, now->path, now->format, err) : NULL;
+	c.moved = open_view(&c, moved, err);
+	c.now = c.moved ? open_view(&c, &target, err) : NULL;
 	r = c.now ? compare(&c, depth, pulled, err) : err->code;
 	return r == 1 ? write_out(now->path, err) : r;
 }
 
 /* ---------------------------------------------------------------- the definition */
 
-static bool is_layer(struct vm_context *cx, const struct vm_xml_source *source, int layer)
+static bool is_file(struct vm_context *cx, const struct vm_xml_source *source, const char *file)
 {
 	vs_autofree char *path = vm_dom_source_path(cx->dom, source);
+	struct stat a, b;
 
-	return path && vm_context_layer(cx, path) == layer;
+	return path && stat(path, &a) == 0 && stat(file, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 /* Does its <backingStore> say that @layer stands on something else than @below? QEMU would be started on that. */
-static bool is_pinned(struct vm_context *cx, const struct vm_xml_disk *disk, int layer, int below)
+static bool is_pinned(struct vm_context *cx, const struct vm_xml_disk *disk, const char *layer, const char *below)
 {
 	for (size_t i = 0; i <= disk->n_below; i++) {
-		if (!is_layer(cx, i ? &disk->below[i - 1] : &disk->source, layer))
+		if (!is_file(cx, i ? &disk->below[i - 1] : &disk->source, layer))
 			continue;
-		return i < disk->n_below ? !is_layer(cx, &disk->below[i], below) : disk->below_complete;
+		return i < disk->n_below ? !is_file(cx, &disk->below[i], below) : disk->below_complete;
 	}
 	return false;
 }
@@ -183,7 +186,7 @@ static int unpin(struct vm_context *cx, const char *target, struct vs_err *err)
 	return r;
 }
 
-static int unpin_disks(struct vm_context *cx, int layer, int below, struct vs_err *err)
+static int unpin_disks(struct vm_context *cx, const char *layer, const char *below, struct vs_err *err)
 {
 	vm_dom_autodomain struct vm_xml_domain *domain = NULL;
 	int r = vm_dom_xml(cx->dom, VIR_DOMAIN_XML_INACTIVE, &domain, err);
@@ -205,23 +208,23 @@ static void restamp(struct vm_context *cx, const char *path)
 		vm_meta_restamp(cx->meta, st.st_ino, (uint64_t)st.st_size, vm_timespec_ns(st.st_mtim));
 }
 
-int vm_content_put_back(struct vm_context *cx, int layer, int below, struct vs_err *err)
+int vm_content_put_back(struct vm_context *cx, int layer, const struct vm_content_image *below, struct vs_err *err)
 {
-	const struct vm_layer *l = &cx->d->layers[layer], *b = &cx->d->layers[below];
-	const char *const argv[] = { "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", q2_format_name(b->format), "-b", b->path, l->path, NULL };
+	const struct vm_layer *l = &cx->d->layers[layer];
+	const char *const argv[] = { "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", q2_format_name(below->format), "-b", below->path, l->path, NULL };
 	int r = vm_dom_active(cx->dom, err);
 
 	if (r > 0)
 		return vs_err_set(err, -EBUSY, "the domain is up: shut it down first");
 	vm_context_unguard(cx);
 	if (r == 0)
-		r = unpin_disks(cx, layer, below, err); /* first: until the header is right it is looked at again */
+		r = unpin_disks(cx, l->path, below->path, err); /* first: until the header is right it is looked at again */
 	if (r == 0)
 		r = vm_qemu_img_run(argv, err);
 	vm_fault();
 	if (r < 0)
 		return r;
-	vm_log(cx->log, "'%s' stands on '%s' again, as before: not all that was to be moved is where it was to go", l->path, b->path);
+	vm_log(cx->log, "'%s' stands on '%s' again, as before: not all that was to be moved is where it was to go", l->path, below->path);
 	restamp(cx, l->path);
 	return 1;
 }

@@ -11,13 +11,20 @@
 
 #include "vm/command/context.h"
 
+/* An image that need be no layer of the domain any more. */
+struct vm_content_image {
+	const char *path;
+	enum q2_format format;
+	struct q2_gate *gate; /* for what is beneath it */
+};
+
 /* Of what @moved shows, all that comes from its first @depth layers: does @now show it, too? @pulled: or does @now itself say what is
  * there? 1, 0; negative: nobody can tell. */
-int vm_content_is_there(struct vm_context *cx, const struct vm_layer *moved, unsigned depth, const struct vm_layer *now, bool pulled,
+int vm_content_is_there(struct vm_context *cx, const struct vm_content_image *moved, unsigned depth, const struct vm_layer *now, bool pulled,
 			struct vs_err *err);
 
 /* Of a domain that is shut off: the header of @layer says again that it stands on @below, and no definition says otherwise. Notes its new
  * stamp in cx->meta. 1; negative: nothing is changed, or the definition only, which is of no consequence. -EBUSY: it is up. */
-int vm_content_put_back(struct vm_context *cx, int layer, int below, struct vs_err *err);
+int vm_content_put_back(struct vm_context *cx, int layer, const struct vm_content_image *below, struct vs_err *err);
 
 #endif

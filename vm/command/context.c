@@ -298,10 +298,9 @@ int vm_context_poll(struct vm_context *cx, struct vs_err *err)
 	}
 	if (r == 0)
 		r = look_meta(cx, err);
+	vm_pulls_free(vs_steal(cx->pulls));
 	if (r == 0)
-		r = vm_journal_legible(&cx->journal, err);
-	vm_pulls_free(cx->pulls);
-	cx->pulls = vm_pulls_read(&cx->journal);
+		r = vm_pulls_read(&cx->journal, &cx->pulls, err);
 	if (r == 0 && cx->behind && !cx->try_only) {
 		r = put_meta(cx, err);
 		if (r == 0)

@@ -12,6 +12,7 @@
 #include "vm/command/command.h"
 #include "vm/command/context.h"
 #include "vm/command/image.h"
+#include "vm/command/pulls.h"
 #include "vm/command/recover.h"
 #include "vm/command/remove.h"
 #include "vm/language/retain.h"
@@ -170,7 +171,7 @@ static bool takes_part(const struct vm_command *c, const char *target)
 }
 
 /* What would be frozen: a whole chain, that nobody else writes to. */
-static int check_layers(const struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
+static int check_layers(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
 	for (size_t i = 0; i < cx->d->n_disks; i++) {
 		const struct vm_disk_now *disk = &cx->d->disks[i];
@@ -179,7 +180,9 @@ static int check_layers(const struct vm_context *cx, const struct vm_command *c,
 
 		if (!top || !top->active || !takes_part(c, disk->target))
 			continue;
-		r = vm_check_uncut(cx, disk->target, disk->top, err);
+		r = vm_pulls_check(cx, disk->target, false, err);
+		if (r == 0)
+			r = vm_check_uncut(cx, disk->target, disk->top, err);
 		if (r < 0)
 			return r;
 		if (top->rival)

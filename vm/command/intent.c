@@ -7,7 +7,8 @@
  * uppermost layer T that goes into it, and the overlay A that stood on T (none: T was the active layer), each by inode.
  *
  *     noted         "its data has been moved" is written down after libvirt said so and the chain showed it
- *     shown         A, that very file, stands on B now: only the end of the merge re-points it
+ *     ahead         A, that very file, stands on B now, as the end of the merge says in its header, or somebody else: whether all is in B
+ *                   only the content shows, see prove.c. Unknown until then
  *     to be redone  T, that very file, still leads down to B, that very file, in a disk of the domain: whatever was copied already
  *                   may be copied again
  *     void          another file has the name of one of them; or T does not lead to B any more, or is in no disk of the domain any

@@ -41,12 +41,18 @@ static unsigned depth_of(const struct vm_context *cx, int top, int base)
 	return 0;
 }
 
+static struct vm_content_image image_of(const struct vm_context *cx, int layer)
+{
+	return (struct vm_content_image){ cx->d->layers[layer].path, cx->d->layers[layer].format, cx->d->gate };
+}
+
 /* What stands on the base shows all of it without the top: others have pulled it in, say. A running QEMU writes out first what it has. */
 static int is_above(struct vm_context *cx, int top, unsigned depth, int above, struct vs_err *err)
 {
+	struct vm_content_image moved = image_of(cx, top);
 	int r = cx->running ? vm_flush(cx->dom, err) : 0;
 
-	return r < 0 ? r : vm_content_is_there(cx, &cx->d->layers[top], depth, &cx->d->layers[above], true, err);
+	return r < 0 ? r : vm_content_is_there(cx, &moved, depth, &cx->d->layers[above], true, err);
 }
 
 enum proof { PROOF_NONE, PROOF_DONE, PROOF_BACK, PROOF_VOID };
@@ -56,20 +62,22 @@ static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, struct v
 {
 	int base = layer_with(cx, d->path, d->path_ino), top = layer_with(cx, d->top, d->top_ino), above = -1, r;
 	unsigned depth = top < 0 || base < 0 ? 0 : depth_of(cx, top, base);
+	struct vm_content_image moved;
 
 	for (size_t i = 0; base >= 0 && d->above_ino && i < cx->d->n_layers; i++)
 		if (!cx->d->layers[i].error && cx->d->layers[i].stamp.ino == d->above_ino && cx->d->layers[i].below == base)
 			above = (int)i;
 	if (d->done || above < 0 || !depth)
 		return PROOF_NONE;
-	r = vm_content_is_there(cx, &cx->d->layers[top], depth, &cx->d->layers[base], false, err);
+	moved = image_of(cx, top);
+	r = vm_content_is_there(cx, &moved, depth, &cx->d->layers[base], false, err);
 	if (r == 0 && !cx->try_only) {
 		r = is_above(cx, top, depth, above, err);
 		if (r == 1) {
 			d->above_ino = 0; /* who stands there reads right */
 			return PROOF_VOID;
 		}
-		r = r < 0 ? r : vm_content_put_back(cx, above, top, err);
+		r = r < 0 ? r : vm_content_put_back(cx, above, &moved, err);
 		return r < 0 ? r : PROOF_BACK;
 	}
 	if (r == 1)

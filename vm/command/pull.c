@@ -18,6 +18,7 @@
 #include "vm/command/remove.h"
 #include "vm/libvirt/blockjob.h"
 #include "vm/libvirt/flush.h"
+#include "vm/util/mem.h"
 
 struct pull_disk {
 	const char *target;
@@ -59,7 +60,7 @@ static int plan_pull(struct vm_context *cx, const struct vm_disk_now *disk, cons
 
 	if (disk->top < 0 || !cx->d->layers[disk->top].active || (record && !path))
 		return 0;
-	r = vm_pulls_check(cx, disk->target, err);
+	r = vm_pulls_check(cx, disk->target, true, err);
 	if (r == 0)
 		r = vm_check_uncut(cx, disk->target, disk->top, err);
 	if (r == 0 && base < 0)
@@ -83,8 +84,8 @@ static int plan_pull(struct vm_context *cx, const struct vm_disk_now *disk, cons
 	r = vm_fit_pull(cx, disk->target, base, disk->top, err);
 	if (r < 0)
 		return r;
-	*p = (struct pull_disk){ .target = disk->target, .bytes = (uint64_t)bytes, .base = path ? strdup(path) : NULL };
-	return !path || p->base ? 1 : vs_err_set(err, -ENOMEM, "out of memory");
+	*p = (struct pull_disk){ .target = disk->target, .bytes = (uint64_t)bytes, .base = path ? xstrdup(path) : NULL };
+	return 1;
 }
 
 /* For a repetition to know the job. */
@@ -109,7 +110,7 @@ static int pull_one(struct vm_context *cx, const struct pull_disk *p, struct vs_
 	if (r == 0)
 		r = vm_blockjob_pull(cx->dom, &spec, &cx->watch, &outcome, err);
 	vm_fault();
-	if (r == 0 && (r = vm_flush(cx->dom, err)) < 0)
+	if (r == 0 && (r = vm_pulls_write_out(cx, p->target, err)) < 0)
 		vs_err_prefix(err, "all is copied, but until the guest flushes, or is shut down, it would be lost if QEMU were killed");
 	return r;
 }
@@ -178,7 +179,7 @@ int vm_command_pull(struct vm_context *cx, const char *name, struct vs_err *err)
 		r = vm_context_find(cx, name, &s, err);
 	if (r == 0 && name && (s->kind == VM_INTERNAL || !(record = vm_context_record(cx, s->name))))
 		r = vs_err_set(err, -EOPNOTSUPP, "'%s' is an internal snapshot: it froze no image to stand on", s->shown);
-	disks = r == 0 ? calloc(cx->d->n_disks + 1, sizeof(*disks)) : NULL;
+	disks = r == 0 ? xcalloc(cx->d->n_disks + 1, sizeof(*disks)) : NULL;
 	for (size_t i = 0; disks && r >= 0 && i < cx->d->n_disks; i++) {
 		r = plan_pull(cx, &cx->d->disks[i], record, &disks[n], err);
 		n += r > 0;

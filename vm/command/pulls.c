@@ -2,9 +2,14 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Before a pull is asked for it is noted into which file it goes, and all that this stands on. QEMU takes the backing file out of the header
- * before it writes out the tables that say where the copied clusters lie; see prove.c. So the note goes when the same QEMU has written
- * out what it has, when the content shows it, or when the header still is as it was. Until then every file beneath is needed, though
- * nothing stands on it any more, and wherever the file that the pull went into is by now: somebody may have taken a snapshot.
+ * before it writes out the tables that say where the copied clusters lie; see prove.c. The note goes
+ *
+ *     when the very QEMU that was asked has no job on the disk any more and has written out what it has
+ *     when that QEMU is gone, and the header is as it was; or it is not, and the content shows that all is there
+ *     when all is known of the domain, and the file that the pull went into is none of its files any more
+ *
+ * Until then every file beneath is needed, though nothing stands on it any more, and wherever the file that was pulled into is by now:
+ * somebody may have taken a snapshot. Where content is missing the header is put back, once the domain is shut off.
  */
 #include "vm/command/pulls.h"
 
@@ -13,6 +18,7 @@
 #include <sys/stat.h>
 
 #include "vm/command/content.h"
+#include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/flush.h"
 #include "vm/meta/pull.h"
 #include "vm/util/log.h"
@@ -21,38 +27,44 @@
 
 static void load(struct vm_context *cx)
 {
+	struct vm_pulls *pulls;
+
+	if (vm_pulls_read(&cx->journal, &pulls, NULL) < 0)
+		return; /* what was known is not less than what is so */
 	vm_pulls_free(cx->pulls);
-	cx->pulls = vm_pulls_read(&cx->journal);
+	cx->pulls = pulls;
 }
 
 int vm_pulls_journal(struct vm_context *cx, const char *target, struct vs_err *err)
 {
-	int top = vm_context_top(cx, target), below = top < 0 ? -1 : cx->d->layers[top].below;
+	int top = vm_context_top(cx, target);
 	struct vm_pull_file files[VM_CHAIN_MAX + 1];
 	struct vm_pull p = { .files = files, .target = (char *)target };
 	struct vm_paused_guest qemu = {0};
 	vs_autofree char *text = NULL;
 
-	if (below < 0)
-		return 0;
 	if (vm_paused_guest_process(cx->uuid, &qemu)) {
 		p.pid = qemu.pid;
 		p.began = qemu.began;
 	}
-	for (int l = top; l >= 0 && p.n_files <= VM_CHAIN_MAX; l = cx->d->layers[l].below)
-		files[p.n_files++] = (struct vm_pull_file){ cx->d->layers[l].stamp.dev, cx->d->layers[l].stamp.ino };
-	p.top = cx->d->layers[top].path;
-	p.below = cx->d->layers[below].path;
+	for (int l = top; l >= 0 && p.n_files <= VM_CHAIN_MAX; l = cx->d->layers[l].below) {
+		const struct vm_layer *layer = &cx->d->layers[l];
+
+		files[p.n_files++] = (struct vm_pull_file){ layer->stamp.dev, layer->stamp.ino, layer->format, layer->path };
+	}
+	if (p.n_files < 2)
+		return 0;
 	text = vm_pull_text(&p);
-	return vm_journal_add(&cx->journal, "pull", text, err);
+	return text ? vm_journal_add(&cx->journal, "pull", text, err) :
+		      vs_err_set(err, -EOPNOTSUPP, "disk %s: the name of an image has a line break in it", target);
 }
 
 /* ---------------------------------------------------------------- what has become of it */
 
-/* By its path; or, where it was moved, by its device and number. -1: it is not to be seen. */
-static int layer_of(const struct vm_context *cx, const char *path, const struct vm_pull_file *file)
+/* By its path; or, where it was moved, by its device and number. -1: it is no layer of the domain. */
+static int layer_of(const struct vm_context *cx, const struct vm_pull_file *file)
 {
-	int l = vm_context_layer(cx, path);
+	int l = vm_context_layer(cx, file->path);
 
 	if (l >= 0 && file->ino && !cx->d->layers[l].error && cx->d->layers[l].stamp.ino == file->ino)
 		return l;
@@ -60,6 +72,28 @@ static int layer_of(const struct vm_context *cx, const char *path, const struct 
 		if (!cx->d->layers[i].error && cx->d->layers[i].stamp.ino == file->ino && cx->d->layers[i].stamp.dev == file->dev)
 			return (int)i;
 	return -1;
+}
+
+/* What it stood on: nothing may name that any more, but it lies where it was. -ENOENT, -EPERM: it does not. *gate is given. */
+static int find_below(const struct vm_context *cx, const struct vm_pull *p, struct vm_content_image *out, struct q2_gate **gate, struct vs_err *err)
+{
+	int l = layer_of(cx, &p->files[1]);
+	struct stat st;
+
+	*out = (struct vm_content_image){ p->files[1].path, p->files[1].format, cx->d->gate };
+	if (l >= 0)
+		out->path = cx->d->layers[l].path;
+	if (stat(out->path, &st) < 0)
+		return vs_err_set(err, errno == ENOENT ? -ENOENT : -EPERM, "'%s', on which it stood, is not to be seen: %s", out->path, strerror(errno));
+	if (st.st_ino != p->files[1].ino)
+		return vs_err_set(err, -ENOENT, "'%s', on which it stood, is another file now", out->path);
+	*gate = q2_gate_new();
+	for (size_t i = 1; *gate && i < p->n_files; i++)
+		if (q2_gate_allow_file(*gate, p->files[i].path, p->files[i].format) < 0)
+			break; /* one that is not there; then it cannot be read */
+	if (l < 0)
+		out->gate = *gate;
+	return 0;
 }
 
 /* Is it certain that the file is in no use any more? Everything is known of the domain, and it lies nowhere. */
@@ -70,7 +104,7 @@ static bool is_gone(const struct vm_context *cx, const struct vm_pull *p)
 
 	if (now < 0 || cx->d->layers[now].error || cx->d->n_doubts)
 		return false;
-	return lstat(p->top, &st) < 0 ? errno == ENOENT : st.st_ino != p->files[0].ino;
+	return lstat(p->files[0].path, &st) < 0 ? errno == ENOENT : st.st_ino != p->files[0].ino;
 }
 
 static bool is_same_qemu(const struct vm_context *cx, const struct vm_pull *p)
@@ -80,41 +114,63 @@ static bool is_same_qemu(const struct vm_context *cx, const struct vm_pull *p)
 	return p->pid && vm_paused_guest_process(cx->uuid, &now) && now.pid == p->pid && now.began == p->began;
 }
 
-/* 1: all is there, or nothing has happened, or it does not matter any more; 0: it is not all there; negative: nobody can tell. */
-static int judge(struct vm_context *cx, const struct vm_pull *p, struct vs_err *err)
+/* Its job may be at work still, or have ended just now: the header that was looked at is no answer then. 1: it is over, and written out; 0:
+ * it was in another QEMU. */
+static int ask_qemu(struct vm_context *cx, const struct vm_pull *p, struct vs_err *err)
 {
-	int top = layer_of(cx, p->top, &p->files[0]), below = layer_of(cx, p->below, &p->files[1]), r;
-	struct stat st;
+	bool same = is_same_qemu(cx, p);
+	int r;
 
-	if (top < 0)
-		return is_gone(cx, p) ? 1 : vs_err_set(err, -EPERM, "'%s' is not to be seen", p->top);
-	if (below >= 0 && cx->d->layers[top].below == below)
-		return 1;
-	if (cx->running && is_same_qemu(cx, p)) {
+	if (!cx->running || (!same && p->pid))
+		return 0;
+	r = vm_blockjob_none(cx->dom, p->target, err);
+	if (r == 0)
 		r = vm_flush(cx->dom, err);
-		return r < 0 ? r : 1;
-	}
+	if (r < 0)
+		return r;
+	return is_same_qemu(cx, p);
+}
+
+static bool stands_on(const struct vm_context *cx, int top, const struct vm_pull_file *below)
+{
+	int l = cx->d->layers[top].below;
+
+	return l >= 0 && l == layer_of(cx, below);
+}
+
+/* 1: all is there, or nothing has happened, or it does not matter any more; 0: it is not all there; negative: nobody can tell. With @back
+ * the header is put back in the second case: then 2. */
+static int judge(struct vm_context *cx, const struct vm_pull *p, bool back, struct vs_err *err)
+{
+	int top = layer_of(cx, &p->files[0]), r = ask_qemu(cx, p, err);
+	struct vm_content_image below;
+	struct q2_gate *gate = NULL;
+
+	if (r != 0)
+		return r;
+	if (top < 0)
+		return is_gone(cx, p) ? 1 : vs_err_set(err, -EPERM, "'%s' is not to be seen", p->files[0].path);
+	if (stands_on(cx, top, &p->files[1]))
+		return 1;
 	if (cx->running && cx->d->layers[top].active)
 		return vs_err_set(err, -EBUSY, "the guest writes to it: shut the domain down first");
-	if (below < 0)
-		return vs_err_set(err, lstat(p->below, &st) < 0 && errno == ENOENT ? -ENOENT : -EPERM, "'%s', on which it stood, is not to be seen", p->below);
-	return vm_content_is_there(cx, &cx->d->layers[below], VM_CHAIN_MAX, &cx->d->layers[top], true, err);
+	r = find_below(cx, p, &below, &gate, err);
+	if (r == 0)
+		r = vm_content_is_there(cx, &below, VM_CHAIN_MAX, &cx->d->layers[top], true, err);
+	/* a version 2 image cannot say "zeros": what the guest has discarded since looks like what was never copied */
+	if (r == 0 && cx->d->layers[top].version < 3)
+		r = vs_err_set(err, -EPERM, "a version 2 image does not show what the guest has discarded since");
+	if (r == 0 && back)
+		r = vm_content_put_back(cx, top, &below, err) < 0 ? err->code : 2;
+	if (gate)
+		q2_gate_unref(gate);
+	return r;
 }
 
 struct settling {
 	struct vm_context *cx;
 	bool news;
 };
-
-/* A version 2 image cannot say "zeros": what the guest has discarded since looks like what was never copied. */
-static int put_back(struct vm_context *cx, const struct vm_pull *p, struct vs_err *err)
-{
-	int top = layer_of(cx, p->top, &p->files[0]);
-
-	if (cx->d->layers[top].version < 3)
-		return vs_err_set(err, -EPERM, "a version 2 image does not show what the guest has discarded since");
-	return vm_content_put_back(cx, top, layer_of(cx, p->below, &p->files[1]), err);
-}
 
 static bool is_settled(const char *text, void *opaque)
 {
@@ -125,17 +181,14 @@ static bool is_settled(const char *text, void *opaque)
 
 	if (!vm_pull_parse(text, &p))
 		return true;
-	r = judge(s->cx, &p, &err);
-	if (r == 0 && !s->cx->running) {
-		r = put_back(s->cx, &p, &err);
-		s->news |= r == 1;
-	}
+	r = judge(s->cx, &p, !s->cx->running, &err);
+	s->news |= r == 2;
 	if (r < 0)
-		vm_log(s->cx->log, "a pull into '%s' was interrupted, and nobody can tell whether all of it is there: %s", p.top, vs_err_text(&err, r));
+		vm_log(s->cx->log, "a pull into '%s' was interrupted, and nobody can tell whether all of it is there: %s", p.files[0].path, vs_err_text(&err, r));
 	else if (r == 0)
-		vm_log(s->cx->log, "a pull into '%s' was interrupted, and not all of it is there: shut the domain down", p.top);
+		vm_log(s->cx->log, "a pull into '%s' was interrupted, and not all of it is there: shut the domain down", p.files[0].path);
 	vm_pull_fini(&p);
-	return r == 1;
+	return r > 0;
 }
 
 bool vm_pulls_settle(struct vm_context *cx)
@@ -149,27 +202,29 @@ bool vm_pulls_settle(struct vm_context *cx)
 	return s.news;
 }
 
-int vm_pulls_check(struct vm_context *cx, const char *target, struct vs_err *err)
+int vm_pulls_check(struct vm_context *cx, const char *target, bool pulls, struct vs_err *err)
 {
 	bool forget = false;
 
 	for (size_t i = 0; i < cx->pulls->n; i++) {
 		const struct vm_pull *p = &cx->pulls->v[i];
 		struct vs_err why = {0};
-		int r = strcmp(p->target, target) ? 1 : judge(cx, p, &why);
+		int r = strcmp(p->target, target) ? 1 : judge(cx, p, false, &why);
 
+		if (r == -ENOENT && !pulls)
+			continue; /* nobody can mend that by waiting */
 		if (r == -ENOENT) {
 			vm_context_say(cx, "disk %s: a pull into '%s' was interrupted, and '%s', on which it stood, is gone, so nobody can tell whether all of it is "
-				       "there", target, p->top, p->below);
+				       "there", target, p->files[0].path, p->files[1].path);
 			forget = true;
 			continue;
 		}
 		if (r == 0)
 			return vs_err_set(err, -EBUSY, "disk %s: a pull into '%s' was interrupted, and not all of it is there: shut the domain down, and repeat it",
-					  target, p->top);
+					  target, p->files[0].path);
 		if (r < 0)
 			return vs_err_set(err, r, "disk %s: a pull into '%s' was interrupted, and nobody can tell whether all of it is there: %s", target,
-					  p->top, vs_err_text(&why, r));
+					  p->files[0].path, vs_err_text(&why, r));
 	}
 	if (forget && !cx->try_only)
 		vm_pulls_done(cx, target);
@@ -191,7 +246,7 @@ int vm_pulls_need(const struct vm_context *cx, const struct vm_layer *layer, str
 	for (size_t i = 0; cx->pulls && i < cx->pulls->n; i++)
 		if (has_file(&cx->pulls->v[i], layer->stamp.ino))
 			return vs_err_set(err, -EPERM, "'%s' must stay as it is: a pull into '%s' was interrupted, and it is not proven that all is there",
-					  layer->path, cx->pulls->v[i].top);
+					  layer->path, cx->pulls->v[i].files[0].path);
 	return 0;
 }
 
@@ -207,6 +262,19 @@ static bool has_target(const char *text, void *opaque)
 	has = !strcmp(p.target, opaque);
 	vm_pull_fini(&p);
 	return has;
+}
+
+int vm_pulls_write_out(struct vm_context *cx, const char *target, struct vs_err *err)
+{
+	int r = vm_flush(cx->dom, err);
+
+	load(cx);
+	for (size_t i = 0; r == 0 && i < cx->pulls->n; i++)
+		if (!strcmp(cx->pulls->v[i].target, target) && cx->pulls->v[i].pid && !is_same_qemu(cx, &cx->pulls->v[i]))
+			r = vs_err_set(err, -EIO, "QEMU has ended before all was written out");
+	if (r == 0 && vm_dom_active(cx->dom, NULL) != 1)
+		r = vs_err_set(err, -EIO, "QEMU has ended before all was written out");
+	return r;
 }
 
 void vm_pulls_done(struct vm_context *cx, const char *target)

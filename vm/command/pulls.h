@@ -12,15 +12,17 @@
 
 /* A pull into this disk is about to be asked for: what its active layer stands on is noted. */
 int vm_pulls_journal(struct vm_context *cx, const char *target, struct vs_err *err);
+/* The job is done: its QEMU, the very one, writes out what it has. -EIO: it has ended before. */
+int vm_pulls_write_out(struct vm_context *cx, const char *target, struct vs_err *err);
 /* All of it is there, and written out. */
 void vm_pulls_done(struct vm_context *cx, const char *target);
 
 /* Forgets those that are proven, and those that never happened. Of a domain that is shut off the header is put back where data is missing.
  * True: a header was. */
 bool vm_pulls_settle(struct vm_context *cx);
-/* -EBUSY, or why nobody can tell, of a pull into this disk. Where what it stood on is gone that is said, and the note forgotten: who asks
- * for a pull once more has been told, and nothing else would ever end it. */
-int vm_pulls_check(struct vm_context *cx, const char *target, struct vs_err *err);
+/* -EBUSY, or why nobody can tell, of a pull into this disk. Where what it stood on is gone nobody ever will: that is no reason to refuse, and
+ * if another pull is asked for (@pulls) it is said, and the note forgotten. */
+int vm_pulls_check(struct vm_context *cx, const char *target, bool pulls, struct vs_err *err);
 
 /* Is this file beneath a layer that such a pull went into? -EPERM. */
 int vm_pulls_need(const struct vm_context *cx, const struct vm_layer *layer, struct vs_err *err);

@@ -24,6 +24,7 @@
 #define THAW_TRIES 3
 #define THAW_S 10     /* how long the agent may take to thaw */
 #define SLACK_NS (5 * VM_NS_PER_S) /* libvirt's own time-out is to be the first */
+#define LINGER_MOST_S 600 /* that a process without a mount waits for an agent */
 #define LOOK_NS (100 * VM_NS_PER_MS)
 
 struct vm_fsfreeze {
@@ -147,7 +148,8 @@ static int open_other(struct vm_fsfreeze *f, virDomainPtr dom, struct vs_err *er
 
 static int begin(struct vm_fsfreeze *f, struct vs_err *err)
 {
-	int64_t until = vm_now_ns() + (int64_t)(2 * f->seconds + THAW_TRIES * (THAW_S + 1)) * VM_NS_PER_S + SLACK_NS;
+	unsigned patience = 2 * f->seconds + THAW_TRIES * (THAW_S + 1);
+	int64_t until = vm_now_ns() + (int64_t)(patience < LINGER_MOST_S ? patience : LINGER_MOST_S) * VM_NS_PER_S + SLACK_NS;
 	pthread_t thread;
 	int r;
 

@@ -67,16 +67,6 @@ int vm_journal_add(const struct vm_journal *j, const char *word, const char *tex
 	return r < 0 ? vs_err_set(err, r, "what is about to be done could not be noted, so nothing was done: %s", why.msg) : 0;
 }
 
-int vm_journal_legible(const struct vm_journal *j, struct vs_err *err)
-{
-	vs_autofree char *all = NULL;
-	struct vs_err why = {0};
-	int r = vm_store_journal_get(j->store, j->uuid, &all, &why);
-
-	return r < 0 ? vs_err_set(err, r == -EINVAL || r == -E2BIG ? -EPERM : r, "what interrupted commands have noted cannot be read, and no command runs "
-				  "until it can be: %s", why.msg) : 0;
-}
-
 bool vm_journal_has(const struct vm_journal *j, const char *word, const char *text)
 {
 	vs_autofree char *line = line_of(j, word, text), *all = NULL;

@@ -19,8 +19,6 @@ struct vm_journal {
 
 /* Adds the line, unless it is there; on disk when this returns 0. Else the command fails, before it does what it could not note. */
 int vm_journal_add(const struct vm_journal *j, const char *word, const char *text, struct vs_err *err);
-/* Can the lines be read, or are there none? */
-int vm_journal_legible(const struct vm_journal *j, struct vs_err *err);
 /* Is there such a line of this command? */
 bool vm_journal_has(const struct vm_journal *j, const char *word, const char *text);
 /* Calls @use with the text of every line with that word, of whatever command. Returns how often it answered true; negative: the lines

@@ -2,6 +2,7 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/meta/pull.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,63 +13,58 @@
 
 char *vm_pull_text(const struct vm_pull *p)
 {
-	char *text = xasprintf("%" PRId64 " %" PRIu64 " %zu", p->pid, p->began, p->n_files);
+	char *text = xasprintf("%" PRId64 " %" PRIu64 " %zu\n%s", p->pid, p->began, p->n_files, p->target);
 
 	for (size_t i = 0; i < p->n_files; i++) {
-		char *longer = xasprintf("%s %" PRIu64 " %" PRIu64, text, p->files[i].dev, p->files[i].ino);
+		const struct vm_pull_file *file = &p->files[i];
+		char *longer = xasprintf("%s\n%" PRIu64 " %" PRIu64 " %d %s", text, file->dev, file->ino, (int)file->format, file->path);
 
 		free(text);
 		text = longer;
-	}
-	for (size_t i = 0; i < 3; i++) {
-		char *longer = xasprintf("%s\n%s", text, i == 0 ? p->target : i == 1 ? p->top : p->below);
-
-		free(text);
-		text = longer;
+		if (strchr(file->path, '\n')) {
+			free(text);
+			return NULL;
+		}
 	}
 	return text;
 }
 
 void vm_pull_fini(struct vm_pull *p)
 {
+	for (size_t i = 0; p->files && i < p->n_files; i++)
+		free(p->files[i].path);
 	free(p->files);
 	free(p->target);
-	free(p->top);
-	free(p->below);
 }
 
-static bool take_files(const char *at, struct vm_pull *p)
+static bool take_file(char **at, struct vm_pull_file *file)
 {
-	for (size_t i = 0; i < p->n_files; i++) {
-		int len = 0;
+	const char *line = strsep(at, "\n");
+	int format, len = 0;
 
-		if (sscanf(at, " %" SCNu64 " %" SCNu64 "%n", &p->files[i].dev, &p->files[i].ino, &len) != 2)
-			return false;
-		at += len;
-	}
+	if (!line || sscanf(line, "%" SCNu64 " %" SCNu64 " %d %n", &file->dev, &file->ino, &format, &len) != 3 || line[len] != '/')
+		return false;
+	file->format = (enum q2_format)format;
+	file->path = xstrdup(line + len);
 	return true;
 }
 
 bool vm_pull_parse(const char *text, struct vm_pull *p)
 {
 	vs_autofree char *copy = xstrdup(text);
-	char *line[4], *save = copy;
-	int at = 0;
+	char *at = copy, *first = strsep(&at, "\n"), *target = strsep(&at, "\n");
+	bool ok = true;
 
 	*p = (struct vm_pull){0};
-	for (size_t i = 0; i < VS_ARRAY_LEN(line); i++)
-		line[i] = strsep(&save, "\n");
-	if (!line[3] || sscanf(line[0], "%" SCNd64 " %" SCNu64 " %zu%n", &p->pid, &p->began, &p->n_files, &at) != 3 || p->n_files < 2 ||
-	    p->n_files > FILES_MAX)
+	if (!target || sscanf(first, "%" SCNd64 " %" SCNu64 " %zu", &p->pid, &p->began, &p->n_files) != 3 || p->n_files < 2 || p->n_files > FILES_MAX)
 		return false;
 	p->files = xcalloc(p->n_files, sizeof(*p->files));
-	p->target = xstrdup(line[1]);
-	p->top = xstrdup(line[2]);
-	p->below = xstrdup(line[3]);
-	if (take_files(line[0] + at, p))
-		return true;
-	vm_pull_fini(p);
-	return false;
+	p->target = xstrdup(target);
+	for (size_t i = 0; ok && i < p->n_files; i++)
+		ok = take_file(&at, &p->files[i]);
+	if (!ok)
+		vm_pull_fini(p);
+	return ok;
 }
 
 static bool add_pull(const char *text, void *opaque)
@@ -83,12 +79,18 @@ static bool add_pull(const char *text, void *opaque)
 	return true;
 }
 
-struct vm_pulls *vm_pulls_read(const struct vm_journal *journal)
+int vm_pulls_read(const struct vm_journal *journal, struct vm_pulls **out, struct vs_err *err)
 {
 	struct vm_pulls *pulls = xcalloc(1, sizeof(*pulls));
+	int r = vm_journal_each(journal, "pull", add_pull, pulls);
 
-	vm_journal_each(journal, "pull", add_pull, pulls);
-	return pulls;
+	if (r < 0) {
+		vm_pulls_free(pulls);
+		return vs_err_set(err, r == -EINVAL || r == -E2BIG ? -EPERM : r, "what interrupted commands have noted cannot be read, and no command runs until "
+				  "it can be: %s", strerror(-r));
+	}
+	*out = pulls;
+	return 0;
 }
 
 void vm_pulls_free(struct vm_pulls *pulls)

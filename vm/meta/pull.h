@@ -3,7 +3,7 @@
 /*
  * pull.h: the note of a pull that is about to be asked for, a line of the journal: see command/pulls.c.
  *
- * "pid began n dev ino dev ino... LF target LF path LF path": of the file that it goes into, and of the n that this stands on. Threads: one at a time on one domain.
+ * "pid began n LF target", and n times "LF dev ino format path": the file that it goes into, and what that stands on. Threads: one at a time on one domain.
  */
 #ifndef VS_VM_META_PULL_H
 #define VS_VM_META_PULL_H
@@ -14,6 +14,8 @@
 
 struct vm_pull_file {
 	uint64_t dev, ino; /* a device may have another number after the host's next start */
+	enum q2_format format;
+	char *path;
 };
 
 struct vm_pull {
@@ -22,7 +24,6 @@ struct vm_pull {
 	struct vm_pull_file *files; /* the one that it goes into, and what that stands on: two at least */
 	size_t n_files;
 	char *target;       /* the disk: "vda" */
-	char *top, *below;  /* paths of the first two */
 };
 
 /* All that are in the journal. */
@@ -31,12 +32,13 @@ struct vm_pulls {
 	size_t n;
 };
 
-char *vm_pull_text(const struct vm_pull *pull); /* gives */
+char *vm_pull_text(const struct vm_pull *pull); /* gives; NULL: a path has a line break in it */
 /* False: it is no such note. */
 bool vm_pull_parse(const char *text, struct vm_pull *pull);
 void vm_pull_fini(struct vm_pull *pull);
 
-struct vm_pulls *vm_pulls_read(const struct vm_journal *journal); /* gives */
+/* Gives *out. */
+int vm_pulls_read(const struct vm_journal *journal, struct vm_pulls **out, struct vs_err *err);
 void vm_pulls_free(struct vm_pulls *pulls);
 
 #endif
