@@ -121,6 +121,7 @@ def cut_short(lab, g, sc):
     os.kill(pid, signal.SIGKILL)
     lab.mount.after_death()
     thread.join(PATIENCE)
+    until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
 
 
 def power_cut(lab, g, sc):
@@ -219,7 +220,6 @@ def pinned(lab):
         return "is pinned still" if "<backingStore" in p else None
     try:
         cut_short(lab, g, sc)
-        until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
         alone(g, at(g, "vda.c"))
         path = os.path.join(g.dir, ".xml")
         text = sh("virsh", "-c", os.environ["URI"], "dumpxml", "--inactive", "--security-info", g.name).stdout
@@ -299,7 +299,6 @@ def half_pulled(lab, frozen):
     g = lab.guest(sc)
     try:
         cut_short(lab, g, sc)
-        until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
         alone(g, at(g, "vda.c"))
         virsh(["start", g.name, "--paused"])
         lab.mount.up()
@@ -357,7 +356,6 @@ def pulled_by_others(lab, top_goes):
     g = lab.guest(sc)
     try:
         cut_short(lab, g, sc)
-        until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
         virsh(["start", g.name, "--paused"], ["blockpull", g.name, "vda", "--base", at(g, "vda.a"), "--wait"])
         g.running = True
         if top_goes:
@@ -391,7 +389,6 @@ def void_and_ahead(lab):
         return unharmed(lab.mount, g, name) is None or snapshots_of(lab.mount, g)[name]["state"] not in ("ok", "detached")
     try:
         cut_short(lab, g, sc)
-        until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
         sh("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", at(g, "vda.qcow2"), at(g, "vda.b"))
         virsh(["start", g.name, "--paused"])
         lab.mount.up()
@@ -417,13 +414,33 @@ def void_and_ahead(lab):
     g.end()
 
 
+def committed_into(lab):
+    """After such a death virsh commits the active layer into what stood on the top: then a snapshot that froze that is spoilt."""
+    sc = scenario("delete a", False, "a")
+    g = lab.guest(sc)
+    try:
+        cut_short(lab, g, sc)
+        sh("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", at(g, "vda.qcow2"), at(g, "vda.b"))
+        virsh(["start", g.name, "--paused"], ["blockcommit", g.name, "vda", "--active", "--shallow", "--wait", "--pivot"], ["destroy", g.name])
+        lab.mount.up()
+        until("the header", lambda: None if stands_on(at(g, "vda.b")) == at(g, "vda.a") else "it stands on %s" % stands_on(at(g, "vda.b")))
+        time.sleep(1)
+        state = snapshots_of(lab.mount, g)["c"]["state"]
+        if state != "stale":
+            raise Wrong("c is %s" % state)
+        until("b", lambda: unharmed(lab.mount, g, "b"))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 def base_is_gone(lab):
     """What an interrupted pull stood on was removed by its owner: nobody can tell any more, and the next `pull` says so and goes on."""
     sc = scenario("pull", False, "")
     g = lab.guest(sc)
     try:
         cut_short(lab, g, sc)
-        until("QEMU's end", lambda: None if g.state() == "shut off" else "has not come")
         alone(g, at(g, "vda.c"))
         os.unlink(at(g, "vda.b"))
         lab.mount.up()
@@ -610,6 +627,7 @@ def main():
     cases += [("others pull the disk off a half-merged layer%s" % (", which goes" if goes else ""), lambda goes=goes: pulled_by_others(lab, goes))
               for goes in (False, True)]
     cases += [("a header is ahead of its data, and its command becomes void", lambda: void_and_ahead(lab)),
+              ("virsh commits into what has such a header", lambda: committed_into(lab)),
               ("what an interrupted pull stood on is gone", lambda: base_is_gone(lab))]
     cases += [("QEMU is killed %d ms after a pull's header, %s" % (ms, "running" if running else "shut off"),
                lambda running=running, ms=ms: killed_at_its_end(lab, running, ms)) for running in (False, True) for ms in (0, 2, 5)]

@@ -199,12 +199,26 @@ static int unpin_disks(struct vm_context *cx, const char *layer, const char *bel
 
 /* ---------------------------------------------------------------- the header, put back */
 
-/* The newest stamp that is noted of it goes on: but for the header it is what it was. */
-static void restamp(struct vm_context *cx, const char *path)
+static bool is_frozen(const struct vm_context *cx, int layer)
 {
+	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &cx->d->snapshots[i];
+
+		for (size_t k = 0; !s->present && s->kind == VM_EXTERNAL && k < s->n_disks; k++)
+			if (s->disks[k].chain && s->disks[k].chain[0] && vm_context_layer(cx, s->disks[k].chain[0]) == layer)
+				return true;
+	}
+	return false;
+}
+
+/* The newest stamp that is noted of it goes on: but for the header it is what it was. Not where a disk writes to what a snapshot froze:
+ * somebody has committed into it since. */
+static void restamp(struct vm_context *cx, int layer)
+{
+	const char *path = cx->d->layers[layer].path;
 	struct stat st;
 
-	if (stat(path, &st) == 0)
+	if (!(cx->d->layers[layer].active && is_frozen(cx, layer)) && stat(path, &st) == 0)
 		vm_meta_restamp(cx->meta, st.st_ino, (uint64_t)st.st_size, vm_timespec_ns(st.st_mtim));
 }
 
@@ -225,6 +239,6 @@ int vm_content_put_back(struct vm_context *cx, int layer, const struct vm_conten
 	if (r < 0)
 		return r;
 	vm_log(cx->log, "'%s' stands on '%s' again, as before: not all that was to be moved is where it was to go", l->path, below->path);
-	restamp(cx, l->path);
+	restamp(cx, layer);
 	return 1;
 }
