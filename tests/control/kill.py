@@ -435,6 +435,44 @@ def committed_into(lab):
     g.end()
 
 
+def whitewash(lab, crash):
+    """Somebody has written into what a snapshot froze, and then a merge beneath re-points it: the new time is no proof of innocence."""
+    sc = scenario("delete a", False, "a")
+    g = lab.guest(sc)
+    try:
+        if crash:
+            cut_short(lab, g, sc)
+            sh("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", at(g, "vda.qcow2"), at(g, "vda.b"))
+        else:
+            for command in "hold c", "release c":  # what a snapshot of others froze is noted by the first command after it
+                lab.mount.write(g.name, command)
+            time.sleep(4)
+            lab.mount.down()
+        sh("qemu-io", "-f", "qcow2", "-c", "write -q -P 77 1M 64k", at(g, "vda.b"))
+        if crash:  # some time after the death
+            os.utime(at(g, "vda.b"), (time.time() + 60, time.time() + 60))
+        lab.mount.up()
+        until("the header", lambda: None if stands_on(at(g, "vda.b")) == at(g, "vda.a") else "it stands on %s" % stands_on(at(g, "vda.b")))
+        for command in ("try delete a", "delete a", None):
+            if command:
+                if lab.mount.write(g.name, command):
+                    raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+            else:
+                lab.mount.down()
+                lab.mount.up()
+                until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+            time.sleep(1)
+            state = snapshots_of(lab.mount, g)["c"]["state"]
+            if state != "stale":
+                raise Wrong("after '%s' c is %s" % (command or "another mount", state))
+            if command != "try delete a":
+                until("b", lambda: unharmed(lab.mount, g, "b"))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 def base_is_gone(lab):
     """What an interrupted pull stood on was removed by its owner: nobody can tell any more, and the next `pull` says so and goes on."""
     sc = scenario("pull", False, "")
@@ -627,6 +665,8 @@ def main():
     cases += [("others pull the disk off a half-merged layer%s" % (", which goes" if goes else ""), lambda goes=goes: pulled_by_others(lab, goes))
               for goes in (False, True)]
     cases += [("a header is ahead of its data, and its command becomes void", lambda: void_and_ahead(lab)),
+              ("what was written to stays stale when it is re-pointed", lambda: whitewash(lab, False)),
+              ("what was written to stays stale when it is re-pointed, after a death", lambda: whitewash(lab, True)),
               ("virsh commits into what has such a header", lambda: committed_into(lab)),
               ("what an interrupted pull stood on is gone", lambda: base_is_gone(lab))]
     cases += [("QEMU is killed %d ms after a pull's header, %s" % (ms, "running" if running else "shut off"),

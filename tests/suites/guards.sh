@@ -109,6 +109,19 @@ does 'when it is taken away' bits 'delete s1'
 want_gone bits s1 vda
 verify_bytes 'the others read as before' "$M" bits
 
+# A domain that got another name: its records hold the old one.
+chain oldname
+verify_listing 'one that is renamed' "$M" oldname
+Vq domrename oldname newname
+wait_until 15 test -e "$M/newname/s3.vda.img"
+want=$(sha "$M/newname/s2.vda.img")
+Vq start newname --paused
+same 'revert of a renamed domain' 0 "$(python3 "$TESTS/control/door.py" write "$M/newname/ctl" 'revert s2 force\n')"
+same 'its name stays' "newname shut off" "$(V list --all --name | grep -x newname) $(V domstate newname)"
+same 'and its snapshots' "$want" "$(sha "$M/newname/s2.vda.img")"
+check 'it starts' V start newname --paused
+Vq destroy newname
+
 # A domain that somebody has defined on what a snapshot froze.
 qemu-img create -q -f qcow2 "$W/images/spoilt.qcow2" 4M
 domain_define spoilt "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$W/images/spoilt.qcow2'/><target dev='vda' bus='virtio'/></disk>"

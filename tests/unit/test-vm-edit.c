@@ -271,6 +271,19 @@ Test(vm_rewrite, a_definition_without_the_disk_is_an_error)
 	cr_expect_eq(vm_edit_definition(SNAPSHOT(""), NULL, 0, &out, &err), -EINVAL);
 }
 
+Test(vm_rewrite, a_definition_gets_another_name)
+{
+	static const char text[] = DOMAIN("domain", "", "<name>old &amp; gone</name>", DISK("vda", "/C", ""));
+	vs_autofree char *out = NULL;
+	char *none = NULL;
+
+	cr_assert_eq(vm_edit_name(text, "a<b", &out, NULL), 0);
+	cr_expect(strstr(out, "<name>a&lt;b</name>"), "%s", out);
+	cr_expect_not(strstr(out, "old"));
+	expect_chain(out, "vda", "/C/qcow2");
+	cr_expect_eq(vm_edit_name("<pool/>", "x", &none, NULL), -EINVAL);
+}
+
 Test(vm_rewrite, one_disk_is_freed_of_its_chain)
 {
 	static const char text[] = DOMAIN("domain", "", "", DISK("vda", "/C", LAYER("/B", "<backingStore/>")) DISK("vdb", "/D", "<backingStore/>"));

@@ -63,6 +63,24 @@ void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const 
 		xoom();
 }
 
+void vm_attest_spoilt(struct vm_context *cx, uint64_t ino, bool all)
+{
+	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &cx->d->snapshots[i];
+		struct vm_meta_id id = vm_context_id(cx, s);
+
+		for (size_t k = 0; !s->present && s->kind == VM_EXTERNAL && k < s->n_disks; k++) {
+			const struct vm_disk *disk = &s->disks[k];
+			int l = disk->chain && disk->chain[0] ? vm_context_layer(cx, disk->chain[0]) : -1;
+
+			if (l < 0 || !ino || cx->d->layers[l].stamp.ino != ino || (!all && disk->state != VM_STALE))
+				continue;
+			if (vm_meta_set_frozen(cx->meta, &id, disk->target, &(struct vm_meta_file){ .ino = ino }) < 0)
+				xoom();
+		}
+	}
+}
+
 static int attest(struct vm_context *cx, const struct vm_snapshot *s)
 {
 	vs_autofree struct vm_meta_file *files = NULL;

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vm/command/attest.h"
 #include "vm/libvirt/qemu-img.h"
 #include "vm/util/clock.h"
 #include "vm/util/fault.h"
@@ -199,26 +200,33 @@ static int unpin_disks(struct vm_context *cx, const char *layer, const char *bel
 
 /* ---------------------------------------------------------------- the header, put back */
 
-static bool is_frozen(const struct vm_context *cx, int layer)
-{
-	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &cx->d->snapshots[i];
+#define TAIL_NS (30 * VM_NS_PER_S) /* between the last data that QEMU moves and the header */
 
-		for (size_t k = 0; !s->present && s->kind == VM_EXTERNAL && k < s->n_disks; k++)
-			if (s->disks[k].chain && s->disks[k].chain[0] && vm_context_layer(cx, s->disks[k].chain[0]) == layer)
-				return true;
-	}
-	return false;
+/* Was it QEMU that wrote to it last, whose header came right after the data? Else somebody has since, and what it shows is not what was
+ * frozen. */
+static bool is_qemus(const struct vm_context *cx, int layer, const char *written)
+{
+	struct stat st, to;
+
+	if (cx->d->layers[layer].active || stat(cx->d->layers[layer].path, &st) < 0)
+		return false;
+	if (!written || stat(written, &to) < 0 || !S_ISREG(to.st_mode))
+		return true;
+	return vm_timespec_ns(st.st_mtim) <= vm_timespec_ns(to.st_mtim) + TAIL_NS;
 }
 
-/* The newest stamp that is noted of it goes on: but for the header it is what it was. Not where a disk writes to what a snapshot froze:
- * somebody has committed into it since. */
-static void restamp(struct vm_context *cx, int layer)
+void vm_content_vouch(struct vm_context *cx, int layer, const char *written)
 {
-	const char *path = cx->d->layers[layer].path;
+	if (!is_qemus(cx, layer, written))
+		vm_attest_spoilt(cx, cx->d->layers[layer].stamp.ino, true);
+}
+
+/* The newest stamp that is noted of it goes on: but for the header it is what it was. */
+static void restamp(struct vm_context *cx, const char *path)
+{
 	struct stat st;
 
-	if (!(cx->d->layers[layer].active && is_frozen(cx, layer)) && stat(path, &st) == 0)
+	if (stat(path, &st) == 0)
 		vm_meta_restamp(cx->meta, st.st_ino, (uint64_t)st.st_size, vm_timespec_ns(st.st_mtim));
 }
 
@@ -239,6 +247,6 @@ int vm_content_put_back(struct vm_context *cx, int layer, const struct vm_conten
 	if (r < 0)
 		return r;
 	vm_log(cx->log, "'%s' stands on '%s' again, as before: not all that was to be moved is where it was to go", l->path, below->path);
-	restamp(cx, layer);
+	restamp(cx, l->path);
 	return 1;
 }

@@ -77,11 +77,15 @@ static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, struct v
 			d->above_ino = 0; /* who stands there reads right */
 			return PROOF_VOID;
 		}
+		if (r == 0)
+			vm_content_vouch(cx, above, cx->d->layers[base].path);
 		r = r < 0 ? r : vm_content_put_back(cx, above, &moved, err);
 		return r < 0 ? r : PROOF_BACK;
 	}
-	if (r == 1)
+	if (r == 1) {
+		vm_content_vouch(cx, above, cx->d->layers[base].path);
 		d->done = true;
+	}
 	return r == 1 ? PROOF_DONE : r < 0 ? r : PROOF_NONE;
 }
 

@@ -90,12 +90,21 @@ static bool moved_by_us(const struct vm_graph *g, int file)
 	return false;
 }
 
+/* Noted for good, before its header was changed, which would explain the time: it was not right any more. A stamp of nothing. */
+static bool is_spoilt(const struct vm_hearing *h, int file)
+{
+	const struct q2_stamp *then = h->disk->froze;
+
+	return then && !then->size && !then->mtime_ns && then->ino && vm_graph_exists(h->g, file) &&
+	       then->ino == vm_graph_file(h->g, file)->stamp.ino;
+}
+
 bool vm_hearing_attested(const struct vm_hearing *h, int file)
 {
 	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp;
 	bool named = false;
 
-	if (!vm_graph_exists(h->g, file) || s->block)
+	if (!vm_graph_exists(h->g, file) || s->block || is_spoilt(h, file))
 		return false;
 	for (size_t i = 0; i < h->disk->n_attested; i++) {
 		const struct q2_stamp *then = &h->disk->attested[i];
@@ -176,6 +185,8 @@ bool vm_hearing_written(const struct vm_hearing *h, size_t i)
 {
 	int file = h->chain.files[i], upper = vm_hearing_file_above(h, i);
 
+	if (i == 0 && is_spoilt(h, file))
+		return true;
 	if (vm_hearing_attested(h, file))
 		return false;
 	if (i == 0 && noted_and_written(h, file))

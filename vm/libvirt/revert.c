@@ -216,10 +216,19 @@ static int gather(struct going *g, const struct vm_overlay_plan *plan, struct vs
 
 /* ---------------------------------------------------------------- by hand: the steps */
 
+/* The domain may have another name by now. */
+static int edit_definition(const struct going *g, const char *then, char **text, struct vs_err *err)
+{
+	vs_autofree char *old = NULL;
+	int r = vm_edit_definition(then, g->disks, g->n_disks, &old, err);
+
+	return r < 0 ? r : vm_edit_name(old, virDomainGetName(g->dom), text, err);
+}
+
 static int define_then(const struct going *g, struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
-	int r = vm_edit_definition(g->text, g->disks, g->n_disks, &text, err);
+	int r = edit_definition(g, g->text, &text, err);
 
 	return r < 0 ? r : vm_dom_define(g->dom, text, err);
 }
@@ -236,7 +245,7 @@ static int restore(const struct going *g, struct vs_err *err)
 	saved = virDomainSaveImageGetXMLDesc(g->conn, file, VIR_DOMAIN_SAVE_IMAGE_XML_SECURE);
 	if (!saved)
 		return vm_dom_virterr(g->dom, err, "the saved memory '%s'", file);
-	r = vm_edit_definition(saved, g->disks, g->n_disks, &text, err);
+	r = edit_definition(g, saved, &text, err);
 	if (r < 0)
 		return r;
 	if (virDomainRestoreFlags(g->conn, file, text, 0) < 0)

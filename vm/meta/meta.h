@@ -114,7 +114,8 @@ struct vm_meta_snapshot {
 	struct vm_meta_frozen {
 		char *target;
 		uint64_t file;    /* number */
-	} *frozen;                /* what it froze, as it was when it was taken here or first found right */
+	} *frozen;                /* what it froze, as it was when it was taken here or first found right; of size 0 and time 0:
+	                           * it was written to since, and is not right for good */
 	size_t n_frozen;
 };
 

@@ -420,6 +420,19 @@ static int restart_from(struct edit *e, const struct vm_edit_disk *d, struct vs_
 	return 0;
 }
 
+int vm_edit_name(const char *domain, const char *name, char **out, struct vs_err *err)
+{
+	struct edit e = {0};
+	int r = open_text(domain, "domain", &e, err);
+
+	if (r < 0)
+		return r;
+	drop_all(e.root, "name");
+	if (!xmlNewTextChild(e.root, NULL, (const xmlChar *)"name", (const xmlChar *)name))
+		e.oom = true;
+	return finish(&e, 0, out, err);
+}
+
 int vm_edit_unpin(const char *domain, const char *target, char **out, struct vs_err *err)
 {
 	struct edit e = {0};

@@ -66,6 +66,9 @@ struct vm_edit_disk {
 int vm_edit_definition(const char *text, const struct vm_edit_disk *disks, size_t n, char **out,
 		       struct vs_err *err);
 
+/* A <domain> of that name. */
+int vm_edit_name(const char *domain, const char *name, char **out, struct vs_err *err);
+
 /* A <domain> without the <backingStore> of one disk: the images' headers decide what it stands on. Returns how many it took away. */
 int vm_edit_unpin(const char *domain, const char *target, char **out, struct vs_err *err);
 
