@@ -63,21 +63,32 @@ void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const 
 		xoom();
 }
 
-void vm_attest_spoilt(struct vm_context *cx, uint64_t ino, bool all)
+static void spoil(struct vm_context *cx, const struct vm_snapshot *s, const struct vm_disk *disk)
+{
+	struct vm_meta_id id = vm_context_id(cx, s);
+	int l = disk->chain && disk->chain[0] ? vm_context_layer(cx, disk->chain[0]) : -1;
+	struct vm_meta_file file = { .ino = l < 0 ? 0 : cx->d->layers[l].stamp.ino };
+
+	if (file.ino && vm_meta_set_frozen(cx->meta, &id, disk->target, &file) < 0)
+		xoom();
+}
+
+void vm_attest_spoilt(struct vm_context *cx)
+{
+	for (size_t i = 0; i < cx->d->n_snapshots; i++)
+		for (size_t k = 0; !cx->d->snapshots[i].present && cx->d->snapshots[i].kind == VM_EXTERNAL && k < cx->d->snapshots[i].n_disks; k++)
+			if (cx->d->snapshots[i].disks[k].written)
+				spoil(cx, &cx->d->snapshots[i], &cx->d->snapshots[i].disks[k]);
+}
+
+void vm_attest_spoilt_in(struct vm_context *cx, int layer)
 {
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &cx->d->snapshots[i];
-		struct vm_meta_id id = vm_context_id(cx, s);
 
-		for (size_t k = 0; !s->present && s->kind == VM_EXTERNAL && k < s->n_disks; k++) {
-			const struct vm_disk *disk = &s->disks[k];
-			int l = disk->chain && disk->chain[0] ? vm_context_layer(cx, disk->chain[0]) : -1;
-
-			if (l < 0 || !ino || cx->d->layers[l].stamp.ino != ino || (!all && disk->state != VM_STALE))
-				continue;
-			if (vm_meta_set_frozen(cx->meta, &id, disk->target, &(struct vm_meta_file){ .ino = ino }) < 0)
-				xoom();
-		}
+		for (size_t k = 0; !s->present && s->kind == VM_EXTERNAL && k < s->n_disks; k++)
+			if (s->disks[k].chain && s->disks[k].chain[0] && vm_context_layer(cx, s->disks[k].chain[0]) == layer)
+				spoil(cx, s, &s->disks[k]);
 	}
 }
 

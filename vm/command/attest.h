@@ -19,9 +19,11 @@ int vm_attest_beneath(struct vm_context *cx, const char *path, struct vs_err *er
 /* The same with a new inventory, after files have changed. */
 int vm_attest_again(struct vm_context *cx, struct vs_err *err);
 
-/* That file is going to be re-pointed, or was: what froze it and is stale (@all: whatever froze it) must not come to look right by that.
- * Notes so in cx->meta, for good. */
-void vm_attest_spoilt(struct vm_context *cx, uint64_t ino, bool all);
+/* A merge is about to change files, and what their times tell: who is not right now must not come to look right by that. Notes so in
+ * cx->meta, for good. */
+void vm_attest_spoilt(struct vm_context *cx);
+/* The same of all that froze this layer. */
+void vm_attest_spoilt_in(struct vm_context *cx, int layer);
 /* Notes in cx->meta what this disk of an external snapshot froze, if it is right. */
 void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk);
 

@@ -218,7 +218,7 @@ static bool is_qemus(const struct vm_context *cx, int layer, const char *written
 void vm_content_vouch(struct vm_context *cx, int layer, const char *written)
 {
 	if (!is_qemus(cx, layer, written))
-		vm_attest_spoilt(cx, cx->d->layers[layer].stamp.ino, true);
+		vm_attest_spoilt_in(cx, layer);
 }
 
 /* The newest stamp that is noted of it goes on: but for the header it is what it was. */

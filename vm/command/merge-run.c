@@ -372,10 +372,9 @@ static int attest_moving(struct vm_merge *m, struct vs_err *err)
 	m->moving = xcalloc(m->n_disks, sizeof(*m->moving));
 	m->cx->moving = m->moving;
 	for (size_t i = 0; i < m->n_disks; i++)
-		if (m->disks[i].what == VM_MERGE_DOWN && m->disks[i].above_ino) {
+		if (m->disks[i].what == VM_MERGE_DOWN && m->disks[i].above_ino)
 			m->moving[m->cx->n_moving++] = m->disks[i].above_ino;
-			vm_attest_spoilt(m->cx, m->disks[i].above_ino, false);
-		}
+	vm_attest_spoilt(m->cx);
 	return vm_attest_domain(m->cx, m->cx->d, err);
 }
 

@@ -90,13 +90,13 @@ static bool moved_by_us(const struct vm_graph *g, int file)
 	return false;
 }
 
-/* Noted for good, before its header was changed, which would explain the time: it was not right any more. A stamp of nothing. */
+/* Noted for good, before a merge changed the files and with them all that speaks for or against it: it was not right any more. A stamp of
+ * nothing; in which file it is now does not matter. */
 static bool is_spoilt(const struct vm_hearing *h, int file)
 {
 	const struct q2_stamp *then = h->disk->froze;
 
-	return then && !then->size && !then->mtime_ns && then->ino && vm_graph_exists(h->g, file) &&
-	       then->ino == vm_graph_file(h->g, file)->stamp.ino;
+	return file == h->chain.files[0] && then && then->ino && !then->size && !then->mtime_ns;
 }
 
 bool vm_hearing_attested(const struct vm_hearing *h, int file)
@@ -163,12 +163,11 @@ static bool emptied(const struct vm_fact_file *f)
 }
 
 /* It stands on what it stood on when it was noted, so no block job has re-pointed it since. */
-static bool stands_as_noted(const struct vm_hearing *h, int file)
+static bool stands_on(const struct vm_graph *g, int file, uint64_t noted)
 {
-	int below = vm_graph_file(h->g, file)->below;
+	int below = vm_graph_file(g, file)->below;
 
-	return h->disk->froze_below && below != VM_NO_FILE && vm_graph_exists(h->g, below) &&
-	       vm_graph_file(h->g, below)->stamp.ino == h->disk->froze_below;
+	return noted && below != VM_NO_FILE && vm_graph_exists(g, below) && vm_graph_file(g, below)->stamp.ino == noted;
 }
 
 /* P is still the file of which we noted, after the snapshot was taken and nothing spoke against it, that it was frozen; its time then was
@@ -178,7 +177,29 @@ static bool noted_and_written(const struct vm_hearing *h, int file)
 	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp, *then = h->disk->froze;
 
 	return then && !s->block && s->ino == then->ino && s->mtime_ns > then->mtime_ns && s->mtime_ns >= h->from_ns &&
-	       s->btime_ns != 0 && s->btime_ns <= h->upto_ns + SLACK && (stands_as_noted(h, file) || !may_be_repointed(h, file));
+	       s->btime_ns != 0 && s->btime_ns <= h->upto_ns + SLACK && (stands_on(h->g, file, h->disk->froze_below) || !may_be_repointed(h, file));
+}
+
+/* It is what another snapshot froze, and that one's note shows that it was written to since, later than this one was taken. What stands on
+ * it was not touched afterwards, as it would be at the end of a commit. */
+static bool noted_by_another(const struct vm_hearing *h, size_t i)
+{
+	const struct vm_graph *g = h->g;
+	int file = h->chain.files[i], upper = vm_hearing_file_above(h, i);
+	const struct vm_fact_file *f = vm_graph_file(g, file);
+
+	if (upper == VM_NO_FILE || !vm_graph_exists(g, file) || f->stamp.block || vm_graph_file(g, upper)->stamp.block ||
+	    f->stamp.mtime_ns < h->from_ns || vm_graph_file(g, upper)->stamp.mtime_ns + SLACK >= f->stamp.mtime_ns)
+		return false;
+	for (int x = g->pits.head[g->node[file]]; x >= 0; x = g->pits.next[x]) {
+		const struct vm_fact_snapdisk *other = vm_graph_snapdisk(g, &g->snaps[x]);
+		const struct q2_stamp *then = other->froze;
+
+		if (then && then->size && then->ino == f->stamp.ino && f->stamp.mtime_ns > then->mtime_ns &&
+		    (stands_on(g, file, other->froze_below) || !may_be_repointed(h, file)))
+			return true;
+	}
+	return false;
 }
 
 bool vm_hearing_written(const struct vm_hearing *h, size_t i)
@@ -193,6 +214,8 @@ bool vm_hearing_written(const struct vm_hearing *h, size_t i)
 		return true;
 	if (i == 0 && upper != VM_NO_FILE && emptied(vm_graph_file(h->g, upper)))
 		return !vm_hearing_unwritten(h, file);
+	if (i > 0 && noted_by_another(h, i))
+		return true;
 	if (!touched_late(h, file))
 		return false;
 	if (upper == VM_NO_FILE) /* nothing stands on it as recorded: no delete by libvirt explains this */

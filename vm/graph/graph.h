@@ -35,6 +35,7 @@ void vm_graph_free(struct vm_graph *graph);
 
 struct vm_verdict {
 	bool broken; /* the state is that of its chain, of which a layer is missing or cannot be read: it may come back */
+	bool written; /* STALE, for a file was written to: no missing file that comes back mends that */
 	bool brief;  /* BUSY until a command of ours has noted what it has done; more than moments only where that died */
 	enum vm_state state;
 	char *reason;           /* NULL for ok; else one sentence: lower case, no full stop, names escaped */

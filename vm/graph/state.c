@@ -51,6 +51,10 @@
  *   noted       a command of ours has noted that P is what this snapshot froze, and with which stamp. P is the same file still, has
  *               been written to and cannot have been re-pointed: guilt, whatever U says.
  *
+ *   by another  the same of L further down, which another snapshot froze, unless U was touched later, as by the end of a commit.
+ *
+ *   spoilt      noted for good when a merge began: it was not right then. The merge changes the files, and so what speaks against it.
+ *
  * Time stamps have a price. A copy restored in place, over the inode that the snapshot froze, looks written: stale. A
  * qemu-img commit behind libvirt's back, followed by a start of the domain before anybody looked, looks like virsh's
  * delete: ok, and wrong, unless P was noted. Files alone cannot tell these apart; while mounted the watch does.
@@ -345,7 +349,7 @@ static bool judge_watch(struct vm_hearing *h)
 	for (size_t i = h->first; i < h->chain.n; i++)
 		if (vm_hearing_layer(h, i)->written_at > h->disk->since && !explained_by_commit(h, i) &&
 		    !vm_hearing_attested(h, h->chain.files[i]))
-			return say(h, VM_STALE, "'%s' was written after the snapshot was taken", vm_hearing_layer(h, i)->path);
+			return h->verdict.written = true, say(h, VM_STALE, "'%s' was written after the snapshot was taken", vm_hearing_layer(h, i)->path);
 	return false;
 }
 
@@ -437,7 +441,7 @@ static bool judge_times(struct vm_hearing *h)
 {
 	for (size_t i = h->first; i < h->chain.n; i++)
 		if (vm_hearing_written(h, i) && !explained_by_commit(h, i))
-			return say(h, VM_STALE, "'%s' was written after the snapshot was taken", vm_hearing_layer(h, i)->path);
+			return h->verdict.written = true, say(h, VM_STALE, "'%s' was written after the snapshot was taken", vm_hearing_layer(h, i)->path);
 	return false;
 }
 

@@ -120,6 +120,7 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 
 	disk->state = v->state;
 	disk->brief = v->brief;
+	disk->written = v->written;
 	disk->reason = vm_arena_strdup(w->arena, v->reason);
 	disk->chain = chain_paths(w, v->layers, v->n_layers);
 	disk->format = v->n_layers ? v->format : Q2_FORMAT_NONE;

@@ -512,7 +512,10 @@ int vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const 
 		return -ENOMEM;
 	for (size_t i = 0; i < s->n_frozen; i++)
 		if (!strcmp(s->frozen[i].target, target)) {
-			s->frozen[i].file = number;
+			const struct vm_meta_file *old = vm_meta_file(meta, s->frozen[i].file);
+
+			if (!old || old->size || old->mtime_ns) /* what is spoilt stays so */
+				s->frozen[i].file = number;
 			return 0;
 		}
 	s->frozen = xreallocarray(s->frozen, s->n_frozen + 1, sizeof(*s->frozen));

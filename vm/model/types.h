@@ -42,6 +42,7 @@ struct vm_disk {
 	char *file;        /* shown: "monday.vda.img", or NULL */
 	enum vm_state state;
 	char *reason;      /* NULL for ok; one sentence */
+	bool written;      /* stale for good: a file of it was written to */
 	bool brief;        /* busy, most likely for moments only: who reads may wait for it */
 	uint64_t size;     /* virtual size at the snapshot; 0 where unknown */
 	int64_t created_ns;
