@@ -565,7 +565,7 @@ class Steps:
 
     def do_vcreate(self, p):
         d = self.known(p, mount=False)
-        if not d or p['name'] in d.snaps:
+        if not d or p['name'] in d.snaps or d.saved:  # the saved guest would go on on other files than the definition's
             return 'not now'
         kind = d.kind if not p['mix'] else 'external'
         words = ['snapshot-create-as', d.name, p['name']]

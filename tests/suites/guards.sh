@@ -98,13 +98,16 @@ qemu-img bitmap --add "$W/images/bits.vda.s2" kept
 does 'a bitmap that records' bits 'delete s2'
 want_gone bits s2 vda
 same 'is carried on' kept "$(bitmaps "$W/images/bits.vda.s1")"
+bits=$(stat -c %y "$W/images/bits.vda.s1") # it is frozen, and whoever writes to such a file makes it look spoilt
 qemu-img bitmap --add --disable "$W/images/bits.vda.s1" 'of last week'
+touch -d "$bits" "$W/images/bits.vda.s1"
 refused 'one that does not' bits 'delete s1' EPERM "bitmap 'of last week' of '.*/bits.vda.s1' would be lost"
 refused 'nor by commit' bits 'commit s1' EPERM "bitmap 'of last week'"
 Vq start bits --paused
 refused 'nor while it is up' bits 'delete s1' EPERM "bitmap 'of last week'"
 Vq destroy bits
 qemu-img bitmap --remove "$W/images/bits.vda.s1" 'of last week'
+touch -d "$bits" "$W/images/bits.vda.s1"
 does 'when it is taken away' bits 'delete s1'
 want_gone bits s1 vda
 verify_bytes 'the others read as before' "$M" bits
@@ -121,6 +124,24 @@ same 'its name stays' "newname shut off" "$(V list --all --name | grep -x newnam
 same 'and its snapshots' "$want" "$(sha "$M/newname/s2.vda.img")"
 check 'it starts' V start newname --paused
 Vq destroy newname
+
+# No room for what a revert makes: found before the guest is stopped for it.
+mkdir "$W/small"
+mount -t tmpfs -o size=3M tmpfs "$W/small"
+qemu-img create -q -f qcow2 "$W/small/tight.qcow2" 1M
+domain_define tight "$(disk_xml vda qcow2 "$W/small/tight.qcow2")"
+Vq start tight --paused
+wait_until 15 test -e "$M/tight/ctl"
+same 'a snapshot on a small file system' 0 "$(python3 "$TESTS/control/door.py" write "$M/tight/ctl" 'create s1\n')"
+dd if=/dev/zero of="$W/small/filler" bs=64k status=none 2>/dev/null
+for line in 'try revert s1 force' 'revert s1 force'; do
+	same "no room: $line" ENOSPC "$(python3 "$TESTS/control/door.py" write "$M/tight/ctl" "$line\n")"
+	same 'the guest is up' paused "$(V domstate tight)"
+done
+rm "$W/small/filler"
+same 'there is again' 0 "$(python3 "$TESTS/control/door.py" write "$M/tight/ctl" 'revert s1 force\n')"
+Vq undefine tight --snapshots-metadata
+umount -l "$W/small"
 
 # A domain that somebody has defined on what a snapshot froze.
 qemu-img create -q -f qcow2 "$W/images/spoilt.qcow2" 4M

@@ -376,7 +376,7 @@ static void drop_first(char **keys, size_t *n, size_t count)
 static int delete_all(struct vm_context *cx, char **keys, size_t n, struct vs_err *err)
 {
 	const struct vm_snapshot *s;
-	size_t asked = n, done = 0;
+	size_t asked = n, done = 0, len;
 	int r = 0;
 
 	while (r == 0 && n > 0) {
@@ -386,12 +386,11 @@ static int delete_all(struct vm_context *cx, char **keys, size_t n, struct vs_er
 		}
 		r = vm_context_cancelled(cx, err);
 		done = 0;
-		if (r == 0 && asked > 1 && !cx->try_only)
-			r = vm_journal_add(&cx->journal, "gone", keys[0], err); /* should libvirt, or we, go away before the answer */
+		len = run_first(cx, keys, n); /* what goes now, which is not what was named first */
+		for (size_t i = 0; r == 0 && asked > 1 && !cx->try_only && i < len; i++)
+			r = vm_journal_add(&cx->journal, "gone", keys[i], err); /* should libvirt, or we, go away before the answer */
 		if (r == 0)
 			r = vm_delete_some(cx, keys, n, &done, err);
-		for (size_t i = 1; asked > 1 && !cx->try_only && i < done; i++)
-			vm_journal_add(&cx->journal, "gone", keys[i], NULL); /* they are: its repetition would have to be told */
 		if (r < 0 && asked > 1)
 			vs_err_prefix(err, "'%s'", keys[done]);
 		if (r < 0 && asked > n - done && !cx->try_only)

@@ -6,6 +6,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -426,9 +428,9 @@ static void tell_left_out(struct vm_context *cx, const char *name)
 	tell_nvram(cx);
 }
 
-static int revert_now(struct vm_context *cx, const char *name, struct vs_err *err)
+static int revert_now(struct vm_context *cx, const char *name, bool stopped, struct vs_err *err)
 {
-	struct vm_revert spec = { .name = name, .risky = true, .taken = vm_context_names, .making = vm_recover_making, .opaque = cx };
+	struct vm_revert spec = { .name = name, .risky = true, .goes_on = stopped, .taken = vm_context_names, .making = vm_recover_making, .opaque = cx };
 	struct old_layers old vs_cleanup(layers_fini) = { .n = 0 };
 	vs_autofree struct vm_revert_image *images = list_images(cx, name, &spec.n_images);
 	const struct vm_snapshot *s;
@@ -537,6 +539,24 @@ static int check_revert(const struct vm_context *cx, const struct vm_command *c,
 	return r;
 }
 
+#define ROOM_LEAST (1u << 20) /* bytes; an empty overlay takes some 200 KiB */
+
+/* Will the new overlays find room? Asked before anything is stopped for them. */
+static int check_room(const struct vm_overlay_plan *plan, struct vs_err *err)
+{
+	for (size_t i = 0; i < plan->n_overlays; i++) {
+		vs_autofree char *dir = xstrdup(plan->overlays[i].path);
+		struct statvfs fs;
+
+		*strrchr(dir, '/') = '\0';
+		if (access(dir[0] ? dir : "/", W_OK) < 0 && errno != EACCES) /* that we may not says nothing about libvirt */
+			return vs_err_set(err, -errno, "'%s' cannot be made: %s", plan->overlays[i].path, strerror(errno));
+		if (statvfs(dir[0] ? dir : "/", &fs) == 0 && (uint64_t)fs.f_bavail * fs.f_frsize < ROOM_LEAST)
+			return vs_err_set(err, -ENOSPC, "'%s' cannot be made: its file system is full", plan->overlays[i].path);
+	}
+	return 0;
+}
+
 /* Where it fails after it has begun, what it has done is told. */
 static int revert_in_steps(struct vm_context *cx, const struct vm_command *c, const struct vm_snapshot *s, const char *name,
 			   struct vs_err *err)
@@ -547,7 +567,7 @@ static int revert_in_steps(struct vm_context *cx, const struct vm_command *c, co
 	if (r == 0)
 		r = stop_guest(cx, c->force, err);
 	if (r == 0)
-		r = revert_now(cx, name, err);
+		r = revert_now(cx, name, ran, err);
 	if (r < 0 && ran)
 		stopped = vm_dom_active(cx->dom, NULL) == 0;
 	if (r < 0 && kept && stopped)
@@ -584,6 +604,8 @@ int vm_command_revert(struct vm_context *cx, const struct vm_command *c, struct 
 	spec.name = name;
 	spec.images = images = list_images(cx, name, &spec.n_images);
 	r = vm_revert_plan(cx->dom, &spec, &way, &plan, err); /* before anything is stopped for it */
+	if (r == 0)
+		r = check_room(&plan, err);
 	if (r == 0 && cx->try_only)
 		r = try_revert(cx, c, s, name, &plan, err);
 	vm_overlay_plan_fini(&plan);

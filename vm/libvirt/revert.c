@@ -311,7 +311,7 @@ static int by_hand(struct going *g, struct vm_overlay_plan *plan, struct vm_dom_
 	int r = gather(g, plan, err);
 
 	if (r == 0)
-		r = vm_overlay_make_all(plan, false, g->spec->making, g->spec->opaque, watch, err);
+		r = vm_overlay_make_all(plan, false, g->spec->making, g->spec->opaque, g->spec->goes_on ? NULL : watch, err);
 	if (r < 0)
 		return r;
 	vm_dom_step(watch, "define domain '%s' as it was", virDomainGetName(g->dom));
@@ -364,7 +364,7 @@ int vm_revert(virDomainPtr dom, const struct vm_revert *spec, struct vm_dom_watc
 
 	if (r < 0)
 		return r;
-	if (vm_dom_cancelled(watch))
+	if (vm_dom_cancelled(watch) && !spec->goes_on)
 		r = vs_err_set(err, -ECANCELED, "cancelled");
 	else
 		r = way == VM_REVERT_BY_LIBVIRT ? by_libvirt(&g, watch, err) : by_hand(&g, &plan, watch, err);

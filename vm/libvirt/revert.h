@@ -25,6 +25,7 @@ struct vm_revert {
 	size_t n_images;
 	bool risky; /* libvirt's FORCE: also where it cannot know that the definitions fit together */
 	bool stops; /* vm_revert_plan: the caller will have stopped the domain by then */
+	bool goes_on; /* vm_revert: ... has, and so this is not cancelled any more */
 	bool (*taken)(void *opaque, const char *path); /* as in vm_create, and so is the next one */
 	int (*making)(void *opaque, const char *path, int fd, struct vs_err *err);
 	void *opaque;
