@@ -8,7 +8,8 @@
  * watcher asks /proc what became of the writer (mortal.h). If one of the signals is pending that cancel a command, the writer waits
  * for our answer all the same, and gets what the command's end says: ECANCELED, or success where it was too late. If something else
  * ends its process the command goes on, and the write is answered at once: the process could not end before, and could not be killed
- * either, and what the answer is nobody will see. Such a writer is *gone*.
+ * either, and what the answer is nobody will see. Such a writer is *gone*; so is one whose command, though cancelled, does not end for
+ * STUCK_S: it hangs in a libvirt that waits for a QEMU which does not answer.
  *
  * Races
  * -----
@@ -33,6 +34,7 @@
 
 #define LOOK_NS 200000000   /* between looks at a writer that was interrupted */
 #define PATIENCE_S 15       /* for commands to stop, when the session ends */
+#define STUCK_S 20          /* that a writer waits for a command that it has cancelled */
 
 enum state { RUNNING, DONE, ABANDONED };
 
@@ -51,6 +53,7 @@ struct sf_write {
 	enum state state;
 	struct vm_request *request; /* NULL until vm_request() has returned; set once */
 	bool interrupted, cancelled;
+	int64_t cancelled_ns;       /* when: it was by a signal */
 	bool gone;                  /* answered while it runs */
 	uint64_t looked;            /* the watcher's round */
 	struct sf_write *next, **link; /* of those that run */
@@ -74,6 +77,14 @@ struct sf_writes {
 	bool ended;                        /* nobody answers any more */
 	uint64_t round;
 };
+
+static int64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+}
 
 /* ---------------------------------------------------------------- references */
 
@@ -371,7 +382,7 @@ static struct sf_write *next_to_look_locked(struct sf_writes *writes, bool *any)
 
 	*any = false;
 	for (write = writes->running; write; write = write->next) {
-		if (!write->interrupted || write->cancelled || write->gone)
+		if (!write->interrupted || (write->cancelled && !write->cancelled_ns) || write->gone)
 			continue;
 		*any = true;
 		if (!write->request || write->looked == writes->round)
@@ -390,12 +401,14 @@ static bool claim_cancel(struct sf_writes *writes, struct sf_write *write)
 	pthread_mutex_lock(&writes->lock);
 	first = !write->cancelled;
 	write->cancelled = true;
+	if (first)
+		write->cancelled_ns = now_ns();
 	pthread_mutex_unlock(&writes->lock);
 	return first;
 }
 
-/* The writer's process ends, and not because of its command. Others may have the file open still. */
-static void let_go(struct sf_writes *writes, struct sf_write *write)
+/* The writer does not wait any more. Others may have the file open still. */
+static void let_go(struct sf_writes *writes, struct sf_write *write, int rc)
 {
 	bool first;
 
@@ -406,15 +419,25 @@ static void let_go(struct sf_writes *writes, struct sf_write *write)
 	if (!first)
 		return;
 	sf_handle_answer(&write->req.fs->handles, write->handle, NULL, write->off, 0);
-	sf_req_end(&write->req, -EINTR);
+	sf_req_end(&write->req, rc);
 }
 
 static void look_at(struct sf_writes *writes, struct sf_write *write)
 {
-	enum sf_fate fate = sf_mortal_ask(write->tid);
+	enum sf_fate fate;
+	int64_t cancelled_ns;
 
+	pthread_mutex_lock(&writes->lock);
+	cancelled_ns = write->cancelled_ns;
+	pthread_mutex_unlock(&writes->lock);
+	if (cancelled_ns) {
+		if (now_ns() - cancelled_ns > STUCK_S * INT64_C(1000000000))
+			let_go(writes, write, -ECANCELED);
+		return;
+	}
+	fate = sf_mortal_ask(write->tid);
 	if (fate == SF_DIES)
-		let_go(writes, write);
+		let_go(writes, write, -EINTR);
 	else if (fate == SF_ENDED && claim_cancel(writes, write))
 		vm_request_cancel(write->request);
 }

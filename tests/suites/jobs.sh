@@ -141,6 +141,19 @@ for i in {1..8}; do
 	python3 "$TESTS/control/door.py" write "$M/quick/ctl" "delete c\n" >/dev/null
 done
 same 'small layers that go disturb no reader of what stays' '' "$failed"
+
+# A QEMU that does not answer holds libvirt up, and the command; its writer can be killed all the same.
+qemu=$(cat "/run/libvirt/qemu/quick.pid")
+kill -STOP "$qemu"
+python3 "$TESTS/control/door.py" write "$M/quick/ctl" 'create stuck\n' >/dev/null 2>&1 &
+writer=$!
+wait_until 10 grep -q 'create stuck' "$M/quick/jobs"
+sleep 1
+kill -KILL "$writer"
+check 'whoever writes to a stopped QEMU can be killed' wait_until 40 gone "$writer"
+has 'the job is listed still' "$(cat "$M/quick/jobs")" 'create stuck'
+kill -CONT "$qemu"
+check 'and ends when QEMU goes on' wait_until 60 no_jobs "$M" quick
 check 'the base is sound' qemu-img check -q -U "$W/images/big.vda.qcow2"
 
 # ---------------------------------------------------------------- signals

@@ -143,6 +143,7 @@ static int check_replaced(const struct vm_context *cx, const char *target, struc
 {
 	int top = vm_context_top(cx, target), r;
 	const struct vm_layer *l = top < 0 ? NULL : &cx->d->layers[top];
+	struct vm_paused_guest qemu = {0};
 	struct q2_locks locks = {0};
 	struct q2_file *f;
 
@@ -159,6 +160,9 @@ static int check_replaced(const struct vm_context *cx, const char *target, struc
 		vs_err_prefix(err, "disk %s", target);
 	if (r < 0 || locks.writer)
 		return r;
+	/* one that was paused for its memory to be saved has let go of the lock until it goes on, but not of the file */
+	if (vm_paused_guest_process(cx->uuid, &qemu) && vm_paused_guest_process_has(qemu.pid, l->path, false) == 1)
+		return 0;
 	return vs_err_set(err, -EPERM, "disk %s: nobody has its active layer '%s' locked for writing, so it is not known to be what the running guest "
 			  "writes to: if it was replaced, what the guest wrote is in QEMU alone: save it before the domain stops, with 'virsh "
 			  "blockcopy %s %s NEWFILE --wait --pivot --transient-job'", target, l->path, cx->d->name, target);

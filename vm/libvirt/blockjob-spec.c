@@ -17,7 +17,7 @@ static int has_ends(const struct vm_blockjob_chain *chain, const struct vm_block
 		return 0;
 	if (spec->type == VM_JOB_ACTIVE_COMMIT)
 		return top == 0 && vm_blockjob_chain_mirrors(chain, spec->base);
-	return spec->type == VM_JOB_COMMIT ? vm_paused_guest_process_writes(pid, spec->base) : spec->type == VM_JOB_PULL;
+	return spec->type == VM_JOB_COMMIT ? vm_paused_guest_process_has(pid, spec->base, true) : spec->type == VM_JOB_PULL;
 }
 
 int vm_blockjob_is(virDomainPtr dom, const struct vm_blockjob *job, const struct vm_blockjob_spec *spec, int64_t pid,

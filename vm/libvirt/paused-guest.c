@@ -207,7 +207,7 @@ static bool is_for_writing(int64_t pid, const char *fd)
 	return flags && (strtoul(flags + strlen("flags:"), NULL, 8) & O_ACCMODE) != O_RDONLY;
 }
 
-int vm_paused_guest_process_writes(int64_t pid, const char *path)
+int vm_paused_guest_process_has(int64_t pid, const char *path, bool for_writing)
 {
 	struct stat want, st;
 	char dir[64];
@@ -220,7 +220,7 @@ int vm_paused_guest_process_writes(int64_t pid, const char *path)
 		return -errno;
 	while (!found && (e = readdir(fds)))
 		found = fstatat(dirfd(fds), e->d_name, &st, 0) == 0 && st.st_dev == want.st_dev && st.st_ino == want.st_ino &&
-			is_for_writing(pid, e->d_name);
+			(!for_writing || is_for_writing(pid, e->d_name));
 	closedir(fds);
 	return found;
 }

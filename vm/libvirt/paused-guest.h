@@ -27,8 +27,8 @@ struct vm_paused_guest {
 /* Which process is the QEMU of this domain, and since when? Fills pid and began. False: none that we can see. */
 bool vm_paused_guest_process(const char *uuid, struct vm_paused_guest *out);
 
-/* Has that process the file open for writing? 1, 0; -EACCES, -ENOENT, ...: nobody can tell. */
-int vm_paused_guest_process_writes(int64_t pid, const char *path);
+/* Has that process the file open? 1, 0; -EACCES, -ENOENT, ...: nobody can tell. */
+int vm_paused_guest_process_has(int64_t pid, const char *path, bool for_writing);
 
 /* @note is called twice, with what can be noted before anything happens, and when its process is known; what could not be noted is not
  * started, or ended again. -EPERM: a managed save exists, which a start would use up; -EOPNOTSUPP: its QEMU cannot be seen from here. */
