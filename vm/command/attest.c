@@ -53,7 +53,7 @@ void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const 
 	const struct q2_stamp *stamp = disk->n_stamps ? &disk->stamps[0] : NULL;
 	struct vm_meta_file file;
 
-	if (!stamp || stamp->block || !is_right(disk))
+	if (!stamp || stamp->block || (!is_right(disk) && disk->state != VM_UNSUPPORTED))
 		return;
 	file = (struct vm_meta_file){
 		.ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns,
@@ -99,6 +99,9 @@ static int attest(struct vm_context *cx, const struct vm_snapshot *s)
 	size_t n = 0, room = 0;
 
 	for (size_t i = 0; i < s->n_disks; i++) {
+		/* one that is not read has an image all the same, of which the record may come to name another one */
+		if (s->kind == VM_EXTERNAL && s->disks[i].state == VM_UNSUPPORTED && !vm_meta_frozen(cx->meta, &id, s->disks[i].target))
+			vm_attest_frozen(cx, &id, &s->disks[i]);
 		if (!is_right(&s->disks[i]))
 			return 0; /* whatever was known of it stays */
 		room += s->disks[i].n_stamps;
