@@ -413,10 +413,15 @@ static void was_done(const struct vm_merge *m, struct vm_merge_disk *d, const st
 static int plan_begun(struct vm_merge *m, struct vm_merge_disk *d, const struct vm_meta_doomed *intent, struct vs_err *err)
 {
 	char why[VS_ERR_MAX] = "";
-	int code = -EPERM;
+	int code = -EPERM, base;
 
 	free(d->base);
 	d->base = xstrdup(intent->path ? intent->path : "");
+	base = vm_context_layer(m->cx, d->base); /* not what the record names by now: libvirt may have re-written that */
+	if (base >= 0) {
+		d->block = layer_at(m, base)->stamp.block;
+		d->format = layer_at(m, base)->format;
+	}
 	switch (vm_intent_disk(m->cx, intent, why, &code)) {
 	case VM_INTENT_DONE:
 		was_done(m, d, intent);
