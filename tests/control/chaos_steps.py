@@ -715,8 +715,10 @@ class Steps:
     def do_vrevert(self, p):
         d = self.known(p, mount=False)
         s = d and d.snaps.get(p['name'])
-        if not s or s.kind != 'internal' or d.detached or None in s.disks.values():
+        if not s or s.kind != 'internal' or d.detached or None in s.disks.values() or set(s.disks) != set(d.present[0]):
             return 'not now'
+        if any(x.kind != 'internal' for x in d.snaps.values()):
+            return 'not now'  # libvirt defines the frozen image as the disk, and writes to it
         worked, out = self.w.virsh('snapshot-revert', d.name, p['name'])
         if worked:
             d.present = [{**d.present[0], **s.disks}]

@@ -435,6 +435,29 @@ def committed_into(lab):
     g.end()
 
 
+def base_is_old(lab):
+    """Where there is little to move, or nothing, the base has its old time at such a death: the header's new one is QEMU's all the same."""
+    sc = scenario("delete a", False, "a")
+    g = lab.guest(sc)
+    try:
+        cut_short(lab, g, sc)
+        sh("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", at(g, "vda.qcow2"), at(g, "vda.b"))
+        os.utime(at(g, "vda.qcow2"), (time.time() - 3600, time.time() - 3600))
+        lab.mount.up()
+        until("the header", lambda: None if stands_on(at(g, "vda.b")) == at(g, "vda.a") else "it stands on %s" % stands_on(at(g, "vda.b")))
+        for name in "bc":
+            until(name, lambda: unharmed(lab.mount, g, name))
+        if lab.mount.write(g.name, "delete a"):
+            raise Wrong("again: %s" % lab.mount.outcome(g.name))
+        g.forget("a")
+        for name in "bc":
+            until("at last", lambda: unharmed(lab.mount, g, name))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 def whitewash(lab, crash, where="vda.b", spoilt="c"):
     """Somebody has written into what a snapshot froze, and then a merge beneath re-points it: the new time is no proof of innocence."""
     sc = scenario("delete a", False, "a")
@@ -670,6 +693,7 @@ def main():
               ("what was written to stays stale when it is merged, and what stands on it",
                lambda: whitewash(lab, False, "vda.a", "bc")),
               ("what was written to stays stale when it is re-pointed, after a death", lambda: whitewash(lab, True)),
+              ("a header is ahead of its data, and its base has an old time", lambda: base_is_old(lab)),
               ("virsh commits into what has such a header", lambda: committed_into(lab)),
               ("what an interrupted pull stood on is gone", lambda: base_is_gone(lab))]
     cases += [("QEMU is killed %d ms after a pull's header, %s" % (ms, "running" if running else "shut off"),

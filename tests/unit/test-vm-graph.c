@@ -15,6 +15,7 @@
 
 #include "vm/graph/graph.h"
 #include "vm/observe/watch.h"
+#include "vm/util/strmap.h"
 
 #define SEC INT64_C(1000000000)
 
@@ -742,6 +743,12 @@ Test(vm_graph, what_was_noted_as_frozen_and_was_written_is_stale_whatever_its_ov
 	expect_in(&l, WEB, S2, VM_OK, NULL);
 	l.snapdisks[WEB][S2].froze_below = l.files[BASE].stamp.ino;
 	expect_in(&l, WEB, S2, VM_STALE, "was written after the snapshot was taken");
+	l.infos[O1].backing_name = (char *)"/new/base";
+	l.snapdisks[WEB][S2].froze_names = vm_strmap_hash("/new/base");
+	expect_in(&l, WEB, S2, VM_STALE, "was written after the snapshot was taken");
+	l.snapdisks[WEB][S2].froze_names = vm_strmap_hash("/old/base"); /* qemu-img rebase -u, after the images were moved */
+	expect_in(&l, WEB, S2, VM_OK, NULL);
+	l.snapdisks[WEB][S2].froze_names = 0;
 	l.snapdisks[WEB][S2].froze_below = l.files[SPARE].stamp.ino;
 	expect_in(&l, WEB, S2, VM_OK, NULL);
 }

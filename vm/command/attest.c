@@ -51,6 +51,7 @@ static size_t list_layers(const struct vm_context *cx, const struct vm_snapshot 
 void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk)
 {
 	const struct q2_stamp *stamp = disk->n_stamps ? &disk->stamps[0] : NULL;
+	int l = disk->chain && disk->chain[0] ? vm_context_layer(cx, disk->chain[0]) : -1;
 	struct vm_meta_file file;
 
 	if (!stamp || stamp->block || (!is_right(disk) && disk->state != VM_UNSUPPORTED))
@@ -58,6 +59,7 @@ void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const 
 	file = (struct vm_meta_file){
 		.ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns,
 		.below = disk->n_stamps > 1 && !stamp[1].block ? stamp[1].ino : 0,
+		.names = l >= 0 && cx->d->layers[l].stamp.ino == stamp->ino ? cx->d->layers[l].names : 0,
 	};
 	if (vm_meta_set_frozen(cx->meta, id, disk->target, &file) < 0)
 		xoom();

@@ -204,20 +204,22 @@ static int unpin_disks(struct vm_context *cx, const char *layer, const char *bel
 
 /* Was it QEMU that wrote to it last, whose header came right after the data? Else somebody has since, and what it shows is not what was
  * frozen. */
-static bool is_qemus(const struct vm_context *cx, int layer, const char *written)
+static bool is_qemus(const struct vm_context *cx, int layer, const char *written, int64_t since_ns)
 {
 	struct stat st, to;
+	int64_t last;
 
 	if (cx->d->layers[layer].active || stat(cx->d->layers[layer].path, &st) < 0)
 		return false;
 	if (!written || stat(written, &to) < 0 || !S_ISREG(to.st_mode))
 		return true;
-	return vm_timespec_ns(st.st_mtim) <= vm_timespec_ns(to.st_mtim) + TAIL_NS;
+	last = vm_timespec_ns(to.st_mtim) > since_ns ? vm_timespec_ns(to.st_mtim) : since_ns; /* where there was nothing to move */
+	return vm_timespec_ns(st.st_mtim) <= last + TAIL_NS;
 }
 
-void vm_content_vouch(struct vm_context *cx, int layer, const char *written)
+void vm_content_vouch(struct vm_context *cx, int layer, const char *written, int64_t since_ns)
 {
-	if (!is_qemus(cx, layer, written))
+	if (!is_qemus(cx, layer, written, since_ns))
 		vm_attest_spoilt_in(cx, layer);
 }
 

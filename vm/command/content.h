@@ -23,9 +23,9 @@ struct vm_content_image {
 int vm_content_is_there(struct vm_context *cx, const struct vm_content_image *moved, unsigned depth, const struct vm_layer *now, bool pulled,
 			struct vs_err *err);
 
-/* The header of @layer was changed by QEMU at the end of a job that wrote to the file @written. If somebody has written to it since, or may
- * have, what froze it is noted as spoilt: before anything is noted of its new time. */
-void vm_content_vouch(struct vm_context *cx, int layer, const char *written);
+/* The header of @layer was changed by QEMU at the end of a job that was begun at @since_ns and wrote to the file @written. If somebody has
+ * written to it since, or may have, what froze it is noted as spoilt: before anything is noted of its new time. */
+void vm_content_vouch(struct vm_context *cx, int layer, const char *written, int64_t since_ns);
 
 /* Of a domain that is shut off: the header of @layer says again that it stands on @below, and no definition says otherwise. Notes its new
  * stamp in cx->meta. 1; negative: nothing is changed, or the definition only, which is of no consequence. -EBUSY: it is up. */

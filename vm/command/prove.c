@@ -58,7 +58,7 @@ static int is_above(struct vm_context *cx, int top, unsigned depth, int above, s
 enum proof { PROOF_NONE, PROOF_DONE, PROOF_BACK, PROOF_VOID };
 
 /* A value of enum proof, or negative: it cannot be told. With `try` nothing is put back. */
-static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, struct vs_err *err)
+static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, int64_t since_ns, struct vs_err *err)
 {
 	int base = layer_with(cx, d->path, d->path_ino), top = layer_with(cx, d->top, d->top_ino), above = -1, r;
 	unsigned depth = top < 0 || base < 0 ? 0 : depth_of(cx, top, base);
@@ -78,12 +78,12 @@ static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, struct v
 			return PROOF_VOID;
 		}
 		if (r == 0)
-			vm_content_vouch(cx, above, cx->d->layers[base].path);
+			vm_content_vouch(cx, above, cx->d->layers[base].path, since_ns);
 		r = r < 0 ? r : vm_content_put_back(cx, above, &moved, err);
 		return r < 0 ? r : PROOF_BACK;
 	}
 	if (r == 1) {
-		vm_content_vouch(cx, above, cx->d->layers[base].path);
+		vm_content_vouch(cx, above, cx->d->layers[base].path, since_ns);
 		d->done = true;
 	}
 	return r == 1 ? PROOF_DONE : r < 0 ? r : PROOF_NONE;
@@ -105,7 +105,7 @@ static int prove_mark(struct vm_context *cx, struct vm_meta_mark *mark, bool *ne
 	for (size_t k = 0; k < mark->n_disks; k++) {
 		struct vm_meta_doomed *d = &mark->disks[k];
 		struct vs_err why = {0};
-		int r = prove_merge(cx, d, &why);
+		int r = prove_merge(cx, d, mark->since_ns, &why);
 
 		if (r < 0)
 			vm_log(cx->log, "'%s' was begun, and whether all of '%s' is in '%s' cannot be told now: %s", mark->command, d->top, d->path,

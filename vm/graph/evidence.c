@@ -3,6 +3,8 @@
 /* What time stamps say about a snapshot's layers. The reasons are on top of state.c. */
 #include "vm/graph/graph-priv.h"
 
+#include "vm/util/strmap.h"
+
 #define SECOND INT64_C(1000000000)
 #define SLACK (2 * SECOND)           /* between the creation of an overlay and the last write before it took over */
 #define FRESH (600 * SECOND)         /* an overlay born so soon after the creation time is the original */
@@ -126,13 +128,32 @@ bool vm_hearing_unwritten(const struct vm_hearing *h, int file)
 	       (s->mtime_ns < h->from_ns || (h->born_ns && s->mtime_ns <= h->born_ns));
 }
 
+static bool has_other_name(const struct vm_fact_file *f, const struct vm_fact_snapdisk *noted)
+{
+	const struct q2_stamp *then = noted->froze;
+
+	return then && then->size && then->ino == f->stamp.ino && noted->froze_names && f->info && f->info->backing_name &&
+	       vm_strmap_hash(f->info->backing_name) != noted->froze_names;
+}
+
+/* Its header has another name for what it stands on than was noted: qemu-img rebase, after the images were moved. */
+static bool was_renamed(const struct vm_graph *g, int file)
+{
+	const struct vm_fact_file *f = vm_graph_file(g, file);
+
+	for (int x = g->pits.head[g->node[file]]; x >= 0; x = g->pits.next[x])
+		if (has_other_name(f, vm_graph_snapdisk(g, &g->snaps[x])))
+			return true;
+	return false;
+}
+
 /* May its header have been changed to stand on something else since it was frozen? Whatever a block job re-points is the
  * overlay of a snapshot, or of a revert of ours. */
 static bool may_be_repointed(const struct vm_hearing *h, int file)
 {
 	const struct vm_facts *facts = h->g->facts;
 
-	if (h->g->overlays.head[h->g->node[file]] >= 0)
+	if (h->g->overlays.head[h->g->node[file]] >= 0 || was_renamed(h->g, file))
 		return true;
 	for (size_t d = 0; d < facts->n_domains; d++)
 		for (size_t i = 0; i < facts->domains[d].n_made; i++)
@@ -162,12 +183,13 @@ static bool emptied(const struct vm_fact_file *f)
 	return l1_bytes % cluster != 0 && f->stamp.size == (3 + l1_bytes / cluster + 1) * cluster;
 }
 
-/* It stands on what it stood on when it was noted, so no block job has re-pointed it since. */
+/* It stands on what it stood on when it was noted, and by the same name, so nothing has re-pointed it since. */
 static bool stands_on(const struct vm_graph *g, int file, uint64_t noted)
 {
 	int below = vm_graph_file(g, file)->below;
 
-	return noted && below != VM_NO_FILE && vm_graph_exists(g, below) && vm_graph_file(g, below)->stamp.ino == noted;
+	return noted && below != VM_NO_FILE && vm_graph_exists(g, below) && vm_graph_file(g, below)->stamp.ino == noted &&
+	       !was_renamed(g, file);
 }
 
 /* P is still the file of which we noted, after the snapshot was taken and nothing spoke against it, that it was frozen; its time then was

@@ -49,7 +49,8 @@
  *   reopened    a later snapshot froze L again: then L was an active layer in between.
  *
  *   noted       a command of ours has noted that P is what this snapshot froze, and with which stamp. P is the same file still, has
- *               been written to and cannot have been re-pointed: guilt, whatever U says.
+ *               been written to and cannot have been re-pointed: guilt, whatever U says. One whose header has another name than noted
+ *               for what it stands on has been, by somebody who moved the images.
  *
  *   by another  the same of L further down, which another snapshot froze, unless U was touched later, as by the end of a commit.
  *

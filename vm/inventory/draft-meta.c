@@ -49,6 +49,7 @@ static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_meta *meta,
 			*stamp = (struct q2_stamp){ .ino = file->ino, .size = file->size, .mtime_ns = file->mtime_ns };
 		s->disks[k].fact.froze = stamp;
 		s->disks[k].fact.froze_below = file ? file->below : 0;
+		s->disks[k].fact.froze_names = file ? file->names : 0;
 	}
 }
 

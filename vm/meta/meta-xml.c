@@ -142,6 +142,7 @@ static void put_file(FILE *f, const struct vm_meta_file *file)
 	fprintf(f, "<f k=\"%" PRIu64 "\" i=\"%" PRIu64 "\" z=\"%" PRIu64 "\"", file->number, file->ino, file->size);
 	put_time(f, "m", file->mtime_ns);
 	put_number(f, "b", file->below);
+	put_number(f, "h", file->names);
 	fputs("/>", f);
 }
 
@@ -548,6 +549,8 @@ static int read_file(struct reader *r, const xmlNode *node)
 		ret = get_time(r, node, "m", &file->mtime_ns);
 	if (ret == 0)
 		ret = get_number(r, node, "b", UINT64_MAX, &file->below);
+	if (ret == 0)
+		ret = get_number(r, node, "h", UINT64_MAX, &file->names);
 	if (ret == 0 && (!file->number || vm_meta_file(r->meta, file->number)))
 		ret = bad(r, node, "has no number of its own");
 	if (ret == 0)

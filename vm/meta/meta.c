@@ -463,6 +463,7 @@ static uint64_t number_of(struct vm_meta *meta, const struct vm_meta_file *file)
 
 		if (f->ino == file->ino && f->size == file->size && f->mtime_ns == file->mtime_ns) {
 			f->below = file->below ? file->below : f->below;
+			f->names = file->names ? file->names : f->names;
 			return f->number;
 		}
 		if (f->number > last)
@@ -543,6 +544,7 @@ void vm_meta_restamp(struct vm_meta *meta, uint64_t ino, uint64_t size, int64_t 
 	if (last) {
 		last->size = size;
 		last->mtime_ns = mtime_ns;
+		last->names = 0;
 	}
 }
 

@@ -142,7 +142,8 @@ static bool same_stamp(const struct vm_layer *a, const struct vm_layer *b)
 static bool same_layer(const struct vm_layer *a, const struct vm_layer *b)
 {
 	return same_text(a->path, b->path) && a->format == b->format && a->virtual_size == b->virtual_size &&
-	       same_allocated(a, b) && a->below == b->below && a->active == b->active && a->memory == b->memory && a->error == b->error &&
+	       same_allocated(a, b) && a->below == b->below && a->names == b->names && a->active == b->active &&
+	       a->memory == b->memory && a->error == b->error &&
 	       a->stamp.dev == b->stamp.dev && a->stamp.ino == b->stamp.ino && a->unknown_code == b->unknown_code &&
 	       same_text(a->unknown, b->unknown) && same_text(a->rival, b->rival) && same_text(a->ends, b->ends) &&
 	       same_list(a->paths, b->paths) && same_stamp(a, b) &&

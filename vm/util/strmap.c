@@ -12,8 +12,8 @@ struct vm_strmap_slot {
 	char key[];
 };
 
-/* FNV-1a. File names and UUIDs come from the administrator, so nobody gains by making them collide. */
-static uint64_t hash_of(const char *key)
+/* File names and UUIDs come from the administrator, so nobody gains by making them collide. */
+uint64_t vm_strmap_hash(const char *key)
 {
 	uint64_t h = UINT64_C(0xcbf29ce484222325);
 
@@ -68,7 +68,7 @@ void vm_strmap_clear(struct vm_strmap *map, void (*drop)(void *thing))
 
 void *vm_strmap_get(const struct vm_strmap *map, const char *key)
 {
-	struct vm_strmap_slot *s = map->n_slots ? *find(map, key, hash_of(key)) : NULL;
+	struct vm_strmap_slot *s = map->n_slots ? *find(map, key, vm_strmap_hash(key)) : NULL;
 
 	return s ? s->thing : NULL;
 }
@@ -83,7 +83,7 @@ int vm_strmap_put(struct vm_strmap *map, const char *key, void *thing)
 	s = calloc(1, sizeof(*s) + len);
 	if (!s)
 		return -ENOMEM;
-	s->hash = hash_of(key);
+	s->hash = vm_strmap_hash(key);
 	s->thing = thing;
 	memcpy(s->key, key, len);
 	row = &map->slots[s->hash & (map->n_slots - 1)];
@@ -100,7 +100,7 @@ void *vm_strmap_remove(struct vm_strmap *map, const char *key)
 
 	if (!map->n_slots)
 		return NULL;
-	link = find(map, key, hash_of(key));
+	link = find(map, key, vm_strmap_hash(key));
 	s = *link;
 	if (!s)
 		return NULL;

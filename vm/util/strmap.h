@@ -17,6 +17,8 @@ struct vm_strmap {
 
 /* @drop (may be NULL) is called with every thing that is left. The map is empty and usable afterwards. */
 void vm_strmap_clear(struct vm_strmap *map, void (*drop)(void *thing));
+/* What a key is found by: FNV-1a, the same on every machine, so it can be kept. */
+uint64_t vm_strmap_hash(const char *key);
 void *vm_strmap_get(const struct vm_strmap *map, const char *key);
 /* The key must be new. 0 or -ENOMEM. */
 int vm_strmap_put(struct vm_strmap *map, const char *key, void *thing);
