@@ -769,6 +769,27 @@ Test(vm_merge, an_interrupted_command_is_finished_by_its_repetition)
 		}
 }
 
+Test(vm_merge, what_was_begun_has_the_format_of_its_base_whatever_the_record_says_by_now)
+{
+	struct world w = make(3, NONE);
+	struct command c = {0, 0, false};
+	const char *const names[] = {"s0"};
+	struct vs_err err = {0};
+	struct vm_merge m;
+	struct show v;
+
+	cr_assert(give(&w, &c, HALF_COPIED, false));
+	show(&w, &v);
+	v.chains[0][0] = NULL;
+	v.frozen[0].source = (struct vm_xml_source){.type = VM_SOURCE_FILE, .path = (char *)"/gone", .format = Q2_FORMAT_RAW};
+	cr_assert_eq(vm_merge_plan(&m, &v.work, names, 1, VM_MERGE_DELETE, strdup("delete s0"), &err), 0, "%s", err.msg);
+	cr_expect(m.resumed);
+	cr_expect_str_eq(m.disks[0].base, "/f0");
+	cr_expect_eq(m.disks[0].format, Q2_FORMAT_QCOW2);
+	vm_merge_fini(&m);
+	vm_meta_free(w.meta);
+}
+
 /* ---------------------------------------------------------------- layers of different sizes */
 
 /* Every chain of up to three layers and every size of each, with a branch or without. */
