@@ -265,6 +265,27 @@ def owned(lab, running, targets):
     lab.starts(g)
 
 
+@case("rule 3: a longer command finishes what had been begun, and is cancelled", few=1)
+def part_of_more(lab, running, targets):
+    """It says what is gone, and its repetition knows that, too."""
+    g = lab.guest(running, targets, build=large(), size=SIZE)
+    cancel(lab, g, lab.begin(g, "delete b"))
+    job = lab.begin(g, "delete b a")
+    until("the end of b", lambda: "goes on" if "b" in g.names() else None)
+    until("the next job", lambda: None if g.jobs() or job.result else "is not there")
+    cancel(lab, g, job)
+    g.forget("b")
+    if job.result != "0":
+        if "1 of 2 are gone, not the others" not in lab.said(g):
+            raise Wrong("it does not tell that b is gone: %s" % lab.said(g))
+        lab.intact(g, "a", may_go=overlays(g, "ab"))
+        lab.refused(g, "delete b c", "ENOENT", "there is no snapshot 'b'")
+        lab.does(g, "delete b a")
+    g.forget("a")
+    lab.intact(g, may_go=overlays(g, "ab"))
+    lab.starts(g)
+
+
 def left_by_pull(command, doomed):
     """A pull down to nothing changes nothing that the begun command owns: that has become void by it."""
     def do(lab, running, targets):

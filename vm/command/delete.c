@@ -373,10 +373,11 @@ static void drop_first(char **keys, size_t *n, size_t count)
 	memmove(keys, keys + count, *n * sizeof(*keys));
 }
 
-static int delete_all(struct vm_context *cx, char **keys, size_t n, struct vs_err *err)
+/* Of @asked that are to go these are left. */
+static int delete_all(struct vm_context *cx, char **keys, size_t n, size_t asked, struct vs_err *err)
 {
 	const struct vm_snapshot *s;
-	size_t asked = n, done = 0, len;
+	size_t done = 0, len;
 	int r = 0;
 
 	while (r == 0 && n > 0) {
@@ -439,6 +440,8 @@ int vm_delete_begun(struct vm_context *cx, const char *begun, char **keys, size_
 		if (said && said->held && r == 0)
 			r = vs_err_set(err, -EPERM, "'%s' was begun, and snapshot '%s' is held: release it first", command, line[i]);
 	}
+	for (size_t i = 0; r == 0 && keys && *n > len && !cx->try_only && i < len; i++)
+		r = vm_journal_add(&cx->journal, "gone", gone[i], err); /* of more than these, which are repeated as a whole */
 	if (len && r == 0)
 		r = delete_one(cx, gone[0], err);
 	if (r == 0 && keys)
@@ -452,18 +455,21 @@ int vm_command_delete(struct vm_context *cx, char *const *names, size_t n, struc
 {
 	vs_autofree char **keys = xcalloc(n, sizeof(*keys));
 	const char *begun;
-	size_t n_keys = 0;
+	size_t n_keys = 0, asked;
 	int r = vm_attest_poll(cx, err);
 
 	if (r == 0)
 		r = find_all(cx, names, n, keys, &n_keys, err);
+	asked = n_keys;
 	begun = r == 0 ? begun_delete(cx, keys, n_keys) : NULL;
 	if (begun)
 		r = vm_delete_begun(cx, begun, keys, &n_keys, err);
 	if (r == 0 && n_keys && !(begun && cx->try_only))
 		r = vm_recover_begin(cx, cx->command, VM_BESIDE_CHANGE, err);
 	if (r == 0)
-		return delete_all(cx, keys, n_keys, err);
+		return delete_all(cx, keys, n_keys, asked, err);
+	if (n_keys < asked && !cx->try_only)
+		vs_err_prefix(err, "%zu of %zu are gone, not the others", asked - n_keys, asked);
 	for (size_t i = 0; i < n_keys; i++)
 		free(keys[i]);
 	return r;
