@@ -10,7 +10,7 @@ import json
 import os
 import time
 
-from chaos_model import total
+from chaos_model import Intent, total
 from lab import ERRNO, sha_file
 
 PATIENCE = int(os.environ.get('CHAOS_PATIENCE', 25))
@@ -166,8 +166,9 @@ class Judge:
                 if s.maybe and time.monotonic() < s.began + LATE:
                     continue
                 if not s.promised:
-                    if s.fair:  # retention's doing, maybe
+                    if s.fair:  # retention's doing, maybe, which may have unlinked its images after they were listed here
                         d.by_others.add(name)
+                        self.books.leaving |= self.books.may_unlink(d, Intent('prune'), seen, self.world, self.files, begun=False)
                     d.drop(name)
                 else:
                     self.soft.append("libvirt's record of '%s/%s' is gone" % (d.name, name))

@@ -143,6 +143,7 @@ class Books:
         self.treasures = {}  # inode -> (path, sum): files of strangers
         self.original = set()  # inodes that no snapshot has created
         self.made_by_begun = set()  # inodes that appeared in an interrupted command
+        self.leaving = set()  # inodes of what retention was found to have dropped
         self.notes = []
 
     def snaps(self):

@@ -80,6 +80,8 @@ class Steps:
         c = Context({i: f.path for i, f in self.judge.files.items()})
         for d in self.b.doms.values():
             c.allowed |= self.retention_takes(d)
+        c.allowed |= self.b.leaving
+        self.b.leaving = set()
         return c
 
     def retention_takes(self, d):
