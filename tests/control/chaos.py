@@ -134,6 +134,11 @@ def tell(report, w, name, wrong):
                             report.note('\n'.join(o.read().splitlines()[-25:]))
                     except OSError as e:
                         report.note('--- mount %s, %s/%s: %s' % (which, d, f, e))
+        for d in w.books.doms:
+            report.note('--- what we have noted of %s' % d)
+            report.note(re.sub(r'(?s).*<metadata>|</metadata>.*', '', w.world.virsh('dumpxml', d)[1]))
+        for f in w.judge.files.values():
+            report.note('--- %s: inode %s, %s' % (f.path, f.ino, f.stamp))
         keep = os.environ.get('CHAOS_KEEP')
         if keep:
             path = os.path.join(keep, 'steps.%d' % w.done[0]['seed'])

@@ -175,6 +175,7 @@ class Judge:
                 continue
             s.time, s.parent = r.time, r.parent
             if s.doomed or s.fair:
+                s.places |= set(s.place.values())  # a record may lie for a while
                 s.place.update({t: self.world.ino_of(p) for t, p in r.frozen.items() if self.world.ino_of(p)})
                 continue
             good = True

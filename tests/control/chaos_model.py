@@ -42,6 +42,8 @@ class Snap:
         self.recorded = True
         self.without = set()  # disks that the domain had not then
         self.hurt, self.lied = set(), set()
+        self.shaken = set()  # disks beneath which virsh has merged a layer: right, but not to be told from a write where nobody saw the job
+        self.places = set()  # inodes it was ever in, by its record, since it may go
 
     @property
     def promised(self):
@@ -196,7 +198,7 @@ class Books:
         names = set(intent.goes) | {s.name for s in dom.snaps.values() if s.doomed or s.fair}
         out = set()
         for n in names & set(dom.snaps):
-            for ino in dom.snaps[n].place.values():
+            for ino in set(dom.snaps[n].place.values()) | dom.snaps[n].places:
                 # And what was kept only for its sake: nothing else may stand on that, see Judge.vanished().
                 out |= {i for i in world.chain(ino, files) if isinstance(i, int)}
                 for f in files.values():
@@ -369,6 +371,8 @@ class Books:
             return 'virsh wrote over it'
         if t in s.lied:
             return 'libvirt has changed its record'
+        if t in s.shaken:
+            return 'virsh wrote into what it stands on'
         if jobs:
             return 'a job runs'
         if s.kind == 'internal' and not s.recorded and not any(s.place.get(t) in world.chain(world.ino_of(p), files) for p in dom.paths):

@@ -798,6 +798,10 @@ class Steps:
         if p['delete']:
             words.append('--delete')
             self.c.allowed |= set(inos[top:base])
+        for _, x in self.b.snaps():
+            c = self.w.chain(x.place.get(p['disk']), files)
+            if inos[top] in c[:-1] and inos[base] in c:
+                x.shaken.add(p['disk'])
         for x, t in hurt:
             x.hurt.add(t)
         for x, t in lied:

@@ -751,6 +751,17 @@ Test(vm_graph, what_was_noted_as_frozen_and_was_written_is_stale_whatever_its_ov
 	l.snapdisks[WEB][S2].froze_names = 0;
 	l.snapdisks[WEB][S2].froze_below = l.files[SPARE].stamp.ino;
 	expect_in(&l, WEB, S2, VM_OK, NULL);
+
+	lab_init(&l); /* ... and its overlay has gone with a delete */
+	then = l.files[O1].stamp;
+	l.snapdisks[WEB][S2].froze = &then;
+	l.infos[O1].backing_name = (char *)"/new/base";
+	times(&l, O1, 100.4, 300);
+	l.files[O3].below = VM_NO_FILE;
+	gone(&l, O2);
+	expect_in(&l, WEB, S2, VM_STALE, "was written after the snapshot was taken");
+	l.snapdisks[WEB][S2].froze_names = vm_strmap_hash("/old/base");
+	expect_in(&l, WEB, S2, VM_DETACHED, NULL);
 }
 
 Test(vm_graph, a_file_that_we_wrote_to_is_known_by_its_stamp)

@@ -238,7 +238,7 @@ bool vm_hearing_written(const struct vm_hearing *h, size_t i)
 		return !vm_hearing_unwritten(h, file);
 	if (i > 0 && noted_by_another(h, i))
 		return true;
-	if (!touched_late(h, file))
+	if (!touched_late(h, file) || was_renamed(h->g, file))
 		return false;
 	if (upper == VM_NO_FILE) /* nothing stands on it as recorded: no delete by libvirt explains this */
 		return !vm_graph_exists(h->g, h->disk->overlay) || !may_be_repointed(h, file);
