@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "fs.h"
 
@@ -190,15 +191,79 @@ int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *en
 	}
 }
 
+/* Which policy the plan is of. Gives *policy: a copy of what was written there, or of what `retain` says. */
+static int plan_policy(struct sf_fs *fs, const char *uuid, char **policy)
+{
+	size_t len;
+	int rc = sf_plans_peek(&fs->plans, uuid, policy);
+
+	return rc < 0 || *policy ? rc : vm_retain_text(fs->vm, uuid, policy, &len, NULL);
+}
+
+/* A plan of the same snapshots and policy is another one when time has passed, which is looked at once a second. */
+static bool plan_known(struct sf_dir *dir, const char *policy, int64_t now_s, size_t *len)
+{
+	bool known;
+
+	pthread_mutex_lock(&dir->lock);
+	known = dir->plan_policy && dir->plan_s == now_s && !strcmp(dir->plan_policy, policy);
+	*len = dir->text_len[SF_PLAN];
+	pthread_mutex_unlock(&dir->lock);
+	return known;
+}
+
+static int stat_plan(struct sf_fs *fs, struct sf_dir *dir, size_t *len)
+{
+	vs_autofree char *policy = NULL;
+	int64_t now_s = time(NULL);
+	struct sf_text *text;
+	int rc = plan_policy(fs, dir->domain->uuid, &policy);
+
+	if (rc < 0 || plan_known(dir, policy, now_s, len))
+		return rc;
+	rc = make_plan(fs, dir->domain, &text);
+	if (rc < 0)
+		return rc;
+	pthread_mutex_lock(&dir->lock);
+	free(dir->plan_policy);
+	dir->plan_policy = vs_steal(policy);
+	dir->plan_s = now_s;
+	*len = dir->text_len[SF_PLAN] = text->len;
+	pthread_mutex_unlock(&dir->lock);
+	sf_text_unref(text);
+	return 0;
+}
+
+/* Without making it. 1: it is known now; 0: a snapshot's, a log's or a plan's it is not. */
+static int stat_quickly(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns)
+{
+	const struct vm_snapshot *s = entry->snapshot;
+	int64_t logged_ns;
+	int rc = 0;
+
+	*changed_ns = entry->kind == SF_XML ? s->created_ns : dir->domain->changed_ns;
+	if (entry->kind == SF_XML) {
+		*len = s->xml_len;
+		return 1;
+	}
+	if (entry->kind == SF_PLAN)
+		rc = stat_plan(fs, dir, len);
+	else if (entry->kind == SF_LOG)
+		vm_log_stat(dir->domain->log, len, &logged_ns);
+	else
+		return (*len = known_len(dir, entry->kind)) > 0;
+	if (entry->kind == SF_LOG && *len)
+		*changed_ns = logged_ns;
+	return rc < 0 ? rc : 1;
+}
+
 int sf_text_stat(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns)
 {
 	struct sf_text *text;
-	int rc;
+	int rc = stat_quickly(fs, dir, entry, len, changed_ns);
 
-	*changed_ns = entry->kind == SF_XML ? entry->snapshot->created_ns : dir->domain->changed_ns;
-	*len = entry->kind == SF_XML ? entry->snapshot->xml_len : known_len(dir, entry->kind);
-	if (*len || entry->kind == SF_XML)
-		return 0;
+	if (rc)
+		return rc < 0 ? rc : 0;
 	if (entry->kind == SF_SNAPSHOTS || entry->kind == SF_JSON || entry->kind == SF_CHAIN) {
 		rc = measure(renderer_of(entry->kind), dir->domain, len);
 		if (rc == 0)

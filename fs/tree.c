@@ -50,6 +50,7 @@ static void dir_unref(struct sf_dir *dir)
 		return;
 	free(dir->entries);
 	free(dir->by_ino);
+	free(dir->plan_policy);
 	pthread_mutex_destroy(&dir->lock);
 	free(dir);
 }

@@ -82,6 +82,8 @@ struct sf_dir {
 	size_t n_entries, n_named;
 	/* guarded by lock */
 	size_t text_len[SF_KINDS]; /* of texts that were rendered once; 0: not yet */
+	char *plan_policy;         /* of which text_len[SF_PLAN] is */
+	int64_t plan_s;            /* and of when: the second, by the wall clock */
 };
 
 struct sf_tree {

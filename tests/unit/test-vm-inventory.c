@@ -215,9 +215,9 @@ Test(vm_memory, no_commit_is_dropped)
 Test(vm_log, keeps_the_last_thousand_lines_and_each_is_one)
 {
 	struct vm_log *log = vm_log_new("web", false);
-	int64_t changed_ns;
+	int64_t changed_ns, at_ns;
 	char *text;
-	size_t len;
+	size_t len, told;
 
 	for (int i = 0; i < 1005; i++)
 		vm_log(log, "line %d with\na break in it\n", i);
@@ -229,6 +229,9 @@ Test(vm_log, keeps_the_last_thousand_lines_and_each_is_one)
 	cr_expect_not_null(strstr(text, " line 1004 with a break in it\n"));
 	cr_expect_leq(changed_ns, vm_now_ns());
 	free(text);
+	vm_log_stat(log, &told, &at_ns); /* without making it */
+	cr_expect_eq(told, len);
+	cr_expect_eq(at_ns, changed_ns);
 	vm_log_unref(log);
 }
 

@@ -23,6 +23,7 @@
 #include <pthread.h>
 
 #include "vm/inventory/source.h"
+#include "vm/meta/store.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
@@ -32,6 +33,7 @@
 struct vm_refresher {
 	/* immutable after open */
 	struct vm_source *source;
+	struct vm_store *store;
 	int64_t period_ns;
 	/* immutable after start */
 	vm_on_inventory_fn on_inventory;
@@ -129,14 +131,29 @@ static void poll_locked(struct vm_refresher *re)
 	pthread_mutex_lock(&re->lock);
 }
 
+/* The copies of what was found at the domains: after the look, so that nobody waits for the disk; the next look comes first. */
+static void save_copies_locked(struct vm_refresher *re)
+{
+	bool more = true;
+
+	while (more && !re->stop && re->asked == re->begun) {
+		pthread_mutex_unlock(&re->lock);
+		more = vm_store_save_one(re->store);
+		pthread_mutex_lock(&re->lock);
+	}
+}
+
 static void *refresher(void *arg)
 {
 	struct vm_refresher *re = arg;
 
 	re->on_inventory(re->opaque, re->inventory, true);
 	pthread_mutex_lock(&re->lock);
-	while (await_turn_locked(re))
+	save_copies_locked(re);
+	while (await_turn_locked(re)) {
 		poll_locked(re);
+		save_copies_locked(re);
+	}
 	re->gone = true;
 	pthread_cond_broadcast(&re->ended);
 	pthread_mutex_unlock(&re->lock);
@@ -188,6 +205,7 @@ int vm_refresher_open(const struct vm_options *options, struct vm_store *store, 
 	struct vm_refresher *re = refresher_new(options->refresh_s);
 	int r;
 
+	re->store = store;
 	if (options->n_images)
 		r = vm_source_images(options, store, &re->source, err);
 	else

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -14,12 +15,14 @@
 
 struct vm_store {
 	char *dir; /* NULL: memory only */
-	pthread_mutex_t lock; /* guards the rest */
+	atomic_uint_fast64_t journals; /* how often one was written */
+	pthread_mutex_t files; /* of metadata: read and written one at a time. Taken before @lock */
+	pthread_mutex_t lock; /* guards the rest; nothing that waits for a disk is done under it */
 	uint64_t connection;
-	uint64_t journals; /* how often one was written */
 	struct vm_strmap meta; /* by UUID: struct vm_meta */
 	struct vm_strmap asked; /* UUIDs whose file has been read */
 	struct vm_strmap pending; /* UUIDs whose metadata were not found at the domain since they were remembered */
+	struct vm_strmap unsaved; /* of metadata that are newer than their file: the UUID */
 };
 
 static uint64_t hash_of(const char *text)
@@ -67,6 +70,7 @@ struct vm_store *vm_store_new(void)
 
 	if (!s)
 		return NULL;
+	pthread_mutex_init(&s->files, NULL);
 	pthread_mutex_init(&s->lock, NULL);
 	s->dir = choose_dir();
 	if (s->dir && !make_dir(s->dir))
@@ -86,7 +90,9 @@ void vm_store_free(struct vm_store *s)
 	vm_strmap_clear(&s->meta, drop_own);
 	vm_strmap_clear(&s->asked, NULL);
 	vm_strmap_clear(&s->pending, NULL);
+	vm_strmap_clear(&s->unsaved, free);
 	pthread_mutex_destroy(&s->lock);
+	pthread_mutex_destroy(&s->files);
 	free(s->dir);
 	free(s);
 }
@@ -101,14 +107,16 @@ void vm_store_connection(struct vm_store *s, const char *uri)
 
 /* ---------------------------------------------------------------- files */
 
-static char *file_name_locked(const struct vm_store *s, const char *uuid, const char *end)
+/* NULL: there is no directory. */
+static char *file_name(struct vm_store *s, const char *uuid, const char *end)
 {
-	char *path;
+	uint64_t connection;
 
-	if (!s->dir || asprintf(&path, "%s/%016llx-%016llx.%s", s->dir, (unsigned long long)hash_of(uuid),
-				(unsigned long long)s->connection, end) < 0)
-		return NULL;
-	return path;
+	pthread_mutex_lock(&s->lock);
+	connection = s->connection;
+	pthread_mutex_unlock(&s->lock);
+	return !s->dir ? NULL : xasprintf("%s/%016llx-%016llx.%s", s->dir, (unsigned long long)hash_of(uuid),
+					  (unsigned long long)connection, end);
 }
 
 static int cannot(struct vs_err *err, int r, const char *path)
@@ -171,67 +179,82 @@ static int write_file(const struct vm_store *s, const char *path, const char *te
 
 /* ---------------------------------------------------------------- metadata */
 
-/* Reads the file, until it could be read once. Nothing is concluded from one that cannot be: it is not known then what is held. */
-static int ask_locked(struct vm_store *s, const char *uuid, struct vs_err *err)
+static bool is_asked(struct vm_store *s, const char *uuid)
 {
-	vs_autofree char *path = NULL, *text = NULL;
+	bool asked;
+
+	pthread_mutex_lock(&s->lock);
+	asked = vm_strmap_get(&s->asked, uuid);
+	pthread_mutex_unlock(&s->lock);
+	return asked;
+}
+
+static void put(struct vm_strmap *map, const char *uuid, void *value)
+{
+	if (vm_strmap_put(map, uuid, value) < 0)
+		xoom();
+}
+
+static void put_meta_locked(struct vm_store *s, const char *uuid, struct vm_meta *meta)
+{
+	vm_meta_free(vm_strmap_remove(&s->meta, uuid));
+	put(&s->meta, uuid, meta);
+}
+
+static void save_later_locked(struct vm_store *s, const char *uuid)
+{
+	if (!vm_strmap_get(&s->unsaved, uuid))
+		put(&s->unsaved, uuid, xstrdup(uuid));
+}
+
+/* With the files' lock held. Reads the file, until it could be read once. Nothing is concluded from one that cannot be: it is not known
+ * then what is held. */
+static int ask_with_files(struct vm_store *s, const char *uuid, struct vs_err *err)
+{
+	vs_autofree char *path = file_name(s, uuid, "facts"), *text = NULL;
 	struct vs_err why = {0};
-	struct vm_meta *meta = NULL, *old;
+	struct vm_meta *meta = NULL;
 	size_t len;
 	int r;
 
-	if (vm_strmap_get(&s->asked, uuid))
+	if (is_asked(s, uuid))
 		return 0;
-	path = file_name_locked(s, uuid, "facts");
 	r = path ? read_file(path, &text, &len, &why) : 0;
 	if (r < 0 && r != -ENOENT)
 		return vs_err_set(err, r, "%s", why.msg);
 	if (text && (r = vm_meta_parse(text, len, &meta, &why)) < 0)
 		return vs_err_set(err, r, "'%s': %s", path, why.msg);
-	old = vm_strmap_get(&s->meta, uuid);
-	if (meta && vm_meta_newer(old, meta) == meta) {
-		vm_meta_free(vm_strmap_remove(&s->meta, uuid));
-		if (vm_strmap_put(&s->meta, uuid, meta) < 0)
-			xoom();
-		meta = NULL;
-	}
+	pthread_mutex_lock(&s->lock);
+	if (meta && vm_meta_newer(vm_strmap_get(&s->meta, uuid), meta) == meta)
+		put_meta_locked(s, uuid, vs_steal(meta));
+	put(&s->asked, uuid, s);
+	pthread_mutex_unlock(&s->lock);
 	vm_meta_free(meta);
-	if (vm_strmap_put(&s->asked, uuid, s) < 0)
-		xoom();
 	return 0;
 }
 
-/* The copy, as far as it could be read. Borrowed; NULL: none. */
-static const struct vm_meta *copy_locked(struct vm_store *s, const char *uuid)
+/* Waits for no other file once it could be read. */
+static int ask(struct vm_store *s, const char *uuid, struct vs_err *err)
 {
-	ask_locked(s, uuid, NULL);
-	return vm_strmap_get(&s->meta, uuid);
+	int r;
+
+	if (is_asked(s, uuid))
+		return 0;
+	pthread_mutex_lock(&s->files);
+	r = ask_with_files(s, uuid, err);
+	pthread_mutex_unlock(&s->files);
+	return r;
 }
 
-/* In memory, and in the file, unless that holds what could not be read. On failure neither has changed. */
-static int remember_locked(struct vm_store *s, const char *uuid, const struct vm_meta *meta, bool only_memory,
-			   struct vs_err *err)
+/* With the files' lock held. Not over what could not be read. */
+static int write_with_files(struct vm_store *s, const char *uuid, const struct vm_meta *meta, struct vs_err *err)
 {
-	vs_autofree char *path = file_name_locked(s, uuid, "facts"), *text = NULL;
-	struct vm_meta *copy;
-	int r = 0;
+	vs_autofree char *path = file_name(s, uuid, "facts"), *text = NULL;
+	int r = path ? ask_with_files(s, uuid, err) : 0;
 
-	if (path && !only_memory) {
-		r = ask_locked(s, uuid, err);
-		if (r == 0)
-			r = vm_meta_text(meta, &text, err);
-		if (r == 0)
-			r = write_file(s, path, text, err);
-		if (r < 0)
-			return r;
-	}
-	copy = vm_meta_copy(meta);
-	if (!copy)
-		return vs_err_set(err, -ENOMEM, "out of memory");
-	vm_meta_free(vm_strmap_remove(&s->meta, uuid));
-	if (vm_strmap_put(&s->meta, uuid, copy) < 0)
-		xoom();
-	return 0;
+	if (path && r == 0)
+		r = vm_meta_text(meta, &text, err);
+	return path && r == 0 ? write_file(s, path, text, err) : r;
 }
 
 struct vm_meta *vm_store_best(struct vm_store *s, const char *uuid, const struct vm_meta *found)
@@ -239,14 +262,17 @@ struct vm_meta *vm_store_best(struct vm_store *s, const char *uuid, const struct
 	const struct vm_meta *best, *copy;
 	struct vm_meta *given;
 
+	ask(s, uuid, NULL);
 	pthread_mutex_lock(&s->lock);
-	copy = copy_locked(s, uuid);
+	copy = vm_strmap_get(&s->meta, uuid);
 	best = vm_meta_newer(found, copy);
 	if (found && (!copy || copy->serial <= found->serial))
 		vm_strmap_remove(&s->pending, uuid);
-	if (best && best == found && (!copy || copy->serial < found->serial) && remember_locked(s, uuid, found, false, NULL) < 0)
-		remember_locked(s, uuid, found, true, NULL);
 	given = best ? vm_meta_copy(best) : NULL;
+	if (best && best == found && (!copy || copy->serial < found->serial)) {
+		put_meta_locked(s, uuid, vm_meta_copy(found));
+		save_later_locked(s, uuid);
+	}
 	pthread_mutex_unlock(&s->lock);
 	return given;
 }
@@ -255,11 +281,17 @@ int vm_store_remember(struct vm_store *s, const char *uuid, const struct vm_meta
 {
 	int r;
 
-	pthread_mutex_lock(&s->lock);
-	r = remember_locked(s, uuid, meta, false, err);
-	if (r == 0 && !vm_strmap_get(&s->pending, uuid) && vm_strmap_put(&s->pending, uuid, s) < 0)
-		xoom();
-	pthread_mutex_unlock(&s->lock);
+	pthread_mutex_lock(&s->files);
+	r = write_with_files(s, uuid, meta, err);
+	if (r == 0) {
+		pthread_mutex_lock(&s->lock);
+		put_meta_locked(s, uuid, vm_meta_copy(meta));
+		free(vm_strmap_remove(&s->unsaved, uuid));
+		if (!vm_strmap_get(&s->pending, uuid))
+			put(&s->pending, uuid, s);
+		pthread_mutex_unlock(&s->lock);
+	}
+	pthread_mutex_unlock(&s->files);
 	return r;
 }
 
@@ -269,16 +301,16 @@ char *vm_store_disown(struct vm_store *s, const char *uuid)
 	struct vm_meta *left;
 	char *policy = NULL;
 
+	ask(s, uuid, NULL);
 	pthread_mutex_lock(&s->lock);
-	copy = vm_strmap_get(&s->pending, uuid) ? NULL : copy_locked(s, uuid);
+	copy = vm_strmap_get(&s->pending, uuid) ? NULL : vm_strmap_get(&s->meta, uuid);
 	if (copy && copy->policy && strcmp(copy->policy, "off") != 0) {
 		policy = xstrdup(copy->policy);
 		left = vm_meta_copy(copy);
 		if (!left || vm_meta_set_policy(left, NULL) < 0)
 			xoom();
-		if (remember_locked(s, uuid, left, false, NULL) < 0)
-			remember_locked(s, uuid, left, true, NULL);
-		vm_meta_free(left);
+		put_meta_locked(s, uuid, left);
+		save_later_locked(s, uuid);
 	}
 	pthread_mutex_unlock(&s->lock);
 	return policy;
@@ -286,56 +318,72 @@ char *vm_store_disown(struct vm_store *s, const char *uuid)
 
 int vm_store_legible(struct vm_store *s, const char *uuid, struct vs_err *err)
 {
-	int r;
+	return ask(s, uuid, err);
+}
 
+static bool take_one(void *thing, void *opaque)
+{
+	char **one = opaque;
+
+	if (*one)
+		return true;
+	*one = thing;
+	return false;
+}
+
+bool vm_store_save_one(struct vm_store *s)
+{
+	vs_autofree char *uuid = NULL;
+	struct vm_meta *meta = NULL;
+
+	pthread_mutex_lock(&s->files);
 	pthread_mutex_lock(&s->lock);
-	r = ask_locked(s, uuid, err);
+	vm_strmap_filter(&s->unsaved, take_one, &uuid);
+	if (uuid)
+		meta = vm_meta_copy(vm_strmap_get(&s->meta, uuid));
 	pthread_mutex_unlock(&s->lock);
-	return r;
+	if (meta)
+		write_with_files(s, uuid, meta, NULL); /* else only memory remembers it */
+	pthread_mutex_unlock(&s->files);
+	vm_meta_free(meta);
+	return uuid;
 }
 
 /* ---------------------------------------------------------------- the note */
 
+static int put_journal(struct vm_store *s, const char *uuid, const char *text, struct vs_err *err)
+{
+	vs_autofree char *path = file_name(s, uuid, "note");
+
+	if (!text)
+		return path && unlink(path) < 0 && errno != ENOENT ? cannot(err, -errno, path) : 0;
+	if (!path)
+		return vs_err_set(err, -ENOENT, "there is no state directory that it could be written to: see STATE_DIRECTORY");
+	if (strlen(text) > VM_META_MAX)
+		return cannot(err, -E2BIG, path);
+	return write_file(s, path, text, err);
+}
+
 int vm_store_journal_put(struct vm_store *s, const char *uuid, const char *text, struct vs_err *err)
 {
-	vs_autofree char *path = NULL;
-	int r = 0;
+	int r = put_journal(s, uuid, text, err);
 
-	pthread_mutex_lock(&s->lock);
-	s->journals++;
-	path = file_name_locked(s, uuid, "note");
-	if (text && !path)
-		r = vs_err_set(err, -ENOENT, "there is no state directory that it could be written to: see STATE_DIRECTORY");
-	else if (text && strlen(text) > VM_META_MAX)
-		r = cannot(err, -E2BIG, path);
-	else if (text)
-		r = write_file(s, path, text, err);
-	else if (path && unlink(path) < 0 && errno != ENOENT)
-		r = cannot(err, -errno, path);
-	pthread_mutex_unlock(&s->lock);
+	atomic_fetch_add(&s->journals, 1); /* afterwards: who has seen this count reads what was written */
 	return r;
 }
 
 uint64_t vm_store_journals(struct vm_store *s)
 {
-	uint64_t n;
-
-	pthread_mutex_lock(&s->lock);
-	n = s->journals;
-	pthread_mutex_unlock(&s->lock);
-	return n;
+	return atomic_load(&s->journals);
 }
 
 int vm_store_journal_get(struct vm_store *s, const char *uuid, char **text, struct vs_err *err)
 {
-	vs_autofree char *path = NULL;
+	vs_autofree char *path = file_name(s, uuid, "note");
 	size_t len;
 	int r;
 
 	*text = NULL;
-	pthread_mutex_lock(&s->lock);
-	path = file_name_locked(s, uuid, "note");
 	r = path ? read_file(path, text, &len, err) : 0;
-	pthread_mutex_unlock(&s->lock);
 	return r == -ENOENT ? 0 : r;
 }

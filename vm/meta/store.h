@@ -27,9 +27,11 @@ void vm_store_free(struct vm_store *store);
 /* Which connection the domains are of (its URI): two hosts may have one UUID. Only the first call counts. */
 void vm_store_connection(struct vm_store *store, const char *uri);
 
-/* What is to be believed, given what was @found at the domain (NULL: nothing); remembers that where it is newer than the copy.
- * Gives a copy; NULL: nothing is known of this domain (or no memory). */
+/* What is to be believed, given what was @found at the domain (NULL: nothing); remembers that, in memory, where it is newer than the copy.
+ * Waits for a disk only until the copy was read once. Gives a copy; NULL: nothing is known of this domain. */
 struct vm_meta *vm_store_best(struct vm_store *store, const char *uuid, const struct vm_meta *found);
+/* Writes the copy of one domain of which something newer was found. False: there is none left. */
+bool vm_store_save_one(struct vm_store *store);
 
 /* The domain, or image, has no metadata of ours and is not known to be the one that the copy is of: a UUID, or a path, may be somebody
  * else's by now. A policy drops snapshots, so it is forgotten; what only protects stays. Gives the policy; NULL: there was none, or it

@@ -27,6 +27,7 @@ struct vm_log {
 	char *name;
 	struct line lines[LINES];
 	size_t first, n;
+	size_t len; /* of the text */
 	int64_t changed_ns;
 };
 
@@ -91,6 +92,24 @@ static void flatten(char *text)
 			*p = ' ';
 }
 
+static void print_line(FILE *f, const struct line *line)
+{
+	char when[40];
+
+	vm_time_text(line->when_ns, when, sizeof(when));
+	fprintf(f, "%s %s\n", when, line->text);
+}
+
+static size_t len_of(const struct line *line)
+{
+	char when[40];
+
+	if (!line->text)
+		return 0;
+	vm_time_text(line->when_ns, when, sizeof(when));
+	return strlen(when) + strlen(line->text) + 2;
+}
+
 static void publish(const struct vm_log *log, const char *name, const char *text)
 {
 	if (log->to_stderr)
@@ -123,8 +142,10 @@ void vm_log(struct vm_log *log, const char *fmt, ...)
 		log->first = (log->first + 1) % LINES;
 	else
 		log->n++;
+	log->len -= len_of(slot);
 	free(slot->text);
 	*slot = (struct line){ .when_ns = vm_now_ns(), .text = text };
+	log->len += len_of(slot);
 	log->changed_ns = slot->when_ns;
 	pthread_mutex_unlock(&log->lock);
 
@@ -132,12 +153,12 @@ void vm_log(struct vm_log *log, const char *fmt, ...)
 		publish(log, name, copy);
 }
 
-static void print_line(FILE *f, const struct line *line)
+void vm_log_stat(struct vm_log *log, size_t *len, int64_t *changed_ns)
 {
-	char when[40];
-
-	vm_time_text(line->when_ns, when, sizeof(when));
-	fprintf(f, "%s %s\n", when, line->text);
+	pthread_mutex_lock(&log->lock);
+	*len = log->len;
+	*changed_ns = log->changed_ns;
+	pthread_mutex_unlock(&log->lock);
 }
 
 int vm_log_text(struct vm_log *log, char **text, size_t *len, int64_t *changed_ns)

@@ -25,5 +25,7 @@ void vm_log(struct vm_log *log, const char *fmt, ...) __attribute__((format(prin
 /* The last 1,000 lines, oldest first, each "2026-11-16T02:00:01+00:00 text\n". Gives *text (not NULL), its length, and
  * the time of the last line. */
 int vm_log_text(struct vm_log *log, char **text, size_t *len, int64_t *changed_ns);
+/* Its length and time, without making it. */
+void vm_log_stat(struct vm_log *log, size_t *len, int64_t *changed_ns);
 
 #endif
