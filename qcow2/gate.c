@@ -39,6 +39,7 @@ struct q2_gate {
 	size_t n_dirs;
 	struct allowed_file *files;
 	size_t n_files;
+	struct q2_gate *also; /* or NULL */
 };
 
 struct q2_gate *q2_gate_new(void)
@@ -71,7 +72,13 @@ void q2_gate_unref(struct q2_gate *gate)
 	}
 	free(gate->dirs);
 	free(gate->files);
+	q2_gate_unref(gate->also);
 	free(gate);
+}
+
+void q2_gate_include(struct q2_gate *gate, struct q2_gate *also)
+{
+	gate->also = q2_gate_ref(also);
 }
 
 static int add_dir(struct q2_gate *gate, char *canon /* takes */)
@@ -167,7 +174,7 @@ static bool dir_allowed(const struct q2_gate *gate, const char *path)
 	for (i = 0; i < gate->n_dirs; i++)
 		if (below(path, gate->dirs[i]))
 			return true;
-	return false;
+	return gate->also && dir_allowed(gate->also, path);
 }
 
 /* A link to the device @rdev, in an allowed directory of devices (a volume group). */
@@ -202,7 +209,7 @@ static bool file_allowed(const struct q2_gate *gate, const char *canon)
 	for (i = 0; i < gate->n_files; i++)
 		if (gate->files[i].canon && !strcmp(gate->files[i].canon, canon))
 			return true;
-	return false;
+	return gate->also && file_allowed(gate->also, canon);
 }
 
 static enum q2_format known_format(const struct q2_gate *gate, const char *path, const char *canon)
@@ -214,7 +221,7 @@ static enum q2_format known_format(const struct q2_gate *gate, const char *path,
 		    (!strcmp(gate->files[i].path, path) ||
 		     (gate->files[i].canon && !strcmp(gate->files[i].canon, canon))))
 			return gate->files[i].format;
-	return Q2_FORMAT_NONE;
+	return gate->also ? known_format(gate->also, path, canon) : Q2_FORMAT_NONE;
 }
 
 static int canonical(int path_fd, char *out, size_t out_len)

@@ -103,8 +103,8 @@ int q2_name_resolve(const char *from, const char *name, const char *format, char
 
 /*
  * The gate decides which files an image may name. It is immutable data once built: directories (canonical, with
- * everything below them), single files (for devices in /dev), and formats that a trusted source gave for a path.
- * Reference-counted.
+ * everything below them), single files (for devices in /dev), and formats that a trusted source gave for a path. What many
+ * gates have in common is one that they include. Reference-counted.
  */
 struct q2_gate;
 struct q2_gate *q2_gate_new(void); /* NULL: no memory */
@@ -115,6 +115,9 @@ int q2_gate_allow_dir(struct q2_gate *gate, const char *dir);
 /* A file that a trusted source names: itself, and (not for /dev, /dev/mapper, /dev/disk/...) its directory, both as
  * written and as resolved. @format: Q2_FORMAT_NONE where the source gives none. */
 int q2_gate_allow_file(struct q2_gate *gate, const char *path, enum q2_format format);
+
+/* All that @also allows, too, and its formats after its own; a reference is kept. Once for a gate. NULL: nothing. */
+void q2_gate_include(struct q2_gate *gate, struct q2_gate *also);
 
 /* Opens what an image names, or says who forbids it. Gives *file; *format is never Q2_FORMAT_NONE (-EPERM: "no format
  * recorded": formats are never probed). @name as recorded in @from. */

@@ -248,6 +248,25 @@ Test(q2_gate, formats_come_from_the_image_then_from_who_is_trusted_and_are_never
 	scene_free(&s);
 }
 
+Test(q2_gate, what_another_one_allows_it_allows_too_and_its_own_formats_come_first)
+{
+	struct scene s = scene_new();
+	struct q2_gate *also = q2_gate_new();
+	vs_autofree char *base = ti_path(s.images, "base.raw");
+	enum q2_format fmt;
+
+	cr_assert_eq(q2_gate_allow_file(also, base, Q2_FORMAT_RAW), 0);
+	cr_expect_eq(try_open(&s, "base.raw", "raw", NULL), -EPERM);
+	q2_gate_include(s.gate, also);
+	q2_gate_unref(also); /* it is held on to */
+	cr_expect_eq(try_open(&s, "base.raw", NULL, &fmt), 0);
+	cr_expect_eq(fmt, Q2_FORMAT_RAW);
+	cr_assert_eq(q2_gate_allow_file(s.gate, base, Q2_FORMAT_QCOW2), 0);
+	cr_expect_eq(try_open(&s, "base.raw", NULL, &fmt), 0);
+	cr_expect_eq(fmt, Q2_FORMAT_QCOW2);
+	scene_free(&s);
+}
+
 Test(q2_gate, protocols_are_refused_whatever_is_allowed)
 {
 	struct scene s = scene_new();

@@ -324,3 +324,32 @@ Test(vm_gate, stays_the_same_while_the_same_is_named)
 	q2_gate_unref(first);
 	vm_gates_memo_fini(&memo);
 }
+
+/* ---------------------------------------------------------------- gates */
+
+static struct q2_gate *gate_of(struct vm_gates_memo *memo, const char *file, struct q2_gate *also)
+{
+	struct vm_gates_list list = {.also = also};
+	struct q2_gate *gate;
+
+	vm_gates_list_file(&list, file, Q2_FORMAT_NONE);
+	gate = vm_gates_list_gate(&list, memo);
+	vm_gates_list_fini(&list);
+	return gate;
+}
+
+Test(vm_gates, a_domain_keeps_its_gate_while_it_and_what_surrounds_it_are_the_same)
+{
+	struct vm_gates_memo around = {0}, web = {0}, db = {0};
+	struct q2_gate *a = gate_of(&around, "/dev/null", NULL), *of_web = gate_of(&web, "/i/web", a), *of_db = gate_of(&db, "/i/db", a);
+
+	cr_assert(a && of_web && of_db);
+	cr_expect_eq(gate_of(&around, "/dev/null", NULL), a);
+	cr_expect_eq(gate_of(&web, "/i/web", a), of_web);
+	a = gate_of(&around, "/dev/zero", NULL); /* the old one lives on in theirs, so none has its place */
+	cr_expect_neq(gate_of(&web, "/i/web", a), of_web);
+	cr_expect_neq(gate_of(&db, "/i/db", a), of_db);
+	vm_gates_memo_fini(&around);
+	vm_gates_memo_fini(&web);
+	vm_gates_memo_fini(&db);
+}

@@ -172,14 +172,8 @@ static struct q2_gate *wide_gate(const struct vm_surroundings *s)
 		vm_gates_list_file(&list, chains->fact[i].path, Q2_FORMAT_NONE);
 	for (size_t i = 0; i < s->n_allow_paths; i++)
 		vm_gates_list_dir(&list, s->allow_paths[i]);
-	for (size_t i = 0; s->pools && i < s->pools->n; i++) {
-		const struct vm_pool *pool = &s->pools->pools[i];
-
-		if (pool->dir)
-			vm_gates_list_dir(&list, pool->dir);
-		for (size_t k = 0; k < pool->n_volumes; k++)
-			vm_gates_list_file(&list, pool->volumes[k], Q2_FORMAT_NONE);
-	}
+	if (s->pools)
+		vm_gates_list_pools(&list, s->pools);
 	gate = vm_gates_list_gate(&list, s->wide);
 	vm_gates_list_fini(&list);
 	if (!gate)

@@ -32,6 +32,7 @@ static void volume_free(void *thing)
 
 void vm_build_cache_fini(struct vm_build_cache *cache)
 {
+	vm_gates_memo_fini(&cache->around);
 	vm_gates_memo_fini(&cache->wide);
 	vm_strmap_clear(&cache->volumes, volume_free);
 	*cache = (struct vm_build_cache){0};
@@ -190,18 +191,18 @@ static void add_domain(struct vm_build *sk, struct vm_gates_list *list, const st
 	}
 }
 
-static void add_surroundings(struct vm_build *sk, struct vm_gates_list *list)
+/* What every domain's images may name: asked once a look, for there may be a thousand volumes and a thousand domains. */
+static struct q2_gate *gate_around(struct vm_build *sk)
 {
-	for (size_t i = 0; i < sk->n_allow_paths; i++)
-		vm_gates_list_dir(list, sk->allow_paths[i]);
-	for (size_t i = 0; i < sk->pools->n; i++) {
-		const struct vm_pool *pool = &sk->pools->pools[i];
+	struct vm_gates_list list = {0};
+	struct q2_gate *gate;
 
-		if (pool->dir)
-			vm_gates_list_dir(list, pool->dir);
-		for (size_t k = 0; k < pool->n_volumes; k++)
-			vm_gates_list_file(list, pool->volumes[k], Q2_FORMAT_NONE);
-	}
+	for (size_t i = 0; i < sk->n_allow_paths; i++)
+		vm_gates_list_dir(&list, sk->allow_paths[i]);
+	vm_gates_list_pools(&list, sk->pools);
+	gate = vm_gates_list_gate(&list, &sk->cache->around);
+	vm_gates_list_fini(&list);
+	return gate;
 }
 
 static struct q2_gate *domain_gate(struct vm_build *sk, struct vm_observed_domain *k)
@@ -209,8 +210,8 @@ static struct q2_gate *domain_gate(struct vm_build *sk, struct vm_observed_domai
 	struct vm_gates_list list = {0};
 	struct q2_gate *gate;
 
+	list.also = sk->around;
 	add_domain(sk, &list, k);
-	add_surroundings(sk, &list);
 	gate = vm_gates_list_gate(&list, &k->gate);
 	vm_gates_list_fini(&list);
 	return gate;
@@ -381,7 +382,8 @@ int vm_build_draw(struct vm_build *sk)
 	sk->set.drafts = vm_arena_calloc(&sk->arena, n, sizeof(*sk->set.drafts));
 	sk->extra_room = 3 * n; /* see build-disks.c */
 	sk->set.extra = sk->extra = vm_arena_calloc(&sk->arena, sk->extra_room, sizeof(*sk->extra));
-	if (!sk->set.drafts || !sk->extra)
+	sk->around = gate_around(sk);
+	if (!sk->set.drafts || !sk->extra || !sk->around)
 		return -ENOMEM;
 	sk->set.n = n;
 	r = name_dirs(sk);

@@ -17,6 +17,7 @@
 
 /* What is kept from one build to the next. Zero-initialise. */
 struct vm_build_cache {
+	struct vm_gates_memo around; /* what the gate of every domain includes */
 	struct vm_gates_memo wide;   /* the gate for images that belong to no domain */
 	struct vm_strmap volumes;   /* where storage volumes lie that XML names by pool and volume */
 	int64_t stale_ns;           /* what libvirt said of them before this moment (steady clock) is to be asked again */
@@ -41,6 +42,7 @@ struct vm_build {
 	struct vm_arena arena;
 	struct vm_chains chains;
 	struct vm_drafts set;
+	struct q2_gate *around;       /* of the cache */
 	struct vm_fact_domain *extra; /* set.extra, while it is filled */
 	size_t extra_room;
 };

@@ -72,6 +72,18 @@ void vm_gates_list_dir(struct vm_gates_list *list, const char *path)
 		add(list, (struct vm_gates_name){ .path = path, .dir = true });
 }
 
+void vm_gates_list_pools(struct vm_gates_list *list, const struct vm_pools *pools)
+{
+	for (size_t i = 0; i < pools->n; i++) {
+		const struct vm_pool *pool = &pools->pools[i];
+
+		if (pool->dir)
+			vm_gates_list_dir(list, pool->dir);
+		for (size_t k = 0; k < pool->n_volumes; k++)
+			vm_gates_list_file(list, pool->volumes[k], Q2_FORMAT_NONE);
+	}
+}
+
 /* What the gate will make of the names depends on where they lead, too. */
 static void print_key(FILE *f, const struct vm_gates_list *list)
 {
@@ -91,6 +103,7 @@ static char *key_of(const struct vm_gates_list *list)
 
 	if (!f)
 		return NULL;
+	fprintf(f, "%p\n", (void *)list->also); /* no other gate can have its place while that one is held on to */
 	print_key(f, list);
 	if (fclose(f)) {
 		free(key);
@@ -112,8 +125,10 @@ static struct q2_gate *build(const struct vm_gates_list *list)
 		else
 			r = q2_gate_allow_file(gate, name->path, name->format);
 	}
-	if (r == 0)
+	if (r == 0) {
+		q2_gate_include(gate, list->also);
 		return gate;
+	}
 	q2_gate_unref(gate);
 	return NULL;
 }

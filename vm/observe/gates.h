@@ -9,6 +9,7 @@
 #ifndef VS_VM_OBSERVE_GATES_H
 #define VS_VM_OBSERVE_GATES_H
 
+#include "vm/observe/pools.h"
 #include "vm/util/strmap.h"
 #include "vm/xml/xml.h"
 
@@ -28,6 +29,7 @@ struct vm_gates_list {
 		bool dir;
 	} *names;
 	size_t n, room;
+	struct q2_gate *also; /* what others allow, too; or NULL */
 	bool failed;
 };
 void vm_gates_list_fini(struct vm_gates_list *list);
@@ -35,6 +37,7 @@ void vm_gates_list_fini(struct vm_gates_list *list);
 void vm_gates_list_file(struct vm_gates_list *list, const char *path, enum q2_format format);
 void vm_gates_list_files(struct vm_gates_list *list, const struct vm_xml_file *files, size_t n);
 void vm_gates_list_dir(struct vm_gates_list *list, const char *path);
+void vm_gates_list_pools(struct vm_gates_list *list, const struct vm_pools *pools);
 
 /* The gate for all that: the memo's where that was built from the same, else a new one that replaces it. Borrowed from the
  * memo; NULL: no memory. */
