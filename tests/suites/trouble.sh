@@ -141,6 +141,18 @@ does 'release' disk 'release m1'
 does 'prune' disk 'prune'
 same 'then m1 goes' m4 "$(qemu-img snapshot -l "$I" | grep -o ' \(m[0-9]\|kept\) ' | tr -d ' ')"
 check 'qemu-img check is clean' qemu-img check -q "$I"
+mount --bind "$I" "$I" && mount -o remount,bind,ro "$I" || die "no read-only bind mount"
+does_not 'qemu-img cannot write' disk 'create m5' EROFS 'qemu-img'
+umount "$I"
+qemu-img snapshot -c m5 "$I"
+check 'somebody else takes one under that name' wait_until 20 test -e "$M/disk/m5.disk.img"
+same 'which is not ours' false "$(field "$M" disk m5 .ours)"
+does 'hold the other' disk 'hold m4'
+does 'another one is taken' disk 'create m6'
+same 'still' false "$(field "$M" disk m5 .ours)"
+does 'release' disk 'release m4'
+does 'delete' disk 'delete m6'
+qemu-img snapshot -d m5 "$I"
 
 qemu-system-x86_64 -S -display none -monitor none -serial none -nodefaults -machine pc,accel=tcg -m 16 -pidfile "$W/qemu.pid" -daemonize \
 	-drive "file=$I,format=qcow2,if=none,id=d" -device virtio-blk-pci,drive=d >/dev/null 2>&1 || die "no QEMU"

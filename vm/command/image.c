@@ -71,6 +71,16 @@ static int run(struct vm_context *cx, const char *option, const char *name, stru
 	return r;
 }
 
+/* qemu-img has failed: where nothing of that name is there, what somebody else takes under it is not ours. */
+static int not_taken(struct vm_context *cx, const char *name, int r)
+{
+	const struct vm_snapshot *s;
+
+	if (vm_attest_poll(cx, NULL) == 0 && vm_context_find(cx, name, &s, NULL) == -ENOENT)
+		vm_journal_done(&cx->journal, "take");
+	return r;
+}
+
 int vm_image_create(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
 	struct vm_name_rules rules = { .internal = true, .suffix_len = 16 };
@@ -94,10 +104,11 @@ int vm_image_create(struct vm_context *cx, const struct vm_command *c, struct vs
 		return r;
 	r = vm_recover_journal_take(cx, c->names[0], err);
 	if (r < 0)
-		return vs_err_set(err, r, "out of memory");
+		return r;
 	r = run(cx, "-c", c->names[0], err);
-	if (r == 0)
-		r = vm_attest_poll(cx, err);
+	if (r < 0)
+		return not_taken(cx, c->names[0], r);
+	r = vm_attest_poll(cx, err);
 	if (r == 0)
 		r = vm_context_find(cx, c->names[0], &s, err);
 	if (r < 0)
