@@ -43,7 +43,7 @@ struct vm_fsfreeze {
 static pthread_mutex_t count_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t count_changed = PTHREAD_COND_INITIALIZER;
 static unsigned count; /* threads that there are */
-static int64_t latest_ns; /* until then each of them has had its time, libvirt's time-outs granted */
+static int64_t latest_ns; /* of the steady clock: until then each of them has had its time, libvirt's time-outs granted */
 
 static void freeze_free(struct vm_fsfreeze *f)
 {
@@ -125,9 +125,9 @@ static bool await_end(struct vm_fsfreeze *f, const struct vm_dom_watch *watch)
 
 	pthread_mutex_lock(&f->lock);
 	while (!f->over && vm_steady_ns() < patience && !vm_dom_cancelled(watch)) {
-		struct timespec until = vm_ns_timespec(vm_now_ns() + LOOK_NS);
+		struct timespec until = vm_ns_timespec(vm_steady_ns() + LOOK_NS);
 
-		pthread_cond_timedwait(&f->ended, &f->lock, &until);
+		pthread_cond_clockwait(&f->ended, &f->lock, CLOCK_MONOTONIC, &until);
 	}
 	over = f->over;
 	f->left = !over;
@@ -149,7 +149,7 @@ static int open_other(struct vm_fsfreeze *f, virDomainPtr dom, struct vs_err *er
 static int begin(struct vm_fsfreeze *f, struct vs_err *err)
 {
 	unsigned patience = 2 * f->seconds + THAW_TRIES * (THAW_S + 1);
-	int64_t until = vm_now_ns() + (int64_t)(patience < LINGER_MOST_S ? patience : LINGER_MOST_S) * VM_NS_PER_S + SLACK_NS;
+	int64_t until = vm_steady_ns() + (int64_t)(patience < LINGER_MOST_S ? patience : LINGER_MOST_S) * VM_NS_PER_S + SLACK_NS;
 	pthread_t thread;
 	int r;
 
@@ -228,7 +228,7 @@ void vm_fsfreeze_await(void)
 
 	pthread_mutex_lock(&count_lock);
 	until = vm_ns_timespec(latest_ns);
-	while (count && pthread_cond_timedwait(&count_changed, &count_lock, &until) == 0)
+	while (count && pthread_cond_clockwait(&count_changed, &count_lock, CLOCK_MONOTONIC, &until) == 0)
 		;
 	pthread_mutex_unlock(&count_lock);
 }
