@@ -14,7 +14,6 @@
 #include <string.h>
 
 #include "vm/graph/graph.h"
-#include "vm/observe/watch.h"
 #include "vm/util/strmap.h"
 
 #define SEC INT64_C(1000000000)
@@ -936,38 +935,6 @@ Test(vm_graph, the_present_content_of_an_image_is_busy_while_somebody_writes)
 	vm_verdict_fini(&v);
 	l.files[O3].writer = true;
 	expect_in(&l, WEB, S1, VM_BUSY, NULL);
-}
-
-/* ---------------------------------------------------------------- memory of one file */
-
-Test(vm_graph, the_watch_tells_writes_from_repointing_and_from_the_work_of_an_active_layer)
-{
-	struct vm_watch w = {0};
-	struct q2_stamp s = {.dev = 1, .ino = 2, .size = 10, .mtime_ns = 100};
-
-	vm_watch_step(&w, &s, "a", false, 1);
-	s.mtime_ns = 200;
-	vm_watch_step(&w, &s, "a", false, 2); /* active: of course it is written */
-	s.mtime_ns = 300;
-	vm_watch_step(&w, &s, "a", true, 3);  /* the last writes before it was frozen */
-	cr_expect_eq(w.written_at, 0u);
-	s.mtime_ns = 400;
-	vm_watch_step(&w, &s, "b", true, 4);
-	cr_expect_eq(w.written_at, 0u);
-	cr_expect_eq(w.repointed_at, 4u);
-	s.ctime_ns = 500; /* chown */
-	vm_watch_step(&w, &s, "b", true, 5);
-	cr_expect_eq(w.written_at, 0u);
-	s.mtime_ns = 600;
-	vm_watch_step(&w, &s, "b", true, 6);
-	cr_expect_eq(w.written_at, 6u);
-	s.ino = 3; /* another file under that name */
-	vm_watch_step(&w, &s, NULL, true, 7);
-	cr_expect_eq(w.written_at, 0u);
-	s.block = true;
-	s.mtime_ns = 700;
-	vm_watch_step(&w, &s, NULL, true, 8);
-	cr_expect_eq(w.written_at, 0u);
 }
 
 /* ---------------------------------------------------------------- the picture */

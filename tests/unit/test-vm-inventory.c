@@ -9,6 +9,7 @@
 #include "vm/meta/meta.h"
 #include "vm/model/inventory.h"
 #include "vm/observe/gates.h"
+#include "vm/observe/watch.h"
 #include "vm/util/clock.h"
 #include "vm/util/log-shelf.h"
 #include "vm/util/strmap.h"
@@ -352,4 +353,36 @@ Test(vm_gates, a_domain_keeps_its_gate_while_it_and_what_surrounds_it_are_the_sa
 	vm_gates_memo_fini(&around);
 	vm_gates_memo_fini(&web);
 	vm_gates_memo_fini(&db);
+}
+
+/* ---------------------------------------------------------------- memory of one file */
+
+Test(vm_watch, tells_writes_from_repointing_and_from_the_work_of_an_active_layer)
+{
+	struct vm_watch w = {0};
+	struct q2_stamp s = {.dev = 1, .ino = 2, .size = 10, .mtime_ns = 100};
+
+	vm_watch_step(&w, &s, "a", false, 1);
+	s.mtime_ns = 200;
+	vm_watch_step(&w, &s, "a", false, 2); /* active: of course it is written */
+	s.mtime_ns = 300;
+	vm_watch_step(&w, &s, "a", true, 3);  /* the last writes before it was frozen */
+	cr_expect_eq(w.written_at, 0u);
+	s.mtime_ns = 400;
+	vm_watch_step(&w, &s, "b", true, 4);
+	cr_expect_eq(w.written_at, 0u);
+	cr_expect_eq(w.repointed_at, 4u);
+	s.ctime_ns = 500; /* chown */
+	vm_watch_step(&w, &s, "b", true, 5);
+	cr_expect_eq(w.written_at, 0u);
+	s.mtime_ns = 600;
+	vm_watch_step(&w, &s, "b", true, 6);
+	cr_expect_eq(w.written_at, 6u);
+	s.ino = 3; /* another file under that name */
+	vm_watch_step(&w, &s, NULL, true, 7);
+	cr_expect_eq(w.written_at, 0u);
+	s.block = true;
+	s.mtime_ns = 700;
+	vm_watch_step(&w, &s, NULL, true, 8);
+	cr_expect_eq(w.written_at, 0u);
 }
