@@ -460,7 +460,7 @@ class Steps:
             return self.race_ours(p, d, intent, x, seen)
         if other == 'vdelete' and (d.kind == 'external' and self.branches(d) or p['name'] not in d.snaps or self.shares(d)):
             other = 'nothing'
-        if other == 'start':
+        if other == 'start' and not self.is_cut(d):
             words = ['start', d.name, '--paused']
         elif other == 'destroy':
             words = ['destroy', d.name]
@@ -483,7 +483,9 @@ class Steps:
             self.raced_delete(d, p['name'], other, worked, overlays)
         how = self.b.settle(d, intent, err, seen, self.w, words=text)
         if other == 'vmeta':
-            self.spoil_records(overlays)  # also that of a snapshot that was made in the meantime
+            self.spoil_records(overlays)
+            if intent.new in d.snaps and seen and intent.new not in seen.records:  # also that of one that was made in the meantime
+                d.snaps[intent.new].lied |= set(overlays)
         self.c.begun = True
         if other in ('start', 'destroy') and worked:
             d.on = None
@@ -886,7 +888,7 @@ class Steps:
 
     def do_power(self, p):
         d = self.known(p, mount=False)
-        if not d:
+        if not d or p['on'] and self.is_cut(d):
             return 'not now'
         words = ['start', d.name] + (['--paused'] if p['paused'] else []) if p['on'] else ['destroy', d.name]
         worked, out = self.w.virsh(*words)
@@ -899,6 +901,12 @@ class Steps:
             seen = self.w.look([d.name]).get(d.name)
             self.must_start(d, seen, out)
         return out or 'ok'
+
+    def is_cut(self, d):
+        """Is the beginning of an image in the place of the whole? QEMU takes that for the disk, and writes to it."""
+        cut = {self.w.ino_of(x['path']) for x in self.w.disturbed.values() if x['how'] == 'copy'}
+        files = self.w.scan() if cut else {}
+        return any(i in cut for path in d.paths for i in self.w.chain(self.w.ino_of(path), files))
 
     def restored(self, d):
         """From its managed save: on the disks that it had then, whatever virsh has frozen since."""
@@ -930,7 +938,7 @@ class Steps:
     def do_start(self, p):
         """Would it start?"""
         d = self.known(p, mount=False)
-        if not d or d.on is not False or d.saved:
+        if not d or d.on is not False or d.saved or self.is_cut(d):
             return 'not now'
         worked, out = self.w.virsh('start', d.name, '--paused')
         if not worked:
