@@ -458,6 +458,147 @@ def base_is_old(lab):
     g.end()
 
 
+def states(lab, g):
+    return {n: v["state"] for n, v in snapshots_of(lab.mount, g).items()}
+
+
+def layered(names, pause=0):
+    def build(g):
+        for i, name in enumerate(names):
+            time.sleep(pause)
+            g.snap(name)
+            for k, t in enumerate(g.targets):
+                g.write(t, 16 * (i + 1) + k, (2 * i + 1) * MIB, 12 * MIB)
+            g.flush()
+    return build
+
+
+def higher_up(lab):
+    """Somebody has written into such an image after the death: what stands on it, further up as well, is not what it was any more."""
+    sc = Scenario("delete a", layered("abcd"), "delete a", ("vda",), False, doomed="a", complete=())
+    g = lab.guest(sc)
+    try:
+        cut_short(lab, g, sc)
+        sh("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", at(g, "vda.qcow2"), at(g, "vda.b"))
+        sh("qemu-io", "-f", "qcow2", "-c", "write -q -P 77 3M 64k", at(g, "vda.b"))
+        os.utime(at(g, "vda.b"), (time.time() + 60, time.time() + 60))
+        lab.mount.up()
+        until("the header", lambda: None if stands_on(at(g, "vda.b")) == at(g, "vda.a") else "it stands on %s" % stands_on(at(g, "vda.b")))
+        for command in None, "delete a":
+            if command and lab.mount.write(g.name, command):
+                raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+            time.sleep(1)
+            is_so = states(lab, g)
+            if (is_so["c"], is_so["d"]) != ("stale", "stale"):
+                raise Wrong("after %s: %s" % (command, is_so))
+            until("b", lambda: unharmed(lab.mount, g, "b"))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+def spoilt_before(lab):
+    """It was written to before the merge: that is noted, and a header that is put back does not make it right again."""
+    sc = Scenario("delete a", layered("abc", 2.2), "delete a", ("vda",), False, doomed="a", complete=())
+    g = lab.guest(sc)
+    try:
+        for command in "hold c", "release c":
+            lab.mount.write(g.name, command)
+        time.sleep(4)
+        lab.mount.down()
+        sh("qemu-io", "-f", "qcow2", "-c", "write -q -P 77 1M 64k", at(g, "vda.b"))
+        lab.mount.up()
+        until("c", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) and states(lab, g)["c"] == "stale" else "is not stale")
+        cut_short(lab, g, sc)
+        sh("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", at(g, "vda.qcow2"), at(g, "vda.b"))
+        lab.mount.up()
+        until("the header", lambda: None if stands_on(at(g, "vda.b")) == at(g, "vda.a") else "it stands on %s" % stands_on(at(g, "vda.b")))
+        for command in None, "delete a":
+            if command and lab.mount.write(g.name, command):
+                raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+            time.sleep(1)
+            if states(lab, g)["c"] != "stale":
+                raise Wrong("after %s: %s" % (command, states(lab, g)))
+            until("b", lambda: unharmed(lab.mount, g, "b"))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+def died_putting_back(lab):
+    """We die while we put a header back, at each point: its new time is ours."""
+    for n in range(1, 12):
+        sc = scenario("delete a", False, "a")
+        g = lab.guest(sc)
+        try:
+            cut_short(lab, g, sc)
+            sh("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", at(g, "vda.qcow2"), at(g, "vda.b"))
+            lab.mount.arm(n)
+            try:
+                lab.mount.up()
+            except Wrong:
+                pass  # it may have died already
+            for _ in range(30):
+                if lab.mount.process.poll() is not None or stands_on(at(g, "vda.b")) == at(g, "vda.a"):
+                    break
+                time.sleep(0.2)
+            time.sleep(0.5)
+            dead = lab.mount.process.poll() is not None
+            lab.mount.disarm()
+            if dead:
+                sh("umount", "-l", lab.mount.point, check=False)
+                lab.mount.up()
+            until("the header", lambda: None if stands_on(at(g, "vda.b")) == at(g, "vda.a") else "it stands on %s" % stands_on(at(g, "vda.b")))
+            for name in "bc":
+                until("%s, died at point %d" % (name, n), lambda: unharmed(lab.mount, g, name))
+            if lab.mount.write(g.name, "delete a"):
+                raise Wrong("died at point %d: %s" % (n, lab.mount.outcome(g.name)))
+            g.forget("a")
+            for name in "bc":
+                until("%s at last, died at point %d" % (name, n), lambda: unharmed(lab.mount, g, name))
+        except (Wrong, OSError):
+            report(lab.mount, g)
+            raise
+        g.end()
+        if not dead:
+            if n < 4:
+                raise Wrong("only %d points" % n)
+            break
+
+
+def beneath_is_away(lab, gone, command):
+    """Something that an interrupted pull needs is out of sight for a while: that proves nothing, and it is needed when it is back."""
+    sc = scenario("pull", False, "")
+    g = lab.guest(sc)
+    away = os.path.join(os.environ["W"], "away-" + g.name)
+    try:
+        cut_short(lab, g, sc)
+        alone(g, at(g, "vda.c"))
+        os.rename(at(g, gone), away)
+        lab.mount.up()
+        until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+        number = lab.mount.write(g.name, command)
+        if number == 0 and (command == "create x" or gone != "vda.b"):
+            raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+        if gone != "vda.b" and lab.mount.write(g.name, "delete c") == 0:  # its record may go
+            g.forget("c")
+        os.rename(away, at(g, gone))
+        if not all(os.path.exists(at(g, f)) for f in ("vda.qcow2", "vda.a", "vda.b")):
+            raise Wrong("'delete c' removed what is needed: %s" % lab.mount.outcome(g.name))
+        if lab.mount.write(g.name, "pull") or "would copy" in lab.mount.outcome(g.name) or "copied" not in lab.mount.outcome(g.name):
+            raise Wrong("'pull', with all there: %s" % lab.mount.outcome(g.name))
+        g.check_present(g.present)
+        for name in g.wanted:
+            until(name, lambda: unharmed(lab.mount, g, name))
+        lab.finish(g, sc, leaks=True)
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 def whitewash(lab, crash, where="vda.b", spoilt="c"):
     """Somebody has written into what a snapshot froze, and then a merge beneath re-points it: the new time is no proof of innocence."""
     sc = scenario("delete a", False, "a")
@@ -498,7 +639,7 @@ def whitewash(lab, crash, where="vda.b", spoilt="c"):
 
 
 def base_is_gone(lab):
-    """What an interrupted pull stood on was removed by its owner: nobody can tell any more, and the next `pull` says so and goes on."""
+    """What an interrupted pull stood on was removed by its owner: `pull` says so, and with a guest that runs on what there is goes on."""
     sc = scenario("pull", False, "")
     g = lab.guest(sc)
     try:
@@ -507,14 +648,16 @@ def base_is_gone(lab):
         os.unlink(at(g, "vda.b"))
         lab.mount.up()
         until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
-        for command in "pull", "pull":
-            if lab.mount.write(g.name, command):
-                raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
-            told = "is gone, so nobody can tell" in lab.mount.outcome(g.name)
-            if told != (command == "pull" and not os.path.exists(at(g, "told"))):
-                raise Wrong("told: %s: %s" % (told, lab.mount.outcome(g.name)))
-            open(at(g, "told"), "w").close()
-        os.unlink(at(g, "told"))
+        for running, command, ok, words in ((False, "pull", True, "is kept until the domain runs"), (False, "create x", False, "bring it back"),
+                                            (False, "delete a", True, "'vda.qcow2' stays"), (False, "pull", True, "is kept until the domain runs"),
+                                            (True, "try pull", True, "goes on without it"), (True, "pull", True, "goes on without it"),
+                                            (True, "pull", True, "nothing to do"), (True, "create x", True, "created")):
+            if running and not g.running:
+                virsh(["start", g.name, "--paused"])
+                g.running = True
+            got = lab.mount.write(g.name, command)
+            if (got == 0) != ok or words not in lab.mount.outcome(g.name):
+                raise Wrong("'%s', %s: %s" % (command, "running" if running else "shut off", lab.mount.outcome(g.name)))
     except (Wrong, OSError):
         report(lab.mount, g)
         raise
@@ -695,7 +838,12 @@ def main():
               ("what was written to stays stale when it is re-pointed, after a death", lambda: whitewash(lab, True)),
               ("a header is ahead of its data, and its base has an old time", lambda: base_is_old(lab)),
               ("virsh commits into what has such a header", lambda: committed_into(lab)),
-              ("what an interrupted pull stood on is gone", lambda: base_is_gone(lab))]
+              ("what an interrupted pull stood on is gone", lambda: base_is_gone(lab)),
+              ("what stands on what was written to after a death is stale, too", lambda: higher_up(lab)),
+              ("what was written to stays stale when its header is put back", lambda: spoilt_before(lab)),
+              ("virt-snapfs dies while it puts a header back", lambda: died_putting_back(lab))]
+    cases += [("'%s' while %s, which an interrupted pull needs, is away" % (command, gone), lambda gone=gone, command=command: beneath_is_away(lab, gone, command))
+              for gone in ("vda.qcow2", "vda.a", "vda.b") for command in ("pull", "create x")]
     cases += [("QEMU is killed %d ms after a pull's header, %s" % (ms, "running" if running else "shut off"),
                lambda running=running, ms=ms: killed_at_its_end(lab, running, ms)) for running in (False, True) for ms in (0, 2, 5)]
     cases += [("another mount comes while a pull goes on", lambda: ours_goes_on(lab))]

@@ -2,12 +2,14 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* What inventories are made of: order and numbers of snapshots, sharing of what did not change, the log, and small helpers. */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "vm/inventory/draft.h"
 #include "vm/meta/meta.h"
 #include "vm/model/inventory.h"
+#include "vm/model/invariants.h"
 #include "vm/observe/gates.h"
 #include "vm/observe/watch.h"
 #include "vm/util/clock.h"
@@ -385,4 +387,81 @@ Test(vm_watch, tells_writes_from_repointing_and_from_the_work_of_an_active_layer
 	s.mtime_ns = 700;
 	vm_watch_step(&w, &s, NULL, true, 8);
 	cr_expect_eq(w.written_at, 0u);
+}
+
+/* ---------------------------------------------------------------- what readers rely on */
+
+#define S(text) ((char *)(text))
+
+struct house {
+	char *none[1];
+	struct vm_layer layers[2];
+	struct vm_disk_now now;
+	char *chain[3];
+	struct vm_disk disks[2];
+	struct vm_snapshot snapshots[2];
+	struct vm_domain d, e;
+	struct vm_domain *domains[2];
+	struct vm_inventory inv;
+};
+
+static void build_house(struct house *h)
+{
+	*h = (struct house){0};
+	for (int i = 0; i < 2; i++) {
+		h->layers[i] = (struct vm_layer){.path = S(i ? "/i/b" : "/i/a"), .paths = h->none, .users = h->none, .snapshots = h->none, .below = i - 1, .active = i};
+		h->disks[i] = (struct vm_disk){.target = S("vda"), .file = S("x.vda.img"), .ino = 7, .chain = h->chain, .gate = (struct q2_gate *)h};
+		h->snapshots[i] = (struct vm_snapshot){.name = S("s"), .shown = S(i ? "s2" : "s1"), .kind = VM_EXTERNAL, .users = h->none, .disks = &h->disks[i], .n_disks = 1};
+	}
+	h->chain[0] = S("/i/a");
+	h->now = (struct vm_disk_now){.target = S("vda"), .source = S("/i/b"), .top = 1};
+	h->d = (struct vm_domain){.name = S("web"), .dir = S("web"), .uuid = S("u"), .state = S("running"), .ino = 9, .log = (struct vm_log *)h, .unknowns = h->none,
+				  .layers = h->layers, .n_layers = 2, .disks = &h->now, .n_disks = 1, .snapshots = h->snapshots, .n_snapshots = 2};
+	h->e = h->d;
+	h->e.dir = S("web-2");
+	h->domains[0] = &h->d;
+	h->domains[1] = &h->e;
+	h->inv = (struct vm_inventory){.domains = h->domains, .n_domains = 2};
+}
+
+static void expect_broken(const struct house *h, const char *words)
+{
+	struct vs_err err = {0};
+	int r = vm_invariants_of_inventory(&h->inv, &err);
+
+	cr_expect_eq(r, words ? -EINVAL : 0, "%s", err.msg);
+	cr_expect(!words || strstr(err.msg, words), "'%s' does not say '%s'", err.msg, words);
+}
+
+#define BREAK(what, words) \
+	do { \
+		build_house(&h); \
+		what; \
+		expect_broken(&h, words); \
+	} while (0)
+
+Test(vm_invariants, each_is_looked_at)
+{
+	static struct q2_snapshot entry;
+	struct house h;
+
+	BREAK((void)0, NULL);
+	BREAK(h.layers[1].below = 2, "on what is not there: layer '/i/b'");
+	BREAK(h.layers[1].below = -2, "on what is not there: layer '/i/b'");
+	BREAK(h.layers[0].below = 0, NULL);
+	BREAK(h.layers[0].users = NULL, "without a path or a list: layer '/i/a'");
+	BREAK(h.now.top = 2, "on a layer that is not there: disk 'vda'");
+	BREAK(h.now.top = 0, "not active: disk 'vda'");
+	BREAK(h.disks[1].ino = 0, "a number: a disk of snapshot 's2'");
+	BREAK(h.disks[1].state = VM_DETACHED, "with a reason and ok");
+	BREAK((h.disks[1].state = VM_STALE, h.disks[1].reason = S("why")), "not to be read: a disk of snapshot 's2'");
+	BREAK(h.disks[0].gate = NULL, "with a file and no chain");
+	BREAK(h.chain[0] = NULL, "with a file and no chain");
+	BREAK(h.disks[0].n_stamps = 2, "with a file and no chain");
+	BREAK(h.disks[0].snapshot = &entry, "external with one");
+	BREAK(h.snapshots[0].kind = VM_INTERNAL, "internal without an entry");
+	BREAK(h.snapshots[1].shown = S("s1"), "shown twice: snapshot 's1'");
+	BREAK(h.snapshots[1].xml = S("<a/>"), "half a definition");
+	BREAK(h.domains[1] = &h.d, "not in order");
+	BREAK(h.d.log = NULL, "something is missing");
 }

@@ -500,6 +500,28 @@ Test(vm_meta, files_that_nobody_is_attested_with_are_forgotten_and_equal_ones_sh
 	vm_meta_free(meta);
 }
 
+Test(vm_meta, a_header_that_was_changed_has_another_time_but_what_is_spoilt_stays_so)
+{
+	const struct vm_meta_file old = {.ino = 1, .size = 2, .mtime_ns = 3, .names = 4}, now = {.ino = 1, .size = 2, .mtime_ns = 9}, spoilt = {.ino = 1},
+				  other = {.ino = 1, .size = 2, .mtime_ns = 5};
+	struct vm_meta_id a = id("a", NS, VM_EXTERNAL);
+	struct vm_meta *meta = vm_meta_new();
+
+	cr_assert_eq(vm_meta_set_frozen(meta, &a, "vda", &old), 0);
+	vm_meta_restamp(meta, &now, &other);
+	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 3, "not with that time");
+	vm_meta_restamp(meta, &now, &old);
+	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 9);
+	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->names, 0u);
+	cr_assert_eq(vm_meta_set_frozen(meta, &a, "vda", &spoilt), 0);
+	vm_meta_bump(meta); /* what nobody refers to is forgotten */
+	vm_meta_restamp(meta, &now, NULL);
+	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 0);
+	cr_assert_eq(vm_meta_set_frozen(meta, &a, "vda", &now), 0);
+	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 0);
+	vm_meta_free(meta);
+}
+
 Test(vm_meta, what_is_attested_gives_way_where_room_is_short)
 {
 	struct vm_meta *meta = vm_meta_new();

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vm/meta/pull.h"
 #include "vm/meta/store.h"
 
 #define WEB "157e73a9-0485-4f6d-b90f-ffd63001d0e2"
@@ -72,6 +73,7 @@ static void believes(struct vm_store *s, const char *uuid, const struct vm_meta 
 }
 
 TestSuite(vm_store, .init = make_dir, .fini = remove_dir);
+TestSuite(vm_pull, .init = make_dir, .fini = remove_dir);
 
 Test(vm_store, what_is_newer_counts_and_is_there_after_another_start)
 {
@@ -219,5 +221,48 @@ Test(vm_store, who_has_seen_the_count_reads_what_was_written)
 	cr_expect_neq(vm_store_journals(s), before);
 	cr_assert_eq(vm_store_journal_get(s, WEB, &text, NULL), 0);
 	cr_expect_null(text);
+	vm_store_free(s);
+}
+
+/* ---------------------------------------------------------------- notes of pulls */
+
+Test(vm_pull, is_read_as_it_was_written_or_not_written)
+{
+	struct vm_pull_file files[] = {{1, 2, Q2_FORMAT_QCOW2, (char *)"/i/a b"}, {3, 4, Q2_FORMAT_RAW, (char *)"/i/%0A"}};
+	struct vm_pull p = {.pid = 77, .began = 88, .files = files, .n_files = 2, .target = (char *)"vda"}, again;
+	vs_autofree char *text = vm_pull_text(&p);
+
+	cr_assert(text && vm_pull_parse(text, &again));
+	cr_expect(again.pid == 77 && again.began == 88 && again.n_files == 2 && again.files[1].ino == 4 && again.files[1].format == Q2_FORMAT_RAW);
+	cr_expect_str_eq(again.files[0].path, "/i/a b");
+	cr_expect_str_eq(again.target, "vda");
+	vm_pull_fini(&again);
+	files[1].path = (char *)"/i/a\nb";
+	cr_expect_null(vm_pull_text(&p));
+	files[1].path = (char *)"i/a";
+	cr_expect_null(vm_pull_text(&p));
+}
+
+Test(vm_pull, one_that_cannot_be_read_is_not_overlooked)
+{
+	static const char *const bad[] = {"", "vda", "77 88 2\nvda\n1 2 2 /a", "77 88 2\nvda\n1 2 2 /a\n1 2 9 /b", "77 88 2\nvda\n1 2 2 /a\n1 2 2 b",
+					  "77 88 2\nvda\n1 2 2 /a\n1 2 2 /b\n1 2 2 /c"};
+	struct vm_store *s = vm_store_new();
+	const struct vm_journal j = {s, WEB, "pull"};
+	struct vm_pulls *pulls = NULL;
+	struct vs_err err = {0};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(bad); i++) {
+		cr_assert_eq(vm_journal_add(&j, "pull", bad[i], NULL), 0);
+		cr_expect_eq(vm_pulls_read(&j, &pulls, &err), -EPERM, "'%s'", bad[i]);
+		cr_expect_not_null(strstr(err.msg, "no command runs"));
+		vm_journal_done(&j, "pull");
+	}
+	cr_assert_eq(vm_store_journal_put(s, WEB, "pull\tpull\t%zz\n", NULL), 0);
+	cr_expect_lt(vm_pulls_read(&j, &pulls, NULL), 0);
+	cr_assert_eq(vm_store_journal_put(s, WEB, NULL, NULL), 0);
+	cr_assert_eq(vm_pulls_read(&j, &pulls, NULL), 0);
+	cr_expect_eq(pulls->n, 0u);
+	vm_pulls_free(pulls);
 	vm_store_free(s);
 }

@@ -83,13 +83,25 @@ void vm_attest_spoilt(struct vm_context *cx)
 				spoil(cx, &cx->d->snapshots[i], &cx->d->snapshots[i].disks[k]);
 }
 
+/* Is what it shows in this layer, or did it stand on it already when that was written to last? */
+static bool sees(const struct vm_context *cx, const struct vm_snapshot *s, const struct vm_disk *disk, int layer, int64_t written_ns)
+{
+	for (size_t i = 0; disk->chain && disk->chain[i]; i++)
+		if (vm_context_layer(cx, disk->chain[i]) == layer)
+			return i == 0 ? s->kind == VM_EXTERNAL : s->created_ns <= written_ns;
+	return false;
+}
+
 void vm_attest_spoilt_in(struct vm_context *cx, int layer)
 {
+	struct stat st;
+	int64_t written_ns = stat(cx->d->layers[layer].path, &st) < 0 ? INT64_MAX : vm_timespec_ns(st.st_mtim);
+
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &cx->d->snapshots[i];
 
-		for (size_t k = 0; !s->present && s->kind == VM_EXTERNAL && k < s->n_disks; k++)
-			if (s->disks[k].chain && s->disks[k].chain[0] && vm_context_layer(cx, s->disks[k].chain[0]) == layer)
+		for (size_t k = 0; !s->present && k < s->n_disks; k++)
+			if (sees(cx, s, &s->disks[k], layer, written_ns))
 				spoil(cx, s, &s->disks[k]);
 	}
 }

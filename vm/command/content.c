@@ -11,6 +11,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -217,25 +219,46 @@ static bool is_qemus(const struct vm_context *cx, int layer, const char *written
 	return vm_timespec_ns(st.st_mtim) <= last + TAIL_NS;
 }
 
-void vm_content_vouch(struct vm_context *cx, int layer, const char *written, int64_t since_ns)
+bool vm_content_vouch(struct vm_context *cx, int layer, const char *written, int64_t since_ns)
 {
-	if (!is_qemus(cx, layer, written, since_ns))
+	bool vouched = is_qemus(cx, layer, written, since_ns);
+
+	if (!vouched)
 		vm_attest_spoilt_in(cx, layer);
+	return vouched;
 }
 
-/* The newest stamp that is noted of it goes on: but for the header it is what it was. */
-static void restamp(struct vm_context *cx, const char *path)
+/*
+ * Between the new header and the note of its time we may die: then the image looks written. So what is about to be done is in the journal,
+ * a line "back": ino, size and mtime before, the time, whether it is vouched for; path; path of what it is to stand on.
+ */
+struct back {
+	struct vm_meta_file was;
+	int64_t when_ns;
+	bool vouched;
+	char *path, *below;
+};
+
+static char *back_text(const struct back *b)
 {
-	struct stat st;
-
-	if (stat(path, &st) == 0)
-		vm_meta_restamp(cx->meta, st.st_ino, (uint64_t)st.st_size, vm_timespec_ns(st.st_mtim));
+	return xasprintf("%" PRIu64 " %" PRIu64 " %" PRId64 " %" PRId64 " %d\n%s\n%s", b->was.ino, b->was.size, b->was.mtime_ns, b->when_ns, b->vouched,
+			 b->path, b->below);
 }
 
-int vm_content_put_back(struct vm_context *cx, int layer, const struct vm_content_image *below, struct vs_err *err)
+static void restamp(struct vm_context *cx, const struct back *b, const struct stat *now)
+{
+	const struct vm_meta_file file = { .ino = now->st_ino, .size = (uint64_t)now->st_size, .mtime_ns = vm_timespec_ns(now->st_mtim) };
+
+	vm_meta_restamp(cx->meta, &file, b->vouched ? NULL : &b->was);
+}
+
+int vm_content_put_back(struct vm_context *cx, int layer, const struct vm_content_image *below, bool vouched, struct vs_err *err)
 {
 	const struct vm_layer *l = &cx->d->layers[layer];
 	const char *const argv[] = { "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", q2_format_name(below->format), "-b", below->path, l->path, NULL };
+	struct back b = { .when_ns = vm_now_ns(), .vouched = vouched, .path = l->path, .below = (char *)below->path };
+	vs_autofree char *text = NULL;
+	struct stat st;
 	int r = vm_dom_active(cx->dom, err);
 
 	if (r > 0)
@@ -243,12 +266,72 @@ int vm_content_put_back(struct vm_context *cx, int layer, const struct vm_conten
 	vm_context_unguard(cx);
 	if (r == 0)
 		r = unpin_disks(cx, l->path, below->path, err); /* first: until the header is right it is looked at again */
+	if (r == 0 && stat(l->path, &st) < 0)
+		r = vs_err_set(err, -errno, "'%s': %s", l->path, strerror(errno));
+	if (r < 0)
+		return r;
+	b.was = (struct vm_meta_file){ .ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = vm_timespec_ns(st.st_mtim) };
+	text = back_text(&b);
+	r = vm_journal_add(&cx->journal, "back", text, err);
 	if (r == 0)
 		r = vm_qemu_img_run(argv, err);
 	vm_fault();
 	if (r < 0)
 		return r;
 	vm_log(cx->log, "'%s' stands on '%s' again, as before: not all that was to be moved is where it was to go", l->path, below->path);
-	restamp(cx, l->path);
+	if (stat(l->path, &st) == 0)
+		restamp(cx, &b, &st);
 	return 1;
+}
+
+/* ---------------------------------------------------------------- ... and died then */
+
+struct settling {
+	struct vm_context *cx;
+	bool news;
+};
+
+static bool same_file(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* Was it done, and has nobody written to it since? Else there is nothing to note. */
+static bool is_no_matter(const char *text, void *opaque)
+{
+	struct settling *s = opaque;
+	vs_autofree char *copy = xstrdup(text);
+	char *at = copy, *first = strsep(&at, "\n");
+	struct back b = { .path = strsep(&at, "\n"), .below = at };
+	const struct vm_layer *l;
+	int vouched = 0, i;
+	struct stat st;
+
+	if (!b.below || sscanf(first, "%" SCNu64 " %" SCNu64 " %" SCNd64 " %" SCNd64 " %d", &b.was.ino, &b.was.size, &b.was.mtime_ns, &b.when_ns,
+			       &vouched) != 5)
+		return true;
+	b.vouched = vouched;
+	i = vm_context_layer(s->cx, b.path);
+	l = i < 0 ? NULL : &s->cx->d->layers[i];
+	if (!l || l->below < 0 || stat(l->path, &st) < 0 || st.st_ino != b.was.ino || !same_file(s->cx->d->layers[l->below].path, b.below) ||
+	    vm_timespec_ns(st.st_mtim) > b.when_ns + TAIL_NS)
+		return true;
+	restamp(s->cx, &b, &st);
+	s->news = true;
+	return false;
+}
+
+bool vm_content_settle(struct vm_context *cx)
+{
+	struct settling s = { cx, false };
+
+	vm_journal_settle(&cx->journal, "back", is_no_matter, &s);
+	return s.news;
+}
+
+void vm_content_saved(struct vm_context *cx)
+{
+	vm_journal_drop(&cx->journal, "back");
 }

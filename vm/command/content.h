@@ -24,11 +24,16 @@ int vm_content_is_there(struct vm_context *cx, const struct vm_content_image *mo
 			struct vs_err *err);
 
 /* The header of @layer was changed by QEMU at the end of a job that was begun at @since_ns and wrote to the file @written. If somebody has
- * written to it since, or may have, what froze it is noted as spoilt: before anything is noted of its new time. */
-void vm_content_vouch(struct vm_context *cx, int layer, const char *written, int64_t since_ns);
+ * written to it since, or may have, what froze it and what stands on it are noted as spoilt: false. */
+bool vm_content_vouch(struct vm_context *cx, int layer, const char *written, int64_t since_ns);
 
 /* Of a domain that is shut off: the header of @layer says again that it stands on @below, and no definition says otherwise. Notes its new
- * stamp in cx->meta. 1; negative: nothing is changed, or the definition only, which is of no consequence. -EBUSY: it is up. */
-int vm_content_put_back(struct vm_context *cx, int layer, const struct vm_content_image *below, struct vs_err *err);
+ * stamp in cx->meta: in place of the last one that is noted of it if it is vouched for, else of the one that it had, if that is. 1; negative:
+ * nothing is changed, or the definition only, which is of no consequence. -EBUSY: it is up. */
+int vm_content_put_back(struct vm_context *cx, int layer, const struct vm_content_image *below, bool vouched, struct vs_err *err);
+/* The stamps of headers that were put back right before we died. True: something is to be saved. */
+bool vm_content_settle(struct vm_context *cx);
+/* Those are saved. */
+void vm_content_saved(struct vm_context *cx);
 
 #endif

@@ -286,7 +286,13 @@ int vm_context_poll(struct vm_context *cx, struct vs_err *err)
 	int r;
 
 	forget_look(cx);
-	r = poll_inventory(cx, err);
+	vm_pulls_free(vs_steal(cx->pulls));
+	cx->process = (struct vm_paused_guest){0};
+	r = vm_pulls_read(&cx->journal, &cx->pulls, err);
+	if (r == 0 && cx->pulls->n)
+		vm_paused_guest_process(cx->uuid, &cx->process);
+	if (r == 0)
+		r = poll_inventory(cx, err);
 	if (r == 0 && cx->conn) {
 		cx->dom = virDomainLookupByUUIDString(cx->conn, cx->uuid);
 		if (!cx->dom)
@@ -298,9 +304,6 @@ int vm_context_poll(struct vm_context *cx, struct vs_err *err)
 	}
 	if (r == 0)
 		r = look_meta(cx, err);
-	vm_pulls_free(vs_steal(cx->pulls));
-	if (r == 0)
-		r = vm_pulls_read(&cx->journal, &cx->pulls, err);
 	if (r == 0 && cx->behind && !cx->try_only) {
 		r = put_meta(cx, err);
 		if (r == 0)

@@ -64,6 +64,7 @@ struct vm_context {
 	size_t n_records;
 	bool running;
 	struct vm_pulls *pulls; /* that are not proven to be done: see pulls.h; NULL before a look */
+	struct vm_paused_guest process; /* where there are such: the QEMU that the domain had before the look; pid 0: none to be seen */
 	unsigned long qemu; /* version, as libvirt counts: major * 1,000,000 + minor * 1,000 + release; 0: not known */
 
 	/* of the whole command */

@@ -63,6 +63,7 @@ static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, int64_t 
 	int base = layer_with(cx, d->path, d->path_ino), top = layer_with(cx, d->top, d->top_ino), above = -1, r;
 	unsigned depth = top < 0 || base < 0 ? 0 : depth_of(cx, top, base);
 	struct vm_content_image moved;
+	bool vouched;
 
 	for (size_t i = 0; base >= 0 && d->above_ino && i < cx->d->n_layers; i++)
 		if (!cx->d->layers[i].error && cx->d->layers[i].stamp.ino == d->above_ino && cx->d->layers[i].below == base)
@@ -77,9 +78,13 @@ static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, int64_t 
 			d->above_ino = 0; /* who stands there reads right */
 			return PROOF_VOID;
 		}
+		if (r < 0)
+			return r;
+		vouched = vm_content_vouch(cx, above, cx->d->layers[base].path, since_ns);
+		if (!vouched) /* with the new time nothing would tell any more */
+			r = vm_context_save(cx, err);
 		if (r == 0)
-			vm_content_vouch(cx, above, cx->d->layers[base].path, since_ns);
-		r = r < 0 ? r : vm_content_put_back(cx, above, &moved, err);
+			r = vm_content_put_back(cx, above, &moved, vouched, err);
 		return r < 0 ? r : PROOF_BACK;
 	}
 	if (r == 1) {
@@ -123,7 +128,7 @@ static int prove_mark(struct vm_context *cx, struct vm_meta_mark *mark, bool *ne
 
 int vm_prove(struct vm_context *cx, struct vs_err *err)
 {
-	bool news = false;
+	bool news = !cx->try_only && vm_content_settle(cx);
 	int r = 0;
 
 	for (size_t i = 0; r >= 0 && i < cx->meta->n_snapshots; i++) {
@@ -138,5 +143,8 @@ int vm_prove(struct vm_context *cx, struct vs_err *err)
 	if (!news)
 		return 0;
 	r = vm_context_save(cx, err);
-	return r < 0 ? r : 1;
+	if (r < 0)
+		return r;
+	vm_content_saved(cx);
+	return 1;
 }

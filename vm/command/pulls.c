@@ -5,8 +5,9 @@
  * before it writes out the tables that say where the copied clusters lie; see prove.c. The note goes
  *
  *     when the very QEMU that was asked has no job on the disk any more and has written out what it has
- *     when that QEMU is gone, and the header is as it was; or it is not, and the content shows that all is there
+ *     when that QEMU was gone before we looked, and the header is as it was; or it is not, and the content shows that all is there
  *     when all is known of the domain, and the file that the pull went into is none of its files any more
+ *     when what it stood on is gone, a guest runs on what there is, and its user says `pull`: what is missing nobody will ever know
  *
  * Until then every file beneath is needed, though nothing stands on it any more, and wherever the file that was pulled into is by now:
  * somebody may have taken a snapshot. Where content is missing the header is put back, once the domain is shut off.
@@ -56,7 +57,7 @@ int vm_pulls_journal(struct vm_context *cx, const char *target, struct vs_err *e
 		return 0;
 	text = vm_pull_text(&p);
 	return text ? vm_journal_add(&cx->journal, "pull", text, err) :
-		      vs_err_set(err, -EOPNOTSUPP, "disk %s: the name of an image has a line break in it", target);
+		      vs_err_set(err, -EOPNOTSUPP, "disk %s: the name of an image cannot be noted (a line break in it, say)", target);
 }
 
 /* ---------------------------------------------------------------- what has become of it */
@@ -74,7 +75,7 @@ static int layer_of(const struct vm_context *cx, const struct vm_pull_file *file
 	return -1;
 }
 
-/* What it stood on: nothing may name that any more, but it lies where it was. -ENOENT, -EPERM: it does not. *gate is given. */
+/* What it stood on: nothing may name that any more, but it lies where it was. -ENOENT: it is gone; -EPERM. *gate is given. */
 static int find_below(const struct vm_context *cx, const struct vm_pull *p, struct vm_content_image *out, struct q2_gate **gate, struct vs_err *err)
 {
 	int l = layer_of(cx, &p->files[1]);
@@ -115,20 +116,20 @@ static bool is_same_qemu(const struct vm_context *cx, const struct vm_pull *p)
 }
 
 /* Its job may be at work still, or have ended just now: the header that was looked at is no answer then. 1: it is over, and written out; 0:
- * it was in another QEMU. */
+ * the QEMU that was asked had gone before the look. */
 static int ask_qemu(struct vm_context *cx, const struct vm_pull *p, struct vs_err *err)
 {
-	bool same = is_same_qemu(cx, p);
+	bool there = cx->process.pid && cx->process.pid == p->pid && cx->process.began == p->began;
 	int r;
 
-	if (!cx->running || (!same && p->pid))
+	if (!cx->running || (!there && p->pid))
 		return 0;
 	r = vm_blockjob_none(cx->dom, p->target, err);
 	if (r == 0)
 		r = vm_flush(cx->dom, err);
-	if (r < 0)
+	if (r < 0 || !p->pid)
 		return r;
-	return is_same_qemu(cx, p);
+	return is_same_qemu(cx, p) ? 1 : vs_err_set(err, -EBUSY, "its QEMU has ended just now");
 }
 
 static bool stands_on(const struct vm_context *cx, int top, const struct vm_pull_file *below)
@@ -138,8 +139,24 @@ static bool stands_on(const struct vm_context *cx, int top, const struct vm_pull
 	return l >= 0 && l == layer_of(cx, below);
 }
 
-/* 1: all is there, or nothing has happened, or it does not matter any more; 0: it is not all there; negative: nobody can tell. With @back
- * the header is put back in the second case: then 2. */
+/* 1, 0: is it all there? Negative: nobody can tell now. */
+static int compare(struct vm_context *cx, int top, const struct vm_content_image *below, struct vs_err *err)
+{
+	int r;
+
+	if (cx->running && cx->d->layers[top].active)
+		return vs_err_set(err, -EBUSY, "the guest writes to it: shut the domain down first");
+	r = vm_content_is_there(cx, below, VM_CHAIN_MAX, &cx->d->layers[top], true, err);
+	if (r == -ENOENT)
+		err->code = r = -EPERM; /* something further down is missing, which it stood on as well: that is needed */
+	/* a version 2 image cannot say "zeros": what the guest has discarded since looks like what was never copied */
+	if (r == 0 && cx->d->layers[top].version < 3)
+		r = vs_err_set(err, -EPERM, "a version 2 image does not show what the guest has discarded since");
+	return r;
+}
+
+/* 1: all is there, or nothing has happened, or it does not matter any more; 0: it is not all there; negative: nobody can tell; -ENOENT: nor
+ * ever will, unless what it stood on comes back. With @back the header is put back in the second case: then 2. */
 static int judge(struct vm_context *cx, const struct vm_pull *p, bool back, struct vs_err *err)
 {
 	int top = layer_of(cx, &p->files[0]), r = ask_qemu(cx, p, err);
@@ -152,18 +169,14 @@ static int judge(struct vm_context *cx, const struct vm_pull *p, bool back, stru
 		return is_gone(cx, p) ? 1 : vs_err_set(err, -EPERM, "'%s' is not to be seen", p->files[0].path);
 	if (stands_on(cx, top, &p->files[1]))
 		return 1;
-	if (cx->running && cx->d->layers[top].active)
-		return vs_err_set(err, -EBUSY, "the guest writes to it: shut the domain down first");
 	r = find_below(cx, p, &below, &gate, err);
 	if (r == 0)
-		r = vm_content_is_there(cx, &below, VM_CHAIN_MAX, &cx->d->layers[top], true, err);
-	/* a version 2 image cannot say "zeros": what the guest has discarded since looks like what was never copied */
-	if (r == 0 && cx->d->layers[top].version < 3)
-		r = vs_err_set(err, -EPERM, "a version 2 image does not show what the guest has discarded since");
+		r = compare(cx, top, &below, err);
+	else
+		back = false;
 	if (r == 0 && back)
-		r = vm_content_put_back(cx, top, &below, err) < 0 ? err->code : 2;
-	if (gate)
-		q2_gate_unref(gate);
+		r = vm_content_put_back(cx, top, &below, false, err) < 0 ? err->code : 2;
+	q2_gate_unref(gate);
 	return r;
 }
 
@@ -180,7 +193,7 @@ static bool is_settled(const char *text, void *opaque)
 	int r;
 
 	if (!vm_pull_parse(text, &p))
-		return true;
+		return false; /* see vm_pulls_read() */
 	r = judge(s->cx, &p, !s->cx->running, &err);
 	s->news |= r == 2;
 	if (r < 0)
@@ -202,6 +215,20 @@ bool vm_pulls_settle(struct vm_context *cx)
 	return s.news;
 }
 
+/* What it stood on is gone. */
+static int check_gone(struct vm_context *cx, const struct vm_pull *p, bool pulls, struct vs_err *err)
+{
+	if (!pulls && !cx->running)
+		return vs_err_set(err, -EPERM, "disk %s: a pull into '%s' was interrupted, and '%s', on which it stood, is gone, so nobody can tell whether all of it "
+				  "is there: bring it back, or start the domain, and if it has what it needs, 'pull' it then", p->target, p->files[0].path,
+				  p->files[1].path);
+	if (pulls)
+		vm_context_say(cx, "disk %s: a pull into '%s' was interrupted, and '%s', on which it stood, is gone, so nobody can tell whether all of it is there%s",
+			       p->target, p->files[0].path, p->files[1].path, cx->running ? ", and the guest goes on without it" :
+			       ": what else it stood on is kept until the domain runs and 'pull' is repeated then");
+	return 0;
+}
+
 int vm_pulls_check(struct vm_context *cx, const char *target, bool pulls, struct vs_err *err)
 {
 	bool forget = false;
@@ -211,12 +238,11 @@ int vm_pulls_check(struct vm_context *cx, const char *target, bool pulls, struct
 		struct vs_err why = {0};
 		int r = strcmp(p->target, target) ? 1 : judge(cx, p, false, &why);
 
-		if (r == -ENOENT && !pulls)
-			continue; /* nobody can mend that by waiting */
 		if (r == -ENOENT) {
-			vm_context_say(cx, "disk %s: a pull into '%s' was interrupted, and '%s', on which it stood, is gone, so nobody can tell whether all of it is "
-				       "there", target, p->files[0].path, p->files[1].path);
-			forget = true;
+			r = check_gone(cx, p, pulls, err);
+			if (r < 0)
+				return r;
+			forget = pulls && cx->running;
 			continue;
 		}
 		if (r == 0)
@@ -258,7 +284,7 @@ static bool has_target(const char *text, void *opaque)
 	bool has;
 
 	if (!vm_pull_parse(text, &p))
-		return true;
+		return false;
 	has = !strcmp(p.target, opaque);
 	vm_pull_fini(&p);
 	return has;

@@ -20,8 +20,8 @@ void vm_pulls_done(struct vm_context *cx, const char *target);
 /* Forgets those that are proven, and those that never happened. Of a domain that is shut off the header is put back where data is missing.
  * True: a header was. */
 bool vm_pulls_settle(struct vm_context *cx);
-/* -EBUSY, or why nobody can tell, of a pull into this disk. Where what it stood on is gone nobody ever will: that is no reason to refuse, and
- * if another pull is asked for (@pulls) it is said, and the note forgotten. */
+/* -EBUSY, or why nobody can tell, of a pull into this disk. Where what it stood on is gone nobody ever will: a guest that runs on what there is
+ * goes on, and if another pull is asked for (@pulls) it is said, and then the note is forgotten, too. */
 int vm_pulls_check(struct vm_context *cx, const char *target, bool pulls, struct vs_err *err);
 
 /* Is this file beneath a layer that such a pull went into? -EPERM. */

@@ -24,6 +24,7 @@
 
 #include "vm/inventory/source.h"
 #include "vm/meta/store.h"
+#include "vm/model/invariants.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
@@ -108,6 +109,14 @@ static bool finish_locked(struct vm_refresher *re, struct vm_inventory *next, in
 	return news && !re->stop;
 }
 
+static void check(const struct vm_inventory *next)
+{
+	struct vs_err err = {0};
+
+	if (VM_CHECKS && next)
+		vm_invariants_must_hold(vm_invariants_of_inventory(next, &err), &err);
+}
+
 /* Only the refresher replaces re->inventory, so it may read the present one without the lock. */
 static void poll_locked(struct vm_refresher *re)
 {
@@ -122,6 +131,7 @@ static void poll_locked(struct vm_refresher *re)
 	re->began_ns = vm_steady_ns();
 	pthread_mutex_unlock(&re->lock);
 	r = re->source->ops->poll(re->source, re->inventory, &next, NULL);
+	check(next);
 	pthread_mutex_lock(&re->lock);
 	news = finish_locked(re, r < 0 ? NULL : next, r, &old);
 	pthread_mutex_unlock(&re->lock);

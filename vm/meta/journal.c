@@ -11,6 +11,7 @@
  *     gone   name                   one of several that a delete removes, or was about to: its repetition need not find it
  *     job    pid began type target LF base LF top LF command   a block job that is about to be asked for, and by which command: see command/own-job.c
  *     pull   struct vm_pull         a pull is about to be asked for: see command/pulls.c
+ *     back   stamp time LF path LF below   a header is about to be put back: see command/content.c
  *     pivot  pid began target       a pivot is about to be asked of that QEMU
  *     start  word pid began         the domain is about to be started, paused, or was: see libvirt/paused-guest.c
  *
@@ -83,9 +84,10 @@ int vm_journal_each(const struct vm_journal *j, const char *word, bool (*use)(co
 		char *at = strchr(line, '\t'), *end = at ? strchr(at + 1, '\t') : NULL;
 		vs_autofree char *text = NULL;
 
-		if (!end || strlen(word) != (size_t)(end - at - 1) || strncmp(at + 1, word, (size_t)(end - at - 1)) != 0 ||
-		    vm_name_unescape(end + 1, &text) < 0)
+		if (!end || strlen(word) != (size_t)(end - at - 1) || strncmp(at + 1, word, (size_t)(end - at - 1)) != 0)
 			continue;
+		if (vm_name_unescape(end + 1, &text) < 0)
+			return -EINVAL;
 		n += use(text, opaque);
 	}
 	return n;

@@ -504,6 +504,11 @@ int vm_meta_set_attested(struct vm_meta *meta, const struct vm_meta_id *id, cons
 
 /* ---------------------------------------------------------------- what it froze */
 
+static bool is_spoilt(const struct vm_meta_file *file)
+{
+	return !file->size && !file->mtime_ns;
+}
+
 int vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, const struct vm_meta_file *file)
 {
 	struct vm_meta_snapshot *s = obtain(meta, id);
@@ -515,7 +520,7 @@ int vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const 
 		if (!strcmp(s->frozen[i].target, target)) {
 			const struct vm_meta_file *old = vm_meta_file(meta, s->frozen[i].file);
 
-			if (!old || old->size || old->mtime_ns) /* what is spoilt stays so */
+			if (!old || !is_spoilt(old)) /* that stays so */
 				s->frozen[i].file = number;
 			return 0;
 		}
@@ -534,18 +539,23 @@ const struct vm_meta_file *vm_meta_frozen(const struct vm_meta *meta, const stru
 	return NULL;
 }
 
-void vm_meta_restamp(struct vm_meta *meta, uint64_t ino, uint64_t size, int64_t mtime_ns)
+void vm_meta_restamp(struct vm_meta *meta, const struct vm_meta_file *now, const struct vm_meta_file *was)
 {
 	struct vm_meta_file *last = NULL;
 
-	for (size_t i = 0; i < meta->n_files; i++)
-		if (meta->files[i].ino == ino && (!last || meta->files[i].mtime_ns > last->mtime_ns))
-			last = &meta->files[i];
-	if (last) {
-		last->size = size;
-		last->mtime_ns = mtime_ns;
-		last->names = 0;
+	for (size_t i = 0; i < meta->n_files; i++) {
+		struct vm_meta_file *f = &meta->files[i];
+
+		if (f->ino != now->ino || is_spoilt(f) || (was && (f->size != was->size || f->mtime_ns != was->mtime_ns)))
+			continue;
+		if (!last || f->mtime_ns > last->mtime_ns)
+			last = f;
 	}
+	if (!last)
+		return;
+	last->size = now->size;
+	last->mtime_ns = now->mtime_ns;
+	last->names = 0;
 }
 
 /* ---------------------------------------------------------------- what we made */

@@ -203,8 +203,9 @@ int vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const 
 /* NULL: nothing is said. Borrowed. */
 const struct vm_meta_file *vm_meta_frozen(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target);
 
-/* Only the header of that file was changed: what was noted of it last is true of it with this stamp. */
-void vm_meta_restamp(struct vm_meta *meta, uint64_t ino, uint64_t size, int64_t mtime_ns);
+/* Only the header of that file was changed, and it has the stamp @now: what was noted of it with the stamp @was (NULL: what was noted of it
+ * last) is true of that. What is spoilt stays so. */
+void vm_meta_restamp(struct vm_meta *meta, const struct vm_meta_file *now, const struct vm_meta_file *was);
 
 /* The layer at @path was made by a command of ours or by a snapshot. */
 int vm_meta_add_made(struct vm_meta *meta, const char *path, uint64_t ino);

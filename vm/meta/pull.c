@@ -11,24 +11,6 @@
 
 #define FILES_MAX 4096 /* more than a chain can have */
 
-char *vm_pull_text(const struct vm_pull *p)
-{
-	char *text = xasprintf("%" PRId64 " %" PRIu64 " %zu\n%s", p->pid, p->began, p->n_files, p->target);
-
-	for (size_t i = 0; i < p->n_files; i++) {
-		const struct vm_pull_file *file = &p->files[i];
-		char *longer = xasprintf("%s\n%" PRIu64 " %" PRIu64 " %d %s", text, file->dev, file->ino, (int)file->format, file->path);
-
-		free(text);
-		text = longer;
-		if (strchr(file->path, '\n')) {
-			free(text);
-			return NULL;
-		}
-	}
-	return text;
-}
-
 void vm_pull_fini(struct vm_pull *p)
 {
 	for (size_t i = 0; p->files && i < p->n_files; i++)
@@ -42,7 +24,8 @@ static bool take_file(char **at, struct vm_pull_file *file)
 	const char *line = strsep(at, "\n");
 	int format, len = 0;
 
-	if (!line || sscanf(line, "%" SCNu64 " %" SCNu64 " %d %n", &file->dev, &file->ino, &format, &len) != 3 || line[len] != '/')
+	if (!line || sscanf(line, "%" SCNu64 " %" SCNu64 " %d %n", &file->dev, &file->ino, &format, &len) != 3 || line[len] != '/' ||
+	    format < Q2_FORMAT_NONE || format > Q2_FORMAT_QCOW2)
 		return false;
 	file->format = (enum q2_format)format;
 	file->path = xstrdup(line + len);
@@ -62,21 +45,55 @@ bool vm_pull_parse(const char *text, struct vm_pull *p)
 	p->target = xstrdup(target);
 	for (size_t i = 0; ok && i < p->n_files; i++)
 		ok = take_file(&at, &p->files[i]);
+	ok = ok && !at;
 	if (!ok)
 		vm_pull_fini(p);
 	return ok;
 }
 
+/* It is read one day by who knows nothing else. */
+static bool is_legible(const char *text, const struct vm_pull *p)
+{
+	struct vm_pull again;
+	bool same;
+
+	if (!vm_pull_parse(text, &again))
+		return false;
+	same = again.n_files == p->n_files && !strcmp(again.target, p->target);
+	for (size_t i = 0; same && i < p->n_files; i++)
+		same = again.files[i].ino == p->files[i].ino && !strcmp(again.files[i].path, p->files[i].path);
+	vm_pull_fini(&again);
+	return same;
+}
+
+char *vm_pull_text(const struct vm_pull *p)
+{
+	char *text = xasprintf("%" PRId64 " %" PRIu64 " %zu\n%s", p->pid, p->began, p->n_files, p->target);
+
+	for (size_t i = 0; i < p->n_files; i++) {
+		const struct vm_pull_file *file = &p->files[i];
+		char *longer = xasprintf("%s\n%" PRIu64 " %" PRIu64 " %d %s", text, file->dev, file->ino, (int)file->format, file->path);
+
+		free(text);
+		text = longer;
+	}
+	if (is_legible(text, p))
+		return text;
+	free(text);
+	return NULL;
+}
+
+/* True: it cannot be read. */
 static bool add_pull(const char *text, void *opaque)
 {
 	struct vm_pulls *pulls = opaque;
 	struct vm_pull p;
 
 	if (!vm_pull_parse(text, &p))
-		return false;
+		return true;
 	pulls->v = xreallocarray(pulls->v, pulls->n + 1, sizeof(*pulls->v));
 	pulls->v[pulls->n++] = p;
-	return true;
+	return false;
 }
 
 int vm_pulls_read(const struct vm_journal *journal, struct vm_pulls **out, struct vs_err *err)
@@ -84,10 +101,10 @@ int vm_pulls_read(const struct vm_journal *journal, struct vm_pulls **out, struc
 	struct vm_pulls *pulls = xcalloc(1, sizeof(*pulls));
 	int r = vm_journal_each(journal, "pull", add_pull, pulls);
 
-	if (r < 0) {
+	if (r != 0) {
 		vm_pulls_free(pulls);
-		return vs_err_set(err, r == -EINVAL || r == -E2BIG ? -EPERM : r, "what interrupted commands have noted cannot be read, and no command runs until "
-				  "it can be: %s", strerror(-r));
+		return vs_err_set(err, r > 0 || r == -EINVAL || r == -E2BIG ? -EPERM : r, "what interrupted commands have noted in the state directory cannot be read, and "
+				  "no command runs until it can be: %s", r > 0 ? "it says of a pull what no note of ours does" : strerror(-r));
 	}
 	*out = pulls;
 	return 0;

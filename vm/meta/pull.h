@@ -32,12 +32,12 @@ struct vm_pulls {
 	size_t n;
 };
 
-char *vm_pull_text(const struct vm_pull *pull); /* gives; NULL: a path has a line break in it */
+char *vm_pull_text(const struct vm_pull *pull); /* gives; NULL: it could not be read again (a path has a line break in it) */
 /* False: it is no such note. */
 bool vm_pull_parse(const char *text, struct vm_pull *pull);
 void vm_pull_fini(struct vm_pull *pull);
 
-/* Gives *out. */
+/* Gives *out. Negative: one cannot be read, so what is needed is not known. */
 int vm_pulls_read(const struct vm_journal *journal, struct vm_pulls **out, struct vs_err *err);
 void vm_pulls_free(struct vm_pulls *pulls);
 
