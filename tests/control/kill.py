@@ -527,6 +527,28 @@ def spoilt_before(lab):
     g.end()
 
 
+def written_beneath(lab, running, noted):
+    """Somebody writes into a frozen image, while mounted, and it is remounted."""
+    sc = Scenario("delete a", layered("abcd"), "delete a", ("vda",), running, doomed="", complete=())
+    g = lab.guest(sc)
+    try:
+        for command in ("hold c", "release c") if noted else ():
+            lab.mount.write(g.name, command)
+        time.sleep(4)
+        with open(at(g, "vda.b"), "r+b") as f:  # no lock of QEMU's hinders that
+            f.seek(0x50000 + 4096)
+            f.write(b"x" * 512)
+        for what in "while mounted", "after another mount":
+            until(what, lambda: None if set(states(lab, g)[n] for n in "cd") == {"stale"} else str(states(lab, g)))
+            lab.mount.down()
+            lab.mount.up()
+            until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 def died_putting_back(lab):
     """We die while we put a header back, at each point: its new time is ours."""
     for n in range(1, 12):
@@ -842,6 +864,8 @@ def main():
               ("what stands on what was written to after a death is stale, too", lambda: higher_up(lab)),
               ("what was written to stays stale when its header is put back", lambda: spoilt_before(lab)),
               ("virt-snapfs dies while it puts a header back", lambda: died_putting_back(lab))]
+    cases += [("a frozen image is written to, %s%s" % ("running" if running else "shut off", ", noted" if noted else ""),
+               lambda running=running, noted=noted: written_beneath(lab, running, noted)) for running in (False, True) for noted in (True,)]
     cases += [("'%s' while %s, which an interrupted pull needs, is away" % (command, gone), lambda gone=gone, command=command: beneath_is_away(lab, gone, command))
               for gone in ("vda.qcow2", "vda.a", "vda.b") for command in ("pull", "create x")]
     cases += [("QEMU is killed %d ms after a pull's header, %s" % (ms, "running" if running else "shut off"),

@@ -63,6 +63,15 @@ int vm_delete_check_id(const struct vm_context *cx, const struct vm_snapshot *s,
 	return vs_err_set(err, -EPERM, "'%s' is also the id of snapshot '%s', which would be taken for it", s->shown, other->shown);
 }
 
+static bool is_beneath(const struct vm_context *cx, int layer)
+{
+	for (size_t i = 0; i < cx->d->n_disks; i++)
+		for (int l = cx->d->disks[i].top, n = 0; l >= 0 && n < VM_CHAIN_MAX; l = cx->d->layers[l].below, n++)
+			if (l == layer)
+				return true;
+	return false;
+}
+
 /* Is its data in the active layer of each disk? libvirt works on those only, and goes on where one cannot be read. */
 int vm_delete_check_active(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
@@ -73,6 +82,10 @@ int vm_delete_check_active(const struct vm_context *cx, const struct vm_snapshot
 		if (r < 0)
 			return r;
 
+		if (l >= 0 && !cx->d->layers[l].active && !is_beneath(cx, l))
+			return vs_err_set(err, -EOPNOTSUPP, "internal snapshot '%s' is stored in '%s', on which no disk of the domain stands any more, and "
+					  "libvirt works on its disks only: 'virsh snapshot-delete --metadata' takes the record away", s->shown,
+					  cx->d->layers[l].path);
 		if (l >= 0 && !cx->d->layers[l].active)
 			return vs_err_set(err, -EOPNOTSUPP, "internal snapshot '%s' is stored in '%s', on which newer layers stand: "
 					  "commit or delete the external snapshots above it first", s->shown,
@@ -327,6 +340,22 @@ static bool is_named_in(const char *command, const char *name)
 	return is;
 }
 
+/* Is it all one name, with blanks in it? */
+static void hint_at_quotes(const struct vm_context *cx, char *const *names, size_t n, struct vs_err *err)
+{
+	vs_autofree char *one = xstrdup(names[0]);
+	const struct vm_snapshot *s;
+
+	for (size_t i = 1; i < n; i++) {
+		char *longer = xasprintf("%s %s", one, names[i]);
+
+		free(one);
+		one = longer;
+	}
+	if (n > 1 && vm_context_find(cx, one, &s, NULL) == 0)
+		vs_err_set(err, err->code, "there is no such snapshot: a name with blanks in it is put in quotes, \"%s\"", one);
+}
+
 /* What is meant (see vm_context_find_key), each once. What an interrupted run of the command has removed already is left
  * out. */
 static int find_all(struct vm_context *cx, char *const *names, size_t n, char **keys, size_t *n_keys, struct vs_err *err)
@@ -358,6 +387,7 @@ static int find_all(struct vm_context *cx, char *const *names, size_t n, char **
 		if (*n_keys == 0 || (!went_before(cx, missing[i]) && !is_named_in(begun, missing[i]))) {
 			vm_context_find(cx, missing[i], &s, &why);
 			*err = why;
+			hint_at_quotes(cx, names, n, err);
 			return why.code;
 		}
 	if (r == 0)

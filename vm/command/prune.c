@@ -132,18 +132,63 @@ static const char *begun_drop(const struct vm_context *cx)
 	return NULL;
 }
 
+static const char *reason_of(const struct vm_context *cx, const struct vm_retain_snapshot *snaps, const struct vm_retain_verdict *verdicts, size_t n,
+			     const char *key)
+{
+	const struct vm_snapshot *s;
+
+	for (size_t i = 0; i < n; i++)
+		if (vm_context_find(cx, snaps[i].shown, &s, NULL) == 0 && !strcmp(key_of(cx, s), key))
+			return verdicts[i].reason;
+	return "?";
+}
+
+/* What a delete of them would meet. Empties the list. */
+static void try_drops(struct vm_context *cx, char **keys, size_t n_keys, const struct vm_retain_snapshot *snaps,
+		      const struct vm_retain_verdict *verdicts, size_t n)
+{
+	while (n_keys) {
+		char *said = vs_steal(cx->said);
+		struct vs_err why = {0};
+		size_t done = 0, gone;
+		int r = vm_delete_some(cx, keys, n_keys, &done, &why);
+
+		free(cx->said);
+		cx->said = said;
+		for (size_t i = 0; i < done; i++)
+			vm_context_say(cx, "would delete '%s' (%s)", keys[i], reason_of(cx, snaps, verdicts, n, keys[i]));
+		if (r < 0)
+			vm_context_say(cx, "'%s' would stay: %s", keys[done], why.msg);
+		gone = done + (r < 0);
+		for (size_t i = 0; i < gone; i++)
+			free(keys[i]);
+		n_keys -= gone;
+		memmove(keys, keys + gone, n_keys * sizeof(*keys));
+		if (!gone)
+			break;
+	}
+}
+
 int vm_command_try_prune(struct vm_context *cx, const char *coming, struct vs_err *err)
 {
 	struct vm_retain_snapshot *snaps = NULL;
 	struct vm_retain_verdict *verdicts = NULL;
 	size_t n = 0, dropped = 0;
+	vs_autofree char **keys = NULL;
+	const struct vm_snapshot *s;
 	int r = vm_plan_make(cx->store, &cx->readers, cx->d, cx->meta->policy, coming, &snaps, &verdicts, &n, err);
 
-	for (size_t i = 0; r == 0 && i < n; i++)
-		if (!verdicts[i].keep) {
-			vm_context_say(cx, "%s '%s' (%s)", coming ? "retention would then drop" : "would delete", snaps[i].shown, verdicts[i].reason);
-			dropped++;
-		}
+	keys = xcalloc(n, sizeof(*keys));
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		if (verdicts[i].keep || vm_context_find(cx, snaps[i].shown, &s, NULL) < 0)
+			continue;
+		if (coming)
+			vm_context_say(cx, "retention would then drop '%s' (%s)", snaps[i].shown, verdicts[i].reason);
+		else
+			keys[dropped++] = xstrdup(key_of(cx, s));
+	}
+	if (!coming)
+		try_drops(cx, keys, dropped, snaps, verdicts, n);
 	if (r == 0 && !dropped && !coming)
 		vm_context_say(cx, "nothing to drop");
 	free(snaps);

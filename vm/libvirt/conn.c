@@ -289,6 +289,11 @@ static virConnectPtr connect_to(const char *uri, bool read_only, struct vs_err *
 		vm_virterr_set(err, "%s", uri ? uri : "libvirt's default connection");
 	if (!ptr && read_only)
 		ptr = virConnectOpen(uri);
+	if (!ptr && geteuid() != 0 && err && strstr(err->msg, "Permission denied")) {
+		const struct vs_err said = *err;
+
+		vs_err_set(err, -EACCES, "%s: this libvirt lets root and, as a rule, the group 'libvirt' in", said.msg);
+	}
 	if (!ptr)
 		return NULL;
 	virConnectSetKeepAlive(ptr, KEEPALIVE_S, KEEPALIVE_COUNT);
