@@ -549,6 +549,45 @@ def written_beneath(lab, running, noted):
     g.end()
 
 
+def written_alone(lab, way, mounted):
+    """The same of a layer that a pull has made stand on nothing: by somebody, or by the guest that was put on it for a while."""
+    sc = Scenario("delete a", layered(""), "delete a", ("vda",), False, doomed="", complete=())
+    g = lab.guest(sc)
+    try:
+        for command in "create a", "pull", "create c":
+            if lab.mount.write(g.name, command):
+                raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+        path = at(g, "vda.a.qcow2")
+        time.sleep(4)
+        if not mounted:
+            lab.mount.down()
+        if way == "guest":
+            now = sh("virsh", "-c", os.environ["URI"], "dumpxml", "--inactive", "--security-info", g.name).stdout
+            for text in now.replace("vda.c.qcow2", "vda.a.qcow2"), now:
+                with open(at(g, ".xml"), "w") as f:
+                    f.write(text)
+                virsh(["define", at(g, ".xml")])
+                if text != now:
+                    virsh(["start", g.name, "--paused"],
+                          ["qemu-monitor-command", g.name, "--hmp", 'qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend "write -P 77 0 64k"'],
+                          ["destroy", g.name])
+            os.unlink(at(g, ".xml"))
+        else:
+            sh("qemu-io", "-f", "qcow2", "-c", "write -q -P 77 0 64k", path)
+        for _ in range(2):
+            if mounted:
+                until("while mounted", lambda: None if states(lab, g)["c"] == "stale" else str(states(lab, g)))
+                lab.mount.down()
+            lab.mount.up()
+            until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+            until("after another mount", lambda: None if states(lab, g)["c"] == "stale" else str(states(lab, g)))
+            mounted = True
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 def died_putting_back(lab):
     """We die while we put a header back, at each point: its new time is ours."""
     for n in range(1, 12):
@@ -866,6 +905,8 @@ def main():
               ("virt-snapfs dies while it puts a header back", lambda: died_putting_back(lab))]
     cases += [("a frozen image is written to, %s%s" % ("running" if running else "shut off", ", noted" if noted else ""),
                lambda running=running, noted=noted: written_beneath(lab, running, noted)) for running in (False, True) for noted in (True,)]
+    cases += [("a layer that a pull made stand alone is written to by %s%s" % (way, "" if mounted else ", while unmounted"),
+               lambda way=way, mounted=mounted: written_alone(lab, way, mounted)) for way in ("somebody", "guest") for mounted in (True, False)]
     cases += [("'%s' while %s, which an interrupted pull needs, is away" % (command, gone), lambda gone=gone, command=command: beneath_is_away(lab, gone, command))
               for gone in ("vda.qcow2", "vda.a", "vda.b") for command in ("pull", "create x")]
     cases += [("QEMU is killed %d ms after a pull's header, %s" % (ms, "running" if running else "shut off"),

@@ -132,8 +132,9 @@ static bool has_other_name(const struct vm_fact_file *f, const struct vm_fact_sn
 {
 	const struct q2_stamp *then = noted->froze;
 
-	return then && then->size && then->ino == f->stamp.ino && noted->froze_names && f->info && f->info->backing_name &&
-	       vm_strmap_hash(f->info->backing_name) != noted->froze_names;
+	if (!then || !then->size || then->ino != f->stamp.ino || !noted->froze_names || !f->info)
+		return false;
+	return (f->info->backing_name ? vm_strmap_hash(f->info->backing_name) : VM_NAMES_NOTHING) != noted->froze_names;
 }
 
 /* Its header has another name for what it stands on than was noted: qemu-img rebase, after the images were moved. */
@@ -183,13 +184,17 @@ static bool emptied(const struct vm_fact_file *f)
 	return l1_bytes % cluster != 0 && f->stamp.size == (3 + l1_bytes / cluster + 1) * cluster;
 }
 
-/* It stands on what it stood on when it was noted, and by the same name, so nothing has re-pointed it since. */
-static bool stands_on(const struct vm_graph *g, int file, uint64_t noted)
+/* It stands on what it stood on when that was noted, and by the same name, or on nothing as then: so nothing has re-pointed it since. */
+static bool stands_as(const struct vm_graph *g, int file, const struct vm_fact_snapdisk *noted)
 {
-	int below = vm_graph_file(g, file)->below;
+	const struct vm_fact_file *f = vm_graph_file(g, file);
 
-	return noted && below != VM_NO_FILE && vm_graph_exists(g, below) && vm_graph_file(g, below)->stamp.ino == noted &&
-	       !was_renamed(g, file);
+	if (was_renamed(g, file))
+		return false;
+	if (noted->froze_names == VM_NAMES_NOTHING)
+		return f->info && !f->info->backing_name;
+	return noted->froze_below && f->below != VM_NO_FILE && vm_graph_exists(g, f->below) &&
+	       vm_graph_file(g, f->below)->stamp.ino == noted->froze_below;
 }
 
 /* P is still the file of which we noted, after the snapshot was taken and nothing spoke against it, that it was frozen; its time then was
@@ -199,7 +204,7 @@ static bool noted_and_written(const struct vm_hearing *h, int file)
 	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp, *then = h->disk->froze;
 
 	return then && !s->block && s->ino == then->ino && s->mtime_ns > then->mtime_ns && s->mtime_ns >= h->from_ns &&
-	       s->btime_ns != 0 && s->btime_ns <= h->upto_ns + SLACK && (stands_on(h->g, file, h->disk->froze_below) || !may_be_repointed(h, file));
+	       s->btime_ns != 0 && s->btime_ns <= h->upto_ns + SLACK && (stands_as(h->g, file, h->disk) || !may_be_repointed(h, file));
 }
 
 /* It is what another snapshot froze, and that one's note shows that it was written to since, later than this one was taken. What stands on
@@ -218,7 +223,7 @@ static bool noted_by_another(const struct vm_hearing *h, size_t i)
 		const struct q2_stamp *then = other->froze;
 
 		if (then && then->size && then->ino == f->stamp.ino && f->stamp.mtime_ns > then->mtime_ns &&
-		    (stands_on(g, file, other->froze_below) || !may_be_repointed(h, file)))
+		    (stands_as(g, file, other) || !may_be_repointed(h, file)))
 			return true;
 	}
 	return false;

@@ -15,7 +15,7 @@
  *              of         UUID of the domain that this is said of; absent: not known, or an image source's
  *     f        k          number, for `v`                                            any number; one an image file
  *              i z m      its inode number, size and mtime in seconds[.nanoseconds]
- *              b h        inode number of what it stood on, and a hash of the name that it had for that; may be absent
+ *              b h        inode number of what it stood on, and a hash of the name that it had for that (1: on nothing); may be absent
  *     l        p i        path and inode number of a layer that a command of ours   any number; one a path
  *                         or a snapshot made, which no record says any more
  *     s        n          raw name of a snapshot                                    any number; one a snapshot
@@ -102,7 +102,7 @@ struct vm_meta_file {
 	uint64_t number, ino, size;
 	int64_t mtime_ns;
 	uint64_t below; /* inode number of what it stood on; 0: not known, or on nothing */
-	uint64_t names; /* vm_strmap_hash() of the name that its header had for that; 0: likewise */
+	uint64_t names; /* vm_strmap_hash() of the name that its header had for that; VM_NAMES_NOTHING; 0: not known */
 };
 
 struct vm_meta_snapshot {

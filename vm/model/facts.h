@@ -78,7 +78,7 @@ struct vm_fact_snapdisk {
 	uint64_t ino;           /* of its file in the tree */
 	const struct q2_stamp *froze; /* NULL, or the image as it was when we took or first recorded it (ino, size, mtime) */
 	uint64_t froze_below;         /* inode number of what it stood on then; 0: not known, or on nothing */
-	uint64_t froze_names;         /* vm_strmap_hash() of the name that its header had for that; 0: likewise */
+	uint64_t froze_names;         /* vm_strmap_hash() of the name that its header had for that; VM_NAMES_NOTHING; 0: not known */
 };
 
 struct vm_fact_snapshot {
