@@ -549,6 +549,33 @@ def written_beneath(lab, running, noted):
     g.end()
 
 
+def older_copy(lab, how):
+    """An image is restored from a copy of before the snapshots, with its time."""
+    sc = Scenario("delete a", layered(""), "delete a", ("vda",), False, doomed="", complete=())
+    g = lab.guest(sc)
+    base = at(g, "vda.qcow2")
+    try:
+        g.write("vda", 33, 0, 64 << 10)
+        sh("cp", "-a", base, at(g, "copy"))
+        time.sleep(2.5)
+        g.write("vda", 34, 0, 64 << 10)
+        for command in "create a", "create b":
+            if lab.mount.write(g.name, command):
+                raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+        lab.mount.down()
+        if how != "written over":
+            os.unlink(base)
+        sh("cp", "-a", at(g, "copy"), base)
+        os.unlink(at(g, "copy"))
+        lab.mount.up()
+        until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+        until("a and b", lambda: None if set(states(lab, g).values()) == {"stale"} else str(states(lab, g)))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 def written_alone(lab, way, mounted):
     """The same of a layer that a pull has made stand on nothing: by somebody, or by the guest that was put on it for a while."""
     sc = Scenario("delete a", layered(""), "delete a", ("vda",), False, doomed="", complete=())
@@ -907,6 +934,7 @@ def main():
                lambda running=running, noted=noted: written_beneath(lab, running, noted)) for running in (False, True) for noted in (True,)]
     cases += [("a layer that a pull made stand alone is written to by %s%s" % (way, "" if mounted else ", while unmounted"),
                lambda way=way, mounted=mounted: written_alone(lab, way, mounted)) for way in ("somebody", "guest") for mounted in (True, False)]
+    cases += [("an image is restored from before its snapshots, %s" % how, lambda how=how: older_copy(lab, how)) for how in ("written over", "another file")]
     cases += [("'%s' while %s, which an interrupted pull needs, is away" % (command, gone), lambda gone=gone, command=command: beneath_is_away(lab, gone, command))
               for gone in ("vda.qcow2", "vda.a", "vda.b") for command in ("pull", "create x")]
     cases += [("QEMU is killed %d ms after a pull's header, %s" % (ms, "running" if running else "shut off"),

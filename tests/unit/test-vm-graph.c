@@ -763,6 +763,30 @@ Test(vm_graph, what_was_noted_as_frozen_and_was_written_is_stale_whatever_its_ov
 	expect_in(&l, WEB, S2, VM_DETACHED, NULL);
 }
 
+Test(vm_graph, an_older_copy_in_the_place_of_what_was_noted_is_no_frozen_image)
+{
+	struct lab l;
+
+	lab_init(&l);
+	struct q2_stamp base = l.files[BASE].stamp, o1 = l.files[O1].stamp;
+	l.snapdisks[WEB][S1].froze = &base;
+	l.snapdisks[WEB][S2].froze = &o1;
+	expect_in(&l, WEB, S1, VM_OK, NULL);
+	l.files[BASE].stamp.mtime_ns -= 1; /* written over, with its time */
+	expect_in(&l, WEB, S1, VM_STALE, "is older than what was frozen there");
+	expect_in(&l, WEB, S2, VM_STALE, "is older than what was frozen there");
+	l.files[BASE].stamp.ino = 4711; /* a copy of the very file, with its time in microseconds */
+	expect_in(&l, WEB, S1, VM_OK, NULL);
+	expect_in(&l, WEB, S2, VM_OK, NULL);
+	l.files[BASE].stamp.mtime_ns -= INT64_C(5000000000);
+	expect_in(&l, WEB, S1, VM_OK, NULL); /* what it was merged into, say */
+	l.files[BASE].stamp.btime_ns = base.mtime_ns + INT64_C(500000000000);
+	expect_in(&l, WEB, S1, VM_STALE, "is older than what was frozen there");
+	expect_in(&l, WEB, S2, VM_STALE, "is older than what was frozen there");
+	l.files[SPARE].stamp.ino = base.ino; /* what was noted is elsewhere */
+	expect_in(&l, WEB, S2, VM_OK, NULL);
+}
+
 Test(vm_graph, a_file_that_we_wrote_to_is_known_by_its_stamp)
 {
 	struct lab l;

@@ -229,6 +229,43 @@ static bool noted_by_another(const struct vm_hearing *h, size_t i)
 	return false;
 }
 
+/* ---------------------------------------------------------------- another file, or an older one */
+
+static bool has_inode(const struct vm_graph *g, uint64_t ino)
+{
+	for (size_t i = 0; i < g->facts->n_files; i++)
+		if (vm_graph_exists(g, (int)i) && !vm_graph_file(g, (int)i)->stamp.block && vm_graph_file(g, (int)i)->stamp.ino == ino)
+			return true;
+	return false;
+}
+
+/*
+ * What some snapshot froze was noted, and this is older: a copy from before was put in its place, which no later time tells. A copy of the
+ * very file, with its time, is as good as that (some copy whole seconds only). A file of another number is such a copy only if it was born
+ * after that: else the snapshot is in what its image was merged into, which need not have been written to. Where the noted file lies
+ * elsewhere the record is wrong.
+ */
+bool vm_hearing_replaced(const struct vm_hearing *h, size_t i)
+{
+	const struct vm_graph *g = h->g;
+	int file = h->chain.files[i];
+	const struct q2_stamp *s = &vm_graph_file(g, file)->stamp;
+	bool older = false;
+
+	if (!vm_graph_exists(g, file) || s->block)
+		return false;
+	for (int x = g->pits.head[g->node[file]]; x >= 0; x = g->pits.next[x]) {
+		const struct q2_stamp *then = vm_graph_snapdisk(g, &g->snaps[x])->froze;
+
+		if (!then || !then->size)
+			continue;
+		if (s->mtime_ns >= then->mtime_ns - (s->ino == then->ino ? 0 : SLACK))
+			return false;
+		older = s->ino == then->ino || (s->btime_ns > then->mtime_ns && !has_inode(g, then->ino));
+	}
+	return older;
+}
+
 bool vm_hearing_written(const struct vm_hearing *h, size_t i)
 {
 	int file = h->chain.files[i], upper = vm_hearing_file_above(h, i);

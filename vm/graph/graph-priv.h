@@ -236,5 +236,7 @@ bool vm_hearing_attested(const struct vm_hearing *h, int file);
 /* Is it proven that this file was not written since? That layer @i was, and not by a delete of libvirt's? */
 bool vm_hearing_unwritten(const struct vm_hearing *h, int file);
 bool vm_hearing_written(const struct vm_hearing *h, size_t i);
+/* Is layer @i older than what was noted of it? */
+bool vm_hearing_replaced(const struct vm_hearing *h, size_t i);
 
 #endif

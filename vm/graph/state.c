@@ -54,6 +54,8 @@
  *
  *   by another  the same of L further down, which another snapshot froze, unless U was touched later, as by the end of a commit.
  *
+ *   replaced    P, or an L that another snapshot froze, is older than was noted of it: a copy from before was put in its place.
+ *
  *   spoilt      noted for good when a merge began: it was not right then. The merge changes the files, and so what speaks against it.
  *
  * Time stamps have a price. A copy restored in place, over the inode that the snapshot froze, looks written: stale. A
@@ -440,6 +442,10 @@ static bool judge_reopened(struct vm_hearing *h)
 
 static bool judge_times(struct vm_hearing *h)
 {
+	for (size_t i = h->first; i < h->chain.n; i++)
+		if (vm_hearing_replaced(h, i))
+			return h->verdict.written = true,
+			       say(h, VM_STALE, "'%s' is older than what was frozen there: a copy from before was put in its place", vm_hearing_layer(h, i)->path);
 	for (size_t i = h->first; i < h->chain.n; i++)
 		if (vm_hearing_written(h, i) && !explained_by_commit(h, i))
 			return h->verdict.written = true, say(h, VM_STALE, "'%s' was written after the snapshot was taken", vm_hearing_layer(h, i)->path);
