@@ -609,6 +609,28 @@ case("row 15: revert would give back a disk that is another domain's by now", SH
 case("row 15: revert would give back a disk that another domain stands on by now", SHUT_OFF[:1])(gives_back(True))
 
 
+@case("an internal snapshot in an image that is no disk any more", SHUT_OFF, few=1)
+def no_disk(lab, running, targets):
+    """No newer layer stands on it: that is not said, and `try prune` knows that it would stay."""
+    g = lab.guest(False, targets, "")
+    lab.does(g, "create i internal")
+    for t in targets:
+        new = g.file(t) + ".new"
+        sh("qemu-img", "convert", "-O", "qcow2", g.active[t], new)
+        g.active[t] = new
+    g.define()
+    lab.does(g, "hold i")
+    lab.does(g, "release i")
+    for command in "delete i", "revert i":
+        lab.refused(g, command, "EOPNOTSUPP", "on which no disk of the domain stands any more")
+    lab.write(g, "1 match=*", "retain")
+    lab.write(g, "create z internal")
+    lab.does(g, "try prune")
+    if "'i' would stay: internal snapshot 'i' is stored in" not in lab.said(g):
+        raise Wrong("try prune says '%s'" % lab.said(g))
+    lab.write(g, "off", "retain")
+
+
 @case("row 15: revert to an internal snapshot in an image that another domain stands on", SHUT_OFF)
 def under_clone(lab, running, targets):
     g = lab.guest(False, targets, None)

@@ -83,8 +83,8 @@ int vm_delete_check_active(const struct vm_context *cx, const struct vm_snapshot
 			return r;
 
 		if (l >= 0 && !cx->d->layers[l].active && !is_beneath(cx, l))
-			return vs_err_set(err, -EOPNOTSUPP, "internal snapshot '%s' is stored in '%s', on which no disk of the domain stands any more, and "
-					  "libvirt works on its disks only: 'virsh snapshot-delete --metadata' takes the record away", s->shown,
+			return vs_err_set(err, -EOPNOTSUPP, "internal snapshot '%s' is stored in '%s', on which no disk of the domain stands any more, "
+					  "and only disks are worked on: define that image as the disk again, or see virsh snapshot-revert and snapshot-delete", s->shown,
 					  cx->d->layers[l].path);
 		if (l >= 0 && !cx->d->layers[l].active)
 			return vs_err_set(err, -EOPNOTSUPP, "internal snapshot '%s' is stored in '%s', on which newer layers stand: "
