@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "fs.h"
+#include "vm/util/mem.h"
 #include "waiter.h"
 
 #define SLOTS 65536      /* 2 MiB, touched as needed */
@@ -29,15 +30,12 @@ static struct sf_known *slot(const struct sf_blocks *blocks, const struct sf_key
 	return &blocks->known[mixed >> 48 & (SLOTS - 1)];
 }
 
-int sf_blocks_init(struct sf_blocks *blocks, struct sf_fs *fs)
+void sf_blocks_init(struct sf_blocks *blocks, struct sf_fs *fs)
 {
 	*blocks = (struct sf_blocks){.fs = fs};
-	blocks->known = calloc(SLOTS, sizeof(*blocks->known));
-	if (!blocks->known)
-		return -ENOMEM;
+	blocks->known = xcalloc(SLOTS, sizeof(*blocks->known));
 	pthread_mutex_init(&blocks->lock, NULL);
 	pthread_cond_init(&blocks->wake, NULL);
-	return 0;
 }
 
 void sf_blocks_fini(struct sf_blocks *blocks)
@@ -148,10 +146,8 @@ static void *count_thread(void *opaque)
 
 static void count_later(struct sf_blocks *blocks, struct sf_image *image)
 {
-	struct sf_to_count *item = malloc(sizeof(*item)), **end;
+	struct sf_to_count *item = xcalloc(1, sizeof(*item)), **end;
 
-	if (!item)
-		return;
 	*item = (struct sf_to_count){.image = sf_image_ref(image)};
 	pthread_mutex_lock(&blocks->lock);
 	if (!blocks->started && !blocks->stopping)

@@ -28,7 +28,7 @@ struct sf_blocks {
 	pthread_t thread;
 };
 
-int sf_blocks_init(struct sf_blocks *blocks, struct sf_fs *fs);
+void sf_blocks_init(struct sf_blocks *blocks, struct sf_fs *fs);
 /* Ends and joins the thread, which gives up the image that it is at: when the file system is `ending`. */
 void sf_blocks_stop(struct sf_blocks *blocks);
 void sf_blocks_fini(struct sf_blocks *blocks);

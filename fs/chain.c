@@ -24,6 +24,7 @@
 
 #include "show.h"
 #include "text.h"
+#include "vm/util/mem.h"
 
 #define WRAP 100 /* columns at which a list of names goes on in the next line */
 #define MAX_BRANCH 24 /* columns further right than this are not drawn but the same as the last */
@@ -46,41 +47,23 @@ struct picture {
 	} * nodes; /* as domain->layers */
 	struct line *lines;
 	size_t n_lines, room;
-	bool failed;
 };
 
 /* ---------------------------------------------------------------- lines */
 
 static void add_line(struct picture *p, char *graph, const struct vm_layer *layer, char *remark)
 {
-	if (p->n_lines == p->room) {
-		size_t room = p->room ? p->room * 2 : 64;
-		struct line *more = reallocarray(p->lines, room, sizeof(*more));
-
-		if (more) {
-			p->lines = more;
-			p->room = room;
-		}
-	}
-	if (p->n_lines == p->room || !graph || (!layer && !remark)) {
-		p->failed = true;
-		free(graph);
-		free(remark);
-		return;
-	}
+	XGROW(p->lines, p->n_lines, p->room);
 	p->lines[p->n_lines++] = (struct line){graph, layer, remark};
 }
 
 static char *graph_of(unsigned branch, const char *end)
 {
-	vs_autofree char *bars = calloc(MAX_BRANCH + 1, strlen("│ "));
-	char *graph;
+	char bars[MAX_BRANCH * sizeof("│ ") + 1] = "";
 
-	if (!bars)
-		return NULL;
 	for (unsigned i = 0; i < branch; i++)
 		strcat(bars, "│ ");
-	return asprintf(&graph, "%s%s", bars, end) < 0 ? NULL : graph;
+	return xasprintf("%s%s", bars, end);
 }
 
 static void put_text(FILE *out, const char *s)
@@ -93,14 +76,10 @@ static void remark_list(struct picture *p, unsigned branch, const char *below, c
 			size_t n)
 {
 	for (size_t i = 0; i < n;) {
-		char *text = NULL;
+		char *text;
 		size_t len, width = strlen(what);
-		FILE *out = open_memstream(&text, &len);
+		FILE *out = sf_show_open(&text, &len);
 
-		if (!out) {
-			p->failed = true;
-			return;
-		}
 		fputs(what, out);
 		do {
 			fputc(' ', out);
@@ -109,10 +88,7 @@ static void remark_list(struct picture *p, unsigned branch, const char *below, c
 			if (i < n)
 				fputc(',', out);
 		} while (i < n && width + sf_show_width(names[i]) < WRAP);
-		if (ferror(out) | fclose(out)) {
-			free(text);
-			text = NULL;
-		}
+		sf_show_close(out);
 		add_line(p, graph_of(branch, below), NULL, text);
 		what = " ";
 	}
@@ -130,17 +106,14 @@ static int compare_shown(const void *left, const void *right)
 	return strcmp((*(const struct vm_snapshot *const *)left)->shown, (*(const struct vm_snapshot *const *)right)->shown);
 }
 
-static bool sort_snapshots(struct picture *p)
+static void sort_snapshots(struct picture *p)
 {
 	size_t n = p->domain->n_snapshots;
 
-	p->by_shown = calloc(n + 1, sizeof(*p->by_shown));
-	if (!p->by_shown)
-		return false;
+	p->by_shown = xcalloc(n, sizeof(*p->by_shown));
 	for (size_t i = 0; i < n; i++)
 		p->by_shown[i] = &p->domain->snapshots[i];
 	qsort(p->by_shown, n, sizeof(*p->by_shown), compare_shown);
-	return true;
 }
 
 static bool is_internal(const struct picture *p, char *shown)
@@ -161,11 +134,7 @@ static void remark_snapshots(struct picture *p, unsigned branch, const char *bel
 		n++;
 	if (!n)
 		return;
-	sorted = calloc(n, sizeof(*sorted));
-	if (!sorted) {
-		p->failed = true;
-		return;
-	}
+	sorted = xcalloc(n, sizeof(*sorted));
 	for (size_t i = 0; i < n; i++) {
 		if (is_internal(p, names[i]))
 			sorted[n_stored++] = names[i];
@@ -225,27 +194,26 @@ static void draw_side_branches(struct picture *p, int idx, unsigned branch)
 		if (o == p->nodes[idx].trunk || p->nodes[o].drawn)
 			continue;
 		draw_branch(p, o, branch < MAX_BRANCH ? branch + 1 : branch);
-		add_line(p, graph_of(branch, "├─╯"), NULL, strdup(""));
+		add_line(p, graph_of(branch, "├─╯"), NULL, xstrdup(""));
 	}
 }
 
-/* The layers from @root up along the trunk, printed from the top down. */
+/* The layers from @root, which is not drawn yet, up along the trunk: found from there, printed from the top down. What is trunk to
+ * a layer stands on that one, so the way down is `below`, and no memory grows with how deep branches lie in branches. */
 static void draw_branch(struct picture *p, int root, unsigned branch)
 {
-	size_t n = 0;
-	vs_autofree int *trunk = calloc(p->domain->n_layers, sizeof(*trunk));
+	int top = root;
 
-	if (!trunk) {
-		p->failed = true;
-		return;
+	p->nodes[root].drawn = true;
+	while (p->nodes[top].trunk >= 0 && !p->nodes[p->nodes[top].trunk].drawn) {
+		top = p->nodes[top].trunk;
+		p->nodes[top].drawn = true;
 	}
-	for (int i = root; i >= 0 && !p->nodes[i].drawn && n < p->domain->n_layers; i = p->nodes[i].trunk) {
-		p->nodes[i].drawn = true;
-		trunk[n++] = i;
-	}
-	while (n-- > 0) {
-		draw_side_branches(p, trunk[n], branch);
-		draw_layer(p, trunk[n], branch);
+	for (int i = top;; i = p->domain->layers[i].below) {
+		draw_side_branches(p, i, branch);
+		draw_layer(p, i, branch);
+		if (i == root)
+			return;
 	}
 }
 
@@ -263,14 +231,12 @@ static size_t weight(const struct vm_domain *d, int idx)
 }
 
 /* Links overlays under what they stand on, then lets every layer tell those beneath it how much stands on it. */
-static bool link_layers(struct picture *p)
+static void link_layers(struct picture *p)
 {
 	const struct vm_domain *d = p->domain;
-	vs_autofree size_t *best = calloc(d->n_layers + 1, sizeof(*best));
+	vs_autofree size_t *best = xcalloc(d->n_layers, sizeof(*best));
 
-	p->nodes = calloc(d->n_layers + 1, sizeof(*p->nodes));
-	if (!best || !p->nodes)
-		return false;
+	p->nodes = xcalloc(d->n_layers, sizeof(*p->nodes));
 	for (size_t i = 0; i < d->n_layers; i++) {
 		p->nodes[i].trunk = p->nodes[i].overlay = p->nodes[i].beside = -1;
 		p->nodes[i].drawn = d->layers[i].memory;
@@ -293,7 +259,6 @@ static bool link_layers(struct picture *p)
 			p->nodes[d->layers[o].below].trunk = o;
 		}
 	}
-	return true;
 }
 
 /* ---------------------------------------------------------------- printing */
@@ -324,7 +289,7 @@ static void put_layer(FILE *out, const struct line *line, size_t graph_width, si
 
 	sizes_of(line->layer, virtual_size, allocated);
 	put_padded(out, line->graph, graph_width);
-	put_padded(out, path ? path : "", path_width);
+	put_padded(out, path, path_width);
 	fprintf(out, "  %-5s  %8s  %8s%s\n", format, virtual_size, allocated, line->layer->active ? "  active" : "");
 }
 
@@ -432,25 +397,22 @@ static void put_unknowns(FILE *out, const struct vm_domain *d)
 	}
 }
 
-int sf_chain_render(FILE *out, const struct vm_domain *d)
+void sf_chain_render(FILE *out, const struct vm_domain *d)
 {
 	struct picture p = {.domain = d};
 
-	if (sort_snapshots(&p) && link_layers(&p)) {
-		put_text(out, d->name);
-		fputs(": ", out);
-		put_text(out, d->state);
-		fputc('\n', out);
-		for (size_t i = 0; i < d->n_disks; i++)
-			put_disk(out, &p, &d->disks[i]);
-		put_rest(out, &p);
-		put_unknowns(out, d);
-		fputs("\n● written by this domain   ○ frozen   ✗ missing, unreadable   ! odd\n", out);
-	} else {
-		p.failed = true;
-	}
+	sort_snapshots(&p);
+	link_layers(&p);
+	put_text(out, d->name);
+	fputs(": ", out);
+	put_text(out, d->state);
+	fputc('\n', out);
+	for (size_t i = 0; i < d->n_disks; i++)
+		put_disk(out, &p, &d->disks[i]);
+	put_rest(out, &p);
+	put_unknowns(out, d);
+	fputs("\n● written by this domain   ○ frozen   ✗ missing, unreadable   ! odd\n", out);
 	free(p.by_shown);
 	free(p.nodes);
 	free(p.lines);
-	return p.failed ? -ENOMEM : 0;
 }

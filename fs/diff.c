@@ -84,10 +84,10 @@ static void diff_entry(const struct diff *d, const struct sf_place *old, const s
 	}
 }
 
-static void diff_names(const struct diff *d, struct sf_dir *old, struct sf_dir *new, const struct sf_entry *a,
-		       size_t n_a, const struct sf_entry *b, size_t n_b)
+static void diff_names(const struct diff *d, struct sf_dir *old, struct sf_dir *new)
 {
-	size_t i = 0, j = 0;
+	size_t n_a, n_b, i = 0, j = 0;
+	const struct sf_entry *a = sf_dir_list(old, &n_a), *b = sf_dir_list(new, &n_b);
 
 	while (i < n_a) {
 		const struct sf_place was = {old, &a[i]}, is = {new, j < n_b ? &b[j] : NULL};
@@ -106,25 +106,18 @@ static void diff_names(const struct diff *d, struct sf_dir *old, struct sf_dir *
 	}
 }
 
-static int diff_dirs(const struct diff *d, struct sf_dir *old, struct sf_dir *new)
+static void diff_dirs(const struct diff *d, struct sf_dir *old, struct sf_dir *new)
 {
-	const struct sf_entry *a, *b;
-	size_t n_a, n_b;
-
 	if (old == new)
-		return 0;
-	if (sf_dir_list(old, &a, &n_a) < 0 || sf_dir_list(new, &b, &n_b) < 0)
-		return -ENOMEM;
-	diff_names(d, old, new, a, n_a, b, n_b);
+		return;
+	diff_names(d, old, new);
 	emit_thing(d, SF_ATTR_CHANGED, &(struct sf_place){.dir = new});
-	return 0;
 }
 
-int sf_tree_diff(const struct sf_tree *before, const struct sf_tree *after,
-		 void (*emit)(void *opaque, const struct sf_change *change), void *opaque)
+void sf_tree_diff(const struct sf_tree *before, const struct sf_tree *after,
+		  void (*emit)(void *opaque, const struct sf_change *change), void *opaque)
 {
 	const struct diff d = {before, after, emit, opaque};
-	int rc = 0;
 
 	for (size_t i = 0; i < before->n_dirs; i++) {
 		struct sf_dir *old = before->dirs[i], *new = sf_tree_dir(after, old->domain->dir);
@@ -132,12 +125,11 @@ int sf_tree_diff(const struct sf_tree *before, const struct sf_tree *after,
 					      ? new
 					      : sf_tree_dir_by_ino(after, old->domain->ino);
 
-		if (same && diff_dirs(&d, old, same) < 0)
-			rc = -ENOMEM;
+		if (same)
+			diff_dirs(&d, old, same);
 		if (same != new || !new)
 			emit_name(&d, &(struct sf_place){.dir = old});
 	}
 	if (before->changed_ns != after->changed_ns || before->n_dirs != after->n_dirs)
 		emit_thing(&d, SF_ATTR_CHANGED, &(struct sf_place){0});
-	return rc;
 }

@@ -22,8 +22,8 @@ struct sf_change {
 	struct sf_key thing;
 };
 
-/* Calls @emit for each change, the names of a directory before its attributes. -ENOMEM: some are missing. */
-int sf_tree_diff(const struct sf_tree *before, const struct sf_tree *after,
-		 void (*emit)(void *opaque, const struct sf_change *change), void *opaque);
+/* Calls @emit for each change, the names of a directory before its attributes. */
+void sf_tree_diff(const struct sf_tree *before, const struct sf_tree *after,
+		  void (*emit)(void *opaque, const struct sf_change *change), void *opaque);
 
 #endif

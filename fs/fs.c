@@ -2,9 +2,9 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "fs.h"
 
-#include <errno.h>
 #include <time.h>
 
+#include "vm/util/mem.h"
 #include "write.h"
 
 /* For all open images together. The clusters are inflated ones: 512 of the default size, enough for some readers. */
@@ -58,35 +58,15 @@ static int open_source(struct sf_fs *fs, struct vs_err *err)
 	return vm_open(&vm, &fs->vm, err);
 }
 
-static int open_rest(struct sf_fs *fs)
+static void open_rest(struct sf_fs *fs)
 {
-	int rc;
-
 	fs->cache = q2_cache_new(TABLE_BYTES, CLUSTER_BYTES);
 	if (!fs->cache)
-		return -ENOMEM;
-	rc = sf_world_init(&fs->world, fs->vm, !fs->options->read_only);
-	if (rc < 0)
-		goto no_world;
-	rc = sf_nodes_init(&fs->nodes);
-	if (rc < 0)
-		goto no_nodes;
-	rc = sf_blocks_init(&fs->blocks, fs);
-	if (rc < 0)
-		goto no_blocks;
-	rc = sf_writes_new(fs, &fs->writes);
-	if (rc < 0)
-		goto no_writes;
-	return 0;
-no_writes:
-	sf_blocks_fini(&fs->blocks);
-no_blocks:
-	sf_nodes_fini(&fs->nodes);
-no_nodes:
-	sf_world_fini(&fs->world);
-no_world:
-	q2_cache_free(fs->cache);
-	return rc;
+		xoom();
+	sf_world_init(&fs->world, fs->vm, !fs->options->read_only);
+	sf_nodes_init(&fs->nodes);
+	sf_blocks_init(&fs->blocks, fs);
+	fs->writes = sf_writes_new(fs);
 }
 
 /* What the threads of vm/ may call for, from vm_open() on until vm_close() has returned. */
@@ -110,29 +90,21 @@ static void fini_callees(struct sf_fs *fs)
 
 int sf_fs_open(const struct sf_options *options, struct sf_fs **out, struct vs_err *err)
 {
-	struct sf_fs *fs = calloc(1, sizeof(*fs));
+	struct sf_fs *fs = xcalloc(1, sizeof(*fs));
 	int rc;
 
-	if (!fs)
-		return -ENOMEM;
 	fs->options = options;
 	fs->generation = (uint32_t)time(NULL);
 	init_callees(fs);
 	rc = open_source(fs, err);
-	if (rc < 0)
-		goto no_source;
-	rc = open_rest(fs);
-	if (rc < 0)
-		goto no_rest;
+	if (rc < 0) {
+		fini_callees(fs);
+		free(fs);
+		return rc;
+	}
+	open_rest(fs);
 	*out = fs;
 	return 0;
-no_rest:
-	if (vm_close(fs->vm) < 0)
-		return rc; /* all of it stays, and so does what is called */
-no_source:
-	fini_callees(fs);
-	free(fs);
-	return rc;
 }
 
 /* Threads first, then what holds views and trees, then what those came from. Where a thread of vm/ could not be stopped it lives as

@@ -7,6 +7,7 @@
 
 #include "fs.h"
 #include "text.h"
+#include "vm/util/mem.h"
 
 void sf_handles_init(struct sf_handles *handles, struct sf_fs *fs)
 {
@@ -60,26 +61,13 @@ void sf_handles_close_all(struct sf_handles *handles)
 	} while (handle);
 }
 
-static struct sf_handle *handle_new(enum sf_kind kind)
-{
-	struct sf_handle *handle = calloc(1, sizeof(*handle));
-
-	if (handle)
-		handle->kind = kind;
-	return handle;
-}
-
 static struct sf_handle *file_handle_new(const struct sf_place *place)
 {
-	struct sf_handle *handle = handle_new(place->entry->kind);
+	struct sf_handle *handle = xcalloc(1, sizeof(*handle));
 
-	if (!handle)
-		return NULL;
-	handle->uuid = strdup(place->dir->domain->uuid);
-	if (handle->uuid)
-		return handle;
-	free(handle);
-	return NULL;
+	handle->kind = place->entry->kind;
+	handle->uuid = xstrdup(place->dir->domain->uuid);
+	return handle;
 }
 
 static void enlist(struct sf_handles *handles, struct sf_handle *handle)
@@ -93,18 +81,15 @@ static void enlist(struct sf_handles *handles, struct sf_handle *handle)
 	pthread_mutex_unlock(&handles->lock);
 }
 
-int sf_handle_open_dir(struct sf_handles *handles, const struct sf_key *dir, struct sf_tree *tree,
-		       struct sf_handle **out)
+struct sf_handle *sf_handle_open_dir(struct sf_handles *handles, const struct sf_key *dir, struct sf_tree *tree)
 {
-	struct sf_handle *handle = handle_new(dir->kind);
+	struct sf_handle *handle = xcalloc(1, sizeof(*handle));
 
-	if (!handle)
-		return -ENOMEM;
+	handle->kind = dir->kind;
 	handle->dir = *dir;
 	handle->tree = sf_world_ref(&handles->fs->world, tree);
 	enlist(handles, handle);
-	*out = handle;
-	return 0;
+	return handle;
 }
 
 /* To open retain.plan for reading is what a policy that was written there has waited for. */
@@ -122,8 +107,6 @@ int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place
 	struct sf_text *text = NULL;
 	int rc = 0;
 
-	if (!handle)
-		return -ENOMEM;
 	enlist(handles, handle);
 	if (reads && handle->kind == SF_PLAN)
 		rc = open_plan(handles->fs, place->dir->domain, &text);
@@ -138,22 +121,16 @@ int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place
 	return 0;
 }
 
-int sf_handle_open_image(struct sf_handles *handles, const struct sf_place *place, struct sf_handle **out)
+struct sf_handle *sf_handle_open_image(struct sf_handles *handles, const struct sf_place *place)
 {
 	struct sf_handle *handle = file_handle_new(place);
 	struct sf_key key = sf_place_key(place);
-	int rc = handle ? sf_image_open(&handles->fs->images, &key, &handle->image) : -ENOMEM;
 
-	if (rc < 0) {
-		if (handle)
-			handle_free(handles->fs, handle);
-		return rc;
-	}
+	handle->image = sf_image_open(&handles->fs->images, &key);
 	handle->disk_ino = place->entry->disk->ino;
 	vm_reading(handles->fs->vm, handle->uuid, handle->disk_ino, 1);
 	enlist(handles, handle);
-	*out = handle;
-	return 0;
+	return handle;
 }
 
 void sf_handle_close(struct sf_handles *handles, struct sf_handle *handle)

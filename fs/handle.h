@@ -49,12 +49,11 @@ void sf_handles_init(struct sf_handles *handles, struct sf_fs *fs);
 void sf_handles_close_all(struct sf_handles *handles);
 void sf_handles_fini(struct sf_handles *handles);
 
-/* Each gives *out. -ENOMEM, or why there is no text. */
-int sf_handle_open_dir(struct sf_handles *handles, const struct sf_key *dir, struct sf_tree *tree,
-		       struct sf_handle **out);
-/* @reads: with its text. */
+/* Each gives a handle. */
+struct sf_handle *sf_handle_open_dir(struct sf_handles *handles, const struct sf_key *dir, struct sf_tree *tree);
+struct sf_handle *sf_handle_open_image(struct sf_handles *handles, const struct sf_place *place);
+/* @reads: with its text. Gives *out, or why there is no text. */
 int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, bool reads, struct sf_handle **out);
-int sf_handle_open_image(struct sf_handles *handles, const struct sf_place *place, struct sf_handle **out);
 void sf_handle_close(struct sf_handles *handles, struct sf_handle *handle);
 
 /* The tree that this directory lists, as a reference; @rewind: the current one from now on. */

@@ -50,6 +50,7 @@
 
 #include "fs.h"
 #include "show.h"
+#include "vm/util/mem.h"
 
 #define MAX_REFRESHES 2
 #define REFRESH_MS 2000       /* beside the refresh interval itself, */
@@ -108,26 +109,19 @@ static uint64_t hash_path(const char *path)
 	return h;
 }
 
-/* Gives *out. -ENOMEM. */
-static int list_origins(const struct q2_view *q2, struct origin **out, size_t *n)
+/* Gives the list, of *n. */
+static struct origin *list_origins(const struct q2_view *q2, size_t *n)
 {
-	struct origin *list = NULL, *more;
+	struct origin *list = NULL;
 	struct q2_stamp stamp;
 	const char *path;
-	size_t i;
+	size_t room = 0;
 
-	for (i = 0; q2_view_file(q2, i, &path, &stamp); i++) {
-		more = reallocarray(list, i + 1, sizeof(*list));
-		if (!more) {
-			free(list);
-			return -ENOMEM;
-		}
-		list = more;
-		list[i] = (struct origin){hash_path(path), stamp.dev, stamp.ino};
+	for (*n = 0; q2_view_file(q2, *n, &path, &stamp); (*n)++) {
+		XGROW(list, *n, room);
+		list[*n] = (struct origin){hash_path(path), stamp.dev, stamp.ino};
 	}
-	*out = list;
-	*n = i;
-	return 0;
+	return list;
 }
 
 static bool is_replaced(const struct sf_image *image, const struct origin *now, size_t n)
@@ -183,9 +177,9 @@ static void tell_news(struct sf_image *image, const struct news *news)
 static const struct vm_disk *find_disk(const struct sf_tree *tree, const struct sf_key *key, const char **uuid)
 {
 	struct sf_dir *dir = sf_tree_dir_by_ino(tree, key->domain);
-	const struct sf_entry *entry;
+	const struct sf_entry *entry = dir ? sf_dir_find_ino(dir, SF_IMAGE, key->ino) : NULL;
 
-	if (!dir || sf_dir_find_ino(dir, SF_IMAGE, key->ino, &entry) < 0)
+	if (!entry)
 		return NULL;
 	if (uuid)
 		*uuid = dir->domain->uuid;
@@ -245,7 +239,7 @@ static int view_get_any(struct sf_image *image, struct sf_waiter *waiter, struct
 		pthread_mutex_unlock(&image->lock);
 		rc = open_fresh(image, waiter, &view, err);
 		if (rc == 0)
-			rc = list_origins(view->q2, &origins, &n);
+			origins = list_origins(view->q2, &n);
 		pthread_mutex_lock(&image->lock);
 		image->opening = false;
 		pthread_cond_broadcast(&image->opened);
@@ -523,7 +517,7 @@ void sf_image_complain(struct sf_image *image, const char *doing, int code, cons
 	if (!sf_place_find(tree, &image->key, &place)) {
 		vs_autofree char *why = sf_show_dup(vs_err_text(err, code), false);
 
-		vm_log(place.dir->domain->log, "cannot %s %s: %s", doing, place.entry->name, why ? why : "no memory");
+		vm_log(place.dir->domain->log, "cannot %s %s: %s", doing, place.entry->name, why);
 	}
 	sf_world_put(&fs->world, tree);
 }
@@ -541,11 +535,9 @@ static int by_key(const void *left, const void *right)
 
 static struct sf_image *image_new(struct sf_images *images, const struct sf_key *key)
 {
-	struct sf_image *image = calloc(1, sizeof(*image));
+	struct sf_image *image = xcalloc(1, sizeof(*image));
 	pthread_condattr_t steady;
 
-	if (!image)
-		return NULL;
 	image->key = *key;
 	image->owner = images;
 	image->edition = 1;
@@ -568,25 +560,20 @@ static void image_free(void *opaque)
 	free(image);
 }
 
-int sf_image_open(struct sf_images *images, const struct sf_key *key, struct sf_image **out)
+struct sf_image *sf_image_open(struct sf_images *images, const struct sf_key *key)
 {
-	struct sf_image *fresh = image_new(images, key), *image = NULL, **found;
+	struct sf_image *fresh = image_new(images, key), *image, **found;
 
-	if (!fresh)
-		return -ENOMEM;
 	pthread_mutex_lock(&images->lock);
 	found = tsearch(fresh, &images->open, by_key);
-	if (found) {
-		image = *found;
-		image->refs++;
-	}
+	if (!found)
+		xoom();
+	image = *found;
+	image->refs++;
 	pthread_mutex_unlock(&images->lock);
 	if (image != fresh)
 		image_free(fresh);
-	if (!image)
-		return -ENOMEM;
-	*out = image;
-	return 0;
+	return image;
 }
 
 void sf_image_close(struct sf_image *image)

@@ -30,8 +30,8 @@ void sf_images_init(struct sf_images *images, struct sf_fs *fs);
 /* Closes what is still open. */
 void sf_images_fini(struct sf_images *images);
 
-/* The image of that key, as one more open file. Gives *out. -ENOMEM. Opens nothing yet. */
-int sf_image_open(struct sf_images *images, const struct sf_key *key, struct sf_image **out);
+/* Gives the image of that key, as one more open file. Opens nothing yet. */
+struct sf_image *sf_image_open(struct sf_images *images, const struct sf_key *key);
 struct sf_image *sf_image_ref(struct sf_image *image);
 void sf_image_close(struct sf_image *image);
 const struct sf_key *sf_image_key(const struct sf_image *image);

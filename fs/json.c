@@ -5,12 +5,12 @@
  * Beyond the contract's keys: `raw_name` (only where the name is valid), `uuid` as libvirt has it, and for each disk
  * `state` and `reason`. `file` of a snapshot is what its files' names begin with, null where it has none.
  */
-#include <errno.h>
 #include <json-c/json.h>
 #include <string.h>
 
 #include "show.h"
 #include "text.h"
+#include "vm/util/mem.h"
 
 #define FORMAT_VERSION 1
 
@@ -34,7 +34,7 @@ static struct json_object *chain_of(const struct vm_disk *disk)
 	for (char **path = disk->chain; path && *path; path++) {
 		vs_autofree char *clean = sf_show_dup(*path, false);
 
-		json_object_array_add(chain, clean ? json_object_new_string(clean) : NULL);
+		json_object_array_add(chain, json_object_new_string(clean));
 	}
 	return chain;
 }
@@ -61,10 +61,10 @@ static char *stem_of(const struct vm_snapshot *s)
 		size_t tail = strlen(disk->target) + strlen("..img");
 
 		if (disk->file && strlen(disk->file) > tail)
-			return strndup(disk->file, strlen(disk->file) - tail);
+			return xstrndup(disk->file, strlen(disk->file) - tail);
 	}
 	if (s->xml_file && strlen(s->xml_file) > strlen(".xml"))
-		return strndup(s->xml_file, strlen(s->xml_file) - strlen(".xml"));
+		return xstrndup(s->xml_file, strlen(s->xml_file) - strlen(".xml"));
 	return NULL;
 }
 
@@ -109,12 +109,13 @@ static struct json_object *domain_of(const struct vm_domain *d)
 }
 
 /* Prints and frees a value of the outermost object or, @depth 2, of an array in it, as json-c would there. */
-static int print(FILE *out, struct json_object *o, int depth)
+static void print(FILE *out, struct json_object *o, int depth)
 {
 	const char *line = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
 								     JSON_C_TO_STRING_NOSLASHESCAPE);
-	int rc = line ? 0 : -ENOMEM;
 
+	if (!line)
+		xoom();
 	while (line) {
 		const char *end = strchr(line, '\n');
 
@@ -124,35 +125,28 @@ static int print(FILE *out, struct json_object *o, int depth)
 		line = end ? end + 1 : NULL;
 	}
 	json_object_put(o);
-	return rc;
 }
 
 /* One snapshot after the other: json-c needs ten times the text for its objects, and there may be 65,536 of them. */
-static int print_snapshots(FILE *out, const struct vm_domain *d)
+static void print_snapshots(FILE *out, const struct vm_domain *d)
 {
 	bool first = true;
-	int rc = 0;
 
-	for (size_t i = 0; i < d->n_snapshots && rc == 0; i++) {
+	for (size_t i = 0; i < d->n_snapshots; i++) {
 		if (d->snapshots[i].present)
 			continue;
 		fputs(first ? "\n    " : ",\n    ", out);
-		rc = print(out, snapshot_of(&d->snapshots[i]), 2);
+		print(out, snapshot_of(&d->snapshots[i]), 2);
 		first = false;
 	}
 	fputs("\n  ", out);
-	return rc;
 }
 
-int sf_json_render(FILE *out, const struct vm_domain *d)
+void sf_json_render(FILE *out, const struct vm_domain *d)
 {
-	int rc;
-
 	fprintf(out, "{\n  \"version\": %d,\n  \"domain\": ", FORMAT_VERSION);
-	rc = print(out, domain_of(d), 1);
+	print(out, domain_of(d), 1);
 	fputs(",\n  \"snapshots\": [", out);
-	if (rc == 0)
-		rc = print_snapshots(out, d);
+	print_snapshots(out, d);
 	fputs("]\n}\n", out);
-	return rc;
 }

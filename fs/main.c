@@ -15,7 +15,7 @@ static void complain(const char *sentence)
 {
 	vs_autofree char *clean = sf_show_dup(sentence, false);
 
-	fprintf(stderr, "virt-snapfs: %s\n", clean ? clean : sentence);
+	fprintf(stderr, "virt-snapfs: %s\n", clean);
 }
 
 static void on_ready(void *opaque)
@@ -32,7 +32,7 @@ static void warn_of_paths(const struct sf_options *options)
 			int number = errno;
 			vs_autofree char *clean = sf_show_dup(options->allow_paths[i], false);
 
-			fprintf(stderr, "virt-snapfs: warning: allow_path=%s: %s\n", clean ? clean : "", strerror(number));
+			fprintf(stderr, "virt-snapfs: warning: allow_path=%s: %s\n", clean, strerror(number));
 		}
 }
 
@@ -117,7 +117,7 @@ static enum status usage(const struct vs_err *err, int rc)
 {
 	vs_autofree char *clean = sf_show_dup(vs_err_text(err, rc), false);
 
-	fprintf(stderr, "virt-snapfs: %s; try 'virt-snapfs --help'\n", clean ? clean : "wrong usage");
+	fprintf(stderr, "virt-snapfs: %s; try 'virt-snapfs --help'\n", clean);
 	return STATUS_USAGE;
 }
 

@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "qcow2/qcow2.h"
+#include "vm/util/mem.h"
 
 #define TEXT_MAX (1u << 20) /* the groups of a process alone can be 65,536 numbers */
 
@@ -81,9 +82,10 @@ enum sf_fate sf_mortal_fate(const char *status, const char *stat)
 	return waiting & ~signal_set(status, "SigCgt:") & ~harmless() ? SF_DIES : SF_LIVES;
 }
 
-static int read_text(pid_t tid, const char *name, char **out)
+/* Gives its text; NULL: there is none. */
+static char *read_text(pid_t tid, const char *name)
 {
-	vs_autofree char *text = NULL;
+	char *text = NULL;
 	size_t room = 0, len = 0, n;
 	char path[40];
 	FILE *file;
@@ -91,22 +93,16 @@ static int read_text(pid_t tid, const char *name, char **out)
 	snprintf(path, sizeof(path), "/proc/%ld/%s", (long)tid, name);
 	file = fopen(path, "re");
 	if (!file)
-		return -errno;
+		return NULL;
 	do {
-		char *more = len + 1 < room ? text : realloc(text, room += 4096);
-
-		if (!more)
-			break;
-		text = more;
+		if (len + 1 >= room)
+			text = xreallocarray(text, room += 4096, 1);
 		n = fread(text + len, 1, room - len - 1, file);
 		len += n;
 	} while (n && len < TEXT_MAX);
 	fclose(file);
-	if (!text)
-		return -ENOMEM;
 	text[len] = '\0';
-	*out = vs_steal(text);
-	return 0;
+	return text;
 }
 
 /* A /proc that hides other users' processes says of them what it says of those that are gone; kill(2) does not. */
@@ -116,9 +112,9 @@ enum sf_fate sf_mortal_ask(pid_t tid)
 
 	if (tid <= 0)
 		return SF_LIVES;
-	if (read_text(tid, "status", &status) < 0)
+	status = read_text(tid, "status");
+	if (!status)
 		return kill(tid, 0) < 0 && errno == ESRCH ? SF_ENDED : SF_LIVES;
-	if (read_text(tid, "stat", &stat) < 0)
-		stat = NULL;
+	stat = read_text(tid, "stat");
 	return sf_mortal_fate(status, stat);
 }

@@ -16,6 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vm/util/mem.h"
+
 #define OURS "fuse.virt-snapfs"
 #define PROFILE "/etc/apparmor.d/fusermount3"
 
@@ -130,8 +132,8 @@ static bool is_below(const char *dir, const char *path)
 /* Who names a link needs the link's directory, too. */
 bool sf_mountpoint_covers(const char *dir, const char *path)
 {
-	vs_autofree char *real = realpath(path, NULL), *parent = strdup(path), *real_parent = NULL;
-	char *slash = parent ? strrchr(parent, '/') : NULL;
+	vs_autofree char *real = realpath(path, NULL), *parent = xstrdup(path), *real_parent = NULL;
+	char *slash = strrchr(parent, '/');
 
 	if (is_below(dir, real ? real : path))
 		return true;
@@ -238,14 +240,12 @@ static bool is_forbidden(const char *words)
 
 char *sf_mountpoint_why(char *said, bool confined)
 {
-	char *words = own_words(said), *out;
+	char *words = own_words(said);
 
 	if (!words || !*words)
 		return NULL;
 	if (!confined || !is_forbidden(words))
-		return strdup(words);
-	if (asprintf(&out, "%s (probably AppArmor: its profile " PROFILE " lets ordinary users mount in few places, such as below "
-		     "their home directory, /mnt, /media and /tmp)", words) < 0)
-		return NULL;
-	return out;
+		return xstrdup(words);
+	return xasprintf("%s (probably AppArmor: its profile " PROFILE " lets ordinary users mount in few places, such as below "
+			 "their home directory, /mnt, /media and /tmp)", words);
 }

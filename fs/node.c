@@ -2,13 +2,14 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Two chained hashes over the same nodes, one by id and one by key, grown together. `ls -lR` over a thousand domains of
- * a hundred snapshots makes some 200,000 nodes, so a node is 80 bytes and not a general hash table's 170. Where
- * there is no memory for more buckets the chains just get longer.
+ * a hundred snapshots makes some 200,000 nodes, so a node is 80 bytes and not a general hash table's 170.
  */
 #include "node.h"
 
 #include <assert.h>
 #include <errno.h>
+
+#include "vm/util/mem.h"
 
 #define FIRST_BUCKETS 1024
 
@@ -104,18 +105,12 @@ static void free_if_done(struct sf_nodes *nodes, struct sf_node *node)
 	free(node);
 }
 
-int sf_nodes_init(struct sf_nodes *nodes)
+void sf_nodes_init(struct sf_nodes *nodes)
 {
 	*nodes = (struct sf_nodes){.n_buckets = FIRST_BUCKETS, .last_id = FUSE_ROOT_ID};
-	nodes->by_id = calloc(FIRST_BUCKETS, sizeof(struct sf_node *));
-	nodes->by_key = calloc(FIRST_BUCKETS, sizeof(struct sf_node *));
-	if (!nodes->by_id || !nodes->by_key) {
-		free(nodes->by_id);
-		free(nodes->by_key);
-		return -ENOMEM;
-	}
+	nodes->by_id = xcalloc(FIRST_BUCKETS, sizeof(struct sf_node *));
+	nodes->by_key = xcalloc(FIRST_BUCKETS, sizeof(struct sf_node *));
 	pthread_mutex_init(&nodes->lock, NULL);
-	return 0;
 }
 
 void sf_nodes_fini(struct sf_nodes *nodes)
@@ -136,13 +131,8 @@ static void grow(struct sf_nodes *nodes)
 	struct sf_nodes bigger = *nodes;
 
 	bigger.n_buckets = nodes->n_buckets * 2;
-	bigger.by_id = calloc(bigger.n_buckets, sizeof(struct sf_node *));
-	bigger.by_key = calloc(bigger.n_buckets, sizeof(struct sf_node *));
-	if (!bigger.by_id || !bigger.by_key) {
-		free(bigger.by_id);
-		free(bigger.by_key);
-		return;
-	}
+	bigger.by_id = xcalloc(bigger.n_buckets, sizeof(struct sf_node *));
+	bigger.by_key = xcalloc(bigger.n_buckets, sizeof(struct sf_node *));
 	for (size_t i = 0; i < nodes->n_buckets; i++) {
 		for (struct sf_node *node = nodes->by_id[i], *next; node; node = next) {
 			next = node->next_by_id;
@@ -158,10 +148,8 @@ static void grow(struct sf_nodes *nodes)
 
 static struct sf_node *make_node(struct sf_nodes *nodes, const struct sf_key *key, bool retired)
 {
-	struct sf_node *node = malloc(sizeof(*node));
+	struct sf_node *node = xcalloc(1, sizeof(*node));
 
-	if (!node)
-		return NULL;
 	*node = (struct sf_node){.id = ++nodes->last_id, .key = *key, .retired = retired};
 	if (nodes->n_nodes++ >= nodes->n_buckets)
 		grow(nodes);
@@ -169,35 +157,33 @@ static struct sf_node *make_node(struct sf_nodes *nodes, const struct sf_key *ke
 	return node;
 }
 
-int sf_node_take(struct sf_nodes *nodes, const struct sf_key *key, fuse_ino_t *id)
+fuse_ino_t sf_node_take(struct sf_nodes *nodes, const struct sf_key *key)
 {
 	struct sf_node *node;
+	fuse_ino_t id;
 
 	assert(key->kind != SF_ROOT);
 	pthread_mutex_lock(&nodes->lock);
 	node = find_key(nodes, key);
 	if (!node)
 		node = make_node(nodes, key, false);
-	if (node) {
-		node->n_lookups++;
-		*id = node->id;
-	}
+	node->n_lookups++;
+	id = node->id;
 	pthread_mutex_unlock(&nodes->lock);
-	return node ? 0 : -ENOMEM;
+	return id;
 }
 
-int sf_node_fresh(struct sf_nodes *nodes, const struct sf_key *key, fuse_ino_t *id)
+fuse_ino_t sf_node_fresh(struct sf_nodes *nodes, const struct sf_key *key)
 {
 	struct sf_node *node;
+	fuse_ino_t id;
 
 	pthread_mutex_lock(&nodes->lock);
 	node = make_node(nodes, key, true);
-	if (node) {
-		node->n_lookups = 1;
-		*id = node->id;
-	}
+	node->n_lookups = 1;
+	id = node->id;
 	pthread_mutex_unlock(&nodes->lock);
-	return node ? 0 : -ENOMEM;
+	return id;
 }
 
 void sf_node_forget(struct sf_nodes *nodes, fuse_ino_t id, uint64_t n)

@@ -17,7 +17,7 @@
  * waits for its answer, so whoever else came by that node would wait, too: of these every lookup makes another node, and none of
  * them stays.
  *
- * Errors: -ESTALE no such node, -ENOMEM. Threads: any.
+ * Errors: -ESTALE no such node. Threads: any.
  */
 #ifndef VS_NODE_H
 #define VS_NODE_H
@@ -35,13 +35,13 @@ struct sf_nodes {
 	fuse_ino_t last_id;
 };
 
-int sf_nodes_init(struct sf_nodes *nodes);
+void sf_nodes_init(struct sf_nodes *nodes);
 void sf_nodes_fini(struct sf_nodes *nodes);
 
 /* The node of that thing, made where there is none, with one lookup more. Not for the root. */
-int sf_node_take(struct sf_nodes *nodes, const struct sf_key *key, fuse_ino_t *id);
+fuse_ino_t sf_node_take(struct sf_nodes *nodes, const struct sf_key *key);
 /* A node more for that thing, with one lookup. It answers to its id alone. */
-int sf_node_fresh(struct sf_nodes *nodes, const struct sf_key *key, fuse_ino_t *id);
+fuse_ino_t sf_node_fresh(struct sf_nodes *nodes, const struct sf_key *key);
 /* Takes @n lookups back; unknown ids and too many are ignored. The node stays, but for retired ones. */
 void sf_node_forget(struct sf_nodes *nodes, fuse_ino_t id, uint64_t n);
 

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* What the notifier has to do, as others leave it for it: on the ground floor, with no way back to them. */
-#include <stdlib.h>
-
 #include "notify.h"
+#include "vm/util/mem.h"
 
 void sf_notify_init(struct sf_notify *notify, struct sf_fs *fs)
 {
@@ -27,24 +26,12 @@ void sf_notify_poke(struct sf_notify *notify)
 	pthread_mutex_unlock(&notify->lock);
 }
 
-/* Without memory the kernel believes the old ones for as long as they were given. Of attributes that does no harm; of bytes the
- * next open does what is left undone here (node.h). */
 static void add_doubt(struct sf_notify *notify, const struct sf_doubt *doubt)
 {
 	pthread_mutex_lock(&notify->lock);
-	if (notify->n_doubts == notify->room) {
-		size_t room = notify->room ? notify->room * 2 : 16;
-		struct sf_doubt *more = reallocarray(notify->doubts, room, sizeof(*more));
-
-		if (more) {
-			notify->doubts = more;
-			notify->room = room;
-		}
-	}
-	if (notify->n_doubts < notify->room) {
-		notify->doubts[notify->n_doubts++] = *doubt;
-		pthread_cond_signal(&notify->wake);
-	}
+	XGROW(notify->doubts, notify->n_doubts, notify->room);
+	notify->doubts[notify->n_doubts++] = *doubt;
+	pthread_cond_signal(&notify->wake);
 	pthread_mutex_unlock(&notify->lock);
 }
 

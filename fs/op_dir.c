@@ -7,6 +7,7 @@
 
 #include "attr.h"
 #include "ops.h"
+#include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- lookup */
 
@@ -22,16 +23,13 @@ static int entry_of(struct sf_fs *fs, const struct sf_tree *tree, const struct s
 }
 
 /* The root has its id from the beginning, and lookups of it (`..`) are not counted. */
-static int take_node(struct sf_fs *fs, const struct sf_place *place, fuse_ino_t *id)
+static fuse_ino_t take_node(struct sf_fs *fs, const struct sf_place *place)
 {
 	struct sf_key key = sf_place_key(place);
 
 	if (sf_kind_is_door(key.kind))
-		return sf_node_fresh(&fs->nodes, &key, id);
-	if (key.kind != SF_ROOT)
-		return sf_node_take(&fs->nodes, &key, id);
-	*id = FUSE_ROOT_ID;
-	return 0;
+		return sf_node_fresh(&fs->nodes, &key);
+	return key.kind == SF_ROOT ? FUSE_ROOT_ID : sf_node_take(&fs->nodes, &key);
 }
 
 static void forget_node(struct sf_fs *fs, fuse_ino_t id)
@@ -67,11 +65,12 @@ static int lookup_in(struct sf_req *r, const struct sf_tree *tree, fuse_ino_t pa
 		rc = find_child(tree, &place, name, &place);
 	if (rc == 0)
 		rc = entry_of(r->fs, tree, &place, &e);
-	if (rc == 0)
-		rc = take_node(r->fs, &place, &e.ino);
-	if (rc == 0 && sf_reply_entry(r, &e) < 0)
+	if (rc < 0)
+		return rc;
+	e.ino = take_node(r->fs, &place);
+	if (sf_reply_entry(r, &e) < 0)
 		forget_node(r->fs, e.ino);
-	return rc;
+	return 0;
 }
 
 int sf_op_lookup(struct sf_req *r, fuse_ino_t parent, const char *name)
@@ -97,7 +96,7 @@ int sf_op_opendir(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 		rc = -ENOTDIR;
 	if (rc == 0) {
 		key = sf_place_key(&place);
-		rc = sf_handle_open_dir(&r->fs->handles, &key, tree, &handle);
+		handle = sf_handle_open_dir(&r->fs->handles, &key, tree);
 	}
 	sf_world_put(&r->fs->world, tree);
 	if (rc < 0)
@@ -138,7 +137,7 @@ static int listing_init(struct listing *l, struct sf_req *r, const struct sf_tre
 	*l = (struct listing){.r = r, .tree = tree, .n = tree->n_dirs};
 	rc = sf_place_find(tree, key, &l->dir);
 	if (rc == 0 && l->dir.dir)
-		rc = sf_dir_list(l->dir.dir, &l->entries, &l->n);
+		l->entries = sf_dir_list(l->dir.dir, &l->n);
 	return rc;
 }
 
@@ -195,10 +194,9 @@ static int put_plus(struct listing *l, size_t idx)
 		return 0;
 	if (is_kept(l, idx, key.kind)) {
 		rc = entry_of(l->r->fs, l->tree, &place, &e);
-		if (rc == 0)
-			rc = take_node(l->r->fs, &place, &e.ino);
 		if (rc < 0)
 			return rc;
+		e.ino = take_node(l->r->fs, &place);
 		l->taken[l->n_taken++] = e.ino;
 	} else {
 		e.attr.st_ino = key.ino;
@@ -217,25 +215,19 @@ static int list_into(struct listing *l, size_t idx, int (*put)(struct listing *,
 	return rc < 0 && !l->len ? rc : 0; /* an error in the middle comes back with the next call */
 }
 
-static int list_alloc(struct listing *l, size_t size)
-{
-	l->room = size < SF_BLOCK_SIZE ? size : SF_BLOCK_SIZE;
-	l->buf = malloc(l->room + 1);
-	l->taken = calloc(l->room / LEAST_ENTRY_PLUS + 1, sizeof(*l->taken));
-	return l->buf && l->taken ? 0 : -ENOMEM;
-}
-
 static int list_tree(struct sf_req *r, const struct sf_tree *tree, bool fresh, const struct sf_handle *handle,
 		     size_t size, off_t off, int (*put)(struct listing *, size_t))
 {
 	struct listing l;
 	int rc = listing_init(&l, r, tree, &handle->dir);
 
+	if (rc < 0)
+		return rc;
 	l.fresh = fresh;
-	if (rc == 0)
-		rc = list_alloc(&l, size);
-	if (rc == 0)
-		rc = list_into(&l, (size_t)off, put);
+	l.room = size < SF_BLOCK_SIZE ? size : SF_BLOCK_SIZE;
+	l.buf = xcalloc(l.room, 1);
+	l.taken = xcalloc(l.room / LEAST_ENTRY_PLUS + 1, sizeof(*l.taken));
+	rc = list_into(&l, (size_t)off, put);
 	if (rc == 0 && sf_reply_buf(r, l.buf, l.len) == 0)
 		l.n_taken = 0;
 	while (l.n_taken)

@@ -27,15 +27,15 @@ static int write_plan(struct sf_req *r, struct sf_handle *handle, const char *te
 	if (rc == 0)
 		rc = sf_text_plan(fs, handle->uuid, policy, 0, &plan);
 	if (rc == 0)
-		rc = sf_plans_set(&fs->plans, handle->uuid, policy);
+		sf_plans_set(&fs->plans, handle->uuid, policy);
 	sf_handle_answer(&fs->handles, handle, plan, off, rc < 0 ? 0 : len);
 	if (rc == 0)
 		sf_reply_write(r, len);
 	return rc;
 }
 
-/* The offset does not matter to what is written: `>` and `>>` are the same here. Nor does the length: vm/ refuses what is too
- * long, and says so where the writer looks. */
+/* The offset does not matter to what is written: `>` and `>>` are the same here. Nor does the length: it is
+ * SF_BLOCK_SIZE at most (on_init), and vm/ refuses what is too long for it, and says so where the writer looks. */
 int sf_op_write(struct sf_req *r, fuse_ino_t id, const char *text, size_t len, off_t off, struct fuse_file_info *fi)
 {
 	struct sf_handles *handles = &r->fs->handles;

@@ -82,12 +82,9 @@ static int open_image(struct sf_req *r, fuse_ino_t id, const struct sf_place *pl
 {
 	struct sf_fs *fs = r->fs;
 	struct first_look found;
-	struct sf_handle *handle;
-	int rc = sf_handle_open_image(&fs->handles, place, &handle);
+	struct sf_handle *handle = sf_handle_open_image(&fs->handles, place);
+	int rc = open_view(r, handle, &found);
 
-	if (rc < 0)
-		return rc;
-	rc = open_view(r, handle, &found);
 	if (rc == 0)
 		rc = set_caching(fs, id, place, &found, fi);
 	if (rc < 0) {

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "attr.h"
+#include "vm/util/mem.h"
 
 #define MAX_REFRESH_S 86400.0
 #define SF_MIN_READ 4096u /* the kernel's: fs/fuse/inode.c */
@@ -104,32 +105,26 @@ static int parse_cache(const char *text, enum sf_cache_mode *out)
 
 /* ---------------------------------------------------------------- lists of strings */
 
-static int add_string(char ***list, size_t *n, char *string)
+/* Takes @string. A NULL comes last. */
+static void add_string(char ***list, size_t *n, char *string)
 {
-	char **more = string ? reallocarray(*list, *n + 2, sizeof(*more)) : NULL;
-
-	if (!more) {
-		free(string);
-		return -ENOMEM;
-	}
-	*list = more;
-	more[(*n)++] = string;
-	more[*n] = NULL;
-	return 0;
+	*list = xreallocarray(*list, *n + 2, sizeof(**list));
+	(*list)[(*n)++] = string;
+	(*list)[*n] = NULL;
 }
 
-/* The daemon works in "/": every path is made absolute here, and no symbolic link is followed for it. */
-static char *absolute(const char *path)
+/* The daemon works in "/": every path is made absolute here, and no symbolic link is followed for it. Gives *out. */
+static int absolute(const char *path, char **out, struct vs_err *err)
 {
-	vs_autofree char *here = NULL;
-	char *out;
+	vs_autofree char *here = *path == '/' ? NULL : getcwd(NULL, 0);
 
 	if (*path == '/')
-		return strdup(path);
-	here = getcwd(NULL, 0);
-	if (!here || asprintf(&out, "%s/%s", strcmp(here, "/") ? here : "", path) < 0)
-		return NULL;
-	return out;
+		*out = xstrdup(path);
+	else if (here)
+		*out = xasprintf("%s/%s", strcmp(here, "/") ? here : "", path);
+	else
+		return vs_err_set(err, -errno, "'%s': the working directory: %s", path, strerror(errno));
+	return 0;
 }
 
 static bool is_same_file(const char *a, const char *b)
@@ -139,16 +134,18 @@ static bool is_same_file(const char *a, const char *b)
 	return !strcmp(a, b) || (real_a && real_b && !strcmp(real_a, real_b));
 }
 
-static int add_image(struct sf_options *o, const char *path)
+static int add_image(struct sf_options *o, const char *path, struct vs_err *err)
 {
-	vs_autofree char *full = absolute(path);
+	vs_autofree char *full = NULL;
+	int rc = absolute(path, &full, err);
 
-	if (!full)
-		return -ENOMEM;
+	if (rc < 0)
+		return rc;
 	for (size_t i = 0; i < o->n_images; i++)
 		if (is_same_file(o->images[i], full))
 			return 0;
-	return add_string(&o->images, &o->n_images, vs_steal(full));
+	add_string(&o->images, &o->n_images, vs_steal(full));
+	return 0;
 }
 
 /* "scheme:/", as RFC 3986 spells a scheme: what libvirt takes for a connection, "qemu:/system" included. */
@@ -166,14 +163,24 @@ static int add_source(struct sf_options *o, const char *source, struct vs_err *e
 	if (!is_uri(source)) {
 		if (o->uri)
 			return vs_err_set(err, -EINVAL, "'%s': images and a libvirt URI cannot be mixed", source);
-		return add_image(o, source);
+		return add_image(o, source, err);
 	}
 	if (o->uri)
 		return vs_err_set(err, -EINVAL, "'%s': only one libvirt URI can be given", source);
 	if (o->n_images)
 		return vs_err_set(err, -EINVAL, "'%s': images and a libvirt URI cannot be mixed", source);
-	o->uri = strdup(source);
-	return o->uri ? 0 : -ENOMEM;
+	o->uri = xstrdup(source);
+	return 0;
+}
+
+static int add_allowed(struct sf_options *o, const char *path, struct vs_err *err)
+{
+	char *full;
+	int rc = *path ? absolute(path, &full, err) : -EINVAL;
+
+	if (rc == 0)
+		add_string(&o->allow_paths, &o->n_allow_paths, full);
+	return rc;
 }
 
 /* ---------------------------------------------------------------- -o */
@@ -312,14 +319,12 @@ static int find_option(const char *word, const char **value)
 }
 
 /* libfuse splits at commas again, so what is passed on is escaped as it was. */
-static int pass_on(struct sf_options *o, const char *word)
+static void pass_on(struct sf_options *o, const char *word)
 {
 	vs_autofree char *before = o->mount_options;
-	char *out = malloc((before ? strlen(before) : 0) + strlen(word) * 2 + 2), *at = out;
+	char *out = xcalloc((before ? strlen(before) : 0) + strlen(word) * 2 + 2, 1), *at = out;
 
 	o->mount_options = out;
-	if (!out)
-		return -ENOMEM;
 	if (before) {
 		at = stpcpy(at, before);
 		*at++ = ',';
@@ -329,11 +334,9 @@ static int pass_on(struct sf_options *o, const char *word)
 			*at++ = '\\';
 		*at++ = *word;
 	}
-	*at = '\0';
-	return 0;
 }
 
-static int set_flag(struct sf_options *o, enum meaning meaning)
+static void set_flag(struct sf_options *o, enum meaning meaning)
 {
 	o->read_only |= meaning == OPT_RO;
 	o->allow_other |= meaning == OPT_ALLOW_OTHER;
@@ -342,7 +345,6 @@ static int set_flag(struct sf_options *o, enum meaning meaning)
 	o->remount |= meaning == OPT_REMOUNT;
 	if (meaning == OPT_KERNEL_CACHE || meaning == OPT_DIRECT_IO)
 		o->cache = meaning == OPT_DIRECT_IO ? SF_CACHE_NONE : SF_CACHE_KERNEL;
-	return 0;
 }
 
 static int set_number(struct sf_options *o, enum meaning meaning, const char *value)
@@ -373,7 +375,7 @@ static int set_max_read(struct sf_options *o, const char *value)
 	return 0;
 }
 
-static int set_option(struct sf_options *o, enum meaning meaning, const char *word, const char *value)
+static int set_option(struct sf_options *o, enum meaning meaning, const char *word, const char *value, struct vs_err *err)
 {
 	switch (meaning) {
 	case OPT_RO:
@@ -383,7 +385,8 @@ static int set_option(struct sf_options *o, enum meaning meaning, const char *wo
 	case OPT_KERNEL_CACHE:
 	case OPT_DIRECT_IO:
 	case OPT_REMOUNT:
-		return set_flag(o, meaning);
+		set_flag(o, meaning);
+		return 0;
 	case OPT_UID:
 		return parse_uid(value, &o->uid);
 	case OPT_GID:
@@ -394,16 +397,18 @@ static int set_option(struct sf_options *o, enum meaning meaning, const char *wo
 	case OPT_REFRESH:
 		return parse_seconds(value, &o->refresh_s);
 	case OPT_ALLOW_PATH:
-		return *value ? add_string(&o->allow_paths, &o->n_allow_paths, absolute(value)) : -EINVAL;
+		return add_allowed(o, value, err);
 	case OPT_CACHE:
 		return parse_cache(value, &o->cache);
 	case OPT_MAX_READ:
 		return set_max_read(o, value);
 	case OPT_ALLOW_ROOT: /* libfuse's: it keeps all others out */
 		o->default_permissions = true;
-		return pass_on(o, word);
+		pass_on(o, word);
+		return 0;
 	case OPT_KERNEL:
-		return pass_on(o, word);
+		pass_on(o, word);
+		return 0;
 	case OPT_NOTHING:
 		return 0;
 	}
@@ -420,7 +425,7 @@ static int parse_word(struct sf_options *o, const char *word, struct vs_err *err
 	row = find_option(word, &value);
 	if (row < 0)
 		return vs_err_set(err, -EINVAL, "unknown option '%s'", word);
-	rc = set_option(o, options[row].meaning, word, value);
+	rc = set_option(o, options[row].meaning, word, value, err);
 	if (rc == -EINVAL)
 		return vs_err_set(err, rc, "option '%s': '%s' must be %s", word, value, options[row].wants);
 	return rc;
@@ -429,12 +434,10 @@ static int parse_word(struct sf_options *o, const char *word, struct vs_err *err
 /* Words stand between commas; a backslash takes the next character as it is, for paths with commas. */
 static int parse_words(struct sf_options *o, const char *text, struct vs_err *err)
 {
-	vs_autofree char *word = malloc(strlen(text) + 1);
+	vs_autofree char *word = xcalloc(strlen(text) + 1, 1);
 	size_t len = 0;
 	int rc = 0;
 
-	if (!word)
-		return -ENOMEM;
 	for (; rc == 0; text++) {
 		if (*text && *text != ',') {
 			if (*text == '\\' && text[1])
@@ -493,8 +496,7 @@ static int parse_rest(struct sf_options *o, int n, char **words, struct vs_err *
 		rc = vs_err_set(err, -EINVAL, "an empty mountpoint");
 	if (rc < 0)
 		return rc;
-	o->mountpoint = absolute(words[n - 1]);
-	return o->mountpoint ? 0 : -ENOMEM;
+	return absolute(words[n - 1], &o->mountpoint, err);
 }
 
 int sf_options_parse(int argc, char **argv, struct sf_options *out, struct vs_err *err)

@@ -4,7 +4,7 @@
  * options.h: the command line, as CONTRACT "Mounting" and virt-snapfs(8) describe it.
  *
  * Parsing is pure but for user and group names (uid=, gid=) and the working directory. Errors: -EINVAL, with a sentence
- * that names the word it is about; the caller ends with status 2.
+ * that names the word it is about, or that of a working directory that is not there any more; the caller ends with status 2.
  */
 #ifndef VS_OPTIONS_H
 #define VS_OPTIONS_H

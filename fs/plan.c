@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "qcow2/qcow2.h"
+#include "vm/util/mem.h"
 
 struct sf_plan {
 	struct sf_plan *next;
@@ -23,16 +24,11 @@ static void plan_free(struct sf_plan *plan)
 
 static struct sf_plan *plan_new(const char *uuid, const char *policy)
 {
-	struct sf_plan *plan = calloc(1, sizeof(*plan));
+	struct sf_plan *plan = xcalloc(1, sizeof(*plan));
 
-	if (!plan)
-		return NULL;
-	plan->uuid = strdup(uuid);
-	plan->policy = strdup(policy);
-	if (plan->uuid && plan->policy)
-		return plan;
-	plan_free(plan);
-	return NULL;
+	plan->uuid = xstrdup(uuid);
+	plan->policy = xstrdup(policy);
+	return plan;
 }
 
 void sf_plans_init(struct sf_plans *plans)
@@ -71,37 +67,28 @@ static struct sf_plan *unlink_locked(struct sf_plans *plans, const char *uuid)
 	return plan;
 }
 
-int sf_plans_set(struct sf_plans *plans, const char *uuid, const char *policy)
+void sf_plans_set(struct sf_plans *plans, const char *uuid, const char *policy)
 {
 	struct sf_plan *plan = plan_new(uuid, policy), *before;
 
-	if (!plan)
-		return -ENOMEM;
 	pthread_mutex_lock(&plans->lock);
 	before = unlink_locked(plans, uuid);
 	plan->next = plans->first;
 	plans->first = plan;
 	pthread_mutex_unlock(&plans->lock);
 	plan_free(before);
-	return 0;
 }
 
-int sf_plans_peek(struct sf_plans *plans, const char *uuid, char **policy)
+char *sf_plans_peek(struct sf_plans *plans, const char *uuid)
 {
 	const struct sf_plan *plan;
-	char *copy = NULL;
-	bool found;
+	char *policy;
 
 	pthread_mutex_lock(&plans->lock);
 	plan = *find_locked(plans, uuid);
-	found = plan != NULL;
-	if (found)
-		copy = strdup(plan->policy);
+	policy = plan ? xstrdup(plan->policy) : NULL;
 	pthread_mutex_unlock(&plans->lock);
-	if (found && !copy)
-		return -ENOMEM;
-	*policy = copy;
-	return 0;
+	return policy;
 }
 
 char *sf_plans_take(struct sf_plans *plans, const char *uuid)
@@ -120,15 +107,10 @@ char *sf_plans_take(struct sf_plans *plans, const char *uuid)
 
 int sf_plan_line(const char *text, size_t len, char **line)
 {
-	char *copy;
-
 	if (len && text[len - 1] == '\n')
 		len--;
 	if (memchr(text, '\n', len) || memchr(text, '\0', len))
 		return -EINVAL;
-	copy = strndup(text, len);
-	if (!copy)
-		return -ENOMEM;
-	*line = copy;
+	*line = xstrndup(text, len);
 	return 0;
 }

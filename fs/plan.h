@@ -6,7 +6,7 @@
  * One a domain, known by the domain's UUID. It waits for the next open for reading, which takes it away. The open file
  * through which it was written shows it on its own account (handle.h).
  *
- * Errors: -EINVAL, -ENOMEM. Threads: any.
+ * Threads: any.
  */
 #ifndef VS_PLAN_H
 #define VS_PLAN_H
@@ -25,9 +25,9 @@ void sf_plans_init(struct sf_plans *plans);
 void sf_plans_fini(struct sf_plans *plans);
 
 /* The next open shows what @policy would do. */
-int sf_plans_set(struct sf_plans *plans, const char *uuid, const char *policy);
-/* What the next open will show, and still will afterwards. Gives *policy; NULL: the policy that is stored. */
-int sf_plans_peek(struct sf_plans *plans, const char *uuid, char **policy);
+void sf_plans_set(struct sf_plans *plans, const char *uuid, const char *policy);
+/* What the next open will show, and still will afterwards. Gives the policy, or NULL: the one that is stored. */
+char *sf_plans_peek(struct sf_plans *plans, const char *uuid);
 /* This is the next open. Gives the policy, or NULL: the one that is stored. */
 char *sf_plans_take(struct sf_plans *plans, const char *uuid);
 

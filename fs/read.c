@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "attr.h"
+#include "vm/util/mem.h"
 
 #define SPLICE_LEAST 16384
 #define MAX_PIECES 100
@@ -37,7 +38,6 @@ struct scratch {
 
 static pthread_key_t scratch_key;
 static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
-static bool scratch_usable;
 
 static void scratch_free(void *opaque)
 {
@@ -50,7 +50,8 @@ static void scratch_free(void *opaque)
 
 static void make_key(void)
 {
-	scratch_usable = !pthread_key_create(&scratch_key, scratch_free);
+	if (pthread_key_create(&scratch_key, scratch_free))
+		xoom();
 }
 
 /* This thread's, until it ends. */
@@ -59,18 +60,14 @@ static struct scratch *scratch_get(void)
 	struct scratch *s;
 
 	pthread_once(&scratch_once, make_key);
-	s = scratch_usable ? pthread_getspecific(scratch_key) : NULL;
-	if (s || !scratch_usable)
+	s = pthread_getspecific(scratch_key);
+	if (s)
 		return s;
-	s = calloc(1, sizeof(*s));
-	if (!s)
-		return NULL;
+	s = xcalloc(1, sizeof(*s));
 	s->buf = aligned_alloc(4096, SF_BLOCK_SIZE);
-	s->pieces = malloc(sizeof(struct fuse_bufvec) + MAX_PIECES * sizeof(struct fuse_buf));
-	if (!s->buf || !s->pieces || pthread_setspecific(scratch_key, s)) {
-		scratch_free(s);
-		return NULL;
-	}
+	s->pieces = xcalloc(1, sizeof(struct fuse_bufvec) + MAX_PIECES * sizeof(struct fuse_buf));
+	if (!s->buf || pthread_setspecific(scratch_key, s))
+		xoom();
 	return s;
 }
 
@@ -186,8 +183,6 @@ int sf_read_image(struct sf_req *r, struct sf_handle *handle, size_t len, off_t 
 	struct vs_err err = {0};
 	int64_t n;
 
-	if (!q.scratch)
-		return -ENOMEM;
 	if (q.len > SF_BLOCK_SIZE)
 		q.len = SF_BLOCK_SIZE;
 	sf_waiter_init(&waiter, r->fs, r->req, 0);

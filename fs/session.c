@@ -32,6 +32,7 @@
 #include "attr.h"
 #include "mountpoint.h"
 #include "ops.h"
+#include "vm/util/mem.h"
 #include "write.h"
 
 #define SF_THREADS 10
@@ -117,47 +118,38 @@ static const char *fuse_reason(void)
 static char *source_name(const struct sf_options *o)
 {
 	const char *uri = o->uri ? o->uri : getenv("LIBVIRT_DEFAULT_URI");
-	char *name;
 
 	if (!o->n_images)
-		return strdup(uri && *uri ? uri : "libvirt");
+		return xstrdup(uri && *uri ? uri : "libvirt");
 	if (o->n_images == 1)
-		return strdup(o->images[0]);
-	return asprintf(&name, "%s:+%zu", o->images[0], o->n_images - 1) < 0 ? NULL : name;
+		return xstrdup(o->images[0]);
+	return xasprintf("%s:+%zu", o->images[0], o->n_images - 1);
 }
 
 /* fuse_opt escapes what has commas in it; the rest is put together here. Not read-only for the kernel unless asked:
  * it would answer EROFS to everything, and what may be written (the doors of a domain) is decided file by file. */
-static int add_options(struct fuse_args *args, const struct sf_options *o)
+static void add_options(struct fuse_args *args, const struct sf_options *o)
 {
-	vs_autofree char *source = source_name(o), *fsname = NULL, *list = NULL, *numbers = NULL;
-	int rc = -1;
+	vs_autofree char *source = source_name(o), *fsname = xasprintf("fsname=%s", source), *list = NULL;
+	vs_autofree char *numbers =
+		xasprintf("subtype=virt-snapfs,max_read=%u%s%s%s%s%s", o->max_read, o->read_only ? ",ro" : "",
+			  o->allow_other ? ",allow_other" : "", o->default_permissions ? ",default_permissions" : "",
+			  o->mount_options ? "," : "", o->mount_options ? o->mount_options : "");
 
-	if (source && asprintf(&fsname, "fsname=%s", source) > 0 &&
-	    asprintf(&numbers, "subtype=virt-snapfs,max_read=%u%s%s%s%s%s", o->max_read, o->read_only ? ",ro" : "",
-		     o->allow_other ? ",allow_other" : "", o->default_permissions ? ",default_permissions" : "",
-		     o->mount_options ? "," : "", o->mount_options ? o->mount_options : "") > 0) {
-		rc = fuse_opt_add_opt_escaped(&list, fsname);
-		rc |= fuse_opt_add_opt(&list, numbers);
-	}
-	if (rc == 0)
-		rc = fuse_opt_add_arg(args, "virt-snapfs") | fuse_opt_add_arg(args, "-o") | fuse_opt_add_arg(args, list);
-	if (rc == 0 && o->debug)
-		rc = fuse_opt_add_arg(args, "-d");
-	return rc ? -ENOMEM : 0;
+	if (fuse_opt_add_opt_escaped(&list, fsname) || fuse_opt_add_opt(&list, numbers) ||
+	    fuse_opt_add_arg(args, "virt-snapfs") || fuse_opt_add_arg(args, "-o") || fuse_opt_add_arg(args, list) ||
+	    (o->debug && fuse_opt_add_arg(args, "-d")))
+		xoom();
 }
 
 static int new_session(struct sf_session *session, struct vs_err *err)
 {
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
-	int rc = add_options(&args, session->fs->options);
 
-	if (rc == 0)
-		session->se = fuse_session_new(&args, &sf_ops, sizeof(sf_ops), session->fs);
+	add_options(&args, session->fs->options);
+	session->se = fuse_session_new(&args, &sf_ops, sizeof(sf_ops), session->fs);
 	fuse_opt_free_args(&args);
-	if (rc == 0 && !session->se)
-		rc = vs_err_set(err, -EINVAL, "cannot mount: %s", fuse_reason());
-	return rc;
+	return session->se ? 0 : vs_err_set(err, -EINVAL, "cannot mount: %s", fuse_reason());
 }
 
 /* The device of what is mounted there, without a question to whoever serves it: that is us. */
@@ -238,11 +230,9 @@ static void session_free(struct sf_session *session)
 
 int sf_session_open(struct sf_fs *fs, struct sf_session **out, struct vs_err *err)
 {
-	struct sf_session *session = calloc(1, sizeof(*session));
+	struct sf_session *session = xcalloc(1, sizeof(*session));
 	int rc;
 
-	if (!session)
-		return -ENOMEM;
 	session->fs = fs;
 	mounting = true;
 	fuse_set_log_func(on_fuse_log);

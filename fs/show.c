@@ -6,6 +6,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "vm/util/mem.h"
+
 /* How a character begins: its length and the smallest code point that needs so many bytes (RFC 3629, table 3-7). */
 static size_t utf8_head(unsigned char byte, uint32_t *bits, uint32_t *least)
 {
@@ -78,22 +80,32 @@ void sf_show_put(FILE *out, const char *s, bool spaces)
 	}
 }
 
+FILE *sf_show_open(char **text, size_t *len)
+{
+	FILE *out = open_memstream(text, len);
+
+	if (!out)
+		xoom();
+	return out;
+}
+
+void sf_show_close(FILE *out)
+{
+	if (ferror(out) | fclose(out))
+		xoom();
+}
+
 char *sf_show_dup(const char *s, bool spaces)
 {
-	char *text = NULL;
+	char *text;
 	size_t len;
 	FILE *out;
 
 	if (sf_show_clean(s) && !(spaces && strchr(s, ' ')))
-		return strdup(s);
-	out = open_memstream(&text, &len);
-	if (!out)
-		return NULL;
+		return xstrdup(s);
+	out = sf_show_open(&text, &len);
 	sf_show_put(out, s, spaces);
-	if (ferror(out) | fclose(out)) {
-		free(text);
-		return NULL;
-	}
+	sf_show_close(out);
 	return text;
 }
 

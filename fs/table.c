@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* The table `snapshots`, for people: columns two blanks apart, each as wide as its widest cell. */
-#include <errno.h>
 #include <string.h>
 
 #include "show.h"
 #include "text.h"
+#include "vm/util/mem.h"
 
 enum column { NAME, KIND, STATE, MEMORY, HELD, CREATED, PARENT, DISKS, COLUMNS };
 
@@ -36,21 +36,16 @@ static void join_disks(FILE *out, const struct vm_snapshot *s)
 
 static char *list_disks(const struct vm_snapshot *s)
 {
-	char *text = NULL;
+	char *text;
 	size_t len;
-	FILE *out = open_memstream(&text, &len);
+	FILE *out = sf_show_open(&text, &len);
 
-	if (!out)
-		return NULL;
 	join_disks(out, s);
-	if (ferror(out) | fclose(out)) {
-		free(text);
-		return NULL;
-	}
+	sf_show_close(out);
 	return text;
 }
 
-static bool fill_row(struct row *row, const struct vm_snapshot *s)
+static void fill_row(struct row *row, const struct vm_snapshot *s)
 {
 	row->owned[0] = sf_show_dup(s->shown, true);
 	row->owned[1] = sf_show_dup(s->parent ? s->parent : "-", true);
@@ -64,7 +59,6 @@ static bool fill_row(struct row *row, const struct vm_snapshot *s)
 	row->cell[CREATED] = row->created;
 	row->cell[PARENT] = row->owned[1];
 	row->cell[DISKS] = row->owned[2];
-	return row->owned[0] && row->owned[1] && row->owned[2];
 }
 
 static void widen(size_t width[COLUMNS], const struct row *row)
@@ -105,17 +99,14 @@ static void free_rows(struct row *rows, size_t n)
 	free(rows);
 }
 
-int sf_table_render(FILE *out, const struct vm_domain *d)
+void sf_table_render(FILE *out, const struct vm_domain *d)
 {
-	struct row *rows = calloc(d->n_snapshots + 1, sizeof(*rows));
-	bool complete = rows != NULL;
+	struct row *rows = xcalloc(d->n_snapshots, sizeof(*rows));
 	size_t n = 0;
 
-	for (size_t i = 0; complete && i < d->n_snapshots; i++)
+	for (size_t i = 0; i < d->n_snapshots; i++)
 		if (!d->snapshots[i].present)
-			complete = fill_row(&rows[n++], &d->snapshots[i]);
-	if (complete)
-		put_rows(out, rows, n);
+			fill_row(&rows[n++], &d->snapshots[i]);
+	put_rows(out, rows, n);
 	free_rows(rows, n);
-	return complete ? 0 : -ENOMEM;
 }

@@ -7,6 +7,8 @@
 #include <time.h>
 
 #include "fs.h"
+#include "show.h"
+#include "vm/util/mem.h"
 
 struct sf_text *sf_text_ref(struct sf_text *text)
 {
@@ -20,41 +22,34 @@ void sf_text_unref(struct sf_text *text)
 		free(text);
 }
 
-static int text_new(const char *data, size_t len, int64_t changed_ns, struct sf_text **out)
+static struct sf_text *text_new(const char *data, size_t len, int64_t changed_ns)
 {
-	struct sf_text *text = malloc(sizeof(*text) + len);
+	struct sf_text *text = xcalloc(1, sizeof(*text) + len);
 
-	if (!text)
-		return -ENOMEM;
 	atomic_init(&text->refs, 1);
 	text->changed_ns = changed_ns;
 	text->len = len;
 	if (len)
 		memcpy(text->data, data, len);
-	*out = text;
-	return 0;
+	return text;
 }
 
-typedef int renderer_fn(FILE *out, const struct vm_domain *domain);
+typedef void renderer_fn(FILE *out, const struct vm_domain *domain);
 
 static renderer_fn *renderer_of(enum sf_kind kind)
 {
 	return kind == SF_JSON ? sf_json_render : kind == SF_CHAIN ? sf_chain_render : sf_table_render;
 }
 
-static int render(renderer_fn *renderer, const struct vm_domain *domain, struct sf_text **out)
+static struct sf_text *render(renderer_fn *renderer, const struct vm_domain *domain)
 {
 	vs_autofree char *data = NULL;
-	size_t len = 0;
-	FILE *stream = open_memstream(&data, &len);
-	int rc;
+	size_t len;
+	FILE *stream = sf_show_open(&data, &len);
 
-	if (!stream)
-		return -ENOMEM;
-	rc = renderer(stream, domain);
-	if (ferror(stream) | fclose(stream) || rc < 0)
-		return -ENOMEM;
-	return text_new(data, len, domain->changed_ns, out);
+	renderer(stream, domain);
+	sf_show_close(stream);
+	return text_new(data, len, domain->changed_ns);
 }
 
 static ssize_t count(void *opaque, const char *bytes, size_t len)
@@ -65,18 +60,17 @@ static ssize_t count(void *opaque, const char *bytes, size_t len)
 }
 
 /* How long it would be, without holding it: `ls -l` asks that of every text of every domain. */
-static int measure(renderer_fn *renderer, const struct vm_domain *domain, size_t *len)
+static size_t measure(renderer_fn *renderer, const struct vm_domain *domain)
 {
 	const cookie_io_functions_t counter = {.write = count};
-	FILE *stream;
-	int rc;
+	size_t len = 0;
+	FILE *stream = fopencookie(&len, "w", counter);
 
-	*len = 0;
-	stream = fopencookie(len, "w", counter);
 	if (!stream)
-		return -ENOMEM;
-	rc = renderer(stream, domain);
-	return fclose(stream) || rc < 0 ? -ENOMEM : 0;
+		xoom();
+	renderer(stream, domain);
+	sf_show_close(stream);
+	return len;
 }
 
 static void note_len(struct sf_dir *dir, enum sf_kind kind, size_t len)
@@ -86,13 +80,12 @@ static void note_len(struct sf_dir *dir, enum sf_kind kind, size_t len)
 	pthread_mutex_unlock(&dir->lock);
 }
 
-static int make_rendered(struct sf_dir *dir, enum sf_kind kind, struct sf_text **out)
+static struct sf_text *make_rendered(struct sf_dir *dir, enum sf_kind kind)
 {
-	int rc = render(renderer_of(kind), dir->domain, out);
+	struct sf_text *text = render(renderer_of(kind), dir->domain);
 
-	if (rc == 0)
-		note_len(dir, kind, (*out)->len);
-	return rc;
+	note_len(dir, kind, text->len);
+	return text;
 }
 
 static size_t known_len(struct sf_dir *dir, enum sf_kind kind)
@@ -115,7 +108,8 @@ static int make_log(const struct vm_domain *domain, struct sf_text **out)
 	rc = vm_log_text(domain->log, &data, &len, &changed_ns);
 	if (rc < 0)
 		return rc;
-	return text_new(data, len, len ? changed_ns : domain->changed_ns, out);
+	*out = text_new(data, len, len ? changed_ns : domain->changed_ns);
+	return 0;
 }
 
 /* What vm/ knows at this moment, without a new inventory. */
@@ -132,7 +126,10 @@ int sf_text_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, struct s
 		rc = vm_retain_text(fs->vm, uuid, &data, &len, &changed_ns);
 	else
 		rc = vm_jobs_text(fs->vm, uuid, &data, &len, &changed_ns);
-	return rc < 0 ? rc : text_new(data, len, changed_ns, out);
+	if (rc < 0)
+		return rc;
+	*out = text_new(data, len, changed_ns);
+	return 0;
 }
 
 int sf_text_outcome(struct sf_fs *fs, const char *uuid, const char *outcome, struct sf_text **out)
@@ -141,13 +138,14 @@ int sf_text_outcome(struct sf_fs *fs, const char *uuid, const char *outcome, str
 	int64_t changed_ns;
 	const char *rest;
 	size_t len;
-	int rc = vm_ctl_text(fs->vm, uuid, &data, &len, &changed_ns), n;
+	int rc = vm_ctl_text(fs->vm, uuid, &data, &len, &changed_ns);
 
 	if (rc < 0)
 		return rc;
 	rest = memchr(data, '\n', len);
-	n = asprintf(&own, "%s%.*s", outcome, rest ? (int)(len - (size_t)(rest - data)) : 0, rest ? rest : "");
-	return n < 0 ? -ENOMEM : text_new(own, (size_t)n, changed_ns, out);
+	own = xasprintf("%s%.*s", outcome, rest ? (int)(len - (size_t)(rest - data)) : 0, rest ? rest : "");
+	*out = text_new(own, strlen(own), changed_ns);
+	return 0;
 }
 
 int sf_text_plan(struct sf_fs *fs, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out)
@@ -157,18 +155,19 @@ int sf_text_plan(struct sf_fs *fs, const char *uuid, const char *policy, int64_t
 	size_t len;
 	int rc = vm_plan_text(fs->vm, uuid, policy, &data, &len, &why);
 
-	*out = NULL;
-	if (rc == -EINVAL && asprintf(&data, "failed: %s (EINVAL)\n", why.msg) > 0 && text_new(data, strlen(data), changed_ns, out) < 0)
-		return -ENOMEM;
-	return rc < 0 ? rc : text_new(data, len, changed_ns, out);
+	if (rc == -EINVAL) {
+		data = xasprintf("failed: %s (EINVAL)\n", why.msg);
+		len = strlen(data);
+	}
+	*out = rc == 0 || rc == -EINVAL ? text_new(data, len, changed_ns) : NULL;
+	return rc;
 }
 
 static int make_plan(struct sf_fs *fs, const struct vm_domain *domain, struct sf_text **out)
 {
-	vs_autofree char *policy = NULL;
-	int rc = sf_plans_peek(&fs->plans, domain->uuid, &policy);
+	vs_autofree char *policy = sf_plans_peek(&fs->plans, domain->uuid);
 
-	return rc < 0 ? rc : sf_text_plan(fs, domain->uuid, policy, domain->changed_ns, out);
+	return sf_text_plan(fs, domain->uuid, policy, domain->changed_ns, out);
 }
 
 int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out)
@@ -177,7 +176,8 @@ int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *en
 
 	switch (entry->kind) {
 	case SF_XML:
-		return text_new(s->xml, s->xml_len, s->created_ns, out);
+		*out = text_new(s->xml, s->xml_len, s->created_ns);
+		return 0;
 	case SF_LOG:
 		return make_log(dir->domain, out);
 	case SF_CTL:
@@ -187,7 +187,8 @@ int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *en
 	case SF_PLAN:
 		return make_plan(fs, dir->domain, out);
 	default:
-		return make_rendered(dir, entry->kind, out);
+		*out = make_rendered(dir, entry->kind);
+		return 0;
 	}
 }
 
@@ -195,9 +196,9 @@ int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *en
 static int plan_policy(struct sf_fs *fs, const char *uuid, char **policy)
 {
 	size_t len;
-	int rc = sf_plans_peek(&fs->plans, uuid, policy);
 
-	return rc < 0 || *policy ? rc : vm_retain_text(fs->vm, uuid, policy, &len, NULL);
+	*policy = sf_plans_peek(&fs->plans, uuid);
+	return *policy ? 0 : vm_retain_text(fs->vm, uuid, policy, &len, NULL);
 }
 
 /* A plan of the same snapshots and policy is another one when time has passed, which is looked at once a second. */
@@ -265,10 +266,9 @@ int sf_text_stat(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *en
 	if (rc)
 		return rc < 0 ? rc : 0;
 	if (entry->kind == SF_SNAPSHOTS || entry->kind == SF_JSON || entry->kind == SF_CHAIN) {
-		rc = measure(renderer_of(entry->kind), dir->domain, len);
-		if (rc == 0)
-			note_len(dir, entry->kind, *len);
-		return rc;
+		*len = measure(renderer_of(entry->kind), dir->domain);
+		note_len(dir, entry->kind, *len);
+		return 0;
 	}
 	rc = sf_text_make(fs, dir, entry, &text);
 	if (rc < 0)

@@ -5,7 +5,7 @@
  *
  * A text is made when it is opened, and again at the next open: a domain may have 100 KiB of them, which nobody reads
  * most of the time. Only lengths are kept, for stat(2). That works because the renderers are pure: a domain in, bytes
- * out, the same bytes for the same domain. They fail for want of memory only (-ENOMEM, or an error of the stream).
+ * out, the same bytes for the same domain, and never more of them than a small multiple of what the inventory holds already.
  * Formats: CONTRACT "snapshots, snapshots.json", and virt-snapfs(8).
  */
 #ifndef VS_TEXT_H
@@ -30,14 +30,14 @@ struct sf_text {
 struct sf_text *sf_text_ref(struct sf_text *text);
 void sf_text_unref(struct sf_text *text); /* NULL is fine */
 
-/* What the file @entry says now; retain.plan: what it would say if it were opened now. Gives *out. -ENOMEM, or what vm/
- * has against it: -ENOENT, the domain is gone. */
+/* What the file @entry says now; retain.plan: what it would say if it were opened now. Gives *out, or what vm/ has
+ * against it: -ENOENT, the domain is gone. */
 int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out);
 
-/* What `ctl`, `retain` and `jobs` of that domain say at this moment. Gives *out. -ENOMEM, -ENOENT. */
+/* What `ctl`, `retain` and `jobs` of that domain say at this moment. Gives *out. -ENOENT. */
 int sf_text_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, struct sf_text **out);
 
-/* What `ctl` says to whose outcome it is, whatever the domain's last one may be. Gives *out. -ENOMEM. */
+/* What `ctl` says to whose outcome it is, whatever the domain's last one may be. Gives *out. -ENOENT. */
 int sf_text_outcome(struct sf_fs *fs, const char *uuid, const char *outcome, struct sf_text **out);
 
 /* What retain.plan says of @policy; NULL: of the one that is stored. @changed_ns: its time. Gives *out. -EINVAL: that is
@@ -47,8 +47,8 @@ int sf_text_plan(struct sf_fs *fs, const char *uuid, const char *policy, int64_t
 /* Its length and time. Renders it only where that was never done, or is new every time. */
 int sf_text_stat(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns);
 
-int sf_table_render(FILE *out, const struct vm_domain *domain); /* `snapshots` */
-int sf_json_render(FILE *out, const struct vm_domain *domain);  /* `snapshots.json` */
-int sf_chain_render(FILE *out, const struct vm_domain *domain); /* `chain` */
+void sf_table_render(FILE *out, const struct vm_domain *domain); /* `snapshots` */
+void sf_json_render(FILE *out, const struct vm_domain *domain);  /* `snapshots.json` */
+void sf_chain_render(FILE *out, const struct vm_domain *domain); /* `chain` */
 
 #endif

@@ -29,14 +29,14 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vm/util/mem.h"
+
 /* ---------------------------------------------------------------- one directory */
 
 static struct sf_dir *dir_new(const struct vm_domain *domain, bool doors)
 {
-	struct sf_dir *dir = calloc(1, sizeof(*dir));
+	struct sf_dir *dir = xcalloc(1, sizeof(*dir));
 
-	if (!dir)
-		return NULL;
 	dir->domain = domain;
 	dir->doors = doors;
 	atomic_init(&dir->refs, 1);
@@ -155,18 +155,13 @@ static void tell_apart(struct sf_entry **sorted, size_t n)
 	while (tell_apart_once(sorted, n) && --rounds);
 }
 
-static int dir_index_locked(struct sf_dir *dir)
+static void dir_index_locked(struct sf_dir *dir)
 {
 	const struct vm_domain *d = dir->domain;
 	size_t n = count_entries(d);
-	struct sf_entry *entries = calloc(n, sizeof(*entries));
-	struct sf_entry **sorted = calloc(n, sizeof(struct sf_entry *));
+	struct sf_entry *entries = xcalloc(n, sizeof(*entries));
+	struct sf_entry **sorted = xcalloc(n, sizeof(struct sf_entry *));
 
-	if (!entries || !sorted) {
-		free(entries);
-		free(sorted);
-		return -ENOMEM;
-	}
 	n = add_texts(entries, d, dir->doors);
 	for (size_t i = 0; i < d->n_snapshots; i++)
 		n += add_snapshot(entries + n, d, &d->snapshots[i]);
@@ -180,66 +175,48 @@ static int dir_index_locked(struct sf_dir *dir)
 	dir->by_ino = sorted;
 	dir->n_entries = n;
 	dir->indexed = true;
-	return 0;
 }
 
-static int dir_index(struct sf_dir *dir)
+static void dir_index(struct sf_dir *dir)
 {
-	int rc;
-
 	pthread_mutex_lock(&dir->lock);
-	rc = dir->indexed ? 0 : dir_index_locked(dir);
+	if (!dir->indexed)
+		dir_index_locked(dir);
 	pthread_mutex_unlock(&dir->lock);
-	return rc;
 }
 
-int sf_dir_list(struct sf_dir *dir, const struct sf_entry **entries, size_t *n)
+const struct sf_entry *sf_dir_list(struct sf_dir *dir, size_t *n)
 {
-	int rc = dir_index(dir);
-
-	if (rc < 0)
-		return rc;
-	*entries = dir->entries;
+	dir_index(dir);
 	*n = dir->n_named;
-	return 0;
+	return dir->entries;
 }
 
-int sf_dir_find(struct sf_dir *dir, const char *name, const struct sf_entry **out)
+const struct sf_entry *sf_dir_find(struct sf_dir *dir, const char *name)
 {
 	const struct sf_entry wanted = {.name = name};
-	const struct sf_entry *found;
-	int rc = dir_index(dir);
 
-	if (rc < 0)
-		return rc;
-	found = bsearch(&wanted, dir->entries, dir->n_named, sizeof(wanted), by_name);
-	if (!found)
-		return -ENOENT;
-	*out = found;
-	return 0;
+	dir_index(dir);
+	return bsearch(&wanted, dir->entries, dir->n_named, sizeof(wanted), by_name);
 }
 
-int sf_dir_find_ino(struct sf_dir *dir, enum sf_kind kind, uint64_t ino, const struct sf_entry **out)
+const struct sf_entry *sf_dir_find_ino(struct sf_dir *dir, enum sf_kind kind, uint64_t ino)
 {
 	size_t low = 0, high;
-	int rc = dir_index(dir);
 
-	if (rc < 0)
-		return rc;
+	dir_index(dir);
 	for (high = dir->n_entries; low < high;) {
 		size_t middle = low + (high - low) / 2;
 		int order = compare_ino(kind, ino, dir->by_ino[middle]);
 
-		if (!order) {
-			*out = dir->by_ino[middle];
-			return 0;
-		}
+		if (!order)
+			return dir->by_ino[middle];
 		if (order < 0)
 			high = middle;
 		else
 			low = middle + 1;
 	}
-	return -ENOENT;
+	return NULL;
 }
 
 /* ---------------------------------------------------------------- one tree */
@@ -272,35 +249,20 @@ static bool same_names(const struct sf_tree *a, const struct sf_tree *b)
 	return true;
 }
 
-int sf_tree_new(struct vm_inventory *inventory, void (*put)(struct vm_inventory *), struct sf_tree *before, bool doors,
-		struct sf_tree **out)
+struct sf_tree *sf_tree_new(struct vm_inventory *inventory, void (*put)(struct vm_inventory *), struct sf_tree *before, bool doors)
 {
 	size_t n = inventory->n_domains;
-	struct sf_tree *tree = calloc(1, sizeof(*tree));
+	struct sf_tree *tree = xcalloc(1, sizeof(*tree));
 
-	if (!tree) {
-		put(inventory);
-		return -ENOMEM;
-	}
 	*tree = (struct sf_tree){.inventory = inventory, .put = put, .refs = 1, .serial = before ? before->serial + 1 : 1};
-	tree->dirs = calloc(n + 1, sizeof(struct sf_dir *));
-	tree->by_ino = calloc(n + 1, sizeof(struct sf_dir *));
-	while (tree->dirs && tree->by_ino && tree->n_dirs < n) {
-		struct sf_dir *dir = share_dir(before, inventory->domains[tree->n_dirs], doors);
-
-		if (!dir)
-			break;
-		tree->dirs[tree->n_dirs++] = dir;
-	}
-	if (!tree->by_ino || tree->n_dirs < n) {
-		sf_tree_free(tree);
-		return -ENOMEM;
-	}
+	tree->dirs = xcalloc(n, sizeof(struct sf_dir *));
+	tree->by_ino = xcalloc(n, sizeof(struct sf_dir *));
+	for (; tree->n_dirs < n; tree->n_dirs++)
+		tree->dirs[tree->n_dirs] = share_dir(before, inventory->domains[tree->n_dirs], doors);
 	memcpy(tree->by_ino, tree->dirs, n * sizeof(struct sf_dir *));
 	qsort(tree->by_ino, n, sizeof(struct sf_dir *), dir_by_ino);
 	tree->changed_ns = before && same_names(before, tree) ? before->changed_ns : inventory->built_ns;
-	*out = tree;
-	return 0;
+	return tree;
 }
 
 void sf_tree_free(struct sf_tree *tree)
@@ -363,7 +325,6 @@ struct sf_key sf_place_key(const struct sf_place *place)
 int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct sf_place *out)
 {
 	struct sf_place place = {0};
-	int rc;
 
 	if (key->kind != SF_ROOT) {
 		place.dir = sf_tree_dir_by_ino(tree, key->domain);
@@ -371,10 +332,8 @@ int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct s
 			return -ESTALE;
 	}
 	if (!sf_kind_is_dir(key->kind)) {
-		rc = sf_dir_find_ino(place.dir, key->kind, key->ino, &place.entry);
-		if (rc < 0)
-			return rc == -ENOENT ? -ESTALE : rc;
-		if (!place.entry->name)
+		place.entry = sf_dir_find_ino(place.dir, key->kind, key->ino);
+		if (!place.entry || !place.entry->name)
 			return -ESTALE;
 	}
 	*out = place;
@@ -384,15 +343,15 @@ int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct s
 int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, const char *name, struct sf_place *out)
 {
 	struct sf_place place = *parent;
-	int rc = 0;
 
 	if (parent->entry)
 		return -ENOTDIR;
 	if (parent->dir)
-		rc = sf_dir_find(parent->dir, name, &place.entry);
-	else if (!(place.dir = sf_tree_dir(tree, name)))
-		rc = -ENOENT;
-	if (!rc)
-		*out = place;
-	return rc;
+		place.entry = sf_dir_find(parent->dir, name);
+	else
+		place.dir = sf_tree_dir(tree, name);
+	if (!place.dir || (parent->dir && !place.entry))
+		return -ENOENT;
+	*out = place;
+	return 0;
 }

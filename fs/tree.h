@@ -9,7 +9,7 @@
  *
  * The world holds the current tree. Requests pin it: see the essay in tree.c on why a pin is not a reference.
  *
- * Errors: -ENOENT no such name, -ENOTDIR, -ESTALE the thing is not in this tree, -ENOMEM.
+ * Errors: -ENOENT no such name, -ENOTDIR, -ESTALE the thing is not in this tree.
  * Threads: everything may be called from any thread. Locks: see ops.c.
  */
 #ifndef VS_TREE_H
@@ -100,9 +100,8 @@ struct sf_tree {
 };
 
 /* Takes @inventory; @put lets go of it. @before: the tree to share directories with, or NULL. @doors: directories have
- * files to write to. Gives *out, with one reference. */
-int sf_tree_new(struct vm_inventory *inventory, void (*put)(struct vm_inventory *), struct sf_tree *before, bool doors,
-		struct sf_tree **out);
+ * files to write to. Gives the tree, with one reference. */
+struct sf_tree *sf_tree_new(struct vm_inventory *inventory, void (*put)(struct vm_inventory *), struct sf_tree *before, bool doors);
 /* For a tree that is in no world. */
 void sf_tree_free(struct sf_tree *tree);
 
@@ -110,11 +109,12 @@ void sf_tree_free(struct sf_tree *tree);
 struct sf_dir *sf_tree_dir(const struct sf_tree *tree, const char *name);
 struct sf_dir *sf_tree_dir_by_ino(const struct sf_tree *tree, uint64_t ino);
 
-/* The files of a directory, by name. */
-int sf_dir_list(struct sf_dir *dir, const struct sf_entry **entries, size_t *n);
-int sf_dir_find(struct sf_dir *dir, const char *name, const struct sf_entry **out);
+/* The files of a directory, by name: *n of them. */
+const struct sf_entry *sf_dir_list(struct sf_dir *dir, size_t *n);
+/* NULL where there is none. */
+const struct sf_entry *sf_dir_find(struct sf_dir *dir, const char *name);
 /* Also finds disks that have no file now. */
-int sf_dir_find_ino(struct sf_dir *dir, enum sf_kind kind, uint64_t ino, const struct sf_entry **out);
+const struct sf_entry *sf_dir_find_ino(struct sf_dir *dir, enum sf_kind kind, uint64_t ino);
 
 /* A place in a tree: the root (both NULL), a domain (no entry), or a file. */
 struct sf_place {
@@ -138,7 +138,7 @@ struct sf_world {
 	_Atomic uint64_t serial;  /* of the current tree */
 };
 
-int sf_world_init(struct sf_world *world, struct vm *vm, bool doors);
+void sf_world_init(struct sf_world *world, struct vm *vm, bool doors);
 void sf_world_fini(struct sf_world *world);
 
 /* The tree of the inventory that is current now, pinned: for the length of one request, until after its reply. */

@@ -16,9 +16,10 @@
  */
 #include "view.h"
 
-#include <errno.h>
 #include <string.h>
 #include <time.h>
+
+#include "vm/util/mem.h"
 
 #define LOOK_WORK (1u << 18)  /* units of q2_work, for compressed clusters: a few ms */
 #define PATIENCE_NS 5000000000
@@ -69,21 +70,18 @@ static bool is_unguarded(struct sf_views *views, const char *uuid)
 	return unguarded;
 }
 
-/* Without memory for it, views that are opened from now on have their guards: then the command may find a file locked. */
 static void note_domain(struct sf_views *views, const char *uuid)
 {
-	struct sf_unguarded *fresh = calloc(1, sizeof(*fresh) + strlen(uuid) + 1), **link;
+	struct sf_unguarded **link;
 
-	if (fresh)
-		strcpy(fresh->uuid, uuid);
 	pthread_mutex_lock(&views->lock);
 	link = find_locked(views, uuid);
-	if (!*link)
-		*link = vs_steal(fresh);
-	if (*link)
-		(*link)->n++;
+	if (!*link) {
+		*link = xcalloc(1, sizeof(**link) + strlen(uuid) + 1);
+		strcpy((*link)->uuid, uuid);
+	}
+	(*link)->n++;
 	pthread_mutex_unlock(&views->lock);
-	free(fresh);
 }
 
 void sf_views_reguard(struct sf_views *views, const char *uuid)
@@ -131,16 +129,10 @@ static void view_free(struct sf_view *view)
 
 static struct sf_view *view_new(struct sf_views *views, const char *uuid)
 {
-	struct sf_view *view = calloc(1, sizeof(*view));
+	struct sf_view *view = xcalloc(1, sizeof(*view));
 
-	if (!view)
-		return NULL;
 	view->owner = views;
-	view->uuid = strdup(uuid);
-	if (!view->uuid) {
-		free(view);
-		return NULL;
-	}
+	view->uuid = xstrdup(uuid);
 	enlist(views, view);
 	return view;
 }
@@ -200,11 +192,10 @@ int sf_view_open(struct sf_views *views, struct q2_cache *cache, const char *uui
 		 struct q2_work *work, struct sf_view **out, struct vs_err *err)
 {
 	struct sf_view *view = view_new(views, uuid);
-	int rc = view ? open_q2(view, cache, disk, work, err) : -ENOMEM;
+	int rc = open_q2(view, cache, disk, work, err);
 
 	if (rc < 0) {
-		if (view)
-			view_free(view);
+		view_free(view);
 		return rc;
 	}
 	view->size = q2_view_size(view->q2);

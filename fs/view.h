@@ -7,7 +7,7 @@
  * reply hands on bytes without a copy; views that are opened then come without guards. One that lost its guards is not
  * used for long after that: who finds it outdated opens the image anew, as the domain's inventory describes it then.
  *
- * Errors: those of q2_view_open(), -ENOMEM. Threads: any.
+ * Errors: those of q2_view_open(). Threads: any.
  */
 #ifndef VS_VIEW_H
 #define VS_VIEW_H

@@ -2,22 +2,16 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* The current tree and who uses it. The essay on pins is in tree.c. */
 #include <assert.h>
-#include <errno.h>
 
 #include "tree.h"
 
-int sf_world_init(struct sf_world *world, struct vm *vm, bool doors)
+void sf_world_init(struct sf_world *world, struct vm *vm, bool doors)
 {
-	int rc;
-
 	*world = (struct sf_world){.vm = vm, .doors = doors};
-	rc = sf_tree_new(vm_inventory_get(vm), vm_inventory_put, NULL, doors, &world->current);
-	if (rc < 0)
-		return rc;
+	world->current = sf_tree_new(vm_inventory_get(vm), vm_inventory_put, NULL, doors);
 	atomic_init(&world->serial, world->current->serial);
 	pthread_mutex_init(&world->lock, NULL);
 	pthread_cond_init(&world->unpinned, NULL);
-	return 0;
 }
 
 void sf_world_fini(struct sf_world *world)
@@ -50,8 +44,7 @@ static void free_chain(struct sf_world *world, struct sf_tree *tree)
 	}
 }
 
-/* Makes the tree of the newest inventory the current one. Without memory the old one stays for this time. Gives what
- * the caller has to put once it has no lock. */
+/* Makes the tree of the newest inventory the current one. Gives what the caller has to put once it has no lock. */
 static struct sf_tree *sync_locked(struct sf_world *world)
 {
 	struct vm_inventory *inventory = vm_inventory_get(world->vm);
@@ -61,8 +54,7 @@ static struct sf_tree *sync_locked(struct sf_world *world)
 		vm_inventory_put(inventory);
 		return NULL;
 	}
-	if (sf_tree_new(inventory, vm_inventory_put, before, world->doors, &tree) < 0)
-		return NULL;
+	tree = sf_tree_new(inventory, vm_inventory_put, before, world->doors);
 	tree->refs++; /* one for before->next, one for the world */
 	before->next = tree;
 	world->current = tree;

@@ -31,6 +31,7 @@
 #include "fs.h"
 #include "mortal.h"
 #include "text.h"
+#include "vm/util/mem.h"
 
 #define LOOK_NS 200000000   /* between looks at a writer that was interrupted */
 #define PATIENCE_S 15       /* for commands to stop, when the session ends */
@@ -111,8 +112,6 @@ void sf_writes_put(struct sf_writes *writes)
 
 static void write_free(struct sf_write *write)
 {
-	if (!write)
-		return;
 	sf_text_unref(write->text);
 	free(write->uuid);
 	free(write);
@@ -137,15 +136,13 @@ static void write_put(struct sf_write *write)
 static struct sf_write *write_new(struct sf_writes *writes, const struct sf_req *r, struct sf_handle *handle, size_t len,
 				  uint64_t off)
 {
-	struct sf_write *write = calloc(1, sizeof(*write));
+	struct sf_write *write = xcalloc(1, sizeof(*write));
 
-	if (!write)
-		return NULL;
 	*write = (struct sf_write){
 		.owner = writes,
 		.req = *r,
 		.handle = handle,
-		.uuid = strdup(handle->uuid),
+		.uuid = xstrdup(handle->uuid),
 		.kind = handle->kind,
 		.len = len,
 		.off = off,
@@ -153,19 +150,14 @@ static struct sf_write *write_new(struct sf_writes *writes, const struct sf_req 
 		.refs = 2, /* who begins it, and done() */
 		.state = RUNNING,
 	};
-	if (write->uuid)
-		return write;
-	free(write);
-	return NULL;
+	return write;
 }
 
-int sf_writes_new(struct sf_fs *fs, struct sf_writes **out)
+struct sf_writes *sf_writes_new(struct sf_fs *fs)
 {
-	struct sf_writes *writes = calloc(1, sizeof(*writes));
+	struct sf_writes *writes = xcalloc(1, sizeof(*writes));
 	pthread_condattr_t steady;
 
-	if (!writes)
-		return -ENOMEM;
 	writes->fs = fs;
 	writes->refs = 1;
 	writes->done_end = &writes->done;
@@ -175,8 +167,7 @@ int sf_writes_new(struct sf_fs *fs, struct sf_writes **out)
 	pthread_cond_init(&writes->wake, &steady);
 	pthread_cond_init(&writes->idle, &steady);
 	pthread_condattr_destroy(&steady);
-	*out = writes;
-	return 0;
+	return writes;
 }
 
 /* ---------------------------------------------------------------- the table */
@@ -305,7 +296,7 @@ int sf_writes_begin(struct sf_writes *writes, struct sf_req *r, struct sf_handle
 	enum vm_door door = handle->kind == SF_RETAIN ? VM_DOOR_RETAIN : VM_DOOR_CTL;
 	struct sf_write *write = write_new(writes, r, handle, len, off);
 	struct vm_request *request;
-	int rc = write ? enlist(writes, write) : -ENOMEM;
+	int rc = enlist(writes, write);
 
 	if (rc < 0) {
 		write_free(write);

@@ -24,8 +24,7 @@
 struct sf_writes;
 struct sf_write;
 
-/* Gives *out. */
-int sf_writes_new(struct sf_fs *fs, struct sf_writes **out);
+struct sf_writes *sf_writes_new(struct sf_fs *fs); /* gives */
 /* The caller's reference; done() may still come for what was abandoned. NULL is fine. */
 void sf_writes_put(struct sf_writes *writes);
 

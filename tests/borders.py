@@ -16,7 +16,7 @@ import sys
 
 # Top to bottom: folder, which folders it may include besides itself, which single headers, which headers of the system it may not.
 TABLE = {
-    'fs': ('', 'qcow2/qcow2.h vm/vm.h', 'libvirt/ libxml/ zlib zstd libdeflate'),
+    'fs': ('', 'qcow2/qcow2.h vm/vm.h vm/util/mem.h', 'libvirt/ libxml/ zlib zstd libdeflate'),
     'vm': ('engine command inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
     'vm/engine': ('command inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
     'vm/command': ('inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),

@@ -197,3 +197,19 @@ Test(sf_options, what_fuse_and_fstab_have_besides)
 		sf_options_fini(&o);
 	}
 }
+
+/* It has no absolute path to give: what stands for one is refused, by name and for the right reason. */
+Test(sf_options, a_relative_path_needs_a_working_directory_that_is_there)
+{
+	char gone[] = "/tmp/sf-options-XXXXXX";
+	struct vs_err err = {0};
+	struct sf_options o;
+
+	cr_assert_not_null(mkdtemp(gone));
+	cr_assert(chdir(gone) == 0 && rmdir(gone) == 0);
+	cr_expect_eq(parse("qemu:///system mnt", &o, &err), -ENOENT);
+	cr_expect_str_eq(err.msg, "'mnt': the working directory: No such file or directory");
+	sf_options_fini(&o);
+	o = expect_parsed("qemu:///system /mnt");
+	sf_options_fini(&o);
+}

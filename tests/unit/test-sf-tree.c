@@ -2,8 +2,10 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "fs/diff.h"
 #include "sf-domain.h"
@@ -32,10 +34,7 @@ TestSuite(sf_diff, .init = setup);
 
 static struct sf_tree *tree_of(struct vm_inventory *inventory, struct sf_tree *before)
 {
-	struct sf_tree *tree = NULL;
-
-	cr_assert_eq(sf_tree_new(inventory, sf_test_put, before, true, &tree), 0);
-	return tree;
+	return sf_tree_new(inventory, sf_test_put, before, true);
 }
 
 static struct vm_inventory both(void)
@@ -70,10 +69,9 @@ Test(sf_tree, domains_are_found_by_name_and_by_number)
 
 static void expect_names(struct sf_tree *tree, const char *const *names, size_t n_names)
 {
-	const struct sf_entry *entries;
 	size_t n;
+	const struct sf_entry *entries = sf_dir_list(sf_tree_dir(tree, "web"), &n);
 
-	cr_assert_eq(sf_dir_list(sf_tree_dir(tree, "web"), &entries, &n), 0);
 	cr_assert_eq(n, n_names);
 	for (size_t i = 0; i < n; i++)
 		cr_expect_str_eq(entries[i].name, names[i]);
@@ -95,9 +93,8 @@ Test(sf_tree, without_doors_it_lists_nothing_that_is_written)
 	static const char *const names[] = {
 		"chain", "jobs", "log", "monday.vda.img", "monday.xml", "snapshots", "snapshots.json", "tuesday.vda.img"};
 	struct vm_inventory inventory = both();
-	struct sf_tree *tree = NULL;
+	struct sf_tree *tree = sf_tree_new(&inventory, sf_test_put, NULL, false);
 
-	cr_assert_eq(sf_tree_new(&inventory, sf_test_put, NULL, false, &tree), 0);
 	expect_names(tree, names, VS_ARRAY_LEN(names));
 	sf_tree_free(tree);
 }
@@ -107,10 +104,10 @@ Test(sf_tree, a_disk_without_a_file_has_a_number_but_no_place)
 	struct vm_inventory inventory = both();
 	struct sf_tree *tree = tree_of(&inventory, NULL);
 	struct sf_key key = {.domain = 50, .ino = 1002, .kind = SF_IMAGE};
-	const struct sf_entry *entry;
+	const struct sf_entry *entry = sf_dir_find_ino(sf_tree_dir(tree, "web"), SF_IMAGE, 1002);
 	struct sf_place place;
 
-	cr_expect_eq(sf_dir_find_ino(sf_tree_dir(tree, "web"), SF_IMAGE, 1002, &entry), 0);
+	cr_assert_not_null(entry);
 	cr_expect_eq(entry->disk, &monday_disks[1]);
 	cr_expect_eq(sf_place_find(tree, &key, &place), -ESTALE);
 	sf_tree_free(tree);
@@ -202,7 +199,7 @@ static void expect_diff(struct vm_inventory *first, struct vm_inventory *second,
 	struct sf_tree *before = tree_of(first, NULL), *after = tree_of(second, before);
 
 	told[0] = '\0';
-	cr_expect_eq(sf_tree_diff(before, after, note, NULL), 0);
+	sf_tree_diff(before, after, note, NULL);
 	cr_expect_str_eq(told, changes, "told '%s'", told);
 	sf_tree_free(before);
 	sf_tree_free(after);
@@ -365,3 +362,21 @@ Test(sf_diff, an_image_that_grew)
 	snprintf(wanted, sizeof(wanted), "%sdata 2:1003; attr 1:50; ", with_texts(""));
 	expect_diff(&first, &second, wanted);
 }
+
+/* AddressSanitizer ends the process itself, in its own way. */
+#ifndef __SANITIZE_ADDRESS__
+/* A diff that was broken off and passed over once left names with the kernel, for an hour, that led nowhere. */
+Test(sf_diff, without_memory_the_process_ends_and_no_name_is_passed_over, .signal = SIGABRT)
+{
+	struct vm_snapshot many = {.name = S("many"), .shown = S("many"), .n_disks = 1 << 24};
+	struct vm_domain changed = web;
+	struct vm_inventory first = both();
+	struct vm_inventory second = {.serial = 2, .domains = (struct vm_domain *[]){&db, &changed}, .n_domains = 2};
+	struct sf_tree *before = tree_of(&first, NULL), *after = tree_of(&second, before);
+
+	changed.snapshots = &many;
+	changed.n_snapshots = 1;
+	cr_assert_eq(setrlimit(RLIMIT_AS, &(struct rlimit){128 << 20, RLIM_INFINITY}), 0);
+	sf_tree_diff(before, after, note, NULL);
+}
+#endif
