@@ -56,7 +56,7 @@ static int text_attr(struct sf_fs *fs, const struct sf_place *place, struct stat
 {
 	int64_t changed_ns;
 	size_t len;
-	int rc = sf_text_stat(fs, place->dir, place->entry, &len, &changed_ns);
+	int rc = sf_text_stat(fs->vm, &fs->plans, place->dir, place->entry, &len, &changed_ns);
 
 	if (rc < 0)
 		return rc;

@@ -11,8 +11,7 @@
 
 #include "fs.h"
 
-#define SF_BLOCK_SIZE (512 * 1024) /* st_blksize, and the largest request */
-#define SF_LONG 3600.0             /* seconds: the notifier tells the kernel what changes before */
+#define SF_LONG 3600.0 /* seconds: the notifier tells the kernel what changes before */
 
 /* Fails for `ctl` and its like, with what text.h says. */
 int sf_attr_get(struct sf_fs *fs, const struct sf_tree *tree, const struct sf_place *place, struct stat *st);

@@ -4,7 +4,7 @@
 
 #include <errno.h>
 
-#include "fs.h"
+#include "image.h"
 #include "vm/util/mem.h"
 #include "waiter.h"
 
@@ -30,9 +30,9 @@ static struct sf_known *slot(const struct sf_blocks *blocks, const struct sf_key
 	return &blocks->known[mixed >> 48 & (SLOTS - 1)];
 }
 
-void sf_blocks_init(struct sf_blocks *blocks, struct sf_fs *fs)
+void sf_blocks_init(struct sf_blocks *blocks, struct sf_notices *notices, atomic_bool *ending)
 {
-	*blocks = (struct sf_blocks){.fs = fs};
+	*blocks = (struct sf_blocks){.notices = notices, .ending = ending};
 	blocks->known = xcalloc(SLOTS, sizeof(*blocks->known));
 	pthread_mutex_init(&blocks->lock, NULL);
 	pthread_cond_init(&blocks->wake, NULL);
@@ -76,7 +76,7 @@ static void learn(struct sf_blocks *blocks, const struct sf_key *key, uint64_t a
 	pthread_mutex_lock(&blocks->lock);
 	*slot(blocks, key) = (struct sf_known){.key = *key, .allocated = allocated};
 	pthread_mutex_unlock(&blocks->lock);
-	sf_notify_attr(&blocks->fs->notify, key);
+	sf_notices_attr(blocks->notices, key);
 }
 
 void sf_blocks_forget(struct sf_blocks *blocks, const struct sf_key *key)
@@ -109,7 +109,7 @@ static int count_now(struct sf_blocks *blocks, struct sf_image *image, fuse_req_
 	struct count count;
 	int rc;
 
-	sf_waiter_init(&count.waiter, blocks->fs, req, max_work);
+	sf_waiter_init(&count.waiter, blocks->ending, req, max_work);
 	rc = (int)sf_image_use(image, &count.waiter, NULL, count_view, &count, NULL);
 	if (rc == 0)
 		learn(blocks, sf_image_key(image), count.allocated);

@@ -11,14 +11,18 @@
 #ifndef VS_BLOCKS_H
 #define VS_BLOCKS_H
 
+#include <stdatomic.h>
+
 #include "fuse_api.h"
+#include "notices.h"
 #include "tree.h"
 
-struct sf_fs;
 struct sf_image;
 
 struct sf_blocks {
-	struct sf_fs *fs; /* borrowed */
+	/* borrowed */
+	struct sf_notices *notices; /* where the kernel is to ask again */
+	atomic_bool *ending;        /* the session's end */
 	pthread_mutex_t lock;
 	pthread_cond_t wake; /* queue || stopping */
 	/* guarded by lock */
@@ -28,8 +32,8 @@ struct sf_blocks {
 	pthread_t thread;
 };
 
-void sf_blocks_init(struct sf_blocks *blocks, struct sf_fs *fs);
-/* Ends and joins the thread, which gives up the image that it is at: when the file system is `ending`. */
+void sf_blocks_init(struct sf_blocks *blocks, struct sf_notices *notices, atomic_bool *ending);
+/* Ends and joins the thread, which gives up the image that it is at: when the session is `ending`. */
 void sf_blocks_stop(struct sf_blocks *blocks);
 void sf_blocks_fini(struct sf_blocks *blocks);
 

@@ -5,17 +5,12 @@
 #include <time.h>
 
 #include "vm/util/mem.h"
-#include "write.h"
-
-/* For all open images together. The clusters are inflated ones: 512 of the default size, enough for some readers. */
-#define TABLE_BYTES (64u << 20)
-#define CLUSTER_BYTES (32u << 20)
 
 static void on_changed(void *opaque)
 {
 	struct sf_fs *fs = opaque;
 
-	sf_notify_poke(&fs->notify);
+	sf_notices_poke(&fs->notices);
 }
 
 static void on_jobs_changed(void *opaque, const char *uuid)
@@ -23,7 +18,7 @@ static void on_jobs_changed(void *opaque, const char *uuid)
 	struct sf_fs *fs = opaque;
 
 	if (sf_handles_jobs_changed(&fs->handles, uuid))
-		sf_notify_poke(&fs->notify);
+		sf_notices_poke(&fs->notices);
 }
 
 static void on_unguard(void *opaque, const char *uuid, bool hold)
@@ -60,32 +55,37 @@ static int open_source(struct sf_fs *fs, struct vs_err *err)
 
 static void open_rest(struct sf_fs *fs)
 {
-	fs->cache = q2_cache_new(TABLE_BYTES, CLUSTER_BYTES);
-	if (!fs->cache)
-		xoom();
 	sf_world_init(&fs->world, fs->vm, !fs->options->read_only);
 	sf_nodes_init(&fs->nodes);
-	sf_blocks_init(&fs->blocks, fs);
-	fs->writes = sf_writes_new(fs);
+	sf_blocks_init(&fs->blocks, &fs->notices, &fs->ending);
+	fs->writes = sf_writes_new(fs->vm, &fs->handles, &fs->plans, &fs->notices);
+	fs->notify = (struct sf_notify){
+		.notices = &fs->notices,
+		.world = &fs->world,
+		.nodes = &fs->nodes,
+		.blocks = &fs->blocks,
+		.handles = &fs->handles,
+		.writes = fs->writes,
+	};
 }
 
 /* What the threads of vm/ may call for, from vm_open() on until vm_close() has returned. */
 static void init_callees(struct sf_fs *fs)
 {
-	sf_notify_init(&fs->notify, fs);
+	sf_notices_init(&fs->notices);
 	sf_views_init(&fs->views);
-	sf_images_init(&fs->images, fs);
-	sf_handles_init(&fs->handles, fs);
+	sf_images_init(&fs->images, &fs->world, &fs->views, &fs->nodes, &fs->notices, fs->options->refresh_s);
 	sf_plans_init(&fs->plans);
+	sf_handles_init(&fs->handles, &fs->world, &fs->images, &fs->plans);
 }
 
 static void fini_callees(struct sf_fs *fs)
 {
-	sf_plans_fini(&fs->plans);
 	sf_handles_fini(&fs->handles);
+	sf_plans_fini(&fs->plans);
 	sf_images_fini(&fs->images);
 	sf_views_fini(&fs->views);
-	sf_notify_fini(&fs->notify);
+	sf_notices_fini(&fs->notices);
 }
 
 int sf_fs_open(const struct sf_options *options, struct sf_fs **out, struct vs_err *err)
@@ -121,7 +121,6 @@ bool sf_fs_close(struct sf_fs *fs)
 	sf_blocks_fini(&fs->blocks);
 	sf_nodes_fini(&fs->nodes);
 	sf_world_fini(&fs->world);
-	q2_cache_free(fs->cache);
 	free(fs);
 	return true;
 }

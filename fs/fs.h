@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * fs.h: one mounted file system: everything a request may reach.
+ * fs.h: one mounted file system: everything a request may reach. Nothing in it knows the whole: each part is handed what it uses.
  *
  * Order of life: sf_fs_open(); a session is made and mounted; sf_notify_start(), sf_writes_start(); requests;
  * sf_writes_stop(), sf_notify_stop(); the last request; sf_writes_abandon(); sf_fs_close().
@@ -13,18 +13,17 @@
 #include "handle.h"
 #include "image.h"
 #include "node.h"
+#include "notices.h"
 #include "notify.h"
 #include "options.h"
 #include "plan.h"
 #include "tree.h"
-
-struct sf_writes;
+#include "write.h"
 
 struct sf_fs {
 	/* immutable after open */
 	const struct sf_options *options;
 	struct vm *vm;
-	struct q2_cache *cache;
 	uint64_t generation; /* of every node: NFS handles of an earlier mount are not taken for ours */
 	/* atomic */
 	atomic_bool ending;  /* nothing is begun or gone on with that may take long */
@@ -36,6 +35,7 @@ struct sf_fs {
 	struct sf_blocks blocks;
 	struct sf_handles handles;
 	struct sf_plans plans;
+	struct sf_notices notices;
 	struct sf_notify notify;
 	struct sf_writes *writes;
 };

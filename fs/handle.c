@@ -5,13 +5,12 @@
 #include <errno.h>
 #include <string.h>
 
-#include "fs.h"
 #include "text.h"
 #include "vm/util/mem.h"
 
-void sf_handles_init(struct sf_handles *handles, struct sf_fs *fs)
+void sf_handles_init(struct sf_handles *handles, struct sf_world *world, struct sf_images *images, struct sf_plans *plans)
 {
-	*handles = (struct sf_handles){.fs = fs};
+	*handles = (struct sf_handles){.world = world, .images = images, .plans = plans};
 	pthread_mutex_init(&handles->lock, NULL);
 }
 
@@ -22,13 +21,13 @@ void sf_handles_fini(struct sf_handles *handles)
 
 /* ---------------------------------------------------------------- coming and going */
 
-static void handle_free(struct sf_fs *fs, struct sf_handle *handle)
+static void handle_free(struct sf_handles *handles, struct sf_handle *handle)
 {
 	if (handle->tree)
-		sf_world_put(&fs->world, handle->tree);
+		sf_world_put(handles->world, handle->tree);
 	if (handle->image) {
 		sf_image_close(handle->image);
-		vm_reading(fs->vm, handle->uuid, handle->disk_ino, -1);
+		vm_reading(handles->world->vm, handle->uuid, handle->disk_ino, -1);
 	}
 	if (handle->waiting)
 		fuse_pollhandle_destroy(handle->waiting);
@@ -57,7 +56,7 @@ void sf_handles_close_all(struct sf_handles *handles)
 			handles->first->link = &handles->first;
 		pthread_mutex_unlock(&handles->lock);
 		if (handle)
-			handle_free(handles->fs, handle);
+			handle_free(handles, handle);
 	} while (handle);
 }
 
@@ -87,17 +86,17 @@ struct sf_handle *sf_handle_open_dir(struct sf_handles *handles, const struct sf
 
 	handle->kind = dir->kind;
 	handle->dir = *dir;
-	handle->tree = sf_world_ref(&handles->fs->world, tree);
+	handle->tree = sf_world_ref(handles->world, tree);
 	enlist(handles, handle);
 	return handle;
 }
 
 /* To open retain.plan for reading is what a policy that was written there has waited for. */
-static int open_plan(struct sf_fs *fs, const struct vm_domain *domain, struct sf_text **out)
+static int open_plan(struct sf_handles *handles, const struct vm_domain *domain, struct sf_text **out)
 {
-	vs_autofree char *policy = sf_plans_take(&fs->plans, domain->uuid);
+	vs_autofree char *policy = sf_plans_take(handles->plans, domain->uuid);
 
-	return sf_text_plan(fs, domain->uuid, policy, domain->changed_ns, out);
+	return sf_text_plan(handles->world->vm, domain->uuid, policy, domain->changed_ns, out);
 }
 
 /* In the list first: of jobs that change while their text is made somebody who polls will hear. */
@@ -109,9 +108,9 @@ int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place
 
 	enlist(handles, handle);
 	if (reads && handle->kind == SF_PLAN)
-		rc = open_plan(handles->fs, place->dir->domain, &text);
+		rc = open_plan(handles, place->dir->domain, &text);
 	else if (reads)
-		rc = sf_text_make(handles->fs, place->dir, place->entry, &text);
+		rc = sf_text_make(handles->world->vm, handles->plans, place->dir, place->entry, &text);
 	if (rc < 0) {
 		sf_handle_close(handles, handle);
 		return rc;
@@ -126,9 +125,9 @@ struct sf_handle *sf_handle_open_image(struct sf_handles *handles, const struct 
 	struct sf_handle *handle = file_handle_new(place);
 	struct sf_key key = sf_place_key(place);
 
-	handle->image = sf_image_open(&handles->fs->images, &key);
+	handle->image = sf_image_open(handles->images, &key);
 	handle->disk_ino = place->entry->disk->ino;
-	vm_reading(handles->fs->vm, handle->uuid, handle->disk_ino, 1);
+	vm_reading(handles->world->vm, handle->uuid, handle->disk_ino, 1);
 	enlist(handles, handle);
 	return handle;
 }
@@ -140,14 +139,14 @@ void sf_handle_close(struct sf_handles *handles, struct sf_handle *handle)
 	if (handle->next)
 		handle->next->link = handle->link;
 	pthread_mutex_unlock(&handles->lock);
-	handle_free(handles->fs, handle);
+	handle_free(handles, handle);
 }
 
 /* ---------------------------------------------------------------- what it shows */
 
 struct sf_tree *sf_handle_tree(struct sf_handles *handles, struct sf_handle *handle, bool rewind)
 {
-	struct sf_world *world = &handles->fs->world;
+	struct sf_world *world = handles->world;
 	struct sf_tree *now = rewind ? sf_world_get(world) : NULL, *tree;
 
 	pthread_mutex_lock(&handles->lock);

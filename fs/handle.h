@@ -14,9 +14,9 @@
 
 #include "answer.h"
 #include "fuse_api.h"
+#include "image.h"
+#include "plan.h"
 #include "tree.h"
-
-struct sf_fs;
 
 struct sf_handle {
 	/* immutable once it is open */
@@ -39,12 +39,15 @@ struct sf_handle {
 };
 
 struct sf_handles {
-	struct sf_fs *fs; /* borrowed */
+	/* borrowed */
+	struct sf_world *world;
+	struct sf_images *images;
+	struct sf_plans *plans;
 	pthread_mutex_t lock;
 	struct sf_handle *first; /* guarded by lock */
 };
 
-void sf_handles_init(struct sf_handles *handles, struct sf_fs *fs);
+void sf_handles_init(struct sf_handles *handles, struct sf_world *world, struct sf_images *images, struct sf_plans *plans);
 /* Closes what is still open. */
 void sf_handles_close_all(struct sf_handles *handles);
 void sf_handles_fini(struct sf_handles *handles);

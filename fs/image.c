@@ -48,7 +48,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "fs.h"
 #include "show.h"
 #include "vm/util/mem.h"
 
@@ -145,7 +144,7 @@ struct news {
 /* Takes @origins. */
 static void take_view_locked(struct sf_image *image, struct sf_view *view, struct origin *origins, size_t n, struct news *news)
 {
-	struct sf_nodes *nodes = &image->owner->fs->nodes;
+	struct sf_nodes *nodes = image->owner->nodes;
 
 	news->data = image->content && image->content != view->content;
 	if (is_replaced(image, origins, n)) {
@@ -164,12 +163,12 @@ static void take_view_locked(struct sf_image *image, struct sf_view *view, struc
 
 static void tell_news(struct sf_image *image, const struct news *news)
 {
-	struct sf_notify *notify = &image->owner->fs->notify;
+	struct sf_notices *notices = image->owner->notices;
 
 	if (news->replaced)
-		sf_notify_replaced(notify, &image->key, news->replaced);
+		sf_notices_replaced(notices, &image->key, news->replaced);
 	else if (news->data)
-		sf_notify_data(notify, &image->key);
+		sf_notices_data(notices, &image->key);
 }
 
 /* ---------------------------------------------------------------- views */
@@ -189,8 +188,8 @@ static const struct vm_disk *find_disk(const struct sf_tree *tree, const struct 
 /* Opens the image as the current inventory describes it. */
 static int open_fresh(struct sf_image *image, struct sf_waiter *waiter, struct sf_view **out, struct vs_err *err)
 {
-	struct sf_fs *fs = image->owner->fs;
-	struct sf_tree *tree = sf_world_get(&fs->world);
+	struct sf_images *images = image->owner;
+	struct sf_tree *tree = sf_world_get(images->world);
 	const char *uuid = NULL;
 	const struct vm_disk *disk = find_disk(tree, &image->key, &uuid);
 	int rc;
@@ -202,8 +201,8 @@ static int open_fresh(struct sf_image *image, struct sf_waiter *waiter, struct s
 	else if (!disk->file || !disk->chain || !disk->chain[0])
 		rc = vs_err_set(err, -EOPNOTSUPP, "%s", disk->reason ? disk->reason : "not readable here");
 	else
-		rc = sf_view_open(&fs->views, fs->cache, uuid, disk, &waiter->work, out, err);
-	sf_world_put(&fs->world, tree);
+		rc = sf_view_open(images->views, uuid, disk, &waiter->work, out, err);
+	sf_world_put(images->world, tree);
 	return rc;
 }
 
@@ -321,8 +320,8 @@ static void drop_if_replaced(struct sf_image *image, const struct vm_disk *disk)
 
 static enum verdict ask_tree(struct sf_image *image, uint64_t *serial)
 {
-	struct sf_fs *fs = image->owner->fs;
-	struct sf_tree *tree = sf_world_get(&fs->world);
+	struct sf_world *world = image->owner->world;
+	struct sf_tree *tree = sf_world_get(world);
 	const struct vm_disk *disk = find_disk(tree, &image->key, NULL);
 	enum verdict verdict = READABLE;
 
@@ -333,7 +332,7 @@ static enum verdict ask_tree(struct sf_image *image, uint64_t *serial)
 	else if (disk)
 		drop_if_replaced(image, disk);
 	*serial = tree->serial;
-	sf_world_put(&fs->world, tree);
+	sf_world_put(world, tree);
 	return verdict;
 }
 
@@ -342,7 +341,7 @@ static int check_verdict(struct sf_image *image, bool *lost, struct vs_err *err)
 	uint64_t kept = atomic_load(&image->verdict), serial = kept >> 2;
 	enum verdict verdict = (enum verdict)(kept & 3);
 
-	if (serial != atomic_load(&image->owner->fs->world.serial)) {
+	if (serial != atomic_load(&image->owner->world->serial)) {
 		verdict = ask_tree(image, &serial);
 		atomic_store(&image->verdict, serial << 2 | verdict);
 	}
@@ -418,15 +417,14 @@ static int give_up(struct sf_image *image, const struct search *search)
 {
 	if (search->refresh_rc < 0)
 		return search->refresh_rc;
-	atomic_store(&image->verdict, atomic_load(&image->owner->fs->world.serial) << 2 | LOST);
+	atomic_store(&image->verdict, atomic_load(&image->owner->world->serial) << 2 | LOST);
 	return -ESTALE;
 }
 
 /* After a round that failed: prepares another one, or says why there is none. */
 static int look_again(struct sf_image *image, struct search *search, int rc)
 {
-	struct sf_fs *fs = image->owner->fs;
-	double refresh_s = fs->options->refresh_s < REFRESH_MOST_S ? fs->options->refresh_s : REFRESH_MOST_S;
+	struct sf_images *images = image->owner;
 
 	if (sf_waiter_gone(search->waiter))
 		return -EINTR;
@@ -442,19 +440,19 @@ static int look_again(struct sf_image *image, struct search *search, int rc)
 		return -EUCLEAN;
 	if (search->refreshes++ == MAX_REFRESHES)
 		return give_up(image, search);
-	search->refresh_rc = vm_refresh(fs->vm, REFRESH_MS + (unsigned)(refresh_s * 1000));
+	search->refresh_rc = vm_refresh(images->world->vm, images->refresh_ms);
 	return 0;
 }
 
 /* A command of ours ends a merge beneath it, most likely: is it worth to try again? */
 static bool await_brief(struct sf_image *image, const struct search *search)
 {
-	struct sf_fs *fs = image->owner->fs;
-	struct sf_tree *tree = sf_world_get(&fs->world);
+	struct sf_world *world = image->owner->world;
+	struct sf_tree *tree = sf_world_get(world);
 	const struct vm_disk *disk = find_disk(tree, &image->key, NULL);
 	bool brief = disk && (disk->state != VM_BUSY || disk->brief);
 
-	sf_world_put(&fs->world, tree);
+	sf_world_put(world, tree);
 	if (!brief || sf_waiter_gone(search->waiter) || now_ns() - search->started_ns > BRIEF_NS)
 		return false;
 	nap();
@@ -507,19 +505,19 @@ static bool is_due(struct sf_image *image, int code)
 
 void sf_image_complain(struct sf_image *image, const char *doing, int code, const struct vs_err *err)
 {
-	struct sf_fs *fs = image->owner->fs;
+	struct sf_world *world = image->owner->world;
 	struct sf_place place;
 	struct sf_tree *tree;
 
 	if (!is_due(image, code))
 		return;
-	tree = sf_world_get(&fs->world);
+	tree = sf_world_get(world);
 	if (!sf_place_find(tree, &image->key, &place)) {
 		vs_autofree char *why = sf_show_dup(vs_err_text(err, code), false);
 
 		vm_log(place.dir->domain->log, "cannot %s %s: %s", doing, place.entry->name, why);
 	}
-	sf_world_put(&fs->world, tree);
+	sf_world_put(world, tree);
 }
 
 /* ---------------------------------------------------------------- the table of open images */
@@ -603,9 +601,16 @@ const struct sf_key *sf_image_key(const struct sf_image *image)
 	return &image->key;
 }
 
-void sf_images_init(struct sf_images *images, struct sf_fs *fs)
+void sf_images_init(struct sf_images *images, struct sf_world *world, struct sf_views *views, struct sf_nodes *nodes,
+		    struct sf_notices *notices, double refresh_s)
 {
-	*images = (struct sf_images){.fs = fs};
+	*images = (struct sf_images){
+		.world = world,
+		.views = views,
+		.nodes = nodes,
+		.notices = notices,
+		.refresh_ms = REFRESH_MS + (unsigned)((refresh_s < REFRESH_MOST_S ? refresh_s : REFRESH_MOST_S) * 1000),
+	};
 	pthread_mutex_init(&images->lock, NULL);
 }
 

@@ -13,20 +13,29 @@
 #ifndef VS_IMAGE_H
 #define VS_IMAGE_H
 
+#include "node.h"
+#include "notices.h"
 #include "tree.h"
 #include "view.h"
 #include "waiter.h"
 
-struct sf_fs;
 struct sf_image;
 
 struct sf_images {
-	struct sf_fs *fs; /* borrowed */
+	/* borrowed */
+	struct sf_world *world;     /* what an image is now */
+	struct sf_views *views;
+	struct sf_nodes *nodes;     /* whose node is retired when the image has other bytes, */
+	struct sf_notices *notices; /* and where that is told */
+	/* immutable */
+	unsigned refresh_ms;        /* for one vm_refresh() */
 	pthread_mutex_t lock;
-	void *open; /* guarded by lock: tsearch(3) tree of struct sf_image, by key */
+	void *open;                 /* guarded by lock: tsearch(3) tree of struct sf_image, by key */
 };
 
-void sf_images_init(struct sf_images *images, struct sf_fs *fs);
+/* @refresh_s: the refresh interval. */
+void sf_images_init(struct sf_images *images, struct sf_world *world, struct sf_views *views, struct sf_nodes *nodes,
+		    struct sf_notices *notices, double refresh_s);
 /* Closes what is still open. */
 void sf_images_fini(struct sf_images *images);
 

@@ -2,12 +2,9 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "notify.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "diff.h"
-#include "fs.h"
-#include "write.h"
 
 /* ---------------------------------------------------------------- telling */
 
@@ -15,7 +12,7 @@
  * good, and should the thing come back it must not come back as that inode. Who has it open asks us from now on. */
 static void tell_name(struct sf_notify *notify, const struct sf_change *change)
 {
-	struct sf_nodes *nodes = &notify->fs->nodes;
+	struct sf_nodes *nodes = notify->nodes;
 	fuse_ino_t parent = sf_node_id(nodes, &change->parent);
 	fuse_ino_t thing = sf_node_id(nodes, &change->thing);
 
@@ -36,36 +33,36 @@ static void tell_name(struct sf_notify *notify, const struct sf_change *change)
 /* A negative offset leaves cached data alone. */
 static void tell_thing(struct sf_notify *notify, const struct sf_key *key, off_t from)
 {
-	fuse_ino_t id = sf_node_id(&notify->fs->nodes, key);
+	fuse_ino_t id = sf_node_id(notify->nodes, key);
 
 	if (id)
 		fuse_lowlevel_notify_inval_inode(notify->session, id, from, 0);
 }
 
 /* The old node loses what the kernel keeps of it; its name has to be looked up again. */
-static void tell_replaced(struct sf_notify *notify, const struct sf_doubt *doubt)
+static void tell_replaced(struct sf_notify *notify, const struct sf_notice *notice)
 {
-	struct sf_tree *tree = sf_world_get(&notify->fs->world);
+	struct sf_tree *tree = sf_world_get(notify->world);
 	struct sf_place place;
 	fuse_ino_t parent;
 
-	fuse_lowlevel_notify_inval_inode(notify->session, doubt->replaced, 0, 0);
-	if (!sf_place_find(tree, &doubt->key, &place)) {
+	fuse_lowlevel_notify_inval_inode(notify->session, notice->replaced, 0, 0);
+	if (!sf_place_find(tree, &notice->key, &place)) {
 		const struct sf_key dir = sf_place_key(&(struct sf_place){.dir = place.dir});
 
-		parent = sf_node_id(&notify->fs->nodes, &dir);
+		parent = sf_node_id(notify->nodes, &dir);
 		if (parent)
 			fuse_lowlevel_notify_inval_entry(notify->session, parent, place.entry->name, strlen(place.entry->name));
 	}
-	sf_world_put(&notify->fs->world, tree);
+	sf_world_put(notify->world, tree);
 }
 
-static void tell_doubt(struct sf_notify *notify, const struct sf_doubt *doubt)
+static void tell_notice(struct sf_notify *notify, const struct sf_notice *notice)
 {
-	if (doubt->replaced)
-		tell_replaced(notify, doubt);
+	if (notice->replaced)
+		tell_replaced(notify, notice);
 	else
-		tell_thing(notify, &doubt->key, doubt->data ? 0 : -1);
+		tell_thing(notify, &notice->key, notice->data ? 0 : -1);
 }
 
 static void tell(void *opaque, const struct sf_change *change)
@@ -73,7 +70,7 @@ static void tell(void *opaque, const struct sf_change *change)
 	struct sf_notify *notify = opaque;
 
 	if (change->thing.kind == SF_IMAGE && change->what != SF_ATTR_CHANGED)
-		sf_blocks_forget(&notify->fs->blocks, &change->thing);
+		sf_blocks_forget(notify->blocks, &change->thing);
 	if (change->what == SF_NAME_GONE || change->what == SF_NAME_MOVED)
 		tell_name(notify, change);
 	else
@@ -83,7 +80,7 @@ static void tell(void *opaque, const struct sf_change *change)
 /* One step after the other, so that what was answered from a tree in between is taken back too. */
 static void tell_changes(struct sf_notify *notify)
 {
-	struct sf_world *world = &notify->fs->world;
+	struct sf_world *world = notify->world;
 	struct sf_tree *next;
 
 	while ((next = sf_world_next(world, notify->told))) {
@@ -98,37 +95,25 @@ static void tell_changes(struct sf_notify *notify)
 /* A write is answered after the inventory that its command led to was announced: so what is done already is taken first. */
 static void serve_poke(struct sf_notify *notify)
 {
-	struct sf_write *done = sf_writes_take_done(notify->fs->writes);
+	struct sf_write *done = sf_writes_take_done(notify->writes);
 
-	sf_handles_wake(&notify->fs->handles);
+	sf_handles_wake(notify->handles);
 	tell_changes(notify);
-	sf_writes_answer(notify->fs->writes, done);
+	sf_writes_answer(notify->writes, done);
 }
 
 static void *notify_thread(void *opaque)
 {
 	struct sf_notify *notify = opaque;
+	struct sf_notice *list;
+	size_t n;
 
-	pthread_mutex_lock(&notify->lock);
-	while (!notify->stopping) {
-		struct sf_doubt *doubts = notify->doubts;
-		size_t n_doubts = notify->n_doubts;
-
-		if (!notify->poked && !n_doubts) {
-			pthread_cond_wait(&notify->wake, &notify->lock);
-			continue;
-		}
-		notify->poked = false;
-		notify->doubts = NULL;
-		notify->n_doubts = notify->room = 0;
-		pthread_mutex_unlock(&notify->lock);
+	while (sf_notices_take(notify->notices, &list, &n)) {
 		serve_poke(notify);
-		for (size_t i = 0; i < n_doubts; i++)
-			tell_doubt(notify, &doubts[i]);
-		free(doubts);
-		pthread_mutex_lock(&notify->lock);
+		for (size_t i = 0; i < n; i++)
+			tell_notice(notify, &list[i]);
+		free(list);
 	}
-	pthread_mutex_unlock(&notify->lock);
 	return NULL;
 }
 
@@ -137,10 +122,10 @@ int sf_notify_start(struct sf_notify *notify, struct fuse_session *session)
 	int rc;
 
 	notify->session = session;
-	notify->told = sf_world_get(&notify->fs->world);
+	notify->told = sf_world_get(notify->world);
 	rc = pthread_create(&notify->thread, NULL, notify_thread, notify);
 	if (rc)
-		sf_world_put(&notify->fs->world, notify->told);
+		sf_world_put(notify->world, notify->told);
 	notify->started = !rc;
 	return -rc;
 }
@@ -149,11 +134,8 @@ void sf_notify_stop(struct sf_notify *notify)
 {
 	if (!notify->started)
 		return;
-	pthread_mutex_lock(&notify->lock);
-	notify->stopping = true;
-	pthread_cond_signal(&notify->wake);
-	pthread_mutex_unlock(&notify->lock);
+	sf_notices_stop(notify->notices);
 	pthread_join(notify->thread, NULL);
-	sf_world_put(&notify->fs->world, notify->told);
+	sf_world_put(notify->world, notify->told);
 	notify->started = false;
 }

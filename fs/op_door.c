@@ -4,10 +4,8 @@
 #include <errno.h>
 #include <poll.h>
 
-#include "attr.h"
 #include "ops.h"
 #include "text.h"
-#include "write.h"
 
 static struct sf_handle *handle_of(const struct fuse_file_info *fi)
 {
@@ -25,7 +23,7 @@ static int write_plan(struct sf_req *r, struct sf_handle *handle, const char *te
 	int rc = sf_plan_line(text, len, &policy);
 
 	if (rc == 0)
-		rc = sf_text_plan(fs, handle->uuid, policy, 0, &plan);
+		rc = sf_text_plan(fs->vm, handle->uuid, policy, 0, &plan);
 	if (rc == 0)
 		sf_plans_set(&fs->plans, handle->uuid, policy);
 	sf_handle_answer(&fs->handles, handle, plan, off, rc < 0 ? 0 : len);

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <string.h>
 
-#include "attr.h"
 #include "ops.h"
 #include "read.h"
 #include "text.h"
@@ -65,7 +64,7 @@ static int open_view(struct sf_req *r, struct sf_handle *handle, struct first_lo
 	struct vs_err err = {0};
 	int rc;
 
-	sf_waiter_init(&waiter, r->fs, r->req, 0);
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
 	*found = (struct first_look){.waiter = &waiter};
 	rc = (int)sf_image_use(handle->image, &waiter, &handle->edition, look, found, &err);
 	if (rc == -EBUSY)
@@ -193,7 +192,7 @@ int sf_op_lseek(struct sf_req *r, fuse_ino_t id, off_t off, int whence, struct f
 		return -EINVAL;
 	if (off < 0)
 		return -ENXIO;
-	sf_waiter_init(&seek.waiter, r->fs, r->req, SEEK_WORK);
+	sf_waiter_init(&seek.waiter, &r->fs->ending, r->req, SEEK_WORK);
 	if (handle->kind == SF_IMAGE)
 		found = sf_image_use(handle->image, &seek.waiter, &handle->edition, seek_view, &seek, NULL);
 	else

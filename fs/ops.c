@@ -23,7 +23,7 @@
  * LOCKS, in rank order: who holds one may take only later ones
  * ------------------------------------------------------------
  *	1  sf_writes.lock    writes that wait for their commands      7  sf_blocks.lock   counts, and what to count
- *	2  sf_notify.lock    its flags and its list                   8  sf_plans.lock    policies to be looked at
+ *	2  sf_notices.lock   what the notifier has to do              8  sf_plans.lock    policies to be looked at
  *	3  sf_handles.lock   the list of handles, what they show      9  sf_dir.lock      a directory's index and texts
  *	4  sf_world.lock     the current tree, trees' references     10  sf_nodes.lock    what the kernel knows
  *	                     (inside: what vm_inventory_get() takes)   11  sf_views.lock    which views are open, and whose

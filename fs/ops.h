@@ -7,6 +7,7 @@
 #ifndef VS_OPS_H
 #define VS_OPS_H
 
+#include "fs.h"
 #include "reply.h"
 
 extern const struct fuse_lowlevel_ops sf_ops;

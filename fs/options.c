@@ -19,7 +19,7 @@
 #include <pwd.h>
 #include <string.h>
 
-#include "attr.h"
+#include "fuse_api.h"
 #include "vm/util/mem.h"
 
 #define MAX_REFRESH_S 86400.0

@@ -21,7 +21,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "attr.h"
+#include "fs.h"
 #include "vm/util/mem.h"
 
 #define SPLICE_LEAST 16384
@@ -185,7 +185,7 @@ int sf_read_image(struct sf_req *r, struct sf_handle *handle, size_t len, off_t 
 
 	if (q.len > SF_BLOCK_SIZE)
 		q.len = SF_BLOCK_SIZE;
-	sf_waiter_init(&waiter, r->fs, r->req, 0);
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
 	n = sf_image_use(handle->image, &waiter, &handle->edition, read_view, &q, &err);
 	if (n >= 0)
 		return 0;

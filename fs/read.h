@@ -6,6 +6,7 @@
 #ifndef VS_READ_H
 #define VS_READ_H
 
+#include "handle.h"
 #include "reply.h"
 
 /* Answers, or returns a negative errno (see image.h) without having answered. May wait; holds no lock. */

@@ -12,12 +12,15 @@
 #ifndef VS_REPLY_H
 #define VS_REPLY_H
 
-#include "fs.h"
+#include <stdbool.h>
+
 #include "fuse_api.h"
+
+struct sf_fs;
 
 struct sf_req {
 	fuse_req_t req;
-	struct sf_fs *fs;
+	struct sf_fs *fs; /* for the operations */
 	bool answered;
 };
 

@@ -29,11 +29,9 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
-#include "attr.h"
 #include "mountpoint.h"
 #include "ops.h"
 #include "vm/util/mem.h"
-#include "write.h"
 
 #define SF_THREADS 10
 

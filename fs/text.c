@@ -6,7 +6,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "fs.h"
 #include "show.h"
 #include "vm/util/mem.h"
 
@@ -113,7 +112,7 @@ static int make_log(const struct vm_domain *domain, struct sf_text **out)
 }
 
 /* What vm/ knows at this moment, without a new inventory. */
-int sf_text_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, struct sf_text **out)
+int sf_text_live(struct vm *vm, const char *uuid, enum sf_kind kind, struct sf_text **out)
 {
 	vs_autofree char *data = NULL;
 	int64_t changed_ns;
@@ -121,24 +120,24 @@ int sf_text_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, struct s
 	int rc;
 
 	if (kind == SF_CTL)
-		rc = vm_ctl_text(fs->vm, uuid, &data, &len, &changed_ns);
+		rc = vm_ctl_text(vm, uuid, &data, &len, &changed_ns);
 	else if (kind == SF_RETAIN)
-		rc = vm_retain_text(fs->vm, uuid, &data, &len, &changed_ns);
+		rc = vm_retain_text(vm, uuid, &data, &len, &changed_ns);
 	else
-		rc = vm_jobs_text(fs->vm, uuid, &data, &len, &changed_ns);
+		rc = vm_jobs_text(vm, uuid, &data, &len, &changed_ns);
 	if (rc < 0)
 		return rc;
 	*out = text_new(data, len, changed_ns);
 	return 0;
 }
 
-int sf_text_outcome(struct sf_fs *fs, const char *uuid, const char *outcome, struct sf_text **out)
+int sf_text_outcome(struct vm *vm, const char *uuid, const char *outcome, struct sf_text **out)
 {
 	vs_autofree char *data = NULL, *own = NULL;
 	int64_t changed_ns;
 	const char *rest;
 	size_t len;
-	int rc = vm_ctl_text(fs->vm, uuid, &data, &len, &changed_ns);
+	int rc = vm_ctl_text(vm, uuid, &data, &len, &changed_ns);
 
 	if (rc < 0)
 		return rc;
@@ -148,12 +147,12 @@ int sf_text_outcome(struct sf_fs *fs, const char *uuid, const char *outcome, str
 	return 0;
 }
 
-int sf_text_plan(struct sf_fs *fs, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out)
+int sf_text_plan(struct vm *vm, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out)
 {
 	vs_autofree char *data = NULL;
 	struct vs_err why = {0};
 	size_t len;
-	int rc = vm_plan_text(fs->vm, uuid, policy, &data, &len, &why);
+	int rc = vm_plan_text(vm, uuid, policy, &data, &len, &why);
 
 	if (rc == -EINVAL) {
 		data = xasprintf("failed: %s (EINVAL)\n", why.msg);
@@ -163,14 +162,14 @@ int sf_text_plan(struct sf_fs *fs, const char *uuid, const char *policy, int64_t
 	return rc;
 }
 
-static int make_plan(struct sf_fs *fs, const struct vm_domain *domain, struct sf_text **out)
+static int make_plan(struct vm *vm, struct sf_plans *plans, const struct vm_domain *domain, struct sf_text **out)
 {
-	vs_autofree char *policy = sf_plans_peek(&fs->plans, domain->uuid);
+	vs_autofree char *policy = sf_plans_peek(plans, domain->uuid);
 
-	return sf_text_plan(fs, domain->uuid, policy, domain->changed_ns, out);
+	return sf_text_plan(vm, domain->uuid, policy, domain->changed_ns, out);
 }
 
-int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out)
+int sf_text_make(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out)
 {
 	const struct vm_snapshot *s = entry->snapshot;
 
@@ -183,9 +182,9 @@ int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *en
 	case SF_CTL:
 	case SF_RETAIN:
 	case SF_JOBS:
-		return sf_text_live(fs, dir->domain->uuid, entry->kind, out);
+		return sf_text_live(vm, dir->domain->uuid, entry->kind, out);
 	case SF_PLAN:
-		return make_plan(fs, dir->domain, out);
+		return make_plan(vm, plans, dir->domain, out);
 	default:
 		*out = make_rendered(dir, entry->kind);
 		return 0;
@@ -193,12 +192,12 @@ int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *en
 }
 
 /* Which policy the plan is of. Gives *policy: a copy of what was written there, or of what `retain` says. */
-static int plan_policy(struct sf_fs *fs, const char *uuid, char **policy)
+static int plan_policy(struct vm *vm, struct sf_plans *plans, const char *uuid, char **policy)
 {
 	size_t len;
 
-	*policy = sf_plans_peek(&fs->plans, uuid);
-	return *policy ? 0 : vm_retain_text(fs->vm, uuid, policy, &len, NULL);
+	*policy = sf_plans_peek(plans, uuid);
+	return *policy ? 0 : vm_retain_text(vm, uuid, policy, &len, NULL);
 }
 
 /* A plan of the same snapshots and policy is another one when time has passed, which is looked at once a second. */
@@ -213,16 +212,16 @@ static bool plan_known(struct sf_dir *dir, const char *policy, int64_t now_s, si
 	return known;
 }
 
-static int stat_plan(struct sf_fs *fs, struct sf_dir *dir, size_t *len)
+static int stat_plan(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, size_t *len)
 {
 	vs_autofree char *policy = NULL;
 	int64_t now_s = time(NULL);
 	struct sf_text *text;
-	int rc = plan_policy(fs, dir->domain->uuid, &policy);
+	int rc = plan_policy(vm, plans, dir->domain->uuid, &policy);
 
 	if (rc < 0 || plan_known(dir, policy, now_s, len))
 		return rc;
-	rc = make_plan(fs, dir->domain, &text);
+	rc = make_plan(vm, plans, dir->domain, &text);
 	if (rc < 0)
 		return rc;
 	pthread_mutex_lock(&dir->lock);
@@ -236,7 +235,8 @@ static int stat_plan(struct sf_fs *fs, struct sf_dir *dir, size_t *len)
 }
 
 /* Without making it. 1: it is known now; 0: a snapshot's, a log's or a plan's it is not. */
-static int stat_quickly(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns)
+static int stat_quickly(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, const struct sf_entry *entry, size_t *len,
+			int64_t *changed_ns)
 {
 	const struct vm_snapshot *s = entry->snapshot;
 	int64_t logged_ns;
@@ -248,7 +248,7 @@ static int stat_quickly(struct sf_fs *fs, struct sf_dir *dir, const struct sf_en
 		return 1;
 	}
 	if (entry->kind == SF_PLAN)
-		rc = stat_plan(fs, dir, len);
+		rc = stat_plan(vm, plans, dir, len);
 	else if (entry->kind == SF_LOG)
 		vm_log_stat(dir->domain->log, len, &logged_ns);
 	else
@@ -258,10 +258,11 @@ static int stat_quickly(struct sf_fs *fs, struct sf_dir *dir, const struct sf_en
 	return rc < 0 ? rc : 1;
 }
 
-int sf_text_stat(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns)
+int sf_text_stat(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, const struct sf_entry *entry, size_t *len,
+		 int64_t *changed_ns)
 {
 	struct sf_text *text;
-	int rc = stat_quickly(fs, dir, entry, len, changed_ns);
+	int rc = stat_quickly(vm, plans, dir, entry, len, changed_ns);
 
 	if (rc)
 		return rc < 0 ? rc : 0;
@@ -270,7 +271,7 @@ int sf_text_stat(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *en
 		note_len(dir, entry->kind, *len);
 		return 0;
 	}
-	rc = sf_text_make(fs, dir, entry, &text);
+	rc = sf_text_make(vm, plans, dir, entry, &text);
 	if (rc < 0)
 		return rc;
 	*len = text->len;

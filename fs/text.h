@@ -14,9 +14,8 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
+#include "plan.h"
 #include "tree.h"
-
-struct sf_fs;
 
 /* Immutable; reference-counted, because the last read may still be in its reply when the release comes, and because
  * retain.plan may be written while it is read. */
@@ -30,22 +29,23 @@ struct sf_text {
 struct sf_text *sf_text_ref(struct sf_text *text);
 void sf_text_unref(struct sf_text *text); /* NULL is fine */
 
-/* What the file @entry says now; retain.plan: what it would say if it were opened now. Gives *out, or what vm/ has
+/* What the file @entry says now; retain.plan: what it would say of those @plans if it were opened now. Gives *out, or what vm/ has
  * against it: -ENOENT, the domain is gone. */
-int sf_text_make(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out);
+int sf_text_make(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out);
 
 /* What `ctl`, `retain` and `jobs` of that domain say at this moment. Gives *out. -ENOENT. */
-int sf_text_live(struct sf_fs *fs, const char *uuid, enum sf_kind kind, struct sf_text **out);
+int sf_text_live(struct vm *vm, const char *uuid, enum sf_kind kind, struct sf_text **out);
 
 /* What `ctl` says to whose outcome it is, whatever the domain's last one may be. Gives *out. -ENOENT. */
-int sf_text_outcome(struct sf_fs *fs, const char *uuid, const char *outcome, struct sf_text **out);
+int sf_text_outcome(struct vm *vm, const char *uuid, const char *outcome, struct sf_text **out);
 
 /* What retain.plan says of @policy; NULL: of the one that is stored. @changed_ns: its time. Gives *out. -EINVAL: that is
  * no policy, and *out says why. */
-int sf_text_plan(struct sf_fs *fs, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out);
+int sf_text_plan(struct vm *vm, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out);
 
 /* Its length and time. Renders it only where that was never done, or is new every time. */
-int sf_text_stat(struct sf_fs *fs, struct sf_dir *dir, const struct sf_entry *entry, size_t *len, int64_t *changed_ns);
+int sf_text_stat(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, const struct sf_entry *entry, size_t *len,
+		 int64_t *changed_ns);
 
 void sf_table_render(FILE *out, const struct vm_domain *domain); /* `snapshots` */
 void sf_json_render(FILE *out, const struct vm_domain *domain);  /* `snapshots.json` */

@@ -21,6 +21,9 @@
 
 #include "vm/util/mem.h"
 
+/* For all open images together. The clusters are inflated ones: 512 of the default size, enough for some readers. */
+#define TABLE_BYTES (64u << 20)
+#define CLUSTER_BYTES (32u << 20)
 #define LOOK_WORK (1u << 18)  /* units of q2_work, for compressed clusters: a few ms */
 #define PATIENCE_NS 5000000000
 #define NAP_NS 1000000
@@ -33,7 +36,9 @@ struct sf_unguarded {
 
 void sf_views_init(struct sf_views *views)
 {
-	*views = (struct sf_views){0};
+	*views = (struct sf_views){.cache = q2_cache_new(TABLE_BYTES, CLUSTER_BYTES)};
+	if (!views->cache)
+		xoom();
 	pthread_mutex_init(&views->lock, NULL);
 }
 
@@ -45,6 +50,7 @@ void sf_views_fini(struct sf_views *views)
 		views->unguarded = domain->next;
 		free(domain);
 	}
+	q2_cache_free(views->cache);
 	pthread_mutex_destroy(&views->lock);
 }
 
@@ -137,8 +143,7 @@ static struct sf_view *view_new(struct sf_views *views, const char *uuid)
 	return view;
 }
 
-static int open_q2(struct sf_view *view, struct q2_cache *cache, const struct vm_disk *disk, struct q2_work *work,
-		   struct vs_err *err)
+static int open_q2(struct sf_view *view, const struct vm_disk *disk, struct q2_work *work, struct vs_err *err)
 {
 	const bool unguarded = is_unguarded(view->owner, view->uuid);
 	const struct q2_view_spec spec = {
@@ -155,7 +160,7 @@ static int open_q2(struct sf_view *view, struct q2_cache *cache, const struct vm
 	};
 
 	atomic_store(&view->unguarded, unguarded);
-	return q2_view_open(cache, &spec, &view->q2, err);
+	return q2_view_open(view->owner->cache, &spec, &view->q2, err);
 }
 
 /* From here on sf_views_unguard() finds it; or it had come before, and then it is here to be found. */
@@ -188,11 +193,11 @@ static bool looks_compressed(struct sf_view *view, const struct q2_work *whose)
 	return q2_view_has_compressed(view->q2, &work, NULL) > 0;
 }
 
-int sf_view_open(struct sf_views *views, struct q2_cache *cache, const char *uuid, const struct vm_disk *disk,
-		 struct q2_work *work, struct sf_view **out, struct vs_err *err)
+int sf_view_open(struct sf_views *views, const char *uuid, const struct vm_disk *disk, struct q2_work *work, struct sf_view **out,
+		 struct vs_err *err)
 {
 	struct sf_view *view = view_new(views, uuid);
-	int rc = open_q2(view, cache, disk, work, err);
+	int rc = open_q2(view, disk, work, err);
 
 	if (rc < 0) {
 		view_free(view);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * view.h: the views of qcow2/ that are open, and whose guard locks are dropped for a command.
+ * view.h: the views of qcow2/ that are open, the cache they share, and whose guard locks are dropped for a command.
  *
  * A view belongs to a domain, known by its UUID. While a domain is *unguarded*, none of its views has a guard lock and no
  * reply hands on bytes without a copy; views that are opened then come without guards. One that lost its guards is not
@@ -39,6 +39,7 @@ struct sf_view {
 };
 
 struct sf_views {
+	struct q2_cache *cache; /* immutable */
 	pthread_mutex_t lock;
 	/* guarded by lock */
 	struct sf_view *first;
@@ -50,8 +51,8 @@ void sf_views_init(struct sf_views *views);
 void sf_views_fini(struct sf_views *views);
 
 /* Opens the disk as its inventory describes it. @uuid: its domain's. @work may be NULL. Gives *out, with one reference. */
-int sf_view_open(struct sf_views *views, struct q2_cache *cache, const char *uuid, const struct vm_disk *disk,
-		 struct q2_work *work, struct sf_view **out, struct vs_err *err);
+int sf_view_open(struct sf_views *views, const char *uuid, const struct vm_disk *disk, struct q2_work *work, struct sf_view **out,
+		 struct vs_err *err);
 void sf_view_ref(struct sf_view *view);
 void sf_view_put(struct sf_view *view); /* NULL is fine */
 

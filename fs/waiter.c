@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <time.h>
 
-#include "fs.h"
 #include "mortal.h"
 
 #define LOOK_NS 100000000
@@ -23,11 +22,11 @@ static bool stop(void *opaque)
 	return sf_waiter_gone(opaque);
 }
 
-void sf_waiter_init(struct sf_waiter *waiter, struct sf_fs *fs, fuse_req_t req, uint64_t limit)
+void sf_waiter_init(struct sf_waiter *waiter, atomic_bool *ending, fuse_req_t req, uint64_t limit)
 {
 	*waiter = (struct sf_waiter){
 		.work = {.limit = limit, .stop = stop, .opaque = waiter},
-		.fs = fs,
+		.ending = ending,
 		.tid = req ? fuse_req_ctx(req)->pid : 0,
 	};
 }
@@ -37,7 +36,7 @@ bool sf_waiter_gone(struct sf_waiter *waiter)
 	int64_t now;
 	bool due;
 
-	if (atomic_load(&waiter->fs->ending))
+	if (atomic_load(waiter->ending))
 		return true;
 	if (!waiter->tid)
 		return false;
@@ -52,5 +51,5 @@ bool sf_waiter_gone(struct sf_waiter *waiter)
 /* The kernel says the same of a mount that has ended. */
 int sf_waiter_errno(const struct sf_waiter *waiter, int rc)
 {
-	return rc == -EINTR && atomic_load(&waiter->fs->ending) ? -ENOTCONN : rc;
+	return rc == -EINTR && atomic_load(waiter->ending) ? -ENOTCONN : rc;
 }

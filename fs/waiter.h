@@ -13,21 +13,21 @@
 #ifndef VS_WAITER_H
 #define VS_WAITER_H
 
+#include <stdatomic.h>
+
 #include "fuse_api.h"
 
 #include "qcow2/qcow2.h"
 
-struct sf_fs;
-
 struct sf_waiter {
 	struct q2_work work; /* what it may cost: for the calls of qcow2.h */
-	struct sf_fs *fs;    /* borrowed */
+	atomic_bool *ending; /* borrowed: the session's end */
 	pid_t tid;           /* the waiting thread; 0: none, or one that cannot be seen from here */
 	int64_t look_ns;     /* when to look at it next; 0: it was not asked for yet */
 };
 
 /* @req: NULL for work of our own. @limit: units of q2_work. */
-void sf_waiter_init(struct sf_waiter *waiter, struct sf_fs *fs, fuse_req_t req, uint64_t limit);
+void sf_waiter_init(struct sf_waiter *waiter, atomic_bool *ending, fuse_req_t req, uint64_t limit);
 
 /* Is there nobody any more to answer? Cheap enough to be asked all the time. */
 bool sf_waiter_gone(struct sf_waiter *waiter);

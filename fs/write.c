@@ -28,7 +28,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "fs.h"
 #include "mortal.h"
 #include "text.h"
 #include "vm/util/mem.h"
@@ -63,7 +62,11 @@ struct sf_write {
 };
 
 struct sf_writes {
-	struct sf_fs *fs; /* borrowed; not after abandon */
+	/* borrowed */
+	struct vm *vm;
+	struct sf_handles *handles;
+	struct sf_plans *plans;
+	struct sf_notices *notices;
 	pthread_t watcher;
 	bool watching;    /* main's own: the watcher runs */
 	pthread_mutex_t lock;
@@ -153,14 +156,13 @@ static struct sf_write *write_new(struct sf_writes *writes, const struct sf_req 
 	return write;
 }
 
-struct sf_writes *sf_writes_new(struct sf_fs *fs)
+struct sf_writes *sf_writes_new(struct vm *vm, struct sf_handles *handles, struct sf_plans *plans, struct sf_notices *notices)
 {
 	struct sf_writes *writes = xcalloc(1, sizeof(*writes));
 	pthread_condattr_t steady;
 
-	writes->fs = fs;
-	writes->refs = 1;
-	writes->done_end = &writes->done;
+	*writes = (struct sf_writes){
+		.vm = vm, .handles = handles, .plans = plans, .notices = notices, .refs = 1, .done_end = &writes->done};
 	pthread_mutex_init(&writes->lock, NULL);
 	pthread_condattr_init(&steady);
 	pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
@@ -228,13 +230,13 @@ static struct sf_text *text_of(const struct sf_write *write, const char *outcome
 	int rc;
 
 	if (write->kind == SF_CTL && outcome)
-		rc = sf_text_outcome(write->req.fs, write->uuid, outcome, &text);
+		rc = sf_text_outcome(write->owner->vm, write->uuid, outcome, &text);
 	else
-		rc = sf_text_live(write->req.fs, write->uuid, write->kind, &text);
+		rc = sf_text_live(write->owner->vm, write->uuid, write->kind, &text);
 	return rc < 0 ? NULL : text;
 }
 
-/* The poke is within the lock: after abandon there may be no notifier. */
+/* The poke is within the lock: without it the write may be answered, and the last of all this be gone, before that. */
 static void on_done(void *opaque, int rc, const char *outcome)
 {
 	struct sf_write *write = opaque;
@@ -243,7 +245,7 @@ static void on_done(void *opaque, int rc, const char *outcome)
 
 	write->text = text_of(write, outcome);
 	if (write->kind == SF_RETAIN && rc == 0) /* what somebody only wanted to see is of another time */
-		free(sf_plans_take(&write->req.fs->plans, write->uuid));
+		free(sf_plans_take(writes->plans, write->uuid));
 	pthread_mutex_lock(&writes->lock);
 	write->rc = rc;
 	awaited = write->state == RUNNING && !write->gone;
@@ -256,7 +258,7 @@ static void on_done(void *opaque, int rc, const char *outcome)
 	if (awaited) {
 		*writes->done_end = write;
 		writes->done_end = &write->next;
-		sf_notify_poke(&writes->fs->notify);
+		sf_notices_poke(writes->notices);
 	}
 	pthread_mutex_unlock(&writes->lock);
 	if (!awaited)
@@ -303,7 +305,7 @@ int sf_writes_begin(struct sf_writes *writes, struct sf_req *r, struct sf_handle
 		return rc;
 	}
 	fuse_req_interrupt_func(r->req, on_interrupt, writes);
-	rc = vm_request(r->fs->vm, handle->uuid, door, text, len, on_done, write, &request);
+	rc = vm_request(writes->vm, handle->uuid, door, text, len, on_done, write, &request);
 	if (rc < 0) {
 		take_back(writes, write);
 		return rc;
@@ -329,7 +331,7 @@ struct sf_write *sf_writes_take_done(struct sf_writes *writes)
 /* The handle is there: the kernel releases no file that is being written to. */
 static void answer(struct sf_write *write)
 {
-	struct sf_handles *handles = &write->req.fs->handles;
+	struct sf_handles *handles = write->owner->handles;
 	int rc = write->rc;
 
 	if (rc < 0)
@@ -409,7 +411,7 @@ static void let_go(struct sf_writes *writes, struct sf_write *write, int rc)
 	pthread_mutex_unlock(&writes->lock);
 	if (!first)
 		return;
-	sf_handle_answer(&write->req.fs->handles, write->handle, NULL, write->off, 0);
+	sf_handle_answer(writes->handles, write->handle, NULL, write->off, 0);
 	sf_req_end(&write->req, rc);
 }
 

@@ -19,12 +19,15 @@
 #define VS_WRITE_H
 
 #include "handle.h"
+#include "notices.h"
+#include "plan.h"
 #include "reply.h"
 
 struct sf_writes;
 struct sf_write;
 
-struct sf_writes *sf_writes_new(struct sf_fs *fs); /* gives */
+/* Gives the table. What it borrows is there for as long as vm/ may call. */
+struct sf_writes *sf_writes_new(struct vm *vm, struct sf_handles *handles, struct sf_plans *plans, struct sf_notices *notices);
 /* The caller's reference; done() may still come for what was abandoned. NULL is fine. */
 void sf_writes_put(struct sf_writes *writes);
 

@@ -35,15 +35,6 @@ TABLE = {
 
 # "who what", one a line.
 EXCEPTIONS = """
-fs/attr.h fs/fs.h
-fs/blocks.c fs/fs.h
-fs/fs.c fs/write.h
-fs/handle.c fs/fs.h
-fs/image.c fs/fs.h
-fs/notify.c fs/fs.h
-fs/notify.c fs/write.h
-fs/text.c fs/fs.h
-fs/waiter.c fs/fs.h
 """
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(["<])([^">]+)[">]', re.M)

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "fs/fs.h"
+#include "fs/image.h"
 #include "sf-domain.h"
 
 /* ---------------------------------------------------------------- vm/ and qcow2/ as played */
@@ -122,8 +122,12 @@ static struct vm_snapshot snapshot;
 static struct vm_domain domain;
 static struct vm_domain *domains[] = {&domain};
 static struct vm_inventory with_it, without_it;
-static struct sf_options options;
-static struct sf_fs fs;
+static struct sf_world world;
+static struct sf_views views;
+static struct sf_nodes nodes;
+static struct sf_notices notices;
+static struct sf_images images;
+static atomic_bool ending;
 static struct sf_image *image;
 static struct sf_waiter waiter;
 
@@ -142,7 +146,7 @@ static void change_state(enum vm_state state)
 /* As the notifier does when vm/ pokes it. */
 static void see_the_new_inventory(void)
 {
-	sf_world_put(&fs.world, sf_world_get(&fs.world));
+	sf_world_put(&world, sf_world_get(&world));
 }
 
 static void setup(void)
@@ -155,25 +159,23 @@ static void setup(void)
 	with_it = (struct vm_inventory){.serial = 1, .domains = domains, .n_domains = 1};
 	without_it = (struct vm_inventory){.serial = 1000};
 	script.current = &with_it;
-	options.refresh_s = 0.01;
-	fs.options = &options;
-	sf_world_init(&fs.world, NULL, true);
-	sf_views_init(&fs.views);
-	sf_images_init(&fs.images, &fs);
-	sf_nodes_init(&fs.nodes);
-	sf_notify_init(&fs.notify, &fs);
-	sf_waiter_init(&waiter, &fs, NULL, 0);
-	image = sf_image_open(&fs.images, &key);
+	sf_world_init(&world, NULL, true);
+	sf_views_init(&views);
+	sf_nodes_init(&nodes);
+	sf_notices_init(&notices);
+	sf_images_init(&images, &world, &views, &nodes, &notices, 0.01);
+	sf_waiter_init(&waiter, &ending, NULL, 0);
+	image = sf_image_open(&images, &key);
 }
 
 static void teardown(void)
 {
 	sf_image_close(image);
-	sf_images_fini(&fs.images);
-	sf_views_fini(&fs.views);
-	sf_notify_fini(&fs.notify);
-	sf_nodes_fini(&fs.nodes);
-	sf_world_fini(&fs.world);
+	sf_images_fini(&images);
+	sf_views_fini(&views);
+	sf_notices_fini(&notices);
+	sf_nodes_fini(&nodes);
+	sf_world_fini(&world);
 	cr_expect(script.closes == script.opens || script.open_rc, "%d views opened, %d closed", script.opens, script.closes);
 }
 
@@ -215,7 +217,7 @@ Test(sf_image, open_files_of_one_image_share_it)
 {
 	struct sf_image *again;
 
-	again = sf_image_open(&fs.images, sf_image_key(image));
+	again = sf_image_open(&images, sf_image_key(image));
 	cr_expect_eq(again, image);
 	sf_image_close(again);
 }
@@ -348,11 +350,11 @@ Test(sf_image, at_the_end_of_the_session_nobody_goes_on_looking)
 	int seen;
 
 	stale_uses = 1000000;
-	atomic_store(&fs.ending, true);
+	atomic_store(&ending, true);
 	cr_expect_eq(read_it(&seen), -ENOTCONN);
 	cr_expect_eq(script.refreshes, 0);
 	cr_expect_leq(script.opens, 1);
-	atomic_store(&fs.ending, false);
+	atomic_store(&ending, false);
 	stale_uses = 0;
 	cr_expect_eq(read_it(&seen), 42);
 }
@@ -385,7 +387,7 @@ Test(sf_image, who_has_read_a_file_that_was_replaced_reads_no_other)
 	atomic_uint before = 0, after = 0;
 	fuse_ino_t old, now;
 
-	old = sf_node_take(&fs.nodes, sf_image_key(image));
+	old = sf_node_take(&nodes, sf_image_key(image));
 	cr_expect_eq(read_as(&before), 42);
 	see_another_file();
 	cr_expect_eq(read_as(&before), -ESTALE);
@@ -394,10 +396,10 @@ Test(sf_image, who_has_read_a_file_that_was_replaced_reads_no_other)
 	cr_expect_eq(read_as(&before), -ESTALE, "for ever");
 	cr_expect_eq(script.opens, 2);
 	/* and nobody comes by the old inode any more */
-	now = sf_node_take(&fs.nodes, sf_image_key(image));
+	now = sf_node_take(&nodes, sf_image_key(image));
 	cr_expect_neq(now, old);
-	cr_assert_eq(fs.notify.n_doubts, 1);
-	cr_expect_eq(fs.notify.doubts[0].replaced, old);
+	cr_assert_eq(notices.n, 1);
+	cr_expect_eq(notices.list[0].replaced, old);
 	see_another_file();
 	cr_expect_eq(read_as(&after), -ESTALE);
 }
@@ -431,11 +433,11 @@ Test(sf_image, the_same_file_written_is_the_same_edition_and_costs_the_kernels_p
 	script.written++;
 	stale_uses = 1;
 	cr_expect_eq(read_as(&edition), 42); /* what the inventory says of it counts */
-	cr_assert_eq(fs.notify.n_doubts, 1);
-	cr_expect(fs.notify.doubts[0].data && !fs.notify.doubts[0].replaced);
+	cr_assert_eq(notices.n, 1);
+	cr_expect(notices.list[0].data && !notices.list[0].replaced);
 	stale_uses = 1; /* a record that moved */
 	cr_expect_eq(read_as(&edition), 42);
-	cr_expect_eq(fs.notify.n_doubts, 1);
+	cr_expect_eq(notices.n, 1);
 }
 
 Test(sf_image, who_has_read_nothing_yet_reads_what_is_there)

@@ -12,7 +12,6 @@
 static char path[] = "/tmp/test-sf-view-XXXXXX";
 static char *chain[] = {path, NULL};
 static struct vm_disk disk = {.chain = chain, .format = Q2_FORMAT_RAW, .guard = true, .guard_top = true};
-static struct q2_cache *cache;
 static struct sf_views views;
 
 static void setup(void)
@@ -23,14 +22,12 @@ static void setup(void)
 	cr_assert_eq(ftruncate(fd, 1 << 20), 0);
 	close(fd);
 	disk.gate = q2_gate_new();
-	cache = q2_cache_new(1 << 20, 1 << 20);
 	sf_views_init(&views);
 }
 
 static void teardown(void)
 {
 	sf_views_fini(&views);
-	q2_cache_free(cache);
 	q2_gate_unref(disk.gate);
 	unlink(path);
 }
@@ -42,7 +39,7 @@ static struct sf_view *open_one(const char *uuid)
 	struct sf_view *view = NULL;
 	struct vs_err err = {0};
 
-	cr_assert_eq(sf_view_open(&views, cache, uuid, &disk, NULL, &view, &err), 0, "%s", err.msg);
+	cr_assert_eq(sf_view_open(&views, uuid, &disk, NULL, &view, &err), 0, "%s", err.msg);
 	return view;
 }
 
@@ -146,7 +143,7 @@ Test(sf_view, one_that_cannot_be_opened_leaves_nothing_to_wait_for)
 	struct timespec from, to;
 
 	unlink(path);
-	cr_expect_lt(sf_view_open(&views, cache, "web", &disk, NULL, &view, NULL), 0);
+	cr_expect_lt(sf_view_open(&views, "web", &disk, NULL, &view, NULL), 0);
 	clock_gettime(CLOCK_MONOTONIC, &from);
 	sf_views_unguard(&views, "web");
 	clock_gettime(CLOCK_MONOTONIC, &to);
