@@ -19,7 +19,7 @@ struct sf_known {
 };
 
 struct sf_to_count {
-	struct sf_to_count *next;
+	STAILQ_ENTRY(sf_to_count) link;
 	struct sf_image *image; /* a reference */
 };
 
@@ -34,6 +34,7 @@ void sf_blocks_init(struct sf_blocks *blocks, struct sf_notices *notices, atomic
 {
 	*blocks = (struct sf_blocks){.notices = notices, .ending = ending};
 	blocks->known = xcalloc(SLOTS, sizeof(*blocks->known));
+	STAILQ_INIT(&blocks->queue);
 	pthread_mutex_init(&blocks->lock, NULL);
 	pthread_cond_init(&blocks->wake, NULL);
 }
@@ -116,13 +117,19 @@ static int count_now(struct sf_blocks *blocks, struct sf_image *image, fuse_req_
 	return rc;
 }
 
+static void item_free(struct sf_to_count *item)
+{
+	sf_image_close(item->image);
+	free(item);
+}
+
 static void *count_thread(void *opaque)
 {
 	struct sf_blocks *blocks = opaque;
 
 	pthread_mutex_lock(&blocks->lock);
 	for (;;) {
-		struct sf_to_count *next = blocks->queue;
+		struct sf_to_count *next = STAILQ_FIRST(&blocks->queue);
 		uint64_t allocated;
 
 		if (blocks->stopping)
@@ -131,13 +138,12 @@ static void *count_thread(void *opaque)
 			pthread_cond_wait(&blocks->wake, &blocks->lock);
 			continue;
 		}
-		blocks->queue = next->next;
+		STAILQ_REMOVE_HEAD(&blocks->queue, link);
 		pthread_mutex_unlock(&blocks->lock);
 		if (!ask(blocks, sf_image_key(next->image), &allocated) &&
 		    count_now(blocks, next->image, NULL, MAX_WORK) == -E2BIG)
 			learn(blocks, sf_image_key(next->image), UNCOUNTABLE);
-		sf_image_close(next->image);
-		free(next);
+		item_free(next);
 		pthread_mutex_lock(&blocks->lock);
 	}
 	pthread_mutex_unlock(&blocks->lock);
@@ -146,25 +152,23 @@ static void *count_thread(void *opaque)
 
 static void count_later(struct sf_blocks *blocks, struct sf_image *image)
 {
-	struct sf_to_count *item = xcalloc(1, sizeof(*item)), **end;
+	struct sf_to_count *item = xcalloc(1, sizeof(*item)), *queued;
 
-	*item = (struct sf_to_count){.image = sf_image_ref(image)};
+	item->image = sf_image_ref(image);
 	pthread_mutex_lock(&blocks->lock);
 	if (!blocks->started && !blocks->stopping)
 		blocks->started = !pthread_create(&blocks->thread, NULL, count_thread, blocks);
-	for (end = &blocks->queue; *end; end = &(*end)->next)
-		if ((*end)->image == image)
+	STAILQ_FOREACH(queued, &blocks->queue, link)
+		if (queued->image == image)
 			break;
-	if (blocks->started && !*end) {
-		*end = item;
+	if (blocks->started && !queued) {
+		STAILQ_INSERT_TAIL(&blocks->queue, item, link);
 		item = NULL;
 		pthread_cond_signal(&blocks->wake);
 	}
 	pthread_mutex_unlock(&blocks->lock);
-	if (item) {
-		sf_image_close(item->image);
-		free(item);
-	}
+	if (item)
+		item_free(item);
 }
 
 void sf_blocks_count(struct sf_blocks *blocks, struct sf_image *image, fuse_req_t req)
@@ -177,17 +181,16 @@ void sf_blocks_count(struct sf_blocks *blocks, struct sf_image *image, fuse_req_
 
 void sf_blocks_stop(struct sf_blocks *blocks)
 {
+	struct sf_to_count *item;
+
 	pthread_mutex_lock(&blocks->lock);
 	blocks->stopping = true;
 	pthread_cond_signal(&blocks->wake);
 	pthread_mutex_unlock(&blocks->lock);
 	if (blocks->started)
 		pthread_join(blocks->thread, NULL);
-	while (blocks->queue) {
-		struct sf_to_count *item = blocks->queue;
-
-		blocks->queue = item->next;
-		sf_image_close(item->image);
-		free(item);
+	while ((item = STAILQ_FIRST(&blocks->queue))) {
+		STAILQ_REMOVE_HEAD(&blocks->queue, link);
+		item_free(item);
 	}
 }

@@ -12,6 +12,7 @@
 #define VS_BLOCKS_H
 
 #include <stdatomic.h>
+#include <sys/queue.h>
 
 #include "fuse_api.h"
 #include "notices.h"
@@ -27,7 +28,7 @@ struct sf_blocks {
 	pthread_cond_t wake; /* queue || stopping */
 	/* guarded by lock */
 	struct sf_known *known;
-	struct sf_to_count *queue;
+	STAILQ_HEAD(, sf_to_count) queue;
 	bool stopping, started;
 	pthread_t thread;
 };

@@ -328,6 +328,13 @@ static void drop_lines(struct picture *p)
 	p->n_lines = 0;
 }
 
+static void put_line(FILE *out, const char *before, const char *text)
+{
+	fputs(before, out);
+	put_text(out, text);
+	fputc('\n', out);
+}
+
 static void put_disk_heading(FILE *out, const struct vm_disk_now *disk)
 {
 	fputc('\n', out);
@@ -341,16 +348,10 @@ static void put_disk_heading(FILE *out, const struct vm_disk_now *disk)
 		put_text(out, disk->job);
 	}
 	fputc('\n', out);
-	if (disk->note) {
-		fputs("  ", out);
-		put_text(out, disk->note);
-		fputc('\n', out);
-	}
-	if (disk->doubt) {
-		fputs("  ", out);
-		put_text(out, disk->doubt);
-		fputc('\n', out);
-	}
+	if (disk->note)
+		put_line(out, "  ", disk->note);
+	if (disk->doubt)
+		put_line(out, "  ", disk->doubt);
 }
 
 static void put_disk(FILE *out, struct picture *p, const struct vm_disk_now *disk)
@@ -390,11 +391,8 @@ static void put_unknowns(FILE *out, const struct vm_domain *d)
 {
 	if (d->unknowns && d->unknowns[0])
 		fputs("\nnot known, so commands merge and remove nothing that may be needed\n", out);
-	for (char **phrase = d->unknowns; phrase && *phrase; phrase++) {
-		fputs("? ", out);
-		put_text(out, *phrase);
-		fputc('\n', out);
-	}
+	for (char **phrase = d->unknowns; phrase && *phrase; phrase++)
+		put_line(out, "? ", *phrase);
 }
 
 void sf_chain_render(FILE *out, const struct vm_domain *d)
@@ -404,9 +402,7 @@ void sf_chain_render(FILE *out, const struct vm_domain *d)
 	sort_snapshots(&p);
 	link_layers(&p);
 	put_text(out, d->name);
-	fputs(": ", out);
-	put_text(out, d->state);
-	fputc('\n', out);
+	put_line(out, ": ", d->state);
 	for (size_t i = 0; i < d->n_disks; i++)
 		put_disk(out, &p, &d->disks[i]);
 	put_rest(out, &p);

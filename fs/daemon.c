@@ -9,12 +9,14 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
+
+#include "clock.h"
 
 /* The child's word: '+', or '-' and a sentence. */
 #define UP '+'
 #define DOWN '-'
-#define ANSWER_TRIES 1000 /* 10 ms each */
+#define PAUSE_NS 10000000
+#define ANSWER_TRIES 1000 /* of such pauses */
 
 int sf_daemon_fork(struct sf_daemon *daemon, struct vs_err *err)
 {
@@ -110,7 +112,6 @@ static int died(struct sf_daemon *daemon, struct vs_err *err)
 /* A stat(2) that may hang is left to a process that can be killed. */
 static bool answers(const char *mountpoint)
 {
-	const struct timespec pause = {.tv_nsec = 10000000};
 	int status = 1, tries = ANSWER_TRIES;
 	pid_t asker = fork();
 	struct stat st;
@@ -125,7 +126,7 @@ static bool answers(const char *mountpoint)
 			waitpid(asker, &status, 0);
 			return false;
 		}
-		nanosleep(&pause, NULL);
+		sf_clock_nap(PAUSE_NS);
 	}
 	return status == 0;
 }

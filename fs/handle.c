@@ -36,28 +36,10 @@ static void handle_free(struct sf_handles *handles, struct sf_handle *handle)
 	free(handle);
 }
 
-static struct sf_handle *first_locked(struct sf_handles *handles)
-{
-	struct sf_handle *handle = handles->first;
-
-	if (handle)
-		handles->first = handle->next;
-	return handle;
-}
-
 void sf_handles_close_all(struct sf_handles *handles)
 {
-	struct sf_handle *handle;
-
-	do {
-		pthread_mutex_lock(&handles->lock);
-		handle = first_locked(handles);
-		if (handles->first)
-			handles->first->link = &handles->first;
-		pthread_mutex_unlock(&handles->lock);
-		if (handle)
-			handle_free(handles, handle);
-	} while (handle);
+	while (!LIST_EMPTY(&handles->all))
+		sf_handle_close(handles, LIST_FIRST(&handles->all));
 }
 
 static struct sf_handle *file_handle_new(const struct sf_place *place)
@@ -72,11 +54,7 @@ static struct sf_handle *file_handle_new(const struct sf_place *place)
 static void enlist(struct sf_handles *handles, struct sf_handle *handle)
 {
 	pthread_mutex_lock(&handles->lock);
-	handle->next = handles->first;
-	handle->link = &handles->first;
-	if (handle->next)
-		handle->next->link = &handle->next;
-	handles->first = handle;
+	LIST_INSERT_HEAD(&handles->all, handle, link);
 	pthread_mutex_unlock(&handles->lock);
 }
 
@@ -115,7 +93,9 @@ int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place
 		sf_handle_close(handles, handle);
 		return rc;
 	}
-	sf_handle_show(handles, handle, text);
+	pthread_mutex_lock(&handles->lock);
+	handle->text = text;
+	pthread_mutex_unlock(&handles->lock);
 	*out = handle;
 	return 0;
 }
@@ -135,9 +115,7 @@ struct sf_handle *sf_handle_open_image(struct sf_handles *handles, const struct 
 void sf_handle_close(struct sf_handles *handles, struct sf_handle *handle)
 {
 	pthread_mutex_lock(&handles->lock);
-	*handle->link = handle->next;
-	if (handle->next)
-		handle->next->link = handle->link;
+	LIST_REMOVE(handle, link);
 	pthread_mutex_unlock(&handles->lock);
 	handle_free(handles, handle);
 }
@@ -185,17 +163,6 @@ bool sf_handle_end(struct sf_handles *handles, struct sf_handle *handle, uint64_
 		*end = sf_answer_end(&handle->answer, handle->text->len);
 	pthread_mutex_unlock(&handles->lock);
 	return reads;
-}
-
-void sf_handle_show(struct sf_handles *handles, struct sf_handle *handle, struct sf_text *text)
-{
-	struct sf_text *before;
-
-	pthread_mutex_lock(&handles->lock);
-	before = handle->text;
-	handle->text = text;
-	pthread_mutex_unlock(&handles->lock);
-	sf_text_unref(before);
 }
 
 /* ---------------------------------------------------------------- writing */
@@ -268,10 +235,11 @@ bool sf_handle_poll(struct sf_handles *handles, struct sf_handle *handle, struct
 
 bool sf_handles_jobs_changed(struct sf_handles *handles, const char *uuid)
 {
+	struct sf_handle *handle;
 	bool wake = false;
 
 	pthread_mutex_lock(&handles->lock);
-	for (struct sf_handle *handle = handles->first; handle; handle = handle->next) {
+	LIST_FOREACH(handle, &handles->all, link) {
 		if (handle->kind != SF_JOBS || strcmp(handle->uuid, uuid) != 0)
 			continue;
 		handle->changed = true;
@@ -284,10 +252,11 @@ bool sf_handles_jobs_changed(struct sf_handles *handles, const char *uuid)
 static struct fuse_pollhandle *next_to_wake(struct sf_handles *handles)
 {
 	struct fuse_pollhandle *waiting = NULL;
+	struct sf_handle *handle;
 
 	pthread_mutex_lock(&handles->lock);
-	for (struct sf_handle *handle = handles->first; handle && !waiting; handle = handle->next)
-		if (handle->changed && handle->waiting)
+	LIST_FOREACH(handle, &handles->all, link)
+		if (!waiting && handle->changed && handle->waiting)
 			waiting = vs_steal(handle->waiting);
 	pthread_mutex_unlock(&handles->lock);
 	return waiting;

@@ -11,6 +11,7 @@
 #define VS_HANDLE_H
 
 #include <stdatomic.h>
+#include <sys/queue.h>
 
 #include "answer.h"
 #include "fuse_api.h"
@@ -35,7 +36,7 @@ struct sf_handle {
 	int failed;                        /* a write through it failed with this errno (negative), so no other one is done */
 	bool changed;                      /* of `jobs`: they are other ones than when it was opened */
 	struct fuse_pollhandle *waiting;   /* of `jobs`: somebody polls it */
-	struct sf_handle *next, **link;
+	LIST_ENTRY(sf_handle) link;
 };
 
 struct sf_handles {
@@ -44,11 +45,11 @@ struct sf_handles {
 	struct sf_images *images;
 	struct sf_plans *plans;
 	pthread_mutex_t lock;
-	struct sf_handle *first; /* guarded by lock */
+	LIST_HEAD(, sf_handle) all; /* guarded by lock */
 };
 
 void sf_handles_init(struct sf_handles *handles, struct sf_world *world, struct sf_images *images, struct sf_plans *plans);
-/* Closes what is still open. */
+/* Closes what is still open: after the last request. */
 void sf_handles_close_all(struct sf_handles *handles);
 void sf_handles_fini(struct sf_handles *handles);
 
@@ -67,8 +68,6 @@ struct sf_tree *sf_handle_tree(struct sf_handles *handles, struct sf_handle *han
 struct sf_text *sf_handle_read(struct sf_handles *handles, struct sf_handle *handle, uint64_t off, size_t *size, size_t *at);
 /* The offset of its end, for lseek(2). False: it was opened for writing only. */
 bool sf_handle_end(struct sf_handles *handles, struct sf_handle *handle, uint64_t *end);
-/* From now on it says @text, which is taken. */
-void sf_handle_show(struct sf_handles *handles, struct sf_handle *handle, struct sf_text *text);
 /* A write at @off was answered, which moved the file's position by @moved bytes (0: it failed): who reads on gets @text, which is
  * taken, from its beginning. NULL: what it said before. */
 void sf_handle_answer(struct sf_handles *handles, struct sf_handle *handle, struct sf_text *text, uint64_t off, size_t moved);

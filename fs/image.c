@@ -46,8 +46,8 @@
 #include <errno.h>
 #include <search.h>
 #include <string.h>
-#include <time.h>
 
+#include "clock.h"
 #include "show.h"
 #include "vm/util/mem.h"
 
@@ -84,29 +84,12 @@ struct sf_image {
 /* LOST: looked for with a fresh inventory and not found; nobody looks again before the inventory changes. */
 enum verdict { READABLE, BUSY, GONE, LOST };
 
-static int64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
 /* ---------------------------------------------------------------- editions */
 
 struct origin {
 	uint64_t path; /* a hash */
 	uint64_t dev, ino;
 };
-
-static uint64_t hash_path(const char *path)
-{
-	uint64_t h = 0xcbf29ce484222325u;
-
-	while (*path)
-		h = (h ^ (unsigned char)*path++) * 0x100000001b3u;
-	return h;
-}
 
 /* Gives the list, of *n. */
 static struct origin *list_origins(const struct q2_view *q2, size_t *n)
@@ -118,7 +101,7 @@ static struct origin *list_origins(const struct q2_view *q2, size_t *n)
 
 	for (*n = 0; q2_view_file(q2, *n, &path, &stamp); (*n)++) {
 		XGROW(list, *n, room);
-		list[*n] = (struct origin){hash_path(path), stamp.dev, stamp.ino};
+		list[*n] = (struct origin){vm_ino(0, path), stamp.dev, stamp.ino};
 	}
 	return list;
 }
@@ -209,15 +192,10 @@ static int open_fresh(struct sf_image *image, struct sf_waiter *waiter, struct s
 /* Another thread opens the view; it may take long. */
 static int await_opened_locked(struct sf_image *image, struct sf_waiter *waiter)
 {
-	struct timespec when;
-
 	while (!image->view && image->opening) {
 		if (sf_waiter_gone(waiter))
 			return -EINTR;
-		clock_gettime(CLOCK_MONOTONIC, &when);
-		when.tv_sec += (when.tv_nsec + LOOK_NS) / 1000000000;
-		when.tv_nsec = (when.tv_nsec + LOOK_NS) % 1000000000;
-		pthread_cond_timedwait(&image->opened, &image->lock, &when);
+		sf_clock_wait(&image->opened, &image->lock, sf_clock_ns() + LOOK_NS);
 	}
 	return 0;
 }
@@ -406,13 +384,6 @@ static int try_once(struct sf_image *image, struct search *search, sf_view_use *
 	return *result < 0 ? (int)*result : 0;
 }
 
-static void nap(void)
-{
-	const struct timespec ts = {.tv_nsec = CHURN_SLEEP_NS};
-
-	nanosleep(&ts, NULL);
-}
-
 static int give_up(struct sf_image *image, const struct search *search)
 {
 	if (search->refresh_rc < 0)
@@ -431,9 +402,9 @@ static int look_again(struct sf_image *image, struct search *search, int rc)
 	if (search->lost)
 		return -ESTALE;
 	if (search->opened || rc == -EAGAIN) {
-		if (now_ns() - search->started_ns > CHURN_NS)
+		if (sf_clock_ns() - search->started_ns > CHURN_NS)
 			return -EBUSY;
-		nap();
+		sf_clock_nap(CHURN_SLEEP_NS);
 		return 0;
 	}
 	if (is_no_image(rc) && search->refreshes)
@@ -453,16 +424,16 @@ static bool await_brief(struct sf_image *image, const struct search *search)
 	bool brief = disk && (disk->state != VM_BUSY || disk->brief);
 
 	sf_world_put(world, tree);
-	if (!brief || sf_waiter_gone(search->waiter) || now_ns() - search->started_ns > BRIEF_NS)
+	if (!brief || sf_waiter_gone(search->waiter) || sf_clock_ns() - search->started_ns > BRIEF_NS)
 		return false;
-	nap();
+	sf_clock_nap(CHURN_SLEEP_NS);
 	return true;
 }
 
 int64_t sf_image_use(struct sf_image *image, struct sf_waiter *waiter, atomic_uint *edition, sf_view_use *use, void *opaque,
 		     struct vs_err *err)
 {
-	struct search search = {.waiter = waiter, .edition = edition, .started_ns = now_ns()};
+	struct search search = {.waiter = waiter, .edition = edition, .started_ns = sf_clock_ns()};
 	int64_t result;
 
 	for (;;) {
@@ -490,7 +461,7 @@ int64_t sf_image_use(struct sf_image *image, struct sf_waiter *waiter, atomic_ui
 
 static bool is_due(struct sf_image *image, int code)
 {
-	int64_t now = now_ns();
+	int64_t now = sf_clock_ns();
 	bool due;
 
 	pthread_mutex_lock(&image->lock);
@@ -534,16 +505,12 @@ static int by_key(const void *left, const void *right)
 static struct sf_image *image_new(struct sf_images *images, const struct sf_key *key)
 {
 	struct sf_image *image = xcalloc(1, sizeof(*image));
-	pthread_condattr_t steady;
 
 	image->key = *key;
 	image->owner = images;
 	image->edition = 1;
 	pthread_mutex_init(&image->lock, NULL);
-	pthread_condattr_init(&steady);
-	pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
-	pthread_cond_init(&image->opened, &steady);
-	pthread_condattr_destroy(&steady);
+	sf_clock_cond_init(&image->opened);
 	return image;
 }
 

@@ -240,7 +240,7 @@ static int list_tree(struct sf_req *r, const struct sf_tree *tree, bool fresh, c
 static int list(struct sf_req *r, size_t size, off_t off, struct fuse_file_info *fi,
 		int (*put)(struct listing *, size_t))
 {
-	struct sf_handle *handle = (struct sf_handle *)(uintptr_t)fi->fh;
+	struct sf_handle *handle = sf_op_handle(fi);
 	struct sf_tree *tree = sf_handle_tree(&r->fs->handles, handle, off == 0);
 	bool fresh = sf_world_pin_this(&r->fs->world, tree);
 	int rc = off < 0 ? -EINVAL : list_tree(r, tree, fresh, handle, size, off, put);

@@ -7,11 +7,6 @@
 #include "ops.h"
 #include "text.h"
 
-static struct sf_handle *handle_of(const struct fuse_file_info *fi)
-{
-	return (struct sf_handle *)(uintptr_t)fi->fh;
-}
-
 /* ---------------------------------------------------------------- write */
 
 /* Shown through this handle and at the next open, and that is all. */
@@ -37,7 +32,7 @@ static int write_plan(struct sf_req *r, struct sf_handle *handle, const char *te
 int sf_op_write(struct sf_req *r, fuse_ino_t id, const char *text, size_t len, off_t off, struct fuse_file_info *fi)
 {
 	struct sf_handles *handles = &r->fs->handles;
-	struct sf_handle *handle = handle_of(fi);
+	struct sf_handle *handle = sf_op_handle(fi);
 	int rc;
 
 	(void)id;
@@ -79,7 +74,7 @@ int sf_op_setattr(struct sf_req *r, fuse_ino_t id, int to_set)
 
 int sf_op_poll(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi, struct fuse_pollhandle *waiting)
 {
-	struct sf_handle *handle = handle_of(fi);
+	struct sf_handle *handle = sf_op_handle(fi);
 
 	(void)id;
 	if (handle->kind == SF_JOBS) {

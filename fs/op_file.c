@@ -9,11 +9,6 @@
 #include "read.h"
 #include "text.h"
 
-static struct sf_handle *handle_of(const struct fuse_file_info *fi)
-{
-	return (struct sf_handle *)(uintptr_t)fi->fh;
-}
-
 /* ---------------------------------------------------------------- open */
 
 struct first_look {
@@ -144,7 +139,7 @@ static int read_text(struct sf_req *r, struct sf_handle *handle, size_t size, of
 
 int sf_op_read(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	struct sf_handle *handle = handle_of(fi);
+	struct sf_handle *handle = sf_op_handle(fi);
 
 	(void)id;
 	if (off < 0)
@@ -184,7 +179,7 @@ static int64_t seek_text(struct sf_handles *handles, struct sf_handle *handle, o
 int sf_op_lseek(struct sf_req *r, fuse_ino_t id, off_t off, int whence, struct fuse_file_info *fi)
 {
 	struct seek seek = {.off = (uint64_t)off, .whence = whence};
-	struct sf_handle *handle = handle_of(fi);
+	struct sf_handle *handle = sf_op_handle(fi);
 	int64_t found;
 
 	(void)id;

@@ -61,7 +61,7 @@ static void end_of_answer(struct sf_req *r, const struct fuse_file_info *fi, str
 {
 	uint64_t end;
 
-	if (sf_handle_end(&r->fs->handles, (struct sf_handle *)(uintptr_t)fi->fh, &end))
+	if (sf_handle_end(&r->fs->handles, sf_op_handle(fi), &end))
 		st->st_size = (off_t)end;
 }
 
@@ -100,7 +100,7 @@ static int op_access(struct sf_req *r, fuse_ino_t id, int mask)
 
 static int op_release(struct sf_req *r, struct fuse_file_info *fi)
 {
-	sf_handle_close(&r->fs->handles, (struct sf_handle *)(uintptr_t)fi->fh);
+	sf_handle_close(&r->fs->handles, sf_op_handle(fi));
 	sf_reply_ok(r);
 	return 0;
 }

@@ -12,6 +12,12 @@
 
 extern const struct fuse_lowlevel_ops sf_ops;
 
+/* What open and opendir have left there. */
+static inline struct sf_handle *sf_op_handle(const struct fuse_file_info *fi)
+{
+	return (struct sf_handle *)(uintptr_t)fi->fh;
+}
+
 int sf_op_lookup(struct sf_req *r, fuse_ino_t parent, const char *name);
 int sf_op_opendir(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi);
 int sf_op_readdir(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi);

@@ -158,17 +158,16 @@ static bool is_uri(const char *source)
 
 static int add_source(struct sf_options *o, const char *source, struct vs_err *err)
 {
+	bool uri = is_uri(source);
+
 	if (!*source)
 		return vs_err_set(err, -EINVAL, "an empty source");
-	if (!is_uri(source)) {
-		if (o->uri)
-			return vs_err_set(err, -EINVAL, "'%s': images and a libvirt URI cannot be mixed", source);
+	if (uri ? o->n_images > 0 : o->uri != NULL)
+		return vs_err_set(err, -EINVAL, "'%s': images and a libvirt URI cannot be mixed", source);
+	if (!uri)
 		return add_image(o, source, err);
-	}
 	if (o->uri)
 		return vs_err_set(err, -EINVAL, "'%s': only one libvirt URI can be given", source);
-	if (o->n_images)
-		return vs_err_set(err, -EINVAL, "'%s': images and a libvirt URI cannot be mixed", source);
 	o->uri = xstrdup(source);
 	return 0;
 }
@@ -403,10 +402,8 @@ static int set_option(struct sf_options *o, enum meaning meaning, const char *wo
 	case OPT_MAX_READ:
 		return set_max_read(o, value);
 	case OPT_ALLOW_ROOT: /* libfuse's: it keeps all others out */
-		o->default_permissions = true;
-		pass_on(o, word);
-		return 0;
 	case OPT_KERNEL:
+		o->default_permissions |= meaning == OPT_ALLOW_ROOT;
 		pass_on(o, word);
 		return 0;
 	case OPT_NOTHING:

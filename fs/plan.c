@@ -9,7 +9,7 @@
 #include "vm/util/mem.h"
 
 struct sf_plan {
-	struct sf_plan *next;
+	LIST_ENTRY(sf_plan) link;
 	char *uuid, *policy;
 };
 
@@ -39,31 +39,31 @@ void sf_plans_init(struct sf_plans *plans)
 
 void sf_plans_fini(struct sf_plans *plans)
 {
-	while (plans->first) {
-		struct sf_plan *plan = plans->first;
+	struct sf_plan *plan;
 
-		plans->first = plan->next;
+	while ((plan = LIST_FIRST(&plans->all))) {
+		LIST_REMOVE(plan, link);
 		plan_free(plan);
 	}
 	pthread_mutex_destroy(&plans->lock);
 }
 
-/* Where the domain's plan hangs, or the end of the list. */
-static struct sf_plan **find_locked(struct sf_plans *plans, const char *uuid)
+static struct sf_plan *find_locked(struct sf_plans *plans, const char *uuid)
 {
-	struct sf_plan **link = &plans->first;
+	struct sf_plan *plan;
 
-	while (*link && strcmp((*link)->uuid, uuid) != 0)
-		link = &(*link)->next;
-	return link;
+	LIST_FOREACH(plan, &plans->all, link)
+		if (!strcmp(plan->uuid, uuid))
+			break;
+	return plan;
 }
 
 static struct sf_plan *unlink_locked(struct sf_plans *plans, const char *uuid)
 {
-	struct sf_plan **link = find_locked(plans, uuid), *plan = *link;
+	struct sf_plan *plan = find_locked(plans, uuid);
 
 	if (plan)
-		*link = plan->next;
+		LIST_REMOVE(plan, link);
 	return plan;
 }
 
@@ -73,8 +73,7 @@ void sf_plans_set(struct sf_plans *plans, const char *uuid, const char *policy)
 
 	pthread_mutex_lock(&plans->lock);
 	before = unlink_locked(plans, uuid);
-	plan->next = plans->first;
-	plans->first = plan;
+	LIST_INSERT_HEAD(&plans->all, plan, link);
 	pthread_mutex_unlock(&plans->lock);
 	plan_free(before);
 }
@@ -85,7 +84,7 @@ char *sf_plans_peek(struct sf_plans *plans, const char *uuid)
 	char *policy;
 
 	pthread_mutex_lock(&plans->lock);
-	plan = *find_locked(plans, uuid);
+	plan = find_locked(plans, uuid);
 	policy = plan ? xstrdup(plan->policy) : NULL;
 	pthread_mutex_unlock(&plans->lock);
 	return policy;

@@ -13,12 +13,11 @@
 
 #include <pthread.h>
 #include <stddef.h>
-
-struct sf_plan;
+#include <sys/queue.h>
 
 struct sf_plans {
 	pthread_mutex_t lock;
-	struct sf_plan *first; /* guarded by lock */
+	LIST_HEAD(, sf_plan) all; /* guarded by lock */
 };
 
 void sf_plans_init(struct sf_plans *plans);

@@ -234,48 +234,58 @@ static int stat_plan(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, 
 	return 0;
 }
 
-/* Without making it. 1: it is known now; 0: a snapshot's, a log's or a plan's it is not. */
-static int stat_quickly(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, const struct sf_entry *entry, size_t *len,
-			int64_t *changed_ns)
+static void stat_log(const struct vm_domain *domain, size_t *len, int64_t *changed_ns)
 {
-	const struct vm_snapshot *s = entry->snapshot;
 	int64_t logged_ns;
-	int rc = 0;
 
-	*changed_ns = entry->kind == SF_XML ? s->created_ns : dir->domain->changed_ns;
-	if (entry->kind == SF_XML) {
-		*len = s->xml_len;
-		return 1;
-	}
-	if (entry->kind == SF_PLAN)
-		rc = stat_plan(vm, plans, dir, len);
-	else if (entry->kind == SF_LOG)
-		vm_log_stat(dir->domain->log, len, &logged_ns);
-	else
-		return (*len = known_len(dir, entry->kind)) > 0;
-	if (entry->kind == SF_LOG && *len)
+	vm_log_stat(domain->log, len, &logged_ns);
+	if (*len)
 		*changed_ns = logged_ns;
-	return rc < 0 ? rc : 1;
 }
 
-int sf_text_stat(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, const struct sf_entry *entry, size_t *len,
-		 int64_t *changed_ns)
+static void stat_rendered(struct sf_dir *dir, enum sf_kind kind, size_t *len)
+{
+	*len = known_len(dir, kind);
+	if (*len)
+		return;
+	*len = measure(renderer_of(kind), dir->domain);
+	note_len(dir, kind, *len);
+}
+
+/* These are short. */
+static int stat_live(struct vm *vm, const char *uuid, enum sf_kind kind, size_t *len, int64_t *changed_ns)
 {
 	struct sf_text *text;
-	int rc = stat_quickly(vm, plans, dir, entry, len, changed_ns);
+	int rc = sf_text_live(vm, uuid, kind, &text);
 
-	if (rc)
-		return rc < 0 ? rc : 0;
-	if (entry->kind == SF_SNAPSHOTS || entry->kind == SF_JSON || entry->kind == SF_CHAIN) {
-		*len = measure(renderer_of(entry->kind), dir->domain);
-		note_len(dir, entry->kind, *len);
-		return 0;
-	}
-	rc = sf_text_make(vm, plans, dir, entry, &text);
 	if (rc < 0)
 		return rc;
 	*len = text->len;
 	*changed_ns = text->changed_ns;
 	sf_text_unref(text);
 	return 0;
+}
+
+int sf_text_stat(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, const struct sf_entry *entry, size_t *len,
+		 int64_t *changed_ns)
+{
+	*changed_ns = dir->domain->changed_ns;
+	switch (entry->kind) {
+	case SF_XML:
+		*len = entry->snapshot->xml_len;
+		*changed_ns = entry->snapshot->created_ns;
+		return 0;
+	case SF_LOG:
+		stat_log(dir->domain, len, changed_ns);
+		return 0;
+	case SF_CTL:
+	case SF_RETAIN:
+	case SF_JOBS:
+		return stat_live(vm, dir->domain->uuid, entry->kind, len, changed_ns);
+	case SF_PLAN:
+		return stat_plan(vm, plans, dir, len);
+	default:
+		stat_rendered(dir, entry->kind, len);
+		return 0;
+	}
 }

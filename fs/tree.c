@@ -192,7 +192,7 @@ const struct sf_entry *sf_dir_list(struct sf_dir *dir, size_t *n)
 	return dir->entries;
 }
 
-const struct sf_entry *sf_dir_find(struct sf_dir *dir, const char *name)
+static const struct sf_entry *dir_find(struct sf_dir *dir, const char *name)
 {
 	const struct sf_entry wanted = {.name = name};
 
@@ -200,23 +200,21 @@ const struct sf_entry *sf_dir_find(struct sf_dir *dir, const char *name)
 	return bsearch(&wanted, dir->entries, dir->n_named, sizeof(wanted), by_name);
 }
 
+static int is_wanted(const void *wanted, const void *entry)
+{
+	const struct sf_entry *w = wanted;
+
+	return compare_ino(w->kind, w->ino, *(struct sf_entry *const *)entry);
+}
+
 const struct sf_entry *sf_dir_find_ino(struct sf_dir *dir, enum sf_kind kind, uint64_t ino)
 {
-	size_t low = 0, high;
+	const struct sf_entry wanted = {.kind = kind, .ino = ino};
+	struct sf_entry **found;
 
 	dir_index(dir);
-	for (high = dir->n_entries; low < high;) {
-		size_t middle = low + (high - low) / 2;
-		int order = compare_ino(kind, ino, dir->by_ino[middle]);
-
-		if (!order)
-			return dir->by_ino[middle];
-		if (order < 0)
-			high = middle;
-		else
-			low = middle + 1;
-	}
-	return NULL;
+	found = bsearch(&wanted, dir->by_ino, dir->n_entries, sizeof(*found), is_wanted);
+	return found ? *found : NULL;
 }
 
 /* ---------------------------------------------------------------- one tree */
@@ -275,40 +273,30 @@ void sf_tree_free(struct sf_tree *tree)
 	free(tree);
 }
 
+static int has_name(const void *name, const void *dir)
+{
+	return strcmp(name, (*(struct sf_dir *const *)dir)->domain->dir);
+}
+
 struct sf_dir *sf_tree_dir(const struct sf_tree *tree, const char *name)
 {
-	size_t low = 0, high = tree->n_dirs;
+	struct sf_dir **found = bsearch(name, tree->dirs, tree->n_dirs, sizeof(*found), has_name);
 
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-		int order = strcmp(name, tree->dirs[middle]->domain->dir);
+	return found ? *found : NULL;
+}
 
-		if (!order)
-			return tree->dirs[middle];
-		if (order < 0)
-			high = middle;
-		else
-			low = middle + 1;
-	}
-	return NULL;
+static int has_ino(const void *ino, const void *dir)
+{
+	uint64_t a = *(const uint64_t *)ino, b = (*(struct sf_dir *const *)dir)->domain->ino;
+
+	return a < b ? -1 : a > b;
 }
 
 struct sf_dir *sf_tree_dir_by_ino(const struct sf_tree *tree, uint64_t ino)
 {
-	size_t low = 0, high = tree->n_dirs;
+	struct sf_dir **found = bsearch(&ino, tree->by_ino, tree->n_dirs, sizeof(*found), has_ino);
 
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-		uint64_t here = tree->by_ino[middle]->domain->ino;
-
-		if (ino == here)
-			return tree->by_ino[middle];
-		if (ino < here)
-			high = middle;
-		else
-			low = middle + 1;
-	}
-	return NULL;
+	return found ? *found : NULL;
 }
 
 /* ---------------------------------------------------------------- places */
@@ -347,7 +335,7 @@ int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, co
 	if (parent->entry)
 		return -ENOTDIR;
 	if (parent->dir)
-		place.entry = sf_dir_find(parent->dir, name);
+		place.entry = dir_find(parent->dir, name);
 	else
 		place.dir = sf_tree_dir(tree, name);
 	if (!place.dir || (parent->dir && !place.entry))

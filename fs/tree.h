@@ -111,9 +111,7 @@ struct sf_dir *sf_tree_dir_by_ino(const struct sf_tree *tree, uint64_t ino);
 
 /* The files of a directory, by name: *n of them. */
 const struct sf_entry *sf_dir_list(struct sf_dir *dir, size_t *n);
-/* NULL where there is none. */
-const struct sf_entry *sf_dir_find(struct sf_dir *dir, const char *name);
-/* Also finds disks that have no file now. */
+/* Also finds disks that have no file now. NULL where there is none. */
 const struct sf_entry *sf_dir_find_ino(struct sf_dir *dir, enum sf_kind kind, uint64_t ino);
 
 /* A place in a tree: the root (both NULL), a domain (no entry), or a file. */

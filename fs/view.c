@@ -17,8 +17,8 @@
 #include "view.h"
 
 #include <string.h>
-#include <time.h>
 
+#include "clock.h"
 #include "vm/util/mem.h"
 
 /* For all open images together. The clusters are inflated ones: 512 of the default size, enough for some readers. */
@@ -29,7 +29,7 @@
 #define NAP_NS 1000000
 
 struct sf_unguarded {
-	struct sf_unguarded *next;
+	LIST_ENTRY(sf_unguarded) link;
 	unsigned n; /* calls that were not taken back */
 	char uuid[];
 };
@@ -44,10 +44,10 @@ void sf_views_init(struct sf_views *views)
 
 void sf_views_fini(struct sf_views *views)
 {
-	while (views->unguarded) {
-		struct sf_unguarded *domain = views->unguarded;
+	struct sf_unguarded *domain;
 
-		views->unguarded = domain->next;
+	while ((domain = LIST_FIRST(&views->unguarded))) {
+		LIST_REMOVE(domain, link);
 		free(domain);
 	}
 	q2_cache_free(views->cache);
@@ -56,14 +56,14 @@ void sf_views_fini(struct sf_views *views)
 
 /* ---------------------------------------------------------------- which domains */
 
-/* Where the domain hangs, or the end of the list. */
-static struct sf_unguarded **find_locked(struct sf_views *views, const char *uuid)
+static struct sf_unguarded *find_locked(struct sf_views *views, const char *uuid)
 {
-	struct sf_unguarded **link = &views->unguarded;
+	struct sf_unguarded *domain;
 
-	while (*link && strcmp((*link)->uuid, uuid) != 0)
-		link = &(*link)->next;
-	return link;
+	LIST_FOREACH(domain, &views->unguarded, link)
+		if (!strcmp(domain->uuid, uuid))
+			break;
+	return domain;
 }
 
 static bool is_unguarded(struct sf_views *views, const char *uuid)
@@ -71,52 +71,40 @@ static bool is_unguarded(struct sf_views *views, const char *uuid)
 	bool unguarded;
 
 	pthread_mutex_lock(&views->lock);
-	unguarded = *find_locked(views, uuid) != NULL;
+	unguarded = find_locked(views, uuid) != NULL;
 	pthread_mutex_unlock(&views->lock);
 	return unguarded;
 }
 
 static void note_domain(struct sf_views *views, const char *uuid)
 {
-	struct sf_unguarded **link;
+	struct sf_unguarded *domain;
 
 	pthread_mutex_lock(&views->lock);
-	link = find_locked(views, uuid);
-	if (!*link) {
-		*link = xcalloc(1, sizeof(**link) + strlen(uuid) + 1);
-		strcpy((*link)->uuid, uuid);
+	domain = find_locked(views, uuid);
+	if (!domain) {
+		domain = xcalloc(1, sizeof(*domain) + strlen(uuid) + 1);
+		strcpy(domain->uuid, uuid);
+		LIST_INSERT_HEAD(&views->unguarded, domain, link);
 	}
-	(*link)->n++;
+	domain->n++;
 	pthread_mutex_unlock(&views->lock);
 }
 
 void sf_views_reguard(struct sf_views *views, const char *uuid)
 {
-	struct sf_unguarded **link, *domain;
+	struct sf_unguarded *domain;
 
 	pthread_mutex_lock(&views->lock);
-	link = find_locked(views, uuid);
-	domain = *link;
-	if (domain && --domain->n)
-		domain = NULL;
-	if (domain)
-		*link = domain->next;
+	domain = find_locked(views, uuid);
+	if (domain && !--domain->n) {
+		LIST_REMOVE(domain, link);
+		free(domain);
+	}
 	pthread_mutex_unlock(&views->lock);
-	free(domain);
 }
 
 /* ---------------------------------------------------------------- opening and closing */
-
-static void enlist(struct sf_views *views, struct sf_view *view)
-{
-	pthread_mutex_lock(&views->lock);
-	view->next = views->first;
-	view->link = &views->first;
-	if (view->next)
-		view->next->link = &view->next;
-	views->first = view;
-	pthread_mutex_unlock(&views->lock);
-}
 
 static void view_free(struct sf_view *view)
 {
@@ -125,9 +113,7 @@ static void view_free(struct sf_view *view)
 	if (view->q2)
 		q2_view_close(view->q2);
 	pthread_mutex_lock(&views->lock);
-	*view->link = view->next;
-	if (view->next)
-		view->next->link = view->link;
+	LIST_REMOVE(view, link);
 	pthread_mutex_unlock(&views->lock);
 	free(view->uuid);
 	free(view);
@@ -139,7 +125,9 @@ static struct sf_view *view_new(struct sf_views *views, const char *uuid)
 
 	view->owner = views;
 	view->uuid = xstrdup(uuid);
-	enlist(views, view);
+	pthread_mutex_lock(&views->lock);
+	LIST_INSERT_HEAD(&views->all, view, link);
+	pthread_mutex_unlock(&views->lock);
 	return view;
 }
 
@@ -170,7 +158,7 @@ static void publish(struct sf_view *view)
 	bool late;
 
 	pthread_mutex_lock(&views->lock);
-	late = !atomic_load(&view->unguarded) && *find_locked(views, view->uuid);
+	late = !atomic_load(&view->unguarded) && find_locked(views, view->uuid);
 	if (!late)
 		atomic_store(&view->refs, 1);
 	pthread_mutex_unlock(&views->lock);
@@ -256,7 +244,7 @@ static struct sf_view *next_guarded(struct sf_views *views, const char *uuid, bo
 
 	*busy = false;
 	pthread_mutex_lock(&views->lock);
-	for (view = views->first; view; view = view->next) {
+	LIST_FOREACH(view, &views->all, link) {
 		if (strcmp(view->uuid, uuid) != 0)
 			continue;
 		if (!atomic_load(&view->unguarded) && view_ref_live(view))
@@ -280,20 +268,11 @@ static bool drop_guards(struct sf_views *views, const char *uuid)
 	return busy;
 }
 
-static int64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
 void sf_views_unguard(struct sf_views *views, const char *uuid)
 {
-	const struct timespec nap = {.tv_nsec = NAP_NS};
-	int64_t end = now_ns() + PATIENCE_NS;
+	int64_t end_ns = sf_clock_ns() + PATIENCE_NS;
 
 	note_domain(views, uuid);
-	while (drop_guards(views, uuid) && now_ns() < end)
-		nanosleep(&nap, NULL);
+	while (drop_guards(views, uuid) && sf_clock_ns() < end_ns)
+		sf_clock_nap(NAP_NS);
 }

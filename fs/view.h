@@ -14,11 +14,11 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/queue.h>
 
 #include "vm/vm.h"
 
 struct sf_views;
-struct sf_unguarded;
 
 /* One opened view; shared, reference-counted. */
 struct sf_view {
@@ -35,15 +35,15 @@ struct sf_view {
 	atomic_uint lent;      /* replies under way that point into its files */
 	atomic_bool unguarded; /* its guards were dropped, or it never had them because they would have been */
 	/* guarded by the list's lock */
-	struct sf_view *next, **link;
+	LIST_ENTRY(sf_view) link;
 };
 
 struct sf_views {
 	struct q2_cache *cache; /* immutable */
 	pthread_mutex_t lock;
 	/* guarded by lock */
-	struct sf_view *first;
-	struct sf_unguarded *unguarded; /* domains */
+	LIST_HEAD(, sf_view) all;
+	LIST_HEAD(, sf_unguarded) unguarded; /* domains */
 };
 
 void sf_views_init(struct sf_views *views);

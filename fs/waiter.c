@@ -3,19 +3,11 @@
 #include "waiter.h"
 
 #include <errno.h>
-#include <time.h>
 
+#include "clock.h"
 #include "mortal.h"
 
 #define LOOK_NS 100000000
-
-static int64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
 
 static bool stop(void *opaque)
 {
@@ -40,7 +32,7 @@ bool sf_waiter_gone(struct sf_waiter *waiter)
 		return true;
 	if (!waiter->tid)
 		return false;
-	now = now_ns();
+	now = sf_clock_ns();
 	if (now < waiter->look_ns)
 		return false;
 	due = waiter->look_ns != 0;

@@ -62,7 +62,7 @@ static struct sf_tree *sync_locked(struct sf_world *world)
 	return drop_locked(before);
 }
 
-struct sf_tree *sf_world_get(struct sf_world *world)
+static struct sf_tree *current(struct sf_world *world, bool pin)
 {
 	struct sf_tree *tree, *unused;
 
@@ -70,9 +70,20 @@ struct sf_tree *sf_world_get(struct sf_world *world)
 	unused = sync_locked(world);
 	tree = world->current;
 	tree->refs++;
+	tree->pins += pin;
 	pthread_mutex_unlock(&world->lock);
 	free_chain(world, unused);
 	return tree;
+}
+
+struct sf_tree *sf_world_get(struct sf_world *world)
+{
+	return current(world, false);
+}
+
+struct sf_tree *sf_world_pin(struct sf_world *world)
+{
+	return current(world, true);
 }
 
 struct sf_tree *sf_world_ref(struct sf_world *world, struct sf_tree *tree)
@@ -91,32 +102,18 @@ void sf_world_put(struct sf_world *world, struct sf_tree *tree)
 	free_chain(world, tree);
 }
 
-struct sf_tree *sf_world_pin(struct sf_world *world)
-{
-	struct sf_tree *tree, *unused;
-
-	pthread_mutex_lock(&world->lock);
-	unused = sync_locked(world);
-	tree = world->current;
-	tree->refs++;
-	tree->pins++;
-	pthread_mutex_unlock(&world->lock);
-	free_chain(world, unused);
-	return tree;
-}
-
 bool sf_world_pin_this(struct sf_world *world, struct sf_tree *tree)
 {
-	bool current;
+	bool is_current;
 
 	pthread_mutex_lock(&world->lock);
-	current = tree == world->current;
-	if (current) {
+	is_current = tree == world->current;
+	if (is_current) {
 		tree->refs++;
 		tree->pins++;
 	}
 	pthread_mutex_unlock(&world->lock);
-	return current;
+	return is_current;
 }
 
 void sf_world_unpin(struct sf_world *world, struct sf_tree *tree)

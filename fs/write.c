@@ -26,8 +26,9 @@
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
-#include <time.h>
+#include <sys/queue.h>
 
+#include "clock.h"
 #include "mortal.h"
 #include "text.h"
 #include "vm/util/mem.h"
@@ -56,7 +57,8 @@ struct sf_write {
 	int64_t cancelled_ns;       /* when: it was by a signal */
 	bool gone;                  /* answered while it runs */
 	uint64_t looked;            /* the watcher's round */
-	struct sf_write *next, **link; /* of those that run */
+	LIST_ENTRY(sf_write) running;
+	STAILQ_ENTRY(sf_write) done;
 	int rc;
 	struct sf_text *text;       /* what the file says when it is done */
 };
@@ -74,21 +76,13 @@ struct sf_writes {
 	pthread_cond_t idle; /* !n_open */
 	/* guarded by lock */
 	unsigned refs;
-	struct sf_write *running;
-	struct sf_write *done, **done_end; /* in the order in which they were done */
-	size_t n_open;                     /* running, done, or being answered */
-	bool stopping;                     /* no new ones */
-	bool ended;                        /* nobody answers any more */
+	LIST_HEAD(, sf_write) running;
+	STAILQ_HEAD(, sf_write) done; /* in the order in which they were done */
+	size_t n_open;                /* running, done, or being answered */
+	bool stopping;                /* no new ones */
+	bool ended;                   /* nobody answers any more */
 	uint64_t round;
 };
-
-static int64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
-}
 
 /* ---------------------------------------------------------------- references */
 
@@ -104,8 +98,6 @@ void sf_writes_put(struct sf_writes *writes)
 {
 	bool last;
 
-	if (!writes)
-		return;
 	pthread_mutex_lock(&writes->lock);
 	last = --writes->refs == 0;
 	pthread_mutex_unlock(&writes->lock);
@@ -159,16 +151,12 @@ static struct sf_write *write_new(struct sf_writes *writes, const struct sf_req 
 struct sf_writes *sf_writes_new(struct vm *vm, struct sf_handles *handles, struct sf_plans *plans, struct sf_notices *notices)
 {
 	struct sf_writes *writes = xcalloc(1, sizeof(*writes));
-	pthread_condattr_t steady;
 
-	*writes = (struct sf_writes){
-		.vm = vm, .handles = handles, .plans = plans, .notices = notices, .refs = 1, .done_end = &writes->done};
+	*writes = (struct sf_writes){.vm = vm, .handles = handles, .plans = plans, .notices = notices, .refs = 1};
+	STAILQ_INIT(&writes->done);
 	pthread_mutex_init(&writes->lock, NULL);
-	pthread_condattr_init(&steady);
-	pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
-	pthread_cond_init(&writes->wake, &steady);
-	pthread_cond_init(&writes->idle, &steady);
-	pthread_condattr_destroy(&steady);
+	sf_clock_cond_init(&writes->wake);
+	sf_clock_cond_init(&writes->idle);
 	return writes;
 }
 
@@ -183,23 +171,10 @@ static int enlist(struct sf_writes *writes, struct sf_write *write)
 	if (!stopping) {
 		writes->refs++;
 		writes->n_open++;
-		write->next = writes->running;
-		write->link = &writes->running;
-		if (write->next)
-			write->next->link = &write->next;
-		writes->running = write;
+		LIST_INSERT_HEAD(&writes->running, write, running);
 	}
 	pthread_mutex_unlock(&writes->lock);
 	return stopping ? -ECANCELED : 0;
-}
-
-static void delist_locked(struct sf_write *write)
-{
-	*write->link = write->next;
-	if (write->next)
-		write->next->link = write->link;
-	write->next = NULL;
-	write->link = NULL;
 }
 
 static void close_locked(struct sf_writes *writes)
@@ -213,7 +188,7 @@ static void close_locked(struct sf_writes *writes)
 static void take_back(struct sf_writes *writes, struct sf_write *write)
 {
 	pthread_mutex_lock(&writes->lock);
-	delist_locked(write);
+	LIST_REMOVE(write, running);
 	close_locked(writes);
 	write->refs--;
 	pthread_mutex_unlock(&writes->lock);
@@ -250,14 +225,13 @@ static void on_done(void *opaque, int rc, const char *outcome)
 	write->rc = rc;
 	awaited = write->state == RUNNING && !write->gone;
 	if (write->state == RUNNING) {
-		delist_locked(write);
+		LIST_REMOVE(write, running);
 		write->state = DONE;
 		if (!awaited)
 			close_locked(writes);
 	}
 	if (awaited) {
-		*writes->done_end = write;
-		writes->done_end = &write->next;
+		STAILQ_INSERT_TAIL(&writes->done, write, done);
 		sf_notices_poke(writes->notices);
 	}
 	pthread_mutex_unlock(&writes->lock);
@@ -271,7 +245,7 @@ static void on_interrupt(fuse_req_t req, void *opaque)
 	struct sf_write *write;
 
 	pthread_mutex_lock(&writes->lock);
-	for (write = writes->running; write; write = write->next)
+	LIST_FOREACH(write, &writes->running, running)
 		if (write->req.req == req && !write->gone)
 			write->interrupted = true;
 	pthread_cond_signal(&writes->wake);
@@ -321,9 +295,8 @@ struct sf_write *sf_writes_take_done(struct sf_writes *writes)
 	struct sf_write *done;
 
 	pthread_mutex_lock(&writes->lock);
-	done = writes->done;
-	writes->done = NULL;
-	writes->done_end = &writes->done;
+	done = STAILQ_FIRST(&writes->done);
+	STAILQ_INIT(&writes->done);
 	pthread_mutex_unlock(&writes->lock);
 	return done;
 }
@@ -347,7 +320,7 @@ void sf_writes_answer(struct sf_writes *writes, struct sf_write *done)
 	while (done) {
 		struct sf_write *write = done;
 
-		done = write->next;
+		done = STAILQ_NEXT(write, done);
 		answer(write);
 		pthread_mutex_lock(&writes->lock);
 		close_locked(writes);
@@ -358,23 +331,13 @@ void sf_writes_answer(struct sf_writes *writes, struct sf_write *done)
 
 /* ---------------------------------------------------------------- the watcher */
 
-static struct timespec after(int64_t ns)
-{
-	struct timespec when;
-
-	clock_gettime(CLOCK_MONOTONIC, &when);
-	when.tv_sec += (when.tv_nsec + ns) / 1000000000;
-	when.tv_nsec = (when.tv_nsec + ns) % 1000000000;
-	return when;
-}
-
 /* One that this round has not looked at yet, with a reference. *any: there are some to be watched at all. */
 static struct sf_write *next_to_look_locked(struct sf_writes *writes, bool *any)
 {
 	struct sf_write *write;
 
 	*any = false;
-	for (write = writes->running; write; write = write->next) {
+	LIST_FOREACH(write, &writes->running, running) {
 		if (!write->interrupted || (write->cancelled && !write->cancelled_ns) || write->gone)
 			continue;
 		*any = true;
@@ -395,7 +358,7 @@ static bool claim_cancel(struct sf_writes *writes, struct sf_write *write)
 	first = !write->cancelled;
 	write->cancelled = true;
 	if (first)
-		write->cancelled_ns = now_ns();
+		write->cancelled_ns = sf_clock_ns();
 	pthread_mutex_unlock(&writes->lock);
 	return first;
 }
@@ -424,7 +387,7 @@ static void look_at(struct sf_writes *writes, struct sf_write *write)
 	cancelled_ns = write->cancelled_ns;
 	pthread_mutex_unlock(&writes->lock);
 	if (cancelled_ns) {
-		if (now_ns() - cancelled_ns > STUCK_S * INT64_C(1000000000))
+		if (sf_clock_ns() - cancelled_ns > STUCK_S * SF_NS_PER_S)
 			let_go(writes, write, -ECANCELED);
 		return;
 	}
@@ -457,13 +420,10 @@ static void *watch(void *opaque)
 
 	pthread_mutex_lock(&writes->lock);
 	while (!writes->ended) {
-		if (look_locked(writes)) {
-			struct timespec when = after(LOOK_NS);
-
-			pthread_cond_timedwait(&writes->wake, &writes->lock, &when);
-		} else if (!writes->ended) {
+		if (look_locked(writes))
+			sf_clock_wait(&writes->wake, &writes->lock, sf_clock_ns() + LOOK_NS);
+		else if (!writes->ended)
 			pthread_cond_wait(&writes->wake, &writes->lock);
-		}
 	}
 	pthread_mutex_unlock(&writes->lock);
 	return NULL;
@@ -484,7 +444,7 @@ static struct sf_write *next_to_cancel_locked(struct sf_writes *writes)
 {
 	struct sf_write *write;
 
-	for (write = writes->running; write; write = write->next)
+	LIST_FOREACH(write, &writes->running, running)
 		if (write->request && !write->cancelled)
 			break;
 	if (write) {
@@ -508,25 +468,25 @@ static void cancel_all_locked(struct sf_writes *writes)
 
 void sf_writes_stop(struct sf_writes *writes)
 {
-	struct timespec end = after(PATIENCE_S * INT64_C(1000000000));
+	int64_t end_ns = sf_clock_ns() + PATIENCE_S * SF_NS_PER_S;
 	int rc = 0;
 
 	pthread_mutex_lock(&writes->lock);
 	writes->stopping = true;
 	cancel_all_locked(writes);
 	while (writes->n_open && rc != ETIMEDOUT)
-		rc = pthread_cond_timedwait(&writes->idle, &writes->lock, &end);
+		rc = sf_clock_wait(&writes->idle, &writes->lock, end_ns);
 	pthread_mutex_unlock(&writes->lock);
 }
 
 /* The first one that still runs. done() will find it abandoned and put it. */
 static struct sf_write *abandon_one_locked(struct sf_writes *writes)
 {
-	struct sf_write *write = writes->running;
+	struct sf_write *write = LIST_FIRST(&writes->running);
 
 	if (!write)
 		return NULL;
-	delist_locked(write);
+	LIST_REMOVE(write, running);
 	close_locked(writes);
 	write->state = ABANDONED;
 	write->refs++;

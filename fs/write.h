@@ -28,7 +28,7 @@ struct sf_write;
 
 /* Gives the table. What it borrows is there for as long as vm/ may call. */
 struct sf_writes *sf_writes_new(struct vm *vm, struct sf_handles *handles, struct sf_plans *plans, struct sf_notices *notices);
-/* The caller's reference; done() may still come for what was abandoned. NULL is fine. */
+/* The caller's reference; done() may still come for what was abandoned. */
 void sf_writes_put(struct sf_writes *writes);
 
 /* Starts the watcher: before the first request. */
