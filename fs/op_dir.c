@@ -68,7 +68,7 @@ static int lookup_in(struct sf_req *r, const struct sf_tree *tree, fuse_ino_t pa
 	if (rc < 0)
 		return rc;
 	e.ino = take_node(r->fs, &place);
-	if (sf_reply_entry(r, &e) < 0)
+	if (fuse_reply_entry(sf_req_take(r), &e) < 0)
 		forget_node(r->fs, e.ino);
 	return 0;
 }
@@ -102,7 +102,7 @@ int sf_op_opendir(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 	if (rc < 0)
 		return rc;
 	fi->fh = (uintptr_t)handle;
-	if (sf_reply_open(r, fi) < 0)
+	if (fuse_reply_open(sf_req_take(r), fi) < 0)
 		sf_handle_close(&r->fs->handles, handle);
 	return 0;
 }
@@ -228,7 +228,7 @@ static int list_tree(struct sf_req *r, const struct sf_tree *tree, bool fresh, c
 	l.buf = xcalloc(l.room, 1);
 	l.taken = xcalloc(l.room / LEAST_ENTRY_PLUS + 1, sizeof(*l.taken));
 	rc = list_into(&l, (size_t)off, put);
-	if (rc == 0 && sf_reply_buf(r, l.buf, l.len) == 0)
+	if (rc == 0 && fuse_reply_buf(sf_req_take(r), l.buf, l.len) == 0)
 		l.n_taken = 0;
 	while (l.n_taken)
 		forget_node(r->fs, l.taken[--l.n_taken]);

@@ -23,7 +23,7 @@ static int write_plan(struct sf_req *r, struct sf_handle *handle, const char *te
 		sf_plans_set(&fs->plans, handle->uuid, policy);
 	sf_handle_answer(&fs->handles, handle, plan, off, rc < 0 ? 0 : len);
 	if (rc == 0)
-		sf_reply_write(r, len);
+		fuse_reply_write(sf_req_take(r), len);
 	return rc;
 }
 
@@ -78,11 +78,11 @@ int sf_op_poll(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi, struc
 
 	(void)id;
 	if (handle->kind == SF_JOBS) {
-		sf_reply_poll(r, sf_handle_poll(&r->fs->handles, handle, waiting) ? CHANGED : 0);
+		fuse_reply_poll(sf_req_take(r), sf_handle_poll(&r->fs->handles, handle, waiting) ? CHANGED : 0);
 		return 0;
 	}
 	if (waiting)
 		fuse_pollhandle_destroy(waiting);
-	sf_reply_poll(r, ALWAYS);
+	fuse_reply_poll(sf_req_take(r), ALWAYS);
 	return 0;
 }

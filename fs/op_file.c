@@ -117,7 +117,7 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 	if (rc < 0)
 		return rc;
 	fi->fh = (uintptr_t)handle;
-	if (sf_reply_open(r, fi) < 0)
+	if (fuse_reply_open(sf_req_take(r), fi) < 0)
 		sf_handle_close(&r->fs->handles, handle);
 	return 0;
 }
@@ -132,7 +132,7 @@ static int read_text(struct sf_req *r, struct sf_handle *handle, size_t size, of
 
 	if (!text)
 		return -EBADF;
-	sf_reply_buf(r, text->data + at, size);
+	fuse_reply_buf(sf_req_take(r), text->data + at, size);
 	sf_text_unref(text);
 	return 0;
 }
@@ -194,6 +194,6 @@ int sf_op_lseek(struct sf_req *r, fuse_ino_t id, off_t off, int whence, struct f
 		found = seek_text(&r->fs->handles, handle, off, whence);
 	if (found < 0)
 		return (int)found;
-	sf_reply_lseek(r, found);
+	fuse_reply_lseek(sf_req_take(r), found);
 	return 0;
 }

@@ -77,7 +77,7 @@ int sf_op_getattr(struct sf_req *r, fuse_ino_t id, const struct fuse_file_info *
 	if (rc == 0 && fi && sf_kind_is_door(sf_place_key(&place).kind))
 		end_of_answer(r, fi, &st);
 	if (rc == 0)
-		sf_reply_attr(r, &st, sf_attr_timeout(&place));
+		fuse_reply_attr(sf_req_take(r), &st, sf_attr_timeout(&place));
 	sf_world_unpin(&r->fs->world, tree);
 	return rc;
 }
@@ -94,14 +94,14 @@ static int op_access(struct sf_req *r, fuse_ino_t id, int mask)
 		return -EROFS;
 	if (mask & X_OK && !sf_kind_is_dir(key.kind))
 		return -EACCES;
-	sf_reply_ok(r);
+	fuse_reply_err(sf_req_take(r), 0);
 	return 0;
 }
 
 static int op_release(struct sf_req *r, struct fuse_file_info *fi)
 {
 	sf_handle_close(&r->fs->handles, sf_op_handle(fi));
-	sf_reply_ok(r);
+	fuse_reply_err(sf_req_take(r), 0);
 	return 0;
 }
 
@@ -109,7 +109,7 @@ static int op_statfs(struct sf_req *r)
 {
 	struct statvfs st = {.f_bsize = SF_BLOCK_SIZE, .f_frsize = 4096, .f_namemax = NAME_MAX};
 
-	sf_reply_statfs(r, &st);
+	fuse_reply_statfs(sf_req_take(r), &st);
 	return 0;
 }
 

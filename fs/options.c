@@ -202,10 +202,9 @@ enum meaning {
 	OPT_ALLOW_ROOT,
 	OPT_REMOUNT,
 	OPT_KERNEL, /* passed to the mount as it is */
-	OPT_NOTHING,
 };
 
-/* A name that ends in '=' has a value, one in '*' is a prefix. */
+/* A name that ends in '=' has a value, one in '*' is a beginning. */
 static const struct {
 	const char *name;
 	enum meaning meaning;
@@ -234,87 +233,54 @@ static const struct {
 	{"fscontext=", OPT_KERNEL, "a security context"},
 	{"defcontext=", OPT_KERNEL, "a security context"},
 	{"rootcontext=", OPT_KERNEL, "a security context"},
-	/* nothing can be written, run, followed or opened as a device here, and no time of access is kept, whatever these say */
-	{"rw", OPT_NOTHING, NULL},
-	{"defaults", OPT_NOTHING, NULL},
-	{"_netdev", OPT_NOTHING, NULL},
-	{"auto", OPT_NOTHING, NULL},
-	{"noauto", OPT_NOTHING, NULL},
-	{"nofail", OPT_NOTHING, NULL},
-	{"fail", OPT_NOTHING, NULL},
-	{"user", OPT_NOTHING, NULL},
-	{"user=", OPT_NOTHING, NULL},
-	{"users", OPT_NOTHING, NULL},
-	{"nouser", OPT_NOTHING, NULL},
-	{"nousers", OPT_NOTHING, NULL},
-	{"owner", OPT_NOTHING, NULL},
-	{"noowner", OPT_NOTHING, NULL},
-	{"group", OPT_NOTHING, NULL},
-	{"nogroup", OPT_NOTHING, NULL},
-	{"dev", OPT_NOTHING, NULL},
-	{"nodev", OPT_NOTHING, NULL},
-	{"suid", OPT_NOTHING, NULL},
-	{"nosuid", OPT_NOTHING, NULL},
-	{"exec", OPT_NOTHING, NULL},
-	{"async", OPT_NOTHING, NULL},
-	{"sync", OPT_NOTHING, NULL},
-	{"dirsync", OPT_NOTHING, NULL},
-	{"atime", OPT_NOTHING, NULL},
-	{"diratime", OPT_NOTHING, NULL},
-	{"nodiratime", OPT_NOTHING, NULL},
-	{"symfollow", OPT_NOTHING, NULL},
-	{"nosymfollow", OPT_NOTHING, NULL},
-	{"relatime", OPT_NOTHING, NULL},
-	{"norelatime", OPT_NOTHING, NULL},
-	{"strictatime", OPT_NOTHING, NULL},
-	{"nostrictatime", OPT_NOTHING, NULL},
-	{"lazytime", OPT_NOTHING, NULL},
-	{"nolazytime", OPT_NOTHING, NULL},
-	{"iversion", OPT_NOTHING, NULL},
-	{"noiversion", OPT_NOTHING, NULL},
-	{"mand", OPT_NOTHING, NULL},
-	{"nomand", OPT_NOTHING, NULL},
-	{"silent", OPT_NOTHING, NULL},
-	{"loud", OPT_NOTHING, NULL},
-	/* mount(8)'s and systemd's notes to themselves */
-	{"comment=", OPT_NOTHING, NULL},
-	{"helper=", OPT_NOTHING, NULL},
-	{"uhelper=", OPT_NOTHING, NULL},
-	{"fsname=", OPT_NOTHING, NULL},  /* ours says the source */
-	{"subtype=", OPT_NOTHING, NULL}, /* ours says virt-snapfs */
-	/* mount.fuse3(8): what an earlier FUSE wanted, what is as it is here, and what a copy of a line of /proc/mounts has */
-	{"nonempty", OPT_NOTHING, NULL},
-	{"big_writes", OPT_NOTHING, NULL},
-	{"large_read", OPT_NOTHING, NULL},
-	{"auto_cache", OPT_NOTHING, NULL},
-	{"noforget", OPT_NOTHING, NULL},
-	{"clone_fd", OPT_NOTHING, NULL},
-	{"max_threads=", OPT_NOTHING, NULL},
-	{"max_idle_threads=", OPT_NOTHING, NULL},
-	{"attr_timeout=", OPT_NOTHING, NULL},
-	{"ac_attr_timeout=", OPT_NOTHING, NULL},
-	{"entry_timeout=", OPT_NOTHING, NULL},
-	{"negative_timeout=", OPT_NOTHING, NULL},
-	{"rootmode=", OPT_NOTHING, NULL},
-	{"user_id=", OPT_NOTHING, NULL},
-	{"group_id=", OPT_NOTHING, NULL},
-	{"x-*", OPT_NOTHING, NULL},
-	{"X-*", OPT_NOTHING, NULL},
 };
 
-/* The row of @word and its value ("" without one); -1: nobody knows it. */
+/* Means nothing here. */
+static const char *const ignored[] = {
+	/* nothing can be written, run, followed or opened as a device here, and no time of access is kept, whatever these say */
+	"rw", "defaults", "_netdev", "auto", "noauto", "nofail", "fail", "user", "user=", "users", "nouser",
+	"nousers", "owner", "noowner", "group", "nogroup", "dev", "nodev", "suid", "nosuid", "exec", "async", "sync",
+	"dirsync", "atime", "diratime", "nodiratime", "symfollow", "nosymfollow", "relatime", "norelatime",
+	"strictatime", "nostrictatime", "lazytime", "nolazytime", "iversion", "noiversion", "mand", "nomand",
+	"silent", "loud",
+	/* mount(8)'s and systemd's notes to themselves */
+	"comment=", "helper=", "uhelper=",
+	"fsname=",  /* ours says the source */
+	"subtype=", /* ours says virt-snapfs */
+	/* mount.fuse3(8): what an earlier FUSE wanted, what is as it is here, and what a copy of a line of /proc/mounts has */
+	"nonempty", "big_writes", "large_read", "auto_cache", "noforget", "clone_fd", "max_threads=",
+	"max_idle_threads=", "attr_timeout=", "ac_attr_timeout=", "entry_timeout=", "negative_timeout=", "rootmode=",
+	"user_id=", "group_id=", "x-*", "X-*",
+};
+
+static bool is_option(const char *word, const char *name, const char **value)
+{
+	size_t len = strcspn(name, "*");
+	bool prefix = name[len] == '*' || name[len - 1] == '=';
+
+	if (prefix ? strncmp(word, name, len) != 0 : strcmp(word, name) != 0)
+		return false;
+	*value = word + len;
+	return true;
+}
+
+/* The row of @word and its value ("" without one); -1: there is none. */
 static int find_option(const char *word, const char **value)
 {
-	for (size_t i = 0; i < VS_ARRAY_LEN(options); i++) {
-		const char *name = options[i].name;
-		size_t len = strlen(name);
-		bool prefix = name[len - 1] == '=' || name[len - 1] == '*';
-
-		*value = word + (name[len - 1] == '*' ? 0 : len);
-		if (prefix ? !strncmp(word, name, len - (name[len - 1] == '*')) : !strcmp(word, name))
+	for (size_t i = 0; i < VS_ARRAY_LEN(options); i++)
+		if (is_option(word, options[i].name, value))
 			return (int)i;
-	}
 	return -1;
+}
+
+static bool is_ignored(const char *word)
+{
+	const char *value;
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(ignored); i++)
+		if (is_option(word, ignored[i], &value))
+			return true;
+	return false;
 }
 
 /* libfuse splits at commas again, so what is passed on is escaped as it was. */
@@ -406,8 +372,6 @@ static int set_option(struct sf_options *o, enum meaning meaning, const char *wo
 		o->default_permissions |= meaning == OPT_ALLOW_ROOT;
 		pass_on(o, word);
 		return 0;
-	case OPT_NOTHING:
-		return 0;
 	}
 	return -EINVAL;
 }
@@ -417,7 +381,7 @@ static int parse_word(struct sf_options *o, const char *word, struct vs_err *err
 	const char *value;
 	int row, rc;
 
-	if (!*word)
+	if (!*word || is_ignored(word))
 		return 0;
 	row = find_option(word, &value);
 	if (row < 0)

@@ -139,7 +139,7 @@ static int64_t copy_request(struct q2_view *q2, const struct request *q, size_t 
 	ssize_t n = q2_view_read(q2, q->scratch->buf, len, q->off, &q->waiter->work, err);
 
 	if (n >= 0)
-		sf_reply_buf(q->r, q->scratch->buf, (size_t)n);
+		fuse_reply_buf(sf_req_take(q->r), q->scratch->buf, (size_t)n);
 	return n;
 }
 
@@ -155,9 +155,9 @@ static int64_t hand_on(struct sf_view *view, const struct request *q, size_t len
 	if (rc < 0)
 		return rc;
 	if (way == ZEROS)
-		sf_reply_buf(q->r, zeros, len);
+		fuse_reply_buf(sf_req_take(q->r), zeros, len);
 	else
-		sf_reply_data(q->r, q->scratch->pieces);
+		fuse_reply_data(sf_req_take(q->r), q->scratch->pieces, 0);
 	return (int64_t)len;
 }
 

@@ -284,7 +284,7 @@ int sf_writes_begin(struct sf_writes *writes, struct sf_req *r, struct sf_handle
 		take_back(writes, write);
 		return rc;
 	}
-	sf_req_kept(r);
+	sf_req_take(r); /* answer() has a copy */
 	set_request(writes, write, request);
 	write_put(write);
 	return 0;
@@ -311,7 +311,7 @@ static void answer(struct sf_write *write)
 		sf_handle_fail(handles, write->handle, rc);
 	sf_handle_answer(handles, write->handle, vs_steal(write->text), write->off, rc < 0 ? 0 : write->len);
 	if (rc >= 0)
-		sf_reply_write(&write->req, write->len);
+		fuse_reply_write(sf_req_take(&write->req), write->len);
 	sf_req_end(&write->req, rc < 0 ? rc : 0);
 }
 
