@@ -549,6 +549,35 @@ def written_beneath(lab, running, noted):
     g.end()
 
 
+def witness_goes(lab):
+    """What was written to lies beneath two snapshots; the one whose note tells so is deleted, and its files stay."""
+    sc = Scenario("delete a", layered("abc"), "delete a", ("vda",), False, doomed="", complete=())
+    g = lab.guest(sc)
+    try:
+        for command in "hold c", "release c":
+            lab.mount.write(g.name, command)
+        time.sleep(4)
+        lab.mount.down()
+        sh("qemu-io", "-f", "qcow2", "-c", "write -q -P 77 1M 64k", at(g, "vda.a"))
+        lab.mount.up()
+        until("b and c", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) and
+              (states(lab, g)["b"], states(lab, g)["c"]) == ("stale", "stale") else "are not stale")
+        for command in "revert a force", "delete b", None:
+            if command and lab.mount.write(g.name, command):
+                raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+            if not command:
+                lab.mount.down()
+                lab.mount.up()
+                until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+            time.sleep(1)
+            if states(lab, g)["c"] != "stale":
+                raise Wrong("after %s: %s" % (command, states(lab, g)))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 def older_copy(lab, how):
     """An image is restored from a copy of before the snapshots, with its time."""
     sc = Scenario("delete a", layered(""), "delete a", ("vda",), False, doomed="", complete=())
@@ -928,6 +957,7 @@ def main():
               ("virsh commits into what has such a header", lambda: committed_into(lab)),
               ("what an interrupted pull stood on is gone", lambda: base_is_gone(lab)),
               ("what stands on what was written to after a death is stale, too", lambda: higher_up(lab)),
+              ("what was written to stays stale when the record that noted it goes", lambda: witness_goes(lab)),
               ("what was written to stays stale when its header is put back", lambda: spoilt_before(lab)),
               ("virt-snapfs dies while it puts a header back", lambda: died_putting_back(lab))]
     cases += [("a frozen image is written to, %s%s" % ("running" if running else "shut off", ", noted" if noted else ""),

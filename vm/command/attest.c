@@ -65,22 +65,30 @@ void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const 
 		xoom();
 }
 
-static void spoil(struct vm_context *cx, const struct vm_snapshot *s, const struct vm_disk *disk)
+/* False: it is noted already, or is in no file. */
+static bool spoil(struct vm_context *cx, const struct vm_snapshot *s, const struct vm_disk *disk)
 {
 	struct vm_meta_id id = vm_context_id(cx, s);
 	int l = disk->chain && disk->chain[0] ? vm_context_layer(cx, disk->chain[0]) : -1;
 	struct vm_meta_file file = { .ino = l < 0 ? 0 : cx->d->layers[l].stamp.ino };
+	const struct vm_meta_file *said = vm_meta_frozen(cx->meta, &id, disk->target);
 
-	if (file.ino && vm_meta_set_frozen(cx->meta, &id, disk->target, &file) < 0)
+	if (!file.ino || (said && !said->size && !said->mtime_ns))
+		return false;
+	if (vm_meta_set_frozen(cx->meta, &id, disk->target, &file) < 0)
 		xoom();
+	return true;
 }
 
-void vm_attest_spoilt(struct vm_context *cx)
+bool vm_attest_spoilt(struct vm_context *cx)
 {
+	bool news = false;
+
 	for (size_t i = 0; i < cx->d->n_snapshots; i++)
 		for (size_t k = 0; !cx->d->snapshots[i].present && cx->d->snapshots[i].kind == VM_EXTERNAL && k < cx->d->snapshots[i].n_disks; k++)
 			if (cx->d->snapshots[i].disks[k].written)
-				spoil(cx, &cx->d->snapshots[i], &cx->d->snapshots[i].disks[k]);
+				news |= spoil(cx, &cx->d->snapshots[i], &cx->d->snapshots[i].disks[k]);
+	return news;
 }
 
 /* Is what it shows in this layer, or did it stand on it already when that was written to last? */

@@ -21,7 +21,7 @@ int vm_attest_again(struct vm_context *cx, struct vs_err *err);
 
 /* A merge is about to change files, and what their times tell: who is not right now must not come to look right by that. Notes so in
  * cx->meta, for good. */
-void vm_attest_spoilt(struct vm_context *cx);
+bool vm_attest_spoilt(struct vm_context *cx);
 /* The same of all that froze this layer. */
 void vm_attest_spoilt_in(struct vm_context *cx, int layer);
 /* Notes in cx->meta what this disk of an external snapshot froze, if it is right. */

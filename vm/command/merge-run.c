@@ -374,7 +374,6 @@ static int attest_moving(struct vm_merge *m, struct vs_err *err)
 	for (size_t i = 0; i < m->n_disks; i++)
 		if (m->disks[i].what == VM_MERGE_DOWN && m->disks[i].above_ino)
 			m->moving[m->cx->n_moving++] = m->disks[i].above_ino;
-	vm_attest_spoilt(m->cx);
 	return vm_attest_domain(m->cx, m->cx->d, err);
 }
 
@@ -695,6 +694,10 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 		return try_it(m, err);
 	if (m->is_void)
 		return refuse_void(m, err);
+	if (vm_attest_spoilt(m->cx)) /* what tells so may be what goes */
+		r = vm_context_save(m->cx, err);
+	if (r < 0)
+		return r;
 	readable = list_readable(m, &n);
 	if (vm_merge_count(m, VM_MERGE_DOWN))
 		r = merge_down(m, err);
