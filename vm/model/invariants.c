@@ -38,8 +38,6 @@ static int check_disks(const struct vm_domain *d, struct vs_err *err)
 			return broken(d, "without a source: disk", disk->target, err);
 		if (disk->top < -1 || (disk->top >= 0 && (size_t)disk->top >= d->n_layers))
 			return broken(d, "on a layer that is not there: disk", disk->target, err);
-		if (disk->top >= 0 && !d->layers[disk->top].active)
-			return broken(d, "on a layer that is not active: disk", disk->target, err);
 	}
 	return 0;
 }
