@@ -261,7 +261,7 @@ bool vm_hearing_replaced(const struct vm_hearing *h, size_t i)
 			continue;
 		if (s->mtime_ns >= then->mtime_ns - (s->ino == then->ino ? 0 : SLACK))
 			return false;
-		older = s->ino == then->ino || (s->btime_ns > then->mtime_ns && !has_inode(g, then->ino));
+		older |= s->ino == then->ino || (s->btime_ns > then->mtime_ns && !has_inode(g, then->ino));
 	}
 	return older;
 }
