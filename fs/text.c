@@ -102,11 +102,8 @@ static int make_log(const struct vm_domain *domain, struct sf_text **out)
 	vs_autofree char *data = NULL;
 	int64_t changed_ns;
 	size_t len;
-	int rc;
 
-	rc = vm_log_text(domain->log, &data, &len, &changed_ns);
-	if (rc < 0)
-		return rc;
+	vm_log_text(domain->log, &data, &len, &changed_ns);
 	*out = text_new(data, len, len ? changed_ns : domain->changed_ns);
 	return 0;
 }

@@ -44,8 +44,7 @@ struct vm_slot *vm_slot_locked(struct vm_engine *e, const char *uuid)
 		return slot;
 	slot = xcalloc(1, sizeof(*slot));
 	slot->uuid = xstrdup(uuid);
-	if (vm_strmap_put(&e->slots, uuid, slot) < 0)
-		xoom();
+	vm_strmap_put(&e->slots, uuid, slot);
 	slot->outcome_ns = slot->jobs_ns = slot->retain_ns = vm_now_ns();
 	return slot;
 }

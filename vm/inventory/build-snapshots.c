@@ -12,6 +12,7 @@
 
 #include "vm/inventory/build.h"
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 #define MAKING_S 3
 
@@ -50,8 +51,7 @@ static bool *claims_of(struct snaps *s, int file)
 	if (flags)
 		return flags;
 	flags = vm_arena_calloc(&s->sk->arena, info->n_snapshots + 1, sizeof(*flags));
-	if (flags && vm_strmap_put(&s->claims, key, flags) < 0)
-		s->sk->arena.failed = true;
+	vm_strmap_put(&s->claims, key, flags);
 	return flags;
 }
 
@@ -258,7 +258,7 @@ static void draw_strays(struct snaps *s, const struct vm_table *tables, size_t n
 	if (!n)
 		return;
 	if (vm_stray_group(tables, n, &strays, &n_strays) < 0) {
-		s->sk->arena.failed = true;
+		xoom();
 		return;
 	}
 	for (size_t i = 0; i < n_strays; i++)
@@ -275,8 +275,9 @@ static size_t add_table(struct snaps *s, struct vm_table *tables, size_t n, cons
 	if (!info || !info->n_snapshots)
 		return n;
 	image_key(s->sk, file, key);
-	if (vm_strmap_get(&s->tabled, key) || vm_strmap_put(&s->tabled, key, s) < 0)
+	if (vm_strmap_get(&s->tabled, key))
 		return n;
+	vm_strmap_put(&s->tabled, key, s);
 	tables[n] = (struct vm_table){ .target = target, .file = file, .info = info, .taken = claims_of(s, file) };
 	return n + 1;
 }

@@ -51,8 +51,8 @@ static bool is_node(const struct volumes *v, uint64_t dev, uint64_t ino)
 
 static void mark(struct vm_strmap *map, const char *key)
 {
-	if (!vm_strmap_get(map, key) && vm_strmap_put(map, key, map) < 0)
-		xoom();
+	if (!vm_strmap_get(map, key))
+		vm_strmap_put(map, key, map);
 }
 
 static const char *shown_name(struct vm_drafts *set, const char *path, const char *pool)

@@ -70,8 +70,7 @@ static struct volume *volume_of(struct vm_build *sk, const struct vm_xml_source 
 	if (v)
 		return v;
 	v = xcalloc(1, sizeof(*v));
-	if (vm_strmap_put(volumes, key, v) < 0)
-		xoom();
+	vm_strmap_put(volumes, key, v);
 	return v;
 }
 
@@ -392,7 +391,7 @@ int vm_build_draw(struct vm_build *sk)
 	if (r == 0)
 		vm_surroundings_draw(&(struct vm_surroundings){ .set = &sk->set, .dirs = sk->dirs, .pools = sk->pools, .wide = &sk->cache->wide,
 								.allow_paths = sk->allow_paths, .n_allow_paths = sk->n_allow_paths });
-	return r == 0 && (vm_arena_failed(&sk->arena) || sk->chains.failed) ? -ENOMEM : r;
+	return r == 0 && sk->chains.failed ? -ENOMEM : r;
 }
 
 int vm_build_finish(struct vm_build *sk, const struct vm_inventory *prev, struct vm_domain ***out, size_t *n)

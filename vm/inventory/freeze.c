@@ -13,6 +13,7 @@
 #include "vm/model/inventory.h"
 #include "vm/model/names.h"
 #include "vm/util/log.h"
+#include "vm/util/mem.h"
 
 const char *vm_state_name(enum vm_state state)
 {
@@ -59,7 +60,7 @@ static void drop_log(void *thing)
 static char *own_name(struct work *w, char *name)
 {
 	if (!name) {
-		w->arena->failed = true;
+		xoom();
 		return NULL;
 	}
 	return vm_arena_own(w->arena, name, free);
@@ -73,7 +74,7 @@ static const struct q2_snapshot *own_entry(struct work *w, const struct q2_snaps
 		return NULL;
 	copy = q2_snapshot_dup(entry);
 	if (!copy)
-		w->arena->failed = true;
+		xoom();
 	return copy ? vm_arena_own(w->arena, copy, drop_entry) : NULL;
 }
 
@@ -206,7 +207,7 @@ static void list_viewers(struct work *w, const struct vm_draft_snapshot *s, stru
 	char **viewers = NULL;
 
 	if (vm_graph_viewers(w->graph, w->index, (size_t)s->rank, &viewers) < 0) {
-		w->arena->failed = true;
+		xoom();
 		return;
 	}
 	out->users = copy_list(w, viewers);
@@ -382,8 +383,6 @@ static int compose(struct work *w)
 	d->log = vm_arena_own(w->arena, vm_log_ref(from->log), drop_log);
 	w->gate = vm_arena_own(w->arena, q2_gate_ref(from->gate), drop_gate);
 	w->domain->gate = w->gate;
-	if (vm_arena_failed(w->arena))
-		return -ENOMEM;
 	r = compose_layers(w);
 	if (r == 0)
 		r = compose_snapshots(w);
@@ -399,7 +398,7 @@ struct vm_domain *vm_freeze_domain(const struct vm_draft *d, const struct vm_gra
 	if (!w.domain)
 		return NULL;
 	w.arena = vm_domain_arena(w.domain);
-	if (compose(&w) < 0 || vm_domain_failed(w.domain)) {
+	if (compose(&w) < 0) {
 		vm_domain_unref(w.domain);
 		return NULL;
 	}

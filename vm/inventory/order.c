@@ -144,7 +144,7 @@ int vm_order_settle(struct vm_draft *d, struct vm_arena *arena)
 	r = set_order(d, arena);
 	if (r == 0)
 		r = set_names(d, arena);
-	return r == 0 && vm_arena_failed(arena) ? -ENOMEM : r;
+	return r;
 }
 
 uint64_t vm_order_disk_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk)
@@ -503,7 +503,7 @@ int vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev, str
 		domains[set->n + i] = set->extra[i];
 	if (r == 0)
 		r = add_memories(set, domains, n_domains);
-	if (r < 0 || set->chains->failed || vm_arena_failed(set->arena))
+	if (r < 0 || set->chains->failed)
 		return -ENOMEM;
 	facts.files = set->chains->fact;
 	facts.n_files = set->chains->n;

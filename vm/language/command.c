@@ -373,8 +373,6 @@ static int parse_line(struct vm_arena *arena, const char *line, size_t len, size
 	if (ret == 0 && words.n)
 		ret = parse_words(&p, words, cmd);
 	*parsed = words.n > 0;
-	if (vm_arena_failed(arena))
-		return -ENOMEM;
 	if (ret != -EINVAL)
 		return ret;
 	vs_err_set(err, ret, "'%s': %s; %s", shown(&p, line, len, LINE_SHOWN_MAX), p.reason, usage(&p));

@@ -191,8 +191,7 @@ static bool is_asked(struct vm_store *s, const char *uuid)
 
 static void put(struct vm_strmap *map, const char *uuid, void *value)
 {
-	if (vm_strmap_put(map, uuid, value) < 0)
-		xoom();
+	vm_strmap_put(map, uuid, value);
 }
 
 static void put_meta_locked(struct vm_store *s, const char *uuid, struct vm_meta *meta)

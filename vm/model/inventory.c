@@ -59,11 +59,6 @@ void vm_domain_unref(struct vm_domain *d)
 	free(box);
 }
 
-bool vm_domain_failed(struct vm_domain *d)
-{
-	return vm_arena_failed(vm_domain_arena(d));
-}
-
 /* ---------------------------------------------------------------- what a user would see */
 
 static bool same_text(const char *a, const char *b)

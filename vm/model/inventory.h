@@ -17,8 +17,6 @@ struct vm_domain *vm_domain_new(void);
 struct vm_arena *vm_domain_arena(struct vm_domain *d);
 struct vm_domain *vm_domain_ref(struct vm_domain *d);
 void vm_domain_unref(struct vm_domain *d);
-/* Is the memory that it was built from complete? Asked once, when it is finished. */
-bool vm_domain_failed(struct vm_domain *d);
 
 /* Would a user see the same? Times of building do not count, and a layer that is being written may grow by less than
  * 1 MiB before that counts as news. */

@@ -113,8 +113,7 @@ static struct entry *entry_of(struct dir *d, const char *name)
 		snprintf(e->path, len, "%s", d->path);
 	else
 		snprintf(e->path, len, "%s/%s", d->path, name);
-	if (vm_strmap_put(&d->entries, name, e) < 0)
-		xoom();
+	vm_strmap_put(&d->entries, name, e);
 	return e;
 }
 
@@ -384,8 +383,7 @@ static struct dir *dir_of(struct vm_dirs *dirs, const char *path, bool single)
 	d = xcalloc(1, sizeof(*d));
 	d->path = xstrdup(path);
 	d->single = single;
-	if (vm_strmap_put(&dirs->table, key, d) < 0)
-		xoom();
+	vm_strmap_put(&dirs->table, key, d);
 	return d;
 }
 

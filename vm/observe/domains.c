@@ -60,8 +60,7 @@ static struct vm_observed_domain *domain_of(struct vm_observed *observed, const 
 	d->name = xstrdup(name);
 	d->state = "no state";
 	d->log = vm_log_shelf_take(observed->shelf, uuid, name);
-	if (!d->log || vm_strmap_put(&observed->by_uuid, uuid, d) < 0)
-		xoom();
+	vm_strmap_put(&observed->by_uuid, uuid, d);
 	observed->changed = true;
 	return d;
 }

@@ -2,8 +2,9 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/observe/gates.h"
 
-#include <stdio.h>
 #include <string.h>
+
+#include "vm/util/mem.h"
 
 void vm_gates_memo_fini(struct vm_gates_memo *memo)
 {
@@ -29,21 +30,9 @@ static struct vm_gates_name *find(struct vm_gates_list *list, const char *path)
 
 static void add(struct vm_gates_list *list, struct vm_gates_name name)
 {
-	if (list->n == list->room) {
-		size_t room = list->room ? list->room * 2 : 32;
-		struct vm_gates_name *names = reallocarray(list->names, room, sizeof(*names));
-
-		if (!names) {
-			list->failed = true;
-			return;
-		}
-		list->names = names;
-		list->room = room;
-	}
-	if (vm_strmap_put(&list->seen, name.path, (void *)(uintptr_t)(list->n + 1)) < 0)
-		list->failed = true;
-	else
-		list->names[list->n++] = name;
+	vm_strmap_put(&list->seen, name.path, (void *)(uintptr_t)(list->n + 1));
+	XGROW(list->names, list->n, list->room);
+	list->names[list->n++] = name;
 }
 
 void vm_gates_list_file(struct vm_gates_list *list, const char *path, enum q2_format format)
@@ -97,54 +86,40 @@ static void print_key(FILE *f, const struct vm_gates_list *list)
 
 static char *key_of(const struct vm_gates_list *list)
 {
-	char *key = NULL;
-	size_t len = 0;
-	FILE *f = open_memstream(&key, &len);
+	char *key;
+	size_t len;
+	FILE *f = xmemopen(&key, &len);
 
-	if (!f)
-		return NULL;
 	fprintf(f, "%p\n", (void *)list->also); /* no other gate can have its place while that one is held on to */
 	print_key(f, list);
-	if (fclose(f)) {
-		free(key);
-		return NULL;
-	}
+	xmemclose(f);
 	return key;
 }
 
 static struct q2_gate *build(const struct vm_gates_list *list)
 {
 	struct q2_gate *gate = q2_gate_new();
-	int r = gate ? 0 : -1;
 
-	for (size_t i = 0; i < list->n && r == 0; i++) {
+	if (!gate)
+		xoom();
+	for (size_t i = 0; i < list->n; i++) {
 		const struct vm_gates_name *name = &list->names[i];
 
-		if (name->dir)
-			r = q2_gate_allow_dir(gate, name->path);
-		else
-			r = q2_gate_allow_file(gate, name->path, name->format);
+		if ((name->dir ? q2_gate_allow_dir(gate, name->path) : q2_gate_allow_file(gate, name->path, name->format)) < 0)
+			xoom(); /* that is all that it fails for */
 	}
-	if (r == 0) {
-		q2_gate_include(gate, list->also);
-		return gate;
-	}
-	q2_gate_unref(gate);
-	return NULL;
+	q2_gate_include(gate, list->also);
+	return gate;
 }
 
 struct q2_gate *vm_gates_list_gate(struct vm_gates_list *list, struct vm_gates_memo *memo)
 {
-	vs_autofree char *key = list->failed ? NULL : key_of(list);
+	vs_autofree char *key = key_of(list);
 	struct q2_gate *gate;
 
-	if (!key)
-		return NULL;
 	if (memo->key && !strcmp(memo->key, key))
 		return memo->gate;
 	gate = build(list);
-	if (!gate)
-		return NULL;
 	vm_gates_memo_fini(memo);
 	memo->gate = gate;
 	memo->key = vs_steal(key);

@@ -30,7 +30,6 @@ struct vm_gates_list {
 	} *names;
 	size_t n, room;
 	struct q2_gate *also; /* what others allow, too; or NULL */
-	bool failed;
 };
 void vm_gates_list_fini(struct vm_gates_list *list);
 /* Of two mentions of a file the first that gives a format counts. */
@@ -40,7 +39,7 @@ void vm_gates_list_dir(struct vm_gates_list *list, const char *path);
 void vm_gates_list_pools(struct vm_gates_list *list, const struct vm_pools *pools);
 
 /* The gate for all that: the memo's where that was built from the same, else a new one that replaces it. Borrowed from the
- * memo; NULL: no memory. */
+ * memo. */
 struct q2_gate *vm_gates_list_gate(struct vm_gates_list *list, struct vm_gates_memo *memo);
 
 #endif

@@ -17,6 +17,7 @@
 #include <sys/sysmacros.h>
 
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 #define RACY_NS (100 * VM_NS_PER_MS)
 #define FORGET_ROUNDS 8
@@ -127,23 +128,15 @@ struct vm_header *vm_header_at(struct vm_headers *files, const char *path, enum 
 	vs_autofree char *key = NULL;
 	struct vm_header *f;
 
-	if (asprintf(&key, "%d:%s", (int)format, path) < 0) {
-		key = NULL;
-		return NULL;
-	}
+	key = xasprintf("%d:%s", (int)format, path);
 	f = vm_strmap_get(&files->table, key);
 	if (f)
 		return f;
-	f = calloc(1, sizeof(*f));
-	if (!f)
-		return NULL;
-	f->path = strdup(path);
+	f = xcalloc(1, sizeof(*f));
+	f->path = xstrdup(path);
 	f->format = format;
 	f->code = -EAGAIN;
-	if (!f->path || vm_strmap_put(&files->table, key, f) < 0) {
-		file_free(f);
-		return NULL;
-	}
+	vm_strmap_put(&files->table, key, f);
 	return f;
 }
 

@@ -134,8 +134,7 @@ static struct seen_file *file_of(struct vm_history *memory, const struct q2_stam
 	f = vm_strmap_get(&memory->files, key);
 	if (!f) {
 		f = xcalloc(1, sizeof(*f));
-		if (vm_strmap_put(&memory->files, key, f) < 0)
-			xoom();
+		vm_strmap_put(&memory->files, key, f);
 	}
 	f->look = memory->look;
 	return f;
@@ -178,8 +177,7 @@ unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *p
 	d = vm_strmap_get(&memory->disks, key);
 	if (!d) {
 		d = xcalloc(1, sizeof(*d));
-		if (vm_strmap_put(&memory->disks, key, d) < 0)
-			xoom();
+		vm_strmap_put(&memory->disks, key, d);
 		d->since = memory->poll;
 	}
 	d->look = memory->look;
@@ -195,8 +193,7 @@ void vm_history_froze(struct vm_history *memory, uint64_t ino, const struct q2_s
 	f = vm_strmap_get(&memory->frozen, key);
 	if (!f) {
 		f = xcalloc(1, sizeof(*f));
-		if (vm_strmap_put(&memory->frozen, key, f) < 0)
-			xoom();
+		vm_strmap_put(&memory->frozen, key, f);
 	}
 	*f = (struct seen_frozen){ *stamp, memory->look };
 }

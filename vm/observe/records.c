@@ -70,8 +70,7 @@ static struct vm_observed_snapshot *snapshot_of(struct vm_observed_domain *d, co
 		return s;
 	s = xcalloc(1, sizeof(*s));
 	s->name = xstrdup(name);
-	if (vm_strmap_put(&d->by_name, name, s) < 0)
-		xoom();
+	vm_strmap_put(&d->by_name, name, s);
 	return s;
 }
 

@@ -2,8 +2,9 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/util/arena.h"
 
-#include <stdio.h>
 #include <string.h>
+
+#include "vm/util/mem.h"
 
 #define CHUNK_BYTES (16u << 10)
 #define ALIGNMENT 16u
@@ -38,19 +39,12 @@ void vm_arena_fini(struct vm_arena *a)
 	vm_arena_init(a);
 }
 
-bool vm_arena_failed(const struct vm_arena *a)
-{
-	return a->failed;
-}
-
 /* A new chunk goes to the front unless it holds one large thing: then the half-empty one stays there. */
 static struct vm_arena_chunk *add_chunk(struct vm_arena *a, size_t need)
 {
 	size_t room = need > CHUNK_BYTES / 4 ? need : CHUNK_BYTES;
-	struct vm_arena_chunk *c = calloc(1, sizeof(*c) + room);
+	struct vm_arena_chunk *c = xcalloc(1, sizeof(*c) + room);
 
-	if (!c)
-		return NULL;
 	c->room = room;
 	if (room == need && a->chunks) {
 		c->next = a->chunks->next;
@@ -68,29 +62,30 @@ void *vm_arena_calloc(struct vm_arena *a, size_t n, size_t size)
 	size_t bytes;
 	void *p;
 
-	if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX / 2) {
-		a->failed = true;
-		return NULL;
-	}
+	if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX / 2)
+		xoom();
 	bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 	if (!bytes)
 		bytes = ALIGNMENT;
 	if (!c || c->room - c->used < bytes)
 		c = add_chunk(a, bytes);
-	if (!c) {
-		a->failed = true;
-		return NULL;
-	}
 	p = c->bytes + c->used;
 	c->used += bytes;
 	return p;
 }
 
-static char *empty_string(void)
+void *vm_arena_grow(struct vm_arena *a, void *array, size_t n, size_t *room, size_t size)
 {
-	static char empty[1];
+	size_t full = *room;
+	void *more;
 
-	return empty;
+	if (n < full)
+		return array;
+	*room = full ? 2 * full : 8;
+	more = vm_arena_calloc(a, *room, size);
+	if (full)
+		memcpy(more, array, full * size);
+	return more;
 }
 
 char *vm_arena_strdup(struct vm_arena *a, const char *s)
@@ -102,8 +97,6 @@ char *vm_arena_strdup(struct vm_arena *a, const char *s)
 		return NULL;
 	len = strlen(s);
 	copy = vm_arena_calloc(a, len + 1, 1);
-	if (!copy)
-		return empty_string();
 	memcpy(copy, s, len);
 	return copy;
 }
@@ -112,16 +105,10 @@ char *vm_arena_printf(struct vm_arena *a, const char *fmt, ...)
 {
 	vs_autofree char *text = NULL;
 	va_list ap;
-	int n;
 
 	va_start(ap, fmt);
-	n = vasprintf(&text, fmt, ap);
+	text = xvasprintf(fmt, ap);
 	va_end(ap);
-	if (n < 0) {
-		text = NULL;
-		a->failed = true;
-		return empty_string();
-	}
 	return vm_arena_strdup(a, text);
 }
 
@@ -129,10 +116,6 @@ void *vm_arena_own(struct vm_arena *a, void *thing, void (*drop)(void *thing))
 {
 	struct vm_arena_owned *o = vm_arena_calloc(a, 1, sizeof(*o));
 
-	if (!o) {
-		drop(thing);
-		return NULL;
-	}
 	*o = (struct vm_arena_owned){ .next = a->owned, .thing = thing, .drop = drop };
 	a->owned = o;
 	return thing;
@@ -140,17 +123,7 @@ void *vm_arena_own(struct vm_arena *a, void *thing, void (*drop)(void *thing))
 
 void vm_strings_add(struct vm_arena *a, struct vm_strings *list, const char *s)
 {
-	if (list->n + 2 > list->room) {
-		size_t room = list->room ? list->room * 2 : 8;
-		char **v = vm_arena_calloc(a, room, sizeof(*v));
-
-		if (!v)
-			return;
-		if (list->n)
-			memcpy(v, list->v, list->n * sizeof(*v));
-		list->v = v;
-		list->room = room;
-	}
+	list->v = vm_arena_grow(a, list->v, list->n + 1, &list->room, sizeof(*list->v));
 	list->v[list->n++] = vm_arena_strdup(a, s);
 }
 

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "vm/util/mem.h"
+
 #define SHELF_MAX 64
 
 struct vm_log_shelf {
@@ -17,10 +19,9 @@ struct vm_log_shelf {
 
 struct vm_log_shelf *vm_log_shelf_new(bool to_stderr)
 {
-	struct vm_log_shelf *shelf = calloc(1, sizeof(*shelf));
+	struct vm_log_shelf *shelf = xcalloc(1, sizeof(*shelf));
 
-	if (shelf)
-		shelf->to_stderr = to_stderr;
+	shelf->to_stderr = to_stderr;
 	return shelf;
 }
 
@@ -59,14 +60,9 @@ struct vm_log *vm_log_shelf_take(struct vm_log_shelf *shelf, const char *uuid, c
 void vm_log_shelf_leave(struct vm_log_shelf *shelf, const char *uuid, struct vm_log *log)
 {
 	size_t i = shelf->next;
-	char *copy = strdup(uuid);
 
-	if (!copy) {
-		vm_log_unref(log);
-		return;
-	}
 	clear_slot(shelf, i);
-	shelf->slots[i].uuid = copy;
+	shelf->slots[i].uuid = xstrdup(uuid);
 	shelf->slots[i].log = log;
 	shelf->next = (i + 1) % SHELF_MAX;
 }

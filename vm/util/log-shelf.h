@@ -12,7 +12,7 @@
 struct vm_log_shelf;
 struct vm_log_shelf *vm_log_shelf_new(bool to_stderr);
 void vm_log_shelf_free(struct vm_log_shelf *shelf);
-/* The log of this UUID: the one that waited, or a new one. Gives; NULL: no memory. */
+/* The log of this UUID: the one that waited, or a new one. Gives. */
 struct vm_log *vm_log_shelf_take(struct vm_log_shelf *shelf, const char *uuid, const char *name);
 /* Takes @log, whose domain is gone. */
 void vm_log_shelf_leave(struct vm_log_shelf *shelf, const char *uuid, struct vm_log *log);

@@ -2,7 +2,6 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/util/log.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -11,6 +10,7 @@
 #include <time.h>
 
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 #define LINES 1000
 
@@ -33,15 +33,9 @@ struct vm_log {
 
 struct vm_log *vm_log_new(const char *name, bool to_stderr)
 {
-	struct vm_log *log = calloc(1, sizeof(*log));
+	struct vm_log *log = xcalloc(1, sizeof(*log));
 
-	if (!log)
-		return NULL;
-	log->name = strdup(name);
-	if (!log->name) {
-		free(log);
-		return NULL;
-	}
+	log->name = xstrdup(name);
 	atomic_init(&log->refs, 1);
 	pthread_mutex_init(&log->lock, NULL);
 	log->to_stderr = to_stderr;
@@ -68,14 +62,10 @@ void vm_log_unref(struct vm_log *log)
 
 void vm_log_rename(struct vm_log *log, const char *name)
 {
-	char *copy = NULL;
-
 	pthread_mutex_lock(&log->lock);
-	if (strcmp(log->name, name))
-		copy = strdup(name);
-	if (copy) {
+	if (strcmp(log->name, name)) {
 		free(log->name);
-		log->name = copy;
+		log->name = xstrdup(name);
 	}
 	pthread_mutex_unlock(&log->lock);
 }
@@ -123,20 +113,17 @@ void vm_log(struct vm_log *log, const char *fmt, ...)
 	vs_autofree char *name = NULL;
 	vs_autofree char *copy = NULL;
 	struct line *slot;
-	char *text = NULL;
+	char *text;
 	va_list ap;
-	int n;
 
 	va_start(ap, fmt);
-	n = vasprintf(&text, fmt, ap);
+	text = xvasprintf(fmt, ap);
 	va_end(ap);
-	if (n < 0)
-		return;
 	flatten(text);
-	copy = strdup(text);
+	copy = xstrdup(text);
 
 	pthread_mutex_lock(&log->lock);
-	name = strdup(log->name);
+	name = xstrdup(log->name);
 	slot = &log->lines[(log->first + log->n) % LINES];
 	if (log->n == LINES)
 		log->first = (log->first + 1) % LINES;
@@ -149,8 +136,7 @@ void vm_log(struct vm_log *log, const char *fmt, ...)
 	log->changed_ns = slot->when_ns;
 	pthread_mutex_unlock(&log->lock);
 
-	if (name && copy)
-		publish(log, name, copy);
+	publish(log, name, copy);
 }
 
 void vm_log_stat(struct vm_log *log, size_t *len, int64_t *changed_ns)
@@ -161,28 +147,14 @@ void vm_log_stat(struct vm_log *log, size_t *len, int64_t *changed_ns)
 	pthread_mutex_unlock(&log->lock);
 }
 
-int vm_log_text(struct vm_log *log, char **text, size_t *len, int64_t *changed_ns)
+void vm_log_text(struct vm_log *log, char **text, size_t *len, int64_t *changed_ns)
 {
-	char *out = NULL;
-	size_t out_len = 0;
-	int64_t when_ns;
-	FILE *f = open_memstream(&out, &out_len);
-	bool bad;
+	FILE *f = xmemopen(text, len);
 
-	if (!f)
-		return -ENOMEM;
 	pthread_mutex_lock(&log->lock);
 	for (size_t i = 0; i < log->n; i++)
 		print_line(f, &log->lines[(log->first + i) % LINES]);
-	when_ns = log->changed_ns;
+	*changed_ns = log->changed_ns;
 	pthread_mutex_unlock(&log->lock);
-	bad = ferror(f);
-	if (fclose(f) || bad) {
-		free(out);
-		return -ENOMEM;
-	}
-	*text = out;
-	*len = out_len;
-	*changed_ns = when_ns;
-	return 0;
+	xmemclose(f);
 }

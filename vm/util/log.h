@@ -14,7 +14,7 @@
 
 struct vm_log;
 
-struct vm_log *vm_log_new(const char *name, bool to_stderr); /* NULL: no memory */
+struct vm_log *vm_log_new(const char *name, bool to_stderr);
 struct vm_log *vm_log_ref(struct vm_log *log);
 void vm_log_unref(struct vm_log *log);
 /* The name that syslog lines begin with, where the domain got another one. */
@@ -24,7 +24,7 @@ void vm_log_rename(struct vm_log *log, const char *name);
 void vm_log(struct vm_log *log, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The last 1,000 lines, oldest first, each "2026-11-16T02:00:01+00:00 text\n". Gives *text (not NULL), its length, and
  * the time of the last line. */
-int vm_log_text(struct vm_log *log, char **text, size_t *len, int64_t *changed_ns);
+void vm_log_text(struct vm_log *log, char **text, size_t *len, int64_t *changed_ns);
 /* Its length and time, without making it. */
 void vm_log_stat(struct vm_log *log, size_t *len, int64_t *changed_ns);
 

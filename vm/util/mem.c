@@ -16,40 +16,31 @@ void xoom(void)
 	abort();
 }
 
-void *xcalloc(size_t n, size_t size)
+static void *there(void *p)
 {
-	void *p = calloc(n ? n : 1, size);
-
 	if (!p)
 		xoom();
 	return p;
+}
+
+void *xcalloc(size_t n, size_t size)
+{
+	return there(calloc(n ? n : 1, size));
 }
 
 void *xreallocarray(void *old, size_t n, size_t size)
 {
-	void *p = reallocarray(old, n ? n : 1, size);
-
-	if (!p)
-		xoom();
-	return p;
+	return there(reallocarray(old, n ? n : 1, size));
 }
 
 char *xstrdup(const char *s)
 {
-	char *copy = strdup(s);
-
-	if (!copy)
-		xoom();
-	return copy;
+	return there(strdup(s));
 }
 
 char *xstrndup(const char *s, size_t len)
 {
-	char *copy = strndup(s, len);
-
-	if (!copy)
-		xoom();
-	return copy;
+	return there(strndup(s, len));
 }
 
 char *xvasprintf(const char *fmt, va_list ap)
@@ -70,4 +61,15 @@ char *xasprintf(const char *fmt, ...)
 	text = xvasprintf(fmt, ap);
 	va_end(ap);
 	return text;
+}
+
+FILE *xmemopen(char **text, size_t *len)
+{
+	return there(open_memstream(text, len));
+}
+
+void xmemclose(FILE *f)
+{
+	if (ferror(f) | fclose(f))
+		xoom();
 }

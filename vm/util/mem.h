@@ -12,6 +12,7 @@
 
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 
 void *xcalloc(size_t n, size_t size) __attribute__((returns_nonnull, malloc)); /* n = 0: something that may be freed */
 void *xreallocarray(void *old, size_t n, size_t size) __attribute__((returns_nonnull));
@@ -19,6 +20,10 @@ char *xstrdup(const char *s) __attribute__((returns_nonnull, malloc));
 char *xstrndup(const char *s, size_t len) __attribute__((returns_nonnull, malloc));
 char *xasprintf(const char *fmt, ...) __attribute__((returns_nonnull, malloc, format(printf, 1, 2)));
 char *xvasprintf(const char *fmt, va_list ap) __attribute__((returns_nonnull, malloc, format(printf, 1, 0)));
+
+/* A stream into memory. Gives *text (never NULL, with a NUL behind it) and *len, which are there once it is closed. */
+FILE *xmemopen(char **text, size_t *len) __attribute__((returns_nonnull));
+void xmemclose(FILE *f);
 
 /* What could not be had: says so and aborts. For callers whose memory comes from elsewhere (libxml2, qcow2/). */
 void xoom(void) __attribute__((noreturn));

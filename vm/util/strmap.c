@@ -2,8 +2,9 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/util/strmap.h"
 
-#include <errno.h>
 #include <string.h>
+
+#include "vm/util/mem.h"
 
 struct vm_strmap_slot {
 	struct vm_strmap_slot *next;
@@ -32,13 +33,11 @@ static struct vm_strmap_slot **find(const struct vm_strmap *map, const char *key
 	return link;
 }
 
-static int grow(struct vm_strmap *map)
+static void grow(struct vm_strmap *map)
 {
 	size_t n_slots = map->n_slots ? map->n_slots * 2 : 16;
-	struct vm_strmap_slot **slots = calloc(n_slots, sizeof(struct vm_strmap_slot *));
+	struct vm_strmap_slot **slots = xcalloc(n_slots, sizeof(struct vm_strmap_slot *));
 
-	if (!slots)
-		return -ENOMEM;
 	for (size_t i = 0; i < map->n_slots; i++) {
 		for (struct vm_strmap_slot *s = map->slots[i], *next; s; s = next) {
 			next = s->next;
@@ -49,7 +48,6 @@ static int grow(struct vm_strmap *map)
 	free(map->slots);
 	map->slots = slots;
 	map->n_slots = n_slots;
-	return 0;
 }
 
 void vm_strmap_clear(struct vm_strmap *map, void (*drop)(void *thing))
@@ -73,16 +71,14 @@ void *vm_strmap_get(const struct vm_strmap *map, const char *key)
 	return s ? s->thing : NULL;
 }
 
-int vm_strmap_put(struct vm_strmap *map, const char *key, void *thing)
+void vm_strmap_put(struct vm_strmap *map, const char *key, void *thing)
 {
 	size_t len = strlen(key) + 1;
 	struct vm_strmap_slot *s, **row;
 
-	if (map->n >= map->n_slots && grow(map) < 0)
-		return -ENOMEM;
-	s = calloc(1, sizeof(*s) + len);
-	if (!s)
-		return -ENOMEM;
+	if (map->n >= map->n_slots)
+		grow(map);
+	s = xcalloc(1, sizeof(*s) + len);
 	s->hash = vm_strmap_hash(key);
 	s->thing = thing;
 	memcpy(s->key, key, len);
@@ -90,7 +86,6 @@ int vm_strmap_put(struct vm_strmap *map, const char *key, void *thing)
 	s->next = *row;
 	*row = s;
 	map->n++;
-	return 0;
 }
 
 void *vm_strmap_remove(struct vm_strmap *map, const char *key)

@@ -20,8 +20,8 @@ void vm_strmap_clear(struct vm_strmap *map, void (*drop)(void *thing));
 /* What a key is found by: FNV-1a, the same on every machine, so it can be kept. */
 uint64_t vm_strmap_hash(const char *key);
 void *vm_strmap_get(const struct vm_strmap *map, const char *key);
-/* The key must be new. 0 or -ENOMEM. */
-int vm_strmap_put(struct vm_strmap *map, const char *key, void *thing);
+/* The key must be new. */
+void vm_strmap_put(struct vm_strmap *map, const char *key, void *thing);
 /* Takes it out and returns it, or NULL. */
 void *vm_strmap_remove(struct vm_strmap *map, const char *key);
 /* Calls @keep with every thing, in no order; those for which it says false are taken out (and are the callback's). */

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "vm/util/mem.h"
+
 static size_t length_by_first_byte(unsigned char c)
 {
 	if (c < 0x80)
@@ -53,11 +55,9 @@ static bool must_escape(char c, bool percent)
 char *vm_utf8_escape(const char *text, size_t len, bool percent)
 {
 	static const char digits[] = "0123456789ABCDEF";
-	char *out = malloc(3 * len + 1);
+	char *out = xcalloc(len + 1, 3); /* whoever hands in @text has a limit on it */
 	char *o = out;
 
-	if (!out)
-		return NULL;
 	for (size_t i = 0; i < len;) {
 		size_t n = vm_utf8_len(text + i, len - i);
 

@@ -16,7 +16,7 @@ size_t vm_utf8_len(const char *p, size_t room);
 
 /*
  * Gives a copy of @text (@len bytes) in which control bytes (0..31, 127) and bytes that are no character are %XX, in upper
- * case; with @percent also `%` itself: then vm_name_unescape() brings the text back. NULL: no memory.
+ * case; with @percent also `%` itself: then vm_name_unescape() brings the text back.
  */
 char *vm_utf8_escape(const char *text, size_t len, bool percent);
 
