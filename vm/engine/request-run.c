@@ -36,7 +36,7 @@ void vm_request_report(struct vm_request *q, const char *command, int r, const c
 	}
 	if (q->origin == VM_BY_WRITER) {
 		free(q->outcome);
-		q->outcome = vm_utf8_escape(line, strlen(line), false);
+		q->outcome = vm_utf8_escape(line, strlen(line), "");
 		if (q->outcome)
 			vm_slot_outcome(q->engine, q->slot, q->outcome);
 	}
@@ -77,7 +77,7 @@ static void on_step(void *opaque, const char *step)
 static void begin(struct at_command *at, struct vm_request *q, virConnectPtr conn, const char *command, bool try_only)
 {
 	struct vm_engine *e = q->engine;
-	char *shown = vm_utf8_escape(command, strlen(command), false);
+	char *shown = vm_utf8_escape(command, strlen(command), "");
 
 	memset(at, 0, sizeof(*at));
 	at->q = q;

@@ -265,7 +265,7 @@ static int parse(struct vm_request *q, const char *text, size_t len, struct vs_e
 	if (r == 0)
 		q->policy = vm_retain_line(&policy);
 	vm_retain_fini(&policy);
-	return r < 0 || q->policy ? r : -ENOMEM;
+	return r;
 }
 
 static bool only_cancels(const struct vm_request *q)

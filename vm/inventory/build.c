@@ -218,21 +218,17 @@ static struct q2_gate *domain_gate(struct vm_build *sk, struct vm_observed_domai
 
 /* ---------------------------------------------------------------- drawing */
 
-static int name_dirs(struct vm_build *sk)
+static void name_dirs(struct vm_build *sk)
 {
 	size_t n = sk->observed->n_domains;
 	const char **names = vm_arena_calloc(&sk->arena, n, sizeof(*names));
 	char **dirs = vm_arena_calloc(&sk->arena, n, sizeof(*dirs));
-	int r;
 
-	if (!names || !dirs)
-		return -ENOMEM;
 	for (size_t i = 0; i < n; i++)
 		names[i] = sk->observed->domains[i]->name;
-	r = vm_names_dirs(names, n, dirs);
-	for (size_t i = 0; r == 0 && i < n; i++)
+	vm_names_dirs(names, n, dirs);
+	for (size_t i = 0; i < n; i++)
 		sk->set.drafts[i].dir = vm_arena_own(&sk->arena, dirs[i], free);
-	return r;
 }
 
 static void free_meta(void *meta)
@@ -372,7 +368,7 @@ static int draw_domain(struct vm_build *sk, struct vm_observed_domain *k, struct
 int vm_build_draw(struct vm_build *sk)
 {
 	size_t n = sk->observed->n_domains;
-	int r;
+	int r = 0;
 
 	vm_arena_init(&sk->arena);
 	vm_chains_init(&sk->chains, sk->files, sk->round);
@@ -385,7 +381,7 @@ int vm_build_draw(struct vm_build *sk)
 	if (!sk->set.drafts || !sk->extra || !sk->around)
 		return -ENOMEM;
 	sk->set.n = n;
-	r = name_dirs(sk);
+	name_dirs(sk);
 	for (size_t i = 0; i < n && r == 0; i++)
 		r = draw_domain(sk, sk->observed->domains[i], &sk->set.drafts[i]);
 	if (r == 0)

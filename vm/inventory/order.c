@@ -113,7 +113,6 @@ static int set_names(struct vm_draft *d, struct vm_arena *arena)
 	struct vm_draft_snapshot **named = vm_arena_calloc(arena, d->n_snapshots, sizeof(*named));
 	char **shown = vm_arena_calloc(arena, d->n_snapshots, sizeof(*shown));
 	size_t suffix = suffix_len(d), n = 0;
-	int r;
 
 	if (!in || !named || !shown)
 		return -ENOMEM;
@@ -129,10 +128,9 @@ static int set_names(struct vm_draft *d, struct vm_arena *arena)
 					     .force_id = d->image && !strcmp(s->name, "current") };
 		named[n++] = s;
 	}
-	r = vm_names_shown(in, n, shown);
-	if (r == 0)
-		hand_out(named, shown, n, arena);
-	return r;
+	vm_names_shown(in, n, shown);
+	hand_out(named, shown, n, arena);
+	return 0;
 }
 
 int vm_order_settle(struct vm_draft *d, struct vm_arena *arena)

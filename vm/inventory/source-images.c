@@ -288,7 +288,7 @@ static int name_images(struct image_source *s, const struct vm_options *options)
 		r = stems[i] ? 0 : -ENOMEM;
 	}
 	if (r == 0)
-		r = vm_names_dirs((const char *const *)stems, s->n_images, dirs);
+		vm_names_dirs((const char *const *)stems, s->n_images, dirs);
 	for (size_t i = 0; i < s->n_images && r == 0; i++) {
 		s->images[i].dir = dirs[i];
 		s->images[i].log = vm_log_new(dirs[i], options->to_stderr);

@@ -6,8 +6,9 @@
  */
 #include "vm/language/command-priv.h"
 
-#include <stdio.h>
 #include <string.h>
+
+#include "vm/util/mem.h"
 
 static const struct vm_option options[] = {
 	{ "internal", VM_OPT_INTERNAL }, { "external", VM_OPT_EXTERNAL }, { "disks=", VM_OPT_DISKS },
@@ -58,18 +59,15 @@ const char *vm_verb_word(enum vm_verb verb)
 
 char *vm_command_usage(void)
 {
-	vs_autofree char *text = NULL;
-	size_t len = 0;
-	FILE *f = open_memstream(&text, &len);
+	char *text;
+	size_t len;
+	FILE *f = xmemopen(&text, &len);
 
-	if (!f)
-		return NULL;
 	fputs("Write one command a line; the write returns when it is done.\n"
 	      "Names with spaces are quoted with \".\n\n", f);
 	for (size_t i = 0; i < VM_VERBS; i++)
 		fprintf(f, "%s\n        %s\n", vm_grammars[i].usage, vm_grammars[i].help);
 	fprintf(f, "%s\n        %s\n", vm_grammar_try.usage, vm_grammar_try.help);
-	if (fclose(f) != 0)
-		return NULL;
-	return vs_steal(text);
+	xmemclose(f);
+	return text;
 }

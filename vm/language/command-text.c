@@ -10,10 +10,10 @@
 #include "vm/language/command-priv.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "vm/model/names.h"
+#include "vm/util/mem.h"
 #include "vm/util/utf8.h"
 
 /* ---------------------------------------------------------------- canonical text */
@@ -83,16 +83,13 @@ static void put_command(FILE *f, const struct vm_command *cmd)
 
 char *vm_command_text(const struct vm_command *command)
 {
-	vs_autofree char *text = NULL;
-	size_t len = 0;
-	FILE *f = open_memstream(&text, &len);
+	char *text;
+	size_t len;
+	FILE *f = xmemopen(&text, &len);
 
-	if (!f)
-		return NULL;
 	put_command(f, command);
-	if (fclose(f) != 0)
-		return NULL;
-	return vs_steal(text);
+	xmemclose(f);
+	return text;
 }
 
 /* ---------------------------------------------------------------- new names */
@@ -103,18 +100,6 @@ static bool has_control_byte(const char *s)
 		if ((unsigned char)*s < 0x20 || *s == 0x7f)
 			return true;
 	return false;
-}
-
-static bool is_text(const char *s)
-{
-	size_t len = strlen(s);
-
-	for (size_t i = 0, n; i < len; i += n) {
-		n = vm_utf8_len(s + i, len - i);
-		if (n == 0)
-			return false;
-	}
-	return true;
 }
 
 /* Why it is no name for anybody; NULL: it is one. */
@@ -131,7 +116,7 @@ static const char *bad_name(const char *name, const struct vm_name_rules *rules)
 	if (rules->internal && !name[strspn(name, "0123456789")])
 		return "an internal snapshot cannot be called by digits only: qemu-img and QEMU would take the name for the id of "
 		       "another one";
-	if (rules->libvirt && !is_text(name))
+	if (rules->libvirt && !vm_utf8_valid(name))
 		return "libvirt takes names in UTF-8 only";
 	return NULL;
 }
@@ -142,8 +127,6 @@ int vm_name_check_new(const char *name, const struct vm_name_rules *rules, struc
 	vs_autofree char *shown = vm_name_escape(name);
 	size_t room = rules->suffix_len < VM_NAME_MAX ? VM_NAME_MAX - rules->suffix_len : 0;
 
-	if (!shown)
-		return -ENOMEM;
 	if (reason)
 		return vs_err_set(err, -EINVAL, "%s", reason);
 	if (strlen(name) > VM_NEW_NAME_MAX)

@@ -49,10 +49,7 @@ static int bad(struct parser *p, const char *fmt, ...)
 /* A piece of a line for a message: printable, not too long. */
 static const char *shown(struct parser *p, const char *text, size_t len, size_t max)
 {
-	size_t fit = vm_utf8_fit(text, len, max);
-	vs_autofree char *printable = vm_utf8_escape(text, fit, false);
-
-	return vm_arena_printf(p->arena, "%s%s", printable ? printable : "", fit < len ? "..." : "");
+	return vm_arena_own(p->arena, vm_utf8_excerpt(text, len, max), free);
 }
 
 static const char *shown_word(struct parser *p, const char *word)
@@ -128,8 +125,6 @@ static int split(struct parser *p, const char *line, size_t len, struct words *w
 	char *buffer = vm_arena_calloc(p->arena, len + 1, 1);
 	size_t i = 0;
 
-	if (!v || !buffer)
-		return -ENOMEM;
 	*words = (struct words){ .v = v };
 	while (i < len) {
 		ssize_t n;
@@ -177,10 +172,9 @@ static int set_disks(struct parser *p, const char *value, struct vm_command *cmd
 static int set_keep(struct parser *p, const char *value, struct vm_command *cmd)
 {
 	struct vs_err err = { 0 };
-	int ret = vm_name_check_new(value, &(struct vm_name_rules){ 0 }, &err);
 
 	cmd->keep = vm_arena_strdup(p->arena, value);
-	return ret == -EINVAL ? bad(p, "keep=: %s", err.msg) : ret;
+	return vm_name_check_new(value, &(struct vm_name_rules){ 0 }, &err) < 0 ? bad(p, "keep=: %s", err.msg) : 0;
 }
 
 /* @value: "" where there was none. */
@@ -265,8 +259,6 @@ static ssize_t parse_names(struct parser *p, const struct words *words, struct v
 	}
 	if (i < g->min)
 		return bad(p, "%s is missing", cmd->verb == VM_CANCEL ? "the job's ID" : "the name");
-	if (names.n < i)
-		return -ENOMEM;
 	cmd->names = names.v;
 	cmd->n_names = names.n;
 	return (ssize_t)i;
@@ -297,14 +289,12 @@ static int check_command(struct parser *p, struct vm_command *cmd)
 {
 	struct vm_name_rules rules = { .internal = cmd->kind == VM_ASK_INTERNAL };
 	struct vs_err err = { 0 };
-	int ret;
 
 	if (cmd->verb == VM_CANCEL)
 		return set_job(p, cmd);
 	if (cmd->verb != VM_CREATE)
 		return 0;
-	ret = vm_name_check_new(cmd->names[0], &rules, &err);
-	return ret == -EINVAL ? bad(p, "%s", err.msg) : ret;
+	return vm_name_check_new(cmd->names[0], &rules, &err) < 0 ? bad(p, "%s", err.msg) : 0;
 }
 
 /* ---------------------------------------------------------------- lines */
@@ -373,8 +363,8 @@ static int parse_line(struct vm_arena *arena, const char *line, size_t len, size
 	if (ret == 0 && words.n)
 		ret = parse_words(&p, words, cmd);
 	*parsed = words.n > 0;
-	if (ret != -EINVAL)
-		return ret;
+	if (ret == 0)
+		return 0;
 	vs_err_set(err, ret, "'%s': %s; %s", shown(&p, line, len, LINE_SHOWN_MAX), p.reason, usage(&p));
 	if (line_no)
 		vs_err_prefix(err, "line %zu", line_no);
@@ -396,8 +386,6 @@ static int parse_lines(const char *text, size_t len, struct vm_commands *command
 	const char *end = text + len;
 
 	commands->v = vm_arena_calloc(&commands->arena, n_lines, sizeof(*commands->v));
-	if (!commands->v)
-		return -ENOMEM;
 	for (size_t i = 0; i < n_lines; i++) {
 		const char *newline = memchr(text, '\n', (size_t)(end - text));
 		size_t line_len = (size_t)((newline ? newline : end) - text);
@@ -418,7 +406,7 @@ int vm_commands_parse(const char *text, size_t len, struct vm_commands *out, str
 	struct vm_commands commands = { .n = 0 };
 	int ret;
 
-	if (len > VM_COMMAND_WRITE_MAX)
+	if (len > VM_COMMAND_WRITE_MAX) /* nothing that is allocated below is longer than some times that */
 		return vs_err_set(err, -EINVAL, "a write to ctl holds at most %d bytes", VM_COMMAND_WRITE_MAX);
 	vm_arena_init(&commands.arena);
 	ret = parse_lines(text, len, &commands, err);

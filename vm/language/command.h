@@ -13,7 +13,7 @@
  * writer wrote them: the caller tries them as shown names and then as raw ones, and decides about doubles.
  *
  * Source: the contract's section "ctl". Errors: -EINVAL with a sentence that quotes the line and says the usage; nothing
- * was done; -ENOMEM. Pure; any thread.
+ * was done. Pure; any thread.
  */
 #ifndef VS_VM_LANGUAGE_COMMAND_H
 #define VS_VM_LANGUAGE_COMMAND_H
@@ -66,13 +66,13 @@ int vm_commands_parse(const char *text, size_t len, struct vm_commands *out, str
 void vm_commands_fini(struct vm_commands *commands);
 
 /* The canonical line, without a newline; it parses to the same command. Names are in it byte by byte, so who prints it
- * passes it through vm_utf8_escape(). Gives; NULL: no memory. */
+ * passes it through vm_utf8_escape(). Gives. */
 char *vm_command_text(const struct vm_command *command);
 
 /* "create", ... */
 const char *vm_verb_word(enum vm_verb verb);
 
-/* What reading `ctl` shows after the last outcome: every command with a sentence. Gives; NULL: no memory. */
+/* What reading `ctl` shows after the last outcome: every command with a sentence. Gives. */
 char *vm_command_usage(void);
 
 /* ---------------------------------------------------------------- names for new snapshots */
@@ -86,7 +86,7 @@ struct vm_name_rules {
 	size_t suffix_len; /* vm_name_suffix_len() of the disks: shown name and suffix are a file name, uncut */
 };
 
-/* -EINVAL with the reason, or -ENOMEM. */
+/* 0, or -EINVAL with the reason. */
 int vm_name_check_new(const char *name, const struct vm_name_rules *rules, struct vs_err *err);
 
 #endif

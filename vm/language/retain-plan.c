@@ -28,8 +28,9 @@
 #include <time.h>
 
 #include "vm/model/types.h"
+#include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
-#define NS_PER_S INT64_C(1000000000)
 #define LABEL_MAX 40
 
 /* A snapshot that counts. */
@@ -44,7 +45,7 @@ struct counted {
 /* Seconds, rounded down also before 1970. */
 static time_t to_seconds(int64_t ns)
 {
-	return (time_t)(ns / NS_PER_S - (ns % NS_PER_S < 0));
+	return (time_t)(ns / VM_NS_PER_S - (ns % VM_NS_PER_S < 0));
 }
 
 /* ---------------------------------------------------------------- who counts */
@@ -251,8 +252,8 @@ static int64_t limit_ns(int64_t now_ns, const struct tm *local, enum vm_retain_u
 		then = months_before(local, (int)count * (unit == VM_RETAIN_YEAR ? 12 : 1));
 	else
 		then = now - unit_s[unit] * count;
-	if (__builtin_mul_overflow(then, NS_PER_S, &limit) ||
-	    __builtin_add_overflow(limit, (now_ns % NS_PER_S + NS_PER_S) % NS_PER_S, &limit))
+	if (__builtin_mul_overflow(then, VM_NS_PER_S, &limit) ||
+	    __builtin_add_overflow(limit, (now_ns % VM_NS_PER_S + VM_NS_PER_S) % VM_NS_PER_S, &limit))
 		return INT64_MIN; /* older than any date */
 	return limit;
 }
@@ -295,14 +296,11 @@ static int apply_mins(const struct vm_retain *policy, int64_t now_ns, struct cou
 int vm_retain_plan(const struct vm_retain *policy, const struct vm_retain_snapshot *snaps, size_t n, int64_t now_ns,
 		   struct vm_retain_verdict *verdicts)
 {
-	vs_autofree struct counted *counted = calloc(n + 1, sizeof(*counted));
-	vs_autofree struct counted **by_label = calloc(n + 1, sizeof(struct counted *));
+	vs_autofree struct counted *counted = xcalloc(n + 1, sizeof(*counted));
+	vs_autofree struct counted **by_label = xcalloc(n, sizeof(struct counted *));
 	size_t n_counted = 0;
-	int ret;
+	int ret = collect(policy, snaps, n, now_ns, verdicts, counted, &n_counted);
 
-	if (!counted || !by_label)
-		return -ENOMEM;
-	ret = collect(policy, snaps, n, now_ns, verdicts, counted, &n_counted);
 	if (ret < 0)
 		return ret;
 	apply_keeps(policy, counted, n_counted, by_label);
@@ -313,27 +311,15 @@ int vm_retain_plan(const struct vm_retain *policy, const struct vm_retain_snapsh
 	return ret;
 }
 
-int vm_retain_plan_text(const struct vm_retain_snapshot *snaps, const struct vm_retain_verdict *verdicts, size_t n,
+void vm_retain_plan_text(const struct vm_retain_snapshot *snaps, const struct vm_retain_verdict *verdicts, size_t n,
 			char **text, size_t *len)
 {
-	vs_autofree char *out = NULL;
-	size_t out_len = 0;
-	FILE *f = open_memstream(&out, &out_len);
-	int ret = f ? 0 : -ENOMEM;
+	FILE *f = xmemopen(text, len);
 
-	for (size_t i = 0; ret == 0 && i < n; i++) {
+	for (size_t i = 0; i < n; i++) {
 		vs_autofree char *name = vm_name_for_table(snaps[i].shown);
 
-		if (name)
-			fprintf(f, "%s %s %s\n", verdicts[i].keep ? "keep" : "drop", name, verdicts[i].reason);
-		else
-			ret = -ENOMEM;
+		fprintf(f, "%s %s %s\n", verdicts[i].keep ? "keep" : "drop", name, verdicts[i].reason);
 	}
-	if (f && fclose(f) != 0)
-		ret = -ENOMEM;
-	if (ret < 0)
-		return ret;
-	*text = vs_steal(out);
-	*len = out_len;
-	return 0;
+	xmemclose(f);
 }

@@ -11,9 +11,9 @@
 #include "vm/language/retain.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
+#include "vm/util/mem.h"
 #include "vm/util/utf8.h"
 
 static const char units[VM_RETAIN_UNITS + 1] = VM_RETAIN_LETTERS;
@@ -29,12 +29,9 @@ struct piece {
 /* "term '7x': " and the reason. */
 static int bad_term(struct piece term, struct vs_err *err, const char *reason)
 {
-	size_t fit = vm_utf8_fit(term.p, term.len, TERM_SHOWN_MAX);
-	vs_autofree char *shown = vm_utf8_escape(term.p, fit, false);
+	vs_autofree char *shown = vm_utf8_excerpt(term.p, term.len, TERM_SHOWN_MAX);
 
-	if (!shown)
-		return -ENOMEM;
-	return vs_err_set(err, -EINVAL, "term '%s%s': %s", shown, fit < term.len ? "..." : "", reason);
+	return vs_err_set(err, -EINVAL, "term '%s': %s", shown, reason);
 }
 
 static int bad_unit(struct piece term, struct vs_err *err)
@@ -138,21 +135,13 @@ static int parse_min(struct piece value, struct piece term, struct vm_retain *po
 
 static int parse_match(struct piece glob, struct piece term, struct vm_retain *policy, struct vs_err *err)
 {
-	char **grown;
-
 	if (!glob.len)
 		return bad_term(term, err, "match= needs a pattern, as in match=auto-*");
 	for (size_t i = 0; i < policy->n_match; i++)
 		if (strlen(policy->match[i]) == glob.len && !memcmp(policy->match[i], glob.p, glob.len))
 			return 0;
-	grown = reallocarray(policy->match, policy->n_match + 1, sizeof(*grown));
-	if (!grown)
-		return -ENOMEM;
-	policy->match = grown;
-	grown[policy->n_match] = strndup(glob.p, glob.len);
-	if (!grown[policy->n_match])
-		return -ENOMEM;
-	policy->n_match++;
+	policy->match = xreallocarray(policy->match, policy->n_match + 1, sizeof(*policy->match));
+	policy->match[policy->n_match++] = xstrndup(glob.p, glob.len);
 	return 0;
 }
 
@@ -191,7 +180,7 @@ static bool is_separator(char c)
 
 static int check_bytes(struct piece line, struct vs_err *err)
 {
-	if (line.len > VM_RETAIN_LINE_MAX)
+	if (line.len > VM_RETAIN_LINE_MAX) /* which also limits what is allocated for it */
 		return vs_err_set(err, -EINVAL, "a policy is one line of at most %d bytes", VM_RETAIN_LINE_MAX);
 	for (size_t i = 0; i < line.len; i++) {
 		unsigned char c = (unsigned char)line.p[i];
@@ -220,8 +209,6 @@ static int check_whole(const struct vm_retain *policy, size_t n_terms, struct vs
 				  "something, as 7 or 7d do");
 	vs_autofree char *text = vm_retain_line(policy);
 
-	if (!text)
-		return -ENOMEM;
 	if (strlen(text) > VM_RETAIN_LINE_MAX)
 		return vs_err_set(err, -EINVAL, "a policy is one line of at most %d bytes, and this one is read back as %zu",
 				  VM_RETAIN_LINE_MAX, strlen(text));
@@ -301,13 +288,10 @@ static void put_policy(FILE *f, const struct vm_retain *policy)
 char *vm_retain_line(const struct vm_retain *policy)
 {
 	vs_autofree char *text = NULL;
-	size_t len = 0;
-	FILE *f = open_memstream(&text, &len);
+	size_t len;
+	FILE *f = xmemopen(&text, &len);
 
-	if (!f)
-		return NULL;
 	put_policy(f, policy); /* every term with a blank in front */
-	if (fclose(f) != 0)
-		return NULL;
-	return strdup(len ? text + 1 : "");
+	xmemclose(f);
+	return xstrdup(len ? text + 1 : "");
 }

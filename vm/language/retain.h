@@ -11,7 +11,7 @@
  *
  * Terms add up: of two with one unit the larger counts, all globs count. Source: the contract's section "retain".
  *
- * Errors: -EINVAL for every line that is no policy, with a sentence that names the term; -ENOMEM.
+ * Errors: -EINVAL for every line that is no policy, with a sentence that names the term.
  * Pure: no I/O, no clock. "Local time" is the process's time zone and GLOBs are matched in its locale, so whoever changes
  * TZ calls tzset() first. Any thread.
  */
@@ -48,8 +48,7 @@ int vm_retain_parse(const char *line, size_t len, struct vm_retain *out, struct 
 /* Accepts a zeroed struct; leaves one. */
 void vm_retain_fini(struct vm_retain *policy);
 
-/* The canonical line, without a newline: "7 7d 4w min=2d match=auto-*". It parses to the same policy. Gives; NULL: no
- * memory. */
+/* The canonical line, without a newline: "7 7d 4w min=2d match=auto-*". It parses to the same policy. Gives. */
 char *vm_retain_line(const struct vm_retain *policy);
 
 /* ---------------------------------------------------------------- the plan */
@@ -81,7 +80,7 @@ struct vm_retain_verdict {
  * What @policy does with @snaps at @now_ns: fills verdicts[0..n-1]. Not counted and always kept are snapshots that are
  * held, open, not recorded, neither ours nor named by a glob, or dated after @now_ns. Not counted are those whose removal
  * was begun, and those that cannot be read, for what has no data any more must not stand in for what has: a delete is finished,
- * another command is left to who gave it, and so is what cannot be read. 0; -ENOMEM; -EOVERFLOW: a date
+ * another command is left to who gave it, and so is what cannot be read. 0; -EOVERFLOW: a date
  * that the C library cannot put into the calendar. On failure the verdicts say nothing.
  */
 int vm_retain_plan(const struct vm_retain *policy, const struct vm_retain_snapshot *snaps, size_t n, int64_t now_ns,
@@ -89,7 +88,7 @@ int vm_retain_plan(const struct vm_retain *policy, const struct vm_retain_snapsh
 
 /* The text of `retain.plan`: a line "keep|drop NAME reason" each, in the order of @snaps, spaces in names as %20. Gives
  * *text and its length. */
-int vm_retain_plan_text(const struct vm_retain_snapshot *snaps, const struct vm_retain_verdict *verdicts, size_t n,
+void vm_retain_plan_text(const struct vm_retain_snapshot *snaps, const struct vm_retain_verdict *verdicts, size_t n,
 			char **text, size_t *len);
 
 #endif

@@ -32,8 +32,8 @@
 /* "COMMAND\tWORD\tTEXT\n"; @text NULL: "COMMAND\tWORD\t". Gives; NULL: no memory. */
 static char *line_of(const struct vm_journal *j, const char *word, const char *text)
 {
-	vs_autofree char *command = vm_utf8_escape(j->command, strlen(j->command), true);
-	vs_autofree char *what = text ? vm_utf8_escape(text, strlen(text), true) : NULL;
+	vs_autofree char *command = vm_utf8_escape(j->command, strlen(j->command), "%");
+	vs_autofree char *what = text ? vm_utf8_escape(text, strlen(text), "%") : NULL;
 	char *line;
 
 	if (!command || (text && !what) || asprintf(&line, "%s\t%s\t%s%s", command, word, what ? what : "", text ? "\n" : "") < 0)

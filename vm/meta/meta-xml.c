@@ -67,7 +67,7 @@ static int put_attr(FILE *f, const char *name, const char *value)
 
 	if (!value)
 		return 0;
-	escaped = vm_utf8_escape(value, strlen(value), true);
+	escaped = vm_utf8_escape(value, strlen(value), "%");
 	if (!escaped)
 		return -ENOMEM;
 	fprintf(f, " %s=\"", name);

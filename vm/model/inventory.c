@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 #define GROWTH_NEWS (UINT64_C(1) << 20)
 
@@ -26,10 +27,8 @@ struct inventory_box {
 
 struct vm_domain *vm_domain_new(void)
 {
-	struct domain_box *box = calloc(1, sizeof(*box));
+	struct domain_box *box = xcalloc(1, sizeof(*box));
 
-	if (!box)
-		return NULL;
 	atomic_init(&box->refs, 1);
 	vm_arena_init(&box->arena);
 	return &box->domain;
@@ -194,19 +193,11 @@ static bool same_domains(const struct vm_inventory *a, const struct vm_inventory
 
 struct vm_inventory *vm_inventory_new(struct vm_domain **domains, size_t n, const struct vm_inventory *prev)
 {
-	struct inventory_box *box = calloc(1, sizeof(*box));
-	struct vm_inventory *inv;
+	struct inventory_box *box = xcalloc(1, sizeof(*box));
+	struct vm_inventory *inv = &box->inventory;
 
-	if (box)
-		box->inventory.domains = calloc(n ? n : 1, sizeof(struct vm_domain *));
-	if (!box || !box->inventory.domains) {
-		free(box);
-		for (size_t i = 0; i < n; i++)
-			vm_domain_unref(domains[i]);
-		return NULL;
-	}
 	atomic_init(&box->refs, 1);
-	inv = &box->inventory;
+	inv->domains = xcalloc(n, sizeof(struct vm_domain *));
 	inv->n_domains = n;
 	if (n)
 		memcpy(inv->domains, domains, n * sizeof(struct vm_domain *));

@@ -12,7 +12,7 @@
 #include "vm/util/arena.h"
 #include "vm/model/types.h"
 
-/* An empty domain; everything in it is to come from its arena. NULL: no memory. Gives. */
+/* An empty domain; everything in it is to come from its arena. Gives. */
 struct vm_domain *vm_domain_new(void);
 struct vm_arena *vm_domain_arena(struct vm_domain *d);
 struct vm_domain *vm_domain_ref(struct vm_domain *d);
@@ -23,7 +23,7 @@ void vm_domain_unref(struct vm_domain *d);
 bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b);
 
 /* Takes the references in @domains (not the array), sorts by dir. @prev: the inventory before, or NULL; the serial rises
- * where the domains are not the very same objects. NULL: no memory (the references are dropped). Gives. */
+ * where the domains are not the very same objects. Gives. */
 struct vm_inventory *vm_inventory_new(struct vm_domain **domains, size_t n, const struct vm_inventory *prev);
 
 #endif

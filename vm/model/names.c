@@ -20,52 +20,22 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/util/mem.h"
 #include "vm/util/utf8.h"
 
 #define ID_MAX 128     /* shown bytes of an id that are kept: QEMU itself shows 127 */
 #define NUMBER_MAX 24  /* "~18446744073709551615" */
 
-static bool must_escape(unsigned char c)
-{
-	return c < 0x20 || c == 0x7f || c == '%' || c == '/' || c == '~';
-}
-
-static char *put_hex(char *o, unsigned char c)
-{
-	static const char digits[] = "0123456789ABCDEF";
-
-	*o++ = '%';
-	*o++ = digits[c >> 4];
-	*o++ = digits[c & 15];
-	return o;
-}
-
 char *vm_name_escape(const char *raw)
 {
-	size_t len = strlen(raw);
-	char *shown = malloc(3 * len + 1);
-	char *o = shown;
+	vs_autofree char *shown = vm_utf8_escape(raw, strlen(raw), "%/~");
 
-	if (!shown)
-		return NULL;
-	for (size_t i = 0; i < len;) {
-		size_t n = vm_utf8_len(raw + i, len - i);
-
-		if (n == 0 || must_escape((unsigned char)raw[i]) || (raw[i] == '.' && i == 0)) {
-			o = put_hex(o, (unsigned char)raw[i++]);
-			continue;
-		}
-		memcpy(o, raw + i, n);
-		o += n;
-		i += n;
-	}
-	*o = '\0';
-	return shown;
+	return shown[0] == '.' ? xasprintf("%%2E%s", shown + 1) : vs_steal(shown);
 }
 
 char *vm_name_printable(const char *text)
 {
-	return vm_utf8_escape(text, strlen(text), false);
+	return vm_utf8_escape(text, strlen(text), "");
 }
 
 static int hex_digit(char c)
@@ -81,11 +51,9 @@ static int hex_digit(char c)
 
 int vm_name_unescape(const char *shown, char **raw)
 {
-	vs_autofree char *out = malloc(strlen(shown) + 1);
+	vs_autofree char *out = xcalloc(strlen(shown) + 1, 1);
 	char *o = out;
 
-	if (!out)
-		return -ENOMEM;
 	for (const char *p = shown; *p; p++) {
 		int high, low;
 
@@ -107,19 +75,7 @@ int vm_name_unescape(const char *shown, char **raw)
 
 char *vm_name_for_table(const char *shown)
 {
-	char *out = malloc(3 * strlen(shown) + 1);
-	char *o = out;
-
-	if (!out)
-		return NULL;
-	for (const char *p = shown; *p; p++) {
-		if (*p == ' ')
-			o = put_hex(o, ' ');
-		else
-			*o++ = *p;
-	}
-	*o = '\0';
-	return out;
+	return vm_utf8_escape(shown, strlen(shown), " ");
 }
 
 /* ---------------------------------------------------------------- numbers */
@@ -190,7 +146,6 @@ static void claims_free(struct claim *claims, size_t n)
 static char *compose(const struct claim *claim, size_t number)
 {
 	char tail[1 + ID_MAX + NUMBER_MAX + 1] = "";
-	char *shown = NULL;
 	size_t len = 0, room;
 
 	if (claim->mark)
@@ -198,9 +153,7 @@ static char *compose(const struct claim *claim, size_t number)
 	if (number > 1)
 		snprintf(tail + len, sizeof(tail) - len, "~%zu", number);
 	room = claim->limit > strlen(tail) ? claim->limit - strlen(tail) : 0;
-	if (asprintf(&shown, "%.*s%s", (int)fit(claim->base, room), claim->base, tail) < 0)
-		return NULL;
-	return shown;
+	return xasprintf("%.*s%s", (int)fit(claim->base, room), claim->base, tail);
 }
 
 /* A name in the tree: how many bear it, or the next number for it. */
@@ -227,139 +180,110 @@ static struct known *known_find(void *const *tree, const char *name)
 	return node ? *(struct known **)node : NULL;
 }
 
-/* Gives @claim that name unless somebody has it. */
-static int give(void **tree, const struct claim *claim, size_t number, struct known *known, char **out)
+/* The one in the tree that bears the name of @known: that one, unless somebody came before it. */
+static struct known *known_add(void **tree, struct known *known)
 {
-	char *shown = compose(claim, number);
+	struct known **node = tsearch(known, tree, known_compare);
 
-	if (!shown)
-		return -ENOMEM;
-	if (known_find(tree, shown)) {
-		free(shown);
-		return 0;
-	}
+	if (!node)
+		xoom();
+	return *node;
+}
+
+/* Gives @claim that name, or NULL where somebody has it. */
+static char *give(void **tree, const struct claim *claim, size_t number, struct known *known)
+{
+	vs_autofree char *shown = compose(claim, number);
+
 	*known = (struct known){.name = shown, .n = 2};
-	if (!tsearch(known, tree, known_compare)) {
-		free(shown);
-		return -ENOMEM;
-	}
-	*out = shown;
-	return 0;
+	return known_add(tree, known) == known ? vs_steal(shown) : NULL;
 }
 
 /* For one that came second: counts on from the bearer of the name that it would have liked. */
-static int give_numbered(void **tree, const struct claim *claim, struct known *known, char **out)
+static char *give_numbered(void **tree, const struct claim *claim, struct known *known)
 {
 	vs_autofree char *liked = compose(claim, 1);
-	struct known *first = liked ? known_find(tree, liked) : NULL;
-	int ret = first ? 0 : -ENOMEM;
+	struct known *first = known_find(tree, liked);
+	char *shown = NULL;
 
-	while (ret == 0 && !*out)
-		ret = give(tree, claim, first->n++, known, out);
-	return ret;
+	while (!shown)
+		shown = give(tree, claim, first->n++, known);
+	return shown;
 }
 
 /* Gives every claim its name; see the top of this file. */
-static int settle(const struct claim *claims, size_t n, char **out)
+static void settle(const struct claim *claims, size_t n, char **out)
 {
-	vs_autofree struct known *known = calloc(n + 1, sizeof(*known));
+	vs_autofree struct known *known = xcalloc(n, sizeof(*known));
 	void *tree = NULL;
-	int ret = known ? 0 : -ENOMEM;
 
 	for (size_t i = 0; i < n; i++)
-		out[i] = NULL;
-	for (size_t i = 0; ret == 0 && i < n; i++)
-		ret = give(&tree, &claims[i], 1, &known[i], &out[i]);
-	for (size_t i = 0; ret == 0 && i < n; i++)
+		out[i] = give(&tree, &claims[i], 1, &known[i]);
+	for (size_t i = 0; i < n; i++)
 		if (!out[i])
-			ret = give_numbered(&tree, &claims[i], &known[i], &out[i]);
+			out[i] = give_numbered(&tree, &claims[i], &known[i]);
 	tdestroy(tree, known_keep);
-	for (size_t i = 0; ret < 0 && i < n; i++) {
-		free(out[i]);
-		out[i] = NULL;
-	}
-	return ret;
 }
 
 /* The mark of @name: its escaped id, cut to ID_MAX, or a hash where there is no id. */
 static char *make_mark(const char *name, const char *id)
 {
-	char *mark = NULL;
+	char *mark;
 
-	if (id) {
-		mark = vm_name_escape(id);
-		if (mark)
-			mark[fit(mark, ID_MAX)] = '\0';
-	} else if (asprintf(&mark, "%08x", (unsigned)(vm_ino(0, name) >> 32)) < 0) {
-		mark = NULL;
-	}
+	if (!id)
+		return xasprintf("%08x", (unsigned)(vm_ino(0, name) >> 32));
+	mark = vm_name_escape(id);
+	mark[fit(mark, ID_MAX)] = '\0';
 	return mark;
 }
 
-static int make_claim(const char *name, const char *id, bool marked, size_t limit, struct claim *claim)
+static void make_claim(const char *name, const char *id, bool marked, size_t limit, struct claim *claim)
 {
 	claim->limit = limit;
 	claim->base = vm_name_escape(name);
-	if (!claim->base)
-		return -ENOMEM;
-	if (!marked && name[0] && strlen(claim->base) <= limit)
-		return 0;
-	claim->mark = make_mark(name, id);
-	return claim->mark ? 0 : -ENOMEM;
+	if (marked || !name[0] || strlen(claim->base) > limit)
+		claim->mark = make_mark(name, id);
 }
 
 /* How many bear each name: bearers[i] is the count for in[i].name. */
-static int count_bearers(const struct vm_name_in *in, size_t n, size_t *bearers)
+static void count_bearers(const struct vm_name_in *in, size_t n, size_t *bearers)
 {
-	vs_autofree struct known *known = calloc(n + 1, sizeof(*known));
+	vs_autofree struct known *known = xcalloc(n, sizeof(*known));
 	void *tree = NULL;
-	int ret = known ? 0 : -ENOMEM;
 
-	for (size_t i = 0; ret == 0 && i < n; i++) {
-		struct known **node;
-
+	for (size_t i = 0; i < n; i++) {
 		known[i].name = in[i].name;
-		node = tsearch(&known[i], &tree, known_compare);
-		if (node)
-			(*node)->n++;
-		else
-			ret = -ENOMEM;
+		known_add(&tree, &known[i])->n++;
 	}
-	for (size_t i = 0; ret == 0 && i < n; i++)
+	for (size_t i = 0; i < n; i++)
 		bearers[i] = known_find(&tree, in[i].name)->n;
 	tdestroy(tree, known_keep);
-	return ret;
 }
 
-int vm_names_shown(const struct vm_name_in *in, size_t n, char **out)
+void vm_names_shown(const struct vm_name_in *in, size_t n, char **out)
 {
-	vs_autofree size_t *bearers = calloc(n + 1, sizeof(*bearers));
-	struct claim *claims = calloc(n + 1, sizeof(*claims));
-	int ret = bearers && claims ? count_bearers(in, n, bearers) : -ENOMEM;
+	vs_autofree size_t *bearers = xcalloc(n, sizeof(*bearers));
+	struct claim *claims = xcalloc(n, sizeof(*claims));
 
-	for (size_t i = 0; ret == 0 && i < n; i++) {
+	count_bearers(in, n, bearers);
+	for (size_t i = 0; i < n; i++) {
 		bool marked = in[i].force_id || (bearers[i] > 1 && in[i].id);
 		size_t limit = in[i].suffix_len < VM_NAME_MAX ? VM_NAME_MAX - in[i].suffix_len : 1;
 
-		ret = make_claim(in[i].name, in[i].id, marked, limit, &claims[i]);
+		make_claim(in[i].name, in[i].id, marked, limit, &claims[i]);
 	}
-	if (ret == 0)
-		ret = settle(claims, n, out);
+	settle(claims, n, out);
 	claims_free(claims, n);
-	return ret;
 }
 
-int vm_names_dirs(const char *const *raw, size_t n, char **out)
+void vm_names_dirs(const char *const *raw, size_t n, char **out)
 {
-	struct claim *claims = calloc(n + 1, sizeof(*claims));
-	int ret = claims ? 0 : -ENOMEM;
+	struct claim *claims = xcalloc(n, sizeof(*claims));
 
-	for (size_t i = 0; ret == 0 && i < n; i++)
-		ret = make_claim(raw[i], NULL, false, VM_NAME_MAX, &claims[i]);
-	if (ret == 0)
-		ret = settle(claims, n, out);
+	for (size_t i = 0; i < n; i++)
+		make_claim(raw[i], NULL, false, VM_NAME_MAX, &claims[i]);
+	settle(claims, n, out);
 	claims_free(claims, n);
-	return ret;
 }
 
 /* ---------------------------------------------------------------- file names */
@@ -373,8 +297,7 @@ size_t vm_name_suffix_len(const char *const *targets, size_t n_targets)
 
 	for (size_t i = 0; i < n_targets; i++) {
 		vs_autofree char *shown = vm_name_escape(targets[i]);
-		/* Out of memory: the longest it could be. */
-		size_t len = 1 + (shown ? strlen(shown) : 3 * strlen(targets[i])) + strlen(IMAGE_SUFFIX);
+		size_t len = 1 + strlen(shown) + strlen(IMAGE_SUFFIX);
 
 		if (len > longest)
 			longest = len;
@@ -388,22 +311,17 @@ char *vm_name_stem(const char *path)
 	const char *name = slash ? slash + 1 : path;
 	const char *dot = strrchr(name, '.');
 
-	return dot && dot != name ? strndup(name, (size_t)(dot - name)) : strdup(name);
+	return xstrndup(name, dot && dot != name ? (size_t)(dot - name) : strlen(name));
 }
 
 char *vm_name_image_file(const char *shown, const char *target)
 {
 	vs_autofree char *escaped = vm_name_escape(target);
-	char *file = NULL;
 
-	if (!escaped || asprintf(&file, "%s.%s" IMAGE_SUFFIX, shown, escaped) < 0)
-		return NULL;
-	return file;
+	return xasprintf("%s.%s" IMAGE_SUFFIX, shown, escaped);
 }
 
 char *vm_name_xml_file(const char *shown)
 {
-	char *file = NULL;
-
-	return asprintf(&file, "%s" XML_SUFFIX, shown) < 0 ? NULL : file;
+	return xasprintf("%s" XML_SUFFIX, shown);
 }

@@ -8,7 +8,6 @@
  * `~` tells its raw name, and a `~` always starts what was added to tell bearers of one name apart.
  *
  * Source: the contract's section "The tree". Pure: no I/O, no state; any thread.
- * Errors: -ENOMEM; -EINVAL where said.
  */
 #ifndef VS_VM_MODEL_NAMES_H
 #define VS_VM_MODEL_NAMES_H
@@ -17,14 +16,13 @@
 
 #define VM_NAME_MAX 255 /* bytes of a file name, Linux's NAME_MAX */
 
-/* Gives the escaped form of @raw (any bytes; an empty name stays empty). NULL: no memory. */
+/* Gives the escaped form of @raw (any bytes; an empty name stays empty). */
 char *vm_name_escape(const char *raw);
 
 /* Undoes vm_name_escape() and vm_name_for_table(), for look-ups. -EINVAL: a `%` without two hex digits, or %00. Gives *raw. */
 int vm_name_unescape(const char *shown, char **raw);
 
-/* For sentences: control bytes and bytes that are no valid UTF-8 become %XX, all else (also `/` and `%`) stays. Gives; NULL:
- * no memory. */
+/* For sentences: control bytes and bytes that are no valid UTF-8 become %XX, all else (also `/` and `%`) stays. Gives. */
 char *vm_name_printable(const char *text);
 
 /* One snapshot that wants a shown name. */
@@ -45,15 +43,15 @@ size_t vm_name_suffix_len(const char *const *targets, size_t n_targets);
  * name for those without an id). Equal results get `~2`, `~3`... All answers differ. Gives every out[i].
  * O(n) even where 65,536 entries bear one name and one id.
  */
-int vm_names_shown(const struct vm_name_in *in, size_t n, char **out);
+void vm_names_shown(const struct vm_name_in *in, size_t n, char **out);
 
 /* Directory names for domains (raw names), or for image sources (stems); equal ones become `~2`, `~3`... in order. As above. */
-int vm_names_dirs(const char *const *raw, size_t n, char **out);
+void vm_names_dirs(const char *const *raw, size_t n, char **out);
 
-/* The stem of an image path: its last component without the last extension. ".qcow2" stays whole. Gives; NULL: no memory. */
+/* The stem of an image path: its last component without the last extension. ".qcow2" stays whole. Gives. */
 char *vm_name_stem(const char *path);
 
-/* "monday.vda.img", "monday.xml". @shown as above, @target raw. Gives; NULL: no memory. */
+/* "monday.vda.img", "monday.xml". @shown as above, @target raw. Gives. */
 char *vm_name_image_file(const char *shown, const char *target);
 char *vm_name_xml_file(const char *shown);
 

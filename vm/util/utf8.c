@@ -47,12 +47,24 @@ size_t vm_utf8_len(const char *text, size_t room)
 	return n && !is_barred(p) ? n : 0;
 }
 
-static bool must_escape(char c, bool percent)
+bool vm_utf8_valid(const char *text)
 {
-	return (unsigned char)c < 0x20 || c == 0x7f || (percent && c == '%');
+	size_t len = strlen(text), n;
+
+	for (; len; text += n, len -= n) {
+		n = vm_utf8_len(text, len);
+		if (n == 0)
+			return false;
+	}
+	return true;
 }
 
-char *vm_utf8_escape(const char *text, size_t len, bool percent)
+static bool must_escape(char c, const char *also)
+{
+	return (unsigned char)c < 0x20 || c == 0x7f || strchr(also, c);
+}
+
+char *vm_utf8_escape(const char *text, size_t len, const char *also)
 {
 	static const char digits[] = "0123456789ABCDEF";
 	char *out = xcalloc(len + 1, 3); /* whoever hands in @text has a limit on it */
@@ -61,7 +73,7 @@ char *vm_utf8_escape(const char *text, size_t len, bool percent)
 	for (size_t i = 0; i < len;) {
 		size_t n = vm_utf8_len(text + i, len - i);
 
-		if (n == 0 || must_escape(text[i], percent)) {
+		if (n == 0 || must_escape(text[i], also)) {
 			*o++ = '%';
 			*o++ = digits[(unsigned char)text[i] >> 4];
 			*o++ = digits[(unsigned char)text[i++] & 15];
@@ -87,4 +99,12 @@ size_t vm_utf8_fit(const char *text, size_t len, size_t max)
 		fit += n ? n : 1;
 	}
 	return fit;
+}
+
+char *vm_utf8_excerpt(const char *text, size_t len, size_t max)
+{
+	size_t fit = vm_utf8_fit(text, len, max);
+	vs_autofree char *shown = vm_utf8_escape(text, fit, "");
+
+	return xasprintf("%s%s", shown, fit < len ? "..." : "");
 }

@@ -14,13 +14,18 @@
 /* Bytes of the character at @p, of which @room bytes may be looked at; 0: there is none. */
 size_t vm_utf8_len(const char *p, size_t room);
 
+/* Nothing but characters? */
+bool vm_utf8_valid(const char *text);
+
 /*
- * Gives a copy of @text (@len bytes) in which control bytes (0..31, 127) and bytes that are no character are %XX, in upper
- * case; with @percent also `%` itself: then vm_name_unescape() brings the text back.
+ * Gives a copy of @text (@len bytes) in which control bytes (0..31, 127), bytes that are no character, and the characters of @also
+ * are %XX, in upper case. If `%` is one of them, vm_name_unescape() brings the text back.
  */
-char *vm_utf8_escape(const char *text, size_t len, bool percent);
+char *vm_utf8_escape(const char *text, size_t len, const char *also);
 
 /* The longest beginning of @text, at most @max bytes, that cuts no character. */
 size_t vm_utf8_fit(const char *text, size_t len, size_t max);
+/* Gives that beginning for a message: escaped, and with "..." where something is missing. */
+char *vm_utf8_excerpt(const char *text, size_t len, size_t max);
 
 #endif
