@@ -9,8 +9,9 @@
  */
 #include "vm/xml/xml-priv.h"
 
-#include <errno.h>
 #include <string.h>
+
+#include "vm/util/mem.h"
 
 static bool one_of(const xmlChar *name, const char *const *words, size_t n)
 {
@@ -93,37 +94,15 @@ static size_t indent_of(const xmlNode *element)
 	return line ? strlen(line + 1) : 0;
 }
 
-static int dump(xmlDoc *doc, char **text, size_t *len)
+char *vm_xml_definition(const xmlNode *element)
 {
-	xmlBuffer *buffer = xmlBufferCreate();
-	int ret = -ENOMEM;
+	xmlDoc *doc = vm_xml_lift(element);
+	xmlNode *copy = xmlDocGetRootElement(doc);
+	vs_autofree char *text = NULL;
 
-	if (buffer && xmlNodeDump(buffer, doc, xmlDocGetRootElement(doc), 0, 0) >= 0 && !xmlBufferCat(buffer, (const xmlChar *)"\n")) {
-		char *copy = strdup((const char *)xmlBufferContent(buffer));
-
-		if (copy) {
-			*len = strlen(copy);
-			*text = copy;
-			ret = 0;
-		}
-	}
-	xmlBufferFree(buffer);
-	return ret;
-}
-
-int vm_xml_definition(const xmlNode *element, char **text, size_t *len)
-{
-	xmlDoc *doc = xmlNewDoc((const xmlChar *)"1.0");
-	xmlNode *copy = doc ? xmlDocCopyNode((xmlNode *)element, doc, 1) : NULL;
-	int ret = -ENOMEM;
-
-	if (copy) {
-		xmlDocSetRootElement(doc, copy);
-		xmlNodeSetName(copy, (const xmlChar *)"domain");
-		scrub(copy);
-		dedent(copy, indent_of(element));
-		ret = dump(doc, text, len);
-	}
-	xmlFreeDoc(doc);
-	return ret;
+	xmlNodeSetName(copy, (const xmlChar *)"domain");
+	scrub(copy);
+	dedent(copy, indent_of(element));
+	text = vm_xml_dump(doc, false);
+	return xasprintf("%s\n", text);
 }

@@ -20,8 +20,7 @@
  * that; one that moved elsewhere is pointed there.
  *
  * libxml2 frees what it replaces only where told to; trees here are small and short-lived, and everything taken out of the
- * document is freed at once. A failed allocation shows as a missing attribute at the latest when the result is dumped, so
- * the setters' answers are collected in one flag.
+ * document is freed at once. That a string which is put in cannot stand in XML is noted in a flag, and said at the end.
  */
 #include "vm/xml/edit.h"
 
@@ -33,15 +32,10 @@
 struct edit {
 	xmlDoc *doc;
 	xmlNode *root;
-	bool oom;
+	bool unfit;
 };
 
 /* ---------------------------------------------------------------- in, out, small tools */
-
-static int oom(struct vs_err *err)
-{
-	return vs_err_set(err, -ENOMEM, "out of memory");
-}
 
 static int open_text(const char *text, const char *root, struct edit *e, struct vs_err *err)
 {
@@ -56,16 +50,11 @@ static int open_text(const char *text, const char *root, struct edit *e, struct 
 /* Dumps and closes. @result is what is returned if that works. */
 static int finish(struct edit *e, int result, char **out, struct vs_err *err)
 {
-	xmlBuffer *buffer = e->oom ? NULL : xmlBufferCreate();
-	char *text = NULL;
-
-	if (buffer && xmlNodeDump(buffer, e->doc, xmlDocGetRootElement(e->doc), 0, 0) >= 0)
-		text = strdup((const char *)xmlBufferContent(buffer));
-	xmlBufferFree(buffer);
-	xmlFreeDoc(e->doc);
-	if (!text)
-		return oom(err);
-	*out = text;
+	if (e->unfit) {
+		xmlFreeDoc(e->doc);
+		return vs_err_set(err, -EINVAL, "a path or a name has characters that XML does not allow");
+	}
+	*out = vm_xml_dump(e->doc, false);
 	return result;
 }
 
@@ -95,17 +84,14 @@ static void unset(xmlNode *node, const char *name)
 
 static void set(struct edit *e, xmlNode *node, const char *name, const char *value)
 {
-	if (node && !xmlSetProp(node, (const xmlChar *)name, (const xmlChar *)value))
-		e->oom = true;
+	e->unfit |= !vm_xml_fits(value);
+	vm_xml_set(node, name, value);
 }
 
 static xmlNode *add(struct edit *e, xmlNode *parent, const char *name, const char *text)
 {
-	xmlNode *node = parent ? xmlNewTextChild(parent, NULL, (const xmlChar *)name, (const xmlChar *)text) : NULL;
-
-	if (!node)
-		e->oom = true;
-	return node;
+	e->unfit |= text && !vm_xml_fits(text);
+	return vm_xml_add(parent, name, text);
 }
 
 static bool is(const xmlNode *node, const char *name)
@@ -175,10 +161,8 @@ static void point(struct edit *e, xmlNode *holder, const char *path, const char 
 	unset(source, "dev");
 	unset(source, "index");
 	unset(holder, "index");
-	if (source) {
-		drop_all(source, "slices");
-		drop_all(source, "dataStore");
-	}
+	drop_all(source, "slices");
+	drop_all(source, "dataStore");
 	set(e, source, block ? "dev" : "file", path);
 	set(e, holder, "type", block ? "block" : "file");
 	set_format(e, holder, format);
@@ -199,8 +183,7 @@ static void take_over(struct edit *e, xmlNode *disk, xmlNode *layer)
 	xmlFreeNode(old);
 	if (beneath) {
 		xmlUnlinkNode(beneath);
-		if (!xmlAddNextSibling(source, beneath))
-			e->oom = true;
+		xmlAddNextSibling(source, beneath);
 	}
 	xmlFree(type);
 	xmlFree(format);
@@ -325,48 +308,6 @@ int vm_edit_parent(const char *snapshot, const char *parent, char **out, struct 
 	return finish(&e, 0, out, err);
 }
 
-/* What one <disks> or <revertDisks> has to say about it. */
-static int overlay_in(struct edit *e, const xmlNode *list, const char *target, const struct vm_edit_move *m)
-{
-	int changed = 0;
-
-	for (xmlNode *disk = vm_xml_child(list, "disk"); disk; disk = vm_xml_next(disk, "disk"))
-		if (vm_xml_attr_is(disk, "name", target) && at_path(disk, m->from)) {
-			point(e, disk, m->to, m->format, false);
-			changed++;
-		}
-	return changed;
-}
-
-int vm_edit_overlay(const char *snapshot, const char *target, const char *from, const char *to, const char *format,
-		    char **out, struct vs_err *err)
-{
-	const struct vm_edit_move move = { .from = from, .to = to, .format = format };
-	struct edit e = {0};
-	int changed, r = open_text(snapshot, "domainsnapshot", &e, err);
-
-	if (r < 0)
-		return r;
-	changed = overlay_in(&e, vm_xml_child(e.root, "disks"), target, &move);
-	changed += overlay_in(&e, vm_xml_child(e.root, "revertDisks"), target, &move);
-	return finish(&e, changed, out, err);
-}
-
-int vm_edit_deleted(const char *snapshot, char **out, struct vs_err *err)
-{
-	struct edit e = {0};
-	int changed = 0, r = open_text(snapshot, "domainsnapshot", &e, err);
-	xmlNode *disk;
-
-	if (r < 0)
-		return r;
-	for (disk = vm_xml_child(vm_xml_child(e.root, "disks"), "disk"); disk; disk = vm_xml_next(disk, "disk")) {
-		changed += vm_xml_count(disk, "snapshotDeleteInProgress") > 0;
-		drop_all(disk, "snapshotDeleteInProgress");
-	}
-	return finish(&e, changed, out, err);
-}
-
 /* ---------------------------------------------------------------- definitions */
 
 static xmlNode *disk_of(const xmlNode *domain, const char *target)
@@ -379,22 +320,15 @@ static xmlNode *disk_of(const xmlNode *domain, const char *target)
 }
 
 /* The element becomes the root of a document of its own, called <domain>; the old document goes. */
-static int lift(struct edit *e, xmlNode *element, struct vs_err *err)
+static void lift(struct edit *e, const xmlNode *element)
 {
-	xmlDoc *doc = xmlNewDoc((const xmlChar *)"1.0");
-	xmlNode *copy = doc ? xmlDocCopyNode(element, doc, 1) : NULL;
+	xmlDoc *doc = vm_xml_lift(element);
 
-	if (!copy) {
-		xmlFreeDoc(doc);
-		return oom(err);
-	}
-	xmlDocSetRootElement(doc, copy);
-	xmlNodeSetName(copy, (const xmlChar *)"domain");
-	xmlReconciliateNs(doc, copy);
 	xmlFreeDoc(e->doc);
 	e->doc = doc;
-	e->root = copy;
-	return 0;
+	e->root = xmlDocGetRootElement(doc);
+	xmlNodeSetName(e->root, (const xmlChar *)"domain");
+	xmlReconciliateNs(doc, e->root);
 }
 
 static int lift_definition(struct edit *e, struct vs_err *err)
@@ -407,7 +341,8 @@ static int lift_definition(struct edit *e, struct vs_err *err)
 		element = vm_xml_child(e->root, "domain");
 	if (!element)
 		return vs_err_set(err, -EINVAL, "the snapshot's record holds no definition of the domain");
-	return lift(e, element, err);
+	lift(e, element);
+	return 0;
 }
 
 static int restart_from(struct edit *e, const struct vm_edit_disk *d, struct vs_err *err)
@@ -428,8 +363,7 @@ int vm_edit_name(const char *domain, const char *name, char **out, struct vs_err
 	if (r < 0)
 		return r;
 	drop_all(e.root, "name");
-	if (!xmlNewTextChild(e.root, NULL, (const xmlChar *)"name", (const xmlChar *)name))
-		e.oom = true;
+	add(&e, e.root, "name", name);
 	return finish(&e, 0, out, err);
 }
 

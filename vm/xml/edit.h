@@ -11,7 +11,7 @@
  * byte, as the text spells them. Source: libvirt's formatdomain and formatsnapshot pages.
  *
  * Every function parses one text and gives another (free()). Errors: -EINVAL not well-formed, not what it should be, or it
- * does not hold what is needed; -E2BIG; -ENOMEM. Pure; any thread.
+ * does not hold what is needed; -E2BIG. Pure; any thread.
  */
 #ifndef VS_VM_XML_EDIT_H
 #define VS_VM_XML_EDIT_H
@@ -39,14 +39,6 @@ struct vm_edit_move {
  * say what it stood on.
  */
 int vm_edit_layers(const char *text, const struct vm_edit_move *moves, size_t n, char **out, struct vs_err *err);
-
-/* The overlay of one disk, in <disks> and <revertDisks>: where it was @from it is a file @to now. @format: NULL keeps it.
- * Returns how many it changed. */
-int vm_edit_overlay(const char *snapshot, const char *target, const char *from, const char *to, const char *format,
-		    char **out, struct vs_err *err);
-
-/* Takes libvirt's note away that a delete was not completed (for when we completed it). Returns how many. */
-int vm_edit_deleted(const char *snapshot, char **out, struct vs_err *err);
 
 /* ---------------------------------------------------------------- definitions of domains */
 

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vm/util/mem.h"
+
 /* `snapshot=` of a disk or of <memory>; @absent where there is none, or a word that we do not know. */
 static enum vm_xml_mode parse_mode(const xmlNode *node, enum vm_xml_mode absent)
 {
@@ -18,56 +20,56 @@ static enum vm_xml_mode parse_mode(const xmlNode *node, enum vm_xml_mode absent)
 	return absent;
 }
 
-static void parse_disk(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_xml_snapdisk *disk)
+static void parse_disk(struct vm_xml_named *named, const xmlNode *node, struct vm_xml_snapdisk *disk)
 {
 	/* libvirt always writes the mode. Without it the least we could assume wrongly: an internal one proves itself by
 	 * its entry, an external one by naming its overlay. */
 	disk->mode = parse_mode(node, vm_xml_child(node, "source") ? VM_MODE_EXTERNAL : VM_MODE_INTERNAL);
 	disk->delete_in_progress = vm_xml_child(node, "snapshotDeleteInProgress") != NULL;
 	if (disk->mode == VM_MODE_EXTERNAL || disk->mode == VM_MODE_MANUAL)
-		vm_xml_source_parse(ctx, node, &disk->overlay);
+		vm_xml_source_parse(named, node, &disk->overlay);
 }
 
 /* @domain: to turn names that are paths into targets; NULL leaves them. */
-static size_t parse_disks(struct vm_xml_ctx *ctx, const xmlNode *list, const struct vm_xml_domain *domain,
+static size_t parse_disks(struct vm_xml_named *named, const xmlNode *list, const struct vm_xml_domain *domain,
 			  struct vm_xml_snapdisk **out)
 {
-	struct vm_xml_snapdisk *disks = vm_xml_calloc(ctx, vm_xml_count(list, "disk"), sizeof(*disks));
+	struct vm_xml_snapdisk *disks = xcalloc(vm_xml_count(list, "disk"), sizeof(*disks));
 	size_t n = 0;
 
 	*out = disks;
-	for (const xmlNode *node = vm_xml_child(list, "disk"); disks && node; node = vm_xml_next(node, "disk")) {
-		vs_autofree char *name = vm_xml_attr(ctx, node, "name");
+	for (const xmlNode *node = vm_xml_child(list, "disk"); node; node = vm_xml_next(node, "disk")) {
+		vs_autofree char *name = vm_xml_attr(node, "name");
 
 		if (!name)
 			continue;
 		disks[n].frozen = vm_xml_domain_disk(domain, name);
-		disks[n].target = vm_xml_strdup(ctx, disks[n].frozen ? disks[n].frozen->target : name);
-		parse_disk(ctx, node, &disks[n++]);
+		disks[n].target = xstrdup(disks[n].frozen ? disks[n].frozen->target : name);
+		parse_disk(named, node, &disks[n++]);
 	}
 	return n;
 }
 
 /* A record without <disks> is from before libvirt 0.9.5, which only had internal snapshots of everything. */
-static void assume_internal(struct vm_xml_ctx *ctx, struct vm_xml_snapshot *snap)
+static void assume_internal(struct vm_xml_snapshot *snap)
 {
 	const struct vm_xml_domain *domain = snap->domain;
 
-	snap->disks = vm_xml_calloc(ctx, domain->n_disks, sizeof(*snap->disks));
-	for (size_t i = 0; snap->disks && i < domain->n_disks; i++) {
+	snap->disks = xcalloc(domain->n_disks, sizeof(*snap->disks));
+	for (size_t i = 0; i < domain->n_disks; i++) {
 		struct vm_xml_snapdisk *disk = &snap->disks[snap->n_disks];
 
 		if (!vm_xml_disk_exposed(&domain->disks[i]))
 			continue;
 		disk->mode = VM_MODE_INTERNAL;
 		disk->frozen = &domain->disks[i];
-		disk->target = vm_xml_strdup(ctx, disk->frozen->target);
+		disk->target = xstrdup(disk->frozen->target);
 		snap->n_disks++;
 	}
 }
 
 /* External wins, because it decides what may be done with the files; the note says so. */
-static void decide_kind(struct vm_xml_ctx *ctx, struct vm_xml_snapshot *snap)
+static void decide_kind(struct vm_xml_snapshot *snap)
 {
 	bool internal = snap->memory == VM_MODE_INTERNAL, external = snap->memory == VM_MODE_EXTERNAL;
 
@@ -77,7 +79,7 @@ static void decide_kind(struct vm_xml_ctx *ctx, struct vm_xml_snapshot *snap)
 	}
 	snap->kind = external || (!internal && !strcmp(snap->state, "disk-snapshot")) ? VM_EXTERNAL : VM_INTERNAL;
 	if (internal && external)
-		snap->note = vm_xml_strdup(ctx, "mixes internal and external parts");
+		snap->note = xstrdup("mixes internal and external parts");
 }
 
 static int64_t parse_time(const char *text)
@@ -92,76 +94,70 @@ static int64_t parse_time(const char *text)
 	return errno || end == text ? 0 : value;
 }
 
-static void parse_plain(struct vm_xml_ctx *ctx, const xmlNode *root, struct vm_xml_snapshot *snap)
+static void parse_plain(const xmlNode *root, struct vm_xml_snapshot *snap)
 {
 	const xmlNode *memory = vm_xml_child(root, "memory");
-	vs_autofree char *created = vm_xml_text(ctx, vm_xml_child(root, "creationTime"));
+	vs_autofree char *created = vm_xml_text(vm_xml_child(root, "creationTime"));
 
-	snap->name = vm_xml_text(ctx, vm_xml_child(root, "name"));
-	snap->description = vm_xml_text(ctx, vm_xml_child(root, "description"));
-	snap->parent = vm_xml_text(ctx, vm_xml_child(vm_xml_child(root, "parent"), "name"));
-	snap->state = vm_xml_text(ctx, vm_xml_child(root, "state"));
+	snap->name = vm_xml_text(vm_xml_child(root, "name"));
+	snap->parent = vm_xml_text(vm_xml_child(vm_xml_child(root, "parent"), "name"));
+	snap->state = vm_xml_text(vm_xml_child(root, "state"));
 	if (!snap->state)
-		snap->state = vm_xml_strdup(ctx, "");
+		snap->state = xstrdup("");
 	snap->created_s = parse_time(created);
 	snap->memory = parse_mode(memory, VM_MODE_NO);
 	if (snap->memory == VM_MODE_EXTERNAL)
-		snap->memory_file = vm_xml_attr(ctx, memory, "file");
+		snap->memory_file = vm_xml_attr(memory, "file");
 }
 
-static void parse_definitions(struct vm_xml_ctx *ctx, const xmlNode *root, struct vm_xml_snapshot *snap)
+static void parse_definitions(struct vm_xml_named *named, const xmlNode *root, struct vm_xml_snapshot *snap)
 {
 	const xmlNode *domain = vm_xml_child(root, "domain"), *inactive = vm_xml_child(root, "inactiveDomain");
 
 	if (domain)
-		snap->domain = vm_xml_domain_element(ctx, domain);
+		snap->domain = vm_xml_domain_element(named, domain);
 	if (inactive) /* for its files */
-		vm_xml_domain_free(vm_xml_domain_element(ctx, inactive));
-	if ((inactive || domain) &&
-	    vm_xml_definition(inactive ? inactive : domain, &snap->definition, &snap->definition_len) < 0)
-		ctx->oom = true;
+		vm_xml_domain_free(vm_xml_domain_element(named, inactive));
+	if (!inactive && !domain)
+		return;
+	snap->definition = vm_xml_definition(inactive ? inactive : domain);
+	snap->definition_len = strlen(snap->definition);
 }
 
-static void parse_snapshot(struct vm_xml_ctx *ctx, const xmlNode *root, struct vm_xml_snapshot *snap)
+static void parse_snapshot(struct vm_xml_named *named, const xmlNode *root, struct vm_xml_snapshot *snap)
 {
 	const xmlNode *disks = vm_xml_child(root, "disks");
 
-	parse_plain(ctx, root, snap);
-	parse_definitions(ctx, root, snap);
-	if (ctx->oom)
-		return;
+	parse_plain(root, snap);
+	parse_definitions(named, root, snap);
 	if (disks)
-		snap->n_disks = parse_disks(ctx, disks, snap->domain, &snap->disks);
+		snap->n_disks = parse_disks(named, disks, snap->domain, &snap->disks);
 	else if (snap->domain && snap->memory != VM_MODE_EXTERNAL)
-		assume_internal(ctx, snap);
-	snap->n_revert_disks = parse_disks(ctx, vm_xml_child(root, "revertDisks"), NULL, &snap->revert_disks);
-	if (!ctx->oom)
-		decide_kind(ctx, snap);
-	snap->files = vs_steal(ctx->files);
-	snap->n_files = ctx->n_files;
+		assume_internal(snap);
+	snap->n_revert_disks = parse_disks(named, vm_xml_child(root, "revertDisks"), NULL, &snap->revert_disks);
+	decide_kind(snap);
+	snap->files = named->files;
+	snap->n_files = named->n_files;
 }
 
 int vm_xml_snapshot_parse(const char *text, struct vm_xml_snapshot **out, struct vs_err *err)
 {
-	struct vm_xml_ctx ctx = {0};
+	struct vm_xml_named named = {0};
 	struct vm_xml_snapshot *snap;
 	xmlDoc *doc;
 	int ret = vm_xml_load(text, "domainsnapshot", &doc, err);
 
 	if (ret < 0)
 		return ret;
-	snap = vm_xml_calloc(&ctx, 1, sizeof(*snap));
-	if (snap)
-		parse_snapshot(&ctx, xmlDocGetRootElement(doc), snap);
+	snap = xcalloc(1, sizeof(*snap));
+	parse_snapshot(&named, xmlDocGetRootElement(doc), snap);
 	xmlFreeDoc(doc);
-	if (!ctx.oom && snap->name) {
-		*out = snap;
-		return 0;
+	if (!snap->name) {
+		vm_xml_snapshot_free(snap);
+		return vs_err_set(err, -EINVAL, "the XML of a snapshot gives no name");
 	}
-	if (ctx.files)
-		vm_xml_files_free(ctx.files, ctx.n_files);
-	vm_xml_snapshot_free(snap);
-	return ctx.oom ? -ENOMEM : vs_err_set(err, -EINVAL, "the XML of a snapshot gives no name");
+	*out = snap;
+	return 0;
 }
 
 static void disks_free(struct vm_xml_snapdisk *disks, size_t n)
@@ -178,7 +174,6 @@ void vm_xml_snapshot_free(struct vm_xml_snapshot *snap)
 	if (!snap)
 		return;
 	free(snap->name);
-	free(snap->description);
 	free(snap->parent);
 	free(snap->state);
 	free(snap->memory_file);

@@ -4,7 +4,7 @@
  * xml-priv.h: what the parsers of xml.h share. Private to this folder.
  *
  * Elements are found by name without a namespace, so nothing in somebody's <metadata> can pose as a disk. Strings that
- * are given are plain malloc'ed ones. Out of memory is sticky in the context and asked for once at the end.
+ * are given are plain malloc'ed ones.
  */
 #ifndef VS_VM_XML_XML_PRIV_H
 #define VS_VM_XML_XML_PRIV_H
@@ -13,9 +13,9 @@
 
 #include "vm/xml/xml.h"
 
-struct vm_xml_ctx {
-	bool oom;
-	struct vm_xml_file *files; /* collected as sources are parsed; owned until handed over */
+/* The files that a text names, collected as its sources are parsed; owned until handed over. */
+struct vm_xml_named {
+	struct vm_xml_file *files;
 	size_t n_files, room;
 };
 
@@ -28,24 +28,30 @@ xmlNode *vm_xml_next(const xmlNode *node, const char *name);
 size_t vm_xml_count(const xmlNode *parent, const char *name);
 
 /* Gives; NULL where there is none. */
-char *vm_xml_attr(struct vm_xml_ctx *ctx, const xmlNode *node, const char *name);
-char *vm_xml_text(struct vm_xml_ctx *ctx, const xmlNode *node);
-/* Give; never NULL unless ctx->oom. */
-char *vm_xml_strdup(struct vm_xml_ctx *ctx, const char *s);
-char *vm_xml_printf(struct vm_xml_ctx *ctx, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void *vm_xml_calloc(struct vm_xml_ctx *ctx, size_t n, size_t size);
+char *vm_xml_attr(const xmlNode *node, const char *name);
+char *vm_xml_text(const xmlNode *node);
 /* Is the attribute there and equal? */
 bool vm_xml_attr_is(const xmlNode *node, const char *name, const char *value);
 
+/* Gives a document of its own with a copy of the element in it. */
+xmlDoc *vm_xml_lift(const xmlNode *element);
+/* Takes @doc, whose text has nothing but characters that XML allows; gives it as text. */
+char *vm_xml_dump(xmlDoc *doc, bool indented);
+/* Sets an attribute; adds a child with that text (NULL: none). Strings fit. */
+void vm_xml_set(xmlNode *node, const char *name, const char *value);
+xmlNode *vm_xml_add(xmlNode *parent, const char *name, const char *text);
+/* May it stand in XML? */
+bool vm_xml_fits(const char *text);
+
 /* Fills a source from an element that has @type and <source> (disk, backingStore, mirror), and collects its files. */
-void vm_xml_source_parse(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_xml_source *source);
+void vm_xml_source_parse(struct vm_xml_named *named, const xmlNode *node, struct vm_xml_source *source);
 void vm_xml_source_fini(struct vm_xml_source *source);
 
-/* A <domain> or <inactiveDomain> element; its files go to the context, not to the result. NULL: no memory. */
-struct vm_xml_domain *vm_xml_domain_element(struct vm_xml_ctx *ctx, const xmlNode *node);
+/* A <domain> or <inactiveDomain> element; its files go to @named, not to the result. */
+struct vm_xml_domain *vm_xml_domain_element(struct vm_xml_named *named, const xmlNode *node);
 void vm_xml_files_free(struct vm_xml_file *files, size_t n);
 
-/* define.c: the element as a document of its own, called <domain>, without secrets. Gives *text. -ENOMEM. */
-int vm_xml_definition(const xmlNode *element, char **text, size_t *len);
+/* define.c: the element as a document of its own, called <domain>, without secrets. Gives. */
+char *vm_xml_definition(const xmlNode *element);
 
 #endif

@@ -5,8 +5,10 @@
 #include <errno.h>
 #include <libxml/parser.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <string.h>
+
+#include "vm/util/mem.h"
+#include "vm/util/utf8.h"
 
 /* ---------------------------------------------------------------- documents, elements, strings */
 
@@ -74,55 +76,27 @@ size_t vm_xml_count(const xmlNode *parent, const char *name)
 	return n;
 }
 
-char *vm_xml_strdup(struct vm_xml_ctx *ctx, const char *s)
+static char *take_xml(xmlChar *s)
 {
-	char *copy = strdup(s);
-
-	if (!copy)
-		ctx->oom = true;
-	return copy;
-}
-
-char *vm_xml_printf(struct vm_xml_ctx *ctx, const char *fmt, ...)
-{
-	char *text = NULL;
-	va_list ap;
-	int n;
-
-	va_start(ap, fmt);
-	n = vasprintf(&text, fmt, ap);
-	va_end(ap);
-	if (n >= 0)
-		return text;
-	ctx->oom = true;
-	return NULL;
-}
-
-void *vm_xml_calloc(struct vm_xml_ctx *ctx, size_t n, size_t size)
-{
-	void *p = calloc(n ? n : 1, size);
-
-	if (!p)
-		ctx->oom = true;
-	return p;
-}
-
-static char *take_xml(struct vm_xml_ctx *ctx, xmlChar *s)
-{
-	char *copy = s ? vm_xml_strdup(ctx, (const char *)s) : NULL;
+	char *copy = s ? xstrdup((const char *)s) : NULL;
 
 	xmlFree(s);
 	return copy;
 }
 
-char *vm_xml_attr(struct vm_xml_ctx *ctx, const xmlNode *node, const char *name)
+char *vm_xml_attr(const xmlNode *node, const char *name)
 {
-	return node ? take_xml(ctx, xmlGetNoNsProp((xmlNode *)node, (const xmlChar *)name)) : NULL;
+	return node ? take_xml(xmlGetNoNsProp((xmlNode *)node, (const xmlChar *)name)) : NULL;
 }
 
-char *vm_xml_text(struct vm_xml_ctx *ctx, const xmlNode *node)
+char *vm_xml_text(const xmlNode *node)
 {
-	return node ? take_xml(ctx, xmlNodeGetContent(node)) : NULL;
+	return node ? take_xml(xmlNodeGetContent(node)) : NULL;
+}
+
+static char *text_or_empty(const xmlNode *node)
+{
+	return node ? vm_xml_text(node) : xstrdup("");
 }
 
 bool vm_xml_attr_is(const xmlNode *node, const char *name, const char *value)
@@ -132,6 +106,53 @@ bool vm_xml_attr_is(const xmlNode *node, const char *name, const char *value)
 
 	xmlFree(got);
 	return is;
+}
+
+bool vm_xml_fits(const char *text)
+{
+	for (const char *c = text; *c; c++)
+		if ((unsigned char)*c < 0x20 && !strchr("\t\n\r", *c))
+			return false;
+	return vm_utf8_valid(text);
+}
+
+void vm_xml_set(xmlNode *node, const char *name, const char *value)
+{
+	if (!xmlSetProp(node, (const xmlChar *)name, (const xmlChar *)value))
+		xoom();
+}
+
+xmlNode *vm_xml_add(xmlNode *parent, const char *name, const char *text)
+{
+	xmlNode *node = xmlNewTextChild(parent, NULL, (const xmlChar *)name, (const xmlChar *)text);
+
+	if (!node)
+		xoom();
+	return node;
+}
+
+xmlDoc *vm_xml_lift(const xmlNode *element)
+{
+	xmlDoc *doc = xmlNewDoc((const xmlChar *)"1.0");
+	xmlNode *copy = doc ? xmlDocCopyNode((xmlNode *)element, doc, 1) : NULL;
+
+	if (!copy)
+		xoom();
+	xmlDocSetRootElement(doc, copy);
+	return doc;
+}
+
+char *vm_xml_dump(xmlDoc *doc, bool indented)
+{
+	xmlBuffer *buffer = xmlBufferCreate();
+	char *text;
+
+	if (!buffer || xmlNodeDump(buffer, doc, xmlDocGetRootElement(doc), 0, indented) < 0)
+		xoom();
+	text = xstrdup((const char *)xmlBufferContent(buffer));
+	xmlBufferFree(buffer);
+	xmlFreeDoc(doc);
+	return text;
 }
 
 /* ---------------------------------------------------------------- sources */
@@ -144,132 +165,119 @@ void vm_xml_files_free(struct vm_xml_file *files, size_t n)
 }
 
 /* A later mention may add the format that an earlier one lacked. */
-static void collect(struct vm_xml_ctx *ctx, const char *path, enum q2_format format)
+static void collect(struct vm_xml_named *named, const char *path, enum q2_format format)
 {
-	for (size_t i = 0; i < ctx->n_files; i++)
-		if (!strcmp(ctx->files[i].path, path)) {
-			if (ctx->files[i].format == Q2_FORMAT_NONE)
-				ctx->files[i].format = format;
+	for (size_t i = 0; i < named->n_files; i++)
+		if (!strcmp(named->files[i].path, path)) {
+			if (named->files[i].format == Q2_FORMAT_NONE)
+				named->files[i].format = format;
 			return;
 		}
-	if (ctx->n_files == ctx->room) {
-		size_t room = ctx->room ? 2 * ctx->room : 8;
-		struct vm_xml_file *files = reallocarray(ctx->files, room, sizeof(*files));
-
-		if (!files) {
-			ctx->oom = true;
-			return;
-		}
-		ctx->files = files;
-		ctx->room = room;
-	}
-	ctx->files[ctx->n_files].path = vm_xml_strdup(ctx, path);
-	ctx->files[ctx->n_files].format = format;
-	if (ctx->files[ctx->n_files].path)
-		ctx->n_files++;
+	XGROW(named->files, named->n_files, named->room);
+	named->files[named->n_files++] = (struct vm_xml_file){xstrdup(path), format};
 }
 
-static void collect_data_store(struct vm_xml_ctx *ctx, const xmlNode *source)
+static void collect_data_store(struct vm_xml_named *named, const xmlNode *source)
 {
 	const xmlNode *store = vm_xml_child(source, "dataStore");
 	struct vm_xml_source data = {0};
 
 	if (!store)
 		return;
-	vm_xml_source_parse(ctx, store, &data);
+	vm_xml_source_parse(named, store, &data);
 	vm_xml_source_fini(&data);
 }
 
 /* "network disk (rbd pool/image)"; what there is of it. */
-static char *network_text(struct vm_xml_ctx *ctx, const xmlNode *source)
+static char *network_text(const xmlNode *source)
 {
-	vs_autofree char *protocol = vm_xml_attr(ctx, source, "protocol");
-	vs_autofree char *name = vm_xml_attr(ctx, source, "name");
-	vs_autofree char *host = vm_xml_attr(ctx, vm_xml_child(source, "host"), "name");
+	vs_autofree char *protocol = vm_xml_attr(source, "protocol");
+	vs_autofree char *name = vm_xml_attr(source, "name");
+	vs_autofree char *host = vm_xml_attr(vm_xml_child(source, "host"), "name");
 
 	if (!name && host)
 		name = vs_steal(host);
-	return vm_xml_printf(ctx, "network disk (%s%s%s)", protocol ? protocol : "unknown protocol", name ? " " : "",
+	return xasprintf("network disk (%s%s%s)", protocol ? protocol : "unknown protocol", name ? " " : "",
 			     name ? name : "");
 }
 
-static void parse_other(struct vm_xml_ctx *ctx, const xmlNode *element, const char *type, struct vm_xml_source *source)
+static void parse_other(const xmlNode *element, const char *type, struct vm_xml_source *source)
 {
 	source->type = VM_SOURCE_OTHER;
-	source->text = !strcmp(type, "network") ? network_text(ctx, element) : vm_xml_printf(ctx, "%s disk", type);
-	source->unsupported = vm_xml_printf(ctx, "a %s cannot be read from here", source->text ? source->text : "disk");
+	source->text = !strcmp(type, "network") ? network_text(element) : xasprintf("%s disk", type);
+	source->unsupported = xasprintf("a %s cannot be read from here", source->text);
 }
 
-static void parse_volume(struct vm_xml_ctx *ctx, const xmlNode *element, struct vm_xml_source *source)
+static void parse_volume(const xmlNode *element, struct vm_xml_source *source)
 {
-	source->pool = vm_xml_attr(ctx, element, "pool");
-	source->volume = vm_xml_attr(ctx, element, "volume");
+	source->pool = vm_xml_attr(element, "pool");
+	source->volume = vm_xml_attr(element, "volume");
 	if (!source->pool || !source->volume)
 		return;
 	source->type = VM_SOURCE_VOLUME;
-	source->text = vm_xml_printf(ctx, "storage volume %s/%s", source->pool, source->volume);
+	source->text = xasprintf("storage volume %s/%s", source->pool, source->volume);
 }
 
-static void parse_path(struct vm_xml_ctx *ctx, const xmlNode *element, bool block, struct vm_xml_source *source)
+static void parse_path(const xmlNode *element, bool block, struct vm_xml_source *source)
 {
-	source->path = vm_xml_attr(ctx, element, block ? "dev" : "file");
+	source->path = vm_xml_attr(element, block ? "dev" : "file");
 	if (!source->path || source->path[0] != '/') { /* an empty drive */
 		free(vs_steal(source->path));
 		return;
 	}
 	source->type = block ? VM_SOURCE_BLOCK : VM_SOURCE_FILE;
-	source->text = vm_xml_strdup(ctx, source->path);
+	source->text = xstrdup(source->path);
 }
 
 /* What makes a file that we can open one that we cannot read. */
-static void judge(struct vm_xml_ctx *ctx, const xmlNode *node, const xmlNode *element, struct vm_xml_source *source)
+static void judge(const xmlNode *node, const xmlNode *element, struct vm_xml_source *source)
 {
 	source->slice = vm_xml_child(element, "slices");
 	if (source->unsupported || source->type == VM_SOURCE_NONE)
 		return;
 	if (vm_xml_child(element, "encryption") || vm_xml_child(node, "encryption") ||
 	    (source->format_name && !strcmp(source->format_name, "luks")))
-		source->unsupported = vm_xml_printf(ctx, "%s is encrypted", source->text);
+		source->unsupported = xasprintf("%s is encrypted", source->text);
 	else if (source->slice)
-		source->unsupported = vm_xml_printf(ctx, "the disk is a slice of %s", source->text);
+		source->unsupported = xasprintf("the disk is a slice of %s", source->text);
 	else if (source->format_name && source->format == Q2_FORMAT_NONE)
-		source->unsupported = vm_xml_printf(ctx, "%s has the format '%s', which is not read here", source->text,
+		source->unsupported = xasprintf("%s has the format '%s', which is not read here", source->text,
 						    source->format_name);
 }
 
 /* On <source> for the disk itself, on <backingStore> for what is beneath. */
-static unsigned read_index(struct vm_xml_ctx *ctx, const xmlNode *holder, const xmlNode *element)
+static unsigned read_index(const xmlNode *holder, const xmlNode *element)
 {
-	vs_autofree char *own = vm_xml_attr(ctx, holder, "index");
-	vs_autofree char *inner = vm_xml_attr(ctx, element, "index");
+	vs_autofree char *own = vm_xml_attr(holder, "index");
+	vs_autofree char *inner = vm_xml_attr(element, "index");
 	const char *text = own ? own : inner;
 
 	return text ? (unsigned)strtoul(text, NULL, 10) : 0;
 }
 
-void vm_xml_source_parse(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_xml_source *source)
+void vm_xml_source_parse(struct vm_xml_named *named, const xmlNode *node, struct vm_xml_source *source)
 {
 	const xmlNode *element = vm_xml_child(node, "source");
 	const xmlNode *driver = vm_xml_child(node, "driver"), *format = vm_xml_child(node, "format");
-	vs_autofree char *type = vm_xml_attr(ctx, node, "type");
+	vs_autofree char *type = vm_xml_attr(node, "type");
 
-	source->format_name = vm_xml_attr(ctx, driver ? driver : format, "type");
+	source->format_name = vm_xml_attr(driver ? driver : format, "type");
 	source->format = q2_format_from_name(source->format_name);
 	if (!element)
 		return;
-	source->index = read_index(ctx, node, element);
+	source->index = read_index(node, element);
 	if (!type || !strcmp(type, "file"))
-		parse_path(ctx, element, false, source);
+		parse_path(element, false, source);
 	else if (!strcmp(type, "block"))
-		parse_path(ctx, element, true, source);
+		parse_path(element, true, source);
 	else if (!strcmp(type, "volume"))
-		parse_volume(ctx, element, source);
+		parse_volume(element, source);
 	else
-		parse_other(ctx, element, type, source);
-	judge(ctx, node, element, source);
+		parse_other(element, type, source);
+	judge(node, element, source);
 	if (source->path)
-		collect(ctx, source->path, source->format);
-	collect_data_store(ctx, element);
+		collect(named, source->path, source->format);
+	collect_data_store(named, element);
 }
 
 void vm_xml_source_fini(struct vm_xml_source *source)
@@ -299,7 +307,7 @@ static enum vm_xml_device parse_device(const xmlNode *node)
 }
 
 /* The nested <backingStore> elements as a list. An empty one ends the chain, a missing one leaves it open. */
-static void parse_below(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_xml_disk *disk)
+static void parse_below(struct vm_xml_named *named, const xmlNode *node, struct vm_xml_disk *disk)
 {
 	const xmlNode *layer;
 	size_t n = 0;
@@ -310,14 +318,12 @@ static void parse_below(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_x
 	disk->below_complete = layer != NULL;
 	if (n == 0)
 		return;
-	disk->below = vm_xml_calloc(ctx, n, sizeof(*disk->below));
-	if (!disk->below)
-		return;
+	disk->below = xcalloc(n, sizeof(*disk->below));
 	for (layer = vm_xml_child(node, "backingStore"); disk->n_below < n; layer = vm_xml_child(layer, "backingStore"))
-		vm_xml_source_parse(ctx, layer, &disk->below[disk->n_below++]);
+		vm_xml_source_parse(named, layer, &disk->below[disk->n_below++]);
 }
 
-static void parse_mirror(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_xml_disk *disk)
+static void parse_mirror(struct vm_xml_named *named, const xmlNode *node, struct vm_xml_disk *disk)
 {
 	const xmlNode *mirror = vm_xml_child(node, "mirror");
 
@@ -325,17 +331,17 @@ static void parse_mirror(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_
 		return;
 	disk->mirror_job = vm_xml_attr_is(mirror, "job", "active-commit") ? VM_MIRROR_ACTIVE_COMMIT : VM_MIRROR_COPY;
 	disk->mirror_ready = vm_xml_attr_is(mirror, "ready", "yes");
-	vm_xml_source_parse(ctx, mirror, &disk->mirror);
+	vm_xml_source_parse(named, mirror, &disk->mirror);
 }
 
-static void parse_disk(struct vm_xml_ctx *ctx, const xmlNode *node, struct vm_xml_disk *disk)
+static void parse_disk(struct vm_xml_named *named, const xmlNode *node, struct vm_xml_disk *disk)
 {
 	disk->device = parse_device(node);
 	disk->readonly = vm_xml_child(node, "readonly") != NULL;
 	disk->transient = vm_xml_child(node, "transient") != NULL;
-	vm_xml_source_parse(ctx, node, &disk->source);
-	parse_below(ctx, node, disk);
-	parse_mirror(ctx, node, disk);
+	vm_xml_source_parse(named, node, &disk->source);
+	parse_below(named, node, disk);
+	parse_mirror(named, node, disk);
 }
 
 bool vm_xml_disk_exposed(const struct vm_xml_disk *disk)
@@ -353,38 +359,29 @@ static void disk_fini(struct vm_xml_disk *disk)
 	vm_xml_source_fini(&disk->mirror);
 }
 
-static void parse_disks(struct vm_xml_ctx *ctx, const xmlNode *devices, struct vm_xml_domain *domain)
+static void parse_disks(struct vm_xml_named *named, const xmlNode *devices, struct vm_xml_domain *domain)
 {
-	domain->disks = vm_xml_calloc(ctx, vm_xml_count(devices, "disk"), sizeof(*domain->disks));
-	if (!domain->disks)
-		return;
+	domain->disks = xcalloc(vm_xml_count(devices, "disk"), sizeof(*domain->disks));
 	for (const xmlNode *node = vm_xml_child(devices, "disk"); node; node = vm_xml_next(node, "disk")) {
-		char *target = vm_xml_attr(ctx, vm_xml_child(node, "target"), "dev");
+		char *target = vm_xml_attr(vm_xml_child(node, "target"), "dev");
 
 		if (!target)
 			continue;
 		domain->disks[domain->n_disks].target = target;
-		parse_disk(ctx, node, &domain->disks[domain->n_disks++]);
+		parse_disk(named, node, &domain->disks[domain->n_disks++]);
 	}
 }
 
 /* ---------------------------------------------------------------- domains */
 
-static char *text_or_empty(struct vm_xml_ctx *ctx, const xmlNode *node)
+struct vm_xml_domain *vm_xml_domain_element(struct vm_xml_named *named, const xmlNode *node)
 {
-	return node ? vm_xml_text(ctx, node) : vm_xml_strdup(ctx, "");
-}
+	struct vm_xml_domain *domain = xcalloc(1, sizeof(*domain));
 
-struct vm_xml_domain *vm_xml_domain_element(struct vm_xml_ctx *ctx, const xmlNode *node)
-{
-	struct vm_xml_domain *domain = vm_xml_calloc(ctx, 1, sizeof(*domain));
-
-	if (!domain)
-		return NULL;
-	domain->name = text_or_empty(ctx, vm_xml_child(node, "name"));
-	domain->uuid = text_or_empty(ctx, vm_xml_child(node, "uuid"));
+	domain->name = text_or_empty(vm_xml_child(node, "name"));
+	domain->uuid = text_or_empty(vm_xml_child(node, "uuid"));
 	domain->nvram = vm_xml_child(vm_xml_child(node, "os"), "nvram") != NULL;
-	parse_disks(ctx, vm_xml_child(node, "devices"), domain);
+	parse_disks(named, vm_xml_child(node, "devices"), domain);
 	return domain;
 }
 
@@ -409,25 +406,8 @@ static bool is_ours(const xmlNode *node)
 	return node->type == XML_ELEMENT_NODE && node->ns && xmlStrEqual(node->ns->href, (const xmlChar *)VM_META_URI);
 }
 
-/* As a document of its own, so that what it needs of the names above it comes along. */
-static char *element_text(struct vm_xml_ctx *ctx, const xmlNode *node)
-{
-	xmlDoc *doc = xmlNewDoc((const xmlChar *)"1.0");
-	xmlNode *copy = doc ? xmlDocCopyNode((xmlNode *)node, doc, 1) : NULL;
-	xmlBuffer *buffer = copy ? xmlBufferCreate() : NULL;
-	char *text = NULL;
-
-	if (copy)
-		xmlDocSetRootElement(doc, copy);
-	if (buffer && xmlNodeDump(buffer, doc, copy, 0, 0) >= 0)
-		text = vm_xml_strdup(ctx, (const char *)xmlBufferContent(buffer));
-	ctx->oom |= !text;
-	xmlBufferFree(buffer);
-	xmlFreeDoc(doc);
-	return text;
-}
-
-static char **read_metadata(struct vm_xml_ctx *ctx, const xmlNode *root)
+/* Each as a document of its own, so that what it needs of the names above it comes along. */
+static char **read_metadata(const xmlNode *root)
 {
 	const xmlNode *metadata = vm_xml_child(root, "metadata");
 	char **list = NULL;
@@ -436,35 +416,33 @@ static char **read_metadata(struct vm_xml_ctx *ctx, const xmlNode *root)
 	for (const xmlNode *node = metadata ? metadata->children : NULL; node; node = node->next)
 		n += is_ours(node);
 	if (n)
-		list = vm_xml_calloc(ctx, n + 1, sizeof(*list));
+		list = xcalloc(n + 1, sizeof(*list));
 	for (const xmlNode *node = list ? metadata->children : NULL; node; node = node->next)
-		if (is_ours(node) && (list[k] = element_text(ctx, node)))
-			k++;
+		if (is_ours(node))
+			list[k++] = vm_xml_dump(vm_xml_lift(node), false);
 	return list;
 }
 
 int vm_xml_domain_parse(const char *text, struct vm_xml_domain **out, struct vs_err *err)
 {
-	struct vm_xml_ctx ctx = {0};
+	struct vm_xml_named named = {0};
 	struct vm_xml_domain *domain;
 	xmlDoc *doc;
 	int ret = vm_xml_load(text, "domain", &doc, err);
 
 	if (ret < 0)
 		return ret;
-	domain = vm_xml_domain_element(&ctx, xmlDocGetRootElement(doc));
-	if (domain)
-		domain->metadata = read_metadata(&ctx, xmlDocGetRootElement(doc));
+	domain = vm_xml_domain_element(&named, xmlDocGetRootElement(doc));
+	domain->metadata = read_metadata(xmlDocGetRootElement(doc));
+	domain->files = named.files;
+	domain->n_files = named.n_files;
 	xmlFreeDoc(doc);
-	if (!ctx.oom && domain->name[0]) {
-		domain->files = ctx.files;
-		domain->n_files = ctx.n_files;
-		*out = domain;
-		return 0;
+	if (!domain->name[0]) {
+		vm_xml_domain_free(domain);
+		return vs_err_set(err, -EINVAL, "the XML of a domain gives no name");
 	}
-	vm_xml_files_free(ctx.files, ctx.n_files);
-	vm_xml_domain_free(domain);
-	return ctx.oom ? -ENOMEM : vs_err_set(err, -EINVAL, "the XML of a domain gives no name");
+	*out = domain;
+	return 0;
 }
 
 const struct vm_xml_disk *vm_xml_domain_disk(const struct vm_xml_domain *domain, const char *name)
@@ -482,7 +460,6 @@ const struct vm_xml_disk *vm_xml_domain_disk(const struct vm_xml_domain *domain,
 
 int vm_xml_pool_parse(const char *text, struct vm_xml_pool **out, struct vs_err *err)
 {
-	struct vm_xml_ctx ctx = {0};
 	struct vm_xml_pool *pool;
 	const xmlNode *root;
 	xmlDoc *doc;
@@ -491,23 +468,17 @@ int vm_xml_pool_parse(const char *text, struct vm_xml_pool **out, struct vs_err 
 	if (ret < 0)
 		return ret;
 	root = xmlDocGetRootElement(doc);
-	pool = vm_xml_calloc(&ctx, 1, sizeof(*pool));
-	if (pool) {
-		pool->name = text_or_empty(&ctx, vm_xml_child(root, "name"));
-		pool->type = vm_xml_attr(&ctx, root, "type");
-		if (!pool->type)
-			pool->type = vm_xml_strdup(&ctx, "");
-		pool->target = vm_xml_text(&ctx, vm_xml_child(vm_xml_child(root, "target"), "path"));
-		if (pool->target && pool->target[0] != '/')
-			free(vs_steal(pool->target));
-	}
+	pool = xcalloc(1, sizeof(*pool));
+	pool->name = text_or_empty(vm_xml_child(root, "name"));
+	pool->type = vm_xml_attr(root, "type");
+	if (!pool->type)
+		pool->type = xstrdup("");
+	pool->target = vm_xml_text(vm_xml_child(vm_xml_child(root, "target"), "path"));
+	if (pool->target && pool->target[0] != '/')
+		free(vs_steal(pool->target));
 	xmlFreeDoc(doc);
-	if (!ctx.oom) {
-		*out = pool;
-		return 0;
-	}
-	vm_xml_pool_free(pool);
-	return -ENOMEM;
+	*out = pool;
+	return 0;
 }
 
 void vm_xml_pool_free(struct vm_xml_pool *pool)

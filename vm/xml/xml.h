@@ -8,7 +8,7 @@
  * enumeration become the OTHER member: a newer libvirt must not hide a domain. Source: libvirt's formatdomain,
  * formatsnapshot and formatstorage pages.
  *
- * Errors: -EINVAL not well-formed, or not the expected root or name; -E2BIG; -ENOMEM.
+ * Errors: -EINVAL not well-formed, or not the expected root or name; -E2BIG.
  * Pure; any thread. Everything in a result is owned by it and goes with its _free (which accepts NULL).
  */
 #ifndef VS_VM_XML_XML_H
@@ -16,7 +16,7 @@
 
 #include "vm/model/types.h"
 
-#define VM_XML_MAX (64u << 20)
+#define VM_XML_MAX (64u << 20) /* what is allocated for a text grows with it, so this is its limit, too */
 
 /* ---------------------------------------------------------------- sources and disks */
 
@@ -98,7 +98,6 @@ struct vm_xml_snapdisk {
 
 struct vm_xml_snapshot {
 	char *name;          /* never NULL */
-	char *description;   /* or NULL */
 	char *parent;        /* name, or NULL */
 	char *state;         /* "running", "shutoff", "disk-snapshot", ...; never NULL */
 	int64_t created_s;   /* seconds since 1970 */
