@@ -61,8 +61,7 @@ void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const 
 		.below = disk->n_stamps > 1 && !stamp[1].block ? stamp[1].ino : 0,
 		.names = l >= 0 && cx->d->layers[l].stamp.ino == stamp->ino ? cx->d->layers[l].names : 0,
 	};
-	if (vm_meta_set_frozen(cx->meta, id, disk->target, &file) < 0)
-		xoom();
+	vm_meta_set_frozen(cx->meta, id, disk->target, &file);
 }
 
 /* False: it is noted already, or is in no file. */
@@ -75,8 +74,7 @@ static bool spoil(struct vm_context *cx, const struct vm_snapshot *s, const stru
 
 	if (!file.ino || (said && !said->size && !said->mtime_ns))
 		return false;
-	if (vm_meta_set_frozen(cx->meta, &id, disk->target, &file) < 0)
-		xoom();
+	vm_meta_set_frozen(cx->meta, &id, disk->target, &file);
 	return true;
 }
 
@@ -136,7 +134,8 @@ static int attest(struct vm_context *cx, const struct vm_snapshot *s)
 		if (s->kind == VM_EXTERNAL)
 			vm_attest_frozen(cx, &id, &s->disks[i]);
 	}
-	return vm_meta_set_attested(cx->meta, &id, files, n);
+	vm_meta_set_attested(cx->meta, &id, files, n);
+	return 0;
 }
 
 int vm_attest_domain(struct vm_context *cx, const struct vm_domain *d, struct vs_err *err)
@@ -181,7 +180,8 @@ static int attest_too(struct vm_context *cx, const struct vm_snapshot *s, const 
 			files[n++] = *file;
 	}
 	files[n++] = *more;
-	return vm_meta_set_attested(cx->meta, &id, files, n);
+	vm_meta_set_attested(cx->meta, &id, files, n);
+	return 0;
 }
 
 int vm_attest_beneath(struct vm_context *cx, const char *path, struct vs_err *err)

@@ -217,8 +217,8 @@ static int find_own(struct vm_context *cx, struct vm_meta **found, struct vs_err
 	if (err)
 		*err = (struct vs_err){0};
 	r = text ? vm_meta_parse(text, strlen(text), found, err) : 0;
-	if (*found && cx->dom && vm_meta_adopt(*found, cx->uuid) < 0)
-		xoom();
+	if (*found && cx->dom)
+		vm_meta_adopt(*found, cx->uuid);
 	return r < 0 ? refuse_meta(cx, err) : 0; /* to overlook a hold is to delete what it held */
 }
 
@@ -250,9 +250,9 @@ static int look_meta(struct vm_context *cx, struct vs_err *err)
 	vm_meta_free(found);
 	if (!cx->meta)
 		cx->meta = vm_meta_new();
-	if (cx->meta && cx->dom && vm_meta_adopt(cx->meta, cx->uuid) < 0)
-		xoom();
-	return cx->meta ? 0 : vs_err_set(err, -ENOMEM, "out of memory");
+	if (cx->dom)
+		vm_meta_adopt(cx->meta, cx->uuid);
+	return 0;
 }
 
 static int write_own(struct vm_context *cx, const char *text, struct vs_err *err)
@@ -361,14 +361,17 @@ static void adopt(struct vm_meta *meta, const struct vm_meta *theirs)
 		const struct vm_meta_snapshot *said = vm_meta_find(meta, &id);
 		bool marked = said && said->mark;
 
-		if ((s->held && vm_meta_set_held(meta, &id, true) < 0) || (s->ours && vm_meta_set_ours(meta, &id, true) < 0) ||
-		    (s->mark && !marked && vm_meta_set_mark(meta, &id, s->mark) < 0))
-			xoom();
+		if (s->held)
+			vm_meta_set_held(meta, &id, true);
+		if (s->ours)
+			vm_meta_set_ours(meta, &id, true);
+		if (s->mark && !marked)
+			vm_meta_set_mark(meta, &id, s->mark);
 	}
 	for (size_t i = 0; i < theirs->n_made; i++)
 		vm_meta_add_made(meta, theirs->made[i].path, theirs->made[i].ino);
-	if (theirs->policy && vm_meta_set_policy(meta, theirs->policy) < 0)
-		xoom();
+	if (theirs->policy)
+		vm_meta_set_policy(meta, theirs->policy);
 	if (meta->serial < theirs->serial)
 		meta->serial = theirs->serial;
 }

@@ -119,8 +119,7 @@ static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind,
 	if (!record)
 		return vs_err_set(err, -EIO, "snapshot '%s' was taken, but libvirt does not list it", name);
 	id = (struct vm_meta_id){ name, record->xml->created_s * VM_NS_PER_S, kind };
-	if (vm_meta_set_ours(cx->meta, &id, true) < 0)
-		xoom();
+	vm_meta_set_ours(cx->meta, &id, true);
 	note_frozen(cx, &id, name);
 	r = vm_context_save(cx, err);
 	return r == 0 && kind == VM_EXTERNAL ? check_disks(cx, record, err) : r;

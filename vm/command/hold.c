@@ -28,8 +28,7 @@ int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct v
 			       hold ? "held" : "released");
 		return 0;
 	}
-	if (vm_meta_set_held(cx->meta, &id, hold) < 0)
-		return vs_err_set(err, -ENOMEM, "out of memory");
+	vm_meta_set_held(cx->meta, &id, hold);
 	return vm_context_ask(cx, err);
 }
 
@@ -41,7 +40,6 @@ int vm_command_policy(struct vm_context *cx, const char *line, struct vs_err *er
 		return r;
 	if (cx->meta->policy && !strcmp(cx->meta->policy, line))
 		return 0;
-	if (vm_meta_set_policy(cx->meta, line) < 0)
-		return vs_err_set(err, -ENOMEM, "out of memory");
+	vm_meta_set_policy(cx->meta, line);
 	return vm_context_ask(cx, err);
 }

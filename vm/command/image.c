@@ -114,8 +114,7 @@ int vm_image_create(struct vm_context *cx, const struct vm_command *c, struct vs
 	if (r < 0)
 		return r;
 	id = vm_context_id(cx, s);
-	if (vm_meta_set_ours(cx->meta, &id, true) < 0)
-		return vs_err_set(err, -ENOMEM, "out of memory");
+	vm_meta_set_ours(cx->meta, &id, true);
 	r = vm_context_save(cx, err);
 	vm_journal_done(&cx->journal, "take");
 	return r;

@@ -279,8 +279,8 @@ static int change_marks(struct vm_context *cx, const char *command, void (*chang
 			continue;
 		if (change)
 			change(s->mark, why);
-		else if (vm_meta_set_mark(cx->meta, &id, NULL) < 0)
-			xoom();
+		else
+			vm_meta_set_mark(cx->meta, &id, NULL);
 	}
 	return vm_context_save(cx, err);
 }

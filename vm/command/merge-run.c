@@ -154,8 +154,7 @@ static int mark(struct vm_merge *m, struct vs_err *err)
 		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
 		struct vm_meta_id id = id_of(record);
 
-		if (vm_meta_set_mark(m->cx->meta, &id, &what) < 0)
-			xoom();
+		vm_meta_set_mark(m->cx->meta, &id, &what);
 	}
 	return vm_context_ask(m->cx, err);
 }
@@ -198,8 +197,7 @@ static int unmark(struct vm_merge *m, struct vs_err *err)
 		if (!record)
 			continue;
 		id = id_of(record);
-		if (vm_meta_set_mark(m->cx->meta, &id, NULL) < 0)
-			xoom();
+		vm_meta_set_mark(m->cx->meta, &id, NULL);
 	}
 	return vm_context_save(m->cx, err);
 }

@@ -168,7 +168,8 @@ static bool settle_one(const char *text, void *opaque)
 			continue;
 		if (id.created_ns < (since_s - 1) * VM_NS_PER_S || id.created_ns > (since_s + TAKING_S) * VM_NS_PER_S)
 			continue;
-		changed |= vm_meta_set_ours(cx->meta, &id, true) == 0;
+		vm_meta_set_ours(cx->meta, &id, true);
+		changed = true;
 		vm_log(cx->log, "'%s' was taken by an interrupted create, and counts as taken here", s->shown);
 	}
 	return changed;

@@ -20,7 +20,6 @@
 #include "vm/meta/journal.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "vm/meta/meta.h"
@@ -29,16 +28,13 @@
 #include "vm/util/mem.h"
 #include "vm/util/utf8.h"
 
-/* "COMMAND\tWORD\tTEXT\n"; @text NULL: "COMMAND\tWORD\t". Gives; NULL: no memory. */
+/* "COMMAND\tWORD\tTEXT\n"; @text NULL: "COMMAND\tWORD\t". Gives. */
 static char *line_of(const struct vm_journal *j, const char *word, const char *text)
 {
 	vs_autofree char *command = vm_utf8_escape(j->command, strlen(j->command), "%");
 	vs_autofree char *what = text ? vm_utf8_escape(text, strlen(text), "%") : NULL;
-	char *line;
 
-	if (!command || (text && !what) || asprintf(&line, "%s\t%s\t%s%s", command, word, what ? what : "", text ? "\n" : "") < 0)
-		return NULL;
-	return line;
+	return xasprintf("%s\t%s\t%s%s", command, word, what ? what : "", text ? "\n" : "");
 }
 
 /* Is this line, of which the end may be left open, one of them? */
@@ -56,8 +52,6 @@ int vm_journal_add(const struct vm_journal *j, const char *word, const char *tex
 	struct vs_err why = {0};
 	int r = vm_store_journal_get(j->store, j->uuid, &old, &why);
 
-	if (!line)
-		xoom();
 	if (r == 0 && has_line(old, line))
 		return 0;
 	if (r == 0) {
@@ -72,7 +66,7 @@ bool vm_journal_has(const struct vm_journal *j, const char *word, const char *te
 {
 	vs_autofree char *line = line_of(j, word, text), *all = NULL;
 
-	return vm_store_journal_get(j->store, j->uuid, &all, NULL) == 0 && line && has_line(all, line);
+	return vm_store_journal_get(j->store, j->uuid, &all, NULL) == 0 && has_line(all, line);
 }
 
 int vm_journal_each(const struct vm_journal *j, const char *word, bool (*use)(const char *text, void *opaque), void *opaque)
@@ -138,8 +132,7 @@ void vm_journal_done(const struct vm_journal *j, const char *word)
 {
 	vs_autofree char *prefix = line_of(j, word, NULL);
 
-	if (prefix)
-		drop_lines(j, begins, prefix);
+	drop_lines(j, begins, prefix);
 }
 
 void vm_journal_drop(const struct vm_journal *j, const char *word)

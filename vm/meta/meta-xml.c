@@ -17,15 +17,15 @@
 #include <libxml/parser.h>
 #include <libxml/tree.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "vm/model/names.h"
+#include "vm/util/clock.h"
 #include "vm/util/mem.h"
 #include "vm/util/utf8.h"
 
 #define VERSION 2
-#define NS_PER_S UINT64_C(1000000000)
+#define NS_PER_S ((uint64_t)VM_NS_PER_S)
 
 /* libvirt gives our text back indented, and with characters as &#xE4; so what we read may be longer than what we wrote.
  * What counts is the budget: no element costs more than the bytes in which we write it. */
@@ -61,19 +61,15 @@ static void put_xml(FILE *f, const char *text)
 	}
 }
 
-static int put_attr(FILE *f, const char *name, const char *value)
+static void put_attr(FILE *f, const char *name, const char *value)
 {
-	vs_autofree char *escaped = NULL;
+	vs_autofree char *escaped = value ? vm_utf8_escape(value, strlen(value), "%") : NULL;
 
 	if (!value)
-		return 0;
-	escaped = vm_utf8_escape(value, strlen(value), "%");
-	if (!escaped)
-		return -ENOMEM;
+		return;
 	fprintf(f, " %s=\"", name);
 	put_xml(f, escaped);
 	putc('"', f);
-	return 0;
 }
 
 /* Sign and amount, so that -0.5 s is not mistaken for -1.5 s. */
@@ -104,37 +100,34 @@ static size_t mark_number(const struct vm_meta *meta, size_t i)
 	return first + 1;
 }
 
-static int put_mark(FILE *f, const struct vm_meta_mark *mark, size_t number)
+static void put_doomed(FILE *f, const struct vm_meta_doomed *disk)
 {
-	int ret;
+	fputs("<d", f);
+	put_attr(f, "t", disk->target);
+	put_attr(f, "p", disk->path);
+	put_attr(f, "u", disk->top);
+	put_number(f, "b", disk->path_ino);
+	put_number(f, "k", disk->top_ino);
+	put_number(f, "a", disk->above_ino);
+	if (disk->mtime_ns)
+		put_time(f, "w", disk->mtime_ns);
+	if (disk->done || disk->pivoting || disk->unasked)
+		fprintf(f, " x=\"%s%s%s\"", disk->done ? "d" : "", disk->pivoting ? "p" : "", disk->unasked ? "n" : "");
+	fputs("/>", f);
+}
 
+static void put_mark(FILE *f, const struct vm_meta_mark *mark, size_t number)
+{
 	fprintf(f, "<b k=\"%zu\"", number);
-	ret = put_attr(f, "c", mark->command);
-	if (ret == 0)
-		ret = put_attr(f, "r", mark->reason);
+	put_attr(f, "c", mark->command);
+	put_attr(f, "r", mark->reason);
 	put_time(f, "t", mark->since_ns);
 	if (mark->is_void || mark->retention)
 		fprintf(f, " x=\"%s%s\"", mark->is_void ? "v" : "", mark->retention ? "r" : "");
 	putc('>', f);
-	for (size_t i = 0; ret == 0 && i < mark->n_disks; i++) {
-		fputs("<d", f);
-		ret = put_attr(f, "t", mark->disks[i].target);
-		if (ret == 0)
-			ret = put_attr(f, "p", mark->disks[i].path);
-		if (ret == 0)
-			ret = put_attr(f, "u", mark->disks[i].top);
-		put_number(f, "b", mark->disks[i].path_ino);
-		put_number(f, "k", mark->disks[i].top_ino);
-		put_number(f, "a", mark->disks[i].above_ino);
-		if (mark->disks[i].mtime_ns)
-			put_time(f, "w", mark->disks[i].mtime_ns);
-		if (mark->disks[i].done || mark->disks[i].pivoting || mark->disks[i].unasked)
-			fprintf(f, " x=\"%s%s%s\"", mark->disks[i].done ? "d" : "", mark->disks[i].pivoting ? "p" : "",
-				mark->disks[i].unasked ? "n" : "");
-		fputs("/>", f);
-	}
+	for (size_t i = 0; i < mark->n_disks; i++)
+		put_doomed(f, &mark->disks[i]);
 	fputs("</b>", f);
-	return ret;
 }
 
 static void put_file(FILE *f, const struct vm_meta_file *file)
@@ -154,20 +147,16 @@ static void put_attested(FILE *f, const struct vm_meta_snapshot *s)
 	putc('"', f);
 }
 
-static int put_frozen(FILE *f, const struct vm_meta_snapshot *s)
+static void put_frozen(FILE *f, const struct vm_meta_snapshot *s)
 {
-	size_t len = 0;
-	char *text = NULL;
-	FILE *list = open_memstream(&text, &len);
-	int ret;
+	vs_autofree char *text = NULL;
+	size_t len;
+	FILE *list = xmemopen(&text, &len);
 
-	if (!list)
-		return -ENOMEM;
 	for (size_t i = 0; i < s->n_frozen; i++)
 		fprintf(list, "%s%s:%" PRIu64, i ? " " : "", s->frozen[i].target, s->frozen[i].file);
-	ret = fclose(list) ? -ENOMEM : put_attr(f, "p", text);
-	free(text);
-	return ret;
+	xmemclose(list);
+	put_attr(f, "p", text);
 }
 
 /* What may be left out where there is too little room. */
@@ -178,23 +167,21 @@ static bool says_something(const struct vm_meta_snapshot *s, enum room room)
 	return s->ours || s->held || s->mark || (room == ALL && s->n_attested) || (room != NO_FILES && s->n_frozen);
 }
 
-static int put_snapshot(FILE *f, const struct vm_meta *meta, size_t i, enum room room)
+static void put_snapshot(FILE *f, const struct vm_meta *meta, size_t i, enum room room)
 {
 	const struct vm_meta_snapshot *s = &meta->snapshots[i];
-	int ret;
 
 	fputs("<s", f);
-	ret = put_attr(f, "n", s->name);
+	put_attr(f, "n", s->name);
 	put_time(f, "t", s->created_ns);
 	fprintf(f, " is=\"%s%s%s\"", s->kind == VM_EXTERNAL ? "e" : "i", s->ours ? "o" : "", s->held ? "h" : "");
 	if (s->mark)
 		put_number(f, "b", mark_number(meta, i));
 	if (room == ALL && s->n_attested)
 		put_attested(f, s);
-	if (ret == 0 && room != NO_FILES && s->n_frozen)
-		ret = put_frozen(f, s);
+	if (room != NO_FILES && s->n_frozen)
+		put_frozen(f, s);
 	fputs("/>", f);
-	return ret;
 }
 
 static bool has_froze(const struct vm_meta *meta, uint64_t number)
@@ -206,45 +193,29 @@ static bool has_froze(const struct vm_meta *meta, uint64_t number)
 	return false;
 }
 
-static int put_meta(FILE *f, const struct vm_meta *meta, enum room room)
+static void put_meta(FILE *f, const struct vm_meta *meta, enum room room)
 {
-	int ret;
-
 	fprintf(f, "<facts version=\"%d\" serial=\"%" PRIu64 "\"", VERSION, meta->serial);
-	ret = put_attr(f, "policy", meta->policy);
-	if (ret == 0)
-		ret = put_attr(f, "of", meta->of);
-	if (ret == 0)
-		ret = put_attr(f, "on", meta->on);
+	put_attr(f, "policy", meta->policy);
+	put_attr(f, "of", meta->of);
+	put_attr(f, "on", meta->on);
 	putc('>', f);
 	for (size_t i = 0; i < meta->n_files; i++)
 		if (room == ALL || (room == NO_ATTESTED && has_froze(meta, meta->files[i].number)))
 			put_file(f, &meta->files[i]);
-	for (size_t i = 0; ret == 0 && i < meta->n_made; i++) {
+	for (size_t i = 0; i < meta->n_made; i++) {
 		fputs("<l", f);
-		ret = put_attr(f, "p", meta->made[i].path);
+		put_attr(f, "p", meta->made[i].path);
 		put_number(f, "i", meta->made[i].ino);
 		fputs("/>", f);
 	}
-	for (size_t i = 0; ret == 0 && i < meta->n_snapshots; i++)
+	for (size_t i = 0; i < meta->n_snapshots; i++)
 		if (meta->snapshots[i].mark && mark_number(meta, i) == i + 1)
-			ret = put_mark(f, meta->snapshots[i].mark, i + 1);
-	for (size_t i = 0; ret == 0 && i < meta->n_snapshots; i++)
+			put_mark(f, meta->snapshots[i].mark, i + 1);
+	for (size_t i = 0; i < meta->n_snapshots; i++)
 		if (says_something(&meta->snapshots[i], room))
-			ret = put_snapshot(f, meta, i, room);
+			put_snapshot(f, meta, i, room);
 	fputs("</facts>", f);
-	return ret;
-}
-
-static int make_text(const struct vm_meta *meta, enum room room, char **out, size_t *len)
-{
-	FILE *f = open_memstream(out, len);
-	int ret;
-
-	if (!f)
-		return -ENOMEM;
-	ret = put_meta(f, meta, room);
-	return fclose(f) != 0 || ret < 0 ? -ENOMEM : 0;
 }
 
 int vm_meta_text(const struct vm_meta *meta, char **text, struct vs_err *err)
@@ -253,9 +224,12 @@ int vm_meta_text(const struct vm_meta *meta, char **text, struct vs_err *err)
 	size_t len = 0;
 
 	for (enum room room = ALL; room <= NO_FILES && (!out || len > VM_META_MAX); room++) {
+		FILE *f;
+
 		free(vs_steal(out));
-		if (make_text(meta, room, &out, &len) < 0)
-			return -ENOMEM;
+		f = xmemopen(&out, &len);
+		put_meta(f, meta, room);
+		xmemclose(f);
 	}
 	if (len > VM_META_MAX)
 		return vs_err_set(err, -E2BIG, "what is known of %zu snapshots would take %zu bytes of the domain's metadata, "
@@ -276,6 +250,15 @@ struct reader {
 	size_t budget;
 	struct vs_err *err;
 };
+
+/* The reader's functions return at the first thing that is wrong. */
+#define TRY(call) \
+	do { \
+		int try_r = (call); \
+\
+		if (try_r < 0) \
+			return try_r; \
+	} while (0)
 
 static int bad(struct reader *r, const xmlNode *node, const char *reason)
 {
@@ -298,14 +281,11 @@ static int get_attr(struct reader *r, const xmlNode *node, const char *name, cha
 	int ret;
 
 	*value = NULL;
-	if (!escaped) /* there is none, or no memory for it */
-		return xmlHasNsProp(node, (const xmlChar *)name, NULL) ? -ENOMEM : 0;
+	if (!escaped)
+		return xmlHasNsProp(node, (const xmlChar *)name, NULL) ? bad(r, node, "has a value that cannot be read") : 0;
 	ret = charge(r, strlen((char *)escaped));
-	if (ret == 0) {
-		ret = vm_name_unescape((char *)escaped, value);
-		if (ret == -EINVAL)
-			ret = bad(r, node, "has a value with a % that begins no %XX");
-	}
+	if (ret == 0 && vm_name_unescape((char *)escaped, value) < 0)
+		ret = bad(r, node, "has a value with a % that begins no %XX");
 	xmlFree(escaped);
 	return ret;
 }
@@ -406,57 +386,42 @@ static const xmlNode *next_element(const xmlNode *node, const char *name)
 
 static int read_disk(struct reader *r, const xmlNode *node, struct vm_meta_mark *mark)
 {
-	struct vm_meta_doomed *grown = reallocarray(mark->disks, mark->n_disks + 1, sizeof(*grown));
 	vs_autofree char *letters = NULL;
 	struct vm_meta_doomed *disk;
-	int ret;
 
-	if (!grown)
-		return -ENOMEM;
-	mark->disks = grown;
-	disk = &grown[mark->n_disks++];
+	mark->disks = xreallocarray(mark->disks, mark->n_disks + 1, sizeof(*mark->disks));
+	disk = &mark->disks[mark->n_disks++];
 	*disk = (struct vm_meta_doomed){ .target = NULL };
-	ret = charge(r, DISK_COST);
-	if (ret == 0)
-		ret = need_attr(r, node, "t", &disk->target);
-	if (ret == 0)
-		ret = get_attr(r, node, "p", &disk->path);
-	if (ret == 0)
-		ret = get_attr(r, node, "u", &disk->top);
-	if (ret == 0)
-		ret = get_number(r, node, "b", UINT64_MAX, &disk->path_ino);
-	if (ret == 0)
-		ret = get_number(r, node, "k", UINT64_MAX, &disk->top_ino);
-	if (ret == 0)
-		ret = get_number(r, node, "a", UINT64_MAX, &disk->above_ino);
-	if (ret == 0 && xmlHasNsProp(node, (const xmlChar *)"w", NULL))
-		ret = get_time(r, node, "w", &disk->mtime_ns);
-	if (ret == 0)
-		ret = get_attr(r, node, "x", &letters);
+	TRY(charge(r, DISK_COST));
+	TRY(need_attr(r, node, "t", &disk->target));
+	TRY(get_attr(r, node, "p", &disk->path));
+	TRY(get_attr(r, node, "u", &disk->top));
+	TRY(get_number(r, node, "b", UINT64_MAX, &disk->path_ino));
+	TRY(get_number(r, node, "k", UINT64_MAX, &disk->top_ino));
+	TRY(get_number(r, node, "a", UINT64_MAX, &disk->above_ino));
+	if (xmlHasNsProp(node, (const xmlChar *)"w", NULL))
+		TRY(get_time(r, node, "w", &disk->mtime_ns));
+	TRY(get_attr(r, node, "x", &letters));
 	disk->done = letters && strchr(letters, 'd');
 	disk->pivoting = letters && strchr(letters, 'p');
 	disk->unasked = letters && strchr(letters, 'n');
-	return ret;
+	return 0;
 }
 
 static int read_mark(struct reader *r, const xmlNode *node, struct vm_meta_mark *mark)
 {
 	vs_autofree char *letters = NULL;
-	int ret = charge(r, MARK_COST);
 
-	if (ret == 0)
-		ret = need_attr(r, node, "c", &mark->command);
-	if (ret == 0)
-		ret = need_attr(r, node, "r", &mark->reason);
-	if (ret == 0)
-		ret = get_time(r, node, "t", &mark->since_ns);
-	if (ret == 0)
-		ret = get_attr(r, node, "x", &letters);
+	TRY(charge(r, MARK_COST));
+	TRY(need_attr(r, node, "c", &mark->command));
+	TRY(need_attr(r, node, "r", &mark->reason));
+	TRY(get_time(r, node, "t", &mark->since_ns));
+	TRY(get_attr(r, node, "x", &letters));
 	mark->is_void = letters && strchr(letters, 'v');
 	mark->retention = letters && strchr(letters, 'r');
-	for (const xmlNode *d = next_element(node->children, "d"); ret == 0 && d; d = next_element(d->next, "d"))
-		ret = read_disk(r, d, mark);
-	return ret;
+	for (const xmlNode *d = next_element(node->children, "d"); d; d = next_element(d->next, "d"))
+		TRY(read_disk(r, d, mark));
+	return 0;
 }
 
 static const struct vm_meta_mark *mark_of(const struct reader *r, uint64_t number)
@@ -470,10 +435,8 @@ static const struct vm_meta_mark *mark_of(const struct reader *r, uint64_t numbe
 static int read_numbered_mark(struct reader *r, const xmlNode *node)
 {
 	uint64_t number;
-	int ret = get_number(r, node, "k", VM_META_SERIAL_MAX, &number);
 
-	if (ret < 0)
-		return ret;
+	TRY(get_number(r, node, "k", VM_META_SERIAL_MAX, &number));
 	if (!number || mark_of(r, number))
 		return bad(r, node, "has no number of its own");
 	r->marks = xreallocarray(r->marks, r->n_marks + 1, sizeof(*r->marks));
@@ -493,93 +456,78 @@ static int read_its_mark(struct reader *r, const xmlNode *node, const struct vm_
 {
 	const xmlNode *within = next_element(node->children, "m");
 	struct vm_meta_mark mark vs_cleanup(vm_meta_mark_fini) = { .n_disks = 0 };
-	const struct vm_meta_mark *found;
+	const struct vm_meta_mark *found = NULL;
 	uint64_t number;
-	int ret = get_number(r, node, "b", VM_META_SERIAL_MAX, &number);
 
-	if (ret < 0)
-		return ret;
+	TRY(get_number(r, node, "b", VM_META_SERIAL_MAX, &number));
 	if (id->kind == VM_INTERNAL && (number || within))
 		return bad(r, node, "is internal, and no command of ours leaves those half done");
-	if (number) {
-		found = mark_of(r, number);
-		return found ? vm_meta_set_mark(r->meta, id, found) : bad(r, node, "is doomed by a command that is not there");
+	if (number && !(found = mark_of(r, number)))
+		return bad(r, node, "is doomed by a command that is not there");
+	if (!number && within) {
+		TRY(read_mark(r, within, &mark));
+		found = &mark;
 	}
-	if (!within)
-		return 0;
-	ret = read_mark(r, within, &mark);
-	return ret < 0 ? ret : vm_meta_set_mark(r->meta, id, &mark);
+	if (found)
+		vm_meta_set_mark(r->meta, id, found);
+	return 0;
 }
 
 /* What the letters say, then the mark. */
 static int read_facts(struct reader *r, const xmlNode *node, const char *letters, struct vm_meta_id *id)
 {
-	int ret = 0;
-
 	if (letters[strspn(letters, LETTERS)])
 		return bad(r, node, "has a letter that is not known here");
 	if (!strchr(letters, 'e') == !strchr(letters, 'i'))
 		return bad(r, node, "is neither external nor internal, or both");
 	id->kind = strchr(letters, 'e') ? VM_EXTERNAL : VM_INTERNAL;
 	if (strchr(letters, 'o'))
-		ret = vm_meta_set_ours(r->meta, id, true);
-	if (ret == 0 && strchr(letters, 'h'))
-		ret = vm_meta_set_held(r->meta, id, true);
-	return ret == 0 ? read_its_mark(r, node, id) : ret;
+		vm_meta_set_ours(r->meta, id, true);
+	if (strchr(letters, 'h'))
+		vm_meta_set_held(r->meta, id, true);
+	return read_its_mark(r, node, id);
 }
 
 static int read_file(struct reader *r, const xmlNode *node)
 {
-	struct vm_meta_file *grown = reallocarray(r->meta->files, r->meta->n_files + 1, sizeof(*grown)), *file;
-	int ret;
+	struct vm_meta *meta = r->meta;
+	struct vm_meta_file file = { .number = 0 };
 
-	if (!grown)
-		return -ENOMEM;
-	r->meta->files = grown;
-	file = &grown[r->meta->n_files];
-	*file = (struct vm_meta_file){ .number = 0 };
-	ret = charge(r, FILE_COST);
-	if (ret == 0)
-		ret = get_number(r, node, "k", VM_META_SERIAL_MAX, &file->number);
-	if (ret == 0)
-		ret = get_number(r, node, "i", UINT64_MAX, &file->ino);
-	if (ret == 0)
-		ret = get_number(r, node, "z", UINT64_MAX, &file->size);
-	if (ret == 0)
-		ret = get_time(r, node, "m", &file->mtime_ns);
-	if (ret == 0)
-		ret = get_number(r, node, "b", UINT64_MAX, &file->below);
-	if (ret == 0)
-		ret = get_number(r, node, "h", UINT64_MAX, &file->names);
-	if (ret == 0 && (!file->number || vm_meta_file(r->meta, file->number)))
-		ret = bad(r, node, "has no number of its own");
-	if (ret == 0)
-		r->meta->n_files++;
-	return ret;
+	TRY(charge(r, FILE_COST));
+	TRY(get_number(r, node, "k", VM_META_SERIAL_MAX, &file.number));
+	TRY(get_number(r, node, "i", UINT64_MAX, &file.ino));
+	TRY(get_number(r, node, "z", UINT64_MAX, &file.size));
+	TRY(get_time(r, node, "m", &file.mtime_ns));
+	TRY(get_number(r, node, "b", UINT64_MAX, &file.below));
+	TRY(get_number(r, node, "h", UINT64_MAX, &file.names));
+	if (!file.number || vm_meta_file(meta, file.number))
+		return bad(r, node, "has no number of its own");
+	meta->files = xreallocarray(meta->files, meta->n_files + 1, sizeof(*meta->files));
+	meta->files[meta->n_files++] = file;
+	return 0;
 }
 
 static int read_made(struct reader *r, const xmlNode *node)
 {
 	vs_autofree char *path = NULL;
-	uint64_t ino = 0;
-	int ret = charge(r, MADE_COST);
+	uint64_t ino;
 
-	if (ret == 0)
-		ret = need_attr(r, node, "p", &path);
-	if (ret == 0)
-		ret = get_number(r, node, "i", UINT64_MAX, &ino);
-	return ret < 0 ? ret : vm_meta_add_made(r->meta, path, ino);
+	TRY(charge(r, MADE_COST));
+	TRY(need_attr(r, node, "p", &path));
+	TRY(get_number(r, node, "i", UINT64_MAX, &ino));
+	vm_meta_add_made(r->meta, path, ino);
+	return 0;
 }
 
 /* The files come before the snapshots. */
 static int read_attested(struct reader *r, const xmlNode *node, const struct vm_meta_id *id)
 {
-	vs_autofree struct vm_meta_file *files = calloc(r->meta->n_files + 1, sizeof(*files));
+	vs_autofree struct vm_meta_file *files = xcalloc(r->meta->n_files, sizeof(*files));
 	vs_autofree char *value = NULL;
 	size_t n = 0;
-	int ret = files ? get_attr(r, node, "v", &value) : -ENOMEM;
 
-	for (const char *s = value; ret == 0 && s && *s; s += *s == ',') {
+	TRY(get_attr(r, node, "v", &value));
+	for (const char *s = value; s && *s; s += *s == ',') {
 		const struct vm_meta_file *file;
 		uint64_t number;
 
@@ -590,7 +538,9 @@ static int read_attested(struct reader *r, const xmlNode *node, const struct vm_
 			return bad(r, node, "is vouched for with a file that is not there");
 		files[n++] = *file;
 	}
-	return ret == 0 && n ? vm_meta_set_attested(r->meta, id, files, n) : ret;
+	if (n)
+		vm_meta_set_attested(r->meta, id, files, n);
+	return 0;
 }
 
 /* "vda:3 vdb:4" */
@@ -598,9 +548,9 @@ static int read_frozen(struct reader *r, const xmlNode *node, const struct vm_me
 {
 	vs_autofree char *value = NULL;
 	char *save = NULL;
-	int ret = get_attr(r, node, "p", &value);
 
-	for (char *item = ret == 0 && value ? strtok_r(value, " ", &save) : NULL; ret == 0 && item; item = strtok_r(NULL, " ", &save)) {
+	TRY(get_attr(r, node, "p", &value));
+	for (char *item = value ? strtok_r(value, " ", &save) : NULL; item; item = strtok_r(NULL, " ", &save)) {
 		char *colon = strrchr(item, ':');
 		const char *s = colon ? colon + 1 : "";
 		const struct vm_meta_file *file;
@@ -610,9 +560,11 @@ static int read_frozen(struct reader *r, const xmlNode *node, const struct vm_me
 			return bad(r, node, "has a list of what it froze that is none");
 		*colon = '\0';
 		file = vm_meta_file(r->meta, number);
-		ret = file ? vm_meta_set_frozen(r->meta, id, item, file) : bad(r, node, "froze a file that is not there");
+		if (!file)
+			return bad(r, node, "froze a file that is not there");
+		vm_meta_set_frozen(r->meta, id, item, file);
 	}
-	return ret;
+	return 0;
 }
 
 static int read_snapshot(struct reader *r, const xmlNode *node)
@@ -620,33 +572,28 @@ static int read_snapshot(struct reader *r, const xmlNode *node)
 	vs_autofree char *name = NULL;
 	vs_autofree char *letters = NULL;
 	struct vm_meta_id id = { .name = NULL };
-	int ret = charge(r, SNAPSHOT_COST);
 
-	if (ret == 0)
-		ret = need_attr(r, node, "n", &name);
-	if (ret == 0)
-		ret = get_time(r, node, "t", &id.created_ns);
-	if (ret == 0)
-		ret = need_attr(r, node, "is", &letters);
+	TRY(charge(r, SNAPSHOT_COST));
+	TRY(need_attr(r, node, "n", &name));
+	TRY(get_time(r, node, "t", &id.created_ns));
+	TRY(need_attr(r, node, "is", &letters));
 	id.name = name;
-	if (ret == 0)
-		ret = read_facts(r, node, letters, &id);
-	if (ret == 0)
-		ret = read_attested(r, node, &id);
-	return ret < 0 ? ret : read_frozen(r, node, &id);
+	TRY(read_facts(r, node, letters, &id));
+	TRY(read_attested(r, node, &id));
+	return read_frozen(r, node, &id);
 }
 
 static int read_version(struct reader *r, const xmlNode *node)
 {
-	uint64_t version = 0;
-	int ret = get_number(r, node, "version", UINT32_MAX, &version);
+	uint64_t version;
 
-	if (ret == 0 && version == 0)
-		ret = bad(r, node, "has no version");
-	if (ret == 0 && version > VERSION)
-		ret = vs_err_set(r->err, -EOPNOTSUPP, "our facts in the metadata are of version %" PRIu64 ", written by a newer "
-				 "virt-snapfs; this one knows version %d", version, VERSION);
-	return ret;
+	TRY(get_number(r, node, "version", UINT32_MAX, &version));
+	if (version == 0)
+		return bad(r, node, "has no version");
+	if (version > VERSION)
+		return vs_err_set(r->err, -EOPNOTSUPP, "our facts in the metadata are of version %" PRIu64 ", written by a newer "
+				  "virt-snapfs; this one knows version %d", version, VERSION);
+	return 0;
 }
 
 /* What nobody knows may be what somebody holds. */
@@ -661,38 +608,30 @@ static int check_children(struct reader *r, const xmlNode *node)
 
 static int read_meta(struct reader *r, const xmlNode *node)
 {
-	int ret = read_version(r, node);
-
-	if (ret == 0)
-		ret = check_children(r, node);
-	if (ret == 0)
-		ret = get_number(r, node, "serial", VM_META_SERIAL_MAX, &r->meta->serial);
-	if (ret == 0)
-		ret = get_attr(r, node, "policy", &r->meta->policy);
-	if (ret == 0)
-		ret = get_attr(r, node, "of", &r->meta->of);
-	if (ret == 0)
-		ret = get_attr(r, node, "on", &r->meta->on);
-	for (const xmlNode *f = next_element(node->children, "f"); ret == 0 && f; f = next_element(f->next, "f"))
-		ret = read_file(r, f);
-	for (const xmlNode *l = next_element(node->children, "l"); ret == 0 && l; l = next_element(l->next, "l"))
-		ret = read_made(r, l);
-	for (const xmlNode *b = next_element(node->children, "b"); ret == 0 && b; b = next_element(b->next, "b"))
-		ret = read_numbered_mark(r, b);
-	for (const xmlNode *s = next_element(node->children, "s"); ret == 0 && s; s = next_element(s->next, "s"))
-		ret = read_snapshot(r, s);
-	return ret;
+	if (!is_element(node, "facts"))
+		return bad(r, node, "is not <facts>");
+	TRY(read_version(r, node));
+	TRY(check_children(r, node));
+	TRY(get_number(r, node, "serial", VM_META_SERIAL_MAX, &r->meta->serial));
+	TRY(get_attr(r, node, "policy", &r->meta->policy));
+	TRY(get_attr(r, node, "of", &r->meta->of));
+	TRY(get_attr(r, node, "on", &r->meta->on));
+	for (const xmlNode *f = next_element(node->children, "f"); f; f = next_element(f->next, "f"))
+		TRY(read_file(r, f));
+	for (const xmlNode *l = next_element(node->children, "l"); l; l = next_element(l->next, "l"))
+		TRY(read_made(r, l));
+	for (const xmlNode *b = next_element(node->children, "b"); b; b = next_element(b->next, "b"))
+		TRY(read_numbered_mark(r, b));
+	for (const xmlNode *s = next_element(node->children, "s"); s; s = next_element(s->next, "s"))
+		TRY(read_snapshot(r, s));
+	return 0;
 }
 
 static int read_root(const xmlNode *element, struct vm_meta **out, struct vs_err *err)
 {
 	struct reader r = { .meta = vm_meta_new(), .budget = VM_META_MAX, .err = err };
-	int ret = r.meta ? 0 : -ENOMEM;
+	int ret = read_meta(&r, element);
 
-	if (ret == 0 && !is_element(element, "facts"))
-		ret = bad(&r, element, "is not <facts>");
-	if (ret == 0)
-		ret = read_meta(&r, element);
 	drop_marks(&r);
 	if (ret < 0)
 		vm_meta_free(r.meta);

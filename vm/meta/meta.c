@@ -11,21 +11,19 @@
  */
 #include "vm/meta/meta.h"
 
-#include <errno.h>
 #include <string.h>
 
+#include "vm/util/clock.h"
 #include "vm/util/mem.h"
-
-#define NS_PER_S INT64_C(1000000000)
 
 static int64_t seconds(int64_t ns)
 {
-	return ns / NS_PER_S - (ns % NS_PER_S < 0);
+	return ns / VM_NS_PER_S - (ns % VM_NS_PER_S < 0);
 }
 
 bool vm_meta_same(const struct vm_meta_id *a, const struct vm_meta_id *b)
 {
-	bool whole = a->created_ns % NS_PER_S == 0 || b->created_ns % NS_PER_S == 0;
+	bool whole = a->created_ns % VM_NS_PER_S == 0 || b->created_ns % VM_NS_PER_S == 0;
 
 	if (a->kind != b->kind || strcmp(a->name, b->name))
 		return false;
@@ -55,19 +53,25 @@ static void mark_release(struct vm_meta_mark *mark)
 	free(mark);
 }
 
+static void drop_frozen(struct vm_meta_snapshot *s)
+{
+	for (size_t i = 0; i < s->n_frozen; i++)
+		free(s->frozen[i].target);
+	free(vs_steal(s->frozen));
+	s->n_frozen = s->n_attested = 0;
+}
+
 static void snapshot_fini(struct vm_meta_snapshot *s)
 {
 	free(s->name);
 	free(s->attested);
-	for (size_t i = 0; i < s->n_frozen; i++)
-		free(s->frozen[i].target);
-	free(s->frozen);
+	drop_frozen(s);
 	mark_release(s->mark);
 }
 
 struct vm_meta *vm_meta_new(void)
 {
-	return calloc(1, sizeof(struct vm_meta));
+	return xcalloc(1, sizeof(struct vm_meta));
 }
 
 void vm_meta_free(struct vm_meta *meta)
@@ -85,13 +89,6 @@ void vm_meta_free(struct vm_meta *meta)
 	free(meta->of);
 	free(meta->on);
 	free(meta);
-}
-
-/* Copies a string that may be NULL; false: no memory. */
-static bool copy_string(const char *from, char **to)
-{
-	*to = from ? strdup(from) : NULL;
-	return *to || !from;
 }
 
 static char *dup_or_null(const char *s)
@@ -157,49 +154,37 @@ static struct vm_meta_mark *mark_obtain(const struct vm_meta *meta, const struct
 }
 
 /* Into @meta, which is to have it next. */
-static bool snapshot_copy(const struct vm_meta_snapshot *from, const struct vm_meta *meta, struct vm_meta_snapshot *to)
+static void snapshot_copy(const struct vm_meta_snapshot *from, const struct vm_meta *meta, struct vm_meta_snapshot *to)
 {
 	*to = *from;
 	to->mark = from->mark ? mark_obtain(meta, from->mark) : NULL;
-	to->name = strdup(from->name);
-	to->attested = calloc(from->n_attested + 1, sizeof(*to->attested));
+	to->name = xstrdup(from->name);
+	to->attested = xcalloc(from->n_attested, sizeof(*to->attested));
+	if (from->n_attested)
+		memcpy(to->attested, from->attested, from->n_attested * sizeof(*to->attested));
 	to->frozen = xcalloc(from->n_frozen, sizeof(*to->frozen));
 	for (size_t i = 0; i < from->n_frozen; i++)
 		to->frozen[i] = (struct vm_meta_frozen){xstrdup(from->frozen[i].target), from->frozen[i].file};
-	if (to->attested && from->n_attested)
-		memcpy(to->attested, from->attested, from->n_attested * sizeof(*to->attested));
-	if (to->name && to->attested)
-		return true;
-	snapshot_fini(to);
-	return false;
 }
 
 struct vm_meta *vm_meta_copy(const struct vm_meta *meta)
 {
 	struct vm_meta *copy = vm_meta_new();
-	bool ok = copy && copy_string(meta->policy, &copy->policy) && copy_string(meta->of, &copy->of) &&
-		  copy_string(meta->on, &copy->on);
 
-	if (ok) {
-		copy->serial = meta->serial;
-		copy->snapshots = calloc(meta->n_snapshots + 1, sizeof(*copy->snapshots));
-		copy->files = calloc(meta->n_files + 1, sizeof(*copy->files));
-		ok = copy->snapshots && copy->files;
-	}
-	if (ok && meta->n_files)
+	copy->serial = meta->serial;
+	copy->policy = dup_or_null(meta->policy);
+	copy->of = dup_or_null(meta->of);
+	copy->on = dup_or_null(meta->on);
+	copy->files = xcalloc(meta->n_files, sizeof(*copy->files));
+	if (meta->n_files)
 		memcpy(copy->files, meta->files, meta->n_files * sizeof(*copy->files));
-	if (ok)
-		copy->n_files = meta->n_files;
-	for (size_t i = 0; ok && i < meta->n_made; i++)
-		ok = vm_meta_add_made(copy, meta->made[i].path, meta->made[i].ino) == 0;
-	while (ok && copy->n_snapshots < meta->n_snapshots) {
-		ok = snapshot_copy(&meta->snapshots[copy->n_snapshots], copy, &copy->snapshots[copy->n_snapshots]);
-		copy->n_snapshots += ok;
-	}
-	if (ok)
-		return copy;
-	vm_meta_free(copy);
-	return NULL;
+	copy->n_files = meta->n_files;
+	for (size_t i = 0; i < meta->n_made; i++)
+		vm_meta_add_made(copy, meta->made[i].path, meta->made[i].ino);
+	copy->snapshots = xcalloc(meta->n_snapshots, sizeof(*copy->snapshots));
+	for (; copy->n_snapshots < meta->n_snapshots; copy->n_snapshots++)
+		snapshot_copy(&meta->snapshots[copy->n_snapshots], copy, &copy->snapshots[copy->n_snapshots]);
+	return copy;
 }
 
 /* ---------------------------------------------------------------- questions */
@@ -293,15 +278,10 @@ void vm_meta_bump(struct vm_meta *meta)
 		meta->serial++;
 }
 
-int vm_meta_set_policy(struct vm_meta *meta, const char *policy)
+void vm_meta_set_policy(struct vm_meta *meta, const char *policy)
 {
-	char *copy;
-
-	if (!copy_string(policy, &copy))
-		return -ENOMEM;
 	free(meta->policy);
-	meta->policy = copy;
-	return 0;
+	meta->policy = dup_or_null(policy);
 }
 
 void vm_meta_set_on(struct vm_meta *meta, char *on)
@@ -324,23 +304,12 @@ bool vm_meta_is_on(const struct vm_meta *meta, const char *identity)
 	return false;
 }
 
-static void drop_frozen(struct vm_meta_snapshot *s)
-{
-	for (size_t i = 0; i < s->n_frozen; i++)
-		free(s->frozen[i].target);
-	free(vs_steal(s->frozen));
-	s->n_frozen = s->n_attested = 0;
-}
-
-int vm_meta_adopt(struct vm_meta *meta, const char *uuid)
+void vm_meta_adopt(struct vm_meta *meta, const char *uuid)
 {
 	bool copied = meta->of && strcmp(meta->of, uuid) != 0;
-	char *of;
 
-	if (!copy_string(uuid, &of))
-		return -ENOMEM;
 	free(meta->of);
-	meta->of = of;
+	meta->of = xstrdup(uuid);
 	for (size_t i = meta->n_snapshots; copied && i-- > 0;) {
 		struct vm_meta_snapshot *s = &meta->snapshots[i];
 		struct vm_meta_id id = id_of(s);
@@ -354,27 +323,18 @@ int vm_meta_adopt(struct vm_meta *meta, const char *uuid)
 		free(meta->made[meta->n_made - 1].path);
 	if (copied)
 		sweep_files(meta);
-	return 0;
 }
 
-/* The entry for @id, made if there is none; NULL: no memory. */
+/* The entry for @id, made if there is none. */
 static struct vm_meta_snapshot *obtain(struct vm_meta *meta, const struct vm_meta_id *id)
 {
 	size_t i = position(meta, id);
-	struct vm_meta_snapshot *grown;
-	char *name;
 
 	if (i < meta->n_snapshots)
 		return &meta->snapshots[i];
-	grown = reallocarray(meta->snapshots, meta->n_snapshots + 1, sizeof(*grown));
-	if (!grown)
-		return NULL;
-	meta->snapshots = grown;
-	name = strdup(id->name);
-	if (!name)
-		return NULL;
-	grown[meta->n_snapshots] = (struct vm_meta_snapshot){ .name = name, .created_ns = id->created_ns, .kind = id->kind };
-	return &grown[meta->n_snapshots++];
+	meta->snapshots = xreallocarray(meta->snapshots, meta->n_snapshots + 1, sizeof(*meta->snapshots));
+	meta->snapshots[i] = (struct vm_meta_snapshot){ .name = xstrdup(id->name), .created_ns = id->created_ns, .kind = id->kind };
+	return &meta->snapshots[meta->n_snapshots++];
 }
 
 static void remove_at(struct vm_meta *meta, size_t i)
@@ -390,48 +350,40 @@ static void drop_if_empty(struct vm_meta *meta, const struct vm_meta_snapshot *s
 		remove_at(meta, (size_t)(s - meta->snapshots));
 }
 
-static int set_flag(struct vm_meta *meta, const struct vm_meta_id *id, bool on, size_t offset)
+static void set_flag(struct vm_meta *meta, const struct vm_meta_id *id, bool on, size_t offset)
 {
 	struct vm_meta_snapshot *s;
 
 	if (!on && position(meta, id) == meta->n_snapshots)
-		return 0;
+		return;
 	s = obtain(meta, id);
-	if (!s)
-		return -ENOMEM;
 	*(bool *)((char *)s + offset) = on;
 	drop_if_empty(meta, s);
-	return 0;
 }
 
-int vm_meta_set_ours(struct vm_meta *meta, const struct vm_meta_id *id, bool ours)
+void vm_meta_set_ours(struct vm_meta *meta, const struct vm_meta_id *id, bool ours)
 {
-	return set_flag(meta, id, ours, offsetof(struct vm_meta_snapshot, ours));
+	set_flag(meta, id, ours, offsetof(struct vm_meta_snapshot, ours));
 }
 
-int vm_meta_set_held(struct vm_meta *meta, const struct vm_meta_id *id, bool held)
+void vm_meta_set_held(struct vm_meta *meta, const struct vm_meta_id *id, bool held)
 {
-	return set_flag(meta, id, held, offsetof(struct vm_meta_snapshot, held));
+	set_flag(meta, id, held, offsetof(struct vm_meta_snapshot, held));
 }
 
-int vm_meta_set_mark(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_mark *mark)
+void vm_meta_set_mark(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_mark *mark)
 {
 	struct vm_meta_mark *obtained = NULL;
 	struct vm_meta_snapshot *s;
 
 	if (!mark && position(meta, id) == meta->n_snapshots)
-		return 0;
+		return;
 	if (mark)
 		obtained = mark_obtain(meta, mark);
 	s = obtain(meta, id);
-	if (!s) {
-		mark_release(obtained);
-		return -ENOMEM;
-	}
 	mark_release(s->mark);
 	s->mark = obtained;
 	drop_if_empty(meta, s);
-	return 0;
 }
 
 size_t vm_meta_marks(const struct vm_meta *meta, const struct vm_meta_mark **marks)
@@ -452,10 +404,21 @@ size_t vm_meta_marks(const struct vm_meta *meta, const struct vm_meta_mark **mar
 
 /* ---------------------------------------------------------------- what is attested */
 
-/* The number of that file, which is added where it is not known; 0: no memory. */
+/* Where somebody has invented the last number there is, the first one that is free. */
+static uint64_t next_number(const struct vm_meta *meta, uint64_t last)
+{
+	uint64_t next = 1;
+
+	if (last < VM_META_SERIAL_MAX)
+		return last + 1;
+	while (vm_meta_file(meta, next))
+		next++;
+	return next;
+}
+
+/* The number of that file, which is added where it is not known. */
 static uint64_t number_of(struct vm_meta *meta, const struct vm_meta_file *file)
 {
-	struct vm_meta_file *grown;
 	uint64_t last = 0;
 
 	for (size_t i = 0; i < meta->n_files; i++) {
@@ -469,37 +432,27 @@ static uint64_t number_of(struct vm_meta *meta, const struct vm_meta_file *file)
 		if (f->number > last)
 			last = f->number;
 	}
-	grown = last < VM_META_SERIAL_MAX ? reallocarray(meta->files, meta->n_files + 1, sizeof(*grown)) : NULL;
-	if (!grown)
-		return 0;
-	meta->files = grown;
-	grown[meta->n_files] = *file;
-	return grown[meta->n_files++].number = last + 1;
+	last = next_number(meta, last);
+	meta->files = xreallocarray(meta->files, meta->n_files + 1, sizeof(*meta->files));
+	meta->files[meta->n_files] = *file;
+	return meta->files[meta->n_files++].number = last;
 }
 
-int vm_meta_set_attested(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_file *files, size_t n)
+void vm_meta_set_attested(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_file *files, size_t n)
 {
 	uint64_t *numbers;
 	struct vm_meta_snapshot *s;
 
 	if (!n && position(meta, id) == meta->n_snapshots)
-		return 0;
-	numbers = calloc(n + 1, sizeof(*numbers));
-	s = numbers ? obtain(meta, id) : NULL;
-	for (size_t i = 0; s && i < n; i++) {
+		return;
+	numbers = xcalloc(n, sizeof(*numbers));
+	s = obtain(meta, id);
+	for (size_t i = 0; i < n; i++)
 		numbers[i] = number_of(meta, &files[i]);
-		if (!numbers[i])
-			s = NULL;
-	}
-	if (!s) {
-		free(numbers);
-		return -ENOMEM;
-	}
 	free(s->attested);
 	s->attested = numbers;
 	s->n_attested = n;
 	drop_if_empty(meta, s);
-	return 0;
 }
 
 /* ---------------------------------------------------------------- what it froze */
@@ -509,24 +462,21 @@ static bool is_spoilt(const struct vm_meta_file *file)
 	return !file->size && !file->mtime_ns;
 }
 
-int vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, const struct vm_meta_file *file)
+void vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, const struct vm_meta_file *file)
 {
 	struct vm_meta_snapshot *s = obtain(meta, id);
-	uint64_t number = s ? number_of(meta, file) : 0;
+	uint64_t number = number_of(meta, file);
 
-	if (!number)
-		return -ENOMEM;
 	for (size_t i = 0; i < s->n_frozen; i++)
 		if (!strcmp(s->frozen[i].target, target)) {
 			const struct vm_meta_file *old = vm_meta_file(meta, s->frozen[i].file);
 
 			if (!old || !is_spoilt(old)) /* that stays so */
 				s->frozen[i].file = number;
-			return 0;
+			return;
 		}
 	s->frozen = xreallocarray(s->frozen, s->n_frozen + 1, sizeof(*s->frozen));
 	s->frozen[s->n_frozen++] = (struct vm_meta_frozen){xstrdup(target), number};
-	return 0;
 }
 
 const struct vm_meta_file *vm_meta_frozen(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target)
@@ -568,16 +518,15 @@ bool vm_meta_has_made(const struct vm_meta *meta, const char *path, uint64_t ino
 	return false;
 }
 
-int vm_meta_add_made(struct vm_meta *meta, const char *path, uint64_t ino)
+void vm_meta_add_made(struct vm_meta *meta, const char *path, uint64_t ino)
 {
 	for (size_t i = 0; i < meta->n_made; i++)
 		if (!strcmp(meta->made[i].path, path)) {
 			meta->made[i].ino = ino;
-			return 0;
+			return;
 		}
 	meta->made = xreallocarray(meta->made, meta->n_made + 1, sizeof(*meta->made));
 	meta->made[meta->n_made++] = (struct vm_meta_made){xstrdup(path), ino};
-	return 0;
 }
 
 size_t vm_meta_sweep_made(struct vm_meta *meta, bool (*exists)(const char *path, uint64_t ino))

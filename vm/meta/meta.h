@@ -47,7 +47,7 @@
  * ignored and lost at the next change; what must not get lost therefore raises the version, and a higher one is refused.
  *
  * Errors: -EINVAL not ours, not well-formed or contradictory; -EOPNOTSUPP a higher version; -E2BIG more than
- * VM_META_MAX bytes hold; -ENOMEM.
+ * VM_META_MAX bytes hold, which is the limit for what is allocated, too.
  * Pure; any thread, one at a time on one object.
  */
 #ifndef VS_VM_META_META_H
@@ -146,8 +146,8 @@ int vm_meta_parse(const char *text, size_t len, struct vm_meta **out, struct vs_
 /* Gives *text, one line for virDomainSetMetadata() or the attribute. -E2BIG even without what is attested. */
 int vm_meta_text(const struct vm_meta *meta, char **text, struct vs_err *err);
 
-struct vm_meta *vm_meta_new(void); /* nothing said, serial 0; NULL: no memory */
-struct vm_meta *vm_meta_copy(const struct vm_meta *meta); /* NULL: no memory */
+struct vm_meta *vm_meta_new(void); /* nothing said, serial 0 */
+struct vm_meta *vm_meta_copy(const struct vm_meta *meta);
 void vm_meta_free(struct vm_meta *meta);
 
 void vm_meta_set_on(struct vm_meta *meta, char *on); /* takes */
@@ -156,9 +156,9 @@ bool vm_meta_is_on(const struct vm_meta *meta, const char *identity);
 /*
  * It was found at the domain with this UUID, and is said of that from here on. Where it was said of another one, the domain is a copy:
  * nothing was taken there, and which files its snapshots froze and were right with is not known, for these are the other one's. The
- * policy and holds go with the copy; so do marks, whose files are others, which makes them void. -ENOMEM.
+ * policy and holds go with the copy; so do marks, whose files are others, which makes them void.
  */
-int vm_meta_adopt(struct vm_meta *meta, const char *uuid);
+void vm_meta_adopt(struct vm_meta *meta, const char *uuid);
 
 /* ---------------------------------------------------------------- questions */
 
@@ -180,26 +180,25 @@ const struct vm_meta_file *vm_meta_file(const struct vm_meta *meta, uint64_t num
 
 /* ---------------------------------------------------------------- changes
  *
- * None of them raises the serial; who stores the result calls vm_meta_bump() first, once. On failure (-ENOMEM) nothing has
- * changed. Strings are copied. An entry of which nothing is left to say goes by itself.
+ * None of them raises the serial; who stores the result calls vm_meta_bump() first, once. Strings are copied. An entry of which nothing is left to say goes by itself.
  */
 
 void vm_meta_bump(struct vm_meta *meta); /* also forgets the files that nobody is attested with */
 
 /* NULL: none. @policy is a canonical line. */
-int vm_meta_set_policy(struct vm_meta *meta, const char *policy);
+void vm_meta_set_policy(struct vm_meta *meta, const char *policy);
 
-int vm_meta_set_ours(struct vm_meta *meta, const struct vm_meta_id *id, bool ours);
-int vm_meta_set_held(struct vm_meta *meta, const struct vm_meta_id *id, bool held);
+void vm_meta_set_ours(struct vm_meta *meta, const struct vm_meta_id *id, bool ours);
+void vm_meta_set_held(struct vm_meta *meta, const struct vm_meta_id *id, bool held);
 
 /* Replaces the mark that is there, by a copy of @mark; NULL takes it away. */
-int vm_meta_set_mark(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_mark *mark);
+void vm_meta_set_mark(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_mark *mark);
 
 /* The snapshot is right with these files beneath it; their numbers do not matter. Replaces what was attested. */
-int vm_meta_set_attested(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_file *files, size_t n);
+void vm_meta_set_attested(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_file *files, size_t n);
 
 /* What the snapshot froze on this disk. Replaces what was said of that. */
-int vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, const struct vm_meta_file *file);
+void vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, const struct vm_meta_file *file);
 /* NULL: nothing is said. Borrowed. */
 const struct vm_meta_file *vm_meta_frozen(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target);
 
@@ -208,7 +207,7 @@ const struct vm_meta_file *vm_meta_frozen(const struct vm_meta *meta, const stru
 void vm_meta_restamp(struct vm_meta *meta, const struct vm_meta_file *now, const struct vm_meta_file *was);
 
 /* The layer at @path was made by a command of ours or by a snapshot. */
-int vm_meta_add_made(struct vm_meta *meta, const char *path, uint64_t ino);
+void vm_meta_add_made(struct vm_meta *meta, const char *path, uint64_t ino);
 /* @ino: which file lies there. */
 bool vm_meta_has_made(const struct vm_meta *meta, const char *path, uint64_t ino);
 /* Forgets every such layer for which @exists says false. Returns how many. */

@@ -68,19 +68,15 @@ static bool is_legible(const char *text, const struct vm_pull *p)
 
 char *vm_pull_text(const struct vm_pull *p)
 {
-	char *text = xasprintf("%" PRId64 " %" PRIu64 " %zu\n%s", p->pid, p->began, p->n_files, p->target);
+	vs_autofree char *text = NULL;
+	size_t len;
+	FILE *f = xmemopen(&text, &len);
 
-	for (size_t i = 0; i < p->n_files; i++) {
-		const struct vm_pull_file *file = &p->files[i];
-		char *longer = xasprintf("%s\n%" PRIu64 " %" PRIu64 " %d %s", text, file->dev, file->ino, (int)file->format, file->path);
-
-		free(text);
-		text = longer;
-	}
-	if (is_legible(text, p))
-		return text;
-	free(text);
-	return NULL;
+	fprintf(f, "%" PRId64 " %" PRIu64 " %zu\n%s", p->pid, p->began, p->n_files, p->target);
+	for (size_t i = 0; i < p->n_files; i++)
+		fprintf(f, "\n%" PRIu64 " %" PRIu64 " %d %s", p->files[i].dev, p->files[i].ino, (int)p->files[i].format, p->files[i].path);
+	xmemclose(f);
+	return is_legible(text, p) ? vs_steal(text) : NULL;
 }
 
 /* True: it cannot be read. */

@@ -306,8 +306,7 @@ char *vm_store_disown(struct vm_store *s, const char *uuid)
 	if (copy && copy->policy && strcmp(copy->policy, "off") != 0) {
 		policy = xstrdup(copy->policy);
 		left = vm_meta_copy(copy);
-		if (!left || vm_meta_set_policy(left, NULL) < 0)
-			xoom();
+		vm_meta_set_policy(left, NULL);
 		put_meta_locked(s, uuid, left);
 		save_later_locked(s, uuid);
 	}

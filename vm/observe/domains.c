@@ -118,8 +118,7 @@ static struct vm_meta *parse_meta(const struct vm_xml_domain *domain)
 
 	for (char **text = domain ? domain->metadata : NULL; text && *text; text++)
 		if (vm_meta_parse(*text, strlen(*text), &meta, NULL) == 0) {
-			if (vm_meta_adopt(meta, domain->uuid) < 0)
-				xoom();
+			vm_meta_adopt(meta, domain->uuid);
 			return meta;
 		}
 	return NULL;
