@@ -100,8 +100,8 @@ static struct vm_verdict verdict_of(const struct lab *l, int domain, int s)
 	struct vm_graph *graph = NULL;
 	struct vm_verdict verdict;
 
-	cr_assert_eq(vm_graph_new(&l->facts, &graph), 0);
-	cr_assert_eq(vm_graph_state(graph, (size_t)domain, (size_t)s, 0, &verdict), 0);
+	graph = vm_graph_new(&l->facts);
+	vm_graph_state(graph, (size_t)domain, (size_t)s, 0, &verdict);
 	vm_graph_free(graph);
 	return verdict;
 }
@@ -449,8 +449,8 @@ Test(vm_graph, a_commit_whose_range_is_unknown_makes_everything_beneath_busy)
 	struct vm_fact_commit *commits = NULL;
 	size_t n = 1;
 
-	cr_assert_eq(vm_graph_new(&l.facts, &graph), 0);
-	cr_assert_eq(vm_graph_commits(graph, &commits, &n), 0);
+	graph = vm_graph_new(&l.facts);
+	vm_graph_commits(graph, &commits, &n);
 	cr_expect_eq(n, 0u, "a guess must not be remembered");
 	free(commits);
 	vm_graph_free(graph);
@@ -499,8 +499,8 @@ Test(vm_graph, a_commit_that_was_cancelled_stays_fatal_for_what_it_overwrote)
 
 	lab_init(&l);
 	commit_runs(&l);
-	cr_assert_eq(vm_graph_new(&l.facts, &graph), 0);
-	cr_assert_eq(vm_graph_commits(graph, &commits, &n), 0);
+	graph = vm_graph_new(&l.facts);
+	vm_graph_commits(graph, &commits, &n);
 	vm_graph_free(graph);
 	cr_assert_eq(n, 1u);
 	cr_expect_eq(commits[0].base, BASE);
@@ -964,6 +964,7 @@ Test(vm_graph, the_present_content_of_an_image_is_busy_while_somebody_writes)
 /* ---------------------------------------------------------------- the picture */
 
 struct picture {
+	struct vm_arena arena;
 	struct vm_layer *layers;
 	size_t n;
 	int *tops;
@@ -974,16 +975,16 @@ static struct picture picture_of(const struct lab *l, int domain)
 	struct vm_graph *graph = NULL;
 	struct picture p;
 
-	cr_assert_eq(vm_graph_new(&l->facts, &graph), 0);
-	cr_assert_eq(vm_graph_layers(graph, (size_t)domain, &p.layers, &p.n, &p.tops), 0);
+	graph = vm_graph_new(&l->facts);
+	vm_arena_init(&p.arena);
+	vm_graph_layers(graph, (size_t)domain, &p.arena, &p.layers, &p.n, &p.tops);
 	vm_graph_free(graph);
 	return p;
 }
 
 static void picture_free(struct picture *p)
 {
-	vm_layers_free(p->layers, p->n);
-	free(p->tops);
+	vm_arena_fini(&p->arena);
 }
 
 static const struct vm_layer *layer_at(const struct picture *p, const char *path)
@@ -1257,6 +1258,7 @@ Test(vm_graph, what_only_snapshots_of_the_domain_froze_is_their_doubt)
 {
 	struct lab l;
 	struct vm_graph *graph = NULL;
+	struct vm_arena arena;
 	struct vm_doubt *doubts;
 	size_t n;
 
@@ -1265,8 +1267,9 @@ Test(vm_graph, what_only_snapshots_of_the_domain_froze_is_their_doubt)
 	snap(&l, WEB, S3, "s3", 220, S2, SPARE, SPARE3); /* a branch, whose image is not there; no header names it */
 	snap(&l, WEB, S2, "s2", 160, S1, SPARE, SPARE3);
 	expect_doubt(&l, WEB, NULL);
-	cr_assert_eq(vm_graph_new(&l.facts, &graph), 0);
-	vm_graph_doubts(graph, WEB, &doubts, &n);
+	graph = vm_graph_new(&l.facts);
+	vm_arena_init(&arena);
+	vm_graph_doubts(graph, WEB, &arena, &doubts, &n);
 	cr_assert_eq(n, 1);
 	cr_expect_str_eq(doubts[0].path, "/i/spare");
 	cr_expect_str_eq(doubts[0].phrase,
@@ -1275,10 +1278,9 @@ Test(vm_graph, what_only_snapshots_of_the_domain_froze_is_their_doubt)
 	cr_assert(doubts[0].snapshots[0] && doubts[0].snapshots[1] && !doubts[0].snapshots[2], "both froze it");
 	cr_expect_str_eq(doubts[0].snapshots[0], "s2");
 	cr_expect_str_eq(doubts[0].snapshots[1], "s3");
-	vm_doubts_free(doubts, n);
-	vm_graph_doubts(graph, OTHER, &doubts, &n);
+	vm_graph_doubts(graph, OTHER, &arena, &doubts, &n);
 	cr_expect_eq(n, 0);
-	vm_doubts_free(doubts, n);
+	vm_arena_fini(&arena);
 	vm_graph_free(graph);
 
 	clone_of_base(&l); /* and now somebody else's disk says, too, that it was there */
@@ -1350,6 +1352,7 @@ Test(vm_graph, who_stands_on_a_file_of_a_mount_needs_the_snapshot_and_its_layers
 {
 	struct lab l;
 	struct vm_graph *graph = NULL;
+	struct vm_arena arena;
 	char **viewers;
 
 	lab_init(&l);
@@ -1367,12 +1370,12 @@ Test(vm_graph, who_stands_on_a_file_of_a_mount_needs_the_snapshot_and_its_layers
 	cr_expect_str_eq(layer_at(&p, "/i/base")->users[0], "domain 'other' (disk vda)");
 	picture_free(&p);
 	expect_doubt(&l, WEB, NULL);
-	cr_assert_eq(vm_graph_new(&l.facts, &graph), 0);
-	cr_assert_eq(vm_graph_viewers(graph, WEB, S2, &viewers), 0);
+	graph = vm_graph_new(&l.facts);
+	vm_arena_init(&arena);
+	viewers = vm_graph_viewers(graph, WEB, S2, &arena);
 	cr_expect_str_eq(viewers[0], "domain 'other' (disk vda)");
 	cr_expect_null(viewers[1]);
-	free(viewers[0]);
-	free(viewers);
+	vm_arena_fini(&arena);
 	vm_graph_free(graph);
 	l.snapdisks[WEB][S2].ino = 1234;
 	expect_doubt(&l, WEB, "'/i/spare2' is a file of another virt-snapfs mount");
@@ -1563,7 +1566,7 @@ Test(vm_graph, unrecorded_entries_are_put_together_by_name_or_by_name_and_id)
 	struct vm_stray *strays = NULL;
 	size_t n = 0;
 
-	cr_assert_eq(vm_stray_group(tables, 2, &strays, &n), 0);
+	vm_stray_group(tables, 2, &strays, &n);
 	cr_assert_eq(n, VS_ARRAY_LEN(want));
 	for (size_t i = 0; i < n; i++) {
 		cr_expect_str_eq(strays[i].name, want[i].name);
@@ -1586,7 +1589,7 @@ Test(vm_graph, a_table_full_of_equal_entries_makes_as_many_snapshots)
 
 	for (size_t i = 0; i < N; i++)
 		entries[i] = entry("", "");
-	cr_assert_eq(vm_stray_group(&table, 1, &strays, &n), 0);
+	vm_stray_group(&table, 1, &strays, &n);
 	cr_expect_eq(n, (size_t)N);
 	cr_expect_eq(strays[N - 1].disks[0].entry, &entries[N - 1]);
 	vm_stray_free(strays, n);

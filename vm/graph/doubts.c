@@ -134,7 +134,7 @@ static bool in_doubt(const struct vm_graph *g, int file, struct vm_graph_doubt *
 	return f->error || doubt->why;
 }
 
-int vm_graph_find_doubts(struct vm_graph *g)
+void vm_graph_find_doubts(struct vm_graph *g)
 {
 	const struct vm_facts *facts = g->facts;
 	struct wanted wanted;
@@ -156,7 +156,6 @@ int vm_graph_find_doubts(struct vm_graph *g)
 						     .code = facts->unknowns[i].code, .file = VM_NO_FILE, .domain = VM_NO_DOMAIN});
 	free(wanted.whatever);
 	free(wanted.domain);
-	return 0;
 }
 
 /* ---------------------------------------------------------------- whom it concerns */
@@ -218,24 +217,20 @@ char *vm_graph_doubt_phrase(const struct vm_graph *g, const struct vm_graph_doub
 
 /* ---------------------------------------------------------------- of one domain's snapshots */
 
-static char **snapshots_of(const struct vm_graph *g, size_t domain, int file)
+static char **snapshots_of(const struct vm_graph *g, size_t domain, int file, struct vm_arena *arena)
 {
-	char **names = xcalloc(1, sizeof(*names));
-	size_t n = 0;
+	struct vm_strings names = {0};
 
-	for (int s = g->pits.head[g->node[file]]; s >= 0; s = g->pits.next[s]) {
-		if (g->snaps[s].domain != domain)
-			continue;
-		names = xreallocarray(names, n + 2, sizeof(*names));
-		names[n++] = xstrdup(vm_graph_snapshot(g, &g->snaps[s])->name);
-		names[n] = NULL;
-	}
-	return names;
+	for (int s = g->pits.head[g->node[file]]; s >= 0; s = g->pits.next[s])
+		if (g->snaps[s].domain == domain)
+			vm_strings_add(arena, &names, vm_graph_snapshot(g, &g->snaps[s])->name);
+	return vm_strings_done(arena, &names);
 }
 
-void vm_graph_doubts(const struct vm_graph *g, size_t domain, struct vm_doubt **out, size_t *n)
+void vm_graph_doubts(const struct vm_graph *g, size_t domain, struct vm_arena *arena, struct vm_doubt **out, size_t *n)
 {
-	struct vm_doubt *doubts = xcalloc(g->n_doubts, sizeof(*doubts));
+	struct vm_doubt *doubts = NULL;
+	size_t room = 0;
 
 	*n = 0;
 	for (size_t i = 0; i < g->n_doubts; i++) {
@@ -244,22 +239,12 @@ void vm_graph_doubts(const struct vm_graph *g, size_t domain, struct vm_doubt **
 		if (g->doubts[i].domain != domain)
 			continue;
 		phrase = vm_graph_doubt_phrase(g, &g->doubts[i]);
+		VM_ARENA_GROW(arena, doubts, *n, room);
 		doubts[(*n)++] = (struct vm_doubt){
-			.path = xstrdup(vm_graph_file(g, g->doubts[i].file)->path), .phrase = vm_name_printable(phrase),
-			.code = g->doubts[i].code, .snapshots = snapshots_of(g, domain, g->doubts[i].file),
+			.path = vm_arena_strdup(arena, vm_graph_file(g, g->doubts[i].file)->path),
+			.phrase = vm_arena_take(arena, vm_name_printable(phrase)),
+			.code = g->doubts[i].code, .snapshots = snapshots_of(g, domain, g->doubts[i].file, arena),
 		};
 	}
 	*out = doubts;
-}
-
-void vm_doubts_free(struct vm_doubt *doubts, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		free(doubts[i].path);
-		free(doubts[i].phrase);
-		for (char **name = doubts[i].snapshots; *name; name++)
-			free(*name);
-		free(doubts[i].snapshots);
-	}
-	free(doubts);
 }

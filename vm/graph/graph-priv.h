@@ -153,24 +153,24 @@ static inline const struct vm_fact_snapdisk *vm_graph_snapdisk(const struct vm_g
 	return &vm_graph_snapshot(g, s)->disks[s->disk];
 }
 
-/* -ENOMEM leaves what is to be freed with the graph. Add from the last thing to the first, and lists are in order. */
-int vm_links_new(struct vm_links *links, size_t n_nodes, size_t n_things);
+/* Add from the last thing to the first, and lists are in order. */
+void vm_links_new(struct vm_links *links, size_t n_nodes, size_t n_things);
 void vm_links_add(const struct vm_graph *g, struct vm_links *links, int file, size_t thing);
 
 /* jobs.c: fills commits, repoints and running. */
-int vm_graph_find_jobs(struct vm_graph *g);
+void vm_graph_find_jobs(struct vm_graph *g);
 
 /* users.c: fills users, viewers, and what running domains tell. */
-int vm_graph_find_users(struct vm_graph *g);
-/* "domain 'db' (disk vda)". Gives; NULL: no memory. */
+void vm_graph_find_users(struct vm_graph *g);
+/* "domain 'db' (disk vda)". Gives. */
 char *vm_graph_user_phrase(const struct vm_graph *g, enum vm_graph_user_kind kind, size_t index);
 bool vm_graph_user_is_own(const struct vm_graph *g, enum vm_graph_user_kind kind, size_t index, size_t domain);
 
 /* doubts.c: fills doubts, after the users. */
-int vm_graph_find_doubts(struct vm_graph *g);
+void vm_graph_find_doubts(struct vm_graph *g);
 /* The first doubt because of which @file may be needed, but for those that only snapshots of @domain make; NULL: none. */
 const struct vm_graph_doubt *vm_graph_doubt(const struct vm_graph *g, int file, size_t domain);
-/* "domain 'db' (disk vda) may need it, as '/x' is missing". Gives; NULL: no memory. */
+/* "domain 'db' (disk vda) may need it, as '/x' is missing". Gives. */
 char *vm_graph_doubt_phrase(const struct vm_graph *g, const struct vm_graph_doubt *doubt);
 
 /* A chain as headers tell it, from some file down. */
@@ -211,7 +211,6 @@ struct vm_hearing {
 	int64_t from_ns;      /* what was last written before this was there before the snapshot */
 	int64_t upto_ns;      /* the snapshot was complete by then */
 	int64_t born_ns;      /* creation of the file that took the writes from then on; 0: unknown, or a copy */
-	bool oom;
 	struct vm_verdict verdict;
 };
 

@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vm/util/mem.h"
+
 /* ---------------------------------------------------------------- nodes and links */
 
 static int compare_files(const void *a, const void *b, void *opaque)
@@ -45,17 +47,15 @@ static int find_inode(const struct vm_fact_file *files, const int *order, size_t
 	return low < n && files[order[low]].stamp.dev == dev && files[order[low]].stamp.ino == ino ? order[low] : VM_NO_FILE;
 }
 
-static int find_nodes(struct vm_graph *g)
+static void find_nodes(struct vm_graph *g)
 {
 	const struct vm_fact_file *files = g->facts->files;
 	size_t n = g->facts->n_files;
-	vs_autofree int *order = calloc(n + 1, sizeof(*order));
+	vs_autofree int *order = xcalloc(n, sizeof(*order));
 
-	g->node = calloc(n + 1, sizeof(*g->node));
-	g->alias = calloc(n + 1, sizeof(*g->alias));
-	g->refused = calloc(n + 1, sizeof(*g->refused));
-	if (!order || !g->node || !g->alias || !g->refused)
-		return -ENOMEM;
+	g->node = xcalloc(n, sizeof(*g->node));
+	g->alias = xcalloc(n, sizeof(*g->alias));
+	g->refused = xcalloc(n, sizeof(*g->refused));
 	for (size_t i = 0; i < n; i++)
 		order[i] = (int)i;
 	qsort_r(order, n, sizeof(*order), compare_files, (void *)files);
@@ -70,18 +70,14 @@ static int find_nodes(struct vm_graph *g)
 	for (size_t i = 0; i < n; i++)
 		g->refused[i] = files[i].below == VM_NO_FILE && files[i].refused_ino ?
 			find_inode(files, order, n, files[i].refused_dev, files[i].refused_ino) : VM_NO_FILE;
-	return 0;
 }
 
-int vm_links_new(struct vm_links *links, size_t n_nodes, size_t n_things)
+void vm_links_new(struct vm_links *links, size_t n_nodes, size_t n_things)
 {
-	links->head = malloc((n_nodes + 1) * sizeof(int));
-	links->next = malloc((n_things + 1) * sizeof(int));
-	if (!links->head || !links->next)
-		return -ENOMEM;
+	links->head = xcalloc(n_nodes, sizeof(int));
+	links->next = xcalloc(n_things, sizeof(int));
 	for (size_t i = 0; i < n_nodes; i++)
 		links->head[i] = -1;
-	return 0;
 }
 
 static void links_free(struct vm_links *links)
@@ -228,7 +224,7 @@ static size_t follow(const struct vm_graph *g, int file, enum q2_format format, 
 	return n;
 }
 
-static int keep_chain(struct vm_graph *g, struct vm_graph_disk *disk)
+static void keep_chain(struct vm_graph *g, struct vm_graph_disk *disk)
 {
 	const struct vm_fact_disk *fact = vm_graph_disk(g, disk);
 	int followed[VM_CHAIN_MAX];
@@ -239,35 +235,30 @@ static int keep_chain(struct vm_graph *g, struct vm_graph_disk *disk)
 		files = followed;
 		disk->n_chain = follow(g, fact->top, fact->format, followed);
 	}
-	disk->chain = calloc(disk->n_chain + 1, sizeof(int));
-	if (!disk->chain)
-		return -ENOMEM;
-	memcpy(disk->chain, files, disk->n_chain * sizeof(int));
-	return 0;
+	disk->chain = xcalloc(disk->n_chain, sizeof(int));
+	if (disk->n_chain)
+		memcpy(disk->chain, files, disk->n_chain * sizeof(int));
 }
 
-static int collect_disks(struct vm_graph *g)
+static void collect_disks(struct vm_graph *g)
 {
 	const struct vm_facts *facts = g->facts;
 	size_t n = 0;
 
 	for (size_t d = 0; d < facts->n_domains; d++)
 		n += facts->domains[d].n_disks;
-	g->disks = calloc(n + 1, sizeof(*g->disks));
-	g->first_disk = calloc(facts->n_domains + 1, sizeof(*g->first_disk));
-	if (!g->disks || !g->first_disk || vm_links_new(&g->tops, facts->n_files, n) < 0)
-		return -ENOMEM;
+	g->disks = xcalloc(n, sizeof(*g->disks));
+	g->first_disk = xcalloc(facts->n_domains, sizeof(*g->first_disk));
+	vm_links_new(&g->tops, facts->n_files, n);
 	for (size_t d = 0; d < facts->n_domains; d++) {
 		g->first_disk[d] = g->n_disks;
 		for (size_t i = 0; i < facts->domains[d].n_disks; i++) {
 			g->disks[g->n_disks] = (struct vm_graph_disk){.domain = d, .disk = i};
-			if (keep_chain(g, &g->disks[g->n_disks++]) < 0)
-				return -ENOMEM;
+			keep_chain(g, &g->disks[g->n_disks++]);
 		}
 	}
 	for (size_t i = g->n_disks; i-- > 0;)
 		vm_links_add(g, &g->tops, vm_graph_disk(g, &g->disks[i])->top, i);
-	return 0;
 }
 
 static size_t count_snaps(const struct vm_facts *facts)
@@ -280,14 +271,14 @@ static size_t count_snaps(const struct vm_facts *facts)
 	return n;
 }
 
-static int collect_snaps(struct vm_graph *g)
+static void collect_snaps(struct vm_graph *g)
 {
 	const struct vm_facts *facts = g->facts;
 	size_t n = count_snaps(facts);
 
-	g->snaps = calloc(n + 1, sizeof(*g->snaps));
-	if (!g->snaps || vm_links_new(&g->pits, facts->n_files, n) < 0 || vm_links_new(&g->overlays, facts->n_files, n) < 0)
-		return -ENOMEM;
+	g->snaps = xcalloc(n, sizeof(*g->snaps));
+	vm_links_new(&g->pits, facts->n_files, n);
+	vm_links_new(&g->overlays, facts->n_files, n);
 	for (size_t d = 0; d < facts->n_domains; d++)
 		for (size_t s = 0; s < facts->domains[d].n_snapshots; s++)
 			for (size_t i = 0; i < facts->domains[d].snapshots[s].n_disks; i++)
@@ -298,7 +289,6 @@ static int collect_snaps(struct vm_graph *g)
 		vm_links_add(g, &g->pits, disk->pit, i);
 		vm_links_add(g, &g->overlays, disk->mode == VM_MODE_EXTERNAL ? disk->overlay : VM_NO_FILE, i);
 	}
-	return 0;
 }
 
 bool vm_graph_alive(const struct vm_graph *g, size_t domain, int file)
@@ -332,12 +322,10 @@ const struct vm_graph_disk *vm_graph_writer(const struct vm_graph *g, int file)
 /* ---------------------------------------------------------------- what running domains tell */
 
 /* libvirt's word for a chain that QEMU has open, node by node. */
-static int hear_running(struct vm_graph *g)
+static void hear_running(struct vm_graph *g)
 {
-	g->live_end = calloc(g->facts->n_files + 1, sizeof(*g->live_end));
-	g->live_below = calloc(g->facts->n_files + 1, sizeof(*g->live_below));
-	if (!g->live_end || !g->live_below)
-		return -ENOMEM;
+	g->live_end = xcalloc(g->facts->n_files, sizeof(*g->live_end));
+	g->live_below = xcalloc(g->facts->n_files, sizeof(*g->live_below));
 	for (size_t i = 0; i < g->facts->n_files; i++)
 		g->live_below[i] = VM_NO_FILE;
 	for (size_t i = 0; i < g->n_disks; i++) {
@@ -350,37 +338,23 @@ static int hear_running(struct vm_graph *g)
 		if (d->n_chain)
 			g->live_end[g->node[d->chain[d->n_chain - 1]]] = true;
 	}
-	return 0;
 }
 
 /* ---------------------------------------------------------------- life */
 
-int vm_graph_new(const struct vm_facts *facts, struct vm_graph **out)
+struct vm_graph *vm_graph_new(const struct vm_facts *facts)
 {
-	struct vm_graph *g = calloc(1, sizeof(*g));
-	int ret;
+	struct vm_graph *g = xcalloc(1, sizeof(*g));
 
-	if (!g)
-		return -ENOMEM;
 	g->facts = facts;
-	ret = find_nodes(g);
-	if (ret == 0)
-		ret = collect_snaps(g);
-	if (ret == 0)
-		ret = collect_disks(g);
-	if (ret == 0)
-		ret = vm_graph_find_jobs(g);
-	if (ret == 0)
-		ret = hear_running(g);
-	if (ret == 0)
-		ret = vm_graph_find_users(g);
-	if (ret == 0)
-		ret = vm_graph_find_doubts(g);
-	if (ret < 0)
-		vm_graph_free(g);
-	else
-		*out = g;
-	return ret;
+	find_nodes(g);
+	collect_snaps(g);
+	collect_disks(g);
+	vm_graph_find_jobs(g);
+	hear_running(g);
+	vm_graph_find_users(g);
+	vm_graph_find_doubts(g);
+	return g;
 }
 
 void vm_graph_free(struct vm_graph *g)

@@ -15,22 +15,22 @@
  * Order of looking: locks and stat of the files after libvirt's records. A job ends before libvirt rewrites the records, so
  * what a record names has then been written for the last time.
  *
- * Ownership: facts are borrowed by a graph until vm_graph_free(); answers are given and own nothing of the graph, except
- * `entry`. Threads: a graph is immutable; any thread. Errors: -ENOMEM only. What contradicts itself in the facts is an
- * answer, never an error. Gates are not asked here: what a gate refuses comes in as `below_why`, with the file that it keeps shut as
+ * Ownership: facts are borrowed by a graph until vm_graph_free(); answers own nothing of the graph, except `entry`: a verdict is
+ * given, all others come from the arena of who asks. Threads: a graph is immutable; any thread. There are no errors. What
+ * contradicts itself in the facts is an answer. Gates are not asked here: what a gate refuses comes in as `below_why`, with the file that it keeps shut as
  * `refused_dev` and `refused_ino`; or the caller worsens the answer afterwards.
  */
 #ifndef VS_VM_GRAPH_GRAPH_H
 #define VS_VM_GRAPH_GRAPH_H
 
 #include "vm/model/facts.h"
+#include "vm/util/arena.h"
 
 /* ---------------------------------------------------------------- the graph and its answers */
 
 struct vm_graph;
 
-/* Gives *out. */
-int vm_graph_new(const struct vm_facts *facts, struct vm_graph **out);
+struct vm_graph *vm_graph_new(const struct vm_facts *facts); /* gives */
 void vm_graph_free(struct vm_graph *graph);
 
 struct vm_verdict {
@@ -49,29 +49,27 @@ struct vm_verdict {
 };
 void vm_verdict_fini(struct vm_verdict *verdict);
 
-/* What is to be thought of one disk of one snapshot. Fills *out (to be given to vm_verdict_fini) on success. */
-int vm_graph_state(const struct vm_graph *graph, size_t domain, size_t snapshot, size_t disk, struct vm_verdict *out);
+/* What is to be thought of one disk of one snapshot. Fills *out (to be given to vm_verdict_fini). */
+void vm_graph_state(const struct vm_graph *graph, size_t domain, size_t snapshot, size_t disk, struct vm_verdict *out);
 
 /* The commits that run now, as far as locks and libvirt tell base and top: to be remembered as vm_facts.commits (by dev and
  * ino) for as long as the files exist. Gives *out (free()) and its length; `at` is 0. */
-int vm_graph_commits(const struct vm_graph *graph, struct vm_fact_commit **out, size_t *n);
+void vm_graph_commits(const struct vm_graph *graph, struct vm_fact_commit **out, size_t *n);
 
 /*
  * The layers of a domain for the `chain` picture: of its disks from the top down, then of its snapshots, each node once;
  * `tops[i]` is the layer of disks[i] (-1 where there is none). `users` names everybody else who needs the layer,
  * `snapshots` the shown names frozen or stored in it, `note` what is odd: left over, being committed, missing.
- * Gives *layers and *tops.
  */
-int vm_graph_layers(const struct vm_graph *graph, size_t domain, struct vm_layer **layers, size_t *n_layers, int **tops);
-void vm_layers_free(struct vm_layer *layers, size_t n);
+void vm_graph_layers(const struct vm_graph *graph, size_t domain, struct vm_arena *arena, struct vm_layer **layers, size_t *n_layers,
+		     int **tops);
 
-/* What is not known because of nothing but snapshots of @domain: what `unknown` of its layers leaves out. Gives *out. */
-void vm_graph_doubts(const struct vm_graph *graph, size_t domain, struct vm_doubt **out, size_t *n);
-void vm_doubts_free(struct vm_doubt *doubts, size_t n);
+/* What is not known because of nothing but snapshots of @domain: what `unknown` of its layers leaves out. */
+void vm_graph_doubts(const struct vm_graph *graph, size_t domain, struct vm_arena *arena, struct vm_doubt **out, size_t *n);
 
-/* Who stands on the file that shows this snapshot in a virt-snapfs mount, each a phrase as in vm_layer.users. Gives *out, a
- * NULL-terminated list (free each, and the list). */
-int vm_graph_viewers(const struct vm_graph *graph, size_t domain, size_t snapshot, char ***out);
+/* Who stands on the file that shows this snapshot in a virt-snapfs mount, each a phrase as in vm_layer.users;
+ * NULL-terminated. */
+char **vm_graph_viewers(const struct vm_graph *graph, size_t domain, size_t snapshot, struct vm_arena *arena);
 
 /* ---------------------------------------------------------------- entries in tables that nobody recorded */
 
@@ -101,7 +99,7 @@ struct vm_stray {
 
 /* Groups what is unclaimed: entries of one name belong together where no table has that name twice, else those of one name
  * and id (the k-th of each table with the k-th). In the order of the first table that has them. Gives *out. */
-int vm_stray_group(const struct vm_table *tables, size_t n_tables, struct vm_stray **out, size_t *n_out);
+void vm_stray_group(const struct vm_table *tables, size_t n_tables, struct vm_stray **out, size_t *n_out);
 void vm_stray_free(struct vm_stray *strays, size_t n);
 
 #endif

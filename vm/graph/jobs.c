@@ -13,9 +13,10 @@
  */
 #include "vm/graph/graph-priv.h"
 
-#include <errno.h>
 #include <limits.h>
 #include <string.h>
+
+#include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- unfinished deletes */
 
@@ -55,14 +56,13 @@ static bool delete_unfinished(const struct vm_graph *g, const struct vm_graph_sn
 	return true;
 }
 
-static int collect_commits(struct vm_graph *g)
+static void collect_commits(struct vm_graph *g)
 {
 	const struct vm_facts *facts = g->facts;
 	size_t room = facts->n_commits + g->n_snaps;
 
-	g->commits = calloc(room + 1, sizeof(*g->commits));
-	if (!g->commits || vm_links_new(&g->commit_bases, facts->n_files, room) < 0)
-		return -ENOMEM;
+	g->commits = xcalloc(room, sizeof(*g->commits));
+	vm_links_new(&g->commit_bases, facts->n_files, room);
 	for (size_t i = 0; i < facts->n_commits; i++) {
 		const struct vm_fact_commit *c = &facts->commits[i];
 
@@ -76,27 +76,23 @@ static int collect_commits(struct vm_graph *g)
 	}
 	for (size_t i = g->n_commits; i-- > 0;)
 		vm_links_add(g, &g->commit_bases, g->commits[i].base, i);
-	return 0;
 }
 
 /* ---------------------------------------------------------------- overlays that moved */
 
 /* Lists the layers that the overlay left out, and finds out whether its new base lay beneath them at all. */
-static int find_removed(const struct vm_graph *g, struct vm_graph_repoint *r)
+static void find_removed(const struct vm_graph *g, struct vm_graph_repoint *r)
 {
 	bool all_there = true;
 	int file = r->top;
 
-	r->removed = calloc(VM_CHAIN_MAX, sizeof(*r->removed));
-	if (!r->removed)
-		return -ENOMEM;
+	r->removed = xcalloc(VM_CHAIN_MAX, sizeof(*r->removed));
 	while (file != VM_NO_FILE && !vm_graph_same(g, file, r->base) && r->n_removed < VM_CHAIN_MAX) {
 		all_there = all_there && vm_graph_exists(g, file);
 		r->removed[r->n_removed++] = file;
 		file = vm_graph_stands_on(g, file);
 	}
 	r->elsewhere = r->base != VM_NO_FILE && !vm_graph_same(g, file, r->base) && all_there;
-	return 0;
 }
 
 static bool record_holds(const struct vm_graph *g, int overlay)
@@ -107,11 +103,10 @@ static bool record_holds(const struct vm_graph *g, int overlay)
 	return false;
 }
 
-static int collect_repoints(struct vm_graph *g)
+static void collect_repoints(struct vm_graph *g)
 {
-	g->repoints = calloc(g->n_snaps + 1, sizeof(*g->repoints));
-	if (!g->repoints || vm_links_new(&g->repoint_bases, g->facts->n_files, g->n_snaps) < 0)
-		return -ENOMEM;
+	g->repoints = xcalloc(g->n_snaps + 1, sizeof(*g->repoints));
+	vm_links_new(&g->repoint_bases, g->facts->n_files, g->n_snaps);
 	for (size_t i = 0; i < g->n_snaps; i++) {
 		const struct vm_fact_snapdisk *disk = vm_graph_snapdisk(g, &g->snaps[i]);
 		struct vm_graph_repoint *r = &g->repoints[g->n_repoints];
@@ -122,12 +117,10 @@ static int collect_repoints(struct vm_graph *g)
 			continue;
 		*r = (struct vm_graph_repoint){disk->overlay, disk->pit, vm_graph_file(g, disk->overlay)->below};
 		g->n_repoints++;
-		if (find_removed(g, r) < 0)
-			return -ENOMEM;
+		find_removed(g, r);
 	}
 	for (size_t i = g->n_repoints; i-- > 0;)
 		vm_links_add(g, &g->repoint_bases, g->repoints[i].base, i);
-	return 0;
 }
 
 /* ---------------------------------------------------------------- running commits */
@@ -227,11 +220,9 @@ static size_t room_for_running(const struct vm_graph *g)
 	return n;
 }
 
-static int collect_running(struct vm_graph *g)
+static void collect_running(struct vm_graph *g)
 {
-	g->running = calloc(room_for_running(g), sizeof(*g->running));
-	if (!g->running)
-		return -ENOMEM;
+	g->running = xcalloc(room_for_running(g), sizeof(*g->running));
 	for (size_t i = 0; i < g->n_disks; i++) {
 		const struct vm_graph_disk *disk = &g->disks[i];
 		enum vm_job job = vm_graph_disk(g, disk)->job;
@@ -258,31 +249,23 @@ static int collect_running(struct vm_graph *g)
 			for (size_t k = 1; k < disk->n_chain; k++) /* any of them */
 				g->running[g->n_running++] = (struct vm_graph_running){disk->chain[k], VM_NO_FILE, false};
 	}
-	return 0;
 }
 
-int vm_graph_commits(const struct vm_graph *g, struct vm_fact_commit **out, size_t *n)
+void vm_graph_commits(const struct vm_graph *g, struct vm_fact_commit **out, size_t *n)
 {
-	struct vm_fact_commit *list = calloc(g->n_running + 1, sizeof(*list));
+	struct vm_fact_commit *list = xcalloc(g->n_running, sizeof(*list));
 	size_t count = 0;
 
-	if (!list)
-		return -ENOMEM;
 	for (size_t i = 0; i < g->n_running; i++)
 		if (g->running[i].certain)
 			list[count++] = (struct vm_fact_commit){.base = g->running[i].base, .top = g->running[i].top};
 	*out = list;
 	*n = count;
-	return 0;
 }
 
-int vm_graph_find_jobs(struct vm_graph *g)
+void vm_graph_find_jobs(struct vm_graph *g)
 {
-	int ret = collect_commits(g);
-
-	if (ret == 0)
-		ret = collect_repoints(g);
-	if (ret == 0)
-		ret = collect_running(g);
-	return ret;
+	collect_commits(g);
+	collect_repoints(g);
+	collect_running(g);
 }

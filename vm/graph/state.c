@@ -70,10 +70,11 @@
 #include "vm/graph/graph-priv.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "vm/model/names.h"
+#include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 static bool say(struct vm_hearing *h, enum vm_state state, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
@@ -82,14 +83,12 @@ static bool say(struct vm_hearing *h, enum vm_state state, const char *fmt, ...)
 {
 	vs_autofree char *text = NULL;
 	va_list ap;
-	int n;
 
 	va_start(ap, fmt);
-	n = vasprintf(&text, fmt, ap);
+	text = xvasprintf(fmt, ap);
 	va_end(ap);
 	h->verdict.state = state;
-	h->verdict.reason = n < 0 ? NULL : vm_name_printable(text);
-	h->oom = !h->verdict.reason;
+	h->verdict.reason = vm_name_printable(text);
 	return true;
 }
 
@@ -177,7 +176,7 @@ static bool judge_note(struct vm_hearing *h)
 	for (size_t i = 0; i < h->g->facts->n_files; i++) {
 		const struct vm_fact_file *f = vm_graph_file(h->g, (int)i);
 
-		if (!f->error && !f->stamp.block && f->stamp.ino == then->ino && f->stamp.btime_ns <= (h->snap->created_s + 1) * INT64_C(1000000000))
+		if (!f->error && !f->stamp.block && f->stamp.ino == then->ino && f->stamp.btime_ns <= (h->snap->created_s + 1) * VM_NS_PER_S)
 			return say(h, VM_STALE, "it froze '%s', which was written since, and libvirt's record names '%s'", f->path, pit->path);
 	}
 	return false;
@@ -574,7 +573,7 @@ int vm_graph_image(const struct vm_graph *g, const struct vm_graph_snap *s, enum
 	return h.pit;
 }
 
-int vm_graph_state(const struct vm_graph *g, size_t domain, size_t snapshot, size_t disk, struct vm_verdict *out)
+void vm_graph_state(const struct vm_graph *g, size_t domain, size_t snapshot, size_t disk, struct vm_verdict *out)
 {
 	struct vm_hearing h = hearing_of(g, domain, snapshot, disk);
 
@@ -582,15 +581,10 @@ int vm_graph_state(const struct vm_graph *g, size_t domain, size_t snapshot, siz
 	judge(&h);
 	find_watched(&h);
 	allow_guard(&h);
-	h.verdict.layers = calloc(h.chain.n + 1, sizeof(int));
-	if (!h.verdict.layers || h.oom) {
-		vm_verdict_fini(&h.verdict);
-		return -ENOMEM;
-	}
+	h.verdict.layers = xcalloc(h.chain.n, sizeof(int));
 	memcpy(h.verdict.layers, h.chain.files, h.chain.n * sizeof(int));
 	h.verdict.n_layers = h.chain.n;
 	*out = h.verdict;
-	return 0;
 }
 
 void vm_verdict_fini(struct vm_verdict *verdict)

@@ -10,8 +10,9 @@
  */
 #include "vm/graph/graph.h"
 
-#include <errno.h>
 #include <string.h>
+
+#include "vm/util/mem.h"
 
 const struct q2_snapshot *vm_entry_find(const struct q2_info *info, const char *name, int64_t created_s)
 {
@@ -128,21 +129,18 @@ static size_t collect_items(const struct vm_table *tables, size_t n_tables, stru
 }
 
 /* @items: the members of one group. */
-static int make_stray(const struct item *items, size_t n, struct vm_stray *stray)
+static void make_stray(const struct item *items, size_t n, struct vm_stray *stray)
 {
 	const struct q2_snapshot *first = items[0].entry;
 
 	*stray = (struct vm_stray){.name = first->name, .id = first->id, .date_sec = first->date_sec,
 				   .date_nsec = first->date_nsec};
-	stray->disks = calloc(n, sizeof(*stray->disks));
-	if (!stray->disks)
-		return -ENOMEM;
+	stray->disks = xcalloc(n, sizeof(*stray->disks));
 	stray->n_disks = n;
 	for (size_t i = 0; i < n; i++) {
 		stray->disks[i] = (struct vm_stray_disk){items[i].table, items[i].entry};
 		stray->memory |= items[i].entry->vm_state_size != 0;
 	}
-	return 0;
 }
 
 /* By the place of their first entry: addresses within one table rise with the index. */
@@ -155,31 +153,24 @@ static int compare_strays(const void *a, const void *b)
 	return (x->disks[0].entry > y->disks[0].entry) - (x->disks[0].entry < y->disks[0].entry);
 }
 
-int vm_stray_group(const struct vm_table *tables, size_t n_tables, struct vm_stray **out, size_t *n_out)
+void vm_stray_group(const struct vm_table *tables, size_t n_tables, struct vm_stray **out, size_t *n_out)
 {
 	size_t room = count_entries(tables, n_tables), n, n_strays = 0;
-	vs_autofree struct item *items = calloc(room + 1, sizeof(*items));
-	struct vm_stray *strays = calloc(room + 1, sizeof(*strays));
-	int ret = items && strays ? 0 : -ENOMEM;
+	vs_autofree struct item *items = xcalloc(room, sizeof(*items)); /* QEMU and q2_info have 65,536 entries in a table at most */
+	struct vm_stray *strays = xcalloc(room, sizeof(*strays));
 
-	n = ret == 0 ? collect_items(tables, n_tables, items) : 0;
+	n = collect_items(tables, n_tables, items);
 	find_shared_names(items, n);
 	count_copies(items, n);
 	qsort(items, n, sizeof(*items), compare_group);
-	for (size_t i = 0, end; ret == 0 && i < n; i = end) {
+	for (size_t i = 0, end; i < n; i = end) {
 		for (end = i + 1; end < n && one_group(&items[i], &items[end]); end++)
 			;
-		ret = make_stray(&items[i], end - i, &strays[n_strays]);
-		n_strays += ret == 0;
-	}
-	if (ret < 0) {
-		vm_stray_free(strays, n_strays);
-		return ret;
+		make_stray(&items[i], end - i, &strays[n_strays++]);
 	}
 	qsort(strays, n_strays, sizeof(*strays), compare_strays);
 	*out = strays;
 	*n_out = n_strays;
-	return 0;
 }
 
 void vm_stray_free(struct vm_stray *strays, size_t n)

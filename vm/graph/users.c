@@ -11,7 +11,6 @@
  */
 #include "vm/graph/graph-priv.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "vm/util/mem.h"
@@ -98,8 +97,7 @@ static void add_exposed(struct walk *w, uint64_t ino)
 		return; /* doubts.c */
 	s = &w->g->snaps[snap];
 	add_viewer(w, (size_t)snap);
-	if (vm_graph_state(w->g, s->domain, s->snapshot, s->disk, &verdict) < 0)
-		xoom();
+	vm_graph_state(w->g, s->domain, s->snapshot, s->disk, &verdict);
 	for (size_t i = 0; i < verdict.n_layers; i++)
 		add_user(w, verdict.layers[i]);
 	vm_verdict_fini(&verdict);
@@ -212,7 +210,7 @@ static void add_volume_users(struct vm_graph *g, size_t volume, const bool *know
 		memmove(&g->users[from], &g->users[from + 1], (--g->n_users - from) * sizeof(*g->users));
 }
 
-int vm_graph_find_users(struct vm_graph *g)
+void vm_graph_find_users(struct vm_graph *g)
 {
 	vs_autofree bool *known = xcalloc(g->facts->n_files + 1, sizeof(*known));
 
@@ -227,11 +225,9 @@ int vm_graph_find_users(struct vm_graph *g)
 		known[g->node[g->users[i].file]] = true;
 	for (size_t i = 0; i < g->facts->n_volumes; i++)
 		add_volume_users(g, i, known);
-	if (vm_links_new(&g->users_of, g->facts->n_files, g->n_users) < 0)
-		return -ENOMEM;
+	vm_links_new(&g->users_of, g->facts->n_files, g->n_users);
 	for (size_t i = g->n_users; i-- > 0;)
 		vm_links_add(g, &g->users_of, g->users[i].file, i);
-	return 0;
 }
 
 /* ---------------------------------------------------------------- words */
@@ -270,17 +266,15 @@ bool vm_graph_user_is_own(const struct vm_graph *g, enum vm_graph_user_kind kind
 	return kind == VM_USER_SNAPSHOT && g->snaps[index].domain == domain;
 }
 
-int vm_graph_viewers(const struct vm_graph *g, size_t domain, size_t snapshot, char ***out)
+char **vm_graph_viewers(const struct vm_graph *g, size_t domain, size_t snapshot, struct vm_arena *arena)
 {
-	char **list = xcalloc(g->n_viewers + 1, sizeof(*list));
-	size_t n = 0;
+	struct vm_strings list = {0};
 
 	for (size_t i = 0; i < g->n_viewers; i++) {
 		const struct vm_graph_snap *s = &g->snaps[g->viewers[i].snap];
 
 		if (s->domain == domain && s->snapshot == snapshot)
-			list[n++] = vm_graph_user_phrase(g, g->viewers[i].kind, g->viewers[i].index);
+			vm_strings_take(arena, &list, vm_graph_user_phrase(g, g->viewers[i].kind, g->viewers[i].index));
 	}
-	*out = list;
-	return 0;
+	return vm_strings_done(arena, &list);
 }

@@ -12,7 +12,6 @@
 
 #include "vm/inventory/build.h"
 #include "vm/util/clock.h"
-#include "vm/util/mem.h"
 
 #define MAKING_S 3
 
@@ -257,10 +256,7 @@ static void draw_strays(struct snaps *s, const struct vm_table *tables, size_t n
 
 	if (!n)
 		return;
-	if (vm_stray_group(tables, n, &strays, &n_strays) < 0) {
-		xoom();
-		return;
-	}
+	vm_stray_group(tables, n, &strays, &n_strays);
 	for (size_t i = 0; i < n_strays; i++)
 		draw_stray(s, tables, &strays[i]);
 	vm_stray_free(strays, n_strays);

@@ -143,11 +143,9 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 static int compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_t k, struct vm_disk *disk)
 {
 	const struct vm_draft_disk *from = &s->disks[k];
-	struct vm_verdict verdict = {0};
-	int r = vm_graph_state(w->graph, w->index, (size_t)s->rank, k, &verdict);
+	struct vm_verdict verdict;
 
-	if (r < 0)
-		return r;
+	vm_graph_state(w->graph, w->index, (size_t)s->rank, k, &verdict);
 	disk->target = vm_arena_strdup(w->arena, from->fact.target);
 	disk->created_ns = vm_order_disk_created(s, from);
 	disk->ino = vm_order_disk_ino(w->draft, s, from);
@@ -193,29 +191,6 @@ static void compose_record(struct work *w, const struct vm_draft_snapshot *s, st
 	out->xml_file = own_name(w, vm_name_xml_file(s->shown));
 }
 
-static char **copy_list(struct work *w, char *const *list)
-{
-	struct vm_strings copy = {0};
-
-	for (; list && *list; list++)
-		vm_strings_add(w->arena, &copy, *list);
-	return vm_strings_done(w->arena, &copy);
-}
-
-static void list_viewers(struct work *w, const struct vm_draft_snapshot *s, struct vm_snapshot *out)
-{
-	char **viewers = NULL;
-
-	if (vm_graph_viewers(w->graph, w->index, (size_t)s->rank, &viewers) < 0) {
-		xoom();
-		return;
-	}
-	out->users = copy_list(w, viewers);
-	for (size_t i = 0; viewers[i]; i++)
-		free(viewers[i]);
-	free(viewers);
-}
-
 static int compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, struct vm_snapshot *out)
 {
 	int r = 0;
@@ -233,7 +208,7 @@ static int compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, s
 		r = compose_disk(w, s, k, &out->disks[k]);
 	out->n_disks = s->n_disks;
 	take_worst(w, out);
-	list_viewers(w, s, out);
+	out->users = vm_graph_viewers(w->graph, w->index, (size_t)s->rank, w->arena);
 	return r;
 }
 
@@ -279,43 +254,6 @@ static int compose_snapshots(struct work *w)
 
 /* ---------------------------------------------------------------- layers and disks as they are now */
 
-static void copy_layers(struct work *w, const struct vm_layer *from, size_t n)
-{
-	struct vm_layer *to = vm_arena_calloc(w->arena, n, sizeof(*to));
-
-	for (size_t i = 0; to && i < n; i++) {
-		to[i] = from[i];
-		to[i].path = vm_arena_strdup(w->arena, from[i].path);
-		to[i].note = vm_arena_strdup(w->arena, from[i].note);
-		to[i].internal = vm_arena_strdup(w->arena, from[i].internal);
-		to[i].ends = vm_arena_strdup(w->arena, from[i].ends);
-		to[i].unknown = vm_arena_strdup(w->arena, from[i].unknown);
-		to[i].rival = vm_arena_strdup(w->arena, from[i].rival);
-		to[i].paths = copy_list(w, from[i].paths);
-		to[i].users = copy_list(w, from[i].users);
-		to[i].snapshots = copy_list(w, from[i].snapshots);
-	}
-	w->domain->layers = to;
-	w->domain->n_layers = to ? n : 0;
-}
-
-static void copy_doubts(struct work *w)
-{
-	struct vm_doubt *from, *to;
-	size_t n;
-
-	vm_graph_doubts(w->graph, w->index, &from, &n);
-	to = vm_arena_calloc(w->arena, n, sizeof(*to));
-	for (size_t i = 0; to && i < n; i++)
-		to[i] = (struct vm_doubt){
-			.path = vm_arena_strdup(w->arena, from[i].path), .phrase = vm_arena_strdup(w->arena, from[i].phrase),
-			.code = from[i].code, .snapshots = copy_list(w, from[i].snapshots),
-		};
-	vm_doubts_free(from, n);
-	w->domain->doubts = to;
-	w->domain->n_doubts = to ? n : 0;
-}
-
 static void copy_disks(struct work *w, const int *tops)
 {
 	size_t n = w->draft->n_disks;
@@ -353,18 +291,12 @@ static void list_unknowns(struct work *w)
 
 static int compose_layers(struct work *w)
 {
-	struct vm_layer *layers = NULL;
-	size_t n_layers = 0;
-	int *tops = NULL;
-	int r = vm_graph_layers(w->graph, w->index, &layers, &n_layers, &tops);
+	struct vm_domain *d = w->domain;
+	int *tops;
 
-	if (r < 0)
-		return r;
-	copy_layers(w, layers, n_layers);
-	copy_doubts(w);
+	vm_graph_layers(w->graph, w->index, w->arena, &d->layers, &d->n_layers, &tops);
+	vm_graph_doubts(w->graph, w->index, w->arena, &d->doubts, &d->n_doubts);
 	copy_disks(w, tops);
-	vm_layers_free(layers, n_layers);
-	free(tops);
 	list_unknowns(w);
 	return 0;
 }

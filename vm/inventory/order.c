@@ -396,10 +396,10 @@ static int remember_commits(struct vm_drafts *set, const struct vm_facts *facts,
 {
 	struct vm_fact_commit *running = NULL;
 	size_t n = 0;
-	int r = vm_graph_commits(graph, &running, &n);
+	int r;
 
-	if (r == 0)
-		r = vm_history_commits_add(set->memory, facts, running, n);
+	vm_graph_commits(graph, &running, &n);
+	r = vm_history_commits_add(set->memory, facts, running, n);
 	free(running);
 	return r;
 }
@@ -451,7 +451,7 @@ static int ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct
 		r = add_merges(set, facts, &commits, &facts->n_commits);
 	facts->commits = commits;
 	if (r == 0)
-		r = vm_graph_new(facts, &graph);
+		graph = vm_graph_new(facts);
 	if (r == 0)
 		r = remember_commits(set, facts, graph);
 	if (r == 0)

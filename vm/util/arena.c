@@ -121,10 +121,25 @@ void *vm_arena_own(struct vm_arena *a, void *thing, void (*drop)(void *thing))
 	return thing;
 }
 
-void vm_strings_add(struct vm_arena *a, struct vm_strings *list, const char *s)
+char *vm_arena_take(struct vm_arena *a, char *s)
+{
+	return s ? vm_arena_own(a, s, free) : NULL;
+}
+
+static void append(struct vm_arena *a, struct vm_strings *list, char *s)
 {
 	list->v = vm_arena_grow(a, list->v, list->n + 1, &list->room, sizeof(*list->v));
-	list->v[list->n++] = vm_arena_strdup(a, s);
+	list->v[list->n++] = s;
+}
+
+void vm_strings_add(struct vm_arena *a, struct vm_strings *list, const char *s)
+{
+	append(a, list, vm_arena_strdup(a, s));
+}
+
+void vm_strings_take(struct vm_arena *a, struct vm_strings *list, char *s)
+{
+	append(a, list, vm_arena_take(a, s));
 }
 
 bool vm_strings_has(const struct vm_strings *list, const char *s)

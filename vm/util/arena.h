@@ -37,12 +37,16 @@ char *vm_arena_printf(struct vm_arena *a, const char *fmt, ...) __attribute__((f
 /* Takes @thing, and returns it: @drop is called with it by vm_arena_fini(). */
 void *vm_arena_own(struct vm_arena *a, void *thing, void (*drop)(void *thing));
 
+/* The same for a string that is to be freed with free(). NULL stays NULL. */
+char *vm_arena_take(struct vm_arena *a, char *s);
+
 /* A list of strings that grows; the strings and the array are the arena's. NULL-terminated once it has been added to. */
 struct vm_strings {
 	char **v;
 	size_t n, room;
 };
 void vm_strings_add(struct vm_arena *a, struct vm_strings *list, const char *s);
+void vm_strings_take(struct vm_arena *a, struct vm_strings *list, char *s); /* takes, see vm_arena_take() */
 bool vm_strings_has(const struct vm_strings *list, const char *s);
 /* The array, never NULL (an empty list is one terminator). */
 char **vm_strings_done(struct vm_arena *a, struct vm_strings *list);
