@@ -208,8 +208,8 @@ Test(vm_memory, no_commit_is_dropped)
 	for (int i = 0; i < MANY; i++)
 		commits[i] = (struct vm_fact_commit){ .base = i, .top = MANY };
 	vm_history_poll(memory, 1);
-	cr_assert_eq(vm_history_commits_add(memory, &facts, commits, MANY), 0);
-	cr_assert_eq(vm_history_commits(memory, &facts, &out, &n), 0);
+	vm_history_commits_add(memory, &facts, commits, MANY);
+	vm_history_commits(memory, &facts, &out, &n);
 	cr_expect_eq(n, (size_t)MANY);
 	free(out);
 	vm_history_free(memory);

@@ -387,7 +387,7 @@ int vm_build_draw(struct vm_build *sk)
 	if (r == 0)
 		vm_surroundings_draw(&(struct vm_surroundings){ .set = &sk->set, .dirs = sk->dirs, .pools = sk->pools, .wide = &sk->cache->wide,
 								.allow_paths = sk->allow_paths, .n_allow_paths = sk->n_allow_paths });
-	return r == 0 && sk->chains.failed ? -ENOMEM : r;
+	return r;
 }
 
 int vm_build_finish(struct vm_build *sk, const struct vm_inventory *prev, struct vm_domain ***out, size_t *n)

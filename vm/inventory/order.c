@@ -396,12 +396,11 @@ static int remember_commits(struct vm_drafts *set, const struct vm_facts *facts,
 {
 	struct vm_fact_commit *running = NULL;
 	size_t n = 0;
-	int r;
 
 	vm_graph_commits(graph, &running, &n);
-	r = vm_history_commits_add(set->memory, facts, running, n);
+	vm_history_commits_add(set->memory, facts, running, n);
 	free(running);
-	return r;
+	return 0;
 }
 
 static int file_by_path(const struct vm_facts *facts, const char *path)
@@ -446,9 +445,8 @@ static int ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct
 	struct vm_graph *graph = NULL;
 	int r;
 
-	r = vm_history_commits(set->memory, facts, &commits, &facts->n_commits);
-	if (r == 0)
-		r = add_merges(set, facts, &commits, &facts->n_commits);
+	vm_history_commits(set->memory, facts, &commits, &facts->n_commits);
+	r = add_merges(set, facts, &commits, &facts->n_commits);
 	facts->commits = commits;
 	if (r == 0)
 		graph = vm_graph_new(facts);
@@ -501,8 +499,8 @@ int vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev, str
 		domains[set->n + i] = set->extra[i];
 	if (r == 0)
 		r = add_memories(set, domains, n_domains);
-	if (r < 0 || set->chains->failed)
-		return -ENOMEM;
+	if (r < 0)
+		return r;
 	facts.files = set->chains->fact;
 	facts.n_files = set->chains->n;
 	return ask_graph(set, &facts, prev, out);

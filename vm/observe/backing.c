@@ -55,31 +55,35 @@ static void backing_failed(struct vm_headers *files, struct vm_backing *e, const
 	struct q2_stamp now = {0};
 
 	e->code = code;
-	e->error = strdup(vs_err_text(err, code));
+	e->error = xstrdup(vs_err_text(err, code));
+	if (code == -ENOMEM) /* says nothing about the file: asked again in the next round */
+		return;
 	if (q2_name_resolve(from, e->name, e->format, &e->path, &format, NULL) < 0)
 		return;
 	e->found = vm_header_stamp(e->path, &now);
 	e->dev = now.dev;
 	e->ino = now.ino;
-	if (code == -EPERM || code == -ELOOP || code == -ENOMEM || code == -EINVAL)
+	if (code == -EPERM || code == -ELOOP || code == -EINVAL)
 		return;
 	e->below = vm_header_at(files, e->path, format);
-	if (!e->below || e->below->looked == files->round)
+	if (e->below->looked == files->round)
 		return;
 	vm_header_set_stamp(files, e->below, e->found, &now);
 	vm_header_failed(files, e->below, code, e->error);
 }
 
-static void backing_passed(struct vm_headers *files, struct vm_backing *e, struct q2_file *open_file, enum q2_format format)
+static void backing_passed(struct vm_headers *files, struct vm_backing *e, const char *from, struct q2_file *open_file,
+			   enum q2_format format)
 {
 	struct vm_header *below = vm_header_at(files, open_file->path, format);
 	struct q2_stamp now;
+	int r = open_file->ops->identity(open_file, &now);
 
-	e->path = strdup(open_file->path);
-	if (!below || !e->path || open_file->ops->identity(open_file, &now) < 0) {
-		e->code = -ENOMEM;
+	if (r < 0) {
+		backing_failed(files, e, from, r, &(struct vs_err){0});
 		return;
 	}
+	e->path = xstrdup(open_file->path);
 	if (below->looked != files->round)
 		vm_header_find_shown(below, true, &now);
 	if (below->looked != files->round && !vm_header_fresh(below, true, &now)) {
@@ -106,7 +110,7 @@ static bool leads_to_mount(struct vm_headers *files, struct vm_header *f, struct
 	if (!vm_header_stamp(path, &now) || !vm_header_is_exposed(files, &now))
 		return false;
 	e->below = vm_header_at(files, path, format);
-	if (e->below && e->below->looked != files->round)
+	if (e->below->looked != files->round)
 		vm_header_exposed(files, e->below, &now);
 	e->path = vs_steal(path);
 	e->found = true;
@@ -135,7 +139,7 @@ static void ask_gate(struct vm_headers *files, struct vm_header *f, struct vm_ba
 		backing_failed(files, e, f->path, r, &err);
 		return;
 	}
-	backing_passed(files, e, open_file, format);
+	backing_passed(files, e, f->path, open_file, format);
 	q2_file_close(open_file);
 }
 
@@ -174,8 +178,8 @@ static struct vm_header *named(struct vm_headers *files, struct vm_header *f, st
 		backing_look(files, f, e);
 	if (e->below)
 		return e->below;
-	*code = e->code < 0 ? e->code : -EIO;
-	*error = e->error ? e->error : "out of memory";
+	*code = e->code;
+	*error = e->error;
 	return NULL;
 }
 

@@ -2,8 +2,9 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/observe/chains.h"
 
-#include <errno.h>
 #include <string.h>
+
+#include "vm/util/mem.h"
 
 void vm_chains_init(struct vm_chains *c, struct vm_headers *files, uint64_t number)
 {
@@ -17,34 +18,15 @@ void vm_chains_fini(struct vm_chains *c)
 	*c = (struct vm_chains){0};
 }
 
-static bool make_room(struct vm_chains *c)
-{
-	size_t room = c->room ? c->room * 2 : 64;
-	struct vm_header **file;
-	struct vm_fact_file *fact;
-
-	if (c->n < c->room)
-		return true;
-	file = reallocarray(c->file, room, sizeof(struct vm_header *));
-	if (file)
-		c->file = file;
-	fact = reallocarray(c->fact, room, sizeof(*fact));
-	if (fact)
-		c->fact = fact;
-	if (!file || !fact)
-		return false;
-	c->room = room;
-	return true;
-}
-
 /* The entry of @f, with nothing beneath it yet where it is new. */
 static int entry_of(struct vm_chains *c, struct vm_header *f)
 {
 	if (f->indexed == c->number)
 		return f->index;
-	if (!make_room(c)) {
-		c->failed = true;
-		return VM_NO_FILE;
+	if (c->n == c->room) {
+		c->room = c->room ? 2 * c->room : 64;
+		c->file = xreallocarray(c->file, c->room, sizeof(struct vm_header *));
+		c->fact = xreallocarray(c->fact, c->room, sizeof(*c->fact));
 	}
 	f->index = (int)c->n++;
 	f->indexed = c->number;
@@ -69,10 +51,10 @@ static void follow_data(struct vm_chains *c, int i, struct q2_gate *gate)
 	if (!c->fact[i].info || !c->fact[i].info->data_file || c->fact[i].data != VM_NO_FILE)
 		return;
 	data = vm_backing_data(c->files, c->file[i], gate, &code, &error);
-	if (data)
-		code = entry_of(c, data);
-	if (data)
-		c->fact[i].data = code;
+	if (!data)
+		return;
+	code = entry_of(c, data);
+	c->fact[i].data = code;
 }
 
 /* A loop device's file is needed, and not read. */
@@ -84,7 +66,7 @@ static void follow_window(struct vm_chains *c, int i)
 	if (!c->file[i]->shows || c->fact[i].shows != VM_NO_FILE)
 		return;
 	behind = vm_headers_behind(c->files, c->file[i]->shows);
-	j = behind ? entry_of(c, behind) : VM_NO_FILE;
+	j = entry_of(c, behind);
 	c->fact[i].shows = j;
 }
 
@@ -115,8 +97,6 @@ static int follow(struct vm_chains *c, int i, struct q2_gate *gate)
 			c->fact[i].below_why = without_path(error, c->file[i]->path);
 			vm_backing_refused(c->file[i], gate, &c->fact[i].refused_dev, &c->fact[i].refused_ino);
 		}
-		if (code == -ENOMEM)
-			c->failed = true;
 		return VM_NO_FILE;
 	}
 	j = entry_of(c, below);
@@ -128,17 +108,11 @@ static int follow(struct vm_chains *c, int i, struct q2_gate *gate)
 
 int vm_chains_path(struct vm_chains *c, const char *path, enum q2_format format, struct q2_gate *gate)
 {
-	struct vm_header *f;
 	int first;
 
 	if (!path)
 		return VM_NO_FILE;
-	f = vm_headers_top(c->files, path, format == Q2_FORMAT_NONE ? Q2_FORMAT_RAW : format);
-	if (!f) {
-		c->failed = true;
-		return VM_NO_FILE;
-	}
-	first = entry_of(c, f);
+	first = entry_of(c, vm_headers_top(c->files, path, format == Q2_FORMAT_NONE ? Q2_FORMAT_RAW : format));
 	for (int i = first; i != VM_NO_FILE;)
 		i = follow(c, i, gate);
 	return first;

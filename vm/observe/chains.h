@@ -18,7 +18,6 @@ struct vm_chains {
 	struct vm_header **file;  /* borrowed, index by index with: */
 	struct vm_fact_file *fact;
 	size_t n, room;
-	bool failed;            /* out of memory: the collection is not complete */
 };
 
 /* @number: another one than any collection had that used these files. */
@@ -26,7 +25,7 @@ void vm_chains_init(struct vm_chains *c, struct vm_headers *files, uint64_t numb
 void vm_chains_fini(struct vm_chains *c);
 
 /* The file at a trusted path and all that it stands on, through @gate. @format NONE is looked at as raw: there is nothing to
- * follow then. VM_NO_FILE: out of memory, or @path is NULL. */
+ * follow then. VM_NO_FILE: @path is NULL. */
 int vm_chains_path(struct vm_chains *c, const char *path, enum q2_format format, struct q2_gate *gate);
 
 /* May all of @layers be read through @gate, each as what the one above it stands on? @trusted: the first is named by the

@@ -128,7 +128,7 @@ static struct vm_meta *parse_meta(const struct vm_xml_domain *domain)
 static bool new_definition(struct vm_observed_domain *d, const char *text, uint64_t *hash, struct vm_xml_domain **out,
 			   struct vm_meta **meta)
 {
-	uint64_t now = vm_observe_hash(text);
+	uint64_t now = vm_strmap_hash(text); /* enough to tell that it is not the one it was */
 	struct vm_xml_domain *parsed = NULL;
 	struct vs_err err = {0};
 	int r;

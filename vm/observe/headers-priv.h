@@ -37,9 +37,7 @@ static inline bool vm_same_text(const char *a, const char *b)
 	return a == b || (a && b && !strcmp(a, b));
 }
 
-void vm_backing_free(struct vm_backing *backing);
-
-/* The entry of a path, looked at or not. NULL: no memory. */
+/* The entry of a path, looked at or not. */
 struct vm_header *vm_header_at(struct vm_headers *files, const char *path, enum q2_format format);
 /* What a path leads to now, without opening it, in the same terms as q2_file's identity. */
 bool vm_header_stamp(const char *path, struct q2_stamp *stamp);

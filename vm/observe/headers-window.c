@@ -199,7 +199,7 @@ struct vm_header *vm_headers_behind(struct vm_headers *files, const char *path)
 	struct q2_stamp now = {0};
 	bool found;
 
-	if (!f || f->looked == files->round)
+	if (f->looked == files->round)
 		return f;
 	found = vm_header_stamp(path, &now);
 	if (!found || !vm_header_exposed(files, f, &now)) {

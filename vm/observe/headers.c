@@ -24,7 +24,7 @@
 
 /* ---------------------------------------------------------------- the table */
 
-void vm_backing_free(struct vm_backing *e)
+static void backing_free(struct vm_backing *e)
 {
 	q2_gate_unref(e->gate);
 	free(e->name);
@@ -41,7 +41,7 @@ static void file_free(void *thing)
 	while (f->backings) {
 		struct vm_backing *next = f->backings->next;
 
-		vm_backing_free(f->backings);
+		backing_free(f->backings);
 		f->backings = next;
 	}
 	q2_info_free(f->own_info);
@@ -54,7 +54,7 @@ static void file_free(void *thing)
 
 struct vm_headers *vm_headers_new(void)
 {
-	return calloc(1, sizeof(struct vm_headers));
+	return xcalloc(1, sizeof(struct vm_headers));
 }
 
 void vm_headers_free(struct vm_headers *files)
@@ -79,7 +79,7 @@ static void drop_old_backings(struct vm_header *f, uint64_t oldest)
 			continue;
 		}
 		*link = e->next;
-		vm_backing_free(e);
+		backing_free(e);
 	}
 }
 
@@ -125,11 +125,9 @@ void vm_headers_distrust(struct vm_headers *files)
 
 struct vm_header *vm_header_at(struct vm_headers *files, const char *path, enum q2_format format)
 {
-	vs_autofree char *key = NULL;
-	struct vm_header *f;
+	vs_autofree char *key = xasprintf("%d:%s", (int)format, path);
+	struct vm_header *f = vm_strmap_get(&files->table, key);
 
-	key = xasprintf("%d:%s", (int)format, path);
-	f = vm_strmap_get(&files->table, key);
 	if (f)
 		return f;
 	f = xcalloc(1, sizeof(*f));
@@ -203,7 +201,7 @@ static bool same_facts(const struct q2_info *a, const struct q2_info *b)
 /* Writes down what a look found, which is borrowed from then on: once a round, or the same once more. Takes @info. */
 static void learn(struct vm_headers *files, struct vm_header *f, struct q2_info *info, int code, const char *error)
 {
-	char *text = error ? strdup(error) : NULL;
+	char *text = error ? xstrdup(error) : NULL;
 
 	if (!same_facts(f->own_info, info) || f->code != code || !vm_same_text(f->own_error, text))
 		f->changed = f->touched = files->round;
@@ -284,8 +282,6 @@ struct vm_header *vm_headers_top(struct vm_headers *files, const char *path, enu
 {
 	struct vm_header *f = vm_header_at(files, path, format);
 
-	if (!f)
-		return NULL;
 	if (f->looked != files->round)
 		look_by_path(files, f);
 	f->trusted = files->round;

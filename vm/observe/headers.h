@@ -50,7 +50,7 @@ struct vm_header {
 };
 
 struct vm_headers;
-struct vm_headers *vm_headers_new(void); /* NULL: no memory */
+struct vm_headers *vm_headers_new(void);
 void vm_headers_free(struct vm_headers *files);
 
 /* Begins a round and returns its number (1, 2, ...). Files nobody asked for in the last few rounds are forgotten. */
@@ -69,10 +69,10 @@ bool vm_headers_is_mount(struct vm_headers *files, uint64_t dev);
  */
 bool vm_backing_quiet(struct vm_headers *files);
 
-/* What is behind a path, without opening it: `info` stays NULL. For what is needed but not read. NULL: no memory. */
+/* What is behind a path, without opening it: `info` stays NULL. For what is needed but not read. */
 struct vm_header *vm_headers_behind(struct vm_headers *files, const char *path);
 
-/* The file at a trusted path. NULL: no memory. */
+/* The file at a trusted path. */
 struct vm_header *vm_headers_top(struct vm_headers *files, const char *path, enum q2_format format);
 
 /*

@@ -2,7 +2,6 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/observe/history.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -43,14 +42,14 @@ struct seen_commit {
 struct vm_history {
 	struct vm_strmap files, disks, frozen;
 	struct seen_commit *commits;
-	size_t n_commits;
+	size_t n_commits, commits_room;
 	unsigned poll;
 	uint64_t look; /* counts polls without gaps */
 };
 
 struct vm_history *vm_history_new(void)
 {
-	return calloc(1, sizeof(struct vm_history));
+	return xcalloc(1, sizeof(struct vm_history));
 }
 
 void vm_history_free(struct vm_history *memory)
@@ -127,14 +126,12 @@ void vm_history_poll(struct vm_history *memory, unsigned poll)
 
 static struct seen_file *file_of(struct vm_history *memory, const struct q2_stamp *stamp)
 {
-	struct seen_file *f;
-	char key[48];
+	struct vm_strmap_key key = vm_strmap_file(stamp->dev, stamp->ino);
+	struct seen_file *f = vm_strmap_get(&memory->files, key.text);
 
-	snprintf(key, sizeof(key), "%" PRIx64 ":%" PRIx64, stamp->dev, stamp->ino);
-	f = vm_strmap_get(&memory->files, key);
 	if (!f) {
 		f = xcalloc(1, sizeof(*f));
-		vm_strmap_put(&memory->files, key, f);
+		vm_strmap_put(&memory->files, key.text, f);
 	}
 	f->look = memory->look;
 	return f;
@@ -170,11 +167,9 @@ void vm_history_pulled(struct vm_history *memory, const struct q2_stamp *stamp)
 
 unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *pit)
 {
-	vs_autofree char *key = NULL;
-	struct seen_disk *d;
+	vs_autofree char *key = xasprintf("%016" PRIx64 ":%s", ino, pit);
+	struct seen_disk *d = vm_strmap_get(&memory->disks, key);
 
-	key = xasprintf("%016" PRIx64 ":%s", ino, pit);
-	d = vm_strmap_get(&memory->disks, key);
 	if (!d) {
 		d = xcalloc(1, sizeof(*d));
 		vm_strmap_put(&memory->disks, key, d);
@@ -224,33 +219,25 @@ static bool same_node(struct node a, struct node b)
 	return a.dev == b.dev && a.ino == b.ino;
 }
 
-static int add_commit(struct vm_history *memory, struct seen_commit commit)
+static void add_commit(struct vm_history *memory, struct seen_commit commit)
 {
-	struct seen_commit *list;
-
 	for (size_t i = 0; i < memory->n_commits; i++) {
 		struct seen_commit *c = &memory->commits[i];
 
 		if (!same_node(c->base, commit.base) || c->has_top != commit.has_top || !same_node(c->top, commit.top))
 			continue;
 		*c = commit;
-		return 0;
+		return;
 	}
 	/* As many as there were jobs on files that still exist: one that was dropped would no more be told of what it harmed. */
-	list = realloc(memory->commits, (memory->n_commits + 1) * sizeof(*list));
-	if (!list)
-		return -ENOMEM;
-	memory->commits = list;
-	list[memory->n_commits++] = commit;
-	return 0;
+	XGROW(memory->commits, memory->n_commits, memory->commits_room);
+	memory->commits[memory->n_commits++] = commit;
 }
 
-int vm_history_commits_add(struct vm_history *memory, const struct vm_facts *facts, const struct vm_fact_commit *commits,
-			   size_t n)
+void vm_history_commits_add(struct vm_history *memory, const struct vm_facts *facts, const struct vm_fact_commit *commits,
+			    size_t n)
 {
-	int r = 0;
-
-	for (size_t i = 0; i < n && r == 0; i++) {
+	for (size_t i = 0; i < n; i++) {
 		struct seen_commit c = { .at = memory->poll, .look = memory->look };
 
 		if (commits[i].base == VM_NO_FILE || !exists(&facts->files[commits[i].base].stamp))
@@ -259,9 +246,8 @@ int vm_history_commits_add(struct vm_history *memory, const struct vm_facts *fac
 		c.has_top = commits[i].top != VM_NO_FILE;
 		if (c.has_top)
 			c.top = node_of(facts, commits[i].top);
-		r = add_commit(memory, c);
+		add_commit(memory, c);
 	}
-	return r;
 }
 
 static int find_node(const struct vm_facts *facts, struct node node)
@@ -272,13 +258,11 @@ static int find_node(const struct vm_facts *facts, struct node node)
 	return VM_NO_FILE;
 }
 
-int vm_history_commits(struct vm_history *memory, const struct vm_facts *facts, struct vm_fact_commit **out, size_t *n)
+void vm_history_commits(struct vm_history *memory, const struct vm_facts *facts, struct vm_fact_commit **out, size_t *n)
 {
-	struct vm_fact_commit *list = calloc(memory->n_commits + 1, sizeof(*list));
+	struct vm_fact_commit *list = xcalloc(memory->n_commits, sizeof(*list));
 	size_t kept = 0;
 
-	if (!list)
-		return -ENOMEM;
 	for (size_t i = 0; i < memory->n_commits; i++) {
 		struct seen_commit *c = &memory->commits[i];
 		int base = find_node(facts, c->base);
@@ -291,5 +275,4 @@ int vm_history_commits(struct vm_history *memory, const struct vm_facts *facts, 
 	}
 	*out = list;
 	*n = kept;
-	return 0;
 }

@@ -15,7 +15,7 @@
 #include "vm/model/facts.h"
 
 struct vm_history;
-struct vm_history *vm_history_new(void); /* NULL: no memory */
+struct vm_history *vm_history_new(void);
 void vm_history_free(struct vm_history *memory);
 
 /* Begins the poll of this number; polls may be left out. What was not asked for in the last 256 looks is forgotten. */
@@ -35,10 +35,10 @@ unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *p
 void vm_history_froze(struct vm_history *memory, uint64_t ino, const struct q2_stamp *stamp);
 const struct q2_stamp *vm_history_frozen(struct vm_history *memory, uint64_t ino);
 
-/* Adds what vm_graph_commits() found. 0 or -ENOMEM. */
-int vm_history_commits_add(struct vm_history *memory, const struct vm_facts *facts, const struct vm_fact_commit *commits,
-			   size_t n);
-/* The remembered commits of which the base is among @facts->files. Gives *out. 0 or -ENOMEM. */
-int vm_history_commits(struct vm_history *memory, const struct vm_facts *facts, struct vm_fact_commit **out, size_t *n);
+/* Adds what vm_graph_commits() found. */
+void vm_history_commits_add(struct vm_history *memory, const struct vm_facts *facts, const struct vm_fact_commit *commits,
+			    size_t n);
+/* The remembered commits of which the base is among @facts->files. Gives *out. */
+void vm_history_commits(struct vm_history *memory, const struct vm_facts *facts, struct vm_fact_commit **out, size_t *n);
 
 #endif

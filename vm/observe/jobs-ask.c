@@ -7,6 +7,7 @@
 
 #include "vm/libvirt/conn.h"
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 #define WAITING_MAX 4
 
@@ -38,15 +39,9 @@ struct vm_jobs_ask {
 
 struct vm_jobs_asker *vm_jobs_asker_new(const char *uri, bool read_only)
 {
-	struct vm_jobs_asker *asker = calloc(1, sizeof(*asker));
+	struct vm_jobs_asker *asker = xcalloc(1, sizeof(*asker));
 
-	if (!asker)
-		return NULL;
-	asker->uri = uri ? strdup(uri) : NULL;
-	if (uri && !asker->uri) {
-		free(asker);
-		return NULL;
-	}
+	asker->uri = uri ? xstrdup(uri) : NULL;
 	asker->read_only = read_only;
 	asker->refs = 1;
 	pthread_mutex_init(&asker->lock, NULL);
@@ -118,7 +113,7 @@ static void drop(struct vm_jobs_ask *ask)
 	pthread_mutex_unlock(&ask->lock);
 	if (!last)
 		return;
-	for (size_t i = 0; ask->answers && i < ask->n; i++)
+	for (size_t i = 0; i < ask->n; i++)
 		free(ask->answers[i].target);
 	free(ask->answers);
 	free(ask->uuid);
@@ -155,20 +150,13 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static bool fill_in(struct vm_jobs_ask *ask, const char *uuid, const char *const *targets, size_t n)
+static void fill_in(struct vm_jobs_ask *ask, const char *uuid, const char *const *targets, size_t n)
 {
-	ask->uuid = strdup(uuid);
-	ask->answers = calloc(n + 1, sizeof(*ask->answers));
-	if (!ask->uuid || !ask->answers)
-		return false;
+	ask->uuid = xstrdup(uuid);
+	ask->answers = xcalloc(n, sizeof(*ask->answers));
 	ask->n = n;
-	for (size_t i = 0; i < n; i++) {
-		ask->answers[i].found = -1;
-		ask->answers[i].target = strdup(targets[i]);
-		if (!ask->answers[i].target)
-			return false;
-	}
-	return true;
+	for (size_t i = 0; i < n; i++)
+		ask->answers[i] = (struct vm_jobs_answer){ .target = xstrdup(targets[i]), .found = -1 };
 }
 
 /* Counts one more thread, where there may be one more. */
@@ -191,11 +179,7 @@ static struct vm_jobs_ask *ask_alloc(struct vm_jobs_asker *asker)
 
 	if (!enter(asker))
 		return NULL;
-	ask = calloc(1, sizeof(*ask));
-	if (!ask) {
-		asker_unref(asker);
-		return NULL;
-	}
+	ask = xcalloc(1, sizeof(*ask));
 	pthread_mutex_init(&ask->lock, NULL);
 	pthread_condattr_init(&steady);
 	pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
@@ -213,7 +197,8 @@ struct vm_jobs_ask *vm_jobs_ask_new(struct vm_jobs_asker *asker, const char *uui
 
 	if (!ask)
 		return NULL;
-	if (fill_in(ask, uuid, targets, n) && pthread_create(&thread, NULL, run, ask) == 0) {
+	fill_in(ask, uuid, targets, n);
+	if (pthread_create(&thread, NULL, run, ask) == 0) {
 		pthread_detach(thread);
 		return ask;
 	}

@@ -21,7 +21,7 @@
 
 /* Who asks: where to connect to, and a connection that is kept for the next question. */
 struct vm_jobs_asker;
-/* @uri may be NULL: libvirt's default. NULL: no memory. */
+/* @uri may be NULL: libvirt's default. */
 struct vm_jobs_asker *vm_jobs_asker_new(const char *uri, bool read_only);
 /* Questions that are still waiting go on by themselves. NULL is fine. */
 void vm_jobs_asker_free(struct vm_jobs_asker *asker);
@@ -34,7 +34,7 @@ struct vm_jobs_answer {
 
 struct vm_jobs_ask;
 
-/* Begins to ask for the jobs of @n disks. NULL: no memory, or too many are waiting already. */
+/* Begins to ask for the jobs of @n disks. NULL: too many are waiting already, or there is no thread to be had. */
 struct vm_jobs_ask *vm_jobs_ask_new(struct vm_jobs_asker *asker, const char *uuid, const char *const *targets, size_t n);
 /* Waits for at most @timeout_ms. NULL: no answer yet. Borrowed. */
 const struct vm_jobs_answer *vm_jobs_ask_wait(struct vm_jobs_ask *ask, unsigned timeout_ms, size_t *n);

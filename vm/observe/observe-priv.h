@@ -25,16 +25,6 @@ struct vm_observe {
 /* libvirt refused to answer: why? */
 void vm_observe_refused(struct vm_observe *observe);
 
-/* Enough to tell that a text of libvirt's is not the one it was; no defence against malice is needed. */
-static inline uint64_t vm_observe_hash(const char *text)
-{
-	uint64_t h = UINT64_C(0xcbf29ce484222325);
-
-	for (; *text; text++)
-		h = (h ^ (unsigned char)*text) * UINT64_C(0x100000001b3);
-	return h;
-}
-
 /* jobs.c */
 void vm_observe_jobs(struct vm_observe *observe);
 void vm_observed_jobs_free(struct vm_observed_job *jobs, size_t n);

@@ -151,16 +151,13 @@ static int by_name(const void *a, const void *b)
 /* The names, each with its end of line. Gives. */
 static char *names_of(virStoragePoolPtr *list, int n)
 {
-	char *names = NULL;
-	size_t len = 0;
-	FILE *f = open_memstream(&names, &len);
+	char *names;
+	size_t len;
+	FILE *f = xmemopen(&names, &len);
 
-	if (!f)
-		xoom();
 	for (int i = 0; i < n; i++)
 		fprintf(f, "%s\n", virStoragePoolGetName(list[i]));
-	if (fclose(f))
-		xoom();
+	xmemclose(f);
 	return names;
 }
 
@@ -185,7 +182,7 @@ static bool same_pools(const struct vm_pools *a, const struct vm_pools *b)
 	return true;
 }
 
-static int read_pools(struct vm_pools *pools, virStoragePoolPtr *list, int n, bool *changed)
+static void read_pools(struct vm_pools *pools, virStoragePoolPtr *list, int n, bool *changed)
 {
 	struct vm_pools next = { .listed_ns = vm_steady_ns() };
 
@@ -196,7 +193,6 @@ static int read_pools(struct vm_pools *pools, virStoragePoolPtr *list, int n, bo
 	*changed = !same_pools(pools, &next);
 	vm_pools_fini(pools);
 	*pools = next;
-	return 0;
 }
 
 int vm_pools_poll(struct vm_pools *pools, virConnectPtr conn, bool force, bool *changed)
@@ -221,7 +217,7 @@ int vm_pools_poll(struct vm_pools *pools, virConnectPtr conn, bool force, bool *
 	names = names_of(list, n);
 	if (force || !pools->names || strcmp(pools->names, names) ||
 	    vm_steady_ns() - pools->listed_ns > LIST_AGAIN_NS)
-		r = read_pools(pools, list, n, changed);
+		read_pools(pools, list, n, changed);
 	for (int i = 0; i < n; i++)
 		virStoragePoolFree(list[i]);
 	free(list);

@@ -92,7 +92,7 @@ static void take_record(struct vm_observe *observe, struct vm_observed_snapshot 
 {
 	struct vm_xml_snapshot *xml = NULL;
 	struct vs_err err = {0};
-	uint64_t hash = vm_observe_hash(text);
+	uint64_t hash = vm_strmap_hash(text);
 	int r;
 
 	if (s->hash == hash && (s->record || s->problem) && !s->refused)
@@ -139,7 +139,7 @@ static uint64_t names_of(virDomainSnapshotPtr *snaps, int n)
 	uint64_t h = (uint64_t)n;
 
 	for (int i = 0; i < n; i++)
-		h = (h ^ vm_observe_hash(virDomainSnapshotGetName(snaps[i]))) * UINT64_C(0x100000001b3);
+		h = vm_ino(h, virDomainSnapshotGetName(snaps[i]));
 	return h;
 }
 

@@ -6,6 +6,9 @@
 #ifndef VS_VM_UTIL_STRMAP_H
 #define VS_VM_UTIL_STRMAP_H
 
+#include <inttypes.h>
+#include <stdio.h>
+
 #include "qcow2/base.h"
 
 struct vm_strmap_slot;
@@ -19,6 +22,18 @@ struct vm_strmap {
 void vm_strmap_clear(struct vm_strmap *map, void (*drop)(void *thing));
 /* What a key is found by: FNV-1a, the same on every machine, so it can be kept. */
 uint64_t vm_strmap_hash(const char *key);
+/* The key of a file, by what identifies it. */
+struct vm_strmap_key {
+	char text[40];
+};
+static inline struct vm_strmap_key vm_strmap_file(uint64_t dev, uint64_t ino)
+{
+	struct vm_strmap_key key;
+
+	snprintf(key.text, sizeof(key.text), "%" PRIx64 ":%" PRIx64, dev, ino);
+	return key;
+}
+
 void *vm_strmap_get(const struct vm_strmap *map, const char *key);
 /* The key must be new. */
 void vm_strmap_put(struct vm_strmap *map, const char *key, void *thing);
