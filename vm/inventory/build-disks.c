@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-#include <errno.h>
-#include <inttypes.h>
 #include <string.h>
 
 #include "vm/inventory/build.h"
@@ -74,8 +72,6 @@ static void draw_chain(struct vm_build *sk, const struct vm_xml_disk *xml, struc
 	if (!xml->below_complete || disk->fact.top == VM_NO_FILE)
 		return;
 	chain = vm_arena_calloc(&sk->arena, xml->n_below + 1, sizeof(*chain));
-	if (!chain)
-		return;
 	chain[0] = disk->fact.top;
 	for (size_t i = 0; i < xml->n_below; i++) {
 		chain[i + 1] = vm_build_file(sk, &xml->below[i], gate);
@@ -131,16 +127,7 @@ struct besides {
 
 static void add_besides(struct vm_build *sk, struct besides *list, struct vm_fact_disk disk)
 {
-	if (list->n == list->room) {
-		struct vm_fact_disk *more = vm_arena_calloc(&sk->arena, 2 * list->room + 8, sizeof(*more));
-
-		if (!more)
-			return;
-		if (list->n)
-			memcpy(more, list->disks, list->n * sizeof(*more));
-		list->disks = more;
-		list->room = 2 * list->room + 8;
-	}
+	VM_ARENA_GROW(&sk->arena, list->disks, list->n, list->room);
 	disk.mirror = VM_NO_FILE;
 	list->disks[list->n++] = disk;
 }
@@ -261,11 +248,9 @@ void vm_build_disks(struct vm_build *sk, const struct vm_observed_domain *k, str
 	if (!k->now)
 		return;
 	d->disks = vm_arena_calloc(&sk->arena, k->now->n_disks, sizeof(*d->disks));
-	for (size_t i = 0; d->disks && i < k->now->n_disks; i++)
+	for (size_t i = 0; i < k->now->n_disks; i++)
 		if (k->now->disks[i].source.type != VM_SOURCE_NONE)
 			draw_disk(sk, k, &k->now->disks[i], &d->disks[d->n_disks++], d->gate);
-	if (!d->disks)
-		return;
 	draw_contradictions(sk, k, d);
 	draw_config(sk, k, d);
 	draw_saved(sk, k, d);

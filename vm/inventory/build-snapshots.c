@@ -5,9 +5,6 @@
  * `qemu-img snapshot` makes them: in the images that the domain's disks are on, and in those that its external snapshots
  * froze or created. Images further down belong to whoever made them: a template's snapshots are not shown in every clone.
  */
-#include <errno.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "vm/inventory/build.h"
@@ -26,11 +23,9 @@ struct snaps {
 
 /* ---------------------------------------------------------------- claims */
 
-static void image_key(const struct vm_build *sk, int file, char key[48])
+static struct vm_strmap_key image_key(const struct vm_build *sk, int file)
 {
-	const struct q2_stamp *stamp = &sk->chains.fact[file].stamp;
-
-	snprintf(key, 48, "%" PRIx64 ":%" PRIx64, stamp->dev, stamp->ino);
+	return vm_strmap_file(sk->chains.fact[file].stamp.dev, sk->chains.fact[file].stamp.ino);
 }
 
 static const struct q2_info *table_of(const struct vm_build *sk, int file)
@@ -38,19 +33,16 @@ static const struct q2_info *table_of(const struct vm_build *sk, int file)
 	return file == VM_NO_FILE ? NULL : sk->chains.fact[file].info;
 }
 
-/* The flags of an image's entries; NULL: no memory. */
+/* The flags of an image's entries. */
 static bool *claims_of(struct snaps *s, int file)
 {
-	const struct q2_info *info = table_of(s->sk, file);
-	bool *flags;
-	char key[48];
+	struct vm_strmap_key key = image_key(s->sk, file);
+	bool *flags = vm_strmap_get(&s->claims, key.text);
 
-	image_key(s->sk, file, key);
-	flags = vm_strmap_get(&s->claims, key);
 	if (flags)
 		return flags;
-	flags = vm_arena_calloc(&s->sk->arena, info->n_snapshots + 1, sizeof(*flags));
-	vm_strmap_put(&s->claims, key, flags);
+	flags = vm_arena_calloc(&s->sk->arena, table_of(s->sk, file)->n_snapshots, sizeof(*flags)); /* 65,536 at most, as in stray.c */
+	vm_strmap_put(&s->claims, key.text, flags);
 	return flags;
 }
 
@@ -59,10 +51,9 @@ static const struct q2_snapshot *claim(struct snaps *s, int file, const struct v
 {
 	const struct q2_info *info = table_of(s->sk, file);
 	const struct q2_snapshot *entry = info ? vm_entry_find(info, xml->name, xml->created_s) : NULL;
-	bool *flags = entry ? claims_of(s, file) : NULL;
 
-	if (flags)
-		flags[entry - info->snapshots] = true;
+	if (entry)
+		claims_of(s, file)[entry - info->snapshots] = true;
 	return entry;
 }
 
@@ -118,23 +109,14 @@ static void draw_other(struct snaps *s, const struct vm_xml_disk *then)
 			return;
 	if (file == VM_NO_FILE)
 		return;
-	if (d->n_others == d->others_room) {
-		int *more = vm_arena_calloc(&s->sk->arena, d->others_room * 2 + 8, sizeof(*more));
-
-		if (!more)
-			return;
-		if (d->n_others)
-			memcpy(more, d->others, d->n_others * sizeof(*more));
-		d->others = more;
-		d->others_room = d->others_room * 2 + 8;
-	}
+	VM_ARENA_GROW(&s->sk->arena, d->others, d->n_others, d->others_room);
 	d->others[d->n_others++] = file;
 }
 
 static void draw_disks(struct snaps *s, const struct vm_xml_snapshot *xml, struct vm_draft_snapshot *snap)
 {
 	snap->disks = vm_arena_calloc(&s->sk->arena, xml->n_disks, sizeof(*snap->disks));
-	for (size_t i = 0; snap->disks && i < xml->n_disks; i++) {
+	for (size_t i = 0; i < xml->n_disks; i++) {
 		const struct vm_xml_snapdisk *from = &xml->disks[i];
 
 		if (from->mode == VM_MODE_NO)
@@ -153,11 +135,8 @@ static void draw_memory(struct snaps *s, const struct vm_xml_snapshot *xml, stru
 	if (xml->memory != VM_MODE_EXTERNAL || !xml->memory_file || xml->memory_file[0] != '/')
 		return;
 	file = vm_arena_calloc(&s->sk->arena, 1, sizeof(*file));
-	if (!file)
-		return;
 	*file = vm_chains_path(&s->sk->chains, xml->memory_file, Q2_FORMAT_RAW, s->d->gate);
-	if (*file != VM_NO_FILE)
-		snap->memory_file = file;
+	snap->memory_file = file;
 }
 
 /* The snapshot of that name among those already drawn. */
@@ -209,34 +188,16 @@ static void draw_recorded(struct snaps *s, const struct vm_observed_snapshot *ob
 
 /* ---------------------------------------------------------------- the others */
 
-static bool make_room(struct snaps *s)
-{
-	struct vm_draft_snapshot *more;
-	size_t room = s->room * 2 + 16;
-
-	if (s->d->n_snapshots < s->room)
-		return true;
-	more = vm_arena_calloc(&s->sk->arena, room, sizeof(*more));
-	if (!more)
-		return false;
-	if (s->d->n_snapshots)
-		memcpy(more, s->d->snapshots, s->d->n_snapshots * sizeof(*more));
-	s->d->snapshots = more;
-	s->room = room;
-	return true;
-}
-
 static void draw_stray(struct snaps *s, const struct vm_table *tables, const struct vm_stray *stray)
 {
 	struct vm_draft_snapshot *snap;
 
-	if (!make_room(s))
-		return;
+	VM_ARENA_GROW(&s->sk->arena, s->d->snapshots, s->d->n_snapshots, s->room);
 	snap = &s->d->snapshots[s->d->n_snapshots++];
 	*snap = (struct vm_draft_snapshot){ .name = stray->name, .kind = VM_INTERNAL, .parent = -1,
 					    .memory = stray->memory };
 	snap->disks = vm_arena_calloc(&s->sk->arena, stray->n_disks, sizeof(*snap->disks));
-	for (size_t i = 0; snap->disks && i < stray->n_disks; i++) {
+	for (size_t i = 0; i < stray->n_disks; i++) {
 		const struct vm_table *table = &tables[stray->disks[i].table];
 
 		snap->disks[snap->n_disks++] = (struct vm_draft_disk){
@@ -266,14 +227,14 @@ static void draw_strays(struct snaps *s, const struct vm_table *tables, size_t n
 static size_t add_table(struct snaps *s, struct vm_table *tables, size_t n, const char *target, int file)
 {
 	const struct q2_info *info = table_of(s->sk, file);
-	char key[48];
+	struct vm_strmap_key key;
 
 	if (!info || !info->n_snapshots)
 		return n;
-	image_key(s->sk, file, key);
-	if (vm_strmap_get(&s->tabled, key))
+	key = image_key(s->sk, file);
+	if (vm_strmap_get(&s->tabled, key.text))
 		return n;
-	vm_strmap_put(&s->tabled, key, s);
+	vm_strmap_put(&s->tabled, key.text, s);
 	tables[n] = (struct vm_table){ .target = target, .file = file, .info = info, .taken = claims_of(s, file) };
 	return n + 1;
 }
@@ -283,7 +244,7 @@ static void draw_strays_of_tops(struct snaps *s)
 	struct vm_table *tables = vm_arena_calloc(&s->sk->arena, s->d->n_disks, sizeof(*tables));
 	size_t n = 0;
 
-	for (size_t i = 0; tables && i < s->d->n_disks; i++)
+	for (size_t i = 0; i < s->d->n_disks; i++)
 		if (s->d->disks[i].fact.writable && s->d->disks[i].fact.format == Q2_FORMAT_QCOW2)
 			n = add_table(s, tables, n, s->d->disks[i].fact.target, s->d->disks[i].fact.top);
 	draw_strays(s, tables, n);
@@ -295,7 +256,7 @@ static void draw_strays_of(struct snaps *s, size_t place, bool created)
 	size_t n_disks = s->d->snapshots[place].n_disks, n = 0;
 	struct vm_table *tables = vm_arena_calloc(&s->sk->arena, n_disks, sizeof(*tables));
 
-	for (size_t i = 0; tables && i < n_disks; i++) {
+	for (size_t i = 0; i < n_disks; i++) {
 		const struct vm_fact_snapdisk *fact = &s->d->snapshots[place].disks[i].fact;
 
 		if (fact->mode != VM_MODE_EXTERNAL)
@@ -314,8 +275,6 @@ void vm_build_snapshots(struct vm_build *sk, const struct vm_observed_domain *k,
 	size_t recorded;
 
 	d->snapshots = vm_arena_calloc(&sk->arena, k->n_list, sizeof(*d->snapshots));
-	if (!d->snapshots)
-		return;
 	for (size_t i = 0; i < k->n_list; i++)
 		draw_recorded(&s, k->list[i]);
 	recorded = d->n_snapshots;

@@ -8,8 +8,6 @@
  * unknown; but not what is an image of a domain, which is told by its own.
  */
 #include <errno.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -32,21 +30,9 @@ struct volumes {
 	struct q2_gate *gate;
 };
 
-struct key {
-	char text[48];
-};
-
-static struct key key_of(uint64_t dev, uint64_t ino)
-{
-	struct key key;
-
-	snprintf(key.text, sizeof(key.text), "%" PRIx64 ":%" PRIx64, dev, ino);
-	return key;
-}
-
 static bool is_node(const struct volumes *v, uint64_t dev, uint64_t ino)
 {
-	return (dev || ino) && vm_strmap_get(&v->nodes, key_of(dev, ino).text);
+	return (dev || ino) && vm_strmap_get(&v->nodes, vm_strmap_file(dev, ino).text);
 }
 
 static void mark(struct vm_strmap *map, const char *key)
@@ -58,11 +44,8 @@ static void mark(struct vm_strmap *map, const char *key)
 static const char *shown_name(struct vm_drafts *set, const char *path, const char *pool)
 {
 	const char *slash = strrchr(path, '/');
-	char *shown = vm_name_printable(pool && slash && strncmp(path, "/dev/", 5) ? slash + 1 : path);
 
-	if (!shown)
-		xoom();
-	return vm_arena_own(set->arena, shown, free);
+	return vm_arena_take(set->arena, vm_name_printable(pool && slash && strncmp(path, "/dev/", 5) ? slash + 1 : path));
 }
 
 static void unknown(struct volumes *v, const char *path, int code, const char *why)
@@ -112,7 +95,7 @@ static void note_file(const struct vm_dirs_file *file, void *opaque)
 	} else if (file->peeked->kind == VM_PEEK_PARTS) {
 		check_parts(v, file);
 	} else {
-		mark(&v->nodes, key_of(file->dev, file->ino).text);
+		mark(&v->nodes, vm_strmap_file(file->dev, file->ino).text);
 		XGROW(v->list, v->n, v->room);
 		v->list[v->n++] = (struct found){ vm_arena_strdup(v->set->arena, file->path), v->pool };
 	}
@@ -176,8 +159,6 @@ static struct q2_gate *wide_gate(const struct vm_surroundings *s)
 		vm_gates_list_pools(&list, s->pools);
 	gate = vm_gates_list_gate(&list, s->wide);
 	vm_gates_list_fini(&list);
-	if (!gate)
-		xoom();
 	return gate;
 }
 
@@ -192,14 +173,10 @@ static void add_volumes(struct volumes *v)
 	struct vm_fact_volume *out = vm_arena_calloc(set->arena, v->n, sizeof(*out));
 	size_t n = 0;
 
-	if (!out)
-		xoom();
 	for (size_t i = 0; i < v->n; i++) {
 		const struct found *f = &v->list[i];
 		struct vm_header *file = vm_headers_top(set->chains->files, f->path, Q2_FORMAT_QCOW2);
 
-		if (!file)
-			xoom();
 		if (file->info && !file->info->backing_name && !file->info->data_file)
 			continue; /* it stands on nothing */
 		if (file->code == -ENOENT) { /* it was there a moment ago, and may have another name now */
@@ -224,7 +201,7 @@ void vm_surroundings_draw(const struct vm_surroundings *s)
 
 	for (size_t i = 0; i < n_known; i++)
 		if (chains->file[i]->found)
-			mark(&v.nodes, key_of(chains->fact[i].stamp.dev, chains->fact[i].stamp.ino).text);
+			mark(&v.nodes, vm_strmap_file(chains->fact[i].stamp.dev, chains->fact[i].stamp.ino).text);
 	if (s->pools)
 		scan_pools(&v, s->pools);
 	for (size_t i = 0; i < n_known; i++)

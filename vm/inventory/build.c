@@ -62,11 +62,9 @@ static char *ask_volume(virConnectPtr conn, const char *pool_name, const char *v
 static struct volume *volume_of(struct vm_build *sk, const struct vm_xml_source *source)
 {
 	struct vm_strmap *volumes = &sk->cache->volumes;
-	vs_autofree char *key = NULL;
-	struct volume *v;
+	vs_autofree char *key = xasprintf("%s\n%s", source->pool, source->volume);
+	struct volume *v = vm_strmap_get(volumes, key);
 
-	key = xasprintf("%s\n%s", source->pool, source->volume);
-	v = vm_strmap_get(volumes, key);
 	if (v)
 		return v;
 	v = xcalloc(1, sizeof(*v));
@@ -228,12 +226,7 @@ static void name_dirs(struct vm_build *sk)
 		names[i] = sk->observed->domains[i]->name;
 	vm_names_dirs(names, n, dirs);
 	for (size_t i = 0; i < n; i++)
-		sk->set.drafts[i].dir = vm_arena_own(&sk->arena, dirs[i], free);
-}
-
-static void free_meta(void *meta)
-{
-	vm_meta_free(meta);
+		sk->set.drafts[i].dir = vm_arena_take(&sk->arena, dirs[i]);
 }
 
 struct begun {
@@ -264,18 +257,9 @@ static bool add_begun(const char *text, void *opaque)
 	if (!vm_made_parse(text, &made) || vm_made_is_there(&made) == 0)
 		return true;
 	file = vm_chains_path(&b->sk->chains, vm_arena_strdup(&b->sk->arena, made.path), format_of(made.path), d->gate);
-	if (file == VM_NO_FILE || b->sk->chains.fact[file].error == -ENOENT)
+	if (b->sk->chains.fact[file].error == -ENOENT)
 		return true;
-	if (d->n_begun == b->room) {
-		int *more = vm_arena_calloc(&b->sk->arena, b->room * 2 + 8, sizeof(*more));
-
-		if (!more)
-			return true;
-		if (d->n_begun)
-			memcpy(more, d->begun, d->n_begun * sizeof(*more));
-		d->begun = more;
-		b->room = b->room * 2 + 8;
-	}
+	VM_ARENA_GROW(&b->sk->arena, d->begun, d->n_begun, b->room);
 	d->begun[d->n_begun++] = file;
 	return true;
 }
@@ -293,10 +277,10 @@ static void draw_begun(struct vm_build *sk, const struct vm_observed_domain *k, 
 static void draw_own_made(struct vm_build *sk, const struct vm_meta *meta, struct vm_draft *d)
 {
 	d->own_made = vm_arena_calloc(&sk->arena, meta->n_made, sizeof(*d->own_made));
-	for (size_t i = 0; d->own_made && i < meta->n_made; i++) {
+	for (size_t i = 0; i < meta->n_made; i++) {
 		int file = vm_chains_path(&sk->chains, meta->made[i].path, Q2_FORMAT_QCOW2, d->gate);
 
-		if (file != VM_NO_FILE && sk->chains.fact[file].error != -ENOENT &&
+		if (sk->chains.fact[file].error != -ENOENT &&
 		    (!meta->made[i].ino || sk->chains.fact[file].stamp.ino == meta->made[i].ino))
 			d->own_made[d->n_own_made++] = file;
 	}
@@ -325,7 +309,7 @@ static void draw_meta(struct vm_build *sk, const struct vm_observed_domain *k, s
 
 	if (best && !found && has_none(k))
 		vm_draft_disown(d, &sk->chains, best, sk->store);
-	if (best && vm_arena_own(&sk->arena, best, free_meta)) {
+	if (best) {
 		vm_draft_meta(d, best, &sk->arena);
 		draw_own_made(sk, best, d);
 	}
@@ -347,7 +331,7 @@ static void draw_unknown(struct vm_build *sk, const struct vm_observed_domain *k
 					  "snapshot '%s' of domain '%s'", k->list[i]->name, d->dir);
 }
 
-static int draw_domain(struct vm_build *sk, struct vm_observed_domain *k, struct vm_draft *d)
+static void draw_domain(struct vm_build *sk, struct vm_observed_domain *k, struct vm_draft *d)
 {
 	d->name = k->name;
 	d->uuid = k->uuid;
@@ -355,20 +339,16 @@ static int draw_domain(struct vm_build *sk, struct vm_observed_domain *k, struct
 	d->running = k->running;
 	d->log = k->log;
 	d->gate = domain_gate(sk, k);
-	if (!d->gate)
-		return -ENOMEM;
 	vm_log_rename(k->log, d->dir);
 	vm_build_disks(sk, k, d);
 	vm_build_snapshots(sk, k, d);
 	draw_meta(sk, k, d);
 	draw_unknown(sk, k, d);
-	return 0;
 }
 
-int vm_build_draw(struct vm_build *sk)
+void vm_build_draw(struct vm_build *sk)
 {
 	size_t n = sk->observed->n_domains;
-	int r = 0;
 
 	vm_arena_init(&sk->arena);
 	vm_chains_init(&sk->chains, sk->files, sk->round);
@@ -378,33 +358,12 @@ int vm_build_draw(struct vm_build *sk)
 	sk->extra_room = 3 * n; /* see build-disks.c */
 	sk->set.extra = sk->extra = vm_arena_calloc(&sk->arena, sk->extra_room, sizeof(*sk->extra));
 	sk->around = gate_around(sk);
-	if (!sk->set.drafts || !sk->extra || !sk->around)
-		return -ENOMEM;
 	sk->set.n = n;
 	name_dirs(sk);
-	for (size_t i = 0; i < n && r == 0; i++)
-		r = draw_domain(sk, sk->observed->domains[i], &sk->set.drafts[i]);
-	if (r == 0)
-		vm_surroundings_draw(&(struct vm_surroundings){ .set = &sk->set, .dirs = sk->dirs, .pools = sk->pools, .wide = &sk->cache->wide,
-								.allow_paths = sk->allow_paths, .n_allow_paths = sk->n_allow_paths });
-	return r;
-}
-
-int vm_build_finish(struct vm_build *sk, const struct vm_inventory *prev, struct vm_domain ***out, size_t *n)
-{
-	struct vm_domain **domains = calloc(sk->set.n + 1, sizeof(struct vm_domain *));
-	int r;
-
-	if (!domains)
-		return -ENOMEM;
-	r = vm_drafts_finish(&sk->set, prev, domains);
-	if (r < 0) {
-		free(domains);
-		return r;
-	}
-	*out = domains;
-	*n = sk->set.n;
-	return 0;
+	for (size_t i = 0; i < n; i++)
+		draw_domain(sk, sk->observed->domains[i], &sk->set.drafts[i]);
+	vm_surroundings_draw(&(struct vm_surroundings){ .set = &sk->set, .dirs = sk->dirs, .pools = sk->pools, .wide = &sk->cache->wide,
+							.allow_paths = sk->allow_paths, .n_allow_paths = sk->n_allow_paths });
 }
 
 void vm_build_fini(struct vm_build *sk)

@@ -3,7 +3,7 @@
 /*
  * build.h: from what libvirt said to drafts of its domains, with the image files behind them.
  *
- * Two steps, so that libvirt can be heard again in between: draw (looks at files), finish (asks the graph).
+ * Two steps, so that libvirt can be heard again in between: drawing (looks at files) and vm_drafts_finish() (asks the graph).
  * Threads: one, the refresher.
  */
 #ifndef VS_VM_INVENTORY_BUILD_H
@@ -47,10 +47,7 @@ struct vm_build {
 	size_t extra_room;
 };
 
-/* 0 or -ENOMEM; vm_build_fini() is called in any case. */
-int vm_build_draw(struct vm_build *sk);
-/* Gives an array of references: the domains of the next inventory. */
-int vm_build_finish(struct vm_build *sk, const struct vm_inventory *prev, struct vm_domain ***out, size_t *n);
+void vm_build_draw(struct vm_build *sk);
 void vm_build_fini(struct vm_build *sk);
 
 /* ---------------------------------------------------------------- between build*.c */

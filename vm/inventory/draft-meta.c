@@ -17,16 +17,16 @@ static int64_t identity_ns(const struct vm_draft_snapshot *s)
 
 	if (s->recorded || !entry)
 		return s->created_ns;
-	return entry->date_sec * INT64_C(1000000000) + entry->date_nsec;
+	return entry->date_sec * VM_NS_PER_S + entry->date_nsec;
 }
 
 static void draw_attested(struct vm_draft_snapshot *s, const struct vm_meta *meta, const struct vm_meta_snapshot *said,
 			  struct vm_arena *arena)
 {
-	struct q2_stamp *stamps = said->n_attested ? vm_arena_calloc(arena, said->n_attested, sizeof(*stamps)) : NULL;
+	struct q2_stamp *stamps = vm_arena_calloc(arena, said->n_attested, sizeof(*stamps));
 	size_t n = 0;
 
-	for (size_t i = 0; stamps && i < said->n_attested; i++) {
+	for (size_t i = 0; i < said->n_attested; i++) {
 		const struct vm_meta_file *file = vm_meta_file(meta, said->attested[i]);
 
 		if (file)
@@ -68,8 +68,8 @@ static void draw_merges(struct vm_draft *d, const struct vm_meta *meta, struct v
 
 	for (size_t i = 0; i < n_marks; i++)
 		n += marks[i]->n_disks;
-	d->merges = n ? vm_arena_calloc(arena, n, sizeof(*d->merges)) : NULL;
-	for (size_t i = 0; d->merges && i < n_marks; i++)
+	d->merges = vm_arena_calloc(arena, n, sizeof(*d->merges));
+	for (size_t i = 0; i < n_marks; i++)
 		for (size_t k = 0; k < marks[i]->n_disks; k++)
 			if (marks[i]->disks[k].path)
 				d->merges[d->n_merges++] = (struct vm_draft_merge){
@@ -116,8 +116,14 @@ void vm_draft_disown(const struct vm_draft *d, const struct vm_chains *chains, s
 	       "they name, so it is off until somebody sets it", policy, d->image ? "path" : "UUID");
 }
 
-void vm_draft_meta(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena)
+static void drop_meta(void *meta)
 {
+	vm_meta_free(meta);
+}
+
+void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *arena)
+{
+	vm_arena_own(arena, meta, drop_meta);
 	draw_merges(d, meta, arena);
 	for (size_t i = 0; i < d->n_snapshots; i++) {
 		struct vm_draft_snapshot *s = &d->snapshots[i];

@@ -102,8 +102,8 @@ struct vm_drafts {
 };
 
 /* The domains of a look, in the order of the drafts; those that did not change are the objects of @prev (may be NULL).
- * Gives references in @out, which has room for them. 0 or -ENOMEM. */
-int vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev, struct vm_domain **out);
+ * Gives the next inventory. */
+struct vm_inventory *vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev);
 
 /* Notes that something is not known which may stand on any file: see vm_fact_unknown. Borrows nothing. */
 void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...) __attribute__((format(printf, 4, 5)));
@@ -113,19 +113,19 @@ struct vm_store;
 /* The domain (or image) has no metadata of ours, as far as is known for certain, and @best is our copy: is it of this one? One of its
  * snapshots says so, and else a policy is not for it: it is forgotten, here and in the store. */
 void vm_draft_disown(const struct vm_draft *d, const struct vm_chains *chains, struct vm_meta *best, struct vm_store *store);
-/* Holds, ours, what is attested, and the marks of doomed snapshots; the drafts borrow strings of @meta. */
-void vm_draft_meta(struct vm_draft *d, const struct vm_meta *meta, struct vm_arena *arena);
+/* Holds, ours, what is attested, and the marks of doomed snapshots. Takes @meta, of which the draft borrows. */
+void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *arena);
 
 /* ---------------------------------------------------------------- between order.c and freeze.c */
 
-/* Order, names and numbers. -ENOMEM. */
-int vm_order_settle(struct vm_draft *d, struct vm_arena *arena);
-/* The stable inode number of a snapshot's disk; 0: no memory. */
+/* Order, names and numbers. */
+void vm_order_settle(struct vm_draft *d, struct vm_arena *arena);
+/* The stable inode number of a snapshot's disk. */
 uint64_t vm_order_disk_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
 int64_t vm_order_disk_created(const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
 /* The finished domain for the @index'th one of the graph. @before: the same domain in the inventory before, or NULL. Sets
- * *unfinished where something was left out that is in the making. Gives; NULL: no memory. */
-struct vm_domain *vm_freeze_domain(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
+ * *unfinished where something was left out that is in the making. Gives. */
+struct vm_domain *vm_freeze_domain(const struct vm_draft *from, const struct vm_graph *graph, size_t index,
 				   struct vm_chains *chains, const struct vm_domain *before, bool *unfinished);
 
 #endif

@@ -4,10 +4,7 @@
  * From a draft and the graph's verdicts to the vm_domain that everybody reads. Everything is copied into the domain's
  * arena; the few things that are shared (the gate, the log, libvirt's record with the definition) are held on to.
  */
-#include <errno.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "vm/inventory/draft.h"
 #include "vm/model/inventory.h"
@@ -56,24 +53,11 @@ static void drop_log(void *thing)
 	vm_log_unref(thing);
 }
 
-/* Takes what a name function gave. */
-static char *own_name(struct work *w, char *name)
-{
-	if (!name) {
-		xoom();
-		return NULL;
-	}
-	return vm_arena_own(w->arena, name, free);
-}
-
 static const struct q2_snapshot *own_entry(struct work *w, const struct q2_snapshot *entry)
 {
-	struct q2_snapshot *copy;
+	struct q2_snapshot *copy = entry ? q2_snapshot_dup(entry) : NULL;
 
-	if (!entry)
-		return NULL;
-	copy = q2_snapshot_dup(entry);
-	if (!copy)
+	if (entry && !copy)
 		xoom();
 	return copy ? vm_arena_own(w->arena, copy, drop_entry) : NULL;
 }
@@ -82,7 +66,7 @@ static char **chain_paths(struct work *w, const int *layers, size_t n)
 {
 	char **paths = vm_arena_calloc(w->arena, n + 1, sizeof(*paths));
 
-	for (size_t i = 0; paths && i < n; i++)
+	for (size_t i = 0; i < n; i++)
 		paths[i] = vm_arena_strdup(w->arena, w->chains->fact[layers[i]].path);
 	return paths;
 }
@@ -91,10 +75,10 @@ static void note_stamps(struct work *w, const struct vm_verdict *v, struct vm_di
 {
 	struct q2_stamp *stamps = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*stamps));
 
-	for (size_t i = 0; stamps && i < v->n_layers; i++)
+	for (size_t i = 0; i < v->n_layers; i++)
 		stamps[i] = w->chains->fact[v->layers[i]].stamp;
 	disk->stamps = stamps;
-	disk->n_stamps = stamps ? v->n_layers : 0;
+	disk->n_stamps = v->n_layers;
 }
 
 static uint64_t virtual_size(const struct vm_chains *c, int file)
@@ -140,7 +124,7 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 		worsen(disk, w, VM_UNSUPPORTED, err.msg);
 }
 
-static int compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_t k, struct vm_disk *disk)
+static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_t k, struct vm_disk *disk)
 {
 	const struct vm_draft_disk *from = &s->disks[k];
 	struct vm_verdict verdict;
@@ -152,9 +136,8 @@ static int compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_
 	disk->gate = w->gate;
 	apply_verdict(w, from, &verdict, disk);
 	if (readable(disk->state))
-		disk->file = own_name(w, vm_name_image_file(s->shown, disk->target));
+		disk->file = vm_arena_take(w->arena, vm_name_image_file(s->shown, disk->target));
 	vm_verdict_fini(&verdict);
-	return 0;
 }
 
 /* ---------------------------------------------------------------- snapshots */
@@ -184,32 +167,28 @@ static void compose_record(struct work *w, const struct vm_draft_snapshot *s, st
 	out->ours = s->ours;
 	if (s->parent >= 0)
 		out->parent = vm_arena_strdup(w->arena, w->draft->snapshots[s->parent].shown);
-	if (!s->xml || !vm_arena_own(w->arena, s->keep_ref(s->keep), s->keep_unref))
+	if (!s->xml)
 		return;
+	vm_arena_own(w->arena, s->keep_ref(s->keep), s->keep_unref);
 	out->xml = (char *)s->xml;
 	out->xml_len = s->xml_len;
-	out->xml_file = own_name(w, vm_name_xml_file(s->shown));
+	out->xml_file = vm_arena_take(w->arena, vm_name_xml_file(s->shown));
 }
 
-static int compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, struct vm_snapshot *out)
+static void compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, struct vm_snapshot *out)
 {
-	int r = 0;
-
 	compose_record(w, s, out);
 	if (s->problem) {
 		out->state = VM_UNSUPPORTED;
 		out->reason = vm_arena_strdup(w->arena, s->problem);
-		return 0;
+		return;
 	}
 	out->disks = vm_arena_calloc(w->arena, s->n_disks, sizeof(*out->disks));
-	if (!out->disks)
-		return -ENOMEM;
-	for (size_t k = 0; k < s->n_disks && r == 0; k++)
-		r = compose_disk(w, s, k, &out->disks[k]);
+	for (size_t k = 0; k < s->n_disks; k++)
+		compose_disk(w, s, k, &out->disks[k]);
 	out->n_disks = s->n_disks;
 	take_worst(w, out);
 	out->users = vm_graph_viewers(w->graph, w->index, (size_t)s->rank, w->arena);
-	return r;
 }
 
 static bool was_shown(const struct vm_domain *before, const char *shown)
@@ -232,24 +211,20 @@ static bool is_shown(struct work *w, const struct vm_draft_snapshot *s, const st
 	return false;
 }
 
-static int compose_snapshots(struct work *w)
+static void compose_snapshots(struct work *w)
 {
 	struct vm_domain *d = w->domain;
-	int r = 0;
 
 	d->snapshots = vm_arena_calloc(w->arena, w->draft->n_snapshots, sizeof(*d->snapshots));
-	if (!d->snapshots)
-		return -ENOMEM;
-	for (size_t i = 0; i < w->draft->n_snapshots && r == 0; i++) {
+	for (size_t i = 0; i < w->draft->n_snapshots; i++) {
 		const struct vm_draft_snapshot *s = w->draft->order[i];
 
-		r = compose_snapshot(w, s, &d->snapshots[d->n_snapshots]);
+		compose_snapshot(w, s, &d->snapshots[d->n_snapshots]);
 		if (is_shown(w, s, &d->snapshots[d->n_snapshots]))
 			d->n_snapshots++;
 		else
 			d->snapshots[d->n_snapshots] = (struct vm_snapshot){0};
 	}
-	return r;
 }
 
 /* ---------------------------------------------------------------- layers and disks as they are now */
@@ -259,7 +234,7 @@ static void copy_disks(struct work *w, const int *tops)
 	size_t n = w->draft->n_disks;
 	struct vm_disk_now *to = vm_arena_calloc(w->arena, n, sizeof(*to));
 
-	for (size_t i = 0; to && i < n; i++) {
+	for (size_t i = 0; i < n; i++) {
 		const struct vm_draft_now *from = &w->draft->disks[i];
 
 		to[i] = (struct vm_disk_now){
@@ -270,7 +245,7 @@ static void copy_disks(struct work *w, const int *tops)
 		};
 	}
 	w->domain->disks = to;
-	w->domain->n_disks = to ? n : 0;
+	w->domain->n_disks = n;
 }
 
 #define UNKNOWNS_SHOWN 16
@@ -289,7 +264,7 @@ static void list_unknowns(struct work *w)
 	w->domain->unknowns = vm_strings_done(w->arena, &list);
 }
 
-static int compose_layers(struct work *w)
+static void compose_layers(struct work *w)
 {
 	struct vm_domain *d = w->domain;
 	int *tops;
@@ -298,42 +273,24 @@ static int compose_layers(struct work *w)
 	vm_graph_doubts(w->graph, w->index, w->arena, &d->doubts, &d->n_doubts);
 	copy_disks(w, tops);
 	list_unknowns(w);
-	return 0;
 }
 
-static int compose(struct work *w)
-{
-	const struct vm_draft *from = w->draft;
-	struct vm_domain *d = w->domain;
-	int r;
-
-	d->name = vm_arena_strdup(w->arena, from->name);
-	d->dir = vm_arena_strdup(w->arena, from->dir);
-	d->uuid = vm_arena_strdup(w->arena, from->uuid);
-	d->state = vm_arena_strdup(w->arena, from->state);
-	d->ino = from->ino;
-	d->log = vm_arena_own(w->arena, vm_log_ref(from->log), drop_log);
-	w->gate = vm_arena_own(w->arena, q2_gate_ref(from->gate), drop_gate);
-	w->domain->gate = w->gate;
-	r = compose_layers(w);
-	if (r == 0)
-		r = compose_snapshots(w);
-	return r;
-}
-
-struct vm_domain *vm_freeze_domain(const struct vm_draft *d, const struct vm_graph *graph, size_t index,
+struct vm_domain *vm_freeze_domain(const struct vm_draft *from, const struct vm_graph *graph, size_t index,
 				   struct vm_chains *chains, const struct vm_domain *before, bool *unfinished)
 {
-	struct work w = { .draft = d, .graph = graph, .index = index, .chains = chains, .before = before,
-			  .domain = vm_domain_new() };
+	struct vm_domain *d = vm_domain_new();
+	struct vm_arena *arena = vm_domain_arena(d);
+	struct work w = { .draft = from, .graph = graph, .index = index, .chains = chains, .before = before, .domain = d, .arena = arena };
 
-	if (!w.domain)
-		return NULL;
-	w.arena = vm_domain_arena(w.domain);
-	if (compose(&w) < 0) {
-		vm_domain_unref(w.domain);
-		return NULL;
-	}
+	d->name = vm_arena_strdup(arena, from->name);
+	d->dir = vm_arena_strdup(arena, from->dir);
+	d->uuid = vm_arena_strdup(arena, from->uuid);
+	d->state = vm_arena_strdup(arena, from->state);
+	d->ino = from->ino;
+	d->log = vm_arena_own(arena, vm_log_ref(from->log), drop_log);
+	d->gate = w.gate = vm_arena_own(arena, q2_gate_ref(from->gate), drop_gate);
+	compose_layers(&w);
+	compose_snapshots(&w);
 	*unfinished |= w.unfinished;
-	return w.domain;
+	return d;
 }

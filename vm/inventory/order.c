@@ -13,7 +13,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "vm/inventory/changes.h"
@@ -71,17 +70,14 @@ static int by_time(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static int set_order(struct vm_draft *d, struct vm_arena *arena)
+static void set_order(struct vm_draft *d, struct vm_arena *arena)
 {
 	d->order = vm_arena_calloc(arena, d->n_snapshots, sizeof(*d->order));
-	if (!d->order)
-		return -ENOMEM;
 	for (size_t i = 0; i < d->n_snapshots; i++)
 		d->order[i] = &d->snapshots[i];
 	qsort(d->order, d->n_snapshots, sizeof(*d->order), by_time);
 	for (size_t i = 0; i < d->n_snapshots; i++)
 		d->order[i]->rank = (int)i;
-	return 0;
 }
 
 static size_t suffix_len(const struct vm_draft *d)
@@ -99,23 +95,14 @@ static size_t suffix_len(const struct vm_draft *d)
 	return longest;
 }
 
-/* Takes the names that vm_names_shown() gave. */
-static void hand_out(struct vm_draft_snapshot **named, char **shown, size_t n, struct vm_arena *arena)
-{
-	for (size_t i = 0; i < n; i++)
-		named[i]->shown = vm_arena_own(arena, shown[i], free);
-}
-
 /* The present content of an image is `current` and no snapshot is: it takes no part in this. */
-static int set_names(struct vm_draft *d, struct vm_arena *arena)
+static void set_names(struct vm_draft *d, struct vm_arena *arena)
 {
 	struct vm_name_in *in = vm_arena_calloc(arena, d->n_snapshots, sizeof(*in));
 	struct vm_draft_snapshot **named = vm_arena_calloc(arena, d->n_snapshots, sizeof(*named));
 	char **shown = vm_arena_calloc(arena, d->n_snapshots, sizeof(*shown));
 	size_t suffix = suffix_len(d), n = 0;
 
-	if (!in || !named || !shown)
-		return -ENOMEM;
 	for (size_t i = 0; i < d->n_snapshots; i++) {
 		struct vm_draft_snapshot *s = d->order[i];
 		const struct q2_snapshot *entry = first_entry(s);
@@ -129,40 +116,31 @@ static int set_names(struct vm_draft *d, struct vm_arena *arena)
 		named[n++] = s;
 	}
 	vm_names_shown(in, n, shown);
-	hand_out(named, shown, n, arena);
-	return 0;
+	for (size_t i = 0; i < n; i++)
+		named[i]->shown = vm_arena_take(arena, shown[i]);
 }
 
-int vm_order_settle(struct vm_draft *d, struct vm_arena *arena)
+void vm_order_settle(struct vm_draft *d, struct vm_arena *arena)
 {
-	int r;
-
 	d->ino = vm_ino(0, d->uuid);
 	set_times(d);
-	r = set_order(d, arena);
-	if (r == 0)
-		r = set_names(d, arena);
-	return r;
+	set_order(d, arena);
+	set_names(d, arena);
 }
 
 uint64_t vm_order_disk_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk)
 {
 	const struct q2_snapshot *e = disk->entry;
 	vs_autofree char *identity = NULL;
-	int n;
 
 	if (s->present)
-		n = asprintf(&identity, "current");
+		identity = xstrdup("current");
 	else if (e)
-		n = asprintf(&identity, "internal:%zu:%s:%zu:%s:%" PRIu32 ".%" PRIu32 ":%" PRIu64, strlen(e->id), e->id,
-			     strlen(e->name), e->name, e->date_sec, e->date_nsec, e->vm_clock_nsec);
+		identity = xasprintf("internal:%zu:%s:%zu:%s:%" PRIu32 ".%" PRIu32 ":%" PRIu64, strlen(e->id), e->id,
+				     strlen(e->name), e->name, e->date_sec, e->date_nsec, e->vm_clock_nsec);
 	else
-		n = asprintf(&identity, "%s:%zu:%s:%" PRId64, s->kind == VM_INTERNAL ? "gone" : "external", strlen(s->name),
-			     s->name, s->created_ns);
-	if (n < 0) {
-		identity = NULL;
-		return 0;
-	}
+		identity = xasprintf("%s:%zu:%s:%" PRId64, s->kind == VM_INTERNAL ? "gone" : "external", strlen(s->name),
+				     s->name, s->created_ns);
 	return vm_ino(vm_ino(d->ino, identity), disk->fact.target);
 }
 
@@ -207,8 +185,6 @@ static struct node *active_nodes(const struct vm_drafts *set, const struct vm_fa
 		room += domains[i].n_disks * 2;
 	nodes = vm_arena_calloc(set->arena, room, sizeof(*nodes));
 	*n = 0;
-	if (!nodes)
-		return NULL;
 	for (size_t i = 0; i < n_domains; i++)
 		for (size_t k = 0; k < domains[i].n_disks && !domains[i].image; k++)
 			*n += add_active(set->chains, &domains[i].disks[k], nodes + *n);
@@ -248,15 +224,13 @@ static void add_locks(const struct vm_drafts *set, int i)
 	set->chains->fact[i].locks_error = f->locks_code;
 }
 
-static int add_memories(const struct vm_drafts *set, const struct vm_fact_domain *domains, size_t n_domains)
+static void add_memories(const struct vm_drafts *set, const struct vm_fact_domain *domains, size_t n_domains)
 {
 	struct vm_chains *c = set->chains;
 	struct node *active, node;
 	size_t n_active;
 
 	active = active_nodes(set, domains, n_domains, &n_active);
-	if (!active)
-		return -ENOMEM;
 	for (size_t i = 0; i < c->n; i++) {
 		bool frozen = !node_of(c, (int)i, &node) || !bsearch(&node, active, n_active, sizeof(node), by_node);
 
@@ -266,16 +240,13 @@ static int add_memories(const struct vm_drafts *set, const struct vm_fact_domain
 			add_locks(set, (int)i);
 	}
 	note_pulls(set);
-	return 0;
 }
 
-static int snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d, struct vm_draft_snapshot *s,
-			  struct vm_fact_snapshot *out)
+static void snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d, struct vm_draft_snapshot *s,
+			   struct vm_fact_snapshot *out)
 {
 	struct vm_fact_snapdisk *disks = vm_arena_calloc(set->arena, s->n_disks, sizeof(*disks));
 
-	if (!disks)
-		return -ENOMEM;
 	for (size_t i = 0; i < s->n_disks; i++) {
 		struct vm_draft_disk *disk = &s->disks[i];
 		uint64_t ino = vm_order_disk_ino(d, s, disk);
@@ -289,16 +260,14 @@ static int snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d,
 	}
 	out->disks = disks;
 	out->n_disks = s->n_disks;
-	return 0;
 }
 
 /* A snapshot's place among the facts is its rank. */
-static int snapshot_facts(const struct vm_drafts *set, const struct vm_draft *d, struct vm_fact_domain *out)
+static void snapshot_facts(const struct vm_drafts *set, const struct vm_draft *d, struct vm_fact_domain *out)
 {
 	struct vm_fact_snapshot *facts = vm_arena_calloc(set->arena, d->n_snapshots, sizeof(*facts));
-	int r = facts ? 0 : -ENOMEM;
 
-	for (size_t i = 0; i < d->n_snapshots && r == 0; i++) {
+	for (size_t i = 0; i < d->n_snapshots; i++) {
 		struct vm_draft_snapshot *s = d->order[i];
 
 		facts[i] = (struct vm_fact_snapshot){
@@ -306,25 +275,22 @@ static int snapshot_facts(const struct vm_drafts *set, const struct vm_draft *d,
 			.created_s = s->created_ns / VM_NS_PER_S, .recorded = s->recorded,
 			.external_memory = s->external_memory, .memory = s->memory_file,
 		};
-		r = snapshot_disks(set, d, s, &facts[i]);
+		snapshot_disks(set, d, s, &facts[i]);
 	}
 	out->snapshots = facts;
 	out->n_snapshots = d->n_snapshots;
-	return r;
 }
 
-static int domain_facts(const struct vm_drafts *set, const struct vm_draft *d, struct vm_fact_domain *out)
+static void domain_facts(const struct vm_drafts *set, const struct vm_draft *d, struct vm_fact_domain *out)
 {
 	struct vm_fact_disk *disks = vm_arena_calloc(set->arena, d->n_disks, sizeof(*disks));
 
-	if (!disks)
-		return -ENOMEM;
 	for (size_t i = 0; i < d->n_disks; i++)
 		disks[i] = d->disks[i].fact;
 	*out = (struct vm_fact_domain){ .name = d->dir, .running = d->running, .image = d->image, .disks = disks,
 					.n_disks = d->n_disks, .made = d->own_made, .n_made = d->n_own_made,
 					.begun = d->begun, .n_begun = d->n_begun, .others = d->others, .n_others = d->n_others };
-	return snapshot_facts(set, d, out);
+	snapshot_facts(set, d, out);
 }
 
 /* ---------------------------------------------------------------- the finish */
@@ -370,39 +336,6 @@ static void remember_frozen(const struct vm_drafts *set, const struct vm_domain 
 		}
 }
 
-static int compose_all(struct vm_drafts *set, const struct vm_graph *graph, const struct vm_inventory *prev,
-		       struct vm_domain **out)
-{
-	size_t n = 0;
-
-	while (n < set->n) {
-		const struct vm_domain *before = find_before(prev, &set->drafts[n]);
-		struct vm_domain *now = vm_freeze_domain(&set->drafts[n], graph, n, set->chains, before, &set->unfinished);
-
-		if (!now)
-			break;
-		out[n++] = settle_on(before, now);
-	}
-	for (size_t i = 0; i < n; i++)
-		remember_frozen(set, out[i]);
-	if (n == set->n)
-		return 0;
-	while (n)
-		vm_domain_unref(out[--n]);
-	return -ENOMEM;
-}
-
-static int remember_commits(struct vm_drafts *set, const struct vm_facts *facts, const struct vm_graph *graph)
-{
-	struct vm_fact_commit *running = NULL;
-	size_t n = 0;
-
-	vm_graph_commits(graph, &running, &n);
-	vm_history_commits_add(set->memory, facts, running, n);
-	free(running);
-	return 0;
-}
-
 static int file_by_path(const struct vm_facts *facts, const char *path)
 {
 	for (size_t i = 0; path && i < facts->n_files; i++)
@@ -413,49 +346,45 @@ static int file_by_path(const struct vm_facts *facts, const char *path)
 
 /* Merges of ours that were begun: what they wrote is explained to those whom it does not harm. Those whom it does are marked,
  * so it is no accusation (`at` is 0). */
-static int add_merges(const struct vm_drafts *set, const struct vm_facts *facts, struct vm_fact_commit **commits, size_t *n)
+static void add_merges(const struct vm_drafts *set, const struct vm_facts *facts, struct vm_fact_commit **commits, size_t *n)
 {
-	struct vm_fact_commit *grown;
 	size_t room = *n;
 
-	for (size_t i = 0; i < set->n; i++)
-		room += set->drafts[i].n_merges;
-	if (room == *n)
-		return 0;
-	grown = reallocarray(*commits, room, sizeof(*grown));
-	if (!grown)
-		return -ENOMEM;
-	*commits = grown;
 	for (size_t i = 0; i < set->n; i++)
 		for (size_t k = 0; k < set->drafts[i].n_merges; k++) {
 			const struct vm_draft_merge *merge = &set->drafts[i].merges[k];
 			int base = file_by_path(facts, merge->base);
 
-			if (base != VM_NO_FILE)
-				grown[(*n)++] = (struct vm_fact_commit){
-					.base = base, .top = file_by_path(facts, merge->top), .ours = true, .above = merge->above,
-				};
+			if (base == VM_NO_FILE)
+				continue;
+			XGROW(*commits, *n, room);
+			(*commits)[(*n)++] = (struct vm_fact_commit){
+				.base = base, .top = file_by_path(facts, merge->top), .ours = true, .above = merge->above,
+			};
 		}
-	return 0;
 }
 
-static int ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct vm_inventory *prev, struct vm_domain **out)
+/* Gives references in @out. */
+static void ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct vm_inventory *prev, struct vm_domain **out)
 {
-	vs_autofree struct vm_fact_commit *commits = NULL;
-	struct vm_graph *graph = NULL;
-	int r;
+	vs_autofree struct vm_fact_commit *commits = NULL, *running = NULL;
+	struct vm_graph *graph;
+	size_t n_running;
 
 	vm_history_commits(set->memory, facts, &commits, &facts->n_commits);
-	r = add_merges(set, facts, &commits, &facts->n_commits);
+	add_merges(set, facts, &commits, &facts->n_commits);
 	facts->commits = commits;
-	if (r == 0)
-		graph = vm_graph_new(facts);
-	if (r == 0)
-		r = remember_commits(set, facts, graph);
-	if (r == 0)
-		r = compose_all(set, graph, prev, out);
+	graph = vm_graph_new(facts);
+	vm_graph_commits(graph, &running, &n_running);
+	vm_history_commits_add(set->memory, facts, running, n_running);
+	for (size_t i = 0; i < set->n; i++) {
+		const struct vm_domain *before = find_before(prev, &set->drafts[i]);
+
+		out[i] = settle_on(before, vm_freeze_domain(&set->drafts[i], graph, i, set->chains, before, &set->unfinished));
+	}
+	for (size_t i = 0; i < set->n; i++)
+		remember_frozen(set, out[i]);
 	vm_graph_free(graph);
-	return r;
 }
 
 void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...)
@@ -466,42 +395,30 @@ void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const c
 	va_start(ap, who_fmt);
 	who = xvasprintf(who_fmt, ap);
 	va_end(ap);
-	if (set->n_unknowns == set->unknowns_room) {
-		struct vm_fact_unknown *more = vm_arena_calloc(set->arena, set->unknowns_room * 2 + 8, sizeof(*more));
-
-		if (!more)
-			xoom();
-		if (set->n_unknowns)
-			memcpy(more, set->unknowns, set->n_unknowns * sizeof(*more));
-		set->unknowns = more;
-		set->unknowns_room = set->unknowns_room * 2 + 8;
-	}
+	VM_ARENA_GROW(set->arena, set->unknowns, set->n_unknowns, set->unknowns_room);
 	set->unknowns[set->n_unknowns++] = (struct vm_fact_unknown){
 		.who = vm_arena_strdup(set->arena, who), .why = vm_arena_strdup(set->arena, why),
 		.code = code == -EACCES ? -EACCES : -EPERM,
 	};
 }
 
-int vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev, struct vm_domain **out)
+struct vm_inventory *vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev)
 {
 	size_t n_domains = set->n + set->n_extra;
-	struct vm_fact_domain *domains = vm_arena_calloc(set->arena, n_domains, sizeof(*domains));
-	struct vm_facts facts = { .domains = domains, .n_domains = n_domains, .volumes = set->volumes,
+	struct vm_fact_domain *facts_of = vm_arena_calloc(set->arena, n_domains, sizeof(*facts_of));
+	struct vm_domain **domains = vm_arena_calloc(set->arena, set->n, sizeof(struct vm_domain *));
+	struct vm_facts facts = { .domains = facts_of, .n_domains = n_domains, .volumes = set->volumes,
 				  .n_volumes = set->n_volumes, .unknowns = set->unknowns, .n_unknowns = set->n_unknowns };
-	int r = domains ? 0 : -ENOMEM;
 
-	for (size_t i = 0; i < set->n && r == 0; i++) {
-		r = vm_order_settle(&set->drafts[i], set->arena);
-		if (r == 0)
-			r = domain_facts(set, &set->drafts[i], &domains[i]);
+	for (size_t i = 0; i < set->n; i++) {
+		vm_order_settle(&set->drafts[i], set->arena);
+		domain_facts(set, &set->drafts[i], &facts_of[i]);
 	}
-	for (size_t i = 0; i < set->n_extra && r == 0; i++)
-		domains[set->n + i] = set->extra[i];
-	if (r == 0)
-		r = add_memories(set, domains, n_domains);
-	if (r < 0)
-		return r;
+	for (size_t i = 0; i < set->n_extra; i++)
+		facts_of[set->n + i] = set->extra[i];
+	add_memories(set, facts_of, n_domains);
 	facts.files = set->chains->fact;
 	facts.n_files = set->chains->n;
-	return ask_graph(set, &facts, prev, out);
+	ask_graph(set, &facts, prev, domains);
+	return vm_inventory_new(domains, set->n, prev);
 }

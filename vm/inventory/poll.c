@@ -24,6 +24,7 @@
 #include "vm/observe/pools.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
+#include "vm/util/mem.h"
 
 #define TRIES 4
 
@@ -37,6 +38,7 @@ struct vm_poll {
 	struct vm_dirs dirs;
 	struct vm_pools pools;
 	struct vm_build_cache cache;
+	struct vm_arena arena; /* for allow_paths */
 	char **allow_paths;
 	size_t n_allow_paths;
 	uint64_t journals; /* vm_store_journals() before the last pass */
@@ -58,40 +60,24 @@ void vm_poll_free(struct vm_poll *poll)
 	vm_history_free(poll->memory);
 	vm_log_shelf_free(poll->shelf);
 	vm_jobs_asker_free(poll->asker);
-	for (size_t i = 0; i < poll->n_allow_paths; i++)
-		free(poll->allow_paths[i]);
-	free(poll->allow_paths);
+	vm_arena_fini(&poll->arena);
 	free(poll);
-}
-
-static bool copy_paths(struct vm_poll *poll, const struct vm_options *options)
-{
-	poll->allow_paths = calloc(options->n_allow_paths + 1, sizeof(*poll->allow_paths));
-	for (size_t i = 0; poll->allow_paths && i < options->n_allow_paths; i++) {
-		poll->allow_paths[i] = strdup(options->allow_paths[i]);
-		if (!poll->allow_paths[i])
-			return false;
-		poll->n_allow_paths++;
-	}
-	return poll->allow_paths;
 }
 
 struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *store)
 {
-	struct vm_poll *poll = calloc(1, sizeof(*poll));
+	struct vm_poll *poll = xcalloc(1, sizeof(*poll));
 
-	if (!poll)
-		return NULL;
 	poll->store = store;
 	poll->files = poll->dirs.files = vm_headers_new();
 	poll->memory = vm_history_new();
 	poll->shelf = vm_log_shelf_new(options->to_stderr);
 	poll->asker = vm_jobs_asker_new(options->uri, options->read_only);
 	vm_observe_init(&poll->observed, poll->shelf, poll->asker);
-	if (poll->files && poll->memory && poll->shelf && poll->asker && copy_paths(poll, options))
-		return poll;
-	vm_poll_free(poll);
-	return NULL;
+	vm_arena_init(&poll->arena);
+	poll->allow_paths = vm_strings_copy(&poll->arena, options->allow_paths, options->n_allow_paths);
+	poll->n_allow_paths = options->n_allow_paths;
+	return poll;
 }
 
 void vm_poll_say(struct vm_poll *poll, const char *text)
@@ -152,26 +138,6 @@ static bool quiet(struct pass *pass)
 	return vm_backing_quiet(poll->files) && dirs_quiet;
 }
 
-/* Takes the references in @domains, but not the array. */
-static int finish(struct pass *pass, struct vm_domain **domains, size_t n, struct vm_inventory **out)
-{
-	struct vm_inventory *inv = vm_inventory_new(domains, n, pass->prev);
-
-	if (!inv)
-		return -ENOMEM;
-	*out = inv;
-	return 0;
-}
-
-static int same_again(struct pass *pass, struct vm_inventory **out)
-{
-	const struct vm_inventory *prev = pass->prev;
-
-	for (size_t i = 0; i < prev->n_domains; i++)
-		vm_domain_ref(prev->domains[i]);
-	return finish(pass, prev->domains, prev->n_domains, out);
-}
-
 /* Hears the files, and libvirt again. 1: it says the same still, *out is the inventory; 0: it does not. The build borrows what
  * libvirt said, which hearing it anew may free: so the last try, which is finished whatever libvirt says, does not ask. */
 static int build_all(struct pass *pass, bool last_try, struct vm_inventory **out)
@@ -183,24 +149,19 @@ static int build_all(struct pass *pass, bool last_try, struct vm_inventory **out
 		.cache = &poll->cache, .conn = pass->conn, .allow_paths = poll->allow_paths,
 		.n_allow_paths = poll->n_allow_paths, .round = pass->round, .store = poll->store,
 	};
-	struct vm_domain **domains = NULL;
-	size_t n = 0;
-	int r = vm_build_draw(&build);
+	int r = 0;
 
+	vm_build_draw(&build);
 	if (last_try)
 		pass->changed = true; /* as far as we know: look again soon */
-	else if (r == 0)
+	else
 		r = observe_libvirt(pass);
 	if (r == 0 && (!pass->changed || last_try)) {
 		vm_history_poll(poll->memory, (unsigned)pass->round);
-		r = vm_build_finish(&build, pass->prev, &domains, &n);
+		*out = vm_drafts_finish(&build.set, pass->prev);
 		pass->making = build.set.unfinished;
-		if (r == 0)
-			r = finish(pass, domains, n, out);
-		if (r == 0)
-			r = 1;
+		r = 1;
 	}
-	free(domains);
 	vm_build_fini(&build);
 	return r;
 }
@@ -219,16 +180,17 @@ static void greet_new(struct vm_poll *poll)
 
 static int poll_around(struct pass *pass, bool pools_changed, struct vm_inventory **out)
 {
-	int r = 0;
+	int r;
 
 	begin_round(pass);
 	r = observe_libvirt(pass);
 	if (r < 0)
 		return r;
 	pass->poll->unfinished |= pools_changed;
-	if (quiet(pass))
-		return same_again(pass, out);
-	r = 0;
+	if (quiet(pass)) {
+		*out = vm_inventory_again(pass->prev);
+		return 0;
+	}
 	for (int try = 1; r == 0; try++) {
 		if (try > 1)
 			begin_round(pass);

@@ -15,7 +15,7 @@
 
 struct vm_poll;
 
-/* Copies what it needs of @options. NULL: no memory. */
+/* Copies what it needs of @options. */
 struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *store); /* borrows @store */
 void vm_poll_free(struct vm_poll *poll);
 

@@ -20,19 +20,20 @@
 #include "vm/observe/gates.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
+#include "vm/util/mem.h"
 
 #define TARGET "disk"
 
 struct image {
 	char *path;   /* canonical */
 	char *dir;    /* shown */
-	char *parent; /* the directory that it lies in */
 	struct vm_log *log;
 	struct vm_gates_memo gate;
 };
 
 struct image_source {
 	struct vm_source source;
+	struct vm_arena arena; /* for what lives as long */
 	struct image *images;
 	size_t n_images;
 	char **allow_paths;
@@ -64,12 +65,11 @@ static void draw_entry(struct vm_drafts *set, struct vm_draft_snapshot *snap, in
 	*snap = (struct vm_draft_snapshot){ .name = entry->name, .kind = VM_INTERNAL, .parent = -1,
 					    .memory = entry->vm_state_size != 0, .n_disks = 1 };
 	snap->disks = vm_arena_calloc(set->arena, 1, sizeof(*snap->disks));
-	if (snap->disks)
-		snap->disks[0] = (struct vm_draft_disk){
-			.entry = entry,
-			.fact = { .target = TARGET, .mode = VM_MODE_INTERNAL, .pit = file, .format = Q2_FORMAT_QCOW2,
-				  .overlay = VM_NO_FILE, .below = VM_NO_FILE, .entry = entry },
-		};
+	snap->disks[0] = (struct vm_draft_disk){
+		.entry = entry,
+		.fact = { .target = TARGET, .mode = VM_MODE_INTERNAL, .pit = file, .format = Q2_FORMAT_QCOW2,
+			  .overlay = VM_NO_FILE, .below = VM_NO_FILE, .entry = entry },
+	};
 }
 
 static void draw_present(struct vm_drafts *set, struct vm_draft_snapshot *snap, int file)
@@ -77,11 +77,10 @@ static void draw_present(struct vm_drafts *set, struct vm_draft_snapshot *snap, 
 	*snap = (struct vm_draft_snapshot){ .name = "current", .kind = VM_INTERNAL, .parent = -1, .present = true,
 					    .created_ns = set->chains->fact[file].stamp.mtime_ns, .n_disks = 1 };
 	snap->disks = vm_arena_calloc(set->arena, 1, sizeof(*snap->disks));
-	if (snap->disks)
-		snap->disks[0].fact = (struct vm_fact_snapdisk){
-			.target = TARGET, .mode = VM_MODE_NO, .pit = file, .format = Q2_FORMAT_QCOW2, .overlay = VM_NO_FILE,
-			.below = VM_NO_FILE,
-		};
+	snap->disks[0].fact = (struct vm_fact_snapdisk){
+		.target = TARGET, .mode = VM_MODE_NO, .pit = file, .format = Q2_FORMAT_QCOW2, .overlay = VM_NO_FILE,
+		.below = VM_NO_FILE,
+	};
 }
 
 static void draw_snapshots(struct vm_drafts *set, struct vm_draft *d, int file)
@@ -90,17 +89,10 @@ static void draw_snapshots(struct vm_drafts *set, struct vm_draft *d, int file)
 	size_t n = info ? info->n_snapshots : 0;
 
 	d->snapshots = vm_arena_calloc(set->arena, n + 1, sizeof(*d->snapshots));
-	if (!d->snapshots)
-		return;
 	for (size_t i = 0; i < n; i++)
 		draw_entry(set, &d->snapshots[d->n_snapshots++], file, &info->snapshots[i]);
 	if (info)
 		draw_present(set, &d->snapshots[d->n_snapshots++], file);
-}
-
-static void free_meta(void *meta)
-{
-	vm_meta_free(meta);
 }
 
 static void draw_meta(const struct image_source *s, struct vm_drafts *set, const struct image *image, struct vm_draft *d)
@@ -116,22 +108,18 @@ static void draw_meta(const struct image_source *s, struct vm_drafts *set, const
 	if (best && none && set->chains->fact[d->disks[0].fact.top].info)
 		vm_draft_disown(d, set->chains, best, s->store);
 	vm_meta_free(found);
-	if (best && vm_arena_own(set->arena, best, free_meta))
+	if (best)
 		vm_draft_meta(d, best, set->arena);
 }
 
-static int draw(const struct image_source *s, struct vm_drafts *set, struct image *image, struct vm_draft *d)
+static void draw(const struct image_source *s, struct vm_drafts *set, struct image *image, struct vm_draft *d)
 {
 	int file;
 
 	*d = (struct vm_draft){ .name = image->dir, .uuid = image->path, .dir = image->dir, .state = "image", .image = true,
 				.log = image->log, .gate = gate_of(s, image) };
 	d->disks = vm_arena_calloc(set->arena, 1, sizeof(*d->disks));
-	if (!d->gate || !d->disks)
-		return -ENOMEM;
 	file = vm_chains_path(set->chains, image->path, Q2_FORMAT_QCOW2, d->gate);
-	if (file == VM_NO_FILE)
-		return -ENOMEM;
 	d->n_disks = 1;
 	d->disks[0] = (struct vm_draft_now){
 		.source = image->path, .note = set->chains->fact[file].why,
@@ -139,22 +127,19 @@ static int draw(const struct image_source *s, struct vm_drafts *set, struct imag
 	};
 	draw_snapshots(set, d, file);
 	draw_meta(s, set, image, d);
-	return 0;
 }
 
 /* ---------------------------------------------------------------- a look */
 
-static int draw_all(struct image_source *s, struct vm_drafts *set)
+static void draw_all(struct image_source *s, struct vm_drafts *set)
 {
-	int r = 0;
-
 	set->drafts = vm_arena_calloc(set->arena, s->n_images, sizeof(*set->drafts));
-	if (!set->drafts)
-		return -ENOMEM;
-	for (size_t i = 0; i < s->n_images && r == 0; i++)
-		r = draw(s, set, &s->images[i], &set->drafts[i]);
+	for (size_t i = 0; i < s->n_images; i++)
+		draw(s, set, &s->images[i], &set->drafts[i]);
 	set->n = s->n_images;
-	return r;
+	/* what stands on an image lies beside it mostly */
+	vm_surroundings_draw(&(struct vm_surroundings){ .set = set, .dirs = &s->dirs, .wide = &s->wide, .allow_paths = s->allow_paths,
+							.n_allow_paths = s->n_allow_paths });
 }
 
 /* Nothing was written, and nobody opened or closed an image for writing? */
@@ -163,21 +148,9 @@ static bool quiet(struct image_source *s)
 	bool same = vm_dirs_quiet(&s->dirs);
 
 	same &= vm_backing_quiet(s->files);
-	for (size_t i = 0; i < s->n_images; i++) {
-		struct vm_header *f = vm_headers_top(s->files, s->images[i].path, Q2_FORMAT_QCOW2);
-
-		if (!f || vm_headers_locks(s->files, f))
-			same = false;
-	}
+	for (size_t i = 0; i < s->n_images; i++)
+		same &= !vm_headers_locks(s->files, vm_headers_top(s->files, s->images[i].path, Q2_FORMAT_QCOW2));
 	return same;
-}
-
-static int same_again(const struct vm_inventory *prev, struct vm_inventory **out)
-{
-	for (size_t i = 0; i < prev->n_domains; i++)
-		vm_domain_ref(prev->domains[i]);
-	*out = vm_inventory_new(prev->domains, prev->n_domains, prev);
-	return *out ? 0 : -ENOMEM;
 }
 
 /* At the first look every image has to be one. */
@@ -199,30 +172,21 @@ static int check_all(const struct image_source *s, const struct vm_drafts *set, 
 static int look_properly(struct image_source *s, uint64_t round, const struct vm_inventory *prev, struct vm_inventory **out,
 			 struct vs_err *err)
 {
-	struct vm_domain **domains = calloc(s->n_images, sizeof(struct vm_domain *));
 	struct vm_chains chains;
 	struct vm_arena arena;
 	struct vm_drafts set = { .arena = &arena, .chains = &chains, .memory = s->memory, .ask_locks = true };
-	int r;
+	int r = 0;
 
 	vm_history_poll(s->memory, (unsigned)round);
 	vm_arena_init(&arena);
 	vm_chains_init(&chains, s->files, round);
-	r = domains ? draw_all(s, &set) : -ENOMEM;
-	if (r == 0) /* what stands on an image lies beside it mostly */
-		vm_surroundings_draw(&(struct vm_surroundings){ .set = &set, .dirs = &s->dirs, .wide = &s->wide, .allow_paths = s->allow_paths,
-								.n_allow_paths = s->n_allow_paths });
-	if (r == 0 && !prev)
+	draw_all(s, &set);
+	if (!prev)
 		r = check_all(s, &set, err);
 	if (r == 0)
-		r = vm_drafts_finish(&set, prev, domains);
-	if (r == 0) {
-		*out = vm_inventory_new(domains, set.n, prev);
-		r = *out ? 0 : -ENOMEM;
-	}
+		*out = vm_drafts_finish(&set, prev);
 	vm_chains_fini(&chains);
 	vm_arena_fini(&arena);
-	free(domains);
 	return r;
 }
 
@@ -234,8 +198,10 @@ static int image_look(struct vm_source *source, const struct vm_inventory *prev,
 	vm_dirs_round(&s->dirs, source->closely);
 	if (source->closely)
 		vm_headers_distrust(s->files);
-	if (prev && quiet(s))
-		return same_again(prev, out);
+	if (prev && quiet(s)) {
+		*out = vm_inventory_again(prev);
+		return 0;
+	}
 	return look_properly(s, round, prev, out, err);
 }
 
@@ -248,12 +214,8 @@ static void image_close(struct vm_source *source)
 	for (size_t i = 0; i < s->n_images; i++) {
 		vm_gates_memo_fini(&s->images[i].gate);
 		vm_log_unref(s->images[i].log);
-		free(s->images[i].path);
-		free(s->images[i].dir);
 	}
-	for (size_t i = 0; i < s->n_allow_paths; i++)
-		free(s->allow_paths[i]);
-	free(s->allow_paths);
+	vm_arena_fini(&s->arena);
 	free(s->images);
 	vm_gates_memo_fini(&s->wide);
 	vm_dirs_fini(&s->dirs);
@@ -268,7 +230,7 @@ static const struct vm_source_ops image_ops = { image_look, image_close };
 static int find_images(struct image_source *s, const struct vm_options *options, struct vs_err *err)
 {
 	for (size_t i = 0; i < options->n_images; i++) {
-		s->images[i].path = realpath(options->images[i], NULL);
+		s->images[i].path = vm_arena_take(&s->arena, realpath(options->images[i], NULL));
 		if (!s->images[i].path)
 			return vs_err_set(err, -errno, "cannot open '%s': %s", options->images[i], strerror(errno));
 		for (size_t k = 0; k < i; k++)
@@ -278,77 +240,42 @@ static int find_images(struct image_source *s, const struct vm_options *options,
 	return 0;
 }
 
-static int name_images(struct image_source *s, const struct vm_options *options)
+static void name_images(struct image_source *s, const struct vm_options *options)
 {
-	char **stems = calloc(s->n_images, sizeof(*stems)), **dirs = calloc(s->n_images, sizeof(*dirs));
-	int r = stems && dirs ? 0 : -ENOMEM;
+	char **stems = xcalloc(s->n_images, sizeof(*stems)), **dirs = xcalloc(s->n_images, sizeof(*dirs));
 
-	for (size_t i = 0; i < s->n_images && r == 0; i++) {
+	for (size_t i = 0; i < s->n_images; i++)
 		stems[i] = vm_name_stem(options->images[i]);
-		r = stems[i] ? 0 : -ENOMEM;
-	}
-	if (r == 0)
-		vm_names_dirs((const char *const *)stems, s->n_images, dirs);
-	for (size_t i = 0; i < s->n_images && r == 0; i++) {
-		s->images[i].dir = dirs[i];
+	vm_names_dirs((const char *const *)stems, s->n_images, dirs);
+	for (size_t i = 0; i < s->n_images; i++) {
+		s->images[i].dir = vm_arena_take(&s->arena, dirs[i]);
 		s->images[i].log = vm_log_new(dirs[i], options->to_stderr);
-	}
-	for (size_t i = 0; stems && i < s->n_images; i++)
 		free(stems[i]);
+	}
 	free(stems);
 	free(dirs);
-	for (size_t i = 0; i < s->n_images && r == 0; i++)
-		r = s->images[i].log ? 0 : -ENOMEM;
-	return r;
-}
-
-static int copy_allowed(struct image_source *s, const struct vm_options *options)
-{
-	for (size_t i = 0; i < options->n_allow_paths; i++) {
-		s->allow_paths[i] = strdup(options->allow_paths[i]);
-		if (!s->allow_paths[i])
-			return -ENOMEM;
-		s->n_allow_paths++;
-	}
-	return 0;
-}
-
-static struct image_source *image_alloc(const struct vm_options *options)
-{
-	struct image_source *s = calloc(1, sizeof(*s));
-
-	if (!s)
-		return NULL;
-	s->source.ops = &image_ops;
-	s->images = calloc(options->n_images, sizeof(*s->images));
-	s->allow_paths = calloc(options->n_allow_paths + 1, sizeof(*s->allow_paths));
-	s->files = s->dirs.files = vm_headers_new();
-	s->memory = vm_history_new();
-	if (s->images && s->allow_paths && s->files && s->memory) {
-		s->n_images = options->n_images;
-		return s;
-	}
-	image_close(&s->source);
-	return NULL;
 }
 
 int vm_source_images(const struct vm_options *options, struct vm_store *store, struct vm_source **out, struct vs_err *err)
 {
-	struct image_source *s = image_alloc(options);
+	struct image_source *s = xcalloc(1, sizeof(*s));
 	int r;
 
-	if (!s)
-		return vs_err_set(err, -ENOMEM, "out of memory");
+	s->source.ops = &image_ops;
+	s->images = xcalloc(options->n_images, sizeof(*s->images));
+	s->n_images = options->n_images;
+	vm_arena_init(&s->arena);
+	s->allow_paths = vm_strings_copy(&s->arena, options->allow_paths, options->n_allow_paths);
+	s->n_allow_paths = options->n_allow_paths;
+	s->files = s->dirs.files = vm_headers_new();
+	s->memory = vm_history_new();
 	s->store = store;
 	r = find_images(s, options, err);
-	if (r == 0)
-		r = copy_allowed(s, options);
-	if (r == 0)
-		r = name_images(s, options);
 	if (r < 0) {
 		image_close(&s->source);
-		return r == -ENOMEM ? vs_err_set(err, r, "out of memory") : r;
+		return r;
 	}
+	name_images(s, options);
 	*out = &s->source;
 	return 0;
 }

@@ -15,6 +15,7 @@
 #include "vm/libvirt/conn.h"
 #include "vm/libvirt/events.h"
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 #define RETRY_MIN_NS (VM_NS_PER_S / 2)
 #define RETRY_MAX_NS (30 * VM_NS_PER_S)
@@ -117,19 +118,9 @@ int vm_source_libvirt(const struct vm_options *options, struct vm_store *store, 
 
 	if (r < 0)
 		return r;
-	s = calloc(1, sizeof(*s));
-	if (s) {
-		s->uri = options->uri ? strdup(options->uri) : NULL;
-		s->poll = vm_poll_new(options, store);
-	}
-	if (!s || !s->poll || (options->uri && !s->uri)) {
-		if (s) {
-			libvirt_close(&s->source);
-			return vs_err_set(err, -ENOMEM, "out of memory");
-		}
-		vm_events_stop();
-		return vs_err_set(err, -ENOMEM, "out of memory");
-	}
+	s = xcalloc(1, sizeof(*s));
+	s->uri = options->uri ? xstrdup(options->uri) : NULL;
+	s->poll = vm_poll_new(options, store);
 	s->source.ops = &libvirt_ops;
 	s->read_only = options->read_only;
 	s->kick = kick;

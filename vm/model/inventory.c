@@ -207,6 +207,13 @@ struct vm_inventory *vm_inventory_new(struct vm_domain **domains, size_t n, cons
 	return inv;
 }
 
+struct vm_inventory *vm_inventory_again(const struct vm_inventory *prev)
+{
+	for (size_t i = 0; i < prev->n_domains; i++)
+		vm_domain_ref(prev->domains[i]);
+	return vm_inventory_new(prev->domains, prev->n_domains, prev);
+}
+
 struct vm_inventory *vm_inventory_ref(struct vm_inventory *inv)
 {
 	atomic_fetch_add_explicit(&container_of(inv, struct inventory_box, inventory)->refs, 1, memory_order_relaxed);

@@ -25,5 +25,7 @@ bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b);
 /* Takes the references in @domains (not the array), sorts by dir. @prev: the inventory before, or NULL; the serial rises
  * where the domains are not the very same objects. Gives. */
 struct vm_inventory *vm_inventory_new(struct vm_domain **domains, size_t n, const struct vm_inventory *prev);
+/* Another one with the domains of @prev. Gives. */
+struct vm_inventory *vm_inventory_again(const struct vm_inventory *prev);
 
 #endif

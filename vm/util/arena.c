@@ -150,6 +150,15 @@ bool vm_strings_has(const struct vm_strings *list, const char *s)
 	return false;
 }
 
+char **vm_strings_copy(struct vm_arena *a, const char *const *v, size_t n)
+{
+	char **copy = vm_arena_calloc(a, n + 1, sizeof(*copy));
+
+	for (size_t i = 0; i < n; i++)
+		copy[i] = vm_arena_strdup(a, v[i]);
+	return copy;
+}
+
 char **vm_strings_done(struct vm_arena *a, struct vm_strings *list)
 {
 	if (!list->v)

@@ -48,6 +48,7 @@ struct vm_strings {
 void vm_strings_add(struct vm_arena *a, struct vm_strings *list, const char *s);
 void vm_strings_take(struct vm_arena *a, struct vm_strings *list, char *s); /* takes, see vm_arena_take() */
 bool vm_strings_has(const struct vm_strings *list, const char *s);
+char **vm_strings_copy(struct vm_arena *a, const char *const *v, size_t n);
 /* The array, never NULL (an empty list is one terminator). */
 char **vm_strings_done(struct vm_arena *a, struct vm_strings *list);
 
