@@ -79,8 +79,6 @@ static int open_rooms(struct vm *vm, const struct vm_options *options, struct vs
 	if (r < 0)
 		return r;
 	vm->engine = vm_engine_new(vm->refresher, vm->store, options);
-	if (!vm->engine)
-		return vs_err_set(err, -ENOMEM, "out of memory");
 	return vm_refresher_start(vm->refresher, on_inventory, vm);
 }
 
@@ -149,17 +147,20 @@ void vm_request_put(struct vm_request *request)
 
 int vm_ctl_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
-	return vm_engine_ctl_text(vm->engine, uuid, text, len, changed_ns);
+	vm_engine_ctl_text(vm->engine, uuid, text, len, changed_ns);
+	return 0;
 }
 
 int vm_retain_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
-	return vm_engine_retain_text(vm->engine, uuid, text, len, changed_ns);
+	vm_engine_retain_text(vm->engine, uuid, text, len, changed_ns);
+	return 0;
 }
 
 int vm_jobs_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
-	return vm_engine_jobs_text(vm->engine, uuid, text, len, changed_ns);
+	vm_engine_jobs_text(vm->engine, uuid, text, len, changed_ns);
+	return 0;
 }
 
 int vm_plan_text(struct vm *vm, const char *uuid, const char *policy, char **text, size_t *len, struct vs_err *err)

@@ -47,7 +47,7 @@ int vm_refresh(struct vm *vm, unsigned timeout_ms);
  */
 struct vm_request;
 /* @uuid: vm_domain.uuid. @text: one write, any bytes. Gives *out (also when already done): vm_request_put() it, any time.
- * Returns 0 when `done` was or will be called; a negative errno (done is not called) for -ENOMEM and an unknown domain. */
+ * Returns 0 when `done` was or will be called; a negative errno (done is not called) for an unknown domain. */
 int vm_request(struct vm *vm, const char *uuid, enum vm_door door, const char *text, size_t len, vm_done_fn done,
 	       void *opaque, struct vm_request **out);
 /* Asks it to stop at the next safe place. Harmless when it is done. Never blocks. */

@@ -68,7 +68,7 @@ struct vm_request {
 
 /* ---------------------------------------------------------------- slot.c */
 
-/* -ENOMEM as NULL. */
+/* Made if there is none. */
 struct vm_slot *vm_slot_locked(struct vm_engine *engine, const char *uuid);
 /* @line: fit to be shown. */
 void vm_slot_outcome(struct vm_engine *engine, struct vm_slot *slot, const char *line);

@@ -16,14 +16,13 @@
 #include "vm/engine/engine-priv.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "vm/libvirt/fsfreeze.h"
+#include "vm/model/inventory.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
-#include "vm/util/utf8.h"
 
 #define STOP_PATIENCE_S 10
 
@@ -31,19 +30,13 @@
 
 struct vm_engine *vm_engine_new(struct vm_refresher *refresher, struct vm_store *store, const struct vm_options *options)
 {
-	struct vm_engine *e = calloc(1, sizeof(*e));
+	struct vm_engine *e = xcalloc(1, sizeof(*e));
 	pthread_condattr_t steady;
 
-	if (!e)
-		return NULL;
 	e->refresher = refresher;
 	e->store = store;
 	e->options = *options;
-	e->options.uri = options->uri ? strdup(options->uri) : NULL;
-	if (options->uri && !e->options.uri) {
-		free(e);
-		return NULL;
-	}
+	e->options.uri = options->uri ? xstrdup(options->uri) : NULL;
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_condattr_init(&steady);
 	pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
@@ -82,76 +75,53 @@ void vm_engine_free(struct vm_engine *e)
 
 /* ---------------------------------------------------------------- texts */
 
-int vm_engine_ctl_text(struct vm_engine *e, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
+void vm_engine_ctl_text(struct vm_engine *e, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
 	vs_autofree char *usage = vm_command_usage();
 	struct vm_slot *slot;
-	int n;
 
-	if (!usage)
-		return -ENOMEM;
 	pthread_mutex_lock(&e->lock);
 	slot = vm_slot_locked(e, uuid);
-	n = slot ? asprintf(text, "%s%s\n%s", slot->outcome ? slot->outcome : "no command was given yet", "\n", usage) : -1;
-	if (n >= 0 && changed_ns)
+	*text = xasprintf("%s\n\n%s", slot->outcome ? slot->outcome : "no command was given yet", usage);
+	if (changed_ns)
 		*changed_ns = slot->outcome_ns;
 	pthread_mutex_unlock(&e->lock);
-	if (n < 0)
-		return -ENOMEM;
-	*len = (size_t)n;
-	return 0;
+	*len = strlen(*text);
 }
 
-int vm_engine_retain_text(struct vm_engine *e, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
+void vm_engine_retain_text(struct vm_engine *e, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
 	struct vm_meta *meta = vm_store_best(e->store, uuid, NULL);
-	int n = asprintf(text, "%s\n", meta && meta->policy ? meta->policy : "off");
-	struct vm_slot *slot;
 
+	*text = xasprintf("%s\n", meta && meta->policy ? meta->policy : "off");
+	*len = strlen(*text);
 	vm_meta_free(meta);
-	if (n < 0)
-		return -ENOMEM;
-	*len = (size_t)n;
 	pthread_mutex_lock(&e->lock);
-	slot = vm_slot_locked(e, uuid);
 	if (changed_ns)
-		*changed_ns = slot ? slot->retain_ns : 0;
+		*changed_ns = vm_slot_locked(e, uuid)->retain_ns;
 	pthread_mutex_unlock(&e->lock);
-	return 0;
-}
-
-static const struct vm_domain *find_domain(const struct vm_inventory *inv, const char *uuid)
-{
-	for (size_t i = 0; i < inv->n_domains; i++)
-		if (!strcmp(inv->domains[i]->uuid, uuid))
-			return inv->domains[i];
-	return NULL;
 }
 
 /* One of ours works with libvirt's jobs, which are not foreign then. */
-int vm_engine_jobs_text(struct vm_engine *e, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
+void vm_engine_jobs_text(struct vm_engine *e, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
 	struct vm_inventory *inv = vm_refresher_inventory(e->refresher);
-	const struct vm_domain *d = find_domain(inv, uuid);
+	const struct vm_domain *d = vm_inventory_by_uuid(inv, uuid);
 	struct vm_slot *slot;
-	int r = -ENOMEM;
 
 	pthread_mutex_lock(&e->lock);
 	slot = vm_slot_locked(e, uuid);
-	if (slot) {
-		r = vm_jobs_table(slot->jobs, slot->running ? NULL : d, text, len);
-		if (changed_ns)
-			*changed_ns = d && d->changed_ns > slot->jobs_ns ? d->changed_ns : slot->jobs_ns;
-	}
+	vm_jobs_table(slot->jobs, slot->running ? NULL : d, text, len);
+	if (changed_ns)
+		*changed_ns = d && d->changed_ns > slot->jobs_ns ? d->changed_ns : slot->jobs_ns;
 	pthread_mutex_unlock(&e->lock);
 	vm_inventory_put(inv);
-	return r;
 }
 
 int vm_engine_plan_text(struct vm_engine *e, const char *uuid, const char *policy, char **text, size_t *len, struct vs_err *err)
 {
 	struct vm_inventory *inv = vm_refresher_inventory(e->refresher);
-	const struct vm_domain *d = find_domain(inv, uuid);
+	const struct vm_domain *d = vm_inventory_by_uuid(inv, uuid);
 	const struct vm_readers readers = vm_engine_readers(e);
 	struct vm_meta *meta = policy ? NULL : vm_store_best(e->store, uuid, NULL);
 	struct vm_retain_snapshot *snaps = NULL;

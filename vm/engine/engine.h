@@ -14,7 +14,7 @@
 struct vm_engine;
 struct vm_request;
 
-/* Borrows @refresher and @store; copies what it keeps of @options. Begins nothing yet. NULL: no memory. */
+/* Borrows @refresher and @store; copies what it keeps of @options. Begins nothing yet. */
 struct vm_engine *vm_engine_new(struct vm_refresher *refresher, struct vm_store *store, const struct vm_options *options);
 /* Cancels what runs and waits for it, some seconds at most. 0; -EBUSY: a command hangs in libvirt, and everything it uses
  * has to be left behind. */
@@ -34,9 +34,9 @@ int vm_engine_request(struct vm_engine *engine, const char *uuid, enum vm_door d
 		      vm_done_fn done, void *opaque, struct vm_request **out);
 void vm_engine_request_cancel(struct vm_request *q);
 void vm_engine_request_put(struct vm_request *q);
-int vm_engine_ctl_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
-int vm_engine_retain_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
-int vm_engine_jobs_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
+void vm_engine_ctl_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
+void vm_engine_retain_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
+void vm_engine_jobs_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
 int vm_engine_plan_text(struct vm_engine *engine, const char *uuid, const char *policy, char **text, size_t *len,
 			struct vs_err *err);
 void vm_engine_reading(struct vm_engine *engine, const char *uuid, uint64_t disk_ino, int delta);

@@ -2,21 +2,17 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/engine/jobs.h"
 
-#include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
+
+#include "vm/util/mem.h"
 
 #define BAR 20
 
 struct vm_run *vm_job_add(struct vm_run **list, uint64_t id, char *command)
 {
-	struct vm_run *job = command ? calloc(1, sizeof(*job)) : NULL;
+	struct vm_run *job = xcalloc(1, sizeof(*job));
 
-	if (!job) {
-		free(command);
-		return NULL;
-	}
 	*job = (struct vm_run){ .id = id, .command = command, .state = "running" };
 	while (*list)
 		list = &(*list)->next;
@@ -143,14 +139,12 @@ static void print_foreign(FILE *out, const struct vm_disk_now *disk, int width)
 	print_row(out, "-", &job, width);
 }
 
-int vm_jobs_table(const struct vm_run *list, const struct vm_domain *d, char **text, size_t *len)
+void vm_jobs_table(const struct vm_run *list, const struct vm_domain *d, char **text, size_t *len)
 {
 	int width = command_width(list, d);
-	FILE *out = open_memstream(text, len);
+	FILE *out = xmemopen(text, len);
 	char id[24];
 
-	if (!out)
-		return -ENOMEM;
 	fprintf(out, "%-3s %-*s  %-10s %-43s  %-9s  %s\n", "ID", width, "COMMAND", "STATE", "PROGRESS", "SPEED", "ETA");
 	for (; list; list = list->next) {
 		snprintf(id, sizeof(id), "%" PRIu64, list->id);
@@ -159,5 +153,5 @@ int vm_jobs_table(const struct vm_run *list, const struct vm_domain *d, char **t
 	for (size_t i = 0; d && i < d->n_disks; i++)
 		if (d->disks[i].job)
 			print_foreign(out, &d->disks[i], width);
-	return fclose(out) == 0 ? 0 : -ENOMEM;
+	xmemclose(out);
 }

@@ -19,11 +19,11 @@ struct vm_run {
 	struct vm_run *next;
 };
 
-/* Adds a job with the next id; takes @command. NULL: no memory. */
+/* Adds a job with the next id; takes @command. */
 struct vm_run *vm_job_add(struct vm_run **list, uint64_t id, char *command);
 void vm_job_remove(struct vm_run **list, struct vm_run *job);
 
 /* The table: ours, then those of other tools on the disks of @d (NULL: ours only). Gives *text and its length. */
-int vm_jobs_table(const struct vm_run *list, const struct vm_domain *d, char **text, size_t *len);
+void vm_jobs_table(const struct vm_run *list, const struct vm_domain *d, char **text, size_t *len);
 
 #endif

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "vm/util/mem.h"
+#include "vm/util/strmap.h"
 
 struct vm_lock {
 	int fd, name;
@@ -33,15 +34,6 @@ struct vm_lock {
 };
 
 #define TRIES 100 /* each is lost only to somebody who has just let go */
-
-static uint64_t hash_of(const char *text)
-{
-	uint64_t h = UINT64_C(0xcbf29ce484222325);
-
-	for (; *text; text++)
-		h = (h ^ (unsigned char)*text) * UINT64_C(0x100000001b3);
-	return h;
-}
 
 static bool is_ours_alone(const char *dir)
 {
@@ -164,7 +156,7 @@ static void let_go(int fd, const char *path)
 
 int vm_lock_take(const char *uuid, bool prune, struct vm_lock **out, bool *pruning, struct vs_err *err)
 {
-	uint64_t hash = hash_of(uuid);
+	uint64_t hash = vm_fnv1a(VM_FNV1A, uuid, strlen(uuid)); /* part of names that other mounts look for */
 	char path[128];
 	struct vm_lock *lock;
 	int fd = take_file(hash, path, sizeof(path), pruning, err), name;

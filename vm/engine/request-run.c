@@ -9,12 +9,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "vm/command/guest.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
+#include "vm/util/mem.h"
 #include "vm/util/utf8.h"
 
 #define REFRESH_MS 30000
@@ -24,21 +24,15 @@
 void vm_request_report(struct vm_request *q, const char *command, int r, const char *said, const struct vs_err *err)
 {
 	vs_autofree char *line = NULL;
-	int n;
 
 	if (r < 0)
-		n = asprintf(&line, "failed: %s: %s (%s)", command, vs_err_text(err, r), strerrorname_np(-r) ? strerrorname_np(-r) : "?");
+		line = xasprintf("failed: %s: %s (%s)", command, vs_err_text(err, r), strerrorname_np(-r) ? strerrorname_np(-r) : "?");
 	else
-		n = asprintf(&line, "ok: %s%s%s", command, said && said[0] ? ": " : "", said ? said : "");
-	if (n < 0) {
-		line = NULL;
-		return;
-	}
+		line = xasprintf("ok: %s%s%s", command, said && said[0] ? ": " : "", said ? said : "");
 	if (q->origin == VM_BY_WRITER) {
 		free(q->outcome);
 		q->outcome = vm_utf8_escape(line, strlen(line), "");
-		if (q->outcome)
-			vm_slot_outcome(q->engine, q->slot, q->outcome);
+		vm_slot_outcome(q->engine, q->slot, q->outcome);
 	}
 	vm_log(q->log, "%s", line);
 }
@@ -77,7 +71,6 @@ static void on_step(void *opaque, const char *step)
 static void begin(struct at_command *at, struct vm_request *q, virConnectPtr conn, const char *command, bool try_only)
 {
 	struct vm_engine *e = q->engine;
-	char *shown = vm_utf8_escape(command, strlen(command), "");
 
 	memset(at, 0, sizeof(*at));
 	at->q = q;
@@ -100,9 +93,8 @@ static void begin(struct at_command *at, struct vm_request *q, virConnectPtr con
 	q->cx = &at->cx;
 	at->cx.beside = try_only && q->slot->running && q->slot->running != q;
 	if (!try_only)
-		at->job = vm_job_add(&q->slot->jobs, ++e->next_job, vs_steal(shown));
+		at->job = vm_job_add(&q->slot->jobs, ++e->next_job, vm_utf8_escape(command, strlen(command), ""));
 	pthread_mutex_unlock(&e->lock);
-	free(shown);
 	vm_slot_tell(e, q->slot, false);
 }
 
@@ -215,8 +207,6 @@ int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm
 	struct at_command at;
 	int r;
 
-	if (!text)
-		return -ENOMEM;
 	if (c->verb == VM_CANCEL) {
 		r = cancel_job(q, c, &err);
 		vm_request_report(q, text, r, c->try_only ? "would ask it to stop" : NULL, &err);
@@ -246,16 +236,12 @@ static void tell_policy(struct vm_context *cx, const char *policy, size_t droppe
 
 static int run_policy(struct vm_request *q, virConnectPtr conn)
 {
-	vs_autofree char *text = NULL;
+	vs_autofree char *text = xasprintf("retain %s", q->policy);
 	struct vs_err err = {0};
 	struct at_command at;
 	size_t dropped = 0;
 	int r;
 
-	if (asprintf(&text, "retain %s", q->policy) < 0) {
-		text = NULL;
-		return -ENOMEM;
-	}
 	begin(&at, q, conn, text, false);
 	r = vm_command_policy(&at.cx, q->policy, &err);
 	if (r == 0) {

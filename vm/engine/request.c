@@ -6,12 +6,13 @@
 #include "vm/engine/engine-priv.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "vm/libvirt/conn.h"
 #include "vm/libvirt/virterr.h"
+#include "vm/model/inventory.h"
 #include "vm/util/log.h"
+#include "vm/util/mem.h"
 
 #define LOCK_PAUSE_US 50000
 #define REFRESH_MS 30000
@@ -47,12 +48,12 @@ static int refuse(struct vm_request *q, int r, const struct vs_err *err)
 	vs_autofree char *text = NULL;
 
 	if (q->origin != VM_BY_WRITER)
-		text = strdup(q->origin == VM_BY_MOUNT ? "repair" : "prune");
+		text = xstrdup(q->origin == VM_BY_MOUNT ? "repair" : "prune");
 	else if (q->door == VM_DOOR_CTL)
 		text = vm_command_text(&q->commands.v[0]);
-	else if (asprintf(&text, "retain %s", q->policy) < 0)
-		text = NULL;
-	vm_request_report(q, text ? text : "the command", r, NULL, err);
+	else
+		text = xasprintf("retain %s", q->policy);
+	vm_request_report(q, text, r, NULL, err);
 	return r;
 }
 
@@ -161,16 +162,17 @@ static void *request_thread(void *arg)
 	struct vm_request *q = arg;
 	struct vm_engine *e = q->engine;
 	int r = run(q);
-	struct vm_inventory *inv = NULL;
+	const struct vm_domain *d;
+	struct vm_inventory *inv;
 	bool due = !q->aside && leave_slot(q);
 
 	if (q->done)
 		q->done(q->opaque, r, q->outcome);
 	if (due) {
 		inv = vm_refresher_inventory(e->refresher);
-		for (size_t i = 0; i < inv->n_domains; i++)
-			if (!strcmp(inv->domains[i]->uuid, q->slot->uuid))
-				vm_request_self(e, inv->domains[i], VM_BY_RETENTION);
+		d = vm_inventory_by_uuid(inv, q->slot->uuid);
+		if (d)
+			vm_request_self(e, d, VM_BY_RETENTION);
 		vm_inventory_put(inv);
 	}
 	vm_engine_request_put(q);
@@ -203,24 +205,25 @@ static int start_locked(struct vm_request *q)
 
 /* ---------------------------------------------------------------- making one */
 
+/* NULL: there is no such domain. */
 static struct vm_request *request_new(struct vm_engine *e, const char *uuid, enum vm_origin origin)
 {
-	struct vm_request *q = calloc(1, sizeof(*q));
-	struct vm_inventory *inv;
+	struct vm_inventory *inv = vm_refresher_inventory(e->refresher);
+	const struct vm_domain *d = vm_inventory_by_uuid(inv, uuid);
+	struct vm_log *log = d ? vm_log_ref(d->log) : NULL;
+	struct vm_request *q;
 
-	if (!q)
+	vm_inventory_put(inv);
+	if (!log)
 		return NULL;
+	q = xcalloc(1, sizeof(*q));
 	atomic_init(&q->refs, 1);
 	q->engine = e;
 	q->origin = origin;
+	q->log = log;
 	vm_arena_init(&q->commands.arena);
-	inv = vm_refresher_inventory(e->refresher);
-	for (size_t i = 0; i < inv->n_domains; i++)
-		if (!strcmp(inv->domains[i]->uuid, uuid))
-			q->log = vm_log_ref(inv->domains[i]->log);
-	vm_inventory_put(inv);
 	pthread_mutex_lock(&e->lock);
-	q->slot = q->log ? vm_slot_locked(e, uuid) : NULL;
+	q->slot = vm_slot_locked(e, uuid);
 	pthread_mutex_unlock(&e->lock);
 	return q;
 }
@@ -228,21 +231,21 @@ static struct vm_request *request_new(struct vm_engine *e, const char *uuid, enu
 int vm_request_self(struct vm_engine *e, const struct vm_domain *d, enum vm_origin origin)
 {
 	struct vm_request *q = request_new(e, d->uuid, origin);
-	int r = -ENOMEM;
+	int r;
 
-	if (q && q->slot) {
-		pthread_mutex_lock(&e->lock);
-		r = q->slot->running || e->stop ? -EBUSY : 0;
-		if (r == 0) {
-			q->slot->running = q;
-			r = start_locked(q);
-			if (r < 0)
-				q->slot->running = NULL;
-			else if (origin == VM_BY_RETENTION)
-				q->slot->prune_due = false; /* before its first look: what appears later is due again */
-		}
-		pthread_mutex_unlock(&e->lock);
+	if (!q)
+		return -ENOENT;
+	pthread_mutex_lock(&e->lock);
+	r = q->slot->running || e->stop ? -EBUSY : 0;
+	if (r == 0) {
+		q->slot->running = q;
+		r = start_locked(q);
+		if (r < 0)
+			q->slot->running = NULL;
+		else if (origin == VM_BY_RETENTION)
+			q->slot->prune_due = false; /* before its first look: what appears later is due again */
 	}
+	pthread_mutex_unlock(&e->lock);
 	vm_engine_request_put(q);
 	return r;
 }
@@ -311,11 +314,8 @@ int vm_engine_request(struct vm_engine *e, const char *uuid, enum vm_door door, 
 	struct vs_err err = {0};
 	int r;
 
-	if (!q || !q->slot) {
-		r = !q || q->log ? -ENOMEM : -ENOENT;
-		vm_engine_request_put(q);
-		return r;
-	}
+	if (!q)
+		return -ENOENT;
 	q->door = door;
 	q->done = done;
 	q->opaque = opaque;

@@ -18,17 +18,15 @@ void vm_engine_reading(struct vm_engine *e, const char *uuid, uint64_t ino, int 
 
 	pthread_mutex_lock(&e->lock);
 	slot = vm_slot_locked(e, uuid);
-	while (slot && i < slot->n_readers && slot->readers[i].ino != ino)
+	while (i < slot->n_readers && slot->readers[i].ino != ino)
 		i++;
-	if (slot && i == slot->n_readers) {
+	if (i == slot->n_readers) {
 		slot->readers = xreallocarray(slot->readers, slot->n_readers + 1, sizeof(*slot->readers));
 		slot->readers[slot->n_readers++] = (struct vm_reader){ .ino = ino };
 	}
-	if (slot && i < slot->n_readers) {
-		slot->readers[i].count += delta;
-		if (slot->readers[i].count <= 0)
-			slot->readers[i] = slot->readers[--slot->n_readers];
-	}
+	slot->readers[i].count += delta;
+	if (slot->readers[i].count <= 0)
+		slot->readers[i] = slot->readers[--slot->n_readers];
 	pthread_mutex_unlock(&e->lock);
 }
 
@@ -54,15 +52,6 @@ struct vm_readers vm_engine_readers(struct vm_engine *e)
 
 /* ---------------------------------------------------------------- what has appeared */
 
-static uint64_t identity(const struct vm_snapshot *s)
-{
-	uint64_t h = UINT64_C(0xcbf29ce484222325) ^ (uint64_t)s->created_ns;
-
-	for (const char *c = s->name; *c; c++)
-		h = (h ^ (unsigned char)*c) * UINT64_C(0x100000001b3);
-	return h;
-}
-
 static int by_number(const void *a, const void *b)
 {
 	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
@@ -82,7 +71,7 @@ static bool new_ones_locked(struct vm_slot *slot, const struct vm_domain *d)
 
 		if (s->present || !s->recorded)
 			continue;
-		now[n] = identity(s);
+		now[n] = vm_ino((uint64_t)s->created_ns, s->name);
 		fresh |= slot->greeted && (!slot->n_seen || !bsearch(&now[n], slot->seen, slot->n_seen, sizeof(*now), by_number));
 		n++;
 	}
@@ -145,17 +134,15 @@ static void nothing_due(struct vm_engine *e, struct vm_slot *slot)
 
 static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
 {
-	bool due = false, repair = false;
+	bool due, repair;
 	struct vm_slot *slot;
 
 	pthread_mutex_lock(&e->lock);
 	slot = vm_slot_locked(e, d->uuid);
-	if (slot) {
-		slot->prune_due |= new_ones_locked(slot, d);
-		repair = came_up_locked(slot, d) || !slot->repaired;
-		slot->repaired = true;
-		due = slot->prune_due && !slot->running && !e->stop;
-	}
+	slot->prune_due |= new_ones_locked(slot, d);
+	repair = came_up_locked(slot, d) || !slot->repaired;
+	slot->repaired = true;
+	due = slot->prune_due && !slot->running && !e->stop;
 	pthread_mutex_unlock(&e->lock);
 	if (repair && needs_repair(e, d)) {
 		if (vm_request_self(e, d, VM_BY_MOUNT) < 0)

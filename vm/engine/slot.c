@@ -66,13 +66,9 @@ void vm_slot_tell(struct vm_engine *e, struct vm_slot *slot, bool often)
 
 void vm_slot_outcome(struct vm_engine *e, struct vm_slot *slot, const char *line)
 {
-	char *copy = strdup(line);
-
-	if (!copy)
-		return;
 	pthread_mutex_lock(&e->lock);
 	free(slot->outcome);
-	slot->outcome = copy;
+	slot->outcome = xstrdup(line);
 	slot->outcome_ns = vm_now_ns();
 	pthread_mutex_unlock(&e->lock);
 }

@@ -4,15 +4,8 @@
 
 #include <string.h>
 
+#include "vm/model/inventory.h"
 #include "vm/util/log.h"
-
-static const struct vm_snapshot *find_shown(const struct vm_domain *d, const char *shown)
-{
-	for (size_t i = 0; i < d->n_snapshots; i++)
-		if (!strcmp(d->snapshots[i].shown, shown))
-			return &d->snapshots[i];
-	return NULL;
-}
 
 /* Snapshots keep their place mostly, so the other one is looked for near the same place first: many snapshots are common,
  * many changes at once are not. */
@@ -21,7 +14,7 @@ static const struct vm_snapshot *counterpart(const struct vm_domain *other, cons
 	for (size_t i = near < 8 ? 0 : near - 8; i < other->n_snapshots && i < near + 8; i++)
 		if (!strcmp(other->snapshots[i].shown, s->shown))
 			return &other->snapshots[i];
-	return find_shown(other, s->shown);
+	return vm_domain_shown(other, s->shown);
 }
 
 static void say_state(const struct vm_domain *now, const struct vm_snapshot *s)

@@ -191,21 +191,13 @@ static void compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, 
 	out->users = vm_graph_viewers(w->graph, w->index, (size_t)s->rank, w->arena);
 }
 
-static bool was_shown(const struct vm_domain *before, const char *shown)
-{
-	for (size_t i = 0; i < before->n_snapshots; i++)
-		if (!strcmp(before->snapshots[i].shown, shown))
-			return true;
-	return false;
-}
-
 /* The present content of an image is there while nobody writes it. And what appears in libvirt's list while it is still
  * being taken has not lost its data, it does not have it yet. */
 static bool is_shown(struct work *w, const struct vm_draft_snapshot *s, const struct vm_snapshot *snap)
 {
 	if (s->present)
 		return snap->state == VM_OK;
-	if (!s->in_making || snap->state != VM_STALE || !w->before || was_shown(w->before, s->shown))
+	if (!s->in_making || snap->state != VM_STALE || !w->before || vm_domain_shown(w->before, s->shown))
 		return true;
 	w->unfinished = true;
 	return false;

@@ -295,21 +295,13 @@ static void domain_facts(const struct vm_drafts *set, const struct vm_draft *d, 
 
 /* ---------------------------------------------------------------- the finish */
 
-static const struct vm_domain *by_uuid(const struct vm_inventory *inv, const char *uuid)
-{
-	for (size_t i = 0; i < inv->n_domains; i++)
-		if (!strcmp(inv->domains[i]->uuid, uuid))
-			return inv->domains[i];
-	return NULL;
-}
-
 /* The same domain in the inventory before. */
 static const struct vm_domain *find_before(const struct vm_inventory *prev, const struct vm_draft *d)
 {
 	const struct vm_domain *before = prev ? vm_inventory_domain(prev, d->dir) : NULL;
 
 	if (prev && (!before || strcmp(before->uuid, d->uuid)))
-		before = by_uuid(prev, d->uuid);
+		before = vm_inventory_by_uuid(prev, d->uuid);
 	return before;
 }
 

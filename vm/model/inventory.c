@@ -235,6 +235,22 @@ void vm_inventory_put(struct vm_inventory *inv)
 	free(box);
 }
 
+struct vm_domain *vm_inventory_by_uuid(const struct vm_inventory *inv, const char *uuid)
+{
+	for (size_t i = 0; i < inv->n_domains; i++)
+		if (!strcmp(inv->domains[i]->uuid, uuid))
+			return inv->domains[i];
+	return NULL;
+}
+
+const struct vm_snapshot *vm_domain_shown(const struct vm_domain *d, const char *shown)
+{
+	for (size_t i = 0; i < d->n_snapshots; i++)
+		if (!strcmp(d->snapshots[i].shown, shown))
+			return &d->snapshots[i];
+	return NULL;
+}
+
 const struct vm_domain *vm_inventory_domain(const struct vm_inventory *inv, const char *dir)
 {
 	size_t lo = 0, hi = inv->n_domains;

@@ -18,6 +18,10 @@ struct vm_arena *vm_domain_arena(struct vm_domain *d);
 struct vm_domain *vm_domain_ref(struct vm_domain *d);
 void vm_domain_unref(struct vm_domain *d);
 
+/* The domain of that UUID; the snapshot shown so. NULL: there is none. */
+struct vm_domain *vm_inventory_by_uuid(const struct vm_inventory *inv, const char *uuid);
+const struct vm_snapshot *vm_domain_shown(const struct vm_domain *d, const char *shown);
+
 /* Would a user see the same? Times of building do not count, and a layer that is being written may grow by less than
  * 1 MiB before that counts as news. */
 bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b);

@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "vm/util/mem.h"
+#include "vm/util/strmap.h"
 #include "vm/util/utf8.h"
 
 #define ID_MAX 128     /* shown bytes of an id that are kept: QEMU itself shows 127 */
@@ -80,15 +81,6 @@ char *vm_name_for_table(const char *shown)
 
 /* ---------------------------------------------------------------- numbers */
 
-static uint64_t fnv1a(uint64_t hash, const void *data, size_t len)
-{
-	const unsigned char *p = data;
-
-	for (size_t i = 0; i < len; i++)
-		hash = (hash ^ p[i]) * 0x100000001b3ULL;
-	return hash;
-}
-
 /* FNV-1a spreads its last bytes badly; this is the finaliser of MurmurHash3. */
 static uint64_t finalise(uint64_t h)
 {
@@ -100,12 +92,12 @@ static uint64_t finalise(uint64_t h)
 uint64_t vm_ino(uint64_t parent, const char *name)
 {
 	unsigned char bytes[8];
-	uint64_t hash = 0xcbf29ce484222325ULL;
+	uint64_t hash;
 
 	for (int i = 0; i < 8; i++)
 		bytes[i] = (unsigned char)(parent >> (8 * i));
-	hash = fnv1a(hash, bytes, sizeof(bytes));
-	hash = finalise(fnv1a(hash, name, strlen(name)));
+	hash = vm_fnv1a(VM_FNV1A, bytes, sizeof(bytes));
+	hash = finalise(vm_fnv1a(hash, name, strlen(name)));
 	return hash > 1 ? hash : hash + 2; /* 0 is "no inode", 1 the root */
 }
 

@@ -13,13 +13,20 @@ struct vm_strmap_slot {
 	char key[];
 };
 
+uint64_t vm_fnv1a(uint64_t hash, const void *data, size_t len)
+{
+	const unsigned char *p = data;
+
+	for (size_t i = 0; i < len; i++)
+		hash = (hash ^ p[i]) * UINT64_C(0x100000001b3);
+	return hash;
+}
+
 /* File names and UUIDs come from the administrator, so nobody gains by making them collide. */
 uint64_t vm_strmap_hash(const char *key)
 {
-	uint64_t h = UINT64_C(0xcbf29ce484222325);
+	uint64_t h = vm_fnv1a(VM_FNV1A, key, strlen(key));
 
-	for (; *key; key++)
-		h = (h ^ (unsigned char)*key) * UINT64_C(0x100000001b3);
 	return h ^ h >> 29;
 }
 

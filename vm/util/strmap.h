@@ -20,7 +20,10 @@ struct vm_strmap {
 
 /* @drop (may be NULL) is called with every thing that is left. The map is empty and usable afterwards. */
 void vm_strmap_clear(struct vm_strmap *map, void (*drop)(void *thing));
-/* What a key is found by: FNV-1a, the same on every machine, so it can be kept. */
+/* FNV-1a, the same on every machine, so it can be kept; @hash: VM_FNV1A to begin with. */
+#define VM_FNV1A UINT64_C(0xcbf29ce484222325)
+uint64_t vm_fnv1a(uint64_t hash, const void *data, size_t len);
+/* What a key is found by: the same, and its last bytes spread. */
 uint64_t vm_strmap_hash(const char *key);
 /* The key of a file, by what identifies it. */
 struct vm_strmap_key {
