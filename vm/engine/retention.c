@@ -3,7 +3,6 @@
 /* What retention is told: readers, the snapshots as they are, and when one has appeared. */
 #include "vm/engine/engine-priv.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "vm/util/clock.h"

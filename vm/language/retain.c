@@ -84,22 +84,22 @@ static int take_keep(struct piece *rest, struct piece term, struct vm_retain *po
 	bool first = rest->p == term.p;
 	enum vm_retain_unit unit = VM_RETAIN_NEWEST;
 	unsigned count = VM_RETAIN_ALL;
-	int ret = 0;
+	bool all = *rest->p == '*';
+	int ret;
 
-	if (*rest->p == '*') {
+	if (!all && !is_digit(*rest->p))
+		return bad_unit(term, err);
+	if (all) {
 		rest->p++;
 		rest->len--;
-		ret = take_unit(rest, term, &unit, err);
-	} else if (is_digit(*rest->p)) {
-		ret = take_count(rest, term, &count, err);
-		if (ret == 0 && (rest->len || !first))
-			ret = take_unit(rest, term, &unit, err);
-	} else {
-		ret = bad_unit(term, err);
+	} else if ((ret = take_count(rest, term, &count, err)) < 0) {
+		return ret;
 	}
-	if (ret == 0 && policy->keep[unit] < count)
+	if ((all || rest->len || !first) && (ret = take_unit(rest, term, &unit, err)) < 0)
+		return ret;
+	if (policy->keep[unit] < count)
 		policy->keep[unit] = count;
-	return ret;
+	return 0;
 }
 
 static int parse_keeps(struct piece term, struct vm_retain *policy, struct vs_err *err)
@@ -126,11 +126,13 @@ static int parse_min(struct piece value, struct piece term, struct vm_retain *po
 	if (!value.len || *value.p == units[VM_RETAIN_NEWEST])
 		return bad_term(term, err, "min= needs a span of time (h d w m y), as in min=2d");
 	ret = take_unit(&value, term, &unit, err);
-	if (ret == 0 && value.len)
-		ret = bad_term(term, err, "min= takes one count and one unit");
-	if (ret == 0 && policy->min[unit] < count)
+	if (ret < 0)
+		return ret;
+	if (value.len)
+		return bad_term(term, err, "min= takes one count and one unit");
+	if (policy->min[unit] < count)
 		policy->min[unit] = count;
-	return ret;
+	return 0;
 }
 
 static int parse_match(struct piece glob, struct piece term, struct vm_retain *policy, struct vs_err *err)

@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <libxml/entities.h>
 #include <libxml/parser.h>
 #include <libxml/tree.h>
 #include <pthread.h>
@@ -39,37 +40,17 @@
 
 /* ---------------------------------------------------------------- writing */
 
-static void put_xml(FILE *f, const char *text)
-{
-	for (; *text; text++) {
-		switch (*text) {
-		case '&':
-			fputs("&amp;", f);
-			break;
-		case '<':
-			fputs("&lt;", f);
-			break;
-		case '>':
-			fputs("&gt;", f);
-			break;
-		case '"':
-			fputs("&quot;", f);
-			break;
-		default:
-			putc(*text, f);
-		}
-	}
-}
-
 static void put_attr(FILE *f, const char *name, const char *value)
 {
 	vs_autofree char *escaped = value ? vm_utf8_escape(value, strlen(value), "%") : NULL;
+	xmlChar *quoted = value ? xmlEncodeSpecialChars(NULL, (const xmlChar *)escaped) : NULL;
 
 	if (!value)
 		return;
-	fprintf(f, " %s=\"", name);
-	put_xml(f, escaped);
-	putc('"', f);
+	if (!quoted)
+		xoom();
+	fprintf(f, " %s=\"%s\"", name, (const char *)quoted);
+	xmlFree(quoted);
 }
 
 /* Sign and amount, so that -0.5 s is not mistaken for -1.5 s. */
@@ -251,15 +232,6 @@ struct reader {
 	struct vs_err *err;
 };
 
-/* The reader's functions return at the first thing that is wrong. */
-#define TRY(call) \
-	do { \
-		int try_r = (call); \
-\
-		if (try_r < 0) \
-			return try_r; \
-	} while (0)
-
 static int bad(struct reader *r, const xmlNode *node, const char *reason)
 {
 	return vs_err_set(r->err, -EINVAL, "our facts in the metadata: line %ld: <%s> %s", xmlGetLineNo(node),
@@ -388,20 +360,23 @@ static int read_disk(struct reader *r, const xmlNode *node, struct vm_meta_mark 
 {
 	vs_autofree char *letters = NULL;
 	struct vm_meta_doomed *disk;
+	int ret;
 
 	mark->disks = xreallocarray(mark->disks, mark->n_disks + 1, sizeof(*mark->disks));
 	disk = &mark->disks[mark->n_disks++];
 	*disk = (struct vm_meta_doomed){ .target = NULL };
-	TRY(charge(r, DISK_COST));
-	TRY(need_attr(r, node, "t", &disk->target));
-	TRY(get_attr(r, node, "p", &disk->path));
-	TRY(get_attr(r, node, "u", &disk->top));
-	TRY(get_number(r, node, "b", UINT64_MAX, &disk->path_ino));
-	TRY(get_number(r, node, "k", UINT64_MAX, &disk->top_ino));
-	TRY(get_number(r, node, "a", UINT64_MAX, &disk->above_ino));
-	if (xmlHasNsProp(node, (const xmlChar *)"w", NULL))
-		TRY(get_time(r, node, "w", &disk->mtime_ns));
-	TRY(get_attr(r, node, "x", &letters));
+	if ((ret = charge(r, DISK_COST)) < 0 ||
+	    (ret = need_attr(r, node, "t", &disk->target)) < 0 ||
+	    (ret = get_attr(r, node, "p", &disk->path)) < 0 ||
+	    (ret = get_attr(r, node, "u", &disk->top)) < 0 ||
+	    (ret = get_number(r, node, "b", UINT64_MAX, &disk->path_ino)) < 0 ||
+	    (ret = get_number(r, node, "k", UINT64_MAX, &disk->top_ino)) < 0 ||
+	    (ret = get_number(r, node, "a", UINT64_MAX, &disk->above_ino)) < 0)
+		return ret;
+	if (xmlHasNsProp(node, (const xmlChar *)"w", NULL) && (ret = get_time(r, node, "w", &disk->mtime_ns)) < 0)
+		return ret;
+	if ((ret = get_attr(r, node, "x", &letters)) < 0)
+		return ret;
 	disk->done = letters && strchr(letters, 'd');
 	disk->pivoting = letters && strchr(letters, 'p');
 	disk->unasked = letters && strchr(letters, 'n');
@@ -411,16 +386,19 @@ static int read_disk(struct reader *r, const xmlNode *node, struct vm_meta_mark 
 static int read_mark(struct reader *r, const xmlNode *node, struct vm_meta_mark *mark)
 {
 	vs_autofree char *letters = NULL;
+	int ret;
 
-	TRY(charge(r, MARK_COST));
-	TRY(need_attr(r, node, "c", &mark->command));
-	TRY(need_attr(r, node, "r", &mark->reason));
-	TRY(get_time(r, node, "t", &mark->since_ns));
-	TRY(get_attr(r, node, "x", &letters));
+	if ((ret = charge(r, MARK_COST)) < 0 ||
+	    (ret = need_attr(r, node, "c", &mark->command)) < 0 ||
+	    (ret = need_attr(r, node, "r", &mark->reason)) < 0 ||
+	    (ret = get_time(r, node, "t", &mark->since_ns)) < 0 ||
+	    (ret = get_attr(r, node, "x", &letters)) < 0)
+		return ret;
 	mark->is_void = letters && strchr(letters, 'v');
 	mark->retention = letters && strchr(letters, 'r');
 	for (const xmlNode *d = next_element(node->children, "d"); d; d = next_element(d->next, "d"))
-		TRY(read_disk(r, d, mark));
+		if ((ret = read_disk(r, d, mark)) < 0)
+			return ret;
 	return 0;
 }
 
@@ -435,8 +413,10 @@ static const struct vm_meta_mark *mark_of(const struct reader *r, uint64_t numbe
 static int read_numbered_mark(struct reader *r, const xmlNode *node)
 {
 	uint64_t number;
+	int ret;
 
-	TRY(get_number(r, node, "k", VM_META_SERIAL_MAX, &number));
+	if ((ret = get_number(r, node, "k", VM_META_SERIAL_MAX, &number)) < 0)
+		return ret;
 	if (!number || mark_of(r, number))
 		return bad(r, node, "has no number of its own");
 	r->marks = xreallocarray(r->marks, r->n_marks + 1, sizeof(*r->marks));
@@ -458,14 +438,17 @@ static int read_its_mark(struct reader *r, const xmlNode *node, const struct vm_
 	struct vm_meta_mark mark vs_cleanup(vm_meta_mark_fini) = { .n_disks = 0 };
 	const struct vm_meta_mark *found = NULL;
 	uint64_t number;
+	int ret;
 
-	TRY(get_number(r, node, "b", VM_META_SERIAL_MAX, &number));
+	if ((ret = get_number(r, node, "b", VM_META_SERIAL_MAX, &number)) < 0)
+		return ret;
 	if (id->kind == VM_INTERNAL && (number || within))
 		return bad(r, node, "is internal, and no command of ours leaves those half done");
 	if (number && !(found = mark_of(r, number)))
 		return bad(r, node, "is doomed by a command that is not there");
 	if (!number && within) {
-		TRY(read_mark(r, within, &mark));
+		if ((ret = read_mark(r, within, &mark)) < 0)
+			return ret;
 		found = &mark;
 	}
 	if (found)
@@ -492,14 +475,16 @@ static int read_file(struct reader *r, const xmlNode *node)
 {
 	struct vm_meta *meta = r->meta;
 	struct vm_meta_file file = { .number = 0 };
+	int ret;
 
-	TRY(charge(r, FILE_COST));
-	TRY(get_number(r, node, "k", VM_META_SERIAL_MAX, &file.number));
-	TRY(get_number(r, node, "i", UINT64_MAX, &file.ino));
-	TRY(get_number(r, node, "z", UINT64_MAX, &file.size));
-	TRY(get_time(r, node, "m", &file.mtime_ns));
-	TRY(get_number(r, node, "b", UINT64_MAX, &file.below));
-	TRY(get_number(r, node, "h", UINT64_MAX, &file.names));
+	if ((ret = charge(r, FILE_COST)) < 0 ||
+	    (ret = get_number(r, node, "k", VM_META_SERIAL_MAX, &file.number)) < 0 ||
+	    (ret = get_number(r, node, "i", UINT64_MAX, &file.ino)) < 0 ||
+	    (ret = get_number(r, node, "z", UINT64_MAX, &file.size)) < 0 ||
+	    (ret = get_time(r, node, "m", &file.mtime_ns)) < 0 ||
+	    (ret = get_number(r, node, "b", UINT64_MAX, &file.below)) < 0 ||
+	    (ret = get_number(r, node, "h", UINT64_MAX, &file.names)) < 0)
+		return ret;
 	if (!file.number || vm_meta_file(meta, file.number))
 		return bad(r, node, "has no number of its own");
 	meta->files = xreallocarray(meta->files, meta->n_files + 1, sizeof(*meta->files));
@@ -511,10 +496,12 @@ static int read_made(struct reader *r, const xmlNode *node)
 {
 	vs_autofree char *path = NULL;
 	uint64_t ino;
+	int ret;
 
-	TRY(charge(r, MADE_COST));
-	TRY(need_attr(r, node, "p", &path));
-	TRY(get_number(r, node, "i", UINT64_MAX, &ino));
+	if ((ret = charge(r, MADE_COST)) < 0 ||
+	    (ret = need_attr(r, node, "p", &path)) < 0 ||
+	    (ret = get_number(r, node, "i", UINT64_MAX, &ino)) < 0)
+		return ret;
 	vm_meta_add_made(r->meta, path, ino);
 	return 0;
 }
@@ -525,8 +512,10 @@ static int read_attested(struct reader *r, const xmlNode *node, const struct vm_
 	vs_autofree struct vm_meta_file *files = xcalloc(r->meta->n_files, sizeof(*files));
 	vs_autofree char *value = NULL;
 	size_t n = 0;
+	int ret;
 
-	TRY(get_attr(r, node, "v", &value));
+	if ((ret = get_attr(r, node, "v", &value)) < 0)
+		return ret;
 	for (const char *s = value; s && *s; s += *s == ',') {
 		const struct vm_meta_file *file;
 		uint64_t number;
@@ -548,8 +537,10 @@ static int read_frozen(struct reader *r, const xmlNode *node, const struct vm_me
 {
 	vs_autofree char *value = NULL;
 	char *save = NULL;
+	int ret;
 
-	TRY(get_attr(r, node, "p", &value));
+	if ((ret = get_attr(r, node, "p", &value)) < 0)
+		return ret;
 	for (char *item = value ? strtok_r(value, " ", &save) : NULL; item; item = strtok_r(NULL, " ", &save)) {
 		char *colon = strrchr(item, ':');
 		const char *s = colon ? colon + 1 : "";
@@ -572,22 +563,27 @@ static int read_snapshot(struct reader *r, const xmlNode *node)
 	vs_autofree char *name = NULL;
 	vs_autofree char *letters = NULL;
 	struct vm_meta_id id = { .name = NULL };
+	int ret;
 
-	TRY(charge(r, SNAPSHOT_COST));
-	TRY(need_attr(r, node, "n", &name));
-	TRY(get_time(r, node, "t", &id.created_ns));
-	TRY(need_attr(r, node, "is", &letters));
+	if ((ret = charge(r, SNAPSHOT_COST)) < 0 ||
+	    (ret = need_attr(r, node, "n", &name)) < 0 ||
+	    (ret = get_time(r, node, "t", &id.created_ns)) < 0 ||
+	    (ret = need_attr(r, node, "is", &letters)) < 0)
+		return ret;
 	id.name = name;
-	TRY(read_facts(r, node, letters, &id));
-	TRY(read_attested(r, node, &id));
+	if ((ret = read_facts(r, node, letters, &id)) < 0 ||
+	    (ret = read_attested(r, node, &id)) < 0)
+		return ret;
 	return read_frozen(r, node, &id);
 }
 
 static int read_version(struct reader *r, const xmlNode *node)
 {
 	uint64_t version;
+	int ret;
 
-	TRY(get_number(r, node, "version", UINT32_MAX, &version));
+	if ((ret = get_number(r, node, "version", UINT32_MAX, &version)) < 0)
+		return ret;
 	if (version == 0)
 		return bad(r, node, "has no version");
 	if (version > VERSION)
@@ -606,25 +602,32 @@ static int check_children(struct reader *r, const xmlNode *node)
 	return 0;
 }
 
+static int read_each(struct reader *r, const xmlNode *node, const char *name, int (*read)(struct reader *r, const xmlNode *node))
+{
+	int ret = 0;
+
+	for (const xmlNode *e = next_element(node->children, name); ret == 0 && e; e = next_element(e->next, name))
+		ret = read(r, e);
+	return ret;
+}
+
 static int read_meta(struct reader *r, const xmlNode *node)
 {
+	int ret;
+
 	if (!is_element(node, "facts"))
 		return bad(r, node, "is not <facts>");
-	TRY(read_version(r, node));
-	TRY(check_children(r, node));
-	TRY(get_number(r, node, "serial", VM_META_SERIAL_MAX, &r->meta->serial));
-	TRY(get_attr(r, node, "policy", &r->meta->policy));
-	TRY(get_attr(r, node, "of", &r->meta->of));
-	TRY(get_attr(r, node, "on", &r->meta->on));
-	for (const xmlNode *f = next_element(node->children, "f"); f; f = next_element(f->next, "f"))
-		TRY(read_file(r, f));
-	for (const xmlNode *l = next_element(node->children, "l"); l; l = next_element(l->next, "l"))
-		TRY(read_made(r, l));
-	for (const xmlNode *b = next_element(node->children, "b"); b; b = next_element(b->next, "b"))
-		TRY(read_numbered_mark(r, b));
-	for (const xmlNode *s = next_element(node->children, "s"); s; s = next_element(s->next, "s"))
-		TRY(read_snapshot(r, s));
-	return 0;
+	if ((ret = read_version(r, node)) < 0 ||
+	    (ret = check_children(r, node)) < 0 ||
+	    (ret = get_number(r, node, "serial", VM_META_SERIAL_MAX, &r->meta->serial)) < 0 ||
+	    (ret = get_attr(r, node, "policy", &r->meta->policy)) < 0 ||
+	    (ret = get_attr(r, node, "of", &r->meta->of)) < 0 ||
+	    (ret = get_attr(r, node, "on", &r->meta->on)) < 0 ||
+	    (ret = read_each(r, node, "f", read_file)) < 0 ||
+	    (ret = read_each(r, node, "l", read_made)) < 0 ||
+	    (ret = read_each(r, node, "b", read_numbered_mark)) < 0)
+		return ret;
+	return read_each(r, node, "s", read_snapshot);
 }
 
 static int read_root(const xmlNode *element, struct vm_meta **out, struct vs_err *err)

@@ -115,22 +115,19 @@ static int check_snapshots(const struct vm_domain *d, struct vs_err *err)
 
 int vm_invariants_of_inventory(const struct vm_inventory *inv, struct vs_err *err)
 {
-	int r = 0;
+	int r;
 
-	for (size_t i = 0; r == 0 && i < inv->n_domains; i++) {
+	for (size_t i = 0; i < inv->n_domains; i++) {
 		const struct vm_domain *d = inv->domains[i];
 
 		if (!d->dir || !d->uuid || !d->state || !d->log || !d->unknowns || d->ino < 2)
 			return broken(d, "something is missing:", d->uuid, err);
 		if (i && strcmp(inv->domains[i - 1]->dir, d->dir) >= 0)
 			return broken(d, "not in order, or there twice: after", inv->domains[i - 1]->dir, err);
-		r = check_layers(d, err);
-		if (r == 0)
-			r = check_disks(d, err);
-		if (r == 0)
-			r = check_snapshots(d, err);
+		if ((r = check_layers(d, err)) < 0 || (r = check_disks(d, err)) < 0 || (r = check_snapshots(d, err)) < 0)
+			return r;
 	}
-	return r;
+	return 0;
 }
 
 void vm_invariants_must_hold(int r, const struct vs_err *err)

@@ -136,11 +136,11 @@ int vm_chains_allowed(struct vm_chains *c, const int *layers, size_t n, bool tru
 		      struct vs_err *err)
 {
 	const char *error;
-	int code, r = 0;
+	int code, r = n && !trusted ? ask_for_top(c, layers[0], gate, err) : 0;
 
-	if (n && !trusted)
-		r = ask_for_top(c, layers[0], gate, err);
-	for (size_t i = 0; r == 0 && i < n; i++) {
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < n; i++) {
 		struct vm_header *f = c->file[layers[i]];
 
 		if (!vm_backing_below(c->files, f, gate, &code, &error) && code < 0)
@@ -148,5 +148,5 @@ int vm_chains_allowed(struct vm_chains *c, const int *layers, size_t n, bool tru
 		if (!vm_backing_data(c->files, f, gate, &code, &error) && code < 0)
 			return vs_err_set(err, code, "%s", error);
 	}
-	return r;
+	return 0;
 }
