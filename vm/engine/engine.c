@@ -36,7 +36,7 @@ struct vm_engine *vm_engine_new(struct vm_refresher *refresher, struct vm_store 
 	e->refresher = refresher;
 	e->store = store;
 	e->options = *options;
-	e->options.uri = options->uri ? xstrdup(options->uri) : NULL;
+	e->options.uri = xstrdup_or_null(options->uri);
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_condattr_init(&steady);
 	pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);

@@ -119,7 +119,7 @@ int vm_source_libvirt(const struct vm_options *options, struct vm_store *store, 
 	if (r < 0)
 		return r;
 	s = xcalloc(1, sizeof(*s));
-	s->uri = options->uri ? xstrdup(options->uri) : NULL;
+	s->uri = xstrdup_or_null(options->uri);
 	s->poll = vm_poll_new(options, store);
 	s->source.ops = &libvirt_ops;
 	s->read_only = options->read_only;

@@ -91,11 +91,6 @@ void vm_meta_free(struct vm_meta *meta)
 	free(meta);
 }
 
-static char *dup_or_null(const char *s)
-{
-	return s ? xstrdup(s) : NULL;
-}
-
 /* One owner, who is to come. */
 static struct vm_meta_mark *mark_copy(const struct vm_meta_mark *mark)
 {
@@ -103,32 +98,27 @@ static struct vm_meta_mark *mark_copy(const struct vm_meta_mark *mark)
 
 	*copy = *mark;
 	copy->n_owners = 0;
-	copy->command = dup_or_null(mark->command);
-	copy->reason = dup_or_null(mark->reason);
+	copy->command = xstrdup_or_null(mark->command);
+	copy->reason = xstrdup_or_null(mark->reason);
 	copy->disks = xcalloc(mark->n_disks, sizeof(*copy->disks));
 	for (size_t i = 0; i < mark->n_disks; i++) {
 		copy->disks[i] = mark->disks[i];
-		copy->disks[i].target = dup_or_null(mark->disks[i].target);
-		copy->disks[i].path = dup_or_null(mark->disks[i].path);
-		copy->disks[i].top = dup_or_null(mark->disks[i].top);
+		copy->disks[i].target = xstrdup_or_null(mark->disks[i].target);
+		copy->disks[i].path = xstrdup_or_null(mark->disks[i].path);
+		copy->disks[i].top = xstrdup_or_null(mark->disks[i].top);
 	}
 	return copy;
-}
-
-static bool same_text(const char *a, const char *b)
-{
-	return a && b ? !strcmp(a, b) : a == b;
 }
 
 static bool mark_equal(const struct vm_meta_mark *a, const struct vm_meta_mark *b)
 {
 	bool equal = a->since_ns == b->since_ns && a->is_void == b->is_void && a->retention == b->retention && a->n_disks == b->n_disks &&
-		     same_text(a->command, b->command) && same_text(a->reason, b->reason);
+		     vm_same_text(a->command, b->command) && vm_same_text(a->reason, b->reason);
 
 	for (size_t i = 0; equal && i < a->n_disks; i++) {
 		const struct vm_meta_doomed *x = &a->disks[i], *y = &b->disks[i];
 
-		equal = same_text(x->target, y->target) && same_text(x->path, y->path) && same_text(x->top, y->top) &&
+		equal = vm_same_text(x->target, y->target) && vm_same_text(x->path, y->path) && vm_same_text(x->top, y->top) &&
 			x->path_ino == y->path_ino && x->top_ino == y->top_ino && x->above_ino == y->above_ino &&
 			x->mtime_ns == y->mtime_ns && x->done == y->done && x->pivoting == y->pivoting && x->unasked == y->unasked;
 	}
@@ -172,9 +162,9 @@ struct vm_meta *vm_meta_copy(const struct vm_meta *meta)
 	struct vm_meta *copy = vm_meta_new();
 
 	copy->serial = meta->serial;
-	copy->policy = dup_or_null(meta->policy);
-	copy->of = dup_or_null(meta->of);
-	copy->on = dup_or_null(meta->on);
+	copy->policy = xstrdup_or_null(meta->policy);
+	copy->of = xstrdup_or_null(meta->of);
+	copy->on = xstrdup_or_null(meta->on);
 	copy->files = xcalloc(meta->n_files, sizeof(*copy->files));
 	if (meta->n_files)
 		memcpy(copy->files, meta->files, meta->n_files * sizeof(*copy->files));
@@ -281,7 +271,7 @@ void vm_meta_bump(struct vm_meta *meta)
 void vm_meta_set_policy(struct vm_meta *meta, const char *policy)
 {
 	free(meta->policy);
-	meta->policy = dup_or_null(policy);
+	meta->policy = xstrdup_or_null(policy);
 }
 
 void vm_meta_set_on(struct vm_meta *meta, char *on)

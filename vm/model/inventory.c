@@ -60,11 +60,6 @@ void vm_domain_unref(struct vm_domain *d)
 
 /* ---------------------------------------------------------------- what a user would see */
 
-static bool same_text(const char *a, const char *b)
-{
-	return a == b || (a && b && !strcmp(a, b));
-}
-
 static bool same_list(char *const *a, char *const *b)
 {
 	if (!a || !b)
@@ -97,8 +92,8 @@ static bool same_stamps(const struct vm_disk *a, const struct vm_disk *b)
 
 static bool same_disk(const struct vm_disk *a, const struct vm_disk *b)
 {
-	return same_text(a->target, b->target) && same_text(a->file, b->file) && a->state == b->state &&
-	       same_text(a->reason, b->reason) && a->size == b->size && a->created_ns == b->created_ns &&
+	return vm_same_text(a->target, b->target) && vm_same_text(a->file, b->file) && a->state == b->state &&
+	       vm_same_text(a->reason, b->reason) && a->size == b->size && a->created_ns == b->created_ns &&
 	       a->ino == b->ino && same_list(a->chain, b->chain) && a->format == b->format &&
 	       same_entry(a->snapshot, b->snapshot) && a->gate == b->gate && a->guard == b->guard &&
 	       a->guard_top == b->guard_top && a->watched == b->watched && same_stamps(a, b);
@@ -106,11 +101,11 @@ static bool same_disk(const struct vm_disk *a, const struct vm_disk *b)
 
 static bool same_snapshot(const struct vm_snapshot *a, const struct vm_snapshot *b)
 {
-	if (!same_text(a->name, b->name) || !same_text(a->shown, b->shown) || a->kind != b->kind || a->state != b->state ||
-	    !same_text(a->reason, b->reason) || a->memory != b->memory || a->held != b->held || a->ours != b->ours ||
+	if (!vm_same_text(a->name, b->name) || !vm_same_text(a->shown, b->shown) || a->kind != b->kind || a->state != b->state ||
+	    !vm_same_text(a->reason, b->reason) || a->memory != b->memory || a->held != b->held || a->ours != b->ours ||
 	    a->recorded != b->recorded || a->current != b->current || a->present != b->present ||
-	    a->created_ns != b->created_ns || !same_text(a->parent, b->parent) || !same_list(a->users, b->users) ||
-	    !same_text(a->xml_file, b->xml_file) ||
+	    a->created_ns != b->created_ns || !vm_same_text(a->parent, b->parent) || !same_list(a->users, b->users) ||
+	    !vm_same_text(a->xml_file, b->xml_file) ||
 	    a->xml_len != b->xml_len || (a->xml != b->xml && a->xml_len && memcmp(a->xml, b->xml, a->xml_len)) ||
 	    a->n_disks != b->n_disks)
 		return false;
@@ -135,30 +130,31 @@ static bool same_stamp(const struct vm_layer *a, const struct vm_layer *b)
 
 static bool same_layer(const struct vm_layer *a, const struct vm_layer *b)
 {
-	return same_text(a->path, b->path) && a->format == b->format && a->virtual_size == b->virtual_size &&
+	return vm_same_text(a->path, b->path) && a->format == b->format && a->virtual_size == b->virtual_size &&
 	       same_allocated(a, b) && a->below == b->below && a->names == b->names && a->active == b->active &&
 	       a->memory == b->memory && a->error == b->error &&
 	       a->stamp.dev == b->stamp.dev && a->stamp.ino == b->stamp.ino && a->unknown_code == b->unknown_code &&
-	       same_text(a->unknown, b->unknown) && same_text(a->rival, b->rival) && same_text(a->ends, b->ends) &&
+	       vm_same_text(a->unknown, b->unknown) && vm_same_text(a->rival, b->rival) && vm_same_text(a->ends, b->ends) &&
 	       same_list(a->paths, b->paths) && same_stamp(a, b) &&
-	       same_text(a->internal, b->internal) && same_list(a->users, b->users) && same_list(a->snapshots, b->snapshots) && same_text(a->note, b->note);
+	       vm_same_text(a->internal, b->internal) && same_list(a->users, b->users) && same_list(a->snapshots, b->snapshots) &&
+	       vm_same_text(a->note, b->note);
 }
 
 static bool same_doubt(const struct vm_doubt *a, const struct vm_doubt *b)
 {
-	return same_text(a->path, b->path) && same_text(a->phrase, b->phrase) && a->code == b->code && same_list(a->snapshots, b->snapshots);
+	return vm_same_text(a->path, b->path) && vm_same_text(a->phrase, b->phrase) && a->code == b->code && same_list(a->snapshots, b->snapshots);
 }
 
 static bool same_disk_now(const struct vm_disk_now *a, const struct vm_disk_now *b)
 {
-	return same_text(a->target, b->target) && same_text(a->source, b->source) && a->top == b->top &&
-	       same_text(a->note, b->note) && same_text(a->doubt, b->doubt) && same_text(a->job, b->job) && a->transient == b->transient;
+	return vm_same_text(a->target, b->target) && vm_same_text(a->source, b->source) && a->top == b->top &&
+	       vm_same_text(a->note, b->note) && vm_same_text(a->doubt, b->doubt) && vm_same_text(a->job, b->job) && a->transient == b->transient;
 }
 
 bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b)
 {
-	if (!same_text(a->name, b->name) || !same_text(a->dir, b->dir) || !same_text(a->uuid, b->uuid) ||
-	    !same_text(a->state, b->state) || a->ino != b->ino || a->log != b->log || a->n_snapshots != b->n_snapshots ||
+	if (!vm_same_text(a->name, b->name) || !vm_same_text(a->dir, b->dir) || !vm_same_text(a->uuid, b->uuid) ||
+	    !vm_same_text(a->state, b->state) || a->ino != b->ino || a->log != b->log || a->n_snapshots != b->n_snapshots ||
 	    a->n_layers != b->n_layers || a->n_disks != b->n_disks || a->n_doubts != b->n_doubts)
 		return false;
 	for (size_t i = 0; i < a->n_disks; i++)

@@ -32,7 +32,7 @@ static struct vm_backing *backing_new(struct vm_header *f, struct q2_gate *gate,
 
 	e->gate = q2_gate_ref(gate);
 	e->name = xstrdup(name);
-	e->format = format ? xstrdup(format) : NULL;
+	e->format = xstrdup_or_null(format);
 	e->next = f->backings;
 	f->backings = e;
 	return e;

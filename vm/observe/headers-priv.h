@@ -32,11 +32,6 @@ struct vm_headers {
 	uint64_t mounts_round;  /* the round in which they were listed */
 };
 
-static inline bool vm_same_text(const char *a, const char *b)
-{
-	return a == b || (a && b && !strcmp(a, b));
-}
-
 /* The entry of a path, looked at or not. */
 struct vm_header *vm_header_at(struct vm_headers *files, const char *path, enum q2_format format);
 /* What a path leads to now, without opening it, in the same terms as q2_file's identity. */

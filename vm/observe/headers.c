@@ -201,7 +201,7 @@ static bool same_facts(const struct q2_info *a, const struct q2_info *b)
 /* Writes down what a look found, which is borrowed from then on: once a round, or the same once more. Takes @info. */
 static void learn(struct vm_headers *files, struct vm_header *f, struct q2_info *info, int code, const char *error)
 {
-	char *text = error ? xstrdup(error) : NULL;
+	char *text = xstrdup_or_null(error);
 
 	if (!same_facts(f->own_info, info) || f->code != code || !vm_same_text(f->own_error, text))
 		f->changed = f->touched = files->round;

@@ -41,7 +41,7 @@ struct vm_jobs_asker *vm_jobs_asker_new(const char *uri, bool read_only)
 {
 	struct vm_jobs_asker *asker = xcalloc(1, sizeof(*asker));
 
-	asker->uri = uri ? xstrdup(uri) : NULL;
+	asker->uri = xstrdup_or_null(uri);
 	asker->read_only = read_only;
 	asker->refs = 1;
 	pthread_mutex_init(&asker->lock, NULL);

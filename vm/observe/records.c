@@ -202,7 +202,7 @@ static void ask_current(struct vm_observe *observe, bool any)
 
 	if (!d->current != !name || (name && strcmp(d->current, name))) {
 		free(d->current);
-		d->current = name ? xstrdup(name) : NULL;
+		d->current = xstrdup_or_null(name);
 		observe->observed->changed = observe->closer = true;
 	}
 	if (snap)

@@ -38,6 +38,16 @@ char *xstrdup(const char *s)
 	return there(strdup(s));
 }
 
+char *xstrdup_or_null(const char *s)
+{
+	return s ? xstrdup(s) : NULL;
+}
+
+bool vm_same_text(const char *a, const char *b)
+{
+	return a == b || (a && b && !strcmp(a, b));
+}
+
 char *xstrndup(const char *s, size_t len)
 {
 	return there(strndup(s, len));

@@ -11,6 +11,7 @@
 #define VS_VM_UTIL_MEM_H
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 
@@ -18,6 +19,7 @@ void *xcalloc(size_t n, size_t size) __attribute__((returns_nonnull, malloc)); /
 void *xreallocarray(void *old, size_t n, size_t size) __attribute__((returns_nonnull));
 char *xstrdup(const char *s) __attribute__((returns_nonnull, malloc));
 char *xstrndup(const char *s, size_t len) __attribute__((returns_nonnull, malloc));
+char *xstrdup_or_null(const char *s); /* NULL stays NULL */
 char *xasprintf(const char *fmt, ...) __attribute__((returns_nonnull, malloc, format(printf, 1, 2)));
 char *xvasprintf(const char *fmt, va_list ap) __attribute__((returns_nonnull, malloc, format(printf, 1, 0)));
 
@@ -27,6 +29,9 @@ void xmemclose(FILE *f);
 
 /* What could not be had: says so and aborts. For callers whose memory comes from elsewhere (libxml2, qcow2/). */
 void xoom(void) __attribute__((noreturn));
+
+/* Of strings either of which may be NULL. */
+bool vm_same_text(const char *a, const char *b);
 
 /* Makes room for one more in an array of @n elements that grows by doubling. */
 #define XGROW(array, n, room) \
