@@ -78,7 +78,7 @@ static void remark_list(struct picture *p, unsigned branch, const char *below, c
 	for (size_t i = 0; i < n;) {
 		char *text;
 		size_t len, width = strlen(what);
-		FILE *out = sf_show_open(&text, &len);
+		FILE *out = xmemopen(&text, &len);
 
 		fputs(what, out);
 		do {
@@ -88,7 +88,7 @@ static void remark_list(struct picture *p, unsigned branch, const char *below, c
 			if (i < n)
 				fputc(',', out);
 		} while (i < n && width + sf_show_width(names[i]) < WRAP);
-		sf_show_close(out);
+		xmemclose(out);
 		add_line(p, graph_of(branch, below), NULL, text);
 		what = " ";
 	}

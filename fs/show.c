@@ -80,21 +80,6 @@ void sf_show_put(FILE *out, const char *s, bool spaces)
 	}
 }
 
-FILE *sf_show_open(char **text, size_t *len)
-{
-	FILE *out = open_memstream(text, len);
-
-	if (!out)
-		xoom();
-	return out;
-}
-
-void sf_show_close(FILE *out)
-{
-	if (ferror(out) | fclose(out))
-		xoom();
-}
-
 char *sf_show_dup(const char *s, bool spaces)
 {
 	char *text;
@@ -103,9 +88,9 @@ char *sf_show_dup(const char *s, bool spaces)
 
 	if (sf_show_clean(s) && !(spaces && strchr(s, ' ')))
 		return xstrdup(s);
-	out = sf_show_open(&text, &len);
+	out = xmemopen(&text, &len);
 	sf_show_put(out, s, spaces);
-	sf_show_close(out);
+	xmemclose(out);
 	return text;
 }
 

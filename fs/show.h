@@ -27,10 +27,6 @@ void sf_show_put(FILE *out, const char *s, bool spaces);
 /* The same as a string. Gives. */
 char *sf_show_dup(const char *s, bool spaces);
 
-/* A stream into memory: gives *text and *len once it is closed. What does not go in ends the process. */
-FILE *sf_show_open(char **text, size_t *len);
-void sf_show_close(FILE *out);
-
 /* Columns that printable UTF-8 takes; one for each character. */
 size_t sf_show_width(const char *s);
 

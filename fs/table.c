@@ -38,10 +38,10 @@ static char *list_disks(const struct vm_snapshot *s)
 {
 	char *text;
 	size_t len;
-	FILE *out = sf_show_open(&text, &len);
+	FILE *out = xmemopen(&text, &len);
 
 	join_disks(out, s);
-	sf_show_close(out);
+	xmemclose(out);
 	return text;
 }
 

@@ -6,7 +6,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "show.h"
 #include "vm/util/mem.h"
 
 struct sf_text *sf_text_ref(struct sf_text *text)
@@ -44,10 +43,10 @@ static struct sf_text *render(renderer_fn *renderer, const struct vm_domain *dom
 {
 	vs_autofree char *data = NULL;
 	size_t len;
-	FILE *stream = sf_show_open(&data, &len);
+	FILE *stream = xmemopen(&data, &len);
 
 	renderer(stream, domain);
-	sf_show_close(stream);
+	xmemclose(stream);
 	return text_new(data, len, domain->changed_ns);
 }
 
@@ -68,7 +67,7 @@ static size_t measure(renderer_fn *renderer, const struct vm_domain *domain)
 	if (!stream)
 		xoom();
 	renderer(stream, domain);
-	sf_show_close(stream);
+	xmemclose(stream);
 	return len;
 }
 
@@ -97,51 +96,43 @@ static size_t known_len(struct sf_dir *dir, enum sf_kind kind)
 	return len;
 }
 
-static int make_log(const struct vm_domain *domain, struct sf_text **out)
+static struct sf_text *make_log(const struct vm_domain *domain)
 {
 	vs_autofree char *data = NULL;
 	int64_t changed_ns;
 	size_t len;
 
 	vm_log_text(domain->log, &data, &len, &changed_ns);
-	*out = text_new(data, len, len ? changed_ns : domain->changed_ns);
-	return 0;
+	return text_new(data, len, len ? changed_ns : domain->changed_ns);
 }
 
 /* What vm/ knows at this moment, without a new inventory. */
-int sf_text_live(struct vm *vm, const char *uuid, enum sf_kind kind, struct sf_text **out)
+struct sf_text *sf_text_live(struct vm *vm, const char *uuid, enum sf_kind kind)
 {
 	vs_autofree char *data = NULL;
 	int64_t changed_ns;
 	size_t len;
-	int rc;
 
 	if (kind == SF_CTL)
-		rc = vm_ctl_text(vm, uuid, &data, &len, &changed_ns);
+		vm_ctl_text(vm, uuid, &data, &len, &changed_ns);
 	else if (kind == SF_RETAIN)
-		rc = vm_retain_text(vm, uuid, &data, &len, &changed_ns);
+		vm_retain_text(vm, uuid, &data, &len, &changed_ns);
 	else
-		rc = vm_jobs_text(vm, uuid, &data, &len, &changed_ns);
-	if (rc < 0)
-		return rc;
-	*out = text_new(data, len, changed_ns);
-	return 0;
+		vm_jobs_text(vm, uuid, &data, &len, &changed_ns);
+	return text_new(data, len, changed_ns);
 }
 
-int sf_text_outcome(struct vm *vm, const char *uuid, const char *outcome, struct sf_text **out)
+struct sf_text *sf_text_outcome(struct vm *vm, const char *uuid, const char *outcome)
 {
 	vs_autofree char *data = NULL, *own = NULL;
 	int64_t changed_ns;
 	const char *rest;
 	size_t len;
-	int rc = vm_ctl_text(vm, uuid, &data, &len, &changed_ns);
 
-	if (rc < 0)
-		return rc;
+	vm_ctl_text(vm, uuid, &data, &len, &changed_ns);
 	rest = memchr(data, '\n', len);
 	own = xasprintf("%s%.*s", outcome, rest ? (int)(len - (size_t)(rest - data)) : 0, rest ? rest : "");
-	*out = text_new(own, strlen(own), changed_ns);
-	return 0;
+	return text_new(own, strlen(own), changed_ns);
 }
 
 int sf_text_plan(struct vm *vm, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out)
@@ -175,11 +166,13 @@ int sf_text_make(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, cons
 		*out = text_new(s->xml, s->xml_len, s->created_ns);
 		return 0;
 	case SF_LOG:
-		return make_log(dir->domain, out);
+		*out = make_log(dir->domain);
+		return 0;
 	case SF_CTL:
 	case SF_RETAIN:
 	case SF_JOBS:
-		return sf_text_live(vm, dir->domain->uuid, entry->kind, out);
+		*out = sf_text_live(vm, dir->domain->uuid, entry->kind);
+		return 0;
 	case SF_PLAN:
 		return make_plan(vm, plans, dir->domain, out);
 	default:
@@ -188,13 +181,15 @@ int sf_text_make(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, cons
 	}
 }
 
-/* Which policy the plan is of. Gives *policy: a copy of what was written there, or of what `retain` says. */
-static int plan_policy(struct vm *vm, struct sf_plans *plans, const char *uuid, char **policy)
+/* Which policy the plan is of. Gives a copy of what was written there, or of what `retain` says. */
+static char *plan_policy(struct vm *vm, struct sf_plans *plans, const char *uuid)
 {
+	char *policy = sf_plans_peek(plans, uuid);
 	size_t len;
 
-	*policy = sf_plans_peek(plans, uuid);
-	return *policy ? 0 : vm_retain_text(vm, uuid, policy, &len, NULL);
+	if (!policy)
+		vm_retain_text(vm, uuid, &policy, &len, NULL);
+	return policy;
 }
 
 /* A plan of the same snapshots and policy is another one when time has passed, which is looked at once a second. */
@@ -211,13 +206,13 @@ static bool plan_known(struct sf_dir *dir, const char *policy, int64_t now_s, si
 
 static int stat_plan(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, size_t *len)
 {
-	vs_autofree char *policy = NULL;
+	vs_autofree char *policy = plan_policy(vm, plans, dir->domain->uuid);
 	int64_t now_s = time(NULL);
 	struct sf_text *text;
-	int rc = plan_policy(vm, plans, dir->domain->uuid, &policy);
+	int rc;
 
-	if (rc < 0 || plan_known(dir, policy, now_s, len))
-		return rc;
+	if (plan_known(dir, policy, now_s, len))
+		return 0;
 	rc = make_plan(vm, plans, dir->domain, &text);
 	if (rc < 0)
 		return rc;
@@ -250,17 +245,13 @@ static void stat_rendered(struct sf_dir *dir, enum sf_kind kind, size_t *len)
 }
 
 /* These are short. */
-static int stat_live(struct vm *vm, const char *uuid, enum sf_kind kind, size_t *len, int64_t *changed_ns)
+static void stat_live(struct vm *vm, const char *uuid, enum sf_kind kind, size_t *len, int64_t *changed_ns)
 {
-	struct sf_text *text;
-	int rc = sf_text_live(vm, uuid, kind, &text);
+	struct sf_text *text = sf_text_live(vm, uuid, kind);
 
-	if (rc < 0)
-		return rc;
 	*len = text->len;
 	*changed_ns = text->changed_ns;
 	sf_text_unref(text);
-	return 0;
 }
 
 int sf_text_stat(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, const struct sf_entry *entry, size_t *len,
@@ -278,7 +269,8 @@ int sf_text_stat(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, cons
 	case SF_CTL:
 	case SF_RETAIN:
 	case SF_JOBS:
-		return stat_live(vm, dir->domain->uuid, entry->kind, len, changed_ns);
+		stat_live(vm, dir->domain->uuid, entry->kind, len, changed_ns);
+		return 0;
 	case SF_PLAN:
 		return stat_plan(vm, plans, dir, len);
 	default:

@@ -33,11 +33,11 @@ void sf_text_unref(struct sf_text *text); /* NULL is fine */
  * against it: -ENOENT, the domain is gone. */
 int sf_text_make(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out);
 
-/* What `ctl`, `retain` and `jobs` of that domain say at this moment. Gives *out. -ENOENT. */
-int sf_text_live(struct vm *vm, const char *uuid, enum sf_kind kind, struct sf_text **out);
+/* What `ctl`, `retain` and `jobs` of that domain say at this moment. Gives. */
+struct sf_text *sf_text_live(struct vm *vm, const char *uuid, enum sf_kind kind);
 
-/* What `ctl` says to whose outcome it is, whatever the domain's last one may be. Gives *out. -ENOENT. */
-int sf_text_outcome(struct vm *vm, const char *uuid, const char *outcome, struct sf_text **out);
+/* What `ctl` says to whose outcome it is, whatever the domain's last one may be. Gives. */
+struct sf_text *sf_text_outcome(struct vm *vm, const char *uuid, const char *outcome);
 
 /* What retain.plan says of @policy; NULL: of the one that is stored. @changed_ns: its time. Gives *out. -EINVAL: that is
  * no policy, and *out says why. */

@@ -201,14 +201,9 @@ static void take_back(struct sf_writes *writes, struct sf_write *write)
  * is asked for here, as soon as it is there. The file system is still there, too: it stays if a write was abandoned. */
 static struct sf_text *text_of(const struct sf_write *write, const char *outcome)
 {
-	struct sf_text *text;
-	int rc;
-
 	if (write->kind == SF_CTL && outcome)
-		rc = sf_text_outcome(write->owner->vm, write->uuid, outcome, &text);
-	else
-		rc = sf_text_live(write->owner->vm, write->uuid, write->kind, &text);
-	return rc < 0 ? NULL : text;
+		return sf_text_outcome(write->owner->vm, write->uuid, outcome);
+	return sf_text_live(write->owner->vm, write->uuid, write->kind);
 }
 
 /* The poke is within the lock: without it the write may be answered, and the last of all this be gone, before that. */

@@ -145,22 +145,19 @@ void vm_request_put(struct vm_request *request)
 	vm_engine_request_put(request);
 }
 
-int vm_ctl_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
+void vm_ctl_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
 	vm_engine_ctl_text(vm->engine, uuid, text, len, changed_ns);
-	return 0;
 }
 
-int vm_retain_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
+void vm_retain_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
 	vm_engine_retain_text(vm->engine, uuid, text, len, changed_ns);
-	return 0;
 }
 
-int vm_jobs_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
+void vm_jobs_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
 	vm_engine_jobs_text(vm->engine, uuid, text, len, changed_ns);
-	return 0;
 }
 
 int vm_plan_text(struct vm *vm, const char *uuid, const char *policy, char **text, size_t *len, struct vs_err *err)

@@ -55,9 +55,9 @@ void vm_request_cancel(struct vm_request *request);
 void vm_request_put(struct vm_request *request);
 
 /* Texts as read from the files. Each gives *text (not NULL) and its length, *changed_ns where not NULL; none blocks. */
-int vm_ctl_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns); /* outcome, usage */
-int vm_retain_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns); /* canonical policy */
-int vm_jobs_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
+void vm_ctl_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns); /* outcome, usage */
+void vm_retain_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns); /* canonical policy */
+void vm_jobs_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
 /* What @policy (one line; NULL: the stored one) would keep and drop, and why. -EINVAL with a sentence: not a policy. */
 int vm_plan_text(struct vm *vm, const char *uuid, const char *policy, char **text, size_t *len, struct vs_err *err);
 
