@@ -270,8 +270,10 @@ void vm_meta_bump(struct vm_meta *meta)
 
 void vm_meta_set_policy(struct vm_meta *meta, const char *policy)
 {
+	char *copy = xstrdup_or_null(policy);
+
 	free(meta->policy);
-	meta->policy = xstrdup_or_null(policy);
+	meta->policy = copy;
 }
 
 void vm_meta_set_on(struct vm_meta *meta, char *on)
