@@ -224,6 +224,29 @@ Test(vm_store, who_has_seen_the_count_reads_what_was_written)
 	vm_store_free(s);
 }
 
+static bool settles(const char *text, void *opaque)
+{
+	const struct vm_journal *j = opaque;
+
+	cr_assert_eq(vm_journal_add(j, "back", text, NULL), 0);
+	return !strcmp(text, "b");
+}
+
+Test(vm_store, who_settles_a_line_may_add_another_one)
+{
+	struct vm_store *s = vm_store_new();
+	struct vm_journal j = {s, WEB, "pull"};
+
+	for (const char *text = "a"; text; text = *text == 'a' ? "b" : *text == 'b' ? "c" : NULL)
+		cr_assert_eq(vm_journal_add(&j, "pull", text, NULL), 0);
+	vm_journal_settle(&j, "pull", settles, &j);
+	cr_expect(vm_journal_has(&j, "pull", "a") && !vm_journal_has(&j, "pull", "b") && vm_journal_has(&j, "pull", "c"));
+	cr_expect(vm_journal_has(&j, "back", "a") && vm_journal_has(&j, "back", "b") && vm_journal_has(&j, "back", "c"));
+	vm_journal_drop(&j, "back");
+	vm_journal_done(&j, "pull");
+	vm_store_free(s);
+}
+
 /* ---------------------------------------------------------------- notes of pulls */
 
 Test(vm_pull, is_read_as_it_was_written_or_not_written)

@@ -87,6 +87,13 @@ int vm_journal_each(const struct vm_journal *j, const char *word, bool (*use)(co
 	return n;
 }
 
+static size_t length_of(const char *line)
+{
+	const char *end = strchrnul(line, '\n');
+
+	return (size_t)(end - line) + (*end == '\n');
+}
+
 /* Without the lines for which @goes says so. */
 static void drop_lines(const struct vm_journal *j, bool (*goes)(const char *line, const void *what), const void *what)
 {
@@ -98,8 +105,7 @@ static void drop_lines(const struct vm_journal *j, bool (*goes)(const char *line
 	if (!all)
 		return;
 	for (char *line = all, *next; *line; line = next) {
-		next = strchrnul(line, '\n');
-		next += *next == '\n';
+		next = line + length_of(line);
 		if (goes(line, what)) {
 			less = true;
 			continue;
@@ -149,25 +155,34 @@ static bool take_text(const char *line, char **text)
 	return escaped && vm_name_unescape(escaped, text) == 0;
 }
 
-struct settling {
-	const char *word;
-	bool (*settled)(const char *text, void *opaque);
-	void *opaque;
-};
-
-static bool is_settled(const char *line, const void *what)
+/* Is it one of these lines? */
+static bool is_among(const char *line, const void *what)
 {
-	const struct settling *s = what;
-	vs_autofree char *text = NULL;
+	size_t len = length_of(line);
 
-	if (!has_word(line, s->word))
-		return false;
-	return take_text(line, &text) && s->settled(text, s->opaque);
+	for (const char *at = what; *at; at += length_of(at))
+		if (length_of(at) == len && !strncmp(at, line, len))
+			return true;
+	return false;
 }
 
+/* Who settles one may note another one meanwhile: so they are asked first, and then what is there is read again. */
 void vm_journal_settle(const struct vm_journal *j, const char *word, bool (*settled)(const char *text, void *opaque), void *opaque)
 {
-	struct settling s = { word, settled, opaque };
+	vs_autofree char *all = NULL;
+	char *gone;
+	size_t len;
+	FILE *f = xmemopen(&gone, &len);
 
-	drop_lines(j, is_settled, &s);
+	vm_store_journal_get(j->store, j->uuid, &all, NULL);
+	for (const char *line = all ? all : ""; *line; line += length_of(line)) {
+		vs_autofree char *text = NULL;
+
+		if (has_word(line, word) && take_text(line, &text) && settled(text, opaque))
+			fprintf(f, "%.*s", (int)length_of(line), line);
+	}
+	xmemclose(f);
+	if (len)
+		drop_lines(j, is_among, gone);
+	free(gone);
 }
