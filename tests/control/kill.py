@@ -529,6 +529,13 @@ def spoilt_before(lab):
     g.end()
 
 
+def write_in_place(path):
+    """Into a cluster that it has; no lock of QEMU's hinders that."""
+    with open(path, "r+b") as f:
+        f.seek(0x50000 + 4096)
+        f.write(b"x" * 512)
+
+
 def written_beneath(lab, running, noted):
     """Somebody writes into a frozen image, while mounted, and it is remounted."""
     sc = Scenario("delete a", layered("abcd"), "delete a", ("vda",), running, doomed="", complete=())
@@ -537,14 +544,78 @@ def written_beneath(lab, running, noted):
         for command in ("hold c", "release c") if noted else ():
             lab.mount.write(g.name, command)
         time.sleep(4)
-        with open(at(g, "vda.b"), "r+b") as f:  # no lock of QEMU's hinders that
-            f.seek(0x50000 + 4096)
-            f.write(b"x" * 512)
+        write_in_place(at(g, "vda.b"))
         for what in "while mounted", "after another mount":
             until(what, lambda: None if set(states(lab, g)[n] for n in "cd") == {"stale"} else str(states(lab, g)))
             lab.mount.down()
             lab.mount.up()
             until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+def renamed(lab, written):
+    """While nothing is mounted somebody writes another name into a frozen image's header, and then data, or not."""
+    sc = Scenario("delete a", layered("abcd"), "delete a", ("vda",), False, doomed="", complete=())
+    g = lab.guest(sc)
+    try:
+        for command in "hold c", "release c":
+            lab.mount.write(g.name, command)
+        time.sleep(4)
+        lab.mount.down()
+        sh("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "vda.a", at(g, "vda.b"))
+        if written:
+            write_in_place(at(g, "vda.b"))
+        for what in "the mount", "another mount":
+            lab.mount.up()
+            until(what, lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+            for n in "abcd":
+                if written and n in "cd":
+                    until(what, lambda: None if states(lab, g)[n] == "stale" else str(states(lab, g)))
+                else:
+                    until(what, lambda: unharmed(lab.mount, g, n))
+            lab.mount.down()
+        lab.mount.up()
+        until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+        if not written:  # and that it was is noted anew
+            for command in "hold c", "release c", "delete a":
+                if lab.mount.write(g.name, command):
+                    raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+            for n in "bcd":
+                until(n, lambda: unharmed(lab.mount, g, n))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+def note_outlives_record(lab, when):
+    """What was written to lies beneath a snapshot, and the record of the one whose note tells so is removed, by virsh."""
+    sc = Scenario("delete a", layered("abcd"), "delete a", ("vda",), False, doomed="", complete=())
+    g = lab.guest(sc)
+    try:
+        for command in "hold c", "release c":
+            lab.mount.write(g.name, command)
+        time.sleep(4)
+        if when == "before":
+            virsh(["snapshot-delete", g.name, "b", "--metadata"])
+            for command in "hold c", "release c":  # forgets what is said of b
+                lab.mount.write(g.name, command)
+        lab.mount.down()
+        write_in_place(at(g, "vda.a"))
+        if when == "after":
+            virsh(["snapshot-delete", g.name, "b", "--metadata"])
+        for _ in range(2):
+            lab.mount.up()
+            until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+            until("c and d", lambda: None if set(states(lab, g)[n] for n in "cd") == {"stale"} else str(states(lab, g)))
+            until("a", lambda: unharmed(lab.mount, g, "a"))
+            lab.mount.write(g.name, "hold a")
+            lab.mount.write(g.name, "release a")
+            lab.mount.down()
+        lab.mount.up()
     except (Wrong, OSError):
         report(lab.mount, g)
         raise
@@ -960,6 +1031,10 @@ def main():
               ("what an interrupted pull stood on is gone", lambda: base_is_gone(lab)),
               ("what stands on what was written to after a death is stale, too", lambda: higher_up(lab)),
               ("what was written to stays stale when the record that noted it goes", lambda: witness_goes(lab)),
+              ("a frozen image is renamed", lambda: renamed(lab, False)),
+              ("a frozen image is renamed and written to", lambda: renamed(lab, True)),
+              ("the record goes that noted what is written to then", lambda: note_outlives_record(lab, "before")),
+              ("the record goes that noted what was written to", lambda: note_outlives_record(lab, "after")),
               ("what was written to stays stale when its header is put back", lambda: spoilt_before(lab)),
               ("virt-snapfs dies while it puts a header back", lambda: died_putting_back(lab))]
     cases += [("a frozen image is written to, %s%s" % ("running" if running else "shut off", ", noted" if noted else ""),

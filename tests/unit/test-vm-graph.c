@@ -710,7 +710,7 @@ Test(vm_graph, a_record_that_contradicts_our_note_is_not_believed)
 	lab_init(&l); /* as above, but s3's overlay went with a revert, and somebody has written a new header into o2 */
 	snap(&l, WEB, S2, "s3", 220, S1, O1, SPARE);
 	l.domains[WEB].n_snapshots = 2;
-	struct q2_stamp then = l.files[O2].stamp;
+	struct vm_fact_note then = { .stamp = l.files[O2].stamp };
 	l.snapdisks[WEB][S2].froze = &then;
 	struct vm_verdict v = verdict_of(&l, WEB, S2);
 	cr_expect_eq(v.layers[0], O2);
@@ -728,7 +728,7 @@ Test(vm_graph, what_was_noted_as_frozen_and_was_written_is_stale_whatever_its_ov
 	struct lab l;
 
 	lab_init(&l); /* an active commit into base, given up; then the guest went on writing above */
-	struct q2_stamp then = l.files[BASE].stamp;
+	struct vm_fact_note then = { .stamp = l.files[BASE].stamp };
 	l.snapdisks[WEB][S1].froze = &then;
 	expect_in(&l, WEB, S1, VM_OK, NULL);
 	l.files[BASE].stamp.mtime_ns = l.files[O1].stamp.btime_ns + 1000000; /* hardly later than the overlay was born */
@@ -736,31 +736,48 @@ Test(vm_graph, what_was_noted_as_frozen_and_was_written_is_stale_whatever_its_ov
 	expect_in(&l, WEB, S1, VM_STALE, "was written after the snapshot was taken");
 
 	lab_init(&l); /* the same into o1, whose header a job may have changed, unless it stands on what it stood on */
-	then = l.files[O1].stamp;
+	then = (struct vm_fact_note){ .stamp = l.files[O1].stamp };
 	l.snapdisks[WEB][S2].froze = &then;
 	l.files[O1].stamp.mtime_ns = l.files[O2].stamp.btime_ns + 1000000;
 	expect_in(&l, WEB, S2, VM_OK, NULL);
-	l.snapdisks[WEB][S2].froze_below = l.files[BASE].stamp.ino;
+	then.below = l.files[BASE].stamp.ino;
 	expect_in(&l, WEB, S2, VM_STALE, "was written after the snapshot was taken");
-	l.infos[O1].backing_name = (char *)"/new/base";
-	l.snapdisks[WEB][S2].froze_names = vm_strmap_hash("/new/base");
-	expect_in(&l, WEB, S2, VM_STALE, "was written after the snapshot was taken");
-	l.snapdisks[WEB][S2].froze_names = vm_strmap_hash("/old/base"); /* qemu-img rebase -u, after the images were moved */
+	l.files[O1].content_ns = then.stamp.mtime_ns; /* qemu-img rebase -u, and nothing else, after the images were moved */
 	expect_in(&l, WEB, S2, VM_OK, NULL);
-	l.snapdisks[WEB][S2].froze_names = 0;
-	l.snapdisks[WEB][S2].froze_below = l.files[SPARE].stamp.ino;
+	l.files[O1].content_ns = 0;
+	then.below = l.files[SPARE].stamp.ino;
 	expect_in(&l, WEB, S2, VM_OK, NULL);
 
 	lab_init(&l); /* ... and its overlay has gone with a delete */
-	then = l.files[O1].stamp;
+	then = (struct vm_fact_note){ .stamp = l.files[O1].stamp };
 	l.snapdisks[WEB][S2].froze = &then;
-	l.infos[O1].backing_name = (char *)"/new/base";
 	times(&l, O1, 100.4, 300);
 	l.files[O3].below = VM_NO_FILE;
 	gone(&l, O2);
 	expect_in(&l, WEB, S2, VM_STALE, "was written after the snapshot was taken");
-	l.snapdisks[WEB][S2].froze_names = vm_strmap_hash("/old/base");
+	l.files[O1].content_ns = then.stamp.mtime_ns;
 	expect_in(&l, WEB, S2, VM_DETACHED, NULL);
+}
+
+Test(vm_graph, what_a_snapshot_froze_that_is_gone_was_written_under_those_above)
+{
+	struct lab l;
+
+	lab_init(&l);
+	struct vm_fact_note note = { .stamp = l.files[O1].stamp, .below = l.files[BASE].stamp.ino };
+	l.domains[WEB].noted = &note;
+	l.domains[WEB].n_noted = 1;
+	expect_in(&l, WEB, S3, VM_OK, NULL);
+	l.files[O1].stamp.mtime_ns = INT64_C(900000000000);
+	expect_in(&l, WEB, S3, VM_STALE, "was written after the snapshot was taken");
+	l.files[O1].content_ns = note.stamp.mtime_ns; /* its header alone */
+	expect_in(&l, WEB, S3, VM_OK, NULL);
+	l.files[O1].content_ns = 0;
+	l.files[O2].stamp.mtime_ns = INT64_C(900000000000); /* the end of a commit */
+	expect_in(&l, WEB, S3, VM_OK, NULL);
+	l.files[O2].stamp.mtime_ns = INT64_C(150000000000);
+	l.domains[WEB].n_noted = 0;
+	expect_in(&l, WEB, S3, VM_OK, NULL);
 }
 
 Test(vm_graph, an_older_copy_in_the_place_of_what_was_noted_is_no_frozen_image)
@@ -768,7 +785,7 @@ Test(vm_graph, an_older_copy_in_the_place_of_what_was_noted_is_no_frozen_image)
 	struct lab l;
 
 	lab_init(&l);
-	struct q2_stamp base = l.files[BASE].stamp, o1 = l.files[O1].stamp;
+	struct vm_fact_note base = { .stamp = l.files[BASE].stamp }, o1 = { .stamp = l.files[O1].stamp };
 	l.snapdisks[WEB][S1].froze = &base;
 	l.snapdisks[WEB][S2].froze = &o1;
 	expect_in(&l, WEB, S1, VM_OK, NULL);
@@ -780,10 +797,10 @@ Test(vm_graph, an_older_copy_in_the_place_of_what_was_noted_is_no_frozen_image)
 	expect_in(&l, WEB, S2, VM_OK, NULL);
 	l.files[BASE].stamp.mtime_ns -= INT64_C(5000000000);
 	expect_in(&l, WEB, S1, VM_OK, NULL); /* what it was merged into, say */
-	l.files[BASE].stamp.btime_ns = base.mtime_ns + INT64_C(500000000000);
+	l.files[BASE].stamp.btime_ns = base.stamp.mtime_ns + INT64_C(500000000000);
 	expect_in(&l, WEB, S1, VM_STALE, "is older than what was frozen there");
 	expect_in(&l, WEB, S2, VM_STALE, "is older than what was frozen there");
-	l.files[SPARE].stamp.ino = base.ino; /* what was noted is elsewhere */
+	l.files[SPARE].stamp.ino = base.stamp.ino; /* what was noted is elsewhere */
 	expect_in(&l, WEB, S2, VM_OK, NULL);
 }
 

@@ -37,7 +37,7 @@ static char *text_of(const struct vm_meta *meta)
 
 static const char all_of_it[] =
 	"<facts version=\"2\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\" of=\"4711-aa\">"
-	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\" b=\"11\" h=\"18446744073709551615\"/>"
+	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\" b=\"11\" h=\"1\" s=\"18446744073709551615\" x=\"k\"/>"
 	"<l p=\"/i/a layer 100%25\" i=\"17\"/><l p=\"/i/b\"/>"
 	"<b k=\"3\" c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"vr\">"
 	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" x=\"dp\"/><d t=\"vdb\" x=\"n\"/></b>"
@@ -80,7 +80,9 @@ Test(vm_meta, everything_is_read_as_it_was_written)
 	cr_expect_str_eq(s[0].frozen[1].target, "vdb");
 	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->ino, 4712u);
 	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->below, 11u);
-	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->names, UINT64_MAX);
+	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->sum, UINT64_MAX);
+	cr_expect(vm_meta_file(meta, s[0].frozen[1].file)->alone && vm_meta_file(meta, s[0].frozen[1].file)->kept);
+	cr_expect(!vm_meta_file(meta, s[0].frozen[0].file)->alone && !vm_meta_file(meta, s[0].frozen[0].file)->kept);
 	cr_expect_eq(s[3].created_ns, -NS / 2);
 	vm_meta_free(meta);
 }
@@ -518,7 +520,7 @@ Test(vm_meta, files_that_nobody_is_attested_with_are_forgotten_and_equal_ones_sh
 
 Test(vm_meta, a_header_that_was_changed_has_another_time_but_what_is_spoilt_stays_so)
 {
-	const struct vm_meta_file old = {.ino = 1, .size = 2, .mtime_ns = 3, .names = 4}, now = {.ino = 1, .size = 2, .mtime_ns = 9}, spoilt = {.ino = 1},
+	const struct vm_meta_file old = {.ino = 1, .size = 2, .mtime_ns = 3, .sum = 4, .alone = true}, now = {.ino = 1, .size = 2, .mtime_ns = 9}, spoilt = {.ino = 1},
 				  other = {.ino = 1, .size = 2, .mtime_ns = 5};
 	struct vm_meta_id a = id("a", NS, VM_EXTERNAL);
 	struct vm_meta *meta = vm_meta_new();
@@ -528,13 +530,59 @@ Test(vm_meta, a_header_that_was_changed_has_another_time_but_what_is_spoilt_stay
 	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 3, "not with that time");
 	vm_meta_restamp(meta, &now, &old);
 	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 9);
-	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->names, 0u);
+	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->sum, 4u, "of all but the header");
+	cr_expect_not(vm_meta_frozen(meta, &a, "vda")->alone);
 	vm_meta_set_frozen(meta, &a, "vda", &spoilt);
 	vm_meta_bump(meta); /* what nobody refers to is forgotten */
 	vm_meta_restamp(meta, &now, NULL);
 	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 0);
 	vm_meta_set_frozen(meta, &a, "vda", &now);
 	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 0);
+	vm_meta_free(meta);
+}
+
+static bool is_no_more(const struct vm_meta_id *id, void *opaque)
+{
+	(void)id, (void)opaque;
+	return false;
+}
+
+Test(vm_meta, what_a_snapshot_froze_outlives_it)
+{
+	const struct vm_meta_file one = {.ino = 1, .size = 2, .mtime_ns = 3}, two = {.ino = 4, .size = 5, .mtime_ns = 6}, spoilt = {.ino = 7};
+	struct vm_meta_id a = id("a", NS, VM_EXTERNAL), b = id("b", 2 * NS, VM_EXTERNAL);
+	struct vm_meta *meta = vm_meta_new();
+
+	vm_meta_set_frozen(meta, &a, "vda", &one);
+	vm_meta_set_frozen(meta, &a, "vdb", &spoilt);
+	vm_meta_set_frozen(meta, &b, "vda", &two);
+	vm_meta_set_ours(meta, &b, true);
+	cr_expect(vm_meta_forget(meta, &a));
+	cr_expect_eq(vm_meta_sweep(meta, is_no_more, NULL), 1u);
+	vm_meta_bump(meta);
+	cr_assert_eq(meta->n_files, 2u);
+	cr_expect(meta->files[0].ino == 1 && meta->files[0].kept && meta->files[1].ino == 4 && meta->files[1].kept);
+	vm_meta_unkeep(meta, 1);
+	vm_meta_bump(meta);
+	cr_assert_eq(meta->n_files, 1u);
+	cr_expect_eq(meta->files[0].ino, 4u);
+	vm_meta_free(meta);
+}
+
+Test(vm_meta, not_more_is_kept_than_there_is_room_for)
+{
+	struct vm_meta_id a = id("a", NS, VM_EXTERNAL);
+	struct vm_meta *meta = vm_meta_new();
+
+	for (size_t i = 1; i <= 200; i++) {
+		const struct vm_meta_file file = {.ino = i, .size = 2, .mtime_ns = 3};
+
+		vm_meta_set_frozen(meta, &a, "vda", &file);
+		vm_meta_forget(meta, &a);
+	}
+	vm_meta_bump(meta);
+	cr_assert_eq(meta->n_files, 128u);
+	cr_expect_eq(meta->files[127].ino, 200u, "those that were noted first go");
 	vm_meta_free(meta);
 }
 

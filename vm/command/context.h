@@ -60,6 +60,7 @@ struct vm_context {
 	char *known;        /* what was last found or written there */
 	const uint64_t *moving; /* inode numbers of layers that are going to be re-pointed: they are attested in any case */
 	size_t n_moving;
+	uint64_t summed;         /* bytes, by attest.c */
 	struct vm_context_record *records;
 	size_t n_records;
 	bool running;

@@ -3,8 +3,6 @@
 /* What time stamps say about a snapshot's layers. The reasons are on top of state.c. */
 #include "vm/graph/graph-priv.h"
 
-#include "vm/util/strmap.h"
-
 #define SECOND INT64_C(1000000000)
 #define SLACK (2 * SECOND)           /* between the creation of an overlay and the last write before it took over */
 #define FRESH (600 * SECOND)         /* an overlay born so soon after the creation time is the original */
@@ -81,6 +79,12 @@ void vm_hearing_find_moment(struct vm_hearing *h)
 
 /* ---------------------------------------------------------------- the evidence of time stamps */
 
+/* When what it stores was last written, as far as is known. */
+static int64_t written_ns(const struct vm_fact_file *f)
+{
+	return f->content_ns ? f->content_ns : f->stamp.mtime_ns;
+}
+
 /* Has a merge of ours that is under way made it stand on its base? */
 static bool moved_by_us(const struct vm_graph *g, int file)
 {
@@ -96,14 +100,15 @@ static bool moved_by_us(const struct vm_graph *g, int file)
  * nothing; in which file it is now does not matter. */
 static bool is_spoilt(const struct vm_hearing *h, int file)
 {
-	const struct q2_stamp *then = h->disk->froze;
+	const struct vm_fact_note *noted = h->disk->froze;
 
-	return file == h->chain.files[0] && then && then->ino && !then->size && !then->mtime_ns;
+	return file == h->chain.files[0] && noted && noted->stamp.ino && !noted->stamp.size && !noted->stamp.mtime_ns;
 }
 
 bool vm_hearing_attested(const struct vm_hearing *h, int file)
 {
-	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp;
+	const struct vm_fact_file *f = vm_graph_file(h->g, file);
+	const struct q2_stamp *s = &f->stamp;
 	bool named = false;
 
 	if (!vm_graph_exists(h->g, file) || s->block || is_spoilt(h, file))
@@ -111,7 +116,7 @@ bool vm_hearing_attested(const struct vm_hearing *h, int file)
 	for (size_t i = 0; i < h->disk->n_attested; i++) {
 		const struct q2_stamp *then = &h->disk->attested[i];
 
-		if (then->ino == s->ino && then->size == s->size && then->mtime_ns == s->mtime_ns)
+		if (then->ino == s->ino && then->size == s->size && (then->mtime_ns == s->mtime_ns || then->mtime_ns == written_ns(f)))
 			return true;
 		named = named || then->ino == s->ino;
 	}
@@ -120,32 +125,12 @@ bool vm_hearing_attested(const struct vm_hearing *h, int file)
 
 bool vm_hearing_unwritten(const struct vm_hearing *h, int file)
 {
-	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp;
+	const struct vm_fact_file *f = vm_graph_file(h->g, file);
 
 	if (vm_hearing_attested(h, file))
 		return true;
-	return vm_graph_exists(h->g, file) && !s->block &&
-	       (s->mtime_ns < h->from_ns || (h->born_ns && s->mtime_ns <= h->born_ns));
-}
-
-static bool has_other_name(const struct vm_fact_file *f, const struct vm_fact_snapdisk *noted)
-{
-	const struct q2_stamp *then = noted->froze;
-
-	if (!then || !then->size || then->ino != f->stamp.ino || !noted->froze_names || !f->info)
-		return false;
-	return (f->info->backing_name ? vm_strmap_hash(f->info->backing_name) : VM_NAMES_NOTHING) != noted->froze_names;
-}
-
-/* Its header has another name for what it stands on than was noted: qemu-img rebase, after the images were moved. */
-static bool was_renamed(const struct vm_graph *g, int file)
-{
-	const struct vm_fact_file *f = vm_graph_file(g, file);
-
-	for (int x = g->pits.head[g->node[file]]; x >= 0; x = g->pits.next[x])
-		if (has_other_name(f, vm_graph_snapdisk(g, &g->snaps[x])))
-			return true;
-	return false;
+	return vm_graph_exists(h->g, file) && !f->stamp.block &&
+	       (written_ns(f) < h->from_ns || (h->born_ns && written_ns(f) <= h->born_ns));
 }
 
 /* May its header have been changed to stand on something else since it was frozen? Whatever a block job re-points is the
@@ -154,7 +139,7 @@ static bool may_be_repointed(const struct vm_hearing *h, int file)
 {
 	const struct vm_facts *facts = h->g->facts;
 
-	if (h->g->overlays.head[h->g->node[file]] >= 0 || was_renamed(h->g, file))
+	if (h->g->overlays.head[h->g->node[file]] >= 0)
 		return true;
 	for (size_t d = 0; d < facts->n_domains; d++)
 		for (size_t i = 0; i < facts->domains[d].n_made; i++)
@@ -165,9 +150,9 @@ static bool may_be_repointed(const struct vm_hearing *h, int file)
 
 static bool touched_late(const struct vm_hearing *h, int file)
 {
-	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp;
+	const struct vm_fact_file *f = vm_graph_file(h->g, file);
 
-	return !s->block && s->btime_ns != 0 && s->btime_ns <= h->upto_ns + SLACK && s->mtime_ns > h->upto_ns + SLACK;
+	return !f->stamp.block && f->stamp.btime_ns != 0 && f->stamp.btime_ns <= h->upto_ns + SLACK && written_ns(f) > h->upto_ns + SLACK;
 }
 
 /* qemu-img commit empties the overlay that it merged down: header, refcount table, one refcount block and the L1 table
@@ -184,49 +169,57 @@ static bool emptied(const struct vm_fact_file *f)
 	return l1_bytes % cluster != 0 && f->stamp.size == (3 + l1_bytes / cluster + 1) * cluster;
 }
 
-/* It stands on what it stood on when that was noted, and by the same name, or on nothing as then: so nothing has re-pointed it since. */
-static bool stands_as(const struct vm_graph *g, int file, const struct vm_fact_snapdisk *noted)
+/* It stands on what it stood on when that was noted, or on nothing as then: so no job has re-pointed it since. Who moved the images has, but
+ * where only the header was changed by that its time is not late. */
+static bool stands_as(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
 {
 	const struct vm_fact_file *f = vm_graph_file(g, file);
 
-	if (was_renamed(g, file))
-		return false;
-	if (noted->froze_names == VM_NAMES_NOTHING)
+	if (noted->alone)
 		return f->info && !f->info->backing_name;
-	return noted->froze_below && f->below != VM_NO_FILE && vm_graph_exists(g, f->below) &&
-	       vm_graph_file(g, f->below)->stamp.ino == noted->froze_below;
+	return noted->below && f->below != VM_NO_FILE && vm_graph_exists(g, f->below) &&
+	       vm_graph_file(g, f->below)->stamp.ino == noted->below;
 }
 
 /* P is still the file of which we noted, after the snapshot was taken and nothing spoke against it, that it was frozen; its time then was
  * another one, or it would be attested. So virsh's delete does not explain this: after that P would be another file. */
 static bool noted_and_written(const struct vm_hearing *h, int file)
 {
-	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp, *then = h->disk->froze;
+	const struct vm_fact_note *noted = h->disk->froze;
+	const struct vm_fact_file *f = vm_graph_file(h->g, file);
 
-	return then && !s->block && s->ino == then->ino && s->mtime_ns > then->mtime_ns && s->mtime_ns >= h->from_ns &&
-	       s->btime_ns != 0 && s->btime_ns <= h->upto_ns + SLACK && (stands_as(h->g, file, h->disk) || !may_be_repointed(h, file));
+	return noted && !f->stamp.block && f->stamp.ino == noted->stamp.ino && written_ns(f) > noted->stamp.mtime_ns &&
+	       written_ns(f) >= h->from_ns && f->stamp.btime_ns != 0 && f->stamp.btime_ns <= h->upto_ns + SLACK &&
+	       (stands_as(h->g, file, noted) || !may_be_repointed(h, file));
 }
 
-/* It is what another snapshot froze, and that one's note shows that it was written to since, later than this one was taken. What stands on
- * it was not touched afterwards, as it would be at the end of a commit. */
+/* This note shows that the file was written to since. */
+static bool tells_of(const struct vm_hearing *h, int file, const struct vm_fact_note *noted)
+{
+	const struct vm_fact_file *f = vm_graph_file(h->g, file);
+
+	return noted && noted->stamp.size && noted->stamp.ino == f->stamp.ino && written_ns(f) > noted->stamp.mtime_ns &&
+	       (stands_as(h->g, file, noted) || !may_be_repointed(h, file));
+}
+
+/* It is what another snapshot froze, which may be gone, and that one's note shows that it was written to since, later than this one was
+ * taken. What stands on it was not touched afterwards, as it would be at the end of a commit. */
 static bool noted_by_another(const struct vm_hearing *h, size_t i)
 {
 	const struct vm_graph *g = h->g;
+	const struct vm_fact_domain *own = &g->facts->domains[h->domain];
 	int file = h->chain.files[i], upper = vm_hearing_file_above(h, i);
 	const struct vm_fact_file *f = vm_graph_file(g, file);
+	bool told = false;
 
 	if (upper == VM_NO_FILE || !vm_graph_exists(g, file) || f->stamp.block || vm_graph_file(g, upper)->stamp.block ||
-	    f->stamp.mtime_ns < h->from_ns || vm_graph_file(g, upper)->stamp.mtime_ns + SLACK >= f->stamp.mtime_ns)
+	    written_ns(f) < h->from_ns || vm_graph_file(g, upper)->stamp.mtime_ns + SLACK >= written_ns(f))
 		return false;
-	for (int x = g->pits.head[g->node[file]]; x >= 0; x = g->pits.next[x]) {
-		const struct vm_fact_snapdisk *other = vm_graph_snapdisk(g, &g->snaps[x]);
-		const struct q2_stamp *then = other->froze;
-
-		if (then && then->size && then->ino == f->stamp.ino && f->stamp.mtime_ns > then->mtime_ns &&
-		    (stands_as(g, file, other) || !may_be_repointed(h, file)))
-			return true;
-	}
-	return false;
+	for (int x = g->pits.head[g->node[file]]; !told && x >= 0; x = g->pits.next[x])
+		told = tells_of(h, file, vm_graph_snapdisk(g, &g->snaps[x])->froze);
+	for (size_t k = 0; !told && k < own->n_noted; k++)
+		told = tells_of(h, file, &own->noted[k]);
+	return told;
 }
 
 /* ---------------------------------------------------------------- another file, or an older one */
@@ -255,7 +248,8 @@ bool vm_hearing_replaced(const struct vm_hearing *h, size_t i)
 	if (!vm_graph_exists(g, file) || s->block)
 		return false;
 	for (int x = g->pits.head[g->node[file]]; x >= 0; x = g->pits.next[x]) {
-		const struct q2_stamp *then = vm_graph_snapdisk(g, &g->snaps[x])->froze;
+		const struct vm_fact_note *noted = vm_graph_snapdisk(g, &g->snaps[x])->froze;
+		const struct q2_stamp *then = noted ? &noted->stamp : NULL;
 
 		if (!then || !then->size)
 			continue;
@@ -280,10 +274,10 @@ bool vm_hearing_written(const struct vm_hearing *h, size_t i)
 		return !vm_hearing_unwritten(h, file);
 	if (i > 0 && noted_by_another(h, i))
 		return true;
-	if (!touched_late(h, file) || was_renamed(h->g, file))
+	if (!touched_late(h, file))
 		return false;
 	if (upper == VM_NO_FILE) /* nothing stands on it as recorded: no delete by libvirt explains this */
 		return !vm_graph_exists(h->g, h->disk->overlay) || !may_be_repointed(h, file);
 	return !may_be_repointed(h, file) && !vm_graph_file(h->g, upper)->stamp.block &&
-	       vm_graph_file(h->g, upper)->stamp.mtime_ns + SLACK < vm_graph_file(h->g, file)->stamp.mtime_ns;
+	       vm_graph_file(h->g, upper)->stamp.mtime_ns + SLACK < written_ns(vm_graph_file(h->g, file));
 }

@@ -302,7 +302,6 @@ static void paint(const struct painting *p, struct draft *draft, struct vm_layer
 	layer->cluster_bits = f->info ? f->info->cluster_bits : 0;
 	layer->allocated = f->stamp.allocated;
 	layer->stamp = f->stamp;
-	layer->names = !f->info ? 0 : f->info->backing_name ? vm_strmap_hash(f->info->backing_name) : VM_NAMES_NOTHING;
 	layer->below = draft->format == Q2_FORMAT_QCOW2 ? draft_index(p, f->below) : -1;
 	layer->active = is_active(p, draft->file);
 	layer->memory = draft->memory;

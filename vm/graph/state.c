@@ -49,10 +49,13 @@
  *   reopened    a later snapshot froze L again: then L was an active layer in between.
  *
  *   noted       a command of ours has noted that P is what this snapshot froze, and with which stamp. P is the same file still, has
- *               been written to and cannot have been re-pointed: guilt, whatever U says. One whose header has another name than noted
- *               for what it stands on has been, by somebody who moved the images.
+ *               been written to and cannot have been re-pointed: guilt, whatever U says.
  *
- *   by another  the same of L further down, which another snapshot froze, unless U was touched later, as by the end of a commit.
+ *   by another  the same of L further down, which another snapshot froze, be it gone by now, unless U was touched later, as by the end
+ *               of a commit.
+ *
+ *   content     a file of which all but the header sums up to what was noted has its old time, in all of this: who moves images
+ *               writes new names into their headers.
  *
  *   replaced    P, or an L that another snapshot froze, is older than was noted of it: a copy from before was put in its place.
  *
@@ -119,13 +122,13 @@ static bool commit_seen(const struct vm_graph *g, int base, int top)
 static bool is_then(const struct vm_fact_file *f, const struct q2_stamp *then)
 {
 	return !f->error && !f->stamp.block && f->stamp.ino == then->ino && f->stamp.size == then->size &&
-	       f->stamp.mtime_ns == then->mtime_ns;
+	       (f->stamp.mtime_ns == then->mtime_ns || f->content_ns == then->mtime_ns);
 }
 
 /* The file that was noted as frozen, where the record names another one and it is there, as it was; else VM_NO_FILE. */
 static int noted_pit(const struct vm_hearing *h)
 {
-	const struct q2_stamp *then = h->disk->froze;
+	const struct q2_stamp *then = h->disk->froze ? &h->disk->froze->stamp : NULL;
 	const struct vm_fact_file *pit = vm_graph_file(h->g, h->disk->pit);
 
 	if (h->disk->mode != VM_MODE_EXTERNAL || !then || (!pit->error && pit->stamp.ino == then->ino))
@@ -168,7 +171,7 @@ static void redirect(struct vm_hearing *h)
  * file that was born after the snapshot only has that one's inode number. */
 static bool judge_note(struct vm_hearing *h)
 {
-	const struct q2_stamp *then = h->disk->froze;
+	const struct q2_stamp *then = h->disk->froze ? &h->disk->froze->stamp : NULL;
 	const struct vm_fact_file *pit = vm_graph_file(h->g, h->pit);
 
 	if (h->disk->mode != VM_MODE_EXTERNAL || !then || (!pit->error && pit->stamp.ino == then->ino))

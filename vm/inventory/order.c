@@ -255,7 +255,7 @@ static void snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d
 						    set->chains->fact[disk->fact.pit].path);
 		disk->fact.ino = ino;
 		if (!disk->fact.froze && s->kind == VM_EXTERNAL)
-			disk->fact.froze = vm_history_frozen(set->memory, ino);
+			disk->fact.froze = vm_history_frozen(set->memory, ino, set->arena);
 		disks[i] = disk->fact;
 	}
 	out->disks = disks;
@@ -289,7 +289,7 @@ static void domain_facts(const struct vm_drafts *set, const struct vm_draft *d, 
 		disks[i] = d->disks[i].fact;
 	*out = (struct vm_fact_domain){ .name = d->dir, .running = d->running, .image = d->image, .disks = disks,
 					.n_disks = d->n_disks, .made = d->own_made, .n_made = d->n_own_made,
-					.begun = d->begun, .n_begun = d->n_begun, .others = d->others, .n_others = d->n_others };
+					.begun = d->begun, .n_begun = d->n_begun, .others = d->others, .n_others = d->n_others, .noted = d->noted, .n_noted = d->n_noted };
 	snapshot_facts(set, d, out);
 }
 

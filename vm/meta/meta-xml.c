@@ -116,7 +116,10 @@ static void put_file(FILE *f, const struct vm_meta_file *file)
 	fprintf(f, "<f k=\"%" PRIu64 "\" i=\"%" PRIu64 "\" z=\"%" PRIu64 "\"", file->number, file->ino, file->size);
 	put_time(f, "m", file->mtime_ns);
 	put_number(f, "b", file->below);
-	put_number(f, "h", file->names);
+	put_number(f, "h", file->alone);
+	put_number(f, "s", file->sum);
+	if (file->kept)
+		fputs(" x=\"k\"", f);
 	fputs("/>", f);
 }
 
@@ -182,7 +185,7 @@ static void put_meta(FILE *f, const struct vm_meta *meta, enum room room)
 	put_attr(f, "on", meta->on);
 	putc('>', f);
 	for (size_t i = 0; i < meta->n_files; i++)
-		if (room == ALL || (room == NO_ATTESTED && has_froze(meta, meta->files[i].number)))
+		if (room == ALL || (room == NO_ATTESTED && (meta->files[i].kept || has_froze(meta, meta->files[i].number))))
 			put_file(f, &meta->files[i]);
 	for (size_t i = 0; i < meta->n_made; i++) {
 		fputs("<l", f);
@@ -475,6 +478,8 @@ static int read_file(struct reader *r, const xmlNode *node)
 {
 	struct vm_meta *meta = r->meta;
 	struct vm_meta_file file = { .number = 0 };
+	vs_autofree char *letters = NULL;
+	uint64_t names;
 	int ret;
 
 	if ((ret = charge(r, FILE_COST)) < 0 ||
@@ -483,8 +488,12 @@ static int read_file(struct reader *r, const xmlNode *node)
 	    (ret = get_number(r, node, "z", UINT64_MAX, &file.size)) < 0 ||
 	    (ret = get_time(r, node, "m", &file.mtime_ns)) < 0 ||
 	    (ret = get_number(r, node, "b", UINT64_MAX, &file.below)) < 0 ||
-	    (ret = get_number(r, node, "h", UINT64_MAX, &file.names)) < 0)
+	    (ret = get_number(r, node, "h", UINT64_MAX, &names)) < 0 || /* others than 1 were hashes of a name */
+	    (ret = get_number(r, node, "s", UINT64_MAX, &file.sum)) < 0 ||
+	    (ret = get_attr(r, node, "x", &letters)) < 0)
 		return ret;
+	file.alone = names == 1;
+	file.kept = letters && strchr(letters, 'k');
 	if (!file.number || vm_meta_file(meta, file.number))
 		return bad(r, node, "has no number of its own");
 	meta->files = xreallocarray(meta->files, meta->n_files + 1, sizeof(*meta->files));

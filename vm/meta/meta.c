@@ -16,6 +16,8 @@
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
+#define KEPT_MAX 128
+
 static int64_t seconds(int64_t ns)
 {
 	return ns / VM_NS_PER_S - (ns % VM_NS_PER_S < 0);
@@ -251,12 +253,23 @@ static bool is_attested_with(const struct vm_meta *meta, uint64_t number)
 	return false;
 }
 
+/* The first ones were noted first: where there are too many, those go. */
+static void limit_kept(struct vm_meta *meta)
+{
+	size_t n = 0;
+
+	for (size_t i = meta->n_files; i-- > 0;)
+		if (meta->files[i].kept)
+			meta->files[i].kept = n++ < KEPT_MAX;
+}
+
 static void sweep_files(struct vm_meta *meta)
 {
 	size_t kept = 0;
 
+	limit_kept(meta);
 	for (size_t i = 0; i < meta->n_files; i++)
-		if (is_attested_with(meta, meta->files[i].number))
+		if (meta->files[i].kept || is_attested_with(meta, meta->files[i].number))
 			meta->files[kept++] = meta->files[i];
 	meta->n_files = kept;
 }
@@ -313,6 +326,8 @@ void vm_meta_adopt(struct vm_meta *meta, const char *uuid)
 	}
 	for (; copied && meta->n_made > 0; meta->n_made--)
 		free(meta->made[meta->n_made - 1].path);
+	for (size_t i = 0; copied && i < meta->n_files; i++)
+		meta->files[i].kept = false;
 	if (copied)
 		sweep_files(meta);
 }
@@ -418,7 +433,8 @@ static uint64_t number_of(struct vm_meta *meta, const struct vm_meta_file *file)
 
 		if (f->ino == file->ino && f->size == file->size && f->mtime_ns == file->mtime_ns) {
 			f->below = file->below ? file->below : f->below;
-			f->names = file->names ? file->names : f->names;
+			f->alone |= file->alone;
+			f->sum = file->sum ? file->sum : f->sum;
 			return f->number;
 		}
 		if (f->number > last)
@@ -497,7 +513,7 @@ void vm_meta_restamp(struct vm_meta *meta, const struct vm_meta_file *now, const
 		return;
 	last->size = now->size;
 	last->mtime_ns = now->mtime_ns;
-	last->names = 0;
+	last->alone = false;
 }
 
 /* ---------------------------------------------------------------- what we made */
@@ -537,14 +553,31 @@ size_t vm_meta_sweep_made(struct vm_meta *meta, bool (*exists)(const char *path,
 
 /* ---------------------------------------------------------------- the end of a snapshot */
 
+/* Of a snapshot that is about to be forgotten. */
+static void keep_frozen(struct vm_meta *meta, const struct vm_meta_snapshot *s)
+{
+	for (size_t i = 0; i < meta->n_files; i++)
+		for (size_t k = 0; k < s->n_frozen; k++)
+			if (meta->files[i].number == s->frozen[k].file && !is_spoilt(&meta->files[i]))
+				meta->files[i].kept = true;
+}
+
 bool vm_meta_forget(struct vm_meta *meta, const struct vm_meta_id *id)
 {
 	size_t i = position(meta, id);
 
 	if (i == meta->n_snapshots)
 		return false;
+	keep_frozen(meta, &meta->snapshots[i]);
 	remove_at(meta, i);
 	return true;
+}
+
+void vm_meta_unkeep(struct vm_meta *meta, uint64_t ino)
+{
+	for (size_t i = 0; i < meta->n_files; i++)
+		if (meta->files[i].ino == ino)
+			meta->files[i].kept = false;
 }
 
 size_t vm_meta_sweep(struct vm_meta *meta, bool (*exists)(const struct vm_meta_id *id, void *opaque), void *opaque)
@@ -554,8 +587,10 @@ size_t vm_meta_sweep(struct vm_meta *meta, bool (*exists)(const struct vm_meta_i
 	for (size_t i = meta->n_snapshots; i-- > 0;) {
 		struct vm_meta_id id = id_of(&meta->snapshots[i]);
 
-		if (!exists(&id, opaque))
-			remove_at(meta, i);
+		if (exists(&id, opaque))
+			continue;
+		keep_frozen(meta, &meta->snapshots[i]);
+		remove_at(meta, i);
 	}
 	return n - meta->n_snapshots;
 }

@@ -15,7 +15,9 @@
  *              of         UUID of the domain that this is said of; absent: not known, or an image source's
  *     f        k          number, for `v`                                            any number; one an image file
  *              i z m      its inode number, size and mtime in seconds[.nanoseconds]
- *              b h        inode number of what it stood on, and a hash of the name that it had for that (1: on nothing); may be absent
+ *              b h        inode number of what it stood on; 1: it stood on nothing; may be absent
+ *              s          sum of what it stores, see vm_sum(); may be absent
+ *              x          letters: k frozen by a snapshot of which there is no record any more
  *     l        p i        path and inode number of a layer that a command of ours   any number; one a path
  *                         or a snapshot made, which no record says any more
  *     s        n          raw name of a snapshot                                    any number; one a snapshot
@@ -102,7 +104,9 @@ struct vm_meta_file {
 	uint64_t number, ino, size;
 	int64_t mtime_ns;
 	uint64_t below; /* inode number of what it stood on; 0: not known, or on nothing */
-	uint64_t names; /* vm_strmap_hash() of the name that its header had for that; VM_NAMES_NOTHING; 0: not known */
+	uint64_t sum;   /* vm_sum() of all but its header, which jobs and who moves images change; 0: not known */
+	bool alone;     /* it stood on nothing */
+	bool kept;      /* a snapshot of which there is no record any more froze it: what stands on it should still know */
 };
 
 struct vm_meta_snapshot {
@@ -129,7 +133,7 @@ struct vm_meta {
 	                                    * vm_made_identity(), with blanks between */
 	struct vm_meta_snapshot *snapshots; /* only those of which there is something to say */
 	size_t n_snapshots;
-	struct vm_meta_file *files;         /* only those that some snapshot is attested with */
+	struct vm_meta_file *files;         /* only those that some snapshot is attested with or froze, and what is kept */
 	size_t n_files;
 	struct vm_meta_made {
 		char *path;
@@ -183,7 +187,7 @@ const struct vm_meta_file *vm_meta_file(const struct vm_meta *meta, uint64_t num
  * None of them raises the serial; who stores the result calls vm_meta_bump() first, once. Strings are copied. An entry of which nothing is left to say goes by itself.
  */
 
-void vm_meta_bump(struct vm_meta *meta); /* also forgets the files that nobody is attested with */
+void vm_meta_bump(struct vm_meta *meta); /* also forgets the files of which nothing is to be told */
 
 /* NULL: none. @policy is a canonical line. */
 void vm_meta_set_policy(struct vm_meta *meta, const char *policy);
@@ -213,8 +217,11 @@ bool vm_meta_has_made(const struct vm_meta *meta, const char *path, uint64_t ino
 /* Forgets every such layer for which @exists says false. Returns how many. */
 size_t vm_meta_sweep_made(struct vm_meta *meta, bool (*exists)(const char *path, uint64_t ino));
 
-/* The snapshot is gone: so is all that was said of it. True if there was something. */
+/* The snapshot is gone: so is all that was said of it, but what it froze is kept. True if there was something. */
 bool vm_meta_forget(struct vm_meta *meta, const struct vm_meta_id *id);
+
+/* A merge of ours has written to that file: what was kept of it tells nothing any more. */
+void vm_meta_unkeep(struct vm_meta *meta, uint64_t ino);
 
 /* Forgets every snapshot for which @exists says false. Returns how many. Those with a mark are asked for as well. */
 size_t vm_meta_sweep(struct vm_meta *meta, bool (*exists)(const struct vm_meta_id *id, void *opaque), void *opaque);

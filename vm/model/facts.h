@@ -20,6 +20,7 @@ struct vm_fact_file {
 	int error;              /* 0, or why it or its header cannot be read: -ENOENT, -EACCES, -EINVAL, ... */
 	const char *why;        /* sentence for `error`, with the path in it; may be NULL */
 	struct q2_stamp stamp;  /* all zero if it does not exist */
+	int64_t content_ns;     /* stamp.mtime_ns, or the earlier time since which only its header was changed, as is proven */
 	enum q2_format format;  /* as which it was looked at */
 	const struct q2_info *info; /* its header; NULL for raw and where it cannot be read */
 
@@ -59,6 +60,13 @@ struct vm_fact_disk {
 	int mirror;             /* the destination of a copy, the base of an active commit; else VM_NO_FILE */
 };
 
+/* An image that some snapshot froze, as it was when nothing spoke against it. */
+struct vm_fact_note {
+	struct q2_stamp stamp;  /* ino, size, mtime; of size 0 and time 0: it was written to since, and is not right for good */
+	uint64_t below;         /* inode number of what it stood on then; 0: not known, or on nothing */
+	bool alone;             /* it stood on nothing then */
+};
+
 /* A disk as a snapshot has it. Leave out disks that are not exposed and those with VM_MODE_NO. */
 struct vm_fact_snapdisk {
 	const char *target;
@@ -76,9 +84,7 @@ struct vm_fact_snapdisk {
 	const struct q2_stamp *attested; /* it was right when files beneath it had these stamps (ino, size, mtime) */
 	size_t n_attested;
 	uint64_t ino;           /* of its file in the tree */
-	const struct q2_stamp *froze; /* NULL, or the image as it was when we took or first recorded it (ino, size, mtime) */
-	uint64_t froze_below;         /* inode number of what it stood on then; 0: not known, or on nothing */
-	uint64_t froze_names;         /* vm_strmap_hash() of the name that its header had for that; VM_NAMES_NOTHING; 0: not known */
+	const struct vm_fact_note *froze; /* NULL, or the image as it was when we took or first recorded it */
 };
 
 struct vm_fact_snapshot {
@@ -101,6 +107,8 @@ struct vm_fact_domain {
 	size_t n_disks;
 	const struct vm_fact_snapshot *snapshots;
 	size_t n_snapshots;
+	const struct vm_fact_note *noted; /* images that snapshots froze of which there is no record any more */
+	size_t n_noted;
 	const int *made;        /* files that a command of ours made for it and that it may not use any more */
 	size_t n_made;
 	const int *begun;       /* the same, by a command that has not ended: files that it may not have come to use yet */

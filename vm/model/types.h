@@ -78,8 +78,6 @@ struct vm_snapshot {
 	size_t n_disks;
 };
 
-#define VM_NAMES_NOTHING 1 /* for a hash of a name: the header says that the image stands on nothing */
-
 /* One image file in the inventory of a disk's layers. */
 struct vm_layer {
 	char *path;
@@ -88,7 +86,6 @@ struct vm_layer {
 	unsigned version, cluster_bits; /* of a qcow2 header; 0 where there is none */
 	uint64_t allocated;     /* bytes on disk */
 	int below;              /* index (in the domain's layers) of the layer it stands on, -1 = none */
-	uint64_t names;         /* vm_strmap_hash() of the name that its header has for that; VM_NAMES_NOTHING; 0: it has no header to know it by */
 	bool active;            /* a disk of this domain writes here */
 	bool memory;            /* no image, and not shown: a snapshot's memory is in it, by its record */
 	int error;              /* 0, or why it or its header cannot be read: -ENOENT, -EACCES, ...; see note */

@@ -18,6 +18,7 @@
 
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
+#include "vm/util/sum.h"
 
 #define RACY_NS (100 * VM_NS_PER_MS)
 #define FORGET_ROUNDS 8
@@ -286,6 +287,19 @@ struct vm_header *vm_headers_top(struct vm_headers *files, const char *path, enu
 		look_by_path(files, f);
 	f->trusted = files->round;
 	return f;
+}
+
+uint64_t vm_headers_sum(struct vm_headers *files, struct vm_header *f)
+{
+	const struct vm_sum_file expected = { f->stamp.ino, f->stamp.size, f->stamp.mtime_ns };
+
+	if (!f->found || !f->info || f->exposes || f->stamp.block || vm_headers_is_mount(files, f->stamp.dev))
+		return 0;
+	if (f->racy || !same_stamp(&f->summed, &f->stamp)) {
+		f->sum = vm_sum(f->path, &expected, UINT64_C(1) << f->info->cluster_bits);
+		f->summed = f->stamp;
+	}
+	return f->sum;
 }
 
 bool vm_headers_locks(struct vm_headers *files, struct vm_header *f)

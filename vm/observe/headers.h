@@ -45,6 +45,8 @@ struct vm_header {
 	struct q2_info *own_info;
 	char *own_error;
 	uint64_t looked, trusted;   /* the round of the last look; of the last one by a trusted path */
+	uint64_t sum;               /* as of vm_headers_sum() when it had the stamp... */
+	struct q2_stamp summed;     /* ... of this look; all zero: never asked */
 	bool racy;                  /* written so shortly before it was read that its times may not show the next write */
 	struct vm_backing *backings;
 };
@@ -89,6 +91,9 @@ struct vm_header *vm_backing_data(struct vm_headers *files, struct vm_header *f,
  * the
  * same. False: there is none, or nobody can tell. */
 bool vm_backing_refused(const struct vm_header *f, const struct q2_gate *gate, uint64_t *dev, uint64_t *ino);
+
+/* vm_sum() of all but the header of a qcow2 image, as it was at the last look; 0: nobody can tell. */
+uint64_t vm_headers_sum(struct vm_headers *files, struct vm_header *f);
 
 /* Asks for QEMU's lock bytes on it now. Returns the news: did they change? One that is not there has none. */
 bool vm_headers_locks(struct vm_headers *files, struct vm_header *f);

@@ -193,16 +193,20 @@ void vm_history_froze(struct vm_history *memory, uint64_t ino, const struct q2_s
 	*f = (struct seen_frozen){ *stamp, memory->look };
 }
 
-const struct q2_stamp *vm_history_frozen(struct vm_history *memory, uint64_t ino)
+struct vm_fact_note *vm_history_frozen(struct vm_history *memory, uint64_t ino, struct vm_arena *arena)
 {
+	struct vm_fact_note *note;
 	struct seen_frozen *f;
 	char key[24];
 
 	snprintf(key, sizeof(key), "%016" PRIx64, ino);
 	f = vm_strmap_get(&memory->frozen, key);
-	if (f)
-		f->look = memory->look;
-	return f ? &f->stamp : NULL;
+	if (!f)
+		return NULL;
+	f->look = memory->look;
+	note = vm_arena_calloc(arena, 1, sizeof(*note));
+	note->stamp = f->stamp;
+	return note;
 }
 
 /* ---------------------------------------------------------------- commits */

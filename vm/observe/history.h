@@ -13,6 +13,7 @@
 #define VS_VM_OBSERVE_HISTORY_H
 
 #include "vm/model/facts.h"
+#include "vm/util/arena.h"
 
 struct vm_history;
 struct vm_history *vm_history_new(void);
@@ -31,9 +32,9 @@ void vm_history_pulled(struct vm_history *memory, const struct q2_stamp *stamp);
 /* The first poll that saw the snapshot disk with this inode number (it identifies snapshot and disk) on this image. */
 unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *pit);
 
-/* The image of this snapshot disk was found right, with this stamp. And: what was; NULL: it never was while we looked. Borrowed. */
+/* The image of this snapshot disk was found right, with this stamp. And: what was, in @arena; NULL: it never was while we looked. */
 void vm_history_froze(struct vm_history *memory, uint64_t ino, const struct q2_stamp *stamp);
-const struct q2_stamp *vm_history_frozen(struct vm_history *memory, uint64_t ino);
+struct vm_fact_note *vm_history_frozen(struct vm_history *memory, uint64_t ino, struct vm_arena *arena);
 
 /* Adds what vm_graph_commits() found. */
 void vm_history_commits_add(struct vm_history *memory, const struct vm_facts *facts, const struct vm_fact_commit *commits,
