@@ -143,10 +143,13 @@ static const char *reason_of(const struct vm_context *cx, const struct vm_retain
 	return "?";
 }
 
-/* What a delete of them would meet. Empties the list. */
+/* What a delete of them would meet. Each is tried with the others there: what is in the way of one may have gone before it is its turn.
+ * Empties the list. */
 static void try_drops(struct vm_context *cx, char **keys, size_t n_keys, const struct vm_retain_snapshot *snaps,
 		      const struct vm_retain_verdict *verdicts, size_t n)
 {
+	bool others_go = false;
+
 	while (n_keys) {
 		char *said = vs_steal(cx->said);
 		struct vs_err why = {0};
@@ -158,7 +161,8 @@ static void try_drops(struct vm_context *cx, char **keys, size_t n_keys, const s
 		for (size_t i = 0; i < done; i++)
 			vm_context_say(cx, "would delete '%s' (%s)", keys[i], reason_of(cx, snaps, verdicts, n, keys[i]));
 		if (r < 0)
-			vm_context_say(cx, "'%s' would stay: %s", keys[done], why.msg);
+			vm_context_say(cx, "'%s' would stay%s: %s", keys[done], others_go || done ? ", if it is so still when those are gone" : "", why.msg);
+		others_go |= done > 0;
 		gone = done + (r < 0);
 		for (size_t i = 0; i < gone; i++)
 			free(keys[i]);
