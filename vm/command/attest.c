@@ -138,7 +138,7 @@ void vm_attest_spoilt_in(struct vm_context *cx, int layer)
 	}
 }
 
-static int attest(struct vm_context *cx, const struct vm_snapshot *s)
+static void attest(struct vm_context *cx, const struct vm_snapshot *s)
 {
 	vs_autofree struct vm_meta_file *files = NULL;
 	struct vm_meta_id id = vm_context_id(cx, s);
@@ -149,36 +149,32 @@ static int attest(struct vm_context *cx, const struct vm_snapshot *s)
 		if (s->kind == VM_EXTERNAL && s->disks[i].state == VM_UNSUPPORTED && !vm_meta_frozen(cx->meta, &id, s->disks[i].target))
 			vm_attest_frozen(cx, &id, &s->disks[i]);
 		if (!is_right(&s->disks[i]))
-			return 0; /* whatever was known of it stays */
+			return; /* whatever was known of it stays */
 		room += s->disks[i].n_stamps;
 	}
-	files = calloc(room + 1, sizeof(*files));
-	if (!files)
-		return -ENOMEM;
+	files = xcalloc(room, sizeof(*files));
 	for (size_t i = 0; i < s->n_disks; i++) {
 		n = list_layers(cx, s, &s->disks[i], files, n);
 		if (s->kind == VM_EXTERNAL)
 			vm_attest_frozen(cx, &id, &s->disks[i]);
 	}
 	vm_meta_set_attested(cx->meta, &id, files, n);
-	return 0;
 }
 
-int vm_attest_domain(struct vm_context *cx, const struct vm_domain *d, struct vs_err *err)
+void vm_attest_domain(struct vm_context *cx, const struct vm_domain *d)
 {
-	int r = 0;
-
-	for (size_t i = 0; cx->conn && r == 0 && i < d->n_snapshots; i++)
+	for (size_t i = 0; cx->conn && i < d->n_snapshots; i++)
 		if (!d->snapshots[i].present)
-			r = attest(cx, &d->snapshots[i]);
-	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
+			attest(cx, &d->snapshots[i]);
 }
 
 int vm_attest_poll(struct vm_context *cx, struct vs_err *err)
 {
 	int r = vm_context_poll(cx, err);
 
-	return r < 0 || cx->try_only ? r : vm_attest_domain(cx, cx->d, err);
+	if (r == 0 && !cx->try_only)
+		vm_attest_domain(cx, cx->d);
+	return r;
 }
 
 static bool stands_on(const struct vm_context *cx, const struct vm_disk *disk, int base)
@@ -190,15 +186,13 @@ static bool stands_on(const struct vm_context *cx, const struct vm_disk *disk, i
 }
 
 /* To what is attested already. */
-static int attest_too(struct vm_context *cx, const struct vm_snapshot *s, const struct vm_meta_file *more)
+static void attest_too(struct vm_context *cx, const struct vm_snapshot *s, const struct vm_meta_file *more)
 {
 	struct vm_meta_id id = vm_context_id(cx, s);
 	const struct vm_meta_snapshot *said = vm_meta_find(cx->meta, &id);
 	size_t had = said ? said->n_attested : 0, n = 0;
-	vs_autofree struct vm_meta_file *files = calloc(had + 1, sizeof(*files));
+	vs_autofree struct vm_meta_file *files = xcalloc(had + 1, sizeof(*files));
 
-	if (!files)
-		return -ENOMEM;
 	for (size_t i = 0; i < had; i++) {
 		const struct vm_meta_file *file = vm_meta_file(cx->meta, said->attested[i]);
 
@@ -207,21 +201,20 @@ static int attest_too(struct vm_context *cx, const struct vm_snapshot *s, const 
 	}
 	files[n++] = *more;
 	vm_meta_set_attested(cx->meta, &id, files, n);
-	return 0;
 }
 
-int vm_attest_beneath(struct vm_context *cx, const char *path, struct vs_err *err)
+void vm_attest_beneath(struct vm_context *cx, const char *path)
 {
-	int base = vm_context_layer(cx, path), r = 0;
+	int base = vm_context_layer(cx, path);
 	struct vm_meta_file now;
 	struct stat st;
 
 	if (base < 0 || stat(path, &st) < 0 || !S_ISREG(st.st_mode))
-		return 0;
+		return;
 	now = (struct vm_meta_file){
 		.ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = st.st_mtim.tv_sec * VM_NS_PER_S + st.st_mtim.tv_nsec,
 	};
-	for (size_t i = 0; r == 0 && i < cx->d->n_snapshots; i++) {
+	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &cx->d->snapshots[i];
 		bool above = false, right = !s->present;
 
@@ -230,22 +223,19 @@ int vm_attest_beneath(struct vm_context *cx, const char *path, struct vs_err *er
 			right = right && is_right(&s->disks[k]);
 		}
 		if (above && right)
-			r = attest_too(cx, s, &now);
+			attest_too(cx, s, &now);
 	}
-	return r < 0 ? vs_err_set(err, r, "out of memory") : 0;
 }
 
-int vm_attest_again(struct vm_context *cx, struct vs_err *err)
+void vm_attest_again(struct vm_context *cx)
 {
 	struct vm_inventory *inv;
-	int r = vm_refresher_poll(cx->refresher, 30000);
 
-	if (r < 0)
-		return 0; /* nobody knows: then nothing is attested that was not before */
+	if (vm_refresher_poll(cx->refresher, 30000) < 0)
+		return; /* nobody knows: then nothing is attested that was not before */
 	inv = vm_refresher_inventory(cx->refresher);
-	for (size_t i = 0; r == 0 && i < inv->n_domains; i++)
+	for (size_t i = 0; i < inv->n_domains; i++)
 		if (!strcmp(inv->domains[i]->uuid, cx->uuid))
-			r = vm_attest_domain(cx, inv->domains[i], err);
+			vm_attest_domain(cx, inv->domains[i]);
 	vm_inventory_put(inv);
-	return r;
 }

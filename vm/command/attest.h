@@ -11,13 +11,13 @@
 #include "vm/command/context.h"
 
 /* Notes in cx->meta which snapshots of @d (of an inventory) are right, with what beneath them; the next save stores it. */
-int vm_attest_domain(struct vm_context *cx, const struct vm_domain *d, struct vs_err *err);
+void vm_attest_domain(struct vm_context *cx, const struct vm_domain *d);
 /* vm_context_poll(), and does so with what it saw, unless it is a `try`. */
 int vm_attest_poll(struct vm_context *cx, struct vs_err *err);
 /* Of the last look: what was right and stands on @path (not: is frozen in it) is so with what that file is by now. */
-int vm_attest_beneath(struct vm_context *cx, const char *path, struct vs_err *err);
+void vm_attest_beneath(struct vm_context *cx, const char *path);
 /* The same with a new inventory, after files have changed. */
-int vm_attest_again(struct vm_context *cx, struct vs_err *err);
+void vm_attest_again(struct vm_context *cx);
 
 /* A merge is about to change files, and what their times tell: who is not right now must not come to look right by that. Notes so in
  * cx->meta, for good. */

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * command.h: the commands. Each begins with a look, asks whether it may, and does it or (`try`) says what it would do; each may be
- * repeated after a crash.
+ * command.h: the commands. Each asks whether it may, and does it or (`try`) says what it would do; each may be repeated after a crash.
  *
  * Threads: the command's.
  */
@@ -11,12 +10,18 @@
 
 #include "vm/command/context.h"
 
+/* A line of `ctl`, but `cancel`: a look, and the command. A policy then drops what it drops when one more is there. */
+int vm_command_run(struct vm_context *cx, const struct vm_command *c, struct vs_err *err);
+
+/* After a look. */
 int vm_command_create(struct vm_context *cx, const struct vm_command *c, struct vs_err *err);
 int vm_command_delete(struct vm_context *cx, char *const *names, size_t n, struct vs_err *err);
 int vm_command_commit(struct vm_context *cx, const char *first, const char *last, struct vs_err *err);
 int vm_command_pull(struct vm_context *cx, const char *name, struct vs_err *err);
 int vm_command_revert(struct vm_context *cx, const struct vm_command *c, struct vs_err *err);
 int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct vs_err *err);
+
+/* With a look. Stores the policy. */
 int vm_command_policy(struct vm_context *cx, const char *line, struct vs_err *err);
 /* Drops what the policy drops. *dropped: how many. */
 int vm_command_prune(struct vm_context *cx, size_t *dropped, struct vs_err *err);

@@ -30,17 +30,11 @@ void vm_context_say(struct vm_context *cx, const char *fmt, ...)
 	vs_autofree char *phrase = NULL;
 	char *longer;
 	va_list ap;
-	int n;
 
 	va_start(ap, fmt);
-	n = vasprintf(&phrase, fmt, ap);
+	phrase = xvasprintf(fmt, ap);
 	va_end(ap);
-	if (n < 0) {
-		phrase = NULL;
-		return;
-	}
-	if (asprintf(&longer, "%s%s%s", cx->said ? cx->said : "", cx->said ? "; " : "", phrase) < 0)
-		return;
+	longer = xasprintf("%s%s%s", cx->said ? cx->said : "", cx->said ? "; " : "", phrase);
 	free(cx->said);
 	cx->said = longer;
 }
@@ -131,8 +125,8 @@ static int read_record(struct vm_context *cx, virDomainSnapshotPtr snap, struct 
 	if (!r->text)
 		return vm_virterr_set(err, "the record of a snapshot");
 	cx->n_records++;
-	r->name = strdup(virDomainSnapshotGetName(snap));
-	return r->name ? vm_xml_snapshot_parse(r->text, &r->xml, err) : vs_err_set(err, -ENOMEM, "out of memory");
+	r->name = xstrdup(virDomainSnapshotGetName(snap));
+	return vm_xml_snapshot_parse(r->text, &r->xml, err);
 }
 
 /* Parents before children. -ENOENT: one vanished after it was listed. */
@@ -193,8 +187,8 @@ static int read_meta(struct vm_context *cx, char **text, struct vs_err *err)
 		return errno == ENODATA ? -ENOENT : vs_err_set(err, -errno, "the attribute %s of '%s': %s", VM_META_XATTR,
 							       cx->uuid,
 							       strerror(errno));
-	*text = strndup(buf, (size_t)len);
-	return *text ? 0 : -ENOMEM;
+	*text = xstrndup(buf, (size_t)len);
+	return 0;
 }
 
 /* Of what was read or written. Two that say the same are the same. Gives; NULL: nothing. */

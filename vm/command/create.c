@@ -49,14 +49,13 @@ static int choose_kind(const struct vm_context *cx, enum vm_ask_kind ask, enum v
 
 static int check_name(const struct vm_context *cx, const struct vm_command *c, enum vm_kind kind, struct vs_err *err)
 {
-	const char **targets = calloc(cx->d->n_disks + 1, sizeof(*targets));
-	struct vm_name_rules rules = { .internal = kind == VM_INTERNAL, .libvirt = cx->conn };
+	vs_autofree const char **targets = xcalloc(cx->d->n_disks, sizeof(*targets));
+	struct vm_name_rules rules = { .internal = kind == VM_INTERNAL, .libvirt = true };
 	int r;
 
-	for (size_t i = 0; targets && i < cx->d->n_disks; i++)
+	for (size_t i = 0; i < cx->d->n_disks; i++)
 		targets[i] = cx->d->disks[i].target;
-	rules.suffix_len = targets ? vm_name_suffix_len(targets, cx->d->n_disks) : 16;
-	free(targets);
+	rules.suffix_len = vm_name_suffix_len(targets, cx->d->n_disks);
 	r = vm_name_check_new(c->names[0], &rules, err);
 	for (size_t i = 0; r == 0 && i < cx->d->n_snapshots; i++)
 		if (!cx->d->snapshots[i].present && !strcmp(cx->d->snapshots[i].name, c->names[0]))
@@ -197,17 +196,12 @@ int vm_command_create(struct vm_context *cx, const struct vm_command *c, struct 
 				      .n_targets = c->n_disks, .quiesce = c->quiesce_s, .quiesce_s = c->quiesce_s,
 				      .left_over = cx->try_only ? vm_recover_left_over : NULL,
 				      .taken = vm_context_names, .making = vm_recover_making, .opaque = cx };
-	int r = vm_attest_poll(cx, err);
+	int r = vm_recover_settle(cx, err);
 
-	if (r < 0)
-		return r;
-	r = vm_recover_settle(cx, err);
 	if (r == 0)
 		r = vm_recover_begin(cx, cx->command, VM_BESIDE_CREATE, err);
 	if (r < 0)
 		return r;
-	if (!cx->conn)
-		return vm_image_create(cx, c, err);
 	r = choose_kind(cx, c->kind, &spec.kind, err);
 	if (r == 0 && c->quiesce_s && (!cx->running || spec.kind == VM_INTERNAL))
 		r = vs_err_set(err, -EOPNOTSUPP, "quiesce is for external snapshots of running domains");

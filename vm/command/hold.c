@@ -12,10 +12,8 @@ int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct v
 {
 	const struct vm_snapshot *s;
 	struct vm_meta_id id;
-	int r = vm_attest_poll(cx, err);
+	int r = vm_context_find(cx, name, &s, err);
 
-	if (r == 0)
-		r = vm_context_find(cx, name, &s, err);
 	if (r < 0)
 		return r;
 	id = vm_context_id(cx, s);

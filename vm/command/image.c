@@ -17,6 +17,7 @@
 #include "vm/command/remove.h"
 #include "vm/libvirt/qemu-img.h"
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 /* Does what stands on it, as far as anybody knows, forbid to write it? That its own content stays the same is not enough: an image that a
  * domain's snapshot froze counts as spoilt once it was written to. */
@@ -86,8 +87,10 @@ int vm_image_create(struct vm_context *cx, const struct vm_command *c, struct vs
 	struct vm_name_rules rules = { .internal = true, .suffix_len = 16 };
 	const struct vm_snapshot *s = NULL;
 	struct vm_meta_id id;
-	int r = vm_name_check_new(c->names[0], &rules, err);
+	int r = vm_recover_settle(cx, err);
 
+	if (r == 0)
+		r = vm_name_check_new(c->names[0], &rules, err);
 	if (r == 0 && c->kind == VM_ASK_EXTERNAL)
 		r = vs_err_set(err, -EOPNOTSUPP, "an image without libvirt can have internal snapshots only");
 	if (r == 0 && (c->quiesce_s || c->n_disks || c->desc || c->names[0][0] == '-'))
@@ -146,8 +149,8 @@ int vm_image_revert(struct vm_context *cx, const struct vm_command *c, struct vs
 
 	if (r == 0)
 		r = check(cx, s, err);
-	if (r == 0 && !(name = strdup(s->name)))
-		r = vs_err_set(err, -ENOMEM, "out of memory");
+	if (r == 0)
+		name = xstrdup(s->name);
 	if (r == 0 && c->keep)
 		r = vm_image_create(cx, &create, err);
 	if (r == 0 && cx->try_only)

@@ -365,29 +365,28 @@ static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 
 /* Into the header of what stands on a top QEMU will write that it stands on the base: whoever is right now and has that
  * layer beneath it is attested with it, and saved with the marks. */
-static int attest_moving(struct vm_merge *m, struct vs_err *err)
+static void attest_moving(struct vm_merge *m)
 {
 	m->moving = xcalloc(m->n_disks, sizeof(*m->moving));
 	m->cx->moving = m->moving;
 	for (size_t i = 0; i < m->n_disks; i++)
 		if (m->disks[i].what == VM_MERGE_DOWN && m->disks[i].above_ino)
 			m->moving[m->cx->n_moving++] = m->disks[i].above_ino;
-	return vm_attest_domain(m->cx, m->cx->d, err);
+	vm_attest_domain(m->cx, m->cx->d);
 }
 
 /* Before a record names the base: of what it named until then nothing remains that would explain when the base was written. */
 static int attest_bases(struct vm_merge *m, struct vs_err *err)
 {
 	size_t n = 0;
-	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < m->n_disks; i++) {
+	for (size_t i = 0; i < m->n_disks; i++) {
 		if (!vm_merge_moved(&m->disks[i]))
 			continue;
-		r = vm_attest_beneath(m->cx, m->disks[i].base, err);
+		vm_attest_beneath(m->cx, m->disks[i].base);
 		n++;
 	}
-	return r == 0 && n ? vm_context_save(m->cx, err) : r;
+	return n ? vm_context_save(m->cx, err) : 0;
 }
 
 static int merge_down(struct vm_merge *m, struct vs_err *err)
@@ -397,9 +396,8 @@ static int merge_down(struct vm_merge *m, struct vs_err *err)
 	if (r < 0)
 		return r;
 	vm_fault();
-	r = attest_moving(m, err);
-	if (r == 0)
-		r = mark(m, err);
+	attest_moving(m);
+	r = mark(m, err);
 	if (r < 0)
 		return r;
 	vm_context_unguard(m->cx);
@@ -652,10 +650,10 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 		remove_files(m);
 	if (r == 0)
 		remove_memory(m);
-	if (r == 0)
-		r = vm_attest_again(m->cx, err);
-	if (r == 0)
+	if (r == 0) {
+		vm_attest_again(m->cx);
 		r = remember_made(m, err);
+	}
 	if (r == 0)
 		r = vm_merge_forget(m, err);
 	if (r == 0)

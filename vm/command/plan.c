@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 /* It is marked, and reads so. */
 static void set_begun(struct vm_retain_snapshot *snap, const struct vm_meta *meta, const struct vm_snapshot *s)
@@ -52,18 +53,14 @@ int vm_plan_make(struct vm_store *store, const struct vm_readers *readers, const
 
 	if (r < 0)
 		return r;
-	*snaps = calloc(d->n_snapshots + 2, sizeof(**snaps));
-	*verdicts = calloc(d->n_snapshots + 2, sizeof(**verdicts));
-	if (!*snaps || !*verdicts) {
-		r = -ENOMEM;
-	} else {
-		*n = fill(store, readers, d, *snaps);
-		if (coming)
-			(*snaps)[(*n)++] = (struct vm_retain_snapshot){
-				.shown = coming, .raw = coming, .created_ns = vm_now_ns(), .order = d->n_snapshots, .recorded = true, .ours = true,
-			};
-		r = vm_retain_plan(&parsed, *snaps, *n, vm_now_ns(), *verdicts);
-	}
+	*snaps = xcalloc(d->n_snapshots + 1, sizeof(**snaps));
+	*verdicts = xcalloc(d->n_snapshots + 1, sizeof(**verdicts));
+	*n = fill(store, readers, d, *snaps);
+	if (coming)
+		(*snaps)[(*n)++] = (struct vm_retain_snapshot){
+			.shown = coming, .raw = coming, .created_ns = vm_now_ns(), .order = d->n_snapshots, .recorded = true, .ours = true,
+		};
+	r = vm_retain_plan(&parsed, *snaps, *n, vm_now_ns(), *verdicts);
 	vm_retain_fini(&parsed);
 	return r < 0 ? vs_err_set(err, r, "the plan cannot be made: %s", strerror(-r)) : 0;
 }

@@ -169,12 +169,7 @@ int vm_command_pull(struct vm_context *cx, const char *name, struct vs_err *err)
 	const struct vm_snapshot *s;
 	vs_autofree struct pull_disk *disks = NULL;
 	size_t n = 0;
-	int r = vm_attest_poll(cx, err);
-
-	if (r == 0 && !cx->conn)
-		r = vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has no layers to pull");
-	if (r == 0)
-		r = vm_recover_begin(cx, cx->command, name ? VM_BESIDE_CHANGE : VM_BESIDE_PULL, err);
+	int r = vm_recover_begin(cx, cx->command, name ? VM_BESIDE_CHANGE : VM_BESIDE_PULL, err);
 	if (r == 0 && name)
 		r = vm_context_find(cx, name, &s, err);
 	if (r == 0 && name && (s->kind == VM_INTERNAL || !(record = vm_context_record(cx, s->name))))
@@ -193,7 +188,7 @@ int vm_command_pull(struct vm_context *cx, const char *name, struct vs_err *err)
 	if (r != -EHOSTDOWN && !cx->try_only)
 		vm_journal_done(&cx->journal, "job");
 	if (r == 0 && n && !cx->try_only)
-		r = vm_attest_again(cx, err);
+		vm_attest_again(cx);
 	if (r == 0 && n && !cx->try_only && cx->meta->n_files)
 		r = vm_context_save(cx, err);
 	for (size_t i = 0; i < n; i++) {

@@ -280,7 +280,9 @@ static int keep_first(struct vm_context *cx, const struct vm_command *c, const s
 	create.disks = targets;
 	if (cx->running && cx->n_records && cx->records[0].xml->kind == VM_INTERNAL)
 		create.kind = VM_ASK_INTERNAL;
-	r = vm_command_create(cx, &create, err); /* looks anew, so @s is gone now */
+	r = vm_attest_poll(cx, err); /* @s is gone now */
+	if (r == 0)
+		r = vm_command_create(cx, &create, err);
 	for (size_t i = 0; i < create.n_disks; i++)
 		free(targets[i]);
 	if (r < 0 && r != -EHOSTDOWN && !cx->try_only)
@@ -587,20 +589,14 @@ int vm_command_revert(struct vm_context *cx, const struct vm_command *c, struct 
 	struct vm_revert spec = { .stops = true, .taken = vm_context_names, .opaque = cx };
 	struct vm_overlay_plan plan = {0};
 	enum vm_revert_way way;
-	int r = vm_attest_poll(cx, err);
-
-	if (r == 0 && !cx->conn)
-		return vm_image_revert(cx, c, err);
-	if (r == 0)
-		r = vm_recover_begin(cx, cx->command, VM_BESIDE_CHANGE, err);
+	int r = vm_recover_begin(cx, cx->command, VM_BESIDE_CHANGE, err);
 	if (r == 0)
 		r = vm_context_find(cx, c->names[0], &s, err);
 	if (r == 0)
 		r = check_revert(cx, c, s, err);
-	if (r == 0 && !(name = strdup(s->name)))
-		r = vs_err_set(err, -ENOMEM, "out of memory");
 	if (r < 0)
 		return r;
+	name = xstrdup(s->name);
 	spec.name = name;
 	spec.images = images = list_images(cx, name, &spec.n_images);
 	r = vm_revert_plan(cx->dom, &spec, &way, &plan, err); /* before anything is stopped for it */

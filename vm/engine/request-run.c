@@ -129,69 +129,10 @@ static int cancel_job(struct vm_request *q, const struct vm_command *c, struct v
 	return vs_err_set(err, -ENOENT, "there is no job %" PRIu64 " of ours", id);
 }
 
-static int run_prune(struct vm_context *cx, struct vs_err *err)
-{
-	size_t dropped = 0;
-	int r = vm_command_prune(cx, &dropped, err);
-
-	if (r == 0 && !cx->try_only && !dropped)
-		vm_context_say(cx, "nothing to drop");
-	else if (r == 0 && !cx->try_only)
-		vm_context_say(cx, "dropped %zu snapshot%s", dropped, vm_context_plural(dropped));
-	return r;
-}
-
-/* After a snapshot was taken, or would be. It is there whatever comes of the pruning, so that only shows in the sentence. */
-static int run_retention(struct vm_context *cx, const char *taken)
-{
-	struct vs_err why = {0};
-	size_t dropped = 0;
-	int r;
-
-	if (!cx->meta || !cx->meta->policy || !strcmp(cx->meta->policy, "off"))
-		return 0;
-	r = cx->try_only ? vm_command_try_prune(cx, taken, &why) : vm_command_prune(cx, &dropped, &why);
-	if (r < 0)
-		vm_context_say(cx, "but retention %s: %s", cx->try_only ? "would fail" : "failed", vs_err_text(&why, r));
-	else if (dropped)
-		vm_context_say(cx, "retention dropped %zu snapshot%s", dropped, vm_context_plural(dropped));
-	return 0;
-}
-
-static int run_create(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
-{
-	int r = vm_command_create(cx, c, err);
-
-	return r < 0 ? r : run_retention(cx, c->names[0]);
-}
-
-static int run_revert(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
-{
-	int r = vm_command_revert(cx, c, err);
-
-	return r < 0 || !c->keep ? r : run_retention(cx, c->keep);
-}
-
 /* Work on an image that nobody waits for any more ends so; to who asked for the command it is the cancelling. */
 static int not_interrupted(int r, struct vs_err *err)
 {
 	return r == -EINTR ? vs_err_set(err, -ECANCELED, "cancelled") : r;
-}
-
-static int dispatch(struct vm_request *q, struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
-{
-	switch (c->verb) {
-	case VM_CREATE: return run_create(cx, c, err);
-	case VM_DELETE: return vm_command_delete(cx, c->names, c->n_names, err);
-	case VM_COMMIT: return vm_command_commit(cx, c->names[0], c->n_names > 1 ? c->names[1] : NULL, err);
-	case VM_PULL: return vm_command_pull(cx, c->n_names ? c->names[0] : NULL, err);
-	case VM_REVERT: return run_revert(cx, c, err);
-	case VM_HOLD: return vm_command_hold(cx, c->names[0], true, err);
-	case VM_RELEASE: return vm_command_hold(cx, c->names[0], false, err);
-	case VM_PRUNE: return run_prune(cx, err);
-	case VM_CANCEL: return cancel_job(q, c, err);
-	}
-	return vs_err_set(err, -EINVAL, "unknown command");
 }
 
 /* Was what the command's failure left seen too? In any case nobody is told "done" before the inventory is a new one. */
@@ -215,7 +156,7 @@ int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm
 	begin(&at, q, conn, text, c->try_only);
 	r = vm_context_cancelled(&at.cx, &err);
 	if (r == 0)
-		r = dispatch(q, &at.cx, c, &err);
+		r = vm_command_run(&at.cx, c, &err);
 	r = not_interrupted(r, &err);
 	r = end_guest(&at, r, &err);
 	if (!c->try_only)
