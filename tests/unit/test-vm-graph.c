@@ -773,6 +773,18 @@ Test(vm_graph, what_a_snapshot_froze_that_is_gone_was_written_under_those_above)
 	l.files[O1].content_ns = note.stamp.mtime_ns; /* its header alone */
 	expect_in(&l, WEB, S3, VM_OK, NULL);
 	l.files[O1].content_ns = 0;
+	note.below = l.files[SPARE].stamp.ino; /* somebody has made it stand on something else, and may have written no more than that */
+	l.snapdisks[WEB][S1].overlay = VM_NO_FILE;
+	expect_in(&l, WEB, S3, VM_OK, NULL);
+	note = (struct vm_fact_note){ .stamp = l.files[BASE].stamp }; /* a raw file has no header */
+	times(&l, BASE, 10, 900);
+	expect_in(&l, WEB, S3, VM_STALE, "'/i/base' was written after the snapshot was taken");
+	lab_init(&l);
+	note = (struct vm_fact_note){ .stamp = l.files[O1].stamp, .below = l.files[BASE].stamp.ino };
+	l.domains[WEB].noted = &note;
+	l.domains[WEB].n_noted = 1;
+	times(&l, O1, 100.4, 900);
+	expect_in(&l, WEB, S3, VM_STALE, "was written after the snapshot was taken");
 	l.files[O2].stamp.mtime_ns = INT64_C(900000000000); /* the end of a commit */
 	expect_in(&l, WEB, S3, VM_OK, NULL);
 	l.files[O2].stamp.mtime_ns = INT64_C(150000000000);

@@ -16,9 +16,9 @@
 #include <sys/stat.h>
 
 #include "vm/command/context.h"
+#include "vm/observe/sum.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
-#include "vm/util/sum.h"
 
 #define SUM_BUDGET (4 * VM_SUM_MAX)
 
@@ -68,7 +68,7 @@ static uint64_t sum_of(struct vm_context *cx, const struct vm_layer *layer, cons
 	if (cx->summed > SUM_BUDGET)
 		return 0;
 	cx->summed += file->size;
-	return vm_sum(layer->path, &expected, UINT64_C(1) << layer->cluster_bits);
+	return vm_sum(layer->path, &expected, layer->cluster_bits);
 }
 
 void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk)

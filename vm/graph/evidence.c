@@ -193,13 +193,14 @@ static bool noted_and_written(const struct vm_hearing *h, int file)
 	       (stands_as(h->g, file, noted) || !may_be_repointed(h, file));
 }
 
-/* This note shows that the file was written to since. */
-static bool tells_of(const struct vm_hearing *h, int file, const struct vm_fact_note *noted)
+/* This note shows that the file was written to since. @gone: the record is that told of it, so others may be that called it an overlay, which
+ * jobs re-point: what has a header must stand where it stood. */
+static bool tells_of(const struct vm_hearing *h, int file, const struct vm_fact_note *noted, bool gone)
 {
 	const struct vm_fact_file *f = vm_graph_file(h->g, file);
 
 	return noted && noted->stamp.size && noted->stamp.ino == f->stamp.ino && written_ns(f) > noted->stamp.mtime_ns &&
-	       (stands_as(h->g, file, noted) || !may_be_repointed(h, file));
+	       (stands_as(h->g, file, noted) || (gone ? !f->info : !may_be_repointed(h, file)));
 }
 
 /* It is what another snapshot froze, which may be gone, and that one's note shows that it was written to since, later than this one was
@@ -216,9 +217,9 @@ static bool noted_by_another(const struct vm_hearing *h, size_t i)
 	    written_ns(f) < h->from_ns || vm_graph_file(g, upper)->stamp.mtime_ns + SLACK >= written_ns(f))
 		return false;
 	for (int x = g->pits.head[g->node[file]]; !told && x >= 0; x = g->pits.next[x])
-		told = tells_of(h, file, vm_graph_snapdisk(g, &g->snaps[x])->froze);
+		told = tells_of(h, file, vm_graph_snapdisk(g, &g->snaps[x])->froze, false);
 	for (size_t k = 0; !told && k < own->n_noted; k++)
-		told = tells_of(h, file, &own->noted[k]);
+		told = tells_of(h, file, &own->noted[k], true);
 	return told;
 }
 

@@ -104,7 +104,7 @@ struct vm_meta_file {
 	uint64_t number, ino, size;
 	int64_t mtime_ns;
 	uint64_t below; /* inode number of what it stood on; 0: not known, or on nothing */
-	uint64_t sum;   /* vm_sum() of all but its header, which jobs and who moves images change; 0: not known */
+	uint64_t sum;   /* vm_sum() of what it stores: jobs and who moves images change no more than its header; 0: not known */
 	bool alone;     /* it stood on nothing */
 	bool kept;      /* a snapshot of which there is no record any more froze it: what stands on it should still know */
 };

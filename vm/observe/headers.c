@@ -16,9 +16,9 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include "vm/observe/sum.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
-#include "vm/util/sum.h"
 
 #define RACY_NS (100 * VM_NS_PER_MS)
 #define FORGET_ROUNDS 8
@@ -296,7 +296,7 @@ uint64_t vm_headers_sum(struct vm_headers *files, struct vm_header *f)
 	if (!f->found || !f->info || f->exposes || f->stamp.block || vm_headers_is_mount(files, f->stamp.dev))
 		return 0;
 	if (f->racy || !same_stamp(&f->summed, &f->stamp)) {
-		f->sum = vm_sum(f->path, &expected, UINT64_C(1) << f->info->cluster_bits);
+		f->sum = vm_sum(f->path, &expected, f->info->cluster_bits);
 		f->summed = f->stamp;
 	}
 	return f->sum;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-#include "vm/util/sum.h"
+#include "vm/observe/sum.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +12,11 @@
 #include "vm/util/mem.h"
 
 #define PIECE (256 * 1024)
+
+/* Of the header: from the cluster size to where the snapshots lie. Before it is the place of the backing file's name, behind it are marks that
+ * come and go with whoever opens the image, then the name itself. */
+#define FIELDS_AT 20
+#define FIELDS_LEN 52
 
 static bool is_it(int fd, const struct vm_sum_file *expected)
 {
@@ -53,24 +58,31 @@ static ssize_t read_all(int fd, char *buffer, size_t len, uint64_t off)
 	return (ssize_t)got;
 }
 
-uint64_t vm_sum(const char *path, const struct vm_sum_file *expected, uint64_t from)
+/* Adds @len bytes, at most a piece. */
+static bool sum_up(int fd, char *buffer, uint64_t off, size_t len, uint64_t *sum)
+{
+	size_t whole = (len + sizeof(uint64_t) - 1) / sizeof(uint64_t) * sizeof(uint64_t);
+
+	if (read_all(fd, buffer, len, off) != (ssize_t)len)
+		return false;
+	memset(buffer + len, 0, whole - len);
+	*sum = add(*sum, buffer, whole);
+	return true;
+}
+
+uint64_t vm_sum(const char *path, const struct vm_sum_file *expected, unsigned cluster_bits)
 {
 	vs_autoclose int fd = expected->size > VM_SUM_MAX ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	vs_autofree char *buffer = NULL;
 	uint64_t sum = UINT64_C(0xcbf29ce484222325);
-	ssize_t n = 0;
 
 	if (fd < 0 || !is_it(fd, expected))
 		return 0;
 	buffer = xcalloc(PIECE, 1);
-	for (uint64_t off = from; off < expected->size; off += PIECE) {
-		size_t len = expected->size - off < PIECE ? (size_t)(expected->size - off) : PIECE;
-
-		n = read_all(fd, buffer, len, off);
-		if (n != (ssize_t)len)
+	if (!sum_up(fd, buffer, FIELDS_AT, FIELDS_LEN, &sum))
+		return 0;
+	for (uint64_t off = UINT64_C(1) << cluster_bits; off < expected->size; off += PIECE)
+		if (!sum_up(fd, buffer, off, expected->size - off < PIECE ? (size_t)(expected->size - off) : PIECE, &sum))
 			return 0;
-		memset(buffer + n, 0, -(size_t)n % sizeof(uint64_t));
-		sum = add(sum, buffer, (len + sizeof(uint64_t) - 1) / sizeof(uint64_t) * sizeof(uint64_t));
-	}
 	return !is_it(fd, expected) ? 0 : sum ? sum : 1;
 }
