@@ -591,6 +591,112 @@ def renamed(lab, written):
     g.end()
 
 
+def put_name(path, below, fmt="qcow2"):
+    sh("qemu-img", "rebase", "-u", "-f", "qcow2", *(["-F", fmt] if below else []), "-b", below, path)
+
+
+def copy_over(path, change=None):
+    sh("cp", "-a", path, path + ".copy")
+    if change:
+        change(path + ".copy")
+    os.rename(path + ".copy", path)
+
+
+def archived(g):
+    """All is packed, removed and unpacked, with times in whole seconds."""
+    names = sorted(n for n in os.listdir(g.dir) if n.startswith("vda"))
+    sh("tar", "-C", g.dir, "--format=ustar", "-cf", at(g, "tar"), *names)
+    for n in names:
+        os.unlink(at(g, n))
+    sh("tar", "-C", g.dir, "-xf", at(g, "tar"))
+    os.unlink(at(g, "tar"))
+
+
+def changed_copy(g):
+    sh("cp", "-a", at(g, "vda.b"), at(g, "other"))
+    write_in_place(at(g, "other"))
+    put_name(at(g, "vda.c"), at(g, "other"))
+
+
+def written_and_renamed(g):
+    write_in_place(at(g, "vda.a"))
+    put_name(at(g, "vda.b"), "vda.a")
+
+
+# What is done to the images a <- b <- c <- d of four snapshots (b froze vda.a, and so on), and which of them are spoilt by it.
+MEDDLING = [
+    ("one is written to, and the next one renamed", written_and_renamed, "bcd"),
+    ("a layer is left out", lambda g: put_name(at(g, "vda.c"), at(g, "vda.a")), "d"),
+    ("one is put onto a changed copy", changed_copy, "d"),
+    ("a changed copy replaces one", lambda g: copy_over(at(g, "vda.b"), write_in_place), "cd"),
+    ("a changed copy replaces the first one", lambda g: copy_over(at(g, "vda.qcow2"), write_in_place), "abcd"),
+    ("one is made larger", lambda g: sh("qemu-img", "resize", at(g, "vda.b"), "+4M"), "cd"),
+    ("one is to read what it stands on as raw", lambda g: put_name(at(g, "vda.b"), at(g, "vda.a"), "raw"), "cd"),
+    ("one is to stand on nothing", lambda g: put_name(at(g, "vda.b"), ""), "cd"),
+    ("a copy replaces one", lambda g: copy_over(at(g, "vda.b")), ""),
+    ("all are restored from an archive", archived, ""),
+]
+
+
+def meddled(lab, do, spoilt, mounted):
+    """Somebody does something to the images, at once or long after they were noted; it is seen, and not forgotten."""
+    sc = Scenario("delete a", layered("abcd"), "delete a", ("vda",), False, doomed="", complete=())
+    g = lab.guest(sc)
+    ready = "ok", "detached"
+    try:
+        for command in "hold c", "release c":
+            lab.mount.write(g.name, command)
+        if not mounted:
+            lab.mount.down()
+        do(g)
+        for step in "at once", "after another mount", "after a command", "after yet another mount":
+            if step == "after a command":
+                lab.mount.write(g.name, "hold a")
+                lab.mount.write(g.name, "release a")
+            else:
+                if step != "at once":
+                    lab.mount.down()
+                if step != "at once" or not mounted:
+                    lab.mount.up()
+                until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+            until(step, lambda: None if all((states(lab, g)[n] == "stale") if n in spoilt else (states(lab, g)[n] in ready) for n in "abcd")
+                  else str(states(lab, g)))
+            for n in "abcd":
+                if n not in spoilt and states(lab, g)[n] == "ok":
+                    until(step, lambda: unharmed(lab.mount, g, n))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+def internal_above(lab):
+    """An internal snapshot stands on what was written to, and stays stale when layers further down are merged."""
+    sc = Scenario("delete a", layered("abcd"), "delete a", ("vda",), False, doomed="", complete=())
+    g = lab.guest(sc)
+    try:
+        virsh(["snapshot-create-as", g.name, "i"])
+        until("i", lambda: None if "i" in states(lab, g) else "is not listed")
+        for command in "hold c", "release c":
+            if lab.mount.write(g.name, command):
+                raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+        write_in_place(at(g, "vda.b"))
+        until("i", lambda: None if states(lab, g)["i"] == "stale" else str(states(lab, g)))
+        if lab.mount.write(g.name, "delete a"):
+            raise Wrong("'delete a': %s" % lab.mount.outcome(g.name))
+        for _ in range(2):
+            time.sleep(1)
+            if set(states(lab, g)[n] for n in "cdi") != {"stale"}:
+                raise Wrong(str(states(lab, g)))
+            lab.mount.down()
+            lab.mount.up()
+            until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 def note_outlives_record(lab, when):
     """What was written to lies beneath a snapshot, and the record of the one whose note tells so is removed, by virsh."""
     sc = Scenario("delete a", layered("abcd"), "delete a", ("vda",), False, doomed="", complete=())
@@ -1039,6 +1145,9 @@ def main():
               ("virt-snapfs dies while it puts a header back", lambda: died_putting_back(lab))]
     cases += [("a frozen image is written to, %s%s" % ("running" if running else "shut off", ", noted" if noted else ""),
                lambda running=running, noted=noted: written_beneath(lab, running, noted)) for running in (False, True) for noted in (True,)]
+    cases += [("meddling: %s%s" % (name, "" if mounted else ", while unmounted"), lambda a=(do, spoilt, mounted): meddled(lab, *a))
+              for name, do, spoilt in MEDDLING for mounted in (True, False)]
+    cases += [("meddling: an internal snapshot above", lambda: internal_above(lab))]
     cases += [("a layer that a pull made stand alone is written to by %s%s" % (way, "" if mounted else ", while unmounted"),
                lambda way=way, mounted=mounted: written_alone(lab, way, mounted)) for way in ("somebody", "guest") for mounted in (True, False)]
     cases += [("an image is restored from before its snapshots, %s" % how, lambda how=how: older_copy(lab, how)) for how in ("written over", "another file")]

@@ -723,97 +723,236 @@ Test(vm_graph, a_record_that_contradicts_our_note_is_not_believed)
 	vm_verdict_fini(&v);
 }
 
-Test(vm_graph, what_was_noted_as_frozen_and_was_written_is_stale_whatever_its_overlay_says)
+/* ---------------------------------------------------------------- what was noted */
+
+#define LATE INT64_C(900000000000)
+
+struct noted {
+	struct lab lab;
+	struct vm_fact_note of[N_FILES]; /* base, o1 and o2, one on the other */
+	uint64_t sums[N_FILES];
+};
+
+static uint64_t sum_in(void *opaque, int file)
 {
-	struct lab l;
-
-	lab_init(&l); /* an active commit into base, given up; then the guest went on writing above */
-	struct vm_fact_note then = { .stamp = l.files[BASE].stamp };
-	l.snapdisks[WEB][S1].froze = &then;
-	expect_in(&l, WEB, S1, VM_OK, NULL);
-	l.files[BASE].stamp.mtime_ns = l.files[O1].stamp.btime_ns + 1000000; /* hardly later than the overlay was born */
-	l.files[O1].stamp.mtime_ns = INT64_C(900000000000);
-	expect_in(&l, WEB, S1, VM_STALE, "was written after the snapshot was taken");
-
-	lab_init(&l); /* the same into o1, whose header a job may have changed, unless it stands on what it stood on */
-	then = (struct vm_fact_note){ .stamp = l.files[O1].stamp };
-	l.snapdisks[WEB][S2].froze = &then;
-	l.files[O1].stamp.mtime_ns = l.files[O2].stamp.btime_ns + 1000000;
-	expect_in(&l, WEB, S2, VM_OK, NULL);
-	then.below = l.files[BASE].stamp.ino;
-	expect_in(&l, WEB, S2, VM_STALE, "was written after the snapshot was taken");
-	l.files[O1].content_ns = then.stamp.mtime_ns; /* qemu-img rebase -u, and nothing else, after the images were moved */
-	expect_in(&l, WEB, S2, VM_OK, NULL);
-	l.files[O1].content_ns = 0;
-	then.below = l.files[SPARE].stamp.ino;
-	expect_in(&l, WEB, S2, VM_OK, NULL);
-
-	lab_init(&l); /* ... and its overlay has gone with a delete */
-	then = (struct vm_fact_note){ .stamp = l.files[O1].stamp };
-	l.snapdisks[WEB][S2].froze = &then;
-	times(&l, O1, 100.4, 300);
-	l.files[O3].below = VM_NO_FILE;
-	gone(&l, O2);
-	expect_in(&l, WEB, S2, VM_STALE, "was written after the snapshot was taken");
-	l.files[O1].content_ns = then.stamp.mtime_ns;
-	expect_in(&l, WEB, S2, VM_DETACHED, NULL);
+	return ((struct noted *)opaque)->sums[file];
 }
 
-Test(vm_graph, what_a_snapshot_froze_that_is_gone_was_written_under_those_above)
+/* All three snapshots were noted. */
+static void noted_init(struct noted *n)
 {
-	struct lab l;
-
-	lab_init(&l);
-	struct vm_fact_note note = { .stamp = l.files[O1].stamp, .below = l.files[BASE].stamp.ino };
-	l.domains[WEB].noted = &note;
-	l.domains[WEB].n_noted = 1;
-	expect_in(&l, WEB, S3, VM_OK, NULL);
-	l.files[O1].stamp.mtime_ns = INT64_C(900000000000);
-	expect_in(&l, WEB, S3, VM_STALE, "was written after the snapshot was taken");
-	l.files[O1].content_ns = note.stamp.mtime_ns; /* its header alone */
-	expect_in(&l, WEB, S3, VM_OK, NULL);
-	l.files[O1].content_ns = 0;
-	note.below = l.files[SPARE].stamp.ino; /* somebody has made it stand on something else, and may have written no more than that */
-	l.snapdisks[WEB][S1].overlay = VM_NO_FILE;
-	expect_in(&l, WEB, S3, VM_OK, NULL);
-	note = (struct vm_fact_note){ .stamp = l.files[BASE].stamp }; /* a raw file has no header */
-	times(&l, BASE, 10, 900);
-	expect_in(&l, WEB, S3, VM_STALE, "'/i/base' was written after the snapshot was taken");
-	lab_init(&l);
-	note = (struct vm_fact_note){ .stamp = l.files[O1].stamp, .below = l.files[BASE].stamp.ino };
-	l.domains[WEB].noted = &note;
-	l.domains[WEB].n_noted = 1;
-	times(&l, O1, 100.4, 900);
-	expect_in(&l, WEB, S3, VM_STALE, "was written after the snapshot was taken");
-	l.files[O2].stamp.mtime_ns = INT64_C(900000000000); /* the end of a commit */
-	expect_in(&l, WEB, S3, VM_OK, NULL);
-	l.files[O2].stamp.mtime_ns = INT64_C(150000000000);
-	l.domains[WEB].n_noted = 0;
-	expect_in(&l, WEB, S3, VM_OK, NULL);
+	lab_init(&n->lab);
+	for (int i = BASE; i <= O2; i++) {
+		n->of[i] = (struct vm_fact_note){ .stamp = n->lab.files[i].stamp, .beneath = i ? &n->of[i - 1] : NULL, .alone = !i, .raw = !i };
+		n->lab.snapdisks[WEB][i].froze = &n->of[i];
+		n->sums[i] = 0;
+	}
+	n->lab.facts.sum = sum_in;
+	n->lab.facts.opaque = n;
 }
 
-Test(vm_graph, an_older_copy_in_the_place_of_what_was_noted_is_no_frozen_image)
+static void expect_all(const struct noted *n, enum vm_state s1, enum vm_state s2, enum vm_state s3)
 {
-	struct lab l;
+	expect_in(&n->lab, WEB, S1, s1, NULL);
+	expect_in(&n->lab, WEB, S2, s2, NULL);
+	expect_in(&n->lab, WEB, S3, s3, NULL);
+}
 
-	lab_init(&l);
-	struct vm_fact_note base = { .stamp = l.files[BASE].stamp }, o1 = { .stamp = l.files[O1].stamp };
-	l.snapdisks[WEB][S1].froze = &base;
-	l.snapdisks[WEB][S2].froze = &o1;
-	expect_in(&l, WEB, S1, VM_OK, NULL);
-	l.files[BASE].stamp.mtime_ns -= 1; /* written over, with its time */
-	expect_in(&l, WEB, S1, VM_STALE, "is older than what was frozen there");
-	expect_in(&l, WEB, S2, VM_STALE, "is older than what was frozen there");
-	l.files[BASE].stamp.ino = 4711; /* a copy of the very file, with its time in microseconds */
-	expect_in(&l, WEB, S1, VM_OK, NULL);
-	expect_in(&l, WEB, S2, VM_OK, NULL);
-	l.files[BASE].stamp.mtime_ns -= INT64_C(5000000000);
-	expect_in(&l, WEB, S1, VM_OK, NULL); /* what it was merged into, say */
-	l.files[BASE].stamp.btime_ns = base.stamp.mtime_ns + INT64_C(500000000000);
-	expect_in(&l, WEB, S1, VM_STALE, "is older than what was frozen there");
-	expect_in(&l, WEB, S2, VM_STALE, "is older than what was frozen there");
-	l.files[SPARE].stamp.ino = base.stamp.ino; /* what was noted is elsewhere */
-	expect_in(&l, WEB, S2, VM_OK, NULL);
+Test(vm_noted, what_is_as_it_was_noted_is_right_whatever_its_times_say)
+{
+	struct noted n;
+
+	noted_init(&n);
+	expect_all(&n, VM_OK, VM_OK, VM_OK);
+	for (int i = BASE; i <= O2; i++)
+		n.lab.files[i].stamp.mtime_ns = n.of[i].stamp.mtime_ns = LATE + i;
+	n.lab.snapdisks[WEB][S2].overlay = n.lab.snapdisks[WEB][S3].overlay = VM_NO_FILE; /* nobody says that jobs re-point them */
+	expect_all(&n, VM_OK, VM_OK, VM_OK);
+}
+
+Test(vm_noted, who_writes_into_a_layer_spoils_all_that_stand_on_it)
+{
+	struct noted n;
+
+	for (int i = BASE; i <= O2; i++)
+		for (int soon = 0; soon < 2; soon++) {
+			noted_init(&n);
+			n.lab.files[i].stamp.mtime_ns = soon ? n.of[i].stamp.mtime_ns + 1 : LATE;
+			n.lab.files[i + 1].stamp.mtime_ns = LATE; /* what stands on it was used, too: its header was renamed, say */
+			if (i < O2)
+				n.sums[i + 1] = n.of[i + 1].sum = 7;
+			expect_all(&n, i == BASE ? VM_STALE : VM_OK, i <= O1 ? VM_STALE : VM_OK, VM_STALE);
+			expect_in(&n.lab, WEB, S3, VM_STALE, "was written after the snapshot was taken");
+			n.lab.snapdisks[WEB][i].overlay = VM_NO_FILE;
+			n.lab.domains[WEB].n_snapshots = 3;
+			expect_in(&n.lab, WEB, S3, VM_STALE, "was written");
+		}
+}
+
+Test(vm_noted, a_changed_header_is_known_by_the_sum_of_the_rest)
+{
+	struct noted n;
+
+	noted_init(&n);
+	n.lab.files[O1].stamp.mtime_ns = LATE;
+	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+	n.of[O1].sum = 7;
+	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+	n.sums[O1] = 8;
+	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+	n.sums[O1] = 7;
+	expect_all(&n, VM_OK, VM_OK, VM_OK);
+	n.lab.files[O1].stamp.size++;
+	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+	n.lab.files[O1].stamp.size--;
+	n.lab.files[O1].below = SPARE; /* other data beneath the same */
+	expect_in(&n.lab, WEB, S2, VM_STALE, "'/i/spare' is another file than the snapshot stood on");
+	expect_in(&n.lab, WEB, S3, VM_STALE, "'/i/spare' is another file than the snapshot stood on");
+	n.lab.files[O1].below = VM_NO_FILE;
+	n.lab.files[O1].below_format = Q2_FORMAT_NONE;
+	expect_in(&n.lab, WEB, S2, VM_STALE, "'/i/o1' does not have what was in a layer");
+	expect_in(&n.lab, WEB, S3, VM_STALE, "'/i/o1' does not have what was in a layer");
+	n.lab.files[O1].below = BASE;
+	n.lab.files[O1].below_format = Q2_FORMAT_RAW;
+	n.of[BASE].raw = false;
+	expect_in(&n.lab, WEB, S3, VM_STALE, "'/i/base' is read in another format");
+}
+
+Test(vm_noted, without_a_sum_a_new_header_must_have_been_seen)
+{
+	struct noted n;
+
+	noted_init(&n);
+	n.lab.files[O1].stamp.mtime_ns = LATE;
+	n.lab.files[O1].repointed_at = 5;
+	expect_all(&n, VM_OK, VM_OK, VM_OK);
+	n.lab.files[O1].written_at = 6;
+	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+	n.lab.files[O1].written_at = 0;
+	n.of[O1].sum = 7;
+	n.sums[O1] = 8;
+	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+}
+
+Test(vm_noted, a_layer_that_was_merged_leaves_its_data_in_the_one_beneath)
+{
+	struct noted n;
+
+	noted_init(&n); /* virsh's delete of s2: o1 went into base, o2 says so now */
+	n.lab.snapdisks[WEB][S2] = n.lab.snapdisks[WEB][S3];
+	n.lab.snaps[WEB][S2] = n.lab.snaps[WEB][S3];
+	n.lab.snaps[WEB][S2].disks = &n.lab.snapdisks[WEB][S2];
+	n.lab.snaps[WEB][S2].parent = S1;
+	n.lab.domains[WEB].n_snapshots = 2;
+	n.lab.files[O2].below = BASE;
+	n.lab.files[O2].below_format = Q2_FORMAT_RAW;
+	gone(&n.lab, O1);
+	times(&n.lab, BASE, 10, 300);
+	times(&n.lab, O2, 160.4, 300.1);
+	times(&n.lab, O3, 220.4, 301);
+	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
+	n.lab.files[BASE].stamp.mtime_ns = n.of[BASE].stamp.mtime_ns; /* qemu-img rebase -u: nobody has merged anything */
+	expect_in(&n.lab, WEB, S2, VM_STALE, "'/i/base' does not have what was in a layer above it");
+	n.of[O1].empty = true; /* nothing was to be merged */
+	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
+	n.of[O1].empty = false;
+	n.lab.commits[0] = (struct vm_fact_commit){ .base = BASE, .top = VM_NO_FILE, .at = 1, .ours = true }; /* ours knows what it does */
+	n.lab.facts.n_commits = 1;
+	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
+}
+
+Test(vm_noted, a_copy_with_its_time_is_as_good_as_the_file)
+{
+	struct noted n;
+
+	for (int64_t unit = 1; unit <= SEC; unit *= 1000) {
+		noted_init(&n);
+		for (int i = BASE; i <= O2; i++)
+			n.of[i].stamp.mtime_ns += 123456789;
+		n.lab.files[BASE].stamp.ino = 4711;
+		n.lab.files[BASE].stamp.mtime_ns = n.of[BASE].stamp.mtime_ns - n.of[BASE].stamp.mtime_ns % unit;
+		n.lab.files[O1].stamp.mtime_ns = n.of[O1].stamp.mtime_ns; /* the number of the old one, as it happens */
+		n.lab.files[O1].stamp.mtime_ns -= n.lab.files[O1].stamp.mtime_ns % unit;
+		n.lab.files[O1].stamp.btime_ns = LATE;
+		n.lab.files[O2].stamp.mtime_ns = n.of[O2].stamp.mtime_ns;
+		expect_all(&n, VM_OK, VM_OK, VM_OK);
+	}
+	n.lab.files[BASE].stamp.mtime_ns++; /* a changed copy */
+	expect_in(&n.lab, WEB, S1, VM_STALE, "'/i/base' is another file than the snapshot stood on");
+	expect_in(&n.lab, WEB, S3, VM_STALE, "'/i/base' is another file than the snapshot stood on");
+	noted_init(&n);
+	n.lab.files[BASE].stamp.mtime_ns--; /* written over, with an old time */
+	expect_in(&n.lab, WEB, S1, VM_STALE, "is older than what was frozen there");
+	expect_in(&n.lab, WEB, S3, VM_STALE, "is older than what was frozen there");
+	noted_init(&n);
+	n.lab.files[O1].stamp.ino = 4711;
+	n.lab.files[O1].stamp.mtime_ns = LATE;
+	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+	n.of[O1].sum = n.sums[O1] = 7; /* moved to another file system, and renamed */
+	expect_all(&n, VM_OK, VM_OK, VM_OK);
+}
+
+Test(vm_noted, what_was_noted_of_others_tells_of_who_was_not_noted)
+{
+	struct noted n;
+
+	noted_init(&n);
+	n.lab.snapdisks[WEB][S3].froze = NULL;
+	expect_all(&n, VM_OK, VM_OK, VM_OK);
+	n.lab.files[O1].stamp.mtime_ns = INT64_C(200000000000); /* before s3 was taken */
+	expect_all(&n, VM_OK, VM_STALE, VM_OK);
+	n.lab.files[O1].stamp.mtime_ns = LATE;
+	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+}
+
+Test(vm_noted, what_is_spoilt_stays_so)
+{
+	struct noted n;
+	struct vm_fact_note spoilt = { .stamp.ino = 1 };
+
+	noted_init(&n);
+	n.lab.snapdisks[WEB][S2].froze = &spoilt;
+	expect_all(&n, VM_OK, VM_STALE, VM_OK);
+	expect_in(&n.lab, WEB, S2, VM_STALE, "it was not right any more when layers were merged");
+	n.lab.snapdisks[WEB][S2].froze = &n.of[O1];
+	n.lab.snapdisks[WEB][S3].mode = VM_MODE_INTERNAL;
+	n.lab.snapdisks[WEB][S3].froze = &spoilt;
+	n.lab.infos[O2].snapshots = n.lab.entries;
+	n.lab.infos[O2].n_snapshots = 1;
+	n.lab.entries[0] = (struct q2_snapshot){ .id = (char *)"1", .name = (char *)"s3", .date_sec = 220 };
+	expect_in(&n.lab, WEB, S3, VM_STALE, "it was not right any more when layers were merged");
+}
+
+Test(vm_noted, an_internal_snapshot_is_noted_with_what_its_image_stands_on)
+{
+	struct noted n;
+
+	noted_init(&n);
+	n.lab.snapdisks[WEB][S3].mode = VM_MODE_INTERNAL;
+	n.lab.snapdisks[WEB][S3].froze = &n.of[O1];
+	n.lab.infos[O2].snapshots = n.lab.entries;
+	n.lab.infos[O2].n_snapshots = 1;
+	n.lab.entries[0] = (struct q2_snapshot){ .id = (char *)"1", .name = (char *)"s3", .date_sec = 220 };
+	expect_in(&n.lab, WEB, S3, VM_OK, NULL);
+	n.lab.files[BASE].stamp.mtime_ns = LATE;
+	expect_in(&n.lab, WEB, S3, VM_STALE, "'/i/base' was written after the snapshot was taken");
+}
+
+Test(vm_noted, where_the_note_ends_times_decide)
+{
+	struct noted n;
+
+	noted_init(&n); /* as what was seen while mounted: what it froze, and no more */
+	n.of[O1].beneath = NULL;
+	times(&n.lab, BASE, 10, 300);
+	n.lab.snapdisks[WEB][S1].froze = NULL;
+	expect_in(&n.lab, WEB, S2, VM_STALE, "'/i/base' was written");
+	noted_init(&n);
+	n.of[O1].beneath = NULL;
+	n.lab.files[O1].stamp.mtime_ns = n.lab.files[O2].stamp.btime_ns + 1000000;
+	expect_in(&n.lab, WEB, S2, VM_OK, NULL); /* a job may have changed the header of an overlay */
+	n.lab.snapdisks[WEB][S1].overlay = VM_NO_FILE;
+	expect_in(&n.lab, WEB, S2, VM_STALE, "'/i/o1' was written");
 }
 
 Test(vm_graph, a_file_that_we_wrote_to_is_known_by_its_stamp)

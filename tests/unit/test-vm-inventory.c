@@ -181,7 +181,6 @@ Test(vm_draft, a_begun_merge_is_drawn_once_however_many_snapshots_are_meant_by_i
 	size_t len = (size_t)snprintf(text, sizeof(text), "<facts version='2' serial='5'><b k='1' c='delete x' r='r' t='1'>");
 	struct vm_draft d = { .snapshots = alike, .n_snapshots = ALIKE };
 	struct vm_arena arena;
-	struct vm_chains chains = {0};
 	struct vm_meta *own;
 
 	for (int i = 0; i < ALIKE; i++)
@@ -191,7 +190,7 @@ Test(vm_draft, a_begun_merge_is_drawn_once_however_many_snapshots_are_meant_by_i
 	len += (size_t)snprintf(text + len, sizeof(text) - len, "</b><s n='x' t='1' is='e' b='1'/><s n='gone' t='1' is='e' b='1'/></facts>");
 	vm_arena_init(&arena);
 	cr_assert_eq(vm_meta_parse(text, len, &own, NULL), 0);
-	vm_draft_meta(&d, own, &chains, &arena);
+	vm_draft_meta(&d, own, &arena);
 	cr_expect_eq(d.n_merges, (size_t)DISKS);
 	vm_arena_fini(&arena);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "vm/meta/meta.h"
+#include "vm/util/mem.h"
 #include "vm/xml/xml.h"
 
 #define NS INT64_C(1000000000)
@@ -37,7 +38,7 @@ static char *text_of(const struct vm_meta *meta)
 
 static const char all_of_it[] =
 	"<facts version=\"2\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\" of=\"4711-aa\">"
-	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\" b=\"11\" h=\"1\" s=\"18446744073709551615\" x=\"k\"/>"
+	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\" u=\"3\" x=\"are\" s=\"18446744073709551615\"/>"
 	"<l p=\"/i/a layer 100%25\" i=\"17\"/><l p=\"/i/b\"/>"
 	"<b k=\"3\" c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"vr\">"
 	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" x=\"dp\"/><d t=\"vdb\" x=\"n\"/></b>"
@@ -79,10 +80,12 @@ Test(vm_meta, everything_is_read_as_it_was_written)
 	cr_assert_eq(s[0].n_frozen, 2u);
 	cr_expect_str_eq(s[0].frozen[1].target, "vdb");
 	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->ino, 4712u);
-	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->below, 11u);
+	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->beneath, 3u);
 	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->sum, UINT64_MAX);
-	cr_expect(vm_meta_file(meta, s[0].frozen[1].file)->alone && vm_meta_file(meta, s[0].frozen[1].file)->kept);
-	cr_expect(!vm_meta_file(meta, s[0].frozen[0].file)->alone && !vm_meta_file(meta, s[0].frozen[0].file)->kept);
+	const struct vm_meta_file *f = vm_meta_file(meta, s[0].frozen[1].file);
+	cr_expect(f->alone && f->raw && f->empty);
+	f = vm_meta_file(meta, f->beneath);
+	cr_expect(f && !f->alone && !f->raw && !f->empty && !f->beneath);
 	cr_expect_eq(s[3].created_ns, -NS / 2);
 	vm_meta_free(meta);
 }
@@ -520,7 +523,7 @@ Test(vm_meta, files_that_nobody_is_attested_with_are_forgotten_and_equal_ones_sh
 
 Test(vm_meta, a_header_that_was_changed_has_another_time_but_what_is_spoilt_stays_so)
 {
-	const struct vm_meta_file old = {.ino = 1, .size = 2, .mtime_ns = 3, .sum = 4, .alone = true}, now = {.ino = 1, .size = 2, .mtime_ns = 9}, spoilt = {.ino = 1},
+	const struct vm_meta_file old = {.ino = 1, .size = 2, .mtime_ns = 3, .sum = 4}, now = {.ino = 1, .size = 2, .mtime_ns = 9}, spoilt = {.ino = 1},
 				  other = {.ino = 1, .size = 2, .mtime_ns = 5};
 	struct vm_meta_id a = id("a", NS, VM_EXTERNAL);
 	struct vm_meta *meta = vm_meta_new();
@@ -531,7 +534,6 @@ Test(vm_meta, a_header_that_was_changed_has_another_time_but_what_is_spoilt_stay
 	vm_meta_restamp(meta, &now, &old);
 	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 9);
 	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->sum, 4u, "of all but the header");
-	cr_expect_not(vm_meta_frozen(meta, &a, "vda")->alone);
 	vm_meta_set_frozen(meta, &a, "vda", &spoilt);
 	vm_meta_bump(meta); /* what nobody refers to is forgotten */
 	vm_meta_restamp(meta, &now, NULL);
@@ -541,49 +543,105 @@ Test(vm_meta, a_header_that_was_changed_has_another_time_but_what_is_spoilt_stay
 	vm_meta_free(meta);
 }
 
-static bool is_no_more(const struct vm_meta_id *id, void *opaque)
+Test(vm_meta, what_a_file_stood_on_is_kept_with_it)
 {
-	(void)id, (void)opaque;
-	return false;
-}
-
-Test(vm_meta, what_a_snapshot_froze_outlives_it)
-{
-	const struct vm_meta_file one = {.ino = 1, .size = 2, .mtime_ns = 3}, two = {.ino = 4, .size = 5, .mtime_ns = 6}, spoilt = {.ino = 7};
+	struct vm_meta_file base = {.ino = 1, .size = 2, .mtime_ns = 3, .alone = true, .raw = true}, top = {.ino = 4, .size = 5, .mtime_ns = 6}, other;
 	struct vm_meta_id a = id("a", NS, VM_EXTERNAL), b = id("b", 2 * NS, VM_EXTERNAL);
 	struct vm_meta *meta = vm_meta_new();
 
-	vm_meta_set_frozen(meta, &a, "vda", &one);
-	vm_meta_set_frozen(meta, &a, "vdb", &spoilt);
-	vm_meta_set_frozen(meta, &b, "vda", &two);
-	vm_meta_set_ours(meta, &b, true);
+	top.beneath = vm_meta_add_file(meta, &base);
+	cr_expect_eq(vm_meta_add_file(meta, &base), top.beneath, "it is known");
+	vm_meta_set_frozen(meta, &a, "vda", &base);
+	vm_meta_set_frozen(meta, &b, "vda", &top);
 	cr_expect(vm_meta_forget(meta, &a));
-	cr_expect_eq(vm_meta_sweep(meta, is_no_more, NULL), 1u);
 	vm_meta_bump(meta);
 	cr_assert_eq(meta->n_files, 2u);
-	cr_expect(meta->files[0].ino == 1 && meta->files[0].kept && meta->files[1].ino == 4 && meta->files[1].kept);
-	vm_meta_unkeep(meta, 1);
+	vs_autofree char *text = text_of(meta);
+	struct vm_meta *again = parse(text);
+	const struct vm_meta_file *f = vm_meta_frozen(again, &b, "vda");
+	cr_assert_not_null(f);
+	cr_expect_eq(f->ino, 4u);
+	f = vm_meta_file(again, f->beneath);
+	cr_assert_not_null(f);
+	cr_expect(f->ino == 1 && f->alone && f->raw);
+	vm_meta_free(again);
+
+	base.mtime_ns = 9; /* what it stands on now is in another state: that is another note */
+	other = top;
+	other.beneath = vm_meta_add_file(meta, &base);
+	cr_expect_neq(other.beneath, top.beneath);
+	vm_meta_set_frozen(meta, &b, "vda", &other);
 	vm_meta_bump(meta);
-	cr_assert_eq(meta->n_files, 1u);
-	cr_expect_eq(meta->files[0].ino, 4u);
+	cr_assert_eq(meta->n_files, 2u);
+	cr_expect_eq(vm_meta_file(meta, vm_meta_frozen(meta, &b, "vda")->beneath)->mtime_ns, 9);
+	cr_expect(vm_meta_forget(meta, &b));
+	vm_meta_bump(meta);
+	cr_expect_eq(meta->n_files, 0u);
 	vm_meta_free(meta);
 }
 
-Test(vm_meta, not_more_is_kept_than_there_is_room_for)
+Test(vm_meta, files_that_make_no_sense_are_refused)
 {
-	struct vm_meta_id a = id("a", NS, VM_EXTERNAL);
-	struct vm_meta *meta = vm_meta_new();
+	const char *const bad[] = {
+		"<f k='1' i='1' z='1' m='1' u='1'/>", "<f k='1' i='1' z='1' m='1' u='2'/><f k='2' i='2' z='1' m='1'/>",
+		"<f k='3' i='1' z='1' m='1' u='2'/>", "<f k='3' i='1' z='1' m='1'/><f k='3' i='2' z='1' m='1'/>", "<f k='0' i='1' z='1' m='1'/>",
+	};
 
-	for (size_t i = 1; i <= 200; i++) {
-		const struct vm_meta_file file = {.ino = i, .size = 2, .mtime_ns = 3};
+	for (size_t i = 0; i < VS_ARRAY_LEN(bad); i++) {
+		vs_autofree char *text = xasprintf("<facts version='2' serial='1'>%s</facts>", bad[i]);
+		struct vm_meta *meta = NULL;
 
-		vm_meta_set_frozen(meta, &a, "vda", &file);
-		vm_meta_forget(meta, &a);
+		cr_expect_eq(vm_meta_parse(text, strlen(text), &meta, NULL), -EINVAL, "%s", bad[i]);
 	}
-	vm_meta_bump(meta);
-	cr_assert_eq(meta->n_files, 128u);
-	cr_expect_eq(meta->files[127].ino, 200u, "those that were noted first go");
-	vm_meta_free(meta);
+}
+
+/* @n snapshots of two disks, one on the other. */
+static struct vm_meta *deep(size_t n, size_t spoilt)
+{
+	struct vm_meta *meta = vm_meta_new();
+	uint64_t beneath[2] = {0, 0};
+	char name[32];
+
+	for (size_t i = 0; i < n; i++) {
+		snprintf(name, sizeof(name), "auto-%05zu", i);
+		struct vm_meta_id a = id(name, (int64_t)(1763258401 + i) * NS, VM_EXTERNAL);
+
+		for (size_t k = 0; k < 2; k++) {
+			struct vm_meta_file f = {.ino = 12345678 + 2 * i + k, .size = 12345678, .mtime_ns = 1763258401123456789 + (int64_t)i,
+						 .beneath = beneath[k], .alone = !i, .sum = 12345678901234567890u};
+			const struct vm_meta_file nothing = {.ino = f.ino};
+
+			beneath[k] = vm_meta_add_file(meta, &f);
+			vm_meta_set_frozen(meta, &a, k ? "vdb" : "vda", i == spoilt ? &nothing : &f);
+		}
+	}
+	return meta;
+}
+
+Test(vm_meta, what_is_left_out_for_want_of_room_goes_step_by_step_and_what_is_spoilt_never)
+{
+	static const struct { size_t n; const char *left_out; bool sum, beneath, frozen; } cases[] = {
+		{ 100, NULL, true, true, true }, { 270, "the sums of images", false, true, true },
+		{ 330, "the sums of images, and what lies further down", false, false, true }, { 700, "what its snapshots froze", false, false, false },
+	};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++) {
+		struct vm_meta *meta = deep(cases[i].n, 40);
+		struct vm_meta_id last = id("auto-00090", (1763258401 + 90) * NS, VM_EXTERNAL), spoilt = id("auto-00040", (1763258401 + 40) * NS, VM_EXTERNAL);
+		vs_autofree char *text = text_of(meta);
+		struct vm_meta *again = parse(text);
+		const struct vm_meta_file *f = vm_meta_frozen(again, &last, "vdb");
+		const char *said = vm_meta_left_out(meta);
+
+		cr_expect((!said && !cases[i].left_out) || (said && cases[i].left_out && !strcmp(said, cases[i].left_out)), "%zu: %s", cases[i].n, said);
+		cr_expect_eq(f != NULL, cases[i].frozen, "%zu", cases[i].n);
+		cr_expect_eq(f && f->sum, cases[i].sum, "%zu", cases[i].n);
+		cr_expect_eq(f && f->beneath, cases[i].beneath, "%zu", cases[i].n);
+		f = vm_meta_frozen(again, &spoilt, "vdb");
+		cr_expect(f && !f->size && !f->mtime_ns, "%zu", cases[i].n);
+		vm_meta_free(again);
+		vm_meta_free(meta);
+	}
 }
 
 Test(vm_meta, what_is_attested_gives_way_where_room_is_short)

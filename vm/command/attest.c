@@ -7,7 +7,8 @@
  * later than they are, which is what a file looks like that somebody has spoilt. The records and overlays that explain it may go
  * with the next command, and what was watched is forgotten at the unmount. So, before a command changes anything and when it
  * is done, every snapshot that is right is written down together with the stamps of those layers beneath it whose time speaks
- * against it. While a layer has that stamp, that layer is in order for that snapshot.
+ * against it. While a layer has that stamp, that layer is in order for that snapshot. And with all of its layers, from what it froze down to
+ * the last one, so that it shows when one of them is another one, or has been written to: see graph/noted.c.
  */
 #include "vm/command/attest.h"
 
@@ -35,6 +36,16 @@ static bool is_moving(const struct vm_context *cx, uint64_t ino)
 	return false;
 }
 
+static struct vm_meta_file file_of(const struct q2_stamp *stamp)
+{
+	return (struct vm_meta_file){ .ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns };
+}
+
+static bool is_file(const struct vm_meta_file *a, const struct vm_meta_file *b)
+{
+	return a->ino == b->ino && a->size == b->size && a->mtime_ns == b->mtime_ns;
+}
+
 /* Appends the layers of one disk that look written since, or soon will. */
 static size_t list_layers(const struct vm_context *cx, const struct vm_snapshot *s, const struct vm_disk *disk,
 			  struct vm_meta_file *files, size_t n)
@@ -45,8 +56,7 @@ static size_t list_layers(const struct vm_context *cx, const struct vm_snapshot 
 		const struct q2_stamp *stamp = &disk->stamps[i];
 
 		if (!stamp->block && (stamp->mtime_ns >= from_ns || is_moving(cx, stamp->ino)))
-			files[n++] = (struct vm_meta_file){ .ino = stamp->ino, .size = stamp->size,
-							   .mtime_ns = stamp->mtime_ns };
+			files[n++] = file_of(stamp);
 	}
 	return n;
 }
@@ -62,7 +72,7 @@ static uint64_t sum_of(struct vm_context *cx, const struct vm_layer *layer, cons
 	for (size_t i = 0; i < cx->meta->n_files; i++) {
 		const struct vm_meta_file *known = &cx->meta->files[i];
 
-		if (known->sum && known->ino == file->ino && known->size == file->size && known->mtime_ns == file->mtime_ns)
+		if (known->sum && is_file(known, file))
 			return known->sum;
 	}
 	if (cx->summed > SUM_BUDGET)
@@ -71,23 +81,62 @@ static uint64_t sum_of(struct vm_context *cx, const struct vm_layer *layer, cons
 	return vm_sum(layer->path, &expected, layer->cluster_bits);
 }
 
+/* A fresh image ends with its L1 table: what it stores lies behind that. */
+static bool is_empty(const struct vm_layer *layer)
+{
+	uint64_t cluster = UINT64_C(1) << layer->cluster_bits, per_l2 = cluster * cluster / 16, l1 = (layer->virtual_size / per_l2 + 1) * 8;
+
+	return layer->version && layer->below >= 0 && layer->stamp.size <= (3 + (l1 + cluster - 1) / cluster) * cluster;
+}
+
+/* The number of the note of layer @i of the disk, with all that it stands on; 0: nobody can know it again. */
+static uint64_t note_chain(struct vm_context *cx, const struct vm_disk *disk, size_t i)
+{
+	uint64_t number = 0;
+
+	for (size_t k = disk->n_stamps; k-- > i;) {
+		int l = vm_context_layer(cx, disk->chain[k]);
+		const struct vm_layer *layer = l < 0 ? NULL : &cx->d->layers[l];
+		struct vm_meta_file file = file_of(&disk->stamps[k]);
+
+		if (!layer || layer->stamp.ino != file.ino || disk->stamps[k].block) {
+			number = 0;
+			continue;
+		}
+		file.beneath = number;
+		file.alone = k + 1 == disk->n_stamps && layer->below < 0 && !layer->ends;
+		file.raw = layer->format == Q2_FORMAT_RAW;
+		file.empty = is_empty(layer);
+		file.sum = sum_of(cx, layer, &file);
+		number = vm_meta_add_file(cx->meta, &file);
+	}
+	return number;
+}
+
+/* Is it noted with all that it stands on, as it is? */
+static bool is_noted(const struct vm_context *cx, const struct vm_meta_file *noted, const struct vm_disk *disk, size_t i)
+{
+	for (; noted && i < disk->n_stamps; i++) {
+		const struct vm_meta_file file = file_of(&disk->stamps[i]);
+
+		if (!is_file(noted, &file) || (!noted->beneath && i + 1 < disk->n_stamps))
+			return false;
+		noted = vm_meta_file(cx->meta, noted->beneath);
+	}
+	return i == disk->n_stamps && !noted;
+}
+
 void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk)
 {
-	const struct q2_stamp *stamp = disk->n_stamps ? &disk->stamps[0] : NULL;
-	int l = disk->chain && disk->chain[0] ? vm_context_layer(cx, disk->chain[0]) : -1;
-	const struct vm_layer *layer = l >= 0 && cx->d->layers[l].stamp.ino == stamp->ino ? &cx->d->layers[l] : NULL;
-	struct vm_meta_file file;
+	size_t first = id->kind == VM_INTERNAL;
+	const struct vm_meta_file *file;
 
-	if (!stamp || stamp->block || (!is_right(disk) && disk->state != VM_UNSUPPORTED))
+	if (disk->n_stamps <= first || disk->stamps[first].block || (!is_right(disk) && disk->state != VM_UNSUPPORTED) ||
+	    is_noted(cx, vm_meta_frozen(cx->meta, id, disk->target), disk, first))
 		return;
-	file = (struct vm_meta_file){
-		.ino = stamp->ino, .size = stamp->size, .mtime_ns = stamp->mtime_ns,
-		.below = disk->n_stamps > 1 && !stamp[1].block ? stamp[1].ino : 0,
-		.alone = layer && layer->version && layer->below < 0 && !layer->ends,
-	};
-	if (layer)
-		file.sum = sum_of(cx, layer, &file);
-	vm_meta_set_frozen(cx->meta, id, disk->target, &file);
+	file = vm_meta_file(cx->meta, note_chain(cx, disk, first));
+	if (file)
+		vm_meta_set_frozen(cx->meta, id, disk->target, file);
 }
 
 /* False: it is noted already, or is in no file. */
@@ -109,7 +158,7 @@ bool vm_attest_spoilt(struct vm_context *cx)
 	bool news = false;
 
 	for (size_t i = 0; i < cx->d->n_snapshots; i++)
-		for (size_t k = 0; !cx->d->snapshots[i].present && cx->d->snapshots[i].kind == VM_EXTERNAL && k < cx->d->snapshots[i].n_disks; k++)
+		for (size_t k = 0; !cx->d->snapshots[i].present && k < cx->d->snapshots[i].n_disks; k++)
 			if (cx->d->snapshots[i].disks[k].written)
 				news |= spoil(cx, &cx->d->snapshots[i], &cx->d->snapshots[i].disks[k]);
 	return news;
@@ -155,8 +204,7 @@ static void attest(struct vm_context *cx, const struct vm_snapshot *s)
 	files = xcalloc(room, sizeof(*files));
 	for (size_t i = 0; i < s->n_disks; i++) {
 		n = list_layers(cx, s, &s->disks[i], files, n);
-		if (s->kind == VM_EXTERNAL)
-			vm_attest_frozen(cx, &id, &s->disks[i]);
+		vm_attest_frozen(cx, &id, &s->disks[i]);
 	}
 	vm_meta_set_attested(cx->meta, &id, files, n);
 }

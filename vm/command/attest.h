@@ -24,7 +24,7 @@ void vm_attest_again(struct vm_context *cx);
 bool vm_attest_spoilt(struct vm_context *cx);
 /* The same of all that froze this layer. */
 void vm_attest_spoilt_in(struct vm_context *cx, int layer);
-/* Notes in cx->meta what this disk of an external snapshot froze, if it is right. */
+/* Notes in cx->meta what this disk of a snapshot froze and that stood on, if it is right. */
 void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk);
 
 #endif

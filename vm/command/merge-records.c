@@ -213,7 +213,13 @@ static bool move_frozen(struct vm_merge *m, const struct vm_xml_snapshot *xml, c
 
 	if (!noted || noted->ino != d->top_stamp.ino || !names_base(m->cx, xml, d) || stat(d->base, &st) < 0)
 		return false;
-	now = (struct vm_meta_file){ .ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = vm_timespec_ns(st.st_mtim) };
+	while (noted && noted->ino != st.st_ino)
+		noted = vm_meta_file(m->cx->meta, noted->beneath);
+	now = noted ? *noted : (struct vm_meta_file){ .ino = st.st_ino };
+	now.size = (uint64_t)st.st_size;
+	now.mtime_ns = vm_timespec_ns(st.st_mtim);
+	now.sum = 0;
+	now.empty = false;
 	vm_meta_set_frozen(m->cx->meta, &id, d->target, &now);
 	return true;
 }

@@ -507,13 +507,9 @@ static int remember_made(struct vm_merge *m, struct vs_err *err)
 static int forget_own(struct vm_merge *m, const struct vm_meta_id *ids, size_t n, struct vs_err *err)
 {
 	bool said = vm_meta_sweep_made(m->cx->meta, vm_context_is_there) > 0;
-	struct stat st;
 
 	for (size_t i = 0; i < n; i++)
 		said |= vm_meta_forget(m->cx->meta, &ids[i]);
-	for (size_t k = 0; k < m->n_disks; k++)
-		if (vm_merge_moved(&m->disks[k]) && stat(m->disks[k].base, &st) == 0)
-			vm_meta_unkeep(m->cx->meta, st.st_ino);
 	return said || m->cx->meta->n_files ? vm_context_save(m->cx, err) : 0;
 }
 

@@ -79,63 +79,45 @@ void vm_hearing_find_moment(struct vm_hearing *h)
 
 /* ---------------------------------------------------------------- the evidence of time stamps */
 
-/* When what it stores was last written, as far as is known. */
-static int64_t written_ns(const struct vm_fact_file *f)
-{
-	return f->content_ns ? f->content_ns : f->stamp.mtime_ns;
-}
-
-/* Has a merge of ours that is under way made it stand on its base? */
-static bool moved_by_us(const struct vm_graph *g, int file)
-{
-	int below = vm_graph_file(g, file)->below;
-
-	for (int c = below == VM_NO_FILE ? -1 : g->commit_bases.head[g->node[below]]; c >= 0; c = g->commit_bases.next[c])
-		if (g->commits[c].ours)
-			return true;
-	return false;
-}
-
-/* Noted for good, before a merge changed the files and with them all that speaks for or against it: it was not right any more. A stamp of
- * nothing; in which file it is now does not matter. */
-static bool is_spoilt(const struct vm_hearing *h, int file)
+/* Before a merge changed the files and with them all that speaks for or against it. A stamp of nothing; in which file it is now does not
+ * matter. */
+bool vm_hearing_spoilt(const struct vm_hearing *h)
 {
 	const struct vm_fact_note *noted = h->disk->froze;
 
-	return file == h->chain.files[0] && noted && noted->stamp.ino && !noted->stamp.size && !noted->stamp.mtime_ns;
+	return noted && noted->stamp.ino && !noted->stamp.size && !noted->stamp.mtime_ns;
 }
 
 bool vm_hearing_attested(const struct vm_hearing *h, int file)
 {
-	const struct vm_fact_file *f = vm_graph_file(h->g, file);
-	const struct q2_stamp *s = &f->stamp;
+	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp;
 	bool named = false;
 
-	if (!vm_graph_exists(h->g, file) || s->block || is_spoilt(h, file))
+	if (!vm_graph_exists(h->g, file) || s->block || vm_hearing_spoilt(h))
 		return false;
 	for (size_t i = 0; i < h->disk->n_attested; i++) {
 		const struct q2_stamp *then = &h->disk->attested[i];
 
-		if (then->ino == s->ino && then->size == s->size && (then->mtime_ns == s->mtime_ns || then->mtime_ns == written_ns(f)))
+		if (then->ino == s->ino && then->size == s->size && then->mtime_ns == s->mtime_ns)
 			return true;
 		named = named || then->ino == s->ino;
 	}
-	return named && moved_by_us(h->g, file);
+	return named && vm_graph_moved_by_us(h->g, file);
 }
 
 bool vm_hearing_unwritten(const struct vm_hearing *h, int file)
 {
-	const struct vm_fact_file *f = vm_graph_file(h->g, file);
+	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp;
+	int i = vm_chain_index(h->g, h->chain.files, h->chain.n, file);
 
-	if (vm_hearing_attested(h, file))
+	if (vm_hearing_attested(h, file) || (i >= 0 && h->same[i]))
 		return true;
-	return vm_graph_exists(h->g, file) && !f->stamp.block &&
-	       (written_ns(f) < h->from_ns || (h->born_ns && written_ns(f) <= h->born_ns));
+	return vm_graph_exists(h->g, file) && !s->block &&
+	       (s->mtime_ns < h->from_ns || (h->born_ns && s->mtime_ns <= h->born_ns));
 }
 
-/* May its header have been changed to stand on something else since it was frozen? Whatever a block job re-points is the
- * overlay of a snapshot, or of a revert of ours. */
-static bool may_be_repointed(const struct vm_hearing *h, int file)
+/* Whatever a block job re-points is the overlay of a snapshot, or of a revert of ours. */
+bool vm_hearing_may_be_repointed(const struct vm_hearing *h, int file)
 {
 	const struct vm_facts *facts = h->g->facts;
 
@@ -150,9 +132,9 @@ static bool may_be_repointed(const struct vm_hearing *h, int file)
 
 static bool touched_late(const struct vm_hearing *h, int file)
 {
-	const struct vm_fact_file *f = vm_graph_file(h->g, file);
+	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp;
 
-	return !f->stamp.block && f->stamp.btime_ns != 0 && f->stamp.btime_ns <= h->upto_ns + SLACK && written_ns(f) > h->upto_ns + SLACK;
+	return !s->block && s->btime_ns != 0 && s->btime_ns <= h->upto_ns + SLACK && s->mtime_ns > h->upto_ns + SLACK;
 }
 
 /* qemu-img commit empties the overlay that it merged down: header, refcount table, one refcount block and the L1 table
@@ -169,116 +151,18 @@ static bool emptied(const struct vm_fact_file *f)
 	return l1_bytes % cluster != 0 && f->stamp.size == (3 + l1_bytes / cluster + 1) * cluster;
 }
 
-/* It stands on what it stood on when that was noted, or on nothing as then: so no job has re-pointed it since. Who moved the images has, but
- * where only the header was changed by that its time is not late. */
-static bool stands_as(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
-{
-	const struct vm_fact_file *f = vm_graph_file(g, file);
-
-	if (noted->alone)
-		return f->info && !f->info->backing_name;
-	return noted->below && f->below != VM_NO_FILE && vm_graph_exists(g, f->below) &&
-	       vm_graph_file(g, f->below)->stamp.ino == noted->below;
-}
-
-/* P is still the file of which we noted, after the snapshot was taken and nothing spoke against it, that it was frozen; its time then was
- * another one, or it would be attested. So virsh's delete does not explain this: after that P would be another file. */
-static bool noted_and_written(const struct vm_hearing *h, int file)
-{
-	const struct vm_fact_note *noted = h->disk->froze;
-	const struct vm_fact_file *f = vm_graph_file(h->g, file);
-
-	return noted && !f->stamp.block && f->stamp.ino == noted->stamp.ino && written_ns(f) > noted->stamp.mtime_ns &&
-	       written_ns(f) >= h->from_ns && f->stamp.btime_ns != 0 && f->stamp.btime_ns <= h->upto_ns + SLACK &&
-	       (stands_as(h->g, file, noted) || !may_be_repointed(h, file));
-}
-
-/* This note shows that the file was written to since. @gone: the record is that told of it, so others may be that called it an overlay, which
- * jobs re-point: what has a header must stand where it stood. */
-static bool tells_of(const struct vm_hearing *h, int file, const struct vm_fact_note *noted, bool gone)
-{
-	const struct vm_fact_file *f = vm_graph_file(h->g, file);
-
-	return noted && noted->stamp.size && noted->stamp.ino == f->stamp.ino && written_ns(f) > noted->stamp.mtime_ns &&
-	       (stands_as(h->g, file, noted) || (gone ? !f->info : !may_be_repointed(h, file)));
-}
-
-/* It is what another snapshot froze, which may be gone, and that one's note shows that it was written to since, later than this one was
- * taken. What stands on it was not touched afterwards, as it would be at the end of a commit. */
-static bool noted_by_another(const struct vm_hearing *h, size_t i)
-{
-	const struct vm_graph *g = h->g;
-	const struct vm_fact_domain *own = &g->facts->domains[h->domain];
-	int file = h->chain.files[i], upper = vm_hearing_file_above(h, i);
-	const struct vm_fact_file *f = vm_graph_file(g, file);
-	bool told = false;
-
-	if (upper == VM_NO_FILE || !vm_graph_exists(g, file) || f->stamp.block || vm_graph_file(g, upper)->stamp.block ||
-	    written_ns(f) < h->from_ns || vm_graph_file(g, upper)->stamp.mtime_ns + SLACK >= written_ns(f))
-		return false;
-	for (int x = g->pits.head[g->node[file]]; !told && x >= 0; x = g->pits.next[x])
-		told = tells_of(h, file, vm_graph_snapdisk(g, &g->snaps[x])->froze, false);
-	for (size_t k = 0; !told && k < own->n_noted; k++)
-		told = tells_of(h, file, &own->noted[k], true);
-	return told;
-}
-
-/* ---------------------------------------------------------------- another file, or an older one */
-
-static bool has_inode(const struct vm_graph *g, uint64_t ino)
-{
-	for (size_t i = 0; i < g->facts->n_files; i++)
-		if (vm_graph_exists(g, (int)i) && !vm_graph_file(g, (int)i)->stamp.block && vm_graph_file(g, (int)i)->stamp.ino == ino)
-			return true;
-	return false;
-}
-
-/*
- * What some snapshot froze was noted, and this is older: a copy from before was put in its place, which no later time tells. A copy of the
- * very file, with its time, is as good as that (some copy whole seconds only). A file of another number is such a copy only if it was born
- * after that: else the snapshot is in what its image was merged into, which need not have been written to. Where the noted file lies
- * elsewhere the record is wrong.
- */
-bool vm_hearing_replaced(const struct vm_hearing *h, size_t i)
-{
-	const struct vm_graph *g = h->g;
-	int file = h->chain.files[i];
-	const struct q2_stamp *s = &vm_graph_file(g, file)->stamp;
-	bool older = false;
-
-	if (!vm_graph_exists(g, file) || s->block)
-		return false;
-	for (int x = g->pits.head[g->node[file]]; x >= 0; x = g->pits.next[x]) {
-		const struct vm_fact_note *noted = vm_graph_snapdisk(g, &g->snaps[x])->froze;
-		const struct q2_stamp *then = noted ? &noted->stamp : NULL;
-
-		if (!then || !then->size)
-			continue;
-		if (s->mtime_ns >= then->mtime_ns - (s->ino == then->ino ? 0 : SLACK))
-			return false;
-		older |= s->ino == then->ino || (s->btime_ns > then->mtime_ns && !has_inode(g, then->ino));
-	}
-	return older;
-}
-
 bool vm_hearing_written(const struct vm_hearing *h, size_t i)
 {
 	int file = h->chain.files[i], upper = vm_hearing_file_above(h, i);
 
-	if (i == 0 && is_spoilt(h, file))
-		return true;
-	if (vm_hearing_attested(h, file))
+	if (h->unchanged || vm_hearing_attested(h, file))
 		return false;
-	if (i == 0 && noted_and_written(h, file))
-		return true;
 	if (i == 0 && upper != VM_NO_FILE && emptied(vm_graph_file(h->g, upper)))
 		return !vm_hearing_unwritten(h, file);
-	if (i > 0 && noted_by_another(h, i))
-		return true;
 	if (!touched_late(h, file))
 		return false;
 	if (upper == VM_NO_FILE) /* nothing stands on it as recorded: no delete by libvirt explains this */
-		return !vm_graph_exists(h->g, h->disk->overlay) || !may_be_repointed(h, file);
-	return !may_be_repointed(h, file) && !vm_graph_file(h->g, upper)->stamp.block &&
-	       vm_graph_file(h->g, upper)->stamp.mtime_ns + SLACK < written_ns(vm_graph_file(h->g, file));
+		return !vm_graph_exists(h->g, h->disk->overlay) || !vm_hearing_may_be_repointed(h, file);
+	return !vm_hearing_may_be_repointed(h, file) && !vm_graph_file(h->g, upper)->stamp.block &&
+	       vm_graph_file(h->g, upper)->stamp.mtime_ns + SLACK < vm_graph_file(h->g, file)->stamp.mtime_ns;
 }

@@ -198,6 +198,9 @@ int vm_graph_image(const struct vm_graph *g, const struct vm_graph_snap *snap, e
 
 /* ---------------------------------------------------------------- judging one disk of one snapshot */
 
+/* What is not as it was noted: see noted.c. */
+enum vm_hearing_fault { VM_FAULT_NONE, VM_FAULT_WRITTEN, VM_FAULT_LOST, VM_FAULT_OTHER, VM_FAULT_OLDER, VM_FAULT_FORMAT };
+
 /* One disk of one snapshot before its judge. */
 struct vm_hearing {
 	const struct vm_graph *g;
@@ -211,6 +214,10 @@ struct vm_hearing {
 	int64_t from_ns;      /* what was last written before this was there before the snapshot */
 	int64_t upto_ns;      /* the snapshot was complete by then */
 	int64_t born_ns;      /* creation of the file that took the writes from then on; 0: unknown, or a copy */
+	bool same[VM_CHAIN_MAX]; /* that layer is as it was noted */
+	bool unchanged;       /* and so are all, and all that were noted are there */
+	enum vm_hearing_fault fault;
+	int faulty;           /* then: which file */
 	struct vm_verdict verdict;
 };
 
@@ -224,6 +231,13 @@ static inline bool vm_hearing_internal(const struct vm_hearing *h)
 	return h->disk->mode == VM_MODE_INTERNAL;
 }
 
+/* noted.c: fills same, unchanged, fault. After the chain. */
+void vm_hearing_compare(struct vm_hearing *h);
+bool vm_graph_moved_by_us(const struct vm_graph *g, int file);
+
+/* state.c: is a commit known that has changed layer @i, and that this snapshot survives? */
+bool vm_hearing_committed(const struct vm_hearing *h, size_t i);
+
 /* evidence.c: fills from_ns, upto_ns, born_ns. */
 void vm_hearing_find_moment(struct vm_hearing *h);
 /* The file directly above layer @i, VM_NO_FILE where there is none that we know. */
@@ -235,7 +249,9 @@ bool vm_hearing_attested(const struct vm_hearing *h, int file);
 /* Is it proven that this file was not written since? That layer @i was, and not by a delete of libvirt's? */
 bool vm_hearing_unwritten(const struct vm_hearing *h, int file);
 bool vm_hearing_written(const struct vm_hearing *h, size_t i);
-/* Is layer @i older than what was noted of it? */
-bool vm_hearing_replaced(const struct vm_hearing *h, size_t i);
+/* Noted for good: it was not right any more. */
+bool vm_hearing_spoilt(const struct vm_hearing *h);
+/* May its header have been changed to stand on something else since it was frozen? */
+bool vm_hearing_may_be_repointed(const struct vm_hearing *h, int file);
 
 #endif

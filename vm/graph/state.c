@@ -48,16 +48,7 @@
  *   in use      L is a domain's active layer: stale, unless that domain is shut off and L is unwritten.
  *   reopened    a later snapshot froze L again: then L was an active layer in between.
  *
- *   noted       a command of ours has noted that P is what this snapshot froze, and with which stamp. P is the same file still, has
- *               been written to and cannot have been re-pointed: guilt, whatever U says.
- *
- *   by another  the same of L further down, which another snapshot froze, be it gone by now, unless U was touched later, as by the end
- *               of a commit.
- *
- *   content     a file of which all but the header sums up to what was noted has its old time, in all of this: who moves images
- *               writes new names into their headers.
- *
- *   replaced    P, or an L that another snapshot froze, is older than was noted of it: a copy from before was put in its place.
+ *   noted       a command of ours has noted which files the snapshot was made of, and how they were: see noted.c.
  *
  *   spoilt      noted for good when a merge began: it was not right then. The merge changes the files, and so what speaks against it.
  *
@@ -122,7 +113,7 @@ static bool commit_seen(const struct vm_graph *g, int base, int top)
 static bool is_then(const struct vm_fact_file *f, const struct q2_stamp *then)
 {
 	return !f->error && !f->stamp.block && f->stamp.ino == then->ino && f->stamp.size == then->size &&
-	       (f->stamp.mtime_ns == then->mtime_ns || f->content_ns == then->mtime_ns);
+	       f->stamp.mtime_ns == then->mtime_ns;
 }
 
 /* The file that was noted as frozen, where the record names another one and it is there, as it was; else VM_NO_FILE. */
@@ -148,7 +139,8 @@ static void redirect(struct vm_hearing *h)
 	h->pit = noted == VM_NO_FILE ? h->disk->pit : noted;
 	h->gone_top = VM_NO_FILE;
 	h->verdict.format = noted == VM_NO_FILE ? h->disk->format : vm_graph_file(h->g, noted)->format;
-	if (noted != VM_NO_FILE || h->disk->mode != VM_MODE_EXTERNAL || !vm_graph_exists(h->g, h->disk->overlay))
+	if (noted != VM_NO_FILE || h->disk->mode != VM_MODE_EXTERNAL || !vm_graph_exists(h->g, h->disk->overlay) ||
+	    (h->disk->froze && is_then(vm_graph_file(h->g, h->disk->pit), &h->disk->froze->stamp)))
 		return;
 	overlay = vm_graph_file(h->g, h->disk->overlay);
 	if (overlay->below == VM_NO_FILE || vm_graph_same(h->g, overlay->below, h->disk->pit))
@@ -329,14 +321,11 @@ static bool judge_commits(struct vm_hearing *h)
 	return false;
 }
 
-/* A change of layer @i that was seen: is it that of a commit which this snapshot survives? */
-static bool explained_by_commit(const struct vm_hearing *h, size_t i)
+bool vm_hearing_committed(const struct vm_hearing *h, size_t i)
 {
 	const struct vm_graph *g = h->g;
 	int base = g->node[h->chain.files[i]];
 
-	if (repointed_since(h, i, vm_hearing_layer(h, i)->written_at))
-		return true;
 	for (size_t r = 0; r < g->n_running; r++)
 		if (vm_graph_same(g, g->running[r].base, base) && vm_hearing_covers(h, g->running[r].top, i))
 			return true;
@@ -347,6 +336,12 @@ static bool explained_by_commit(const struct vm_hearing *h, size_t i)
 		if (vm_hearing_covers(h, g->repoints[r].top, i))
 			return true;
 	return false;
+}
+
+/* A change of layer @i that was seen: is it that of a commit? */
+static bool explained_by_commit(const struct vm_hearing *h, size_t i)
+{
+	return repointed_since(h, i, vm_hearing_layer(h, i)->written_at) || vm_hearing_committed(h, i);
 }
 
 static bool judge_watch(struct vm_hearing *h)
@@ -442,12 +437,25 @@ static bool judge_reopened(struct vm_hearing *h)
 	return false;
 }
 
+static bool judge_noted(struct vm_hearing *h)
+{
+	static const char *const what[] = {
+		[VM_FAULT_WRITTEN] = "was written after the snapshot was taken",
+		[VM_FAULT_LOST] = "does not have what was in a layer above it that is there no more",
+		[VM_FAULT_OTHER] = "is another file than the snapshot stood on",
+		[VM_FAULT_OLDER] = "is older than what was frozen there: a copy from before was put in its place",
+		[VM_FAULT_FORMAT] = "is read in another format than when the snapshot was right",
+	};
+
+	if (vm_hearing_spoilt(h))
+		return h->verdict.written = true, say(h, VM_STALE, "it was not right any more when layers were merged");
+	if (h->fault)
+		return h->verdict.written = true, say(h, VM_STALE, "'%s' %s", vm_graph_file(h->g, h->faulty)->path, what[h->fault]);
+	return false;
+}
+
 static bool judge_times(struct vm_hearing *h)
 {
-	for (size_t i = h->first; i < h->chain.n; i++)
-		if (vm_hearing_replaced(h, i))
-			return h->verdict.written = true,
-			       say(h, VM_STALE, "'%s' is older than what was frozen there: a copy from before was put in its place", vm_hearing_layer(h, i)->path);
 	for (size_t i = h->first; i < h->chain.n; i++)
 		if (vm_hearing_written(h, i) && !explained_by_commit(h, i))
 			return h->verdict.written = true, say(h, VM_STALE, "'%s' was written after the snapshot was taken", vm_hearing_layer(h, i)->path);
@@ -516,12 +524,13 @@ static void judge(struct vm_hearing *h)
 	vm_hearing_find_moment(h);
 	if (judge_chain(h) || (vm_hearing_internal(h) && judge_entry(h)))
 		return;
+	vm_hearing_compare(h);
 	if (judge_unproven(h) || judge_running(h) || judge_locks(h))
 		return;
 	if (h->disk->mode == VM_MODE_NO) /* present content: whatever it is, it is right */
 		return;
 	if (judge_writers(h) || judge_commits(h) || judge_watch(h) || judge_lost_below(h) || judge_repoints(h) ||
-	    judge_reopened(h) || judge_times(h))
+	    judge_reopened(h) || judge_noted(h) || judge_times(h))
 		return;
 	judge_place(h);
 }

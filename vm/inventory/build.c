@@ -310,7 +310,7 @@ static void draw_meta(struct vm_build *sk, const struct vm_observed_domain *k, s
 	if (best && !found && has_none(k))
 		vm_draft_disown(d, &sk->chains, best, sk->store);
 	if (best) {
-		vm_draft_meta(d, best, &sk->chains, &sk->arena);
+		vm_draft_meta(d, best, &sk->arena);
 		draw_own_made(sk, best, d);
 	}
 	draw_begun(sk, k, d);

@@ -38,76 +38,29 @@ static void draw_attested(struct vm_draft_snapshot *s, const struct vm_meta *met
 	}
 }
 
-static struct vm_fact_note note_of(const struct vm_meta_file *file)
+/* One of each file that is noted, in their order. */
+static struct vm_fact_note *draw_notes(const struct vm_meta *meta, struct vm_arena *arena)
 {
-	return (struct vm_fact_note){ { .ino = file->ino, .size = file->size, .mtime_ns = file->mtime_ns }, file->below, file->alone };
+	struct vm_fact_note *notes = vm_arena_calloc(arena, meta->n_files, sizeof(*notes));
+
+	for (size_t i = 0; i < meta->n_files; i++) {
+		const struct vm_meta_file *f = &meta->files[i], *beneath = vm_meta_file(meta, f->beneath);
+
+		notes[i] = (struct vm_fact_note){
+			.stamp = { .ino = f->ino, .size = f->size, .mtime_ns = f->mtime_ns }, .beneath = beneath ? &notes[beneath - meta->files] : NULL,
+			.alone = f->alone, .raw = f->raw, .empty = f->empty, .sum = f->sum,
+		};
+	}
+	return notes;
 }
 
-/* Its time is later than was noted: was only its header changed since? */
-static void ask_content(struct vm_chains *chains, const struct vm_meta_file *noted, int file)
-{
-	const struct vm_fact_file *f = &chains->fact[file];
-
-	if (!noted->sum || f->error || !f->info || f->stamp.block || f->stamp.ino != noted->ino || f->stamp.size != noted->size ||
-	    f->stamp.mtime_ns <= noted->mtime_ns || (f->content_ns && f->content_ns <= noted->mtime_ns) ||
-	    vm_headers_sum(chains->files, chains->file[file]) != noted->sum)
-		return;
-	for (size_t i = 0; i < chains->n; i++)
-		if (chains->fact[i].stamp.dev == f->stamp.dev && chains->fact[i].stamp.ino == f->stamp.ino)
-			chains->fact[i].content_ns = noted->mtime_ns;
-}
-
-static void ask_all(const struct vm_draft *d, struct vm_chains *chains, const struct vm_meta_file *noted)
-{
-	for (size_t i = 0; noted->sum && i < d->n_disks; i++)
-		for (int f = d->disks[i].fact.top, n = 0; f != VM_NO_FILE && n < VM_CHAIN_MAX; f = chains->fact[f].below, n++)
-			ask_content(chains, noted, f);
-}
-
-static void draw_frozen(const struct vm_draft *d, struct vm_draft_snapshot *s, const struct vm_meta *meta, const struct vm_meta_id *id,
-			struct vm_chains *chains, struct vm_arena *arena)
+static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_fact_note *notes)
 {
 	for (size_t k = 0; k < s->n_disks; k++) {
 		const struct vm_meta_file *file = vm_meta_frozen(meta, id, s->disks[k].fact.target);
-		struct vm_fact_note *note = file ? vm_arena_calloc(arena, 1, sizeof(*note)) : NULL;
 
-		s->disks[k].fact.froze = note;
-		if (!note)
-			continue;
-		*note = note_of(file);
-		if (s->disks[k].fact.pit != VM_NO_FILE && chains->fact[s->disks[k].fact.pit].stamp.ino == file->ino)
-			ask_content(chains, file, s->disks[k].fact.pit);
-		else
-			ask_all(d, chains, file);
+		s->disks[k].fact.froze = file ? &notes[file - meta->files] : NULL;
 	}
-}
-
-static bool is_frozen_by(const struct vm_meta_snapshot *s, uint64_t number)
-{
-	for (size_t i = 0; i < s->n_frozen; i++)
-		if (s->frozen[i].file == number)
-			return true;
-	return false;
-}
-
-/* What snapshots froze that are not there any more. @there: of meta->snapshots, those that are. */
-static void draw_noted(struct vm_draft *d, const struct vm_meta *meta, const bool *there, struct vm_chains *chains, struct vm_arena *arena)
-{
-	struct vm_fact_note *notes = vm_arena_calloc(arena, meta->n_files, sizeof(*notes));
-	size_t n = 0;
-
-	for (size_t i = 0; i < meta->n_files; i++) {
-		bool gone = meta->files[i].kept;
-
-		for (size_t k = 0; !gone && k < meta->n_snapshots; k++)
-			gone = !there[k] && is_frozen_by(&meta->snapshots[k], meta->files[i].number);
-		if (!gone)
-			continue;
-		notes[n++] = note_of(&meta->files[i]);
-		ask_all(d, chains, &meta->files[i]);
-	}
-	d->noted = notes;
-	d->n_noted = n;
 }
 
 static void draw_doomed(struct vm_draft_snapshot *s, const struct vm_meta *meta, const struct vm_meta_id *id)
@@ -178,9 +131,9 @@ static void drop_meta(void *meta)
 	vm_meta_free(meta);
 }
 
-void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_chains *chains, struct vm_arena *arena)
+void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *arena)
 {
-	vs_autofree bool *there = xcalloc(meta->n_snapshots, sizeof(*there));
+	const struct vm_fact_note *notes = draw_notes(meta, arena);
 
 	vm_arena_own(arena, meta, drop_meta);
 	draw_merges(d, meta, arena);
@@ -191,13 +144,11 @@ void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_chains *c
 
 		if (!said)
 			continue;
-		there[said - meta->snapshots] = true;
 		s->held = said->held;
 		s->ours = said->ours;
 		draw_attested(s, meta, said, arena);
-		draw_frozen(d, s, meta, &id, chains, arena);
+		draw_frozen(s, meta, &id, notes);
 		if (said->mark)
 			draw_doomed(s, meta, &id);
 	}
-	draw_noted(d, meta, there, chains, arena);
 }

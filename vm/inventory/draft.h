@@ -73,8 +73,6 @@ struct vm_draft {
 	size_t n_snapshots;
 	struct vm_draft_merge *merges;
 	size_t n_merges;
-	const struct vm_fact_note *noted; /* see vm_fact_domain */
-	size_t n_noted;
 	int *own_made;              /* files (indexes) that commands of ours made for it */
 	size_t n_own_made;
 	int *begun;                 /* files that a command which has not ended has made, and may not have come to use */
@@ -115,9 +113,8 @@ struct vm_store;
 /* The domain (or image) has no metadata of ours, as far as is known for certain, and @best is our copy: is it of this one? One of its
  * snapshots says so, and else a policy is not for it: it is forgotten, here and in the store. */
 void vm_draft_disown(const struct vm_draft *d, const struct vm_chains *chains, struct vm_meta *best, struct vm_store *store);
-/* Holds, ours, what is attested, what was frozen, and the marks of doomed snapshots. Takes @meta, of which the draft borrows. Where a file
- * that was frozen has another time than noted it is asked whether more than its header was changed since: `content_ns`. */
-void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_chains *chains, struct vm_arena *arena);
+/* Holds, ours, what is attested, what was frozen, and the marks of doomed snapshots. Takes @meta, of which the draft borrows. */
+void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *arena);
 
 /* ---------------------------------------------------------------- between order.c and freeze.c */
 

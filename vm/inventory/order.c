@@ -289,7 +289,7 @@ static void domain_facts(const struct vm_drafts *set, const struct vm_draft *d, 
 		disks[i] = d->disks[i].fact;
 	*out = (struct vm_fact_domain){ .name = d->dir, .running = d->running, .image = d->image, .disks = disks,
 					.n_disks = d->n_disks, .made = d->own_made, .n_made = d->n_own_made,
-					.begun = d->begun, .n_begun = d->n_begun, .others = d->others, .n_others = d->n_others, .noted = d->noted, .n_noted = d->n_noted };
+					.begun = d->begun, .n_begun = d->n_begun, .others = d->others, .n_others = d->n_others };
 	snapshot_facts(set, d, out);
 }
 
@@ -356,6 +356,13 @@ static void add_merges(const struct vm_drafts *set, const struct vm_facts *facts
 		}
 }
 
+static uint64_t sum_of(void *opaque, int file)
+{
+	struct vm_chains *chains = opaque;
+
+	return vm_headers_sum(chains->files, chains->file[file]);
+}
+
 /* Gives references in @out. */
 static void ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct vm_inventory *prev, struct vm_domain **out)
 {
@@ -410,6 +417,8 @@ struct vm_inventory *vm_drafts_finish(struct vm_drafts *set, const struct vm_inv
 		facts_of[set->n + i] = set->extra[i];
 	add_memories(set, facts_of, n_domains);
 	facts.files = set->chains->fact;
+	facts.sum = sum_of;
+	facts.opaque = set->chains;
 	facts.n_files = set->chains->n;
 	ask_graph(set, &facts, prev, domains);
 	return vm_inventory_new(domains, set->n, prev);

@@ -109,7 +109,7 @@ static void draw_meta(const struct image_source *s, struct vm_drafts *set, const
 		vm_draft_disown(d, set->chains, best, s->store);
 	vm_meta_free(found);
 	if (best)
-		vm_draft_meta(d, best, set->chains, set->arena);
+		vm_draft_meta(d, best, set->arena);
 }
 
 static void draw(const struct image_source *s, struct vm_drafts *set, struct image *image, struct vm_draft *d)

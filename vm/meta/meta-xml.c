@@ -111,15 +111,24 @@ static void put_mark(FILE *f, const struct vm_meta_mark *mark, size_t number)
 	fputs("</b>", f);
 }
 
-static void put_file(FILE *f, const struct vm_meta_file *file)
+/* What is left out where there is too little room: each and all before it. */
+enum room { ALL, NO_SUMS, NO_DEPTHS, NO_ATTESTED, NO_FROZEN };
+
+static bool is_spoilt(const struct vm_meta_file *file)
+{
+	return !file->size && !file->mtime_ns;
+}
+
+static void put_file(FILE *f, const struct vm_meta_file *file, enum room room)
 {
 	fprintf(f, "<f k=\"%" PRIu64 "\" i=\"%" PRIu64 "\" z=\"%" PRIu64 "\"", file->number, file->ino, file->size);
 	put_time(f, "m", file->mtime_ns);
-	put_number(f, "b", file->below);
-	put_number(f, "h", file->alone);
-	put_number(f, "s", file->sum);
-	if (file->kept)
-		fputs(" x=\"k\"", f);
+	if (room < NO_DEPTHS)
+		put_number(f, "u", file->beneath);
+	if (file->alone || file->raw || file->empty)
+		fprintf(f, " x=\"%s%s%s\"", file->alone ? "a" : "", file->raw ? "r" : "", file->empty ? "e" : "");
+	if (room < NO_SUMS)
+		put_number(f, "s", file->sum);
 	fputs("/>", f);
 }
 
@@ -131,24 +140,41 @@ static void put_attested(FILE *f, const struct vm_meta_snapshot *s)
 	putc('"', f);
 }
 
-static void put_frozen(FILE *f, const struct vm_meta_snapshot *s)
+/* In what little room there is, only what is spoilt. */
+static bool is_told(const struct vm_meta *meta, uint64_t number, enum room room)
+{
+	const struct vm_meta_file *file = vm_meta_file(meta, number);
+
+	return room < NO_FROZEN || (file && is_spoilt(file));
+}
+
+static bool has_frozen(const struct vm_meta *meta, const struct vm_meta_snapshot *s, enum room room)
+{
+	for (size_t i = 0; i < s->n_frozen; i++)
+		if (is_told(meta, s->frozen[i].file, room))
+			return true;
+	return false;
+}
+
+static void put_frozen(FILE *f, const struct vm_meta *meta, const struct vm_meta_snapshot *s, enum room room)
 {
 	vs_autofree char *text = NULL;
+	const char *blank = "";
 	size_t len;
 	FILE *list = xmemopen(&text, &len);
 
 	for (size_t i = 0; i < s->n_frozen; i++)
-		fprintf(list, "%s%s:%" PRIu64, i ? " " : "", s->frozen[i].target, s->frozen[i].file);
+		if (is_told(meta, s->frozen[i].file, room)) {
+			fprintf(list, "%s%s:%" PRIu64, blank, s->frozen[i].target, s->frozen[i].file);
+			blank = " ";
+		}
 	xmemclose(list);
 	put_attr(f, "p", text);
 }
 
-/* What may be left out where there is too little room. */
-enum room { ALL, NO_ATTESTED, NO_FILES };
-
-static bool says_something(const struct vm_meta_snapshot *s, enum room room)
+static bool says_something(const struct vm_meta *meta, const struct vm_meta_snapshot *s, enum room room)
 {
-	return s->ours || s->held || s->mark || (room == ALL && s->n_attested) || (room != NO_FILES && s->n_frozen);
+	return s->ours || s->held || s->mark || (room < NO_ATTESTED && s->n_attested) || has_frozen(meta, s, room);
 }
 
 static void put_snapshot(FILE *f, const struct vm_meta *meta, size_t i, enum room room)
@@ -161,20 +187,37 @@ static void put_snapshot(FILE *f, const struct vm_meta *meta, size_t i, enum roo
 	fprintf(f, " is=\"%s%s%s\"", s->kind == VM_EXTERNAL ? "e" : "i", s->ours ? "o" : "", s->held ? "h" : "");
 	if (s->mark)
 		put_number(f, "b", mark_number(meta, i));
-	if (room == ALL && s->n_attested)
+	if (room < NO_ATTESTED && s->n_attested)
 		put_attested(f, s);
-	if (room != NO_FILES && s->n_frozen)
-		put_frozen(f, s);
+	if (has_frozen(meta, s, room))
+		put_frozen(f, meta, s, room);
 	fputs("/>", f);
 }
 
-static bool has_froze(const struct vm_meta *meta, uint64_t number)
+static bool is_attested(const struct vm_meta_snapshot *s, uint64_t number)
 {
-	for (size_t i = 0; i < meta->n_snapshots; i++)
-		for (size_t k = 0; k < meta->snapshots[i].n_frozen; k++)
-			if (meta->snapshots[i].frozen[k].file == number)
-				return true;
+	for (size_t i = 0; i < s->n_attested; i++)
+		if (s->attested[i] == number)
+			return true;
 	return false;
+}
+
+static bool is_frozen(const struct vm_meta_snapshot *s, uint64_t number)
+{
+	for (size_t i = 0; i < s->n_frozen; i++)
+		if (s->frozen[i].file == number)
+			return true;
+	return false;
+}
+
+static bool has_room(const struct vm_meta *meta, const struct vm_meta_file *file, enum room room)
+{
+	bool told = room < NO_DEPTHS;
+
+	for (size_t i = 0; !told && i < meta->n_snapshots; i++)
+		told = (room < NO_ATTESTED && is_attested(&meta->snapshots[i], file->number)) ||
+		       (is_told(meta, file->number, room) && is_frozen(&meta->snapshots[i], file->number));
+	return told;
 }
 
 static void put_meta(FILE *f, const struct vm_meta *meta, enum room room)
@@ -185,8 +228,8 @@ static void put_meta(FILE *f, const struct vm_meta *meta, enum room room)
 	put_attr(f, "on", meta->on);
 	putc('>', f);
 	for (size_t i = 0; i < meta->n_files; i++)
-		if (room == ALL || (room == NO_ATTESTED && (meta->files[i].kept || has_froze(meta, meta->files[i].number))))
-			put_file(f, &meta->files[i]);
+		if (has_room(meta, &meta->files[i], room))
+			put_file(f, &meta->files[i], room);
 	for (size_t i = 0; i < meta->n_made; i++) {
 		fputs("<l", f);
 		put_attr(f, "p", meta->made[i].path);
@@ -197,9 +240,38 @@ static void put_meta(FILE *f, const struct vm_meta *meta, enum room room)
 		if (meta->snapshots[i].mark && mark_number(meta, i) == i + 1)
 			put_mark(f, meta->snapshots[i].mark, i + 1);
 	for (size_t i = 0; i < meta->n_snapshots; i++)
-		if (says_something(&meta->snapshots[i], room))
+		if (says_something(meta, &meta->snapshots[i], room))
 			put_snapshot(f, meta, i, room);
 	fputs("</facts>", f);
+}
+
+/* Gives *text, which may still be too long. */
+static enum room write_out(const struct vm_meta *meta, char **text, size_t *len)
+{
+	enum room room = ALL;
+
+	for (*text = NULL;; room++) {
+		FILE *f;
+
+		free(*text);
+		f = xmemopen(text, len);
+		put_meta(f, meta, room);
+		xmemclose(f);
+		if (*len <= VM_META_MAX || room == NO_FROZEN)
+			return room;
+	}
+}
+
+const char *vm_meta_left_out(const struct vm_meta *meta)
+{
+	static const char *const what[] = {
+		NULL, "the sums of images", "the sums of images, and what lies further down", "what is attested, and the sums of images",
+		"what its snapshots froze",
+	};
+	vs_autofree char *text = NULL;
+	size_t len;
+
+	return what[write_out(meta, &text, &len)];
 }
 
 int vm_meta_text(const struct vm_meta *meta, char **text, struct vs_err *err)
@@ -207,14 +279,7 @@ int vm_meta_text(const struct vm_meta *meta, char **text, struct vs_err *err)
 	vs_autofree char *out = NULL;
 	size_t len = 0;
 
-	for (enum room room = ALL; room <= NO_FILES && (!out || len > VM_META_MAX); room++) {
-		FILE *f;
-
-		free(vs_steal(out));
-		f = xmemopen(&out, &len);
-		put_meta(f, meta, room);
-		xmemclose(f);
-	}
+	write_out(meta, &out, &len);
 	if (len > VM_META_MAX)
 		return vs_err_set(err, -E2BIG, "what is known of %zu snapshots would take %zu bytes of the domain's metadata, "
 				  "and %d is the limit; delete or release some", meta->n_snapshots, len, VM_META_MAX);
@@ -479,7 +544,6 @@ static int read_file(struct reader *r, const xmlNode *node)
 	struct vm_meta *meta = r->meta;
 	struct vm_meta_file file = { .number = 0 };
 	vs_autofree char *letters = NULL;
-	uint64_t names;
 	int ret;
 
 	if ((ret = charge(r, FILE_COST)) < 0 ||
@@ -487,17 +551,38 @@ static int read_file(struct reader *r, const xmlNode *node)
 	    (ret = get_number(r, node, "i", UINT64_MAX, &file.ino)) < 0 ||
 	    (ret = get_number(r, node, "z", UINT64_MAX, &file.size)) < 0 ||
 	    (ret = get_time(r, node, "m", &file.mtime_ns)) < 0 ||
-	    (ret = get_number(r, node, "b", UINT64_MAX, &file.below)) < 0 ||
-	    (ret = get_number(r, node, "h", UINT64_MAX, &names)) < 0 || /* others than 1 were hashes of a name */
+	    (ret = get_number(r, node, "u", VM_META_SERIAL_MAX, &file.beneath)) < 0 ||
 	    (ret = get_number(r, node, "s", UINT64_MAX, &file.sum)) < 0 ||
 	    (ret = get_attr(r, node, "x", &letters)) < 0)
 		return ret;
-	file.alone = names == 1;
-	file.kept = letters && strchr(letters, 'k');
-	if (!file.number || vm_meta_file(meta, file.number))
-		return bad(r, node, "has no number of its own");
+	file.alone = letters && strchr(letters, 'a');
+	file.raw = letters && strchr(letters, 'r');
+	file.empty = letters && strchr(letters, 'e');
 	meta->files = xreallocarray(meta->files, meta->n_files + 1, sizeof(*meta->files));
 	meta->files[meta->n_files++] = file;
+	return 0;
+}
+
+static int by_number(const void *a, const void *b)
+{
+	const struct vm_meta_file *x = a, *y = b;
+
+	return (x->number > y->number) - (x->number < y->number);
+}
+
+/* What one stands on has a smaller number: so nothing stands on itself. */
+static int settle_files(struct reader *r, const xmlNode *node)
+{
+	struct vm_meta *meta = r->meta;
+
+	if (meta->n_files)
+		qsort(meta->files, meta->n_files, sizeof(*meta->files), by_number);
+	for (size_t i = 0; i < meta->n_files; i++)
+		if (!meta->files[i].number || (i && meta->files[i - 1].number == meta->files[i].number))
+			return bad(r, node, "has a file with no number of its own");
+	for (size_t i = 0; i < meta->n_files; i++)
+		if (meta->files[i].beneath && (meta->files[i].beneath >= meta->files[i].number || !vm_meta_file(meta, meta->files[i].beneath)))
+			return bad(r, node, "has a file that stands on one which is not there");
 	return 0;
 }
 
@@ -633,6 +718,7 @@ static int read_meta(struct reader *r, const xmlNode *node)
 	    (ret = get_attr(r, node, "of", &r->meta->of)) < 0 ||
 	    (ret = get_attr(r, node, "on", &r->meta->on)) < 0 ||
 	    (ret = read_each(r, node, "f", read_file)) < 0 ||
+	    (ret = settle_files(r, node)) < 0 ||
 	    (ret = read_each(r, node, "l", read_made)) < 0 ||
 	    (ret = read_each(r, node, "b", read_numbered_mark)) < 0)
 		return ret;

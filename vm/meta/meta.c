@@ -16,8 +16,6 @@
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
-#define KEPT_MAX 128
-
 static int64_t seconds(int64_t ns)
 {
 	return ns / VM_NS_PER_S - (ns % VM_NS_PER_S < 0);
@@ -232,44 +230,41 @@ const char *vm_meta_why_doomed(const struct vm_meta *meta, const struct vm_meta_
 
 const struct vm_meta_file *vm_meta_file(const struct vm_meta *meta, uint64_t number)
 {
-	for (size_t i = 0; i < meta->n_files; i++)
-		if (meta->files[i].number == number)
-			return &meta->files[i];
-	return NULL;
+	size_t low = 0, high = meta->n_files;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (meta->files[mid].number < number)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low < meta->n_files && meta->files[low].number == number ? &meta->files[low] : NULL;
 }
 
 /* ---------------------------------------------------------------- changes */
 
-static bool is_attested_with(const struct vm_meta *meta, uint64_t number)
+/* And what it stood on. */
+static void mark_used(const struct vm_meta *meta, bool *used, uint64_t number)
 {
-	for (size_t i = 0; i < meta->n_snapshots; i++)
-		for (size_t k = 0; k < meta->snapshots[i].n_attested; k++)
-			if (meta->snapshots[i].attested[k] == number)
-				return true;
-	for (size_t i = 0; i < meta->n_snapshots; i++)
-		for (size_t k = 0; k < meta->snapshots[i].n_frozen; k++)
-			if (meta->snapshots[i].frozen[k].file == number)
-				return true;
-	return false;
-}
-
-/* The first ones were noted first: where there are too many, those go. */
-static void limit_kept(struct vm_meta *meta)
-{
-	size_t n = 0;
-
-	for (size_t i = meta->n_files; i-- > 0;)
-		if (meta->files[i].kept)
-			meta->files[i].kept = n++ < KEPT_MAX;
+	for (const struct vm_meta_file *f = vm_meta_file(meta, number); f && !used[f - meta->files]; f = vm_meta_file(meta, f->beneath))
+		used[f - meta->files] = true;
 }
 
 static void sweep_files(struct vm_meta *meta)
 {
+	vs_autofree bool *used = xcalloc(meta->n_files, sizeof(*used));
 	size_t kept = 0;
 
-	limit_kept(meta);
+	for (size_t i = 0; i < meta->n_snapshots; i++) {
+		for (size_t k = 0; k < meta->snapshots[i].n_attested; k++)
+			mark_used(meta, used, meta->snapshots[i].attested[k]);
+		for (size_t k = 0; k < meta->snapshots[i].n_frozen; k++)
+			mark_used(meta, used, meta->snapshots[i].frozen[k].file);
+	}
 	for (size_t i = 0; i < meta->n_files; i++)
-		if (meta->files[i].kept || is_attested_with(meta, meta->files[i].number))
+		if (used[i])
 			meta->files[kept++] = meta->files[i];
 	meta->n_files = kept;
 }
@@ -326,8 +321,6 @@ void vm_meta_adopt(struct vm_meta *meta, const char *uuid)
 	}
 	for (; copied && meta->n_made > 0; meta->n_made--)
 		free(meta->made[meta->n_made - 1].path);
-	for (size_t i = 0; copied && i < meta->n_files; i++)
-		meta->files[i].kept = false;
 	if (copied)
 		sweep_files(meta);
 }
@@ -411,39 +404,51 @@ size_t vm_meta_marks(const struct vm_meta *meta, const struct vm_meta_mark **mar
 
 /* ---------------------------------------------------------------- what is attested */
 
-/* Where somebody has invented the last number there is, the first one that is free. */
-static uint64_t next_number(const struct vm_meta *meta, uint64_t last)
+static bool same_state(const struct vm_meta_file *a, const struct vm_meta_file *b)
 {
-	uint64_t next = 1;
-
-	if (last < VM_META_SERIAL_MAX)
-		return last + 1;
-	while (vm_meta_file(meta, next))
-		next++;
-	return next;
+	return a->ino == b->ino && a->size == b->size && a->mtime_ns == b->mtime_ns;
 }
 
-/* The number of that file, which is added where it is not known. */
-static uint64_t number_of(struct vm_meta *meta, const struct vm_meta_file *file)
+/* Behind all the others; where somebody has invented the last number there is, at the first one that is free. */
+static uint64_t insert(struct vm_meta *meta, const struct vm_meta_file *file)
 {
-	uint64_t last = 0;
+	uint64_t number = meta->n_files ? meta->files[meta->n_files - 1].number : 0;
+	size_t at = meta->n_files;
 
+	uint64_t beneath = number < VM_META_SERIAL_MAX ? file->beneath : 0; /* which has a smaller number */
+
+	if (number < VM_META_SERIAL_MAX)
+		number++;
+	else
+		for (number = 1, at = 0; at < meta->n_files && meta->files[at].number == number; at++)
+			number++;
+	meta->files = xreallocarray(meta->files, meta->n_files + 1, sizeof(*meta->files));
+	memmove(&meta->files[at + 1], &meta->files[at], (meta->n_files++ - at) * sizeof(*meta->files));
+	meta->files[at] = *file;
+	meta->files[at].beneath = beneath;
+	return meta->files[at].number = number;
+}
+
+uint64_t vm_meta_add_file(struct vm_meta *meta, const struct vm_meta_file *file)
+{
 	for (size_t i = 0; i < meta->n_files; i++) {
 		struct vm_meta_file *f = &meta->files[i];
 
-		if (f->ino == file->ino && f->size == file->size && f->mtime_ns == file->mtime_ns) {
-			f->below = file->below ? file->below : f->below;
-			f->alone |= file->alone;
-			f->sum = file->sum ? file->sum : f->sum;
-			return f->number;
-		}
-		if (f->number > last)
-			last = f->number;
+		if (!same_state(f, file) || f->beneath != file->beneath || f->alone != file->alone || f->raw != file->raw)
+			continue;
+		f->sum = file->sum ? file->sum : f->sum;
+		return f->number;
 	}
-	last = next_number(meta, last);
-	meta->files = xreallocarray(meta->files, meta->n_files + 1, sizeof(*meta->files));
-	meta->files[meta->n_files] = *file;
-	return meta->files[meta->n_files++].number = last;
+	return insert(meta, file);
+}
+
+/* The number of that file, whatever it stood on. */
+static uint64_t number_of(struct vm_meta *meta, const struct vm_meta_file *file)
+{
+	for (size_t i = 0; i < meta->n_files; i++)
+		if (same_state(&meta->files[i], file))
+			return meta->files[i].number;
+	return insert(meta, file);
 }
 
 void vm_meta_set_attested(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_file *files, size_t n)
@@ -473,7 +478,7 @@ static bool is_spoilt(const struct vm_meta_file *file)
 void vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, const struct vm_meta_file *file)
 {
 	struct vm_meta_snapshot *s = obtain(meta, id);
-	uint64_t number = number_of(meta, file);
+	uint64_t number = vm_meta_add_file(meta, file);
 
 	for (size_t i = 0; i < s->n_frozen; i++)
 		if (!strcmp(s->frozen[i].target, target)) {
@@ -499,21 +504,19 @@ const struct vm_meta_file *vm_meta_frozen(const struct vm_meta *meta, const stru
 
 void vm_meta_restamp(struct vm_meta *meta, const struct vm_meta_file *now, const struct vm_meta_file *was)
 {
-	struct vm_meta_file *last = NULL;
+	struct vm_meta_file last = { .ino = 0 };
 
 	for (size_t i = 0; i < meta->n_files; i++) {
-		struct vm_meta_file *f = &meta->files[i];
+		const struct vm_meta_file *f = &meta->files[i];
 
-		if (f->ino != now->ino || is_spoilt(f) || (was && (f->size != was->size || f->mtime_ns != was->mtime_ns)))
-			continue;
-		if (!last || f->mtime_ns > last->mtime_ns)
-			last = f;
+		if (f->ino == now->ino && !is_spoilt(f) && (was ? same_state(f, was) : !last.ino || f->mtime_ns > last.mtime_ns))
+			last = *f;
 	}
-	if (!last)
-		return;
-	last->size = now->size;
-	last->mtime_ns = now->mtime_ns;
-	last->alone = false;
+	for (size_t i = 0; last.ino && i < meta->n_files; i++)
+		if (same_state(&meta->files[i], &last)) {
+			meta->files[i].size = now->size;
+			meta->files[i].mtime_ns = now->mtime_ns;
+		}
 }
 
 /* ---------------------------------------------------------------- what we made */
@@ -553,31 +556,14 @@ size_t vm_meta_sweep_made(struct vm_meta *meta, bool (*exists)(const char *path,
 
 /* ---------------------------------------------------------------- the end of a snapshot */
 
-/* Of a snapshot that is about to be forgotten. */
-static void keep_frozen(struct vm_meta *meta, const struct vm_meta_snapshot *s)
-{
-	for (size_t i = 0; i < meta->n_files; i++)
-		for (size_t k = 0; k < s->n_frozen; k++)
-			if (meta->files[i].number == s->frozen[k].file && !is_spoilt(&meta->files[i]))
-				meta->files[i].kept = true;
-}
-
 bool vm_meta_forget(struct vm_meta *meta, const struct vm_meta_id *id)
 {
 	size_t i = position(meta, id);
 
 	if (i == meta->n_snapshots)
 		return false;
-	keep_frozen(meta, &meta->snapshots[i]);
 	remove_at(meta, i);
 	return true;
-}
-
-void vm_meta_unkeep(struct vm_meta *meta, uint64_t ino)
-{
-	for (size_t i = 0; i < meta->n_files; i++)
-		if (meta->files[i].ino == ino)
-			meta->files[i].kept = false;
 }
 
 size_t vm_meta_sweep(struct vm_meta *meta, bool (*exists)(const struct vm_meta_id *id, void *opaque), void *opaque)
@@ -587,10 +573,8 @@ size_t vm_meta_sweep(struct vm_meta *meta, bool (*exists)(const struct vm_meta_i
 	for (size_t i = meta->n_snapshots; i-- > 0;) {
 		struct vm_meta_id id = id_of(&meta->snapshots[i]);
 
-		if (exists(&id, opaque))
-			continue;
-		keep_frozen(meta, &meta->snapshots[i]);
-		remove_at(meta, i);
+		if (!exists(&id, opaque))
+			remove_at(meta, i);
 	}
 	return n - meta->n_snapshots;
 }

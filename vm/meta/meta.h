@@ -13,18 +13,18 @@
  *              serial     rises with every change; 0..2^63-1
  *              policy     canonical `retain` line; absent: none was ever written
  *              of         UUID of the domain that this is said of; absent: not known, or an image source's
- *     f        k          number, for `v`                                            any number; one an image file
+ *     f        k          number, for `v`, `p` and `u`                               any number; one an image file in one state
  *              i z m      its inode number, size and mtime in seconds[.nanoseconds]
- *              b h        inode number of what it stood on; 1: it stood on nothing; may be absent
+ *              u          number of the `f` that it stood on; absent: not known, or on nothing
+ *              x          letters: a it stood on nothing; r it was read as raw; e it stored nothing
  *              s          sum of what it stores, see vm_sum(); may be absent
- *              x          letters: k frozen by a snapshot of which there is no record any more
  *     l        p i        path and inode number of a layer that a command of ours   any number; one a path
  *                         or a snapshot made, which no record says any more
  *     s        n          raw name of a snapshot                                    any number; one a snapshot
  *              t          creation, seconds[.nanoseconds] since 1970
  *              is         letters: e external or i internal; o taken here; h held
  *              v          numbers of `f`, separated by commas; may be absent
- *              p          what it froze: TARGET:number of `f`, separated by spaces; may be absent
+ *              p          what it froze: TARGET:number of `f`, separated by spaces; may be absent. Of an internal one: what its image stood on
  *              b          number of the `b` that doomed it; absent: none did. Internal ones have none: libvirt's delete does it all
  *     b        k          number                                                     any number; one a begun command
  *              c          the command, canonical text
@@ -41,8 +41,10 @@
  * Version 1 had what is in `b` in an element `m` of each `s`; that is read, and written as `b`.
  *
  * `f` and `v` attest: the snapshot was right when that file, which lies beneath it, had this stamp. A merge into a frozen file
- * makes it look written to all who stand on it; as long as it has the same stamp still, they know better. What takes too
- * much room is left out again: then time stamps alone decide.
+ * makes it look written to all who stand on it; as long as it has the same stamp still, they know better. `p` and `u` tell which files a
+ * snapshot is made of, down to the last one: what changes among them and no job explains is no longer what it was. What takes too much
+ * room is left out again, in this order: sums, what lies further down, what is attested, what was frozen. Then time stamps alone decide. That
+ * something was spoilt is never left out.
  *
  * In values `%`, control bytes and bytes that are no character are %XX. Attributes are short because an ext4 file has
  * 4 KiB for all its extended attributes, which holds some 70 snapshots. Unknown elements, attributes and letters are
@@ -103,10 +105,11 @@ void vm_meta_mark_fini(struct vm_meta_mark *mark);
 struct vm_meta_file {
 	uint64_t number, ino, size;
 	int64_t mtime_ns;
-	uint64_t below; /* inode number of what it stood on; 0: not known, or on nothing */
+	uint64_t beneath; /* number of what it stood on; 0: not known, or on nothing */
 	uint64_t sum;   /* vm_sum() of what it stores: jobs and who moves images change no more than its header; 0: not known */
 	bool alone;     /* it stood on nothing */
-	bool kept;      /* a snapshot of which there is no record any more froze it: what stands on it should still know */
+	bool raw;       /* and was read as that */
+	bool empty;     /* it stored nothing of its own */
 };
 
 struct vm_meta_snapshot {
@@ -133,7 +136,7 @@ struct vm_meta {
 	                                    * vm_made_identity(), with blanks between */
 	struct vm_meta_snapshot *snapshots; /* only those of which there is something to say */
 	size_t n_snapshots;
-	struct vm_meta_file *files;         /* only those that some snapshot is attested with or froze, and what is kept */
+	struct vm_meta_file *files;         /* by number; only those that some snapshot is attested with or froze, and what those stood on */
 	size_t n_files;
 	struct vm_meta_made {
 		char *path;
@@ -149,6 +152,8 @@ int vm_meta_parse(const char *text, size_t len, struct vm_meta **out, struct vs_
 
 /* Gives *text, one line for virDomainSetMetadata() or the attribute. -E2BIG even without what is attested. */
 int vm_meta_text(const struct vm_meta *meta, char **text, struct vs_err *err);
+/* For the log: what there was no room for, static; NULL: there is room for all of it. */
+const char *vm_meta_left_out(const struct vm_meta *meta);
 
 struct vm_meta *vm_meta_new(void); /* nothing said, serial 0 */
 struct vm_meta *vm_meta_copy(const struct vm_meta *meta);
@@ -201,13 +206,17 @@ void vm_meta_set_mark(struct vm_meta *meta, const struct vm_meta_id *id, const s
 /* The snapshot is right with these files beneath it; their numbers do not matter. Replaces what was attested. */
 void vm_meta_set_attested(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_file *files, size_t n);
 
-/* What the snapshot froze on this disk. Replaces what was said of that. */
+/* A file in that state, which is added where it is not known: its number. */
+uint64_t vm_meta_add_file(struct vm_meta *meta, const struct vm_meta_file *file);
+
+/* What the snapshot froze on this disk (an internal one: what its image stood on). Replaces what was said of that, but what is spoilt stays
+ * so. */
 void vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, const struct vm_meta_file *file);
 /* NULL: nothing is said. Borrowed. */
 const struct vm_meta_file *vm_meta_frozen(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target);
 
 /* Only the header of that file was changed, and it has the stamp @now: what was noted of it with the stamp @was (NULL: what was noted of it
- * last) is true of that. What is spoilt stays so. */
+ * last) is true of that, whatever stands on it. What is spoilt stays so. */
 void vm_meta_restamp(struct vm_meta *meta, const struct vm_meta_file *now, const struct vm_meta_file *was);
 
 /* The layer at @path was made by a command of ours or by a snapshot. */
@@ -217,11 +226,8 @@ bool vm_meta_has_made(const struct vm_meta *meta, const char *path, uint64_t ino
 /* Forgets every such layer for which @exists says false. Returns how many. */
 size_t vm_meta_sweep_made(struct vm_meta *meta, bool (*exists)(const char *path, uint64_t ino));
 
-/* The snapshot is gone: so is all that was said of it, but what it froze is kept. True if there was something. */
+/* The snapshot is gone: so is all that was said of it. True if there was something. */
 bool vm_meta_forget(struct vm_meta *meta, const struct vm_meta_id *id);
-
-/* A merge of ours has written to that file: what was kept of it tells nothing any more. */
-void vm_meta_unkeep(struct vm_meta *meta, uint64_t ino);
 
 /* Forgets every snapshot for which @exists says false. Returns how many. Those with a mark are asked for as well. */
 size_t vm_meta_sweep(struct vm_meta *meta, bool (*exists)(const struct vm_meta_id *id, void *opaque), void *opaque);

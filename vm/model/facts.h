@@ -20,7 +20,6 @@ struct vm_fact_file {
 	int error;              /* 0, or why it or its header cannot be read: -ENOENT, -EACCES, -EINVAL, ... */
 	const char *why;        /* sentence for `error`, with the path in it; may be NULL */
 	struct q2_stamp stamp;  /* all zero if it does not exist */
-	int64_t content_ns;     /* stamp.mtime_ns, or the earlier time since which only its header was changed, as is proven */
 	enum q2_format format;  /* as which it was looked at */
 	const struct q2_info *info; /* its header; NULL for raw and where it cannot be read */
 
@@ -60,11 +59,13 @@ struct vm_fact_disk {
 	int mirror;             /* the destination of a copy, the base of an active commit; else VM_NO_FILE */
 };
 
-/* An image that some snapshot froze, as it was when nothing spoke against it. */
+/* An image that some snapshot froze, or that such a one stood on, as it was when nothing spoke against it. */
 struct vm_fact_note {
 	struct q2_stamp stamp;  /* ino, size, mtime; of size 0 and time 0: it was written to since, and is not right for good */
-	uint64_t below;         /* inode number of what it stood on then; 0: not known, or on nothing */
-	bool alone;             /* it stood on nothing then */
+	const struct vm_fact_note *beneath; /* what it stood on; NULL: not known, or on nothing: */
+	bool alone;             /*   that */
+	bool raw, empty;        /* it was read as raw; it stored nothing of its own */
+	uint64_t sum;           /* as vm_facts.sum would have given it; 0: not known */
 };
 
 /* A disk as a snapshot has it. Leave out disks that are not exposed and those with VM_MODE_NO. */
@@ -84,7 +85,7 @@ struct vm_fact_snapdisk {
 	const struct q2_stamp *attested; /* it was right when files beneath it had these stamps (ino, size, mtime) */
 	size_t n_attested;
 	uint64_t ino;           /* of its file in the tree */
-	const struct vm_fact_note *froze; /* NULL, or the image as it was when we took or first recorded it */
+	const struct vm_fact_note *froze; /* NULL, or the image as it was when we took or first recorded it; INTERNAL: what pit stood on */
 };
 
 struct vm_fact_snapshot {
@@ -107,8 +108,6 @@ struct vm_fact_domain {
 	size_t n_disks;
 	const struct vm_fact_snapshot *snapshots;
 	size_t n_snapshots;
-	const struct vm_fact_note *noted; /* images that snapshots froze of which there is no record any more */
-	size_t n_noted;
 	const int *made;        /* files that a command of ours made for it and that it may not use any more */
 	size_t n_made;
 	const int *begun;       /* the same, by a command that has not ended: files that it may not have come to use yet */
@@ -152,6 +151,10 @@ struct vm_facts {
 	size_t n_commits;
 	const struct vm_fact_unknown *unknowns;
 	size_t n_unknowns;
+
+	/* A sum of what that file stores, but not of what its header says of what it stands on; 0: not known. Takes a while. May be NULL. */
+	uint64_t (*sum)(void *opaque, int file);
+	void *opaque;
 };
 
 #endif

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * The files of a snapshot against those that were noted.
+ *
+ * The note says which files the snapshot was made of when it was right, from what it froze down to the one that stands on nothing, and
+ * with which stamps. Whatever happens to them by libvirt's doing shows in *which* files there are: a commit takes away the layer that went
+ * into the one beneath, and changes the header of the one above. So, from the top down:
+ *
+ *   the same      stamp as noted; or not, but the same sum (only its header was changed: the images were moved); or another file of the same
+ *                 size with the same time (a copy that was put in its place), as far as the tool that made it keeps times.
+ *   written       it has another stamp, and the layers above and beneath it are those that were there: no job has done that. (A large one has no
+ *                 sum: there a new header must have been seen.)
+ *   lost          a layer that stored something is not there any more, and the one beneath has not been written to since: its data is nowhere.
+ *                 (qemu-img rebase -u onto something else.)
+ *   another file  one that was not noted: libvirt puts nothing beneath a frozen image.
+ *   older, or of another format: likewise.
+ *
+ * Where layers are gone and the one beneath them was written to, as by virsh's delete, or where the note ends, time stamps decide (evidence.c).
+ * If everything is the same, nothing can speak against it.
+ *
+ * A snapshot of which there is no note yet may stand on what was noted of another one: what was written to there since this one was taken is
+ * told of it, too.
+ */
+#include "vm/graph/graph-priv.h"
+
+#define SECOND INT64_C(1000000000)
+
+/* Has a merge of ours that is under way made it stand on its base? */
+bool vm_graph_moved_by_us(const struct vm_graph *g, int file)
+{
+	int below = vm_graph_file(g, file)->below;
+
+	for (int c = below == VM_NO_FILE ? -1 : g->commit_bases.head[g->node[below]]; c >= 0; c = g->commit_bases.next[c])
+		if (g->commits[c].ours)
+			return true;
+	return false;
+}
+
+/* Or writes into it? */
+static bool merged_by_us(const struct vm_graph *g, int file)
+{
+	for (int c = g->commit_bases.head[g->node[file]]; c >= 0; c = g->commit_bases.next[c])
+		if (g->commits[c].ours)
+			return true;
+	return false;
+}
+
+static bool has_sum(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
+{
+	return noted->sum && g->facts->sum && vm_graph_file(g, file)->stamp.size == noted->stamp.size &&
+	       g->facts->sum(g->facts->opaque, file) == noted->sum;
+}
+
+/* A copy with the time of what was noted, which some tools cut off, or that itself. A copy may have its number. */
+static bool has_time(const struct vm_fact_file *f, const struct vm_fact_note *noted)
+{
+	const struct q2_stamp *s = &f->stamp, *then = &noted->stamp;
+
+	if (s->size != then->size)
+		return false;
+	if (s->ino == then->ino && s->btime_ns <= then->mtime_ns)
+		return s->mtime_ns == then->mtime_ns;
+	for (int64_t unit = 1; unit <= SECOND; unit *= 10)
+		if (s->mtime_ns == then->mtime_ns - then->mtime_ns % unit)
+			return true;
+	return false;
+}
+
+static bool is_same(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
+{
+	return has_time(vm_graph_file(g, file), noted) || has_sum(g, file, noted);
+}
+
+struct walk {
+	struct vm_hearing *h;
+	const struct vm_fact_note *at; /* what is expected next */
+	size_t skipped;                /* layers that were noted and are not there, directly above */
+	bool stored;                   /* one of them stored something */
+	bool borrowed;                 /* it is the note of another snapshot */
+};
+
+static void accuse(const struct walk *w, size_t i, enum vm_hearing_fault fault)
+{
+	w->h->fault = fault;
+	w->h->faulty = w->h->chain.files[i];
+}
+
+/* Goes to the note of layer @i. False: there is none. What is as it should be there is looked at first: numbers of files are used again. */
+static bool find(struct walk *w, size_t i)
+{
+	const struct vm_graph *g = w->h->g;
+	int file = w->h->chain.files[i];
+	const struct vm_fact_note *n = w->at;
+
+	w->skipped = 0;
+	w->stored = false;
+	if (is_same(g, file, n))
+		return true;
+	for (; n && n->stamp.ino != vm_graph_file(g, file)->stamp.ino; n = n->beneath) {
+		w->stored |= !n->empty;
+		w->skipped++;
+	}
+	if (n)
+		w->at = n;
+	return n != NULL;
+}
+
+/* Is where the notes end known to be the end? */
+static bool ends(const struct vm_fact_note *n)
+{
+	while (n->beneath)
+		n = n->beneath;
+	return n->alone;
+}
+
+/* Does layer @i stand on something else than was noted? Then a job has changed its header, or somebody who moved the images. */
+static bool is_repointed(const struct walk *w, size_t i)
+{
+	const struct vm_hearing *h = w->h;
+	const struct vm_fact_note *beneath = w->at->beneath;
+
+	if (w->at->raw)
+		return false;
+	if (!beneath && !w->at->alone)
+		return vm_hearing_may_be_repointed(h, h->chain.files[i]);
+	if (!beneath || i + 1 == h->chain.n)
+		return beneath || i + 1 < h->chain.n;
+	return vm_hearing_layer(h, i + 1)->stamp.ino != beneath->stamp.ino && !is_same(h->g, h->chain.files[i + 1], beneath);
+}
+
+/* It has no sum, but its header was seen to change, while nobody was seen to write to it. */
+static bool was_renamed(const struct walk *w, size_t i)
+{
+	const struct vm_fact_file *f = vm_hearing_layer(w->h, i);
+
+	return !w->at->sum && f->repointed_at > w->h->disk->since && f->written_at <= w->h->disk->since;
+}
+
+/* Nothing explains that layer @i has another stamp. */
+static bool is_written(const struct walk *w, size_t i)
+{
+	const struct vm_hearing *h = w->h;
+
+	return !w->skipped && !is_repointed(w, i) && !was_renamed(w, i) && !vm_graph_moved_by_us(h->g, h->chain.files[i]) &&
+	       !vm_hearing_committed(h, i);
+}
+
+static void compare_layer(const struct walk *w, size_t i)
+{
+	struct vm_hearing *h = w->h;
+	int file = h->chain.files[i];
+	const struct vm_fact_file *f = vm_graph_file(h->g, file);
+	bool same = is_same(h->g, file, w->at);
+
+	if (w->borrowed) {
+		if (!same && f->stamp.mtime_ns >= h->from_ns && is_written(w, i))
+			accuse(w, i, VM_FAULT_WRITTEN);
+		return;
+	}
+	h->same[i] = same;
+	if (w->at->raw != (f->format == Q2_FORMAT_RAW))
+		accuse(w, i, VM_FAULT_FORMAT);
+	else if (same && w->skipped && w->stored && !merged_by_us(h->g, file))
+		accuse(w, i, VM_FAULT_LOST);
+	else if (!same && is_written(w, i))
+		accuse(w, i, f->stamp.mtime_ns < w->at->stamp.mtime_ns ? VM_FAULT_OLDER : VM_FAULT_WRITTEN);
+}
+
+/* The last one stands on nothing now. If it has grown, what it stood on was pulled into it. */
+static void compare_end(const struct walk *w)
+{
+	size_t last = w->h->chain.n - 1;
+
+	if (w->h->same[last] || vm_hearing_layer(w->h, last)->stamp.size <= w->at->stamp.size)
+		accuse(w, last, VM_FAULT_LOST);
+}
+
+/* From layer @i on, to where the note ends: gives the layer behind that. *all: everything is the same. */
+static size_t compare_from(struct walk *w, size_t i, bool *all)
+{
+	struct vm_hearing *h = w->h;
+
+	for (*all = true; i < h->chain.n; i++) {
+		if (vm_hearing_layer(h, i)->stamp.block || !find(w, i)) {
+			*all = false;
+			if (!vm_hearing_layer(h, i)->stamp.block && !w->borrowed && ends(w->at))
+				accuse(w, i, VM_FAULT_OTHER);
+			return i + 1;
+		}
+		compare_layer(w, i);
+		*all = *all && h->same[i] && !w->skipped;
+		if (h->fault)
+			return h->chain.n;
+		if (!w->at->beneath) {
+			*all = *all && w->at->alone;
+			if (w->at->alone && !w->borrowed && i + 1 < h->chain.n)
+				accuse(w, i + 1, VM_FAULT_OTHER);
+			return i + 1;
+		}
+		if (i + 1 == h->chain.n && !w->borrowed)
+			compare_end(w);
+		w->at = w->at->beneath;
+	}
+	*all = *all && !h->fault;
+	return i;
+}
+
+/* What another snapshot froze here. */
+static const struct vm_fact_note *borrow(const struct vm_hearing *h, size_t i)
+{
+	const struct vm_graph *g = h->g;
+
+	for (int x = g->pits.head[g->node[h->chain.files[i]]]; x >= 0; x = g->pits.next[x]) {
+		const struct vm_fact_snapdisk *disk = vm_graph_snapdisk(g, &g->snaps[x]);
+
+		if (disk->mode == VM_MODE_EXTERNAL && disk->froze && disk->froze->stamp.size &&
+		    disk->froze->stamp.ino == vm_hearing_layer(h, i)->stamp.ino)
+			return disk->froze;
+	}
+	return NULL;
+}
+
+void vm_hearing_compare(struct vm_hearing *h)
+{
+	struct walk w = { .h = h, .at = h->disk->froze };
+	size_t i = vm_hearing_internal(h) ? h->first : h->first + 1;
+	bool all;
+
+	if (vm_hearing_spoilt(h))
+		return;
+	if (w.at && h->first < h->chain.n) {
+		i = compare_from(&w, h->first, &all);
+		h->unchanged = all && i >= h->chain.n;
+	}
+	for (w.borrowed = true; !h->fault && i < h->chain.n;) {
+		w.at = borrow(h, i);
+		i = w.at ? compare_from(&w, i, &all) : i + 1;
+	}
+}
