@@ -905,22 +905,26 @@ Test(vm_noted, what_was_noted_of_others_tells_of_who_was_not_noted)
 	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
 }
 
-Test(vm_noted, what_is_spoilt_stays_so)
+Test(vm_noted, what_was_found_wrong_is_right_again_only_if_all_is_as_it_was_noted)
 {
 	struct noted n;
-	struct vm_fact_note spoilt = { .stamp.ino = 1 };
 
 	noted_init(&n);
-	n.lab.snapdisks[WEB][S2].froze = &spoilt;
+	n.lab.snapdisks[WEB][S2].spoilt = true;
+	expect_all(&n, VM_OK, VM_OK, VM_OK);
+	n.of[O1].beneath = NULL; /* ... and not, where that is not known */
 	expect_all(&n, VM_OK, VM_STALE, VM_OK);
-	expect_in(&n.lab, WEB, S2, VM_STALE, "it was not right any more when layers were merged");
-	n.lab.snapdisks[WEB][S2].froze = &n.of[O1];
+	expect_in(&n.lab, WEB, S2, VM_STALE, "it was found wrong before, and its files have changed since");
+	n.lab.snapdisks[WEB][S2].froze = NULL;
+	expect_all(&n, VM_OK, VM_STALE, VM_OK);
+	n.lab.snapdisks[WEB][S2].spoilt = false;
 	n.lab.snapdisks[WEB][S3].mode = VM_MODE_INTERNAL;
-	n.lab.snapdisks[WEB][S3].froze = &spoilt;
+	n.lab.snapdisks[WEB][S3].froze = NULL;
+	n.lab.snapdisks[WEB][S3].spoilt = true;
 	n.lab.infos[O2].snapshots = n.lab.entries;
 	n.lab.infos[O2].n_snapshots = 1;
 	n.lab.entries[0] = (struct q2_snapshot){ .id = (char *)"1", .name = (char *)"s3", .date_sec = 220 };
-	expect_in(&n.lab, WEB, S3, VM_STALE, "it was not right any more when layers were merged");
+	expect_in(&n.lab, WEB, S3, VM_STALE, "it was found wrong before, and its files have changed since");
 }
 
 Test(vm_noted, an_internal_snapshot_is_noted_with_what_its_image_stands_on)

@@ -43,7 +43,7 @@ static const char all_of_it[] =
 	"<b k=\"3\" c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"vr\">"
 	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" x=\"dp\"/><d t=\"vdb\" x=\"n\"/></b>"
 	"<b k=\"4\" c=\"x\" r=\"y\" t=\"0\"></b>"
-	"<s n=\"monday\" t=\"1763258401\" is=\"eo\" v=\"3,9\" p=\"vda:3 vdb:9\"/>"
+	"<s n=\"monday\" t=\"1763258401\" is=\"eo\" v=\"3,9\" p=\"vda:3 vdb:9!\"/>"
 	"<s n=\"two words %25 %0A %FF &quot;&gt;\" t=\"1763258402.000000007\" is=\"ioh\"/>"
 	"<s n=\"tuesday\" t=\"1763258403\" is=\"e\" b=\"3\"/>"
 	"<s n=\"early\" t=\"-0.500000000\" is=\"eh\" b=\"4\"/>"
@@ -82,6 +82,7 @@ Test(vm_meta, everything_is_read_as_it_was_written)
 	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->ino, 4712u);
 	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->beneath, 3u);
 	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->sum, UINT64_MAX);
+	cr_expect(!s[0].frozen[0].spoilt && s[0].frozen[1].spoilt);
 	const struct vm_meta_file *f = vm_meta_file(meta, s[0].frozen[1].file);
 	cr_expect(f->alone && f->raw && f->empty);
 	f = vm_meta_file(meta, f->beneath);
@@ -521,25 +522,46 @@ Test(vm_meta, files_that_nobody_is_attested_with_are_forgotten_and_equal_ones_sh
 	vm_meta_free(meta);
 }
 
-Test(vm_meta, a_header_that_was_changed_has_another_time_but_what_is_spoilt_stays_so)
+Test(vm_meta, a_header_that_was_changed_has_another_time_whatever_stands_on_it)
 {
-	const struct vm_meta_file old = {.ino = 1, .size = 2, .mtime_ns = 3, .sum = 4}, now = {.ino = 1, .size = 2, .mtime_ns = 9}, spoilt = {.ino = 1},
-				  other = {.ino = 1, .size = 2, .mtime_ns = 5};
-	struct vm_meta_id a = id("a", NS, VM_EXTERNAL);
+	struct vm_meta_file old = {.ino = 1, .size = 2, .mtime_ns = 3, .sum = 4}, top = {.ino = 5, .size = 6, .mtime_ns = 7};
+	const struct vm_meta_file now = {.ino = 1, .size = 2, .mtime_ns = 9}, other = {.ino = 1, .size = 2, .mtime_ns = 5};
+	struct vm_meta_id a = id("a", NS, VM_EXTERNAL), b = id("b", NS, VM_EXTERNAL), c = id("c", NS, VM_EXTERNAL);
 	struct vm_meta *meta = vm_meta_new();
 
 	vm_meta_set_frozen(meta, &a, "vda", &old);
+	old.alone = true; /* another note of it */
+	top.beneath = vm_meta_add_file(meta, &old);
+	vm_meta_set_frozen(meta, &b, "vda", &top);
+	vm_meta_set_frozen(meta, &c, "vda", &(struct vm_meta_file){.ino = 1, .size = 2, .mtime_ns = 1});
 	vm_meta_restamp(meta, &now, &other);
 	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 3, "not with that time");
 	vm_meta_restamp(meta, &now, &old);
 	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 9);
 	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->sum, 4u, "of all but the header");
-	vm_meta_set_frozen(meta, &a, "vda", &spoilt);
-	vm_meta_bump(meta); /* what nobody refers to is forgotten */
+	cr_expect_eq(vm_meta_file(meta, top.beneath)->mtime_ns, 9);
+	cr_expect_eq(vm_meta_frozen(meta, &c, "vda")->mtime_ns, 1);
+	vm_meta_free(meta);
+}
+
+Test(vm_meta, what_is_spoilt_stays_so_until_it_is_found_right)
+{
+	const struct vm_meta_file old = {.ino = 1, .size = 2, .mtime_ns = 3}, now = {.ino = 1, .size = 2, .mtime_ns = 9};
+	struct vm_meta_id a = id("a", NS, VM_EXTERNAL);
+	struct vm_meta *meta = vm_meta_new();
+
+	cr_expect(!vm_meta_is_spoilt(meta, &a, "vda") && !vm_meta_set_spoilt(meta, &a, "vda", false) && !meta->n_snapshots);
+	cr_expect(vm_meta_set_spoilt(meta, &a, "vda", true) && !vm_meta_set_spoilt(meta, &a, "vda", true));
+	cr_expect_null(vm_meta_frozen(meta, &a, "vda"));
+	vm_meta_set_frozen(meta, &a, "vda", &old);
 	vm_meta_restamp(meta, &now, NULL);
-	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 0);
-	vm_meta_set_frozen(meta, &a, "vda", &now);
-	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 0);
+	vm_meta_bump(meta);
+	vs_autofree char *text = text_of(meta);
+	struct vm_meta *again = parse(text);
+	cr_expect(vm_meta_is_spoilt(again, &a, "vda") && !vm_meta_is_spoilt(again, &a, "vdb"));
+	cr_expect_eq(vm_meta_frozen(again, &a, "vda")->mtime_ns, 9);
+	cr_expect(vm_meta_set_spoilt(again, &a, "vda", false) && !vm_meta_is_spoilt(again, &a, "vda"));
+	vm_meta_free(again);
 	vm_meta_free(meta);
 }
 
@@ -609,10 +631,10 @@ static struct vm_meta *deep(size_t n, size_t spoilt)
 		for (size_t k = 0; k < 2; k++) {
 			struct vm_meta_file f = {.ino = 12345678 + 2 * i + k, .size = 12345678, .mtime_ns = 1763258401123456789 + (int64_t)i,
 						 .beneath = beneath[k], .alone = !i, .sum = 12345678901234567890u};
-			const struct vm_meta_file nothing = {.ino = f.ino};
 
 			beneath[k] = vm_meta_add_file(meta, &f);
-			vm_meta_set_frozen(meta, &a, k ? "vdb" : "vda", i == spoilt ? &nothing : &f);
+			vm_meta_set_frozen(meta, &a, k ? "vdb" : "vda", &f);
+			vm_meta_set_spoilt(meta, &a, k ? "vdb" : "vda", i == spoilt);
 		}
 	}
 	return meta;
@@ -637,8 +659,7 @@ Test(vm_meta, what_is_left_out_for_want_of_room_goes_step_by_step_and_what_is_sp
 		cr_expect_eq(f != NULL, cases[i].frozen, "%zu", cases[i].n);
 		cr_expect_eq(f && f->sum, cases[i].sum, "%zu", cases[i].n);
 		cr_expect_eq(f && f->beneath, cases[i].beneath, "%zu", cases[i].n);
-		f = vm_meta_frozen(again, &spoilt, "vdb");
-		cr_expect(f && !f->size && !f->mtime_ns, "%zu", cases[i].n);
+		cr_expect(vm_meta_is_spoilt(again, &spoilt, "vdb"), "%zu", cases[i].n);
 		vm_meta_free(again);
 		vm_meta_free(meta);
 	}

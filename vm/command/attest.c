@@ -131,6 +131,8 @@ void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const 
 	size_t first = id->kind == VM_INTERNAL;
 	const struct vm_meta_file *file;
 
+	if (is_right(disk))
+		vm_meta_set_spoilt(cx->meta, id, disk->target, false);
 	if (disk->n_stamps <= first || disk->stamps[first].block || (!is_right(disk) && disk->state != VM_UNSUPPORTED) ||
 	    is_noted(cx, vm_meta_frozen(cx->meta, id, disk->target), disk, first))
 		return;
@@ -139,18 +141,11 @@ void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const 
 		vm_meta_set_frozen(cx->meta, id, disk->target, file);
 }
 
-/* False: it is noted already, or is in no file. */
 static bool spoil(struct vm_context *cx, const struct vm_snapshot *s, const struct vm_disk *disk)
 {
 	struct vm_meta_id id = vm_context_id(cx, s);
-	int l = disk->chain && disk->chain[0] ? vm_context_layer(cx, disk->chain[0]) : -1;
-	struct vm_meta_file file = { .ino = l < 0 ? 0 : cx->d->layers[l].stamp.ino };
-	const struct vm_meta_file *said = vm_meta_frozen(cx->meta, &id, disk->target);
 
-	if (!file.ino || (said && !said->size && !said->mtime_ns))
-		return false;
-	vm_meta_set_frozen(cx->meta, &id, disk->target, &file);
-	return true;
+	return vm_meta_set_spoilt(cx->meta, &id, disk->target, true);
 }
 
 bool vm_attest_spoilt(struct vm_context *cx)

@@ -19,10 +19,10 @@ void vm_attest_beneath(struct vm_context *cx, const char *path);
 /* The same with a new inventory, after files have changed. */
 void vm_attest_again(struct vm_context *cx);
 
-/* A merge is about to change files, and what their times tell: who is not right now must not come to look right by that. Notes so in
- * cx->meta, for good. */
+/* Files are about to be changed, and with them what their times tell: who is not right now must not come to look right by that. Notes so in
+ * cx->meta. True: that is news. */
 bool vm_attest_spoilt(struct vm_context *cx);
-/* The same of all that froze this layer. */
+/* The same of all that froze this layer, or stood on it when it was written to last. */
 void vm_attest_spoilt_in(struct vm_context *cx, int layer);
 /* Notes in cx->meta what this disk of a snapshot froze and that stood on, if it is right. */
 void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk);

@@ -19,6 +19,7 @@
 
 #include "vm/command/attest.h"
 #include "vm/libvirt/qemu-img.h"
+#include "vm/observe/sum.h"
 #include "vm/util/clock.h"
 #include "vm/util/fault.h"
 #include "vm/util/log.h"
@@ -298,6 +299,20 @@ static bool same_file(const char *a, const char *b)
 	return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+/* What was noted of it has a sum, and that is another one now. */
+static bool has_other_sum(const struct vm_context *cx, const struct vm_layer *l, const struct back *b, const struct stat *st)
+{
+	const struct vm_sum_file now = { st->st_ino, (uint64_t)st->st_size, vm_timespec_ns(st->st_mtim) };
+
+	for (size_t i = 0; i < cx->meta->n_files; i++) {
+		const struct vm_meta_file *f = &cx->meta->files[i];
+
+		if (f->sum && f->ino == b->was.ino && f->size == b->was.size && f->mtime_ns == b->was.mtime_ns)
+			return vm_sum(l->path, &now, l->cluster_bits) != f->sum;
+	}
+	return false;
+}
+
 /* Was it done, and has nobody written to it since? Else there is nothing to note. */
 static bool is_no_matter(const char *text, void *opaque)
 {
@@ -317,6 +332,8 @@ static bool is_no_matter(const char *text, void *opaque)
 	l = i < 0 ? NULL : &s->cx->d->layers[i];
 	if (!l || l->below < 0 || stat(l->path, &st) < 0 || st.st_ino != b.was.ino || !same_file(s->cx->d->layers[l->below].path, b.below) ||
 	    vm_timespec_ns(st.st_mtim) > b.when_ns + TAIL_NS)
+		return true;
+	if (has_other_sum(s->cx, l, &b, &st))
 		return true;
 	restamp(s->cx, &b, &st);
 	s->news = true;

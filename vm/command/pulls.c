@@ -97,15 +97,26 @@ static int find_below(const struct vm_context *cx, const struct vm_pull *p, stru
 	return 0;
 }
 
-/* Is it certain that the file is in no use any more? Everything is known of the domain, and it lies nowhere. */
+/* Is it certain that the file is in no use any more? Everything is known of the domain, it lies nowhere, and the disk stands on what it
+ * stood on, so that no copy of it is the disk now. */
 static bool is_gone(const struct vm_context *cx, const struct vm_pull *p)
 {
 	int now = vm_context_top(cx, p->target);
+	bool known = false;
 	struct stat st;
 
 	if (now < 0 || cx->d->layers[now].error || cx->d->n_doubts)
 		return false;
-	return lstat(p->files[0].path, &st) < 0 ? errno == ENOENT : st.st_ino != p->files[0].ino;
+	for (size_t i = 1; i < p->n_files; i++)
+		for (int l = layer_of(cx, &p->files[i]), at = now; l >= 0 && at >= 0; at = cx->d->layers[at].below)
+			known |= at == l;
+	return known && (lstat(p->files[0].path, &st) < 0 ? errno == ENOENT : st.st_ino != p->files[0].ino);
+}
+
+/* What cannot be found any more: the file that it went into, or what that stood on. */
+static const char *lost_path(const struct vm_context *cx, const struct vm_pull *p)
+{
+	return p->files[layer_of(cx, &p->files[0]) < 0 ? 0 : 1].path;
 }
 
 static bool is_same_qemu(const struct vm_context *cx, const struct vm_pull *p)
@@ -166,7 +177,7 @@ static int judge(struct vm_context *cx, const struct vm_pull *p, bool back, stru
 	if (r != 0)
 		return r;
 	if (top < 0)
-		return is_gone(cx, p) ? 1 : vs_err_set(err, -EPERM, "'%s' is not to be seen", p->files[0].path);
+		return is_gone(cx, p) ? 1 : vs_err_set(err, -ENOENT, "'%s' is not to be seen", p->files[0].path);
 	if (stands_on(cx, top, &p->files[1]))
 		return 1;
 	r = find_below(cx, p, &below, &gate, err);
@@ -215,17 +226,18 @@ bool vm_pulls_settle(struct vm_context *cx)
 	return s.news;
 }
 
-/* What it stood on is gone. */
+/* It, or what it stood on, is gone. */
 static int check_gone(struct vm_context *cx, const struct vm_pull *p, bool pulls, struct vs_err *err)
 {
+	const char *gone = lost_path(cx, p);
+
 	if (!pulls && !cx->running)
-		return vs_err_set(err, -EPERM, "disk %s: a pull into '%s' was interrupted, and '%s', on which it stood, is gone, so nobody can tell whether all of it "
-				  "is there: bring it back, or start the domain, and if it has what it needs, 'pull' it then", p->target, p->files[0].path,
-				  p->files[1].path);
+		return vs_err_set(err, -EPERM, "disk %s: a pull into '%s' was interrupted, and '%s' is not where it was, so nobody can tell whether all of it "
+				  "is there: bring it back, or start the domain, and if it has what it needs, 'pull' it then", p->target, p->files[0].path, gone);
 	if (pulls)
-		vm_context_say(cx, "disk %s: a pull into '%s' was interrupted, and '%s', on which it stood, is gone, so nobody can tell whether all of it is there%s",
-			       p->target, p->files[0].path, p->files[1].path, cx->running ? ", and the guest goes on without it" :
-			       ": what else it stood on is kept until the domain runs and 'pull' is repeated then");
+		vm_context_say(cx, "disk %s: a pull into '%s' was interrupted, and '%s' is not where it was, so nobody can tell whether all of it is there%s",
+			       p->target, p->files[0].path, gone, cx->running ? ", and the guest goes on without it" :
+			       ": what there is is kept until the domain runs and 'pull' is repeated then");
 	return 0;
 }
 
@@ -267,10 +279,11 @@ static bool has_file(const struct vm_pull *p, uint64_t ino)
 	return false;
 }
 
+/* Where the file that it went into is not to be seen, these may be copies of its. */
 int vm_pulls_need(const struct vm_context *cx, const struct vm_layer *layer, struct vs_err *err)
 {
 	for (size_t i = 0; cx->pulls && i < cx->pulls->n; i++)
-		if (has_file(&cx->pulls->v[i], layer->stamp.ino))
+		if (has_file(&cx->pulls->v[i], layer->stamp.ino) || layer_of(cx, &cx->pulls->v[i].files[0]) < 0)
 			return vs_err_set(err, -EPERM, "'%s' must stay as it is: a pull into '%s' was interrupted, and it is not proven that all is there",
 					  layer->path, cx->pulls->v[i].files[0].path);
 	return 0;

@@ -246,5 +246,9 @@ int vm_recover_begin(struct vm_context *cx, const char *command, enum vm_intent_
 		r = prove(cx, err);
 	if (r == 0)
 		r = vm_intent_settle(cx, command, beside, err);
-	return r == 0 ? vm_check_idle(cx, err) : r;
+	if (r == 0)
+		r = vm_check_idle(cx, err);
+	if (r == 0 && !cx->try_only && vm_attest_spoilt(cx)) /* a command of anybody's may take away what tells so */
+		r = vm_context_save(cx, err);
+	return r;
 }

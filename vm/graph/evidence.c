@@ -79,13 +79,9 @@ void vm_hearing_find_moment(struct vm_hearing *h)
 
 /* ---------------------------------------------------------------- the evidence of time stamps */
 
-/* Before a merge changed the files and with them all that speaks for or against it. A stamp of nothing; in which file it is now does not
- * matter. */
 bool vm_hearing_spoilt(const struct vm_hearing *h)
 {
-	const struct vm_fact_note *noted = h->disk->froze;
-
-	return noted && noted->stamp.ino && !noted->stamp.size && !noted->stamp.mtime_ns;
+	return h->disk->spoilt && !h->unchanged;
 }
 
 bool vm_hearing_attested(const struct vm_hearing *h, int file)

@@ -53,7 +53,7 @@ static bool has_sum(const struct vm_graph *g, int file, const struct vm_fact_not
 }
 
 /* A copy with the time of what was noted, which some tools cut off, or that itself. A copy may have its number. */
-static bool has_time(const struct vm_fact_file *f, const struct vm_fact_note *noted)
+bool vm_noted_has_time(const struct vm_fact_file *f, const struct vm_fact_note *noted)
 {
 	const struct q2_stamp *s = &f->stamp, *then = &noted->stamp;
 
@@ -69,7 +69,7 @@ static bool has_time(const struct vm_fact_file *f, const struct vm_fact_note *no
 
 static bool is_same(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
 {
-	return has_time(vm_graph_file(g, file), noted) || has_sum(g, file, noted);
+	return vm_noted_has_time(vm_graph_file(g, file), noted) || has_sum(g, file, noted);
 }
 
 struct walk {
@@ -134,7 +134,7 @@ static bool was_renamed(const struct walk *w, size_t i)
 {
 	const struct vm_fact_file *f = vm_hearing_layer(w->h, i);
 
-	return !w->at->sum && f->repointed_at > w->h->disk->since && f->written_at <= w->h->disk->since;
+	return !w->at->sum && f->repointed_at && f->written_at <= w->h->disk->since;
 }
 
 /* Nothing explains that layer @i has another stamp. */
@@ -214,7 +214,7 @@ static const struct vm_fact_note *borrow(const struct vm_hearing *h, size_t i)
 	for (int x = g->pits.head[g->node[h->chain.files[i]]]; x >= 0; x = g->pits.next[x]) {
 		const struct vm_fact_snapdisk *disk = vm_graph_snapdisk(g, &g->snaps[x]);
 
-		if (disk->mode == VM_MODE_EXTERNAL && disk->froze && disk->froze->stamp.size &&
+		if (disk->mode == VM_MODE_EXTERNAL && disk->froze &&
 		    disk->froze->stamp.ino == vm_hearing_layer(h, i)->stamp.ino)
 			return disk->froze;
 	}
@@ -227,8 +227,6 @@ void vm_hearing_compare(struct vm_hearing *h)
 	size_t i = vm_hearing_internal(h) ? h->first : h->first + 1;
 	bool all;
 
-	if (vm_hearing_spoilt(h))
-		return;
 	if (w.at && h->first < h->chain.n) {
 		i = compare_from(&w, h->first, &all);
 		h->unchanged = all && i >= h->chain.n;

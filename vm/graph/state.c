@@ -159,21 +159,25 @@ static void redirect(struct vm_hearing *h)
 	h->verdict.format = overlay->below_format;
 }
 
-/* The record names one file, our note another one, which is there and is not what it was: nobody knows which of them has the data. A
- * file that was born after the snapshot only has that one's inode number. */
+/* Is it the file that was noted, changed since? Another one with its number was born later, or lies elsewhere. */
+static bool is_noted(const struct vm_fact_file *f, const struct vm_fact_file *pit, const struct vm_fact_note *noted)
+{
+	return !f->error && !f->stamp.block && f->stamp.ino == noted->stamp.ino && f->stamp.btime_ns <= noted->stamp.mtime_ns &&
+	       (pit->error || f->stamp.dev == pit->stamp.dev);
+}
+
+/* The record names one file, our note another one, which is there and is not what it was: nobody knows which of them has the data. */
 static bool judge_note(struct vm_hearing *h)
 {
-	const struct q2_stamp *then = h->disk->froze ? &h->disk->froze->stamp : NULL;
+	const struct vm_fact_note *noted = h->disk->froze;
 	const struct vm_fact_file *pit = vm_graph_file(h->g, h->pit);
 
-	if (h->disk->mode != VM_MODE_EXTERNAL || !then || (!pit->error && pit->stamp.ino == then->ino))
+	if (h->disk->mode != VM_MODE_EXTERNAL || !noted || (!pit->error && (pit->stamp.ino == noted->stamp.ino || vm_noted_has_time(pit, noted))))
 		return false;
-	for (size_t i = 0; i < h->g->facts->n_files; i++) {
-		const struct vm_fact_file *f = vm_graph_file(h->g, (int)i);
-
-		if (!f->error && !f->stamp.block && f->stamp.ino == then->ino && f->stamp.btime_ns <= (h->snap->created_s + 1) * VM_NS_PER_S)
-			return say(h, VM_STALE, "it froze '%s', which was written since, and libvirt's record names '%s'", f->path, pit->path);
-	}
+	for (size_t i = 0; i < h->g->facts->n_files; i++)
+		if (is_noted(vm_graph_file(h->g, (int)i), pit, noted))
+			return say(h, VM_STALE, "it froze '%s', which was written since, and libvirt's record names '%s'",
+				   vm_graph_file(h->g, (int)i)->path, pit->path);
 	return false;
 }
 
@@ -315,7 +319,7 @@ static bool judge_commits(struct vm_hearing *h)
 			if (commit->unfinished_delete)
 				return say(h, VM_STALE, "an unfinished delete has written into '%s'", vm_hearing_layer(h, i)->path);
 			if (!repointed_since(h, i, commit->at))
-				return say(h, VM_STALE, "layers above '%s' were committed into it", vm_hearing_layer(h, i)->path);
+				return h->verdict.written = !commit->ours, say(h, VM_STALE, "layers above '%s' were committed into it", vm_hearing_layer(h, i)->path);
 		}
 	}
 	return false;
@@ -392,7 +396,7 @@ static bool judge_repoints(struct vm_hearing *h)
 
 		for (int r = g->repoint_bases.head[base]; r >= 0; r = g->repoint_bases.next[r])
 			if (!harmless(h, &g->repoints[r], i))
-				return say(h, VM_STALE, "layers above '%s' were committed into it, as '%s' now stands on it",
+				return h->verdict.written = true, say(h, VM_STALE, "layers above '%s' were committed into it, as '%s' now stands on it",
 					   vm_hearing_layer(h, i)->path, vm_graph_file(g, g->repoints[r].overlay)->path);
 	}
 	return false;
@@ -432,7 +436,7 @@ static bool judge_reopened(struct vm_hearing *h)
 	for (size_t i = h->first; i < h->chain.n; i++)
 		for (int s = g->pits.head[g->node[h->chain.files[i]]]; s >= 0; s = g->pits.next[s])
 			if (froze_again(h, &g->snaps[s], i))
-				return say(h, VM_STALE, "'%s' was in use again until snapshot '%s'", vm_hearing_layer(h, i)->path,
+				return h->verdict.written = true, say(h, VM_STALE, "'%s' was in use again until snapshot '%s'", vm_hearing_layer(h, i)->path,
 					   vm_graph_snapshot(g, &g->snaps[s])->shown);
 	return false;
 }
@@ -448,7 +452,7 @@ static bool judge_noted(struct vm_hearing *h)
 	};
 
 	if (vm_hearing_spoilt(h))
-		return h->verdict.written = true, say(h, VM_STALE, "it was not right any more when layers were merged");
+		return h->verdict.written = true, say(h, VM_STALE, "it was found wrong before, and its files have changed since");
 	if (h->fault)
 		return h->verdict.written = true, say(h, VM_STALE, "'%s' %s", vm_graph_file(h->g, h->faulty)->path, what[h->fault]);
 	return false;

@@ -60,6 +60,7 @@ static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_meta *meta,
 		const struct vm_meta_file *file = vm_meta_frozen(meta, id, s->disks[k].fact.target);
 
 		s->disks[k].fact.froze = file ? &notes[file - meta->files] : NULL;
+		s->disks[k].fact.spoilt = vm_meta_is_spoilt(meta, id, s->disks[k].fact.target);
 	}
 }
 

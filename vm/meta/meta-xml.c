@@ -114,11 +114,6 @@ static void put_mark(FILE *f, const struct vm_meta_mark *mark, size_t number)
 /* What is left out where there is too little room: each and all before it. */
 enum room { ALL, NO_SUMS, NO_DEPTHS, NO_ATTESTED, NO_FROZEN };
 
-static bool is_spoilt(const struct vm_meta_file *file)
-{
-	return !file->size && !file->mtime_ns;
-}
-
 static void put_file(FILE *f, const struct vm_meta_file *file, enum room room)
 {
 	fprintf(f, "<f k=\"%" PRIu64 "\" i=\"%" PRIu64 "\" z=\"%" PRIu64 "\"", file->number, file->ino, file->size);
@@ -140,23 +135,20 @@ static void put_attested(FILE *f, const struct vm_meta_snapshot *s)
 	putc('"', f);
 }
 
-/* In what little room there is, only what is spoilt. */
-static bool is_told(const struct vm_meta *meta, uint64_t number, enum room room)
+static uint64_t told_file(const struct vm_meta_frozen *frozen, enum room room)
 {
-	const struct vm_meta_file *file = vm_meta_file(meta, number);
-
-	return room < NO_FROZEN || (file && is_spoilt(file));
+	return room < NO_FROZEN ? frozen->file : 0;
 }
 
-static bool has_frozen(const struct vm_meta *meta, const struct vm_meta_snapshot *s, enum room room)
+static bool has_frozen(const struct vm_meta_snapshot *s, enum room room)
 {
 	for (size_t i = 0; i < s->n_frozen; i++)
-		if (is_told(meta, s->frozen[i].file, room))
+		if (told_file(&s->frozen[i], room) || s->frozen[i].spoilt)
 			return true;
 	return false;
 }
 
-static void put_frozen(FILE *f, const struct vm_meta *meta, const struct vm_meta_snapshot *s, enum room room)
+static void put_frozen(FILE *f, const struct vm_meta_snapshot *s, enum room room)
 {
 	vs_autofree char *text = NULL;
 	const char *blank = "";
@@ -164,17 +156,17 @@ static void put_frozen(FILE *f, const struct vm_meta *meta, const struct vm_meta
 	FILE *list = xmemopen(&text, &len);
 
 	for (size_t i = 0; i < s->n_frozen; i++)
-		if (is_told(meta, s->frozen[i].file, room)) {
-			fprintf(list, "%s%s:%" PRIu64, blank, s->frozen[i].target, s->frozen[i].file);
+		if (told_file(&s->frozen[i], room) || s->frozen[i].spoilt) {
+			fprintf(list, "%s%s:%" PRIu64 "%s", blank, s->frozen[i].target, told_file(&s->frozen[i], room), s->frozen[i].spoilt ? "!" : "");
 			blank = " ";
 		}
 	xmemclose(list);
 	put_attr(f, "p", text);
 }
 
-static bool says_something(const struct vm_meta *meta, const struct vm_meta_snapshot *s, enum room room)
+static bool says_something(const struct vm_meta_snapshot *s, enum room room)
 {
-	return s->ours || s->held || s->mark || (room < NO_ATTESTED && s->n_attested) || has_frozen(meta, s, room);
+	return s->ours || s->held || s->mark || (room < NO_ATTESTED && s->n_attested) || has_frozen(s, room);
 }
 
 static void put_snapshot(FILE *f, const struct vm_meta *meta, size_t i, enum room room)
@@ -189,8 +181,8 @@ static void put_snapshot(FILE *f, const struct vm_meta *meta, size_t i, enum roo
 		put_number(f, "b", mark_number(meta, i));
 	if (room < NO_ATTESTED && s->n_attested)
 		put_attested(f, s);
-	if (has_frozen(meta, s, room))
-		put_frozen(f, meta, s, room);
+	if (has_frozen(s, room))
+		put_frozen(f, s, room);
 	fputs("/>", f);
 }
 
@@ -216,7 +208,7 @@ static bool has_room(const struct vm_meta *meta, const struct vm_meta_file *file
 
 	for (size_t i = 0; !told && i < meta->n_snapshots; i++)
 		told = (room < NO_ATTESTED && is_attested(&meta->snapshots[i], file->number)) ||
-		       (is_told(meta, file->number, room) && is_frozen(&meta->snapshots[i], file->number));
+		       (room < NO_FROZEN && is_frozen(&meta->snapshots[i], file->number));
 	return told;
 }
 
@@ -240,7 +232,7 @@ static void put_meta(FILE *f, const struct vm_meta *meta, enum room room)
 		if (meta->snapshots[i].mark && mark_number(meta, i) == i + 1)
 			put_mark(f, meta->snapshots[i].mark, i + 1);
 	for (size_t i = 0; i < meta->n_snapshots; i++)
-		if (says_something(meta, &meta->snapshots[i], room))
+		if (says_something(&meta->snapshots[i], room))
 			put_snapshot(f, meta, i, room);
 	fputs("</facts>", f);
 }
@@ -640,14 +632,20 @@ static int read_frozen(struct reader *r, const xmlNode *node, const struct vm_me
 		const char *s = colon ? colon + 1 : "";
 		const struct vm_meta_file *file;
 		uint64_t number;
+		bool spoilt;
 
-		if (!take_number(&s, VM_META_SERIAL_MAX, &number) || *s || colon == item)
+		if (!take_number(&s, VM_META_SERIAL_MAX, &number) || colon == item)
+			return bad(r, node, "has a list of what it froze that is none");
+		spoilt = *s == '!';
+		if (s[spoilt])
 			return bad(r, node, "has a list of what it froze that is none");
 		*colon = '\0';
 		file = vm_meta_file(r->meta, number);
-		if (!file)
+		if (!file && (number || !spoilt))
 			return bad(r, node, "froze a file that is not there");
-		vm_meta_set_frozen(r->meta, id, item, file);
+		if (file)
+			vm_meta_set_frozen(r->meta, id, item, file);
+		vm_meta_set_spoilt(r->meta, id, item, spoilt);
 	}
 	return 0;
 }

@@ -154,7 +154,7 @@ static void snapshot_copy(const struct vm_meta_snapshot *from, const struct vm_m
 		memcpy(to->attested, from->attested, from->n_attested * sizeof(*to->attested));
 	to->frozen = xcalloc(from->n_frozen, sizeof(*to->frozen));
 	for (size_t i = 0; i < from->n_frozen; i++)
-		to->frozen[i] = (struct vm_meta_frozen){xstrdup(from->frozen[i].target), from->frozen[i].file};
+		to->frozen[i] = (struct vm_meta_frozen){xstrdup(from->frozen[i].target), from->frozen[i].file, from->frozen[i].spoilt};
 }
 
 struct vm_meta *vm_meta_copy(const struct vm_meta *meta)
@@ -470,36 +470,53 @@ void vm_meta_set_attested(struct vm_meta *meta, const struct vm_meta_id *id, con
 
 /* ---------------------------------------------------------------- what it froze */
 
-static bool is_spoilt(const struct vm_meta_file *file)
+static struct vm_meta_frozen *frozen_of(const struct vm_meta_snapshot *s, const char *target)
 {
-	return !file->size && !file->mtime_ns;
+	for (size_t i = 0; s && i < s->n_frozen; i++)
+		if (!strcmp(s->frozen[i].target, target))
+			return &s->frozen[i];
+	return NULL;
+}
+
+static struct vm_meta_frozen *obtain_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const char *target)
+{
+	struct vm_meta_snapshot *s = obtain(meta, id);
+	struct vm_meta_frozen *found = frozen_of(s, target);
+
+	if (found)
+		return found;
+	s->frozen = xreallocarray(s->frozen, s->n_frozen + 1, sizeof(*s->frozen));
+	s->frozen[s->n_frozen] = (struct vm_meta_frozen){ .target = xstrdup(target) };
+	return &s->frozen[s->n_frozen++];
 }
 
 void vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, const struct vm_meta_file *file)
 {
-	struct vm_meta_snapshot *s = obtain(meta, id);
 	uint64_t number = vm_meta_add_file(meta, file);
 
-	for (size_t i = 0; i < s->n_frozen; i++)
-		if (!strcmp(s->frozen[i].target, target)) {
-			const struct vm_meta_file *old = vm_meta_file(meta, s->frozen[i].file);
+	obtain_frozen(meta, id, target)->file = number;
+}
 
-			if (!old || !is_spoilt(old)) /* that stays so */
-				s->frozen[i].file = number;
-			return;
-		}
-	s->frozen = xreallocarray(s->frozen, s->n_frozen + 1, sizeof(*s->frozen));
-	s->frozen[s->n_frozen++] = (struct vm_meta_frozen){xstrdup(target), number};
+bool vm_meta_set_spoilt(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, bool spoilt)
+{
+	if (vm_meta_is_spoilt(meta, id, target) == spoilt)
+		return false;
+	obtain_frozen(meta, id, target)->spoilt = spoilt;
+	return true;
+}
+
+bool vm_meta_is_spoilt(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target)
+{
+	const struct vm_meta_frozen *found = frozen_of(vm_meta_find(meta, id), target);
+
+	return found && found->spoilt;
 }
 
 const struct vm_meta_file *vm_meta_frozen(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target)
 {
-	const struct vm_meta_snapshot *s = vm_meta_find(meta, id);
+	const struct vm_meta_frozen *found = frozen_of(vm_meta_find(meta, id), target);
 
-	for (size_t i = 0; s && i < s->n_frozen; i++)
-		if (!strcmp(s->frozen[i].target, target))
-			return vm_meta_file(meta, s->frozen[i].file);
-	return NULL;
+	return found ? vm_meta_file(meta, found->file) : NULL;
 }
 
 void vm_meta_restamp(struct vm_meta *meta, const struct vm_meta_file *now, const struct vm_meta_file *was)
@@ -509,7 +526,7 @@ void vm_meta_restamp(struct vm_meta *meta, const struct vm_meta_file *now, const
 	for (size_t i = 0; i < meta->n_files; i++) {
 		const struct vm_meta_file *f = &meta->files[i];
 
-		if (f->ino == now->ino && !is_spoilt(f) && (was ? same_state(f, was) : !last.ino || f->mtime_ns > last.mtime_ns))
+		if (f->ino == now->ino && (was ? same_state(f, was) : !last.ino || f->mtime_ns > last.mtime_ns))
 			last = *f;
 	}
 	for (size_t i = 0; last.ino && i < meta->n_files; i++)

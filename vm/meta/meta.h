@@ -24,7 +24,8 @@
  *              t          creation, seconds[.nanoseconds] since 1970
  *              is         letters: e external or i internal; o taken here; h held
  *              v          numbers of `f`, separated by commas; may be absent
- *              p          what it froze: TARGET:number of `f`, separated by spaces; may be absent. Of an internal one: what its image stood on
+ *              p          what it froze: TARGET:number of `f`, separated by spaces; may be absent. Of an internal one: what its image stood
+ *                         on. A `!` behind it: it was found wrong since (0: it was never noted)
  *              b          number of the `b` that doomed it; absent: none did. Internal ones have none: libvirt's delete does it all
  *     b        k          number                                                     any number; one a begun command
  *              c          the command, canonical text
@@ -122,9 +123,9 @@ struct vm_meta_snapshot {
 	size_t n_attested;
 	struct vm_meta_frozen {
 		char *target;
-		uint64_t file;    /* number */
-	} *frozen;                /* what it froze, as it was when it was taken here or first found right; of size 0 and time 0:
-	                           * it was written to since, and is not right for good */
+		uint64_t file;    /* number; 0: not known */
+		bool spoilt;      /* found wrong since: only if all is as it was noted is it right again */
+	} *frozen;                /* what it froze, as it was when it was last found right */
 	size_t n_frozen;
 };
 
@@ -209,14 +210,16 @@ void vm_meta_set_attested(struct vm_meta *meta, const struct vm_meta_id *id, con
 /* A file in that state, which is added where it is not known: its number. */
 uint64_t vm_meta_add_file(struct vm_meta *meta, const struct vm_meta_file *file);
 
-/* What the snapshot froze on this disk (an internal one: what its image stood on). Replaces what was said of that, but what is spoilt stays
- * so. */
+/* What the snapshot froze on this disk (an internal one: what its image stood on). Replaces what was said of that. */
 void vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, const struct vm_meta_file *file);
+/* It is not right any more, or is again. True: that is news. */
+bool vm_meta_set_spoilt(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, bool spoilt);
+bool vm_meta_is_spoilt(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target);
 /* NULL: nothing is said. Borrowed. */
 const struct vm_meta_file *vm_meta_frozen(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target);
 
 /* Only the header of that file was changed, and it has the stamp @now: what was noted of it with the stamp @was (NULL: what was noted of it
- * last) is true of that, whatever stands on it. What is spoilt stays so. */
+ * last) is true of that, whatever stands on it. */
 void vm_meta_restamp(struct vm_meta *meta, const struct vm_meta_file *now, const struct vm_meta_file *was);
 
 /* The layer at @path was made by a command of ours or by a snapshot. */

@@ -61,7 +61,7 @@ struct vm_fact_disk {
 
 /* An image that some snapshot froze, or that such a one stood on, as it was when nothing spoke against it. */
 struct vm_fact_note {
-	struct q2_stamp stamp;  /* ino, size, mtime; of size 0 and time 0: it was written to since, and is not right for good */
+	struct q2_stamp stamp;  /* ino, size, mtime */
 	const struct vm_fact_note *beneath; /* what it stood on; NULL: not known, or on nothing: */
 	bool alone;             /*   that */
 	bool raw, empty;        /* it was read as raw; it stored nothing of its own */
@@ -86,6 +86,7 @@ struct vm_fact_snapdisk {
 	size_t n_attested;
 	uint64_t ino;           /* of its file in the tree */
 	const struct vm_fact_note *froze; /* NULL, or the image as it was when we took or first recorded it; INTERNAL: what pit stood on */
+	bool spoilt;            /* it was found wrong since */
 };
 
 struct vm_fact_snapshot {

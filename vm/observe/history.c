@@ -201,7 +201,7 @@ struct vm_fact_note *vm_history_frozen(struct vm_history *memory, uint64_t ino, 
 
 	snprintf(key, sizeof(key), "%016" PRIx64, ino);
 	f = vm_strmap_get(&memory->frozen, key);
-	if (!f)
+	if (!f || f->look + 1 < memory->look) /* another one of that name and second: it was not there in the look before */
 		return NULL;
 	f->look = memory->look;
 	note = vm_arena_calloc(arena, 1, sizeof(*note));
