@@ -30,9 +30,8 @@ Test(vm_libvirt, what_a_version_of_libvirt_can_do)
 static void expect_path(const char *source, const char *snapshot, unsigned attempt, const char *want)
 {
 	char *names[] = {(char *)"monday", (char *)"s1", (char *)"a b", (char *)"v1.2"};
-	vs_autofree char *got = NULL;
+	vs_autofree char *got = vm_overlay_path(source, names, VS_ARRAY_LEN(names), snapshot, attempt);
 
-	cr_assert_eq(vm_overlay_path(source, names, VS_ARRAY_LEN(names), snapshot, attempt, &got), 0);
 	cr_expect_str_eq(got, want, "'%s' over '%s' is '%s', not '%s'", snapshot, source, got, want);
 }
 
@@ -72,7 +71,7 @@ Test(vm_libvirt, long_names_still_make_a_file_name)
 	memset(name, 0, sizeof(name));
 	for (size_t i = 0; i < 246; i += 2)
 		memcpy(name + i, "\xc3\xa4", 2);
-	cr_assert_eq(vm_overlay_path(source, NULL, 0, name, 1000, &got), 0);
+	got = vm_overlay_path(source, NULL, 0, name, 1000);
 	cr_expect_leq(strlen(got) - 3, 255);
 	cr_expect(strstr(got, "\xc3\xa4-1000.qcow2"), "cut between characters: %s", got);
 }

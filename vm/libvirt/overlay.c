@@ -22,6 +22,7 @@
 #include "vm/libvirt/dom.h"
 #include "vm/libvirt/qemu-img.h"
 #include "vm/util/fault.h"
+#include "vm/util/mem.h"
 #include "vm/util/utf8.h"
 
 #define NAME_PART_MAX 100 /* bytes of the snapshot's name in a file name */
@@ -85,11 +86,9 @@ static void strip_attempt(char *stem)
 /* ".monday", if there is a snapshot called monday, or libvirt's own naming after it. */
 static void strip_snapshot(char *stem, char **snapshots, size_t n)
 {
-	vs_autofree char *bare = strdup(stem);
+	vs_autofree char *bare = xstrdup(stem);
 	char end[NAME_PART_MAX + 2] = ".";
 
-	if (!bare)
-		return;
 	strip_attempt(bare);
 	for (size_t i = 0; i < n; i++) {
 		safe_part(snapshots[i], end + 1);
@@ -102,51 +101,35 @@ static void strip_snapshot(char *stem, char **snapshots, size_t n)
 	}
 }
 
-int vm_overlay_path(const char *source, char **snapshots, size_t n_snapshots, const char *snapshot, unsigned attempt,
-		    char **path)
+char *vm_overlay_path(const char *source, char **snapshots, size_t n_snapshots, const char *snapshot, unsigned attempt)
 {
 	const char *slash = strrchr(source, '/'), *base = slash ? slash + 1 : source;
-	vs_autofree char *stem = strdup(base);
-	char part[NAME_PART_MAX + 1], number[16] = "", *text;
+	vs_autofree char *stem = xstrdup(base);
+	char part[NAME_PART_MAX + 1], number[16] = "";
 
-	if (!stem)
-		return -ENOMEM;
 	strip_extension(stem);
 	strip_snapshot(stem, snapshots, n_snapshots);
 	stem[vm_utf8_fit(stem, strlen(stem), STEM_MAX)] = '\0';
 	safe_part(snapshot, part);
 	if (attempt > 1)
 		snprintf(number, sizeof(number), "-%u", attempt);
-	if (asprintf(&text, "%.*s%s.%s%s.qcow2", (int)(base - source), source, stem, part, number) < 0)
-		return -ENOMEM;
-	*path = text;
-	return 0;
+	return xasprintf("%.*s%s.%s%s.qcow2", (int)(base - source), source, stem, part, number);
 }
 
 int vm_overlay_names(virDomainPtr dom, char ***names, size_t *n_out, struct vs_err *err)
 {
 	virDomainSnapshotPtr *list;
 	int n = virDomainListAllSnapshots(dom, &list, 0);
-	char **copy;
-	bool oom;
 
 	if (n < 0)
 		return vm_dom_virterr(dom, err, "the snapshots of the domain");
-	copy = calloc((size_t)n + 1, sizeof(*copy));
-	oom = !copy;
+	*names = xcalloc((size_t)n, sizeof(**names));
+	*n_out = (size_t)n;
 	for (int i = 0; i < n; i++) {
-		if (copy)
-			oom |= !(copy[i] = strdup(virDomainSnapshotGetName(list[i])));
+		(*names)[i] = xstrdup(virDomainSnapshotGetName(list[i]));
 		virDomainSnapshotFree(list[i]);
 	}
 	free(list);
-	if (oom) {
-		if (copy)
-			vm_overlay_names_free(copy, (size_t)n);
-		return vm_dom_oom(err);
-	}
-	*names = copy;
-	*n_out = (size_t)n;
 	return 0;
 }
 
@@ -183,14 +166,10 @@ static int find_path(const struct vm_overlay_plan *plan, const struct vm_overlay
 		     struct vs_err *err)
 {
 	for (unsigned attempt = 1; attempt <= ATTEMPTS; attempt++) {
-		vs_autofree char *text = NULL;
+		vs_autofree char *text = vm_overlay_path(naming->beside, naming->names, naming->n_names, naming->snapshot, attempt);
 		struct stat st;
-		bool there;
+		bool there = lstat(text, &st) == 0 || errno != ENOENT;
 
-		if (vm_overlay_path(naming->beside, naming->names, naming->n_names, naming->snapshot, attempt,
-				    &text) < 0)
-			return vm_dom_oom(err);
-		there = lstat(text, &st) == 0 || errno != ENOENT;
 		if (planned(plan, text) || (there && !(naming->left_over && naming->left_over(naming->opaque, text))) ||
 		    (!there && naming->taken && naming->taken(naming->opaque, text)))
 			continue;
@@ -202,32 +181,22 @@ static int find_path(const struct vm_overlay_plan *plan, const struct vm_overlay
 }
 
 int vm_overlay_plan_add(struct vm_overlay_plan *plan, const struct vm_overlay_naming *naming, const char *target,
-			const char *below,
-			enum q2_format format, struct vs_err *err)
+			const char *below, enum q2_format format, struct vs_err *err)
 {
-	struct vm_overlay *list, *o, made = { .format = format };
-	int r = find_path(plan, naming, &made.path, err);
+	struct vm_overlay made = { .format = format };
 	struct stat st;
+	int r = find_path(plan, naming, &made.path, err);
 
 	if (r < 0)
 		return r;
-	made.target = strdup(target);
-	made.below = strdup(below);
+	made.target = xstrdup(target);
+	made.below = xstrdup(below);
 	if (stat(below, &st) == 0) {
 		made.below_dev = st.st_dev;
 		made.below_ino = st.st_ino;
 	}
-	list = reallocarray(plan->overlays, plan->n_overlays + 1, sizeof(*list));
-	if (list)
-		plan->overlays = list;
-	if (!list || !made.target || !made.below) {
-		free(made.path);
-		free(made.target);
-		free(made.below);
-		return vm_dom_oom(err);
-	}
-	o = &plan->overlays[plan->n_overlays++];
-	*o = made;
+	plan->overlays = xreallocarray(plan->overlays, plan->n_overlays + 1, sizeof(made));
+	plan->overlays[plan->n_overlays++] = made;
 	return 0;
 }
 
@@ -244,13 +213,18 @@ struct maker {
 	bool empty;
 };
 
+/* Gives the directory. */
+static char *dir_of(const char *path)
+{
+	return xstrndup(path, (size_t)(strrchr(path, '/') - path) + 1);
+}
+
 /* Without a name, in the directory where it is to get one. -1: the file system has no such files. */
 static int open_nameless(const char *path)
 {
-	const char *slash = strrchr(path, '/');
-	vs_autofree char *dir = strndup(path, (size_t)(slash - path) + 1);
+	vs_autofree char *dir = dir_of(path);
 
-	return dir ? open(dir, O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600) : -1;
+	return open(dir, O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600);
 }
 
 static int give_name(int fd, const char *path)
@@ -309,8 +283,8 @@ static int sync_path(const char *path, int flags)
 
 static int sync_overlay(const char *path, struct vs_err *err)
 {
-	vs_autofree char *dir = strndup(path, (size_t)(strrchr(path, '/') - path) + 1);
-	int r = dir ? sync_path(path, 0) : -ENOMEM;
+	vs_autofree char *dir = dir_of(path);
+	int r = sync_path(path, 0);
 
 	if (r == 0)
 		r = sync_path(dir, O_DIRECTORY);
@@ -363,7 +337,6 @@ int vm_overlay_make_all(struct vm_overlay_plan *plan, bool empty, int (*making)(
 			void *opaque, struct vm_dom_watch *watch, struct vs_err *err)
 {
 	const struct maker maker = { .making = making, .opaque = opaque, .empty = empty };
-
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < plan->n_overlays; i++) {

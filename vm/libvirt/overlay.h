@@ -32,10 +32,9 @@ void vm_overlay_plan_fini(struct vm_overlay_plan *plan);
  * Where the overlay of @snapshot over @source is put: beside it, `<stem>.<snapshot>.qcow2`, for @attempt > 1
  * `<stem>.<snapshot>-<attempt>.qcow2`. The stem is the name without its extension and without what an earlier one of
  * @snapshots has added. Characters of the snapshot's name that could mean something to a shell, to QEMU's options or to
- * AppArmor become `_`; long names are cut. Gives *path. -ENOMEM. Pure.
+ * AppArmor become `_`; long names are cut. Gives. Pure.
  */
-int vm_overlay_path(const char *source, char **snapshots, size_t n_snapshots, const char *snapshot,
-		    unsigned attempt, char **path);
+char *vm_overlay_path(const char *source, char **snapshots, size_t n_snapshots, const char *snapshot, unsigned attempt);
 
 /* The names of all snapshots that libvirt has. Gives *names and its length (free each, and the array). */
 int vm_overlay_names(virDomainPtr dom, char ***names, size_t *n, struct vs_err *err);
@@ -53,8 +52,7 @@ struct vm_overlay_naming {
 
 /* Adds an overlay for @target over @below to @plan, with a path that is free. @below is copied. */
 int vm_overlay_plan_add(struct vm_overlay_plan *plan, const struct vm_overlay_naming *naming, const char *target,
-			const char *below,
-			enum q2_format format, struct vs_err *err);
+			const char *below, enum q2_format format, struct vs_err *err);
 
 /* Makes a file for each of them, 0600 and of its owner below: an overlay, on disk when this returns; or, with @empty, nothing but
  * the file, for libvirt to fill. Notes in @plan which files these are. On failure some may be there. */

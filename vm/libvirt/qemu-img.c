@@ -101,28 +101,22 @@ int vm_qemu_img_run(const char *const *argv, struct vs_err *err)
 	return vs_err_set(err, errno_said(said), "%s", said);
 }
 
-/* Json is UTF-8; a name that is not cannot be told this way. */
-static bool is_utf8(const char *text)
-{
-	size_t n;
-
-	for (size_t room = strlen(text); room; text += n, room -= n) {
-		n = vm_utf8_len(text, room);
-		if (!n)
-			return false;
-	}
-	return true;
-}
-
 char *vm_qemu_img_alone(const char *path)
 {
 	struct stat st;
 	bool block = stat(path, &st) == 0 && S_ISBLK(st.st_mode);
-	json_object *name = is_utf8(path) ? json_object_new_string(path) : NULL;
-	char *text = name ? xasprintf("json:{\"driver\":\"qcow2\",\"backing\":null,\"file\":{\"driver\":\"%s\",\"filename\":%s}}",
-				      block ? "host_device" : "file", json_object_to_json_string_ext(name, JSON_C_TO_STRING_NOSLASHESCAPE)) :
-			    xstrdup(path);
+	json_object *name;
+	const char *quoted;
+	char *text;
 
+	if (!vm_utf8_valid(path)) /* JSON is UTF-8: a name that is not cannot be told this way */
+		return xstrdup(path);
+	name = json_object_new_string(path);
+	quoted = name ? json_object_to_json_string_ext(name, JSON_C_TO_STRING_NOSLASHESCAPE) : NULL;
+	if (!quoted)
+		xoom();
+	text = xasprintf("json:{\"driver\":\"qcow2\",\"backing\":null,\"file\":{\"driver\":\"%s\",\"filename\":%s}}",
+			 block ? "host_device" : "file", quoted);
 	json_object_put(name);
 	return text;
 }
