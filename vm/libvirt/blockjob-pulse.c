@@ -12,6 +12,7 @@
 
 #include "qcow2/base.h"
 #include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 struct vm_blockjob_pulse {
 	atomic_uint refs;
@@ -75,17 +76,11 @@ static int hear(struct vm_blockjob_pulse *p, int event, virConnectDomainEventGen
 
 struct vm_blockjob_pulse *vm_blockjob_pulse_new(virDomainPtr dom)
 {
-	struct vm_blockjob_pulse *p = calloc(1, sizeof(*p));
-	pthread_condattr_t attr;
+	struct vm_blockjob_pulse *p = xcalloc(1, sizeof(*p));
 
-	if (!p)
-		return NULL;
 	atomic_init(&p->refs, 1);
 	pthread_mutex_init(&p->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&p->beat, &attr);
-	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&p->beat, NULL);
 	p->dom = dom;
 	p->ids[0] = hear(p, VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, VIR_DOMAIN_EVENT_CALLBACK(on_block_job));
 	p->ids[1] = hear(p, VIR_DOMAIN_EVENT_ID_LIFECYCLE, VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle));
@@ -94,8 +89,6 @@ struct vm_blockjob_pulse *vm_blockjob_pulse_new(virDomainPtr dom)
 
 void vm_blockjob_pulse_free(struct vm_blockjob_pulse *p)
 {
-	if (!p)
-		return;
 	for (size_t i = 0; i < VS_ARRAY_LEN(p->ids); i++)
 		if (p->ids[i] >= 0)
 			virConnectDomainEventDeregisterAny(virDomainGetConnect(p->dom), p->ids[i]);
@@ -106,12 +99,8 @@ void vm_blockjob_pulse_wait(struct vm_blockjob_pulse *p, unsigned ms)
 {
 	struct timespec until = vm_ns_timespec(vm_steady_ns() + ms * VM_NS_PER_MS);
 
-	if (!p) {
-		usleep(ms * 1000);
-		return;
-	}
 	pthread_mutex_lock(&p->lock);
-	while (!p->beaten && pthread_cond_timedwait(&p->beat, &p->lock, &until) == 0)
+	while (!p->beaten && pthread_cond_clockwait(&p->beat, &p->lock, CLOCK_MONOTONIC, &until) == 0)
 		;
 	p->beaten = false;
 	pthread_mutex_unlock(&p->lock);

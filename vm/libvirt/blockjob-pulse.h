@@ -10,7 +10,7 @@
 
 /* Hints from libvirt's events that something has happened to a domain, so that polling need not be frequent. */
 struct vm_blockjob_pulse;
-struct vm_blockjob_pulse *vm_blockjob_pulse_new(virDomainPtr dom); /* NULL, which the others accept: there are no hints */
+struct vm_blockjob_pulse *vm_blockjob_pulse_new(virDomainPtr dom);
 void vm_blockjob_pulse_free(struct vm_blockjob_pulse *pulse);
 /* Sleeps until a hint, at most @ms. */
 void vm_blockjob_pulse_wait(struct vm_blockjob_pulse *pulse, unsigned ms);

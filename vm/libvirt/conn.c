@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "vm/libvirt/virterr.h"
+#include "vm/util/mem.h"
 
 #define KEEPALIVE_S 5
 #define KEEPALIVE_COUNT 3
@@ -37,10 +38,8 @@ struct vm_conn {
 
 static struct box *box_new(const struct vm_conn_options *options)
 {
-	struct box *box = calloc(1, sizeof(*box));
+	struct box *box = xcalloc(1, sizeof(*box));
 
-	if (!box)
-		return NULL;
 	atomic_init(&box->refs, 1);
 	atomic_init(&box->closed, false);
 	pthread_mutex_init(&box->lock, NULL);
@@ -307,19 +306,15 @@ virConnectPtr vm_conn_plain(const char *uri, bool read_only)
 
 int vm_conn_open(const struct vm_conn_options *options, struct vm_conn **out, struct vs_err *err)
 {
-	struct vm_conn *conn = calloc(1, sizeof(*conn));
 	struct vs_err why = {0};
+	virConnectPtr ptr = connect_to(options->uri, options->read_only, &why);
+	struct vm_conn *conn;
 
-	if (!conn || !(conn->box = box_new(options))) {
-		free(conn);
-		return vs_err_set(err, -ENOMEM, "out of memory");
-	}
-	conn->ptr = connect_to(options->uri, options->read_only, &why);
-	if (!conn->ptr) {
-		box_unref(conn->box);
-		free(conn);
+	if (!ptr)
 		return vs_err_set(err, why.code, "%s", why.msg);
-	}
+	conn = xcalloc(1, sizeof(*conn));
+	conn->ptr = ptr;
+	conn->box = box_new(options);
 	share_embed(options->uri, conn->ptr);
 	listen_close(conn);
 	listen_domains(conn);
