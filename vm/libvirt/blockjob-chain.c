@@ -23,58 +23,36 @@ void vm_blockjob_chain_fini(struct vm_blockjob_chain *chain)
 	*chain = (struct vm_blockjob_chain){0};
 }
 
-static const struct vm_xml_disk *find_disk(const struct vm_xml_domain *domain, const char *target)
+static struct vm_blockjob_layer layer_of(virDomainPtr dom, const struct vm_xml_source *source)
 {
-	for (size_t i = 0; i < domain->n_disks; i++)
-		if (!strcmp(domain->disks[i].target, target))
-			return &domain->disks[i];
-	return NULL;
+	return (struct vm_blockjob_layer){ .path = vm_dom_source_path(dom, source), .index = source->index };
 }
 
-static int add_layer(struct vm_blockjob_chain *chain, virDomainPtr dom, const struct vm_xml_source *source, struct vs_err *err)
+static void read_layers(struct vm_blockjob_chain *chain, virDomainPtr dom, const struct vm_xml_disk *disk)
 {
-	struct vm_blockjob_layer *layer = &chain->layers[chain->n++];
-
-	layer->path = vm_dom_source_path(dom, source);
-	layer->index = source->index;
-	return !layer->path && source->path ? vm_dom_oom(err) : 0;
-}
-
-static int read_layers(struct vm_blockjob_chain *chain, virDomainPtr dom, const struct vm_xml_disk *disk, struct vs_err *err)
-{
-	int r = 0;
-
 	if (disk->source.type == VM_SOURCE_NONE && !disk->n_below)
-		return 0;
+		return;
 	chain->layers = xcalloc(1 + disk->n_below, sizeof(*chain->layers));
-	r = add_layer(chain, dom, &disk->source, err);
-	for (size_t i = 0; r == 0 && i < disk->n_below; i++)
-		r = add_layer(chain, dom, &disk->below[i], err);
-	return r;
+	chain->layers[chain->n++] = layer_of(dom, &disk->source);
+	for (size_t i = 0; i < disk->n_below; i++)
+		chain->layers[chain->n++] = layer_of(dom, &disk->below[i]);
 }
 
 int vm_blockjob_chain_read(virDomainPtr dom, const char *target, struct vm_blockjob_chain *out, struct vs_err *err)
 {
 	vm_dom_autodomain struct vm_xml_domain *domain = NULL;
 	const struct vm_xml_disk *disk;
-	struct vm_blockjob_chain chain = {0};
 	int r = vm_dom_xml(dom, 0, &domain, err);
 
 	if (r < 0)
 		return r;
-	disk = find_disk(domain, target);
+	disk = vm_xml_domain_disk(domain, target);
 	if (!disk)
 		return vs_err_set(err, -ENOENT, "domain '%s' has no disk '%s'", virDomainGetName(dom), target);
-	chain.mirror = disk->mirror_job != VM_MIRROR_NONE;
-	chain.ready = disk->mirror_ready;
-	if (chain.mirror)
-		chain.mirror_path = vm_dom_source_path(dom, &disk->mirror);
-	r = read_layers(&chain, dom, disk, err);
-	if (r < 0) {
-		vm_blockjob_chain_fini(&chain);
-		return r;
-	}
-	*out = chain;
+	*out = (struct vm_blockjob_chain){ .mirror = disk->mirror_job != VM_MIRROR_NONE, .ready = disk->mirror_ready };
+	if (out->mirror)
+		out->mirror_path = vm_dom_source_path(dom, &disk->mirror);
+	read_layers(out, dom, disk);
 	return 0;
 }
 

@@ -7,6 +7,7 @@
 
 #include "vm/libvirt/virterr.h"
 #include "vm/util/fault.h"
+#include "vm/util/mem.h"
 
 static enum vm_job job_type(int type)
 {
@@ -40,12 +41,12 @@ static int block_job(virDomainPtr dom, const char *target, struct vm_blockjob *j
 	}
 	if (r == 0)
 		return 0;
-	job->target = strdup(target);
+	job->target = xstrdup(target);
 	job->type = job_type(info.type);
 	job->cur = info.cur;
 	job->end = info.end;
 	job->bandwidth = info.bandwidth;
-	return job->target ? 1 : vm_dom_oom(err);
+	return 1;
 }
 
 /* 1: there is a backup, a migration, a save, somebody's snapshot; not one of libvirt's that last an instant. */
@@ -93,9 +94,7 @@ int vm_blockjob_list(virDomainPtr dom, struct vm_blockjob **out, size_t *n_out, 
 
 	if (r < 0)
 		return r;
-	jobs = calloc(domain->n_disks + 1, sizeof(*jobs));
-	if (!jobs)
-		return vm_dom_oom(err);
+	jobs = xcalloc(domain->n_disks + 1, sizeof(*jobs));
 	r = vm_dom_active(dom, err);
 	if (r > 0)
 		r = collect(dom, domain, jobs, &n, err);

@@ -26,6 +26,7 @@
 #include "vm/libvirt/overlay.h"
 #include "vm/libvirt/version.h"
 #include "vm/util/fault.h"
+#include "vm/util/mem.h"
 #include "vm/xml/edit.h"
 
 struct making {
@@ -241,10 +242,8 @@ static int request(const struct making *m, const struct vm_overlay_plan *plan, c
 		.name = m->spec->name, .description = m->spec->description, .n_disks = m->domain->n_disks,
 		.memory = internal && plan->running ? VM_MODE_INTERNAL : VM_MODE_NO,
 	};
-	vs_autofree struct vm_new_disk *disks = calloc(spec.n_disks + 1, sizeof(*disks));
+	vs_autofree struct vm_new_disk *disks = xcalloc(spec.n_disks, sizeof(*disks));
 
-	if (!disks)
-		return vm_dom_oom(err);
 	for (size_t i = 0; i < spec.n_disks; i++) {
 		const struct vm_xml_disk *disk = &m->domain->disks[i];
 

@@ -9,11 +9,7 @@
 
 #include "vm/libvirt/virterr.h"
 #include "vm/util/fault.h"
-
-int vm_dom_oom(struct vs_err *err)
-{
-	return vs_err_set(err, -ENOMEM, "out of memory");
-}
+#include "vm/util/mem.h"
 
 bool vm_dom_cancelled(const struct vm_dom_watch *watch)
 {
@@ -157,7 +153,7 @@ char *vm_dom_source_path(virDomainPtr dom, const struct vm_xml_source *source)
 	char *path;
 
 	if (source->path)
-		return strdup(source->path);
+		return xstrdup(source->path);
 	if (source->type != VM_SOURCE_VOLUME)
 		return NULL;
 	pool = virStoragePoolLookupByName(virDomainGetConnect(dom), source->pool);

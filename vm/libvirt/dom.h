@@ -41,8 +41,6 @@ struct vm_dom_watch {
 /* Gives libvirt's record, passwords included. */
 int vm_dom_record(virDomainPtr dom, const char *name, char **xml, struct vs_err *err);
 
-int vm_dom_oom(struct vs_err *err); /* -ENOMEM */
-
 bool vm_dom_cancelled(const struct vm_dom_watch *watch);
 void vm_dom_step(struct vm_dom_watch *watch, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
@@ -73,7 +71,7 @@ void vm_dom_domainp(struct vm_xml_domain **domain);
 #define vm_dom_autorecord vs_cleanup(vm_dom_recordp)
 #define vm_dom_autodomain vs_cleanup(vm_dom_domainp)
 
-/* Where a source lies; volumes are asked for. Gives; NULL: not a file or device of this host, or no memory. */
+/* Where a source lies; volumes are asked for. Gives; NULL: not a file or device of this host. */
 char *vm_dom_source_path(virDomainPtr dom, const struct vm_xml_source *source);
 
 #endif

@@ -10,6 +10,7 @@
 
 #include "vm/libvirt/dom.h"
 #include "vm/util/fault.h"
+#include "vm/util/mem.h"
 
 #define LATE_S 2 /* by which the clock of a file system may be behind */
 
@@ -68,15 +69,11 @@ static int deleting(virDomainPtr dom, virDomainSnapshotPtr snap, struct vs_err *
 	return r;
 }
 
-static int add_name(char **list, const char *name)
+static void add_name(char **list, const char *name)
 {
-	char *longer;
+	vs_autofree char *before = *list;
 
-	if (asprintf(&longer, "%s%s%s", *list ? *list : "", *list ? ", " : "", name) < 0)
-		return -ENOMEM;
-	free(*list);
-	*list = longer;
-	return 0;
+	*list = before ? xasprintf("%s, %s", before, name) : xstrdup(name);
 }
 
 int vm_record_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *err)
@@ -91,15 +88,13 @@ int vm_record_unfinished_delete(virDomainPtr dom, char **where, struct vs_err *e
 		one = r == 0 ? deleting(dom, list[i], err) : 0;
 		if (one < 0)
 			r = one;
-		else if (one > 0 && add_name(&found, virDomainSnapshotGetName(list[i])) < 0)
-			r = vm_dom_oom(err);
+		else if (one > 0)
+			add_name(&found, virDomainSnapshotGetName(list[i]));
 		virDomainSnapshotFree(list[i]);
 	}
 	free(list);
-	if (r < 0)
+	if (r < 0 || !found)
 		return r;
-	if (!found)
-		return 0;
 	*where = vs_steal(found);
 	return 1;
 }
@@ -148,14 +143,6 @@ static bool is_one_file(const char *a, const char *b)
 	return !strcmp(a, b) || (stat(a, &one) == 0 && stat(b, &other) == 0 && one.st_dev == other.st_dev && one.st_ino == other.st_ino);
 }
 
-static const char *path_in(const struct vm_xml_domain *domain, const char *target)
-{
-	for (size_t i = 0; i < domain->n_disks; i++)
-		if (!strcmp(domain->disks[i].target, target))
-			return domain->disks[i].source.path;
-	return NULL;
-}
-
 /* libvirt saves the memory first and makes the overlays then. One that was there before was prepared, and tells nothing. */
 static bool is_born_before(const char *overlay, int64_t from_s, const char *file)
 {
@@ -172,11 +159,12 @@ int vm_record_memory(virDomainPtr dom, const struct vm_xml_snapshot *record, str
 	int r = record->memory_file ? whose_memory(dom, record->memory_file, &domain, err) : 0;
 
 	for (size_t i = 0; domain && r == 0 && i < record->n_disks; i++) {
-		const char *overlay = record->disks[i].overlay.path, *path = path_in(domain, record->disks[i].target);
+		const struct vm_xml_disk *disk = vm_xml_domain_disk(domain, record->disks[i].target);
+		const char *overlay = record->disks[i].overlay.path;
 
 		if (record->disks[i].mode != VM_MODE_EXTERNAL || !overlay)
 			continue;
-		if (path && is_one_file(path, overlay))
+		if (disk && disk->source.path && is_one_file(disk->source.path, overlay))
 			return vs_err_set(err, -EPERM, "'%s' is the memory of a guest that ran on '%s', so it was saved after snapshot '%s'",
 					  record->memory_file, overlay, record->name);
 		if (is_born_before(overlay, record->created_s, record->memory_file))

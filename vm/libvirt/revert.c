@@ -29,6 +29,7 @@
 #include "vm/libvirt/overlay.h"
 #include "vm/libvirt/record.h"
 #include "vm/util/fault.h"
+#include "vm/util/mem.h"
 #include "vm/xml/edit.h"
 
 struct going {
@@ -183,16 +184,12 @@ static void keep_others(struct going *g)
 	}
 }
 
-static int note_current(struct going *g, struct vs_err *err)
+static void note_current(struct going *g)
 {
-	vm_dom_autosnapshot virDomainSnapshotPtr snap = NULL;
+	vm_dom_autosnapshot virDomainSnapshotPtr snap = virDomainSnapshotCurrent(g->dom, 0);
 
-	if (virDomainHasCurrentSnapshot(g->dom, 0) != 1)
-		return 0;
-	snap = virDomainSnapshotCurrent(g->dom, 0);
-	if (snap && !(g->was_current = strdup(virDomainSnapshotGetName(snap))))
-		return vm_dom_oom(err);
-	return 0;
+	if (snap)
+		g->was_current = xstrdup(virDomainSnapshotGetName(snap));
 }
 
 static int gather(struct going *g, const struct vm_overlay_plan *plan, struct vs_err *err)
@@ -201,13 +198,10 @@ static int gather(struct going *g, const struct vm_overlay_plan *plan, struct vs
 
 	if (r == 0)
 		r = vm_xml_domain_parse(g->before, &g->now, err);
-	if (r == 0)
-		r = note_current(g, err);
 	if (r < 0)
 		return r;
-	g->disks = calloc(plan->n_overlays + g->record->n_disks + 1, sizeof(*g->disks));
-	if (!g->disks)
-		return vm_dom_oom(err);
+	note_current(g);
+	g->disks = xcalloc(plan->n_overlays + g->record->n_disks, sizeof(*g->disks));
 	for (size_t i = 0; i < plan->n_overlays; i++)
 		start_from(g, plan->overlays[i].target, plan->overlays[i].path, Q2_FORMAT_QCOW2, false);
 	keep_others(g);
