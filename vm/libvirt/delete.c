@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <pthread.h>
 
-#include "vm/libvirt/conn.h"
 #include "vm/libvirt/dom.h"
 #include "vm/util/clock.h"
 #include "vm/util/fault.h"
@@ -88,20 +87,6 @@ static void tell(struct delete *d)
 	d->watch->progress(d->watch->opaque, cur, end, d->speed);
 }
 
-static virDomainPtr ask_elsewhere(virDomainPtr dom)
-{
-	char uuid[VIR_UUID_STRING_BUFLEN];
-	vs_autofree char *uri = virConnectGetURI(virDomainGetConnect(dom));
-	virConnectPtr conn = uri ? vm_conn_plain(uri, false) : NULL;
-	virDomainPtr other = NULL;
-
-	if (conn && virDomainGetUUIDString(dom, uuid) == 0)
-		other = virDomainLookupByUUIDString(conn, uuid);
-	if (conn)
-		virConnectClose(conn); /* a domain holds its connection */
-	return other;
-}
-
 static int run_thread(struct delete *d)
 {
 	pthread_t thread;
@@ -126,7 +111,7 @@ static int run_delete(struct delete *d, struct vs_err *err)
 	int r;
 
 	if (d->watch && d->watch->progress)
-		d->asked = ask_elsewhere(d->dom);
+		vm_dom_elsewhere(d->dom, &d->asked, NULL);
 	r = run_thread(d);
 	vm_fault();
 	if (d->asked)

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/libvirt/conn.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/fault.h"
 #include "vm/util/mem.h"
@@ -91,6 +92,25 @@ int vm_dom_xml(virDomainPtr dom, unsigned flags, struct vm_xml_domain **out, str
 	int r = vm_dom_text(dom, flags, &text, err);
 
 	return r < 0 ? r : vm_xml_domain_parse(text, out, err);
+}
+
+int vm_dom_elsewhere(virDomainPtr dom, virDomainPtr *out, struct vs_err *err)
+{
+	vs_autofree char *uri = virConnectGetURI(virDomainGetConnect(dom));
+	virConnectPtr conn = uri ? vm_conn_plain(uri, false) : NULL;
+	char uuid[VIR_UUID_STRING_BUFLEN];
+	virDomainPtr other = NULL;
+	int r = 0;
+
+	if (conn && virDomainGetUUIDString(dom, uuid) == 0)
+		other = virDomainLookupByUUIDString(conn, uuid);
+	if (other)
+		*out = other;
+	else
+		r = vm_dom_virterr(dom, err, "a second connection to libvirt");
+	if (conn)
+		virConnectClose(conn); /* a domain holds its connection */
+	return r;
 }
 
 /* ---------------------------------------------------------------- its snapshots */

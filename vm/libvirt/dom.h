@@ -60,6 +60,9 @@ int vm_dom_xml(virDomainPtr dom, unsigned flags, struct vm_xml_domain **out, str
 /* Defines it anew, with secrets (VIR_DOMAIN_XML_SECURE) and metadata as @text has them. */
 int vm_dom_define(virDomainPtr dom, const char *text, struct vs_err *err);
 
+/* Gives the domain over a connection of its own, which is closed when that is freed (virDomainFree). */
+int vm_dom_elsewhere(virDomainPtr dom, virDomainPtr *out, struct vs_err *err);
+
 /* Gives a reference (virDomainSnapshotFree), and its parsed record. */
 int vm_dom_snapshot(virDomainPtr dom, const char *name, virDomainSnapshotPtr *out, struct vs_err *err);
 int vm_dom_snapshot_xml(virDomainPtr dom, const char *name, struct vm_xml_snapshot **out, struct vs_err *err);

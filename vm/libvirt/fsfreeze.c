@@ -15,9 +15,7 @@
 #include <pthread.h>
 #include <stdio.h>
 
-#include "vm/libvirt/conn.h"
 #include "vm/libvirt/dom.h"
-#include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
@@ -28,8 +26,7 @@
 #define LOOK_NS (100 * VM_NS_PER_MS)
 
 struct vm_fsfreeze {
-	virConnectPtr conn;
-	virDomainPtr dom; /* over conn */
+	virDomainPtr dom; /* over a connection of its own */
 	unsigned seconds;
 	bool only_ask;    /* whether the agent is there */
 
@@ -45,20 +42,20 @@ static pthread_cond_t count_changed = PTHREAD_COND_INITIALIZER;
 static unsigned count; /* threads that there are */
 static int64_t latest_ns; /* of the steady clock: until then each of them has had its time, libvirt's time-outs granted */
 
-static void freeze_free(struct vm_fsfreeze *f)
-{
-	if (f->dom)
-		virDomainFree(f->dom);
-	if (f->conn)
-		virConnectClose(f->conn);
-	pthread_cond_destroy(&f->ended);
-	pthread_mutex_destroy(&f->lock);
-	free(f);
-}
-
 static void set_timeout(const struct vm_fsfreeze *f, int seconds)
 {
 	virDomainAgentSetResponseTimeout(f->dom, seconds, 0); /* where it cannot be set, our own patience counts */
+}
+
+static void freeze_free(struct vm_fsfreeze *f)
+{
+	if (f->dom) {
+		set_timeout(f, VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK);
+		virDomainFree(f->dom);
+	}
+	pthread_cond_destroy(&f->ended);
+	pthread_mutex_destroy(&f->lock);
+	free(f);
 }
 
 static int thaw(const struct vm_fsfreeze *f, struct vs_err *err)
@@ -107,7 +104,6 @@ static void *freeze_thread(void *arg)
 	if (left) {
 		if (r == 0 && !f->only_ask)
 			thaw(f, NULL);
-		set_timeout(f, VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK);
 		freeze_free(f);
 	}
 	pthread_mutex_lock(&count_lock);
@@ -133,17 +129,6 @@ static bool await_end(struct vm_fsfreeze *f, const struct vm_dom_watch *watch)
 	f->left = !over;
 	pthread_mutex_unlock(&f->lock);
 	return over;
-}
-
-static int open_other(struct vm_fsfreeze *f, virDomainPtr dom, struct vs_err *err)
-{
-	vs_autofree char *uri = virConnectGetURI(virDomainGetConnect(dom));
-	char uuid[VIR_UUID_STRING_BUFLEN];
-
-	f->conn = uri ? vm_conn_plain(uri, false) : NULL;
-	if (f->conn && virDomainGetUUIDString(dom, uuid) == 0)
-		f->dom = virDomainLookupByUUIDString(f->conn, uuid);
-	return f->dom ? 0 : vm_dom_virterr(dom, err, "a second connection to libvirt");
 }
 
 static int begin(struct vm_fsfreeze *f, struct vs_err *err)
@@ -180,7 +165,7 @@ static int ask(virDomainPtr dom, unsigned seconds, bool only_ask, struct vm_dom_
 	if (virDomainGetState(dom, &state, NULL, 0) == 0 && state != VIR_DOMAIN_RUNNING)
 		r = vs_err_set(err, -EOPNOTSUPP, "the guest's file systems can only be frozen while it runs");
 	else
-		r = open_other(f, dom, err);
+		r = vm_dom_elsewhere(dom, &f->dom, err);
 	if (r == 0)
 		r = begin(f, err);
 	if (r < 0) {
@@ -198,7 +183,6 @@ static int ask(virDomainPtr dom, unsigned seconds, bool only_ask, struct vm_dom_
 		*out = f;
 		return 0;
 	}
-	set_timeout(f, VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK);
 	freeze_free(f);
 	return r;
 }
@@ -217,7 +201,6 @@ int vm_fsfreeze_thaw(struct vm_fsfreeze *f, struct vs_err *err)
 {
 	int r = thaw(f, err);
 
-	set_timeout(f, VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK);
 	freeze_free(f);
 	return r;
 }
