@@ -160,8 +160,9 @@ static int each_process(const char *uuid, void (*use)(void *opaque, int64_t pid,
 }
 
 struct found {
-	struct vm_paused_guest guest; /* pid and began of the last one */
-	uint64_t since;            /* only those that began then, or later */
+	int64_t pid;    /* these two: of the last one */
+	uint64_t began;
+	uint64_t since; /* only those that began then, or later */
 	int n;
 };
 
@@ -171,8 +172,8 @@ static void take_process(void *opaque, int64_t pid, uint64_t began)
 
 	if (began < found->since)
 		return;
-	found->guest.pid = pid;
-	found->guest.began = began;
+	found->pid = pid;
+	found->began = began;
 	found->n++;
 }
 
@@ -183,8 +184,8 @@ static bool find_process(const char *uuid, uint64_t since, struct vm_paused_gues
 
 	if (each_process(uuid, take_process, &found) <= 0 || found.n != 1)
 		return false;
-	out->pid = found.guest.pid;
-	out->began = found.guest.began;
+	out->pid = found.pid;
+	out->began = found.began;
 	return true;
 }
 
@@ -280,24 +281,6 @@ static int may_start(virDomainPtr dom, struct vs_err *err)
 	return active > 0 ? vs_err_set(err, -EBUSY, "domain '%s' is running", virDomainGetName(dom)) : active;
 }
 
-/* The id belongs to a pointer, not to the domain: a new look-up knows the present one. -1: it does not run. */
-static int present_id(virDomainPtr dom)
-{
-	char uuid[VIR_UUID_STRING_BUFLEN];
-	virDomainPtr fresh = NULL;
-	int id = -1;
-
-	if (virDomainGetUUIDString(dom, uuid) == 0)
-		fresh = virDomainLookupByUUIDString(virDomainGetConnect(dom), uuid);
-	if (fresh) {
-		unsigned got = virDomainGetID(fresh);
-
-		id = got == (unsigned)-1 ? -1 : (int)got;
-		virDomainFree(fresh);
-	}
-	return id;
-}
-
 /* What the busiest vCPU has run; unknown is much. */
 static uint64_t vcpu_ns(virDomainPtr dom)
 {
@@ -308,16 +291,6 @@ static uint64_t vcpu_ns(virDomainPtr dom)
 	for (int i = 0; i < n; i++)
 		most = vcpus[i].cpuTime > most ? vcpus[i].cpuTime : most;
 	return n > 0 ? most : UINT64_MAX;
-}
-
-/* Gives. */
-static char *configuration(virDomainPtr dom, struct vs_err *err)
-{
-	char *xml = virDomainGetXMLDesc(dom, VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE);
-
-	if (!xml)
-		vm_dom_virterr(dom, err, "the configuration of the domain");
-	return xml;
 }
 
 /* The same with the word in its metadata, of which there is one element or none. Gives. */
@@ -334,11 +307,13 @@ static char *with_word(const char *xml, const char *token)
 
 static int start_with_word(virDomainPtr dom, const char *token, struct vs_err *err)
 {
-	vs_autofree char *before = configuration(dom, err), *after = NULL, *xml = NULL;
+	const unsigned flags = VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE;
+	vs_autofree char *before = NULL, *after = NULL, *xml = NULL;
 	virDomainPtr started;
+	int r = vm_dom_text(dom, flags, &before, err);
 
-	if (!before)
-		return err->code;
+	if (r < 0)
+		return r;
 	xml = with_word(before, token);
 	if (!xml)
 		return vs_err_set(err, -EIO, "the configuration of the domain has no name");
@@ -346,19 +321,18 @@ static int start_with_word(virDomainPtr dom, const char *token, struct vs_err *e
 	if (!started) {
 		virErrorPtr e = virGetLastError();
 		bool is_up = e && e->code == VIR_ERR_OPERATION_INVALID; /* it was shut off when it was looked at */
-		int r = vm_dom_virterr(dom, err, "the domain cannot be started to work on its disks");
 
+		r = vm_dom_virterr(dom, err, "the domain cannot be started to work on its disks");
 		return is_up && r == -EINVAL ? (err->code = -EBUSY) : r;
 	}
 	vm_fault();
-	after = configuration(dom, err);
-	if (!after || strcmp(before, after) != 0) {
+	r = vm_dom_text(dom, flags, &after, err);
+	if (r == 0 && strcmp(before, after) != 0)
+		r = vs_err_set(err, -EBUSY, "the configuration of the domain was changed while it was started to work on its disks: try again");
+	if (r < 0)
 		virDomainDestroy(started); /* it has not run, and is of no use to who has changed it */
-		virDomainFree(started);
-		return !after ? err->code : vs_err_set(err, -EBUSY, "the configuration of the domain was changed while it was started to work on its disks: try again");
-	}
 	virDomainFree(started);
-	return 0;
+	return r;
 }
 
 /* Who cannot see its QEMU could not tell later whether the guest is ours still, and would have to leave it behind. */
@@ -402,7 +376,6 @@ int vm_paused_guest_start(virDomainPtr dom, int (*note)(void *opaque, const stru
 		virDomainDestroy(dom);
 	if (r < 0)
 		return r;
-	guest.id = present_id(dom);
 	guest.spent_ns = vcpu_ns(dom);
 	if (guest.spent_ns == UINT64_MAX)
 		guest.spent_ns = 0;
@@ -581,7 +554,6 @@ int vm_paused_guest_find(virDomainPtr dom, const struct vm_paused_guest *noted, 
 	if (virDomainIsPersistent(dom) == 1 && read_token(dom, VIR_DOMAIN_AFFECT_CONFIG, left, NULL) > 0)
 		drop_token(dom, VIR_DOMAIN_AFFECT_CONFIG, NULL);
 	if (r == 1) {
-		guest.id = present_id(dom);
 		if (!guest.pid)
 			find_process(guest.uuid, guest.began - 1, &guest);
 		*out = guest;

@@ -17,7 +17,6 @@
  */
 struct vm_paused_guest {
 	char uuid[VIR_UUID_STRING_BUFLEN];
-	int id;
 	char token[33];
 	int64_t pid;       /* of its QEMU; 0: it could not be found */
 	uint64_t began;    /* when that began, in clock ticks since the host did; pid 0: when it was about to be started */
