@@ -26,6 +26,7 @@ struct vm_blockjob_chain {
 /* -ENOENT: no such disk. Fills *out on success. */
 int vm_blockjob_chain_read(virDomainPtr dom, const char *target, struct vm_blockjob_chain *out, struct vs_err *err);
 void vm_blockjob_chain_fini(struct vm_blockjob_chain *chain);
+#define vm_blockjob_autochain vs_cleanup(vm_blockjob_chain_fini)
 /* Position of the layer, by path, else by the file that the path leads to; -1: none. */
 int vm_blockjob_chain_find(const struct vm_blockjob_chain *chain, const char *path);
 /* Does a copy or an active commit write to that file? */

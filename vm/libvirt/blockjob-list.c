@@ -25,7 +25,7 @@ static enum vm_job job_type(int type)
 	}
 }
 
-/* 1: there is one. A disk without a medium, or one that was unplugged meanwhile, has none. */
+/* 1: there is one; its target is for the caller to fill in. A disk without a medium, or one that was unplugged meanwhile, has none. */
 static int block_job(virDomainPtr dom, const char *target, struct vm_blockjob *job, struct vs_err *err)
 {
 	virDomainBlockJobInfo info;
@@ -41,7 +41,6 @@ static int block_job(virDomainPtr dom, const char *target, struct vm_blockjob *j
 	}
 	if (r == 0)
 		return 0;
-	job->target = xstrdup(target);
 	job->type = job_type(info.type);
 	job->cur = info.cur;
 	job->end = info.end;
@@ -74,13 +73,12 @@ static int collect(virDomainPtr dom, const struct vm_xml_domain *domain, struct 
 
 	for (size_t i = 0; i < domain->n_disks; i++) {
 		r = block_job(dom, domain->disks[i].target, &jobs[*n], err);
-
 		if (r < 0)
 			return r;
-		*n += (size_t)r;
+		if (r > 0)
+			jobs[(*n)++].target = xstrdup(domain->disks[i].target);
 	}
 	r = domain_job(dom, &jobs[*n], err);
-
 	*n += r > 0;
 	return r < 0 ? r : 0;
 }
@@ -129,9 +127,8 @@ int vm_blockjob_abort(virDomainPtr dom, const char *target, struct vs_err *err)
 
 int vm_blockjob_none(virDomainPtr dom, const char *target, struct vs_err *err)
 {
-	struct vm_blockjob job = {0};
+	struct vm_blockjob job;
 	int r = block_job(dom, target, &job, err);
 
-	free(job.target);
 	return r > 0 ? vs_err_set(err, -EBUSY, "a job is running on disk '%s'", target) : r;
 }

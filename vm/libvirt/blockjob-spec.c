@@ -23,7 +23,7 @@ static int has_ends(const struct vm_blockjob_chain *chain, const struct vm_block
 int vm_blockjob_is(virDomainPtr dom, const struct vm_blockjob *job, const struct vm_blockjob_spec *spec, int64_t pid,
 		   struct vs_err *err)
 {
-	struct vm_blockjob_chain chain;
+	vm_blockjob_autochain struct vm_blockjob_chain chain = {0};
 	int r;
 
 	if (!job->target || strcmp(job->target, spec->target) != 0 || job->type != spec->type)
@@ -32,6 +32,5 @@ int vm_blockjob_is(virDomainPtr dom, const struct vm_blockjob *job, const struct
 	if (r < 0)
 		return r;
 	r = has_ends(&chain, spec, pid);
-	vm_blockjob_chain_fini(&chain);
 	return r < 0 ? vs_err_set(err, r, "the files of process %lld: %s", (long long)pid, strerror(-r)) : r;
 }

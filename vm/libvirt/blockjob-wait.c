@@ -92,14 +92,9 @@ static void tell(struct vm_blockjob_wait *w, uint64_t cur, uint64_t end)
 /* An answer that cannot be had is no answer: the next look will tell why. */
 static bool is_ready(const struct vm_blockjob_wait *w)
 {
-	struct vm_blockjob_chain chain;
-	bool ready;
+	vm_blockjob_autochain struct vm_blockjob_chain chain = {0};
 
-	if (vm_blockjob_chain_read(w->dom, w->target, &chain, NULL) < 0)
-		return false;
-	ready = chain.mirror && chain.ready;
-	vm_blockjob_chain_fini(&chain);
-	return ready;
+	return vm_blockjob_chain_read(w->dom, w->target, &chain, NULL) == 0 && chain.mirror && chain.ready;
 }
 
 static int strange(struct vm_blockjob_wait *w, struct vs_err *err)

@@ -60,13 +60,12 @@ static bool runs(const struct vm_blockjob_chain *chain)
 /* 1: the chain is the new one, 0: it is not. */
 static int look_done(struct job *c, struct vs_err *err)
 {
-	struct vm_blockjob_chain chain;
+	vm_blockjob_autochain struct vm_blockjob_chain chain = {0};
 	int r = vm_blockjob_chain_read(c->wait.dom, c->wait.target, &chain, err);
 
 	if (r < 0)
 		return r;
 	c->outcome->done = runs(&chain) && c->done(c, &chain);
-	vm_blockjob_chain_fini(&chain);
 	return c->outcome->done;
 }
 
@@ -239,7 +238,7 @@ int vm_blockjob_commit(virDomainPtr dom, const struct vm_blockjob_commit *spec, 
 		.outcome = outcome, .written = spec->base, .base = spec->base, .top = spec->top, .done = commit_done,
 		.check = spec->check, .opaque = spec->opaque,
 	};
-	struct vm_blockjob_chain chain = {0};
+	vm_blockjob_autochain struct vm_blockjob_chain chain = {0};
 	int r;
 
 	*outcome = (struct vm_blockjob_outcome){0};
@@ -253,7 +252,6 @@ int vm_blockjob_commit(virDomainPtr dom, const struct vm_blockjob_commit *spec, 
 	else if (r == 0)
 		r = wait_for_it(&c, err);
 	vm_blockjob_pulse_free(c.wait.pulse);
-	vm_blockjob_chain_fini(&chain);
 	return r;
 }
 
@@ -288,12 +286,6 @@ static int start_pull(struct job *c, const struct vm_blockjob_pull *spec, const 
 	return 0;
 }
 
-/* The first layer's path, for "the file system is full". */
-static const char *active_path(const struct vm_blockjob_chain *chain)
-{
-	return chain->n ? chain->layers[0].path : NULL;
-}
-
 int vm_blockjob_pull(virDomainPtr dom, const struct vm_blockjob_pull *spec, struct vm_dom_watch *watch,
 		     struct vm_blockjob_outcome *outcome, struct vs_err *err)
 {
@@ -301,7 +293,7 @@ int vm_blockjob_pull(virDomainPtr dom, const struct vm_blockjob_pull *spec, stru
 		.wait = { .dom = dom, .target = spec->target, .what = "pull", .watch = watch },
 		.outcome = outcome, .base = spec->base, .done = pull_done,
 	};
-	struct vm_blockjob_chain chain = {0};
+	vm_blockjob_autochain struct vm_blockjob_chain chain = {0};
 	int r;
 
 	*outcome = (struct vm_blockjob_outcome){0};
@@ -309,14 +301,13 @@ int vm_blockjob_pull(virDomainPtr dom, const struct vm_blockjob_pull *spec, stru
 	if (r < 0)
 		return r;
 	outcome->done = runs(&chain) && pull_done(&c, &chain);
-	if (!outcome->done) {
-		c.written = active_path(&chain);
-		c.wait.pulse = vm_blockjob_pulse_new(dom);
-		r = start_pull(&c, spec, &chain, err);
-		if (r == 0)
-			r = wait_for_it(&c, err);
-		vm_blockjob_pulse_free(c.wait.pulse);
-	}
-	vm_blockjob_chain_fini(&chain);
+	if (outcome->done)
+		return 0;
+	c.written = chain.n ? chain.layers[0].path : NULL;
+	c.wait.pulse = vm_blockjob_pulse_new(dom);
+	r = start_pull(&c, spec, &chain, err);
+	if (r == 0)
+		r = wait_for_it(&c, err);
+	vm_blockjob_pulse_free(c.wait.pulse);
 	return r;
 }

@@ -32,7 +32,6 @@ static bool between(unsigned long version, unsigned long first, unsigned long la
 struct vm_version vm_version_of(unsigned long version)
 {
 	return (struct vm_version){
-		.version = version,
 		.start_layers = between(version, V(10, 8), V(11, 10)) ? LAYERS_NESTED : VM_CHAIN_MAX,
 	};
 }

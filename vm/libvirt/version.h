@@ -11,11 +11,10 @@
 #include "qcow2/base.h"
 
 struct vm_version {
-	unsigned long version;       /* major * 1,000,000 + minor * 1,000 + release */
-	size_t start_layers;         /* the deepest chain with which a domain still starts */
+	size_t start_layers; /* the deepest chain with which a domain still starts */
 };
 
-/* Pure. */
+/* @version: major * 1,000,000 + minor * 1,000 + release. Pure. */
 struct vm_version vm_version_of(unsigned long version);
 int vm_version_get(virConnectPtr conn, struct vm_version *out, struct vs_err *err);
 
