@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "vm/libvirt/dom.h"
 #include "vm/util/mem.h"
@@ -56,29 +55,18 @@ int vm_blockjob_chain_read(virDomainPtr dom, const char *target, struct vm_block
 	return 0;
 }
 
-static bool same_file(const char *a, const char *b)
-{
-	struct stat sa, sb;
-
-	if (stat(a, &sa) < 0 || stat(b, &sb) < 0)
-		return false;
-	if (S_ISBLK(sa.st_mode) && S_ISBLK(sb.st_mode))
-		return sa.st_rdev == sb.st_rdev;
-	return sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
-}
-
 int vm_blockjob_chain_find(const struct vm_blockjob_chain *chain, const char *path)
 {
 	for (size_t i = 0; i < chain->n; i++)
 		if (chain->layers[i].path && !strcmp(chain->layers[i].path, path))
 			return (int)i;
 	for (size_t i = 0; i < chain->n; i++)
-		if (chain->layers[i].path && same_file(chain->layers[i].path, path))
+		if (chain->layers[i].path && vm_dom_same_file(chain->layers[i].path, path))
 			return (int)i;
 	return -1;
 }
 
 bool vm_blockjob_chain_mirrors(const struct vm_blockjob_chain *chain, const char *path)
 {
-	return chain->mirror_path && (!strcmp(chain->mirror_path, path) || same_file(chain->mirror_path, path));
+	return chain->mirror_path && vm_dom_same_file(chain->mirror_path, path);
 }

@@ -6,6 +6,7 @@
 #include <libvirt/virterror.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "vm/libvirt/conn.h"
 #include "vm/libvirt/virterr.h"
@@ -186,4 +187,17 @@ char *vm_dom_source_path(virDomainPtr dom, const struct vm_xml_source *source)
 	if (path && path[0] != '/')
 		free(vs_steal(path));
 	return path;
+}
+
+bool vm_dom_same_file(const char *a, const char *b)
+{
+	struct stat sa, sb;
+
+	if (!strcmp(a, b))
+		return true;
+	if (stat(a, &sa) < 0 || stat(b, &sb) < 0)
+		return false;
+	if (S_ISBLK(sa.st_mode) && S_ISBLK(sb.st_mode))
+		return sa.st_rdev == sb.st_rdev;
+	return sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
 }

@@ -76,5 +76,7 @@ void vm_dom_domainp(struct vm_xml_domain **domain);
 
 /* Where a source lies; volumes are asked for. Gives; NULL: not a file or device of this host. */
 char *vm_dom_source_path(virDomainPtr dom, const struct vm_xml_source *source);
+/* Do both paths lead to one file, or to one device? */
+bool vm_dom_same_file(const char *a, const char *b);
 
 #endif

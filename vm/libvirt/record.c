@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -136,13 +135,6 @@ int vm_record_saved(virDomainPtr dom, const char *path, struct vs_err *err)
 	return whose_memory(dom, path, &domain, err);
 }
 
-static bool is_one_file(const char *a, const char *b)
-{
-	struct stat one, other;
-
-	return !strcmp(a, b) || (stat(a, &one) == 0 && stat(b, &other) == 0 && one.st_dev == other.st_dev && one.st_ino == other.st_ino);
-}
-
 /* libvirt saves the memory first and makes the overlays then. One that was there before was prepared, and tells nothing. */
 static bool is_born_before(const char *overlay, int64_t from_s, const char *file)
 {
@@ -164,7 +156,7 @@ int vm_record_memory(virDomainPtr dom, const struct vm_xml_snapshot *record, str
 
 		if (record->disks[i].mode != VM_MODE_EXTERNAL || !overlay)
 			continue;
-		if (disk && disk->source.path && is_one_file(disk->source.path, overlay))
+		if (disk && disk->source.path && vm_dom_same_file(disk->source.path, overlay))
 			return vs_err_set(err, -EPERM, "'%s' is the memory of a guest that ran on '%s', so it was saved after snapshot '%s'",
 					  record->memory_file, overlay, record->name);
 		if (is_born_before(overlay, record->created_s, record->memory_file))
