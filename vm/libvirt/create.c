@@ -15,7 +15,6 @@
 #include "vm/libvirt/create.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -183,7 +182,6 @@ static void fini(struct making *m)
 	vm_overlay_names_free(m->names, m->n_names);
 }
 
-/* On success to be ended with fini(). */
 static int init(struct making *m, struct vm_overlay_plan *plan, struct vs_err *err)
 {
 	int r = vm_dom_active(m->dom, err);
@@ -191,38 +189,29 @@ static int init(struct making *m, struct vm_overlay_plan *plan, struct vs_err *e
 	plan->running = r > 0;
 	if (r >= 0)
 		r = vm_version_get(virDomainGetConnect(m->dom), &m->can, err);
-	if (r >= 0)
+	if (r == 0)
 		r = vm_overlay_names(m->dom, &m->names, &m->n_names, err);
-	if (r >= 0)
+	if (r == 0)
 		r = vm_dom_xml(m->dom, 0, &m->domain, err);
-	if (r >= 0)
+	if (r == 0)
 		r = taken(m, err);
-	if (r >= 0)
-		r = plan_disks(m, plan, err);
-	if (r < 0) {
-		vm_overlay_plan_fini(plan);
-		fini(m);
-	}
-	return r;
+	return r < 0 ? r : plan_disks(m, plan, err);
 }
 
 int vm_create_plan(virDomainPtr dom, const struct vm_create *spec, struct vm_dom_watch *watch, struct vm_overlay_plan *plan,
 		   struct vs_err *err)
 {
-	struct making m = { .dom = dom, .spec = spec };
-	struct vm_overlay_plan p = {0};
+	vs_cleanup(fini) struct making m = { .dom = dom, .spec = spec };
+	vm_overlay_autoplan struct vm_overlay_plan p = {0};
 	int r = init(&m, &p, err);
 
-	if (r < 0)
-		return r;
-	fini(&m);
-	if (spec->quiesce) /* only the guest's agent can freeze: is it there? */
+	if (r == 0 && spec->quiesce) /* only the guest's agent can freeze: is it there? */
 		r = vm_fsfreeze_agent(dom, spec->quiesce_s, watch, err);
 	if (r < 0)
-		vm_overlay_plan_fini(&p);
-	else
-		*plan = p;
-	return r;
+		return r;
+	*plan = p;
+	p = (struct vm_overlay_plan){0};
+	return 0;
 }
 
 /* ---------------------------------------------------------------- the request */
@@ -376,22 +365,21 @@ static int create_internal(const struct making *m, const char *text, struct vm_d
 int vm_create(virDomainPtr dom, const struct vm_create *spec, struct vm_dom_watch *watch, bool *made,
 	      struct vs_err *err)
 {
-	struct making m = { .dom = dom, .spec = spec };
+	vs_cleanup(fini) struct making m = { .dom = dom, .spec = spec };
+	vm_overlay_autoplan struct vm_overlay_plan plan = {0};
 	vs_autofree char *text = NULL;
-	struct vm_overlay_plan plan = {0};
 	int r;
 
 	*made = false;
 	r = init(&m, &plan, err);
 	if (r < 0)
 		return r;
-	r = vm_dom_cancelled(watch) ? vs_err_set(err, -ECANCELED, "cancelled") : request(&m, &plan, &text, err);
-	if (r == 0 && spec->kind == VM_INTERNAL)
-		r = create_internal(&m, text, watch, made, err);
-	else if (r == 0)
-		r = plan.running ? create_online(&m, &plan, text, watch, made, err) :
-				   create_offline(&m, &plan, text, watch, made, err);
-	vm_overlay_plan_fini(&plan);
-	fini(&m);
-	return r;
+	if (vm_dom_cancelled(watch))
+		return vs_err_set(err, -ECANCELED, "cancelled");
+	r = request(&m, &plan, &text, err);
+	if (r < 0)
+		return r;
+	if (spec->kind == VM_INTERNAL)
+		return create_internal(&m, text, watch, made, err);
+	return plan.running ? create_online(&m, &plan, text, watch, made, err) : create_offline(&m, &plan, text, watch, made, err);
 }

@@ -27,6 +27,7 @@ struct vm_overlay_plan {
 	size_t n_overlays;
 };
 void vm_overlay_plan_fini(struct vm_overlay_plan *plan);
+#define vm_overlay_autoplan vs_cleanup(vm_overlay_plan_fini)
 
 /*
  * Where the overlay of @snapshot over @source is put: beside it, `<stem>.<snapshot>.qcow2`, for @attempt > 1

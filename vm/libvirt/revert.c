@@ -34,7 +34,6 @@
 
 struct going {
 	virDomainPtr dom;
-	virConnectPtr conn;
 	const struct vm_revert *spec;
 	struct vm_xml_snapshot *record;
 	char *text;                   /* of the record, with passwords */
@@ -53,14 +52,6 @@ static void fini(struct going *g)
 	free(g->disks);
 	free(g->before);
 	free(g->was_current);
-}
-
-static int init(struct going *g, struct vs_err *err)
-{
-	int r = vm_dom_record(g->dom, g->spec->name, &g->text, err);
-
-	g->conn = virDomainGetConnect(g->dom);
-	return r < 0 ? r : vm_xml_snapshot_parse(g->text, &g->record, err);
 }
 
 /* ---------------------------------------------------------------- which way */
@@ -125,39 +116,36 @@ static int plan_by_hand(const struct going *g, struct vm_overlay_plan *plan, str
 		r = vm_overlay_names(g->dom, &naming.names, &naming.n_names, err);
 	for (size_t i = 0; r == 0 && i < g->record->n_disks; i++)
 		r = plan_disk(g, &g->record->disks[i], &naming, plan, err);
-	if (naming.names)
-		vm_overlay_names_free(naming.names, naming.n_names);
+	vm_overlay_names_free(naming.names, naming.n_names);
 	return r;
 }
 
 static int make_plan(struct going *g, enum vm_revert_way *way, struct vm_overlay_plan *plan, struct vs_err *err)
 {
-	int r = init(g, err);
+	int r = vm_dom_record(g->dom, g->spec->name, &g->text, err);
 
+	if (r == 0)
+		r = vm_xml_snapshot_parse(g->text, &g->record, err);
 	if (r == 0)
 		r = choose(g, way, err);
 	if (r == 0 && *way == VM_REVERT_BY_HAND)
 		r = plan_by_hand(g, plan, err);
-	if (r < 0) {
-		vm_overlay_plan_fini(plan);
-		fini(g);
-	}
 	return r;
 }
 
 int vm_revert_plan(virDomainPtr dom, const struct vm_revert *spec, enum vm_revert_way *way, struct vm_overlay_plan *plan,
 		   struct vs_err *err)
 {
-	struct going g = { .dom = dom, .spec = spec };
-	struct vm_overlay_plan p = {0};
+	vs_cleanup(fini) struct going g = { .dom = dom, .spec = spec };
+	vm_overlay_autoplan struct vm_overlay_plan p = {0};
 	enum vm_revert_way w;
 	int r = make_plan(&g, &w, &p, err);
 
 	if (r < 0)
 		return r;
-	fini(&g);
 	*way = w;
 	*plan = p;
+	p = (struct vm_overlay_plan){0};
 	return 0;
 }
 
@@ -230,19 +218,17 @@ static int define_then(const struct going *g, struct vs_err *err)
 /* The saved image brings a definition of its own, whose disks are the frozen ones. */
 static int restore(const struct going *g, struct vs_err *err)
 {
+	virConnectPtr conn = virDomainGetConnect(g->dom);
 	const char *file = g->record->memory_file;
-	vs_autofree char *saved = NULL, *text = NULL;
+	vs_autofree char *saved = virDomainSaveImageGetXMLDesc(conn, file, VIR_DOMAIN_SAVE_IMAGE_XML_SECURE), *text = NULL;
 	int r;
 
-	if (!file)
-		return 0;
-	saved = virDomainSaveImageGetXMLDesc(g->conn, file, VIR_DOMAIN_SAVE_IMAGE_XML_SECURE);
 	if (!saved)
 		return vm_dom_virterr(g->dom, err, "the saved memory '%s'", file);
 	r = edit_definition(g, saved, &text, err);
 	if (r < 0)
 		return r;
-	if (virDomainRestoreFlags(g->conn, file, text, 0) < 0)
+	if (virDomainRestoreFlags(conn, file, text, 0) < 0)
 		return vm_dom_virterr(g->dom, err, "the saved memory '%s'", file);
 	vm_fault();
 	r = vm_dom_active(g->dom, err);
@@ -351,18 +337,14 @@ static int by_libvirt(const struct going *g, struct vm_dom_watch *watch, struct 
 
 int vm_revert(virDomainPtr dom, const struct vm_revert *spec, struct vm_dom_watch *watch, struct vs_err *err)
 {
-	struct going g = { .dom = dom, .spec = spec };
-	struct vm_overlay_plan plan = {0};
+	vs_cleanup(fini) struct going g = { .dom = dom, .spec = spec };
+	vm_overlay_autoplan struct vm_overlay_plan plan = {0};
 	enum vm_revert_way way;
 	int r = make_plan(&g, &way, &plan, err);
 
 	if (r < 0)
 		return r;
 	if (vm_dom_cancelled(watch) && !spec->goes_on)
-		r = vs_err_set(err, -ECANCELED, "cancelled");
-	else
-		r = way == VM_REVERT_BY_LIBVIRT ? by_libvirt(&g, watch, err) : by_hand(&g, &plan, watch, err);
-	vm_overlay_plan_fini(&plan);
-	fini(&g);
-	return r;
+		return vs_err_set(err, -ECANCELED, "cancelled");
+	return way == VM_REVERT_BY_LIBVIRT ? by_libvirt(&g, watch, err) : by_hand(&g, &plan, watch, err);
 }
