@@ -3,9 +3,7 @@
 #include "vm/libvirt/blockjob-list.h"
 
 #include <errno.h>
-#include <string.h>
 
-#include "vm/libvirt/virterr.h"
 #include "vm/util/fault.h"
 #include "vm/util/mem.h"
 

@@ -16,16 +16,12 @@
 #include "vm/libvirt/blockjob-wait.h"
 
 #include <errno.h>
-#include <libvirt/virterror.h>
-#include <string.h>
 #include <sys/statvfs.h>
 
 #include "vm/libvirt/blockjob-chain.h"
 #include "vm/libvirt/blockjob-pulse.h"
 #include "vm/libvirt/dom.h"
-#include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
-#include "vm/util/fault.h"
 
 #define PAUSE_MIN_MS 4
 #define PAUSE_MAX_MS 100

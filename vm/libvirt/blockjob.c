@@ -17,7 +17,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "vm/libvirt/blockjob-chain.h"
 #include "vm/libvirt/blockjob-list.h"

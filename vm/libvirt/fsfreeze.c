@@ -13,7 +13,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdio.h>
 
 #include "vm/libvirt/dom.h"
 #include "vm/util/clock.h"

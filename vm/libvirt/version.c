@@ -13,8 +13,6 @@
  */
 #include "vm/libvirt/version.h"
 
-#include <stdlib.h>
-#include <string.h>
 
 #include "vm/libvirt/virterr.h"
 #include "vm/model/types.h"
