@@ -323,7 +323,7 @@ static int start_with_word(virDomainPtr dom, const char *token, struct vs_err *e
 		bool is_up = e && e->code == VIR_ERR_OPERATION_INVALID; /* it was shut off when it was looked at */
 
 		r = vm_dom_virterr(dom, err, "the domain cannot be started to work on its disks");
-		return is_up && r == -EINVAL ? (err->code = -EBUSY) : r;
+		return is_up && r == -EINVAL ? vs_err_set(err, -EBUSY, "%s", err ? strdupa(err->msg) : "") : r;
 	}
 	vm_fault();
 	r = vm_dom_text(dom, flags, &after, err);
@@ -351,13 +351,9 @@ int vm_paused_guest_start(virDomainPtr dom, int (*note)(void *opaque, const stru
 			  struct vm_paused_guest *out, struct vs_err *err)
 {
 	struct vm_paused_guest guest = { .began = now_ticks() };
-	struct vs_err local = {0};
 	char left[33];
-	int r;
+	int r = may_start(dom, err);
 
-	if (!err)
-		err = &local;
-	r = may_start(dom, err);
 	if (r == 0)
 		r = new_token(guest.token, err);
 	if (r < 0)
