@@ -7,27 +7,22 @@
 #include "vm/util/fault.h"
 #include "vm/util/mem.h"
 
-static enum vm_job job_type(int type)
+enum vm_job vm_blockjob_type(int type)
 {
 	switch (type) {
-	case VIR_DOMAIN_BLOCK_JOB_TYPE_PULL:
-		return VM_JOB_PULL;
-	case VIR_DOMAIN_BLOCK_JOB_TYPE_COPY:
-		return VM_JOB_COPY;
-	case VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT:
-		return VM_JOB_COMMIT;
-	case VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT:
-		return VM_JOB_ACTIVE_COMMIT;
-	default:
-		return VM_JOB_OTHER;
+	case VIR_DOMAIN_BLOCK_JOB_TYPE_PULL: return VM_JOB_PULL;
+	case VIR_DOMAIN_BLOCK_JOB_TYPE_COPY: return VM_JOB_COPY;
+	case VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT: return VM_JOB_COMMIT;
+	case VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT: return VM_JOB_ACTIVE_COMMIT;
+	default: return VM_JOB_OTHER;
 	}
 }
 
-/* 1: there is one; its target is for the caller to fill in. A disk without a medium, or one that was unplugged meanwhile, has none. */
-static int block_job(virDomainPtr dom, const char *target, struct vm_blockjob *job, struct vs_err *err)
+/* 1: there is one. A disk without a medium, or one that was unplugged meanwhile, has none. */
+static int block_job(virDomainPtr dom, const char *target, enum vm_job *type, struct vs_err *err)
 {
 	virDomainBlockJobInfo info;
-	int r = virDomainGetBlockJobInfo(dom, target, &info, VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
+	int r = virDomainGetBlockJobInfo(dom, target, &info, 0);
 
 	if (r < 0) {
 		struct vs_err why = {0};
@@ -37,17 +32,13 @@ static int block_job(virDomainPtr dom, const char *target, struct vm_blockjob *j
 			return 0;
 		return vs_err_set(err, r, "%s", why.msg);
 	}
-	if (r == 0)
-		return 0;
-	job->type = job_type(info.type);
-	job->cur = info.cur;
-	job->end = info.end;
-	job->bandwidth = info.bandwidth;
-	return 1;
+	if (r > 0)
+		*type = vm_blockjob_type(info.type);
+	return r;
 }
 
 /* 1: there is a backup, a migration, a save, somebody's snapshot; not one of libvirt's that last an instant. */
-static int domain_job(virDomainPtr dom, struct vm_blockjob *job, struct vs_err *err)
+static int domain_job(virDomainPtr dom, struct vs_err *err)
 {
 	virDomainJobInfo info;
 
@@ -56,12 +47,7 @@ static int domain_job(virDomainPtr dom, struct vm_blockjob *job, struct vs_err *
 
 		return vm_dom_active(dom, NULL) == 0 ? 0 : r;
 	}
-	if (info.type == VIR_DOMAIN_JOB_NONE)
-		return 0;
-	job->type = VM_JOB_OTHER;
-	job->cur = info.dataProcessed;
-	job->end = info.dataTotal;
-	return 1;
+	return info.type != VIR_DOMAIN_JOB_NONE;
 }
 
 static int collect(virDomainPtr dom, const struct vm_xml_domain *domain, struct vm_blockjob *jobs, size_t *n,
@@ -70,14 +56,15 @@ static int collect(virDomainPtr dom, const struct vm_xml_domain *domain, struct 
 	int r;
 
 	for (size_t i = 0; i < domain->n_disks; i++) {
-		r = block_job(dom, domain->disks[i].target, &jobs[*n], err);
+		r = block_job(dom, domain->disks[i].target, &jobs[*n].type, err);
 		if (r < 0)
 			return r;
 		if (r > 0)
 			jobs[(*n)++].target = xstrdup(domain->disks[i].target);
 	}
-	r = domain_job(dom, &jobs[*n], err);
-	*n += r > 0;
+	r = domain_job(dom, err);
+	if (r > 0)
+		jobs[(*n)++].type = VM_JOB_OTHER;
 	return r < 0 ? r : 0;
 }
 
@@ -125,8 +112,8 @@ int vm_blockjob_abort(virDomainPtr dom, const char *target, struct vs_err *err)
 
 int vm_blockjob_none(virDomainPtr dom, const char *target, struct vs_err *err)
 {
-	struct vm_blockjob job;
-	int r = block_job(dom, target, &job, err);
+	enum vm_job type;
+	int r = block_job(dom, target, &type, err);
 
 	return r > 0 ? vs_err_set(err, -EBUSY, "a job is running on disk '%s'", target) : r;
 }

@@ -14,9 +14,10 @@
 struct vm_blockjob {
 	char *target;    /* NULL: a job of the domain as a whole (a backup, a migration, a snapshot being made) */
 	enum vm_job type;
-	uint64_t cur, end;
-	uint64_t bandwidth; /* limit; 0: none */
 };
+
+/* Of a virDomainBlockJobType. */
+enum vm_job vm_blockjob_type(int type);
 
 /* Everybody's jobs; none while the domain is shut off. Gives *out and its length. */
 int vm_blockjob_list(virDomainPtr dom, struct vm_blockjob **out, size_t *n, struct vs_err *err);

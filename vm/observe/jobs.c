@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "vm/libvirt/blockjob-list.h"
 #include "vm/observe/observe-priv.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
@@ -18,17 +19,6 @@ void vm_observed_jobs_free(struct vm_observed_job *jobs, size_t n)
 	for (size_t i = 0; i < n; i++)
 		free(jobs[i].target);
 	free(jobs);
-}
-
-static enum vm_job job_type(int type)
-{
-	switch (type) {
-	case VIR_DOMAIN_BLOCK_JOB_TYPE_PULL: return VM_JOB_PULL;
-	case VIR_DOMAIN_BLOCK_JOB_TYPE_COPY: return VM_JOB_COPY;
-	case VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT: return VM_JOB_COMMIT;
-	case VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT: return VM_JOB_ACTIVE_COMMIT;
-	default: return VM_JOB_OTHER;
-	}
 }
 
 static const struct vm_observed_job *find_job(const struct vm_observed_domain *d, const char *target)
@@ -123,7 +113,7 @@ static bool remember(struct vm_observe *observe, const struct vm_jobs_answer *an
 	*job = before ? *before : (struct vm_observed_job){ .since = observe->observed->poll };
 	job->over = answer->found == 0;
 	if (answer->found > 0) {
-		job->type = job_type(answer->info.type);
+		job->type = vm_blockjob_type(answer->info.type);
 		job->done = answer->info.cur;
 		job->total = answer->info.end;
 	}
