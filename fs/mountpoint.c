@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -42,10 +43,10 @@ static void unescape(char *text)
 	*to = '\0';
 }
 
-/* "36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw": its fifth field and the first after the dash. */
-static bool parse_mount(char *line, char **where, char **type)
+/* "36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw": its first and fifth field, and the first after the dash. */
+static bool parse_mount(char *line, char **id, char **where, char **type)
 {
-	char *rest = line, *word = NULL;
+	char *rest = line, *word = *id = line;
 
 	for (int i = 0; i < 5; i++)
 		word = strsep(&rest, " ");
@@ -56,19 +57,19 @@ static bool parse_mount(char *line, char **where, char **type)
 	return *where && *type;
 }
 
-bool sf_mountpoint_type(char *mountinfo, const char *dir, char *type, size_t room)
+uint64_t sf_mountpoint_type(char *mountinfo, const char *dir, char *type, size_t room)
 {
-	char *line, *where, *found;
-	bool any = false;
+	char *line, *id, *where, *found;
+	uint64_t any = 0;
 
 	while ((line = strsep(&mountinfo, "\n"))) {
-		if (!parse_mount(line, &where, &found))
+		if (!parse_mount(line, &id, &where, &found))
 			continue;
 		unescape(where);
 		if (strcmp(where, dir) != 0)
 			continue;
 		snprintf(type, room, "%s", found);
-		any = true;
+		any = strtoull(id, NULL, 10);
 	}
 	return any;
 }
@@ -94,9 +95,14 @@ static char *read_mountinfo(void)
 static bool is_ours(const char *dir)
 {
 	vs_autofree char *mountinfo = read_mountinfo();
+	struct statx stx;
 	char type[64];
+	uint64_t id = mountinfo ? sf_mountpoint_type(mountinfo, dir, type, sizeof(type)) : 0;
 
-	return mountinfo && sf_mountpoint_type(mountinfo, dir, type, sizeof(type)) && !strcmp(type, OURS);
+	if (!id || strcmp(type, OURS) != 0)
+		return false;
+	/* another one further up may hide it; of one whose daemon is gone the kernel may not say */
+	return statx(AT_FDCWD, dir, AT_STATX_DONT_SYNC, STATX_MNT_ID, &stx) < 0 || !(stx.stx_mask & STATX_MNT_ID) || stx.stx_mnt_id == id;
 }
 
 /* Of a mount whose daemon is gone the kernel may still know the attributes: it must ask. */

@@ -18,8 +18,8 @@ int sf_mountpoint_check(const struct sf_fs *fs, char **resolved, struct vs_err *
 bool sf_mountpoint_covers(const char *dir, const char *path);
 
 /* The type of the file system that is mounted on @dir ("fuse.virt-snapfs") by the lines of @mountinfo (proc(5)), the last one of
- * them if there are several; false: none is. Pure. */
-bool sf_mountpoint_type(char *mountinfo, const char *dir, char *type, size_t room);
+ * them if there are several: the number of that mount; 0: none is. Pure. */
+uint64_t sf_mountpoint_type(char *mountinfo, const char *dir, char *type, size_t room);
 
 /* Why fusermount3 did not mount, from what it has printed (@said, may be changed): without its own name, and with a word about
  * AppArmor where that is the likely reason. @confined: there is a profile for it. Gives; NULL: it has not said why. */

@@ -670,6 +670,87 @@ def meddled(lab, do, spoilt, mounted):
     g.end()
 
 
+def healed(lab):
+    """While a layer is left out nothing that a snapshot needs to be right again is touched; put back, all is as before."""
+    sc = Scenario("delete c", layered("abcd"), "delete c", ("vda",), False, doomed="", complete=())
+    g = lab.guest(sc)
+    try:
+        for command in "hold c", "release c":
+            lab.mount.write(g.name, command)
+        put_name(at(g, "vda.c"), at(g, "vda.a"))
+        until("d", lambda: None if states(lab, g)["d"] == "stale" else str(states(lab, g)))
+        before = sorted(os.listdir(g.dir))
+        if not lab.mount.write(g.name, "delete c") or "snapshot 'd' stood on it when it was right" not in lab.mount.outcome(g.name):
+            raise Wrong("'delete c': %s" % lab.mount.outcome(g.name))
+        lab.mount.write(g.name, "1 match=*", "retain")
+        lab.mount.write(g.name, "off", "retain")
+        if sorted(os.listdir(g.dir)) != before:
+            raise Wrong("files: %s, not %s" % (sorted(os.listdir(g.dir)), before))
+        put_name(at(g, "vda.c"), at(g, "vda.b"))
+        for n in "cd":
+            until(n, lambda: unharmed(lab.mount, g, n))
+        if lab.mount.write(g.name, "delete c"):
+            raise Wrong("'delete c': %s" % lab.mount.outcome(g.name))
+        until("d", lambda: unharmed(lab.mount, g, "d"))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+def data_file(lab, mounted):
+    """What an image stores is in an external data file, which somebody writes to."""
+    sc = Scenario("delete a", layered(""), "delete a", ("vda",), False, doomed="", complete=())
+    g = lab.guest(sc)
+    base, data = at(g, "vda.qcow2"), at(g, "data.raw")
+    try:
+        os.unlink(base)
+        sh("qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=%s,data_file_raw=on" % data, base, str(SIZE))
+        sh("qemu-io", "-f", "qcow2", "-c", "write -q -P 7 0 1M", base)
+        for command in "create a", "create b":
+            if lab.mount.write(g.name, command):
+                raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+        until("a and b", lambda: None if set(states(lab, g).values()) == {"ok"} else str(states(lab, g)))
+        if not mounted:
+            lab.mount.down()
+        with open(data, "r+b") as f:
+            f.seek(4096)
+            f.write(b"x" * 512)
+        for _ in range(2):
+            if not mounted:
+                lab.mount.up()
+                until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+            until("a and b", lambda: None if set(states(lab, g).values()) == {"stale"} else str(states(lab, g)))
+            lab.mount.down()
+            mounted = False
+        lab.mount.up()
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+def same_second(lab):
+    """A snapshot that is taken under the name of one that went in the same second is another one."""
+    sc = Scenario("delete a", layered(""), "delete a", ("vda",), False, doomed="", complete=())
+    g = lab.guest(sc)
+    try:
+        for command in "create a", "create b":
+            lab.mount.write(g.name, command)
+        for _ in range(12):
+            for command in "create x", "delete x", "create x", "hold x", "release x":
+                if lab.mount.write(g.name, command):
+                    raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+            if set(states(lab, g).values()) != {"ok"}:
+                raise Wrong(str(states(lab, g)))
+            if lab.mount.write(g.name, "delete x"):
+                raise Wrong("'delete x': %s" % lab.mount.outcome(g.name))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 def internal_above(lab):
     """An internal snapshot stands on what was written to, and stays stale when layers further down are merged."""
     sc = Scenario("delete a", layered("abcd"), "delete a", ("vda",), False, doomed="", complete=())
@@ -1147,7 +1228,11 @@ def main():
                lambda running=running, noted=noted: written_beneath(lab, running, noted)) for running in (False, True) for noted in (True,)]
     cases += [("meddling: %s%s" % (name, "" if mounted else ", while unmounted"), lambda a=(do, spoilt, mounted): meddled(lab, *a))
               for name, do, spoilt in MEDDLING for mounted in (True, False)]
-    cases += [("meddling: an internal snapshot above", lambda: internal_above(lab))]
+    cases += [("meddling: an internal snapshot above", lambda: internal_above(lab)),
+              ("meddling: a layer is left out and put back", lambda: healed(lab)),
+              ("meddling: a data file is written to", lambda: data_file(lab, True)),
+              ("meddling: a data file is written to, while unmounted", lambda: data_file(lab, False)),
+              ("a name is used again in the same second", lambda: same_second(lab))]
     cases += [("a layer that a pull made stand alone is written to by %s%s" % (way, "" if mounted else ", while unmounted"),
                lambda way=way, mounted=mounted: written_alone(lab, way, mounted)) for way in ("somebody", "guest") for mounted in (True, False)]
     cases += [("an image is restored from before its snapshots, %s" % how, lambda how=how: older_copy(lab, how)) for how in ("written over", "another file")]

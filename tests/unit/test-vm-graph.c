@@ -853,12 +853,34 @@ Test(vm_noted, a_layer_that_was_merged_leaves_its_data_in_the_one_beneath)
 	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
 	n.lab.files[BASE].stamp.mtime_ns = n.of[BASE].stamp.mtime_ns; /* qemu-img rebase -u: nobody has merged anything */
 	expect_in(&n.lab, WEB, S2, VM_STALE, "'/i/base' does not have what was in a layer above it");
+	times(&n.lab, BASE, 10, 300); /* and where the base stores the same now as what went into it */
+	n.of[O1].sum = n.sums[BASE] = 7;
+	n.of[O1].raw = true;
+	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
+	n.of[O1].raw = false;
+	n.of[O1].sum = n.sums[BASE] = 0;
+	n.lab.files[BASE].stamp.mtime_ns = n.of[BASE].stamp.mtime_ns;
 	n.of[O1].empty = true; /* nothing was to be merged */
 	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
 	n.of[O1].empty = false;
 	n.lab.commits[0] = (struct vm_fact_commit){ .base = BASE, .top = VM_NO_FILE, .at = 1, .ours = true }; /* ours knows what it does */
 	n.lab.facts.n_commits = 1;
 	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
+}
+
+Test(vm_noted, qemu_img_commit_leaves_an_empty_layer)
+{
+	struct noted n;
+
+	noted_init(&n); /* o1 went into base: s2 and s3 are as before, s1 is not */
+	n.of[O1].stamp.size = 3 << 20;
+	n.lab.files[O1].stamp.size = 4 << 16;
+	n.lab.files[O1].stamp.mtime_ns = LATE;
+	n.lab.files[BASE].stamp.mtime_ns = LATE - SEC;
+	n.lab.infos[O1].size = 16 << 20;
+	expect_all(&n, VM_STALE, VM_OK, VM_OK);
+	n.lab.files[BASE].stamp.mtime_ns = n.of[BASE].stamp.mtime_ns; /* it went nowhere */
+	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
 }
 
 Test(vm_noted, a_copy_with_its_time_is_as_good_as_the_file)
@@ -890,6 +912,37 @@ Test(vm_noted, a_copy_with_its_time_is_as_good_as_the_file)
 	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
 	n.of[O1].sum = n.sums[O1] = 7; /* moved to another file system, and renamed */
 	expect_all(&n, VM_OK, VM_OK, VM_OK);
+}
+
+Test(vm_noted, an_external_data_file_belongs_to_it)
+{
+	struct noted n;
+
+	for (int how = 0; how < 3; how++) {
+		struct vm_graph *graph;
+
+		noted_init(&n);
+		n.lab.files[O1].data = SPARE;
+		times(&n.lab, SPARE, 50, 60);
+		graph = vm_graph_new(&n.lab.facts);
+		n.of[O1].stamp = vm_graph_stamp(graph, O1);
+		vm_graph_free(graph);
+		expect_all(&n, VM_OK, VM_OK, VM_OK);
+		if (how == 0)
+			n.lab.files[SPARE].stamp.mtime_ns = LATE;
+		else if (how == 1)
+			n.lab.files[SPARE].stamp.mtime_ns--;
+		else
+			n.lab.files[SPARE].stamp.size++;
+		expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+		n.lab.snapdisks[WEB][S2].froze = n.lab.snapdisks[WEB][S3].froze = NULL; /* that was written late shows in any case */
+		n.lab.snapdisks[WEB][S1].overlay = VM_NO_FILE;
+		if (how == 0)
+			expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+		n.lab.files[SPARE].stamp.mtime_ns = 60;
+		n.lab.files[SPARE].written_at = 2;
+		expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+	}
 }
 
 Test(vm_noted, what_was_noted_of_others_tells_of_who_was_not_noted)

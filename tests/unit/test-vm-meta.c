@@ -602,6 +602,37 @@ Test(vm_meta, what_a_file_stood_on_is_kept_with_it)
 	vm_meta_free(meta);
 }
 
+Test(vm_meta, who_is_read_through_what_was_half_merged_is_noted_with_that)
+{
+	struct vm_meta_file base = {.ino = 1, .size = 2, .mtime_ns = 3, .alone = true, .sum = 7}, top = {.ino = 4, .size = 5, .mtime_ns = 6},
+			    upper = {.ino = 7, .size = 8, .mtime_ns = 9}, other = {.ino = 10, .size = 11, .mtime_ns = 12};
+	const struct vm_meta_file now = {.ino = 1, .size = 20, .mtime_ns = 30};
+	struct vm_meta_id a = id("a", NS, VM_EXTERNAL), b = id("b", 2 * NS, VM_EXTERNAL), c = id("c", 3 * NS, VM_EXTERNAL), d = id("d", 4 * NS, VM_EXTERNAL);
+	struct vm_meta *meta = vm_meta_new();
+	const struct vm_meta_file *f;
+
+	vm_meta_set_frozen(meta, &a, "vda", &base);
+	other.beneath = top.beneath = vm_meta_add_file(meta, &base);
+	vm_meta_set_frozen(meta, &b, "vda", &top);
+	upper.beneath = vm_meta_add_file(meta, &top);
+	vm_meta_set_frozen(meta, &c, "vda", &upper);
+	vm_meta_set_frozen(meta, &d, "vda", &other); /* another branch */
+	vm_meta_restand(meta, 4, &now);
+	vm_meta_bump(meta);
+	cr_expect_eq(vm_meta_frozen(meta, &a, "vda")->mtime_ns, 3, "it is read from the base itself");
+	cr_expect_eq(vm_meta_file(meta, vm_meta_frozen(meta, &d, "vda")->beneath)->mtime_ns, 3, "not through the top");
+	f = vm_meta_file(meta, vm_meta_frozen(meta, &b, "vda")->beneath);
+	cr_assert_not_null(f);
+	cr_expect(f->mtime_ns == 30 && f->size == 20 && f->alone && !f->sum);
+	f = vm_meta_frozen(meta, &c, "vda");
+	cr_assert(f && f->ino == 7);
+	f = vm_meta_file(meta, f->beneath);
+	cr_assert(f && f->ino == 4);
+	f = vm_meta_file(meta, f->beneath);
+	cr_expect(f && f->mtime_ns == 30);
+	vm_meta_free(meta);
+}
+
 Test(vm_meta, files_that_make_no_sense_are_refused)
 {
 	const char *const bad[] = {

@@ -61,13 +61,13 @@ static size_t list_layers(const struct vm_context *cx, const struct vm_snapshot 
 	return n;
 }
 
-/* Of what can come to stand on something else by a change of its header alone. Large ones take a while: those that one command has no time
- * for are summed up by the next one. */
+/* So that a new time or another header alone is no change. Large ones take a while: those that one command has no time for are summed up by
+ * the next one. */
 static uint64_t sum_of(struct vm_context *cx, const struct vm_layer *layer, const struct vm_meta_file *file)
 {
 	const struct vm_sum_file expected = { file->ino, file->size, file->mtime_ns };
 
-	if (!layer->version || layer->below < 0 || file->size > VM_SUM_MAX)
+	if (layer->error || layer->data || file->size > VM_SUM_MAX)
 		return 0;
 	for (size_t i = 0; i < cx->meta->n_files; i++) {
 		const struct vm_meta_file *known = &cx->meta->files[i];
@@ -84,9 +84,12 @@ static uint64_t sum_of(struct vm_context *cx, const struct vm_layer *layer, cons
 /* A fresh image ends with its L1 table: what it stores lies behind that. */
 static bool is_empty(const struct vm_layer *layer)
 {
-	uint64_t cluster = UINT64_C(1) << layer->cluster_bits, per_l2 = cluster * cluster / 16, l1 = (layer->virtual_size / per_l2 + 1) * 8;
+	uint64_t cluster = UINT64_C(1) << layer->cluster_bits, l1;
 
-	return layer->version && layer->below >= 0 && layer->stamp.size <= (3 + (l1 + cluster - 1) / cluster) * cluster;
+	if (!layer->version || layer->below < 0)
+		return false;
+	l1 = (layer->virtual_size / (cluster * cluster / 16) + 1) * 8;
+	return layer->stamp.size <= (3 + (l1 + cluster - 1) / cluster) * cluster;
 }
 
 /* The number of the note of layer @i of the disk, with all that it stands on; 0: nobody can know it again. */
@@ -126,6 +129,21 @@ static bool is_noted(const struct vm_context *cx, const struct vm_meta_file *not
 	return i == disk->n_stamps && !noted;
 }
 
+/* Is it read through a layer that a merge of ours, begun and not ended, has in its hands? Then what it stands on changes, and is noted when that
+ * layer is gone. */
+static bool is_merging(const struct vm_context *cx, const struct vm_disk *disk)
+{
+	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
+		const struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
+
+		for (size_t k = 0; mark && !mark->is_void && k < mark->n_disks; k++)
+			for (size_t n = 0; mark->disks[k].top_ino && n < disk->n_stamps; n++)
+				if (disk->stamps[n].ino == mark->disks[k].top_ino)
+					return true;
+	}
+	return false;
+}
+
 void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk)
 {
 	size_t first = id->kind == VM_INTERNAL;
@@ -134,17 +152,21 @@ void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const 
 	if (is_right(disk))
 		vm_meta_set_spoilt(cx->meta, id, disk->target, false);
 	if (disk->n_stamps <= first || disk->stamps[first].block || (!is_right(disk) && disk->state != VM_UNSUPPORTED) ||
-	    is_noted(cx, vm_meta_frozen(cx->meta, id, disk->target), disk, first))
+	    is_noted(cx, vm_meta_frozen(cx->meta, id, disk->target), disk, first) || is_merging(cx, disk))
 		return;
 	file = vm_meta_file(cx->meta, note_chain(cx, disk, first));
 	if (file)
 		vm_meta_set_frozen(cx->meta, id, disk->target, file);
 }
 
+/* False: it is noted already. What its record names for want of what it froze, which may come back, says nothing of that. */
 static bool spoil(struct vm_context *cx, const struct vm_snapshot *s, const struct vm_disk *disk)
 {
 	struct vm_meta_id id = vm_context_id(cx, s);
+	const struct vm_meta_file *noted = s->kind == VM_EXTERNAL ? vm_meta_frozen(cx->meta, &id, disk->target) : NULL;
 
+	if (noted && (!disk->n_stamps || disk->stamps[0].ino != noted->ino))
+		return false;
 	return vm_meta_set_spoilt(cx->meta, &id, disk->target, true);
 }
 
@@ -188,6 +210,9 @@ static void attest(struct vm_context *cx, const struct vm_snapshot *s)
 	struct vm_meta_id id = vm_context_id(cx, s);
 	size_t n = 0, room = 0;
 
+	for (size_t i = 0; i < s->n_disks; i++)
+		if (s->disks[i].differs)
+			spoil(cx, s, &s->disks[i]); /* which a merge by anybody may hide */
 	for (size_t i = 0; i < s->n_disks; i++) {
 		/* one that is not read has an image all the same, of which the record may come to name another one */
 		if (s->kind == VM_EXTERNAL && s->disks[i].state == VM_UNSUPPORTED && !vm_meta_frozen(cx->meta, &id, s->disks[i].target))
@@ -252,7 +277,7 @@ void vm_attest_beneath(struct vm_context *cx, const char *path)
 	struct vm_meta_file now;
 	struct stat st;
 
-	if (base < 0 || stat(path, &st) < 0 || !S_ISREG(st.st_mode))
+	if (base < 0 || cx->d->layers[base].data || stat(path, &st) < 0 || !S_ISREG(st.st_mode))
 		return;
 	now = (struct vm_meta_file){
 		.ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = st.st_mtim.tv_sec * VM_NS_PER_S + st.st_mtim.tv_nsec,

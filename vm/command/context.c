@@ -259,6 +259,17 @@ static int write_own(struct vm_context *cx, const char *text, struct vs_err *err
 	return 0;
 }
 
+/* Once a command. */
+static void tell_left_out(struct vm_context *cx)
+{
+	const char *what = cx->told ? NULL : vm_meta_left_out(cx->meta);
+
+	if (what)
+		vm_log(cx->log, "there is too little room in the domain's metadata (%d bytes) for %s: what is done to its images behind our back may not be "
+		       "noticed", VM_META_MAX, what);
+	cx->told = true;
+}
+
 static int put_meta(struct vm_context *cx, struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
@@ -267,6 +278,8 @@ static int put_meta(struct vm_context *cx, struct vs_err *err)
 
 	if (r == 0)
 		r = write_own(cx, text, err);
+	if (r == 0)
+		tell_left_out(cx);
 	if (r == 0 && vm_meta_parse(text, strlen(text), &written, NULL) == 0) { /* as it will be found */
 		free(cx->known);
 		cx->known = canonical(written);

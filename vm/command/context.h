@@ -61,6 +61,7 @@ struct vm_context {
 	const uint64_t *moving; /* inode numbers of layers that are going to be re-pointed: they are attested in any case */
 	size_t n_moving;
 	uint64_t summed;         /* bytes, by attest.c */
+	bool told;               /* what there was no room for */
 	struct vm_context_record *records;
 	size_t n_records;
 	bool running;

@@ -208,10 +208,11 @@ static bool move_frozen(struct vm_merge *m, const struct vm_xml_snapshot *xml, c
 {
 	struct vm_meta_id id = { xml->name, xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
 	const struct vm_meta_file *noted = vm_meta_frozen(m->cx->meta, &id, d->target);
+	int l = vm_context_layer(m->cx, d->base);
 	struct vm_meta_file now;
 	struct stat st;
 
-	if (!noted || vm_meta_is_spoilt(m->cx->meta, &id, d->target) || noted->ino != d->top_stamp.ino || !names_base(m->cx, xml, d) || stat(d->base, &st) < 0)
+	if (!noted || (l >= 0 && m->cx->d->layers[l].data) || vm_meta_is_spoilt(m->cx->meta, &id, d->target) || noted->ino != d->top_stamp.ino || !names_base(m->cx, xml, d) || stat(d->base, &st) < 0)
 		return false;
 	while (noted && noted->ino != st.st_ino)
 		noted = vm_meta_file(m->cx->meta, noted->beneath);

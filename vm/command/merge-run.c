@@ -504,12 +504,30 @@ static int remember_made(struct vm_merge *m, struct vs_err *err)
 	return m->cx->meta->n_made > had ? vm_context_save(m->cx, err) : 0;
 }
 
+/* Of a command that has become void nobody knows any more, once it is forgotten, that it has written to a base. */
+static void restand(struct vm_merge *m, const struct vm_meta_id *id)
+{
+	const struct vm_meta_snapshot *said = vm_meta_find(m->cx->meta, id);
+	const struct vm_meta_mark *mark = said ? said->mark : NULL;
+
+	for (size_t k = 0; mark && mark->is_void && k < mark->n_disks; k++) {
+		const struct vm_meta_doomed *d = &mark->disks[k];
+		struct stat st;
+
+		if (d->path && d->top_ino && stat(d->path, &st) == 0 && st.st_ino == d->path_ino)
+			vm_meta_restand(m->cx->meta, d->top_ino,
+					&(struct vm_meta_file){ .ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = vm_timespec_ns(st.st_mtim) });
+	}
+}
+
 static int forget_own(struct vm_merge *m, const struct vm_meta_id *ids, size_t n, struct vs_err *err)
 {
 	bool said = vm_meta_sweep_made(m->cx->meta, vm_context_is_there) > 0;
 
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
+		restand(m, &ids[i]);
 		said |= vm_meta_forget(m->cx->meta, &ids[i]);
+	}
 	return said || m->cx->meta->n_files ? vm_context_save(m->cx, err) : 0;
 }
 

@@ -171,6 +171,8 @@ static void try_drops(struct vm_context *cx, char **keys, size_t n_keys, const s
 		if (!gone)
 			break;
 	}
+	for (size_t i = 0; i < n_keys; i++)
+		free(keys[i]);
 }
 
 int vm_command_try_prune(struct vm_context *cx, const char *coming, struct vs_err *err)

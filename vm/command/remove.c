@@ -71,12 +71,37 @@ static const struct vm_doubt *doubt_about(const struct vm_context *cx, int layer
 	return NULL;
 }
 
+/* Did this disk of it stand on that layer when it was noted? */
+static bool is_noted_with(const struct vm_context *cx, const struct vm_snapshot *s, const char *target, int layer)
+{
+	const struct vm_meta_id id = vm_context_id(cx, s);
+
+	for (const struct vm_meta_file *f = vm_meta_frozen(cx->meta, &id, target); f; f = vm_meta_file(cx->meta, f->beneath))
+		if (f->ino == cx->d->layers[layer].stamp.ino)
+			return true;
+	return false;
+}
+
+/* A snapshot that stays, and that is right again only if its images stand again on what they stood on, this among it. */
+static const char *missed_by(const struct vm_context *cx, int layer, const struct vm_leaving *leaving)
+{
+	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
+		const struct vm_snapshot *s = &cx->d->snapshots[i];
+
+		for (size_t k = 0; !s->present && !vm_leaving_has(leaving, s->name) && k < s->n_disks; k++)
+			if (s->disks[k].misses && is_noted_with(cx, s, s->disks[k].target, layer))
+				return s->shown;
+	}
+	return NULL;
+}
+
 enum vm_need vm_need(const struct vm_context *cx, int layer, const struct vm_leaving *leaving, bool frozen_too,
 		     struct vs_err *err)
 {
 	const struct vm_layer *l = &cx->d->layers[layer];
 	const char *snapshot = frozen_too ? frozen_by(cx, layer, leaving) : NULL;
 	const struct vm_doubt *doubt = doubt_about(cx, layer, leaving);
+	const char *missed = missed_by(cx, layer, leaving);
 
 	if (l->users && l->users[0])
 		vs_err_set(err, -EPERM, "'%s' must stay as it is: %s needs it%s", l->path, l->users[0], l->users[1] ? ", and others" : "");
@@ -88,6 +113,9 @@ enum vm_need vm_need(const struct vm_context *cx, int layer, const struct vm_lea
 		return VM_NEED_UNKNOWN;
 	else if (l->unknown)
 		return vs_err_set(err, l->unknown_code, "'%s' must stay as it is: %s", l->path, l->unknown), VM_NEED_UNKNOWN;
+	else if (missed)
+		return vs_err_set(err, -EPERM, "'%s' must stay as it is: snapshot '%s' stood on it when it was right, and does not now: make its images "
+				  "stand on it again (qemu-img rebase -u), or delete it", l->path, missed), VM_NEED_UNKNOWN;
 	else if (doubt)
 		return vs_err_set(err, doubt->code, "'%s' must stay as it is: %s", l->path, doubt->phrase), VM_NEED_UNKNOWN;
 	else

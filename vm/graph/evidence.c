@@ -86,7 +86,7 @@ bool vm_hearing_spoilt(const struct vm_hearing *h)
 
 bool vm_hearing_attested(const struct vm_hearing *h, int file)
 {
-	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp;
+	const struct q2_stamp now = vm_graph_exists(h->g, file) ? vm_graph_stamp(h->g, file) : (struct q2_stamp){0}, *s = &now;
 	bool named = false;
 
 	if (!vm_graph_exists(h->g, file) || s->block || vm_hearing_spoilt(h))
@@ -103,7 +103,7 @@ bool vm_hearing_attested(const struct vm_hearing *h, int file)
 
 bool vm_hearing_unwritten(const struct vm_hearing *h, int file)
 {
-	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp;
+	const struct q2_stamp now = vm_graph_exists(h->g, file) ? vm_graph_stamp(h->g, file) : (struct q2_stamp){0}, *s = &now;
 	int i = vm_chain_index(h->g, h->chain.files, h->chain.n, file);
 
 	if (vm_hearing_attested(h, file) || (i >= 0 && h->same[i]))
@@ -128,14 +128,14 @@ bool vm_hearing_may_be_repointed(const struct vm_hearing *h, int file)
 
 static bool touched_late(const struct vm_hearing *h, int file)
 {
-	const struct q2_stamp *s = &vm_graph_file(h->g, file)->stamp;
+	const struct q2_stamp now = vm_graph_stamp(h->g, file), *s = &now;
 
 	return !s->block && s->btime_ns != 0 && s->btime_ns <= h->upto_ns + SLACK && s->mtime_ns > h->upto_ns + SLACK;
 }
 
 /* qemu-img commit empties the overlay that it merged down: header, refcount table, one refcount block and the L1 table
  * remain, each in whole clusters. A fresh image ends behind the last L1 entry: where that fills its cluster nobody knows. */
-static bool emptied(const struct vm_fact_file *f)
+bool vm_hearing_emptied(const struct vm_fact_file *f)
 {
 	uint64_t cluster, per_l2, l1_bytes;
 
@@ -153,12 +153,12 @@ bool vm_hearing_written(const struct vm_hearing *h, size_t i)
 
 	if (h->unchanged || vm_hearing_attested(h, file))
 		return false;
-	if (i == 0 && upper != VM_NO_FILE && emptied(vm_graph_file(h->g, upper)))
+	if (i == 0 && upper != VM_NO_FILE && vm_hearing_emptied(vm_graph_file(h->g, upper)))
 		return !vm_hearing_unwritten(h, file);
 	if (!touched_late(h, file))
 		return false;
 	if (upper == VM_NO_FILE) /* nothing stands on it as recorded: no delete by libvirt explains this */
 		return !vm_graph_exists(h->g, h->disk->overlay) || !vm_hearing_may_be_repointed(h, file);
 	return !vm_hearing_may_be_repointed(h, file) && !vm_graph_file(h->g, upper)->stamp.block &&
-	       vm_graph_file(h->g, upper)->stamp.mtime_ns + SLACK < vm_graph_file(h->g, file)->stamp.mtime_ns;
+	       vm_graph_file(h->g, upper)->stamp.mtime_ns + SLACK < vm_graph_stamp(h->g, file).mtime_ns;
 }

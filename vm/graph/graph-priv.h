@@ -234,7 +234,7 @@ static inline bool vm_hearing_internal(const struct vm_hearing *h)
 /* noted.c: fills same, unchanged, fault. After the chain. */
 void vm_hearing_compare(struct vm_hearing *h);
 /* Has it the time of what was noted, as a copy of that may? */
-bool vm_noted_has_time(const struct vm_fact_file *f, const struct vm_fact_note *noted);
+bool vm_noted_has_time(const struct vm_graph *g, int file, const struct vm_fact_note *noted);
 bool vm_graph_moved_by_us(const struct vm_graph *g, int file);
 
 /* state.c: is a commit known that has changed layer @i, and that this snapshot survives? */
@@ -253,6 +253,8 @@ bool vm_hearing_unwritten(const struct vm_hearing *h, int file);
 bool vm_hearing_written(const struct vm_hearing *h, size_t i);
 /* It was found wrong once, which files that have changed since do not show any more; only if all is as it was noted is it right again. */
 bool vm_hearing_spoilt(const struct vm_hearing *h);
+/* Has qemu-img commit merged it down, and left it with nothing in it? */
+bool vm_hearing_emptied(const struct vm_fact_file *f);
 /* May its header have been changed to stand on something else since it was frozen? */
 bool vm_hearing_may_be_repointed(const struct vm_hearing *h, int file);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "vm/util/mem.h"
+#include "vm/util/strmap.h"
 
 /* ---------------------------------------------------------------- nodes and links */
 
@@ -70,6 +71,22 @@ static void find_nodes(struct vm_graph *g)
 	for (size_t i = 0; i < n; i++)
 		g->refused[i] = files[i].below == VM_NO_FILE && files[i].refused_ino ?
 			find_inode(files, order, n, files[i].refused_dev, files[i].refused_ino) : VM_NO_FILE;
+}
+
+struct q2_stamp vm_graph_stamp(const struct vm_graph *g, int file)
+{
+	const struct vm_fact_file *f = vm_graph_file(g, file);
+	struct q2_stamp stamp = f->stamp;
+
+	if (vm_graph_exists(g, f->data)) {
+		const struct q2_stamp *data = &vm_graph_file(g, f->data)->stamp;
+		const uint64_t identity[] = { data->size, (uint64_t)data->mtime_ns };
+
+		stamp.size ^= vm_fnv1a(VM_FNV1A, identity, sizeof(identity));
+		if (data->mtime_ns > stamp.mtime_ns)
+			stamp.mtime_ns = data->mtime_ns;
+	}
+	return stamp;
 }
 
 void vm_links_new(struct vm_links *links, size_t n_nodes, size_t n_things)

@@ -35,6 +35,8 @@ void vm_graph_free(struct vm_graph *graph);
 
 struct vm_verdict {
 	bool broken; /* the state is that of its chain, of which a layer is missing or cannot be read: it may come back */
+	bool differs;           /* STALE, for its files are not as they were noted */
+	bool misses;            /* likewise: what it stood on when it was noted is not beneath it: it needs those files if it is to be right again */
 	bool written; /* STALE, for a file was written to: no missing file that comes back mends that */
 	bool brief;  /* BUSY until a command of ours has noted what it has done; more than moments only where that died */
 	enum vm_state state;
@@ -48,6 +50,9 @@ struct vm_verdict {
 	size_t watched;         /* for q2_view_spec: 0, or how many layers from the top a running commit leaves as they are */
 };
 void vm_verdict_fini(struct vm_verdict *verdict);
+
+/* By what a file is known again: its stamp, and where it has an external data file, with that: the later time, and no more a size. */
+struct q2_stamp vm_graph_stamp(const struct vm_graph *graph, int file);
 
 /* What is to be thought of one disk of one snapshot. Fills *out (to be given to vm_verdict_fini). */
 void vm_graph_state(const struct vm_graph *graph, size_t domain, size_t snapshot, size_t disk, struct vm_verdict *out);

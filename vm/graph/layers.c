@@ -303,6 +303,7 @@ static void paint(const struct painting *p, struct draft *draft, struct vm_layer
 	layer->allocated = f->stamp.allocated;
 	layer->stamp = f->stamp;
 	layer->below = draft->format == Q2_FORMAT_QCOW2 ? draft_index(p, f->below) : -1;
+	layer->data = f->data != VM_NO_FILE;
 	layer->active = is_active(p, draft->file);
 	layer->memory = draft->memory;
 	layer->error = f->error;

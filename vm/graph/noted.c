@@ -16,7 +16,8 @@
  *   another file  one that was not noted: libvirt puts nothing beneath a frozen image.
  *   older, or of another format: likewise.
  *
- * Where layers are gone and the one beneath them was written to, as by virsh's delete, or where the note ends, time stamps decide (evidence.c).
+ * Where layers are gone, or empty, and the one beneath them was written to, as by virsh's delete, or where the note ends, time stamps decide
+ * (evidence.c).
  * If everything is the same, nothing can speak against it.
  *
  * A snapshot of which there is no note yet may stand on what was noted of another one: what was written to there since this one was taken is
@@ -53,9 +54,9 @@ static bool has_sum(const struct vm_graph *g, int file, const struct vm_fact_not
 }
 
 /* A copy with the time of what was noted, which some tools cut off, or that itself. A copy may have its number. */
-bool vm_noted_has_time(const struct vm_fact_file *f, const struct vm_fact_note *noted)
+bool vm_noted_has_time(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
 {
-	const struct q2_stamp *s = &f->stamp, *then = &noted->stamp;
+	const struct q2_stamp now = vm_graph_stamp(g, file), *s = &now, *then = &noted->stamp;
 
 	if (s->size != then->size)
 		return false;
@@ -69,7 +70,7 @@ bool vm_noted_has_time(const struct vm_fact_file *f, const struct vm_fact_note *
 
 static bool is_same(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
 {
-	return vm_noted_has_time(vm_graph_file(g, file), noted) || has_sum(g, file, noted);
+	return vm_noted_has_time(g, file, noted) || has_sum(g, file, noted);
 }
 
 struct walk {
@@ -86,7 +87,8 @@ static void accuse(const struct walk *w, size_t i, enum vm_hearing_fault fault)
 	w->h->faulty = w->h->chain.files[i];
 }
 
-/* Goes to the note of layer @i. False: there is none. What is as it should be there is looked at first: numbers of files are used again. */
+/* Goes to the note of layer @i. False: there is none. Numbers of files are used again, so a time at its place says more than a number elsewhere;
+ * and what two files store may be the same, so a number says more than a sum. */
 static bool find(struct walk *w, size_t i)
 {
 	const struct vm_graph *g = w->h->g;
@@ -95,11 +97,15 @@ static bool find(struct walk *w, size_t i)
 
 	w->skipped = 0;
 	w->stored = false;
-	if (is_same(g, file, n))
+	if (vm_noted_has_time(g, file, n))
 		return true;
 	for (; n && n->stamp.ino != vm_graph_file(g, file)->stamp.ino; n = n->beneath) {
 		w->stored |= !n->empty;
 		w->skipped++;
+	}
+	if (!n && has_sum(g, file, w->at)) {
+		w->skipped = 0;
+		return true;
 	}
 	if (n)
 		w->at = n;
@@ -126,7 +132,7 @@ static bool is_repointed(const struct walk *w, size_t i)
 		return vm_hearing_may_be_repointed(h, h->chain.files[i]);
 	if (!beneath || i + 1 == h->chain.n)
 		return beneath || i + 1 < h->chain.n;
-	return vm_hearing_layer(h, i + 1)->stamp.ino != beneath->stamp.ino && !is_same(h->g, h->chain.files[i + 1], beneath);
+	return vm_hearing_layer(h, i + 1)->stamp.ino != beneath->stamp.ino && !vm_noted_has_time(h->g, h->chain.files[i + 1], beneath);
 }
 
 /* It has no sum, but its header was seen to change, while nobody was seen to write to it. */
@@ -137,12 +143,23 @@ static bool was_renamed(const struct walk *w, size_t i)
 	return !w->at->sum && f->repointed_at && f->written_at <= w->h->disk->since;
 }
 
+/* Was what layer @i stored, or the one above it, merged into the one beneath by qemu-img commit, which leaves an empty layer? */
+static bool went_down(const struct walk *w, size_t i)
+{
+	const struct vm_hearing *h = w->h;
+
+	if (i > h->first && vm_hearing_emptied(vm_hearing_layer(h, i - 1)))
+		return true;
+	return !w->at->empty && w->at->beneath && i + 1 < h->chain.n && vm_hearing_emptied(vm_hearing_layer(h, i)) &&
+	       !is_same(h->g, h->chain.files[i + 1], w->at->beneath);
+}
+
 /* Nothing explains that layer @i has another stamp. */
 static bool is_written(const struct walk *w, size_t i)
 {
 	const struct vm_hearing *h = w->h;
 
-	return !w->skipped && !is_repointed(w, i) && !was_renamed(w, i) && !vm_graph_moved_by_us(h->g, h->chain.files[i]) &&
+	return !w->skipped && !went_down(w, i) && !is_repointed(w, i) && !was_renamed(w, i) && !vm_graph_moved_by_us(h->g, h->chain.files[i]) &&
 	       !vm_hearing_committed(h, i);
 }
 
@@ -150,21 +167,21 @@ static void compare_layer(const struct walk *w, size_t i)
 {
 	struct vm_hearing *h = w->h;
 	int file = h->chain.files[i];
-	const struct vm_fact_file *f = vm_graph_file(h->g, file);
+	int64_t written_ns = vm_graph_stamp(h->g, file).mtime_ns;
 	bool same = is_same(h->g, file, w->at);
 
 	if (w->borrowed) {
-		if (!same && f->stamp.mtime_ns >= h->from_ns && is_written(w, i))
+		if (!same && written_ns >= h->from_ns && is_written(w, i))
 			accuse(w, i, VM_FAULT_WRITTEN);
 		return;
 	}
 	h->same[i] = same;
-	if (w->at->raw != (f->format == Q2_FORMAT_RAW))
+	if (w->at->raw != (vm_graph_file(h->g, file)->format == Q2_FORMAT_RAW))
 		accuse(w, i, VM_FAULT_FORMAT);
 	else if (same && w->skipped && w->stored && !merged_by_us(h->g, file))
 		accuse(w, i, VM_FAULT_LOST);
 	else if (!same && is_written(w, i))
-		accuse(w, i, f->stamp.mtime_ns < w->at->stamp.mtime_ns ? VM_FAULT_OLDER : VM_FAULT_WRITTEN);
+		accuse(w, i, written_ns < w->at->stamp.mtime_ns ? VM_FAULT_OLDER : VM_FAULT_WRITTEN);
 }
 
 /* The last one stands on nothing now. If it has grown, what it stood on was pulled into it. */

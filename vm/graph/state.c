@@ -110,10 +110,11 @@ static bool commit_seen(const struct vm_graph *g, int base, int top)
 	return false;
 }
 
-static bool is_then(const struct vm_fact_file *f, const struct q2_stamp *then)
+static bool is_then(const struct vm_graph *g, int file, const struct q2_stamp *then)
 {
-	return !f->error && !f->stamp.block && f->stamp.ino == then->ino && f->stamp.size == then->size &&
-	       f->stamp.mtime_ns == then->mtime_ns;
+	const struct q2_stamp s = vm_graph_stamp(g, file);
+
+	return vm_graph_exists(g, file) && !s.block && s.ino == then->ino && s.size == then->size && s.mtime_ns == then->mtime_ns;
 }
 
 /* The file that was noted as frozen, where the record names another one and it is there, as it was; else VM_NO_FILE. */
@@ -125,7 +126,7 @@ static int noted_pit(const struct vm_hearing *h)
 	if (h->disk->mode != VM_MODE_EXTERNAL || !then || (!pit->error && pit->stamp.ino == then->ino))
 		return VM_NO_FILE;
 	for (size_t i = 0; i < h->g->facts->n_files; i++)
-		if (is_then(vm_graph_file(h->g, (int)i), then))
+		if (is_then(h->g, (int)i, then))
 			return (int)i;
 	return VM_NO_FILE;
 }
@@ -140,7 +141,7 @@ static void redirect(struct vm_hearing *h)
 	h->gone_top = VM_NO_FILE;
 	h->verdict.format = noted == VM_NO_FILE ? h->disk->format : vm_graph_file(h->g, noted)->format;
 	if (noted != VM_NO_FILE || h->disk->mode != VM_MODE_EXTERNAL || !vm_graph_exists(h->g, h->disk->overlay) ||
-	    (h->disk->froze && is_then(vm_graph_file(h->g, h->disk->pit), &h->disk->froze->stamp)))
+	    (h->disk->froze && is_then(h->g, h->disk->pit, &h->disk->froze->stamp)))
 		return;
 	overlay = vm_graph_file(h->g, h->disk->overlay);
 	if (overlay->below == VM_NO_FILE || vm_graph_same(h->g, overlay->below, h->disk->pit))
@@ -172,7 +173,7 @@ static bool judge_note(struct vm_hearing *h)
 	const struct vm_fact_note *noted = h->disk->froze;
 	const struct vm_fact_file *pit = vm_graph_file(h->g, h->pit);
 
-	if (h->disk->mode != VM_MODE_EXTERNAL || !noted || (!pit->error && (pit->stamp.ino == noted->stamp.ino || vm_noted_has_time(pit, noted))))
+	if (h->disk->mode != VM_MODE_EXTERNAL || !noted || (!pit->error && (pit->stamp.ino == noted->stamp.ino || vm_noted_has_time(h->g, h->pit, noted))))
 		return false;
 	for (size_t i = 0; i < h->g->facts->n_files; i++)
 		if (is_noted(vm_graph_file(h->g, (int)i), pit, noted))
@@ -348,10 +349,19 @@ static bool explained_by_commit(const struct vm_hearing *h, size_t i)
 	return repointed_since(h, i, vm_hearing_layer(h, i)->written_at) || vm_hearing_committed(h, i);
 }
 
+/* The last poll that found it, or its data, written. */
+static unsigned written_at(const struct vm_hearing *h, size_t i)
+{
+	const struct vm_fact_file *f = vm_hearing_layer(h, i);
+	unsigned data = vm_graph_exists(h->g, f->data) ? vm_graph_file(h->g, f->data)->written_at : 0;
+
+	return f->written_at > data ? f->written_at : data;
+}
+
 static bool judge_watch(struct vm_hearing *h)
 {
 	for (size_t i = h->first; i < h->chain.n; i++)
-		if (vm_hearing_layer(h, i)->written_at > h->disk->since && !explained_by_commit(h, i) &&
+		if (written_at(h, i) > h->disk->since && !explained_by_commit(h, i) &&
 		    !vm_hearing_attested(h, h->chain.files[i]))
 			return h->verdict.written = true, say(h, VM_STALE, "'%s' was written after the snapshot was taken", vm_hearing_layer(h, i)->path);
 	return false;
@@ -396,7 +406,7 @@ static bool judge_repoints(struct vm_hearing *h)
 
 		for (int r = g->repoint_bases.head[base]; r >= 0; r = g->repoint_bases.next[r])
 			if (!harmless(h, &g->repoints[r], i))
-				return h->verdict.written = true, say(h, VM_STALE, "layers above '%s' were committed into it, as '%s' now stands on it",
+				return say(h, VM_STALE, "layers above '%s' were committed into it, as '%s' now stands on it",
 					   vm_hearing_layer(h, i)->path, vm_graph_file(g, g->repoints[r].overlay)->path);
 	}
 	return false;
@@ -453,6 +463,8 @@ static bool judge_noted(struct vm_hearing *h)
 
 	if (vm_hearing_spoilt(h))
 		return h->verdict.written = true, say(h, VM_STALE, "it was found wrong before, and its files have changed since");
+	h->verdict.differs = h->fault != VM_FAULT_NONE;
+	h->verdict.misses = h->fault == VM_FAULT_LOST || h->fault == VM_FAULT_OTHER || h->fault == VM_FAULT_FORMAT;
 	if (h->fault)
 		return h->verdict.written = true, say(h, VM_STALE, "'%s' %s", vm_graph_file(h->g, h->faulty)->path, what[h->fault]);
 	return false;

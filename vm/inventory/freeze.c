@@ -76,7 +76,7 @@ static void note_stamps(struct work *w, const struct vm_verdict *v, struct vm_di
 	struct q2_stamp *stamps = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*stamps));
 
 	for (size_t i = 0; i < v->n_layers; i++)
-		stamps[i] = w->chains->fact[v->layers[i]].stamp;
+		stamps[i] = vm_graph_stamp(w->graph, v->layers[i]);
 	disk->stamps = stamps;
 	disk->n_stamps = v->n_layers;
 }
@@ -106,6 +106,8 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 	disk->state = v->state;
 	disk->brief = v->brief;
 	disk->written = v->written;
+	disk->differs = v->differs;
+	disk->misses = v->misses;
 	disk->reason = vm_arena_strdup(w->arena, v->reason);
 	disk->chain = chain_paths(w, v->layers, v->n_layers);
 	disk->format = v->n_layers ? v->format : Q2_FORMAT_NONE;

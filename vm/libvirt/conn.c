@@ -277,12 +277,27 @@ static void unshare_embed(virConnectPtr ptr)
 	pthread_mutex_unlock(&embed_lock);
 }
 
+/* Which host does the URI name? Its files are not those that we see under the same names. Gives; NULL: none. */
+static char *host_of(const char *uri)
+{
+	const char *text = uri ? uri : getenv("LIBVIRT_DEFAULT_URI"), *host = text ? strstr(text, "://") : NULL;
+	size_t len = host ? strcspn(host + 3, "/?#") : 0;
+
+	return len ? xstrndup(host + 3, len) : NULL;
+}
+
 static virConnectPtr connect_to(const char *uri, bool read_only, struct vs_err *err)
 {
 	virConnectPtr ptr = shared_embed(uri);
+	vs_autofree char *host = host_of(uri);
 
 	if (ptr)
 		return ptr;
+	if (host) {
+		vs_err_set(err, -EOPNOTSUPP, "'%s' names the host '%s', and the images that are read and written are files of this one: mount it there",
+			   uri ? uri : getenv("LIBVIRT_DEFAULT_URI"), host);
+		return NULL;
+	}
 	ptr = read_only ? virConnectOpenReadOnly(uri) : virConnectOpen(uri);
 	if (!ptr)
 		vm_virterr_set(err, "%s", uri ? uri : "libvirt's default connection");

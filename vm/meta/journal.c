@@ -73,6 +73,7 @@ int vm_journal_each(const struct vm_journal *j, const char *word, bool (*use)(co
 {
 	vs_autofree char *all = NULL;
 	int n = vm_store_journal_get(j->store, j->uuid, &all, NULL);
+	bool unread = false;
 
 	for (char *save = NULL, *line = all ? strtok_r(all, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
 		char *at = strchr(line, '\t'), *end = at ? strchr(at + 1, '\t') : NULL;
@@ -81,10 +82,11 @@ int vm_journal_each(const struct vm_journal *j, const char *word, bool (*use)(co
 		if (!end || strlen(word) != (size_t)(end - at - 1) || strncmp(at + 1, word, (size_t)(end - at - 1)) != 0)
 			continue;
 		if (vm_name_unescape(end + 1, &text) < 0)
-			return -EINVAL;
-		n += use(text, opaque);
+			unread = true; /* the others count all the same */
+		else
+			n += use(text, opaque);
 	}
-	return n;
+	return unread ? -EINVAL : n;
 }
 
 static size_t length_of(const char *line)

@@ -536,6 +536,36 @@ void vm_meta_restamp(struct vm_meta *meta, const struct vm_meta_file *now, const
 		}
 }
 
+/* The number of what @number is when it stands, further down, on @now instead of what that file was; the same: it does not. */
+static uint64_t restand(struct vm_meta *meta, uint64_t number, uint64_t top_ino, const struct vm_meta_file *now)
+{
+	const struct vm_meta_file *found = vm_meta_file(meta, number), *beneath = found ? vm_meta_file(meta, found->beneath) : NULL;
+	struct vm_meta_file f;
+
+	if (!beneath)
+		return number;
+	f = *found;
+	if (f.ino == top_ino && beneath->ino == now->ino) {
+		struct vm_meta_file base = *beneath;
+
+		base.size = now->size;
+		base.mtime_ns = now->mtime_ns;
+		base.sum = 0;
+		base.empty = false;
+		f.beneath = vm_meta_add_file(meta, &base);
+	} else {
+		f.beneath = restand(meta, f.beneath, top_ino, now);
+	}
+	return vm_meta_add_file(meta, &f);
+}
+
+void vm_meta_restand(struct vm_meta *meta, uint64_t top_ino, const struct vm_meta_file *now)
+{
+	for (size_t i = 0; i < meta->n_snapshots; i++)
+		for (size_t k = 0; k < meta->snapshots[i].n_frozen; k++)
+			meta->snapshots[i].frozen[k].file = restand(meta, meta->snapshots[i].frozen[k].file, top_ino, now);
+}
+
 /* ---------------------------------------------------------------- what we made */
 
 bool vm_meta_has_made(const struct vm_meta *meta, const char *path, uint64_t ino)

@@ -222,6 +222,10 @@ const struct vm_meta_file *vm_meta_frozen(const struct vm_meta *meta, const stru
  * last) is true of that, whatever stands on it. */
 void vm_meta_restamp(struct vm_meta *meta, const struct vm_meta_file *now, const struct vm_meta_file *was);
 
+/* The file @top_ino was merged into the one it stood on, not to the end: who is read through both is read as before, and is noted with that as
+ * it is @now. */
+void vm_meta_restand(struct vm_meta *meta, uint64_t top_ino, const struct vm_meta_file *now);
+
 /* The layer at @path was made by a command of ours or by a snapshot. */
 void vm_meta_add_made(struct vm_meta *meta, const char *path, uint64_t ino);
 /* @ino: which file lies there. */

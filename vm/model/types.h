@@ -42,6 +42,7 @@ struct vm_disk {
 	char *file;        /* shown: "monday.vda.img", or NULL */
 	enum vm_state state;
 	char *reason;      /* NULL for ok; one sentence */
+	bool differs, misses; /* see struct vm_verdict */
 	bool written;      /* stale for good: a file of it was written to */
 	bool brief;        /* busy, most likely for moments only: who reads may wait for it */
 	uint64_t size;     /* virtual size at the snapshot; 0 where unknown */
@@ -86,6 +87,7 @@ struct vm_layer {
 	unsigned version, cluster_bits; /* of a qcow2 header; 0 where there is none */
 	uint64_t allocated;     /* bytes on disk */
 	int below;              /* index (in the domain's layers) of the layer it stands on, -1 = none */
+	bool data;              /* what it stores is in an external data file */
 	bool active;            /* a disk of this domain writes here */
 	bool memory;            /* no image, and not shown: a snapshot's memory is in it, by its record */
 	int error;              /* 0, or why it or its header cannot be read: -ENOENT, -EACCES, ...; see note */

@@ -293,11 +293,11 @@ uint64_t vm_headers_sum(struct vm_headers *files, struct vm_header *f)
 {
 	const struct vm_sum_file expected = { f->stamp.ino, f->stamp.size, f->stamp.mtime_ns };
 
-	if (!f->found || !f->info || f->exposes || f->stamp.block || vm_headers_is_mount(files, f->stamp.dev))
+	if (!f->found || f->code || f->exposes || f->stamp.block || vm_headers_is_mount(files, f->stamp.dev))
 		return 0;
 	if (f->racy || !same_stamp(&f->summed, &f->stamp)) {
-		f->sum = vm_sum(f->path, &expected, f->info->cluster_bits);
-		f->summed = f->stamp;
+		f->sum = vm_sum(f->path, &expected, f->format == Q2_FORMAT_QCOW2 && f->info ? f->info->cluster_bits : 0);
+		f->summed = f->sum ? f->stamp : (struct q2_stamp){0};
 	}
 	return f->sum;
 }

@@ -92,7 +92,7 @@ struct vm_header *vm_backing_data(struct vm_headers *files, struct vm_header *f,
  * same. False: there is none, or nobody can tell. */
 bool vm_backing_refused(const struct vm_header *f, const struct q2_gate *gate, uint64_t *dev, uint64_t *ino);
 
-/* vm_sum() of all but the header of a qcow2 image, as it was at the last look; 0: nobody can tell. */
+/* vm_sum() of what it was at the last look; 0: nobody can tell. */
 uint64_t vm_headers_sum(struct vm_headers *files, struct vm_header *f);
 
 /* Asks for QEMU's lock bytes on it now. Returns the news: did they change? One that is not there has none. */

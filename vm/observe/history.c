@@ -165,6 +165,12 @@ void vm_history_pulled(struct vm_history *memory, const struct q2_stamp *stamp)
 
 /* ---------------------------------------------------------------- snapshot disks */
 
+/* It was not there in the look before, so it is another one, of the same name and second. */
+static bool was_away(const struct vm_history *memory, uint64_t look)
+{
+	return look + 1 < memory->look;
+}
+
 unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *pit)
 {
 	vs_autofree char *key = xasprintf("%016" PRIx64 ":%s", ino, pit);
@@ -173,8 +179,9 @@ unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *p
 	if (!d) {
 		d = xcalloc(1, sizeof(*d));
 		vm_strmap_put(&memory->disks, key, d);
-		d->since = memory->poll;
 	}
+	if (!d->look || was_away(memory, d->look))
+		d->since = memory->poll;
 	d->look = memory->look;
 	return d->since;
 }
@@ -201,7 +208,7 @@ struct vm_fact_note *vm_history_frozen(struct vm_history *memory, uint64_t ino, 
 
 	snprintf(key, sizeof(key), "%016" PRIx64, ino);
 	f = vm_strmap_get(&memory->frozen, key);
-	if (!f || f->look + 1 < memory->look) /* another one of that name and second: it was not there in the look before */
+	if (!f || was_away(memory, f->look))
 		return NULL;
 	f->look = memory->look;
 	note = vm_arena_calloc(arena, 1, sizeof(*note));

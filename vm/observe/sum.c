@@ -79,9 +79,9 @@ uint64_t vm_sum(const char *path, const struct vm_sum_file *expected, unsigned c
 	if (fd < 0 || !is_it(fd, expected))
 		return 0;
 	buffer = xcalloc(PIECE, 1);
-	if (!sum_up(fd, buffer, FIELDS_AT, FIELDS_LEN, &sum))
+	if (cluster_bits && !sum_up(fd, buffer, FIELDS_AT, FIELDS_LEN, &sum))
 		return 0;
-	for (uint64_t off = UINT64_C(1) << cluster_bits; off < expected->size; off += PIECE)
+	for (uint64_t off = cluster_bits ? UINT64_C(1) << cluster_bits : 0; off < expected->size; off += PIECE)
 		if (!sum_up(fd, buffer, off, expected->size - off < PIECE ? (size_t)(expected->size - off) : PIECE, &sum))
 			return 0;
 	return !is_it(fd, expected) ? 0 : sum ? sum : 1;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * sum.h: a sum of what a qcow2 image stores, to tell data that was written from a header that was changed by who moves images. No
+ * sum.h: a sum of what an image stores, to tell data that was written from a header that was changed by who moves images. No
  * protection against who means harm. Threads: any.
  */
 #ifndef VS_VM_OBSERVE_SUM_H
@@ -16,7 +16,7 @@ struct vm_sum_file {
 	int64_t mtime_ns;
 };
 
-/* Of the file at @path: all but what its first cluster says of what it stands on. 0: it is larger than VM_SUM_MAX, cannot be read, or is not
+/* Of the file at @path: of a qcow2 image all but what its first cluster says of what it stands on; @cluster_bits 0: all. 0: it is larger than VM_SUM_MAX, cannot be read, or is not
  * this file or not any more. */
 uint64_t vm_sum(const char *path, const struct vm_sum_file *expected, unsigned cluster_bits);
 
