@@ -2,7 +2,7 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * `snapshots.json`, for programs. Valid JSON whatever the bytes: strings that are not printable UTF-8 carry %XX.
- * Beyond the contract's keys: `raw_name` (only where the name is valid), `uuid` as libvirt has it, and for each disk
+ * Beyond the keys of the man page: `raw_name` (only where the name is valid), `uuid` as libvirt has it, and for each disk
  * `state` and `reason`. `file` of a snapshot is what its files' names begin with, null where it has none.
  */
 #include <json-c/json.h>

@@ -65,7 +65,7 @@ static void on_signal(int signo)
 	wake_main();
 }
 
-/* nohup(1) means what it says; but a shell that starts us with `&` ignores SIGINT for us, and the contract does not. */
+/* nohup(1) means what it says; but a shell that starts us with `&` ignores SIGINT for us, and the man page does not. */
 static int catch_signals(void)
 {
 	static const int signals[] = {SIGTERM, SIGINT, SIGHUP};

@@ -7,28 +7,29 @@
  * ----------------
  *	callers     those of fs/. They take a reference to the inventory, ask for texts, hand in what was written, and wait for a poll
  *	            (bounded, vm_refresh()); they never wait for libvirt, nor, but for a copy that was never read yet, for a disk.
- *	refresher   one (inventory/refresher.c): the only one that observes. Owns what is remembered from one poll to the next (observe/),
+ *	refresher   one (inventory/refresher.c): the only one that observes, but for the first look, which vm_open()'s caller makes. Owns what is remembered from one poll to the next (observe/),
  *	            swaps the inventory, and writes out the copies of metadata when it has nothing else to do. It tells fs/ and the
  *	            engine of each new inventory (vm.c, on_inventory). Joined by vm_close().
  *	requests    one for each write that is at work or waits for its domain, and one of our own where retention or a repair is due
- *	            (engine/request.c). Has a connection to libvirt of its own, or the refresher's library at least; at most one at a
- *	            time has a domain (its slot). Waits for the refresher to poll, never the other way round. vm_close() cancels all
- *	            and waits a while; one that libvirt holds is left, and the process ends without touching what it uses.
- *	askers      short-lived, one call of libvirt each that may never come back, with its own connection: observe/jobs-ask.c (is a
- *	            job there?), libvirt/delete.c (a delete that is to be cancelled), libvirt/fsfreeze.c (an agent; the end of the
- *	            process waits for a thaw), libvirt/blockjob-pulse.c is none, but is called by the event loop.
- *	event loop  one for the process (libvirt/events.c): libvirt's events and timers. Sets flags and pokes the refresher.
+ *	            (engine/request.c). Has a connection to libvirt of its own (with qemu:///embed the one that all share); at most one at a
+ *	            time has a domain (its slot). Waits for the refresher to poll, never the other way round. vm_close() cancels
+ *	            who has a domain or waits for one, and waits a while; one that libvirt holds is left, and the process ends without touching what it uses.
+ *	askers      short-lived, one call of libvirt each that may never come back, with a connection of its own: observe/jobs-ask.c (is a
+ *	            job there?), libvirt/fsfreeze.c (an agent; the end of the process waits for a thaw). And libvirt/delete.c: one call
+ *	            that cannot be cancelled; the request waits for it, and asks how far it is over another connection.
+ *	event loop  one for the process (libvirt/events.c): libvirt's events and timers, libvirt/blockjob-pulse.c. Sets flags and pokes the refresher.
  *
  * LOCKS, in rank order: who holds one may take only later ones
  * ------------------------------------------------------------
- *	1  flock of a file a domain   (engine/lock.c) between mounts: held while a request has the domain
+ *	1  flock of a file a domain, and a socket's name (engine/lock.c) between mounts: held while a request has the domain
  *	2  vm_engine.lock             slots, requests, jobs, outcomes
  *	3  the event loop's           (libvirt/events.c) its users; held while its thread is started and joined
  *	4  a connection's             (libvirt/conn.c) what libvirt has hinted at; the refresher is poked under it, so that none is after close
  *	5  vm_refresher.lock          the current inventory; which poll was asked for, has begun, is done
- *	6  vm_store.files             files of metadata: held across write and fsync, so never by who wants a text
+ *	6  vm_store.files             files of metadata: held across write and fsync, so by who wants a text only until the
+ *	                              copy was read once
  *	7  vm_store.lock              what is remembered of them
- *	8  leaves                     vm_log.lock, that of the one connection to qemu:///embed, an asker's own, a pulse's, the fault points'
+ *	8  leaves                     vm_log.lock, that of the one connection to qemu:///embed, an asker's own, a pulse's, the count of freezing threads, the fault points'
  *
  * No lock but 1, 3 and 6 is held while somebody is waited for: libvirt, a disk, another thread. Inventories, records and headers that
  * others hold are immutable and counted.

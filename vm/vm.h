@@ -38,7 +38,7 @@ int vm_refresh(struct vm *vm, unsigned timeout_ms);
 /*
  * A write to `ctl` or `retain` becomes a *request*: it is parsed whole before anything runs, then its commands run one
  * after the other on a thread of vm/, and `done` is called exactly once, from that thread (or from vm_request() itself when
- * the answer is known at once). @rc: 0 or the negative errno of the contract's table; the sentence is in vm_ctl_text() and
+ * the answer is known at once). @rc: 0 or the negative errno of README.md's table under "ctl"; the sentence is in vm_ctl_text() and
  * the log before `done` is called (another request may have said something since, so @outcome is this one's own, as
  * vm_ctl_text() has it, borrowed; NULL: it has not said anything), and what the commands changed is in the current inventory
  * (and `changed` was called).

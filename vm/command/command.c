@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* A line of `ctl`: it begins with a look, and goes to who can do it. */
+/* A line of `ctl`: a look, with what is right noted (attest.c); then whoever can do it, who begins with vm_recover_begin() (recover.c); then
+ * retention, if a snapshot was taken. Before and after: engine/request-run.c. */
 #include "vm/command/command.h"
 
 #include <errno.h>

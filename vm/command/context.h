@@ -10,7 +10,7 @@
  *
  * With `try_only` the same functions run, and instead of acting they say what they would do: vm_context_say().
  *
- * Errors: the contract's. The sentence names who needs what; names in it are raw and escaped by who prints it.
+ * Errors: those of README.md's table under "ctl". The sentence names who needs what; names in it are raw and escaped by who prints it.
  * Threads: one; only `watch.cancel` is set by others.
  */
 #ifndef VS_VM_COMMAND_CONTEXT_H
@@ -58,10 +58,6 @@ struct vm_context {
 	struct vm_meta *meta; /* never NULL */
 	bool behind;        /* the domain's own copy of it is older */
 	char *known;        /* what was last found or written there */
-	const uint64_t *moving; /* inode numbers of layers that are going to be re-pointed: they are attested in any case */
-	size_t n_moving;
-	uint64_t summed;         /* bytes, by attest.c */
-	bool told;               /* what there was no room for */
 	struct vm_context_record *records;
 	size_t n_records;
 	bool running;
@@ -70,16 +66,20 @@ struct vm_context {
 	unsigned long qemu; /* version, as libvirt counts: major * 1,000,000 + minor * 1,000 + release; 0: not known */
 
 	/* of the whole command */
+	const uint64_t *moving; /* inode numbers of layers that are going to be re-pointed: they are attested in any case */
+	size_t n_moving;
+	uint64_t summed;    /* bytes, by attest.c */
+	bool told;          /* what there was no room for */
 	struct vm_paused_guest guest; /* a paused start of ours, if guest_up: ended by vm_guest_end() */
 	bool guest_up;
 	struct q2_stamp *removed;  /* files that it has removed */
 	size_t n_removed;
 	char *said;         /* what was done, or would be: phrases, with "; " between */
 	size_t left;        /* of a pruning: how many are to go still */
-	bool guarded;       /* vm_options.unguard was called with @hold */
+	bool guarded;       /* vm_options.unguard was called with hold true */
 };
 
-/* Looks at everything anew. -ENOENT: the domain is gone; -EINVAL, -E2BIG: what its metadata say of ours cannot be read, and is kept
+/* Looks at everything anew. -ENOENT: the domain is gone; -EPERM: what its metadata say of ours cannot be read, and is kept
  * as it is. */
 int vm_context_poll(struct vm_context *cx, struct vs_err *err);
 /* A second look at the files and who needs them, beside the one that @cx has: *now borrows everything else from @cx. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* create, hold, release, and storing a policy. */
+/* create. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>

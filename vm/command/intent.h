@@ -7,7 +7,7 @@
  * with the files that it is about: their inode numbers, so that a file which merely has the name of one is not taken for it. That is
  * the intent. It owns these files until the command is repeated to its end, or has become void: see intent.c.
  *
- * Everything here but vm_intent_settle() is a pure question to the look of the command. Threads: the command's.
+ * Everything here but vm_intent_settle(), _settle_of() and _void() is a pure question to the look of the command. Threads: the command's.
  */
 #ifndef VS_VM_COMMAND_INTENT_H
 #define VS_VM_COMMAND_INTENT_H

@@ -212,7 +212,8 @@ static bool move_frozen(struct vm_merge *m, const struct vm_xml_snapshot *xml, c
 	struct vm_meta_file now;
 	struct stat st;
 
-	if (!noted || (l >= 0 && m->cx->d->layers[l].data) || vm_meta_is_spoilt(m->cx->meta, &id, d->target) || noted->ino != d->top_stamp.ino || !names_base(m->cx, xml, d) || stat(d->base, &st) < 0)
+	if (!noted || noted->ino != d->top_stamp.ino || vm_meta_is_spoilt(m->cx->meta, &id, d->target) ||
+	    (l >= 0 && m->cx->d->layers[l].data) || !names_base(m->cx, xml, d) || stat(d->base, &st) < 0)
 		return false;
 	while (noted && noted->ino != st.st_ino)
 		noted = vm_meta_file(m->cx->meta, noted->beneath);

@@ -12,7 +12,7 @@
 
 /* Snapshots that an interrupted create has nevertheless taken count as taken here. After a look. */
 int vm_recover_settle(struct vm_context *cx, struct vs_err *err);
-/* How every command that changes something begins, after a look: what an interrupted run of it has left running is given up, what
+/* How every command that works on a domain's images begins, after a look: what an interrupted run of it has left running is given up, what
  * other commands have begun and not ended is looked at (see command/intent.h), and nobody else may be at work. */
 int vm_recover_begin(struct vm_context *cx, const char *command, enum vm_intent_beside beside, struct vs_err *err);
 /* A guest that we have started and that nobody has come to use is ended; a word of ours in the configuration goes. */

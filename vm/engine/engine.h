@@ -21,8 +21,8 @@ struct vm_engine *vm_engine_new(struct vm_refresher *refresher, struct vm_store 
 int vm_engine_stop(struct vm_engine *engine);
 void vm_engine_free(struct vm_engine *engine); /* after a stop that returned 0 */
 
-/* From the refresher, with every new inventory: snapshots that have appeared make retention run; domains that have appeared are
- * repaired. */
+/* From the refresher, with every new inventory: snapshots that have appeared make retention run; domains that have appeared, come
+ * up paused, or whose last request lost libvirt, are repaired. */
 void vm_engine_notice(struct vm_engine *engine, const struct vm_inventory *inv);
 
 /* Who has something open, as plans ask for it. */

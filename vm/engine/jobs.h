@@ -13,13 +13,13 @@
 struct vm_run {
 	uint64_t id;
 	char *command;   /* canonical text, escaped */
-	const char *state; /* "running", "waiting", "cancelling" */
+	const char *state; /* "running", "cancelling" */
 	uint64_t cur, end, speed; /* bytes, bytes per second; end 0: nothing to measure yet */
 	size_t left;     /* of a pruning: how many snapshots are to go still; 0: it does not count */
 	struct vm_run *next;
 };
 
-/* Adds a job with the next id; takes @command. */
+/* Adds a job with this id; takes @command. */
 struct vm_run *vm_job_add(struct vm_run **list, uint64_t id, char *command);
 void vm_job_remove(struct vm_run **list, struct vm_run *job);
 

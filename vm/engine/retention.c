@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* What retention is told: readers, the snapshots as they are, and when one has appeared. */
+/* What each new inventory means for a domain: has a snapshot appeared (retention), is there something to repair; and who reads. */
 #include "vm/engine/engine-priv.h"
 
 #include <string.h>

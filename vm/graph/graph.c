@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* Building the graph: which files are one image, and who points at whom. What follows from it is in jobs.c. */
+/* Building the graph: which files are one image, and who points at whom. What follows from it is in jobs.c, users.c and doubts.c; the
+ * verdicts are in state.c. */
 #include "vm/graph/graph-priv.h"
 
 #include <errno.h>

@@ -50,7 +50,8 @@
  *
  *   noted       a command of ours has noted which files the snapshot was made of, and how they were: see noted.c.
  *
- *   spoilt      noted for good when a merge began: it was not right then. The merge changes the files, and so what speaks against it.
+ *   spoilt      noted when a command found it wrong: it stays so until all is as it was noted. A merge changes the files, and so what speaks
+ *               against it.
  *
  * Time stamps have a price. A copy restored in place, over the inode that the snapshot froze, looks written: stale. A
  * qemu-img commit behind libvirt's back, followed by a start of the domain before anybody looked, looks like virsh's
@@ -60,6 +61,9 @@
  * file further down when the record (only) of an earlier snapshot is deleted, though the old P is there still, as it was when we
  * noted that it was frozen; or though O still stands on the old P, be it that this, or what it stands on, is missing now or cannot be
  * read; and after a commit that we saw, which deleted its top P, the content of P is what O stands on now.
+ *
+ * Decided elsewhere: that a mark of ours dooms it (inventory/draft-meta.c), that a gate refuses it or that it is still being made
+ * (inventory/freeze.c).
  */
 #include "vm/graph/graph-priv.h"
 

@@ -8,6 +8,9 @@
  * Inode numbers. What identifies a snapshot must be the same at every mount and differ between two snapshots that were
  * ever on this disk: for an internal one that is what identifies its entry, since after delete and create name and id
  * are used again; for an external one its name and time.
+ *
+ * And the finish: from the drafts, what is remembered (observe/history.h) and the lock bytes to struct vm_facts; the graph; vm_freeze_domain();
+ * vm_changes_say().
  */
 #include "vm/inventory/draft.h"
 

@@ -12,6 +12,11 @@
  * a dozen events), so they wait a little for company. Whatever the period, a look that takes long is followed by a rest
  * twice as long: the refresher never uses more than a third of a core, unless somebody waits for it.
  *
+ * The way of a look: source-libvirt.c -> poll.c -> observe/ (struct vm_observed) -> build*.c, draft-meta.c (struct vm_drafts) -> order.c (struct
+ * vm_facts, graph/, struct vm_verdict) -> freeze.c (struct vm_domain) -> struct vm_inventory; source-images.c takes the place of the first four.
+ * vm.c then tells fs/ and the engine. A look has one to four rounds (observe/headers.h), in each of which every file is looked at once; what
+ * is called a poll number is the number of a round.
+ *
  * The lock is held to move numbers and swap pointers, nothing else; so vm_refresher_inventory() does not block however long a
  * look takes. A look can hang in libvirt for as long as libvirtd does. vm_refresher_stop() waits a few seconds for it; then
  * the thread is left behind with everything it uses, which is right for a process that is about to end: there is no

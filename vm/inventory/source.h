@@ -3,7 +3,7 @@
 /*
  * source.h: where domains come from. A libvirt connection and plain image files are two implementations of this.
  *
- * A source is used by one thread, the refresher of vm.c; only kick() is called from elsewhere (an event thread).
+ * A source is used by one thread, inventory/refresher.c; only kick() is called from elsewhere (an event thread).
  */
 #ifndef VS_VM_INVENTORY_SOURCE_H
 #define VS_VM_INVENTORY_SOURCE_H
@@ -25,7 +25,7 @@ struct vm_source_ops {
 
 struct vm_source {
 	const struct vm_source_ops *ops;
-	/* Set by the caller of look(): somebody is about to write or to remove something, so nothing that files and directories said
+	/* Set by the caller of poll(): somebody is about to write or to remove something, so nothing that files and directories said
 	 * before is taken on trust. */
 	bool closely;
 	/* Set by look(): when the next look makes sense (steady clock) where that is not after the refresh period; 0. */

@@ -12,7 +12,7 @@
  * was forgotten, and the sentence says that quotes make it one. Names to be created are raw. Other names are as the
  * writer wrote them: the caller tries them as shown names and then as raw ones, and decides about doubles.
  *
- * Source: the contract's section "ctl". Errors: -EINVAL with a sentence that quotes the line and says the usage; nothing
+ * Source: README.md, "ctl". Errors: -EINVAL with a sentence that quotes the line and says the usage; nothing
  * was done. Pure; any thread.
  */
 #ifndef VS_VM_LANGUAGE_COMMAND_H

@@ -9,7 +9,7 @@
  *     unit   = n h d w m y                    lower case; min= takes spans of time only, so not n
  *     COUNT  = 1..9999
  *
- * Terms add up: of two with one unit the larger counts, all globs count. Source: the contract's section "retain".
+ * Terms add up: of two with one unit the larger counts, all globs count. Source: README.md, "retain".
  *
  * Errors: -EINVAL for every line that is no policy, with a sentence that names the term.
  * Pure: no I/O, no clock. "Local time" is the process's time zone and GLOBs are matched in its locale, so whoever changes

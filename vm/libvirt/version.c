@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * What differs between libvirts, in one place. Nobody else asks for a version number.
+ * What differs between libvirts, in one place. Nobody else asks for libvirt's version number.
  *
  *     what                                            from        until      how we know
  *     a domain starts with 200 layers                 all but 10.8 to 11.10  news 12.0: some 25 is the most there

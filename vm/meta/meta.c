@@ -5,7 +5,7 @@
  * 64 KiB of text are at most some 1,300 entries, and questions are asked once a poll.
  *
  * Times. libvirt's record of a snapshot has whole seconds, the table entry in a qcow2 file has nanoseconds, and which of
- * the two we could see when we wrote a fact down may not be the one that we see when we look it up. So a whole second
+ * the two we could see when we wrote something down may not be the one that we see when we look it up. So a whole second
  * stands for everything in it, and an exact match is preferred. Two snapshots of one name and kind within one
  * second, of which the record tells only the second, cannot be told apart; nor does libvirt.
  */

@@ -12,6 +12,7 @@
  *     facts    version    2; raised when an older program must not touch it         1
  *              serial     rises with every change; 0..2^63-1
  *              policy     canonical `retain` line; absent: none was ever written
+ *              on         files that its disks stood on, see vm_made_identity()
  *              of         UUID of the domain that this is said of; absent: not known, or an image source's
  *     f        k          number, for `v`, `p` and `u`                               any number; one an image file in one state
  *              i z m      its inode number, size and mtime in seconds[.nanoseconds]
@@ -31,13 +32,14 @@
  *              c          the command, canonical text
  *              r          why what it doomed must not be read, a sentence
  *              t          since when, as above
- *              x          letters: v void, others have changed its files
+ *              x          letters: v void, others have changed its files; r retention began it
  *     d        t          target of a disk that is doomed                           any number, in b; none: all disks
  *              p b        path and inode number of the image that is written, may be absent
  *              u k        path and inode number of the uppermost layer that goes into it, may be absent
  *              a          inode number of what stood on that layer; absent: nothing did, it was the active one
  *              w          the image's mtime before the first attempt, as above; absent: it would prove nothing
- *              x          letters: d its data has been moved; p all was copied, and the pivot was asked for
+ *              x          letters: d its data has been moved; p all was copied, and the pivot was asked for; n nobody has been asked
+ *                         to write to it yet
  *
  * Version 1 had what is in `b` in an element `m` of each `s`; that is read, and written as `b`.
  *

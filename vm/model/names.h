@@ -7,7 +7,7 @@
  * that are no valid UTF-8 and a leading `.` are `%XX` in upper-case hex; everything else stays. So a shown name without
  * `~` tells its raw name, and a `~` always starts what was added to tell bearers of one name apart.
  *
- * Source: the contract's section "The tree". Pure: no I/O, no state; any thread.
+ * Source: README.md, "The tree". Pure: no I/O, no state; any thread.
  */
 #ifndef VS_VM_MODEL_NAMES_H
 #define VS_VM_MODEL_NAMES_H

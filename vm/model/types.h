@@ -4,7 +4,9 @@
  * types.h: what there is: inventories, domains, snapshots, disks and layers; and what a mount is asked to do.
  *
  * Units: `_ns` is nanoseconds since 1970, sizes are bytes. Strings are raw bytes as libvirt or the image gave them, unless
- * the field says *shown*: those are escaped as the contract's "The tree" says and safe to print and to use as file names.
+ * the field says *shown*: those are escaped as README.md's "The tree" says and safe to print and to use as file names.
+ * A new field is filled in by inventory/freeze.c, compared in model/inventory.c (or nobody is told that it changed), and shown by fs/table.c
+ * and fs/json.c.
  * Ownership: everything reached from an inventory is borrowed from it, valid until vm_inventory_put().
  */
 #ifndef VS_VM_MODEL_TYPES_H
@@ -25,7 +27,7 @@ enum vm_state {
 	VM_DETACHED,    /* readable, no longer under the active disk */
 	VM_UNSUPPORTED, /* encrypted, remote, no format recorded, ...: see reason */
 	VM_BUSY,        /* a job is writing beneath it: reads give EBUSY */
-	VM_STALE,       /* its data is gone */
+	VM_STALE,       /* its data is gone, or nobody can tell that it is there */
 };
 const char *vm_state_name(enum vm_state state); /* "ok", "detached", ... */
 const char *vm_kind_name(enum vm_kind kind);    /* "internal", "external" */
@@ -43,7 +45,7 @@ struct vm_disk {
 	enum vm_state state;
 	char *reason;      /* NULL for ok; one sentence */
 	bool differs, misses; /* see struct vm_verdict */
-	bool written;      /* stale for good: a file of it was written to */
+	bool written;      /* stale: a file of it was written to; until all is as it was noted */
 	bool brief;        /* busy, most likely for moments only: who reads may wait for it */
 	uint64_t size;     /* virtual size at the snapshot; 0 where unknown */
 	int64_t created_ns;

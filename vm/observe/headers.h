@@ -41,7 +41,7 @@ struct vm_header {
 	int index;                  /* in the caller's list, which it made in the round... */
 	uint64_t indexed;           /* ... of this number */
 
-	/* private to headers.c */
+	/* private to headers*.c and backing.c */
 	struct q2_info *own_info;
 	char *own_error;
 	uint64_t looked, trusted;   /* the round of the last look; of the last one by a trusted path */

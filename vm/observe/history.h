@@ -7,7 +7,7 @@
  * that can be read later. While mounted we remember them, by (dev, ino), for as long as the files exist and for a
  * while after. The rules that make use of it are in graph/state.c.
  *
- * A poll is the number of a look, from 1. Threads: one, the refresher.
+ * A poll is the number of a round (headers.h), from 1; a look has one to four. Threads: one, the refresher.
  */
 #ifndef VS_VM_OBSERVE_HISTORY_H
 #define VS_VM_OBSERVE_HISTORY_H

@@ -144,7 +144,7 @@ static uint64_t names_of(virDomainSnapshotPtr *snaps, int n)
 }
 
 /* One that is freed has changed what libvirt says also where its name was listed still: it may have vanished right after
- * that, and a sketch that was drawn before borrows from it. */
+ * that, and a draft that was drawn before borrows from it. */
 static bool was_listed(void *thing, void *opaque)
 {
 	struct vm_observed_snapshot *s = thing;
