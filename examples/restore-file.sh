@@ -297,6 +297,7 @@ done
 [ $# = 2 ] || [ $# = 3 ] || usage
 IMAGE=$1 WHAT=/${2#/} TARGET=${3:-.}
 if [ -d "$TARGET" ]; then TARGET=${TARGET%/}/$(basename -- "$WHAT"); fi
+if [ ! -e "$IMAGE" ]; then give_up "$IMAGE does not exist"; fi
 if [ ! -f "$IMAGE" ] || [ ! -r "$IMAGE" ]; then give_up "$IMAGE cannot be read"; fi
 IMAGE=$(realpath -- "$IMAGE")
 if [ -e "$TARGET" ] || [ -L "$TARGET" ]; then give_up "$TARGET is there already"; fi

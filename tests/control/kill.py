@@ -1227,7 +1227,7 @@ def main():
     cases += [("a frozen image is written to, %s%s" % ("running" if running else "shut off", ", noted" if noted else ""),
                lambda running=running, noted=noted: written_beneath(lab, running, noted)) for running in (False, True) for noted in (True,)]
     cases += [("meddling: %s%s" % (name, "" if mounted else ", while unmounted"), lambda a=(do, spoilt, mounted): meddled(lab, *a))
-              for name, do, spoilt in MEDDLING for mounted in (True, False)]
+              for i, (name, do, spoilt) in enumerate(MEDDLING) for mounted in (True, False) if not mounted or i % 3 == 0]
     cases += [("meddling: an internal snapshot above", lambda: internal_above(lab)),
               ("meddling: a layer is left out and put back", lambda: healed(lab)),
               ("meddling: a data file is written to", lambda: data_file(lab, True)),
