@@ -53,7 +53,7 @@ static size_t list_layers(const struct vm_context *cx, const struct vm_snapshot 
 	int64_t from_ns = s->created_ns - s->created_ns % VM_NS_PER_S;
 
 	for (size_t i = s->kind == VM_INTERNAL; i < disk->n_stamps; i++) {
-		const struct q2_stamp *stamp = &disk->stamps[i];
+		const struct q2_stamp *stamp = &disk->marks[i];
 
 		if (!stamp->block && (stamp->mtime_ns >= from_ns || is_moving(cx, stamp->ino)))
 			files[n++] = file_of(stamp);
@@ -100,9 +100,9 @@ static uint64_t note_chain(struct vm_context *cx, const struct vm_disk *disk, si
 	for (size_t k = disk->n_stamps; k-- > i;) {
 		int l = vm_context_layer(cx, disk->chain[k]);
 		const struct vm_layer *layer = l < 0 ? NULL : &cx->d->layers[l];
-		struct vm_meta_file file = file_of(&disk->stamps[k]);
+		struct vm_meta_file file = file_of(&disk->marks[k]);
 
-		if (!layer || layer->stamp.ino != file.ino || disk->stamps[k].block) {
+		if (!layer || layer->stamp.ino != file.ino || disk->marks[k].block) {
 			number = 0;
 			continue;
 		}
@@ -120,7 +120,7 @@ static uint64_t note_chain(struct vm_context *cx, const struct vm_disk *disk, si
 static bool is_noted(const struct vm_context *cx, const struct vm_meta_file *noted, const struct vm_disk *disk, size_t i)
 {
 	for (; noted && i < disk->n_stamps; i++) {
-		const struct vm_meta_file file = file_of(&disk->stamps[i]);
+		const struct vm_meta_file file = file_of(&disk->marks[i]);
 
 		if (!is_file(noted, &file) || (!noted->beneath && i + 1 < disk->n_stamps))
 			return false;
@@ -138,7 +138,7 @@ static bool is_merging(const struct vm_context *cx, const struct vm_disk *disk)
 
 		for (size_t k = 0; mark && !mark->is_void && k < mark->n_disks; k++)
 			for (size_t n = 0; mark->disks[k].top_ino && n < disk->n_stamps; n++)
-				if (disk->stamps[n].ino == mark->disks[k].top_ino)
+				if (disk->marks[n].ino == mark->disks[k].top_ino)
 					return true;
 	}
 	return false;
@@ -151,7 +151,7 @@ void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const 
 
 	if (is_right(disk))
 		vm_meta_set_spoilt(cx->meta, id, disk->target, false);
-	if (disk->n_stamps <= first || disk->stamps[first].block || (!is_right(disk) && disk->state != VM_UNSUPPORTED) ||
+	if (disk->n_stamps <= first || disk->marks[first].block || (!is_right(disk) && disk->state != VM_UNSUPPORTED) ||
 	    is_noted(cx, vm_meta_frozen(cx->meta, id, disk->target), disk, first) || is_merging(cx, disk))
 		return;
 	file = vm_meta_file(cx->meta, note_chain(cx, disk, first));
@@ -165,7 +165,7 @@ static bool spoil(struct vm_context *cx, const struct vm_snapshot *s, const stru
 	struct vm_meta_id id = vm_context_id(cx, s);
 	const struct vm_meta_file *noted = s->kind == VM_EXTERNAL ? vm_meta_frozen(cx->meta, &id, disk->target) : NULL;
 
-	if (noted && (!disk->n_stamps || disk->stamps[0].ino != noted->ino))
+	if (noted && (!disk->n_stamps || disk->marks[0].ino != noted->ino))
 		return false;
 	return vm_meta_set_spoilt(cx->meta, &id, disk->target, true);
 }

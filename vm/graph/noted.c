@@ -78,7 +78,8 @@ struct walk {
 	const struct vm_fact_note *at; /* what is expected next */
 	size_t skipped;                /* layers that were noted and are not there, directly above */
 	bool stored;                   /* one of them stored something */
-	bool borrowed;                 /* it is the note of another snapshot */
+	bool borrowed;                 /* it is the note of another snapshot... */
+	size_t from;                   /* ... for what this one is read from from here on */
 };
 
 static void accuse(const struct walk *w, size_t i, enum vm_hearing_fault fault)
@@ -163,6 +164,14 @@ static bool is_written(const struct walk *w, size_t i)
 	       !vm_hearing_committed(h, i);
 }
 
+/* Of what stood on layer @i the note of another snapshot does not tell. If it has been merged down, what stands there now was touched after that. */
+static bool may_be_merged(const struct vm_hearing *h, size_t i, int64_t written_ns)
+{
+	int upper = vm_hearing_file_above(h, i);
+
+	return upper == VM_NO_FILE || vm_graph_file(h->g, upper)->stamp.block || vm_graph_file(h->g, upper)->stamp.mtime_ns + 2 * SECOND >= written_ns;
+}
+
 static void compare_layer(const struct walk *w, size_t i)
 {
 	struct vm_hearing *h = w->h;
@@ -171,7 +180,7 @@ static void compare_layer(const struct walk *w, size_t i)
 	bool same = is_same(h->g, file, w->at);
 
 	if (w->borrowed) {
-		if (!same && written_ns >= h->from_ns && is_written(w, i))
+		if (!same && written_ns >= h->from_ns && is_written(w, i) && !(i == w->from && may_be_merged(h, i, written_ns)))
 			accuse(w, i, VM_FAULT_WRITTEN);
 		return;
 	}
@@ -250,6 +259,7 @@ void vm_hearing_compare(struct vm_hearing *h)
 	}
 	for (w.borrowed = true; !h->fault && i < h->chain.n;) {
 		w.at = borrow(h, i);
+		w.from = i;
 		i = w.at ? compare_from(&w, i, &all) : i + 1;
 	}
 }

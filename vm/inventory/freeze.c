@@ -74,10 +74,14 @@ static char **chain_paths(struct work *w, const int *layers, size_t n)
 static void note_stamps(struct work *w, const struct vm_verdict *v, struct vm_disk *disk)
 {
 	struct q2_stamp *stamps = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*stamps));
+	struct q2_stamp *marks = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*marks));
 
-	for (size_t i = 0; i < v->n_layers; i++)
-		stamps[i] = vm_graph_stamp(w->graph, v->layers[i]);
+	for (size_t i = 0; i < v->n_layers; i++) {
+		stamps[i] = w->chains->fact[v->layers[i]].stamp;
+		marks[i] = vm_graph_stamp(w->graph, v->layers[i]);
+	}
 	disk->stamps = stamps;
+	disk->marks = marks;
 	disk->n_stamps = v->n_layers;
 }
 

@@ -85,7 +85,8 @@ static bool same_stamps(const struct vm_disk *a, const struct vm_disk *b)
 		if (a->stamps[i].dev != b->stamps[i].dev || a->stamps[i].ino != b->stamps[i].ino)
 			return false;
 	for (size_t i = a->snapshot ? 1 : 0; i < a->n_stamps && (!a->watched || i < a->watched); i++)
-		if (a->stamps[i].size != b->stamps[i].size || a->stamps[i].mtime_ns != b->stamps[i].mtime_ns)
+		if (a->stamps[i].size != b->stamps[i].size || a->stamps[i].mtime_ns != b->stamps[i].mtime_ns ||
+		    (a->marks && b->marks && (a->marks[i].size != b->marks[i].size || a->marks[i].mtime_ns != b->marks[i].mtime_ns)))
 			return false;
 	return true;
 }

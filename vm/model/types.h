@@ -57,6 +57,7 @@ struct vm_disk {
 	bool guard, guard_top;               /* for q2_view_spec, as is: */
 	size_t watched;
 	const struct q2_stamp *stamps;       /* of each file of the chain, as it was when `state` was decided */
+	const struct q2_stamp *marks;        /* by what they are known again: vm_graph_stamp() */
 	size_t n_stamps;
 };
 
