@@ -107,8 +107,8 @@ static uint64_t note_chain(struct vm_context *cx, const struct vm_disk *disk, si
 			continue;
 		}
 		file.beneath = number;
-		file.alone = k + 1 == disk->n_stamps && layer->below < 0 && !layer->ends;
 		file.raw = layer->format == Q2_FORMAT_RAW;
+		file.alone = k + 1 == disk->n_stamps && is_right(disk) && layer->below < 0 && !layer->ends && !layer->error && (file.raw || layer->version);
 		file.empty = is_empty(layer);
 		file.sum = sum_of(cx, layer, &file);
 		number = vm_meta_add_file(cx->meta, &file);
