@@ -228,7 +228,7 @@ fails 'restore-file: not over a file' 1 'motd is there already' "$E/restore-file
 fails 'restore-file: no such file' 1 '^restore-file: there is no /etc/nix in .*looked at:.* ext4' "$E/restore-file.sh" "$img" /etc/nix "$W/got"
 fails 'restore-file: a directory' 1 '/etc is no file' "$E/restore-file.sh" "$img" /etc "$W/got"
 fails 'restore-file: a link' 1 '/etc/link is a symbolic link to motd' "$E/restore-file.sh" "$img" /etc/link "$W/got"
-fails 'restore-file: no such image' 1 'nix.img cannot be read' "$E/restore-file.sh" "$M/web01/nix.img" /etc/motd "$W/got"
+fails 'restore-file: no such image' 1 'nix.img does not exist' "$E/restore-file.sh" "$M/web01/nix.img" /etc/motd "$W/got"
 fails 'restore-file: no arguments' 2 '^usage: ' "$E/restore-file.sh" "$img"
 fails 'restore-file: nowhere to put it' 1 'nothing can be written in /nowhere' "$E/restore-file.sh" "$img" /etc/motd /nowhere/motd
 fails 'restore-file: a disk without a file system' 1 'there is no /etc/motd' "$E/restore-file.sh" "$M/web01/$third.vdb.img" /etc/motd "$W/got/x"
