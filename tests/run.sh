@@ -7,7 +7,7 @@
 # of tests/suites, or only those named ("unit" is the unit tests). Run it as root or as a user with sudo. The last line is
 # "N passed, N failed, N skipped", counted over all cases; the exit status is 1 if anything failed.
 #
-# Suites run two at a time (three while `kill` runs), each in namespaces of its own; most of them mainly wait. What one has said is printed when it is done.
+# Suites run two at a time (three while one of those runs that sleep most), each in namespaces of its own; most of them mainly wait. What one has said is printed when it is done.
 #
 #	JOBS=2               suites at a time
 #	SUITE_TIMEOUT=900    seconds that one suite may take
@@ -209,7 +209,7 @@ reap() {
 }
 # in_order: the suites that were asked for, those that take long first, so that no long one is left alone at the end.
 in_order() {
-	local s long=(kill matrix crash between chaos trouble jobs random-commands guards hostile examples)
+	local s long=(kill matrix crash between chaos trouble jobs random-commands guards begun unknown hostile examples)
 	for s in "${long[@]}"; do [ -f "tests/suites/$s.sh" ] && wanted "$s" && echo "$s"; done
 	for s in tests/suites/*.sh; do
 		s=$(basename "$s" .sh)
@@ -217,8 +217,8 @@ in_order() {
 	done
 }
 
-# room: how many may run now. The longest one sleeps for most of its time, so beside it there is room for one more.
-room() { [[ " ${RUNNING[*]-} " == *" kill "* ]] && echo $((JOBS + 1)) || echo "$JOBS"; }
+# room: how many may run now. Some sleep for most of their time: beside one of these there is room for one more.
+room() { [[ " ${RUNNING[*]-} " =~ \ (kill|begun|unknown)\  ]] && echo $((JOBS + 1)) || echo "$JOBS"; }
 
 # Of the suites: somebody else's mount may come and go meanwhile.
 traces() {
