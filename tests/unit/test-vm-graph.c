@@ -881,6 +881,10 @@ Test(vm_noted, qemu_img_commit_leaves_an_empty_layer)
 	expect_all(&n, VM_STALE, VM_OK, VM_OK);
 	n.lab.files[BASE].stamp.mtime_ns = n.of[BASE].stamp.mtime_ns; /* it went nowhere */
 	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+	n.of[O1].stamp = n.lab.files[O1].stamp; /* it was empty when it was noted: that explains nothing later */
+	expect_all(&n, VM_OK, VM_OK, VM_OK);
+	n.lab.files[BASE].stamp.mtime_ns = LATE;
+	expect_all(&n, VM_STALE, VM_STALE, VM_STALE);
 }
 
 Test(vm_noted, a_copy_with_its_time_is_as_good_as_the_file)

@@ -220,6 +220,7 @@ static bool move_frozen(struct vm_merge *m, const struct vm_xml_snapshot *xml, c
 	now = noted ? *noted : (struct vm_meta_file){ .ino = st.st_ino };
 	now.size = (uint64_t)st.st_size;
 	now.mtime_ns = vm_timespec_ns(st.st_mtim);
+	now.raw = l >= 0 && m->cx->d->layers[l].format == Q2_FORMAT_RAW; /* also where the note does not reach down to it */
 	now.sum = 0;
 	now.empty = false;
 	vm_meta_set_frozen(m->cx->meta, &id, d->target, &now);

@@ -149,7 +149,7 @@ static bool went_down(const struct walk *w, size_t i)
 {
 	const struct vm_hearing *h = w->h;
 
-	if (i > h->first && vm_hearing_emptied(vm_hearing_layer(h, i - 1)))
+	if (i > h->first && !h->same[i - 1] && vm_hearing_emptied(vm_hearing_layer(h, i - 1)))
 		return true;
 	return !w->at->empty && w->at->beneath && i + 1 < h->chain.n && vm_hearing_emptied(vm_hearing_layer(h, i)) &&
 	       !is_same(h->g, h->chain.files[i + 1], w->at->beneath);
