@@ -821,17 +821,83 @@ Test(vm_noted, a_changed_header_is_known_by_the_sum_of_the_rest)
 Test(vm_noted, without_a_sum_a_new_header_must_have_been_seen)
 {
 	struct noted n;
+	struct vm_watch_time seen[2] = { { 0 } };
 
 	noted_init(&n);
 	n.lab.files[O1].stamp.mtime_ns = LATE;
 	n.lab.files[O1].repointed_at = 5;
-	expect_all(&n, VM_OK, VM_OK, VM_OK);
-	n.lab.files[O1].written_at = 6;
+	expect_all(&n, VM_OK, VM_STALE, VM_STALE); /* it had been written to before that */
+	n.lab.files[O1].renamed = seen;
+	n.lab.files[O1].n_renamed = 2;
 	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
-	n.lab.files[O1].written_at = 0;
+	seen[0] = (struct vm_watch_time){ n.of[O1].stamp.size, n.of[O1].stamp.mtime_ns };
+	expect_all(&n, VM_OK, VM_OK, VM_OK);
+	n.lab.files[O1].n_renamed = 0;
+	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+	n.lab.files[O1].n_renamed = 2;
 	n.of[O1].sum = 7;
+	n.sums[O1] = 8; /* it was written to within one look */
+	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+}
+
+Test(vm_noted, whatever_explains_another_header_explains_no_other_data)
+{
+	struct noted n;
+
+	noted_init(&n); /* o1 stands on a copy of base, without its time */
+	n.lab.files[BASE].stamp.ino = 4711;
+	n.lab.files[BASE].stamp.mtime_ns = n.lab.files[O1].stamp.mtime_ns = LATE;
+	n.of[BASE].sum = n.sums[BASE] = 9;
+	expect_all(&n, VM_OK, VM_STALE, VM_STALE); /* o1 has no other header */
+	n.of[O1].sum = n.sums[O1] = 7;
+	expect_all(&n, VM_OK, VM_OK, VM_OK);
 	n.sums[O1] = 8;
 	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
+
+	noted_init(&n); /* our merge of o1 into base has re-pointed o2, and somebody writes into that */
+	n.lab.files[O2].below = BASE;
+	n.lab.files[O2].below_format = Q2_FORMAT_RAW;
+	n.lab.files[O2].stamp.mtime_ns = n.lab.files[BASE].stamp.mtime_ns = LATE;
+	n.lab.commits[0] = (struct vm_fact_commit){ .base = BASE, .top = O1, .ours = true };
+	n.lab.facts.n_commits = 1;
+	expect_in(&n.lab, WEB, S3, VM_OK, NULL);
+	n.of[O2].sum = n.sums[O2] = 7;
+	expect_in(&n.lab, WEB, S3, VM_OK, NULL);
+	n.sums[O2] = 8;
+	expect_in(&n.lab, WEB, S3, VM_STALE, "'/i/o2' was written");
+}
+
+Test(vm_noted, a_merge_explains_what_was_written_by_then_and_nothing_later)
+{
+	struct noted n;
+	struct vm_verdict v;
+
+	noted_init(&n); /* blockcommit of o2 into base left its layers: s3 reads through o2 and o1 still */
+	n.lab.files[O3].below = BASE;
+	n.lab.files[O3].below_format = Q2_FORMAT_RAW;
+	n.lab.files[BASE].stamp.mtime_ns = LATE;
+	n.lab.files[O3].stamp.mtime_ns = LATE + SEC;
+	expect_all(&n, VM_STALE, VM_STALE, VM_DETACHED);
+	v = verdict_of(&n.lab, WEB, S3);
+	cr_assert_eq(v.n_layers, 3);
+	cr_expect_neq(v.survived[2], 0);
+	cr_expect_eq(v.survived[0], 0);
+	n.of[BASE].survived = v.survived[2]; /* it is noted */
+	n.of[BASE].stamp.mtime_ns = LATE;
+	vm_verdict_fini(&v);
+	n.lab.snapdisks[WEB][S1].froze = n.lab.snapdisks[WEB][S2].froze = NULL;
+	expect_in(&n.lab, WEB, S3, VM_DETACHED, NULL);
+	n.lab.files[BASE].stamp.mtime_ns = LATE + 2 * SEC;
+	expect_in(&n.lab, WEB, S3, VM_STALE, "'/i/base' was written after the snapshot was taken");
+	n.of[BASE].survived = 0; /* one that was not known then */
+	expect_in(&n.lab, WEB, S3, VM_DETACHED, NULL);
+	n.lab.files[BASE].written_at = 20; /* but it was seen earlier */
+	n.lab.files[O3].repointed_at = 10;
+	n.lab.commits[0] = (struct vm_fact_commit){ .base = BASE, .top = O2, .at = 10 };
+	n.lab.facts.n_commits = 1;
+	expect_in(&n.lab, WEB, S3, VM_STALE, "'/i/base' was written after the snapshot was taken");
+	n.lab.files[BASE].written_at = 11;
+	expect_in(&n.lab, WEB, S3, VM_DETACHED, NULL);
 }
 
 Test(vm_noted, a_layer_that_was_merged_leaves_its_data_in_the_one_beneath)

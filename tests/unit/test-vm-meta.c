@@ -38,7 +38,7 @@ static char *text_of(const struct vm_meta *meta)
 
 static const char all_of_it[] =
 	"<facts version=\"2\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\" of=\"4711-aa\">"
-	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\" u=\"3\" x=\"are\" s=\"18446744073709551615\"/>"
+	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\" u=\"3\" x=\"are\" s=\"18446744073709551615\" c=\"18446744073709551614\"/>"
 	"<l p=\"/i/a layer 100%25\" i=\"17\"/><l p=\"/i/b\"/>"
 	"<b k=\"3\" c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"vr\">"
 	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" x=\"dp\"/><d t=\"vdb\" x=\"n\"/></b>"
@@ -82,6 +82,7 @@ Test(vm_meta, everything_is_read_as_it_was_written)
 	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->ino, 4712u);
 	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->beneath, 3u);
 	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->sum, UINT64_MAX);
+	cr_expect_eq(vm_meta_file(meta, s[0].frozen[1].file)->survived, UINT64_MAX - 1);
 	cr_expect(!s[0].frozen[0].spoilt && s[0].frozen[1].spoilt);
 	const struct vm_meta_file *f = vm_meta_file(meta, s[0].frozen[1].file);
 	cr_expect(f->alone && f->raw && f->empty);

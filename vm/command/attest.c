@@ -110,6 +110,7 @@ static uint64_t note_chain(struct vm_context *cx, const struct vm_disk *disk, si
 		file.raw = layer->format == Q2_FORMAT_RAW;
 		file.alone = k + 1 == disk->n_stamps && is_right(disk) && layer->below < 0 && !layer->ends && !layer->error && (file.raw || layer->version);
 		file.empty = is_empty(layer);
+		file.survived = disk->survived[k];
 		file.sum = sum_of(cx, layer, &file);
 		number = vm_meta_add_file(cx->meta, &file);
 	}
@@ -122,17 +123,19 @@ static bool is_noted(const struct vm_context *cx, const struct vm_meta_file *not
 	for (; noted && i < disk->n_stamps; i++) {
 		const struct vm_meta_file file = file_of(&disk->marks[i]);
 
-		if (!is_file(noted, &file) || (!noted->beneath && i + 1 < disk->n_stamps))
+		if (!is_file(noted, &file) || noted->survived != disk->survived[i] || (!noted->beneath && i + 1 < disk->n_stamps))
 			return false;
 		noted = vm_meta_file(cx->meta, noted->beneath);
 	}
 	return i == disk->n_stamps && !noted;
 }
 
-/* Is it read through a layer that a merge of ours, begun and not ended, has in its hands? Then what it stands on changes, and is noted when that
- * layer is gone. */
+/* Is it read through a layer that a merge, begun and not ended, has in its hands? Then what it stands on changes, and is noted when that
+ * is over: when the layer is gone, if the merge is ours. */
 static bool is_merging(const struct vm_context *cx, const struct vm_disk *disk)
 {
+	if (disk->watched)
+		return true;
 	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
 		const struct vm_meta_mark *mark = cx->meta->snapshots[i].mark;
 

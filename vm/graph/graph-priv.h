@@ -237,8 +237,10 @@ void vm_hearing_compare(struct vm_hearing *h);
 bool vm_noted_has_time(const struct vm_graph *g, int file, const struct vm_fact_note *noted);
 bool vm_graph_moved_by_us(const struct vm_graph *g, int file);
 
-/* state.c: is a commit known that has changed layer @i, and that this snapshot survives? */
-bool vm_hearing_committed(const struct vm_hearing *h, size_t i);
+/* state.c: is a commit known that has changed layer @i (since that was noted so, if @noted is not NULL), and that this snapshot survives? */
+bool vm_hearing_committed(const struct vm_hearing *h, size_t i, const struct vm_fact_note *noted);
+/* See struct vm_verdict. */
+uint64_t vm_hearing_survived(const struct vm_hearing *h, size_t i);
 
 /* evidence.c: fills from_ns, upto_ns, born_ns. */
 void vm_hearing_find_moment(struct vm_hearing *h);

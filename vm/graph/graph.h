@@ -42,6 +42,8 @@ struct vm_verdict {
 	enum vm_state state;
 	char *reason;           /* NULL for ok; else one sentence: lower case, no full stop, names escaped */
 	int *layers;            /* file indexes, what is to be read first, base last; as far as it is known */
+	uint64_t *survived;     /* of each of them: 0, or a number for those merges into it that did this snapshot no harm, as records and headers
+	                         * tell. They explain what was written to it by now, and nothing later */
 	size_t n_layers;        /* layers[0] may be another file than the recorded pit: see state.c, "redirection" */
 	enum q2_format format;  /* of layers[0] */
 	const struct q2_snapshot *entry; /* INTERNAL: in the facts' info of layers[0]; NULL: external or not found */

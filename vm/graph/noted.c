@@ -68,6 +68,14 @@ bool vm_noted_has_time(const struct vm_graph *g, int file, const struct vm_fact_
 	return false;
 }
 
+/* What it stores is for certain something else than what was noted, whatever its header says now. */
+static bool has_other_sum(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
+{
+	uint64_t sum = noted->sum && g->facts->sum && vm_graph_file(g, file)->stamp.size == noted->stamp.size ? g->facts->sum(g->facts->opaque, file) : 0;
+
+	return sum && sum != noted->sum;
+}
+
 static bool is_same(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
 {
 	return vm_noted_has_time(g, file, noted) || has_sum(g, file, noted);
@@ -88,8 +96,19 @@ static void accuse(const struct walk *w, size_t i, enum vm_hearing_fault fault)
 	w->h->faulty = w->h->chain.files[i];
 }
 
-/* Goes to the note of layer @i. False: there is none. Numbers of files are used again, so a time at its place says more than a number elsewhere;
- * and what two files store may be the same, so a number says more than a sum. */
+/* Is it the file of that note, which may have been written to? Numbers of files are used again, so a time at its place says more than a
+ * number elsewhere; and what two files store may be the same, so a number says more than a sum. */
+static bool is_of(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
+{
+	if (vm_noted_has_time(g, file, noted))
+		return true;
+	for (const struct vm_fact_note *n = noted; n; n = n->beneath)
+		if (n->stamp.ino == vm_graph_file(g, file)->stamp.ino)
+			return n == noted;
+	return has_sum(g, file, noted);
+}
+
+/* Goes to the note of layer @i. False: there is none. */
 static bool find(struct walk *w, size_t i)
 {
 	const struct vm_graph *g = w->h->g;
@@ -98,15 +117,11 @@ static bool find(struct walk *w, size_t i)
 
 	w->skipped = 0;
 	w->stored = false;
-	if (vm_noted_has_time(g, file, n))
+	if (is_of(g, file, n))
 		return true;
 	for (; n && n->stamp.ino != vm_graph_file(g, file)->stamp.ino; n = n->beneath) {
 		w->stored |= !n->empty;
 		w->skipped++;
-	}
-	if (!n && has_sum(g, file, w->at)) {
-		w->skipped = 0;
-		return true;
 	}
 	if (n)
 		w->at = n;
@@ -133,15 +148,26 @@ static bool is_repointed(const struct walk *w, size_t i)
 		return vm_hearing_may_be_repointed(h, h->chain.files[i]);
 	if (!beneath || i + 1 == h->chain.n)
 		return beneath || i + 1 < h->chain.n;
-	return vm_hearing_layer(h, i + 1)->stamp.ino != beneath->stamp.ino && !vm_noted_has_time(h->g, h->chain.files[i + 1], beneath);
+	return !is_of(h->g, h->chain.files[i + 1], beneath);
 }
 
-/* It has no sum, but its header was seen to change, while nobody was seen to write to it. */
+/* It was seen as it was noted, and since then nothing but its header has been seen to change. */
 static bool was_renamed(const struct walk *w, size_t i)
 {
 	const struct vm_fact_file *f = vm_hearing_layer(w->h, i);
 
-	return !w->at->sum && f->repointed_at && f->written_at <= w->h->disk->since;
+	for (size_t k = 0; k < f->n_renamed; k++)
+		if (f->renamed[k].size == w->at->stamp.size && f->renamed[k].mtime_ns == w->at->stamp.mtime_ns)
+			return true;
+	return false;
+}
+
+/* Has its header been changed, which changes no more than that? */
+static bool has_other_header(const struct walk *w, size_t i)
+{
+	int file = w->h->chain.files[i];
+
+	return !has_other_sum(w->h->g, file, w->at) && (is_repointed(w, i) || was_renamed(w, i) || vm_graph_moved_by_us(w->h->g, file));
 }
 
 /* Was what layer @i stored, or the one above it, merged into the one beneath by qemu-img commit, which leaves an empty layer? */
@@ -160,8 +186,7 @@ static bool is_written(const struct walk *w, size_t i)
 {
 	const struct vm_hearing *h = w->h;
 
-	return !w->skipped && !went_down(w, i) && !is_repointed(w, i) && !was_renamed(w, i) && !vm_graph_moved_by_us(h->g, h->chain.files[i]) &&
-	       !vm_hearing_committed(h, i);
+	return !w->skipped && !went_down(w, i) && !has_other_header(w, i) && !vm_hearing_committed(h, i, w->at);
 }
 
 /* Of what stood on layer @i the note of another snapshot does not tell. If it has been merged down, what stands there now was touched after that. */

@@ -68,6 +68,8 @@
 #include "vm/graph/graph-priv.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "vm/model/names.h"
@@ -300,12 +302,18 @@ static bool judge_writers(struct vm_hearing *h)
 
 /* ---------------------------------------------------------------- what was seen happening */
 
-/* Was the layer above @i found re-pointed at or after that poll? One look may see the job's end only half. */
-static bool repointed_since(const struct vm_hearing *h, size_t i, unsigned poll)
+/* One look may see a job's end only half. */
+static bool at_one_time(unsigned poll, unsigned other)
 {
-	unsigned at = i > 0 ? vm_hearing_layer(h, i - 1)->repointed_at : 0;
+	return poll != 0 && poll + 2 >= other && other + 2 >= poll;
+}
 
-	return at != 0 && at + 2 >= poll;
+/* Was the layer above @i found re-pointed at that poll? 0: at any. */
+static bool repointed_at(const struct vm_hearing *h, size_t i, unsigned poll)
+{
+	unsigned moved = i > 0 ? vm_hearing_layer(h, i - 1)->repointed_at : 0;
+
+	return poll ? at_one_time(moved, poll) : moved != 0;
 }
 
 static bool judge_commits(struct vm_hearing *h)
@@ -323,34 +331,11 @@ static bool judge_commits(struct vm_hearing *h)
 				continue;
 			if (commit->unfinished_delete)
 				return say(h, VM_STALE, "an unfinished delete has written into '%s'", vm_hearing_layer(h, i)->path);
-			if (!repointed_since(h, i, commit->at))
+			if (!repointed_at(h, i, commit->at))
 				return h->verdict.written = !commit->ours, say(h, VM_STALE, "layers above '%s' were committed into it", vm_hearing_layer(h, i)->path);
 		}
 	}
 	return false;
-}
-
-bool vm_hearing_committed(const struct vm_hearing *h, size_t i)
-{
-	const struct vm_graph *g = h->g;
-	int base = g->node[h->chain.files[i]];
-
-	for (size_t r = 0; r < g->n_running; r++)
-		if (vm_graph_same(g, g->running[r].base, base) && vm_hearing_covers(h, g->running[r].top, i))
-			return true;
-	for (int c = g->commit_bases.head[base]; c >= 0; c = g->commit_bases.next[c])
-		if (vm_hearing_covers(h, g->commits[c].top, i))
-			return true;
-	for (int r = g->repoint_bases.head[base]; r >= 0; r = g->repoint_bases.next[r])
-		if (vm_hearing_covers(h, g->repoints[r].top, i))
-			return true;
-	return false;
-}
-
-/* A change of layer @i that was seen: is it that of a commit? */
-static bool explained_by_commit(const struct vm_hearing *h, size_t i)
-{
-	return repointed_since(h, i, vm_hearing_layer(h, i)->written_at) || vm_hearing_committed(h, i);
 }
 
 /* The last poll that found it, or its data, written. */
@@ -360,6 +345,66 @@ static unsigned written_at(const struct vm_hearing *h, size_t i)
 	unsigned data = vm_graph_exists(h->g, f->data) ? vm_graph_file(h->g, f->data)->written_at : 0;
 
 	return f->written_at > data ? f->written_at : data;
+}
+
+static uint64_t name_merge(const struct vm_graph *g, int overlay, int top)
+{
+	char name[2 * 20 + 2];
+
+	snprintf(name, sizeof(name), "%" PRIu64 ":%" PRIu64, vm_graph_file(g, overlay)->stamp.ino, vm_graph_file(g, top)->stamp.ino);
+	return vm_ino(1, name);
+}
+
+uint64_t vm_hearing_survived(const struct vm_hearing *h, size_t i)
+{
+	const struct vm_graph *g = h->g;
+	int base = g->node[h->chain.files[i]];
+	uint64_t all = 0;
+
+	for (int c = g->commit_bases.head[base]; c >= 0; c = g->commit_bases.next[c])
+		if (g->commits[c].unfinished_delete && vm_hearing_covers(h, g->commits[c].top, i))
+			all += name_merge(g, g->commits[c].top, g->commits[c].top);
+	for (int r = g->repoint_bases.head[base]; r >= 0; r = g->repoint_bases.next[r])
+		if (vm_hearing_covers(h, g->repoints[r].top, i))
+			all += name_merge(g, g->repoints[r].overlay, g->repoints[r].top);
+	return all;
+}
+
+/* Has it gone on since layer @i was written to last, as far as that was seen? */
+static bool explains_last(const struct vm_hearing *h, size_t i, const struct vm_graph_commit *commit)
+{
+	return commit->ours || written_at(h, i) <= commit->at || at_one_time(commit->at, written_at(h, i));
+}
+
+static bool moved_since(const struct vm_hearing *h, size_t i, const struct vm_graph_repoint *r)
+{
+	unsigned moved = vm_graph_file(h->g, r->overlay)->repointed_at, written = written_at(h, i);
+
+	return !written || (moved && moved + 2 >= written);
+}
+
+bool vm_hearing_committed(const struct vm_hearing *h, size_t i, const struct vm_fact_note *noted)
+{
+	const struct vm_graph *g = h->g;
+	int base = g->node[h->chain.files[i]];
+	bool news = !noted || noted->survived != vm_hearing_survived(h, i);
+
+	for (size_t r = 0; r < g->n_running; r++)
+		if (vm_graph_same(g, g->running[r].base, base) && vm_hearing_covers(h, g->running[r].top, i))
+			return true;
+	for (int c = g->commit_bases.head[base]; c >= 0; c = g->commit_bases.next[c])
+		if (vm_hearing_covers(h, g->commits[c].top, i) && (news || !g->commits[c].unfinished_delete) && explains_last(h, i, &g->commits[c]))
+			return true;
+	for (int r = g->repoint_bases.head[base]; news && r >= 0; r = g->repoint_bases.next[r])
+		if (vm_hearing_covers(h, g->repoints[r].top, i) && moved_since(h, i, &g->repoints[r]))
+			return true;
+	return false;
+}
+
+/* A change of layer @i that was seen: is it that of a commit? */
+static bool explained_by_commit(const struct vm_hearing *h, size_t i)
+{
+	return repointed_at(h, i, written_at(h, i)) || vm_hearing_committed(h, i, NULL);
 }
 
 static bool judge_watch(struct vm_hearing *h)
@@ -616,6 +661,9 @@ void vm_graph_state(const struct vm_graph *g, size_t domain, size_t snapshot, si
 	h.verdict.layers = xcalloc(h.chain.n, sizeof(int));
 	memcpy(h.verdict.layers, h.chain.files, h.chain.n * sizeof(int));
 	h.verdict.n_layers = h.chain.n;
+	h.verdict.survived = xcalloc(h.chain.n, sizeof(*h.verdict.survived));
+	for (size_t i = h.first; i < h.chain.n; i++)
+		h.verdict.survived[i] = vm_hearing_survived(&h, i);
 	*out = h.verdict;
 }
 
@@ -623,5 +671,6 @@ void vm_verdict_fini(struct vm_verdict *verdict)
 {
 	free(verdict->reason);
 	free(verdict->layers);
+	free(verdict->survived);
 	*verdict = (struct vm_verdict){0};
 }

@@ -48,7 +48,7 @@ static struct vm_fact_note *draw_notes(const struct vm_meta *meta, struct vm_are
 
 		notes[i] = (struct vm_fact_note){
 			.stamp = { .ino = f->ino, .size = f->size, .mtime_ns = f->mtime_ns }, .beneath = beneath ? &notes[beneath - meta->files] : NULL,
-			.alone = f->alone, .raw = f->raw, .empty = f->empty, .sum = f->sum,
+			.alone = f->alone, .raw = f->raw, .empty = f->empty, .sum = f->sum, .survived = f->survived,
 		};
 	}
 	return notes;

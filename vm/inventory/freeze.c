@@ -75,13 +75,16 @@ static void note_stamps(struct work *w, const struct vm_verdict *v, struct vm_di
 {
 	struct q2_stamp *stamps = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*stamps));
 	struct q2_stamp *marks = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*marks));
+	uint64_t *survived = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*survived));
 
 	for (size_t i = 0; i < v->n_layers; i++) {
 		stamps[i] = w->chains->fact[v->layers[i]].stamp;
 		marks[i] = vm_graph_stamp(w->graph, v->layers[i]);
+		survived[i] = v->survived[i];
 	}
 	disk->stamps = stamps;
 	disk->marks = marks;
+	disk->survived = survived;
 	disk->n_stamps = v->n_layers;
 }
 

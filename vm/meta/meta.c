@@ -434,7 +434,8 @@ uint64_t vm_meta_add_file(struct vm_meta *meta, const struct vm_meta_file *file)
 	for (size_t i = 0; i < meta->n_files; i++) {
 		struct vm_meta_file *f = &meta->files[i];
 
-		if (!same_state(f, file) || f->beneath != file->beneath || f->alone != file->alone || f->raw != file->raw)
+		if (!same_state(f, file) || f->beneath != file->beneath || f->alone != file->alone || f->raw != file->raw ||
+		    f->survived != file->survived)
 			continue;
 		f->sum = file->sum ? file->sum : f->sum;
 		return f->number;

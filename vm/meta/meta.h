@@ -19,6 +19,7 @@
  *              u          number of the `f` that it stood on; absent: not known, or on nothing
  *              x          letters: a it stood on nothing; r it was read as raw; e it stored nothing
  *              s          sum of what it stores, see vm_sum(); may be absent
+ *              c          number for the merges into it that were known by then, see struct vm_verdict; absent: none
  *     l        p i        path and inode number of a layer that a command of ours   any number; one a path
  *                         or a snapshot made, which no record says any more
  *     s        n          raw name of a snapshot                                    any number; one a snapshot
@@ -110,6 +111,7 @@ struct vm_meta_file {
 	int64_t mtime_ns;
 	uint64_t beneath; /* number of what it stood on; 0: not known, or on nothing */
 	uint64_t sum;   /* vm_sum() of what it stores: jobs and who moves images change no more than its header; 0: not known */
+	uint64_t survived; /* merges into it that were known, see struct vm_verdict */
 	bool alone;     /* it stood on nothing */
 	bool raw;       /* and was read as that */
 	bool empty;     /* it stored nothing of its own */

@@ -15,6 +15,11 @@
 
 /* ---------------------------------------------------------------- facts: files */
 
+struct vm_watch_time {
+	uint64_t size;
+	int64_t mtime_ns;
+};
+
 struct vm_fact_file {
 	const char *path;       /* as it is to be opened and shown */
 	int error;              /* 0, or why it or its header cannot be read: -ENOENT, -EACCES, -EINVAL, ... */
@@ -41,6 +46,8 @@ struct vm_fact_file {
 	/* What is remembered of it, see observe/watch.h. */
 	unsigned written_at;    /* last poll that found it changed although nobody should have written it */
 	unsigned repointed_at;  /* last poll that found its header standing on something else than before */
+	const struct vm_watch_time *renamed; /* what it was before, as long as nothing else than such a header was changed; the last ones */
+	size_t n_renamed;
 	unsigned pulled_at;     /* last poll at which a pull into it was known to have completed */
 };
 
@@ -66,6 +73,7 @@ struct vm_fact_note {
 	bool alone;             /*   that */
 	bool raw, empty;        /* it was read as raw; it stored nothing of its own */
 	uint64_t sum;           /* as vm_facts.sum would have given it; 0: not known */
+	uint64_t survived;      /* as its verdict said then, see graph/graph.h */
 };
 
 /* A disk as a snapshot has it. Leave out disks that are not exposed and those with VM_MODE_NO. */

@@ -81,6 +81,9 @@ static bool same_stamps(const struct vm_disk *a, const struct vm_disk *b)
 {
 	if (a->n_stamps != b->n_stamps)
 		return false;
+	for (size_t i = 0; a->survived && b->survived && i < a->n_stamps; i++)
+		if (a->survived[i] != b->survived[i])
+			return false;
 	for (size_t i = 0; i < a->n_stamps; i++)
 		if (a->stamps[i].dev != b->stamps[i].dev || a->stamps[i].ino != b->stamps[i].ino)
 			return false;

@@ -58,6 +58,7 @@ struct vm_disk {
 	size_t watched;
 	const struct q2_stamp *stamps;       /* of each file of the chain, as it was when `state` was decided */
 	const struct q2_stamp *marks;        /* by what they are known again: vm_graph_stamp() */
+	const uint64_t *survived;            /* see struct vm_verdict */
 	size_t n_stamps;
 };
 

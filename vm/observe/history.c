@@ -152,6 +152,8 @@ void vm_history_file(struct vm_history *memory, struct vm_fact_file *fact, bool 
 		vm_watch_step(&f->watch, &fact->stamp, fact->info ? fact->info->backing_name : NULL, frozen, memory->poll);
 	fact->written_at = f->watch.written_at;
 	fact->repointed_at = f->watch.repointed_at;
+	fact->renamed = f->watch.renamed;
+	fact->n_renamed = f->watch.n_renamed;
 	fact->pulled_at = f->pulled_at;
 }
 

@@ -2,23 +2,36 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/observe/watch.h"
 
+#include <string.h>
+
 static uint64_t hash_string(const char *s)
 {
 	return s ? vm_ino(1, s) : 0;
+}
+
+static void remember(struct vm_watch *watch)
+{
+	if (watch->n_renamed == VM_WATCH_RENAMED)
+		memmove(watch->renamed, watch->renamed + 1, --watch->n_renamed * sizeof(watch->renamed[0]));
+	watch->renamed[watch->n_renamed++] = (struct vm_watch_time){watch->size, watch->mtime_ns};
 }
 
 void vm_watch_step(struct vm_watch *watch, const struct q2_stamp *stamp, const char *backing, bool frozen, unsigned poll)
 {
 	uint64_t backing_hash = hash_string(backing);
 	bool known = watch->seen_at != 0 && watch->dev == stamp->dev && watch->ino == stamp->ino;
+	bool changed = stamp->mtime_ns != watch->mtime_ns || stamp->size != watch->size;
 
-	if (!known)
+	if (!known) {
 		*watch = (struct vm_watch){.dev = stamp->dev, .ino = stamp->ino};
-	else if (backing_hash != watch->backing_hash)
+	} else if (backing_hash != watch->backing_hash) {
 		watch->repointed_at = poll;
-	else if (frozen && watch->frozen && !stamp->block &&
-		 (stamp->mtime_ns != watch->mtime_ns || stamp->size != watch->size))
-		watch->written_at = poll;
+		remember(watch);
+	} else if (changed) {
+		watch->n_renamed = 0;
+		if (frozen && watch->frozen && !stamp->block)
+			watch->written_at = poll;
+	}
 	watch->size = stamp->size;
 	watch->mtime_ns = stamp->mtime_ns;
 	watch->backing_hash = backing_hash;

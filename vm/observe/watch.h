@@ -9,7 +9,9 @@
 #ifndef VS_VM_OBSERVE_WATCH_H
 #define VS_VM_OBSERVE_WATCH_H
 
-#include "vm/model/types.h"
+#include "vm/model/facts.h"
+
+#define VM_WATCH_RENAMED 4
 
 struct vm_watch {
 	uint64_t dev, ino, size;
@@ -18,6 +20,8 @@ struct vm_watch {
 	unsigned seen_at;       /* poll of the last look */
 	bool frozen;            /* at the last look */
 	unsigned written_at, repointed_at;
+	struct vm_watch_time renamed[VM_WATCH_RENAMED]; /* see struct vm_fact_file; the latest one last */
+	size_t n_renamed;
 };
 
 /* @backing: the header's backing name, NULL for none. @frozen: no domain, running or shut off, has it as its active layer.
