@@ -330,6 +330,57 @@ def half_pulled(lab, frozen):
     g.end()
 
 
+def move_away(g):
+    """To another directory, as copies, and all that libvirt says of it: what nobody but we know has the old numbers."""
+    old, new = g.dir, g.dir + ".new"
+    os.mkdir(new)
+    for f in sorted(os.listdir(old)):
+        sh("cp", at(g, f), new)
+        below = stands_on(os.path.join(new, f))
+        if below:
+            put_name(os.path.join(new, f), below.replace(old, new))
+    os.rename(old, old + ".old")
+    records = [virsh(["snapshot-dumpxml", g.name, n, "--security-info"]) for n in virsh(["snapshot-list", g.name, "--name", "--topological"]).split()]
+    texts = [sh("virsh", "-c", os.environ["URI"], "dumpxml", "--inactive", "--security-info", g.name).stdout] + records
+    for i, text in enumerate(texts):
+        path = os.path.join(new, ".xml")
+        with open(path, "w") as f:
+            f.write(text.replace(old + "/", new + "/"))
+        virsh(["snapshot-create", g.name, path, "--redefine"] if i else ["define", path])
+        os.unlink(path)
+    sh("rm", "-r", old + ".old")
+    g.dir = new
+    g.active = {t: p.replace(old, new) for t, p in g.active.items()}
+
+
+def pulled_and_moved(lab):
+    """What an interrupted pull has to do with is copied to somewhere else: what it stood on is needed still."""
+    sc = scenario("pull", False, "")
+    g = lab.guest(sc)
+    try:
+        cut_short(lab, g, sc)
+        alone(g, at(g, "vda.c"))
+        move_away(g)
+        lab.mount.up()
+        until("the guest", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not listed")
+        files = sorted(os.listdir(g.dir))
+        for command in "try delete c", "delete c", "delete a", "commit a c", "pull", "create later":
+            number = lab.mount.write(g.name, command)
+            if (number == 0) != (command in ("delete a", "pull")):  # a record goes; and that nobody can tell is told
+                raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+            if sorted(os.listdir(g.dir)) != files:
+                raise Wrong("after '%s' (%s): %s" % (command, name_of(number), sorted(os.listdir(g.dir))))
+        put_name(at(g, "vda.c"), at(g, "vda.b"))
+        g.check_present()
+        g.forget("a")
+        for name in "bc":
+            until("with the header put right", lambda: unharmed(lab.mount, g, name))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
 def header_ahead(lab, command, doomed, above, was, becomes, complete=False):
     """QEMU writes the header of what stood on the top before it writes out the tables of what it has moved. Killed there it leaves a
     chain that looks finished. @complete: the data is all there."""
@@ -692,6 +743,40 @@ def healed(lab):
         if lab.mount.write(g.name, "delete c"):
             raise Wrong("'delete c': %s" % lab.mount.outcome(g.name))
         until("d", lambda: unharmed(lab.mount, g, "d"))
+    except (Wrong, OSError):
+        report(lab.mount, g)
+        raise
+    g.end()
+
+
+def merged_and_written(lab, mounted):
+    """virsh merges layers, which it leaves: who is read through them is right, until somebody writes into what they went to."""
+    sc = Scenario("delete a", layered("abcd"), "delete a", ("vda",), True, doomed="", complete=())
+    g = lab.guest(sc)
+    try:
+        for command in "hold a", "release a":
+            lab.mount.write(g.name, command)
+        virsh(["blockcommit", g.name, "vda", "--base", at(g, "vda.a"), "--top", at(g, "vda.c"), "--wait"])
+        until("d", lambda: unharmed(lab.mount, g, "d"))
+        for command in "hold a", "release a":
+            lab.mount.write(g.name, command)
+        until("d, noted", lambda: unharmed(lab.mount, g, "d"))
+        if not mounted:
+            lab.mount.down()
+            lab.mount.up()
+            until("d, mounted again", lambda: unharmed(lab.mount, g, "d") if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+            lab.mount.down()
+        time.sleep(3)  # and not at once, when that might be the end of the job
+        write_in_place(at(g, "vda.a"))
+        for what in "at once", "after another mount":
+            if not mounted:
+                lab.mount.up()
+                until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+            until(what, lambda: None if states(lab, g)["d"] == "stale" else str(states(lab, g)))
+            until(what, lambda: unharmed(lab.mount, g, "a"))
+            lab.mount.down()
+            mounted = False
+        lab.mount.up()
     except (Wrong, OSError):
         report(lab.mount, g)
         raise
@@ -1230,6 +1315,8 @@ def main():
               for i, (name, do, spoilt) in enumerate(MEDDLING) for mounted in (True, False) if not mounted or i % 3 == 0]
     cases += [("meddling: an internal snapshot above", lambda: internal_above(lab)),
               ("meddling: a layer is left out and put back", lambda: healed(lab)),
+              ("meddling: what virsh has merged into is written to", lambda: merged_and_written(lab, True)),
+              ("meddling: what virsh has merged into is written to, while unmounted", lambda: merged_and_written(lab, False)),
               ("meddling: a data file is written to", lambda: data_file(lab, True)),
               ("meddling: a data file is written to, while unmounted", lambda: data_file(lab, False)),
               ("a name is used again in the same second", lambda: same_second(lab))]
@@ -1240,6 +1327,7 @@ def main():
               for gone in ("vda.qcow2", "vda.a", "vda.b") for command in ("pull", "create x")]
     cases += [("QEMU is killed %d ms after a pull's header, %s" % (ms, "running" if running else "shut off"),
                lambda running=running, ms=ms: killed_at_its_end(lab, running, ms)) for running in (False, True) for ms in (0, 2, 5)]
+    cases += [("what an interrupted pull has left is copied elsewhere", lambda: pulled_and_moved(lab))]
     cases += [("another mount comes while a pull goes on", lambda: ours_goes_on(lab))]
     cases += [("a definition pins what an interrupted pull has left", lambda: pinned(lab))]
     cases += [("a domain is started on a half-pulled disk%s" % (", and frozen" if frozen else ""), lambda frozen=frozen: half_pulled(lab, frozen))
