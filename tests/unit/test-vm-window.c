@@ -194,3 +194,27 @@ Test(vm_window, a_description_tells_parents_and_parts)
 			expect_peek(sparse, sizeof(sparse), cases[i].kind, "in a sparse image");
 	}
 }
+
+/* ---------------------------------------------------------------- lock bytes */
+
+Test(vm_headers, locks_are_asked_for_of_the_file_that_was_looked_at, .init = loops, .fini = clean)
+{
+	vs_autofree char *image = ti_path(root, "a"), *other = ti_path(root, "b");
+	struct vm_headers *files = vm_headers_new();
+	struct vm_header *f;
+
+	make("a", "");
+	make("b", "");
+	vm_headers_round(files);
+	f = vm_headers_top(files, image, Q2_FORMAT_RAW);
+	vm_headers_locks(files, f);
+	cr_expect_eq(f->locks_code, 0);
+	cr_assert_eq(rename(other, image), 0);
+	cr_expect(vm_headers_locks(files, f), "no news");
+	cr_expect_eq(f->locks_code, -ESTALE);
+	vm_headers_round(files);
+	f = vm_headers_top(files, image, Q2_FORMAT_RAW);
+	cr_expect(vm_headers_locks(files, f));
+	cr_expect_eq(f->locks_code, 0);
+	vm_headers_free(files);
+}

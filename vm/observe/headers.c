@@ -302,12 +302,27 @@ uint64_t vm_headers_sum(struct vm_headers *files, struct vm_header *f)
 	return f->sum;
 }
 
+/* Opens the file that was looked at: whatever its path leads to meanwhile was asked of no gate. */
+static int open_again(struct vm_header *f, struct q2_file **open_file)
+{
+	struct q2_stamp now;
+	int r = q2_file_open(f->path, open_file, NULL);
+
+	if (r >= 0 && ((r = (*open_file)->ops->identity(*open_file, &now)) < 0 || !same_file(&now, &f->stamp))) {
+		q2_file_close(*open_file);
+		*open_file = NULL;
+		f->racy = true;
+		r = r < 0 ? r : -ESTALE;
+	}
+	return r;
+}
+
 bool vm_headers_locks(struct vm_headers *files, struct vm_header *f)
 {
 	struct q2_file *open_file = NULL;
 	struct q2_locks now = {0};
 	bool news;
-	int r = f->exposes ? 0 : q2_file_open(f->path, &open_file, NULL);
+	int r = f->exposes ? 0 : open_again(f, &open_file);
 
 	if (open_file) {
 		r = q2_file_locks(open_file, &now);
