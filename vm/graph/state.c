@@ -305,7 +305,7 @@ static bool judge_writers(struct vm_hearing *h)
 /* One look may see a job's end only half. */
 static bool at_one_time(unsigned poll, unsigned other)
 {
-	return poll != 0 && poll + 2 >= other && other + 2 >= poll;
+	return poll != 0 && poll + 1 >= other && other + 1 >= poll;
 }
 
 /* Was the layer above @i found re-pointed at that poll? 0: at any. */
@@ -380,7 +380,7 @@ static bool moved_since(const struct vm_hearing *h, size_t i, const struct vm_gr
 {
 	unsigned moved = vm_graph_file(h->g, r->overlay)->repointed_at, written = written_at(h, i);
 
-	return !written || (moved && moved + 2 >= written);
+	return !written || (moved && moved + 1 >= written);
 }
 
 bool vm_hearing_committed(const struct vm_hearing *h, size_t i, const struct vm_fact_note *noted)

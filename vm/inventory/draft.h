@@ -4,7 +4,7 @@
  * draft.h: from what a source knows of its domains to finished vm_domains.
  *
  * A source (libvirt, image files) writes a draft of every domain: its disks as they are now, its snapshots in any order
- * with parents before children, image files as indexes of a collection. In order.c and freeze.c they get their order, shown names and
+ * with parents before children, image files as indexes of a collection. In order.c, draft-finish.c and freeze.c they get their order, shown names and
  * inode numbers; the graph is asked what each snapshot's disks are worth; and the vm_domains come out, the old ones
  * where nothing has changed. Both kinds of source thereby show the same things in the same way.
  *
@@ -116,7 +116,7 @@ void vm_draft_disown(const struct vm_draft *d, const struct vm_chains *chains, s
 /* Holds, ours, what is attested, what was frozen, and the marks of doomed snapshots. Takes @meta, of which the draft borrows. */
 void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *arena);
 
-/* ---------------------------------------------------------------- between order.c and freeze.c */
+/* ---------------------------------------------------------------- between order.c, draft-finish.c and freeze.c */
 
 /* Order, names and numbers. */
 void vm_order_settle(struct vm_draft *d, struct vm_arena *arena);

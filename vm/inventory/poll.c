@@ -42,6 +42,7 @@ struct vm_poll {
 	char **allow_paths;
 	size_t n_allow_paths;
 	uint64_t journals; /* vm_store_journals() before the last pass */
+	unsigned number;   /* of the last look that came to its end */
 	bool unfinished; /* something changed that has not made it into an inventory */
 	bool looked;     /* there was a look before: what is new now has appeared */
 };
@@ -105,7 +106,7 @@ static int observe_libvirt(struct pass *pass)
 	struct vm_observed *observed = &pass->poll->observed;
 	int r;
 
-	observed->poll = pass->round;
+	observed->poll = pass->poll->number + 1;
 	r = vm_observe_poll(observed, pass->conn, &pass->hints, pass->err);
 	if (r < 0)
 		return r;
@@ -157,7 +158,7 @@ static int build_all(struct pass *pass, bool last_try, struct vm_inventory **out
 	else
 		r = observe_libvirt(pass);
 	if (r == 0 && (!pass->changed || last_try)) {
-		vm_history_poll(poll->memory, (unsigned)pass->round);
+		vm_history_poll(poll->memory, poll->number + 1);
 		*out = vm_drafts_finish(&build.set, pass->prev);
 		pass->making = build.set.unfinished;
 		r = 1;
@@ -189,6 +190,7 @@ static int poll_around(struct pass *pass, bool pools_changed, struct vm_inventor
 	pass->poll->unfinished |= pools_changed;
 	if (quiet(pass)) {
 		*out = vm_inventory_again(pass->prev);
+		pass->poll->number++;
 		return 0;
 	}
 	for (int try = 1; r == 0; try++) {
@@ -200,6 +202,7 @@ static int poll_around(struct pass *pass, bool pools_changed, struct vm_inventor
 	if (r < 0)
 		return r;
 	pass->poll->unfinished = pass->changed || pass->making;
+	pass->poll->number++;
 	return 0;
 }
 

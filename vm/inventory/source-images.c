@@ -41,6 +41,7 @@ struct image_source {
 	struct vm_store *store;
 	struct vm_headers *files;
 	struct vm_history *memory;
+	unsigned number; /* of the look */
 	struct vm_dirs dirs;
 	struct vm_gates_memo wide; /* for what lies beside the images */
 };
@@ -177,7 +178,7 @@ static int look_properly(struct image_source *s, uint64_t round, const struct vm
 	struct vm_drafts set = { .arena = &arena, .chains = &chains, .memory = s->memory, .ask_locks = true };
 	int r = 0;
 
-	vm_history_poll(s->memory, (unsigned)round);
+	vm_history_poll(s->memory, s->number);
 	vm_arena_init(&arena);
 	vm_chains_init(&chains, s->files, round);
 	draw_all(s, &set);
@@ -198,6 +199,7 @@ static int image_look(struct vm_source *source, const struct vm_inventory *prev,
 	vm_dirs_round(&s->dirs, source->closely);
 	if (source->closely)
 		vm_headers_distrust(s->files);
+	s->number++;
 	if (prev && quiet(s)) {
 		*out = vm_inventory_again(prev);
 		return 0;

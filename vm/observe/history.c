@@ -157,12 +157,11 @@ void vm_history_file(struct vm_history *memory, struct vm_fact_file *fact, bool 
 	fact->pulled_at = f->pulled_at;
 }
 
-void vm_history_pulled(struct vm_history *memory, const struct q2_stamp *stamp)
+unsigned vm_history_pulled(struct vm_history *memory, const struct q2_stamp *stamp)
 {
 	struct seen_file *f = exists(stamp) ? file_of(memory, stamp) : NULL;
 
-	if (f)
-		f->pulled_at = memory->poll;
+	return f ? f->pulled_at = memory->poll : 0;
 }
 
 /* ---------------------------------------------------------------- snapshot disks */

@@ -7,7 +7,8 @@
  * that can be read later. While mounted we remember them, by (dev, ino), for as long as the files exist and for a
  * while after. The rules that make use of it are in graph/state.c.
  *
- * A poll is the number of a round (headers.h), from 1; a look has one to four. Threads: one, the refresher.
+ * A poll is the number of a look, from 1, those counted that found nothing to do; a look has one to four rounds (headers.h). Threads: one, the
+ * refresher.
  */
 #ifndef VS_VM_OBSERVE_HISTORY_H
 #define VS_VM_OBSERVE_HISTORY_H
@@ -26,8 +27,8 @@ void vm_history_poll(struct vm_history *memory, unsigned poll);
  * (dev, ino); more often does no harm. */
 void vm_history_file(struct vm_history *memory, struct vm_fact_file *fact, bool frozen);
 
-/* A pull into this file was seen to complete. */
-void vm_history_pulled(struct vm_history *memory, const struct q2_stamp *stamp);
+/* A pull into this file was seen to complete. Returns the poll. */
+unsigned vm_history_pulled(struct vm_history *memory, const struct q2_stamp *stamp);
 
 /* The first poll that saw the snapshot disk with this inode number (it identifies snapshot and disk) on this image. */
 unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *pit);

@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * The finish: from the drafts, what is remembered (observe/history.h) and the lock bytes to struct vm_facts; the graph; vm_freeze_domain();
+ * vm_changes_say().
+ */
+#include "vm/inventory/draft.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "vm/inventory/changes.h"
+#include "vm/model/inventory.h"
+#include "vm/util/clock.h"
+#include "vm/util/mem.h"
+
+/* ---------------------------------------------------------------- facts */
+
+struct node {
+	uint64_t dev, ino;
+};
+
+static int by_node(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(struct node));
+}
+
+static bool node_of(const struct vm_chains *c, int file, struct node *out)
+{
+	if (file == VM_NO_FILE)
+		return false;
+	*out = (struct node){ c->fact[file].stamp.dev, c->fact[file].stamp.ino };
+	return out->dev || out->ino;
+}
+
+static size_t add_active(const struct vm_chains *c, const struct vm_fact_disk *disk, struct node *nodes)
+{
+	size_t n = 0;
+
+	if (disk->writable && node_of(c, disk->top, &nodes[n]))
+		n++;
+	if (node_of(c, disk->mirror, &nodes[n]))
+		n++;
+	return n;
+}
+
+/* The files that somebody may write by right, sorted. */
+static struct node *active_nodes(const struct vm_drafts *set, const struct vm_fact_domain *domains, size_t n_domains,
+				 size_t *n)
+{
+	size_t room = 1;
+	struct node *nodes;
+
+	for (size_t i = 0; i < n_domains; i++)
+		room += domains[i].n_disks * 2;
+	nodes = vm_arena_calloc(set->arena, room, sizeof(*nodes));
+	*n = 0;
+	for (size_t i = 0; i < n_domains; i++)
+		for (size_t k = 0; k < domains[i].n_disks && !domains[i].image; k++)
+			*n += add_active(set->chains, &domains[i].disks[k], nodes + *n);
+	qsort(nodes, *n, sizeof(*nodes), by_node);
+	return nodes;
+}
+
+/* A pull that is over was completed if what it wrote into stands on something else than when it began. */
+static void note_pulls(const struct vm_drafts *set)
+{
+	for (size_t i = 0; i < set->n; i++) {
+		for (size_t k = 0; k < set->drafts[i].n_disks; k++) {
+			const struct vm_draft_now *disk = &set->drafts[i].disks[k];
+			struct vm_fact_file *top = disk->fact.top == VM_NO_FILE ? NULL : &set->chains->fact[disk->fact.top];
+
+			if (!disk->pull_since || !top || top->repointed_at < disk->pull_since)
+				continue;
+			top->pulled_at = vm_history_pulled(set->memory, &top->stamp);
+		}
+	}
+}
+
+/* Lock bytes are asked for where something may be going on: a file that should be frozen was just written, or was found
+ * locked before. */
+static void add_locks(const struct vm_drafts *set, int i)
+{
+	struct vm_header *f = set->chains->file[i];
+	uint64_t round = set->chains->number;
+
+	if (!f->info)
+		return;
+	if (set->ask_locks || f->touched + 3 >= round || f->locks.writer || f->locks.no_read || f->locks_code)
+		vm_headers_locks(set->chains->files, f);
+	set->chains->fact[i].writer = f->locks.writer;
+	set->chains->fact[i].no_read = f->locks.no_read;
+	set->chains->fact[i].locks_error = f->locks_code;
+}
+
+static void add_memories(const struct vm_drafts *set, const struct vm_fact_domain *domains, size_t n_domains)
+{
+	struct vm_chains *c = set->chains;
+	struct node *active, node;
+	size_t n_active;
+
+	active = active_nodes(set, domains, n_domains, &n_active);
+	for (size_t i = 0; i < c->n; i++) {
+		bool frozen = !node_of(c, (int)i, &node) || !bsearch(&node, active, n_active, sizeof(node), by_node);
+
+		vm_history_file(set->memory, &c->fact[i], frozen);
+		c->file[i]->live = !frozen;
+		if (frozen)
+			add_locks(set, (int)i);
+	}
+	note_pulls(set);
+}
+
+/* What it froze, as an earlier look found it. Its format is that of the record. */
+static const struct vm_fact_note *remembered(const struct vm_drafts *set, const struct vm_draft_disk *disk, uint64_t ino)
+{
+	struct vm_fact_note *note = vm_history_frozen(set->memory, ino, set->arena);
+
+	if (note && disk->fact.pit != VM_NO_FILE)
+		note->raw = set->chains->fact[disk->fact.pit].format == Q2_FORMAT_RAW;
+	return note;
+}
+
+static void snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d, struct vm_draft_snapshot *s,
+			   struct vm_fact_snapshot *out)
+{
+	struct vm_fact_snapdisk *disks = vm_arena_calloc(set->arena, s->n_disks, sizeof(*disks));
+
+	for (size_t i = 0; i < s->n_disks; i++) {
+		struct vm_draft_disk *disk = &s->disks[i];
+		uint64_t ino = vm_order_disk_ino(d, s, disk);
+
+		disk->fact.since = vm_history_since(set->memory, ino, disk->fact.pit == VM_NO_FILE ? "" :
+						    set->chains->fact[disk->fact.pit].path);
+		disk->fact.ino = ino;
+		if (!disk->fact.froze && s->kind == VM_EXTERNAL)
+			disk->fact.froze = remembered(set, disk, ino);
+		disks[i] = disk->fact;
+	}
+	out->disks = disks;
+	out->n_disks = s->n_disks;
+}
+
+/* A snapshot's place among the facts is its rank. */
+static void snapshot_facts(const struct vm_drafts *set, const struct vm_draft *d, struct vm_fact_domain *out)
+{
+	struct vm_fact_snapshot *facts = vm_arena_calloc(set->arena, d->n_snapshots, sizeof(*facts));
+
+	for (size_t i = 0; i < d->n_snapshots; i++) {
+		struct vm_draft_snapshot *s = d->order[i];
+
+		facts[i] = (struct vm_fact_snapshot){
+			.name = s->name, .shown = s->shown, .parent = s->parent < 0 ? -1 : d->snapshots[s->parent].rank,
+			.created_s = s->created_ns / VM_NS_PER_S, .recorded = s->recorded,
+			.external_memory = s->external_memory, .memory = s->memory_file,
+		};
+		snapshot_disks(set, d, s, &facts[i]);
+	}
+	out->snapshots = facts;
+	out->n_snapshots = d->n_snapshots;
+}
+
+static void domain_facts(const struct vm_drafts *set, const struct vm_draft *d, struct vm_fact_domain *out)
+{
+	struct vm_fact_disk *disks = vm_arena_calloc(set->arena, d->n_disks, sizeof(*disks));
+
+	for (size_t i = 0; i < d->n_disks; i++)
+		disks[i] = d->disks[i].fact;
+	*out = (struct vm_fact_domain){ .name = d->dir, .running = d->running, .image = d->image, .disks = disks,
+					.n_disks = d->n_disks, .made = d->own_made, .n_made = d->n_own_made,
+					.begun = d->begun, .n_begun = d->n_begun, .others = d->others, .n_others = d->n_others };
+	snapshot_facts(set, d, out);
+}
+
+/* ---------------------------------------------------------------- the finish */
+
+/* The same domain in the inventory before. */
+static const struct vm_domain *find_before(const struct vm_inventory *prev, const struct vm_draft *d)
+{
+	const struct vm_domain *before = prev ? vm_inventory_domain(prev, d->dir) : NULL;
+
+	if (prev && (!before || strcmp(before->uuid, d->uuid)))
+		before = vm_inventory_by_uuid(prev, d->uuid);
+	return before;
+}
+
+/* Takes @now; gives what the inventory is to show: @now, or the same that was shown before. */
+static struct vm_domain *settle_on(const struct vm_domain *before, struct vm_domain *now)
+{
+	if (before && vm_domain_equal(before, now)) {
+		vm_domain_unref(now);
+		return vm_domain_ref((struct vm_domain *)before);
+	}
+	now->changed_ns = vm_now_ns();
+	vm_changes_say(before, now);
+	return now;
+}
+
+static void remember_frozen(const struct vm_drafts *set, const struct vm_domain *d)
+{
+	for (size_t i = 0; i < d->n_snapshots; i++)
+		for (size_t k = 0; d->snapshots[i].kind == VM_EXTERNAL && k < d->snapshots[i].n_disks; k++) {
+			const struct vm_disk *disk = &d->snapshots[i].disks[k];
+
+			if ((disk->state == VM_OK || disk->state == VM_DETACHED) && disk->n_stamps)
+				vm_history_froze(set->memory, disk->ino, &disk->marks[0]);
+		}
+}
+
+static int file_by_path(const struct vm_facts *facts, const char *path)
+{
+	for (size_t i = 0; path && i < facts->n_files; i++)
+		if (!strcmp(facts->files[i].path, path))
+			return (int)i;
+	return VM_NO_FILE;
+}
+
+/* Merges of ours that were begun: what they wrote is explained to those whom it does not harm. Those whom it does are marked,
+ * so it is no accusation (`at` is 0). */
+static void add_merges(const struct vm_drafts *set, const struct vm_facts *facts, struct vm_fact_commit **commits, size_t *n)
+{
+	size_t room = *n;
+
+	for (size_t i = 0; i < set->n; i++)
+		for (size_t k = 0; k < set->drafts[i].n_merges; k++) {
+			const struct vm_draft_merge *merge = &set->drafts[i].merges[k];
+			int base = file_by_path(facts, merge->base);
+
+			if (base == VM_NO_FILE)
+				continue;
+			XGROW(*commits, *n, room);
+			(*commits)[(*n)++] = (struct vm_fact_commit){
+				.base = base, .top = file_by_path(facts, merge->top), .ours = true, .above = merge->above,
+			};
+		}
+}
+
+static uint64_t sum_of(void *opaque, int file)
+{
+	struct vm_chains *chains = opaque;
+
+	return vm_headers_sum(chains->files, chains->file[file]);
+}
+
+/* Gives references in @out. */
+static void ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct vm_inventory *prev, struct vm_domain **out)
+{
+	vs_autofree struct vm_fact_commit *commits = NULL, *running = NULL;
+	struct vm_graph *graph;
+	size_t n_running;
+
+	vm_history_commits(set->memory, facts, &commits, &facts->n_commits);
+	add_merges(set, facts, &commits, &facts->n_commits);
+	facts->commits = commits;
+	graph = vm_graph_new(facts);
+	vm_graph_commits(graph, &running, &n_running);
+	vm_history_commits_add(set->memory, facts, running, n_running);
+	for (size_t i = 0; i < set->n; i++) {
+		const struct vm_domain *before = find_before(prev, &set->drafts[i]);
+
+		out[i] = settle_on(before, vm_freeze_domain(&set->drafts[i], graph, i, set->chains, before, &set->unfinished));
+	}
+	for (size_t i = 0; i < set->n; i++)
+		remember_frozen(set, out[i]);
+	vm_graph_free(graph);
+}
+
+void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...)
+{
+	va_list ap;
+	vs_autofree char *who = NULL;
+
+	va_start(ap, who_fmt);
+	who = xvasprintf(who_fmt, ap);
+	va_end(ap);
+	VM_ARENA_GROW(set->arena, set->unknowns, set->n_unknowns, set->unknowns_room);
+	set->unknowns[set->n_unknowns++] = (struct vm_fact_unknown){
+		.who = vm_arena_strdup(set->arena, who), .why = vm_arena_strdup(set->arena, why),
+		.code = code == -EACCES ? -EACCES : -EPERM,
+	};
+}
+
+struct vm_inventory *vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev)
+{
+	size_t n_domains = set->n + set->n_extra;
+	struct vm_fact_domain *facts_of = vm_arena_calloc(set->arena, n_domains, sizeof(*facts_of));
+	struct vm_domain **domains = vm_arena_calloc(set->arena, set->n, sizeof(struct vm_domain *));
+	struct vm_facts facts = { .domains = facts_of, .n_domains = n_domains, .volumes = set->volumes,
+				  .n_volumes = set->n_volumes, .unknowns = set->unknowns, .n_unknowns = set->n_unknowns };
+
+	for (size_t i = 0; i < set->n; i++) {
+		vm_order_settle(&set->drafts[i], set->arena);
+		domain_facts(set, &set->drafts[i], &facts_of[i]);
+	}
+	for (size_t i = 0; i < set->n_extra; i++)
+		facts_of[set->n + i] = set->extra[i];
+	add_memories(set, facts_of, n_domains);
+	facts.files = set->chains->fact;
+	facts.sum = sum_of;
+	facts.opaque = set->chains;
+	facts.n_files = set->chains->n;
+	ask_graph(set, &facts, prev, domains);
+	return vm_inventory_new(domains, set->n, prev);
+}
