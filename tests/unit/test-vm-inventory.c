@@ -442,6 +442,10 @@ Test(vm_watch, tells_writes_from_repointing_and_from_the_work_of_an_active_layer
 	s.ino = 3; /* another file under that name */
 	vm_watch_step(&w, &s, NULL, true, 7);
 	cr_expect_eq(w.written_at, 0u);
+	vm_watch_step(&w, &s, "a", true, 7); /* it was being made */
+	cr_expect_eq(w.repointed_at, 0u);
+	vm_watch_step(&w, &s, NULL, true, 7);
+	cr_expect_eq(w.repointed_at, 7u);
 	s.block = true;
 	s.mtime_ns = 700;
 	vm_watch_step(&w, &s, NULL, true, 8);

@@ -25,7 +25,8 @@ void vm_watch_step(struct vm_watch *watch, const struct q2_stamp *stamp, const c
 	if (!known) {
 		*watch = (struct vm_watch){.dev = stamp->dev, .ino = stamp->ino};
 	} else if (backing_hash != watch->backing_hash) {
-		watch->repointed_at = poll;
+		if (watch->backing_hash) /* no job puts an image on something that stood on nothing: it is being made */
+			watch->repointed_at = poll;
 		remember(watch);
 	} else if (changed) {
 		watch->n_renamed = 0;
