@@ -436,9 +436,18 @@ Test(vm_watch, tells_writes_from_repointing_and_from_the_work_of_an_active_layer
 		s.mtime_ns++;
 		vm_watch_step(&w, &s, i % 2 ? "b" : "a", true, 6);
 	}
+	s.btime_ns++; /* another one with its number */
+	vm_watch_step(&w, &s, "a", true, 6);
+	cr_expect_eq(w.written_at, 0u);
+	cr_expect_eq(w.repointed_at, 0u);
+	cr_expect_eq(w.n_renamed, 0u);
+	for (int i = 0; i < 9; i++) {
+		s.mtime_ns++;
+		vm_watch_step(&w, &s, i % 2 ? "a" : "b", true, 6);
+	}
 	cr_assert_eq(w.n_renamed, (size_t)VM_WATCH_RENAMED);
-	cr_expect_eq(w.renamed[VM_WATCH_RENAMED - 1].mtime_ns, 608);
-	cr_expect_eq(w.renamed[0].mtime_ns, 605);
+	cr_expect_eq(w.renamed[VM_WATCH_RENAMED - 1].mtime_ns, 617);
+	cr_expect_eq(w.renamed[0].mtime_ns, 614);
 	s.ino = 3; /* another file under that name */
 	vm_watch_step(&w, &s, NULL, true, 7);
 	cr_expect_eq(w.written_at, 0u);

@@ -28,8 +28,10 @@ struct seen_frozen {
 	uint64_t look;
 };
 
+/* A number is used again when its file is gone, so it takes the birth as well to know a file. */
 struct node {
 	uint64_t dev, ino;
+	int64_t born_ns;
 };
 
 struct seen_commit {
@@ -132,6 +134,8 @@ static struct seen_file *file_of(struct vm_history *memory, const struct q2_stam
 	if (!f) {
 		f = xcalloc(1, sizeof(*f));
 		vm_strmap_put(&memory->files, key.text, f);
+	} else if (!vm_watch_is_of(&f->watch, stamp)) {
+		*f = (struct seen_file){ .look = 0 };
 	}
 	f->look = memory->look;
 	return f;
@@ -223,12 +227,12 @@ static struct node node_of(const struct vm_facts *facts, int file)
 {
 	const struct q2_stamp *stamp = &facts->files[file].stamp;
 
-	return (struct node){ stamp->dev, stamp->ino };
+	return (struct node){ stamp->dev, stamp->ino, stamp->block ? 0 : stamp->btime_ns };
 }
 
 static bool same_node(struct node a, struct node b)
 {
-	return a.dev == b.dev && a.ino == b.ino;
+	return a.dev == b.dev && a.ino == b.ino && a.born_ns == b.born_ns;
 }
 
 static void add_commit(struct vm_history *memory, struct seen_commit commit)

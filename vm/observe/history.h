@@ -4,7 +4,7 @@
  * history.h: what earlier looks saw that the present one cannot see any more.
  *
  * A file that was frozen and is written, a commit that ran and ended, a pull that completed: none of them leaves a trace
- * that can be read later. While mounted we remember them, by (dev, ino), for as long as the files exist and for a
+ * that can be read later. While mounted we remember them, by (dev, ino) and birth, for as long as the files exist and for a
  * while after. The rules that make use of it are in graph/state.c.
  *
  * A poll is the number of a look, from 1, those counted that found nothing to do; a look has one to four rounds (headers.h). Threads: one, the

@@ -16,14 +16,19 @@ static void remember(struct vm_watch *watch)
 	watch->renamed[watch->n_renamed++] = (struct vm_watch_time){watch->size, watch->mtime_ns};
 }
 
+bool vm_watch_is_of(const struct vm_watch *watch, const struct q2_stamp *stamp)
+{
+	return watch->seen_at != 0 && watch->dev == stamp->dev && watch->ino == stamp->ino && (stamp->block || watch->born_ns == stamp->btime_ns);
+}
+
 void vm_watch_step(struct vm_watch *watch, const struct q2_stamp *stamp, const char *backing, bool frozen, unsigned poll)
 {
 	uint64_t backing_hash = hash_string(backing);
-	bool known = watch->seen_at != 0 && watch->dev == stamp->dev && watch->ino == stamp->ino;
+	bool known = vm_watch_is_of(watch, stamp);
 	bool changed = stamp->mtime_ns != watch->mtime_ns || stamp->size != watch->size;
 
 	if (!known) {
-		*watch = (struct vm_watch){.dev = stamp->dev, .ino = stamp->ino};
+		*watch = (struct vm_watch){.dev = stamp->dev, .ino = stamp->ino, .born_ns = stamp->btime_ns};
 	} else if (backing_hash != watch->backing_hash) {
 		if (watch->backing_hash) /* no job puts an image on something that stood on nothing: it is being made */
 			watch->repointed_at = poll;

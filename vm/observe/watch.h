@@ -15,7 +15,7 @@
 
 struct vm_watch {
 	uint64_t dev, ino, size;
-	int64_t mtime_ns;
+	int64_t mtime_ns, born_ns;
 	uint64_t backing_hash;
 	unsigned seen_at;       /* poll of the last look */
 	bool frozen;            /* at the last look */
@@ -24,8 +24,11 @@ struct vm_watch {
 	size_t n_renamed;
 };
 
+/* Is it the watch of this file, and not of one that had its number before? */
+bool vm_watch_is_of(const struct vm_watch *watch, const struct q2_stamp *stamp);
+
 /* @backing: the header's backing name, NULL for none. @frozen: no domain, running or shut off, has it as its active layer.
- * Another (dev, ino) starts anew. Block devices are never seen to change. */
+ * Another (dev, ino), or another birth, starts anew. Block devices are never seen to change. */
 void vm_watch_step(struct vm_watch *watch, const struct q2_stamp *stamp, const char *backing, bool frozen, unsigned poll);
 
 #endif
