@@ -39,7 +39,7 @@ static char *text_of(const struct vm_meta *meta)
 static const char all_of_it[] =
 	"<facts version=\"2\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\" of=\"4711-aa\">"
 	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\" u=\"3\" x=\"are\" s=\"18446744073709551615\" c=\"18446744073709551614\"/>"
-	"<l p=\"/i/a layer 100%25\" i=\"17\"/><l p=\"/i/b\"/>"
+	"<l p=\"/i/a layer 100%25\" i=\"17\" b=\"1\"/><l p=\"/i/b\"/>"
 	"<b k=\"3\" c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"vr\">"
 	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" x=\"dp\"/><d t=\"vdb\" x=\"n\"/></b>"
 	"<b k=\"4\" c=\"x\" r=\"y\" t=\"0\"></b>"
@@ -736,9 +736,14 @@ Test(vm_meta, sweeping_forgets_what_is_gone)
 	vm_meta_free(meta);
 }
 
-static bool is_b_layer(const char *path, uint64_t ino)
+static bool is_b_layer(const struct vm_meta_made *file)
 {
-	return ino == 12 && !strcmp(path, "/i/b");
+	return file->ino == 12 && !strcmp(file->path, "/i/b");
+}
+
+static bool has_made(const struct vm_meta *meta, const char *path, uint64_t ino, int64_t born_ns)
+{
+	return vm_meta_has_made(meta, &(struct vm_meta_made){ path, ino, born_ns });
 }
 
 Test(vm_meta, a_layer_that_was_made_here_is_known_until_it_is_gone)
@@ -746,11 +751,13 @@ Test(vm_meta, a_layer_that_was_made_here_is_known_until_it_is_gone)
 	struct vm_meta *meta = parse(all_of_it);
 
 	cr_assert_eq(meta->n_made, 2u);
-	cr_expect(vm_meta_has_made(meta, "/i/a layer 100%", 17));
-	cr_expect_not(vm_meta_has_made(meta, "/i/a layer 100%", 18), "another file has its name");
-	cr_expect(vm_meta_has_made(meta, "/i/b", 4711), "it is not said which file it was");
-	cr_expect_not(vm_meta_has_made(meta, "/i/base", 1));
-	vm_meta_add_made(meta, "/i/b", 12);
+	cr_expect(has_made(meta, "/i/a layer 100%", 17, NS));
+	cr_expect(has_made(meta, "/i/a layer 100%", 17, 0), "its birth cannot be told");
+	cr_expect_not(has_made(meta, "/i/a layer 100%", 18, NS), "another file has its name");
+	cr_expect_not(has_made(meta, "/i/a layer 100%", 17, NS + 1), "another file has its name and its number");
+	cr_expect(has_made(meta, "/i/b", 4711, 7), "it is not said which file it was");
+	cr_expect_not(has_made(meta, "/i/base", 1, 0));
+	vm_meta_add_made(meta, &(struct vm_meta_made){ "/i/b", 12, 0 });
 	cr_expect_eq(meta->n_made, 2u, "no path is there twice");
 	cr_expect_eq(vm_meta_sweep_made(meta, is_b_layer), 1u);
 	cr_assert_eq(meta->n_made, 1u);

@@ -376,7 +376,7 @@ static void adopt(struct vm_meta *meta, const struct vm_meta *theirs)
 			vm_meta_set_mark(meta, &id, s->mark);
 	}
 	for (size_t i = 0; i < theirs->n_made; i++)
-		vm_meta_add_made(meta, theirs->made[i].path, theirs->made[i].ino);
+		vm_meta_add_made(meta, &theirs->made[i]);
 	if (theirs->policy)
 		vm_meta_set_policy(meta, theirs->policy);
 	if (meta->serial < theirs->serial)
@@ -612,19 +612,24 @@ static bool is_making_of(const struct vm_context *cx, const struct vm_xml_snapsh
 	       st.stx_btime.tv_sec * VM_NS_PER_S + st.stx_btime.tv_nsec >= record->created_s * VM_NS_PER_S - MADE_SLACK_NS;
 }
 
-bool vm_context_made(const struct vm_context *cx, const char *path, uint64_t ino)
+bool vm_context_made(const struct vm_context *cx, const struct vm_meta_made *file)
 {
 	for (size_t i = 0; i < cx->n_records; i++)
-		if (vm_record_proves(cx->records[i].xml, path) && is_making_of(cx, cx->records[i].xml, path))
+		if (vm_record_proves(cx->records[i].xml, file->path) && is_making_of(cx, cx->records[i].xml, file->path))
 			return true;
-	return vm_meta_has_made(cx->meta, path, ino);
+	return vm_meta_has_made(cx->meta, file);
 }
 
-bool vm_context_is_there(const char *path, uint64_t ino)
+bool vm_context_is_there(const struct vm_meta_made *file)
 {
-	struct stat st;
+	struct vm_made now;
 
-	return lstat(path, &st) == 0 && (!ino || st.st_ino == ino);
+	return vm_made_look(file->path, &now) && vm_meta_is_made(file, now.ino, now.btime_ns);
+}
+
+void vm_context_add_made(struct vm_context *cx, const char *path, const struct q2_stamp *stamp)
+{
+	vm_meta_add_made(cx->meta, &(struct vm_meta_made){ path, stamp->ino, stamp->btime_ns });
 }
 
 bool vm_context_names(void *opaque, const char *path)

@@ -123,9 +123,11 @@ int vm_context_save(struct vm_context *cx, struct vs_err *err);
 int vm_context_ask(struct vm_context *cx, struct vs_err *err);
 
 /* Does a record say that a snapshot made the file with this path, or our metadata that this very file is of our making? */
-bool vm_context_made(const struct vm_context *cx, const char *path, uint64_t ino);
-/* For vm_meta_sweep_made(): is that file there? */
-bool vm_context_is_there(const char *path, uint64_t ino);
+bool vm_context_made(const struct vm_context *cx, const struct vm_meta_made *file);
+/* Notes so, to be saved. */
+void vm_context_add_made(struct vm_context *cx, const char *path, const struct q2_stamp *stamp);
+/* For vm_meta_sweep_made(). */
+bool vm_context_is_there(const struct vm_meta_made *file);
 /* Guard locks of the mount on the domain's files: off, until the work ends. */
 void vm_context_unguard(struct vm_context *cx);
 

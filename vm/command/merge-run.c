@@ -121,7 +121,7 @@ static void remember_gone(struct vm_merge *m)
 
 			bytes += strlen(file->path) + 32;
 			if (bytes <= MADE_MAX)
-				vm_meta_add_made(m->cx->meta, file->path, file->stamp.ino);
+				vm_context_add_made(m->cx, file->path, &file->stamp);
 		}
 }
 
@@ -493,12 +493,10 @@ static int remember_made(struct vm_merge *m, struct vs_err *err)
 
 		for (size_t k = 0; record && k < record->xml->n_disks; k++) {
 			const struct vm_xml_snapdisk *d = &record->xml->disks[k];
+			int layer = d->mode == VM_MODE_EXTERNAL && d->overlay.path ? vm_context_layer(m->cx, d->overlay.path) : -1;
 
-			struct stat st;
-
-			if (d->mode == VM_MODE_EXTERNAL && d->overlay.path && stat(d->overlay.path, &st) == 0 &&
-			    vm_context_made(m->cx, d->overlay.path, st.st_ino))
-				vm_meta_add_made(m->cx->meta, d->overlay.path, st.st_ino);
+			if (layer >= 0 && !m->cx->d->layers[layer].error && vm_made(m->cx, layer))
+				vm_context_add_made(m->cx, d->overlay.path, &m->cx->d->layers[layer].stamp);
 		}
 	}
 	return m->cx->meta->n_made > had ? vm_context_save(m->cx, err) : 0;

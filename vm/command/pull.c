@@ -124,7 +124,7 @@ static int pull_all(struct vm_context *cx, const struct pull_disk *disks, size_t
 		int top = vm_context_top(cx, disks[i].target);
 
 		if (top >= 0 && vm_made(cx, top))
-			vm_meta_add_made(cx->meta, cx->d->layers[top].path, cx->d->layers[top].stamp.ino);
+			vm_context_add_made(cx, cx->d->layers[top].path, &cx->d->layers[top].stamp);
 	}
 	r = vm_context_save(cx, err); /* what each snapshot froze, which the header that changes will not tell any more */
 	if (r == 0)

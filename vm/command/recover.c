@@ -103,7 +103,7 @@ static bool adopt_made(const char *text, void *opaque)
 
 	if (!vm_made_parse(text, &made) || vm_made_is_there(&made) != 1 || !is_used(cx, &made) || vm_made(cx, vm_context_layer(cx, made.path)))
 		return false;
-	vm_meta_add_made(cx->meta, made.path, made.ino);
+	vm_meta_add_made(cx->meta, &(struct vm_meta_made){ made.path, made.ino, made.btime_ns });
 	return true;
 }
 

@@ -128,13 +128,14 @@ enum vm_need vm_need(const struct vm_context *cx, int layer, const struct vm_lea
 bool vm_made(const struct vm_context *cx, int layer)
 {
 	const struct vm_layer *l = &cx->d->layers[layer];
+	struct vm_meta_made file = { l->path, l->stamp.ino, l->stamp.btime_ns };
+	bool made = vm_context_made(cx, &file);
 
-	if (vm_context_made(cx, l->path, l->stamp.ino))
-		return true;
-	for (char **path = l->paths; path && *path; path++)
-		if (vm_context_made(cx, *path, l->stamp.ino))
-			return true;
-	return false;
+	for (char **path = l->paths; !made && path && *path; path++) {
+		file.path = *path;
+		made = vm_context_made(cx, &file);
+	}
+	return made;
 }
 
 /* ---------------------------------------------------------------- removing */

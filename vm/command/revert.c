@@ -174,7 +174,7 @@ static void remember_new(struct vm_context *cx, const struct old_layer *old)
 		const struct vm_layer *l = top < 0 ? NULL : &cx->d->layers[top];
 
 		if (l && l->below >= 0 && !l->error && l->stamp.ino != old->file.stamp.ino)
-			vm_meta_add_made(cx->meta, l->path, l->stamp.ino);
+			vm_context_add_made(cx, l->path, &l->stamp);
 	}
 }
 
@@ -190,7 +190,7 @@ static void remember_left(struct vm_context *cx, const struct vm_snapshot *s)
 			       cx->d->disks[i].target, s->shown,
 			       vm_context_file(cx, cx->d->layers[top].path));
 		if (vm_made(cx, top))
-			vm_meta_add_made(cx->meta, cx->d->layers[top].path, cx->d->layers[top].stamp.ino);
+			vm_context_add_made(cx, cx->d->layers[top].path, &cx->d->layers[top].stamp);
 	}
 }
 
@@ -204,7 +204,7 @@ static int settle_layers(struct vm_context *cx, const struct old_layers *old, st
 
 		remember_new(cx, &old->v[i]);
 		if (layer >= 0 && !cx->d->layers[layer].active && vm_made(cx, layer))
-			vm_meta_add_made(cx->meta, old->v[i].file.path, old->v[i].file.stamp.ino);
+			vm_context_add_made(cx, old->v[i].file.path, &old->v[i].file.stamp);
 	}
 	r = vm_context_save(cx, err);
 	for (size_t i = 0; r == 0 && i < old->n; i++)

@@ -281,7 +281,7 @@ static void draw_own_made(struct vm_build *sk, const struct vm_meta *meta, struc
 		int file = vm_chains_path(&sk->chains, meta->made[i].path, Q2_FORMAT_QCOW2, d->gate);
 
 		if (sk->chains.fact[file].error != -ENOENT &&
-		    (!meta->made[i].ino || sk->chains.fact[file].stamp.ino == meta->made[i].ino))
+		    vm_meta_is_made(&meta->made[i], sk->chains.fact[file].stamp.ino, sk->chains.fact[file].stamp.btime_ns))
 			d->own_made[d->n_own_made++] = file;
 	}
 }

@@ -52,6 +52,14 @@ bool vm_made_parse(const char *text, struct vm_made *out)
 	return true;
 }
 
+bool vm_made_look(const char *path, struct vm_made *out)
+{
+	bool regular;
+
+	*out = (struct vm_made){ .path = path };
+	return look(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, out, &regular) == 0;
+}
+
 char *vm_made_identity(const char *path)
 {
 	struct vm_made made = { .path = path };

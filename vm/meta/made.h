@@ -18,6 +18,8 @@ struct vm_made {
 };
 /* @fd: of @path, opened. 0 or -errno. */
 int vm_made_of(int fd, const char *path, struct vm_made *out);
+/* What lies at @path, which may be a symbolic link. False: nothing that can be told. */
+bool vm_made_look(const char *path, struct vm_made *out);
 char *vm_made_text(const struct vm_made *made); /* gives */
 /* False: it is no such text. @out borrows of it. */
 bool vm_made_parse(const char *text, struct vm_made *out);

@@ -227,6 +227,8 @@ static void put_meta(FILE *f, const struct vm_meta *meta, enum room room)
 		fputs("<l", f);
 		put_attr(f, "p", meta->made[i].path);
 		put_number(f, "i", meta->made[i].ino);
+		if (meta->made[i].born_ns)
+			put_time(f, "b", meta->made[i].born_ns);
 		fputs("/>", f);
 	}
 	for (size_t i = 0; i < meta->n_snapshots; i++)
@@ -583,14 +585,17 @@ static int settle_files(struct reader *r, const xmlNode *node)
 static int read_made(struct reader *r, const xmlNode *node)
 {
 	vs_autofree char *path = NULL;
-	uint64_t ino;
+	struct vm_meta_made made = { .path = NULL };
 	int ret;
 
 	if ((ret = charge(r, MADE_COST)) < 0 ||
 	    (ret = need_attr(r, node, "p", &path)) < 0 ||
-	    (ret = get_number(r, node, "i", UINT64_MAX, &ino)) < 0)
+	    (ret = get_number(r, node, "i", UINT64_MAX, &made.ino)) < 0)
 		return ret;
-	vm_meta_add_made(r->meta, path, ino);
+	if (xmlHasNsProp(node, (const xmlChar *)"b", NULL) && (ret = get_time(r, node, "b", &made.born_ns)) < 0)
+		return ret;
+	made.path = path;
+	vm_meta_add_made(r->meta, &made);
 	return 0;
 }
 

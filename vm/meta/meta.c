@@ -83,7 +83,7 @@ void vm_meta_free(struct vm_meta *meta)
 	free(meta->snapshots);
 	free(meta->files);
 	for (size_t i = 0; i < meta->n_made; i++)
-		free(meta->made[i].path);
+		free((char *)meta->made[i].path);
 	free(meta->made);
 	free(meta->policy);
 	free(meta->of);
@@ -170,7 +170,7 @@ struct vm_meta *vm_meta_copy(const struct vm_meta *meta)
 		memcpy(copy->files, meta->files, meta->n_files * sizeof(*copy->files));
 	copy->n_files = meta->n_files;
 	for (size_t i = 0; i < meta->n_made; i++)
-		vm_meta_add_made(copy, meta->made[i].path, meta->made[i].ino);
+		vm_meta_add_made(copy, &meta->made[i]);
 	copy->snapshots = xcalloc(meta->n_snapshots, sizeof(*copy->snapshots));
 	for (; copy->n_snapshots < meta->n_snapshots; copy->n_snapshots++)
 		snapshot_copy(&meta->snapshots[copy->n_snapshots], copy, &copy->snapshots[copy->n_snapshots]);
@@ -320,7 +320,7 @@ void vm_meta_adopt(struct vm_meta *meta, const char *uuid)
 			vm_meta_forget(meta, &id);
 	}
 	for (; copied && meta->n_made > 0; meta->n_made--)
-		free(meta->made[meta->n_made - 1].path);
+		free((char *)meta->made[meta->n_made - 1].path);
 	if (copied)
 		sweep_files(meta);
 }
@@ -569,34 +569,49 @@ void vm_meta_restand(struct vm_meta *meta, uint64_t top_ino, const struct vm_met
 
 /* ---------------------------------------------------------------- what we made */
 
-bool vm_meta_has_made(const struct vm_meta *meta, const char *path, uint64_t ino)
+bool vm_meta_is_made(const struct vm_meta_made *made, uint64_t ino, int64_t born_ns)
+{
+	return (!made->ino || made->ino == ino) && (!made->born_ns || !born_ns || made->born_ns == born_ns);
+}
+
+static struct vm_meta_made *made_at(const struct vm_meta *meta, const char *path)
 {
 	for (size_t i = 0; i < meta->n_made; i++)
 		if (!strcmp(meta->made[i].path, path))
-			return !meta->made[i].ino || meta->made[i].ino == ino;
-	return false;
+			return &meta->made[i];
+	return NULL;
 }
 
-void vm_meta_add_made(struct vm_meta *meta, const char *path, uint64_t ino)
+bool vm_meta_has_made(const struct vm_meta *meta, const struct vm_meta_made *file)
 {
-	for (size_t i = 0; i < meta->n_made; i++)
-		if (!strcmp(meta->made[i].path, path)) {
-			meta->made[i].ino = ino;
-			return;
-		}
-	meta->made = xreallocarray(meta->made, meta->n_made + 1, sizeof(*meta->made));
-	meta->made[meta->n_made++] = (struct vm_meta_made){xstrdup(path), ino};
+	const struct vm_meta_made *made = made_at(meta, file->path);
+
+	return made && vm_meta_is_made(made, file->ino, file->born_ns);
 }
 
-size_t vm_meta_sweep_made(struct vm_meta *meta, bool (*exists)(const char *path, uint64_t ino))
+void vm_meta_add_made(struct vm_meta *meta, const struct vm_meta_made *file)
+{
+	struct vm_meta_made *made = made_at(meta, file->path);
+
+	if (made) {
+		made->ino = file->ino;
+		made->born_ns = file->born_ns;
+		return;
+	}
+	meta->made = xreallocarray(meta->made, meta->n_made + 1, sizeof(*meta->made));
+	meta->made[meta->n_made] = *file;
+	meta->made[meta->n_made++].path = xstrdup(file->path);
+}
+
+size_t vm_meta_sweep_made(struct vm_meta *meta, bool (*is_there)(const struct vm_meta_made *file))
 {
 	size_t kept = 0, n = meta->n_made;
 
 	for (size_t i = 0; i < n; i++) {
-		if (exists(meta->made[i].path, meta->made[i].ino))
+		if (is_there(&meta->made[i]))
 			meta->made[kept++] = meta->made[i];
 		else
-			free(meta->made[i].path);
+			free((char *)meta->made[i].path);
 	}
 	meta->n_made = kept;
 	return n - kept;

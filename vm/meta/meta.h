@@ -20,7 +20,7 @@
  *              x          letters: a it stood on nothing; r it was read as raw; e it stored nothing
  *              s          sum of what it stores, see vm_sum(); may be absent
  *              c          number for the merges into it that were known by then, see struct vm_verdict; absent: none
- *     l        p i        path and inode number of a layer that a command of ours   any number; one a path
+ *     l        p i b      path, inode number and birth of a layer that a command    any number; one a path
  *                         or a snapshot made, which no record says any more
  *     s        n          raw name of a snapshot                                    any number; one a snapshot
  *              t          creation, seconds[.nanoseconds] since 1970
@@ -133,6 +133,12 @@ struct vm_meta_snapshot {
 	size_t n_frozen;
 };
 
+struct vm_meta_made {
+	const char *path;
+	uint64_t ino;                      /* 0: not known */
+	int64_t born_ns;                   /* 0: likewise. A number is used again when its file is gone */
+};
+
 struct vm_meta {
 	uint64_t serial;
 	char *policy;                      /* or NULL */
@@ -143,10 +149,7 @@ struct vm_meta {
 	size_t n_snapshots;
 	struct vm_meta_file *files;         /* by number; only those that some snapshot is attested with or froze, and what those stood on */
 	size_t n_files;
-	struct vm_meta_made {
-		char *path;
-		uint64_t ino;              /* 0: not known */
-	} *made;                           /* layers: may be removed when nobody needs them */
+	struct vm_meta_made *made;         /* layers: may be removed when nobody needs them */
 	size_t n_made;
 };
 
@@ -231,11 +234,13 @@ void vm_meta_restamp(struct vm_meta *meta, const struct vm_meta_file *now, const
 void vm_meta_restand(struct vm_meta *meta, uint64_t top_ino, const struct vm_meta_file *now);
 
 /* The layer at @path was made by a command of ours or by a snapshot. */
-void vm_meta_add_made(struct vm_meta *meta, const char *path, uint64_t ino);
-/* @ino: which file lies there. */
-bool vm_meta_has_made(const struct vm_meta *meta, const char *path, uint64_t ino);
-/* Forgets every such layer for which @exists says false. Returns how many. */
-size_t vm_meta_sweep_made(struct vm_meta *meta, bool (*exists)(const char *path, uint64_t ino));
+void vm_meta_add_made(struct vm_meta *meta, const struct vm_meta_made *file);
+/* @file: the one that lies there. */
+bool vm_meta_has_made(const struct vm_meta *meta, const struct vm_meta_made *file);
+/* Forgets every such layer that is not there any more. Returns how many. */
+size_t vm_meta_sweep_made(struct vm_meta *meta, bool (*is_there)(const struct vm_meta_made *file));
+/* Is it the file that was made? What is not known of one of them does not matter. */
+bool vm_meta_is_made(const struct vm_meta_made *made, uint64_t ino, int64_t born_ns);
 
 /* The snapshot is gone: so is all that was said of it. True if there was something. */
 bool vm_meta_forget(struct vm_meta *meta, const struct vm_meta_id *id);
