@@ -117,13 +117,22 @@ static uint64_t note_chain(struct vm_context *cx, const struct vm_disk *disk, si
 	return number;
 }
 
+/* Could it have a sum, which would be made now? */
+static bool lacks_sum(const struct vm_context *cx, const struct vm_disk *disk, size_t i)
+{
+	int l = vm_context_layer(cx, disk->chain[i]);
+
+	return l >= 0 && !cx->d->layers[l].error && !cx->d->layers[l].data && disk->marks[i].size <= VM_SUM_MAX && cx->summed <= SUM_BUDGET;
+}
+
 /* Is it noted with all that it stands on, as it is? */
 static bool is_noted(const struct vm_context *cx, const struct vm_meta_file *noted, const struct vm_disk *disk, size_t i)
 {
 	for (; noted && i < disk->n_stamps; i++) {
 		const struct vm_meta_file file = file_of(&disk->marks[i]);
 
-		if (!is_file(noted, &file) || noted->survived != disk->survived[i] || (!noted->beneath && i + 1 < disk->n_stamps))
+		if (!is_file(noted, &file) || noted->survived != disk->survived[i] || (!noted->beneath && i + 1 < disk->n_stamps) ||
+		    (!noted->sum && lacks_sum(cx, disk, i)))
 			return false;
 		noted = vm_meta_file(cx->meta, noted->beneath);
 	}
@@ -162,13 +171,22 @@ void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const 
 		vm_meta_set_frozen(cx->meta, id, disk->target, file);
 }
 
-/* False: it is noted already. What its record names for want of what it froze, which may come back, says nothing of that. */
+/* Is it noted down to the end? Then it shows when all is there again as it was. */
+static bool ends(const struct vm_context *cx, const struct vm_meta_file *noted)
+{
+	while (noted->beneath)
+		noted = vm_meta_file(cx->meta, noted->beneath);
+	return noted->alone;
+}
+
+/* False: it is noted already. What its record names for want of what it froze, which may come back, says nothing of that where nobody could tell
+ * that it is back. */
 static bool spoil(struct vm_context *cx, const struct vm_snapshot *s, const struct vm_disk *disk)
 {
 	struct vm_meta_id id = vm_context_id(cx, s);
 	const struct vm_meta_file *noted = s->kind == VM_EXTERNAL ? vm_meta_frozen(cx->meta, &id, disk->target) : NULL;
 
-	if (noted && (!disk->n_stamps || disk->marks[0].ino != noted->ino))
+	if (noted && (!disk->n_stamps || disk->marks[0].ino != noted->ino) && !ends(cx, noted))
 		return false;
 	return vm_meta_set_spoilt(cx->meta, &id, disk->target, true);
 }
@@ -212,24 +230,24 @@ static void attest(struct vm_context *cx, const struct vm_snapshot *s)
 	vs_autofree struct vm_meta_file *files = NULL;
 	struct vm_meta_id id = vm_context_id(cx, s);
 	size_t n = 0, room = 0;
+	bool all = true;
 
 	for (size_t i = 0; i < s->n_disks; i++)
 		if (s->disks[i].differs)
 			spoil(cx, s, &s->disks[i]); /* which a merge by anybody may hide */
 	for (size_t i = 0; i < s->n_disks; i++) {
 		/* one that is not read has an image all the same, of which the record may come to name another one */
-		if (s->kind == VM_EXTERNAL && s->disks[i].state == VM_UNSUPPORTED && !vm_meta_frozen(cx->meta, &id, s->disks[i].target))
+		if (is_right(&s->disks[i]) || (s->kind == VM_EXTERNAL && s->disks[i].state == VM_UNSUPPORTED &&
+					       !vm_meta_frozen(cx->meta, &id, s->disks[i].target)))
 			vm_attest_frozen(cx, &id, &s->disks[i]);
-		if (!is_right(&s->disks[i]))
-			return; /* whatever was known of it stays */
+		all &= is_right(&s->disks[i]);
 		room += s->disks[i].n_stamps;
 	}
 	files = xcalloc(room, sizeof(*files));
-	for (size_t i = 0; i < s->n_disks; i++) {
+	for (size_t i = 0; all && i < s->n_disks; i++)
 		n = list_layers(cx, s, &s->disks[i], files, n);
-		vm_attest_frozen(cx, &id, &s->disks[i]);
-	}
-	vm_meta_set_attested(cx->meta, &id, files, n);
+	if (all) /* else whatever was known of it stays */
+		vm_meta_set_attested(cx->meta, &id, files, n);
 }
 
 void vm_attest_domain(struct vm_context *cx, const struct vm_domain *d)

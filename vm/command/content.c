@@ -220,9 +220,28 @@ static bool is_qemus(const struct vm_context *cx, int layer, const char *written
 	return vm_timespec_ns(st.st_mtim) <= last + TAIL_NS;
 }
 
+/* Nothing of what was noted of it has the sum that it has now. */
+static bool has_other_data(const struct vm_context *cx, const struct vm_layer *l)
+{
+	bool known = false;
+	struct stat st;
+
+	for (size_t i = 0; i < cx->meta->n_files; i++) {
+		const struct vm_meta_file *f = &cx->meta->files[i];
+
+		if (!f->sum || f->ino != l->stamp.ino || stat(l->path, &st) < 0)
+			continue;
+		known = true;
+		if (f->size == (uint64_t)st.st_size &&
+		    vm_sum(l->path, &(struct vm_sum_file){ st.st_ino, f->size, vm_timespec_ns(st.st_mtim) }, l->cluster_bits) == f->sum)
+			return false;
+	}
+	return known;
+}
+
 bool vm_content_vouch(struct vm_context *cx, int layer, const char *written, int64_t since_ns)
 {
-	bool vouched = is_qemus(cx, layer, written, since_ns);
+	bool vouched = is_qemus(cx, layer, written, since_ns) && !has_other_data(cx, &cx->d->layers[layer]);
 
 	if (!vouched)
 		vm_attest_spoilt_in(cx, layer);

@@ -11,8 +11,9 @@
  *                 size with the same time (a copy that was put in its place), as far as the tool that made it keeps times.
  *   written       it has another stamp, and the layers above and beneath it are those that were there: no job has done that. (A large one has no
  *                 sum: there a new header must have been seen.)
- *   lost          a layer that stored something is not there any more, and the one beneath has not been written to since: its data is nowhere.
- *                 (qemu-img rebase -u onto something else.)
+ *   lost          a layer that stored something does not lie there any more, and the one beneath has not been written to since: its data is
+ *                 nowhere. (qemu-img rebase -u onto something else.) Where that one stores the same, but was written to, a job that found nothing
+ *                 to change took the layer away, if it is gone.
  *   another file  one that was not noted: libvirt puts nothing beneath a frozen image.
  *   older, or of another format: likewise.
  *
@@ -33,7 +34,7 @@ bool vm_graph_moved_by_us(const struct vm_graph *g, int file)
 	int below = vm_graph_file(g, file)->below;
 
 	for (int c = below == VM_NO_FILE ? -1 : g->commit_bases.head[g->node[below]]; c >= 0; c = g->commit_bases.next[c])
-		if (g->commits[c].ours)
+		if (g->commits[c].ours && !vm_graph_same(g, g->commits[c].top, file)) /* that is only read */
 			return true;
 	return false;
 }
@@ -68,12 +69,12 @@ bool vm_noted_has_time(const struct vm_graph *g, int file, const struct vm_fact_
 	return false;
 }
 
-/* What it stores is for certain something else than what was noted, whatever its header says now. */
-static bool has_other_sum(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
+/* What it stores is for certain something else than what was noted, whatever its header says now: another header makes no image larger. */
+static bool has_other_data(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
 {
 	uint64_t sum = noted->sum && g->facts->sum && vm_graph_file(g, file)->stamp.size == noted->stamp.size ? g->facts->sum(g->facts->opaque, file) : 0;
 
-	return sum && sum != noted->sum;
+	return (noted->sum && vm_graph_file(g, file)->stamp.size != noted->stamp.size) || (sum && sum != noted->sum);
 }
 
 static bool is_same(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
@@ -85,7 +86,8 @@ struct walk {
 	struct vm_hearing *h;
 	const struct vm_fact_note *at; /* what is expected next */
 	size_t skipped;                /* layers that were noted and are not there, directly above */
-	bool stored;                   /* one of them stored something */
+	bool stored;                   /* one of them stored something... */
+	bool left;                     /* ... and is there still, somewhere else */
 	bool borrowed;                 /* it is the note of another snapshot... */
 	size_t from;                   /* ... for what this one is read from from here on */
 };
@@ -108,6 +110,14 @@ static bool is_of(const struct vm_graph *g, int file, const struct vm_fact_note 
 	return has_sum(g, file, noted);
 }
 
+static bool is_there(const struct vm_graph *g, const struct vm_fact_note *noted, uint64_t dev)
+{
+	for (size_t i = 0; i < g->facts->n_files; i++)
+		if (vm_graph_file(g, (int)i)->stamp.ino == noted->stamp.ino && vm_graph_file(g, (int)i)->stamp.dev == dev)
+			return true;
+	return false;
+}
+
 /* Goes to the note of layer @i. False: there is none. */
 static bool find(struct walk *w, size_t i)
 {
@@ -116,11 +126,12 @@ static bool find(struct walk *w, size_t i)
 	const struct vm_fact_note *n = w->at;
 
 	w->skipped = 0;
-	w->stored = false;
+	w->stored = w->left = false;
 	if (is_of(g, file, n))
 		return true;
 	for (; n && n->stamp.ino != vm_graph_file(g, file)->stamp.ino; n = n->beneath) {
 		w->stored |= !n->empty;
+		w->left |= !n->empty && is_there(g, n, vm_graph_file(g, file)->stamp.dev);
 		w->skipped++;
 	}
 	if (n)
@@ -156,7 +167,7 @@ static bool was_renamed(const struct walk *w, size_t i)
 {
 	const struct vm_fact_file *f = vm_hearing_layer(w->h, i);
 
-	for (size_t k = 0; k < f->n_renamed; k++)
+	for (size_t k = 0; f->stamp.size == w->at->stamp.size && k < f->n_renamed; k++)
 		if (f->renamed[k].size == w->at->stamp.size && f->renamed[k].mtime_ns == w->at->stamp.mtime_ns)
 			return true;
 	return false;
@@ -167,7 +178,7 @@ static bool has_other_header(const struct walk *w, size_t i)
 {
 	int file = w->h->chain.files[i];
 
-	return !has_other_sum(w->h->g, file, w->at) && (is_repointed(w, i) || was_renamed(w, i) || vm_graph_moved_by_us(w->h->g, file));
+	return !has_other_data(w->h->g, file, w->at) && (is_repointed(w, i) || was_renamed(w, i) || vm_graph_moved_by_us(w->h->g, file));
 }
 
 /* Was what layer @i stored, or the one above it, merged into the one beneath by qemu-img commit, which leaves an empty layer? */
@@ -212,19 +223,10 @@ static void compare_layer(const struct walk *w, size_t i)
 	h->same[i] = same;
 	if (w->at->raw != (vm_graph_file(h->g, file)->format == Q2_FORMAT_RAW))
 		accuse(w, i, VM_FAULT_FORMAT);
-	else if (same && w->skipped && w->stored && !merged_by_us(h->g, file))
+	else if (same && w->skipped && w->stored && (w->left || vm_noted_has_time(h->g, file, w->at)) && !merged_by_us(h->g, file))
 		accuse(w, i, VM_FAULT_LOST);
 	else if (!same && is_written(w, i))
 		accuse(w, i, written_ns < w->at->stamp.mtime_ns ? VM_FAULT_OLDER : VM_FAULT_WRITTEN);
-}
-
-/* The last one stands on nothing now. If it has grown, what it stood on was pulled into it. */
-static void compare_end(const struct walk *w)
-{
-	size_t last = w->h->chain.n - 1;
-
-	if (w->h->same[last] || vm_hearing_layer(w->h, last)->stamp.size <= w->at->stamp.size)
-		accuse(w, last, VM_FAULT_LOST);
 }
 
 /* From layer @i on, to where the note ends: gives the layer behind that. *all: everything is the same. */
@@ -250,7 +252,7 @@ static size_t compare_from(struct walk *w, size_t i, bool *all)
 			return i + 1;
 		}
 		if (i + 1 == h->chain.n && !w->borrowed)
-			compare_end(w);
+			accuse(w, i, VM_FAULT_LOST); /* it stands on nothing now, and no job pulls anything into a frozen image */
 		w->at = w->at->beneath;
 	}
 	*all = *all && !h->fault;

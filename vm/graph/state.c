@@ -225,7 +225,7 @@ static bool judge_running(struct vm_hearing *h)
 		int i = vm_chain_index(g, h->chain.files, h->chain.n, g->running[r].base);
 
 		if (i >= (int)h->first && !vm_hearing_covers(h, g->running[r].top, (size_t)i))
-			return say(h, VM_BUSY, "a job is writing into '%s' beneath it", vm_hearing_layer(h, (size_t)i)->path);
+			return h->verdict.written = g->running[r].certain, say(h, VM_BUSY, "a job is writing into '%s' beneath it", vm_hearing_layer(h, (size_t)i)->path);
 	}
 	return false;
 }
@@ -510,12 +510,10 @@ static bool judge_noted(struct vm_hearing *h)
 		[VM_FAULT_FORMAT] = "is read in another format than when the snapshot was right",
 	};
 
-	if (vm_hearing_spoilt(h))
-		return h->verdict.written = true, say(h, VM_STALE, "it was found wrong before, and its files have changed since");
-	h->verdict.differs = h->fault != VM_FAULT_NONE;
-	h->verdict.misses = h->fault == VM_FAULT_LOST || h->fault == VM_FAULT_OTHER || h->fault == VM_FAULT_FORMAT;
 	if (h->fault)
 		return h->verdict.written = true, say(h, VM_STALE, "'%s' %s", vm_graph_file(h->g, h->faulty)->path, what[h->fault]);
+	if (vm_hearing_spoilt(h))
+		return h->verdict.written = true, say(h, VM_STALE, "it was found wrong before, and its files have changed since");
 	return false;
 }
 
@@ -579,6 +577,28 @@ static void judge_place(struct vm_hearing *h)
 	say(h, VM_DETACHED, "'%s' is no longer beneath a disk of the domain", vm_graph_file(h->g, h->pit)->path);
 }
 
+/* By what has become of its files. */
+static bool judge_past(struct vm_hearing *h)
+{
+	h->verdict.differs = h->fault != VM_FAULT_NONE;
+	h->verdict.misses = h->fault == VM_FAULT_LOST || h->fault == VM_FAULT_OTHER || h->fault == VM_FAULT_FORMAT;
+	return judge_writers(h) || judge_commits(h) || judge_watch(h) || judge_lost_below(h) || judge_repoints(h) || judge_reopened(h) ||
+	       judge_noted(h) || judge_times(h);
+}
+
+/* It is busy: is it wrong besides, which shows only when that is over, if anything shows it then? */
+static void look_behind(struct vm_hearing *h)
+{
+	struct vm_hearing behind = *h;
+
+	behind.verdict = (struct vm_verdict){.written = h->verdict.written};
+	judge_past(&behind);
+	h->verdict.written = behind.verdict.written;
+	h->verdict.differs = behind.verdict.differs;
+	h->verdict.misses = behind.verdict.misses;
+	free(behind.verdict.reason);
+}
+
 static void judge(struct vm_hearing *h)
 {
 	if (judge_record(h))
@@ -590,14 +610,15 @@ static void judge(struct vm_hearing *h)
 	if (judge_chain(h) || (vm_hearing_internal(h) && judge_entry(h)))
 		return;
 	vm_hearing_compare(h);
-	if (judge_unproven(h) || judge_running(h) || judge_locks(h))
+	if (judge_unproven(h) || judge_running(h) || judge_locks(h)) {
+		if (h->disk->mode != VM_MODE_NO && h->verdict.state == VM_BUSY && !h->verdict.brief)
+			look_behind(h);
 		return;
+	}
 	if (h->disk->mode == VM_MODE_NO) /* present content: whatever it is, it is right */
 		return;
-	if (judge_writers(h) || judge_commits(h) || judge_watch(h) || judge_lost_below(h) || judge_repoints(h) ||
-	    judge_reopened(h) || judge_noted(h) || judge_times(h))
-		return;
-	judge_place(h);
+	if (!judge_past(h))
+		judge_place(h);
 }
 
 /* A commit that runs beneath its own top writes only what that top hides: the layers from there up are to be watched. */
