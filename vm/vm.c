@@ -10,7 +10,7 @@
  *	refresher   one (inventory/refresher.c): the only one that observes, but for the first look, which vm_open()'s caller makes. Owns what is remembered from one poll to the next (observe/),
  *	            swaps the inventory, and writes out the copies of metadata when it has nothing else to do. It tells fs/ and the
  *	            engine of each new inventory (vm.c, on_inventory). Joined by vm_close().
- *	requests    one for each write that is at work or waits for its domain, and one of our own where retention or a repair is due
+ *	requests    one for each write that is at work or waits for its domain, and one of our own where retention, a repair or a note is due
  *	            (engine/request.c). Has a connection to libvirt of its own (with qemu:///embed the one that all share); at most one at a
  *	            time has a domain (its slot). Waits for the refresher to poll, never the other way round. vm_close() cancels
  *	            who has a domain or waits for one, and waits a while; one that libvirt holds is left, and the process ends without touching what it uses.
@@ -52,13 +52,15 @@ struct vm {
 
 /* ---------------------------------------------------------------- open and close */
 
-static void on_inventory(void *opaque, const struct vm_inventory *inv, bool first)
+static void on_inventory(void *opaque, const struct vm_inventory *inv, enum vm_look look)
 {
 	struct vm *vm = opaque;
 
-	if (!first && vm->changed)
+	if (look == VM_LOOK_NEWS && vm->changed)
 		vm->changed(vm->opaque);
-	vm_engine_notice(vm->engine, inv);
+	if (look != VM_LOOK_SAME)
+		vm_engine_notice(vm->engine, inv);
+	vm_engine_note(vm->engine, inv);
 }
 
 static void vm_free(struct vm *vm)
@@ -108,6 +110,7 @@ int vm_close(struct vm *vm)
 
 	if (!vm)
 		return 0;
+	vm_engine_note_all(vm->engine);
 	stopped = vm_engine_stop(vm->engine) == 0;
 	ended = vm_refresher_stop(vm->refresher);
 	if (!stopped || !ended)

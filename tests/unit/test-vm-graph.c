@@ -810,8 +810,8 @@ Test(vm_noted, a_changed_header_is_known_by_the_sum_of_the_rest)
 	expect_in(&n.lab, WEB, S3, VM_STALE, "'/i/spare' is another file than the snapshot stood on");
 	n.lab.files[O1].below = VM_NO_FILE;
 	n.lab.files[O1].below_format = Q2_FORMAT_NONE;
-	expect_in(&n.lab, WEB, S2, VM_STALE, "'/i/o1' does not have what was in a layer");
-	expect_in(&n.lab, WEB, S3, VM_STALE, "'/i/o1' does not have what was in a layer");
+	expect_in(&n.lab, WEB, S2, VM_STALE, "'/i/o1' does not stand on what it stood on any more");
+	expect_in(&n.lab, WEB, S3, VM_STALE, "'/i/o1' does not stand on what it stood on any more");
 	n.lab.files[O1].below = BASE;
 	n.lab.files[O1].below_format = Q2_FORMAT_RAW;
 	n.of[BASE].raw = false;
@@ -918,7 +918,7 @@ Test(vm_noted, a_layer_that_was_merged_leaves_its_data_in_the_one_beneath)
 	times(&n.lab, O3, 220.4, 301);
 	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
 	n.lab.files[BASE].stamp.mtime_ns = n.of[BASE].stamp.mtime_ns; /* qemu-img rebase -u: nobody has merged anything */
-	expect_in(&n.lab, WEB, S2, VM_STALE, "'/i/base' does not have what was in a layer above it");
+	expect_in(&n.lab, WEB, S2, VM_STALE, "'/i/base' does not have what was in a layer that is left out now");
 	times(&n.lab, BASE, 10, 300); /* and where the base stores the same now as what went into it */
 	n.of[O1].sum = n.sums[BASE] = 7;
 	n.of[O1].raw = true;

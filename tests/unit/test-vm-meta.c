@@ -41,7 +41,7 @@ static const char all_of_it[] =
 	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\" u=\"3\" x=\"are\" s=\"18446744073709551615\" c=\"18446744073709551614\"/>"
 	"<l p=\"/i/a layer 100%25\" i=\"17\" b=\"1\"/><l p=\"/i/b\"/>"
 	"<b k=\"3\" c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"vr\">"
-	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" x=\"dp\"/><d t=\"vdb\" x=\"n\"/></b>"
+	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" l=\"4\" x=\"dp\"/><d t=\"vdb\" x=\"n\"/></b>"
 	"<b k=\"4\" c=\"x\" r=\"y\" t=\"0\"></b>"
 	"<s n=\"monday\" t=\"1763258401\" is=\"eo\" v=\"3,9\" p=\"vda:3 vdb:9!\"/>"
 	"<s n=\"two words %25 %0A %FF &quot;&gt;\" t=\"1763258402.000000007\" is=\"ioh\"/>"
@@ -631,6 +631,28 @@ Test(vm_meta, who_is_read_through_what_was_half_merged_is_noted_with_that)
 	cr_assert(f && f->ino == 4);
 	f = vm_meta_file(meta, f->beneath);
 	cr_expect(f && f->mtime_ns == 30);
+	vm_meta_free(meta);
+}
+
+Test(vm_meta, what_another_mount_has_noted_is_taken)
+{
+	struct vm_meta_file base = {.ino = 1, .size = 2, .mtime_ns = 3, .alone = true}, top = {.ino = 4, .size = 5, .mtime_ns = 6}, mine = {.ino = 9};
+	struct vm_meta_id a = id("a", NS, VM_EXTERNAL), b = id("b", 2 * NS, VM_EXTERNAL);
+	struct vm_meta *meta = vm_meta_new(), *theirs = vm_meta_new();
+
+	top.beneath = vm_meta_add_file(theirs, &base);
+	vm_meta_set_frozen(theirs, &a, "vda", &top);
+	vm_meta_set_frozen(theirs, &b, "vda", &base);
+	vm_meta_set_spoilt(theirs, &b, "vda", true);
+	vm_meta_set_frozen(meta, &b, "vda", &mine);
+	vm_meta_take_frozen(meta, theirs, &a);
+	vm_meta_take_frozen(meta, theirs, &b);
+	vm_meta_free(theirs);
+	cr_assert(vm_meta_frozen(meta, &a, "vda") && vm_meta_frozen(meta, &a, "vda")->ino == 4);
+	cr_expect_eq(vm_meta_file(meta, vm_meta_frozen(meta, &a, "vda")->beneath)->ino, 1u);
+	cr_expect_not(vm_meta_is_spoilt(meta, &a, "vda"));
+	cr_expect_eq(vm_meta_frozen(meta, &b, "vda")->ino, 9u);
+	cr_expect(vm_meta_is_spoilt(meta, &b, "vda"));
 	vm_meta_free(meta);
 }
 

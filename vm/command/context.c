@@ -359,7 +359,7 @@ static int find_theirs(struct vm_context *cx, struct vm_meta **theirs, struct vs
 	return 0;
 }
 
-/* No hold of theirs is lost, nor what they took, nor a mark where we have none. The policy is theirs: we have only read it since. */
+/* No hold of theirs is lost, nor what they took, nor what they found wrong, nor a mark or a note where we have none. The policy is theirs: we have only read it since. */
 static void adopt(struct vm_meta *meta, const struct vm_meta *theirs)
 {
 	for (size_t i = 0; i < theirs->n_snapshots; i++) {
@@ -374,6 +374,7 @@ static void adopt(struct vm_meta *meta, const struct vm_meta *theirs)
 			vm_meta_set_ours(meta, &id, true);
 		if (s->mark && !marked)
 			vm_meta_set_mark(meta, &id, s->mark);
+		vm_meta_take_frozen(meta, theirs, &id);
 	}
 	for (size_t i = 0; i < theirs->n_made; i++)
 		vm_meta_add_made(meta, &theirs->made[i]);

@@ -27,6 +27,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/command/attest.h"
 #include "vm/libvirt/blockjob-list.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
@@ -403,4 +404,34 @@ int vm_intent_settle(struct vm_context *cx, const char *command, enum vm_intent_
 			from = 0; /* the list has changed */
 	}
 	return r;
+}
+
+/* ---------------------------------------------------------------- what it has left */
+
+/* One disk of it, when no job writes to its image any more. True: there is something to be noted. */
+static bool leave(struct vm_context *cx, struct vm_meta_doomed *d)
+{
+	int layer = d->path && !d->unasked ? vm_context_layer(cx, d->path) : -1;
+	const struct q2_stamp *now = layer < 0 || cx->d->layers[layer].error ? NULL : &cx->d->layers[layer].stamp;
+
+	if (!now || now->block || now->ino != d->path_ino || now->mtime_ns == d->left_ns)
+		return false;
+	if (d->left_ns) {
+		vm_log(cx->log, "'%s' was written to by others since a command that was begun had written to it", d->path);
+		vm_attest_spoilt_in(cx, layer);
+	}
+	d->left_ns = now->mtime_ns;
+	return true;
+}
+
+bool vm_intent_leave(struct vm_context *cx)
+{
+	vs_autofree const struct vm_meta_mark **marks = xcalloc(cx->meta->n_snapshots + 1, sizeof(*marks));
+	size_t n = vm_meta_marks(cx->meta, marks);
+	bool news = false;
+
+	for (size_t i = 0; i < n; i++)
+		for (size_t k = 0; k < marks[i]->n_disks; k++)
+			news |= leave(cx, &((struct vm_meta_mark *)marks[i])->disks[k]);
+	return news;
 }

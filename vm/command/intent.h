@@ -7,7 +7,7 @@
  * with the files that it is about: their inode numbers, so that a file which merely has the name of one is not taken for it. That is
  * the intent. It owns these files until the command is repeated to its end, or has become void: see intent.c.
  *
- * Everything here but vm_intent_settle(), _settle_of() and _void() is a pure question to the look of the command. Threads: the command's.
+ * Everything here but vm_intent_settle(), _settle_of(), _leave() and _void() is a pure question to the look of the command. Threads: the command's.
  */
 #ifndef VS_VM_COMMAND_INTENT_H
 #define VS_VM_COMMAND_INTENT_H
@@ -63,6 +63,10 @@ int vm_intent_settle(struct vm_context *cx, const char *command, enum vm_intent_
 /* The same for the command alone that was to remove this snapshot, if there is one: once it has gone so far, nothing can keep what the snapshot
  * had. */
 int vm_intent_settle_of(struct vm_context *cx, const struct vm_meta_id *id, struct vs_err *err);
+
+/* No job is at work on the domain: notes how the begun commands have left what they wrote to, and who has other bytes beneath him because others
+ * wrote to it since. True: there is something to be saved. */
+bool vm_intent_leave(struct vm_context *cx);
 
 /* Writes down that this command is void, for the reason @why. */
 int vm_intent_void(struct vm_context *cx, const char *command, const char *why, struct vs_err *err);

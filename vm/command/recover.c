@@ -248,7 +248,11 @@ int vm_recover_begin(struct vm_context *cx, const char *command, enum vm_intent_
 		r = vm_intent_settle(cx, command, beside, err);
 	if (r == 0)
 		r = vm_check_idle(cx, err);
-	if (r == 0 && !cx->try_only && vm_attest_spoilt(cx)) /* a command of anybody's may take away what tells so */
-		r = vm_context_save(cx, err);
+	if (r == 0 && !cx->try_only) {
+		bool left = vm_intent_leave(cx), spoilt = vm_attest_spoilt(cx); /* a command of anybody's may take away what tells so */
+
+		if (left || spoilt)
+			r = vm_context_save(cx, err);
+	}
 	return r;
 }

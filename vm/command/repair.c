@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* repair: what a mount does for a domain that an interrupted command has left. */
+/* repair: what a mount does for a domain that an interrupted command has left; and note: what it remembers of what it has seen. */
 #include <string.h>
+#include <unistd.h>
 
 #include "vm/command/attest.h"
 #include "vm/command/command.h"
@@ -91,4 +92,46 @@ int vm_command_repair(struct vm_context *cx, struct vs_err *err)
 	if (r == 0 && cx->meta->serial && vm_meta_sweep(cx->meta, still_there, cx) > 0)
 		r = vm_context_save(cx, err);
 	return r;
+}
+
+#define LOOK_TWICE_US 1000000 /* records and files contradict each other for moments */
+
+static bool is_wrong(const struct vm_context *cx)
+{
+	for (size_t i = 0; i < cx->d->n_snapshots; i++)
+		for (size_t k = 0; k < cx->d->snapshots[i].n_disks; k++)
+			if (cx->d->snapshots[i].disks[k].written)
+				return true;
+	return false;
+}
+
+static bool has_job(const struct vm_context *cx)
+{
+	for (size_t i = 0; i < cx->d->n_disks; i++)
+		if (cx->d->disks[i].job)
+			return true;
+	return false;
+}
+
+int vm_command_note(struct vm_context *cx, struct vs_err *err)
+{
+	vs_autofree char *before = NULL, *after = NULL;
+	int r = vm_context_poll(cx, err);
+
+	if (r == 0)
+		r = vm_meta_text(cx->meta, &before, err);
+	if (r == 0 && is_wrong(cx)) {
+		usleep(LOOK_TWICE_US);
+		r = vm_context_poll(cx, err);
+	}
+	if (r < 0 || !cx->meta->serial || has_job(cx))
+		return r;
+	vm_intent_leave(cx);
+	vm_attest_domain(cx, cx->d);
+	vm_attest_spoilt(cx);
+	r = vm_meta_text(cx->meta, &after, err);
+	if (r < 0 || !strcmp(before, after))
+		return r;
+	r = vm_context_save(cx, err);
+	return r < 0 ? r : 1;
 }

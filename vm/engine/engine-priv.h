@@ -32,6 +32,8 @@ struct vm_slot {
 	bool greeted;               /* seen is filled */
 	bool repaired;
 	bool paused;                /* it was so when it was last seen with nobody of ours at work */
+	int64_t unnoted_ns;         /* steady: since when there is something to be noted, or it was tried; 0: there is nothing */
+	int64_t note_pause_ns;      /* then: from there to the next try */
 	bool prune_due;             /* a snapshot appeared that no pruning has looked at yet */
 };
 
@@ -47,7 +49,7 @@ struct vm_engine {
 	bool stop;
 };
 
-enum vm_origin { VM_BY_WRITER, VM_BY_RETENTION, VM_BY_MOUNT };
+enum vm_origin { VM_BY_WRITER, VM_BY_RETENTION, VM_BY_MOUNT, VM_BY_WATCH };
 
 struct vm_request {
 	atomic_uint refs;

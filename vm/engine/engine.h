@@ -24,6 +24,10 @@ void vm_engine_free(struct vm_engine *engine); /* after a stop that returned 0 *
 /* From the refresher, with every new inventory: snapshots that have appeared make retention run; domains that have appeared, come
  * up paused, or whose last request lost libvirt, are repaired. */
 void vm_engine_notice(struct vm_engine *engine, const struct vm_inventory *inv);
+/* From the refresher, with every look: what is seen and has been so for a while is noted where a command was ever given. */
+void vm_engine_note(struct vm_engine *engine, const struct vm_inventory *inv);
+/* Before the stop: the same at once, and waits for it, some seconds at most. */
+void vm_engine_note_all(struct vm_engine *engine);
 
 /* Who has something open, as plans ask for it. */
 struct vm_readers vm_engine_readers(struct vm_engine *engine);

@@ -202,6 +202,23 @@ static int run_policy(struct vm_request *q, virConnectPtr conn)
 	return r;
 }
 
+/* What could not be noted is tried again; that libvirt is away, or somebody else at work, is no news. */
+static int run_note(struct vm_request *q, virConnectPtr conn)
+{
+	struct vs_err err = {0};
+	struct at_command at;
+	int r;
+
+	begin(&at, q, conn, "note", false);
+	r = vm_command_note(&at.cx, &err);
+	if (r > 0)
+		see(q);
+	if (r < 0 && r != -EBUSY && r != -EHOSTDOWN && r != -ETIMEDOUT && r != -EINTR && r != -ECANCELED)
+		vm_request_report(q, "note", r, NULL, &err);
+	end(&at);
+	return r < 0 ? r : 0;
+}
+
 static int run_self(struct vm_request *q, virConnectPtr conn)
 {
 	const char *text = q->origin == VM_BY_MOUNT ? "repair" : "prune";
@@ -225,6 +242,8 @@ int vm_request_do(struct vm_request *q, virConnectPtr conn)
 {
 	int r = 0;
 
+	if (q->origin == VM_BY_WATCH)
+		return run_note(q, conn);
 	if (q->origin != VM_BY_WRITER)
 		return run_self(q, conn);
 	if (q->door == VM_DOOR_RETAIN)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* What each new inventory means for a domain: has a snapshot appeared (retention), is there something to repair; and who reads. */
+/* What each new inventory means for a domain: has a snapshot appeared (retention), is there something to repair, or to note; and who reads. */
 #include "vm/engine/engine-priv.h"
 
 #include <string.h>
@@ -160,4 +160,81 @@ void vm_engine_notice(struct vm_engine *e, const struct vm_inventory *inv)
 		return;
 	for (size_t i = 0; i < inv->n_domains; i++)
 		notice_domain(e, inv->domains[i]);
+}
+
+/* ---------------------------------------------------------------- what is to be noted */
+
+#define NOTE_AFTER_NS (5 * VM_NS_PER_S)      /* what was seen may belong to something that is not over */
+#define NOTE_PAUSE_MAX_NS (600 * VM_NS_PER_S) /* what cannot be noted is tried again, but not for ever at that pace */
+#define NOTE_CLOSE_MS 3000
+
+static bool is_at_work(const struct vm_domain *d)
+{
+	for (size_t i = 0; i < d->n_disks; i++)
+		if (d->disks[i].job)
+			return true;
+	return false;
+}
+
+static bool note_due_locked(struct vm_slot *slot, const struct vm_domain *d, int64_t now)
+{
+	if (!d->unnoted) {
+		slot->unnoted_ns = 0;
+		return false;
+	}
+	if (!slot->unnoted_ns) {
+		slot->unnoted_ns = now;
+		slot->note_pause_ns = NOTE_AFTER_NS;
+	}
+	if (slot->running || now < slot->unnoted_ns + slot->note_pause_ns || is_at_work(d))
+		return false;
+	slot->unnoted_ns = now;
+	slot->note_pause_ns = slot->note_pause_ns > NOTE_PAUSE_MAX_NS / 2 ? NOTE_PAUSE_MAX_NS : slot->note_pause_ns * 2;
+	return true;
+}
+
+void vm_engine_note(struct vm_engine *e, const struct vm_inventory *inv)
+{
+	int64_t now = vm_steady_ns();
+
+	for (size_t i = 0; i < inv->n_domains && !e->options.read_only; i++) {
+		const struct vm_domain *d = inv->domains[i];
+		struct vm_slot *slot;
+		bool due;
+
+		pthread_mutex_lock(&e->lock);
+		slot = vm_strmap_get(&e->slots, d->uuid);
+		due = slot && !e->stop && note_due_locked(slot, d, now);
+		pthread_mutex_unlock(&e->lock);
+		if (due)
+			vm_request_self(e, d, VM_BY_WATCH);
+	}
+}
+
+static bool has_unnoted(const struct vm_inventory *inv)
+{
+	for (size_t i = 0; i < inv->n_domains; i++)
+		if (inv->domains[i]->unnoted && !is_at_work(inv->domains[i]))
+			return true;
+	return false;
+}
+
+void vm_engine_note_all(struct vm_engine *e)
+{
+	struct timespec until = vm_ns_timespec(vm_steady_ns() + NOTE_CLOSE_MS * VM_NS_PER_MS);
+	struct vm_inventory *inv = NULL;
+
+	if (e->options.read_only || vm_refresher_poll(e->refresher, NOTE_CLOSE_MS) < 0)
+		return; /* libvirt is away, or hangs */
+	inv = vm_refresher_inventory(e->refresher);
+	if (has_unnoted(inv)) {
+		for (size_t i = 0; i < inv->n_domains; i++)
+			if (inv->domains[i]->unnoted && !is_at_work(inv->domains[i]))
+				vm_request_self(e, inv->domains[i], VM_BY_WATCH);
+		pthread_mutex_lock(&e->lock);
+		while (e->threads && pthread_cond_timedwait(&e->idle, &e->lock, &until) == 0)
+			;
+		pthread_mutex_unlock(&e->lock);
+	}
+	vm_inventory_put(inv);
 }

@@ -33,7 +33,8 @@ struct vm_graph_commit {
 	int base, top; /* files; top may be VM_NO_FILE */
 	unsigned at;
 	bool unfinished_delete, ours;
-	uint64_t above; /* as in the facts */
+	uint64_t above; /* as in the facts, like the next one */
+	int64_t left_ns;
 };
 
 /* An overlay that does not stand on what its snapshot froze any more: it went from `top` down to `base`. */
@@ -199,7 +200,7 @@ int vm_graph_image(const struct vm_graph *g, const struct vm_graph_snap *snap, e
 /* ---------------------------------------------------------------- judging one disk of one snapshot */
 
 /* What is not as it was noted: see noted.c. */
-enum vm_hearing_fault { VM_FAULT_NONE, VM_FAULT_WRITTEN, VM_FAULT_LOST, VM_FAULT_OTHER, VM_FAULT_OLDER, VM_FAULT_FORMAT };
+enum vm_hearing_fault { VM_FAULT_NONE, VM_FAULT_WRITTEN, VM_FAULT_LOST, VM_FAULT_ALONE, VM_FAULT_OTHER, VM_FAULT_OLDER, VM_FAULT_FORMAT };
 
 /* One disk of one snapshot before its judge. */
 struct vm_hearing {
@@ -233,6 +234,8 @@ static inline bool vm_hearing_internal(const struct vm_hearing *h)
 
 /* noted.c: fills same, unchanged, fault. After the chain. */
 void vm_hearing_compare(struct vm_hearing *h);
+/* Is it noted just as it is? */
+bool vm_hearing_noted(const struct vm_hearing *h);
 /* Has it the time of what was noted, as a copy of that may? */
 bool vm_noted_has_time(const struct vm_graph *g, int file, const struct vm_fact_note *noted);
 bool vm_graph_moved_by_us(const struct vm_graph *g, int file);

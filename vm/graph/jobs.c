@@ -66,13 +66,13 @@ static void collect_commits(struct vm_graph *g)
 	for (size_t i = 0; i < facts->n_commits; i++) {
 		const struct vm_fact_commit *c = &facts->commits[i];
 
-		g->commits[g->n_commits++] = (struct vm_graph_commit){c->base, c->top, c->at, false, c->ours, c->above};
+		g->commits[g->n_commits++] = (struct vm_graph_commit){c->base, c->top, c->at, false, c->ours, c->above, c->left_ns};
 	}
 	for (size_t i = 0; i < g->n_snaps; i++) {
 		const struct vm_fact_snapdisk *disk = vm_graph_snapdisk(g, &g->snaps[i]);
 
 		if (delete_unfinished(g, &g->snaps[i]))
-			g->commits[g->n_commits++] = (struct vm_graph_commit){disk->pit, disk->overlay, UINT_MAX, true, false, 0};
+			g->commits[g->n_commits++] = (struct vm_graph_commit){disk->pit, disk->overlay, UINT_MAX, true, false, 0, 0};
 	}
 	for (size_t i = g->n_commits; i-- > 0;)
 		vm_links_add(g, &g->commit_bases, g->commits[i].base, i);

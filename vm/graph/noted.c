@@ -27,6 +27,7 @@
 #include "vm/graph/graph-priv.h"
 
 #define SECOND INT64_C(1000000000)
+#define EMPTYING_NS (2 * SECOND) /* qemu-img commit empties what it has moved at its end, and a clock may tick */
 
 /* Has a merge of ours that is under way made it stand on its base? */
 bool vm_graph_moved_by_us(const struct vm_graph *g, int file)
@@ -74,7 +75,7 @@ static bool has_other_data(const struct vm_graph *g, int file, const struct vm_f
 {
 	uint64_t sum = noted->sum && g->facts->sum && vm_graph_file(g, file)->stamp.size == noted->stamp.size ? g->facts->sum(g->facts->opaque, file) : 0;
 
-	return (noted->sum && vm_graph_file(g, file)->stamp.size != noted->stamp.size) || (sum && sum != noted->sum);
+	return vm_graph_file(g, file)->stamp.size != noted->stamp.size || (sum && sum != noted->sum);
 }
 
 static bool is_same(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
@@ -98,6 +99,14 @@ static void accuse(const struct walk *w, size_t i, enum vm_hearing_fault fault)
 	w->h->faulty = w->h->chain.files[i];
 }
 
+/* One that was born later has only come to have its number. */
+static bool has_number(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
+{
+	const struct q2_stamp *now = &vm_graph_file(g, file)->stamp;
+
+	return now->ino == noted->stamp.ino && now->btime_ns <= noted->stamp.mtime_ns;
+}
+
 /* Is it the file of that note, which may have been written to? Numbers of files are used again, so a time at its place says more than a
  * number elsewhere; and what two files store may be the same, so a number says more than a sum. */
 static bool is_of(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
@@ -105,7 +114,7 @@ static bool is_of(const struct vm_graph *g, int file, const struct vm_fact_note 
 	if (vm_noted_has_time(g, file, noted))
 		return true;
 	for (const struct vm_fact_note *n = noted; n; n = n->beneath)
-		if (n->stamp.ino == vm_graph_file(g, file)->stamp.ino)
+		if (has_number(g, file, n))
 			return n == noted;
 	return has_sum(g, file, noted);
 }
@@ -129,7 +138,7 @@ static bool find(struct walk *w, size_t i)
 	w->stored = w->left = false;
 	if (is_of(g, file, n))
 		return true;
-	for (; n && n->stamp.ino != vm_graph_file(g, file)->stamp.ino; n = n->beneath) {
+	for (; n && !has_number(g, file, n); n = n->beneath) {
 		w->stored |= !n->empty;
 		w->left |= !n->empty && is_there(g, n, vm_graph_file(g, file)->stamp.dev);
 		w->skipped++;
@@ -186,7 +195,8 @@ static bool went_down(const struct walk *w, size_t i)
 {
 	const struct vm_hearing *h = w->h;
 
-	if (i > h->first && !h->same[i - 1] && vm_hearing_emptied(vm_hearing_layer(h, i - 1)))
+	if (i > h->first && !h->same[i - 1] && vm_hearing_emptied(vm_hearing_layer(h, i - 1)) &&
+	    vm_graph_stamp(h->g, h->chain.files[i]).mtime_ns <= vm_hearing_layer(h, i - 1)->stamp.mtime_ns + EMPTYING_NS)
 		return true;
 	return !w->at->empty && w->at->beneath && i + 1 < h->chain.n && vm_hearing_emptied(vm_hearing_layer(h, i)) &&
 	       !is_same(h->g, h->chain.files[i + 1], w->at->beneath);
@@ -252,7 +262,7 @@ static size_t compare_from(struct walk *w, size_t i, bool *all)
 			return i + 1;
 		}
 		if (i + 1 == h->chain.n && !w->borrowed)
-			accuse(w, i, VM_FAULT_LOST); /* it stands on nothing now, and no job pulls anything into a frozen image */
+			accuse(w, i, VM_FAULT_ALONE); /* no job pulls anything into a frozen image */
 		w->at = w->at->beneath;
 	}
 	*all = *all && !h->fault;
@@ -289,4 +299,25 @@ void vm_hearing_compare(struct vm_hearing *h)
 		w.from = i;
 		i = w.at ? compare_from(&w, i, &all) : i + 1;
 	}
+}
+
+bool vm_hearing_noted(const struct vm_hearing *h)
+{
+	const struct vm_fact_note *n = h->disk->froze;
+
+	for (size_t i = h->first; i < h->chain.n; i++, n = n->beneath) {
+		const struct q2_stamp now = vm_graph_stamp(h->g, h->chain.files[i]);
+		bool last = i + 1 == h->chain.n || vm_hearing_layer(h, i + 1)->stamp.block;
+
+		if (now.block)
+			return true; /* nobody can know it again */
+		if (!n || n->stamp.ino != now.ino || n->stamp.size != now.size || n->stamp.mtime_ns != now.mtime_ns ||
+		    n->survived != vm_hearing_survived(h, i))
+			return false;
+		if (last)
+			return n->alone || i + 1 < h->chain.n;
+		if (!n->beneath)
+			return false;
+	}
+	return true;
 }

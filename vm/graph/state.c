@@ -123,6 +123,12 @@ static bool is_then(const struct vm_graph *g, int file, const struct q2_stamp *t
 	return vm_graph_exists(g, file) && !s.block && s.ino == then->ino && s.size == then->size && s.mtime_ns == then->mtime_ns;
 }
 
+static bool is_numbered(const struct vm_graph *g, int file, const struct q2_stamp *then)
+{
+	return vm_graph_exists(g, file) && !vm_graph_file(g, file)->stamp.block && vm_graph_file(g, file)->stamp.ino == then->ino &&
+	       vm_graph_file(g, file)->stamp.btime_ns <= then->mtime_ns;
+}
+
 /* The file that was noted as frozen, where the record names another one and it is there, as it was; else VM_NO_FILE. */
 static int noted_pit(const struct vm_hearing *h)
 {
@@ -131,6 +137,8 @@ static int noted_pit(const struct vm_hearing *h)
 
 	if (h->disk->mode != VM_MODE_EXTERNAL || !then || (!pit->error && pit->stamp.ino == then->ino))
 		return VM_NO_FILE;
+	if (vm_graph_exists(h->g, h->disk->overlay) && is_numbered(h->g, vm_graph_file(h->g, h->disk->overlay)->below, then))
+		return vm_graph_file(h->g, h->disk->overlay)->below;
 	for (size_t i = 0; i < h->g->facts->n_files; i++)
 		if (is_then(h->g, (int)i, then))
 			return (int)i;
@@ -373,7 +381,9 @@ uint64_t vm_hearing_survived(const struct vm_hearing *h, size_t i)
 /* Has it gone on since layer @i was written to last, as far as that was seen? */
 static bool explains_last(const struct vm_hearing *h, size_t i, const struct vm_graph_commit *commit)
 {
-	return commit->ours || written_at(h, i) <= commit->at || at_one_time(commit->at, written_at(h, i));
+	if (commit->ours)
+		return !commit->left_ns || vm_hearing_layer(h, i)->stamp.mtime_ns == commit->left_ns;
+	return written_at(h, i) <= commit->at || at_one_time(commit->at, written_at(h, i));
 }
 
 static bool moved_since(const struct vm_hearing *h, size_t i, const struct vm_graph_repoint *r)
@@ -410,7 +420,7 @@ static bool explained_by_commit(const struct vm_hearing *h, size_t i)
 static bool judge_watch(struct vm_hearing *h)
 {
 	for (size_t i = h->first; i < h->chain.n; i++)
-		if (written_at(h, i) > h->disk->since && !explained_by_commit(h, i) &&
+		if (written_at(h, i) > h->disk->since && !h->same[i] && !explained_by_commit(h, i) &&
 		    !vm_hearing_attested(h, h->chain.files[i]))
 			return h->verdict.written = true, say(h, VM_STALE, "'%s' was written after the snapshot was taken", vm_hearing_layer(h, i)->path);
 	return false;
@@ -455,7 +465,7 @@ static bool judge_repoints(struct vm_hearing *h)
 
 		for (int r = g->repoint_bases.head[base]; r >= 0; r = g->repoint_bases.next[r])
 			if (!harmless(h, &g->repoints[r], i))
-				return say(h, VM_STALE, "layers above '%s' were committed into it, as '%s' now stands on it",
+				return say(h, VM_STALE, "layers above '%s' may have been committed into it, as '%s' now stands on it",
 					   vm_hearing_layer(h, i)->path, vm_graph_file(g, g->repoints[r].overlay)->path);
 	}
 	return false;
@@ -504,7 +514,8 @@ static bool judge_noted(struct vm_hearing *h)
 {
 	static const char *const what[] = {
 		[VM_FAULT_WRITTEN] = "was written after the snapshot was taken",
-		[VM_FAULT_LOST] = "does not have what was in a layer above it that is there no more",
+		[VM_FAULT_LOST] = "does not have what was in a layer that is left out now",
+		[VM_FAULT_ALONE] = "does not stand on what it stood on any more",
 		[VM_FAULT_OTHER] = "is another file than the snapshot stood on",
 		[VM_FAULT_OLDER] = "is older than what was frozen there: a copy from before was put in its place",
 		[VM_FAULT_FORMAT] = "is read in another format than when the snapshot was right",
@@ -581,7 +592,7 @@ static void judge_place(struct vm_hearing *h)
 static bool judge_past(struct vm_hearing *h)
 {
 	h->verdict.differs = h->fault != VM_FAULT_NONE;
-	h->verdict.misses = h->fault == VM_FAULT_LOST || h->fault == VM_FAULT_OTHER || h->fault == VM_FAULT_FORMAT;
+	h->verdict.misses = h->fault == VM_FAULT_LOST || h->fault == VM_FAULT_ALONE || h->fault == VM_FAULT_OTHER || h->fault == VM_FAULT_FORMAT;
 	return judge_writers(h) || judge_commits(h) || judge_watch(h) || judge_lost_below(h) || judge_repoints(h) || judge_reopened(h) ||
 	       judge_noted(h) || judge_times(h);
 }
@@ -685,6 +696,8 @@ void vm_graph_state(const struct vm_graph *g, size_t domain, size_t snapshot, si
 	h.verdict.survived = xcalloc(h.chain.n, sizeof(*h.verdict.survived));
 	for (size_t i = h.first; i < h.chain.n; i++)
 		h.verdict.survived[i] = vm_hearing_survived(&h, i);
+	h.verdict.noted = vm_hearing_noted(&h);
+	h.verdict.faulty = h.verdict.differs ? h.faulty : VM_NO_FILE;
 	*out = h.verdict;
 }
 

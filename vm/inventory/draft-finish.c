@@ -230,7 +230,7 @@ static void add_merges(const struct vm_drafts *set, const struct vm_facts *facts
 				continue;
 			XGROW(*commits, *n, room);
 			(*commits)[(*n)++] = (struct vm_fact_commit){
-				.base = base, .top = file_by_path(facts, merge->top), .ours = true, .above = merge->above,
+				.base = base, .top = file_by_path(facts, merge->top), .ours = true, .above = merge->above, .left_ns = merge->left_ns,
 			};
 		}
 }

@@ -85,6 +85,7 @@ static void draw_merges(struct vm_draft *d, const struct vm_meta *meta, struct v
 			if (marks[i]->disks[k].path)
 				d->merges[d->n_merges++] = (struct vm_draft_merge){
 					marks[i]->disks[k].path, marks[i]->disks[k].top, marks[i]->disks[k].done ? 0 : marks[i]->disks[k].above_ino,
+					marks[i]->disks[k].left_ns,
 				};
 }
 
@@ -137,6 +138,7 @@ void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *ar
 	const struct vm_fact_note *notes = draw_notes(meta, arena);
 
 	vm_arena_own(arena, meta, drop_meta);
+	d->commanded = meta->serial != 0;
 	draw_merges(d, meta, arena);
 	for (size_t i = 0; i < d->n_snapshots; i++) {
 		struct vm_draft_snapshot *s = &d->snapshots[i];

@@ -60,11 +60,13 @@ struct vm_draft_now {
 struct vm_draft_merge {
 	const char *base, *top; /* paths; top may be NULL */
 	uint64_t above;         /* inode number of what will stand on the base; 0: nothing does, or all is proven to be in it */
+	int64_t left_ns;        /* the base's time when no job of ours wrote to it any more; 0: not known */
 };
 
 struct vm_draft {
 	const char *name, *uuid, *dir, *state;
 	bool running, image;
+	bool commanded;             /* a command was given to it once: there are metadata of ours */
 	struct vm_log *log;
 	struct q2_gate *gate;
 	struct vm_draft_now *disks;

@@ -115,6 +115,7 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 	disk->written = v->written;
 	disk->differs = v->differs;
 	disk->misses = v->misses;
+	disk->faulty = v->faulty == VM_NO_FILE ? NULL : vm_arena_strdup(w->arena, w->chains->fact[v->faulty].path);
 	disk->reason = vm_arena_strdup(w->arena, v->reason);
 	disk->chain = chain_paths(w, v->layers, v->n_layers);
 	disk->format = v->n_layers ? v->format : Q2_FORMAT_NONE;
@@ -133,6 +134,14 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 		worsen(disk, w, VM_UNSUPPORTED, err.msg);
 }
 
+/* Is there something to be noted of it (command/attest.c)? While a merge of ours is under way only what is wrong. */
+static bool is_unnoted(const struct work *w, const struct vm_draft_disk *from, const struct vm_verdict *v, const struct vm_disk *disk)
+{
+	if (v->written)
+		return !from->fact.spoilt;
+	return (disk->state == VM_OK || disk->state == VM_DETACHED) && (from->fact.spoilt || (!v->noted && !v->watched && !w->draft->n_merges));
+}
+
 static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_t k, struct vm_disk *disk)
 {
 	const struct vm_draft_disk *from = &s->disks[k];
@@ -144,6 +153,7 @@ static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size
 	disk->ino = vm_order_disk_ino(w->draft, s, from);
 	disk->gate = w->gate;
 	apply_verdict(w, from, &verdict, disk);
+	w->domain->unnoted |= w->draft->commanded && !s->present && is_unnoted(w, from, &verdict, disk);
 	if (readable(disk->state))
 		disk->file = vm_arena_take(w->arena, vm_name_image_file(s->shown, disk->target));
 	vm_verdict_fini(&verdict);
@@ -292,6 +302,8 @@ struct vm_domain *vm_freeze_domain(const struct vm_draft *from, const struct vm_
 	d->gate = w.gate = vm_arena_own(arena, q2_gate_ref(from->gate), drop_gate);
 	compose_layers(&w);
 	compose_snapshots(&w);
+	for (size_t i = 0; i < from->n_merges; i++)
+		d->unnoted |= !from->merges[i].left_ns;
 	*unfinished |= w.unfinished;
 	return d;
 }

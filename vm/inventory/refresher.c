@@ -15,7 +15,7 @@
  * The way of a look: source-libvirt.c -> poll.c -> observe/ (struct vm_observed) -> build*.c, draft-meta.c (struct vm_drafts) -> order.c (struct
  * vm_facts, graph/, struct vm_verdict) -> freeze.c (struct vm_domain) -> struct vm_inventory; source-images.c takes the place of the first four.
  * vm.c then tells fs/ and the engine. A look has one to four rounds (observe/headers.h), in each of which every file is looked at once; what
- * is called a poll number is the number of a round.
+ * is called a poll number is the number of a look.
  *
  * The lock is held to move numbers and swap pointers, nothing else; so vm_refresher_inventory() does not block however long a
  * look takes. A look can hang in libvirt for as long as libvirtd does. vm_refresher_stop() waits a few seconds for it; then
@@ -141,8 +141,7 @@ static void poll_locked(struct vm_refresher *re)
 	news = finish_locked(re, r < 0 ? NULL : next, r, &old);
 	pthread_mutex_unlock(&re->lock);
 	vm_inventory_put(old);
-	if (news)
-		re->on_inventory(re->opaque, re->inventory, false);
+	re->on_inventory(re->opaque, re->inventory, news ? VM_LOOK_NEWS : VM_LOOK_SAME);
 	pthread_mutex_lock(&re->lock);
 }
 
@@ -162,7 +161,7 @@ static void *refresher(void *arg)
 {
 	struct vm_refresher *re = arg;
 
-	re->on_inventory(re->opaque, re->inventory, true);
+	re->on_inventory(re->opaque, re->inventory, VM_LOOK_FIRST);
 	pthread_mutex_lock(&re->lock);
 	save_copies_locked(re);
 	while (await_turn_locked(re)) {

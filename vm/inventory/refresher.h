@@ -13,8 +13,9 @@
 
 struct vm_refresher;
 
-/* From the refresher's thread, without its lock: when it begins (@first), and with every inventory that shows something new. */
-typedef void (*vm_on_inventory_fn)(void *opaque, const struct vm_inventory *inv, bool first);
+/* From the refresher's thread, without its lock: when it begins, with an inventory that shows something new, and with one that does not. */
+enum vm_look { VM_LOOK_FIRST, VM_LOOK_NEWS, VM_LOOK_SAME };
+typedef void (*vm_on_inventory_fn)(void *opaque, const struct vm_inventory *inv, enum vm_look look);
 
 /* Connects and builds the first inventory; no thread yet. Borrows @store; of @options it uses nothing afterwards. Gives
  * *out. */

@@ -92,6 +92,8 @@ static void put_doomed(FILE *f, const struct vm_meta_doomed *disk)
 	put_number(f, "a", disk->above_ino);
 	if (disk->mtime_ns)
 		put_time(f, "w", disk->mtime_ns);
+	if (disk->left_ns)
+		put_time(f, "l", disk->left_ns);
 	if (disk->done || disk->pivoting || disk->unasked)
 		fprintf(f, " x=\"%s%s%s\"", disk->done ? "d" : "", disk->pivoting ? "p" : "", disk->unasked ? "n" : "");
 	fputs("/>", f);
@@ -437,6 +439,8 @@ static int read_disk(struct reader *r, const xmlNode *node, struct vm_meta_mark 
 	    (ret = get_number(r, node, "a", UINT64_MAX, &disk->above_ino)) < 0)
 		return ret;
 	if (xmlHasNsProp(node, (const xmlChar *)"w", NULL) && (ret = get_time(r, node, "w", &disk->mtime_ns)) < 0)
+		return ret;
+	if (xmlHasNsProp(node, (const xmlChar *)"l", NULL) && (ret = get_time(r, node, "l", &disk->left_ns)) < 0)
 		return ret;
 	if ((ret = get_attr(r, node, "x", &letters)) < 0)
 		return ret;

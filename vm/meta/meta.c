@@ -120,7 +120,7 @@ static bool mark_equal(const struct vm_meta_mark *a, const struct vm_meta_mark *
 
 		equal = vm_same_text(x->target, y->target) && vm_same_text(x->path, y->path) && vm_same_text(x->top, y->top) &&
 			x->path_ino == y->path_ino && x->top_ino == y->top_ino && x->above_ino == y->above_ino &&
-			x->mtime_ns == y->mtime_ns && x->done == y->done && x->pivoting == y->pivoting && x->unasked == y->unasked;
+			x->mtime_ns == y->mtime_ns && x->left_ns == y->left_ns && x->done == y->done && x->pivoting == y->pivoting && x->unasked == y->unasked;
 	}
 	return equal;
 }
@@ -489,6 +489,36 @@ static struct vm_meta_frozen *obtain_frozen(struct vm_meta *meta, const struct v
 	s->frozen = xreallocarray(s->frozen, s->n_frozen + 1, sizeof(*s->frozen));
 	s->frozen[s->n_frozen] = (struct vm_meta_frozen){ .target = xstrdup(target) };
 	return &s->frozen[s->n_frozen++];
+}
+
+/* With all that it stood on, whose numbers are smaller. Not deeper than they are many. */
+static uint64_t take_file(struct vm_meta *meta, const struct vm_meta *theirs, uint64_t number)
+{
+	const struct vm_meta_file *file = vm_meta_file(theirs, number);
+	struct vm_meta_file mine;
+
+	if (!file)
+		return 0;
+	mine = *file;
+	mine.beneath = take_file(meta, theirs, file->beneath);
+	return vm_meta_add_file(meta, &mine);
+}
+
+void vm_meta_take_frozen(struct vm_meta *meta, const struct vm_meta *theirs, const struct vm_meta_id *id)
+{
+	const struct vm_meta_snapshot *said = vm_meta_find(theirs, id);
+
+	for (size_t i = 0; said && i < said->n_frozen; i++) {
+		const struct vm_meta_frozen *f = &said->frozen[i];
+
+		if (f->spoilt)
+			vm_meta_set_spoilt(meta, id, f->target, true);
+		if (f->file && !vm_meta_frozen(meta, id, f->target)) {
+			uint64_t number = take_file(meta, theirs, f->file);
+
+			obtain_frozen(meta, id, f->target)->file = number;
+		}
+	}
 }
 
 void vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, const struct vm_meta_file *file)

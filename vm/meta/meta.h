@@ -39,6 +39,7 @@
  *              u k        path and inode number of the uppermost layer that goes into it, may be absent
  *              a          inode number of what stood on that layer; absent: nothing did, it was the active one
  *              w          the image's mtime before the first attempt, as above; absent: it would prove nothing
+ *              l          the image's mtime when an attempt had come to its end, as above; absent: not known
  *              x          letters: d its data has been moved; p all was copied, and the pivot was asked for; n nobody has been asked
  *                         to write to it yet
  *
@@ -85,6 +86,7 @@ struct vm_meta_doomed {
 	char *top;    /* the uppermost layer that goes into it: who sees it is not harmed; or NULL */
 	uint64_t path_ino, top_ino, above_ino; /* which files these are; above: what stood on top, 0: it was the active layer */
 	int64_t mtime_ns; /* of the image before the first attempt: while it has that, nothing was written. 0: unknown */
+	int64_t left_ns;  /* its mtime when nobody of ours wrote to it any more: what has another one was written to by others. 0: not known */
 	bool unasked;     /* nobody has been asked to write to it yet, so nothing was: taken away before somebody is */
 	bool done;        /* its data has been moved: noted after it was */
 	bool pivoting;    /* all has been copied, and the pivot was asked for */
@@ -222,6 +224,8 @@ void vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const
 /* It is not right any more, or is again. True: that is news. */
 bool vm_meta_set_spoilt(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, bool spoilt);
 bool vm_meta_is_spoilt(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target);
+/* What @theirs says: that it was found wrong, and what it froze where @meta says nothing of that. */
+void vm_meta_take_frozen(struct vm_meta *meta, const struct vm_meta *theirs, const struct vm_meta_id *id);
 /* NULL: nothing is said. Borrowed. */
 const struct vm_meta_file *vm_meta_frozen(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target);
 

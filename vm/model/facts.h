@@ -147,6 +147,7 @@ struct vm_fact_commit {
 	unsigned at;            /* last poll that saw it */
 	bool ours;              /* a merge of ours that was begun, and has no rival above its top */
 	uint64_t above;         /* ours: inode number of what will stand on the base, which proves nothing yet; 0: there is none, or all is proven */
+	int64_t left_ns;        /* ours: the base's time when no job wrote to it any more; 0: not known */
 };
 
 struct vm_facts {

@@ -45,6 +45,7 @@ struct vm_disk {
 	enum vm_state state;
 	char *reason;      /* NULL for ok; one sentence */
 	bool differs, misses; /* see struct vm_verdict */
+	char *faulty;      /* NULL, or of one that differs the file that is not as it was noted */
 	bool written;      /* stale: a file of it was written to; until all is as it was noted */
 	bool brief;        /* busy, most likely for moments only: who reads may wait for it */
 	uint64_t size;     /* virtual size at the snapshot; 0 where unknown */
@@ -148,6 +149,7 @@ struct vm_domain {
 	char **unknowns;    /* why nobody knows who needs some layers: the phrases of `unknown` and `doubts`, each once; NULL-terminated */
 	struct vm_log *log; /* outlives the inventory's readers; shared by all inventories of this domain */
 	struct q2_gate *gate; /* what its images may name */
+	bool unnoted;       /* it has metadata of ours, which do not say what was seen: of what snapshots are made, or that one is wrong */
 };
 
 struct vm_inventory {
