@@ -731,6 +731,8 @@ def healed(lab):
         put_name(at(g, "vda.c"), at(g, "vda.a"))
         until("d", lambda: None if states(lab, g)["d"] == "stale" else str(states(lab, g)))
         before = sorted(os.listdir(g.dir))
+        for command in "hold a", "release a":  # with that it is wrong noted
+            lab.mount.write(g.name, command)
         if not lab.mount.write(g.name, "delete c") or "snapshot 'd' stood on it when it was right" not in lab.mount.outcome(g.name):
             raise Wrong("'delete c': %s" % lab.mount.outcome(g.name))
         lab.mount.write(g.name, "1 match=*", "retain")
@@ -781,6 +783,149 @@ def merged_and_written(lab, mounted):
         report(lab.mount, g)
         raise
     g.end()
+
+
+def scene(running=False, command="delete a", noted=True):
+    """A guest with four snapshots, noted by a command; reported where something is wrong."""
+    def frame(do):
+        def whole(lab, *args):
+            sc = Scenario(command, layered("abcd"), command, ("vda",), running, doomed="a", complete=())
+            g = lab.guest(sc)
+            try:
+                for line in ("hold a", "release a") if noted else ():
+                    if lab.mount.write(g.name, line):
+                        raise Wrong(lab.mount.outcome(g.name))
+                do(lab, g, sc, *args)
+            except (Wrong, OSError):
+                report(lab.mount, g)
+                raise
+            g.end()
+        return whole
+    return frame
+
+
+def remounted(lab, g, between=None):
+    lab.mount.down()
+    if between:
+        between()
+    lab.mount.up()
+    until("the mount", lambda: None if os.path.isdir("%s/%s" % (lab.mount.point, g.name)) else "is not up")
+
+
+def expect_states(lab, g, what, stale, right):
+    until(what, lambda: None if all(states(lab, g)[n] == "stale" for n in stale) else str(states(lab, g)))
+    for n in right:
+        until(what, lambda: unharmed(lab.mount, g, n))
+
+
+def virsh_deletes(g, name):
+    virsh(["start", g.name, "--paused"], ["snapshot-delete", g.name, name], ["destroy", g.name])
+    g.forget(name)
+
+
+@scene()
+def seen_merge(lab, g, sc):
+    """virsh merges while nothing is mounted; that is seen, and explains no write that comes after it."""
+    remounted(lab, g, lambda: virsh_deletes(g, "b"))
+    expect_states(lab, g, "after virsh's delete", "", "acd")
+    remounted(lab, g, lambda: write_in_place(at(g, "vda.a")))
+    for what in "after the write", "mounted again":
+        expect_states(lab, g, what, "cd", "a")
+        remounted(lab, g)
+
+
+@scene()
+def seen_write(lab, g, sc, how):
+    """A write is seen, and no merge by others while nothing is mounted makes it undone."""
+    def merge():
+        if how == "virsh":
+            virsh(["start", g.name, "--paused"], ["blockcommit", g.name, "vda", "--base", at(g, "vda.a"), "--top", at(g, "vda.b"), "--wait"],
+                  ["destroy", g.name])
+        else:
+            sh("qemu-img", "rebase", "-f", "qcow2", "-b", "", at(g, "vda.c"))
+    write_in_place(at(g, "vda.b"))
+    expect_states(lab, g, "after the write", "cd", "ab")
+    remounted(lab, g, merge)
+    for what in "after the merge", "mounted again":
+        expect_states(lab, g, what, "d", "a")
+        remounted(lab, g)
+
+
+@scene()
+def record_moved(lab, g, sc):
+    """What virsh's delete has moved a snapshot to is written to: that is noted, too."""
+    virsh_deletes(g, "b")
+    expect_states(lab, g, "after virsh's delete", "", "acd")
+    time.sleep(2)
+    write_in_place(at(g, "vda.a"))
+    expect_states(lab, g, "after the write", "cd", "a")
+    for command in "hold a", "release a":
+        lab.mount.write(g.name, command)
+    remounted(lab, g)
+    expect_states(lab, g, "mounted again", "cd", "a")
+
+
+@scene()
+def begun_and_written(lab, g, sc, where, grows, mounted):
+    """Somebody writes to what a begun command has in its hands."""
+    cut_short(lab, g, sc)
+    lab.mount.up()
+    expect_states(lab, g, "after the death", "", "bcd")
+    time.sleep(0 if not mounted else 8)  # until it is noted how that was left
+
+    def write():
+        if grows:
+            sh("qemu-io", "-f", "qcow2", "-c", "write -q -P 77 18M 64k", at(g, where))
+        else:
+            write_in_place(at(g, where))
+    if mounted:
+        write()
+    else:
+        remounted(lab, g, write)
+    expect_states(lab, g, "after the write", "bcd", "")
+    number = lab.mount.write(g.name, "delete a")
+    if number:
+        raise Wrong("repeated: %s" % lab.mount.outcome(g.name))
+    expect_states(lab, g, "repeated", "bcd", "")
+    remounted(lab, g)
+    expect_states(lab, g, "mounted again", "bcd", "")
+
+
+@scene(running=True)
+def aborted_commit(lab, g, sc):
+    """A commit of the active layer that is ready and is aborted leaves its base open, and other bytes in it."""
+    virsh(["blockcommit", g.name, "vda", "--base", at(g, "vda.c"), "--active", "--wait"], ["blockjob", g.name, "vda", "--abort"])
+    until("d", lambda: None if states(lab, g)["d"] in ("stale", "busy") else str(states(lab, g)))
+    for command in "delete c", "hold a", "release a":
+        lab.mount.write(g.name, command)
+    until("d", lambda: None if states(lab, g)["d"] in ("stale", "busy") else str(states(lab, g)))
+    virsh(["destroy", g.name])
+    g.running = False
+    remounted(lab, g)
+    expect_states(lab, g, "mounted again", "d", "ab")
+
+
+@scene()
+def base_put_back(lab, g, sc):
+    """What was changed is neither merged nor removed as long as somebody may be right again with it."""
+    sh("cp", "-a", at(g, "vda.a"), at(g, "copy"))
+    write_in_place(at(g, "vda.a"))
+    expect_states(lab, g, "after the write", "bcd", "a")
+    before = sorted(os.listdir(g.dir))
+    for command in "delete a", "delete b", "commit a b":
+        if not lab.mount.write(g.name, command):
+            raise Wrong("'%s' said ok" % command)
+    if "is not what it was when snapshot" not in lab.mount.outcome(g.name) and "is stale" not in lab.mount.outcome(g.name):
+        raise Wrong(lab.mount.outcome(g.name))
+    if sorted(os.listdir(g.dir)) != before:
+        raise Wrong("files: %s, not %s" % (sorted(os.listdir(g.dir)), before))
+    sh("cp", "-a", at(g, "copy"), at(g, "vda.a"))
+    os.unlink(at(g, "copy"))
+    expect_states(lab, g, "put back", "", "abcd")
+    if lab.mount.write(g.name, "delete b"):
+        raise Wrong(lab.mount.outcome(g.name))
+    g.forget("b")
+    expect_states(lab, g, "deleted", "", "acd")
 
 
 def data_file(lab, mounted):
@@ -1317,6 +1462,15 @@ def main():
               ("meddling: a layer is left out and put back", lambda: healed(lab)),
               ("meddling: what virsh has merged into is written to", lambda: merged_and_written(lab, True)),
               ("meddling: what virsh has merged into is written to, while unmounted", lambda: merged_and_written(lab, False)),
+              ("meddling: virsh merges, and then somebody writes", lambda: seen_merge(lab)),
+              ("meddling: somebody writes, and then virsh merges", lambda: seen_write(lab, "virsh")),
+              ("meddling: somebody writes, and then qemu-img merges", lambda: seen_write(lab, "qemu-img")),
+              ("meddling: what virsh's delete has moved to is written to", lambda: record_moved(lab)),
+              *[("meddling: a begun command's %s is written to%s%s" % (where, ", and grows" if grows else "", "" if mounted else ", while unmounted"),
+                 lambda a=(where, grows, mounted): begun_and_written(lab, *a))
+                for where, grows, mounted in (("vda.a", True, True), ("vda.a", True, False), ("vda.qcow2", False, True), ("vda.qcow2", True, False))],
+              ("meddling: a commit of the active layer is aborted", lambda: aborted_commit(lab)),
+              ("meddling: a base is written to and put back", lambda: base_put_back(lab)),
               ("meddling: a data file is written to", lambda: data_file(lab, True)),
               ("meddling: a data file is written to, while unmounted", lambda: data_file(lab, False)),
               ("a name is used again in the same second", lambda: same_second(lab))]

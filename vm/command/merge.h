@@ -87,7 +87,7 @@ static inline bool vm_merge_moved(const struct vm_merge_disk *d)
 
 static inline struct vm_leaving vm_merge_leaving(const struct vm_merge *m)
 {
-	return (struct vm_leaving){ (const char *const *)m->names, m->n_names };
+	return (struct vm_leaving){ (const char *const *)m->names, m->n_names, m->resumed };
 }
 
 /* merge-records.c: every record that stays and names a merged layer gets the base instead, and children of those that go their

@@ -114,7 +114,7 @@ enum vm_need vm_need(const struct vm_context *cx, int layer, const struct vm_lea
 	const struct vm_layer *l = &cx->d->layers[layer];
 	const char *snapshot = frozen_too ? frozen_by(cx, layer, leaving) : NULL;
 	const struct vm_doubt *doubt = doubt_about(cx, layer, leaving);
-	const char *missed = missed_by(cx, layer, leaving), *wronged = wronged_by(cx, layer, leaving);
+	const char *missed = missed_by(cx, layer, leaving), *wronged = leaving && leaving->begun ? NULL : wronged_by(cx, layer, leaving);
 
 	if (l->users && l->users[0])
 		vs_err_set(err, -EPERM, "'%s' must stay as it is: %s needs it%s", l->path, l->users[0], l->users[1] ? ", and others" : "");

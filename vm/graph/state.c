@@ -355,6 +355,14 @@ static unsigned written_at(const struct vm_hearing *h, size_t i)
 	return f->written_at > data ? f->written_at : data;
 }
 
+/* Which file of the image was written to last: that itself, or where it stores its data. */
+static const char *written_path(const struct vm_graph *g, int file)
+{
+	const struct vm_fact_file *f = vm_graph_file(g, file), *data = vm_graph_exists(g, f->data) ? vm_graph_file(g, f->data) : NULL;
+
+	return data && data->stamp.mtime_ns > f->stamp.mtime_ns ? data->path : f->path;
+}
+
 static uint64_t name_merge(const struct vm_graph *g, int overlay, int top)
 {
 	char name[2 * 20 + 2];
@@ -422,7 +430,7 @@ static bool judge_watch(struct vm_hearing *h)
 	for (size_t i = h->first; i < h->chain.n; i++)
 		if (written_at(h, i) > h->disk->since && !h->same[i] && !explained_by_commit(h, i) &&
 		    !vm_hearing_attested(h, h->chain.files[i]))
-			return h->verdict.written = true, say(h, VM_STALE, "'%s' was written after the snapshot was taken", vm_hearing_layer(h, i)->path);
+			return h->verdict.written = true, say(h, VM_STALE, "'%s' was written after the snapshot was taken", written_path(h->g, h->chain.files[i]));
 	return false;
 }
 
@@ -522,7 +530,8 @@ static bool judge_noted(struct vm_hearing *h)
 	};
 
 	if (h->fault)
-		return h->verdict.written = true, say(h, VM_STALE, "'%s' %s", vm_graph_file(h->g, h->faulty)->path, what[h->fault]);
+		return h->verdict.written = true, say(h, VM_STALE, "'%s' %s", h->fault == VM_FAULT_WRITTEN ? written_path(h->g, h->faulty) :
+							       vm_graph_file(h->g, h->faulty)->path, what[h->fault]);
 	if (vm_hearing_spoilt(h))
 		return h->verdict.written = true, say(h, VM_STALE, "it was found wrong before, and its files have changed since");
 	return false;
@@ -532,7 +541,7 @@ static bool judge_times(struct vm_hearing *h)
 {
 	for (size_t i = h->first; i < h->chain.n; i++)
 		if (vm_hearing_written(h, i) && !explained_by_commit(h, i))
-			return h->verdict.written = true, say(h, VM_STALE, "'%s' was written after the snapshot was taken", vm_hearing_layer(h, i)->path);
+			return h->verdict.written = true, say(h, VM_STALE, "'%s' was written after the snapshot was taken", written_path(h->g, h->chain.files[i]));
 	return false;
 }
 
