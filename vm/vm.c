@@ -60,7 +60,7 @@ static void on_inventory(void *opaque, const struct vm_inventory *inv, enum vm_l
 		vm->changed(vm->opaque);
 	if (look != VM_LOOK_SAME)
 		vm_engine_notice(vm->engine, inv);
-	vm_engine_note(vm->engine, inv);
+	vm_engine_look(vm->engine, inv);
 }
 
 static void vm_free(struct vm *vm)

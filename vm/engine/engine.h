@@ -24,8 +24,9 @@ void vm_engine_free(struct vm_engine *engine); /* after a stop that returned 0 *
 /* From the refresher, with every new inventory: snapshots that have appeared make retention run; domains that have appeared, come
  * up paused, or whose last request lost libvirt, are repaired. */
 void vm_engine_notice(struct vm_engine *engine, const struct vm_inventory *inv);
-/* From the refresher, with every look: what is seen and has been so for a while is noted where a command was ever given. */
-void vm_engine_note(struct vm_engine *engine, const struct vm_inventory *inv);
+/* From the refresher, with every look: what a request has left is looked after, though nothing else is new; and what is seen and has been so
+ * for a while is noted where a command was ever given. */
+void vm_engine_look(struct vm_engine *engine, const struct vm_inventory *inv);
 /* Before the stop: the same at once, and waits for it, some seconds at most. */
 void vm_engine_note_all(struct vm_engine *engine);
 

@@ -193,20 +193,29 @@ static bool note_due_locked(struct vm_slot *slot, const struct vm_domain *d, int
 	return true;
 }
 
-void vm_engine_note(struct vm_engine *e, const struct vm_inventory *inv)
+/* Has a request left the domain since, which was to be looked after then, or in which a guest came up paused? */
+static bool left_locked(const struct vm_slot *slot, const struct vm_domain *d)
+{
+	return !slot->running && (!slot->repaired || (!slot->paused && !strcmp(d->state, "paused")));
+}
+
+void vm_engine_look(struct vm_engine *e, const struct vm_inventory *inv)
 {
 	int64_t now = vm_steady_ns();
 
 	for (size_t i = 0; i < inv->n_domains && !e->options.read_only; i++) {
 		const struct vm_domain *d = inv->domains[i];
+		bool due, left;
 		struct vm_slot *slot;
-		bool due;
 
 		pthread_mutex_lock(&e->lock);
 		slot = vm_strmap_get(&e->slots, d->uuid);
-		due = slot && !e->stop && note_due_locked(slot, d, now);
+		left = slot && !e->stop && left_locked(slot, d);
+		due = slot && !e->stop && !left && note_due_locked(slot, d, now);
 		pthread_mutex_unlock(&e->lock);
-		if (due)
+		if (left)
+			notice_domain(e, d);
+		else if (due)
 			vm_request_self(e, d, VM_BY_WATCH);
 	}
 }
