@@ -95,6 +95,10 @@ chain bits
 verify_listing 'one with bitmaps' "$M" bits
 bitmaps() { qemu-img info -U --output=json "$1" | jq -r '[."format-specific".data.bitmaps[]?.name] | join(" ")'; }
 qemu-img bitmap --add "$W/images/bits.vda.s2" kept
+becomes 'who writes to a frozen file, if only a bitmap, has spoilt it' "$M" bits s3 stale
+refused 'and it stays as it is' bits 'delete s2' EPERM "bits.vda.s2' must stay as it is: it is not what it was when snapshot 's3' was right"
+does 'but for who goes with it' bits 'delete s3'
+want_gone bits s3 vda
 does 'a bitmap that records' bits 'delete s2'
 want_gone bits s2 vda
 same 'is carried on' kept "$(bitmaps "$W/images/bits.vda.s1")"
@@ -107,7 +111,6 @@ Vq destroy bits
 qemu-img bitmap --remove "$W/images/bits.vda.s1" 'of last week'
 does 'when it is taken away' bits 'delete s1'
 want_gone bits s1 vda
-same 'who writes to a frozen file, if only a bitmap, has spoilt it' stale "$(state "$M" bits s3)"
 
 # A domain that got another name: its records hold the old one.
 chain oldname

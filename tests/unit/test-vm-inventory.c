@@ -130,6 +130,21 @@ Test(vm_draft, snapshots_are_ordered_by_time_then_by_the_tree)
 	expect_order(snaps, 3, names);
 }
 
+Test(vm_draft, of_one_second_the_current_one_is_the_last_unless_something_follows_it)
+{
+	struct vm_draft_snapshot snaps[] = {
+		{ .name = "a", .created_ns = 10 * VM_NS_PER_S, .parent = -1, .kind = VM_EXTERNAL },
+		{ .name = "taken", .created_ns = 30 * VM_NS_PER_S, .parent = 0, .kind = VM_EXTERNAL, .current = true },
+		{ .name = "branch", .created_ns = 30 * VM_NS_PER_S, .parent = 0, .kind = VM_EXTERNAL },
+		{ .name = "later", .created_ns = 31 * VM_NS_PER_S, .parent = 0, .kind = VM_EXTERNAL },
+	};
+	static const char *const names[] = { "a", "branch", "taken", "later" }, *const followed[] = { "a", "taken", "branch", "later" };
+
+	expect_order(snaps, 4, names);
+	snaps[2].parent = 1;
+	expect_order(snaps, 4, followed);
+}
+
 Test(vm_draft, a_child_of_the_same_second_follows_its_parent_whose_entry_knows_better)
 {
 	struct q2_snapshot entry = { .id = (char *)"1", .name = (char *)"in", .date_sec = 30, .date_nsec = 700000000 };

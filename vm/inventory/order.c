@@ -3,7 +3,8 @@
 /*
  * Order. Snapshots are shown oldest first, and of two with one time the parent first. An entry in an image knows its time
  * to the nanosecond, libvirt's record of an external snapshot to the second: so a child that seems to be older than its
- * parent, but within the same second, counts as just as old.
+ * parent, but within the same second, counts as just as old. And of those of one second libvirt's current one was taken last, if nothing was
+ * taken after it: what was just taken is not what retention drops for the sake of another branch.
  *
  * Inode numbers. What identifies a snapshot must be the same at every mount and differ between two snapshots that were
  * ever on this disk: for an internal one that is what identifies its entry, since after delete and create name and id
@@ -40,6 +41,14 @@ int64_t vm_order_disk_created(const struct vm_draft_snapshot *s, const struct vm
 	return disk->entry ? entry_ns(disk->entry) : s->created_ns;
 }
 
+static bool has_child(const struct vm_draft *d, size_t i)
+{
+	for (size_t k = 0; k < d->n_snapshots; k++)
+		if (d->snapshots[k].parent == (int)i)
+			return true;
+	return false;
+}
+
 static void set_times(struct vm_draft *d)
 {
 	for (size_t i = 0; i < d->n_snapshots; i++) {
@@ -55,6 +64,12 @@ static void set_times(struct vm_draft *d)
 		parent_ns = d->snapshots[s->parent].order_ns;
 		if (s->order_ns < parent_ns && s->order_ns / VM_NS_PER_S == parent_ns / VM_NS_PER_S)
 			s->order_ns = parent_ns;
+	}
+	for (size_t i = 0; i < d->n_snapshots; i++) {
+		struct vm_draft_snapshot *s = &d->snapshots[i];
+
+		if (s->current && s->kind == VM_EXTERNAL && !has_child(d, i))
+			s->order_ns += VM_NS_PER_S - 1 - s->order_ns % VM_NS_PER_S;
 	}
 }
 
