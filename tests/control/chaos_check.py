@@ -169,6 +169,7 @@ class Judge:
                     if s.fair:  # retention's doing, maybe, which may have unlinked its images after they were listed here
                         d.by_others.add(name)
                         self.books.leaving |= self.books.may_unlink(d, Intent('prune'), seen, self.world, self.files, begun=False)
+                    d.gone_with[name] = d.line
                     d.drop(name)
                 else:
                     self.soft.append("libvirt's record of '%s/%s' is gone" % (d.name, name))

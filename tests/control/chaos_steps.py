@@ -214,6 +214,8 @@ class Steps:
         left = [n for n in names if n in d.snaps and not d.snaps[n].maybe]
         if any(n in d.by_others or n in d.snaps and d.snaps[n].maybe for n in names):
             left = []  # nobody had to note what was not there, or what others would take
+        if any(d.gone_with.get(n, p['line']) != p['line'] for n in names if n not in d.snaps):
+            left = []  # or another line that names it
         words = self.command(p)
         if words.startswith('refused ENOENT') and left and 'again' not in self.without:
             self.w.ends.append("'%s' was interrupted, '%s' is still to go, and its repetition is refused: %s" % (p['line'], left[0], words))
@@ -250,6 +252,7 @@ class Steps:
         d, intent = self.prepare(p)
         if not d:
             return 'not now'
+        d.line = p['line']
         quiet = not self.busy(d)
         if quiet and not any(s.jobs for s in self.judge.seen.values()):
             before = (d.name, self.w.scan(), self.w.look([d.name]).get(d.name))
@@ -340,6 +343,7 @@ class Steps:
         d, intent = self.prepare(p)
         if not d:
             return 'not now'
+        d.line = p['line']
         which, by = p['mount'], p['by']
         m = self.w.mounts[which]
         m_fault = m.fault
