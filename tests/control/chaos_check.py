@@ -6,6 +6,7 @@ Three witnesses are asked: libvirt's records read by QEMU, the mounted files, an
 no waiting can mend it (a file of the mount gave other bytes; a file is gone that was not ours to remove; a refused command has
 changed something), else *soft*: it counts when it is still true after PATIENCE seconds.
 """
+import errno
 import json
 import os
 import time
@@ -284,7 +285,8 @@ class Judge:
         try:
             size, got = os.stat(path).st_size, sha_file(path)
         except OSError as e:
-            if not excuse:
+            open_still = d.aborted and d.on and e.errno == errno.EBUSY and 'is open for writing in some process' in (j.get('reason') or '')
+            if not excuse and not open_still:
                 self.soft.append("%s gives %s (state '%s', reason %s)" % (where, ERRNO.get(e.errno, e.errno), state, j.get('reason')))
             return
         if content is None:

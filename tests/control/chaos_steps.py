@@ -882,7 +882,10 @@ class Steps:
 
     def do_endjob(self, p):
         d = self.known(p, mount=False)
-        return self.w.virsh('blockjob', d.name, p['disk'], p['how'])[1] or 'ok' if d else 'not now'
+        if not d:
+            return 'not now'
+        d.aborted |= p['how'] == '--abort'
+        return self.w.virsh('blockjob', d.name, p['disk'], p['how'])[1] or 'ok'
 
     # ------------------------------------------------ virsh: domains
 
@@ -900,6 +903,7 @@ class Steps:
             if d.saved and p['on']:
                 self.restored(d)
             d.on = p['on']
+            d.aborted &= p['on']
             d.saved = d.saved and not p['on']
         elif p['on'] and not self.is_on(d):
             seen = self.w.look([d.name]).get(d.name)
