@@ -94,9 +94,11 @@ refused 'and revert' part 'revert v1' EPERM 'slice of'
 chain bits
 verify_listing 'one with bitmaps' "$M" bits
 bitmaps() { qemu-img info -U --output=json "$1" | jq -r '[."format-specific".data.bitmaps[]?.name] | join(" ")'; }
+does 'all of them are noted' bits 'hold s1'
+does 'and none is held' bits 'release s1'
 qemu-img bitmap --add "$W/images/bits.vda.s2" kept
 becomes 'who writes to a frozen file, if only a bitmap, has spoilt it' "$M" bits s3 stale
-refused 'and it stays as it is' bits 'delete s2' EPERM "bits.vda.s2' must stay as it is: it is not what it was when snapshot 's3' was right"
+refused 'and it stays as it is' bits 'delete s2' EPERM "must stay as it is: snapshot 's3' stood on it when it was right"
 does 'but for who goes with it' bits 'delete s3'
 want_gone bits s3 vda
 does 'a bitmap that records' bits 'delete s2'

@@ -82,27 +82,15 @@ static bool is_noted_with(const struct vm_context *cx, const struct vm_snapshot 
 	return false;
 }
 
-/* A snapshot that stays, and that is right again only if its images stand again on what they stood on, this among it. */
+/* A snapshot that stays, and that is right again only if its files are again what they were, this among them. What a begun command has written to
+ * cannot be put back: who would need that is none the worse. */
 static const char *missed_by(const struct vm_context *cx, int layer, const struct vm_leaving *leaving)
 {
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &cx->d->snapshots[i];
 
 		for (size_t k = 0; !s->present && !vm_leaving_has(leaving, s->name) && k < s->n_disks; k++)
-			if (s->disks[k].misses && is_noted_with(cx, s, s->disks[k].target, layer))
-				return s->shown;
-	}
-	return NULL;
-}
-
-/* A snapshot that stays, and that is right again only if this layer is put back as it was. */
-static const char *wronged_by(const struct vm_context *cx, int layer, const struct vm_leaving *leaving)
-{
-	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
-		const struct vm_snapshot *s = &cx->d->snapshots[i];
-
-		for (size_t k = 0; !s->present && !vm_leaving_has(leaving, s->name) && k < s->n_disks; k++)
-			if (is_layer(cx, s->disks[k].faulty, layer))
+			if ((s->disks[k].misses || (s->disks[k].differs && !(leaving && leaving->begun))) && is_noted_with(cx, s, s->disks[k].target, layer))
 				return s->shown;
 	}
 	return NULL;
@@ -114,7 +102,7 @@ enum vm_need vm_need(const struct vm_context *cx, int layer, const struct vm_lea
 	const struct vm_layer *l = &cx->d->layers[layer];
 	const char *snapshot = frozen_too ? frozen_by(cx, layer, leaving) : NULL;
 	const struct vm_doubt *doubt = doubt_about(cx, layer, leaving);
-	const char *missed = missed_by(cx, layer, leaving), *wronged = leaving && leaving->begun ? NULL : wronged_by(cx, layer, leaving);
+	const char *missed = missed_by(cx, layer, leaving);
 
 	if (l->users && l->users[0])
 		vs_err_set(err, -EPERM, "'%s' must stay as it is: %s needs it%s", l->path, l->users[0], l->users[1] ? ", and others" : "");
@@ -127,11 +115,8 @@ enum vm_need vm_need(const struct vm_context *cx, int layer, const struct vm_lea
 	else if (l->unknown)
 		return vs_err_set(err, l->unknown_code, "'%s' must stay as it is: %s", l->path, l->unknown), VM_NEED_UNKNOWN;
 	else if (missed)
-		return vs_err_set(err, -EPERM, "'%s' must stay as it is: snapshot '%s' stood on it when it was right, and does not now: make its images "
-				  "stand on it again (qemu-img rebase -u), or delete it", l->path, missed), VM_NEED_UNKNOWN;
-	else if (wronged)
-		return vs_err_set(err, -EPERM, "'%s' must stay as it is: it is not what it was when snapshot '%s' was right: put that back, or delete the "
-				  "snapshot", l->path, wronged), VM_NEED_UNKNOWN;
+		return vs_err_set(err, -EPERM, "'%s' must stay as it is: snapshot '%s' stood on it when it was right, and is right again only if its files are "
+				  "what they were: put them back (a header: qemu-img rebase -u), or delete it first or with it", l->path, missed), VM_NEED_UNKNOWN;
 	else if (doubt)
 		return vs_err_set(err, doubt->code, "'%s' must stay as it is: %s", l->path, doubt->phrase), VM_NEED_UNKNOWN;
 	else

@@ -18,7 +18,7 @@ enum vm_need { VM_NEED_NOT, VM_NEED_BY, VM_NEED_UNKNOWN };
 struct vm_leaving {
 	const char *const *names; /* raw */
 	size_t n;
-	bool begun; /* what was written to for it cannot be put back as it was: who would need that is none the worse */
+	bool begun; /* by a command that was begun before */
 };
 bool vm_leaving_has(const struct vm_leaving *leaving, const char *name);
 

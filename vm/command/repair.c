@@ -94,7 +94,7 @@ int vm_command_repair(struct vm_context *cx, struct vs_err *err)
 	return r;
 }
 
-#define LOOK_TWICE_US 1000000 /* records and files contradict each other for moments */
+#define LOOK_TWICE_US 200000 /* records and files contradict each other for moments */
 
 static bool is_wrong(const struct vm_context *cx)
 {

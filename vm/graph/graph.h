@@ -37,7 +37,6 @@ struct vm_verdict {
 	bool broken; /* the state is that of its chain, of which a layer is missing or cannot be read: it may come back */
 	bool differs;           /* STALE, for its files are not as they were noted; also of one that is BUSY, like the next two */
 	bool misses;            /* likewise: what it stood on when it was noted is not beneath it: it needs those files if it is to be right again */
-	int faulty;  /* DIFFERS: the file that is not as it was noted; VM_NO_FILE */
 	bool written; /* STALE, for a file was written to: no missing file that comes back mends that */
 	bool noted;  /* it is noted just so, with all that it stands on */
 	bool brief;  /* BUSY until a command of ours has noted what it has done; more than moments only where that died */

@@ -706,7 +706,6 @@ void vm_graph_state(const struct vm_graph *g, size_t domain, size_t snapshot, si
 	for (size_t i = h.first; i < h.chain.n; i++)
 		h.verdict.survived[i] = vm_hearing_survived(&h, i);
 	h.verdict.noted = vm_hearing_noted(&h);
-	h.verdict.faulty = h.verdict.differs ? h.faulty : VM_NO_FILE;
 	*out = h.verdict;
 }
 

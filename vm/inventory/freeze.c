@@ -115,7 +115,6 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 	disk->written = v->written;
 	disk->differs = v->differs;
 	disk->misses = v->misses;
-	disk->faulty = v->faulty == VM_NO_FILE ? NULL : vm_arena_strdup(w->arena, w->chains->fact[v->faulty].path);
 	disk->reason = vm_arena_strdup(w->arena, v->reason);
 	disk->chain = chain_paths(w, v->layers, v->n_layers);
 	disk->format = v->n_layers ? v->format : Q2_FORMAT_NONE;

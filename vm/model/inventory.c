@@ -101,7 +101,7 @@ static bool same_disk(const struct vm_disk *a, const struct vm_disk *b)
 	       a->ino == b->ino && same_list(a->chain, b->chain) && a->format == b->format &&
 	       same_entry(a->snapshot, b->snapshot) && a->gate == b->gate && a->guard == b->guard &&
 	       a->guard_top == b->guard_top && a->watched == b->watched && a->written == b->written && a->differs == b->differs &&
-	       a->misses == b->misses && vm_same_text(a->faulty, b->faulty) && a->brief == b->brief && same_stamps(a, b);
+	       a->misses == b->misses && a->brief == b->brief && same_stamps(a, b);
 }
 
 static bool same_snapshot(const struct vm_snapshot *a, const struct vm_snapshot *b)

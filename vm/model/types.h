@@ -45,7 +45,6 @@ struct vm_disk {
 	enum vm_state state;
 	char *reason;      /* NULL for ok; one sentence */
 	bool differs, misses; /* see struct vm_verdict */
-	char *faulty;      /* NULL, or of one that differs the file that is not as it was noted */
 	bool written;      /* stale: a file of it was written to; until all is as it was noted */
 	bool brief;        /* busy, most likely for moments only: who reads may wait for it */
 	uint64_t size;     /* virtual size at the snapshot; 0 where unknown */
