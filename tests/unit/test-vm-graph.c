@@ -1024,6 +1024,8 @@ Test(vm_noted, what_was_noted_of_others_tells_of_who_was_not_noted)
 	expect_all(&n, VM_OK, VM_OK, VM_OK);
 	n.lab.files[O1].stamp.mtime_ns = INT64_C(200000000000); /* before s3 was taken */
 	expect_all(&n, VM_OK, VM_STALE, VM_OK);
+	n.lab.files[O1].stamp.mtime_ns = n.lab.files[O3].stamp.btime_ns - 1; /* in that second, but before it was taken */
+	expect_all(&n, VM_OK, VM_STALE, VM_OK);
 	n.lab.files[O1].stamp.mtime_ns = LATE;
 	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
 }

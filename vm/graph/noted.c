@@ -226,7 +226,9 @@ static void compare_layer(const struct walk *w, size_t i)
 	bool same = is_same(h->g, file, w->at);
 
 	if (w->borrowed) {
-		if (!same && written_ns >= h->from_ns && is_written(w, i) && !(i == w->from && may_be_merged(h, i, written_ns)))
+		bool before = written_ns < h->from_ns || (h->born_ns && written_ns <= h->born_ns);
+
+		if (!same && !before && is_written(w, i) && !(i == w->from && may_be_merged(h, i, written_ns)))
 			accuse(w, i, VM_FAULT_WRITTEN);
 		return;
 	}
