@@ -427,7 +427,7 @@ static bool leave(struct vm_context *cx, struct vm_meta_doomed *d)
 bool vm_intent_leave(struct vm_context *cx)
 {
 	vs_autofree const struct vm_meta_mark **marks = xcalloc(cx->meta->n_snapshots + 1, sizeof(*marks));
-	size_t n = vm_meta_marks(cx->meta, marks);
+	size_t n = cx->running ? 0 : vm_meta_marks(cx->meta, marks); /* a QEMU may write out later what a job had it write */
 	bool news = false;
 
 	for (size_t i = 0; i < n; i++)

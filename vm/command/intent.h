@@ -64,7 +64,7 @@ int vm_intent_settle(struct vm_context *cx, const char *command, enum vm_intent_
  * had. */
 int vm_intent_settle_of(struct vm_context *cx, const struct vm_meta_id *id, struct vs_err *err);
 
-/* No job is at work on the domain: notes how the begun commands have left what they wrote to, and who has other bytes beneath him because others
+/* Of a domain that is shut off: notes how the begun commands have left what they wrote to, and who has other bytes beneath him because others
  * wrote to it since. True: there is something to be saved. */
 bool vm_intent_leave(struct vm_context *cx);
 

@@ -138,7 +138,7 @@ void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *ar
 	const struct vm_fact_note *notes = draw_notes(meta, arena);
 
 	vm_arena_own(arena, meta, drop_meta);
-	d->commanded = meta->serial != 0;
+	d->commanded = !d->image && meta->serial != 0;
 	draw_merges(d, meta, arena);
 	for (size_t i = 0; i < d->n_snapshots; i++) {
 		struct vm_draft_snapshot *s = &d->snapshots[i];

@@ -302,7 +302,7 @@ struct vm_domain *vm_freeze_domain(const struct vm_draft *from, const struct vm_
 	compose_layers(&w);
 	compose_snapshots(&w);
 	for (size_t i = 0; i < from->n_merges; i++)
-		d->unnoted |= !from->merges[i].left_ns;
+		d->unnoted |= !from->running && !from->merges[i].left_ns;
 	*unfinished |= w.unfinished;
 	return d;
 }
