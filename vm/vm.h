@@ -8,6 +8,12 @@
  * vm_open(), vm_close() and vm_refresh(), and no libvirt pointer leaves this folder.
  *
  * What an inventory has in it: model/types.h.
+ *
+ * Words: a *look* is once around everything, from libvirt's answers to an inventory; its number is called a *poll* (observe/history.h). It has
+ * one to four *rounds* (observe/headers.h), in each of which every file is looked at once, and libvirt asked before and after. What a look
+ * finds are *facts* (model/facts.h), what is concluded from them *verdicts* (graph/), what is stored of them in the domain's metadata *notes*
+ * (meta/): the element there is called "facts" for historical reasons. A *mark* is the note of a command that was begun, which is its
+ * *intent*; a *request* is a write to `ctl` or `retain`, a *command* one line of it.
  */
 #ifndef VS_VM_H
 #define VS_VM_H
