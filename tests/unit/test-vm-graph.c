@@ -934,6 +934,19 @@ Test(vm_noted, a_layer_that_was_merged_leaves_its_data_in_the_one_beneath)
 	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
 }
 
+Test(vm_noted, a_copy_that_is_older_than_its_file_is_known_again_when_it_was_merged_into)
+{
+	struct noted n;
+
+	noted_init(&n); /* base was brought by cp -a; o2 was committed into it, o3 says so */
+	n.lab.files[BASE].stamp.btime_ns = n.of[BASE].stamp.mtime_ns + 50 * SEC;
+	n.lab.files[BASE].stamp.mtime_ns = LATE;
+	n.lab.files[O3].below = BASE;
+	n.lab.files[O3].below_format = Q2_FORMAT_RAW;
+	n.lab.files[O3].stamp.mtime_ns = LATE + SEC;
+	expect_all(&n, VM_STALE, VM_STALE, VM_DETACHED);
+}
+
 Test(vm_noted, qemu_img_commit_leaves_an_empty_layer)
 {
 	struct noted n;

@@ -9,8 +9,8 @@
  *
  *   the same      stamp as noted; or not, but the same sum (only its header was changed: the images were moved); or another file of the same
  *                 size with the same time (a copy that was put in its place), as far as the tool that made it keeps times.
- *   written       it has another stamp, and the layers above and beneath it are those that were there: no job has done that. (A large one has no
- *                 sum: there a new header must have been seen.)
+ *   written       it has another stamp, and the layers above and beneath it are those that were there: no job has done that. (Only another header,
+ *                 and no more than that, may have been seen, or have come with the job. A large one has no sum, so its size must tell.)
  *   lost          a layer that stored something does not lie there any more, and the one beneath has not been written to since: its data is
  *                 nowhere. (qemu-img rebase -u onto something else.) Where that one stores the same, but was written to, a job that found nothing
  *                 to change took the layer away, if it is gone.
@@ -99,23 +99,17 @@ static void accuse(const struct walk *w, size_t i, enum vm_hearing_fault fault)
 	w->h->faulty = w->h->chain.files[i];
 }
 
-/* One that was born later has only come to have its number. */
-static bool has_number(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
+/* Is it the file of that note, which may have been written to? Numbers of files are used again, so a time at its place says more than a
+ * number elsewhere; and what two files store may be the same, so a number says more than a sum, but for that of a file which was born since. */
+static bool is_of(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
 {
 	const struct q2_stamp *now = &vm_graph_file(g, file)->stamp;
 
-	return now->ino == noted->stamp.ino && now->btime_ns <= noted->stamp.mtime_ns;
-}
-
-/* Is it the file of that note, which may have been written to? Numbers of files are used again, so a time at its place says more than a
- * number elsewhere; and what two files store may be the same, so a number says more than a sum. */
-static bool is_of(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
-{
 	if (vm_noted_has_time(g, file, noted))
 		return true;
 	for (const struct vm_fact_note *n = noted; n; n = n->beneath)
-		if (has_number(g, file, n))
-			return n == noted;
+		if (n->stamp.ino == now->ino)
+			return n == noted || (now->btime_ns > n->stamp.mtime_ns && has_sum(g, file, noted));
 	return has_sum(g, file, noted);
 }
 
@@ -138,7 +132,7 @@ static bool find(struct walk *w, size_t i)
 	w->stored = w->left = false;
 	if (is_of(g, file, n))
 		return true;
-	for (; n && !has_number(g, file, n); n = n->beneath) {
+	for (; n && n->stamp.ino != vm_graph_file(g, file)->stamp.ino; n = n->beneath) {
 		w->stored |= !n->empty;
 		w->left |= !n->empty && is_there(g, n, vm_graph_file(g, file)->stamp.dev);
 		w->skipped++;
