@@ -380,11 +380,11 @@ class Steps:
         words = '' if died or err == 'HANGS' else self.w.sentence(which, d.name)
         if err == 'HANGS':
             self.w.ends.append("'%s' hangs (interrupted by %s)" % (p['line'], by))
-        how = self.b.settle(d, intent, err, seen, self.w, interrupted=err is not None and (died or by in ('qemu', 'libvirtd', 'kill')) or x.status is None)
+        how = self.b.settle(d, intent, err, seen, self.w, words=words, interrupted=err is not None and (died or by in ('qemu', 'libvirtd', 'kill')) or x.status is None)
         if by == 'qemu' and note and was_on:
             d.on = False if how != 'ok' else d.on
         if how != 'ok' and was_on is False:
-            d.on, d.ours_since = False, time.monotonic()
+            d.on, d.ours_since = None if intent.verb == 'revert' else False, time.monotonic()  # with its memory it comes up
         if by == 'qemu' and how == 'ok' and note:
             d.on = False if was_on is False else None
             if was_on is False:  # retention may start it, paused, once more
@@ -469,6 +469,8 @@ class Steps:
         elif other == 'destroy':
             words = ['destroy', d.name]
         elif other == 'vcreate':
+            d.apply_policy(2)  # that one may count as well
+            self.c.allowed |= self.b.may_unlink(d, Intent('prune'), seen, self.w, self.judge.files)
             words = ['snapshot-create-as', d.name, p['name']] + (['--disk-only'] if d.kind == 'external' else [])
         elif other in ('vdelete', 'vmeta'):
             words = ['snapshot-delete', d.name, p['name']] + (['--metadata'] if other == 'vmeta' else [])
@@ -553,7 +555,7 @@ class Steps:
         self.c.begun = True
         order = [(intent, err, x), (second, err2, y)]
         order.sort(key=lambda o: o[2].began + o[2].seconds if o[2].status is not None else 1e18)
-        hows = [self.b.settle(d, i, e, seen, self.w, words=self.w.sentence(p['mount'], d.name)) for i, e, _ in order]
+        hows = [self.b.settle(d, i, e, seen, self.w, words=self.w.said(p['mount'], d.name, i.line)) for i, e, _ in order]
         for e, l in ((err, p['line']), (err2, q['line'])):
             if e == 'HANGS':
                 self.w.ends.append("'%s' hangs beside another command" % l)

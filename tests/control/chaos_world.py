@@ -455,6 +455,15 @@ class World:
         except (OSError, AttributeError) as e:
             return '(%s)' % e
 
+    def said(self, which, name, line):
+        """The last sentence about that line: another one may have ended since."""
+        try:
+            with open(self.door(which, name, 'log')) as f:
+                lines = [x for x in f if ' failed: %s: ' % line in x or ' ok: %s' % line in x]
+        except (OSError, AttributeError):
+            lines = []
+        return lines[-1].split(' ', 1)[1].strip() if lines else self.sentence(which, name)
+
     # ------------------------------------------------ processes
 
     @staticmethod
