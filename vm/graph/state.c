@@ -310,10 +310,12 @@ static bool judge_writers(struct vm_hearing *h)
 
 /* ---------------------------------------------------------------- what was seen happening */
 
+#define LATE 4 /* looks that may pass before the header that a job has changed at its end is read: it may not hold still */
+
 /* One look may see a job's end only half. */
 static bool at_one_time(unsigned poll, unsigned other)
 {
-	return poll != 0 && poll + 1 >= other && other + 1 >= poll;
+	return poll != 0 && poll + 1 >= other && other + LATE >= poll;
 }
 
 /* Was the layer above @i found re-pointed at that poll? 0: at any. */
@@ -340,7 +342,7 @@ static bool judge_commits(struct vm_hearing *h)
 			if (commit->unfinished_delete)
 				return say(h, VM_STALE, "an unfinished delete has written into '%s'", vm_hearing_layer(h, i)->path);
 			if (!repointed_at(h, i, commit->at))
-				return h->verdict.written = !commit->ours, say(h, VM_STALE, "layers above '%s' were committed into it", vm_hearing_layer(h, i)->path);
+				return h->verdict.written = !commit->ours && h->fault, say(h, VM_STALE, "layers above '%s' were committed into it", vm_hearing_layer(h, i)->path);
 		}
 	}
 	return false;
