@@ -110,7 +110,7 @@ def is_there(pid):
 
 def waiters(mount, pid, names):
     asked = [Question(os.path.join(mount, n, "s.disk.img"), 0, "DATA") for n in names[:4]]
-    time.sleep(0.5)
+    time.sleep(0.2)
     result("waiters: all of them wait", all(q.waits() for q in asked), "some have their answer already: nothing is tested")
     with open(os.path.join(mount, "honest", "s.disk.img"), "rb") as f:
         began = time.monotonic()
@@ -127,7 +127,7 @@ def waiters(mount, pid, names):
     asked[3].answer()
 
     asked = [Question(os.path.join(mount, n, "s.disk.img"), 1, "DATA") for n in names[:4]]
-    time.sleep(0.3)
+    time.sleep(0.1)
     result("end: all of them wait", all(q.waits() for q in asked), "some have their answer already: nothing is tested")
     os.kill(pid, signal.SIGTERM)
     began = time.monotonic()
