@@ -82,15 +82,27 @@ static bool is_noted_with(const struct vm_context *cx, const struct vm_snapshot 
 	return false;
 }
 
-/* A snapshot that stays, and that is right again only if its files are again what they were, this among them. What a begun command has written to
- * cannot be put back: who would need that is none the worse. */
+/* Is this disk of it right again only if its files are again what they were? What a begun command has written to cannot be put back: who would need
+ * that is none the worse. What was found wrong once may show no fault now, where others have merged since. */
+static bool wants_back(const struct vm_context *cx, const struct vm_snapshot *s, const struct vm_disk *disk, bool begun)
+{
+	const struct vm_meta_id id = vm_context_id(cx, s);
+
+	if (disk->misses)
+		return true;
+	return !begun && (disk->differs || (disk->state == VM_STALE && vm_meta_is_spoilt(cx->meta, &id, disk->target)));
+}
+
+/* A snapshot that stays, and of which a disk wants this layer back. */
 static const char *missed_by(const struct vm_context *cx, int layer, const struct vm_leaving *leaving)
 {
+	bool begun = leaving && leaving->begun;
+
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &cx->d->snapshots[i];
 
 		for (size_t k = 0; !s->present && !vm_leaving_has(leaving, s->name) && k < s->n_disks; k++)
-			if ((s->disks[k].misses || (s->disks[k].differs && !(leaving && leaving->begun))) && is_noted_with(cx, s, s->disks[k].target, layer))
+			if (wants_back(cx, s, &s->disks[k], begun) && is_noted_with(cx, s, s->disks[k].target, layer))
 				return s->shown;
 	}
 	return NULL;
