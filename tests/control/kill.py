@@ -809,7 +809,9 @@ def seen_merge(lab, g, sc):
 def seen_write(lab, g, sc, how):
     """A write is seen, and no merge by others while nothing is mounted makes it undone."""
     def merge():
-        if how == "virsh":
+        if how == "virsh deletes":
+            virsh_deletes(g, "b")
+        elif how == "virsh":
             virsh(["start", g.name, "--paused"], ["blockcommit", g.name, "vda", "--base", at(g, "vda.a"), "--top", at(g, "vda.b"), "--wait"],
                   ["destroy", g.name])
         else:
@@ -820,6 +822,14 @@ def seen_write(lab, g, sc, how):
     for what in "after the merge", "mounted again":
         expect_states(lab, g, what, "d", "a")
         remounted(lab, g)
+    before = sorted(os.listdir(g.dir))
+    lab.mount.write(g.name, "delete a")
+    if how != "qemu-img" and "stood on it when it was right" not in lab.mount.outcome(g.name):
+        raise Wrong("'delete a': %s" % lab.mount.outcome(g.name))
+    lab.mount.write(g.name, "1 match=*", "retain")
+    lab.mount.write(g.name, "off", "retain")
+    if sorted(os.listdir(g.dir)) != before:
+        raise Wrong("files: %s, not %s" % (sorted(os.listdir(g.dir)), before))
 
 
 @scene()
@@ -1433,6 +1443,7 @@ def main():
               ("meddling: what virsh has merged into is written to, while unmounted", lambda: merged_and_written(lab, False)),
               ("meddling: virsh merges, and then somebody writes", lambda: seen_merge(lab)),
               ("meddling: somebody writes, and then virsh merges", lambda: seen_write(lab, "virsh")),
+              ("meddling: somebody writes, and then virsh deletes", lambda: seen_write(lab, "virsh deletes")),
               ("meddling: somebody writes, and then qemu-img merges", lambda: seen_write(lab, "qemu-img")),
               ("meddling: what virsh's delete has moved to is written to", lambda: record_moved(lab)),
               *[("meddling: a begun command's %s is written to%s%s" % (where, ", and grows" if grows else "", "" if mounted else ", while unmounted"),
