@@ -81,7 +81,7 @@ static int check_as_expected(const struct q2_view *v, const struct q2_view_spec 
 	const struct q2_stamp *expected = i < spec->n_expected ? &spec->expected[i] : NULL;
 	struct q2_locks locks;
 
-	if (l->role != Q2_FROZEN || i >= v->watched)
+	if (l->role != Q2_FROZEN || i >= v->watched || spec->alone)
 		return 0;
 	if (!q2_file_locks(l->file, &locks) && locks.writer)
 		return vs_err_set(err, -EAGAIN, "'%s' is open for writing in some process", l->file->path);
@@ -164,7 +164,7 @@ int q2_view_open(struct q2_cache *cache, const struct q2_view_spec *spec, struct
 		rc = q2_file_open(spec->path, &file, err);
 	if (!rc)
 		rc = add_layer(v, spec, file, spec->format, err);
-	if (!rc)
+	if (!rc && !spec->alone)
 		rc = add_backing_chain(v, spec, err);
 	if (rc) {
 		q2_view_close(v);

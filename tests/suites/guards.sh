@@ -97,7 +97,11 @@ bitmaps() { qemu-img info -U --output=json "$1" | jq -r '[."format-specific".dat
 does 'all of them are noted' bits 'hold s1'
 does 'and none is held' bits 'release s1'
 qemu-img bitmap --add "$W/images/bits.vda.s2" kept
-becomes 'who writes to a frozen file, if only a bitmap, has spoilt it' "$M" bits s3 stale
+does 'hold once more' bits 'hold s1'
+does 'and release' bits 'release s1'
+verify_bytes 'who adds a bitmap to a frozen file has changed nothing that is read' "$M" bits
+qwrite "$W/images/bits.vda.s2" 99 0 64k
+becomes 'who writes to it has' "$M" bits s3 stale
 refused 'and it stays as it is' bits 'delete s2' EPERM "must stay as it is: snapshot 's3' stood on it when it was right"
 does 'but for who goes with it' bits 'delete s3'
 want_gone bits s3 vda

@@ -13,7 +13,6 @@
 #include "vm/model/inventory.h"
 #include "vm/model/invariants.h"
 #include "vm/observe/gates.h"
-#include "vm/observe/sum.h"
 #include "vm/observe/watch.h"
 #include "vm/util/clock.h"
 #include "vm/util/log-shelf.h"
@@ -208,55 +207,6 @@ Test(vm_draft, a_begun_merge_is_drawn_once_however_many_snapshots_are_meant_by_i
 	vm_draft_meta(&d, own, &arena);
 	cr_expect_eq(d.n_merges, (size_t)DISKS);
 	vm_arena_fini(&arena);
-}
-
-/* ---------------------------------------------------------------- sums */
-
-static uint64_t sum_now(const char *path)
-{
-	struct stat st;
-
-	cr_assert_eq(stat(path, &st), 0);
-	return vm_sum(path, &(struct vm_sum_file){ st.st_ino, (uint64_t)st.st_size, vm_timespec_ns(st.st_mtim) }, 9);
-}
-
-static void put_byte(int fd, char byte, off_t off)
-{
-	cr_assert_eq(pwrite(fd, &byte, 1, off), 1);
-}
-
-Test(vm_sum, it_is_that_of_what_an_image_stores)
-{
-	char path[] = "/tmp/test-vm-sum.XXXXXX", data[700001];
-	int fd = mkstemp(path);
-	uint64_t sum;
-	struct stat st;
-
-	memset(data, 'x', sizeof(data));
-	cr_assert_eq(write(fd, data, sizeof(data)), (ssize_t)sizeof(data));
-	sum = sum_now(path);
-	cr_assert_neq(sum, 0u);
-	for (const off_t *off = (const off_t[]){ 0, 19, 72, 511, -1 }; *off >= 0; off++) {
-		put_byte(fd, 'y', *off);
-		cr_expect_eq(sum_now(path), sum, "byte %lld is the header's", (long long)*off);
-	}
-	for (const off_t *off = (const off_t[]){ 20, 24, 71, 512, 262144 + 512, 700000, -1 }; *off >= 0; off++) {
-		put_byte(fd, 'y', *off);
-		cr_expect_neq(sum_now(path), sum, "byte %lld is not", (long long)*off);
-		put_byte(fd, 'x', *off);
-		cr_expect_eq(sum_now(path), sum);
-	}
-	cr_assert_eq(stat(path, &st), 0);
-	cr_expect_eq(vm_sum(path, &(struct vm_sum_file){ st.st_ino, (uint64_t)st.st_size, vm_timespec_ns(st.st_mtim) + 1 }, 9), 0u, "written since");
-	cr_expect_eq(vm_sum(path, &(struct vm_sum_file){ st.st_ino + 1, (uint64_t)st.st_size, vm_timespec_ns(st.st_mtim) }, 9), 0u, "another one");
-	cr_assert_eq(ftruncate(fd, (off_t)VM_SUM_MAX), 0);
-	cr_expect_neq(sum_now(path), 0u);
-	cr_assert_eq(ftruncate(fd, (off_t)VM_SUM_MAX + 1), 0);
-	cr_expect_eq(sum_now(path), 0u, "too large");
-	cr_assert_eq(ftruncate(fd, 71), 0);
-	cr_expect_eq(sum_now(path), 0u, "no header");
-	close(fd);
-	unlink(path);
 }
 
 Test(vm_memory, no_commit_is_dropped)

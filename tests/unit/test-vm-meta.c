@@ -38,7 +38,7 @@ static char *text_of(const struct vm_meta *meta)
 
 static const char all_of_it[] =
 	"<facts version=\"2\" serial=\"42\" policy=\"7d 4w match=a?&amp;&lt;*\" of=\"4711-aa\">"
-	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\" u=\"3\" x=\"are\" s=\"18446744073709551615\" c=\"18446744073709551614\"/>"
+	"<f k=\"3\" i=\"4711\" z=\"196624\" m=\"1763258500.123456789\"/><f k=\"9\" i=\"4712\" z=\"0\" m=\"5\" u=\"3\" x=\"are\" g=\"18446744073709551615\" c=\"18446744073709551614\"/>"
 	"<l p=\"/i/a layer 100%25\" i=\"17\" b=\"1\"/><l p=\"/i/b\"/>"
 	"<b k=\"3\" c=\"commit tuesday\" r=\"a commit into its image was not finished\" t=\"1763258404.500000000\" x=\"vr\">"
 	"<d t=\"vda\" p=\"/var/lib/libvirt/images/web01.qcow2\" u=\"/over\" b=\"7\" k=\"8\" a=\"9\" w=\"3\" l=\"4\" x=\"dp\"/><d t=\"vdb\" x=\"n\"/></b>"

@@ -78,7 +78,7 @@ static uint64_t sum_of(struct vm_context *cx, const struct vm_layer *layer, cons
 	if (cx->summed > SUM_BUDGET)
 		return 0;
 	cx->summed += file->size;
-	return vm_sum(layer->path, &expected, layer->cluster_bits);
+	return vm_sum(layer->path, &expected, layer->format);
 }
 
 /* A fresh image ends with its L1 table: what it stores lies behind that. */

@@ -232,8 +232,7 @@ static bool has_other_data(const struct vm_context *cx, const struct vm_layer *l
 		if (!f->sum || f->ino != l->stamp.ino || stat(l->path, &st) < 0)
 			continue;
 		known = true;
-		if (f->size == (uint64_t)st.st_size &&
-		    vm_sum(l->path, &(struct vm_sum_file){ st.st_ino, f->size, vm_timespec_ns(st.st_mtim) }, l->cluster_bits) == f->sum)
+		if (vm_sum(l->path, &(struct vm_sum_file){ st.st_ino, (uint64_t)st.st_size, vm_timespec_ns(st.st_mtim) }, l->format) == f->sum)
 			return false;
 	}
 	return known;
@@ -327,7 +326,7 @@ static bool has_other_sum(const struct vm_context *cx, const struct vm_layer *l,
 		const struct vm_meta_file *f = &cx->meta->files[i];
 
 		if (f->sum && f->ino == b->was.ino && f->size == b->was.size && f->mtime_ns == b->was.mtime_ns)
-			return vm_sum(l->path, &now, l->cluster_bits) != f->sum;
+			return vm_sum(l->path, &now, l->format) != f->sum;
 	}
 	return false;
 }

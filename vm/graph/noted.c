@@ -7,7 +7,7 @@
  * with which stamps. Whatever happens to them by libvirt's doing shows in *which* files there are: a commit takes away the layer that went
  * into the one beneath, and changes the header of the one above. So, from the top down:
  *
- *   the same      stamp as noted; or not, but the same sum (only its header was changed: the images were moved); or another file of the same
+ *   the same      stamp as noted; or not, but the same sum (a guest sees the same: the images were moved, a bitmap or an internal snapshot came or went); or another file of the same
  *                 size with the same time (a copy that was put in its place), as far as the tool that made it keeps times.
  *   written       it has another stamp, and the layers above and beneath it are those that were there: no job has done that. (Only another header,
  *                 and no more than that, may have been seen, or have come with the job. A large one has no sum, so its size must tell.)
@@ -51,8 +51,7 @@ static bool merged_by_us(const struct vm_graph *g, int file)
 
 static bool has_sum(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
 {
-	return noted->sum && g->facts->sum && vm_graph_file(g, file)->stamp.size == noted->stamp.size &&
-	       g->facts->sum(g->facts->opaque, file) == noted->sum;
+	return noted->sum && g->facts->sum && g->facts->sum(g->facts->opaque, file) == noted->sum;
 }
 
 /* A copy with the time of what was noted, which some tools cut off, or that itself. A copy may have its number. */
@@ -70,12 +69,13 @@ bool vm_noted_has_time(const struct vm_graph *g, int file, const struct vm_fact_
 	return false;
 }
 
-/* What it stores is for certain something else than what was noted, whatever its header says now: another header makes no image larger. */
+/* What it stores is for certain something else than what was noted, whatever its header says now. By its size, where there is no sum: another
+ * header makes no image larger. */
 static bool has_other_data(const struct vm_graph *g, int file, const struct vm_fact_note *noted)
 {
-	uint64_t sum = noted->sum && g->facts->sum && vm_graph_file(g, file)->stamp.size == noted->stamp.size ? g->facts->sum(g->facts->opaque, file) : 0;
+	uint64_t sum = noted->sum && g->facts->sum ? g->facts->sum(g->facts->opaque, file) : 0;
 
-	return vm_graph_file(g, file)->stamp.size != noted->stamp.size || (sum && sum != noted->sum);
+	return sum ? sum != noted->sum : vm_graph_file(g, file)->stamp.size != noted->stamp.size;
 }
 
 static bool is_same(const struct vm_graph *g, int file, const struct vm_fact_note *noted)

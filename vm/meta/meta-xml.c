@@ -125,7 +125,7 @@ static void put_file(FILE *f, const struct vm_meta_file *file, enum room room)
 	if (file->alone || file->raw || file->empty)
 		fprintf(f, " x=\"%s%s%s\"", file->alone ? "a" : "", file->raw ? "r" : "", file->empty ? "e" : "");
 	if (room < NO_SUMS)
-		put_number(f, "s", file->sum);
+		put_number(f, "g", file->sum);
 	put_number(f, "c", file->survived);
 	fputs("/>", f);
 }
@@ -551,7 +551,7 @@ static int read_file(struct reader *r, const xmlNode *node)
 	    (ret = get_number(r, node, "z", UINT64_MAX, &file.size)) < 0 ||
 	    (ret = get_time(r, node, "m", &file.mtime_ns)) < 0 ||
 	    (ret = get_number(r, node, "u", VM_META_SERIAL_MAX, &file.beneath)) < 0 ||
-	    (ret = get_number(r, node, "s", UINT64_MAX, &file.sum)) < 0 ||
+	    (ret = get_number(r, node, "g", UINT64_MAX, &file.sum)) < 0 ||
 	    (ret = get_number(r, node, "c", UINT64_MAX, &file.survived)) < 0 ||
 	    (ret = get_attr(r, node, "x", &letters)) < 0)
 		return ret;

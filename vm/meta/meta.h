@@ -18,7 +18,7 @@
  *              i z m      its inode number, size and mtime in seconds[.nanoseconds]
  *              u          number of the `f` that it stood on; absent: not known, or on nothing
  *              x          letters: a it stood on nothing; r it was read as raw; e it stored nothing
- *              s          sum of what it stores, see vm_sum(); may be absent
+ *              g          sum of what a guest sees of it, see vm_sum(); may be absent
  *              c          number for the merges into it that were known by then, see struct vm_verdict; absent: none
  *     l        p i b      path, inode number and birth of a layer that a command    any number; one a path
  *                         or a snapshot made, which no record says any more
@@ -112,7 +112,7 @@ struct vm_meta_file {
 	uint64_t number, ino, size;
 	int64_t mtime_ns;
 	uint64_t beneath; /* number of what it stood on; 0: not known, or on nothing */
-	uint64_t sum;   /* vm_sum() of what it stores: jobs and who moves images change no more than its header; 0: not known */
+	uint64_t sum;   /* vm_sum(): jobs and who moves images change no more than its header; 0: not known */
 	uint64_t survived; /* merges into it that were known, see struct vm_verdict */
 	bool alone;     /* it stood on nothing */
 	bool raw;       /* and was read as that */

@@ -162,7 +162,7 @@ struct vm_facts {
 	const struct vm_fact_unknown *unknowns;
 	size_t n_unknowns;
 
-	/* A sum of what that file stores, but not of what its header says of what it stands on; 0: not known. Takes a while. May be NULL. */
+	/* A sum of what a guest sees of that file alone; 0: not known. Takes a while. May be NULL. */
 	uint64_t (*sum)(void *opaque, int file);
 	void *opaque;
 };

@@ -296,8 +296,8 @@ uint64_t vm_headers_sum(struct vm_headers *files, struct vm_header *f)
 	if (!f->found || f->code || f->exposes || f->stamp.block || vm_headers_is_mount(files, f->stamp.dev))
 		return 0;
 	if (f->racy || !same_stamp(&f->summed, &f->stamp)) {
-		f->sum = vm_sum(f->path, &expected, f->format == Q2_FORMAT_QCOW2 && f->info ? f->info->cluster_bits : 0);
-		f->summed = f->sum ? f->stamp : (struct q2_stamp){0};
+		f->sum = vm_sum(f->path, &expected, f->format);
+		f->summed = f->stamp;
 	}
 	return f->sum;
 }

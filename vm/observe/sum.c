@@ -1,88 +1,138 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * The same is seen of an image whose clusters lie elsewhere, are compressed, or are stored zeros instead of noted ones. So what is summed up are runs:
+ * of sectors that have data, and of such that are zeros, each as long as it can be, with the place where it begins. What is not in the image
+ * ends a run and is nothing.
+ */
 #include "vm/observe/sum.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
 #define PIECE (256 * 1024)
+#define SECTOR 512
+#define TABLE_BYTES (4u << 20)
+#define CLUSTER_BYTES (4u << 20) /* the largest is half of it */
+#define DATA_MAX (4 * VM_SUM_MAX) /* a table that an image was made to use again and again, or well compressed */
+#define WORK_MAX 100000000 /* some 2 s */
 
-/* Of the header: from the cluster size to where the snapshots lie. Before it is the place of the backing file's name, behind it are marks that
- * come and go with whoever opens the image, then the name itself. */
-#define FIELDS_AT 20
-#define FIELDS_LEN 52
+enum run { NOTHING, ZEROS, DATA };
 
-static bool is_it(int fd, const struct vm_sum_file *expected)
+struct state {
+	struct q2_view *view;
+	struct q2_work work;
+	uint64_t sum, data;
+	enum run run;       /* what lies before this place */
+	uint64_t run_off;   /* where it began */
+	char *buffer;       /* a piece */
+};
+
+/* FNV-1a, but eight bytes at a time. */
+static void add(struct state *s, uint64_t word)
 {
-	struct stat st;
-
-	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_ino == expected->ino && (uint64_t)st.st_size == expected->size &&
-	       vm_timespec_ns(st.st_mtim) == expected->mtime_ns;
+	s->sum = (s->sum ^ word) * UINT64_C(0x100000001b3);
+	s->sum ^= s->sum >> 29;
 }
 
-/* FNV-1a, but eight bytes at a time. @len: a multiple of that. */
-static uint64_t add(uint64_t sum, const char *data, size_t len)
+/* From @off on there is @run. Where zeros end, they are added. */
+static void go_on(struct state *s, enum run run, uint64_t off)
 {
-	for (size_t i = 0; i < len; i += sizeof(uint64_t)) {
+	if (run == s->run)
+		return;
+	if (s->run == ZEROS) {
+		add(s, off - s->run_off);
+		add(s, s->run_off);
+		add(s, ZEROS);
+	}
+	if (run == DATA) {
+		add(s, off);
+		add(s, DATA);
+	}
+	s->run = run;
+	s->run_off = off;
+}
+
+static void add_sector(struct state *s, const char *data, uint64_t off)
+{
+	if (!data[0] && !memcmp(data, data + 1, SECTOR - 1)) {
+		go_on(s, ZEROS, off);
+		return;
+	}
+	go_on(s, DATA, off);
+	for (size_t i = 0; i < SECTOR; i += sizeof(uint64_t)) {
 		uint64_t word;
 
 		memcpy(&word, data + i, sizeof(word));
-		sum = (sum ^ word) * UINT64_C(0x100000001b3);
-		sum ^= sum >> 29;
+		add(s, word);
 	}
+}
+
+/* False: it cannot be read, or is too much. */
+static bool add_data(struct state *s, uint64_t off, uint64_t len)
+{
+	s->data += len;
+	for (; len && s->data <= DATA_MAX; off += PIECE) { /* a disk ends with a whole sector */
+		size_t some = len < PIECE ? (size_t)len : PIECE;
+
+		if (q2_view_read(s->view, s->buffer, some, off, &s->work, NULL) != (ssize_t)some)
+			return false;
+		for (size_t at = 0; at < some; at += SECTOR)
+			add_sector(s, s->buffer + at, off + at);
+		len -= some;
+	}
+	return s->data <= DATA_MAX;
+}
+
+static bool add_all(struct state *s)
+{
+	uint64_t size = q2_view_size(s->view), off = 0;
+	struct q2_extent x;
+
+	add(s, size);
+	for (; off < size; off += x.len) {
+		if (q2_view_extent(s->view, off, size - off, &s->work, &x, NULL) < 0 || s->work.spent > WORK_MAX)
+			return false;
+		if (x.kind == Q2_ZERO)
+			go_on(s, x.unallocated ? NOTHING : ZEROS, off);
+		else if (!add_data(s, off, x.len))
+			return false;
+	}
+	go_on(s, NOTHING, size);
+	return q2_view_check(s->view, &s->work, NULL) == 0;
+}
+
+static bool is_it(const struct q2_view *view, const struct vm_sum_file *expected)
+{
+	struct q2_stamp stamp;
+	const char *path;
+
+	return q2_view_file(view, 0, &path, &stamp) && !stamp.block && stamp.ino == expected->ino && stamp.size == expected->size &&
+	       stamp.mtime_ns == expected->mtime_ns;
+}
+
+uint64_t vm_sum(const char *path, const struct vm_sum_file *expected, enum q2_format format)
+{
+	struct state s = { .sum = UINT64_C(0xcbf29ce484222325) };
+	struct q2_gate *nothing;
+	struct q2_cache *cache;
+	uint64_t sum = 0;
+
+	if (expected->size > VM_SUM_MAX || format == Q2_FORMAT_NONE)
+		return 0;
+	nothing = q2_gate_new();
+	cache = q2_cache_new(TABLE_BYTES, CLUSTER_BYTES);
+	if (!nothing || !cache)
+		xoom();
+	if (q2_view_open(cache, &(struct q2_view_spec){ .path = path, .format = format, .gate = nothing, .alone = true }, &s.view, NULL) == 0) {
+		s.buffer = xcalloc(PIECE, 1);
+		if (is_it(s.view, expected) && add_all(&s))
+			sum = s.sum ? s.sum : 1;
+		free(s.buffer);
+		q2_view_close(s.view);
+	}
+	q2_cache_free(cache);
+	q2_gate_unref(nothing);
 	return sum;
-}
-
-/* As many bytes as there are, up to @len. */
-static ssize_t read_all(int fd, char *buffer, size_t len, uint64_t off)
-{
-	size_t got = 0;
-
-	while (got < len) {
-		ssize_t n = pread(fd, buffer + got, len - got, (off_t)(off + got));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		got += (size_t)n;
-	}
-	return (ssize_t)got;
-}
-
-/* Adds @len bytes, at most a piece. */
-static bool sum_up(int fd, char *buffer, uint64_t off, size_t len, uint64_t *sum)
-{
-	size_t whole = (len + sizeof(uint64_t) - 1) / sizeof(uint64_t) * sizeof(uint64_t);
-
-	if (read_all(fd, buffer, len, off) != (ssize_t)len)
-		return false;
-	memset(buffer + len, 0, whole - len);
-	*sum = add(*sum, buffer, whole);
-	return true;
-}
-
-uint64_t vm_sum(const char *path, const struct vm_sum_file *expected, unsigned cluster_bits)
-{
-	vs_autoclose int fd = expected->size > VM_SUM_MAX ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	vs_autofree char *buffer = NULL;
-	uint64_t sum = UINT64_C(0xcbf29ce484222325);
-
-	if (fd < 0 || !is_it(fd, expected))
-		return 0;
-	buffer = xcalloc(PIECE, 1);
-	if (cluster_bits && !sum_up(fd, buffer, FIELDS_AT, FIELDS_LEN, &sum))
-		return 0;
-	for (uint64_t off = cluster_bits ? UINT64_C(1) << cluster_bits : 0; off < expected->size; off += PIECE)
-		if (!sum_up(fd, buffer, off, expected->size - off < PIECE ? (size_t)(expected->size - off) : PIECE, &sum))
-			return 0;
-	return !is_it(fd, expected) ? 0 : sum ? sum : 1;
 }

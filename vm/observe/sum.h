@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * sum.h: a sum of what an image stores, to tell data that was written from a header that was changed by who moves images. No
- * protection against who means harm. Threads: any.
+ * sum.h: a sum of what a guest sees of an image file, to tell data that was written from a header that was changed by who moves images, and from
+ * bitmaps and internal snapshots that come and go. No protection against who means harm. Threads: any.
  */
 #ifndef VS_VM_OBSERVE_SUM_H
 #define VS_VM_OBSERVE_SUM_H
 
-#include "qcow2/base.h"
+#include "qcow2/qcow2.h"
 
 #define VM_SUM_MAX (UINT64_C(64) << 20) /* bytes: of a larger file there is none, it would take too long */
 
@@ -16,8 +16,9 @@ struct vm_sum_file {
 	int64_t mtime_ns;
 };
 
-/* Of the file at @path: of a qcow2 image all but what its first cluster says of what it stands on; @cluster_bits 0: all. 0: it is larger than VM_SUM_MAX, cannot be read, or is not
- * this file or not any more. */
-uint64_t vm_sum(const char *path, const struct vm_sum_file *expected, unsigned cluster_bits);
+/* Of the file at @path alone, without what it stands on: the size of its disk, what is stored at which place of it, and where it says that there are
+ * zeros; however that is stored. 0: it is larger than VM_SUM_MAX or stores many times that, its data is in an external file, it cannot be read,
+ * or is not this file or not any more. */
+uint64_t vm_sum(const char *path, const struct vm_sum_file *expected, enum q2_format format);
 
 #endif
