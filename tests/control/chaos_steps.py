@@ -1008,6 +1008,8 @@ class Steps:
         if not d or d.saved or d.on is not False or 'vdb' not in d.targets():
             return 'not now'
         seen = self.w.look([d.name]).get(d.name)
+        if seen and seen.on:
+            return 'not now'  # our paused guest, which a death has left: it has the disks that it had
         if not p['back']:
             if d.detached or 'vdb' not in seen.config_disks or len(d.present) > 1 or not d.known:
                 return 'not now'

@@ -111,16 +111,6 @@ static void add_memories(const struct vm_drafts *set, const struct vm_fact_domai
 	note_pulls(set);
 }
 
-/* What it froze, as an earlier look found it. Its format is that of the record. */
-static const struct vm_fact_note *remembered(const struct vm_drafts *set, const struct vm_draft_disk *disk, uint64_t ino)
-{
-	struct vm_fact_note *note = vm_history_frozen(set->memory, ino, set->arena);
-
-	if (note && disk->fact.pit != VM_NO_FILE)
-		note->raw = set->chains->fact[disk->fact.pit].format == Q2_FORMAT_RAW;
-	return note;
-}
-
 static void snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d, struct vm_draft_snapshot *s,
 			   struct vm_fact_snapshot *out)
 {
@@ -134,7 +124,7 @@ static void snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d
 						    set->chains->fact[disk->fact.pit].path);
 		disk->fact.ino = ino;
 		if (!disk->fact.froze && s->kind == VM_EXTERNAL)
-			disk->fact.froze = remembered(set, disk, ino);
+			disk->fact.froze = vm_history_frozen(set->memory, ino, set->arena); /* as an earlier look found it */
 		disks[i] = disk->fact;
 	}
 	out->disks = disks;
@@ -203,7 +193,7 @@ static void remember_frozen(const struct vm_drafts *set, const struct vm_domain 
 			const struct vm_disk *disk = &d->snapshots[i].disks[k];
 
 			if ((disk->state == VM_OK || disk->state == VM_DETACHED) && disk->n_stamps)
-				vm_history_froze(set->memory, disk->ino, &disk->marks[0]);
+				vm_history_froze(set->memory, disk->ino, &disk->marks[0], disk->format == Q2_FORMAT_RAW);
 		}
 }
 

@@ -25,6 +25,7 @@ struct seen_disk {
 
 struct seen_frozen {
 	struct q2_stamp stamp;
+	bool raw;
 	uint64_t look;
 };
 
@@ -191,7 +192,7 @@ unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *p
 	return d->since;
 }
 
-void vm_history_froze(struct vm_history *memory, uint64_t ino, const struct q2_stamp *stamp)
+void vm_history_froze(struct vm_history *memory, uint64_t ino, const struct q2_stamp *stamp, bool raw)
 {
 	struct seen_frozen *f;
 	char key[24];
@@ -202,7 +203,7 @@ void vm_history_froze(struct vm_history *memory, uint64_t ino, const struct q2_s
 		f = xcalloc(1, sizeof(*f));
 		vm_strmap_put(&memory->frozen, key, f);
 	}
-	*f = (struct seen_frozen){ *stamp, memory->look };
+	*f = (struct seen_frozen){ *stamp, raw, memory->look };
 }
 
 struct vm_fact_note *vm_history_frozen(struct vm_history *memory, uint64_t ino, struct vm_arena *arena)
@@ -218,6 +219,7 @@ struct vm_fact_note *vm_history_frozen(struct vm_history *memory, uint64_t ino, 
 	f->look = memory->look;
 	note = vm_arena_calloc(arena, 1, sizeof(*note));
 	note->stamp = f->stamp;
+	note->raw = f->raw;
 	return note;
 }
 

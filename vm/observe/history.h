@@ -33,8 +33,8 @@ unsigned vm_history_pulled(struct vm_history *memory, const struct q2_stamp *sta
 /* The first poll that saw the snapshot disk with this inode number (it identifies snapshot and disk) on this image. */
 unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *pit);
 
-/* The image of this snapshot disk was found right, with this stamp. And: what was, in @arena; NULL: it never was while we looked. */
-void vm_history_froze(struct vm_history *memory, uint64_t ino, const struct q2_stamp *stamp);
+/* The image of this snapshot disk was found right, with this stamp, read as raw or not. And: what was, in @arena; NULL: it never was while we looked. */
+void vm_history_froze(struct vm_history *memory, uint64_t ino, const struct q2_stamp *stamp, bool raw);
 struct vm_fact_note *vm_history_frozen(struct vm_history *memory, uint64_t ino, struct vm_arena *arena);
 
 /* Adds what vm_graph_commits() found. */
