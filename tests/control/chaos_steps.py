@@ -387,6 +387,10 @@ class Steps:
             d.on, d.ours_since = None if intent.verb == 'revert' else False, time.monotonic()  # with its memory it comes up
         if by == 'qemu' and how == 'ok' and note:
             d.on = False if was_on is False else None
+            for _ in range(30 if was_on else 0):  # libvirt learns of it a little later
+                if not self.is_on(d):
+                    break
+                time.sleep(0.1)
             if was_on is False:  # retention may start it, paused, once more
                 d.ours_since = time.monotonic()
         return '%s %s %s %s %s' % (how, err or '', 'dead' if died else '', note, words)
@@ -528,7 +532,8 @@ class Steps:
             self.spoil_records(overlays)
         else:
             self.c.allowed |= set(s.place.values()) - self.b.original
-        if worked:
+        # libvirt 9.0 may fail at the records of others when this one has gone already
+        if worked or (how == 'vmeta' and name not in self.w.look([d.name])[d.name].records):
             d.by_others.add(name)
             d.drop(name)
         elif how == 'vdelete':

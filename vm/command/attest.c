@@ -92,7 +92,8 @@ static bool is_empty(const struct vm_layer *layer)
 	return layer->stamp.size <= (3 + (l1 + cluster - 1) / cluster) * cluster;
 }
 
-/* The number of the note of layer @i of the disk, with all that it stands on; 0: nobody can know it again. */
+/* The number of the note of layer @i of the disk, with all that it stands on; 0: nobody can know it again. What cannot be read now may be put right,
+ * and is another one then. */
 static uint64_t note_chain(struct vm_context *cx, const struct vm_disk *disk, size_t i)
 {
 	uint64_t number = 0;
@@ -102,7 +103,7 @@ static uint64_t note_chain(struct vm_context *cx, const struct vm_disk *disk, si
 		const struct vm_layer *layer = l < 0 ? NULL : &cx->d->layers[l];
 		struct vm_meta_file file = file_of(&disk->marks[k]);
 
-		if (!layer || layer->stamp.ino != file.ino || disk->marks[k].block) {
+		if (!layer || layer->error || layer->stamp.ino != file.ino || disk->marks[k].block) {
 			number = 0;
 			continue;
 		}
