@@ -165,7 +165,7 @@ static void draw_layer(struct picture *p, int idx, unsigned branch)
 	const struct vm_layer *layer = &p->domain->layers[idx];
 	const char *below = layer->below >= 0 ? "│" : " ";
 	bool spoils = layer->active && is_frozen(p, layer);
-	size_t n_users = 0;
+	size_t n_users = 0, n_bitmaps;
 
 	p->nodes[idx].drawn = true;
 	add_line(p, graph_of(branch, layer->error ? "✗" : layer->ends || layer->rival || spoils ? "!" : layer->active ? "●" : "○"), layer, NULL);
@@ -173,6 +173,10 @@ static void draw_layer(struct picture *p, int idx, unsigned branch)
 	while (layer->users && layer->users[n_users])
 		n_users++;
 	remark_list(p, branch, below, "also needed by", layer->users, n_users);
+	n_bitmaps = 0;
+	while (layer->bitmaps && layer->bitmaps[n_bitmaps])
+		n_bitmaps++;
+	remark_list(p, branch, below, "has bitmap", layer->bitmaps, n_bitmaps);
 	if (layer->note)
 		remark(p, branch, below, layer->note);
 	else if (layer->error)
@@ -386,6 +390,14 @@ static void put_rest(FILE *out, struct picture *p)
 	drop_lines(p);
 }
 
+static void put_checkpoints(FILE *out, const struct vm_domain *d)
+{
+	if (d->checkpoints && d->checkpoints[0])
+		fputs("\ncheckpoints, from which the incremental backups of some backup program go on\n", out);
+	for (char **name = d->checkpoints; name && *name; name++)
+		put_line(out, "  ", *name);
+}
+
 /* Until it is known what stands on which image, nothing is merged or removed. */
 static void put_unknowns(FILE *out, const struct vm_domain *d)
 {
@@ -406,6 +418,7 @@ void sf_chain_render(FILE *out, const struct vm_domain *d)
 	for (size_t i = 0; i < d->n_disks; i++)
 		put_disk(out, &p, &d->disks[i]);
 	put_rest(out, &p);
+	put_checkpoints(out, d);
 	put_unknowns(out, d);
 	fputs("\n● written by this domain   ○ frozen   ✗ missing, unreadable   ! odd\n", out);
 	free(p.by_shown);

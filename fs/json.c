@@ -100,11 +100,17 @@ static struct json_object *snapshot_of(const struct vm_snapshot *s)
 
 static struct json_object *domain_of(const struct vm_domain *d)
 {
-	struct json_object *o = json_object_new_object();
+	struct json_object *o = json_object_new_object(), *checkpoints = json_object_new_array();
 
 	add_text(o, "name", d->name);
 	add_text(o, "uuid", d->uuid);
 	add_text(o, "state", d->state);
+	for (char **name = d->checkpoints; name && *name; name++) {
+		vs_autofree char *clean = sf_show_dup(*name, false);
+
+		json_object_array_add(checkpoints, json_object_new_string(clean));
+	}
+	json_object_object_add(o, "checkpoints", checkpoints);
 	return o;
 }
 

@@ -30,6 +30,11 @@ struct q2_walk {
  * it never held still; what a callback returns ends the walk. */
 int q2_walk_snapshots(struct q2_file *f, const struct q2_walk *walk, struct q2_work *work, struct vs_err *err);
 
+/* The names of persistent bitmaps, the first 16. A directory that cannot be read has none. Gives *names, each of them and the array, NULL-terminated;
+ * NULL: there are none. -ENOMEM. */
+int q2_bitmaps_list(const struct q2_file *f, const struct q2_header *h, char ***names);
+void q2_bitmaps_free(char **names);
+
 /* -EUCLEAN: @len bytes at @off, which are @what, do not all lie within the file. */
 int q2_table_inside(struct q2_file *f, const char *what, uint64_t off, uint64_t len, struct vs_err *err);
 

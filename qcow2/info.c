@@ -146,6 +146,8 @@ static void forget(struct q2_info *info)
 	free(info->backing_format);
 	free(info->data_file);
 	free(info->unsupported);
+	q2_bitmaps_free(info->bitmaps);
+	info->bitmaps = NULL;
 	info->snapshots = NULL;
 	info->n_snapshots = 0;
 	info->strings = info->backing_name = info->backing_format = info->data_file = info->unsupported = NULL;
@@ -191,7 +193,7 @@ static int collect_begin(void *opaque, const struct q2_header *h)
 	    copy_string(&info->data_file, h->incompatible & Q2_INCOMPAT_DATA_FILE ? h->data_file : NULL) ||
 	    copy_string(&info->unsupported, why_unsupported(h)))
 		return -ENOMEM;
-	return 0;
+	return q2_bitmaps_list(c->file, h, &info->bitmaps);
 }
 
 /* Makes room for @n of @size bytes, of which there are @used. */

@@ -155,6 +155,7 @@ struct q2_info {
 	bool zstd, extended_l2, data_file_raw, dirty, corrupt;
 	char *backing_name, *backing_format; /* NULL where there is none */
 	char *data_file;                     /* recorded name of the external data file, NULL where there is none */
+	char **bitmaps;                      /* names of persistent bitmaps, 16 at most; NULL-terminated, NULL: none */
 	char *unsupported;                   /* NULL, or why its contents cannot be read here ("encrypted (LUKS)") */
 	struct q2_snapshot *snapshots;
 	size_t n_snapshots;

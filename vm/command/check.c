@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "vm/libvirt/blockjob-list.h"
+#include "vm/libvirt/checkpoint.h"
 #include "vm/libvirt/record.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/mem.h"
@@ -27,7 +28,10 @@ int vm_check_idle(struct vm_context *cx, struct vs_err *err)
 	r = vm_blockjob_list(cx->dom, &jobs, &n, err);
 	if (r < 0)
 		return r;
-	if (n)
+	if (n && jobs[0].type == VM_JOB_BACKUP)
+		r = vs_err_set(err, -EBUSY, "a backup program is at work on disk %s: wait until it is done (or end what it has left: 'virsh domjobabort %s')", jobs[0].target,
+			       cx->d->name);
+	else if (n)
 		/* A `try` also comes while we are at it ourselves. */
 		r = vs_err_set(err, -EBUSY, "%s job is running on %s%s", cx->try_only ? "a" : "somebody else's",
 			       jobs[0].target ? "disk " : "the domain", jobs[0].target ? jobs[0].target : "");
@@ -50,6 +54,20 @@ int vm_check_startable(const struct vm_context *cx, struct vs_err *err)
 		return 0;
 	return vs_err_set(err, -EPERM, "the domain has a managed save, which belongs to its disks as they are and which a start would use up: start "
 			  "it and shut it down first, or discard it with 'virsh managedsave-remove %s'", cx->d->name);
+}
+
+int vm_check_checkpoints(const struct vm_context *cx, bool runs, struct vs_err *err)
+{
+	vs_autofree char *way = runs ? xasprintf("start it first ('virsh start --paused %s' will do), or ", cx->d->name) : xstrdup("");
+	char **names = NULL;
+	int r = cx->dom ? vm_checkpoints(cx->dom, &names, err) : 0;
+
+	if (r == 0 && names && names[0])
+		r = vs_err_set(err, -EOPNOTSUPP, "the domain has checkpoint '%s'%s, as backup programs make them, and what is written afterwards would be missing in the "
+			       "next incremental backup: %sgive up that one ('virsh checkpoint-delete %s %s'), so that it is a full one", names[0],
+			       names[1] ? " and others" : "", way, cx->d->name, names[0]);
+	vm_checkpoints_free(names);
+	return r;
 }
 
 static bool lies_there(const char *dir, const char *name, char **path)

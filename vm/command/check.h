@@ -17,6 +17,10 @@ int vm_check_idle(struct vm_context *cx, struct vs_err *err);
  * the disks as they are; and the start for it would use it up. */
 int vm_check_startable(const struct vm_context *cx, struct vs_err *err);
 
+/* For what makes layers in which nothing is recorded for the checkpoints that the domain has: -EOPNOTSUPP, which libvirt would say later. @runs: were it
+ * running, it would be. */
+int vm_check_checkpoints(const struct vm_context *cx, bool runs, struct vs_err *err);
+
 /* Is the chain that this disk writes through whole, by the look? -EPERM, -EACCES: a layer is missing or cannot be read, or the domain's
  * definition contradicts the headers, and what can be done. */
 int vm_check_whole(const struct vm_context *cx, const char *target, struct vs_err *err);

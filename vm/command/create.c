@@ -207,6 +207,8 @@ int vm_command_create(struct vm_context *cx, const struct vm_command *c, struct 
 		r = vs_err_set(err, -EOPNOTSUPP, "quiesce is for external snapshots of running domains");
 	if (r == 0)
 		r = vm_check_startable(cx, err);
+	if (r == 0 && !cx->running)
+		r = vm_check_checkpoints(cx, true, err);
 	if (r == 0)
 		r = check_name(cx, c, spec.kind, err);
 	if (r == 0)

@@ -536,6 +536,8 @@ static int check_revert(const struct vm_context *cx, const struct vm_command *c,
 		r = check_written(cx, s, err);
 	if (r == 0)
 		r = vm_check_startable(cx, err);
+	if (r == 0)
+		r = vm_check_checkpoints(cx, false, err);
 	if (r == 0 && cx->running && !c->force)
 		r = vs_err_set(err, -EBUSY, "the domain is %s: shut it down, or use 'force', which stops it", cx->d->state);
 	return r;

@@ -290,6 +290,15 @@ static void paint_doubt(const struct painting *p, int file, struct vm_layer *lay
 	layer->unknown_code = doubt->code;
 }
 
+static char **list_bitmaps(const struct painting *p, const struct q2_info *info)
+{
+	struct vm_strings list = {0};
+
+	for (char **name = info ? info->bitmaps : NULL; name && *name; name++)
+		vm_strings_take(p->arena, &list, vm_name_printable(*name));
+	return vm_strings_done(p->arena, &list);
+}
+
 static void paint(const struct painting *p, struct draft *draft, struct vm_layer *layer)
 {
 	const struct vm_fact_file *f = vm_graph_file(p->g, draft->file);
@@ -312,6 +321,7 @@ static void paint(const struct painting *p, struct draft *draft, struct vm_layer
 	paint_doubt(p, draft->file, layer);
 	if (draft->format == Q2_FORMAT_QCOW2 && f->info && f->info->n_snapshots)
 		layer->internal = printable(p, f->info->snapshots[0].name);
+	layer->bitmaps = list_bitmaps(p, draft->format == Q2_FORMAT_QCOW2 ? f->info : NULL);
 	layer->users = list_users(p, draft->file);
 	layer->paths = list_paths(p, draft->file);
 	layer->snapshots = vm_strings_done(p->arena, &draft->snapshots);

@@ -21,6 +21,7 @@ static const char *job_name(enum vm_job type)
 	case VM_JOB_COPY: return "copy";
 	case VM_JOB_COMMIT: return "commit";
 	case VM_JOB_ACTIVE_COMMIT: return "active commit";
+	case VM_JOB_BACKUP: return "backup";
 	default: return "job";
 	}
 }

@@ -337,6 +337,7 @@ static void draw_domain(struct vm_build *sk, struct vm_observed_domain *k, struc
 	d->uuid = k->uuid;
 	d->state = k->state;
 	d->running = k->running;
+	d->checkpoints = k->checkpoints;
 	d->log = k->log;
 	d->gate = domain_gate(sk, k);
 	vm_log_rename(k->log, d->dir);

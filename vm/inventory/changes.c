@@ -67,6 +67,24 @@ static void notice_jobs(const struct vm_domain *before, const struct vm_domain *
 	}
 }
 
+static bool is_among(char *const *names, const char *name)
+{
+	for (; names && *names; names++)
+		if (!strcmp(*names, name))
+			return true;
+	return false;
+}
+
+static void notice_checkpoints(const struct vm_domain *before, const struct vm_domain *now)
+{
+	for (char **name = now->checkpoints; name && *name; name++)
+		if (!is_among(before->checkpoints, *name))
+			vm_log(now->log, "checkpoint '%s' appeared: a backup program's, for its next incremental backup", *name);
+	for (char **name = before->checkpoints; name && *name; name++)
+		if (!is_among(now->checkpoints, *name))
+			vm_log(now->log, "checkpoint '%s' disappeared", *name);
+}
+
 void vm_changes_say(const struct vm_domain *before, const struct vm_domain *now)
 {
 	if (before) {
@@ -74,6 +92,7 @@ void vm_changes_say(const struct vm_domain *before, const struct vm_domain *now)
 			vm_log(now->log, "renamed from '%s'", before->dir);
 		notice_snapshots(before, now);
 		notice_jobs(before, now);
+		notice_checkpoints(before, now);
 		return;
 	}
 	for (size_t i = 0; i < now->n_snapshots; i++)

@@ -67,6 +67,7 @@ struct vm_draft {
 	const char *name, *uuid, *dir, *state;
 	bool running, image;
 	bool commanded;             /* a command was given to it once: there are metadata of ours */
+	char *const *checkpoints;   /* names, NULL-terminated; may be NULL */
 	struct vm_log *log;
 	struct q2_gate *gate;
 	struct vm_draft_now *disks;

@@ -274,6 +274,15 @@ static void list_unknowns(struct work *w)
 	w->domain->unknowns = vm_strings_done(w->arena, &list);
 }
 
+static void list_checkpoints(struct work *w)
+{
+	struct vm_strings list = {0};
+
+	for (char *const *name = w->draft->checkpoints; name && *name; name++)
+		vm_strings_take(w->arena, &list, vm_name_printable(*name));
+	w->domain->checkpoints = vm_strings_done(w->arena, &list);
+}
+
 static void compose_layers(struct work *w)
 {
 	struct vm_domain *d = w->domain;
@@ -299,6 +308,7 @@ struct vm_domain *vm_freeze_domain(const struct vm_draft *from, const struct vm_
 	d->ino = from->ino;
 	d->log = vm_arena_own(arena, vm_log_ref(from->log), drop_log);
 	d->gate = w.gate = vm_arena_own(arena, q2_gate_ref(from->gate), drop_gate);
+	list_checkpoints(&w);
 	compose_layers(&w);
 	compose_snapshots(&w);
 	for (size_t i = 0; i < from->n_merges; i++)

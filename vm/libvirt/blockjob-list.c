@@ -14,6 +14,7 @@ enum vm_job vm_blockjob_type(int type)
 	case VIR_DOMAIN_BLOCK_JOB_TYPE_COPY: return VM_JOB_COPY;
 	case VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT: return VM_JOB_COMMIT;
 	case VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT: return VM_JOB_ACTIVE_COMMIT;
+	case VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP: return VM_JOB_BACKUP;
 	default: return VM_JOB_OTHER;
 	}
 }

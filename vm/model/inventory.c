@@ -141,7 +141,7 @@ static bool same_layer(const struct vm_layer *a, const struct vm_layer *b)
 	       a->stamp.dev == b->stamp.dev && a->stamp.ino == b->stamp.ino && a->unknown_code == b->unknown_code &&
 	       vm_same_text(a->unknown, b->unknown) && vm_same_text(a->rival, b->rival) && vm_same_text(a->ends, b->ends) &&
 	       same_list(a->paths, b->paths) && same_stamp(a, b) &&
-	       vm_same_text(a->internal, b->internal) && same_list(a->users, b->users) && same_list(a->snapshots, b->snapshots) &&
+	       vm_same_text(a->internal, b->internal) && same_list(a->bitmaps, b->bitmaps) && same_list(a->users, b->users) && same_list(a->snapshots, b->snapshots) &&
 	       vm_same_text(a->note, b->note);
 }
 
@@ -174,7 +174,7 @@ bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b)
 	for (size_t i = 0; i < a->n_snapshots; i++)
 		if (!same_snapshot(&a->snapshots[i], &b->snapshots[i]))
 			return false;
-	return same_list(a->unknowns, b->unknowns);
+	return same_list(a->unknowns, b->unknowns) && same_list(a->checkpoints, b->checkpoints);
 }
 
 /* ---------------------------------------------------------------- inventories */

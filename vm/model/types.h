@@ -33,7 +33,7 @@ const char *vm_state_name(enum vm_state state); /* "ok", "detached", ... */
 const char *vm_kind_name(enum vm_kind kind);    /* "internal", "external" */
 
 /* What libvirt says is running on a disk. */
-enum vm_job { VM_JOB_NONE, VM_JOB_PULL, VM_JOB_COPY, VM_JOB_COMMIT, VM_JOB_ACTIVE_COMMIT, VM_JOB_OTHER };
+enum vm_job { VM_JOB_NONE, VM_JOB_PULL, VM_JOB_COPY, VM_JOB_COMMIT, VM_JOB_ACTIVE_COMMIT, VM_JOB_BACKUP, VM_JOB_OTHER };
 
 /* How a disk takes part in a snapshot. */
 enum vm_xml_mode { VM_MODE_NO, VM_MODE_INTERNAL, VM_MODE_EXTERNAL, VM_MODE_MANUAL };
@@ -104,6 +104,7 @@ struct vm_layer {
 	int unknown_code;       /* then: -EACCES or -EPERM */
 	char *rival;            /* NULL, or which other disk writes here too: a phrase */
 	char **snapshots;       /* shown names frozen in it (external) or stored in it (internal); NULL-terminated */
+	char **bitmaps;         /* persistent ones that are stored in it, as backup programs make them; NULL-terminated */
 	char *internal;         /* NULL, or an entry in its snapshot table, also one that is none of this domain's snapshots */
 	char *note;             /* NULL, or what is odd ("left over: no snapshot or disk of web01 uses it") */
 };
@@ -145,6 +146,7 @@ struct vm_domain {
 	size_t n_disks;
 	struct vm_doubt *doubts;
 	size_t n_doubts;
+	char **checkpoints; /* libvirt's, parents first; NULL-terminated */
 	char **unknowns;    /* why nobody knows who needs some layers: the phrases of `unknown` and `doubts`, each once; NULL-terminated */
 	struct vm_log *log; /* outlives the inventory's readers; shared by all inventories of this domain */
 	struct q2_gate *gate; /* what its images may name */

@@ -5,9 +5,13 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vm/libvirt/checkpoint.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
+
+#define CHECKPOINTS_UP_TO 50 /* domains: then all are asked for their checkpoints at every look */
+#define CHECKPOINT_TURNS 16
 
 /* ---------------------------------------------------------------- life */
 
@@ -22,6 +26,7 @@ static void domain_free(struct vm_observed_domain *d)
 	vm_meta_free(d->config_meta);
 	vm_xml_domain_free(d->saved);
 	free(d->saved_problem);
+	vm_checkpoints_free(d->checkpoints);
 	vm_log_unref(d->log);
 	vm_gates_memo_fini(&d->gate);
 	free(d->unknown);
@@ -217,6 +222,34 @@ static void ask_saved(struct vm_observe *observe)
 	observe->observed->changed = observe->closer = true;
 }
 
+static bool same_names(char **a, char **b)
+{
+	for (; *a && *b && !strcmp(*a, *b); a++)
+		b++;
+	return !*a && !*b;
+}
+
+/* They change as seldom as backups are made, and nothing is refused because of what was seen here: on large connections a domain is asked in its turn. */
+static void ask_checkpoints(struct vm_observe *observe)
+{
+	const struct vm_observed *observed = observe->observed;
+	struct vm_observed_domain *d = observe->d;
+	char **names;
+
+	if (d->checkpoints && !observe->closer && observed->n_domains > CHECKPOINTS_UP_TO &&
+	    vm_strmap_hash(d->uuid) % CHECKPOINT_TURNS != observed->look % CHECKPOINT_TURNS)
+		return;
+	if (vm_checkpoints(observe->dom, &names, NULL) < 0)
+		return;
+	if (d->checkpoints && same_names(d->checkpoints, names)) { /* of which a draft may borrow */
+		vm_checkpoints_free(names);
+		return;
+	}
+	observe->observed->changed = true;
+	vm_checkpoints_free(d->checkpoints);
+	d->checkpoints = names;
+}
+
 /* ---------------------------------------------------------------- all domains */
 
 static void rename_domain(struct vm_observe *observe, const char *name)
@@ -251,6 +284,8 @@ static bool look_at(struct vm_observed *observed, struct vm_conn *conn, const st
 		ask_saved(&observe);
 	if (!observe.gone && !observe.failed)
 		vm_observe_jobs(&observe);
+	if (!observe.gone && !observe.failed)
+		ask_checkpoints(&observe);
 	if (!observe.gone && !observe.failed)
 		vm_observe_records(&observe, *first);
 	if (observe.failed && !vm_conn_alive(conn))

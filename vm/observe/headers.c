@@ -184,13 +184,20 @@ bool vm_header_fresh(const struct vm_header *f, bool found, const struct q2_stam
 	return !now->block && same_stamp(&f->stamp, now);
 }
 
+static bool same_names(char *const *a, char *const *b)
+{
+	for (; a && b && *a && *b && !strcmp(*a, *b); a++)
+		b++;
+	return (!a || !*a) && (!b || !*b);
+}
+
 static bool same_facts(const struct q2_info *a, const struct q2_info *b)
 {
 	if (!a || !b)
 		return a == b;
 	if (a->size != b->size || a->n_snapshots != b->n_snapshots || !vm_same_text(a->backing_name, b->backing_name) ||
 	    !vm_same_text(a->backing_format, b->backing_format) || !vm_same_text(a->data_file, b->data_file) ||
-	    !vm_same_text(a->unsupported, b->unsupported) || !same_file(&a->stamp, &b->stamp))
+	    !vm_same_text(a->unsupported, b->unsupported) || !same_names(a->bitmaps, b->bitmaps) || !same_file(&a->stamp, &b->stamp))
 		return false;
 	for (size_t i = 0; i < a->n_snapshots; i++)
 		if (!q2_snapshot_same(&a->snapshots[i], &b->snapshots[i]) ||

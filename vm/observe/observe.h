@@ -57,6 +57,7 @@ struct vm_observed_domain {
 	char *unknown;                   /* NULL, or what libvirt did not tell at the last look: what is here may be older */
 	struct vm_observed_snapshot **list; /* parents before children */
 	size_t n_list;
+	char **checkpoints;              /* names, parents first, NULL-terminated; NULL: not asked yet */
 	char *current;                   /* name of the current snapshot, or NULL */
 	struct vm_observed_job *jobs;
 	size_t n_jobs;
