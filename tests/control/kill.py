@@ -652,7 +652,7 @@ MEDDLING = [
     ("one is put onto a changed copy", changed_copy, "d"),
     ("a changed copy replaces one", lambda g: copy_over(at(g, "vda.b"), write_in_place), "cd"),
     ("a changed copy replaces the first one", lambda g: copy_over(at(g, "vda.qcow2"), write_in_place), "abcd"),
-    ("one is made larger", lambda g: sh("qemu-img", "resize", at(g, "vda.b"), "+4M"), "cd"),
+    ("one is made larger", lambda g: sh("qemu-img", "resize", at(g, "vda.b"), "+4M"), "c"),
     ("one is to read what it stands on as raw", lambda g: put_name(at(g, "vda.b"), at(g, "vda.a"), "raw"), "cd"),
     ("one is to stand on nothing", lambda g: put_name(at(g, "vda.b"), ""), "cd"),
     ("a copy replaces one", lambda g: copy_over(at(g, "vda.b")), ""),

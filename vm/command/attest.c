@@ -157,13 +157,29 @@ static bool is_merging(const struct vm_context *cx, const struct vm_disk *disk)
 	return false;
 }
 
+/* Once for ever: what it shows never changes. */
+static void note_shown(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk)
+{
+	uint64_t sum, bytes;
+
+	if (!disk->n_stamps || disk->watched || cx->summed > SUM_BUDGET || vm_meta_shows(cx->meta, id, disk->target))
+		return;
+	sum = vm_sum_shown(&(struct q2_view_spec){ .path = disk->chain[0], .format = disk->format, .snapshot = disk->snapshot, .gate = disk->gate,
+						   .expected = disk->stamps, .n_expected = disk->n_stamps }, &bytes);
+	cx->summed += bytes;
+	if (sum)
+		vm_meta_set_shows(cx->meta, id, disk->target, sum);
+}
+
 void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk)
 {
 	size_t first = id->kind == VM_INTERNAL;
 	const struct vm_meta_file *file;
 
-	if (is_right(disk))
+	if (is_right(disk)) {
 		vm_meta_set_spoilt(cx->meta, id, disk->target, false);
+		note_shown(cx, id, disk);
+	}
 	if (disk->n_stamps <= first || disk->marks[first].block || (!is_right(disk) && disk->state != VM_UNSUPPORTED) ||
 	    is_noted(cx, vm_meta_frozen(cx->meta, id, disk->target), disk, first) || is_merging(cx, disk))
 		return;
@@ -212,8 +228,9 @@ static bool sees(const struct vm_context *cx, const struct vm_snapshot *s, const
 	return false;
 }
 
-void vm_attest_spoilt_in(struct vm_context *cx, int layer)
+bool vm_attest_spoilt_in(struct vm_context *cx, int layer)
 {
+	bool news = false;
 	struct stat st;
 	int64_t written_ns = stat(cx->d->layers[layer].path, &st) < 0 ? INT64_MAX : vm_timespec_ns(st.st_mtim);
 
@@ -222,8 +239,9 @@ void vm_attest_spoilt_in(struct vm_context *cx, int layer)
 
 		for (size_t k = 0; !s->present && k < s->n_disks; k++)
 			if (sees(cx, s, &s->disks[k], layer, written_ns))
-				spoil(cx, s, &s->disks[k]);
+				news |= spoil(cx, s, &s->disks[k]);
 	}
+	return news;
 }
 
 static void attest(struct vm_context *cx, const struct vm_snapshot *s)

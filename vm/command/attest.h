@@ -23,7 +23,7 @@ void vm_attest_again(struct vm_context *cx);
  * cx->meta. True: that is news. */
 bool vm_attest_spoilt(struct vm_context *cx);
 /* The same of all that froze this layer, or stood on it when it was written to last. */
-void vm_attest_spoilt_in(struct vm_context *cx, int layer);
+bool vm_attest_spoilt_in(struct vm_context *cx, int layer);
 /* Notes in cx->meta what this disk of a snapshot froze and that stood on, if it is right. */
 void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk);
 

@@ -417,8 +417,10 @@ static bool leave(struct vm_context *cx, struct vm_meta_doomed *d)
 	if (!now || now->block || now->ino != d->path_ino || now->mtime_ns == d->left_ns)
 		return false;
 	if (d->left_ns) {
-		vm_log(cx->log, "'%s' was written to by others since a command that was begun had written to it", d->path);
-		vm_attest_spoilt_in(cx, layer);
+		if (!vm_attest_spoilt_in(cx, layer))
+			return false;
+		vm_log(cx->log, "'%s' was written to, or touched, by others since a command that was begun had written to it", d->path);
+		return true;
 	}
 	d->left_ns = now->mtime_ns;
 	return true;

@@ -512,7 +512,7 @@ static void restand(struct vm_merge *m, const struct vm_meta_id *id)
 		const struct vm_meta_doomed *d = &mark->disks[k];
 		struct stat st;
 
-		if (d->path && d->top_ino && stat(d->path, &st) == 0 && st.st_ino == d->path_ino)
+		if (d->path && d->top_ino && stat(d->path, &st) == 0 && st.st_ino == d->path_ino && (!d->left_ns || d->left_ns == vm_timespec_ns(st.st_mtim)))
 			vm_meta_restand(m->cx->meta, d->top_ino,
 					&(struct vm_meta_file){ .ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = vm_timespec_ns(st.st_mtim) });
 	}

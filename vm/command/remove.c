@@ -75,9 +75,10 @@ static const struct vm_doubt *doubt_about(const struct vm_context *cx, int layer
 static bool is_noted_with(const struct vm_context *cx, const struct vm_snapshot *s, const char *target, int layer)
 {
 	const struct vm_meta_id id = vm_context_id(cx, s);
+	const struct vm_layer *l = &cx->d->layers[layer];
 
 	for (const struct vm_meta_file *f = vm_meta_frozen(cx->meta, &id, target); f; f = vm_meta_file(cx->meta, f->beneath))
-		if (f->ino == cx->d->layers[layer].stamp.ino)
+		if (f->ino == l->stamp.ino || (f->size == l->stamp.size && f->mtime_ns == l->stamp.mtime_ns)) /* or a copy */
 			return true;
 	return false;
 }
@@ -90,7 +91,7 @@ static bool wants_back(const struct vm_context *cx, const struct vm_snapshot *s,
 
 	if (disk->misses)
 		return true;
-	return !begun && (disk->differs || (disk->state == VM_STALE && vm_meta_is_spoilt(cx->meta, &id, disk->target)));
+	return !begun && (disk->differs || (disk->state != VM_OK && disk->state != VM_DETACHED && vm_meta_is_spoilt(cx->meta, &id, disk->target)));
 }
 
 /* A snapshot that stays, and of which a disk wants this layer back. */

@@ -14,7 +14,8 @@
 #include "vm/command/recover.h"
 #include "vm/util/mem.h"
 
-/* Absence is no proof that it is gone for good: what somebody holds is remembered, and what a command has begun to destroy. */
+/* Absence is no proof that it is gone for good: what somebody holds is remembered, what a command has begun to destroy, and what was found
+ * wrong. */
 static bool still_there(const struct vm_meta_id *id, void *opaque)
 {
 	const struct vm_context *cx = opaque;
@@ -22,6 +23,9 @@ static bool still_there(const struct vm_meta_id *id, void *opaque)
 
 	if (said && (said->held || said->mark))
 		return true;
+	for (size_t i = 0; said && i < said->n_frozen; i++)
+		if (said->frozen[i].spoilt)
+			return true;
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
 		struct vm_meta_id other = vm_context_id(cx, &cx->d->snapshots[i]);
 

@@ -165,7 +165,7 @@ void vm_engine_notice(struct vm_engine *e, const struct vm_inventory *inv)
 /* ---------------------------------------------------------------- what is to be noted */
 
 #define NOTE_AFTER_NS (3 * VM_NS_PER_S)      /* what was seen may belong to something that is not over */
-#define NOTE_PAUSE_MAX_NS (600 * VM_NS_PER_S) /* what cannot be noted is tried again, but not for ever at that pace */
+#define NOTE_PAUSE_MAX_NS (60 * VM_NS_PER_S) /* what cannot be noted is tried again, but not for ever at that pace */
 #define NOTE_CLOSE_MS 3000
 
 static bool is_at_work(const struct vm_domain *d)

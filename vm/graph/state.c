@@ -53,6 +53,9 @@
  *   spoilt      noted when a command found it wrong: it stays so until all is as it was noted. A merge changes the files, and so what speaks
  *               against it.
  *
+ *   shown       a sum of all that it showed when it was right was noted, too, where that is not too much. It says more than all the rest: whatever
+ *               has become of the files, the snapshot is right if it shows the same, and is not if it does not.
+ *
  * Time stamps have a price. A copy restored in place, over the inode that the snapshot froze, looks written: stale. A
  * qemu-img commit behind libvirt's back, followed by a start of the domain before anybody looked, looks like virsh's
  * delete: ok, and wrong, unless P was noted. Files alone cannot tell these apart; while mounted the watch does.
@@ -621,12 +624,69 @@ static void look_behind(struct vm_hearing *h)
 	free(behind.verdict.reason);
 }
 
+/* A job that runs beneath it changes the files all the time. */
+static bool has_job_beneath(const struct vm_hearing *h)
+{
+	for (size_t r = 0; r < h->g->n_running; r++)
+		if (vm_chain_index(h->g, h->chain.files, h->chain.n, h->g->running[r].base) >= 0)
+			return true;
+	return false;
+}
+
+/* What it shows is what it showed when it was right, or it is not: nobody needs to guess what has become of its files. */
+enum shown { SHOWN_UNKNOWN, SHOWN_SAME, SHOWN_OTHER };
+
+static enum shown compare_shown(const struct vm_hearing *h)
+{
+	const struct vm_facts *facts = h->g->facts;
+	uint64_t now = h->disk->shows && facts->shows && !has_job_beneath(h) ?
+		       facts->shows(facts->opaque, h->domain, h->disk, h->chain.files, h->chain.n, h->verdict.format, h->verdict.entry) : 0;
+
+	return !now ? SHOWN_UNKNOWN : now == h->disk->shows ? SHOWN_SAME : SHOWN_OTHER;
+}
+
+/* May something have changed that it shows? What an internal one shows of its own image is not written in place. */
+static bool may_show_other(const struct vm_hearing *h)
+{
+	return !h->unchanged && (h->first < h->chain.n || h->disk->spoilt);
+}
+
+static bool judge_shown(struct vm_hearing *h, enum shown shown)
+{
+	if (shown != SHOWN_OTHER)
+		return false;
+	h->verdict.differs = true;
+	return h->verdict.written = true, say(h, VM_STALE, "it does not show any more what it showed when it was right: one of its files was written to, or is another one");
+}
+
+static void clear(struct vm_hearing *h)
+{
+	free(vs_steal(h->verdict.reason));
+	h->verdict.state = VM_OK;
+	h->verdict.written = h->verdict.differs = h->verdict.misses = false;
+	judge_place(h);
+}
+
+/* By what has become of its files, if need be. */
+static void judge_content(struct vm_hearing *h)
+{
+	bool asked = may_show_other(h);
+	enum shown shown = asked ? compare_shown(h) : SHOWN_UNKNOWN;
+
+	if (shown == SHOWN_SAME)
+		clear(h);
+	else if (!(h->disk->shows && judge_note(h)) && !judge_past(h) && !judge_shown(h, shown))
+		judge_place(h);
+	else if (!asked && compare_shown(h) == SHOWN_SAME)
+		clear(h);
+}
+
 static void judge(struct vm_hearing *h)
 {
 	if (judge_record(h))
 		return;
 	redirect(h);
-	if (judge_note(h))
+	if (!h->disk->shows && judge_note(h))
 		return;
 	vm_hearing_find_moment(h);
 	if (judge_chain(h) || (vm_hearing_internal(h) && judge_entry(h)))
@@ -639,8 +699,7 @@ static void judge(struct vm_hearing *h)
 	}
 	if (h->disk->mode == VM_MODE_NO) /* present content: whatever it is, it is right */
 		return;
-	if (!judge_past(h))
-		judge_place(h);
+	judge_content(h);
 }
 
 /* A commit that runs beneath its own top writes only what that top hides: the layers from there up are to be watched. */

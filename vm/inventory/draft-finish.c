@@ -7,10 +7,13 @@
 #include "vm/inventory/draft.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "vm/inventory/changes.h"
 #include "vm/model/inventory.h"
+#include "vm/observe/sum.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
@@ -177,9 +180,13 @@ static const struct vm_domain *find_before(const struct vm_inventory *prev, cons
 /* Takes @now; gives what the inventory is to show: @now, or the same that was shown before. */
 static struct vm_domain *settle_on(const struct vm_domain *before, struct vm_domain *now)
 {
-	if (before && vm_domain_equal(before, now)) {
+	if (before && vm_domain_equal(before, now) && before->unnoted == now->unnoted) {
 		vm_domain_unref(now);
 		return vm_domain_ref((struct vm_domain *)before);
+	}
+	if (before && vm_domain_equal(before, now)) { /* nobody sees a difference */
+		now->changed_ns = before->changed_ns;
+		return now;
 	}
 	now->changed_ns = vm_now_ns();
 	vm_changes_say(before, now);
@@ -227,9 +234,50 @@ static void add_merges(const struct vm_drafts *set, const struct vm_facts *facts
 
 static uint64_t sum_of(void *opaque, int file)
 {
-	struct vm_chains *chains = opaque;
+	const struct vm_drafts *set = opaque;
 
-	return vm_headers_sum(chains->files, chains->file[file]);
+	return vm_headers_sum(set->chains->files, set->chains->file[file]);
+}
+
+static uint64_t add_state(uint64_t state, const struct q2_stamp *s, bool may_grow)
+{
+	char text[4 * 21];
+
+	snprintf(text, sizeof(text), "%" PRIu64 ":%" PRIu64 ":%" PRIu64 ":%" PRId64, s->dev, s->ino, may_grow ? 0 : s->size, may_grow ? 0 : s->mtime_ns);
+	return vm_ino(state, text);
+}
+
+/* Which files these are, and in which state. The image of an internal snapshot is written to while a guest runs, and not where that is. */
+static uint64_t state_of(const struct vm_chains *chains, const int *files, size_t n, bool internal)
+{
+	uint64_t state = 1;
+
+	for (size_t i = 0; i < n; i++) {
+		const struct vm_fact_file *f = &chains->fact[files[i]];
+
+		state = add_state(state, &f->stamp, !i && internal);
+		if (f->data != VM_NO_FILE)
+			state = add_state(state, &chains->fact[f->data].stamp, false);
+	}
+	return state;
+}
+
+static uint64_t shown_of(void *opaque, size_t domain, const struct vm_fact_snapdisk *disk, const int *files, size_t n, enum q2_format format,
+			 const struct q2_snapshot *entry)
+{
+	const struct vm_drafts *set = opaque;
+	uint64_t state = state_of(set->chains, files, n, entry != NULL), sum = 0, bytes;
+	vs_autofree struct q2_stamp *stamps = xcalloc(n, sizeof(*stamps));
+
+	if (domain >= set->n || !n || vm_history_shown(set->memory, disk->ino, state, &sum))
+		return sum;
+	for (size_t i = 0; i < n; i++)
+		stamps[i] = set->chains->fact[files[i]].stamp;
+	sum = vm_sum_shown(&(struct q2_view_spec){ .path = set->chains->fact[files[0]].path, .format = format, .snapshot = entry,
+						   .gate = set->drafts[domain].gate, .expected = stamps, .n_expected = n }, &bytes);
+	if (sum)
+		vm_history_shows(set->memory, disk->ino, state, sum == VM_SUM_NONE ? 0 : sum);
+	return sum == VM_SUM_NONE ? 0 : sum;
 }
 
 /* Gives references in @out. */
@@ -287,7 +335,8 @@ struct vm_inventory *vm_drafts_finish(struct vm_drafts *set, const struct vm_inv
 	add_memories(set, facts_of, n_domains);
 	facts.files = set->chains->fact;
 	facts.sum = sum_of;
-	facts.opaque = set->chains;
+	facts.shows = shown_of;
+	facts.opaque = set;
 	facts.n_files = set->chains->n;
 	ask_graph(set, &facts, prev, domains);
 	return vm_inventory_new(domains, set->n, prev);

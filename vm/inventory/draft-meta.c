@@ -8,6 +8,7 @@
 #include "vm/meta/store.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
+#include "vm/observe/sum.h"
 #include "vm/util/mem.h"
 
 /* libvirt's record knows whole seconds; an entry that nobody recorded knows its own time. */
@@ -61,6 +62,9 @@ static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_meta *meta,
 
 		s->disks[k].fact.froze = file ? &notes[file - meta->files] : NULL;
 		s->disks[k].fact.spoilt = vm_meta_is_spoilt(meta, id, s->disks[k].fact.target);
+		s->disks[k].fact.shows = vm_meta_shows(meta, id, s->disks[k].fact.target);
+		if (s->disks[k].fact.shows == VM_SUM_NONE)
+			s->disks[k].fact.shows = 0;
 	}
 }
 
@@ -85,7 +89,7 @@ static void draw_merges(struct vm_draft *d, const struct vm_meta *meta, struct v
 			if (marks[i]->disks[k].path)
 				d->merges[d->n_merges++] = (struct vm_draft_merge){
 					marks[i]->disks[k].path, marks[i]->disks[k].top, marks[i]->disks[k].done ? 0 : marks[i]->disks[k].above_ino,
-					marks[i]->disks[k].left_ns,
+					marks[i]->disks[k].left_ns, marks[i]->is_void,
 				};
 }
 

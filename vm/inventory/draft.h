@@ -61,6 +61,7 @@ struct vm_draft_merge {
 	const char *base, *top; /* paths; top may be NULL */
 	uint64_t above;         /* inode number of what will stand on the base; 0: nothing does, or all is proven to be in it */
 	int64_t left_ns;        /* the base's time when no job of ours wrote to it any more; 0: not known */
+	bool is_void;           /* it cannot be finished any more */
 };
 
 struct vm_draft {

@@ -133,12 +133,22 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 		worsen(disk, w, VM_UNSUPPORTED, err.msg);
 }
 
+/* Is it read through a layer that a merge of ours has in its hands? See is_merging() in command/attest.c. */
+static bool is_merging(const struct work *w, const struct vm_verdict *v)
+{
+	for (size_t i = 0; i < w->draft->n_merges; i++)
+		for (size_t k = 0; !w->draft->merges[i].is_void && w->draft->merges[i].top && k < v->n_layers; k++)
+			if (!strcmp(w->chains->fact[v->layers[k]].path, w->draft->merges[i].top))
+				return true;
+	return false;
+}
+
 /* Is there something to be noted of it (command/attest.c)? While a merge of ours is under way only what is wrong. */
 static bool is_unnoted(const struct work *w, const struct vm_draft_disk *from, const struct vm_verdict *v, const struct vm_disk *disk)
 {
 	if (v->written)
 		return !from->fact.spoilt;
-	return (disk->state == VM_OK || disk->state == VM_DETACHED) && (from->fact.spoilt || (!v->noted && !v->watched && !w->draft->n_merges));
+	return (disk->state == VM_OK || disk->state == VM_DETACHED) && (from->fact.spoilt || (!v->noted && !v->watched && !is_merging(w, v)));
 }
 
 static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_t k, struct vm_disk *disk)

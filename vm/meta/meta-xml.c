@@ -167,9 +167,33 @@ static void put_frozen(FILE *f, const struct vm_meta_snapshot *s, enum room room
 	put_attr(f, "p", text);
 }
 
+static bool has_shown(const struct vm_meta_snapshot *s, enum room room)
+{
+	for (size_t i = 0; room < NO_SUMS && i < s->n_frozen; i++)
+		if (s->frozen[i].shows)
+			return true;
+	return false;
+}
+
+static void put_shown(FILE *f, const struct vm_meta_snapshot *s)
+{
+	vs_autofree char *text = NULL;
+	const char *blank = "";
+	size_t len;
+	FILE *list = xmemopen(&text, &len);
+
+	for (size_t i = 0; i < s->n_frozen; i++)
+		if (s->frozen[i].shows) {
+			fprintf(list, "%s%s:%" PRIu64, blank, s->frozen[i].target, s->frozen[i].shows);
+			blank = " ";
+		}
+	xmemclose(list);
+	put_attr(f, "w", text);
+}
+
 static bool says_something(const struct vm_meta_snapshot *s, enum room room)
 {
-	return s->ours || s->held || s->mark || (room < NO_ATTESTED && s->n_attested) || has_frozen(s, room);
+	return s->ours || s->held || s->mark || (room < NO_ATTESTED && s->n_attested) || has_frozen(s, room) || has_shown(s, room);
 }
 
 static void put_snapshot(FILE *f, const struct vm_meta *meta, size_t i, enum room room)
@@ -186,6 +210,8 @@ static void put_snapshot(FILE *f, const struct vm_meta *meta, size_t i, enum roo
 		put_attested(f, s);
 	if (has_frozen(s, room))
 		put_frozen(f, s, room);
+	if (has_shown(s, room))
+		put_shown(f, s);
 	fputs("/>", f);
 }
 
@@ -661,6 +687,28 @@ static int read_frozen(struct reader *r, const xmlNode *node, const struct vm_me
 	return 0;
 }
 
+/* "vda:4711 vdb:12" */
+static int read_shown(struct reader *r, const xmlNode *node, const struct vm_meta_id *id)
+{
+	vs_autofree char *value = NULL;
+	char *save = NULL;
+	int ret;
+
+	if ((ret = get_attr(r, node, "w", &value)) < 0)
+		return ret;
+	for (char *item = value ? strtok_r(value, " ", &save) : NULL; item; item = strtok_r(NULL, " ", &save)) {
+		char *colon = strrchr(item, ':');
+		const char *s = colon ? colon + 1 : "";
+		uint64_t sum;
+
+		if (!take_number(&s, UINT64_MAX, &sum) || *s || colon == item)
+			return bad(r, node, "has a list of what it shows that is none");
+		*colon = '\0';
+		vm_meta_set_shows(r->meta, id, item, sum);
+	}
+	return 0;
+}
+
 static int read_snapshot(struct reader *r, const xmlNode *node)
 {
 	vs_autofree char *name = NULL;
@@ -677,7 +725,8 @@ static int read_snapshot(struct reader *r, const xmlNode *node)
 	if ((ret = read_facts(r, node, letters, &id)) < 0 ||
 	    (ret = read_attested(r, node, &id)) < 0)
 		return ret;
-	return read_frozen(r, node, &id);
+	ret = read_frozen(r, node, &id);
+	return ret < 0 ? ret : read_shown(r, node, &id);
 }
 
 static int read_version(struct reader *r, const xmlNode *node)

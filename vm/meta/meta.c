@@ -154,7 +154,7 @@ static void snapshot_copy(const struct vm_meta_snapshot *from, const struct vm_m
 		memcpy(to->attested, from->attested, from->n_attested * sizeof(*to->attested));
 	to->frozen = xcalloc(from->n_frozen, sizeof(*to->frozen));
 	for (size_t i = 0; i < from->n_frozen; i++)
-		to->frozen[i] = (struct vm_meta_frozen){xstrdup(from->frozen[i].target), from->frozen[i].file, from->frozen[i].spoilt};
+		to->frozen[i] = (struct vm_meta_frozen){xstrdup(from->frozen[i].target), from->frozen[i].file, from->frozen[i].spoilt, from->frozen[i].shows};
 }
 
 struct vm_meta *vm_meta_copy(const struct vm_meta *meta)
@@ -513,6 +513,8 @@ void vm_meta_take_frozen(struct vm_meta *meta, const struct vm_meta *theirs, con
 
 		if (f->spoilt)
 			vm_meta_set_spoilt(meta, id, f->target, true);
+		if (f->shows && !vm_meta_shows(meta, id, f->target))
+			vm_meta_set_shows(meta, id, f->target, f->shows);
 		if (f->file && !vm_meta_frozen(meta, id, f->target)) {
 			uint64_t number = take_file(meta, theirs, f->file);
 
@@ -534,6 +536,18 @@ bool vm_meta_set_spoilt(struct vm_meta *meta, const struct vm_meta_id *id, const
 		return false;
 	obtain_frozen(meta, id, target)->spoilt = spoilt;
 	return true;
+}
+
+void vm_meta_set_shows(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, uint64_t sum)
+{
+	obtain_frozen(meta, id, target)->shows = sum;
+}
+
+uint64_t vm_meta_shows(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target)
+{
+	const struct vm_meta_frozen *found = frozen_of(vm_meta_find(meta, id), target);
+
+	return found ? found->shows : 0;
 }
 
 bool vm_meta_is_spoilt(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target)
@@ -594,7 +608,8 @@ void vm_meta_restand(struct vm_meta *meta, uint64_t top_ino, const struct vm_met
 {
 	for (size_t i = 0; i < meta->n_snapshots; i++)
 		for (size_t k = 0; k < meta->snapshots[i].n_frozen; k++)
-			meta->snapshots[i].frozen[k].file = restand(meta, meta->snapshots[i].frozen[k].file, top_ino, now);
+			if (!meta->snapshots[i].frozen[k].spoilt)
+				meta->snapshots[i].frozen[k].file = restand(meta, meta->snapshots[i].frozen[k].file, top_ino, now);
 }
 
 /* ---------------------------------------------------------------- what we made */

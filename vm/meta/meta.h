@@ -28,6 +28,7 @@
  *              v          numbers of `f`, separated by commas; may be absent
  *              p          what it froze: TARGET:number of `f`, separated by spaces; may be absent. Of an internal one: what its image stood
  *                         on. A `!` behind it: it was found wrong since (0: it was never noted)
+ *              w          what it shows: TARGET:sum, see vm_sum_shown(), separated by spaces; may be absent
  *              b          number of the `b` that doomed it; absent: none did. Internal ones have none: libvirt's delete does it all
  *     b        k          number                                                     any number; one a begun command
  *              c          the command, canonical text
@@ -131,6 +132,7 @@ struct vm_meta_snapshot {
 		char *target;
 		uint64_t file;    /* number; 0: not known */
 		bool spoilt;      /* found wrong since: only if all is as it was noted is it right again */
+		uint64_t shows;   /* vm_sum_shown() of the disk when it was right, which is so for ever; VM_SUM_NONE: it is too much. 0: not known */
 	} *frozen;                /* what it froze, as it was when it was last found right */
 	size_t n_frozen;
 };
@@ -224,6 +226,8 @@ void vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const
 /* It is not right any more, or is again. True: that is news. */
 bool vm_meta_set_spoilt(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, bool spoilt);
 bool vm_meta_is_spoilt(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target);
+void vm_meta_set_shows(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, uint64_t sum);
+uint64_t vm_meta_shows(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target); /* 0: not known */
 /* What @theirs says: that it was found wrong, and what it froze where @meta says nothing of that. */
 void vm_meta_take_frozen(struct vm_meta *meta, const struct vm_meta *theirs, const struct vm_meta_id *id);
 /* NULL: nothing is said. Borrowed. */

@@ -95,6 +95,7 @@ struct vm_fact_snapdisk {
 	uint64_t ino;           /* of its file in the tree */
 	const struct vm_fact_note *froze; /* NULL, or the image as it was when we took or first recorded it; INTERNAL: what pit stood on */
 	bool spoilt;            /* it was found wrong since */
+	uint64_t shows;         /* as vm_facts.shows would have given it when it was right; 0: not known */
 };
 
 struct vm_fact_snapshot {
@@ -164,6 +165,10 @@ struct vm_facts {
 
 	/* A sum of what a guest sees of that file alone; 0: not known. Takes a while. May be NULL. */
 	uint64_t (*sum)(void *opaque, int file);
+	/* A sum of what that disk of a snapshot shows, read from @files, the first of which has the format and, of an internal one, the entry. 0: not known.
+	 * Takes a while. May be NULL. */
+	uint64_t (*shows)(void *opaque, size_t domain, const struct vm_fact_snapdisk *disk, const int *files, size_t n, enum q2_format format,
+			  const struct q2_snapshot *entry);
 	void *opaque;
 };
 

@@ -29,6 +29,11 @@ struct seen_frozen {
 	uint64_t look;
 };
 
+struct seen_shown {
+	uint64_t state, sum;
+	uint64_t look;
+};
+
 /* A number is used again when its file is gone, so it takes the birth as well to know a file. */
 struct node {
 	uint64_t dev, ino;
@@ -43,7 +48,7 @@ struct seen_commit {
 };
 
 struct vm_history {
-	struct vm_strmap files, disks, frozen;
+	struct vm_strmap files, disks, frozen, shown;
 	struct seen_commit *commits;
 	size_t n_commits, commits_room;
 	unsigned poll;
@@ -62,6 +67,7 @@ void vm_history_free(struct vm_history *memory)
 	vm_strmap_clear(&memory->files, free);
 	vm_strmap_clear(&memory->disks, free);
 	vm_strmap_clear(&memory->frozen, free);
+	vm_strmap_clear(&memory->shown, free);
 	free(memory->commits);
 	free(memory);
 }
@@ -103,6 +109,16 @@ static bool keep_frozen(void *thing, void *opaque)
 	return false;
 }
 
+static bool keep_shown(void *thing, void *opaque)
+{
+	struct seen_shown *s = thing;
+
+	if (!outdated(opaque, s->look))
+		return true;
+	free(s);
+	return false;
+}
+
 static void forget_commits(struct vm_history *memory)
 {
 	size_t kept = 0;
@@ -122,6 +138,7 @@ void vm_history_poll(struct vm_history *memory, unsigned poll)
 	vm_strmap_filter(&memory->files, keep_file, memory);
 	vm_strmap_filter(&memory->disks, keep_disk, memory);
 	vm_strmap_filter(&memory->frozen, keep_frozen, memory);
+	vm_strmap_filter(&memory->shown, keep_shown, memory);
 	forget_commits(memory);
 }
 
@@ -221,6 +238,34 @@ struct vm_fact_note *vm_history_frozen(struct vm_history *memory, uint64_t ino, 
 	note->stamp = f->stamp;
 	note->raw = f->raw;
 	return note;
+}
+
+void vm_history_shows(struct vm_history *memory, uint64_t ino, uint64_t state, uint64_t sum)
+{
+	struct seen_shown *s;
+	char key[24];
+
+	snprintf(key, sizeof(key), "%016" PRIx64, ino);
+	s = vm_strmap_get(&memory->shown, key);
+	if (!s) {
+		s = xcalloc(1, sizeof(*s));
+		vm_strmap_put(&memory->shown, key, s);
+	}
+	*s = (struct seen_shown){ state, sum, memory->look };
+}
+
+bool vm_history_shown(struct vm_history *memory, uint64_t ino, uint64_t state, uint64_t *sum)
+{
+	struct seen_shown *s;
+	char key[24];
+
+	snprintf(key, sizeof(key), "%016" PRIx64, ino);
+	s = vm_strmap_get(&memory->shown, key);
+	if (!s || s->state != state)
+		return false;
+	s->look = memory->look;
+	*sum = s->sum;
+	return true;
 }
 
 /* ---------------------------------------------------------------- commits */

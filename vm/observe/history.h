@@ -37,6 +37,10 @@ unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *p
 void vm_history_froze(struct vm_history *memory, uint64_t ino, const struct q2_stamp *stamp, bool raw);
 struct vm_fact_note *vm_history_frozen(struct vm_history *memory, uint64_t ino, struct vm_arena *arena);
 
+/* What that snapshot disk was found to show with its files in that state. True: *sum. */
+void vm_history_shows(struct vm_history *memory, uint64_t ino, uint64_t state, uint64_t sum);
+bool vm_history_shown(struct vm_history *memory, uint64_t ino, uint64_t state, uint64_t *sum);
+
 /* Adds what vm_graph_commits() found. */
 void vm_history_commits_add(struct vm_history *memory, const struct vm_facts *facts, const struct vm_fact_commit *commits,
 			    size_t n);

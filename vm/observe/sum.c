@@ -24,6 +24,8 @@ struct state {
 	struct q2_view *view;
 	struct q2_work work;
 	uint64_t sum, data;
+	uint64_t most;      /* of data */
+	enum run unallocated; /* what is in no layer is */
 	enum run run;       /* what lies before this place */
 	uint64_t run_off;   /* where it began */
 	char *buffer;       /* a piece */
@@ -73,7 +75,7 @@ static void add_sector(struct state *s, const char *data, uint64_t off)
 static bool add_data(struct state *s, uint64_t off, uint64_t len)
 {
 	s->data += len;
-	for (; len && s->data <= DATA_MAX; off += PIECE) { /* a disk ends with a whole sector */
+	for (; len && s->data <= s->most; off += PIECE) { /* a disk ends with a whole sector */
 		size_t some = len < PIECE ? (size_t)len : PIECE;
 
 		if (q2_view_read(s->view, s->buffer, some, off, &s->work, NULL) != (ssize_t)some)
@@ -82,7 +84,7 @@ static bool add_data(struct state *s, uint64_t off, uint64_t len)
 			add_sector(s, s->buffer + at, off + at);
 		len -= some;
 	}
-	return s->data <= DATA_MAX;
+	return s->data <= s->most;
 }
 
 static bool add_all(struct state *s)
@@ -95,7 +97,7 @@ static bool add_all(struct state *s)
 		if (q2_view_extent(s->view, off, size - off, &s->work, &x, NULL) < 0 || s->work.spent > WORK_MAX)
 			return false;
 		if (x.kind == Q2_ZERO)
-			go_on(s, x.unallocated ? NOTHING : ZEROS, off);
+			go_on(s, x.unallocated ? s->unallocated : ZEROS, off);
 		else if (!add_data(s, off, x.len))
 			return false;
 	}
@@ -112,27 +114,53 @@ static bool is_it(const struct q2_view *view, const struct vm_sum_file *expected
 	       stamp.mtime_ns == expected->mtime_ns;
 }
 
+/* Opens, asks whether that is what is meant, sums up. 0: not. */
+static uint64_t sum_up(struct state *s, const struct q2_view_spec *spec, const struct vm_sum_file *expected)
+{
+	struct q2_cache *cache = q2_cache_new(TABLE_BYTES, CLUSTER_BYTES);
+	uint64_t sum = 0;
+
+	if (!cache)
+		xoom();
+	s->sum = UINT64_C(0xcbf29ce484222325);
+	if (q2_view_open(cache, spec, &s->view, NULL) == 0) {
+		s->buffer = xcalloc(PIECE, 1);
+		if ((!expected || is_it(s->view, expected)) && add_all(s))
+			sum = s->sum > VM_SUM_NONE ? s->sum : VM_SUM_NONE + 1;
+		free(s->buffer);
+		q2_view_close(s->view);
+	}
+	q2_cache_free(cache);
+	return sum;
+}
+
 uint64_t vm_sum(const char *path, const struct vm_sum_file *expected, enum q2_format format)
 {
-	struct state s = { .sum = UINT64_C(0xcbf29ce484222325) };
+	struct state s = { .most = DATA_MAX, .unallocated = NOTHING };
 	struct q2_gate *nothing;
-	struct q2_cache *cache;
-	uint64_t sum = 0;
+	uint64_t sum;
 
 	if (expected->size > VM_SUM_MAX || format == Q2_FORMAT_NONE)
 		return 0;
 	nothing = q2_gate_new();
-	cache = q2_cache_new(TABLE_BYTES, CLUSTER_BYTES);
-	if (!nothing || !cache)
+	if (!nothing)
 		xoom();
-	if (q2_view_open(cache, &(struct q2_view_spec){ .path = path, .format = format, .gate = nothing, .alone = true }, &s.view, NULL) == 0) {
-		s.buffer = xcalloc(PIECE, 1);
-		if (is_it(s.view, expected) && add_all(&s))
-			sum = s.sum ? s.sum : 1;
-		free(s.buffer);
-		q2_view_close(s.view);
-	}
-	q2_cache_free(cache);
+	sum = sum_up(&s, &(struct q2_view_spec){ .path = path, .format = format, .gate = nothing, .alone = true }, expected);
 	q2_gate_unref(nothing);
 	return sum;
+}
+
+uint64_t vm_sum_shown(const struct q2_view_spec *spec, uint64_t *bytes)
+{
+	struct state s = { .most = VM_SUM_SHOWN_MAX, .unallocated = ZEROS };
+	uint64_t allocated = 0, sum;
+
+	*bytes = 0;
+	for (size_t i = 0; i < spec->n_expected; i++)
+		allocated += spec->expected[i].allocated;
+	if (allocated > VM_SUM_SHOWN_MAX)
+		return VM_SUM_NONE;
+	sum = sum_up(&s, spec, NULL);
+	*bytes = s.data;
+	return sum ? sum : s.data > s.most || s.work.spent > WORK_MAX ? VM_SUM_NONE : 0;
 }

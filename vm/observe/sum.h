@@ -21,4 +21,10 @@ struct vm_sum_file {
  * or is not this file or not any more. */
 uint64_t vm_sum(const char *path, const struct vm_sum_file *expected, enum q2_format format);
 
+/* Of what a snapshot's disk shows, whatever files that is in. @spec: with all that is expected; *bytes: how many were read. 0: it could not be read as it
+ * is expected. VM_SUM_NONE: its files hold more than VM_SUM_SHOWN_MAX. */
+#define VM_SUM_NONE UINT64_C(1)
+#define VM_SUM_SHOWN_MAX (UINT64_C(128) << 20) /* some 0.1 s */
+uint64_t vm_sum_shown(const struct q2_view_spec *spec, uint64_t *bytes);
+
 #endif
