@@ -171,11 +171,24 @@ static void note_shown(struct vm_context *cx, const struct vm_meta_id *id, const
 		vm_meta_set_shows(cx->meta, id, disk->target, sum);
 }
 
+/* Does it stand on what it is noted to have frozen? A name was used again in the same second: libvirt re-points records to what lies further down only. */
+static bool is_of_another(const struct vm_meta_file *noted, const struct vm_disk *disk)
+{
+	if (!noted || !disk->n_stamps || disk->marks[0].ino == noted->ino)
+		return false;
+	for (size_t i = 1; i < disk->n_stamps; i++)
+		if (disk->marks[i].ino == noted->ino)
+			return true;
+	return false;
+}
+
 void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk)
 {
 	size_t first = id->kind == VM_INTERNAL;
 	const struct vm_meta_file *file;
 
+	if (is_of_another(vm_meta_frozen(cx->meta, id, disk->target), disk))
+		vm_meta_forget_notes(cx->meta, id);
 	if (is_right(disk)) {
 		vm_meta_set_spoilt(cx->meta, id, disk->target, false);
 		note_shown(cx, id, disk);

@@ -220,6 +220,50 @@ static bool is_qemus(const struct vm_context *cx, int layer, const char *written
 	return vm_timespec_ns(st.st_mtim) <= last + TAIL_NS;
 }
 
+/* ---------------------------------------------------------------- is a snapshot still all there is? */
+
+static bool is_same_place(const struct q2_extent *x, const struct q2_extent *y)
+{
+	if (x->kind != y->kind)
+		return false;
+	return x->kind == Q2_ZERO || (!strcmp(x->file->path, y->file->path) && x->host_off == y->host_off);
+}
+
+static bool same_map(struct q2_view *a, struct q2_view *b)
+{
+	uint64_t size = q2_view_size(a), off = 0;
+	struct q2_extent x, y;
+
+	if (size != q2_view_size(b))
+		return false;
+	for (; off < size; off += x.len < y.len ? x.len : y.len)
+		if (q2_view_extent(a, off, size - off, NULL, &x, NULL) < 0 || q2_view_extent(b, off, size - off, NULL, &y, NULL) < 0 || !is_same_place(&x, &y))
+			return false;
+	return true;
+}
+
+bool vm_content_is_present(const struct vm_context *cx, const struct vm_disk *disk, int layer)
+{
+	const struct vm_layer *l = layer < 0 ? NULL : &cx->d->layers[layer];
+	struct q2_cache *cache = l && disk->chain && disk->chain[0] ? q2_cache_new(TABLE_BYTES, 0) : NULL;
+	struct q2_view *kept = NULL, *now = NULL;
+	bool same;
+
+	if (!cache)
+		return false;
+	same = q2_view_open(cache, &(struct q2_view_spec){ .path = disk->chain[0], .format = disk->format, .snapshot = disk->snapshot, .gate = disk->gate },
+			    &kept, NULL) == 0 &&
+	       q2_view_open(cache, &(struct q2_view_spec){ .path = l->path, .format = l->format, .gate = cx->d->gate }, &now, NULL) == 0 && same_map(kept, now);
+	if (kept)
+		q2_view_close(kept);
+	if (now)
+		q2_view_close(now);
+	q2_cache_free(cache);
+	return same;
+}
+
+/* ---------------------------------------------------------------- who wrote to it last? */
+
 /* Nothing of what was noted of it has the sum that it has now. */
 static bool has_other_data(const struct vm_context *cx, const struct vm_layer *l)
 {

@@ -36,4 +36,8 @@ bool vm_content_settle(struct vm_context *cx);
 /* Those are saved. */
 void vm_content_saved(struct vm_context *cx);
 
+/* Does the layer, which no QEMU writes to, show what that disk of a snapshot does, from the same places of the same files? By their maps; false where
+ * that cannot be told. */
+bool vm_content_is_present(const struct vm_context *cx, const struct vm_disk *disk, int layer);
+
 #endif

@@ -124,6 +124,22 @@ static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind,
 	return r == 0 && kind == VM_EXTERNAL ? check_disks(cx, record, err) : r;
 }
 
+/* What is still noted of one of that name which is gone must not be taken for the new one, which may have the same second. True: something was. */
+static bool forget_others(struct vm_context *cx, const char *name)
+{
+	bool news = false;
+
+	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
+		const struct vm_meta_snapshot *s = &cx->meta->snapshots[i];
+
+		if (strcmp(s->name, name) || (!s->n_frozen && !s->n_attested))
+			continue;
+		vm_meta_forget_notes(cx->meta, &(struct vm_meta_id){ s->name, s->created_ns, s->kind });
+		news = true;
+	}
+	return news;
+}
+
 static int create(struct vm_context *cx, const struct vm_create *spec, struct vs_err *err)
 {
 	struct vm_overlay_plan plan = {0};
@@ -139,6 +155,8 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 	vm_overlay_plan_fini(&plan);
 	if (cx->try_only)
 		return 0;
+	if (r == 0 && forget_others(cx, spec->name))
+		r = vm_context_save(cx, err);
 	if (r == 0)
 		r = vm_recover_journal_take(cx, spec->name, err);
 	if (r < 0)

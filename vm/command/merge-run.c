@@ -75,6 +75,13 @@ static int64_t tick_of(int64_t mtime_ns)
 	return mtime_ns % VM_NS_PER_S ? VM_NS_PER_S / 20 : 2 * VM_NS_PER_S;
 }
 
+static bool has_data_file(const struct vm_merge *m, const struct vm_merge_disk *d)
+{
+	int l = vm_context_layer(m->cx, d->base);
+
+	return l < 0 || m->cx->d->layers[l].data;
+}
+
 /* The mtime of a base that nobody has written to: while it stays, nobody has. 0: it would prove nothing, because the last
  * write was just now, or there is no such time. */
 static int64_t proof_of(const struct vm_merge *m, const struct vm_merge_disk *d, int64_t now_ns)
@@ -83,7 +90,7 @@ static int64_t proof_of(const struct vm_merge *m, const struct vm_merge_disk *d,
 
 	if (before)
 		return before->path && !strcmp(before->path, d->base) && before->path_ino == d->base_stamp.ino ? before->mtime_ns : 0;
-	if (d->base_stamp.block || d->base_stamp.mtime_ns + tick_of(d->base_stamp.mtime_ns) >= now_ns)
+	if (d->base_stamp.block || has_data_file(m, d) || d->base_stamp.mtime_ns + tick_of(d->base_stamp.mtime_ns) >= now_ns)
 		return 0;
 	return d->base_stamp.mtime_ns;
 }

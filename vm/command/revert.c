@@ -14,6 +14,7 @@
 #include "vm/command/attest.h"
 #include "vm/command/check.h"
 #include "vm/command/command.h"
+#include "vm/command/content.h"
 #include "vm/command/delete.h"
 #include "vm/command/image.h"
 #include "vm/command/recover.h"
@@ -24,8 +25,6 @@
 #include "vm/libvirt/revert.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
-
-#define UNTOUCHED_S 2 /* between a snapshot's time, which is that of the call, and the last write of making it */
 
 /* The layers that the domain writes to before it is reverted. */
 struct old_layer {
@@ -229,28 +228,32 @@ static int stop_guest(struct vm_context *cx, bool force, struct vs_err *err)
 	return vm_attest_poll(cx, err);
 }
 
-/* Nobody has written to this file since it was made, or since @since_s. */
-static bool untouched(const char *path, int64_t since_s)
+static const struct vm_snapshot *find_kept(const struct vm_context *cx, const char *name)
 {
-	struct statx st;
-	int64_t made_s;
-
-	if (statx(AT_FDCWD, path, 0, STATX_MTIME | STATX_BTIME, &st) < 0)
-		return false;
-	made_s = st.stx_mask & STATX_BTIME ? st.stx_btime.tv_sec : 0;
-	return st.stx_mtime.tv_sec <= (made_s > since_s ? made_s : since_s) + UNTOUCHED_S;
+	for (size_t i = 0; i < cx->d->n_snapshots; i++)
+		if (!strcmp(cx->d->snapshots[i].name, name) && cx->d->snapshots[i].recorded)
+			return &cx->d->snapshots[i];
+	return NULL;
 }
 
-/* An interrupted run of this command has taken that snapshot. Does it hold what would be discarded? */
+static int top_of(const struct vm_context *cx, const char *target)
+{
+	for (size_t i = 0; i < cx->d->n_disks; i++)
+		if (!strcmp(cx->d->disks[i].target, target))
+			return cx->d->disks[i].top;
+	return -1;
+}
+
+/* An interrupted run of this command has taken that snapshot. Does it show all that would be discarded? */
 static int kept_before(struct vm_context *cx, const char *name, struct vs_err *err)
 {
-	bool same = !cx->running;
+	const struct vm_snapshot *kept = find_kept(cx, name);
+	bool same = kept && !cx->running;
 
-	for (size_t i = 0; same && i < cx->d->n_disks; i++)
-		same = cx->d->disks[i].top < 0 ||
-		       untouched(cx->d->layers[cx->d->disks[i].top].path, vm_context_record(cx, name)->xml->created_s);
+	for (size_t k = 0; same && k < kept->n_disks; k++)
+		same = vm_content_is_present(cx, &kept->disks[k], top_of(cx, kept->disks[k].target));
 	if (!same)
-		return vs_err_set(err, -EEXIST, "'%s' was taken before this command was interrupted, and the guest may have written since: "
+		return vs_err_set(err, -EEXIST, "'%s' was taken before this command was interrupted, and the guest has or may have written since: "
 				  "keep that by another name, or leave keep= out", name);
 	vm_context_say(cx, "'%s' had been taken before", name);
 	return 0;
@@ -266,7 +269,7 @@ static int keep_first(struct vm_context *cx, const struct vm_command *c, const s
 
 	if (!c->keep)
 		return 0;
-	if (!cx->try_only && vm_context_record(cx, c->keep) && vm_journal_has(&cx->journal, "keep", c->keep))
+	if (vm_context_record(cx, c->keep) && vm_journal_has(&cx->journal, "keep", c->keep))
 		return kept_before(cx, c->keep, err);
 	targets = xcalloc(s->n_disks + cx->d->n_disks, sizeof(*targets));
 	r = cx->try_only ? 0 : vm_journal_add(&cx->journal, "keep", c->keep, err);

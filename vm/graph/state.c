@@ -639,7 +639,7 @@ enum shown { SHOWN_UNKNOWN, SHOWN_SAME, SHOWN_OTHER };
 static enum shown compare_shown(const struct vm_hearing *h)
 {
 	const struct vm_facts *facts = h->g->facts;
-	uint64_t now = h->disk->shows && facts->shows && !has_job_beneath(h) ?
+	uint64_t now = h->disk->shows > 1 && facts->shows && !has_job_beneath(h) ?
 		       facts->shows(facts->opaque, h->domain, h->disk, h->chain.files, h->chain.n, h->verdict.format, h->verdict.entry) : 0;
 
 	return !now ? SHOWN_UNKNOWN : now == h->disk->shows ? SHOWN_SAME : SHOWN_OTHER;
@@ -675,7 +675,7 @@ static void judge_content(struct vm_hearing *h)
 
 	if (shown == SHOWN_SAME)
 		clear(h);
-	else if (!(h->disk->shows && judge_note(h)) && !judge_past(h) && !judge_shown(h, shown))
+	else if (!(h->disk->shows > 1 && judge_note(h)) && !judge_past(h) && !judge_shown(h, shown))
 		judge_place(h);
 	else if (!asked && compare_shown(h) == SHOWN_SAME)
 		clear(h);
@@ -686,7 +686,7 @@ static void judge(struct vm_hearing *h)
 	if (judge_record(h))
 		return;
 	redirect(h);
-	if (!h->disk->shows && judge_note(h))
+	if (h->disk->shows <= 1 && judge_note(h))
 		return;
 	vm_hearing_find_moment(h);
 	if (judge_chain(h) || (vm_hearing_internal(h) && judge_entry(h)))

@@ -114,6 +114,25 @@ static void add_memories(const struct vm_drafts *set, const struct vm_fact_domai
 	note_pulls(set);
 }
 
+/* The same for facts: see is_of_another() in command/attest.c. What was said of the other one is not said of this. */
+static void drop_notes_of_another(const struct vm_chains *chains, struct vm_fact_snapdisk *fact)
+{
+	const struct vm_fact_note *noted = fact->mode == VM_MODE_EXTERNAL ? fact->froze : NULL;
+	int f = fact->pit;
+
+	if (!noted || f == VM_NO_FILE || chains->fact[f].error || chains->fact[f].stamp.ino == noted->stamp.ino)
+		return;
+	for (size_t n = 0; f != VM_NO_FILE && n < VM_CHAIN_MAX; n++) {
+		f = chains->fact[f].below;
+		if (f != VM_NO_FILE && !chains->fact[f].error && chains->fact[f].stamp.ino == noted->stamp.ino) {
+			fact->froze = NULL;
+			fact->shows = fact->n_attested = 0;
+			fact->spoilt = false;
+			return;
+		}
+	}
+}
+
 static void snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d, struct vm_draft_snapshot *s,
 			   struct vm_fact_snapshot *out)
 {
@@ -128,6 +147,7 @@ static void snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d
 		disk->fact.ino = ino;
 		if (!disk->fact.froze && s->kind == VM_EXTERNAL)
 			disk->fact.froze = vm_history_frozen(set->memory, ino, set->arena); /* as an earlier look found it */
+		drop_notes_of_another(set->chains, &disk->fact);
 		disks[i] = disk->fact;
 	}
 	out->disks = disks;

@@ -8,7 +8,6 @@
 #include "vm/meta/store.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
-#include "vm/observe/sum.h"
 #include "vm/util/mem.h"
 
 /* libvirt's record knows whole seconds; an entry that nobody recorded knows its own time. */
@@ -63,8 +62,6 @@ static void draw_frozen(struct vm_draft_snapshot *s, const struct vm_meta *meta,
 		s->disks[k].fact.froze = file ? &notes[file - meta->files] : NULL;
 		s->disks[k].fact.spoilt = vm_meta_is_spoilt(meta, id, s->disks[k].fact.target);
 		s->disks[k].fact.shows = vm_meta_shows(meta, id, s->disks[k].fact.target);
-		if (s->disks[k].fact.shows == VM_SUM_NONE)
-			s->disks[k].fact.shows = 0;
 	}
 }
 

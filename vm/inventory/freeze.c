@@ -148,7 +148,7 @@ static bool is_unnoted(const struct work *w, const struct vm_draft_disk *from, c
 {
 	if (v->written)
 		return !from->fact.spoilt;
-	return (disk->state == VM_OK || disk->state == VM_DETACHED) && (from->fact.spoilt || (!v->noted && !v->watched && !is_merging(w, v)));
+	return (disk->state == VM_OK || disk->state == VM_DETACHED) && (from->fact.spoilt || (!from->fact.shows && !v->watched) || (!v->noted && !v->watched && !is_merging(w, v)));
 }
 
 static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_t k, struct vm_disk *disk)

@@ -538,6 +538,17 @@ bool vm_meta_set_spoilt(struct vm_meta *meta, const struct vm_meta_id *id, const
 	return true;
 }
 
+void vm_meta_forget_notes(struct vm_meta *meta, const struct vm_meta_id *id)
+{
+	size_t i = position(meta, id);
+	struct vm_meta_snapshot *s = i < meta->n_snapshots ? &meta->snapshots[i] : NULL;
+
+	for (size_t k = 0; s && k < s->n_frozen; k++)
+		free(s->frozen[k].target);
+	if (s)
+		s->n_frozen = s->n_attested = 0;
+}
+
 void vm_meta_set_shows(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, uint64_t sum)
 {
 	obtain_frozen(meta, id, target)->shows = sum;

@@ -226,6 +226,8 @@ void vm_meta_set_frozen(struct vm_meta *meta, const struct vm_meta_id *id, const
 /* It is not right any more, or is again. True: that is news. */
 bool vm_meta_set_spoilt(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, bool spoilt);
 bool vm_meta_is_spoilt(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target);
+/* What is noted of its files and of what it shows: it was said of another one of that name. */
+void vm_meta_forget_notes(struct vm_meta *meta, const struct vm_meta_id *id);
 void vm_meta_set_shows(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, uint64_t sum);
 uint64_t vm_meta_shows(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target); /* 0: not known */
 /* What @theirs says: that it was found wrong, and what it froze where @meta says nothing of that. */

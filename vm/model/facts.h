@@ -95,7 +95,7 @@ struct vm_fact_snapdisk {
 	uint64_t ino;           /* of its file in the tree */
 	const struct vm_fact_note *froze; /* NULL, or the image as it was when we took or first recorded it; INTERNAL: what pit stood on */
 	bool spoilt;            /* it was found wrong since */
-	uint64_t shows;         /* as vm_facts.shows would have given it when it was right; 0: not known */
+	uint64_t shows;         /* as vm_facts.shows would have given it when it was right; 0: not known; 1: it is too much */
 };
 
 struct vm_fact_snapshot {
