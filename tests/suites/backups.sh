@@ -94,7 +94,7 @@ does 'a release' web 'release s1'
 
 echo "<domainbackup mode='pull'><server transport='unix' socket='$W/nbd.sock'/><disks><disk name='vda' type='file'><scratch file='$W/backups/scratch'/></disk></disks></domainbackup>" >"$W/pull.xml"
 Vq backup-begin web "$W/pull.xml"
-wait_until 15 grep -q backup "$M/web/chain"
+wait_until 15 grep -q 'job: backup' "$M/web/chain"
 check 'chain shows that one is made' grep -q 'vda  job: backup' "$M/web/chain"
 for command in 'create s9' 'delete s1' 'commit s1' 'pull' 'revert s1 force'; do
 	refused "beside it: $command" web "$command" EBUSY "a backup program is at work on disk vda: .*domjobabort web"

@@ -50,6 +50,10 @@ struct vm_engine {
 };
 
 enum vm_origin { VM_BY_WRITER, VM_BY_RETENTION, VM_BY_MOUNT, VM_BY_WATCH };
+/* request.c: as `jobs` and the log call what was not written by anybody; and is its failure news? It is tried again where somebody else is at work, and a
+ * note also where libvirt is away. */
+const char *vm_origin_text(enum vm_origin origin);
+bool vm_origin_tells(enum vm_origin origin, int r);
 
 struct vm_request {
 	atomic_uint refs;

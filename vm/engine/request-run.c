@@ -209,19 +209,19 @@ static int run_note(struct vm_request *q, virConnectPtr conn)
 	struct at_command at;
 	int r;
 
-	begin(&at, q, conn, "note", false);
+	begin(&at, q, conn, vm_origin_text(q->origin), false);
 	r = vm_command_note(&at.cx, &err);
 	if (r > 0)
 		see(q);
-	if (r < 0 && r != -EBUSY && r != -EHOSTDOWN && r != -ETIMEDOUT && r != -EINTR && r != -ECANCELED)
-		vm_request_report(q, "note", r, NULL, &err);
+	if (r < 0 && vm_origin_tells(q->origin, r))
+		vm_request_report(q, vm_origin_text(q->origin), r, NULL, &err);
 	end(&at);
 	return r < 0 ? r : 0;
 }
 
 static int run_self(struct vm_request *q, virConnectPtr conn)
 {
-	const char *text = q->origin == VM_BY_MOUNT ? "repair" : "prune";
+	const char *text = vm_origin_text(q->origin);
 	struct vs_err err = {0};
 	struct at_command at;
 	size_t dropped = 0;

@@ -42,13 +42,27 @@ void vm_engine_request_cancel(struct vm_request *q)
 
 /* ---------------------------------------------------------------- taking the domain */
 
+const char *vm_origin_text(enum vm_origin origin)
+{
+	return origin == VM_BY_MOUNT ? "repair" : origin == VM_BY_WATCH ? "note" : "prune";
+}
+
+bool vm_origin_tells(enum vm_origin origin, int r)
+{
+	if (origin == VM_BY_WATCH && (r == -EHOSTDOWN || r == -ETIMEDOUT || r == -EINTR || r == -ECANCELED))
+		return false;
+	return origin == VM_BY_WRITER || r != -EBUSY;
+}
+
 /* None of it has run: said of the first command. */
 static int refuse(struct vm_request *q, int r, const struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
 
+	if (!vm_origin_tells(q->origin, r))
+		return r;
 	if (q->origin != VM_BY_WRITER)
-		text = xstrdup(q->origin == VM_BY_MOUNT ? "repair" : "prune");
+		text = xstrdup(vm_origin_text(q->origin));
 	else if (q->door == VM_DOOR_CTL)
 		text = vm_command_text(&q->commands.v[0]);
 	else
@@ -136,6 +150,7 @@ static int run(struct vm_request *q)
 	virConnectPtr conn = NULL;
 	struct vs_err err = {0};
 	int r = q->aside ? 0 : take_slot(q);
+	bool busy;
 
 	if (r == -EBUSY)
 		return refuse_busy(q);
@@ -145,6 +160,7 @@ static int run(struct vm_request *q)
 		r = take_lock(q, &lock, &err);
 	if (r == 0)
 		r = open_connection(q, &conn, &err);
+	busy = r == -EBUSY && q->origin == VM_BY_RETENTION; /* another mount is at work */
 	if (r < 0)
 		refuse(q, r, &err);
 	else
@@ -152,7 +168,7 @@ static int run(struct vm_request *q)
 	if (conn)
 		virConnectClose(conn);
 	vm_lock_release(lock);
-	if (r == -EHOSTDOWN || r == -ETIMEDOUT) /* whatever it was doing has stayed as it is, a guest that it had started included */
+	if (r == -EHOSTDOWN || r == -ETIMEDOUT || busy) /* whatever it was doing has stayed as it is, a guest that it had started included */
 		vm_engine_repair_later(q->engine, q->slot, q->origin == VM_BY_RETENTION);
 	return r;
 }
