@@ -14,7 +14,7 @@ import uuid
 import xml.etree.ElementTree as ET
 
 from chaos_model import Dom, Intent
-from chaos_world import Writer, disks_of
+from chaos_world import File, Writer, disks_of
 from lab import KIB, MIB, run, sha_file, wait_until
 
 SIZE = 2 * MIB
@@ -267,7 +267,7 @@ class Steps:
             for n in intent.goes:
                 d.snaps[n].doomed = True
         elif how == 'refused' or intent.verb == 'try':
-            self.c.frozen = before
+            self.c.frozen = before if 'the policy is stored, but' not in words else None
         if how == 'begun':
             self.c.begun = True
         if how == 'ok':
@@ -601,6 +601,9 @@ class Steps:
         if worked and not (kind == 'external' and p['how'] == 'nometadata'):
             s = self.b.take(d, p['name'], False, targets, memory=kind == 'internal' and bool(d.on), kind=kind, seen=before)
             self.appear(d)
+        if 'arking image as corrupt' in out:  # qemu-img has written that into the header of what was put in an image's place
+            for x in self.w.disturbed.values():
+                x['stamp'] = x['stamp'] and File(x['path'], os.stat(x['path']), None).stamp if os.path.exists(x['path']) else x['stamp']
         return out or 'ok'
 
     def branches(self, d):

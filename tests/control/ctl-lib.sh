@@ -10,7 +10,7 @@ ctl() { python3 "$TESTS/control/door.py" write "$M/$1/ctl" "${@:2}"; }
 outcome() { head -n 1 "$M/$1/ctl"; }
 
 # but_notes: without what a mount notes by itself (attest.c); marks, holds and policies remain.
-but_notes() { sed -E '/<snapfs:f /d; /<snapfs:s /{/ (b="|is="[a-z]*h)/!d}; s/(<snapfs:(facts|s) [^>]*) (serial|p|v)="[^"]*"/\1/g; s/(<snapfs:(facts|s) [^>]*) (serial|p|v)="[^"]*"/\1/g'; }
+but_notes() { sed -E '/<snapfs:f /d; /<snapfs:s /{/ (b="|is="[a-z]*h)/!d}; :a; s/(<snapfs:(facts|s) [^>]*) (serial|p|v|w)="[^"]*"/\1/; ta'; }
 # picture_of_all: all that a command could change: the bytes of every image file, libvirt's files of definitions and snapshots
 # (those of lab_libvirtd), and the running instances. One client asks for all of them, since each takes long on a busy machine.
 all_that_changes() {

@@ -373,10 +373,10 @@ class World:
         d.active[target].inside.add((d.name, name))
 
     def hide(self, d):
-        """What libvirt does not know is shown where it names the image: as a disk's, a snapshot's, an overlay."""
+        """What libvirt does not know is shown where it names the image: as a disk's, as frozen, as an overlay."""
         named = set(d.active.values())
         for s in d.snaps.values():
-            if s.recorded:
+            if s.recorded and s.kind == 'external':
                 named |= set(s.pits.values()) | {self.files.get(f.path) for f in s.overlays.values()}
         strays = {n: s for n, s in {**d.snaps, **d.hidden}.items() if not s.recorded}
         d.hidden = {n: s for n, s in strays.items() if not named & set(s.pits.values())}

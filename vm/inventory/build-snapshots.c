@@ -250,7 +250,7 @@ static void draw_strays_of_tops(struct snaps *s)
 	draw_strays(s, tables, n);
 }
 
-/* The images that one snapshot froze or is stored in, or those that it created. */
+/* The images that one external snapshot froze, or those that it created. */
 static void draw_strays_of(struct snaps *s, size_t place, bool created)
 {
 	size_t n_disks = s->d->snapshots[place].n_disks, n = 0;
@@ -259,9 +259,11 @@ static void draw_strays_of(struct snaps *s, size_t place, bool created)
 	for (size_t i = 0; i < n_disks; i++) {
 		const struct vm_fact_snapdisk *fact = &s->d->snapshots[place].disks[i].fact;
 
-		if (created && fact->mode == VM_MODE_EXTERNAL)
+		if (fact->mode != VM_MODE_EXTERNAL)
+			continue;
+		if (created)
 			n = add_table(s, tables, n, fact->target, fact->overlay);
-		else if (!created && (fact->mode == VM_MODE_EXTERNAL || fact->mode == VM_MODE_INTERNAL) && fact->format == Q2_FORMAT_QCOW2 && !fact->unsupported)
+		else if (fact->format == Q2_FORMAT_QCOW2 && !fact->unsupported)
 			n = add_table(s, tables, n, fact->target, fact->pit);
 	}
 	draw_strays(s, tables, n);
