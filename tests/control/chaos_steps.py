@@ -381,6 +381,7 @@ class Steps:
         if err == 'HANGS':
             self.w.ends.append("'%s' hangs (interrupted by %s)" % (p['line'], by))
         how = self.b.settle(d, intent, err, seen, self.w, words=words, interrupted=err is not None and (died or by in ('qemu', 'libvirtd', 'kill')) or x.status is None)
+        d.aborted |= bool(was_on) and how != 'ok'
         if by == 'qemu' and note and was_on:
             d.on = False if how != 'ok' else d.on
         if how != 'ok' and was_on is False:
