@@ -17,7 +17,7 @@ import time
 import traceback
 
 from crash import Scenario, check_after_death, check_complete, report, snapshots_of, unharmed
-from guests import MIB, PATIENCE, VIRSH, Guest, Mount, Wrong, name_of, sh, until, virsh
+from guests import MIB, PATIENCE, VIRSH, Guest, Mount, Wrong, bytes_of, name_of, sh, until, virsh
 
 SIZE = 24 * MIB
 ADRIFT = (errno.EHOSTDOWN, errno.EIO, errno.ETIMEDOUT)
@@ -116,6 +116,7 @@ def kill_mount(lab, g, sc):
 def cut_short(lab, g, sc):
     """Mount and QEMU end in the middle of the command."""
     thread, _ = lab.begin(g, sc)
+    time.sleep(0.5)  # so that something is written
     pid = qemu_pid(g)
     lab.mount.process.kill()
     os.kill(pid, signal.SIGKILL)
@@ -794,6 +795,192 @@ def virsh_deletes(g, name):
     g.forget(name)
 
 
+def virsh_merges(g, base, top):
+    virsh(["start", g.name, "--paused"], ["blockcommit", g.name, "vda", "--base", at(g, base), "--top", at(g, top), "--wait"], ["destroy", g.name])
+
+
+@scene()
+def left_out_and_written(lab, g, sc):
+    """A header leaves out a layer, and somebody writes into the one beneath: that is no merge."""
+    def change():
+        put_name(at(g, "vda.c"), at(g, "vda.a"))
+        write_in_place(at(g, "vda.a"))
+    remounted(lab, g, change)
+    for what in "at once", "mounted again":
+        expect_states(lab, g, what, "cd", "a")
+        remounted(lab, g)
+
+
+@scene()
+def merged_and_written_soon(lab, g, sc):
+    """A write after a merge of which nobody has seen anything."""
+    def change():
+        virsh_merges(g, "vda.a", "vda.b")
+        write_in_place(at(g, "vda.a"))
+    remounted(lab, g, change)
+    for what in "at once", "mounted again":
+        expect_states(lab, g, what, "bcd", "a")
+        remounted(lab, g)
+
+
+@scene(running=True)
+def cancelled_and_written(lab, g, sc):
+    """What a cancelled command of a running guest has left is written to: long after, outside of what was merged, and not while mounted only."""
+    thread, _ = lab.begin(g, sc)
+    row = re.search(r"^(\d+) +delete", lab.mount.text(g.name, "jobs"), re.M)
+    lab.mount.write(g.name, "cancel " + row.group(1))
+    thread.join(PATIENCE)
+    expect_states(lab, g, "cancelled", "a", "")
+    until("bcd", lambda: None if all(states(lab, g)[n] == "ok" for n in "bcd") else str(states(lab, g)))
+    time.sleep(8)
+    write_in_place(at(g, "vda.qcow2"))
+    for what in "at once", "mounted again":
+        until(what, lambda: None if all(states(lab, g)[n] in ("stale", "busy") for n in "bcd") else str(states(lab, g)))
+        remounted(lab, g)
+    lab.mount.write(g.name, "delete a")
+    expect_states(lab, g, "repeated", "bcd", "")
+
+
+@scene()
+def void_and_written(lab, g, sc):
+    """A void command takes its record away: what was written into its base stays wrong."""
+    cut_short(lab, g, sc)
+    g.running = False
+    lab.mount.up()
+    expect_states(lab, g, "after the death", "", "bcd")
+    time.sleep(8)
+    remounted(lab, g, lambda: write_in_place(at(g, "vda.qcow2")))
+    expect_states(lab, g, "after the write", "abcd", "")
+    sh("qemu-img", "create", "-q", "-f", "qcow2", at(g, "new"), str(SIZE))
+    definition = virsh(["dumpxml", g.name, "--inactive"])
+    for path in "new", "vda.d":
+        with open(at(g, "xml"), "w") as f:
+            f.write(definition.replace(at(g, "vda.d"), at(g, path)))
+        virsh(["define", at(g, "xml")])
+        time.sleep(1)
+        for _ in range(2):
+            lab.mount.write(g.name, "delete a")
+    os.unlink(at(g, "xml"))
+    os.unlink(at(g, "new"))
+    for what in "deleted", "mounted again":
+        expect_states(lab, g, what, "bcd", "")
+        remounted(lab, g)
+
+
+@scene()
+def copied_and_guarded(lab, g, sc):
+    """What a wrong snapshot stood on is kept also where the files were replaced by copies."""
+    sh("cp", "-a", at(g, "vda.qcow2"), at(g, "copy"))
+    write_in_place(at(g, "vda.qcow2"))
+    expect_states(lab, g, "after the write", "abcd", "")
+    for n in "abcd":
+        sh("cp", "-a", at(g, "vda." + n), at(g, "x"))
+        os.rename(at(g, "x"), at(g, "vda." + n))
+    time.sleep(1)
+    if not lab.mount.write(g.name, "delete b") or not re.search("stood on it when it was right|is stale", lab.mount.outcome(g.name)):
+        raise Wrong("'delete b': %s" % lab.mount.outcome(g.name))
+    sh("cp", "-a", at(g, "copy"), at(g, "vda.qcow2"))
+    os.unlink(at(g, "copy"))
+    expect_states(lab, g, "put back", "", "abcd")
+
+
+@scene()
+def touched_after_a_death(lab, g, sc):
+    """What a begun command has left is touched: nobody is the worse."""
+    cut_short(lab, g, sc)
+    g.running = False
+    lab.mount.up()
+    expect_states(lab, g, "after the death", "", "bcd")
+    time.sleep(8)
+    os.utime(at(g, "vda.qcow2"))
+    time.sleep(4)
+    expect_states(lab, g, "touched", "", "bcd")
+    if lab.mount.write(g.name, "delete a"):
+        raise Wrong(lab.mount.outcome(g.name))
+    expect_states(lab, g, "repeated", "", "bcd")
+
+
+@scene()
+def noted_in_time(lab, g, sc):
+    """The second thing to be noted is noted as soon as the first one."""
+    def noted():
+        return len(re.findall(r"<snapfs:s n=", virsh(["dumpxml", g.name])))
+    had = noted()
+    for i, name in enumerate("ef"):
+        virsh(["snapshot-create-as", g.name, name, "--disk-only"])
+        time.sleep(7)
+        if noted() != had + i + 1:
+            raise Wrong("%d snapshots are noted and not %d, 7 s after '%s' was taken" % (noted(), had + i + 1, name))
+    virsh(["snapshot-delete", g.name, "e", "--metadata"], ["snapshot-delete", g.name, "f", "--metadata"])
+
+
+@scene()
+def backup_restored(lab, g, sc):
+    """All files and records as they were before a merge of ours."""
+    records = [(n, virsh(["snapshot-dumpxml", g.name, n, "--security-info"])) for n in "abcd"]
+    definition = virsh(["dumpxml", g.name, "--security-info"])
+    files = sorted(os.listdir(g.dir))
+    sh("cp", "-a", g.dir, g.dir + ".backup")
+    if lab.mount.write(g.name, "delete b"):
+        raise Wrong(lab.mount.outcome(g.name))
+
+    def restore():
+        virsh(["undefine", g.name, "--snapshots-metadata"])
+        for f in os.listdir(g.dir):
+            os.unlink(at(g, f))
+        for f in files:
+            sh("cp", "-a", "%s.backup/%s" % (g.dir, f), at(g, f))
+        for words, text in [(["define"], definition)] + [(["snapshot-create", g.name, "--redefine"], r) for _, r in records]:
+            with open(at(g, "xml"), "w") as f:
+                f.write(text)
+            virsh([*words, at(g, "xml")])
+        os.unlink(at(g, "xml"))
+    remounted(lab, g, restore)
+    expect_states(lab, g, "restored", "", "abcd")
+    sh("rm", "-r", g.dir + ".backup")
+    if lab.mount.write(g.name, "delete b"):
+        raise Wrong(lab.mount.outcome(g.name))
+    g.forget("b")
+    expect_states(lab, g, "and deleted again", "", "acd")
+
+
+@scene()
+def named_again(lab, g, sc, command):
+    """virsh removes a record, and the name is used again in the same second, for other bytes."""
+    met = False
+    for name in "stuvwxyz":
+        while time.time() % 1 > 0.2:
+            time.sleep(0.01)
+        began = int(time.time())
+        lab.mount.write(g.name, "create " + name)
+        virsh(["snapshot-delete", g.name, name, "--metadata"])
+        active = g.active_now()["vda"]
+        sh("qemu-io", "-f", "qcow2", "-c", "write -q -P 99 0 64k", active)
+        if command:
+            if lab.mount.write(g.name, "create " + name):
+                raise Wrong(lab.mount.outcome(g.name))
+        else:
+            virsh(["snapshot-create-as", g.name, name, "--disk-only"])
+        met = int(time.time()) == began
+        if not met:
+            continue
+        for what in "at once", "mounted again":
+            until(what, lambda: None if states(lab, g).get(name) in ("ok", "stale") else str(states(lab, g)))
+            if command and states(lab, g)[name] != "ok":
+                raise Wrong("%s: %s" % (what, states(lab, g)))
+            if states(lab, g)[name] == "ok":
+                with open("%s/%s/%s.vda.img" % (lab.mount.point, g.name, name), "rb") as f:
+                    if f.read() != bytes_of(active):
+                        raise Wrong("%s, '%s' HAS THE BYTES OF THE ONE BEFORE" % (what, name))
+            remounted(lab, g)
+        break
+    if not met:
+        raise Wrong("no name was used twice within a second: the machine is too busy")
+    for n in virsh(["snapshot-list", g.name, "--name"]).split():
+        if n not in "abcd":
+            virsh(["snapshot-delete", g.name, n, "--metadata"])
+
+
 @scene()
 def seen_merge(lab, g, sc):
     """virsh merges while nothing is mounted; that is seen, and explains no write that comes after it."""
@@ -1441,6 +1628,16 @@ def main():
               ("meddling: a layer is left out and put back", lambda: healed(lab)),
               ("meddling: what virsh has merged into is written to", lambda: merged_and_written(lab, True)),
               ("meddling: what virsh has merged into is written to, while unmounted", lambda: merged_and_written(lab, False)),
+              ("meddling: a layer is left out, and the next one written to", lambda: left_out_and_written(lab)),
+              ("meddling: virsh merges and somebody writes, which nobody sees", lambda: merged_and_written_soon(lab)),
+              ("meddling: what a cancelled command has left is written to", lambda: cancelled_and_written(lab)),
+              ("meddling: the base of a void command is written to", lambda: void_and_written(lab)),
+              ("meddling: all but the changed one are replaced by copies", lambda: copied_and_guarded(lab)),
+              ("meddling: what a death has left is touched", lambda: touched_after_a_death(lab)),
+              ("meddling: two snapshots by virsh are noted one after the other", lambda: noted_in_time(lab)),
+              ("meddling: a backup from before a merge is restored", lambda: backup_restored(lab)),
+              ("meddling: a name is used again in one second by us", lambda: named_again(lab, True)),
+              ("meddling: a name is used again in one second by virsh", lambda: named_again(lab, False)),
               ("meddling: virsh merges, and then somebody writes", lambda: seen_merge(lab)),
               ("meddling: somebody writes, and then virsh merges", lambda: seen_write(lab, "virsh")),
               ("meddling: somebody writes, and then virsh deletes", lambda: seen_write(lab, "virsh deletes")),

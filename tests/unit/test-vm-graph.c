@@ -820,6 +820,50 @@ Test(vm_noted, a_changed_header_is_known_by_the_sum_of_the_rest)
 	expect_in(&n.lab, WEB, S3, VM_STALE, "'/i/base' is read in another format");
 }
 
+/* What S2 shows now; asked how often. */
+static uint64_t shows_now;
+static unsigned shows_asked;
+
+static uint64_t shows_in(void *opaque, size_t domain, const struct vm_fact_snapdisk *disk, const int *files, size_t n, enum q2_format format,
+			 const struct q2_snapshot *entry)
+{
+	cr_expect(opaque && domain == WEB && disk->shows && n == 2 && files[0] == O1 && files[1] == BASE && format == Q2_FORMAT_QCOW2 && !entry);
+	shows_asked++;
+	return shows_now;
+}
+
+Test(vm_noted, what_a_snapshot_shows_says_more_than_its_files)
+{
+	struct noted n;
+
+	noted_init(&n);
+	n.lab.facts.shows = shows_in;
+	n.lab.snapdisks[WEB][S2].shows = 7;
+	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
+	cr_expect_eq(shows_asked, 0u, "nothing has changed");
+	n.lab.files[BASE].stamp.mtime_ns = n.lab.files[O1].stamp.mtime_ns = LATE; /* whatever that was */
+	shows_now = 7;
+	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
+	n.lab.snapdisks[WEB][S2].spoilt = true;
+	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
+	shows_now = 0; /* it cannot be read now: by its files */
+	expect_in(&n.lab, WEB, S2, VM_STALE, "was written");
+	n.lab.snapdisks[WEB][S2].spoilt = false;
+	shows_now = 8;
+	expect_in(&n.lab, WEB, S2, VM_STALE, "was written");
+	noted_init(&n);
+	n.lab.facts.shows = shows_in;
+	n.lab.snapdisks[WEB][S2].shows = 7;
+	n.of[O1].beneath = NULL; /* nobody knows what it stood on, and nothing speaks against that: but that is not what was there */
+	expect_in(&n.lab, WEB, S2, VM_STALE, "does not show any more what it showed");
+	shows_now = 7;
+	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
+	n.lab.snapdisks[WEB][S2].shows = 1; /* it is too much to be known */
+	shows_asked = 0;
+	expect_in(&n.lab, WEB, S2, VM_OK, NULL);
+	cr_expect_eq(shows_asked, 0u);
+}
+
 Test(vm_noted, without_a_sum_a_new_header_must_have_been_seen)
 {
 	struct noted n;

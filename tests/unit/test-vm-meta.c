@@ -545,6 +545,34 @@ Test(vm_meta, a_header_that_was_changed_has_another_time_whatever_stands_on_it)
 	vm_meta_free(meta);
 }
 
+Test(vm_meta, what_a_snapshot_shows_is_kept)
+{
+	const struct vm_meta_id a = { "a b", INT64_C(1763258401000000000), VM_EXTERNAL };
+	struct vm_meta *meta = vm_meta_new(), *again, *copy;
+	vs_autofree char *text = NULL;
+
+	cr_expect_eq(vm_meta_shows(meta, &a, "vda"), 0u);
+	vm_meta_set_shows(meta, &a, "vda", UINT64_MAX);
+	vm_meta_set_shows(meta, &a, "v:b", 2);
+	cr_assert_eq(vm_meta_text(meta, &text, NULL), 0);
+	cr_assert_eq(vm_meta_parse(text, strlen(text), &again, NULL), 0);
+	copy = vm_meta_copy(again);
+	cr_expect_eq(vm_meta_shows(copy, &a, "vda"), UINT64_MAX);
+	cr_expect_eq(vm_meta_shows(copy, &a, "v:b"), 2u);
+	cr_expect_not(vm_meta_is_spoilt(copy, &a, "vda"));
+	vm_meta_set_spoilt(copy, &a, "vda", true);
+	vm_meta_forget_notes(copy, &a);
+	cr_expect(!vm_meta_shows(copy, &a, "vda") && !vm_meta_is_spoilt(copy, &a, "vda"));
+	for (const char *const *bad = (const char *const[]){ "vda", "vda:", ":3", "vda:x", "vda:3!", NULL }; *bad; bad++) {
+		vs_autofree char *wrong = xasprintf("<facts version='2' serial='1'><s n='x' t='1' is='e' w='%s'/></facts>", *bad);
+
+		cr_expect_eq(vm_meta_parse(wrong, strlen(wrong), &(struct vm_meta *){ NULL }, NULL), -EINVAL, "%s", *bad);
+	}
+	vm_meta_free(meta);
+	vm_meta_free(again);
+	vm_meta_free(copy);
+}
+
 Test(vm_meta, what_is_spoilt_stays_so_until_it_is_found_right)
 {
 	const struct vm_meta_file old = {.ino = 1, .size = 2, .mtime_ns = 3}, now = {.ino = 1, .size = 2, .mtime_ns = 9};
