@@ -14,7 +14,7 @@ import uuid
 import xml.etree.ElementTree as ET
 
 from chaos_model import Dom, Intent
-from chaos_world import File, Writer, disks_of
+from chaos_world import Writer, disks_of
 from lab import KIB, MIB, run, sha_file, wait_until
 
 SIZE = 2 * MIB
@@ -211,7 +211,7 @@ class Steps:
     def do_repeat(self, p):
         d = self.b.doms.get(p['dom'])
         names = p['line'].split()[1:] if d and p['line'].startswith('delete ') else []
-        left = [n for n in names if n in d.snaps and not d.snaps[n].maybe]
+        left = [n for n in names if n in d.snaps and not d.snaps[n].maybe and d.snaps[n].recorded]
         if any(n in d.by_others or n in d.snaps and d.snaps[n].maybe for n in names):
             left = []  # nobody had to note what was not there, or what others would take
         if any(d.gone_with.get(n, p['line']) != p['line'] for n in names if n not in d.snaps):
@@ -602,9 +602,6 @@ class Steps:
         if worked and not (kind == 'external' and p['how'] == 'nometadata'):
             s = self.b.take(d, p['name'], False, targets, memory=kind == 'internal' and bool(d.on), kind=kind, seen=before)
             self.appear(d)
-        if 'arking image as corrupt' in out:  # qemu-img has written that into the header of what was put in an image's place
-            for x in self.w.disturbed.values():
-                x['stamp'] = x['stamp'] and File(x['path'], os.stat(x['path']), None).stamp if os.path.exists(x['path']) else x['stamp']
         return out or 'ok'
 
     def branches(self, d):

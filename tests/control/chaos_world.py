@@ -183,21 +183,28 @@ class World:
 
     def virsh(self, *words):
         worked, out = self.virsh_many([words])[0]
+        self.notice_mark(out)
         return worked, out.strip()
+
+    def notice_mark(self, out):
+        """qemu-img has written into the header of what was put in an image's place that it is corrupt."""
+        for d in self.disturbed.values() if 'arking image as corrupt' in out else ():
+            if d.get('stamp') and os.path.exists(d['path']):
+                d['stamp'] = File(d['path'], os.stat(d['path']), None).stamp
 
     def virsh_start(self, words):
         """A virsh of its own, for what runs beside something else."""
         return subprocess.Popen(['virsh', '-q', '-c', self.uri, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, env=dict(os.environ, LIBVIRT_LOG_OUTPUTS='4:file:/dev/null'))
 
-    @staticmethod
-    def virsh_end(process, patience=PATIENCE):
+    def virsh_end(self, process, patience=PATIENCE):
         try:
             out = process.communicate(timeout=patience)[0].decode(errors='replace').strip()
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             return False, 'it hangs'
+        self.notice_mark(out)
         return process.returncode == 0, out
 
     def look(self, names):
