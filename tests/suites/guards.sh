@@ -295,4 +295,21 @@ same 'try changes nothing' '' "$(diff <(cat <<<"$before") <(picture_of_all) | he
 does 'while a hold does' back 'hold s2'
 if [ "$before" != "$(picture_of_all)" ] && grep -q '<domainsnapshot>' <<<"$before"; then ok 'which this test sees'; else fail 'which this test sees' 'the pictures are the same'; fi
 does_not 'try cancel of no job' back 'try cancel 99' ENOENT 'no job 99'
+# A disk on the network takes no part, and stays.
+net() { echo "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd' name='$1'><host transport='unix' socket='$W/nbd.sock'/></source><target dev='vdd' bus='virtio'/></disk>"; }
+qemu-img create -q -f qcow2 "$W/images/far.qcow2" 8M
+model_new far vda 8M
+domain_define far "$(disk_xml vda qcow2 "$W/images/far.qcow2")$(net x)"
+wait_until 15 test -e "$M/far/ctl"
+guest_write far vda 5 0 1M
+takes 'one with a disk on the network' far 'create n1 disks=vda' n1 vda
+guest_write far vda 6 1M 1M
+takes 'and another snapshot' far 'create n2 disks=vda' n2 vda
+does 'back to the first' far 'revert n1'
+verify_bytes 'both read as before' "$M" far
+check 'the disk on the network is what it was' grep -q "name='x'" <<<"$(V dumpxml far)"
+V dumpxml far | sed "s/name='x'/name='y'/" >"$W/far.xml"
+Vq define "$W/far.xml"
+sleep 1
+refused 'where it is another one by now' far 'revert n2' EPERM "disk vdd: at 'n2' the domain had it with 'network disk .nbd x.'"
 suite_end

@@ -333,6 +333,8 @@ static bool stays(const struct vm_context *cx, const struct vm_snapshot *s, cons
 	const struct vm_xml_disk *disk = vm_xml_domain_disk(now, then->target);
 	int layer = vm_context_layer(cx, then->source.path);
 
+	if (disk && disk->source.key && then->source.key)
+		return !strcmp(disk->source.key, then->source.key);
 	if (s->kind == VM_EXTERNAL) /* see libvirt/revert.c */
 		return disk && disk->source.path && disk->source.format != Q2_FORMAT_NONE;
 	return disk && layer >= 0 && vm_context_layer(cx, disk->source.path) == layer;

@@ -2,6 +2,7 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/xml/xml-priv.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <libxml/parser.h>
 #include <pthread.h>
@@ -201,11 +202,27 @@ static char *network_text(const xmlNode *source)
 			     name ? name : "");
 }
 
+/* The element as it is, without blanks between tags and the number that it has in a running QEMU. */
+static char *key_of(const xmlNode *element)
+{
+	xmlDoc *doc = vm_xml_lift(element);
+	char *key, *to;
+
+	xmlUnsetProp(xmlDocGetRootElement(doc), (const xmlChar *)"index");
+	key = to = vm_xml_dump(doc, false);
+	for (const char *from = key; *from; from++)
+		if (!isspace((unsigned char)*from) || (from > key && from[-1] != '>' && !isspace((unsigned char)from[-1])))
+			*to++ = *from;
+	*to = '\0';
+	return key;
+}
+
 static void parse_other(const xmlNode *element, const char *type, struct vm_xml_source *source)
 {
 	source->type = VM_SOURCE_OTHER;
 	source->text = !strcmp(type, "network") ? network_text(element) : xasprintf("%s disk", type);
 	source->unsupported = xasprintf("a %s cannot be read from here", source->text);
+	source->key = key_of(element);
 }
 
 static void parse_volume(const xmlNode *element, struct vm_xml_source *source)
@@ -287,6 +304,7 @@ void vm_xml_source_fini(struct vm_xml_source *source)
 	free(source->volume);
 	free(source->format_name);
 	free(source->text);
+	free(source->key);
 	free(source->unsupported);
 }
 

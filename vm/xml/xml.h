@@ -38,6 +38,7 @@ struct vm_xml_source {
 	unsigned index;      /* of the layer in a running QEMU: N of `vda[N]`; 0: none is recorded */
 	char *text;          /* for people: the path, "network disk (rbd pool/image)", "storage volume pool/vol"; never NULL
 	                      * except for NONE */
+	char *key;           /* OTHER only: its whole <source>, so that two can be compared; else NULL */
 	char *unsupported;   /* NULL, or why we cannot read it: remote, encrypted, a slice of a file */
 	bool slice;          /* only a part of the file is the disk */
 };
