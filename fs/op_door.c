@@ -33,19 +33,22 @@ int sf_op_write(struct sf_req *r, fuse_ino_t id, const char *text, size_t len, o
 {
 	struct sf_handles *handles = &r->fs->handles;
 	struct sf_handle *handle = sf_op_handle(fi);
+	struct sf_text *said = NULL;
 	int rc;
 
 	(void)id;
 	if (off < 0)
 		return -EINVAL;
 	rc = sf_handle_refusal(handles, handle, text, len);
+	if (rc == -ECANCELED && handle->kind == SF_CTL) /* of which vm/ never hears */
+		said = sf_text_outcome(r->fs->vm, handle->uuid, "failed: nothing of this was done, for an earlier write through this open file has failed: open it anew (ECANCELED)\n");
 	if (rc == 0 && handle->kind == SF_PLAN)
 		rc = write_plan(r, handle, text, len, (uint64_t)off);
 	else if (rc == 0)
 		rc = sf_writes_begin(r->fs->writes, r, handle, text, len, (uint64_t)off);
 	if (rc < 0) {
 		sf_handle_fail(handles, handle, rc);
-		sf_handle_answer(handles, handle, NULL, (uint64_t)off, 0);
+		sf_handle_answer(handles, handle, said, (uint64_t)off, 0);
 	}
 	return rc;
 }

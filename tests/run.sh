@@ -44,6 +44,17 @@ give_up() {
 	last_line 1
 }
 
+case ${1:-} in
+-h | --help)
+	sed -n '/^# tests\/run.sh/,/^set -u/{/^set -u/d; s/^# \{0,1\}//; p}' "$0"
+	exit 0
+	;;
+esac
+NAMES=("$@")
+for n in "${NAMES[@]}"; do
+	[ "$n" = unit ] || [ -f "tests/suites/$n.sh" ] || give_up "there is no suite '$n'"
+done
+
 # ---------------------------------------------------------------- root, packages
 
 ROOT=()
@@ -131,10 +142,6 @@ wanted() { # NAME: was it asked for?
 	for n in "${NAMES[@]}"; do [ "$n" = "$1" ] && return 0; done
 	return 1
 }
-NAMES=("$@")
-for n in "${NAMES[@]}"; do
-	[ "$n" = unit ] || [ -f "tests/suites/$n.sh" ] || give_up "there is no suite '$n'"
-done
 
 # units DIR NAME: every unit test executable through meson; a Criterion one counts its cases, any other counts as one.
 units() {

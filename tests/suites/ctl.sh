@@ -109,6 +109,12 @@ try:
         f.write("delete nosuch\n")
 except OSError as e:
     print(errno.errorcode[e.errno])' "$M/web/ctl")"
+exec 3<>"$M/web/ctl"
+echo 'hold nosuch' >&3 2>/dev/null
+has 'who reads there sees why the first one failed' "$(head -n 1 <&3)" "no snapshot 'nosuch'"
+echo 'hold s2' >&3 2>/dev/null
+has 'and that the next one was not done' "$(head -n 1 <&3)" '^failed: nothing of this was done, .*open it anew'
+exec 3>&-
 same 'also after a line that could not be parsed' 'EINVAL ECANCELED' "$(ctl web 'blah\n' 'hold s2\n')"
 same 'and were not done' 'false false false' "$(json "$M/web/snapshots.json" '[.snapshots[].held|tostring] | join(" ")')"
 for line in '\n' '# a comment\n' ' \n\n'; do
