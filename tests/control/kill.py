@@ -115,8 +115,9 @@ def kill_mount(lab, g, sc):
 
 def cut_short(lab, g, sc):
     """Mount and QEMU end in the middle of the command."""
+    frozen = {f: os.stat(at(g, f)).st_mtime_ns for f in os.listdir(g.dir) if at(g, f) not in g.active_now().values()}
     thread, _ = lab.begin(g, sc)
-    time.sleep(0.5)  # so that something is written
+    until("a write", lambda: None if sc.command.startswith("pull") or any(os.stat(at(g, f)).st_mtime_ns != ns for f, ns in frozen.items()) else "has not come")
     pid = qemu_pid(g)
     lab.mount.process.kill()
     os.kill(pid, signal.SIGKILL)

@@ -244,14 +244,23 @@ static int top_of(const struct vm_context *cx, const char *target)
 	return -1;
 }
 
-/* An interrupted run of this command has taken that snapshot. Does it show all that would be discarded? */
-static int kept_before(struct vm_context *cx, const char *name, struct vs_err *err)
+/* Does the disk show what that snapshot does, and nothing else that would be lost? */
+static bool shows(const struct vm_context *cx, const struct vm_snapshot *s, const char *target)
+{
+	for (size_t k = 0; s && k < s->n_disks; k++)
+		if (!strcmp(s->disks[k].target, target))
+			return vm_content_is_present(cx, &s->disks[k], top_of(cx, target));
+	return false;
+}
+
+/* An interrupted run of this command has taken that snapshot. Does it show all that would be discarded, or has the disk gone back to @s already? */
+static int kept_before(struct vm_context *cx, const char *name, const struct vm_snapshot *s, struct vs_err *err)
 {
 	const struct vm_snapshot *kept = find_kept(cx, name);
 	bool same = kept && !cx->running;
 
 	for (size_t k = 0; same && k < kept->n_disks; k++)
-		same = vm_content_is_present(cx, &kept->disks[k], top_of(cx, kept->disks[k].target));
+		same = shows(cx, kept, kept->disks[k].target) || shows(cx, s, kept->disks[k].target);
 	if (!same)
 		return vs_err_set(err, -EEXIST, "'%s' was taken before this command was interrupted, and the guest has or may have written since: "
 				  "keep that by another name, or leave keep= out", name);
@@ -270,7 +279,7 @@ static int keep_first(struct vm_context *cx, const struct vm_command *c, const s
 	if (!c->keep)
 		return 0;
 	if (vm_context_record(cx, c->keep) && vm_journal_has(&cx->journal, "keep", c->keep))
-		return kept_before(cx, c->keep, err);
+		return kept_before(cx, c->keep, s, err);
 	targets = xcalloc(s->n_disks + cx->d->n_disks, sizeof(*targets));
 	r = cx->try_only ? 0 : vm_journal_add(&cx->journal, "keep", c->keep, err);
 	if (r < 0)
