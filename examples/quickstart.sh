@@ -9,8 +9,8 @@
 #	examples/quickstart.sh --once    does it all, shows it, and cleans up
 #
 # Run it as root, or as any user: it asks for root (sudo) by itself, only for the steps that need it, which are installing packages
-# and, where /dev/fuse is not open to users, the demo itself. Nothing outside its own directory is changed: the libvirt is a
-# private one without a daemon (qemu:///embed), the machine runs under TCG and needs no KVM. On Debian 12 root gets a package that
+# and, where /dev/fuse is not open to users, the demo itself. Nothing outside its own directory is changed, but that libvirt makes
+# /run/libvirt where there is none: it is a private one without a daemon (qemu:///embed), the machine runs under TCG and needs no KVM. On Debian 12 root gets a package that
 # brings, and may start, libvirt's daemon; it is not used. BUILD=DIR: where the build is, or goes.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
