@@ -216,7 +216,7 @@ reap() {
 }
 # in_order: the suites that were asked for, those that take long first, so that no long one is left alone at the end.
 in_order() {
-	local s long=(kill matrix crash between chaos trouble jobs random-commands guards begun unknown hostile examples)
+	local s long=(kill matrix meddling crash between chaos trouble jobs random-commands guards begun unknown hostile examples)
 	for s in "${long[@]}"; do [ -f "tests/suites/$s.sh" ] && wanted "$s" && echo "$s"; done
 	for s in tests/suites/*.sh; do
 		s=$(basename "$s" .sh)
@@ -225,7 +225,7 @@ in_order() {
 }
 
 # room: how many may run now. Some sleep for most of their time: beside one of these there is room for one more.
-room() { [[ " ${RUNNING[*]-} " =~ \ (kill|begun|unknown)\  ]] && echo $((JOBS + 1)) || echo "$JOBS"; }
+room() { [[ " ${RUNNING[*]-} " =~ \ (kill|meddling|begun|unknown)\  ]] && echo $((JOBS + 1)) || echo "$JOBS"; }
 
 # Of the suites: somebody else's mount may come and go meanwhile.
 traces() {

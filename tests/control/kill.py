@@ -1597,7 +1597,7 @@ def one(lab, way, command, running, doomed, targets):
 
 
 def main():
-    pattern = sys.argv[2] if len(sys.argv) > 2 else "*"
+    pattern = sys.argv[2] if len(sys.argv) > 2 else None  # all, but those of meddling.sh, which are a suite of their own
     lab = Lab(Mount(sys.argv[1], options="refresh=0.5,bandwidth=4"))
     lab.mount.up()
     cases = [("%s during '%s', %s" % (what, command, "running" if running else "shut off"),
@@ -1670,7 +1670,7 @@ def main():
               ("a foreign revert of internal snapshots while unmounted", lambda: foreign_internal(lab)),
               ("a foreign definition while a commit is unfinished", lambda: foreign_definition(lab))]
     for name, do in cases:
-        if fnmatch.fnmatch(name, pattern):
+        if fnmatch.fnmatch(name, pattern) if pattern else not name.startswith("meddling: "):
             run(name, lab, do)
     lab.mount.down()
 

@@ -5,7 +5,7 @@
 # QEMU, libvirtd and virt-snapfs killed in the middle of a job, on a private libvirtd; and a foreign revert while unmounted.
 # See tests/control/kill.py.
 #
-#	KILL_ONLY='libvirtd*'   only the cases whose names match
+#	KILL_ONLY='libvirtd*'   only the cases whose names match; without it all but those of meddling.sh
 set -u
 . "$(dirname "$0")/../lib.sh"
 . "$TESTS/lab.sh"
@@ -16,7 +16,7 @@ lab_libvirtd
 mkdir "$W/mnt" "$W/g"
 chmod 755 "$W/g"
 export URI W SNAPFS
-adopt python3 "$TESTS/control/kill.py" "$W/mnt" "${KILL_ONLY:-*}"
+adopt python3 "$TESTS/control/kill.py" "$W/mnt" ${KILL_ONLY:+"$KILL_ONLY"}
 if sanitizer_report "$W/mount.log" >"$W/.report"; then
 	fail 'no sanitizer report' "$(head -1 "$W/.report")"
 	note_file "$W/.report" 60
