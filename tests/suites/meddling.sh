@@ -6,4 +6,5 @@
 # not is seen, and is not forgotten. The cases of tests/control/kill.py that begin with "meddling".
 #
 #	KILL_ONLY='meddling: a name*'   only the cases whose names match
+set -u
 KILL_ONLY=${KILL_ONLY:-meddling*} exec bash "$(dirname "$0")/kill.sh" "$@"
