@@ -257,7 +257,7 @@ static bool shows(const struct vm_context *cx, const struct vm_snapshot *s, cons
 static int kept_before(struct vm_context *cx, const char *name, const struct vm_snapshot *s, struct vs_err *err)
 {
 	const struct vm_snapshot *kept = find_kept(cx, name);
-	bool same = kept && !cx->running;
+	bool same = kept && kept->n_disks && !cx->running; /* one of which nothing is known holds nothing */
 
 	for (size_t k = 0; same && k < kept->n_disks; k++)
 		same = shows(cx, kept, kept->disks[k].target) || shows(cx, s, kept->disks[k].target);
