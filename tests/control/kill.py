@@ -983,6 +983,26 @@ def named_again(lab, g, sc, command):
 
 
 @scene()
+def away_and_named(lab, g, sc):
+    """A record is away, its name is used for another one, and what it stood on is written to: it is back, and what it showed is not forgotten."""
+    record = virsh(["snapshot-dumpxml", g.name, "d", "--security-info"])
+    virsh(["snapshot-delete", g.name, "d", "--metadata"])
+    time.sleep(1)
+    for command in "create d", "delete d":
+        if lab.mount.write(g.name, command):
+            raise Wrong("'%s': %s" % (command, lab.mount.outcome(g.name)))
+
+    def change():
+        write_in_place(at(g, "vda.c"))
+        with open(at(g, "xml"), "w") as f:
+            f.write(record)
+        virsh(["snapshot-create", g.name, "--redefine", at(g, "xml")])
+        os.unlink(at(g, "xml"))
+    remounted(lab, g, change)
+    expect_states(lab, g, "back", "d", "abc")
+
+
+@scene()
 def seen_merge(lab, g, sc):
     """virsh merges while nothing is mounted; that is seen, and explains no write that comes after it."""
     remounted(lab, g, lambda: virsh_deletes(g, "b"))
@@ -1639,6 +1659,7 @@ def main():
               ("meddling: a backup from before a merge is restored", lambda: backup_restored(lab)),
               ("meddling: a name is used again in one second by us", lambda: named_again(lab, True)),
               ("meddling: a name is used again in one second by virsh", lambda: named_again(lab, False)),
+              ("meddling: a name is used while its record is away", lambda: away_and_named(lab)),
               ("meddling: virsh merges, and then somebody writes", lambda: seen_merge(lab)),
               ("meddling: somebody writes, and then virsh merges", lambda: seen_write(lab, "virsh")),
               ("meddling: somebody writes, and then virsh deletes", lambda: seen_write(lab, "virsh deletes")),

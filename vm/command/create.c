@@ -124,15 +124,19 @@ static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind,
 	return r == 0 && kind == VM_EXTERNAL ? check_disks(cx, record, err) : r;
 }
 
-/* What is still noted of one of that name which is gone must not be taken for the new one, which may have the same second. True: something was. */
+/*
+ * What is noted of another one of that name, made in this very second, must not be taken for the new one. Of earlier ones the second tells, and
+ * their records may only be away. True: something was noted.
+ */
 static bool forget_others(struct vm_context *cx, const char *name)
 {
+	int64_t second = vm_now_ns() / VM_NS_PER_S;
 	bool news = false;
 
 	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
 		const struct vm_meta_snapshot *s = &cx->meta->snapshots[i];
 
-		if (strcmp(s->name, name) || (!s->n_frozen && !s->n_attested))
+		if (strcmp(s->name, name) || s->created_ns / VM_NS_PER_S < second || (!s->n_frozen && !s->n_attested))
 			continue;
 		vm_meta_forget_notes(cx->meta, &(struct vm_meta_id){ s->name, s->created_ns, s->kind });
 		news = true;
