@@ -243,7 +243,7 @@ static void link_layers(struct picture *p)
 	p->nodes = xcalloc(d->n_layers, sizeof(*p->nodes));
 	for (size_t i = 0; i < d->n_layers; i++) {
 		p->nodes[i].trunk = p->nodes[i].overlay = p->nodes[i].beside = -1;
-		p->nodes[i].drawn = d->layers[i].memory;
+		p->nodes[i].drawn = d->layers[i].beside;
 	}
 	for (size_t i = d->n_layers; i-- > 0;) {
 		int below = d->layers[i].below;

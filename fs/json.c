@@ -95,6 +95,8 @@ static struct json_object *snapshot_of(const struct vm_snapshot *s)
 	for (size_t i = 0; i < s->n_disks; i++)
 		json_object_array_add(disks, disk_of(&s->disks[i]));
 	json_object_object_add(o, "disks", disks);
+	for (size_t i = 0; i < s->n_nv; i++)
+		json_object_object_add(o, s->nv[i].target, disk_of(&s->nv[i]));
 	return o;
 }
 

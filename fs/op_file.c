@@ -162,8 +162,9 @@ struct seek {
 static int64_t seek_view(struct sf_view *view, void *opaque, struct vs_err *err)
 {
 	struct seek *seek = opaque;
+	int64_t found = seek->off < view->size ? q2_view_seek(view->q2, seek->off, seek->whence, &seek->waiter.work, err) : -ENXIO;
 
-	return q2_view_seek(view->q2, seek->off, seek->whence, &seek->waiter.work, err);
+	return found > (int64_t)view->size ? (int64_t)view->size : found;
 }
 
 static int64_t seek_text(struct sf_handles *handles, struct sf_handle *handle, off_t off, int whence)

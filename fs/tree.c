@@ -98,7 +98,7 @@ static size_t count_entries(const struct vm_domain *d)
 	size_t n = VS_ARRAY_LEN(texts);
 
 	for (size_t i = 0; i < d->n_snapshots; i++)
-		n += d->snapshots[i].n_disks + (d->snapshots[i].xml_file != NULL);
+		n += d->snapshots[i].n_disks + d->snapshots[i].n_nv + (d->snapshots[i].xml_file != NULL);
 	return n;
 }
 
@@ -113,6 +113,11 @@ static size_t add_texts(struct sf_entry *e, const struct vm_domain *d, bool door
 	return n;
 }
 
+static struct sf_entry image_entry(const struct vm_snapshot *s, const struct vm_disk *disk)
+{
+	return (struct sf_entry){.name = disk->file, .kind = SF_IMAGE, .ino = disk->ino, .snapshot = s, .disk = disk};
+}
+
 static size_t add_snapshot(struct sf_entry *e, const struct vm_domain *d, const struct vm_snapshot *s)
 {
 	size_t n = 0;
@@ -121,11 +126,9 @@ static size_t add_snapshot(struct sf_entry *e, const struct vm_domain *d, const 
 		e[n++] = (struct sf_entry){
 			.name = s->xml_file, .kind = SF_XML, .ino = vm_ino(d->ino, s->xml_file), .snapshot = s};
 	for (size_t i = 0; i < s->n_disks; i++)
-		e[n++] = (struct sf_entry){.name = s->disks[i].file,
-					   .kind = SF_IMAGE,
-					   .ino = s->disks[i].ino,
-					   .snapshot = s,
-					   .disk = &s->disks[i]};
+		e[n++] = image_entry(s, &s->disks[i]);
+	for (size_t i = 0; i < s->n_nv; i++)
+		e[n++] = image_entry(s, &s->nv[i]);
 	return n;
 }
 

@@ -192,6 +192,8 @@ int sf_view_open(struct sf_views *views, const char *uuid, const struct vm_disk 
 		return rc;
 	}
 	view->size = q2_view_size(view->q2);
+	if (disk->format == Q2_FORMAT_RAW && disk->size < view->size && view->size - disk->size < 512)
+		view->size = disk->size; /* a disk ends with a whole sector, and what a TPM keeps does not */
 	view->content = q2_view_content(view->q2);
 	view->compressed = looks_compressed(view, work);
 	publish(view);

@@ -41,7 +41,7 @@ lab_libvirtd() {
 	# namespaces: QEMU's own /dev cannot be made where /dev/kvm is covered. max_core: under sudo there is no more to be had.
 	printf '%s\n' 'security_driver = "none"' 'stdio_handler = "file"' 'namespaces = []' 'max_core = 0' >/etc/libvirt/qemu.conf
 	[ "${1:-}" = own ] ||
-		printf '%s\n' 'user = "root"' 'group = "root"' 'dynamic_ownership = 0' >>/etc/libvirt/qemu.conf
+		printf '%s\n' 'user = "root"' 'group = "root"' 'swtpm_user = "root"' 'swtpm_group = "root"' 'dynamic_ownership = 0' >>/etc/libvirt/qemu.conf
 	printf '%s\n' 'auth_unix_rw = "none"' 'auth_unix_ro = "none"' 'log_outputs = "3:file:/var/log/libvirt/libvirtd.log"' \
 		>/etc/libvirt/libvirtd.conf
 	: >/etc/libvirt/virtlogd.conf

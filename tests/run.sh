@@ -26,7 +26,7 @@ export LC_ALL=C.UTF-8
 PACKAGES='build-essential meson ninja-build pkgconf libfuse3-dev libvirt-dev zlib1g-dev libdeflate-dev libzstd-dev libxml2-dev
 	libjson-c-dev libcriterion-dev uthash-dev fuse3 qemu-utils qemu-system-common qemu-system-x86 seabios libvirt-daemon
 	libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients e2fsprogs xfsprogs btrfs-progs lvm2 dosfstools mount util-linux iproute2 procps attr jq
-	python3 rsync restic borgbackup systemd shellcheck mandoc man-db groff-base'
+	python3 swtpm swtpm-tools ovmf rsync restic borgbackup systemd shellcheck mandoc man-db groff-base'
 
 say() { printf '## %s\n' "$*"; }
 last_line() { # STATUS

@@ -667,17 +667,6 @@ def reused(lab, running, targets):
                 raise Wrong("'%s' has unlinked what no snapshot made: %s" % (command, lab.said(g)))
 
 
-@case("row 16: a domain with NVRAM: revert does not say that all is as it was", SHUT_OFF[:1])
-def nvram(lab, running, targets):
-    g = lab.guest(False, ONE, None)
-    firmware = "<loader readonly='yes' type='pflash'>/usr/share/seabios/bios.bin</loader><nvram>%s/nvram</nvram>" % WORK
-    g.define(g.xml().replace("</type></os>", "</type>%s</os><features><acpi/></features>" % firmware))
-    lab.does(g, "create s")
-    for command in "try revert s", "revert s":
-        if "NVRAM" not in lab.does(g, command):
-            raise Wrong("'%s' does not say that the NVRAM stays as it is: %s" % (command, lab.said(g)))
-
-
 @case("row 31: somebody else's active commit is given up, and the guest goes on", RUNNING)
 def given_up(lab, running, targets):
     """It went into an image that a snapshot has just frozen. The overlay is younger, and the next mount has seen nothing."""

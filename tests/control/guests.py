@@ -227,7 +227,7 @@ class Guest:
         names = virsh(["snapshot-list", self.name, "--name", "--topological"]).split()
         virsh(["destroy", self.name], check=False)
         virsh(["managedsave-remove", self.name], check=False)
-        virsh(*[["snapshot-delete", self.name, n, "--metadata"] for n in reversed(names)], ["undefine", self.name])
+        virsh(*[["snapshot-delete", self.name, n, "--metadata"] for n in reversed(names)], ["undefine", self.name, "--keep-nvram"])
         for f in os.listdir(self.dir):
             os.unlink(os.path.join(self.dir, f))
         os.rmdir(self.dir)

@@ -75,7 +75,8 @@ class Domain(Guest):
         text = super().xml()
         for t, inner in self.within.items():
             text = text.replace("<target dev='%s' bus='virtio'/>" % t, "<target dev='%s' bus='virtio'/>%s" % (t, inner))
-        text = text.replace("</type></os>", "</type>%s</os>" % self.os_xml)
+        if self.os_xml:
+            text = text.replace("</type></os>", "</type>%s</os><features><acpi/></features>" % self.os_xml)
         return text.replace("</devices>", self.devices + "</devices>")
 
     def file(self, target, snapshot=None):
@@ -146,7 +147,7 @@ class Domain(Guest):
         """Whatever state it is in."""
         virsh(["destroy", self.name], ["managedsave-remove", self.name], check=False)
         names = [n for n in virsh(["snapshot-list", self.name, "--name", "--topological"], check=False).split()]
-        virsh(*[["snapshot-delete", self.name, n, "--metadata"] for n in reversed(names)], ["undefine", self.name], check=False)
+        virsh(*[["snapshot-delete", self.name, n, "--metadata"] for n in reversed(names)], ["undefine", self.name, "--keep-nvram"], check=False)
         for d in self.dirs:
             shutil.rmtree(d, ignore_errors=True)
 

@@ -1431,17 +1431,19 @@ Test(vm_graph, what_a_record_calls_its_memory_is_needed)
 
 	lab_init(&l);
 	snap(&l, OTHER, 0, "old", 50, -1, VM_NO_FILE, VM_NO_FILE);
-	l.snaps[OTHER][0].memory = &base; /* be it a disk of somebody's */
+	l.snaps[OTHER][0].beside = &(struct vm_fact_beside){ base, "its memory" };
+	l.snaps[OTHER][0].n_beside = 1; /* be it a disk of somebody's */
 	l.domains[OTHER].n_snapshots = 1;
-	l.snaps[WEB][S1].memory = &spare;
+	l.snaps[WEB][S1].beside = &(struct vm_fact_beside){ spare, "its memory" };
+	l.snaps[WEB][S1].n_beside = 1;
 	struct picture p = picture_of(&l, WEB);
 
 	cr_expect_str_eq(layer_at(&p, "/i/base")->users[0], "snapshot 'old' of domain 'other' (its memory)");
-	cr_expect_not(layer_at(&p, "/i/base")->memory, "it is a layer");
-	cr_expect(layer_at(&p, "/i/spare")->memory);
+	cr_expect_not(layer_at(&p, "/i/base")->beside, "it is a layer");
+	cr_expect(layer_at(&p, "/i/spare")->beside);
 	cr_expect_null(layer_at(&p, "/i/spare")->users[0], "that is its own");
 	cr_expect_null(layer_at(&p, "/i/spare")->note);
-	l.snaps[OTHER][0].memory = &spare;
+	l.snaps[OTHER][0].beside = &(struct vm_fact_beside){ spare, "its memory" };
 	picture_free(&p);
 	p = picture_of(&l, WEB);
 	cr_expect_str_eq(layer_at(&p, "/i/spare")->users[0], "snapshot 'old' of domain 'other' (its memory)");

@@ -573,6 +573,38 @@ Test(vm_meta, what_a_snapshot_shows_is_kept)
 	vm_meta_free(copy);
 }
 
+Test(vm_meta, copies_that_were_made_with_a_snapshot_go_with_it)
+{
+	const struct vm_meta_nv nvram = {.what = (char *)"nvram", .path = (char *)"/v/a b%\n", .ino = UINT64_MAX, .size = 131072, .sum = 7, .mtime_ns = NS + 5};
+	const struct vm_meta_nv tpm = {.what = (char *)"tpm", .path = (char *)"/t", .ino = 2, .size = 3, .sum = 4, .mtime_ns = 5};
+	struct vm_meta_id a = id("a", NS, VM_EXTERNAL), b = id("b", NS, VM_EXTERNAL);
+	struct vm_meta *meta = vm_meta_new();
+
+	vm_meta_set_nv(meta, &a, &tpm);
+	vm_meta_set_nv(meta, &a, &nvram);
+	vm_meta_set_nv(meta, &a, &tpm);
+	vm_meta_set_ours(meta, &a, true);
+	vm_meta_set_ours(meta, &a, false); /* there is still something to say of it */
+	vs_autofree char *text = text_of(meta);
+	struct vm_meta *read = parse(text), *again = vm_meta_copy(read);
+	const struct vm_meta_nv *got = vm_meta_nv(again, &a, "nvram");
+	cr_assert_not_null(got);
+	cr_expect_str_eq(got->path, nvram.path);
+	cr_expect(got->ino == nvram.ino && got->size == nvram.size && got->sum == nvram.sum && got->mtime_ns == nvram.mtime_ns);
+	cr_expect(vm_meta_find(again, &a)->n_nv == 2 && !vm_meta_nv(again, &b, "tpm"));
+	cr_expect(vm_meta_has_nv(again, "/t", 2) && !vm_meta_has_nv(again, "/t", 3) && !vm_meta_has_nv(again, "/v", 2));
+	vm_meta_forget(again, &a);
+	cr_expect_not(vm_meta_has_nv(again, "/t", 2));
+	vm_meta_adopt(read, "11111111-1111-1111-1111-111111111111");
+	vm_meta_adopt(read, "22222222-2222-2222-2222-222222222222");
+	cr_expect_not(vm_meta_has_nv(read, "/t", 2), "the files are another domain's");
+	cr_expect_eq(vm_meta_parse("<facts version='2' serial='1'><s n='x' t='1' is='e'><q w='tpm'/></s></facts>",
+				   strlen("<facts version='2' serial='1'><s n='x' t='1' is='e'><q w='tpm'/></s></facts>"), &(struct vm_meta *){ NULL }, NULL), -EINVAL);
+	vm_meta_free(meta);
+	vm_meta_free(read);
+	vm_meta_free(again);
+}
+
 Test(vm_meta, what_is_spoilt_stays_so_until_it_is_found_right)
 {
 	const struct vm_meta_file old = {.ino = 1, .size = 2, .mtime_ns = 3}, now = {.ino = 1, .size = 2, .mtime_ns = 9};

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/util/mem.h"
 #include "vm/xml/xml.h"
 
 static struct vm_xml_domain *domain_of(const char *devices)
@@ -125,6 +126,36 @@ Test(vm_xml, a_running_domain_tells_its_disks_and_their_chains)
 	cr_expect_str_eq(d->files[2].path, "/dev/vg/golden");
 	cr_expect_eq(d->files[2].format, Q2_FORMAT_RAW);
 	vm_xml_domain_free(d);
+}
+
+Test(vm_xml, what_a_domain_keeps_beside_its_disks)
+{
+	static const struct {
+		const char *os, *devices, *nvram, *version, *source;
+		bool has_nvram, has_tpm;
+		enum q2_format format;
+	} cases[] = {
+		{ "", "", NULL, NULL, NULL, false, false, Q2_FORMAT_RAW },
+		{ "<nvram template='/t'>/v</nvram>", "", "/v", NULL, NULL, true, false, Q2_FORMAT_RAW },
+		{ "<nvram template='/t'/>", "", NULL, NULL, NULL, true, false, Q2_FORMAT_RAW },
+		{ "<nvram format='qcow2'>/v</nvram>", "", "/v", NULL, NULL, true, false, Q2_FORMAT_QCOW2 },
+		{ "<nvram type='file' format='raw'><source file='/v'/></nvram>", "", "/v", NULL, NULL, true, false, Q2_FORMAT_RAW },
+		{ "<nvram type='network'><source protocol='nbd'/></nvram>", "", NULL, NULL, NULL, true, false, Q2_FORMAT_RAW },
+		{ "", "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>", NULL, "2.0", NULL, false, true, Q2_FORMAT_RAW },
+		{ "", "<tpm><backend type='emulator'><source type='dir' path='/t'/></backend></tpm>", NULL, NULL, "/t", false, true, Q2_FORMAT_RAW },
+		{ "", "<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>", NULL, NULL, NULL, false, false, Q2_FORMAT_RAW },
+	};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++) {
+		vs_autofree char *text = xasprintf("<domain><name>n</name><os>%s</os><devices>%s</devices></domain>", cases[i].os, cases[i].devices);
+		struct vm_xml_domain *d;
+
+		cr_assert_eq(vm_xml_domain_parse(text, &d, NULL), 0);
+		cr_expect(d->has_nvram == cases[i].has_nvram && d->has_tpm == cases[i].has_tpm && d->nvram_format == cases[i].format, "%s", text);
+		cr_expect(vm_same_text(d->nvram, cases[i].nvram) && vm_same_text(d->tpm_version, cases[i].version) &&
+			  vm_same_text(d->tpm_source, cases[i].source), "%s", text);
+		vm_xml_domain_free(d);
+	}
 }
 
 Test(vm_xml, removable_media_are_not_exposed)

@@ -12,6 +12,7 @@
 #include "vm/command/command.h"
 #include "vm/command/context.h"
 #include "vm/command/image.h"
+#include "vm/command/nv.h"
 #include "vm/command/pulls.h"
 #include "vm/command/recover.h"
 #include "vm/command/remove.h"
@@ -106,8 +107,9 @@ static int check_disks(const struct vm_context *cx, const struct vm_context_reco
 	return 0;
 }
 
-static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind, struct vs_err *err)
+static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind, struct vm_nv_plan *nv, struct vs_err *err)
 {
+	int failed;
 	const struct vm_context_record *record;
 	struct vm_meta_id id;
 	int r = vm_attest_poll(cx, err);
@@ -120,7 +122,12 @@ static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind,
 	id = (struct vm_meta_id){ name, record->xml->created_s * VM_NS_PER_S, kind };
 	vm_meta_set_ours(cx->meta, &id, true);
 	note_frozen(cx, &id, name);
-	r = vm_context_save(cx, err);
+	failed = vm_nv_note(cx, nv, &id, err);
+	if (failed < 0)
+		vs_err_prefix(err, "snapshot '%s' was taken, but", name);
+	r = vm_context_save(cx, failed < 0 ? NULL : err);
+	if (failed < 0)
+		return failed;
 	return r == 0 && kind == VM_EXTERNAL ? check_disks(cx, record, err) : r;
 }
 
@@ -147,6 +154,7 @@ static bool forget_others(struct vm_context *cx, const char *name)
 static int create(struct vm_context *cx, const struct vm_create *spec, struct vs_err *err)
 {
 	struct vm_overlay_plan plan = {0};
+	vm_nv_autoplan struct vm_nv_plan nv = { .files = { .n = 0 } };
 	bool made = false;
 	int r = vm_create_plan(cx->dom, spec, &cx->watch, &plan, err);
 
@@ -157,19 +165,22 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 			       cx->try_only ? "would create" : "created",
 			       vm_context_file(cx, plan.overlays[i].path), vm_context_file(cx, plan.overlays[i].below));
 	vm_overlay_plan_fini(&plan);
-	if (cx->try_only)
-		return 0;
-	if (r == 0 && forget_others(cx, spec->name))
+	r = vm_nv_plan(cx, spec->name, spec->kind, &nv, err);
+	if (r < 0 || cx->try_only)
+		return r;
+	if (forget_others(cx, spec->name))
 		r = vm_context_save(cx, err);
 	if (r == 0)
 		r = vm_recover_journal_take(cx, spec->name, err);
 	if (r < 0)
 		return r;
 	vm_fault();
-	r = vm_create(cx->dom, spec, &cx->watch, &made, err);
+	r = vm_nv_copy(cx, &nv, err);
+	if (r == 0)
+		r = vm_create(cx->dom, spec, &cx->watch, &made, err);
 	if (made) {
 		struct vs_err why = {0};
-		int owned = make_ours(cx, spec->name, spec->kind, &why);
+		int owned = make_ours(cx, spec->name, spec->kind, &nv, &why);
 
 		if (r == 0 && owned < 0)
 			r = vs_err_set(err, owned, "%s", why.msg);

@@ -20,6 +20,7 @@
 #include "vm/command/image.h"
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
+#include "vm/command/nv.h"
 #include "vm/command/recover.h"
 #include "vm/libvirt/delete.h"
 #include "vm/libvirt/paused-guest.h"
@@ -132,6 +133,7 @@ static int delete_internal(struct vm_context *cx, const struct vm_snapshot *s, s
 	id.name = name;
 	if (cx->try_only) {
 		vm_context_say(cx, "would remove the entry '%s' from the images and its record; no data moves", shown);
+		vm_nv_remove(cx, &id, NULL);
 		return 0;
 	}
 	vm_context_unguard(cx);
@@ -140,7 +142,13 @@ static int delete_internal(struct vm_context *cx, const struct vm_snapshot *s, s
 	if (r < 0)
 		return r;
 	vm_context_say(cx, "removed the entry '%s' and its record", shown);
-	if (vm_meta_forget(cx->meta, &id))
+	if (vm_nv_leave(cx, &id)) { /* now that no record says whose they are */
+		r = vm_context_save(cx, err);
+		if (r == 0)
+			vm_nv_remove(cx, &id, NULL);
+		vm_meta_sweep_made(cx->meta, vm_context_is_there);
+	}
+	if (r == 0 && vm_meta_forget(cx->meta, &id))
 		r = vm_context_save(cx, err);
 	return r == 0 ? vm_attest_poll(cx, err) : r;
 }

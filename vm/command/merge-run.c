@@ -38,6 +38,7 @@
 #include "vm/command/guest.h"
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
+#include "vm/command/nv.h"
 #include "vm/command/own-job.h"
 #include "vm/command/prove.h"
 #include "vm/libvirt/blockjob-list.h"
@@ -569,7 +570,16 @@ static void tell_file(struct vm_context *cx, const char *path)
 		vm_context_say(cx, "%s", why.msg);
 }
 
-/* What remove_files() and remove_memory() will do. */
+static void tell_nv(struct vm_merge *m, const char *name)
+{
+	const struct vm_context_record *record = vm_context_record(m->cx, name);
+	struct vm_leaving leaving = vm_merge_leaving(m);
+
+	if (record)
+		vm_nv_remove(m->cx, &(struct vm_meta_id){ name, record->xml->created_s * VM_NS_PER_S, VM_EXTERNAL }, &leaving);
+}
+
+/* What remove_files(), remove_memory() and vm_nv_remove() will do. */
 static void tell_files(struct vm_merge *m)
 {
 	struct vm_leaving leaving = vm_merge_leaving(m);
@@ -581,6 +591,7 @@ static void tell_files(struct vm_merge *m)
 	for (size_t i = 0; i < m->n_names; i++) {
 		struct vs_err why = {0};
 
+		tell_nv(m, m->names[i]);
 		if (!memory_of(m, m->names[i], &memory))
 			continue;
 		if (vm_may_remove(m->cx, &memory, &leaving, &why) == 0)
@@ -654,6 +665,7 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 {
 	vs_autofree struct vm_meta_id *ids = xcalloc(m->n_names, sizeof(*ids));
 	vs_autofree int64_t *times = xcalloc(m->n_names, sizeof(*times));
+	struct vm_leaving leaving = vm_merge_leaving(m);
 	int r = attest_bases(m, err);
 
 	for (size_t i = 0; i < m->n_names; i++) {
@@ -669,6 +681,8 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 		remove_files(m);
 	if (r == 0)
 		remove_memory(m);
+	for (size_t i = 0; r == 0 && i < m->n_names; i++)
+		vm_nv_remove(m->cx, &ids[i], &leaving);
 	if (r == 0) {
 		vm_attest_again(m->cx);
 		r = remember_made(m, err);

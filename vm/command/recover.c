@@ -117,7 +117,7 @@ static bool settle_made(const char *text, void *opaque)
 
 	if (!vm_made_parse(text, &made) || vm_made_is_there(&made) == 0)
 		return true;
-	if (is_used(cx, &made))
+	if (is_used(cx, &made) || vm_meta_has_nv(cx->meta, made.path, made.ino))
 		return true;
 	l = vm_context_layer(cx, made.path);
 	if (l >= 0 && vm_need(cx, l, NULL, true, &why) == VM_NEED_BY) {

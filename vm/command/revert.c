@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/statvfs.h>
-#include <unistd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,6 +16,7 @@
 #include "vm/command/content.h"
 #include "vm/command/delete.h"
 #include "vm/command/image.h"
+#include "vm/command/nv.h"
 #include "vm/command/recover.h"
 #include "vm/command/remove.h"
 #include "vm/libvirt/dom.h"
@@ -405,17 +405,6 @@ static int check_written(const struct vm_context *cx, const struct vm_snapshot *
 
 /* ---------------------------------------------------------------- the revert */
 
-/* No snapshot of libvirt's holds the firmware's variables, and nothing else knows what they were. Most reverts are for the disks' sake, and
- * a boot entry too new does no harm: so it is not refused, but nobody is told that all is as it was. */
-static void tell_nvram(struct vm_context *cx)
-{
-	vm_dom_autodomain struct vm_xml_domain *now = NULL;
-
-	if (vm_dom_xml(cx->dom, VIR_DOMAIN_XML_INACTIVE, &now, NULL) == 0 && now->nvram)
-		vm_context_say(cx, "its NVRAM %s as it is now: that is not part of the snapshot",
-			       cx->try_only ? "would stay" : "stays");
-}
-
 /* The domain had it, and the snapshot left it out. */
 static bool left_out(const struct vm_xml_snapshot *record, const char *target)
 {
@@ -441,20 +430,21 @@ static void tell_left_out(struct vm_context *cx, const char *name)
 			vm_context_say(cx, "disk %s %s as it is now: it is not part of the snapshot", disk->target,
 				       cx->try_only ? "would stay" : "stays");
 	}
-	tell_nvram(cx);
 }
 
-static int revert_now(struct vm_context *cx, const char *name, bool stopped, struct vs_err *err)
+static int revert_now(struct vm_context *cx, const char *name, bool stopped, bool force, struct vs_err *err)
 {
 	struct vm_revert spec = { .name = name, .risky = true, .goes_on = stopped, .taken = vm_context_names, .making = vm_recover_making, .opaque = cx };
 	struct old_layers old vs_cleanup(layers_fini) = { .n = 0 };
 	vs_autofree struct vm_revert_image *images = list_images(cx, name, &spec.n_images);
 	const struct vm_snapshot *s;
+	struct vm_meta_id id = { .name = name };
 	int r = vm_context_find_key(cx, name, &s, err);
 
 	spec.images = images;
 
 	if (r == 0) {
+		id = (struct vm_meta_id){ name, vm_context_id(cx, s).created_ns, s->kind };
 		old = note_layers(cx, s);
 		remember_left(cx, s);
 	}
@@ -464,6 +454,8 @@ static int revert_now(struct vm_context *cx, const char *name, bool stopped, str
 		r = vm_check_startable(cx, err); /* who stopped it, if it was not us? */
 	if (r == 0)
 		r = check_written(cx, s, err);
+	if (r == 0)
+		r = vm_nv_check(cx, s, force, err);
 	vm_context_unguard(cx);
 	if (r == 0)
 		r = vm_recover_settle_making(cx, err);
@@ -476,6 +468,11 @@ static int revert_now(struct vm_context *cx, const char *name, bool stopped, str
 	if (r == 0) {
 		vm_context_say(cx, "the domain is as it was at '%s'", name);
 		tell_left_out(cx, name);
+	}
+	if (r == 0 && !cx->running) {
+		r = vm_nv_put_back(cx, &id, err);
+		if (r < 0)
+			vs_err_prefix(err, "the disks are as they were at '%s', but", name);
 	}
 	if (r == 0)
 		vm_journal_each(&cx->journal, "drop", discard_noted, &(struct discarding){ cx, &old });
@@ -510,6 +507,11 @@ static int try_revert(struct vm_context *cx, const struct vm_command *c, const s
 	vm_context_say(cx, "would define the domain as it was at '%s'%s", name, c->keep ? "" :
 		       " and discard what was written since the current snapshot");
 	tell_left_out(cx, name);
+	if (!s->memory) {
+		struct vm_meta_id id = vm_context_id(cx, s);
+
+		vm_nv_tell(cx, &id);
+	}
 	return 0;
 }
 
@@ -552,6 +554,8 @@ static int check_revert(const struct vm_context *cx, const struct vm_command *c,
 		r = vm_check_startable(cx, err);
 	if (r == 0)
 		r = vm_check_checkpoints(cx, false, err);
+	if (r == 0)
+		r = vm_nv_check(cx, s, c->force, err);
 	if (r == 0 && cx->running && !c->force)
 		r = vs_err_set(err, -EBUSY, "the domain is %s: shut it down, or use 'force', which stops it", cx->d->state);
 	return r;
@@ -585,7 +589,7 @@ static int revert_in_steps(struct vm_context *cx, const struct vm_command *c, co
 	if (r == 0)
 		r = stop_guest(cx, c->force, err);
 	if (r == 0)
-		r = revert_now(cx, name, ran, err);
+		r = revert_now(cx, name, ran, c->force, err);
 	if (r < 0 && ran)
 		stopped = vm_dom_active(cx->dom, NULL) == 0;
 	if (r < 0 && kept && stopped)

@@ -54,12 +54,13 @@ struct vm_graph_running {
 };
 
 /* Somebody who needs a file: a disk with it in its chain (index in disks[]), a snapshot that has it where its domain's disks
- * do not (snaps[]), a volume standing on it that belongs to no domain (facts->volumes), a snapshot whose memory it is (memories[]). */
-enum vm_graph_user_kind { VM_USER_DISK, VM_USER_SNAPSHOT, VM_USER_VOLUME, VM_USER_MEMORY };
+ * do not (snaps[]), a volume standing on it that belongs to no domain (facts->volumes), a snapshot that has it beside its images (besides[]). */
+enum vm_graph_user_kind { VM_USER_DISK, VM_USER_SNAPSHOT, VM_USER_VOLUME, VM_USER_BESIDE };
 
-/* A snapshot whose record names a file of saved memory. */
-struct vm_graph_memory {
+/* A snapshot with such a file. */
+struct vm_graph_beside {
 	size_t domain, snapshot;
+	const char *what;
 };
 
 struct vm_graph_user {
@@ -101,8 +102,8 @@ struct vm_graph {
 	size_t n_snaps;
 	struct vm_links pits, overlays; /* snaps[] by what they froze and created */
 
-	struct vm_graph_memory *memories;
-	size_t n_memories, memories_room;
+	struct vm_graph_beside *besides;
+	size_t n_besides, besides_room;
 	struct vm_graph_user *users;
 	size_t n_users, users_room;
 	struct vm_links users_of; /* users[] by the layer that they need */

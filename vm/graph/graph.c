@@ -387,7 +387,7 @@ void vm_graph_free(struct vm_graph *g)
 	free(g->disks);
 	free(g->first_disk);
 	free(g->snaps);
-	free(g->memories);
+	free(g->besides);
 	free(g->commits);
 	for (size_t i = 0; i < g->n_repoints; i++)
 		free(g->repoints[i].removed);

@@ -21,7 +21,7 @@ struct draft {
 	enum q2_format format;
 	bool needed; /* by a disk of this domain, or by a snapshot of it that can be read */
 	bool begun;  /* made by a command that has not ended */
-	bool memory; /* no image, but a snapshot's memory */
+	bool beside; /* no image, but a snapshot's memory, or the like */
 	bool other;  /* a disk that it had at some snapshot, and does not have any more */
 	struct vm_strings snapshots;
 };
@@ -116,10 +116,12 @@ static void draft_others(struct painting *p)
 		if (vm_graph_exists(p->g, domain->others[i]) && draft_index(p, domain->others[i]) < 0)
 			draft_add(p, domain->others[i], vm_graph_file(p->g, domain->others[i])->format, true)->other = true;
 	for (size_t s = 0; s < domain->n_snapshots; s++) {
-		const int *memory = domain->snapshots[s].memory;
+		for (size_t i = 0; i < domain->snapshots[s].n_beside; i++) {
+			int file = domain->snapshots[s].beside[i].file;
 
-		if (memory && draft_index(p, *memory) < 0)
-			draft_add(p, *memory, Q2_FORMAT_RAW, true)->memory = true;
+			if (draft_index(p, file) < 0)
+				draft_add(p, file, Q2_FORMAT_RAW, true)->beside = true;
+		}
 	}
 }
 
@@ -314,7 +316,7 @@ static void paint(const struct painting *p, struct draft *draft, struct vm_layer
 	layer->below = draft->format == Q2_FORMAT_QCOW2 ? draft_index(p, f->below) : -1;
 	layer->data = f->data != VM_NO_FILE;
 	layer->active = is_active(p, draft->file);
-	layer->memory = draft->memory;
+	layer->beside = draft->beside;
 	layer->error = f->error;
 	layer->ends = printable(p, f->below_why);
 	layer->rival = vm_arena_take(p->arena, rival_of(p, draft->file));

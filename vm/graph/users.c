@@ -3,7 +3,8 @@
 /*
  * Who needs which file. A disk needs its whole chain: the one that a running domain has open (libvirt's word), and the one that
  * the headers tell, for the next start goes by those. A snapshot needs what its domain's disks do not need anyway; a volume that
- * belongs to no domain needs what it stands on. A snapshot's memory is a file like any other: who is said to have it needs it.
+ * belongs to no domain needs what it stands on. What a snapshot has beside its images, its
+ * memory, is a file like any other: who is said to have it needs it.
  *
  * A chain goes on where a file is only a window on another one: beyond what the gate refuses to open (what lies there may not be
  * read for this chain, but must not change either), through a loop device to the file it shows, and through a file of a virt-snapfs
@@ -182,18 +183,19 @@ static void add_snapshot_users(struct vm_graph *g, size_t snap)
 		add_detached(&w, g->snaps[snap].domain, disk->pit, disk->format);
 }
 
-/* Whatever a record calls its memory is needed by that snapshot, be it a disk of somebody's. */
-static void add_memory_users(struct vm_graph *g, size_t domain, size_t snapshot)
+/* Whatever a record calls its memory is needed by that snapshot, be it a disk of somebody's; so is a copy that we made with it. */
+static void add_beside_users(struct vm_graph *g, size_t domain, size_t snapshot)
 {
-	const int *file = g->facts->domains[domain].snapshots[snapshot].memory;
-	struct walk w = {.g = g, .kind = VM_USER_MEMORY, .index = g->n_memories};
+	const struct vm_fact_snapshot *s = &g->facts->domains[domain].snapshots[snapshot];
 
-	if (!file)
-		return;
-	XGROW(g->memories, g->n_memories, g->memories_room);
-	g->memories[g->n_memories++] = (struct vm_graph_memory){domain, snapshot};
-	add_user(&w, *file);
-	add_beyond(&w, *file);
+	for (size_t i = 0; i < s->n_beside; i++) {
+		struct walk w = {.g = g, .kind = VM_USER_BESIDE, .index = g->n_besides};
+
+		XGROW(g->besides, g->n_besides, g->besides_room);
+		g->besides[g->n_besides++] = (struct vm_graph_beside){domain, snapshot, s->beside[i].what};
+		add_user(&w, s->beside[i].file);
+		add_beyond(&w, s->beside[i].file);
+	}
 }
 
 /* A volume that no domain knows needs what it stands on. */
@@ -220,7 +222,7 @@ void vm_graph_find_users(struct vm_graph *g)
 		add_snapshot_users(g, i);
 	for (size_t d = 0; d < g->facts->n_domains; d++)
 		for (size_t s = 0; s < g->facts->domains[d].n_snapshots; s++)
-			add_memory_users(g, d, s);
+			add_beside_users(g, d, s);
 	for (size_t i = 0; i < g->n_users; i++)
 		known[g->node[g->users[i].file]] = true;
 	for (size_t i = 0; i < g->facts->n_volumes; i++)
@@ -247,10 +249,11 @@ char *vm_graph_user_phrase(const struct vm_graph *g, enum vm_graph_user_kind kin
 		return xasprintf("snapshot '%s' of domain '%s' (disk %s)", vm_graph_snapshot(g, snap)->shown,
 				 g->facts->domains[snap->domain].name, vm_graph_snapdisk(g, snap)->target);
 	}
-	if (kind == VM_USER_MEMORY) {
-		const struct vm_fact_domain *domain = &g->facts->domains[g->memories[index].domain];
+	if (kind == VM_USER_BESIDE) {
+		const struct vm_fact_domain *domain = &g->facts->domains[g->besides[index].domain];
 
-		return xasprintf("snapshot '%s' of domain '%s' (its memory)", domain->snapshots[g->memories[index].snapshot].shown, domain->name);
+		return xasprintf("snapshot '%s' of domain '%s' (%s)", domain->snapshots[g->besides[index].snapshot].shown, domain->name,
+				 g->besides[index].what);
 	}
 	volume = &g->facts->volumes[index];
 	return volume->pool ? xasprintf("volume '%s' of pool '%s'", volume->name, volume->pool) :
@@ -261,8 +264,8 @@ bool vm_graph_user_is_own(const struct vm_graph *g, enum vm_graph_user_kind kind
 {
 	if (kind == VM_USER_DISK)
 		return g->disks[index].domain == domain;
-	if (kind == VM_USER_MEMORY)
-		return g->memories[index].domain == domain;
+	if (kind == VM_USER_BESIDE)
+		return g->besides[index].domain == domain;
 	return kind == VM_USER_SNAPSHOT && g->snaps[index].domain == domain;
 }
 

@@ -130,13 +130,10 @@ static void draw_disks(struct snaps *s, const struct vm_xml_snapshot *xml, struc
 /* Needed, and never read: whatever the record says it is. */
 static void draw_memory(struct snaps *s, const struct vm_xml_snapshot *xml, struct vm_draft_snapshot *snap)
 {
-	int *file;
-
 	if (xml->memory != VM_MODE_EXTERNAL || !xml->memory_file || xml->memory_file[0] != '/')
 		return;
-	file = vm_arena_calloc(&s->sk->arena, 1, sizeof(*file));
-	*file = vm_chains_path(&s->sk->chains, xml->memory_file, Q2_FORMAT_RAW, s->d->gate);
-	snap->memory_file = file;
+	VM_ARENA_GROW(&s->sk->arena, snap->beside, snap->n_beside, snap->beside_room);
+	snap->beside[snap->n_beside++] = (struct vm_fact_beside){ vm_chains_path(&s->sk->chains, xml->memory_file, Q2_FORMAT_RAW, s->d->gate), "its memory" };
 }
 
 /* The snapshot of that name among those already drawn. */

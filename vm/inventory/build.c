@@ -301,6 +301,38 @@ static bool has_none(const struct vm_observed_domain *k)
 	return known;
 }
 
+/* ---------------------------------------------------------------- copies of what it has beside its disks */
+
+static bool lies_beside(const char *path, const char *other)
+{
+	const char *end = other ? strrchr(other, '/') : NULL;
+	size_t len = end ? (size_t)(end - other) + 1 : 0;
+
+	return len && !strncmp(path, other, len) && !strchr(path + len, '/');
+}
+
+static bool names_dir_of(const struct vm_xml_domain *xml, const char *path)
+{
+	size_t len = xml && xml->tpm_source ? strlen(xml->tpm_source) : 0;
+
+	return xml && (lies_beside(path, xml->nvram) || (len && !strncmp(path, xml->tpm_source, len)));
+}
+
+/* No byte of a file is served but beside one that libvirt's XML names for this domain, or where libvirt keeps its TPM: ".../swtpm/UUID/tpm2/". */
+static bool may_be_nv(const void *opaque, const struct vm_draft_snapshot *s, const char *path)
+{
+	const struct vm_observed_domain *k = opaque;
+	vs_autofree char *tpm = xasprintf("/swtpm/%s/tpm", k->uuid);
+	bool may = path[0] == '/' && !strstr(path, "/../") && (names_dir_of(k->now, path) || names_dir_of(k->config, path));
+
+	for (size_t i = 0; !may && i < k->n_list; i++) {
+		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_observed_record_xml(k->list[i]->record) : NULL;
+
+		may = xml && !strcmp(k->list[i]->name, s->name) && path[0] == '/' && !strstr(path, "/../") && names_dir_of(xml->domain, path);
+	}
+	return may || (path[0] == '/' && !strstr(path, "/../") && (k->now ? k->now->has_tpm : false) && strstr(path, tpm));
+}
+
 /* The live definition and the configured one may differ: what has been said last counts. */
 static void draw_meta(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
@@ -311,6 +343,7 @@ static void draw_meta(struct vm_build *sk, const struct vm_observed_domain *k, s
 		vm_draft_disown(d, &sk->chains, best, sk->store);
 	if (best) {
 		vm_draft_meta(d, best, &sk->arena);
+		vm_draft_nv(d, best, &sk->chains, &sk->arena, may_be_nv, k);
 		draw_own_made(sk, best, d);
 	}
 	draw_begun(sk, k, d);

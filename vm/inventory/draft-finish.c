@@ -165,7 +165,7 @@ static void snapshot_facts(const struct vm_drafts *set, const struct vm_draft *d
 		facts[i] = (struct vm_fact_snapshot){
 			.name = s->name, .shown = s->shown, .parent = s->parent < 0 ? -1 : d->snapshots[s->parent].rank,
 			.created_s = s->created_ns / VM_NS_PER_S, .recorded = s->recorded,
-			.external_memory = s->external_memory, .memory = s->memory_file,
+			.external_memory = s->external_memory, .beside = s->beside, .n_beside = s->n_beside,
 		};
 		snapshot_disks(set, d, s, &facts[i]);
 	}

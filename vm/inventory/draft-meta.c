@@ -134,6 +134,33 @@ static void drop_meta(void *meta)
 	vm_meta_free(meta);
 }
 
+static void draw_nv(struct vm_draft *d, struct vm_draft_snapshot *s, const struct vm_meta_nv *said, struct vm_chains *chains, struct vm_arena *arena)
+{
+	int file = vm_chains_path(chains, said->path, Q2_FORMAT_RAW, d->gate);
+	const struct vm_fact_file *f = &chains->fact[file];
+
+	VM_ARENA_GROW(arena, s->beside, s->n_beside, s->beside_room);
+	s->beside[s->n_beside++] = (struct vm_fact_beside){ file, vm_arena_printf(arena, "its %s", said->what) };
+	s->nv[s->n_nv++] = (struct vm_draft_nv){ said->what, file, !f->error && f->stamp.size == said->size && f->stamp.mtime_ns == said->mtime_ns };
+}
+
+void vm_draft_nv(struct vm_draft *d, const struct vm_meta *meta, struct vm_chains *chains, struct vm_arena *arena,
+		 bool (*may)(const void *opaque, const struct vm_draft_snapshot *s, const char *path), const void *opaque)
+{
+	for (size_t i = 0; i < d->n_snapshots; i++) {
+		struct vm_draft_snapshot *s = &d->snapshots[i];
+		struct vm_meta_id id = { s->name, identity_ns(s), s->kind };
+		const struct vm_meta_snapshot *said = s->present ? NULL : vm_meta_find(meta, &id);
+
+		if (!said || !said->n_nv)
+			continue;
+		s->nv = vm_arena_calloc(arena, said->n_nv, sizeof(*s->nv));
+		for (size_t k = 0; k < said->n_nv; k++)
+			if (may(opaque, s, said->nv[k].path))
+				draw_nv(d, s, &said->nv[k], chains, arena);
+	}
+}
+
 void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *arena)
 {
 	const struct vm_fact_note *notes = draw_notes(meta, arena);

@@ -32,7 +32,14 @@ struct vm_draft_snapshot {
 	bool recorded, memory, external_memory, current, held, ours;
 	bool present;        /* image source: the file's present content */
 	bool in_making;      /* it may not be complete yet: if it is new and looks stale, it is not shown at all */
-	const int *memory_file; /* NULL, or which file its memory is saved in */
+	struct vm_fact_beside *beside; /* files that it has beside its images */
+	size_t n_beside, beside_room;
+	struct vm_draft_nv { /* copies that were made with it */
+		const char *what;
+		int file;
+		bool right;      /* it is what was noted */
+	} *nv;
+	size_t n_nv;
 	const char *problem; /* NULL, or why its disks are not known */
 	const char *xml;     /* kept alive by `keep` */
 	size_t xml_len;
@@ -119,6 +126,9 @@ struct vm_store;
 void vm_draft_disown(const struct vm_draft *d, const struct vm_chains *chains, struct vm_meta *best, struct vm_store *store);
 /* Holds, ours, what is attested, what was frozen, and the marks of doomed snapshots. Takes @meta, of which the draft borrows. */
 void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *arena);
+/* The copies that were made with its snapshots, where @may says that a file may be served, after that. */
+void vm_draft_nv(struct vm_draft *d, const struct vm_meta *meta, struct vm_chains *chains, struct vm_arena *arena,
+		 bool (*may)(const void *opaque, const struct vm_draft_snapshot *s, const char *path), const void *opaque);
 
 /* ---------------------------------------------------------------- between order.c, draft-finish.c and freeze.c */
 
@@ -126,6 +136,8 @@ void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *ar
 void vm_order_settle(struct vm_draft *d, struct vm_arena *arena);
 /* The stable inode number of a snapshot's disk. */
 uint64_t vm_order_disk_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
+/* That of a copy which was made with it. */
+uint64_t vm_order_nv_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const char *what);
 int64_t vm_order_disk_created(const struct vm_draft_snapshot *s, const struct vm_draft_disk *disk);
 /* The finished domain for the @index'th one of the graph. @before: the same domain in the inventory before, or NULL. Sets
  * *unfinished where something was left out that is in the making. Gives. */

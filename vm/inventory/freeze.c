@@ -168,6 +168,25 @@ static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size
 	vm_verdict_fini(&verdict);
 }
 
+/* A copy is a raw image that nobody writes to. */
+static void compose_nv(struct work *w, const struct vm_draft_snapshot *s, const struct vm_draft_nv *from, struct vm_disk *disk)
+{
+	const struct vm_fact_file *f = &w->chains->fact[from->file];
+	struct q2_stamp *stamp = vm_arena_calloc(w->arena, 1, sizeof(*stamp));
+
+	*stamp = f->stamp;
+	*disk = (struct vm_disk){
+		.state = from->right ? VM_OK : VM_STALE, .size = f->stamp.size, .created_ns = s->created_ns, .format = Q2_FORMAT_RAW, .gate = w->gate,
+		.ino = vm_order_nv_ino(w->draft, s, from->what), .chain = chain_paths(w, &from->file, 1), .stamps = stamp, .marks = stamp,
+		.survived = vm_arena_calloc(w->arena, 1, sizeof(*disk->survived)), .n_stamps = 1,
+	};
+	disk->target = vm_arena_strdup(w->arena, from->what);
+	if (from->right)
+		disk->file = vm_arena_take(w->arena, vm_name_nv_file(s->shown, from->what));
+	else
+		disk->reason = vm_arena_printf(w->arena, "'%s' is not what it was when it was made", f->path);
+}
+
 /* ---------------------------------------------------------------- snapshots */
 
 static void take_worst(struct work *w, struct vm_snapshot *out)
@@ -215,6 +234,9 @@ static void compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, 
 	for (size_t k = 0; k < s->n_disks; k++)
 		compose_disk(w, s, k, &out->disks[k]);
 	out->n_disks = s->n_disks;
+	out->nv = vm_arena_calloc(w->arena, s->n_nv, sizeof(*out->nv));
+	for (; out->n_nv < s->n_nv; out->n_nv++)
+		compose_nv(w, s, &s->nv[out->n_nv], &out->nv[out->n_nv]);
 	take_worst(w, out);
 	out->users = vm_graph_viewers(w->graph, w->index, (size_t)s->rank, w->arena);
 }

@@ -157,3 +157,10 @@ uint64_t vm_order_disk_ino(const struct vm_draft *d, const struct vm_draft_snaps
 				     s->name, s->created_ns);
 	return vm_ino(vm_ino(d->ino, identity), disk->fact.target);
 }
+
+uint64_t vm_order_nv_ino(const struct vm_draft *d, const struct vm_draft_snapshot *s, const char *what)
+{
+	vs_autofree char *identity = xasprintf("beside:%zu:%s:%" PRId64, strlen(s->name), s->name, s->created_ns);
+
+	return vm_ino(vm_ino(d->ino, identity), what);
+}

@@ -116,6 +116,17 @@ char *vm_overlay_path(const char *source, char **snapshots, size_t n_snapshots, 
 	return xasprintf("%.*s%s.%s%s.qcow2", (int)(base - source), source, stem, part, number);
 }
 
+char *vm_overlay_copy_path(const char *source, const char *snapshot, unsigned attempt)
+{
+	const char *slash = strrchr(source, '/'), *base = slash ? slash + 1 : source;
+	char part[NAME_PART_MAX + 1], number[16] = "";
+
+	safe_part(snapshot, part);
+	if (attempt > 1)
+		snprintf(number, sizeof(number), "-%u", attempt);
+	return xasprintf("%.*s%.*s.%s%s", (int)(base - source), source, (int)vm_utf8_fit(base, strlen(base), STEM_MAX), base, part, number);
+}
+
 int vm_overlay_names(virDomainPtr dom, char ***names, size_t *n_out, struct vs_err *err)
 {
 	virDomainSnapshotPtr *list;
@@ -204,7 +215,7 @@ int vm_overlay_plan_add(struct vm_overlay_plan *plan, const struct vm_overlay_na
 
 static int open_error(const char *path, struct vs_err *err)
 {
-	return vs_err_set(err, -errno, "overlay '%s': %s", path, strerror(errno));
+	return vs_err_set(err, -errno, "'%s' cannot be made: %s", path, strerror(errno));
 }
 
 struct maker {
@@ -272,6 +283,18 @@ static int make_empty(struct vm_overlay *o, const struct maker *maker, struct vs
 	if (nameless && give_name(fd, o->path) < 0)
 		return open_error(o->path, err);
 	return 0;
+}
+
+int vm_overlay_make_copy(const char *source, const char *path, int (*making)(void *opaque, const char *path, int fd, struct vs_err *err),
+			 void *opaque, uint64_t *dev, uint64_t *ino, struct vs_err *err)
+{
+	const struct maker maker = { .making = making, .opaque = opaque, .empty = true };
+	struct vm_overlay o = { .below = (char *)source, .path = (char *)path };
+	int r = make_empty(&o, &maker, err);
+
+	*dev = o.dev;
+	*ino = o.ino;
+	return r;
 }
 
 static int sync_path(const char *path, int flags)

@@ -60,6 +60,11 @@ int vm_overlay_plan_add(struct vm_overlay_plan *plan, const struct vm_overlay_na
 int vm_overlay_make_all(struct vm_overlay_plan *plan, bool empty, int (*making)(void *opaque, const char *path, int fd,
 										struct vs_err *err),
 			void *opaque, struct vm_dom_watch *watch, struct vs_err *err);
+/* Beside @source, for a copy of it that goes with @snapshot: `<source>.<snapshot>`, for @attempt > 1 `<source>.<snapshot>-<attempt>`. Gives. Pure. */
+char *vm_overlay_copy_path(const char *source, const char *snapshot, unsigned attempt);
+/* The empty file for it, 0600 and of @source's owner; *dev and *ino: which file. */
+int vm_overlay_make_copy(const char *source, const char *path, int (*making)(void *opaque, const char *path, int fd, struct vs_err *err),
+			 void *opaque, uint64_t *dev, uint64_t *ino, struct vs_err *err);
 /* Lets an overlay that nobody has written to stand on another image. */
 int vm_overlay_rebase(const struct vm_overlay *overlay, const char *below, enum q2_format format, struct vs_err *err);
 

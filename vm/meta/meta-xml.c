@@ -36,6 +36,7 @@
 #define MARK_COST 25     /* <b k="" c="" r="" t=""></b> */
 #define DISK_COST 8      /* <d t=""/> */
 #define MADE_COST 8      /* <l p=""/> */
+#define NV_COST 16       /* <q w="" p="" m=""/> */
 #define FILE_COST 25     /* <f k="" i="" z="" m=""/> */
 
 /* ---------------------------------------------------------------- writing */
@@ -193,7 +194,19 @@ static void put_shown(FILE *f, const struct vm_meta_snapshot *s)
 
 static bool says_something(const struct vm_meta_snapshot *s, enum room room)
 {
-	return s->ours || s->held || s->mark || (room < NO_ATTESTED && s->n_attested) || has_frozen(s, room) || has_shown(s, room);
+	return s->ours || s->held || s->mark || s->n_nv || (room < NO_ATTESTED && s->n_attested) || has_frozen(s, room) || has_shown(s, room);
+}
+
+static void put_nv(FILE *f, const struct vm_meta_nv *nv)
+{
+	fputs("<q", f);
+	put_attr(f, "w", nv->what);
+	put_attr(f, "p", nv->path);
+	put_number(f, "i", nv->ino);
+	put_number(f, "z", nv->size);
+	put_time(f, "m", nv->mtime_ns);
+	put_number(f, "g", nv->sum);
+	fputs("/>", f);
 }
 
 static void put_snapshot(FILE *f, const struct vm_meta *meta, size_t i, enum room room)
@@ -212,7 +225,14 @@ static void put_snapshot(FILE *f, const struct vm_meta *meta, size_t i, enum roo
 		put_frozen(f, s, room);
 	if (has_shown(s, room))
 		put_shown(f, s);
-	fputs("/>", f);
+	if (!s->n_nv) {
+		fputs("/>", f);
+		return;
+	}
+	putc('>', f);
+	for (size_t k = 0; k < s->n_nv; k++)
+		put_nv(f, &s->nv[k]);
+	fputs("</s>", f);
 }
 
 static bool is_attested(const struct vm_meta_snapshot *s, uint64_t number)
@@ -709,6 +729,26 @@ static int read_shown(struct reader *r, const xmlNode *node, const struct vm_met
 	return 0;
 }
 
+static int read_nv(struct reader *r, const xmlNode *node, const struct vm_meta_id *id)
+{
+	vs_autofree char *what = NULL, *path = NULL;
+	struct vm_meta_nv nv = { .what = NULL };
+	int ret;
+
+	if ((ret = charge(r, NV_COST)) < 0 ||
+	    (ret = need_attr(r, node, "w", &what)) < 0 ||
+	    (ret = need_attr(r, node, "p", &path)) < 0 ||
+	    (ret = get_number(r, node, "i", UINT64_MAX, &nv.ino)) < 0 ||
+	    (ret = get_number(r, node, "z", UINT64_MAX, &nv.size)) < 0 ||
+	    (ret = get_time(r, node, "m", &nv.mtime_ns)) < 0 ||
+	    (ret = get_number(r, node, "g", UINT64_MAX, &nv.sum)) < 0)
+		return ret;
+	nv.what = what;
+	nv.path = path;
+	vm_meta_set_nv(r->meta, id, &nv);
+	return 0;
+}
+
 static int read_snapshot(struct reader *r, const xmlNode *node)
 {
 	vs_autofree char *name = NULL;
@@ -726,7 +766,11 @@ static int read_snapshot(struct reader *r, const xmlNode *node)
 	    (ret = read_attested(r, node, &id)) < 0)
 		return ret;
 	ret = read_frozen(r, node, &id);
-	return ret < 0 ? ret : read_shown(r, node, &id);
+	if (ret == 0)
+		ret = read_shown(r, node, &id);
+	for (const xmlNode *q = next_element(node->children, "q"); ret == 0 && q; q = next_element(q->next, "q"))
+		ret = read_nv(r, q, &id);
+	return ret;
 }
 
 static int read_version(struct reader *r, const xmlNode *node)

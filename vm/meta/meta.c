@@ -61,8 +61,19 @@ static void drop_frozen(struct vm_meta_snapshot *s)
 	s->n_frozen = s->n_attested = 0;
 }
 
+static void drop_nv(struct vm_meta_snapshot *s)
+{
+	for (size_t i = 0; i < s->n_nv; i++) {
+		free(s->nv[i].what);
+		free(s->nv[i].path);
+	}
+	free(vs_steal(s->nv));
+	s->n_nv = 0;
+}
+
 static void snapshot_fini(struct vm_meta_snapshot *s)
 {
+	drop_nv(s);
 	free(s->name);
 	free(s->attested);
 	drop_frozen(s);
@@ -155,6 +166,12 @@ static void snapshot_copy(const struct vm_meta_snapshot *from, const struct vm_m
 	to->frozen = xcalloc(from->n_frozen, sizeof(*to->frozen));
 	for (size_t i = 0; i < from->n_frozen; i++)
 		to->frozen[i] = (struct vm_meta_frozen){xstrdup(from->frozen[i].target), from->frozen[i].file, from->frozen[i].spoilt, from->frozen[i].shows};
+	to->nv = xcalloc(from->n_nv, sizeof(*to->nv));
+	for (size_t i = 0; i < from->n_nv; i++) {
+		to->nv[i] = from->nv[i];
+		to->nv[i].what = xstrdup(from->nv[i].what);
+		to->nv[i].path = xstrdup(from->nv[i].path);
+	}
 }
 
 struct vm_meta *vm_meta_copy(const struct vm_meta *meta)
@@ -316,6 +333,7 @@ void vm_meta_adopt(struct vm_meta *meta, const char *uuid)
 
 		s->ours = false;
 		drop_frozen(s);
+		drop_nv(s); /* whose files are the other one's */
 		if (!s->held && !s->mark)
 			vm_meta_forget(meta, &id);
 	}
@@ -346,7 +364,7 @@ static void remove_at(struct vm_meta *meta, size_t i)
 
 static void drop_if_empty(struct vm_meta *meta, const struct vm_meta_snapshot *s)
 {
-	if (!s->ours && !s->held && !s->mark && !s->n_attested && !s->n_frozen)
+	if (!s->ours && !s->held && !s->mark && !s->n_attested && !s->n_frozen && !s->n_nv)
 		remove_at(meta, (size_t)(s - meta->snapshots));
 }
 
@@ -547,6 +565,40 @@ void vm_meta_forget_notes(struct vm_meta *meta, const struct vm_meta_id *id)
 		free(s->frozen[k].target);
 	if (s)
 		s->n_frozen = s->n_attested = 0;
+}
+
+const struct vm_meta_nv *vm_meta_nv(const struct vm_meta *meta, const struct vm_meta_id *id, const char *what)
+{
+	const struct vm_meta_snapshot *s = vm_meta_find(meta, id);
+
+	for (size_t i = 0; s && i < s->n_nv; i++)
+		if (!strcmp(s->nv[i].what, what))
+			return &s->nv[i];
+	return NULL;
+}
+
+bool vm_meta_has_nv(const struct vm_meta *meta, const char *path, uint64_t ino)
+{
+	for (size_t i = 0; i < meta->n_snapshots; i++)
+		for (size_t k = 0; k < meta->snapshots[i].n_nv; k++)
+			if (meta->snapshots[i].nv[k].ino == ino && !strcmp(meta->snapshots[i].nv[k].path, path))
+				return true;
+	return false;
+}
+
+void vm_meta_set_nv(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_nv *nv)
+{
+	struct vm_meta_snapshot *s = obtain(meta, id);
+	size_t i = 0;
+
+	while (i < s->n_nv && strcmp(s->nv[i].what, nv->what) != 0)
+		i++;
+	if (i == s->n_nv) {
+		s->nv = xreallocarray(s->nv, s->n_nv + 1, sizeof(*s->nv));
+		s->nv[s->n_nv++] = (struct vm_meta_nv){ .what = xstrdup(nv->what) };
+	}
+	free(s->nv[i].path);
+	s->nv[i] = (struct vm_meta_nv){ s->nv[i].what, xstrdup(nv->path), nv->ino, nv->size, nv->sum, nv->mtime_ns };
 }
 
 void vm_meta_set_shows(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, uint64_t sum)

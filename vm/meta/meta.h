@@ -30,6 +30,9 @@
  *                         on. A `!` behind it: it was found wrong since (0: it was never noted)
  *              w          what it shows: TARGET:sum, see vm_sum_shown(), separated by spaces; may be absent
  *              b          number of the `b` that doomed it; absent: none did. Internal ones have none: libvirt's delete does it all
+ *     q        w p i z m  what ("nvram", "tpm") and path of the copy, its inode      any number, in s
+ *                         number, size and mtime, as above
+ *              g          sum of it, see vm_sum()
  *     b        k          number                                                     any number; one a begun command
  *              c          the command, canonical text
  *              r          why what it doomed must not be read, a sentence
@@ -120,6 +123,13 @@ struct vm_meta_file {
 	bool empty;     /* it stored nothing of its own */
 };
 
+/* A copy of what the domain kept beside its disks when a snapshot was taken: see command/nv.h. */
+struct vm_meta_nv {
+	char *what, *path;
+	uint64_t ino, size, sum;
+	int64_t mtime_ns;
+};
+
 struct vm_meta_snapshot {
 	char *name;
 	int64_t created_ns;
@@ -135,6 +145,8 @@ struct vm_meta_snapshot {
 		uint64_t shows;   /* vm_sum_shown() of the disk when it was right, which is so for ever; VM_SUM_NONE: it is too much. 0: not known */
 	} *frozen;                /* what it froze, as it was when it was last found right */
 	size_t n_frozen;
+	struct vm_meta_nv *nv;
+	size_t n_nv;
 };
 
 struct vm_meta_made {
@@ -230,6 +242,12 @@ bool vm_meta_is_spoilt(const struct vm_meta *meta, const struct vm_meta_id *id, 
 void vm_meta_forget_notes(struct vm_meta *meta, const struct vm_meta_id *id);
 void vm_meta_set_shows(struct vm_meta *meta, const struct vm_meta_id *id, const char *target, uint64_t sum);
 uint64_t vm_meta_shows(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target); /* 0: not known */
+/* Replaces what was said of that. Copied. */
+void vm_meta_set_nv(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_nv *nv);
+/* NULL: there is none. Borrowed. */
+const struct vm_meta_nv *vm_meta_nv(const struct vm_meta *meta, const struct vm_meta_id *id, const char *what);
+/* Is that file noted as such a copy of any snapshot? */
+bool vm_meta_has_nv(const struct vm_meta *meta, const char *path, uint64_t ino);
 /* What @theirs says: that it was found wrong, and what it froze where @meta says nothing of that. */
 void vm_meta_take_frozen(struct vm_meta *meta, const struct vm_meta *theirs, const struct vm_meta_id *id);
 /* NULL: nothing is said. Borrowed. */

@@ -98,6 +98,12 @@ struct vm_fact_snapdisk {
 	uint64_t shows;         /* as vm_facts.shows would have given it when it was right; 0: not known; 1: it is too much */
 };
 
+/* A file that a snapshot has beside its images. */
+struct vm_fact_beside {
+	int file;
+	const char *what;       /* "its memory" */
+};
+
 struct vm_fact_snapshot {
 	const char *name;       /* raw */
 	const char *shown;      /* for reasons */
@@ -105,7 +111,8 @@ struct vm_fact_snapshot {
 	int64_t created_s;
 	bool recorded;          /* libvirt knows it */
 	bool external_memory;
-	const int *memory;      /* the file that its memory is saved in; NULL: none, or not a path that we have */
+	const struct vm_fact_beside *beside; /* what its memory is saved in, where we have a path; copies that we made with it */
+	size_t n_beside;
 	const struct vm_fact_snapdisk *disks;
 	size_t n_disks;
 };

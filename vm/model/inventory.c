@@ -112,10 +112,13 @@ static bool same_snapshot(const struct vm_snapshot *a, const struct vm_snapshot 
 	    a->created_ns != b->created_ns || !vm_same_text(a->parent, b->parent) || !same_list(a->users, b->users) ||
 	    !vm_same_text(a->xml_file, b->xml_file) ||
 	    a->xml_len != b->xml_len || (a->xml != b->xml && a->xml_len && memcmp(a->xml, b->xml, a->xml_len)) ||
-	    a->n_disks != b->n_disks)
+	    a->n_disks != b->n_disks || a->n_nv != b->n_nv)
 		return false;
 	for (size_t i = 0; i < a->n_disks; i++)
 		if (!same_disk(&a->disks[i], &b->disks[i]))
+			return false;
+	for (size_t i = 0; i < a->n_nv; i++)
+		if (!same_disk(&a->nv[i], &b->nv[i]))
 			return false;
 	return true;
 }
@@ -137,7 +140,7 @@ static bool same_layer(const struct vm_layer *a, const struct vm_layer *b)
 {
 	return vm_same_text(a->path, b->path) && a->format == b->format && a->virtual_size == b->virtual_size &&
 	       same_allocated(a, b) && a->below == b->below && a->active == b->active && a->data == b->data &&
-	       a->memory == b->memory && a->error == b->error &&
+	       a->beside == b->beside && a->error == b->error &&
 	       a->stamp.dev == b->stamp.dev && a->stamp.ino == b->stamp.ino && a->unknown_code == b->unknown_code &&
 	       vm_same_text(a->unknown, b->unknown) && vm_same_text(a->rival, b->rival) && vm_same_text(a->ends, b->ends) &&
 	       same_list(a->paths, b->paths) && same_stamp(a, b) &&

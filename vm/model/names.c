@@ -317,3 +317,8 @@ char *vm_name_xml_file(const char *shown)
 {
 	return xasprintf("%s" XML_SUFFIX, shown);
 }
+
+char *vm_name_nv_file(const char *shown, const char *what)
+{
+	return xasprintf("%s.%s", shown, what);
+}

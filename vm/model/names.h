@@ -54,5 +54,6 @@ char *vm_name_stem(const char *path);
 /* "monday.vda.img", "monday.xml". @shown as above, @target raw. Gives. */
 char *vm_name_image_file(const char *shown, const char *target);
 char *vm_name_xml_file(const char *shown);
+char *vm_name_nv_file(const char *shown, const char *what); /* "nvram" */
 
 #endif

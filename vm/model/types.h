@@ -81,6 +81,8 @@ struct vm_snapshot {
 	size_t xml_len;
 	struct vm_disk *disks;
 	size_t n_disks;
+	struct vm_disk *nv; /* the same of copies that were made with it, see command/nv.h: "nvram", "tpm" */
+	size_t n_nv;
 };
 
 /* One image file in the inventory of a disk's layers. */
@@ -93,7 +95,7 @@ struct vm_layer {
 	int below;              /* index (in the domain's layers) of the layer it stands on, -1 = none */
 	bool data;              /* what it stores is in an external data file */
 	bool active;            /* a disk of this domain writes here */
-	bool memory;            /* no image, and not shown: a snapshot's memory is in it, by its record */
+	bool beside;            /* no image, and not shown: a snapshot's memory is in it, by its record, or a copy that we made with it */
 	int error;              /* 0, or why it or its header cannot be read: -ENOENT, -EACCES, ...; see note */
 	char **paths;           /* every other path by which it was met; NULL-terminated */
 	struct q2_stamp stamp;  /* of the file behind the path, as it was looked at; all zero where it is not there */

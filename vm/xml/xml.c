@@ -392,13 +392,37 @@ static void parse_disks(struct vm_xml_named *named, const xmlNode *devices, stru
 
 /* ---------------------------------------------------------------- domains */
 
+/* "<nvram>/path</nvram>", or "<nvram type='file'><source file='/path'/></nvram>". */
+static void read_nvram(const xmlNode *node, struct vm_xml_domain *domain)
+{
+	vs_autofree char *type = vm_xml_attr(node, "type");
+	vs_autofree char *format = vm_xml_attr(node, "format");
+	vs_autofree char *path = vm_xml_child(node, "source") ? vm_xml_attr(vm_xml_child(node, "source"), "file") : vm_xml_text(node);
+
+	domain->has_nvram = node != NULL;
+	domain->nvram_format = !format || !strcmp(format, "raw") ? Q2_FORMAT_RAW : !strcmp(format, "qcow2") ? Q2_FORMAT_QCOW2 : Q2_FORMAT_NONE;
+	if (node && (!type || !strcmp(type, "file")) && path && path[0] == '/')
+		domain->nvram = vs_steal(path);
+}
+
+static void read_tpm(const xmlNode *node, struct vm_xml_domain *domain)
+{
+	const xmlNode *backend = vm_xml_child(node, "backend"), *source = vm_xml_child(backend, "source");
+	vs_autofree char *type = vm_xml_attr(backend, "type");
+
+	domain->has_tpm = type && !strcmp(type, "emulator");
+	domain->tpm_version = domain->has_tpm ? vm_xml_attr(backend, "version") : NULL;
+	domain->tpm_source = domain->has_tpm ? vm_xml_attr(source, "path") : NULL;
+}
+
 struct vm_xml_domain *vm_xml_domain_element(struct vm_xml_named *named, const xmlNode *node)
 {
 	struct vm_xml_domain *domain = xcalloc(1, sizeof(*domain));
 
 	domain->name = text_or_empty(vm_xml_child(node, "name"));
 	domain->uuid = text_or_empty(vm_xml_child(node, "uuid"));
-	domain->nvram = vm_xml_child(vm_xml_child(node, "os"), "nvram") != NULL;
+	read_nvram(vm_xml_child(vm_xml_child(node, "os"), "nvram"), domain);
+	read_tpm(vm_xml_child(vm_xml_child(node, "devices"), "tpm"), domain);
 	parse_disks(named, vm_xml_child(node, "devices"), domain);
 	return domain;
 }
@@ -409,6 +433,9 @@ void vm_xml_domain_free(struct vm_xml_domain *domain)
 		return;
 	free(domain->name);
 	free(domain->uuid);
+	free(domain->nvram);
+	free(domain->tpm_version);
+	free(domain->tpm_source);
 	for (size_t i = 0; i < domain->n_disks; i++)
 		disk_fini(&domain->disks[i]);
 	free(domain->disks);

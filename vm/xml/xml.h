@@ -71,7 +71,12 @@ struct vm_xml_file {
 
 struct vm_xml_domain {
 	char *name, *uuid; /* never NULL */
-	bool nvram;        /* its firmware keeps variables in a file */
+	bool has_nvram;    /* its firmware keeps variables: */
+	char *nvram;       /*   in that file, with nvram_format; NULL: libvirt has not chosen one yet, or it is no file of this host */
+	enum q2_format nvram_format;
+	bool has_tpm;      /* it has an emulated TPM: */
+	char *tpm_version; /*   "1.2" or "2.0"; NULL: not said */
+	char *tpm_source;  /*   whose state is kept in that file or directory; NULL: where libvirt keeps it */
 	char **metadata;   /* the elements of ours in its metadata, each as text; NULL-terminated, or NULL: none */
 	struct vm_xml_disk *disks;
 	size_t n_disks;
