@@ -160,6 +160,22 @@ static bool is_frozen(const struct picture *p, const struct vm_layer *layer)
 	return false;
 }
 
+/* A snapshot in all but the record, as `adopt` says. Of an image without libvirt there are no records, and what many stand on is a template. */
+static bool is_unrecorded(const struct picture *p, int idx)
+{
+	const struct vm_domain *d = p->domain;
+	const struct vm_layer *layer = &d->layers[idx];
+	size_t above = 0, beneath = 0;
+
+	for (size_t i = 0; i < d->n_layers; i++)
+		above += d->layers[i].below == idx;
+	for (size_t i = 0; above == 1 && i < d->n_disks; i++)
+		for (size_t l = (size_t)d->disks[i].top, n = 0; l < d->n_layers && n < VM_CHAIN_MAX; l = (size_t)d->layers[l].below, n++)
+			beneath += d->layers[l].below == idx;
+	return beneath && !layer->active && !layer->error && !(layer->users && layer->users[0]) && d->state && strcmp(d->state, "image") != 0 &&
+	       !is_frozen(p, layer);
+}
+
 static void draw_layer(struct picture *p, int idx, unsigned branch)
 {
 	const struct vm_layer *layer = &p->domain->layers[idx];
@@ -177,6 +193,8 @@ static void draw_layer(struct picture *p, int idx, unsigned branch)
 	while (layer->bitmaps && layer->bitmaps[n_bitmaps])
 		n_bitmaps++;
 	remark_list(p, branch, below, "has bitmap", layer->bitmaps, n_bitmaps);
+	if (is_unrecorded(p, idx))
+		remark(p, branch, below, "no snapshot froze it");
 	if (layer->note)
 		remark(p, branch, below, layer->note);
 	else if (layer->error)

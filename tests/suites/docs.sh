@@ -190,11 +190,11 @@ mount_snapfs "$W/m" qemu:///system || die 'no mount'
 # The usage, one command a line, as a program would compare it: no quotes, blanks only between words, small letters.
 plainly() { sed -E 's/\\\|/|/g; s/[`"]//g; s/ *\| */|/g; s/ *= */=/g; s/ *, */,/g; s/ *\.\.\./.../g' | tr '[:upper:]' '[:lower:]' | sort; }
 sed -nE '/^create /,$s/^([a-z]+.*)/\1/p' "$W/m/db01/ctl" | plainly >"$W/c.ctl"
-check 'commands: ctl lists them' test "$(wc -l <"$W/c.ctl")" = 10
+check 'commands: ctl lists them' test "$(wc -l <"$W/c.ctl")" = 11
 sed -nE '/^### ctl/,/^### /s/^\| `([a-z]+.*)` \|.*/\1/p' README.md | sed 's/`, `/\n/g' | plainly >"$W/c.readme"
 same 'commands: README as ctl' "$(cat "$W/c.ctl")" "$(cat "$W/c.readme")"
 mandoc -T ascii -O width=400 fs/virt-snapfs.8 | sed 's/.\x08//g' >"$W/man.txt"
-sed -n '/^COMMANDS/,/^RETENTION/p' "$W/man.txt" | sed -nE 's/^     (create|delete|commit|pull|revert|hold|release|prune|try|cancel)( .*)?$/\1\2/p' | sed 's/, release/\nrelease/' | plainly >"$W/c.man"
+sed -n '/^COMMANDS/,/^RETENTION/p' "$W/man.txt" | sed -nE 's/^     (create|delete|commit|pull|revert|adopt|hold|release|prune|try|cancel)( .*)?$/\1\2/p' | sed 's/, release/\nrelease/' | plainly >"$W/c.man"
 same 'commands: man page as ctl' "$(cat "$W/c.ctl")" "$(cat "$W/c.man")"
 grammar() { sed -nE '/^ *policy = /,/^ *unit   = /s/ +/ /gp' "$1"; }
 same 'retain: the grammar in README and man page' "$(grammar README.md)" "$(grammar "$W/man.txt")"

@@ -142,7 +142,7 @@ Test(vm_command, blanks_and_comments_are_no_commands)
 Test(vm_command, what_cannot_be_parsed_is_quoted_with_the_reason_and_the_usage)
 {
 	static const struct { const char *line, *reason, *usage; } cases[] = {
-		{"delet monday", "no command 'delet'", "commands: try, create, delete, commit, pull, revert, hold, release, prune, cancel"},
+		{"delet monday", "no command 'delet'", "commands: try, create, delete, commit, pull, revert, adopt, hold, release, prune, cancel"},
 		{"DELETE monday", "no command 'DELETE'", "commands:"},
 		{"\"\"", "no command ''", "commands:"},
 		{"create", "the name is missing", "usage: create NAME [internal|external] [disks=T,T] [quiesce[=SECONDS]] [desc=\"...\"]"},

@@ -317,6 +317,37 @@ Test(vm_rewrite, a_new_internal_snapshot_with_memory)
 	vm_xml_snapshot_free(record);
 }
 
+Test(vm_rewrite, a_record_for_what_others_have_left)
+{
+	const struct vm_new_disk disks[] = {{"vda", VM_MODE_EXTERNAL, "/i/top & more"}, {"vdb", VM_MODE_NO, NULL}};
+	const struct vm_new_snapshot spec = { .name = "a", .description = "d", .disks = disks, .n_disks = 2 };
+	struct vm_new_record more = {
+		.created_s = 1763258401, .state = "shutoff", .parent = "p <q>",
+		.domain = "<domain type='qemu'><name>n</name><devices><disk type='file' device='disk'><driver name='qemu' type='raw'/>"
+			  "<source file='/i/base'/><target dev='vda'/></disk></devices></domain>",
+	};
+	struct vm_xml_snapshot *record;
+	vs_autofree char *out = NULL;
+
+	cr_assert_eq(vm_new_record(&spec, &more, &out, NULL), 0);
+	cr_assert_eq(vm_xml_snapshot_parse(out, &record, NULL), 0);
+	cr_expect_str_eq(record->parent, "p <q>");
+	cr_expect_str_eq(record->state, "shutoff");
+	cr_expect_eq(record->created_s, 1763258401);
+	cr_expect_eq(record->kind, VM_EXTERNAL);
+	cr_expect_str_eq(record->disks[0].overlay.path, "/i/top & more");
+	cr_assert_not_null(record->disks[0].frozen);
+	cr_expect_str_eq(record->disks[0].frozen->source.path, "/i/base");
+	cr_expect_eq(record->disks[0].frozen->source.format, Q2_FORMAT_RAW);
+	vm_xml_snapshot_free(record);
+	free(vs_steal(out));
+	more.parent = NULL;
+	cr_assert_eq(vm_new_record(&spec, &more, &out, NULL), 0);
+	cr_expect_null(strstr(out, "<parent>"));
+	more.domain = "<domain";
+	cr_expect_eq(vm_new_record(&spec, &more, &(char *){ NULL }, NULL), -EINVAL);
+}
+
 Test(vm_rewrite, saved_memory_has_its_file)
 {
 	const struct vm_new_snapshot spec = { .name = "m", .memory = VM_MODE_EXTERNAL, .memory_file = "/m & m" };

@@ -6,10 +6,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "vm/language/command.h"
 #include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/checkpoint.h"
 #include "vm/libvirt/record.h"
 #include "vm/libvirt/virterr.h"
+#include "vm/model/names.h"
 #include "vm/util/mem.h"
 
 #define COST_TABLE_BYTES (16u << 20)
@@ -314,4 +316,20 @@ uint64_t vm_check_cost(const struct vm_context *cx, int base, int top)
 	if (!count_exactly(cx, base, top, &bytes, &stored))
 		return allocated;
 	return bytes + (allocated > stored ? allocated - stored : 0); /* and tables, as many as they have themselves */
+}
+
+int vm_check_new_name(const struct vm_context *cx, const char *name, enum vm_kind kind, struct vs_err *err)
+{
+	vs_autofree const char **targets = xcalloc(cx->d->n_disks, sizeof(*targets));
+	struct vm_name_rules rules = { .internal = kind == VM_INTERNAL, .libvirt = true };
+	int r;
+
+	for (size_t i = 0; i < cx->d->n_disks; i++)
+		targets[i] = cx->d->disks[i].target;
+	rules.suffix_len = vm_name_suffix_len(targets, cx->d->n_disks);
+	r = vm_name_check_new(name, &rules, err);
+	for (size_t i = 0; r == 0 && i < cx->d->n_snapshots; i++)
+		if (!cx->d->snapshots[i].present && !strcmp(cx->d->snapshots[i].name, name))
+			r = vs_err_set(err, -EEXIST, "there is a snapshot '%s' already", name);
+	return r;
 }

@@ -21,6 +21,9 @@ int vm_check_startable(const struct vm_context *cx, struct vs_err *err);
  * running, it would be. */
 int vm_check_checkpoints(const struct vm_context *cx, bool runs, struct vs_err *err);
 
+/* May a snapshot be called that? -EINVAL, -EEXIST. */
+int vm_check_new_name(const struct vm_context *cx, const char *name, enum vm_kind kind, struct vs_err *err);
+
 /* Is the chain that this disk writes through whole, by the look? -EPERM, -EACCES: a layer is missing or cannot be read, or the domain's
  * definition contradicts the headers, and what can be done. */
 int vm_check_whole(const struct vm_context *cx, const char *target, struct vs_err *err);

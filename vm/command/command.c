@@ -47,6 +47,7 @@ static int run(struct vm_context *cx, const struct vm_command *c, struct vs_err 
 	case VM_COMMIT: return vm_command_commit(cx, c->names[0], c->n_names > 1 ? c->names[1] : NULL, err);
 	case VM_PULL: return vm_command_pull(cx, c->n_names ? c->names[0] : NULL, err);
 	case VM_REVERT: return vm_command_revert(cx, c, err);
+	case VM_ADOPT: return vm_command_adopt(cx, c, err);
 	case VM_HOLD: return vm_command_hold(cx, c->names[0], true, err);
 	case VM_RELEASE: return vm_command_hold(cx, c->names[0], false, err);
 	case VM_PRUNE: return run_prune(cx, err);
@@ -63,6 +64,7 @@ static int run_on_image(struct vm_context *cx, const struct vm_command *c, struc
 	case VM_REVERT: return vm_image_revert(cx, c, err);
 	case VM_COMMIT: return vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has internal snapshots only: delete frees them");
 	case VM_PULL: return vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has no layers to pull");
+	case VM_ADOPT: return vs_err_set(err, -EOPNOTSUPP, "an image without libvirt has no records of layers");
 	default: return run(cx, c, err);
 	}
 }

@@ -19,6 +19,7 @@ int vm_command_delete(struct vm_context *cx, char *const *names, size_t n, struc
 int vm_command_commit(struct vm_context *cx, const char *first, const char *last, struct vs_err *err);
 int vm_command_pull(struct vm_context *cx, const char *name, struct vs_err *err);
 int vm_command_revert(struct vm_context *cx, const struct vm_command *c, struct vs_err *err);
+int vm_command_adopt(struct vm_context *cx, const struct vm_command *c, struct vs_err *err);
 int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct vs_err *err);
 
 /* With a look. Stores the policy. */

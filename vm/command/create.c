@@ -19,7 +19,6 @@
 #include "vm/language/retain.h"
 #include "vm/libvirt/create.h"
 #include "vm/libvirt/overlay.h"
-#include "vm/model/names.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
@@ -46,22 +45,6 @@ static int choose_kind(const struct vm_context *cx, enum vm_ask_kind ask, enum v
 		return vs_err_set(err, -EPERM, "the domain's snapshots are internal, and one of a running domain pauses it while its "
 				  "memory is saved: ask for it with the word 'internal', or shut the domain down");
 	return 0;
-}
-
-static int check_name(const struct vm_context *cx, const struct vm_command *c, enum vm_kind kind, struct vs_err *err)
-{
-	vs_autofree const char **targets = xcalloc(cx->d->n_disks, sizeof(*targets));
-	struct vm_name_rules rules = { .internal = kind == VM_INTERNAL, .libvirt = true };
-	int r;
-
-	for (size_t i = 0; i < cx->d->n_disks; i++)
-		targets[i] = cx->d->disks[i].target;
-	rules.suffix_len = vm_name_suffix_len(targets, cx->d->n_disks);
-	r = vm_name_check_new(c->names[0], &rules, err);
-	for (size_t i = 0; r == 0 && i < cx->d->n_snapshots; i++)
-		if (!cx->d->snapshots[i].present && !strcmp(cx->d->snapshots[i].name, c->names[0]))
-			r = vs_err_set(err, -EEXIST, "there is a snapshot '%s' already", c->names[0]);
-	return r;
 }
 
 /* Layers of the deepest chain. */
@@ -243,7 +226,7 @@ int vm_command_create(struct vm_context *cx, const struct vm_command *c, struct 
 	if (r == 0 && !cx->running)
 		r = vm_check_checkpoints(cx, true, err);
 	if (r == 0)
-		r = check_name(cx, c, spec.kind, err);
+		r = vm_check_new_name(cx, c->names[0], spec.kind, err);
 	if (r == 0)
 		r = check_layers(cx, c, err);
 	if (r == 0 && !cx->try_only)

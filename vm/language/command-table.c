@@ -27,6 +27,8 @@ const struct vm_grammar vm_grammars[VM_VERBS] = {
 		"copies data up to stand on NAME's image, or on none; all snapshots stay" },
 	[VM_REVERT] = { "revert", 1, 1, VM_OPT_FORCE | VM_OPT_KEEP, "revert NAME [force] [keep=NEW]",
 		"goes back to NAME (force: though it runs; keep=NEW: after a snapshot)" },
+	[VM_ADOPT] = { "adopt", 1, 1, VM_OPT_DISKS | VM_OPT_DESC, "adopt NAME [disks=T,T] [desc=\"...\"]",
+		"records snapshot NAME of the layer that another program has left" },
 	[VM_HOLD] = { "hold", 1, 1, 0, "hold NAME", "retention, delete and commit leave NAME alone" },
 	[VM_RELEASE] = { "release", 1, 1, 0, "release NAME", "ends a hold" },
 	[VM_PRUNE] = { "prune", 0, 0, 0, "prune", "applies the policy in 'retain' now" },

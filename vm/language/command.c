@@ -292,7 +292,7 @@ static int check_command(struct parser *p, struct vm_command *cmd)
 
 	if (cmd->verb == VM_CANCEL)
 		return set_job(p, cmd);
-	if (cmd->verb != VM_CREATE)
+	if (cmd->verb != VM_CREATE && cmd->verb != VM_ADOPT)
 		return 0;
 	return vm_name_check_new(cmd->names[0], &rules, &err) < 0 ? bad(p, "%s", err.msg) : 0;
 }

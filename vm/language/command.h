@@ -30,6 +30,7 @@ enum vm_verb {
 	VM_COMMIT,
 	VM_PULL,
 	VM_REVERT,
+	VM_ADOPT,
 	VM_HOLD,
 	VM_RELEASE,
 	VM_PRUNE,
@@ -41,15 +42,15 @@ enum vm_ask_kind { VM_ASK_DEFAULT, VM_ASK_INTERNAL, VM_ASK_EXTERNAL };
 struct vm_command {
 	enum vm_verb verb;
 	bool try_only;           /* `try COMMAND` */
-	char **names;            /* create: NAME; delete: one or more; commit: FIRST [LAST]; pull: none or NAME; revert, hold,
-	                          * release: NAME; else none. Never empty strings */
+	char **names;            /* create: NAME; delete: one or more; commit: FIRST [LAST]; pull: none or NAME; revert, adopt,
+	                          * hold, release: NAME; else none. Never empty strings */
 	size_t n_names;
 	enum vm_ask_kind kind;   /* create */
-	char **disks;            /* create: targets as listed, each once; empty: all */
+	char **disks;            /* create, adopt: targets as listed, each once; empty: all */
 	size_t n_disks;
 	unsigned quiesce_s;      /* create: how many seconds the guest's agent may take; 0: do not quiesce */
 	bool force;              /* revert */
-	char *desc;              /* create: or NULL */
+	char *desc;              /* create, adopt: or NULL */
 	char *keep;              /* revert: the name of the snapshot to take first, or NULL */
 	uint64_t job;            /* cancel: > 0 */
 };

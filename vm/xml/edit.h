@@ -81,6 +81,15 @@ struct vm_new_snapshot {
 	size_t n_disks;
 };
 
+/* What a record says besides, for REDEFINE. */
+struct vm_new_record {
+	int64_t created_s;
+	const char *state;       /* "shutoff", "disk-snapshot" */
+	const char *parent;      /* or NULL */
+	const char *domain;      /* a <domain> whose disks have what was frozen as their source */
+};
+int vm_new_record(const struct vm_new_snapshot *spec, const struct vm_new_record *more, char **out, struct vs_err *err);
+
 /* The <domainsnapshot> for virDomainSnapshotCreateXML. -EINVAL: a string that cannot stand in XML. */
 int vm_new_snapshot(const struct vm_new_snapshot *spec, char **out, struct vs_err *err);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "vm/util/mem.h"
@@ -54,7 +55,28 @@ static void fill(xmlNode *root, const struct vm_new_snapshot *spec)
 		add_disk(list, &spec->disks[i]);
 }
 
-int vm_new_snapshot(const struct vm_new_snapshot *spec, char **out, struct vs_err *err)
+static int fill_more(xmlDoc *doc, const struct vm_new_record *more, struct vs_err *err)
+{
+	vs_autofree char *created = xasprintf("%" PRId64, more->created_s);
+	xmlNode *root = xmlDocGetRootElement(doc), *copy;
+	xmlDoc *domain;
+	int r = vm_xml_load(more->domain, "domain", &domain, err);
+
+	if (r < 0)
+		return r;
+	vm_xml_add(root, "creationTime", created);
+	vm_xml_add(root, "state", more->state);
+	if (more->parent)
+		vm_xml_add(vm_xml_add(root, "parent", NULL), "name", more->parent);
+	copy = xmlDocCopyNode(xmlDocGetRootElement(domain), doc, 1);
+	if (!copy)
+		xoom();
+	xmlAddChild(root, copy);
+	xmlFreeDoc(domain);
+	return 0;
+}
+
+static int compose(const struct vm_new_snapshot *spec, const struct vm_new_record *more, char **out, struct vs_err *err)
 {
 	xmlDoc *doc;
 	xmlNode *root;
@@ -68,6 +90,20 @@ int vm_new_snapshot(const struct vm_new_snapshot *spec, char **out, struct vs_er
 		xoom();
 	xmlDocSetRootElement(doc, root);
 	fill(root, spec);
-	*out = vm_xml_dump(doc, true);
-	return 0;
+	r = more ? fill_more(doc, more, err) : 0;
+	if (r < 0)
+		xmlFreeDoc(doc);
+	else
+		*out = vm_xml_dump(doc, true);
+	return r;
+}
+
+int vm_new_snapshot(const struct vm_new_snapshot *spec, char **out, struct vs_err *err)
+{
+	return compose(spec, NULL, out, err);
+}
+
+int vm_new_record(const struct vm_new_snapshot *spec, const struct vm_new_record *more, char **out, struct vs_err *err)
+{
+	return compose(spec, more, out, err);
 }
