@@ -277,6 +277,8 @@ for d in web off; do
 	verify_listing "both are gone, no other ($d)" "$M" "$d"
 	verify_bytes "the others read as before ($d)" "$M" "$d"
 	does "commit of the active layer ($d)" "$d" 'commit s5 s6'
+	alarm=$(grep -Em1 'is stale|block job' "$M/$d/log")
+	same "the log has no alarm of what our own commands do for moments ($d)" '' "$alarm"
 	want_gone "$d" s5 vda vdb
 	want_gone "$d" s6 vda vdb
 	verify_listing "both are gone, no other ($d)" "$M" "$d"

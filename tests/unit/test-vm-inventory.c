@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <syslog.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -251,6 +252,29 @@ Test(vm_log, keeps_the_last_thousand_lines_and_each_is_one)
 	vm_log_stat(log, &told, &at_ns); /* without making it */
 	cr_expect_eq(told, len);
 	cr_expect_eq(at_ns, changed_ns);
+	vm_log_unref(log);
+}
+
+static int priority_of_last;
+
+/* In place of the C library's. */
+void syslog(int priority, const char *format, ...)
+{
+	(void)format;
+	priority_of_last = priority & LOG_PRIMASK;
+}
+
+Test(vm_log, what_somebody_should_look_at_is_a_warning_in_syslog)
+{
+	struct vm_log *log = vm_log_new("web", false);
+
+	vm_log(log, "ok: hold a");
+	cr_expect_eq(priority_of_last, LOG_INFO);
+	vm_log_warn(log, "failed: delete a");
+	cr_expect_eq(priority_of_last, LOG_WARNING);
+	cr_expect_not(vm_log_is_quiet(log));
+	vm_log_set_quiet(log, true);
+	cr_expect(vm_log_is_quiet(log));
 	vm_log_unref(log);
 }
 

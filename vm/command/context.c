@@ -265,7 +265,7 @@ static void tell_left_out(struct vm_context *cx)
 	const char *what = cx->told ? NULL : vm_meta_left_out(cx->meta);
 
 	if (what)
-		vm_log(cx->log, "there is too little room in the domain's metadata (%d bytes) for %s: what is done to its images behind our back may not be "
+		vm_log_warn(cx->log, "there is too little room in the domain's metadata (%d bytes) for %s: what is done to its images behind our back may not be "
 		       "noticed", VM_META_MAX, what);
 	cx->told = true;
 }

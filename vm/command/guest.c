@@ -73,9 +73,9 @@ int vm_guest_find(struct vm_context *cx, struct vm_paused_guest *out)
 
 	r = vm_paused_guest_find(cx->dom, &noted, out, &err);
 	if (r < 0 && !noted.token[0] && r == -ENODATA)
-		vm_log(cx->log, "the domain is paused: %s. It is left as it is; 'virsh destroy' ends it", vs_err_text(&err, r));
+		vm_log_warn(cx->log, "the domain is paused: %s. It is left as it is; 'virsh destroy' ends it", vs_err_text(&err, r));
 	if (r < 0 && noted.token[0])
-		vm_log(cx->log, "an interrupted command had started the domain, paused, to work on its disks, and it may be up still: %s. It is left "
+		vm_log_warn(cx->log, "an interrupted command had started the domain, paused, to work on its disks, and it may be up still: %s. It is left "
 		       "as it is; 'virsh destroy' ends it", vs_err_text(&err, r));
 	if (r == 0 && noted.token[0] && vm_dom_active(cx->dom, NULL) == 1)
 		vm_journal_drop(&cx->journal, "start");

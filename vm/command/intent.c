@@ -300,7 +300,7 @@ int vm_intent_void(struct vm_context *cx, const char *command, const char *why, 
 {
 	vs_autofree char *text = xstrdup(command); /* the mark's own may go */
 
-	vm_log(cx->log, "'%s' was begun and has become void, for %s: nothing is removed, and the snapshots that it was to remove stay stale; "
+	vm_log_warn(cx->log, "'%s' was begun and has become void, for %s: nothing is removed, and the snapshots that it was to remove stay stale; "
 	       "'delete' takes their records away and leaves all files", text, why);
 	return change_marks(cx, text, set_void, why, err);
 }
@@ -419,7 +419,7 @@ static bool leave(struct vm_context *cx, struct vm_meta_doomed *d)
 	if (d->left_ns) {
 		if (!vm_attest_spoilt_in(cx, layer))
 			return false;
-		vm_log(cx->log, "'%s' was written to, or touched, by others since a command that was begun had written to it", d->path);
+		vm_log_warn(cx->log, "'%s' was written to, or touched, by others since a command that was begun had written to it", d->path);
 		return true;
 	}
 	d->left_ns = now->mtime_ns;

@@ -113,7 +113,7 @@ static int prove_mark(struct vm_context *cx, struct vm_meta_mark *mark, bool *ne
 		int r = prove_merge(cx, d, mark->since_ns, &why);
 
 		if (r < 0)
-			vm_log(cx->log, "'%s' was begun, and whether all of '%s' is in '%s' cannot be told now: %s", mark->command, d->top, d->path,
+			vm_log_warn(cx->log, "'%s' was begun, and whether all of '%s' is in '%s' cannot be told now: %s", mark->command, d->top, d->path,
 			       vs_err_text(&why, r));
 		*news |= r > 0;
 		if (r == PROOF_VOID && !mark->is_void) {

@@ -208,9 +208,9 @@ static bool is_settled(const char *text, void *opaque)
 	r = judge(s->cx, &p, !s->cx->running, &err);
 	s->news |= r == 2;
 	if (r < 0)
-		vm_log(s->cx->log, "a pull into '%s' was interrupted, and nobody can tell whether all of it is there: %s", p.files[0].path, vs_err_text(&err, r));
+		vm_log_warn(s->cx->log, "a pull into '%s' was interrupted, and nobody can tell whether all of it is there: %s", p.files[0].path, vs_err_text(&err, r));
 	else if (r == 0)
-		vm_log(s->cx->log, "a pull into '%s' was interrupted, and not all of it is there: shut the domain down", p.files[0].path);
+		vm_log_warn(s->cx->log, "a pull into '%s' was interrupted, and not all of it is there: shut the domain down", p.files[0].path);
 	vm_pull_fini(&p);
 	return r > 0;
 }

@@ -24,6 +24,7 @@
 void vm_request_report(struct vm_request *q, const char *command, int r, const char *said, const struct vs_err *err)
 {
 	vs_autofree char *line = NULL;
+	bool tries = !strncmp(command, "try ", strlen("try "));
 
 	if (r < 0)
 		line = xasprintf("failed: %s: %s (%s)", command, vs_err_text(err, r), strerrorname_np(-r) ? strerrorname_np(-r) : "?");
@@ -34,7 +35,7 @@ void vm_request_report(struct vm_request *q, const char *command, int r, const c
 		q->outcome = vm_utf8_escape(line, strlen(line), "");
 		vm_slot_outcome(q->engine, q->slot, q->outcome);
 	}
-	vm_log(q->log, "%s", line);
+	(r < 0 && !tries && r != -ECANCELED ? vm_log_warn : vm_log)(q->log, "%s", line);
 }
 
 /* ---------------------------------------------------------------- one command */
@@ -95,6 +96,8 @@ static void begin(struct at_command *at, struct vm_request *q, virConnectPtr con
 	if (!try_only)
 		at->job = vm_job_add(&q->slot->jobs, ++e->next_job, vm_utf8_escape(command, strlen(command), ""));
 	pthread_mutex_unlock(&e->lock);
+	if (!try_only)
+		vm_log_set_quiet(q->log, true);
 	vm_slot_tell(e, q->slot, false);
 }
 
@@ -113,8 +116,10 @@ static void end(struct at_command *at)
 
 	pthread_mutex_lock(&e->lock);
 	at->q->cx = NULL;
-	if (at->job)
+	if (at->job) {
 		vm_job_remove(&at->q->slot->jobs, at->job);
+		vm_log_set_quiet(at->q->log, false);
+	}
 	pthread_mutex_unlock(&e->lock);
 	vm_context_fini(&at->cx);
 	vm_slot_tell(e, at->q->slot, false);
@@ -138,6 +143,7 @@ static int not_interrupted(int r, struct vs_err *err)
 /* Was what the command's failure left seen too? In any case nobody is told "done" before the inventory is a new one. */
 static void see(struct vm_request *q)
 {
+	vm_log_set_quiet(q->log, false);
 	vm_refresher_poll(q->engine->refresher, REFRESH_MS);
 }
 

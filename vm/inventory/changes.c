@@ -22,8 +22,8 @@ static void say_state(const struct vm_domain *now, const struct vm_snapshot *s)
 	if (s->state == VM_OK)
 		vm_log(now->log, "snapshot '%s' is ok", s->shown);
 	else
-		vm_log(now->log, "snapshot '%s' is %s: %s", s->shown, vm_state_name(s->state),
-		       s->reason ? s->reason : "no reason is known");
+		(s->state == VM_DETACHED || s->state == VM_BUSY ? vm_log : vm_log_warn)(now->log, "snapshot '%s' is %s: %s", s->shown,
+			vm_state_name(s->state), s->reason ? s->reason : "no reason is known");
 }
 
 static void notice_snapshots(const struct vm_domain *before, const struct vm_domain *now)

@@ -15,6 +15,7 @@
 #include "vm/model/inventory.h"
 #include "vm/observe/sum.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- facts */
@@ -197,19 +198,31 @@ static const struct vm_domain *find_before(const struct vm_inventory *prev, cons
 	return before;
 }
 
+/* Tells what has changed, or remembers since when nothing was told. */
+static void tell_changes(const struct vm_domain *before, struct vm_domain *now)
+{
+	const struct vm_domain *told = before ? vm_domain_told(before) : NULL;
+
+	if (!told)
+		told = before;
+	if (told && vm_log_is_quiet(now->log))
+		vm_domain_set_told(now, vm_domain_ref((struct vm_domain *)told));
+	else
+		vm_changes_say(told, now);
+}
+
 /* Takes @now; gives what the inventory is to show: @now, or the same that was shown before. */
 static struct vm_domain *settle_on(const struct vm_domain *before, struct vm_domain *now)
 {
-	if (before && vm_domain_equal(before, now) && before->unnoted == now->unnoted) {
+	bool same = before && vm_domain_equal(before, now);
+
+	if (same && before->unnoted == now->unnoted && (!vm_domain_told(before) || vm_log_is_quiet(now->log))) {
 		vm_domain_unref(now);
 		return vm_domain_ref((struct vm_domain *)before);
 	}
-	if (before && vm_domain_equal(before, now)) { /* nobody sees a difference */
-		now->changed_ns = before->changed_ns;
-		return now;
-	}
-	now->changed_ns = vm_now_ns();
-	vm_changes_say(before, now);
+	now->changed_ns = same ? before->changed_ns : vm_now_ns();
+	if (!same || vm_domain_told(before))
+		tell_changes(before, now);
 	return now;
 }
 

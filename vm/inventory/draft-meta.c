@@ -125,7 +125,7 @@ void vm_draft_disown(const struct vm_draft *d, const struct vm_chains *chains, s
 	if (!policy)
 		return;
 	vm_meta_set_policy(best, NULL);
-	vm_log(d->log, "the policy '%s' was noted for another one of this %s: this one has neither our metadata nor any snapshot or file that "
+	vm_log_warn(d->log, "the policy '%s' was noted for another one of this %s: this one has neither our metadata nor any snapshot or file that "
 	       "they name, so it is off until somebody sets it", policy, d->image ? "path" : "UUID");
 }
 

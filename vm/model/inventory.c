@@ -16,6 +16,7 @@ struct domain_box {
 	atomic_uint refs;
 	struct vm_arena arena;
 	struct vm_domain domain;
+	struct vm_domain *told;
 };
 
 struct inventory_box {
@@ -54,8 +55,19 @@ void vm_domain_unref(struct vm_domain *d)
 	box = container_of(d, struct domain_box, domain);
 	if (atomic_fetch_sub_explicit(&box->refs, 1, memory_order_acq_rel) != 1)
 		return;
+	vm_domain_unref(box->told);
 	vm_arena_fini(&box->arena);
 	free(box);
+}
+
+const struct vm_domain *vm_domain_told(const struct vm_domain *d)
+{
+	return container_of((struct vm_domain *)d, struct domain_box, domain)->told;
+}
+
+void vm_domain_set_told(struct vm_domain *d, struct vm_domain *told)
+{
+	container_of(d, struct domain_box, domain)->told = told;
 }
 
 /* ---------------------------------------------------------------- what a user would see */

@@ -18,6 +18,10 @@ struct vm_arena *vm_domain_arena(struct vm_domain *d);
 struct vm_domain *vm_domain_ref(struct vm_domain *d);
 void vm_domain_unref(struct vm_domain *d);
 
+/* What was told last of it (changes.h), where that is another one; NULL. Set before it is in an inventory; takes the reference. */
+const struct vm_domain *vm_domain_told(const struct vm_domain *d);
+void vm_domain_set_told(struct vm_domain *d, struct vm_domain *told);
+
 /* The domain of that UUID; the snapshot shown so. NULL: there is none. */
 struct vm_domain *vm_inventory_by_uuid(const struct vm_inventory *inv, const char *uuid);
 const struct vm_snapshot *vm_domain_shown(const struct vm_domain *d, const char *shown);

@@ -98,7 +98,7 @@ void vm_observe_refused(struct vm_observe *observe)
 	free(observe->d->unknown);
 	observe->d->unknown = xstrdup(err.msg);
 	if (!observe->d->refused && vm_conn_alive(observe->conn))
-		vm_log(observe->d->log, "%s", err.msg);
+		vm_log_warn(observe->d->log, "%s", err.msg);
 }
 
 static void ask_state(struct vm_observe *observe)
@@ -149,7 +149,7 @@ static bool new_definition(struct vm_observed_domain *d, const char *text, uint6
 		*meta = parse_meta(*out);
 	}
 	if (r < 0)
-		vm_log(d->log, "its definition cannot be read: %s", vs_err_text(&err, r));
+		vm_log_warn(d->log, "its definition cannot be read: %s", vs_err_text(&err, r));
 	return true;
 }
 

@@ -3,6 +3,7 @@
 #include "vm/util/log.h"
 
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -22,6 +23,7 @@ struct line {
 struct vm_log {
 	atomic_uint refs;
 	bool to_stderr; /* immutable */
+	atomic_bool quiet;
 
 	pthread_mutex_t lock; /* guards the rest; a leaf: nothing is called under it but the allocator */
 	char *name;
@@ -100,25 +102,21 @@ static size_t len_of(const struct line *line)
 	return strlen(when) + strlen(line->text) + 2;
 }
 
-static void publish(const struct vm_log *log, const char *name, const char *text)
+static void publish(const struct vm_log *log, int priority, const char *name, const char *text)
 {
 	if (log->to_stderr)
 		fprintf(stderr, "%s: %s\n", name, text);
 	else
-		syslog(LOG_DAEMON | LOG_INFO, "%s: %s", name, text);
+		syslog(LOG_DAEMON | priority, "%s: %s", name, text);
 }
 
-void vm_log(struct vm_log *log, const char *fmt, ...)
+static void add(struct vm_log *log, int priority, const char *fmt, va_list ap)
 {
+	char *text = xvasprintf(fmt, ap);
 	vs_autofree char *name = NULL;
 	vs_autofree char *copy = NULL;
 	struct line *slot;
-	char *text;
-	va_list ap;
 
-	va_start(ap, fmt);
-	text = xvasprintf(fmt, ap);
-	va_end(ap);
 	flatten(text);
 	copy = xstrdup(text);
 
@@ -136,7 +134,35 @@ void vm_log(struct vm_log *log, const char *fmt, ...)
 	log->changed_ns = slot->when_ns;
 	pthread_mutex_unlock(&log->lock);
 
-	publish(log, name, copy);
+	publish(log, priority, name, copy);
+}
+
+void vm_log(struct vm_log *log, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	add(log, LOG_INFO, fmt, ap);
+	va_end(ap);
+}
+
+void vm_log_warn(struct vm_log *log, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	add(log, LOG_WARNING, fmt, ap);
+	va_end(ap);
+}
+
+void vm_log_set_quiet(struct vm_log *log, bool quiet)
+{
+	atomic_store(&log->quiet, quiet);
+}
+
+bool vm_log_is_quiet(struct vm_log *log)
+{
+	return atomic_load(&log->quiet);
 }
 
 void vm_log_stat(struct vm_log *log, size_t *len, int64_t *changed_ns)

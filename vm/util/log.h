@@ -22,6 +22,11 @@ void vm_log_rename(struct vm_log *log, const char *name);
 
 /* Adds one line (a sentence, shown names) to the domain's log and to syslog or stderr. Thread-safe. */
 void vm_log(struct vm_log *log, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same for what somebody should look at: a warning in syslog. */
+void vm_log_warn(struct vm_log *log, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* While a command of ours is at work on the domain, what changes for moments is not told; what has come of it is, when that is over. */
+void vm_log_set_quiet(struct vm_log *log, bool quiet);
+bool vm_log_is_quiet(struct vm_log *log);
 /* The last 1,000 lines, oldest first, each "2026-11-16T02:00:01+00:00 text\n". Gives *text (not NULL), its length, and
  * the time of the last line. */
 void vm_log_text(struct vm_log *log, char **text, size_t *len, int64_t *changed_ns);
