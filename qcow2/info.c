@@ -162,9 +162,9 @@ static int copy_string(char **out, const char *s)
 static const char *why_unsupported(const struct q2_header *h)
 {
 	if (h->crypt_method == 2)
-		return "encrypted (LUKS)";
+		return "is encrypted (LUKS)";
 	if (h->crypt_method == 1)
-		return "encrypted (AES)";
+		return "is encrypted (AES)";
 	if ((h->incompatible & Q2_INCOMPAT_DATA_FILE) && !h->data_file)
 		return "its external data file is not recorded in it";
 	return NULL;

@@ -274,7 +274,7 @@ def encryption(fmt, reason):
              "driver=qcow2,encrypt.key-secret=s0,file.driver=file,file.filename=" + img.path)
         qemu("qemu-img", "snapshot", "--object", s[1], "-c", "s", "--image-opts",
              "driver=qcow2,encrypt.key-secret=s0,file.driver=file,file.filename=" + img.path)
-    add("%s image" % reason, [listing("unsupported reason=encrypted%20\\(" + reason), fails(PRESENT, "ENOTSUP", reason),
+    add("%s image" % reason, [listing("unsupported reason=is%20encrypted%20\\(" + reason), fails(PRESENT, "ENOTSUP", reason),
                               fails(0, "ENOTSUP", reason)], make, qemu=False)
 
 

@@ -411,6 +411,7 @@ coproc QIO { exec qemu-io -f qcow2 "$g" 2>&1; }
 qio_pid=$QIO_PID
 check 'current: goes when a writer comes' wait_until 15 hidden
 all_right 'current: snapshots read on beside a writer' "$D"
+check 'current: chain says why it is not there' grep -q 'its present content is not shown: .* is open for writing' "$D/chain"
 for c in 'write -q -P 0x66 6M 1M' flush quit; do
 	sleep 0.3 # qemu-io loses sight of what comes in one piece with the line before
 	echo "$c" >&"${QIO[1]}"
@@ -597,6 +598,15 @@ PY
 mount_snapfs "$M" "$I/twin.qcow2" || die 'no mount'
 same 'one name and one id twice: ~ID and ~ID~2' 'current.disk.img one~1.disk.img one~1~2.disk.img' "$(cd "$M/twin" && echo *.img)"
 same 'each with its own bytes' "$(sha "$W/want/one") $(sha "$W/want/two")" "$(sha "$M/twin/one~1.disk.img" 2>&1) $(sha "$M/twin/one~1~2.disk.img" 2>&1)"
+unmount_snapfs "$M"
+
+# ---------------------------------------------------------------- encrypted
+
+luks() { qemu-img create -q -f qcow2 --object secret,id=k,data=x -o encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10 "$I/luks.qcow2" 4M 2>/dev/null; }
+wait_until 30 luks || die 'no LUKS image' # it measures how fast the machine is, which can be too busy for that
+mount_snapfs "$M" "$I/luks.qcow2" || die 'no mount'
+check_not 'an encrypted image has no present content' test -e "$M/luks/current.disk.img"
+check 'and chain says why' grep -q "its present content is not shown: '$I/luks.qcow2' is encrypted (LUKS)" "$M/luks/chain"
 unmount_snapfs "$M"
 
 # ---------------------------------------------------------------- the gate

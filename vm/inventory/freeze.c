@@ -245,6 +245,9 @@ static void compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, 
  * being taken has not lost its data, it does not have it yet. */
 static bool is_shown(struct work *w, const struct vm_draft_snapshot *s, const struct vm_snapshot *snap)
 {
+	if (s->present && snap->state != VM_OK && snap->n_disks && w->domain->n_disks && !w->domain->disks[0].note)
+		w->domain->disks[0].note = vm_arena_printf(w->arena, "its present content is not shown: %s",
+							   snap->disks[0].reason ? snap->disks[0].reason : vm_state_name(snap->state));
 	if (s->present)
 		return snap->state == VM_OK;
 	if (!s->in_making || snap->state != VM_STALE || !w->before || vm_domain_shown(w->before, s->shown))
