@@ -587,10 +587,15 @@ static bool changed_below(const struct vm_hearing *h)
 
 static bool judge_lost_below(struct vm_hearing *h)
 {
-	if (!vm_hearing_internal(h) || !changed_below(h) || !lost_by_pull(h))
+	const struct vm_fact_file *top = vm_hearing_internal(h) ? vm_hearing_layer(h, 0) : NULL;
+
+	if (!top || !changed_below(h) || !lost_by_pull(h))
 		return false;
-	return say(h, VM_STALE, "what '%s' stood on was pulled into its present content, and is missing in the snapshot",
-		   vm_hearing_layer(h, 0)->path);
+	if (top->pulled_at)
+		return say(h, VM_STALE, "what '%s' stood on was pulled into its present content, and is missing in the snapshot", top->path);
+	return say(h, VM_STALE, "'%s' stands on %s%s%s now: what it stood on was pulled into its present content, or exchanged, and the snapshot may miss it", top->path,
+		   top->below == VM_NO_FILE ? "nothing" : "'", top->below == VM_NO_FILE ? "" : vm_graph_file(h->g, top->below)->path,
+		   top->below == VM_NO_FILE ? "" : "'");
 }
 
 /* ---------------------------------------------------------------- the verdict */
