@@ -667,6 +667,44 @@ def reused(lab, running, targets):
                 raise Wrong("'%s' has unlinked what no snapshot made: %s" % (command, lab.said(g)))
 
 
+@case("row 33: an overlay on a disk that was detached needs what it stands on", SHUT_OFF[:1])
+def detached_disk(lab, running, targets):
+    """A linked clone of a frozen image is a disk of another domain, which takes a snapshot, gives the disk back, and deletes the snapshot: its
+    overlay is nobody's now, and stands on the first one's images."""
+    disk = ("<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='%s'/><target dev='vdb' bus='virtio'/></disk>")
+    for how, through in ("delete a", True), ("commit a", True), ("1 match=*", True), ("delete a", False), ("pull", False):
+        g, h = lab.guest(False, ONE, None), lab.guest(False, ONE, None)
+        for name in "ab":
+            lab.does(g, "create " + name)
+            g.note(name, "external")
+            sh("qemu-io", "-f", "qcow2", "-c", "write -q -P %d 1M 64k" % ord(name), g.active_now()["vda"])
+            g.present["vda"][MIB:MIB + 65536] = bytes([ord(name)]) * 65536
+        base = g.file("vda") if how != "pull" else os.path.join(g.dir, "vda.a.qcow2")
+        clone = os.path.join(h.dir, "clone")
+        sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", clone)
+        h.define(h.xml().replace("</devices>", disk % clone + "</devices>"))
+        time.sleep(LOOK)
+        lab.does(h, "create s disks=vdb")
+        overlay = [f for f in os.listdir(h.dir) if f.startswith("clone.s")]
+        overlay = os.path.join(h.dir, overlay[0])
+        sh("qemu-io", "-f", "qcow2", "-c", "write -q -P 90 0 64k", overlay)
+        if not through:  # the clone itself goes: the overlay stands on the base
+            sh("qemu-img", "rebase", "-f", "qcow2", "-F", "qcow2", "-b", base, overlay)
+        was = bytes_of(overlay)
+        h.define()
+        time.sleep(LOOK)
+        lab.does(h, "delete s")
+        if not through:
+            os.unlink(clone)
+        time.sleep(LOOK)
+        lab.write(g, how, "retain" if "match" in how else "ctl")
+        if how == "pull":
+            lab.write(g, "delete b a")
+        if bytes_of(overlay) != was:
+            raise Wrong("'%s' has changed what '%s' shows: %s" % (how, overlay, lab.said(g)))
+        g.check_present()
+
+
 @case("row 31: somebody else's active commit is given up, and the guest goes on", RUNNING)
 def given_up(lab, running, targets):
     """It went into an image that a snapshot has just frozen. The overlay is younger, and the next mount has seen nothing."""

@@ -1450,6 +1450,37 @@ Test(vm_graph, what_a_record_calls_its_memory_is_needed)
 	picture_free(&p);
 }
 
+Test(vm_graph, what_a_command_has_left_needs_what_it_stands_on)
+{
+	static const int spare = SPARE, spare2 = SPARE2;
+	struct lab l;
+
+	lab_init(&l);
+	qcow2(&l, SPARE, SPARE2); /* an overlay on a disk that was detached, on a clone, on what s2 froze */
+	qcow2(&l, SPARE2, O1);
+	l.domains[OTHER].made = &spare;
+	l.domains[OTHER].n_made = 1;
+	struct picture p = picture_of(&l, WEB);
+	cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "image '/i/spare'");
+	cr_expect_null(layer_at(&p, "/i/o2")->users[0], "it does not stand on that");
+	picture_free(&p);
+	l.domains[OTHER].n_made = 0;
+	l.domains[WEB].made = &spare; /* of its own, and the picture does not show the way down */
+	l.domains[WEB].n_made = 1;
+	p = picture_of(&l, WEB);
+	cr_assert_not_null(layer_at(&p, "/i/o1")->users[0]);
+	cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "image '/i/spare'");
+	picture_free(&p);
+	l.domains[WEB].made = &spare2; /* it does */
+	p = picture_of(&l, WEB);
+	cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "image '/i/spare'");
+	picture_free(&p);
+	gone(&l, SPARE);
+	p = picture_of(&l, WEB);
+	cr_expect_null(layer_at(&p, "/i/o1")->users[0], "that is a layer of the picture");
+	picture_free(&p);
+}
+
 Test(vm_graph, what_a_command_was_making_is_a_layer_with_users_of_its_own)
 {
 	static const int spare = SPARE;

@@ -255,7 +255,7 @@ static int drop(const struct vm_merge *m, struct vm_merge_disk *d, int base, str
 	if (need == VM_NEED_BY || inside || !vm_made(m->cx, base)) {
 		vs_autofree char *stored = inside ? xasprintf("internal snapshot '%s' is stored in it", inside) : NULL;
 
-		keep(d, need == VM_NEED_BY ? why.msg : stored ? stored : "no snapshot made it");
+		keep(d, need == VM_NEED_BY ? why.msg : stored ? stored : "nothing says that a snapshot made it");
 		return 0;
 	}
 	d->what = VM_MERGE_DROP;
@@ -274,6 +274,18 @@ static int drop(const struct vm_merge *m, struct vm_merge_disk *d, int base, str
 static int check_chain(const struct vm_merge *m, const char *target, struct vs_err *err)
 {
 	return vm_check_whole(m->cx, target, err);
+}
+
+/* Where the chain of the disk could not be followed before it came to @base, that may be beneath it: nobody knows. */
+static int check_followed(const struct vm_merge *m, const char *target, int base, struct vs_err *err)
+{
+	int l = active_of(m, target);
+
+	for (int n = 0; l >= 0 && l != base && n < VM_CHAIN_MAX; l = layer_at(m, l)->below, n++)
+		if (layer_at(m, l)->ends)
+			return vs_err_set(err, -EPERM, "disk %s: what its layer '%s' stands on is not followed, so nobody knows whether that is '%s': %s", target,
+					  layer_at(m, l)->path, layer_at(m, base)->path, layer_at(m, l)->ends);
+	return 0;
 }
 
 /* ---------------------------------------------------------------- a delete */
@@ -301,6 +313,8 @@ static int plan_delete(const struct vm_merge *m, struct vm_merge_disk *d, int ba
 		return 0;
 	}
 	r = check_chain(m, d->target, err);
+	if (r == 0)
+		r = check_followed(m, d->target, base, err);
 	if (r < 0)
 		return r;
 	n = vm_context_above(m->cx, base, &above);

@@ -93,49 +93,64 @@ static const struct vm_disk *seen_disk(const struct vm_context *cx, const char *
 	return NULL;
 }
 
-/* A record can name the top and be wrong: libvirt 9.0 points the children of a record that is removed to its image. The snapshot is
- * not in the base then, but where it can be read. */
-static void tell_truth(const struct vm_merge *m, const struct vm_xml_snapshot *xml, struct vm_edit_move *move)
+/* A record can be wrong: libvirt 9.0 points the children of a record that is removed to its image. The snapshot is where it can be read. True: *move
+ * is what puts that right. */
+static bool tell_truth(const struct vm_merge *m, const struct vm_xml_snapshot *xml, const struct vm_xml_snapdisk *said, struct vm_edit_move *move)
 {
-	for (size_t k = 0; k < xml->n_disks; k++) {
-		const struct vm_xml_snapdisk *said = &xml->disks[k];
-		const struct vm_disk *seen = strcmp(said->target, move->target) ? NULL : seen_disk(m->cx, xml->name,
-												   said->target);
+	const struct vm_disk *seen = said->mode == VM_MODE_EXTERNAL ? seen_disk(m->cx, xml->name, said->target) : NULL;
+	const char *path = said->frozen ? said->frozen->source.path : NULL;
+	int layer;
 
-		if (!seen || !seen->chain || !seen->chain[0] || !said->frozen || !said->frozen->source.path ||
-		    strcmp(said->frozen->source.path, move->from) != 0 || !strcmp(seen->chain[0], move->to) ||
-		    vm_context_layer(m->cx, seen->chain[0]) == vm_context_layer(m->cx, move->from))
-			continue;
-		move->to = seen->chain[0];
-		move->format = seen->format == Q2_FORMAT_NONE ? NULL : q2_format_name(seen->format);
-		move->block = false;
-	}
+	if (!seen || !seen->chain || !seen->chain[0] || !path || !strcmp(seen->chain[0], path))
+		return false;
+	layer = vm_context_layer(m->cx, seen->chain[0]);
+	if (layer < 0 || layer == vm_context_layer(m->cx, path))
+		return false;
+	*move = (struct vm_edit_move){
+		.target = said->target, .from = path, .to = seen->chain[0], .block = m->cx->d->layers[layer].stamp.block,
+		.format = seen->format == Q2_FORMAT_NONE ? NULL : q2_format_name(seen->format),
+	};
+	return true;
 }
 
-static struct vm_edit_move *moves_of(const struct vm_merge *m, const struct vm_xml_snapshot *xml, const struct moves *moves)
+/* What is wrong is put right first, and then moved with the others. */
+static struct vm_edit_move *moves_of(const struct vm_merge *m, const struct vm_xml_snapshot *xml, const struct moves *moves, size_t *n)
 {
-	struct vm_edit_move *meta = xcalloc(moves->n + 1, sizeof(*meta));
+	struct vm_edit_move *all = xcalloc(xml->n_disks + moves->n + 1, sizeof(*all));
 
-	for (size_t i = 0; i < moves->n; i++) {
-		meta[i] = moves->v[i];
-		tell_truth(m, xml, &meta[i]);
-	}
-	return meta;
+	*n = 0;
+	for (size_t k = 0; k < xml->n_disks; k++)
+		*n += tell_truth(m, xml, &xml->disks[k], &all[*n]);
+	for (size_t i = 0; i < moves->n; i++)
+		all[(*n)++] = moves->v[i];
+	return all;
 }
 
-/* 1: the record has to change, *out is how; 0: it is right. */
+/* What became of a record. */
+enum correction { RIGHT, RE_POINTED, RE_PARENTED };
+
+static void tell_correction(const struct vm_merge *m, const char *name, enum correction correction)
+{
+	if (correction == RE_POINTED)
+		vm_context_say(m->cx, "%s the record of '%s'", m->cx->try_only ? "would re-point" : "re-pointed", name);
+	else
+		vm_context_say(m->cx, "%s the record of '%s' another parent", m->cx->try_only ? "would give" : "gave", name);
+}
+
+/* An enum correction: *out is how it has to change. */
 static int corrected(const struct vm_merge *m, const char *text, const struct moves *moves, char **out, struct vs_err *err)
 {
 	struct vm_xml_snapshot *xml = NULL;
-	vs_autofree struct vm_edit_move *meta = NULL;
+	vs_autofree struct vm_edit_move *all = NULL;
 	vs_autofree char *edited = NULL, *parent = NULL;
 	int r = vm_xml_snapshot_parse(text, &xml, err), changed;
+	size_t n;
 
 	*out = NULL;
 	if (r < 0)
 		return r;
-	meta = moves_of(m, xml, moves);
-	changed = vm_edit_layers(text, meta, moves->n, &edited, err);
+	all = moves_of(m, xml, moves, &n);
+	changed = vm_edit_layers(text, all, n, &edited, err);
 	if (changed < 0)
 		r = changed;
 	else if (xml->parent && goes(m, xml->parent)) {
@@ -145,7 +160,7 @@ static int corrected(const struct vm_merge *m, const char *text, const struct mo
 		*out = vs_steal(edited);
 	}
 	vm_xml_snapshot_free(xml);
-	return r < 0 ? r : *out != NULL;
+	return r < 0 ? r : !*out ? RIGHT : changed ? RE_POINTED : RE_PARENTED;
 }
 
 /* Until libvirt is at nothing on the domain: a delete by somebody else drops its record at its end. */
@@ -170,7 +185,7 @@ static int await_quiet(const struct vm_merge *m, struct vs_err *err)
 static int correct(struct vm_merge *m, const char *name, const struct moves *moves, struct vs_err *err)
 {
 	vs_autofree char *text = NULL, *edited = NULL;
-	int r = await_quiet(m, err);
+	int r = await_quiet(m, err), correction;
 
 	if (r == 0)
 		r = vm_dom_record(m->cx->dom, name, &text, err);
@@ -183,9 +198,10 @@ static int correct(struct vm_merge *m, const char *name, const struct moves *mov
 		r = corrected(m, text, moves, &edited, err);
 	if (r <= 0)
 		return r;
+	correction = r;
 	r = vm_record_redefine(m->cx->dom, edited, VM_RECORD_KEEP_CURRENT, err);
 	if (r == 0)
-		vm_context_say(m->cx, "re-pointed the record of '%s'", name);
+		tell_correction(m, name, (enum correction)correction);
 	return r < 0 ? r : 1;
 }
 
@@ -253,7 +269,7 @@ static int tell(struct vm_merge *m, const struct vm_context_record *record, cons
 	int r = corrected(m, record->text, moves, &text, err);
 
 	if (r > 0)
-		vm_context_say(m->cx, "would re-point the record of '%s'", record->name);
+		tell_correction(m, record->name, (enum correction)r);
 	return r;
 }
 

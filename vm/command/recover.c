@@ -153,6 +153,40 @@ int vm_recover_journal_take(struct vm_context *cx, const char *name, struct vs_e
 	return vm_journal_add(&cx->journal, "take", text, err);
 }
 
+struct overlay {
+	const struct q2_stamp *stamp;
+	bool noted;
+};
+
+static bool is_of_overlay(const char *text, void *opaque)
+{
+	struct overlay *overlay = opaque;
+	struct vm_made made;
+
+	overlay->noted |= vm_made_parse(text, &made) && is_it(overlay->stamp, &made);
+	return true;
+}
+
+/* Did we make an overlay that this record says the snapshot started? Somebody else's of that name, taken a moment later, has others. An internal one
+ * has none, and its time has to do. */
+static bool has_our_overlay(const struct vm_context *cx, const struct vm_snapshot *s)
+{
+	const struct vm_context_record *record = vm_context_record(cx, s->name);
+	bool ours = s->kind == VM_INTERNAL;
+
+	for (size_t i = 0; record && !ours && i < record->xml->n_disks; i++) {
+		const char *path = record->xml->disks[i].mode == VM_MODE_EXTERNAL ? record->xml->disks[i].overlay.path : NULL;
+		int l = path ? vm_context_layer(cx, path) : -1;
+		struct overlay overlay = { .stamp = l < 0 ? NULL : &cx->d->layers[l].stamp };
+
+		if (l < 0)
+			continue;
+		vm_journal_each(&cx->journal, "make", is_of_overlay, &overlay);
+		ours = overlay.noted || vm_meta_has_made(cx->meta, &(struct vm_meta_made){ path, overlay.stamp->ino, overlay.stamp->btime_ns });
+	}
+	return ours;
+}
+
 static bool settle_one(const char *text, void *opaque)
 {
 	struct vm_context *cx = opaque;
@@ -166,7 +200,7 @@ static bool settle_one(const char *text, void *opaque)
 
 		if (s->present || s->ours || strcmp(s->name, name + 1) != 0)
 			continue;
-		if (id.created_ns < (since_s - 1) * VM_NS_PER_S || id.created_ns > (since_s + TAKING_S) * VM_NS_PER_S)
+		if (id.created_ns < (since_s - 1) * VM_NS_PER_S || id.created_ns > (since_s + TAKING_S) * VM_NS_PER_S || !has_our_overlay(cx, s))
 			continue;
 		vm_meta_set_ours(cx->meta, &id, true);
 		changed = true;

@@ -210,7 +210,7 @@ static int is_ours(const struct vm_context *cx, const struct vm_doomed_file *fil
 	case VM_DOOMED_LAYER:
 		break;
 	}
-	return vm_made(cx, layer) ? 0 : vs_err_set(err, -EPERM, "'%s' stays: no snapshot and no command of ours made it",
+	return vm_made(cx, layer) ? 0 : vs_err_set(err, -EPERM, "'%s' stays: nothing says that a snapshot or a command of ours made it",
 						   file->path);
 }
 

@@ -54,8 +54,9 @@ struct vm_graph_running {
 };
 
 /* Somebody who needs a file: a disk with it in its chain (index in disks[]), a snapshot that has it where its domain's disks
- * do not (snaps[]), a volume standing on it that belongs to no domain (facts->volumes), a snapshot that has it beside its images (besides[]). */
-enum vm_graph_user_kind { VM_USER_DISK, VM_USER_SNAPSHOT, VM_USER_VOLUME, VM_USER_BESIDE };
+ * do not (snaps[]), a volume standing on it that belongs to no domain (facts->volumes), any other file that stands on it (facts->files: what a command or a snapshot
+ * has left, be it somebody's one day), a snapshot that has it beside its images (besides[]). */
+enum vm_graph_user_kind { VM_USER_DISK, VM_USER_SNAPSHOT, VM_USER_VOLUME, VM_USER_LEFT, VM_USER_BESIDE };
 
 /* A snapshot with such a file. */
 struct vm_graph_beside {

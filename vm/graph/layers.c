@@ -127,6 +127,15 @@ static void draft_others(struct painting *p)
 
 /* ---------------------------------------------------------------- who else, and what is odd */
 
+/* All that lies between an image and what it needs. */
+static bool is_drawn_down_to(const struct painting *p, int file, int needed)
+{
+	for (int n = 0; file != VM_NO_FILE && n < VM_CHAIN_MAX && draft_index(p, file) >= 0; file = vm_graph_file(p->g, file)->below, n++)
+		if (vm_graph_same(p->g, file, needed))
+			return true;
+	return false;
+}
+
 /* The inventory shows for itself where the domain's own disks and snapshots stand, and volumes that are among the layers; but
  * not what
  * they reach by other ways than down the layers. */
@@ -134,8 +143,8 @@ static bool is_seen(const struct painting *p, const struct vm_graph_user *user)
 {
 	if (user->unseen)
 		return false;
-	if (user->kind == VM_USER_VOLUME)
-		return draft_index(p, p->g->facts->volumes[user->index].file) >= 0;
+	if (user->kind == VM_USER_VOLUME || user->kind == VM_USER_LEFT)
+		return is_drawn_down_to(p, user->kind == VM_USER_LEFT ? (int)user->index : p->g->facts->volumes[user->index].file, user->file);
 	return vm_graph_user_is_own(p->g, user->kind, user->index, p->domain);
 }
 

@@ -198,15 +198,15 @@ static void add_beside_users(struct vm_graph *g, size_t domain, size_t snapshot)
 	}
 }
 
-/* A volume that no domain knows needs what it stands on. */
-static void add_volume_users(struct vm_graph *g, size_t volume, const bool *known)
+/* An image that no disk and no snapshot has needs what it stands on. */
+static void add_image_users(struct vm_graph *g, enum vm_graph_user_kind kind, size_t index, int file, bool *known)
 {
-	struct walk w = {.g = g, .kind = VM_USER_VOLUME, .index = volume};
-	int file = g->facts->volumes[volume].file;
+	struct walk w = {.g = g, .kind = kind, .index = index};
 	size_t from = g->n_users;
 
 	if (file == VM_NO_FILE || known[g->node[file]])
 		return;
+	known[g->node[file]] = true;
 	add_from(&w, file, vm_graph_file(g, file)->format);
 	if (g->n_users > from) /* itself it does not need */
 		memmove(&g->users[from], &g->users[from + 1], (--g->n_users - from) * sizeof(*g->users));
@@ -226,7 +226,10 @@ void vm_graph_find_users(struct vm_graph *g)
 	for (size_t i = 0; i < g->n_users; i++)
 		known[g->node[g->users[i].file]] = true;
 	for (size_t i = 0; i < g->facts->n_volumes; i++)
-		add_volume_users(g, i, known);
+		add_image_users(g, VM_USER_VOLUME, i, g->facts->volumes[i].file, known);
+	for (size_t i = 0; i < g->facts->n_files; i++)
+		if (vm_graph_exists(g, (int)i))
+			add_image_users(g, VM_USER_LEFT, i, (int)i, known);
 	vm_links_new(&g->users_of, g->facts->n_files, g->n_users);
 	for (size_t i = g->n_users; i-- > 0;)
 		vm_links_add(g, &g->users_of, g->users[i].file, i);
@@ -249,6 +252,8 @@ char *vm_graph_user_phrase(const struct vm_graph *g, enum vm_graph_user_kind kin
 		return xasprintf("snapshot '%s' of domain '%s' (disk %s)", vm_graph_snapshot(g, snap)->shown,
 				 g->facts->domains[snap->domain].name, vm_graph_snapdisk(g, snap)->target);
 	}
+	if (kind == VM_USER_LEFT)
+		return xasprintf("image '%s'", vm_graph_file(g, (int)index)->path);
 	if (kind == VM_USER_BESIDE) {
 		const struct vm_fact_domain *domain = &g->facts->domains[g->besides[index].domain];
 
