@@ -586,8 +586,11 @@ static int revert_in_steps(struct vm_context *cx, const struct vm_command *c, co
 	bool ran = cx->running, stopped = false;
 	int r = keep_first(cx, c, s, err), kept = r == 0 && c->keep;
 
+	if (r == 0 && cx->running)
+		r = vm_journal_add(&cx->journal, "stop", name, err); /* before a guest is ended for what cannot be noted then */
 	if (r == 0)
 		r = stop_guest(cx, c->force, err);
+	vm_journal_done(&cx->journal, "stop");
 	if (r == 0)
 		r = revert_now(cx, name, ran, c->force, err);
 	if (r < 0 && ran)
