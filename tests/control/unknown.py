@@ -179,7 +179,10 @@ def own_chain(path_by):
             time.sleep(LOOK)
             g.check_present()
             for command, gone in ("delete b", "b"), ("delete a", "a"):
-                rightly_or_not_at_all(lab, g, command, gone, [g.file(t, gone) for t in targets] + [name] * (command == "delete a"))
+                blind = "is not followed" in lab.text(g, "chain")
+                got = rightly_or_not_at_all(lab, g, command, gone, [g.file(t, gone) for t in targets] + [name] * (command == "delete a"))
+                if blind and got == "0":
+                    raise Wrong("'%s' says ok, and nobody knows what the disk stands on: %s" % (command, lab.said(g)))
     return do
 
 

@@ -10,7 +10,7 @@
 
 #include "vm/command/context.h"
 
-/* -EBUSY: somebody else's job runs; -EPERM: somebody's unfinished delete. */
+/* -EBUSY: a job runs that this command has not begun; -EPERM: somebody's unfinished delete. */
 int vm_check_idle(struct vm_context *cx, struct vs_err *err);
 
 /* For what moves data, freezes disks or puts others in their place: -EPERM, the domain is shut off and has a managed save, which belongs to
