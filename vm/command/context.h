@@ -75,7 +75,7 @@ struct vm_context {
 	struct q2_stamp *removed;  /* files that it has removed */
 	size_t n_removed;
 	char *said;         /* what was done, or would be: phrases, with "; " between */
-	size_t left;        /* of a pruning: how many are to go still */
+	size_t left;        /* of a pruning, and of a delete of several: how many are to go still */
 	bool guarded;       /* vm_options.unguard was called with hold true */
 };
 

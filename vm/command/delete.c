@@ -425,6 +425,9 @@ static int delete_all(struct vm_context *cx, char **keys, size_t n, size_t asked
 		}
 		r = vm_context_cancelled(cx, err);
 		done = 0;
+		cx->left = asked > 1 ? n : 0;
+		if (cx->watch.progress)
+			cx->watch.progress(cx->watch.opaque, 0, 0, 0); /* `jobs` says at once how many are left */
 		len = run_first(cx, keys, n); /* what goes now, which is not what was named first */
 		for (size_t i = 0; r == 0 && asked > 1 && !cx->try_only && i < len; i++)
 			r = vm_journal_add(&cx->journal, "gone", keys[i], err); /* should libvirt, or we, go away before the answer */
@@ -437,6 +440,7 @@ static int delete_all(struct vm_context *cx, char **keys, size_t n, size_t asked
 		drop_first(keys, &n, done);
 	}
 	drop_first(keys, &n, n);
+	cx->left = 0;
 	if (r == 0 && !cx->try_only)
 		vm_journal_done(&cx->journal, "gone");
 	return r;

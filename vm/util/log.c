@@ -110,7 +110,7 @@ static void publish(const struct vm_log *log, int priority, const char *name, co
 		syslog(LOG_DAEMON | priority, "%s: %s", name, text);
 }
 
-static void add(struct vm_log *log, int priority, const char *fmt, va_list ap)
+static void __attribute__((format(printf, 3, 0))) add(struct vm_log *log, int priority, const char *fmt, va_list ap)
 {
 	char *text = xvasprintf(fmt, ap);
 	vs_autofree char *name = NULL;
