@@ -154,6 +154,21 @@ def refusals(lab, running, targets):
     lab.fails(h, "adopt x", "EPERM", "internal")
 
 
+@case("what is written to when it is new is not made one", SHUT_OFF[:1])
+def new_and_written(lab, running, targets):
+    """Within the seconds that no time tells apart: nothing stays of it."""
+    g = lab.guest(False, ONE, "")
+    lab.does(g, "create t")
+    virsh(["snapshot-delete", g.name, "t", "--metadata"])
+    with open(g.file("vda"), "r+b") as f:
+        f.seek(0x50000)
+        f.write(b"x")
+    until("it is gone", lambda: "is there" if "t" in lab.snapshots(g) else None)
+    lab.fails(g, "adopt t", "EPERM", "cannot be vouched for|was written to")
+    if g.names():
+        raise Wrong("libvirt has %s" % g.names())
+
+
 @case("the program dies while it adopts", SHUT_OFF[:1])
 def deaths(lab, running, targets):
     for n in range(1, 20):

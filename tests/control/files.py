@@ -14,7 +14,7 @@ import time
 
 from guests import MIB, WORK, Wrong, bytes_of, sh, until, virsh
 from images import NO, by_bind, by_hard_link, by_path, by_symlink, retention_keeps
-from witness import LOOK, ONE, RUNNING, SHUT_OFF, TWO, case, main
+from witness import ALL, LOOK, ONE, RUNNING, SHUT_OFF, TWO, case, main
 
 
 # ---------------------------------------------------------------- the active overlay removed under a running guest
@@ -665,6 +665,80 @@ def reused(lab, running, targets):
             lab.does(g, command)
             if not os.path.exists(path):
                 raise Wrong("'%s' has unlinked what no snapshot made: %s" % (command, lab.said(g)))
+
+
+@case("row 34: a chain that only QEMU has told of", RUNNING[1:])
+def told_by_qemu(lab, running, targets):
+    """The template lies where no definition says, so only the live one names it: what was shown is shown when the guest is off."""
+    g = lab.guest(False, ONE, None)
+    template = os.path.join(WORK, "elsewhere", g.name)
+    os.makedirs(template)
+    template = os.path.join(template, "template")
+    os.rename(g.file("vda"), template)
+    sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", template, "-F", "qcow2", g.file("vda"))
+    g.start()
+    g.running = True
+    for name in "ab":
+        lab.does(g, "create " + name)
+        g.note(name, "external")
+    for name in "ab":
+        until(name, lambda: lab.unharmed(g, name))
+    with open(lab.path(g, "a.vda.img"), "rb") as f:
+        f.read(4096)
+        lab.does(g, "try revert a force")
+        lab.does(g, "revert a force")
+        f.seek(0)
+        if f.read() != g.wanted["a"]["vda"]:
+            raise Wrong("who has 'a' open reads other bytes")
+    until("a", lambda: lab.unharmed(g, "a"))
+    sh("rm", "-r", os.path.dirname(template))
+
+
+@case("row 35: revert keep= with a disk that was detached since", SHUT_OFF[1:])
+def keeps_what_is_there(lab, running, targets):
+    g = lab.guest(False, TWO, "a")
+    both = g.xml()
+    g.targets = ["vda"]
+    g.define()
+    time.sleep(LOOK)
+    lab.does(g, "revert a keep=k")
+    disks = [d["target"] for d in lab.snapshots(g)["k"]["disks"]]
+    if disks != ["vda"]:
+        raise Wrong("'k' has %s" % disks)
+    lab.does(g, "revert k")
+    g.targets = list(TWO)
+    g.define(both)
+
+
+@case("row 36: what a definition says of a disk's part in snapshots", ALL[:2])
+def parts(lab, running, targets):
+    """snapshot='no' leaves it out unless it is named; a shareable one cannot take part, and try says so."""
+    g = lab.guest(False, TWO, None)
+    g.define(g.xml().replace("<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='%s'/>" % g.file("vdb"),
+                             "<disk type='file' device='disk' snapshot='no'><driver name='qemu' type='qcow2'/><source file='%s'/>" % g.file("vdb")))
+    if running:
+        virsh(["start", g.name, "--paused"])
+        g.running = True
+    time.sleep(LOOK)
+    for command in "try create a", "create a":
+        if not re.search("vdb (would be|was) left out", lab.does(g, command)):
+            raise Wrong("'%s': %s" % (command, lab.said(g)))
+    lab.does(g, "create b disks=vdb")
+    disks = {n: [d["target"] for d in s["disks"]] for n, s in lab.snapshots(g).items()}
+    if disks != {"a": ["vda"], "b": ["vdb"]}:
+        raise Wrong("the snapshots have %s" % disks)
+    h = lab.guest(False, ONE, None)
+    raw = os.path.join(h.dir, "raw")
+    sh("qemu-img", "create", "-q", "-f", "raw", raw, "1M")
+    h.define(h.xml().replace("</devices>", "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='%s'/>"
+                             "<target dev='vdb' bus='virtio'/><shareable/></disk></devices>" % raw))
+    if running:
+        virsh(["start", h.name, "--paused"])
+        h.running = True
+    time.sleep(LOOK)
+    h.remember()
+    lab.refused(h, "create a", "EOPNOTSUPP", "vdb.*shareable.*disks=")
+    lab.does(h, "create a disks=vda")
 
 
 @case("row 33: an overlay on a disk that was detached needs what it stands on", SHUT_OFF[:1])

@@ -73,6 +73,8 @@ def whole_life(lab, running, targets):
     g, first = v.g, v.now()
     if "would copy its firmware variables to" not in lab.does(g, "try create a") or v.kept():
         raise Wrong("'try create a': %s, and there is %s" % (lab.said(g), v.kept()))
+    if not running:
+        lab.fails(g, "try create i internal", "EOPNOTSUPP", "take an external one")
     lab.does(g, "create a")
     g.note("a", "external")
     second = v.put(b"\x02second")

@@ -268,7 +268,7 @@ def announced(line):
     a.gone = set(re.findall(r"would unlink '([^']+)'", line))
     for t, new, under in re.findall(r"disk (\w+): would create '([^']+)' on '([^']+)'", line):
         a.created[t, under] = new
-    a.repointed = set(re.findall(r"would re-point the record of '([^']+)'", line))
+    a.repointed = set(re.findall(r"would (?:re-point|give) the record of '([^']+)'", line))
     a.entries = set(re.findall(r"would remove the entry '([^']+)'", line))
     return a
 

@@ -242,11 +242,14 @@ static int verify(struct vm_context *cx, const char *name, struct vs_err *err)
 	const struct vm_snapshot *s;
 	int r = vm_attest_poll(cx, err);
 
-	if (r == 0)
-		r = vm_context_find_key(cx, name, &s, err);
-	if (r < 0 || s->state == VM_OK || s->state == VM_DETACHED || s->state == VM_BUSY)
+	if (r < 0)
 		return r;
-	vs_err_set(err, -EPERM, "what '%s' would show cannot be vouched for: %s", s->shown, s->reason ? s->reason : vm_state_name(s->state));
+	if (vm_context_find_key(cx, name, &s, NULL) < 0) /* one that is new and shows nothing is not listed at once */
+		vs_err_set(err, -EPERM, "what '%s' would show cannot be vouched for: what it stands on was written to", name);
+	else if (s->state == VM_OK || s->state == VM_DETACHED || s->state == VM_BUSY)
+		return 0;
+	else
+		vs_err_set(err, -EPERM, "what '%s' would show cannot be vouched for: %s", s->shown, s->reason ? s->reason : vm_state_name(s->state));
 	vm_record_forget(cx->dom, name, NULL);
 	vm_attest_poll(cx, NULL);
 	return -EPERM;

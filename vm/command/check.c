@@ -34,8 +34,9 @@ int vm_check_idle(struct vm_context *cx, struct vs_err *err)
 		r = vs_err_set(err, -EBUSY, "a backup program is at work on disk %s: wait until it is done (or end what it has left: 'virsh domjobabort %s')", jobs[0].target,
 			       cx->d->name);
 	else if (n) /* a `try` also comes while we are at it ourselves */
-		r = vs_err_set(err, -EBUSY, "a job is running on %s%s%s", jobs[0].target ? "disk " : "the domain", jobs[0].target ? jobs[0].target : "",
-			       cx->try_only ? "" : ", which this command has not begun");
+		r = vs_err_set(err, -EBUSY, "a job is running on %s%s%s: wait until it has ended%s", jobs[0].target ? "disk " : "the domain",
+			       jobs[0].target ? jobs[0].target : "", cx->try_only ? "" : ", which this command has not begun",
+			       jobs[0].type == VM_JOB_COPY ? ", or end it with 'virsh blockjob' (--pivot, --abort)" : "");
 	vm_blockjob_list_free(jobs, n);
 	if (r == 0)
 		r = vm_record_unfinished_delete(cx->dom, &where, err);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "vm/command/attest.h"
 #include "vm/command/check.h"
@@ -134,6 +135,26 @@ static bool forget_others(struct vm_context *cx, const char *name)
 	return news;
 }
 
+/* May we make it? */
+static int check_directory(const char *path, struct vs_err *err)
+{
+	vs_autofree char *dir = xstrndup(path, (size_t)(strrchr(path, '/') - path) + 1);
+
+	return access(dir, W_OK | X_OK) == 0 ? 0 : vs_err_set(err, -errno, "'%s' cannot be made: %s", path, strerror(errno));
+}
+
+static void tell_left_out(struct vm_context *cx, const struct vm_create *spec)
+{
+	vm_dom_autodomain struct vm_xml_domain *xml = NULL;
+
+	if (spec->n_targets || spec->kind == VM_INTERNAL || vm_dom_xml(cx->dom, cx->running ? 0 : VIR_DOMAIN_XML_INACTIVE, &xml, NULL) < 0)
+		return;
+	for (size_t i = 0; i < xml->n_disks; i++)
+		if (xml->disks[i].left_out && vm_xml_disk_exposed(&xml->disks[i]))
+			vm_context_say(cx, "disk %s %s left out, as the definition says (snapshot='no')", xml->disks[i].target,
+				       cx->try_only ? "would be" : "was");
+}
+
 static int create(struct vm_context *cx, const struct vm_create *spec, struct vs_err *err)
 {
 	struct vm_overlay_plan plan = {0};
@@ -147,8 +168,12 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 		vm_context_say(cx, "disk %s: %s '%s' on '%s'", plan.overlays[i].target,
 			       cx->try_only ? "would create" : "created",
 			       vm_context_file(cx, plan.overlays[i].path), vm_context_file(cx, plan.overlays[i].below));
+	tell_left_out(cx, spec);
+	for (size_t i = 0; r == 0 && i < plan.n_overlays; i++)
+		r = check_directory(plan.overlays[i].path, err);
 	vm_overlay_plan_fini(&plan);
-	r = vm_nv_plan(cx, spec->name, spec->kind, &nv, err);
+	if (r == 0)
+		r = vm_nv_plan(cx, spec->name, spec->kind, &nv, err);
 	if (r < 0 || cx->try_only)
 		return r;
 	if (forget_others(cx, spec->name))

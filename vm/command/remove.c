@@ -316,7 +316,7 @@ int vm_remove(struct vm_context *cx, const struct vm_doomed_file *file, const st
 	    (uint64_t)st.st_size != file->stamp.size || vm_timespec_ns(st.st_mtim) != file->stamp.mtime_ns)
 		return changed(file->path, err);
 	if (unlink(file->path) < 0)
-		return errno == ENOENT ? 1 : vs_err_set(err, -errno, "'%s': %s", file->path, strerror(errno));
+		return errno == ENOENT ? 1 : vs_err_set(err, -errno, "'%s' stays, for it cannot be unlinked: %s", file->path, strerror(errno));
 	note_removed(cx, &file->stamp);
 	vm_fault();
 	return 0;

@@ -285,7 +285,8 @@ static int keep_first(struct vm_context *cx, const struct vm_command *c, const s
 	if (r < 0)
 		return r;
 	for (size_t i = 0; s->kind == VM_EXTERNAL && i < s->n_disks; i++)
-		targets[create.n_disks++] = xstrdup(s->disks[i].target);
+		if (top_of(cx, s->disks[i].target) >= 0) /* one that was detached since has nothing to keep */
+			targets[create.n_disks++] = xstrdup(s->disks[i].target);
 	for (size_t i = 0; s->kind == VM_EXTERNAL && i < cx->d->n_disks; i++)
 		if (is_new(cx, s, &cx->d->disks[i]))
 			targets[create.n_disks++] = xstrdup(cx->d->disks[i].target);
@@ -302,11 +303,25 @@ static int keep_first(struct vm_context *cx, const struct vm_command *c, const s
 	return r;
 }
 
-static int check_state(const struct vm_snapshot *s, struct vs_err *err)
+/* Is a file of it one that we may not read? */
+static bool is_forbidden(const struct vm_context *cx, const struct vm_snapshot *s)
+{
+	for (size_t i = 0; i < s->n_disks; i++)
+		for (char **path = s->disks[i].chain; path && *path; path++) {
+			int l = vm_context_layer(cx, *path);
+
+			if (l >= 0 && cx->d->layers[l].error == -EACCES)
+				return true;
+		}
+	return false;
+}
+
+static int check_state(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
 	if (s->state == VM_OK || s->state == VM_DETACHED)
 		return 0;
-	return vs_err_set(err, -EPERM, "snapshot '%s' is %s: %s", s->shown, vm_state_name(s->state), s->reason ? s->reason : "");
+	return vs_err_set(err, is_forbidden(cx, s) ? -EACCES : -EPERM, "snapshot '%s' is %s: %s", s->shown, vm_state_name(s->state),
+			  s->reason ? s->reason : "");
 }
 
 /* The images to stand on, as strings of the look that @cx has. Gives. */
@@ -449,7 +464,7 @@ static int revert_now(struct vm_context *cx, const char *name, bool stopped, boo
 		remember_left(cx, s);
 	}
 	if (r == 0)
-		r = check_state(s, err); /* it may have changed while a snapshot was taken and the guest was stopped */
+		r = check_state(cx, s, err); /* it may have changed while a snapshot was taken and the guest was stopped */
 	if (r == 0)
 		r = vm_check_startable(cx, err); /* who stopped it, if it was not us? */
 	if (r == 0)
@@ -539,7 +554,7 @@ static int check_revert(const struct vm_context *cx, const struct vm_command *c,
 	int r = vm_delete_check_id(cx, s, err);
 
 	if (r == 0)
-		r = check_state(s, err);
+		r = check_state(cx, s, err);
 	if (r == 0)
 		r = check_whole(cx, s, err);
 	if (r == 0)

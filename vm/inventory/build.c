@@ -178,6 +178,7 @@ static void add_domain(struct vm_build *sk, struct vm_gates_list *list, const st
 	if (k->saved)
 		vm_gates_list_files(list, k->saved->files, k->saved->n_files);
 	add_volumes_of(sk, list, k->saved);
+	vm_gates_list_files(list, k->once, k->n_once);
 	for (size_t i = 0; i < k->n_list; i++) {
 		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_observed_record_xml(k->list[i]->record) : NULL;
 

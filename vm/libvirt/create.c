@@ -54,7 +54,7 @@ static bool writable(const struct vm_xml_disk *disk)
 
 static bool takes_part(const struct vm_create *spec, const struct vm_xml_disk *disk)
 {
-	return writable(disk) && listed(spec, disk->target);
+	return writable(disk) && listed(spec, disk->target) && (spec->n_targets || spec->kind == VM_INTERNAL || !disk->left_out);
 }
 
 static int check_targets(const struct making *m, struct vs_err *err)
@@ -68,11 +68,12 @@ static int check_targets(const struct making *m, struct vs_err *err)
 		if (!disk || strcmp(disk->target, target) != 0)
 			return vs_err_set(err, -ENOENT, "domain '%s' has no disk '%s'", m->domain->name, target);
 		if (!writable(disk))
-			return vs_err_set(err, -EOPNOTSUPP, "disk '%s' cannot be written to, so it has no snapshots", target);
+			return vs_err_set(err, -EOPNOTSUPP, "disk '%s' %s, so it has no snapshots", target,
+					  disk->device == VM_DEVICE_FLOPPY ? "is a floppy drive" : "cannot be written to");
 	}
 	for (size_t i = 0; i < m->domain->n_disks; i++)
 		n += takes_part(m->spec, &m->domain->disks[i]);
-	return n ? 0 : vs_err_set(err, -EOPNOTSUPP, "domain '%s' has no disk that can be written to", m->domain->name);
+	return n ? 0 : vs_err_set(err, -EOPNOTSUPP, "domain '%s' has no disk that can be written to and takes part in snapshots", m->domain->name);
 }
 
 static int check_depth(const struct making *m, const struct vm_xml_disk *disk, struct vs_err *err)
@@ -89,6 +90,9 @@ static int check_depth(const struct making *m, const struct vm_xml_disk *disk, s
 
 static int check_internal(const struct making *m, const struct vm_xml_disk *disk, struct vs_err *err)
 {
+	if (m->domain->has_nvram && m->domain->nvram_format != Q2_FORMAT_QCOW2)
+		return vs_err_set(err, -EOPNOTSUPP, "the variables of the domain's firmware are in no qcow2 file, so libvirt takes no internal snapshot of it: "
+				  "take an external one");
 	if (!takes_part(m->spec, disk))
 		return vs_err_set(err, -EOPNOTSUPP, "an internal snapshot takes all of a domain's disks, also '%s': take an external "
 				  "one", disk->target);
@@ -109,6 +113,8 @@ static int check_external(const struct making *m, const struct vm_xml_disk *disk
 
 	if (r < 0)
 		return r;
+	if (disk->shareable)
+		return vs_err_set(err, -EOPNOTSUPP, "disk '%s' is shareable, which an overlay cannot be: leave it out with disks=", disk->target);
 	/* An overlay names a file. What the definition says besides of that would not come along, or, a secret, be left out above. */
 	if (disk->source.unsupported && disk->source.type != VM_SOURCE_OTHER && disk->source.format != Q2_FORMAT_NONE)
 		return vs_err_set(err, -EOPNOTSUPP, "disk '%s': %s, which an overlay would not be: leave it out with disks=", disk->target,

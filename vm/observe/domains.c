@@ -32,6 +32,9 @@ static void domain_free(struct vm_observed_domain *d)
 	free(d->unknown);
 	free(d->current);
 	free(d->list);
+	for (size_t i = 0; i < d->n_once; i++)
+		free(d->once[i].path);
+	free(d->once);
 	free(d->name);
 	free(d->uuid);
 	free(d);
@@ -153,6 +156,24 @@ static bool new_definition(struct vm_observed_domain *d, const char *text, uint6
 	return true;
 }
 
+#define ONCE_MAX 1000
+
+/* Its images stay what they are when it is shut off, and the definition for its next start does not tell what they stand on. */
+static void remember_named(struct vm_observed_domain *d)
+{
+	for (size_t i = 0; i < d->now->n_files && d->n_once < ONCE_MAX; i++) {
+		const struct vm_xml_file *file = &d->now->files[i];
+		size_t k = 0;
+
+		while (k < d->n_once && strcmp(d->once[k].path, file->path) != 0)
+			k++;
+		if (k < d->n_once)
+			continue;
+		d->once = xreallocarray(d->once, d->n_once + 1, sizeof(*d->once));
+		d->once[d->n_once++] = (struct vm_xml_file){ xstrdup(file->path), file->format };
+	}
+}
+
 static void ask_definition(struct vm_observe *observe)
 {
 	struct vm_observed_domain *d = observe->d;
@@ -172,6 +193,8 @@ static void ask_definition(struct vm_observe *observe)
 		}
 	}
 	news = new_definition(d, now, &d->now_hash, &d->now, &d->meta);
+	if (d->running && news && d->now)
+		remember_named(d);
 	if (config) {
 		news = new_definition(d, config, &d->config_hash, &d->config, &d->config_meta) || news;
 	} else if (d->config) {

@@ -352,11 +352,20 @@ static void parse_mirror(struct vm_xml_named *named, const xmlNode *node, struct
 	vm_xml_source_parse(named, mirror, &disk->mirror);
 }
 
+static bool is_left_out(const xmlNode *node)
+{
+	vs_autofree char *snapshot = vm_xml_attr(node, "snapshot");
+
+	return snapshot && !strcmp(snapshot, "no");
+}
+
 static void parse_disk(struct vm_xml_named *named, const xmlNode *node, struct vm_xml_disk *disk)
 {
 	disk->device = parse_device(node);
 	disk->readonly = vm_xml_child(node, "readonly") != NULL;
 	disk->transient = vm_xml_child(node, "transient") != NULL;
+	disk->shareable = vm_xml_child(node, "shareable") != NULL;
+	disk->left_out = is_left_out(node);
 	vm_xml_source_parse(named, node, &disk->source);
 	parse_below(named, node, disk);
 	parse_mirror(named, node, disk);

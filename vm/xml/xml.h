@@ -50,7 +50,8 @@ enum vm_xml_mirror { VM_MIRROR_NONE, VM_MIRROR_COPY, VM_MIRROR_ACTIVE_COMMIT };
 struct vm_xml_disk {
 	char *target;           /* "vda"; disks without one are left out */
 	enum vm_xml_device device;
-	bool readonly, transient;
+	bool readonly, transient, shareable;
+	bool left_out;          /* snapshot='no': who takes a snapshot leaves it out, unless told otherwise */
 	struct vm_xml_source source;
 	struct vm_xml_source *below; /* <backingStore> chain, topmost first; VOLUME or OTHER layers included */
 	size_t n_below;
