@@ -211,12 +211,14 @@ def deaths(lab, running, targets):
     """At each of its points; what is done then is repeated, and all is as if nothing had happened."""
     v = Variables(lab)
     g, first = v.g, v.now()
+    reverted = 0
     for command in "create", "revert":
         n = 1
         while True:
             name = "%s%d" % (command[0], n)
             if command == "revert":
                 v.put(b"\x02second")
+                before = g.active_now()["vda"]
             lab.mount.arm(n)
             if lab.mount.write(g.name, "%s %s" % (command, name if command == "create" else "base")) == 0:
                 lab.mount.disarm()
@@ -226,10 +228,15 @@ def deaths(lab, running, targets):
             if command == "create" and name not in g.names():
                 lab.does(g, "create " + name)
             elif command == "revert":
+                tops = g.active_now()["vda"]
+                if tops != before:  # the domain was reverted: so are its variables, or will be
+                    until("the variables", lambda: None if v.now() == first else "are those of before, after a death at %d" % n)
+                    reverted += 1
                 lab.does(g, "revert base")
                 v.expect(first, "reverted after a death at %d" % n)
             if command == "create":
                 until(name, lambda: None if lab.state(g, name) == "ok" else lab.state(g, name))
+                v.shows(name, first)
                 v.expect(first, "taken after a death at %d" % n)
             lab.does(g, "create q%d" % n)  # which removes what was left
             lab.does(g, "delete q%d" % n)
@@ -241,6 +248,8 @@ def deaths(lab, running, targets):
             raise Wrong("after '%s' there is %s, and the snapshots are %s" % (command, v.kept(), g.names()))
         if command == "create":
             lab.does(g, "create base")
+    if not reverted:
+        raise Wrong("it never died between the disks and the variables")
 
 
 @case("a snapshot with memory", RUNNING[1:])
@@ -261,6 +270,56 @@ def memory(lab, running, targets):
     virsh(["destroy", g.name])
     os.rename(os.path.join(g.dir, "m.mem"), os.path.join(g.dir, "away"))
     os.unlink(os.path.join(g.dir, "away"))
+
+
+@case("variables that are another domain's by now", SHUT_OFF[:1])
+def anothers(lab, running, targets):
+    v, w = Variables(lab), Variables(lab)
+    g, h = v.g, w.g
+    lab.does(g, "create a")
+    copy = v.path + ".a"
+    theirs = v.put(b"\x07theirs")
+    g.define(g.xml().replace(v.path, v.path + ".other"))  # it has others now
+    h.define(h.xml().replace(w.path, v.path))
+    time.sleep(LOOK)
+    for command in "try revert a", "revert a", "revert a force":
+        said = lab.fails(g, command, "EPERM")
+        if "which domain '%s'" % h.name not in said:
+            raise Wrong("'%s': %s" % (command, said))
+    v.expect(theirs, "refused")
+    h.define(h.xml().replace(w.path, copy))  # and now the copy
+    time.sleep(LOOK)
+    for command in "try delete a", "delete a":
+        if "stays: domain '%s'" % h.name not in lab.does(g, command):
+            raise Wrong("'%s': %s" % (command, lab.said(g)))
+    if not os.path.exists(copy):
+        raise Wrong("'%s' was removed" % copy)
+
+
+@case("no room to put variables back", SHUT_OFF[:1])
+def no_room(lab, running, targets):
+    v = Variables(lab)
+    g, first = v.g, v.now()
+    sh("mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", v.dir)
+    try:
+        with open(v.path, "wb") as f:
+            f.write(first)
+        lab.does(g, "create a")
+        changed = v.put(b"\x03changed")
+        with open(os.path.join(v.dir, "full"), "wb") as f:
+            f.write(b"x" * 128 * 1024)
+        active = g.active_now()
+        for command in "try revert a", "revert a":
+            lab.fails(g, command, "ENOSPC", "firmware variables cannot be put back")
+        if g.active_now() != active:
+            raise Wrong("the disks were reverted: %s" % lab.said(g))
+        v.expect(changed, "refused")
+        os.unlink(os.path.join(v.dir, "full"))
+        lab.does(g, "revert a")
+        v.expect(first, "with room")
+        lab.does(g, "delete a")
+    finally:
+        sh("umount", "-l", v.dir)
 
 
 @case("an emulated TPM", SHUT_OFF[:1])

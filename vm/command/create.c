@@ -127,7 +127,7 @@ static bool forget_others(struct vm_context *cx, const char *name)
 	for (size_t i = 0; i < cx->meta->n_snapshots; i++) {
 		const struct vm_meta_snapshot *s = &cx->meta->snapshots[i];
 
-		if (strcmp(s->name, name) || s->created_ns / VM_NS_PER_S < second || (!s->n_frozen && !s->n_attested))
+		if (strcmp(s->name, name) || s->created_ns / VM_NS_PER_S < second || (!s->n_frozen && !s->n_attested && !s->n_nv))
 			continue;
 		vm_meta_forget_notes(cx->meta, &(struct vm_meta_id){ s->name, s->created_ns, s->kind });
 		news = true;
@@ -183,7 +183,7 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 	if (r < 0)
 		return r;
 	vm_fault();
-	r = vm_nv_copy(cx, &nv, err);
+	r = vm_nv_copy(cx, spec->name, &nv, vm_recover_making, err);
 	if (r == 0)
 		r = vm_create(cx->dom, spec, &cx->watch, &made, err);
 	if (made) {
@@ -195,6 +195,7 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 	}
 	if (r != -EHOSTDOWN) {
 		vm_journal_done(&cx->journal, "take");
+		vm_journal_done(&cx->journal, "nv");
 		if (r == 0 || vm_attest_poll(cx, NULL) == 0)
 			vm_recover_settle_making(cx, NULL);
 	}

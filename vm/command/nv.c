@@ -11,15 +11,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "vm/command/recover.h"
 #include "vm/libvirt/overlay.h"
 #include "vm/observe/sum.h"
 #include "vm/util/clock.h"
+#include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 #define PIECE ((size_t)64 << 10)
@@ -184,7 +186,15 @@ static int write_copy(const struct vm_nv_copy *copy, struct vs_err *err)
 	return fill(fd, copy->path, copy->data, copy->len, err);
 }
 
-int vm_nv_copy(struct vm_context *cx, struct vm_nv_plan *plan, struct vs_err *err)
+/* "WHAT\nPATH\nNAME": a whole copy, for the snapshot NAME, should it be taken. */
+static int journal_copy(struct vm_context *cx, const char *name, const char *what, const char *path, struct vs_err *err)
+{
+	vs_autofree char *text = xasprintf("%s\n%s\n%s", what, path, name);
+
+	return vm_journal_add(&cx->journal, "nv", text, err);
+}
+
+int vm_nv_copy(struct vm_context *cx, const char *name, struct vm_nv_plan *plan, vm_nv_making making, struct vs_err *err)
 {
 	int r = 0;
 
@@ -195,9 +205,11 @@ int vm_nv_copy(struct vm_context *cx, struct vm_nv_plan *plan, struct vs_err *er
 			continue;
 		r = read_whole(plan->files.v[i].path, &copy->data, &copy->len, err);
 		if (r == 0)
-			r = vm_overlay_make_copy(plan->files.v[i].path, copy->path, vm_recover_making, cx, &copy->dev, &copy->ino, err);
+			r = vm_overlay_make_copy(plan->files.v[i].path, copy->path, making, cx, &copy->dev, &copy->ino, err);
 		if (r == 0)
 			r = write_copy(copy, err);
+		if (r == 0)
+			r = journal_copy(cx, name, plan->files.v[i].what, copy->path, err);
 		vm_fault();
 	}
 	return r;
@@ -219,11 +231,28 @@ static int copy_again(const char *source, struct vm_nv_copy *copy, struct vs_err
 	return r < 0 ? r : 1;
 }
 
-static int note_one(struct vm_context *cx, const struct vm_nv_file *file, struct vm_nv_copy *copy, const struct vm_meta_id *id, struct vs_err *err)
+/* As it is. -errno: it is not there. */
+static int note_copy(struct vm_context *cx, const struct vm_meta_id *id, const char *what, const char *path)
 {
-	struct vm_meta_nv nv = { .what = (char *)file->what, .path = copy->path };
+	struct vm_meta_nv nv = { .what = (char *)what, .path = (char *)path };
 	struct vm_sum_file is;
 	struct stat st;
+
+	if (lstat(path, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode))
+		return -EINVAL;
+	is = (struct vm_sum_file){ .ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = vm_timespec_ns(st.st_mtim) };
+	nv.ino = is.ino;
+	nv.size = is.size;
+	nv.mtime_ns = is.mtime_ns;
+	nv.sum = vm_sum(path, &is, Q2_FORMAT_RAW);
+	vm_meta_set_nv(cx->meta, id, &nv);
+	return 0;
+}
+
+static int note_one(struct vm_context *cx, const struct vm_nv_file *file, struct vm_nv_copy *copy, const struct vm_meta_id *id, struct vs_err *err)
+{
 	int r = 1;
 
 	for (int round = 0; r == 1 && round < ROUNDS; round++)
@@ -232,15 +261,10 @@ static int note_one(struct vm_context *cx, const struct vm_nv_file *file, struct
 		return r;
 	if (r == 1)
 		vm_context_say(cx, "its %s were being written all the while", file->phrase);
-	if (sync_dir(copy->path) < 0 || lstat(copy->path, &st) < 0)
+	if (sync_dir(copy->path) < 0)
 		return fail(copy->path, err);
-	is = (struct vm_sum_file){ .ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = vm_timespec_ns(st.st_mtim) };
-	nv.ino = is.ino;
-	nv.size = is.size;
-	nv.mtime_ns = is.mtime_ns;
-	nv.sum = vm_sum(copy->path, &is, Q2_FORMAT_RAW);
-	vm_meta_set_nv(cx->meta, id, &nv);
-	return 0;
+	r = note_copy(cx, id, file->what, copy->path);
+	return r < 0 ? vs_err_set(err, r, "'%s': %s", copy->path, strerror(-r)) : 0;
 }
 
 int vm_nv_note(struct vm_context *cx, struct vm_nv_plan *plan, const struct vm_meta_id *id, struct vs_err *err)
@@ -253,14 +277,123 @@ int vm_nv_note(struct vm_context *cx, struct vm_nv_plan *plan, const struct vm_m
 	return r;
 }
 
+/* ---------------------------------------------------------------- copies of an interrupted create */
+
+/* Of a line of journal_copy(). False: it is none. */
+static bool parse_copy(const char *text, char **what, char **path, const char **name)
+{
+	const char *first = strchr(text, '\n'), *second = first ? strchr(first + 1, '\n') : NULL;
+
+	if (!second)
+		return false;
+	*what = xstrndup(text, (size_t)(first - text));
+	*path = xstrndup(first + 1, (size_t)(second - first) - 1);
+	*name = second + 1;
+	return true;
+}
+
+struct asked {
+	struct vm_context *cx;
+	const struct vm_meta_id *id;
+	const char *path;
+	bool found;
+};
+
+static bool adopt_copy(const char *text, void *opaque)
+{
+	struct asked *asked = opaque;
+	vs_autofree char *what = NULL, *path = NULL;
+	const char *name;
+
+	if (!parse_copy(text, &what, &path, &name) || strcmp(name, asked->id->name) != 0)
+		return false;
+	if (note_copy(asked->cx, asked->id, what, path) == 0)
+		vm_log(asked->cx->log, "'%s' was copied for '%s' by an interrupted create, and is its", path, name);
+	return true;
+}
+
+void vm_nv_adopt(struct vm_context *cx, const struct vm_meta_id *id)
+{
+	vm_journal_each(&cx->journal, "nv", adopt_copy, &(struct asked){ .cx = cx, .id = id });
+}
+
+static bool is_awaited(const char *text, void *opaque)
+{
+	struct asked *asked = opaque;
+	vs_autofree char *what = NULL, *path = NULL;
+	const char *name;
+
+	asked->found |= parse_copy(text, &what, &path, &name) && !strcmp(path, asked->path) && vm_context_record(asked->cx, name);
+	return true;
+}
+
+bool vm_nv_is_awaited(const struct vm_context *cx, const char *path)
+{
+	struct asked asked = { .cx = (struct vm_context *)cx, .path = path };
+
+	vm_journal_each(&cx->journal, "nv", is_awaited, &asked);
+	return asked.found;
+}
+
+static bool copy_is_over(const char *text, void *opaque)
+{
+	struct vm_context *cx = opaque;
+	vs_autofree char *what = NULL, *path = NULL;
+	const char *name;
+	struct stat st;
+
+	return !parse_copy(text, &what, &path, &name) || (lstat(path, &st) < 0 && errno == ENOENT) || vm_meta_has_nv(cx->meta, path, st.st_ino);
+}
+
+void vm_nv_settle(struct vm_context *cx)
+{
+	vm_journal_settle(&cx->journal, "nv", copy_is_over, cx);
+}
+
+/* ---------------------------------------------------------------- who has a file */
+
+static bool is_file(const char *path, const struct stat *st)
+{
+	struct stat other;
+
+	return stat(path, &other) == 0 && other.st_dev == st->st_dev && other.st_ino == st->st_ino;
+}
+
+/* Somebody to whom that very file is an image, variables or, where it is to be @overwritten, a copy of some; but not this domain's variables. Gives;
+ * NULL: nobody. */
+static char *used_by(const struct vm_context *cx, const char *path, bool overwritten)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return NULL;
+	for (size_t i = 0; i < cx->inv->n_domains; i++) {
+		const struct vm_domain *d = cx->inv->domains[i];
+
+		for (char **nv = d->nv_paths; nv && *nv; nv++)
+			if (!(overwritten && d == cx->d) && is_file(*nv, &st))
+				return xasprintf("domain '%s' (its firmware variables)", d->dir);
+		for (size_t k = 0; k < d->n_layers; k++)
+			if ((overwritten || !d->layers[k].beside) && d->layers[k].stamp.dev == st.st_dev && d->layers[k].stamp.ino == st.st_ino)
+				return xasprintf("domain '%s'", d->dir);
+	}
+	return NULL;
+}
+
 /* ---------------------------------------------------------------- revert */
 
-/* What the domain has, as it is defined. */
-static int list_files(const struct vm_context *cx, struct vm_nv_files *files, struct vs_err *err)
+/* What the domain will have with that snapshot's definition. */
+static int list_files(const struct vm_context *cx, const char *name, struct vm_nv_files *files, struct vs_err *err)
 {
+	const struct vm_context_record *record = vm_context_record(cx, name);
 	vm_dom_autodomain struct vm_xml_domain *xml = NULL;
-	int r = vm_dom_xml(cx->dom, VIR_DOMAIN_XML_INACTIVE, &xml, err);
+	int r = 0;
 
+	if (record && record->xml->domain) {
+		vm_nv_files(cx->dom, record->xml->domain, files);
+		return 0;
+	}
+	r = vm_dom_xml(cx->dom, VIR_DOMAIN_XML_INACTIVE, &xml, err);
 	if (r == 0)
 		vm_nv_files(cx->dom, xml, files);
 	return r;
@@ -296,13 +429,38 @@ static bool is_inside(const struct vm_nv_file *file, const struct vm_meta_id *id
 	return id->kind == VM_INTERNAL && file->format == Q2_FORMAT_QCOW2;
 }
 
-static int check_one(const struct vm_snapshot *s, const struct vm_nv_file *file, const struct vm_meta_nv *nv, const struct vm_meta_id *id,
-		     struct vs_err *err)
+/* What becomes of it with that snapshot. */
+enum fate { STAYS, UNCHANGED, COMES_BACK };
+
+static enum fate fate_of(const struct vm_nv_file *file, const struct vm_meta_nv *nv, const struct vm_meta_id *id)
+{
+	if (is_inside(file, id) || (!nv && is_unchanged(file, id)))
+		return UNCHANGED;
+	return file->path && is_whole(nv) ? COMES_BACK : STAYS;
+}
+
+#define ROOM_LEAST (64 << 10)
+
+/* Can it be put there? */
+static int check_target(const struct vm_context *cx, const struct vm_nv_file *file, const struct vm_meta_nv *nv, struct vs_err *err)
+{
+	vs_autofree char *user = used_by(cx, file->path, true), *dir = xstrndup(file->path, (size_t)(strrchr(file->path, '/') - file->path) + 1);
+	struct statvfs fs;
+
+	if (user)
+		return vs_err_set(err, -EPERM, "its %s would be put back to '%s', which %s has by now: give that another file first", file->phrase, file->path,
+				  user);
+	if (access(dir, W_OK | X_OK) < 0)
+		return vs_err_set(err, -errno, "its %s cannot be put back to '%s': %s", file->phrase, file->path, strerror(errno));
+	if (statvfs(dir, &fs) == 0 && (uint64_t)fs.f_bavail * fs.f_frsize < nv->size + ROOM_LEAST)
+		return vs_err_set(err, -ENOSPC, "its %s cannot be put back to '%s': its file system is full", file->phrase, file->path);
+	return 0;
+}
+
+static int refuse(const struct vm_snapshot *s, const struct vm_nv_file *file, const struct vm_meta_nv *nv, struct vs_err *err)
 {
 	const char *reset = strcmp(file->what, "nvram") ? "" : ", and 'virsh start --reset-nvram' gives the firmware's own";
 
-	if (is_inside(file, id) || is_whole(nv) || (!nv && is_unchanged(file, id)))
-		return 0;
 	if (nv)
 		return vs_err_set(err, -EPERM, "the copy of its %s that was made with '%s', '%s', is %s: put it back, or use 'force', which takes them "
 				  "as they are now%s", file->phrase, s->shown, nv->path, access(nv->path, F_OK) < 0 ? "not there" : "not what it was", reset);
@@ -314,63 +472,25 @@ int vm_nv_check(const struct vm_context *cx, const struct vm_snapshot *s, bool f
 {
 	struct vm_meta_id id = vm_context_id(cx, s);
 	vs_cleanup(vm_nv_files_fini) struct vm_nv_files files = { .n = 0 };
-	int r = s->memory ? 0 : list_files(cx, &files, err);
+	int r = s->memory ? 0 : list_files(cx, s->name, &files, err);
 
-	for (size_t i = 0; r == 0 && !force && i < files.n; i++)
-		r = check_one(s, &files.v[i], vm_meta_nv(cx->meta, &id, files.v[i].what), &id, err);
+	for (size_t i = 0; r == 0 && i < files.n; i++) {
+		const struct vm_meta_nv *nv = vm_meta_nv(cx->meta, &id, files.v[i].what);
+		enum fate fate = fate_of(&files.v[i], nv, &id);
+
+		if (fate == COMES_BACK)
+			r = check_target(cx, &files.v[i], nv, err);
+		else if (fate == STAYS && !force)
+			r = refuse(s, &files.v[i], nv, err);
+	}
 	return r;
-}
-
-/* In place of what is there, whole or not at all. */
-static int replace(struct vm_context *cx, const char *path, const struct vm_meta_nv *nv, struct vs_err *err)
-{
-	vs_autofree char *real = realpath(path, NULL), *fresh = NULL, *data = NULL, *now = NULL;
-	vs_autoclose int fd = -1;
-	struct stat st;
-	size_t len, n;
-	int r = read_whole(nv->path, &data, &len, err);
-
-	if (r < 0)
-		return r;
-	if (read_whole(path, &now, &n, NULL) == 0 && n == len && !memcmp(now, data, len))
-		return 1;
-	if (stat(real ? real : path, &st) < 0 && stat(nv->path, &st) < 0)
-		return fail(path, err);
-	fresh = xasprintf("%s.virt-snapfs-XXXXXX", real ? real : path);
-	fd = mkostemp(fresh, O_CLOEXEC);
-	if (fd < 0)
-		return fail(fresh, err);
-	if (fchown(fd, st.st_uid, st.st_gid) < 0)
-		errno = 0;
-	r = vm_recover_making(cx, fresh, fd, err);
-	vm_fault();
-	if (r == 0)
-		r = fchmod(fd, st.st_mode & 07777) < 0 ? fail(fresh, err) : fill(fd, fresh, data, len, err);
-	vm_fault();
-	if (r == 0 && rename(fresh, real ? real : path) < 0)
-		r = fail(path, err);
-	if (r < 0)
-		unlink(fresh);
-	else if (sync_dir(fresh) < 0)
-		r = fail(path, err);
-	return r;
-}
-
-/* What becomes of it with that snapshot. */
-enum fate { STAYS, UNCHANGED, COMES_BACK };
-
-static enum fate fate_of(const struct vm_nv_file *file, const struct vm_meta_nv *nv, const struct vm_meta_id *id)
-{
-	if (is_inside(file, id) || (!nv && is_unchanged(file, id)))
-		return UNCHANGED;
-	return file->path && is_whole(nv) ? COMES_BACK : STAYS;
 }
 
 void vm_nv_tell(struct vm_context *cx, const struct vm_meta_id *id)
 {
 	vs_cleanup(vm_nv_files_fini) struct vm_nv_files files = { .n = 0 };
 
-	if (list_files(cx, &files, NULL) < 0)
+	if (list_files(cx, id->name, &files, NULL) < 0)
 		return;
 	for (size_t i = 0; i < files.n; i++) {
 		const struct vm_meta_nv *nv = vm_meta_nv(cx->meta, id, files.v[i].what);
@@ -383,25 +503,164 @@ void vm_nv_tell(struct vm_context *cx, const struct vm_meta_id *id)
 	}
 }
 
-int vm_nv_put_back(struct vm_context *cx, const struct vm_meta_id *id, struct vs_err *err)
+void vm_nv_staged_fini(struct vm_nv_staged *staged)
+{
+	for (size_t i = 0; i < staged->n; i++) {
+		free(staged->v[i].fresh);
+		free(staged->v[i].target);
+	}
+	staged->n = 0;
+}
+
+/* "TARGET'S INO SIZE MTIME\nTOPS' INOS\nFRESH\nTARGET\nNAME": tops: the layers that the domain writes to before it is reverted. */
+static int journal_staged(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_nv_one *one, struct vs_err *err)
+{
+	vs_autofree char *text = NULL;
+	struct stat st = {0};
+	size_t len;
+	FILE *f = xmemopen(&text, &len);
+
+	if (stat(one->target, &st) < 0)
+		st = (struct stat){0};
+	fprintf(f, "%" PRIu64 " %" PRIu64 " %" PRId64 "\n", (uint64_t)st.st_ino, (uint64_t)st.st_size, vm_timespec_ns(st.st_mtim));
+	for (size_t i = 0; i < cx->d->n_disks; i++)
+		if (cx->d->disks[i].top >= 0)
+			fprintf(f, " %" PRIu64, cx->d->layers[cx->d->disks[i].top].stamp.ino);
+	fprintf(f, " \n%s\n%s\n%s", one->fresh, one->target, id->name);
+	xmemclose(f);
+	return vm_journal_add(&cx->journal, "vars", text, err);
+}
+
+/* 1: what is there has these bytes already. */
+static int stage_one(struct vm_context *cx, const struct vm_meta_id *id, const char *path, const struct vm_meta_nv *nv, struct vm_nv_one *one,
+		     vm_nv_making making, struct vs_err *err)
+{
+	vs_autofree char *real = realpath(path, NULL), *data = NULL, *now = NULL;
+	vs_autoclose int fd = -1;
+	struct stat st;
+	size_t len, n;
+	int r = read_whole(nv->path, &data, &len, err);
+
+	if (r < 0)
+		return r;
+	if (read_whole(path, &now, &n, NULL) == 0 && n == len && !memcmp(now, data, len))
+		return 1;
+	if (stat(real ? real : path, &st) < 0 && stat(nv->path, &st) < 0)
+		return fail(path, err);
+	one->target = xstrdup(real ? real : path);
+	one->fresh = xasprintf("%s.virt-snapfs-XXXXXX", one->target);
+	fd = mkostemp(one->fresh, O_CLOEXEC);
+	if (fd < 0)
+		return fail(one->fresh, err);
+	if (fchown(fd, st.st_uid, st.st_gid) < 0)
+		errno = 0;
+	r = making(cx, one->fresh, fd, err);
+	if (r < 0)
+		unlink(one->fresh); /* made a moment ago, and by mkostemp(3) not in place of another */
+	vm_fault();
+	if (r == 0)
+		r = fchmod(fd, st.st_mode & 07777) < 0 ? fail(one->fresh, err) : fill(fd, one->fresh, data, len, err);
+	if (r == 0)
+		r = journal_staged(cx, id, one, err);
+	vm_fault();
+	return r;
+}
+
+int vm_nv_stage(struct vm_context *cx, const struct vm_meta_id *id, struct vm_nv_staged *staged, vm_nv_making making, struct vs_err *err)
 {
 	vs_cleanup(vm_nv_files_fini) struct vm_nv_files files = { .n = 0 };
-	int r = list_files(cx, &files, err);
+	int r = list_files(cx, id->name, &files, err);
 
 	for (size_t i = 0; r >= 0 && i < files.n; i++) {
-		const struct vm_nv_file *file = &files.v[i];
-		const struct vm_meta_nv *nv = vm_meta_nv(cx->meta, id, file->what);
-		enum fate fate = fate_of(file, nv, id);
+		const struct vm_meta_nv *nv = vm_meta_nv(cx->meta, id, files.v[i].what);
+		struct vm_nv_one *one = &staged->v[staged->n];
 
-		if (fate == STAYS)
-			vm_context_say(cx, "its %s stay as they are now", file->phrase);
-		r = fate == COMES_BACK ? replace(cx, file->path, nv, err) : 1;
-		if (r == 0)
-			vm_context_say(cx, "put back its %s", file->phrase);
-		else if (r < 0)
-			vs_err_prefix(err, "its %s could not be put back", file->phrase);
+		if (fate_of(&files.v[i], nv, id) != COMES_BACK)
+			continue;
+		*one = (struct vm_nv_one){ .phrase = files.v[i].phrase };
+		r = stage_one(cx, id, files.v[i].path, nv, one, making, err);
+		staged->n += r != 1;
 	}
 	return r < 0 ? r : 0;
+}
+
+/* Whole or not at all. */
+static int put_back(const char *fresh, const char *target, struct vs_err *err)
+{
+	if (rename(fresh, target) < 0 || sync_dir(target) < 0)
+		return fail(target, err);
+	return 0;
+}
+
+int vm_nv_put_back(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_nv_staged *staged, struct vs_err *err)
+{
+	vs_cleanup(vm_nv_files_fini) struct vm_nv_files files = { .n = 0 };
+	int r = list_files(cx, id->name, &files, err);
+
+	for (size_t i = 0; r == 0 && i < files.n; i++)
+		if (fate_of(&files.v[i], vm_meta_nv(cx->meta, id, files.v[i].what), id) == STAYS)
+			vm_context_say(cx, "its %s stay as they are now", files.v[i].phrase);
+	for (size_t i = 0; r == 0 && i < staged->n; i++) {
+		r = put_back(staged->v[i].fresh, staged->v[i].target, err);
+		if (r == 0)
+			vm_context_say(cx, "put back its %s", staged->v[i].phrase);
+		else
+			vs_err_prefix(err, "its %s could not be put back", staged->v[i].phrase);
+	}
+	return r;
+}
+
+/* Does the domain stand on what that snapshot froze, with other layers than it had? */
+static bool was_reverted(const struct vm_context *cx, const char *name, const char *tops)
+{
+	for (size_t i = 0; i < cx->d->n_disks; i++) {
+		int top = cx->d->disks[i].top;
+		vs_autofree char *ino = top < 0 ? NULL : xasprintf(" %" PRIu64 " ", cx->d->layers[top].stamp.ino);
+
+		for (size_t s = 0; ino && s < cx->d->n_snapshots; s++)
+			for (size_t k = 0; !strcmp(cx->d->snapshots[s].name, name) && k < cx->d->snapshots[s].n_disks; k++) {
+				const struct vm_disk *disk = &cx->d->snapshots[s].disks[k];
+
+				if (strcmp(disk->target, cx->d->disks[i].target) != 0 || !disk->chain || !disk->chain[0])
+					continue;
+				if (strstr(tops, ino) || cx->d->layers[top].below != vm_context_layer(cx, disk->chain[0]))
+					return false;
+			}
+	}
+	return vm_context_record(cx, name) != NULL;
+}
+
+static bool recover_one(const char *text, void *opaque)
+{
+	struct vm_context *cx = opaque;
+	vs_autofree char *copy = xstrdup(text);
+	char *save = NULL, *stamp = strtok_r(copy, "\n", &save), *tops = strtok_r(NULL, "\n", &save), *fresh = strtok_r(NULL, "\n", &save),
+	     *target = strtok_r(NULL, "\n", &save), *name = save;
+	uint64_t ino, size;
+	int64_t mtime_ns;
+	struct stat st = {0};
+	struct vs_err why = {0};
+
+	if (!name || sscanf(stamp, "%" SCNu64 " %" SCNu64 " %" SCNd64, &ino, &size, &mtime_ns) != 3 || access(fresh, F_OK) < 0)
+		return true;
+	if (!was_reverted(cx, name, tops))
+		return true; /* nothing had been done */
+	if (stat(target, &st) < 0)
+		st = (struct stat){0};
+	if (cx->running || st.st_ino != ino || (uint64_t)st.st_size != size || vm_timespec_ns(st.st_mtim) != mtime_ns) {
+		vm_log_warn(cx->log, "an interrupted 'revert %s' has not put back '%s', which was written to since: it stays as it is", name, target);
+		return true;
+	}
+	if (put_back(fresh, target, &why) < 0)
+		vm_log_warn(cx->log, "an interrupted 'revert %s' has not put back '%s': %s", name, target, why.msg);
+	else
+		vm_log(cx->log, "put back '%s', for an interrupted 'revert %s'", target, name);
+	return true;
+}
+
+void vm_nv_recover(struct vm_context *cx)
+{
+	vm_journal_settle(&cx->journal, "vars", recover_one, cx);
 }
 
 /* ---------------------------------------------------------------- removing */
@@ -411,6 +670,7 @@ static void remove_one(struct vm_context *cx, const struct vm_meta_nv *nv, const
 	int layer = vm_context_layer(cx, nv->path);
 	const struct vm_layer *l = layer < 0 ? NULL : &cx->d->layers[layer];
 	struct vm_doomed_file file = { .path = nv->path, .as = VM_DOOMED_BEGUN };
+	vs_autofree char *user = NULL;
 	struct vs_err why = {0};
 	int r;
 
@@ -421,6 +681,11 @@ static void remove_one(struct vm_context *cx, const struct vm_meta_nv *nv, const
 		return;
 	}
 	file.stamp = l->stamp;
+	user = used_by(cx, nv->path, false);
+	if (user) {
+		vm_context_say(cx, "'%s' stays: %s has it", nv->path, user);
+		return;
+	}
 	r = cx->try_only ? vm_may_remove(cx, &file, leaving, &why) : vm_remove(cx, &file, leaving, &why);
 	if (r == 0)
 		vm_context_say(cx, "%s '%s'", cx->try_only ? "would unlink" : "unlinked", vm_context_file(cx, nv->path));

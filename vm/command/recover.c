@@ -12,6 +12,7 @@
 #include "vm/command/check.h"
 #include "vm/command/guest.h"
 #include "vm/command/intent.h"
+#include "vm/command/nv.h"
 #include "vm/command/own-job.h"
 #include "vm/command/prove.h"
 #include "vm/command/remove.h"
@@ -119,6 +120,8 @@ static bool settle_made(const char *text, void *opaque)
 		return true;
 	if (is_used(cx, &made) || vm_meta_has_nv(cx->meta, made.path, made.ino))
 		return true;
+	if (vm_nv_is_awaited(cx, made.path))
+		return false;
 	l = vm_context_layer(cx, made.path);
 	if (l >= 0 && vm_need(cx, l, NULL, true, &why) == VM_NEED_BY) {
 		vm_log(cx->log, "an interrupted command had made '%s', which is somebody's by now: %s", made.path, why.msg);
@@ -203,6 +206,7 @@ static bool settle_one(const char *text, void *opaque)
 		if (id.created_ns < (since_s - 1) * VM_NS_PER_S || id.created_ns > (since_s + TAKING_S) * VM_NS_PER_S || !has_our_overlay(cx, s))
 			continue;
 		vm_meta_set_ours(cx->meta, &id, true);
+		vm_nv_adopt(cx, &id);
 		changed = true;
 		vm_log(cx->log, "'%s' was taken by an interrupted create, and counts as taken here", s->shown);
 	}
@@ -228,6 +232,8 @@ int vm_recover_settle(struct vm_context *cx, struct vs_err *err)
 	r = vm_journal_each(&cx->journal, "take", settle_one, cx) > 0 ? vm_context_save(cx, err) : 0;
 	if (r == 0)
 		vm_journal_settle(&cx->journal, "take", take_is_over, cx);
+	if (r == 0)
+		vm_nv_settle(cx);
 	return r;
 }
 
@@ -274,6 +280,8 @@ int vm_recover_begin(struct vm_context *cx, const char *command, enum vm_intent_
 		return 0;
 	if (!cx->try_only)
 		r = vm_guest_prove_pivots(cx, err);
+	if (r == 0 && !cx->try_only)
+		vm_nv_recover(cx);
 	if (r == 0 && !cx->try_only)
 		r = reclaim(cx, command, err);
 	if (r == 0)

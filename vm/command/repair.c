@@ -8,6 +8,7 @@
 #include "vm/command/command.h"
 #include "vm/command/guest.h"
 #include "vm/command/intent.h"
+#include "vm/command/nv.h"
 #include "vm/command/merge.h"
 #include "vm/command/own-job.h"
 #include "vm/command/prove.h"
@@ -91,6 +92,8 @@ int vm_command_repair(struct vm_context *cx, struct vs_err *err)
 		vm_intent_settle(cx, NULL, VM_BESIDE_CHANGE, &begun); /* what is begun stays so; the others are settled */
 	if (r == 0 && cx->conn)
 		r = repair_all(cx, err);
+	if (r == 0 && cx->conn)
+		vm_nv_recover(cx);
 	if (r == 0)
 		r = vm_recover_settle(cx, err);
 	if (r == 0 && cx->meta->serial && vm_meta_sweep(cx->meta, still_there, cx) > 0)

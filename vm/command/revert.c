@@ -453,13 +453,16 @@ static int revert_now(struct vm_context *cx, const char *name, bool stopped, boo
 	struct old_layers old vs_cleanup(layers_fini) = { .n = 0 };
 	vs_autofree struct vm_revert_image *images = list_images(cx, name, &spec.n_images);
 	const struct vm_snapshot *s;
+	vs_cleanup(vm_nv_staged_fini) struct vm_nv_staged staged = { .n = 0 };
 	struct vm_meta_id id = { .name = name };
+	bool reverted = false, memory = false;
 	int r = vm_context_find_key(cx, name, &s, err);
 
 	spec.images = images;
 
 	if (r == 0) {
 		id = (struct vm_meta_id){ name, vm_context_id(cx, s).created_ns, s->kind };
+		memory = s->memory;
 		old = note_layers(cx, s);
 		remember_left(cx, s);
 	}
@@ -476,25 +479,31 @@ static int revert_now(struct vm_context *cx, const char *name, bool stopped, boo
 		r = vm_recover_settle_making(cx, err);
 	if (r == 0)
 		r = journal_drops(cx, &old, err);
-	if (r == 0)
+	if (r == 0 && !memory)
+		r = vm_nv_stage(cx, &id, &staged, vm_recover_making, err);
+	if (r == 0) {
 		r = vm_revert(cx->dom, &spec, &cx->watch, err);
+		reverted = r == 0;
+	}
 	if (r == 0)
 		r = vm_attest_poll(cx, err); /* which puts our metadata back, too */
 	if (r == 0) {
 		vm_context_say(cx, "the domain is as it was at '%s'", name);
 		tell_left_out(cx, name);
 	}
-	if (r == 0 && !cx->running) {
-		r = vm_nv_put_back(cx, &id, err);
+	if (r == 0 && !cx->running && !memory) {
+		r = vm_nv_put_back(cx, &id, &staged, err);
 		if (r < 0)
 			vs_err_prefix(err, "the disks are as they were at '%s', but", name);
 	}
+	if (r != -EHOSTDOWN && (r == 0 || !reverted))
+		vm_journal_done(&cx->journal, "vars"); /* else the next command, or mount, puts back what is left */
 	if (r == 0)
 		vm_journal_each(&cx->journal, "drop", discard_noted, &(struct discarding){ cx, &old });
 	if (r == 0)
 		r = settle_layers(cx, &old, err);
 	if (r != -EHOSTDOWN) {
-		if (r == 0 || vm_attest_poll(cx, NULL) == 0)
+		if ((r == 0 || vm_attest_poll(cx, NULL) == 0) && (r == 0 || !reverted || !staged.n))
 			vm_recover_settle_making(cx, NULL);
 		vm_journal_done(&cx->journal, "drop");
 	}

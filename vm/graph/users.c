@@ -24,6 +24,7 @@ struct walk {
 	enum vm_graph_user_kind kind;
 	size_t index;
 	unsigned windows;
+	unsigned closed; /* encrypted layers that were gone through */
 };
 
 static struct vm_graph_user *find_user(const struct walk *w, int file)
@@ -122,6 +123,17 @@ static void add_beyond(struct walk *w, int file)
 	w->windows--;
 }
 
+/* Where a walk has ended at a layer that cannot be read, and that says what it stands on: that is needed like the rest. VM_NO_FILE: it has ended. */
+static int beneath_closed(struct walk *w, const struct vm_chain *chain)
+{
+	const struct vm_fact_file *last = chain->n ? vm_graph_file(w->g, chain->files[chain->n - 1]) : NULL;
+
+	if (!last || last->error || !last->info || !last->info->unsupported || w->closed == VM_CHAIN_MAX)
+		return VM_NO_FILE;
+	w->closed++;
+	return last->below;
+}
+
 /* @file and everything beneath it. */
 static void add_from(struct walk *w, int file, enum q2_format format)
 {
@@ -135,6 +147,9 @@ static void add_from(struct walk *w, int file, enum q2_format format)
 		add_data(w, chain.files[i]);
 		add_beyond(w, chain.files[i]);
 	}
+	file = beneath_closed(w, &chain);
+	if (file != VM_NO_FILE)
+		add_from(w, file, vm_graph_file(w->g, file)->format);
 }
 
 static void add_disk_users(struct vm_graph *g, size_t disk)
@@ -167,6 +182,8 @@ static void add_detached(struct walk *w, size_t domain, int file, enum q2_format
 		add_data(w, chain.files[i]);
 		add_beyond(w, chain.files[i]);
 	}
+	file = beneath_closed(w, &chain);
+	add_detached(w, domain, file, file == VM_NO_FILE ? Q2_FORMAT_NONE : vm_graph_file(w->g, file)->format);
 }
 
 /* A snapshot needs what its domain's disks do not need anyway: the image that it is read from, and where its record names another one

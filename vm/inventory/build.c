@@ -348,6 +348,9 @@ static void draw_meta(struct vm_build *sk, const struct vm_observed_domain *k, s
 		draw_own_made(sk, best, d);
 	}
 	draw_begun(sk, k, d);
+	d->nv_paths[0] = k->now ? k->now->nvram : NULL;
+	d->nv_paths[1] = k->config ? k->config->nvram : NULL;
+	d->nv_paths[2] = k->saved ? k->saved->nvram : NULL;
 }
 
 /* What libvirt did not tell of it. */

@@ -318,6 +318,16 @@ static void list_checkpoints(struct work *w)
 	w->domain->checkpoints = vm_strings_done(w->arena, &list);
 }
 
+static void list_nv_paths(struct work *w)
+{
+	struct vm_strings list = {0};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(w->draft->nv_paths); i++)
+		if (w->draft->nv_paths[i] && !vm_strings_has(&list, w->draft->nv_paths[i]))
+			vm_strings_add(w->arena, &list, w->draft->nv_paths[i]);
+	w->domain->nv_paths = vm_strings_done(w->arena, &list);
+}
+
 static void compose_layers(struct work *w)
 {
 	struct vm_domain *d = w->domain;
@@ -344,6 +354,7 @@ struct vm_domain *vm_freeze_domain(const struct vm_draft *from, const struct vm_
 	d->log = vm_arena_own(arena, vm_log_ref(from->log), drop_log);
 	d->gate = w.gate = vm_arena_own(arena, q2_gate_ref(from->gate), drop_gate);
 	list_checkpoints(&w);
+	list_nv_paths(&w);
 	compose_layers(&w);
 	compose_snapshots(&w);
 	for (size_t i = 0; i < from->n_merges; i++)

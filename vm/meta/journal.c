@@ -12,6 +12,9 @@
  *     job    pid began type target LF base LF top LF command   a block job that is about to be asked for, and by which command: see command/own-job.c
  *     pull   struct vm_pull         a pull is about to be asked for: see command/pulls.c
  *     back   stamp time LF path LF below   a header is about to be put back: see command/content.c
+ *     nv     what LF path LF name    a whole copy for a snapshot that is about to be taken: see command/nv.c
+ *     vars   stamp LF tops LF fresh LF target LF name    firmware variables are about to be put back: see command/nv.c
+ *     stop   name                   a guest is about to be ended for a revert: that this can be noted is all that matters
  *     pivot  pid began target       a pivot is about to be asked of that QEMU
  *     start  word pid began         the domain is about to be started, paused, or was: see libvirt/paused-guest.c
  *

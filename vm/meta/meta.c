@@ -563,8 +563,10 @@ void vm_meta_forget_notes(struct vm_meta *meta, const struct vm_meta_id *id)
 
 	for (size_t k = 0; s && k < s->n_frozen; k++)
 		free(s->frozen[k].target);
-	if (s)
+	if (s) {
 		s->n_frozen = s->n_attested = 0;
+		drop_nv(s);
+	}
 }
 
 const struct vm_meta_nv *vm_meta_nv(const struct vm_meta *meta, const struct vm_meta_id *id, const char *what)

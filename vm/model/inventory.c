@@ -177,6 +177,8 @@ bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b)
 	    !vm_same_text(a->state, b->state) || a->ino != b->ino || a->log != b->log || a->n_snapshots != b->n_snapshots ||
 	    a->n_layers != b->n_layers || a->n_disks != b->n_disks || a->n_doubts != b->n_doubts)
 		return false;
+	if (!same_list(a->nv_paths, b->nv_paths))
+		return false;
 	for (size_t i = 0; i < a->n_disks; i++)
 		if (!same_disk_now(&a->disks[i], &b->disks[i]))
 			return false;

@@ -148,6 +148,7 @@ struct vm_domain {
 	size_t n_disks;
 	struct vm_doubt *doubts;
 	size_t n_doubts;
+	char **nv_paths;    /* what it keeps beside its disks by any of its definitions (command/nv.h); NULL-terminated */
 	char **checkpoints; /* libvirt's, parents first; NULL-terminated */
 	char **unknowns;    /* why nobody knows who needs some layers: the phrases of `unknown` and `doubts`, each once; NULL-terminated */
 	struct vm_log *log; /* outlives the inventory's readers; shared by all inventories of this domain */
