@@ -667,6 +667,42 @@ def reused(lab, running, targets):
                 raise Wrong("'%s' has unlinked what no snapshot made: %s" % (command, lab.said(g)))
 
 
+@case("row 33: what a domain had in a directory of its own", SHUT_OFF[:1])
+def own_directory(lab, running, targets):
+    """Nobody names an image in it any more, also when this is mounted anew; one of them is encrypted."""
+    disk = "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='%s'/><target dev='vdb' bus='virtio'/></disk>"
+    for again, encrypted in (False, False), (True, False), (True, True):
+        g, h = lab.guest(False, ONE, None), lab.guest(False, ONE, None)
+        for name in "ab":
+            lab.does(g, "create " + name)
+            g.note(name, "external")
+        own = os.path.join(WORK, "own", g.name)
+        os.makedirs(own)
+        clone = os.path.join(own, "clone")
+        sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", g.file("vda", "a.qcow2"), "-F", "qcow2", clone)
+        h.define(h.xml().replace("</devices>", disk % clone + "</devices>"))
+        time.sleep(2 * LOOK)
+        h.define()
+        if encrypted:
+            os.unlink(clone)
+
+            def made():
+                p = sh("qemu-img", "create", "-q", "--object", "secret,id=s,data=abc", "-f", "qcow2", "-o",
+                       "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", "-b", g.file("vda", "a.qcow2"), "-F", "qcow2", clone, check=False)
+                return None if p.returncode == 0 else p.stderr  # it measures how fast the machine is
+            until("an encrypted overlay", made)
+        if again:
+            lab.mount.down()
+            lab.mount.up()
+            until("the mount", lambda: None if os.path.isdir(lab.path(g)) else "is not up")
+        time.sleep(LOOK)
+        for command in "commit a", "delete a", "delete b":
+            lab.write(g, command)
+            if not os.path.exists(g.file("vda", "a.qcow2")):
+                raise Wrong("'%s' has removed what '%s' stands on: %s" % (command, clone, lab.said(g)))
+        sh("rm", "-r", own)
+
+
 @case("row 34: a chain that only QEMU has told of", RUNNING[1:])
 def told_by_qemu(lab, running, targets):
     """The template lies where no definition says, so only the live one names it: what was shown is shown when the guest is off."""

@@ -126,7 +126,23 @@ static void scan_beside(struct volumes *v, const char *path)
 	if (!slash || slash == dir || !strncmp(path, "/dev/", 5))
 		return;
 	*slash = '\0';
+	vm_dirs_remember(v->s->dirs, dir);
 	scan(v, dir, NULL);
+}
+
+/* Where images of domains have lain, and nobody names one now. One that cannot be listed any more tells nothing, and hinders nobody. */
+static void scan_remembered(struct volumes *v)
+{
+	for (size_t i = 0; i < v->s->dirs->n_seen; i++) {
+		const char *dir = v->s->dirs->seen[i];
+
+		if (vm_strmap_get(&v->dirs, dir))
+			continue;
+		mark(&v->dirs, dir);
+		v->pool = NULL;
+		vm_dirs_list(v->s->dirs, dir, false, note_file, v);
+	}
+	vm_dirs_note(v->s->dirs);
 }
 
 static void scan_pools(struct volumes *v, const struct vm_pools *pools)
@@ -206,6 +222,7 @@ void vm_surroundings_draw(const struct vm_surroundings *s)
 		scan_pools(&v, s->pools);
 	for (size_t i = 0; i < n_known; i++)
 		scan_beside(&v, chains->fact[i].path);
+	scan_remembered(&v);
 	v.gate = wide_gate(s);
 	if (v.n)
 		qsort(v.list, v.n, sizeof(*v.list), by_path);

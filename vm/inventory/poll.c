@@ -69,7 +69,7 @@ struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *s
 {
 	struct vm_poll *poll = xcalloc(1, sizeof(*poll));
 
-	poll->store = store;
+	poll->store = poll->dirs.store = store;
 	poll->files = poll->dirs.files = vm_headers_new();
 	poll->memory = vm_history_new();
 	poll->shelf = vm_log_shelf_new(options->to_stderr);

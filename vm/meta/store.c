@@ -347,6 +347,28 @@ bool vm_store_save_one(struct vm_store *s)
 	return uuid;
 }
 
+/* ---------------------------------------------------------------- directories */
+
+#define OF_NONE "directories" /* in place of a UUID */
+
+void vm_store_dirs_get(struct vm_store *s, char **text)
+{
+	vs_autofree char *path = file_name(s, OF_NONE, "dirs");
+	size_t len;
+
+	*text = NULL;
+	if (path)
+		read_file(path, text, &len, NULL);
+}
+
+void vm_store_dirs_put(struct vm_store *s, const char *text)
+{
+	vs_autofree char *path = file_name(s, OF_NONE, "dirs");
+
+	if (path && strlen(text) <= VM_META_MAX)
+		write_file(s, path, text, NULL);
+}
+
 /* ---------------------------------------------------------------- the note */
 
 static int put_journal(struct vm_store *s, const char *uuid, const char *text, struct vs_err *err)

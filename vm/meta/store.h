@@ -42,6 +42,11 @@ int vm_store_remember(struct vm_store *store, const char *uuid, const struct vm_
 /* Could the copy be read, or is there none? Else the sentence says what is wrong with it. Asked anew until it could. */
 int vm_store_legible(struct vm_store *store, const char *uuid, struct vs_err *err);
 
+/* The directories that images of the connection's domains have lain in, one a line, escaped: who stands on an image may be named by nobody any
+ * more, and lies where he lay. At most VM_META_MAX bytes. Gives *text; NULL: none are noted. */
+void vm_store_dirs_get(struct vm_store *store, char **text);
+void vm_store_dirs_put(struct vm_store *store, const char *text); /* as well as can be */
+
 /* A text beside it, for what only matters if we die (see journal.c); on disk when this returns 0. NULL removes it. */
 int vm_store_journal_put(struct vm_store *store, const char *uuid, const char *text, struct vs_err *err);
 /* How often that was called: while it stays nothing of ours has been noted anew. */

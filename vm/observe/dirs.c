@@ -21,10 +21,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vm/meta/store.h"
+#include "vm/model/names.h"
 #include "vm/observe/headers.h"
 #include "vm/observe/peek.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
+#include "vm/util/utf8.h"
 
 #define LIST_AGAIN_NS (30 * VM_NS_PER_S)
 #define RACY_NS (100 * VM_NS_PER_MS)
@@ -79,6 +82,9 @@ static void dir_free(void *thing)
 void vm_dirs_fini(struct vm_dirs *dirs)
 {
 	vm_strmap_clear(&dirs->table, dir_free);
+	for (size_t i = 0; i < dirs->n_seen; i++)
+		free(dirs->seen[i]);
+	free(dirs->seen);
 }
 
 static bool recent(void *thing, void *opaque)
@@ -395,4 +401,58 @@ int vm_dirs_list(struct vm_dirs *dirs, const char *path, bool single, vm_dirs_fo
 	look(dirs, d);
 	vm_strmap_filter(&d->entries, tell, &visit);
 	return d->error;
+}
+
+/* ---------------------------------------------------------------- where images have lain */
+
+#define SEEN_BYTES 60000
+
+static void recall(struct vm_dirs *dirs)
+{
+	vs_autofree char *text = NULL;
+
+	dirs->recalled = true;
+	vm_store_dirs_get(dirs->store, &text);
+	for (char *save = NULL, *line = text ? strtok_r(text, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
+		dirs->seen = xreallocarray(dirs->seen, dirs->n_seen + 1, sizeof(*dirs->seen));
+		if (vm_name_unescape(line, &dirs->seen[dirs->n_seen]) == 0)
+			dirs->n_seen++;
+	}
+}
+
+void vm_dirs_remember(struct vm_dirs *dirs, const char *path)
+{
+	size_t bytes = strlen(path);
+
+	if (!dirs->store)
+		return;
+	if (!dirs->recalled)
+		recall(dirs);
+	for (size_t i = 0; i < dirs->n_seen; bytes += strlen(dirs->seen[i++]) + 1)
+		if (!strcmp(dirs->seen[i], path))
+			return;
+	if (bytes > SEEN_BYTES)
+		return;
+	dirs->seen = xreallocarray(dirs->seen, dirs->n_seen + 1, sizeof(*dirs->seen));
+	dirs->seen[dirs->n_seen++] = xstrdup(path);
+	dirs->unnoted = true;
+}
+
+void vm_dirs_note(struct vm_dirs *dirs)
+{
+	vs_autofree char *text = NULL;
+	size_t len;
+	FILE *f;
+
+	if (!dirs->unnoted)
+		return;
+	f = xmemopen(&text, &len);
+	for (size_t i = 0; i < dirs->n_seen; i++) {
+		vs_autofree char *escaped = vm_utf8_escape(dirs->seen[i], strlen(dirs->seen[i]), "%");
+
+		fprintf(f, "%s\n", escaped);
+	}
+	xmemclose(f);
+	vm_store_dirs_put(dirs->store, text);
+	dirs->unnoted = false;
 }

@@ -16,10 +16,15 @@
 #include "vm/util/strmap.h"
 
 struct vm_headers;
+struct vm_store;
 
 struct vm_dirs {
 	struct vm_headers *files; /* borrowed: who knows which devices are virt-snapfs mounts */
+	struct vm_store *store; /* borrowed; where is noted in which directories images have lain. NULL: nowhere */
+	char **seen;            /* these; vm_dirs_remember() */
+	size_t n_seen;
 	/* private */
+	bool recalled, unnoted;
 	struct vm_strmap table;
 	uint64_t round;
 	bool closely;
@@ -40,6 +45,11 @@ struct vm_dirs_file {
 	int code;                       /* it could not be asked: negative errno */
 	const char *why;                /* "cannot be read: Permission denied" */
 };
+/* An image of a domain lies in this directory: it is looked at from now on, also where no domain names an image in it any more. */
+void vm_dirs_remember(struct vm_dirs *dirs, const char *path);
+/* At the end of a look: what is new among them is noted. */
+void vm_dirs_note(struct vm_dirs *dirs);
+
 typedef void vm_dirs_found(const struct vm_dirs_file *file, void *opaque);
 
 /* Calls @found for every such file in a directory, in no order, or, if @single, for the file or device at @path itself. 0; a negative
