@@ -287,11 +287,19 @@ def anothers(lab, running, targets):
         if "which domain '%s'" % h.name not in said:
             raise Wrong("'%s': %s" % (command, said))
     v.expect(theirs, "refused")
-    h.define(h.xml().replace(w.path, copy))  # and now the copy
+    h.define()
+    overlay = os.path.join(h.dir, "overlay")
+    sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", v.path, "-F", "raw", overlay)  # somebody stands on it
     time.sleep(LOOK)
-    for command in "try delete a", "delete a":
-        if "stays: domain '%s'" % h.name not in lab.does(g, command):
-            raise Wrong("'%s': %s" % (command, lab.said(g)))
+    lab.fails(g, "revert a", "EPERM", "which image '%s'" % re.escape(overlay))
+    v.expect(theirs, "refused")
+    os.unlink(overlay)
+    for word, commands in ("<nvram template='%s'>/nowhere</nvram>", ["try delete a"]), ("<nvram>%s</nvram>", ["try delete a", "delete a"]):
+        h.define(re.sub("<nvram.*</nvram>", word % copy, h.xml()))  # and now the copy
+        time.sleep(LOOK)
+        for command in commands:
+            if not re.search("domain '%s'" % h.name, lab.does(g, command)):
+                raise Wrong("'%s': %s" % (command, lab.said(g)))
     if not os.path.exists(copy):
         raise Wrong("'%s' was removed" % copy)
 

@@ -359,8 +359,7 @@ static bool is_file(const char *path, const struct stat *st)
 	return stat(path, &other) == 0 && other.st_dev == st->st_dev && other.st_ino == st->st_ino;
 }
 
-/* Somebody to whom that very file is an image, variables or, where it is to be @overwritten, a copy of some; but not this domain's variables. Gives;
- * NULL: nobody. */
+/* Somebody to whom that very file is an image or variables; where it is to be @overwritten not this domain's variables. Gives; NULL: nobody. */
 static char *used_by(const struct vm_context *cx, const char *path, bool overwritten)
 {
 	struct stat st;
@@ -374,7 +373,7 @@ static char *used_by(const struct vm_context *cx, const char *path, bool overwri
 			if (!(overwritten && d == cx->d) && is_file(*nv, &st))
 				return xasprintf("domain '%s' (its firmware variables)", d->dir);
 		for (size_t k = 0; k < d->n_layers; k++)
-			if ((overwritten || !d->layers[k].beside) && d->layers[k].stamp.dev == st.st_dev && d->layers[k].stamp.ino == st.st_ino)
+			if (!d->layers[k].beside && d->layers[k].stamp.dev == st.st_dev && d->layers[k].stamp.ino == st.st_ino)
 				return xasprintf("domain '%s'", d->dir);
 	}
 	return NULL;
@@ -444,9 +443,15 @@ static enum fate fate_of(const struct vm_nv_file *file, const struct vm_meta_nv 
 /* Can it be put there? */
 static int check_target(const struct vm_context *cx, const struct vm_nv_file *file, const struct vm_meta_nv *nv, struct vs_err *err)
 {
+	int layer = vm_context_layer(cx, file->path), above = -1;
+	const struct vm_layer *l = layer < 0 ? NULL : &cx->d->layers[layer];
 	vs_autofree char *user = used_by(cx, file->path, true), *dir = xstrndup(file->path, (size_t)(strrchr(file->path, '/') - file->path) + 1);
 	struct statvfs fs;
 
+	if (!user && l && l->users && l->users[0])
+		user = xstrdup(l->users[0]);
+	if (!user && l && vm_context_above(cx, layer, &above))
+		user = xasprintf("'%s'", cx->d->layers[above].path);
 	if (user)
 		return vs_err_set(err, -EPERM, "its %s would be put back to '%s', which %s has by now: give that another file first", file->phrase, file->path,
 				  user);

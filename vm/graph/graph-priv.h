@@ -58,7 +58,8 @@ struct vm_graph_running {
  * has left, be it somebody's one day), a snapshot that has it beside its images (besides[]). */
 enum vm_graph_user_kind { VM_USER_DISK, VM_USER_SNAPSHOT, VM_USER_VOLUME, VM_USER_LEFT, VM_USER_BESIDE };
 
-/* A snapshot with such a file. */
+/* A snapshot, or a domain, with such a file. */
+#define VM_NO_SNAPSHOT SIZE_MAX
 struct vm_graph_beside {
 	size_t domain, snapshot;
 	const char *what;

@@ -115,6 +115,9 @@ static void draft_others(struct painting *p)
 	for (size_t i = 0; i < domain->n_others; i++)
 		if (vm_graph_exists(p->g, domain->others[i]) && draft_index(p, domain->others[i]) < 0)
 			draft_add(p, domain->others[i], vm_graph_file(p->g, domain->others[i])->format, true)->other = true;
+	for (size_t i = 0; i < domain->n_beside; i++)
+		if (draft_index(p, domain->beside[i].file) < 0)
+			draft_add(p, domain->beside[i].file, Q2_FORMAT_RAW, true)->beside = true;
 	for (size_t s = 0; s < domain->n_snapshots; s++) {
 		for (size_t i = 0; i < domain->snapshots[s].n_beside; i++) {
 			int file = domain->snapshots[s].beside[i].file;

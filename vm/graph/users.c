@@ -215,6 +215,20 @@ static void add_beside_users(struct vm_graph *g, size_t domain, size_t snapshot)
 	}
 }
 
+static void add_firmware_users(struct vm_graph *g, size_t domain)
+{
+	const struct vm_fact_domain *d = &g->facts->domains[domain];
+
+	for (size_t i = 0; i < d->n_beside; i++) {
+		struct walk w = {.g = g, .kind = VM_USER_BESIDE, .index = g->n_besides};
+
+		XGROW(g->besides, g->n_besides, g->besides_room);
+		g->besides[g->n_besides++] = (struct vm_graph_beside){domain, VM_NO_SNAPSHOT, d->beside[i].what};
+		add_user(&w, d->beside[i].file);
+		add_beyond(&w, d->beside[i].file);
+	}
+}
+
 /* An image that no disk and no snapshot has needs what it stands on. */
 static void add_image_users(struct vm_graph *g, enum vm_graph_user_kind kind, size_t index, int file, bool *known)
 {
@@ -237,6 +251,8 @@ void vm_graph_find_users(struct vm_graph *g)
 		add_disk_users(g, i);
 	for (size_t i = 0; i < g->n_snaps; i++)
 		add_snapshot_users(g, i);
+	for (size_t d = 0; d < g->facts->n_domains; d++)
+		add_firmware_users(g, d);
 	for (size_t d = 0; d < g->facts->n_domains; d++)
 		for (size_t s = 0; s < g->facts->domains[d].n_snapshots; s++)
 			add_beside_users(g, d, s);
@@ -274,6 +290,8 @@ char *vm_graph_user_phrase(const struct vm_graph *g, enum vm_graph_user_kind kin
 	if (kind == VM_USER_BESIDE) {
 		const struct vm_fact_domain *domain = &g->facts->domains[g->besides[index].domain];
 
+		if (g->besides[index].snapshot == VM_NO_SNAPSHOT)
+			return xasprintf("domain '%s' (%s)", domain->name, g->besides[index].what);
 		return xasprintf("snapshot '%s' of domain '%s' (%s)", domain->snapshots[g->besides[index].snapshot].shown, domain->name,
 				 g->besides[index].what);
 	}

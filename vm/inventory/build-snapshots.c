@@ -6,6 +6,7 @@
  * froze or created. Images further down belong to whoever made them: a template's snapshots are not shown in every clone.
  */
 #include <string.h>
+#include <unistd.h>
 
 #include "vm/inventory/build.h"
 #include "vm/util/clock.h"
@@ -130,6 +131,13 @@ static void draw_disks(struct snaps *s, const struct vm_xml_snapshot *xml, struc
 /* Needed, and never read: whatever the record says it is. */
 static void draw_memory(struct snaps *s, const struct vm_xml_snapshot *xml, struct vm_draft_snapshot *snap)
 {
+	const char *nvram = xml->domain ? xml->domain->nvram : NULL;
+
+	if (nvram && access(nvram, F_OK) == 0) { /* a revert brings back the definition, and with it these variables */
+		VM_ARENA_GROW(&s->sk->arena, snap->beside, snap->n_beside, snap->beside_room);
+		snap->beside[snap->n_beside++] = (struct vm_fact_beside){ vm_chains_path(&s->sk->chains, nvram, Q2_FORMAT_RAW, s->d->gate),
+									  "its firmware variables" };
+	}
 	if (xml->memory != VM_MODE_EXTERNAL || !xml->memory_file || xml->memory_file[0] != '/')
 		return;
 	VM_ARENA_GROW(&s->sk->arena, snap->beside, snap->n_beside, snap->beside_room);

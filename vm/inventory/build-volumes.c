@@ -173,7 +173,7 @@ static void scan_pools(struct volumes *v, const struct vm_pools *pools)
 }
 
 /* Everything that any domain's gate allows, since nothing is served through this one. */
-static struct q2_gate *wide_gate(const struct vm_surroundings *s)
+static struct q2_gate *wide_gate(const struct vm_surroundings *s, const struct volumes *v)
 {
 	const struct vm_chains *chains = s->set->chains;
 	struct vm_gates_list list = {0};
@@ -181,6 +181,8 @@ static struct q2_gate *wide_gate(const struct vm_surroundings *s)
 
 	for (size_t i = 0; i < chains->n; i++)
 		vm_gates_list_file(&list, chains->fact[i].path, Q2_FORMAT_NONE);
+	for (size_t i = 0; i < v->n; i++)
+		vm_gates_list_file(&list, v->list[i].path, Q2_FORMAT_NONE);
 	for (size_t i = 0; i < s->n_allow_paths; i++)
 		vm_gates_list_dir(&list, s->allow_paths[i]);
 	if (s->pools)
@@ -242,7 +244,7 @@ void vm_surroundings_draw(const struct vm_surroundings *s)
 	for (size_t i = 0; i < n_known; i++)
 		scan_beside(&v, chains->fact[i].path);
 	scan_remembered(&v);
-	v.gate = wide_gate(s);
+	v.gate = wide_gate(s, &v);
 	if (v.n)
 		qsort(v.list, v.n, sizeof(*v.list), by_path);
 	add_volumes(&v);

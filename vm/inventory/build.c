@@ -334,6 +334,20 @@ static bool may_be_nv(const void *opaque, const struct vm_draft_snapshot *s, con
 	return may || (path[0] == '/' && !strstr(path, "/../") && (k->now ? k->now->has_tpm : false) && strstr(path, tpm));
 }
 
+/* What a definition says of its firmware is needed like a disk. */
+static void draw_firmware(struct vm_build *sk, const struct vm_xml_domain *xml, struct vm_draft *d)
+{
+	const char *paths[] = { xml ? xml->nvram : NULL, xml ? xml->loader : NULL, xml ? xml->nvram_template : NULL };
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(paths); i++) {
+		if (!paths[i] || paths[i][0] != '/' || access(paths[i], F_OK) < 0)
+			continue;
+		VM_ARENA_GROW(&sk->arena, d->beside, d->n_beside, d->beside_room);
+		d->beside[d->n_beside++] = (struct vm_fact_beside){ vm_chains_path(&sk->chains, paths[i], Q2_FORMAT_RAW, d->gate),
+								    i ? "its firmware" : "its firmware variables" };
+	}
+}
+
 /* The live definition and the configured one may differ: what has been said last counts. */
 static void draw_meta(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
@@ -348,6 +362,9 @@ static void draw_meta(struct vm_build *sk, const struct vm_observed_domain *k, s
 		draw_own_made(sk, best, d);
 	}
 	draw_begun(sk, k, d);
+	draw_firmware(sk, k->now, d);
+	draw_firmware(sk, k->config, d);
+	draw_firmware(sk, k->saved, d);
 	d->nv_paths[0] = k->now ? k->now->nvram : NULL;
 	d->nv_paths[1] = k->config ? k->config->nvram : NULL;
 	d->nv_paths[2] = k->saved ? k->saved->nvram : NULL;

@@ -182,7 +182,8 @@ static void domain_facts(const struct vm_drafts *set, const struct vm_draft *d, 
 		disks[i] = d->disks[i].fact;
 	*out = (struct vm_fact_domain){ .name = d->dir, .running = d->running, .image = d->image, .disks = disks,
 					.n_disks = d->n_disks, .made = d->own_made, .n_made = d->n_own_made,
-					.begun = d->begun, .n_begun = d->n_begun, .others = d->others, .n_others = d->n_others };
+					.begun = d->begun, .n_begun = d->n_begun, .others = d->others, .n_others = d->n_others,
+					.beside = d->beside, .n_beside = d->n_beside };
 	snapshot_facts(set, d, out);
 }
 

@@ -89,6 +89,8 @@ struct vm_draft {
 	size_t n_own_made;
 	int *begun;                 /* files that a command which has not ended has made, and may not have come to use */
 	size_t n_begun;
+	struct vm_fact_beside *beside; /* what it keeps beside its disks, by its definitions */
+	size_t n_beside, beside_room;
 	int *others;                /* files that were its disks at some snapshot which they took no part in */
 	size_t n_others, others_room;
 

@@ -100,10 +100,10 @@ struct vm_fact_snapdisk {
 	uint64_t shows;         /* as vm_facts.shows would have given it when it was right; 0: not known; 1: it is too much */
 };
 
-/* A file that a snapshot has beside its images. */
+/* A file that a snapshot or a domain has beside its images. */
 struct vm_fact_beside {
 	int file;
-	const char *what;       /* "its memory" */
+	const char *what;       /* "its memory", "its firmware variables" */
 };
 
 struct vm_fact_snapshot {
@@ -131,6 +131,8 @@ struct vm_fact_domain {
 	size_t n_made;
 	const int *begun;       /* the same, by a command that has not ended: files that it may not have come to use yet */
 	size_t n_begun;
+	const struct vm_fact_beside *beside; /* what it keeps beside its disks, by its definitions */
+	size_t n_beside;
 	const int *others;      /* disks of it at some snapshot that they took no part in: a revert may attach them again */
 	size_t n_others;
 };

@@ -159,10 +159,10 @@ static bool new_definition(struct vm_observed_domain *d, const char *text, uint6
 #define ONCE_MAX 1000
 
 /* Its images stay what they are when it is shut off, and the definition for its next start does not tell what they stand on. */
-static void remember_named(struct vm_observed_domain *d)
+void vm_observed_remember(struct vm_observed_domain *d, const struct vm_xml_file *files, size_t n)
 {
-	for (size_t i = 0; i < d->now->n_files && d->n_once < ONCE_MAX; i++) {
-		const struct vm_xml_file *file = &d->now->files[i];
+	for (size_t i = 0; i < n && d->n_once < ONCE_MAX; i++) {
+		const struct vm_xml_file *file = &files[i];
 		size_t k = 0;
 
 		while (k < d->n_once && strcmp(d->once[k].path, file->path) != 0)
@@ -194,7 +194,7 @@ static void ask_definition(struct vm_observe *observe)
 	}
 	news = new_definition(d, now, &d->now_hash, &d->now, &d->meta);
 	if (d->running && news && d->now)
-		remember_named(d);
+		vm_observed_remember(d, d->now->files, d->now->n_files);
 	if (config) {
 		news = new_definition(d, config, &d->config_hash, &d->config, &d->config_meta) || news;
 	} else if (d->config) {

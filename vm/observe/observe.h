@@ -54,7 +54,7 @@ struct vm_observed_domain {
 	struct vm_meta *meta, *config_meta; /* what we noted in each; NULL: nothing, or nothing that we can read */
 	struct vm_xml_domain *saved;     /* shut off: what its managed save is going to be restored with; NULL: none */
 	char *saved_problem;             /* NULL, or why it is not known what that names, though there is one */
-	struct vm_xml_file *once;        /* what its live definitions have named since this was mounted: a chain that only QEMU has told of */
+	struct vm_xml_file *once;        /* what its live definitions and its records have named since this was mounted */
 	size_t n_once;
 	char *unknown;                   /* NULL, or what libvirt did not tell at the last look: what is here may be older */
 	struct vm_observed_snapshot **list; /* parents before children */

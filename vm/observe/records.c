@@ -104,6 +104,8 @@ static void take_record(struct vm_observe *observe, struct vm_observed_snapshot 
 	s->refused = false;
 	s->record = r < 0 ? NULL : record_new(xml);
 	s->problem = r < 0 ? xstrdup(vs_err_text(&err, r)) : NULL;
+	if (r == 0)
+		vm_observed_remember(observe->d, xml->files, xml->n_files);
 	observe->observed->changed = true;
 }
 

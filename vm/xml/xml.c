@@ -431,6 +431,8 @@ struct vm_xml_domain *vm_xml_domain_element(struct vm_xml_named *named, const xm
 	domain->name = text_or_empty(vm_xml_child(node, "name"));
 	domain->uuid = text_or_empty(vm_xml_child(node, "uuid"));
 	read_nvram(vm_xml_child(vm_xml_child(node, "os"), "nvram"), domain);
+	domain->loader = vm_xml_text(vm_xml_child(vm_xml_child(node, "os"), "loader"));
+	domain->nvram_template = vm_xml_attr(vm_xml_child(vm_xml_child(node, "os"), "nvram"), "template");
 	read_tpm(vm_xml_child(vm_xml_child(node, "devices"), "tpm"), domain);
 	parse_disks(named, vm_xml_child(node, "devices"), domain);
 	return domain;
@@ -443,6 +445,8 @@ void vm_xml_domain_free(struct vm_xml_domain *domain)
 	free(domain->name);
 	free(domain->uuid);
 	free(domain->nvram);
+	free(domain->loader);
+	free(domain->nvram_template);
 	free(domain->tpm_version);
 	free(domain->tpm_source);
 	for (size_t i = 0; i < domain->n_disks; i++)

@@ -75,6 +75,7 @@ struct vm_xml_domain {
 	bool has_nvram;    /* its firmware keeps variables: */
 	char *nvram;       /*   in that file, with nvram_format; NULL: libvirt has not chosen one yet, or it is no file of this host */
 	enum q2_format nvram_format;
+	char *loader, *nvram_template; /* other files of its firmware; NULL: none is named */
 	bool has_tpm;      /* it has an emulated TPM: */
 	char *tpm_version; /*   "1.2" or "2.0"; NULL: not said */
 	char *tpm_source;  /*   whose state is kept in that file or directory; NULL: where libvirt keeps it */
