@@ -703,6 +703,44 @@ def own_directory(lab, running, targets):
         sh("rm", "-r", own)
 
 
+@case("row 37: QEMU goes by a <backingStore> that says something else than the header", RUNNING[1:])
+def said_otherwise(lab, running, targets):
+    """What is read by the headers is not what the guest sees."""
+    g = lab.guest(False, ONE, None)
+    for name, byte in ("one", 1), ("two", 2):
+        sh("qemu-img", "create", "-q", "-f", "qcow2", os.path.join(g.dir, name), str(2 * MIB))
+        sh("qemu-io", "-f", "qcow2", "-c", "write -q -P %d 0 1M" % byte, os.path.join(g.dir, name))
+    os.unlink(g.file("vda"))
+    sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", os.path.join(g.dir, "one"), "-F", "qcow2", g.file("vda"))
+    source = "<source file='%s'/>" % g.file("vda")
+    g.define(g.xml().replace(source, source + "<backingStore type='file'><format type='qcow2'/><source file='%s/two'/><backingStore/></backingStore>" % g.dir))
+    virsh(["start", g.name, "--paused"])
+    time.sleep(LOOK)
+    for command in "try create a", "create a":
+        lab.fails(g, command, "EPERM", "backingStore")
+    virsh(["snapshot-create-as", g.name, "v", "--disk-only"])
+    until("v", lambda: None if lab.state(g, "v") == "unsupported" else lab.state(g, "v"))
+    if os.path.exists(lab.path(g, "v.vda.img")):
+        raise Wrong("'v' is shown")
+    virsh(["destroy", g.name])
+
+
+@case("row 38: a domain was undefined, and its files are left", SHUT_OFF[:1])
+def left_lying(lab, running, targets):
+    """That is nobody else's trouble, while what they are known to stand on is needed."""
+    g, h = lab.guest(False, ONE, "ab"), lab.guest(False, ONE, "abc")
+    virsh(*[["snapshot-delete", h.name, n, "--metadata"] for n in "cba"], ["undefine", h.name])
+    time.sleep(2 * LOOK)
+    lab.does(g, "delete a")
+    g.forget("a")
+    if os.path.exists(g.file("vda", "a")):
+        raise Wrong("'a' was not merged: %s" % lab.said(g))
+    for name in "b":
+        until(name, lambda: lab.unharmed(g, name))
+    h.define()
+    h.wanted.clear()
+
+
 @case("row 34: a chain that only QEMU has told of", RUNNING[1:])
 def told_by_qemu(lab, running, targets):
     """The template lies where no definition says, so only the live one names it: what was shown is shown when the guest is off."""

@@ -181,6 +181,13 @@ static bool draw_said(struct vm_build *sk, const struct vm_xml_disk *xml, int to
 	return true;
 }
 
+static void note_contradiction(const struct vm_draft *d, const char *target)
+{
+	for (size_t i = 0; i < d->n_disks; i++)
+		if (!strcmp(d->disks[i].fact.target, target))
+			d->disks[i].contradicted = true;
+}
+
 static void draw_config(struct vm_build *sk, const struct vm_observed_domain *k, const struct vm_draft *d)
 {
 	struct besides list = {0};
@@ -190,7 +197,8 @@ static void draw_config(struct vm_build *sk, const struct vm_observed_domain *k,
 		int top = vm_build_file(sk, &xml->source, d->gate);
 
 		vm_build_elsewhere(sk, &xml->source, xml->target, vm_arena_printf(&sk->arena, "domain '%s' at its next start", k->name));
-		draw_said(sk, xml, top, d, &list);
+		if (draw_said(sk, xml, top, d, &list))
+			note_contradiction(d, xml->target);
 		if (top != VM_NO_FILE && !in_live_chains(sk, d, top))
 			add_besides(sk, &list, (struct vm_fact_disk){ .target = xml->target, .top = top, .format = xml->source.format,
 								      .writable = vm_xml_disk_exposed(xml) });
@@ -237,7 +245,8 @@ static void draw_contradictions(struct vm_build *sk, const struct vm_observed_do
 		if (xml->source.type == VM_SOURCE_NONE)
 			continue;
 		n++;
-		if (draw_said(sk, xml, disk->fact.top, d, &list))
+		disk->contradicted = draw_said(sk, xml, disk->fact.top, d, &list);
+		if (disk->contradicted)
 			disk->doubt = vm_arena_printf(&sk->arena, "the <backingStore> in the domain's definition names another chain than the "
 						      "headers of the images do");
 	}

@@ -60,6 +60,7 @@ struct vm_draft_now {
 	const char *source, *note, *doubt, *job; /* for vm_disk_now */
 	uint64_t job_done, job_total;
 	bool transient;
+	bool contradicted;   /* a definition names with <backingStore> another chain than the headers, and QEMU goes by that */
 	unsigned pull_since; /* a pull into it that was first seen at this poll is over now; 0: none */
 };
 

@@ -151,6 +151,20 @@ static bool is_unnoted(const struct work *w, const struct vm_draft_disk *from, c
 	return (disk->state == VM_OK || disk->state == VM_DETACHED) && (from->fact.spoilt || (!from->fact.shows && !v->watched) || (!v->noted && !v->watched && !is_merging(w, v)));
 }
 
+/* Is it read through a layer of a disk of which a definition says that it stands on something else? */
+static bool is_contradicted(const struct work *w, const char *target, const struct vm_verdict *v)
+{
+	const struct vm_domain *d = w->domain;
+
+	for (size_t i = 0; i < d->n_disks; i++)
+		for (int l = d->disks[i].top, n = 0; d->disks[i].contradicted && !strcmp(d->disks[i].target, target) && l >= 0 && n < VM_CHAIN_MAX;
+		     l = d->layers[l].below, n++)
+			for (size_t k = 0; k < v->n_layers; k++)
+				if (!strcmp(w->chains->fact[v->layers[k]].path, d->layers[l].path))
+					return true;
+	return false;
+}
+
 static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_t k, struct vm_disk *disk)
 {
 	const struct vm_draft_disk *from = &s->disks[k];
@@ -162,6 +176,9 @@ static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size
 	disk->ino = vm_order_disk_ino(w->draft, s, from);
 	disk->gate = w->gate;
 	apply_verdict(w, from, &verdict, disk);
+	if (readable(disk->state) && is_contradicted(w, from->fact.target, &verdict))
+		worsen(disk, w, VM_UNSUPPORTED, "the <backingStore> in the domain's definition names another chain than the headers of the images do, and QEMU goes by "
+						"that: put one of them right");
 	w->domain->unnoted |= w->draft->commanded && !s->present && is_unnoted(w, from, &verdict, disk);
 	if (readable(disk->state))
 		disk->file = vm_arena_take(w->arena, vm_name_image_file(s->shown, disk->target));
@@ -286,7 +303,7 @@ static void copy_disks(struct work *w, const int *tops)
 			.target = vm_arena_strdup(w->arena, from->fact.target), .top = tops[i],
 			.source = vm_arena_strdup(w->arena, from->source), .note = vm_arena_strdup(w->arena, from->note),
 			.doubt = vm_arena_strdup(w->arena, from->doubt), .job = vm_arena_strdup(w->arena, from->job),
-			.transient = from->transient, .job_done = from->job_done, .job_total = from->job_total,
+			.transient = from->transient, .contradicted = from->contradicted, .job_done = from->job_done, .job_total = from->job_total,
 		};
 	}
 	w->domain->disks = to;

@@ -168,7 +168,7 @@ static bool same_doubt(const struct vm_doubt *a, const struct vm_doubt *b)
 static bool same_disk_now(const struct vm_disk_now *a, const struct vm_disk_now *b)
 {
 	return vm_same_text(a->target, b->target) && vm_same_text(a->source, b->source) && a->top == b->top &&
-	       vm_same_text(a->note, b->note) && vm_same_text(a->doubt, b->doubt) && vm_same_text(a->job, b->job) && a->transient == b->transient;
+	       vm_same_text(a->note, b->note) && vm_same_text(a->doubt, b->doubt) && vm_same_text(a->job, b->job) && a->transient == b->transient && a->contradicted == b->contradicted;
 }
 
 bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b)

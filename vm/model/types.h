@@ -126,6 +126,7 @@ struct vm_disk_now {
 	int top;            /* index of its active layer, -1 where it has no layers we can see */
 	char *note;         /* NULL, or why it cannot be served */
 	char *doubt;        /* NULL, or why nobody can tell what it stands on: two witnesses contradict each other */
+	bool contradicted;  /* a definition names another chain than the headers of its images, and QEMU goes by that */
 	bool transient;     /* what is written to it goes when the domain stops */
 	char *job;          /* NULL, or "commit 47%" of whoever's job */
 	uint64_t job_done, job_total; /* of it, bytes */
