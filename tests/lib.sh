@@ -286,9 +286,13 @@ snapfs_pick() {
 declare -A SNAPFS_PIDS=() SNAPFS_LOGS=()
 SNAPFS_N=0
 
-# sanitizer_report LOG: prints the first lines of one, succeeds if there is one.
+# sanitizer_report LOG: prints the first lines of one, succeeds if there is one. A leak without a frame of ours, or of libvirt's client
+# library that we call, is none: that library has lost some 80 bytes now and then when its connection is closed.
 sanitizer_report() {
-	grep -E -m1 -A60 'ERROR: (Address|Leak|Thread|Undefined)|runtime error:|SUMMARY: .*Sanitizer|: Assertion .* failed|stack smashing' "$1"
+	local report
+	report=$(grep -E -m1 -A60 'ERROR: (Address|Leak|Thread|Undefined)|runtime error:|SUMMARY: .*Sanitizer|: Assertion .* failed|stack smashing' "$1") || return
+	[[ $report == *'detected memory leaks'* ]] && ! grep -Eq 'virt-snapfs|libvirt|in (sf|vm|q2|vs|main)_?' <<<"$report" && return 1
+	printf '%s\n' "$report"
 }
 
 # mount_snapfs MOUNTPOINT [ARGUMENT...]: virt-snapfs -f ARGUMENTS MOUNTPOINT in the background; returns when it answers.

@@ -179,6 +179,7 @@ def own_chain(path_by):
             time.sleep(LOOK)
             g.check_present()
             for command, gone in ("delete b", "b"), ("delete a", "a"):
+                time.sleep(2 * LOOK)  # a guest that was started has told what its disks stand on
                 blind = "is not followed" in lab.text(g, "chain")
                 got = rightly_or_not_at_all(lab, g, command, gone, [g.file(t, gone) for t in targets] + [name] * (command == "delete a"))
                 if blind and got == "0":

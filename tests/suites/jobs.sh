@@ -77,10 +77,10 @@ swift 'try is answered' python3 "$TESTS/control/door.py" write "$S/big/ctl" 'try
 for line in 'pull' 'delete s2' 'hold s1'; do
 	swift "try $line is answered" python3 "$TESTS/control/door.py" write "$S/big/ctl" "try $line\n"
 	same 'with EBUSY' EBUSY "$OUT"
-	has 'and what is at work' "$(outcome_slow big)" "^failed: try $line: .*(see 'jobs'|job is running on disk vda) .EBUSY"
+	has 'and what is at work' "$(outcome_slow big)" "^failed: try $line: .*(see 'jobs'|job is running on disk vda: wait until it has ended) .EBUSY"
 	has_not 'not with the advice to repeat it' "$(outcome_slow big)" repeat
 done
-has 'the log says where to look' "$(cat "$S/big/log")" "snapshot 's1' is stale: vda: 'commit s1' has begun, which changes its data: repeat it, unless 'jobs' shows that it runs\$"
+has 'the reason says where to look' "$(jq -r '.snapshots[] | select(.name == "s1").reason' "$S/big/snapshots.json")" "^vda: 'commit s1' has begun, which changes its data: repeat it, unless 'jobs' shows that it runs\$"
 swift 'another domain: its snapshots read' sha "$S/other/o1.vda.img"
 same 'right' "${WANT[other/o1.vda.img]}" "$OUT"
 swift 'this domain: other snapshots begin to read' dd "if=$S/big/s3.vda.img" of=/dev/null bs=64k count=1 status=none

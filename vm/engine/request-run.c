@@ -96,7 +96,7 @@ static void begin(struct at_command *at, struct vm_request *q, virConnectPtr con
 	if (!try_only)
 		at->job = vm_job_add(&q->slot->jobs, ++e->next_job, vm_utf8_escape(command, strlen(command), ""));
 	pthread_mutex_unlock(&e->lock);
-	if (!try_only)
+	if (!try_only && q->origin != VM_BY_WATCH)
 		vm_log_set_quiet(q->log, true);
 	vm_slot_tell(e, q->slot, false);
 }

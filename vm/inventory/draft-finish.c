@@ -331,6 +331,7 @@ static void ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struc
 		const struct vm_domain *before = find_before(prev, &set->drafts[i]);
 
 		out[i] = settle_on(before, vm_freeze_domain(&set->drafts[i], graph, i, set->chains, before, &set->unfinished));
+		set->unfinished |= vm_domain_told(out[i]) != NULL; /* which is told as soon as the command is over */
 	}
 	for (size_t i = 0; i < set->n; i++)
 		remember_frozen(set, out[i]);
