@@ -615,9 +615,11 @@ int vm_nv_put_back(struct vm_context *cx, const struct vm_meta_id *id, const str
 	return r;
 }
 
-/* Does the domain stand on what that snapshot froze, with other layers than it had? */
+/* Does the domain stand on what that snapshot froze, with other layers than it had? A snapshot of which no disk can be compared proves nothing. */
 static bool was_reverted(const struct vm_context *cx, const char *name, const char *tops)
 {
+	bool seen = false;
+
 	for (size_t i = 0; i < cx->d->n_disks; i++) {
 		int top = cx->d->disks[i].top;
 		vs_autofree char *ino = top < 0 ? NULL : xasprintf(" %" PRIu64 " ", cx->d->layers[top].stamp.ino);
@@ -630,15 +632,16 @@ static bool was_reverted(const struct vm_context *cx, const char *name, const ch
 					continue;
 				if (strstr(tops, ino) || cx->d->layers[top].below != vm_context_layer(cx, disk->chain[0]))
 					return false;
+				seen = true;
 			}
 	}
-	return vm_context_record(cx, name) != NULL;
+	return seen && vm_context_record(cx, name);
 }
 
 static bool recover_one(const char *text, void *opaque)
 {
 	struct vm_context *cx = opaque;
-	vs_autofree char *copy = xstrdup(text);
+	vs_autofree char *copy = xstrdup(text), *user = NULL;
 	char *save = NULL, *stamp = strtok_r(copy, "\n", &save), *tops = strtok_r(NULL, "\n", &save), *fresh = strtok_r(NULL, "\n", &save),
 	     *target = strtok_r(NULL, "\n", &save), *name = save;
 	uint64_t ino, size;
@@ -650,6 +653,11 @@ static bool recover_one(const char *text, void *opaque)
 		return true;
 	if (!was_reverted(cx, name, tops))
 		return true; /* nothing had been done */
+	user = used_by(cx, target, true);
+	if (user) {
+		vm_log_warn(cx->log, "an interrupted 'revert %s' has not put back '%s', which %s has by now: it stays as it is", name, target, user);
+		return true;
+	}
 	if (stat(target, &st) < 0)
 		st = (struct stat){0};
 	if (cx->running || st.st_ino != ino || (uint64_t)st.st_size != size || vm_timespec_ns(st.st_mtim) != mtime_ns) {
