@@ -3,8 +3,9 @@
 # Copyright (C) 2026 The virt-snapfs authors
 #
 # Commands on disks of all sorts at once: a raw image, an overlay on a template, a block device that takes no part, a CD-ROM;
-# paths and names with spaces, & and <.
+# paths and names with spaces, & and <. Memory that is lost is looked for through GLib as well.
 set -u
+export WHOLE_STACKS=1
 . "$(dirname "$0")/../lib.sh"
 . "$TESTS/lab.sh"
 suite_in_namespace "$0" "$@"
