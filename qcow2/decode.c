@@ -87,7 +87,7 @@ void *q2_scratch(unsigned slot, size_t len)
 	return p;
 }
 
-static int inflate_zlib(const void *in, size_t in_len, void *out, size_t out_len)
+static int inflate_zlib(const void *in, size_t in_len, void *out, size_t out_len, size_t *used)
 {
 	z_stream strm = { .next_in = (Bytef *)(uintptr_t)in, .avail_in = (uInt)in_len, .next_out = out,
 			  .avail_out = (uInt)out_len };
@@ -97,22 +97,23 @@ static int inflate_zlib(const void *in, size_t in_len, void *out, size_t out_len
 	if (inflateInit2(&strm, -15) != Z_OK)
 		return -ENOMEM;
 	rc = inflate(&strm, Z_FINISH);
+	*used = strm.total_in;
 	inflateEnd(&strm);
 	return (rc == Z_STREAM_END || rc == Z_BUF_ERROR) && strm.avail_out == 0 ? 0 : -EIO;
 }
 
-static int decode_deflate(struct tools *t, const void *in, size_t in_len, void *out, size_t out_len)
+static int decode_deflate(struct tools *t, const void *in, size_t in_len, void *out, size_t out_len, size_t *used)
 {
 	if (!t->deflate)
 		t->deflate = libdeflate_alloc_decompressor();
 	if (!t->deflate)
 		return -ENOMEM;
-	if (libdeflate_deflate_decompress(t->deflate, in, in_len, out, out_len, NULL) == LIBDEFLATE_SUCCESS)
+	if (libdeflate_deflate_decompress_ex(t->deflate, in, in_len, out, out_len, used, NULL) == LIBDEFLATE_SUCCESS)
 		return 0;
-	return inflate_zlib(in, in_len, out, out_len);
+	return inflate_zlib(in, in_len, out, out_len, used);
 }
 
-static int decode_zstd(struct tools *t, const void *in, size_t in_len, void *out, size_t out_len)
+static int decode_zstd(struct tools *t, const void *in, size_t in_len, void *out, size_t out_len, size_t *used)
 {
 	ZSTD_inBuffer src = { in, in_len, 0 };
 	ZSTD_outBuffer dst = { out, out_len, 0 };
@@ -134,14 +135,18 @@ static int decode_zstd(struct tools *t, const void *in, size_t in_len, void *out
 		if (src.pos == before_in && dst.pos == before_out)
 			return -EIO;
 	}
+	*used = src.pos;
 	return rc == 0 ? 0 : -EIO;
 }
 
-int q2_decode(bool zstd, const void *in, size_t in_len, void *out, size_t out_len)
+int q2_decode(bool zstd, const void *in, size_t in_len, void *out, size_t out_len, size_t *used)
 {
 	struct tools *t = tools_get();
+	size_t len;
 
 	if (!t)
 		return -ENOMEM;
-	return zstd ? decode_zstd(t, in, in_len, out, out_len) : decode_deflate(t, in, in_len, out, out_len);
+	if (!used)
+		used = &len;
+	return zstd ? decode_zstd(t, in, in_len, out, out_len, used) : decode_deflate(t, in, in_len, out, out_len, used);
 }

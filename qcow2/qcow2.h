@@ -287,4 +287,45 @@ int q2_view_allocated(struct q2_view *view, struct q2_work *work, uint64_t *byte
  * limit of @work) or negative errno. */
 int q2_view_has_compressed(struct q2_view *view, struct q2_work *work, struct vs_err *err);
 
+/* ---------------------------------------------------------------- made images */
+
+/*
+ * A view as a qcow2 file of its own (version 3), which is stored nowhere: a layout, computed from the map alone, says what lies at each
+ * place of the file, and what is asked for is made then. The same content by the same map is the same file, whoever makes it and when.
+ * Cluster size and method of compression are those of the view's image, 64 KiB and deflate where that is raw. Compressed clusters of that
+ * size and method are handed on as they are.
+ *
+ * Whole: nothing beneath it, and only what is not zero by the map. Or what is not as in another view of the same disk (of what is the
+ * same in both the map decides, and no data is read): an overlay on that one.
+ *
+ * Errors: those of the views; -EFBIG: a layout that would take too much memory (64 MiB, 256 MiB for all together), or a file that QEMU
+ * would not open. Threads: any; a view is used by one thread or many as ever.
+ */
+struct q2_export;
+
+struct q2_export_spec {
+	struct q2_view *view;     /* what to export; borrowed for the call */
+	struct q2_view *before;   /* NULL: whole; else the overlay's base; borrowed for the call */
+	const char *backing_name; /* with `before`: how the file names it. Its format is raw */
+	struct q2_work *work;     /* for the walk through the map; no limit counts. NULL is fine */
+};
+
+/* Gives *out. */
+int q2_export_new(const struct q2_export_spec *spec, struct q2_export **out, struct vs_err *err);
+void q2_export_free(struct q2_export *x); /* NULL is fine */
+/* Bytes of the file. */
+uint64_t q2_export_size(const struct q2_export *x);
+/* A number that is another one for another layout. Never 0. */
+uint64_t q2_export_layout(const struct q2_export *x);
+/* Any bytes of the file, from the views it was made of, or from those with equal q2_view_content(). Returns the count, short only at the
+ * end of the file. -ESTALE also where the map of a view is another one than then. */
+ssize_t q2_export_read(struct q2_export *x, struct q2_view *view, struct q2_view *before, void *buf, size_t len, uint64_t off,
+		       struct q2_work *work, struct vs_err *err);
+
+/* Calls @each for all that is not as in @before, in order, neighbours of one kind together, until it returns something else than 0.
+ * What was told counts only if all of it returns 0. */
+typedef int q2_changed_fn(void *opaque, uint64_t guest_off, uint64_t len, bool zero);
+int q2_view_changes(struct q2_view *view, struct q2_view *before, struct q2_work *work, q2_changed_fn *each, void *opaque,
+		    struct vs_err *err);
+
 #endif

@@ -34,19 +34,11 @@
 #include "file.h"
 #include "layer.h"
 #include "map.h"
+#include "view.h"
 #include "work.h"
 
 #define PRESUMED_LEN 65536u
 #define OPEN_WORK    4096 /* units: of a layer, which may include some waiting */
-
-struct q2_view {
-	struct q2_cache *cache;
-	uint64_t size, watched;
-	size_t n_layers;
-	struct q2_layer **layers; /* 0 = top */
-	struct q2_gate *gate;
-	_Atomic uint64_t presumed; /* the last place that SEEK_DATA called data without knowing */
-};
 
 /* The layers an answer depends on. */
 struct touched {
@@ -356,12 +348,6 @@ static int judge(struct q2_view *v, const struct touched *t, struct q2_work *wor
 
 /* ---------------------------------------------------------------- the question */
 
-/* One answer, with what the reader needs beside the public extent. */
-struct piece {
-	struct q2_extent x;
-	struct q2_layer *layer; /* NULL for zeros beneath the last layer */
-};
-
 /* Holes that the file system knows of, for data that would otherwise be read as zeros from the file. */
 static void look_for_host_hole(struct q2_layer *l, struct q2_extent *x)
 {
@@ -414,7 +400,7 @@ static void walk_begin(struct walk *w, struct q2_view *v, struct q2_work *work, 
 }
 
 /* What layer @i says about the @len bytes at @off; *found = false: it has nothing there, up to clear[i]. */
-static int ask_layer(struct walk *w, size_t i, uint64_t off, uint64_t len, bool *found, struct piece *out, struct vs_err *err)
+static int ask_layer(struct walk *w, size_t i, uint64_t off, uint64_t len, bool *found, struct q2_found *out, struct vs_err *err)
 {
 	struct q2_layer *l = w->view->layers[i];
 	struct q2_piece p;
@@ -457,7 +443,7 @@ static int ask_layer(struct walk *w, size_t i, uint64_t off, uint64_t len, bool 
 }
 
 /* The extent at @off, at most @len long, of a walk that does not go beyond @end. @off < @end <= size. */
-static int find(struct walk *w, uint64_t off, uint64_t end, struct piece *out, struct vs_err *err)
+static int find(struct walk *w, uint64_t off, uint64_t end, struct q2_found *out, struct vs_err *err)
 {
 	struct q2_view *v = w->view;
 	uint64_t nothing = end; /* so far no layer has anything up to here */
@@ -493,7 +479,7 @@ static int find(struct walk *w, uint64_t off, uint64_t end, struct piece *out, s
 int q2_view_extent(struct q2_view *v, uint64_t guest_off, uint64_t len, struct q2_work *work, struct q2_extent *out,
 		   struct vs_err *err)
 {
-	struct piece p;
+	struct q2_found p;
 	struct walk w;
 	int rc;
 
@@ -509,7 +495,7 @@ int q2_view_extent(struct q2_view *v, uint64_t guest_off, uint64_t len, struct q
 
 /* ---------------------------------------------------------------- reading */
 
-static int copy_data(const struct piece *p, void *buf, size_t len, struct vs_err *err)
+static int copy_data(const struct q2_found *p, void *buf, size_t len, struct vs_err *err)
 {
 	struct q2_file *f = p->x.file;
 	ssize_t n = q2_pread_zeros(f, buf, len, p->x.host_off);
@@ -520,8 +506,9 @@ static int copy_data(const struct piece *p, void *buf, size_t len, struct vs_err
 	return 0;
 }
 
-/* Decodes the cluster of @p into @out, which has room for a whole one. */
-static int decode_cluster(const struct piece *p, void *out, struct vs_err *err)
+/* Decodes the cluster of @p into @out, which has room for a whole one. The stream is left in scratch buffer 0, its length in @used,
+ * which may be NULL. */
+static int decode_cluster(const struct q2_found *p, void *out, size_t *used, struct vs_err *err)
 {
 	const struct q2_geometry *g = q2_map_geometry(p->layer->map);
 	size_t cluster = (size_t)1 << g->cluster_bits;
@@ -535,7 +522,7 @@ static int decode_cluster(const struct piece *p, void *out, struct vs_err *err)
 	if (n < 0)
 		return vs_err_set(err, (int)n, "cannot read '%s' at offset %#" PRIx64 ": %s", p->x.file->path, p->x.host_off,
 				  strerror((int)-n));
-	rc = q2_decode(g->zstd, in, p->x.max_len, out, cluster);
+	rc = q2_decode(g->zstd, in, p->x.max_len, out, cluster, used);
 	if (rc == -EIO)
 		return vs_err_set(err, rc, "'%s': the compressed cluster of guest offset %#" PRIx64 " (at offset %#" PRIx64
 				  ", at most %u bytes) cannot be decoded", p->x.file->path,
@@ -544,7 +531,7 @@ static int decode_cluster(const struct piece *p, void *out, struct vs_err *err)
 }
 
 /* @len bytes of a compressed cluster, straight into @buf where all of it is wanted, else through the cache. */
-static int copy_compressed(struct q2_view *v, const struct piece *p, void *buf, size_t len, struct vs_err *err)
+static int copy_compressed(struct q2_view *v, const struct q2_found *p, void *buf, size_t len, struct vs_err *err)
 {
 	unsigned bits = q2_map_geometry(p->layer->map)->cluster_bits;
 	size_t cluster = (size_t)1 << bits, into = p->x.guest_off & (cluster - 1);
@@ -553,12 +540,12 @@ static int copy_compressed(struct q2_view *v, const struct piece *p, void *buf, 
 	int rc = 0;
 
 	if (!cl && !into && len == cluster)
-		return decode_cluster(p, buf, err);
+		return decode_cluster(p, buf, NULL, err);
 	if (!cl) {
 		cl = q2_cluster_new(serial, idx, cluster);
 		if (!cl)
 			return -ENOMEM;
-		rc = decode_cluster(p, cl->data, err);
+		rc = decode_cluster(p, cl->data, NULL, err);
 		if (!rc)
 			q2_cluster_offer(v->cache, cl);
 	}
@@ -571,7 +558,7 @@ static int copy_compressed(struct q2_view *v, const struct piece *p, void *buf, 
 static int copy(struct walk *w, uint8_t *buf, size_t len, uint64_t off, struct vs_err *err)
 {
 	uint64_t end = off + len;
-	struct piece p;
+	struct q2_found p;
 	size_t n;
 	int rc;
 
@@ -618,13 +605,59 @@ ssize_t q2_view_read(struct q2_view *v, void *buf, size_t len, uint64_t guest_of
 	return rc ? rc : (ssize_t)len;
 }
 
+ssize_t q2_view_stream(struct q2_view *v, uint64_t guest_off, void *buf, size_t len, struct q2_work *work, struct vs_err *err)
+{
+	struct q2_found p;
+	struct walk w;
+	ssize_t n = 0;
+	size_t used = 0, cluster;
+	void *out;
+	int rc;
+
+	walk_begin(&w, v, work, false);
+	rc = find(&w, guest_off, v->size, &p, err);
+	if (!rc && (p.x.kind != Q2_COMPRESSED || p.x.max_len != len))
+		rc = vs_err_set(err, -ESTALE, "the map of '%s' is another one by now", v->layers[0]->file->path);
+	if (!rc) {
+		cluster = (size_t)1 << q2_map_geometry(p.layer->map)->cluster_bits;
+		out = q2_scratch(1, cluster);
+		rc = out ? decode_cluster(&p, out, &used, err) : -ENOMEM;
+	}
+	if (!rc) {
+		n = (ssize_t)used;
+		memcpy(buf, q2_scratch(0, len), used);
+		memset((uint8_t *)buf + used, 0, len - used);
+		rc = q2_work_spend(work, q2_work_read(len));
+	}
+	rc = judge(v, &w.touched, work, rc, err);
+	return rc ? rc : n;
+}
+
 /* ---------------------------------------------------------------- walking */
+
+int q2_view_walk(struct q2_view *v, uint64_t guest_off, uint64_t len, struct q2_work *work, q2_view_each *each, void *opaque,
+		 struct vs_err *err)
+{
+	uint64_t end = guest_off + len;
+	struct q2_found p;
+	struct walk w;
+	int rc = 0;
+
+	walk_begin(&w, v, work, true);
+	while (guest_off < end && !rc) {
+		rc = find(&w, guest_off, end, &p, err);
+		if (!rc)
+			rc = each(opaque, &p);
+		guest_off += rc ? 0 : p.x.len;
+	}
+	return judge(v, &w.touched, work, rc, err);
+}
 
 static int64_t seek(struct walk *w, uint64_t off, bool want_data, struct vs_err *err)
 {
 	struct q2_view *v = w->view;
 	bool presumed = !want_data && off == atomic_load(&v->presumed);
-	struct piece p;
+	struct q2_found p;
 	int rc;
 
 	while (off < v->size) {
@@ -666,7 +699,7 @@ int64_t q2_view_seek(struct q2_view *v, uint64_t guest_off, int whence, struct q
 int q2_view_allocated(struct q2_view *v, struct q2_work *work, uint64_t *bytes, struct vs_err *err)
 {
 	uint64_t off = 0, sum = 0;
-	struct piece p;
+	struct q2_found p;
 	struct walk w;
 	int rc = 0;
 

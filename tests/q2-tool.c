@@ -24,12 +24,16 @@ static const char usage_text[] =
 	"       q2-tool cat|map|extents|report|allocated|compressed|verify|size|layers IMAGE\n"
 	"       q2-tool read IMAGE OFFSET LENGTH\n"
 	"       q2-tool torture IMAGE\n"
+	"       q2-tool export|export-torture|changes IMAGE     as a qcow2 file; as what is changed since another state\n"
 	"options: --format raw|qcow2           of IMAGE, default qcow2\n"
 	"         --snapshot-index N | --id ID | --name NAME    default: the present content\n"
 	"         --allow DIR                  what IMAGE may name beside its own directory; repeatable\n"
 	"         --strict                     not even its own directory\n"
 	"         --guard                      hold QEMU's lock byte 201 on frozen layers\n"
 	"         --cache BYTES                limit of each cache, default 8 MiB\n"
+	"         --before-index N             export, changes: since that snapshot of IMAGE, -1: its present content\n"
+	"         --before IMAGE               export, changes: since the present content of that image\n"
+	"         --backing NAME               export: how it names what it stands on\n"
 	"         --work UNITS                 limit of each question, default 67108864 as in the mount; 0: none\n"
 	"         --threads N --reads N --seed N    torture, default 4, 500 each, 1\n";
 
@@ -38,6 +42,8 @@ struct options {
 	enum q2_format format;
 	long snapshot_idx; /* -1: unset */
 	const char *id, *name;
+	const char *before, *backing;
+	long before_idx; /* -2: unset */
 	struct q2_gate *gate;
 	bool strict, guard;
 	size_t cache_bytes;
@@ -409,6 +415,107 @@ static void cmd_torture(const struct options *o, struct state *s)
 	free(t);
 }
 
+/* ---------------------------------------------------------------- made images */
+
+struct made {
+	struct state *state, *before; /* before: NULL for a whole one */
+	struct q2_export *x;
+};
+
+static void made_read(const struct made *m, void *buf, size_t len, uint64_t off)
+{
+	struct vs_err err = {0};
+	ssize_t n = q2_export_read(m->x, m->state->view, m->before ? m->before->view : NULL, buf, len, off, NULL, &err);
+
+	if (n < 0)
+		die((int)n, &err);
+	if ((size_t)n != len)
+		broken("a read was cut short inside the made file", off);
+}
+
+static void cmd_export(const struct made *m)
+{
+	uint64_t size = q2_export_size(m->x);
+	char *buf = xmalloc(PIECE);
+
+	for (uint64_t off = 0; off < size; off += PIECE) {
+		size_t len = size - off < PIECE ? (size_t)(size - off) : PIECE;
+
+		made_read(m, buf, len, off);
+		if (fwrite(buf, 1, len, stdout) != len)
+			die(-EIO, NULL);
+	}
+	free(buf);
+}
+
+/* Any place, at any size, in any order: the same bytes as from the beginning to the end. */
+static void cmd_export_torture(const struct options *o, const struct made *m)
+{
+	uint64_t size = q2_export_size(m->x);
+	unsigned seed = o->seed;
+	char *whole, *buf = xmalloc(PIECE);
+
+	if (size > 1U << 28)
+		return;
+	whole = xmalloc(size);
+	made_read(m, whole, size, 0);
+	for (unsigned i = 0; i < o->reads; i++) {
+		uint64_t off = (((uint64_t)(unsigned)rand_r(&seed) << 31) | (unsigned)rand_r(&seed)) % size;
+		size_t len = 1 + (size_t)rand_r(&seed) % (rand_r(&seed) % 8 ? 8192 : PIECE);
+
+		len = len < size - off ? len : (size_t)(size - off);
+		made_read(m, buf, len, off);
+		if (memcmp(buf, whole + off, len))
+			broken("a random read of the made file differs from the sequential one", off);
+	}
+	free(buf);
+	free(whole);
+}
+
+static int put_change(void *opaque, uint64_t guest_off, uint64_t len, bool zero)
+{
+	(void)opaque;
+	printf("%" PRIu64 " %" PRIu64 " %s\n", guest_off, len, zero ? "zero" : "data");
+	return 0;
+}
+
+static void cmd_made(const struct options *o, struct state *s)
+{
+	struct q2_export_spec spec = {.view = s->view, .backing_name = o->backing ? o->backing : "before"};
+	struct vs_err err = {0};
+	struct state before;
+	struct made m = {.state = s};
+	int r = 0;
+
+	if (o->before_idx > -2) {
+		struct options other = *o;
+
+		other.snapshot_idx = o->before_idx;
+		other.id = other.name = NULL;
+		if (o->before)
+			other.image = o->before;
+		state_open(&other, &before);
+		m.before = &before;
+		spec.before = before.view;
+	}
+	if (!strcmp(o->command, "changes")) {
+		r = q2_view_changes(s->view, spec.before, NULL, put_change, NULL, &err);
+		if (r < 0)
+			die(r, &err);
+	} else {
+		r = q2_export_new(&spec, &m.x, &err);
+		if (r < 0)
+			die(r, &err);
+		if (!strcmp(o->command, "export"))
+			cmd_export(&m);
+		else
+			cmd_export_torture(o, &m);
+		q2_export_free(m.x);
+	}
+	if (m.before)
+		state_close(m.before);
+}
+
 /* ---------------------------------------------------------------- main */
 
 static void cmd_numbers(const struct options *o, struct state *s)
@@ -465,7 +572,8 @@ static bool parse_options(int argc, char **argv, struct options *o)
 		{"guard", no_argument, NULL, 'g'},         {"cache", required_argument, NULL, 'c'},
 		{"threads", required_argument, NULL, 't'}, {"reads", required_argument, NULL, 'r'},
 		{"seed", required_argument, NULL, 'e'},    {"work", required_argument, NULL, 'w'},
-		{NULL, 0, NULL, 0}};
+		{"before", required_argument, NULL, 'B'},  {"before-index", required_argument, NULL, 'b'},
+		{"backing", required_argument, NULL, 'k'}, {NULL, 0, NULL, 0}};
 	int c;
 
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
@@ -504,6 +612,16 @@ static bool parse_options(int argc, char **argv, struct options *o)
 		case 'w':
 			o->work = strtoul(optarg, NULL, 0);
 			break;
+		case 'B':
+			o->before = optarg;
+			o->before_idx = -1;
+			break;
+		case 'b':
+			o->before_idx = atol(optarg);
+			break;
+		case 'k':
+			o->backing = optarg;
+			break;
 		case 'e':
 			o->seed = (unsigned)atoi(optarg);
 			break;
@@ -535,6 +653,7 @@ int main(int argc, char **argv)
 {
 	struct options o = {.format = Q2_FORMAT_QCOW2,
 			    .snapshot_idx = -1,
+			    .before_idx = -2,
 			    .cache_bytes = 8 << 20,
 			    .work = 1 << 26,
 			    .threads = 4,
@@ -552,7 +671,7 @@ int main(int argc, char **argv)
 		q2_gate_unref(o.gate);
 		return 0;
 	}
-	if (!one_of(o.command, "cat map extents report verify read torture size layers allocated compressed "))
+	if (!one_of(o.command, "cat map extents report verify read torture size layers allocated compressed export export-torture changes "))
 		return usage();
 	state_open(&o, &s);
 	if (!strcmp(o.command, "cat"))
@@ -569,6 +688,8 @@ int main(int argc, char **argv)
 		cmd_read(&o, &s);
 	else if (!strcmp(o.command, "torture"))
 		cmd_torture(&o, &s);
+	else if (strstr(o.command, "export") || !strcmp(o.command, "changes"))
+		cmd_made(&o, &s);
 	else
 		cmd_numbers(&o, &s);
 	state_close(&s);

@@ -88,7 +88,7 @@ static void expect(const char *what, bool zstd, struct stream s, size_t out_len,
 	int i;
 
 	for (i = 0; i < 2; i++) {
-		int got = q2_decode(zstd, s.p, s.len, out, out_len);
+		int got = q2_decode(zstd, s.p, s.len, out, out_len, NULL);
 
 		cr_expect_eq(got, rc, "%s: %d, not %d", what, got, rc);
 		if (!rc && !got)
@@ -168,7 +168,7 @@ Test(q2_decode, failures_leave_nothing_behind) /* the leak checker looks at this
 	int i;
 
 	for (i = 0; i < 1000; i++)
-		cr_assert_eq(q2_decode(i % 2, zeros, sizeof(zeros), out, sizeof(out)), -EIO);
+		cr_assert_eq(q2_decode(i % 2, zeros, sizeof(zeros), out, sizeof(out), NULL), -EIO);
 }
 
 static void *decode_once(void *opaque)
@@ -176,8 +176,8 @@ static void *decode_once(void *opaque)
 	uint8_t out[512];
 
 	(void)opaque;
-	q2_decode(false, zeros, sizeof(zeros), out, sizeof(out));
-	q2_decode(true, zeros, sizeof(zeros), out, sizeof(out));
+	q2_decode(false, zeros, sizeof(zeros), out, sizeof(out), NULL);
+	q2_decode(true, zeros, sizeof(zeros), out, sizeof(out), NULL);
 	memset(q2_scratch(0, 100000), 1, 100000);
 	return NULL;
 }

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * view.h: a view from the inside, for what is made of its map (export.h).
+ */
+#ifndef Q2_VIEW_H
+#define Q2_VIEW_H
+
+#include "layer.h"
+
+struct q2_view {
+	struct q2_cache *cache;
+	uint64_t size, watched;
+	size_t n_layers;
+	struct q2_layer **layers; /* 0 = top */
+	struct q2_gate *gate;
+	_Atomic uint64_t presumed; /* the last place that SEEK_DATA called data without knowing */
+};
+
+/* One answer, with what the reader needs beside the public extent. */
+struct q2_found {
+	struct q2_extent x;
+	struct q2_layer *layer; /* NULL for zeros beneath the last layer */
+};
+
+/* Every extent of that part of the disk (not beyond its end), in order, with the holes that only the host's file system knows of. What
+ * @each returns ends it, if not 0. What it was told is true if all of it returns 0. */
+typedef int q2_view_each(void *opaque, const struct q2_found *found);
+int q2_view_walk(struct q2_view *v, uint64_t guest_off, uint64_t len, struct q2_work *work, q2_view_each *each, void *opaque,
+		 struct vs_err *err);
+
+/*
+ * The stream of the compressed cluster that begins at @guest_off, which the map says takes at most @len bytes: exactly so many are given,
+ * and what lies behind the stream's end is zeros. Decodes it to find the end. Returns the stream's length, validated. -ESTALE also where
+ * there is no such cluster.
+ */
+ssize_t q2_view_stream(struct q2_view *v, uint64_t guest_off, void *buf, size_t len, struct q2_work *work, struct vs_err *err);
+
+#endif
