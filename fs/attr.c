@@ -30,7 +30,7 @@ static void set_times(struct stat *st, int64_t time_ns)
 
 static void dir_attr(const struct sf_tree *tree, const struct sf_dir *dir, struct stat *st)
 {
-	st->st_nlink = 2 + (dir ? 0 : (nlink_t)tree->n_dirs);
+	st->st_nlink = 2 + (dir ? 0 : (nlink_t)tree->n_dirs); /* those of what is made are not listed, and not counted */
 	set_times(st, dir ? dir->domain->changed_ns : tree->changed_ns);
 }
 
@@ -43,6 +43,12 @@ static blkcnt_t blocks_of(struct sf_fs *fs, const struct sf_place *place)
 	if (sf_blocks_known(&fs->blocks, &key, &allocated))
 		return (blkcnt_t)((allocated + 511) / 512);
 	return (blkcnt_t)(blocks ? blocks - 1 : 0);
+}
+
+void sf_attr_set_size(struct stat *st, uint64_t size)
+{
+	st->st_size = (off_t)size;
+	st->st_blocks = (blkcnt_t)((size + 511) / 512);
 }
 
 static void image_attr(struct sf_fs *fs, const struct sf_place *place, struct stat *st)
@@ -60,10 +66,20 @@ static int text_attr(struct sf_fs *fs, const struct sf_place *place, struct stat
 
 	if (rc < 0)
 		return rc;
-	st->st_size = (off_t)len;
-	st->st_blocks = (blkcnt_t)((len + 511) / 512);
+	sf_attr_set_size(st, len);
 	set_times(st, changed_ns);
 	return 0;
+}
+
+/* Only who asks for it alone waits for its size (ops.c). */
+static void made_attr(struct sf_fs *fs, const struct sf_place *place, struct stat *st)
+{
+	struct sf_key key = sf_place_key(place);
+	uint64_t size;
+
+	if (sf_made_known(&fs->mades, &key, &size))
+		sf_attr_set_size(st, size);
+	set_times(st, place->entry->disk->created_ns);
 }
 
 /* What is written to belongs to who mounted, whoever is shown the rest. */
@@ -81,12 +97,14 @@ int sf_attr_get(struct sf_fs *fs, const struct sf_tree *tree, const struct sf_pl
 {
 	const struct sf_key key = sf_place_key(place);
 
-	*st = (struct stat){.st_ino = key.ino, .st_nlink = 1, .st_blksize = SF_BLOCK_SIZE};
+	*st = (struct stat){.st_ino = sf_key_ino(&key), .st_nlink = 1, .st_blksize = SF_BLOCK_SIZE};
 	set_owner(fs->options, key.kind, st);
 	if (!place->entry)
 		dir_attr(tree, place->dir, st);
 	else if (key.kind == SF_IMAGE)
 		image_attr(fs, place, st);
+	else if (sf_kind_is_made(key.kind))
+		made_attr(fs, place, st);
 	else
 		return text_attr(fs, place, st);
 	return 0;
@@ -96,12 +114,14 @@ double sf_attr_timeout(const struct sf_place *place)
 {
 	enum sf_kind kind = sf_place_key(place).kind;
 
-	if (kind == SF_LOG || kind == SF_JOBS || sf_kind_is_door(kind))
-		return 0; /* these change without a new inventory */
+	if (kind == SF_LOG || kind == SF_JOBS || sf_kind_is_door(kind) || kind >= SF_QCOW2_DIR)
+		return 0; /* these change without a new inventory, or nobody tells when they do */
 	return kind == SF_IMAGE || sf_kind_is_dir(kind) ? SF_LONG : 1;
 }
 
 double sf_attr_name_timeout(const struct sf_place *place)
 {
-	return sf_kind_is_door(sf_place_key(place).kind) ? 0 : SF_LONG;
+	enum sf_kind kind = sf_place_kind(place);
+
+	return sf_kind_is_door(kind) || kind >= SF_QCOW2_DIR ? 0 : SF_LONG;
 }

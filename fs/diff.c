@@ -25,7 +25,7 @@ static void emit_thing(const struct diff *d, enum sf_what what, const struct sf_
 /* The old name of @place is gone. Is the thing? */
 static void emit_name(const struct diff *d, const struct sf_place *place)
 {
-	const struct sf_place parent = {.dir = place->entry ? place->dir : NULL};
+	const struct sf_place parent = sf_place_parent(place);
 	struct sf_place now;
 	struct sf_change change = {
 		.what = SF_NAME_MOVED,
@@ -90,7 +90,7 @@ static void diff_names(const struct diff *d, struct sf_dir *old, struct sf_dir *
 	const struct sf_entry *a = sf_dir_list(old, &n_a), *b = sf_dir_list(new, &n_b);
 
 	while (i < n_a) {
-		const struct sf_place was = {old, &a[i]}, is = {new, j < n_b ? &b[j] : NULL};
+		const struct sf_place was = {.dir = old, .entry = &a[i]}, is = {.dir = new, .entry = j < n_b ? &b[j] : NULL};
 		int order = j < n_b ? strcmp(a[i].name, b[j].name) : -1;
 
 		if (order > 0) {

@@ -6,7 +6,7 @@
 #ifndef VS_DIFF_H
 #define VS_DIFF_H
 
-#include "tree.h"
+#include "place.h"
 
 enum sf_what {
 	SF_NAME_GONE,    /* @name in @parent: its thing is not in the new tree at all */

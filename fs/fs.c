@@ -75,14 +75,16 @@ static void init_callees(struct sf_fs *fs)
 	sf_notices_init(&fs->notices);
 	sf_views_init(&fs->views);
 	sf_images_init(&fs->images, &fs->world, &fs->views, &fs->nodes, &fs->notices, fs->options->refresh_s);
+	sf_mades_init(&fs->mades, &fs->images);
 	sf_plans_init(&fs->plans);
-	sf_handles_init(&fs->handles, &fs->world, &fs->images, &fs->plans);
+	sf_handles_init(&fs->handles, &fs->world, &fs->images, &fs->mades, &fs->plans);
 }
 
 static void fini_callees(struct sf_fs *fs)
 {
 	sf_handles_fini(&fs->handles);
 	sf_plans_fini(&fs->plans);
+	sf_mades_fini(&fs->mades);
 	sf_images_fini(&fs->images);
 	sf_views_fini(&fs->views);
 	sf_notices_fini(&fs->notices);

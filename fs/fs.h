@@ -12,12 +12,13 @@
 #include "blocks.h"
 #include "handle.h"
 #include "image.h"
+#include "made.h"
 #include "node.h"
 #include "notices.h"
 #include "notify.h"
 #include "options.h"
 #include "plan.h"
-#include "tree.h"
+#include "place.h"
 #include "write.h"
 
 struct sf_fs {
@@ -32,6 +33,7 @@ struct sf_fs {
 	struct sf_nodes nodes;
 	struct sf_views views;
 	struct sf_images images;
+	struct sf_mades mades;
 	struct sf_blocks blocks;
 	struct sf_handles handles;
 	struct sf_plans plans;

@@ -8,9 +8,10 @@
 #include "text.h"
 #include "vm/util/mem.h"
 
-void sf_handles_init(struct sf_handles *handles, struct sf_world *world, struct sf_images *images, struct sf_plans *plans)
+void sf_handles_init(struct sf_handles *handles, struct sf_world *world, struct sf_images *images, struct sf_mades *mades,
+		     struct sf_plans *plans)
 {
-	*handles = (struct sf_handles){.world = world, .images = images, .plans = plans};
+	*handles = (struct sf_handles){.world = world, .images = images, .mades = mades, .plans = plans};
 	pthread_mutex_init(&handles->lock, NULL);
 }
 
@@ -25,13 +26,18 @@ static void handle_free(struct sf_handles *handles, struct sf_handle *handle)
 {
 	if (handle->tree)
 		sf_world_put(handles->world, handle->tree);
-	if (handle->image) {
+	if (handle->image)
 		sf_image_close(handle->image);
+	if (handle->made)
+		sf_made_close(handle->made);
+	if (handle->disk_ino)
 		vm_reading(handles->world->vm, handle->uuid, handle->disk_ino, -1);
-	}
+	if (handle->before_ino)
+		vm_reading(handles->world->vm, handle->uuid, handle->before_ino, -1);
 	if (handle->waiting)
 		fuse_pollhandle_destroy(handle->waiting);
 	sf_text_unref(handle->text);
+	sf_made_list_free(handle->names, handle->n_names);
 	free(handle->uuid);
 	free(handle);
 }
@@ -46,7 +52,7 @@ static struct sf_handle *file_handle_new(const struct sf_place *place)
 {
 	struct sf_handle *handle = xcalloc(1, sizeof(*handle));
 
-	handle->kind = place->entry->kind;
+	handle->kind = sf_place_kind(place);
 	handle->uuid = xstrdup(place->dir->domain->uuid);
 	return handle;
 }
@@ -112,6 +118,22 @@ struct sf_handle *sf_handle_open_image(struct sf_handles *handles, const struct 
 	return handle;
 }
 
+struct sf_handle *sf_handle_open_made(struct sf_handles *handles, const struct sf_place *place)
+{
+	struct sf_handle *handle = file_handle_new(place);
+	struct sf_key key = sf_place_key(place);
+
+	handle->made = sf_made_new(handles->mades, &key, place->before ? place->before->name : NULL);
+	handle->disk_ino = place->entry->disk->ino;
+	vm_reading(handles->world->vm, handle->uuid, handle->disk_ino, 1);
+	if (place->before) {
+		handle->before_ino = place->before->disk->ino;
+		vm_reading(handles->world->vm, handle->uuid, handle->before_ino, 1);
+	}
+	enlist(handles, handle);
+	return handle;
+}
+
 void sf_handle_close(struct sf_handles *handles, struct sf_handle *handle)
 {
 	pthread_mutex_lock(&handles->lock);
@@ -139,6 +161,16 @@ struct sf_tree *sf_handle_tree(struct sf_handles *handles, struct sf_handle *han
 	if (now)
 		sf_world_put(world, now);
 	return tree;
+}
+
+const struct sf_made_name *sf_handle_names(struct sf_handle *handle, const struct sf_place *dir, bool rewind, size_t *n)
+{
+	if (rewind || !handle->names) {
+		sf_made_list_free(handle->names, handle->n_names);
+		handle->names = sf_made_list(dir, &handle->n_names);
+	}
+	*n = handle->n_names;
+	return handle->names;
 }
 
 struct sf_text *sf_handle_read(struct sf_handles *handles, struct sf_handle *handle, uint64_t off, size_t *size, size_t *at)

@@ -4,7 +4,7 @@
  * handle.h: what an open file or directory holds, behind `fh`.
  *
  * A directory keeps the tree that it lists, a text what it said when it was opened, an image its place among the open
- * images. All handles are in one list, because an unmount that is forced sends no release, and because what happens to
+ * images, a made file its images and its layout. All handles are in one list, because an unmount that is forced sends no release, and because what happens to
  * a domain's jobs concerns those who have them open.
  */
 #ifndef VS_HANDLE_H
@@ -16,16 +16,21 @@
 #include "answer.h"
 #include "fuse_api.h"
 #include "image.h"
+#include "made.h"
 #include "plan.h"
-#include "tree.h"
 
 struct sf_handle {
 	/* immutable once it is open */
 	enum sf_kind kind;
 	char *uuid;        /* of a file: its domain's */
-	uint64_t disk_ino; /* of an image: vm_disk.ino */
+	uint64_t disk_ino; /* of an image, or of that of which a file is made: vm_disk.ino */
+	uint64_t before_ino; /* of the other one, 0: there is none */
 	struct sf_image *image;
+	struct sf_made_file *made;
 	struct sf_key dir;
+	/* of a directory of what is made: what it lists of its tree. The kernel reads a directory with one request at a time */
+	struct sf_made_name *names;
+	size_t n_names;
 	/* atomic */
 	atomic_uint edition; /* of an image: which one it reads (image.h) */
 	/* guarded by the list's lock */
@@ -43,12 +48,14 @@ struct sf_handles {
 	/* borrowed */
 	struct sf_world *world;
 	struct sf_images *images;
+	struct sf_mades *mades;
 	struct sf_plans *plans;
 	pthread_mutex_t lock;
 	LIST_HEAD(, sf_handle) all; /* guarded by lock */
 };
 
-void sf_handles_init(struct sf_handles *handles, struct sf_world *world, struct sf_images *images, struct sf_plans *plans);
+void sf_handles_init(struct sf_handles *handles, struct sf_world *world, struct sf_images *images, struct sf_mades *mades,
+		     struct sf_plans *plans);
 /* Closes what is still open: after the last request. */
 void sf_handles_close_all(struct sf_handles *handles);
 void sf_handles_fini(struct sf_handles *handles);
@@ -56,12 +63,16 @@ void sf_handles_fini(struct sf_handles *handles);
 /* Each gives a handle. */
 struct sf_handle *sf_handle_open_dir(struct sf_handles *handles, const struct sf_key *dir, struct sf_tree *tree);
 struct sf_handle *sf_handle_open_image(struct sf_handles *handles, const struct sf_place *place);
+struct sf_handle *sf_handle_open_made(struct sf_handles *handles, const struct sf_place *place);
 /* @reads: with its text. Gives *out, or why there is no text. */
 int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, bool reads, struct sf_handle **out);
 void sf_handle_close(struct sf_handles *handles, struct sf_handle *handle);
 
 /* The tree that this directory lists, as a reference; @rewind: the current one from now on. */
 struct sf_tree *sf_handle_tree(struct sf_handles *handles, struct sf_handle *handle, bool rewind);
+
+/* The names of a directory of what is made, of *n, in the tree that it lists; @rewind as above. */
+const struct sf_made_name *sf_handle_names(struct sf_handle *handle, const struct sf_place *dir, bool rewind, size_t *n);
 
 /* What a read of *size bytes at @off gets: the text, as a reference, where in it (*at) and how much (*size). NULL: the file was
  * opened for writing only. */

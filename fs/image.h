@@ -15,7 +15,7 @@
 
 #include "node.h"
 #include "notices.h"
-#include "tree.h"
+#include "place.h"
 #include "view.h"
 #include "waiter.h"
 

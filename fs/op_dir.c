@@ -47,7 +47,7 @@ static int find_child(const struct sf_tree *tree, const struct sf_place *parent,
 		return 0;
 	}
 	if (!strcmp(name, "..")) {
-		*out = (struct sf_place){.dir = parent->entry ? parent->dir : NULL};
+		*out = sf_place_parent(parent);
 		return 0;
 	}
 	return sf_place_child(tree, parent, name, out);
@@ -92,7 +92,7 @@ int sf_op_opendir(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 	struct sf_key key;
 	int rc = sf_op_place(r->fs, tree, id, &place);
 
-	if (rc == 0 && place.entry)
+	if (rc == 0 && !sf_kind_is_dir(sf_place_kind(&place)))
 		rc = -ENOTDIR;
 	if (rc == 0) {
 		key = sf_place_key(&place);
@@ -119,7 +119,10 @@ struct listing {
 	const struct sf_tree *tree;
 	struct sf_place dir;
 	const struct sf_entry *entries; /* of a domain */
+	const struct sf_made_name *made; /* of a directory of what is made */
 	size_t n;                       /* children */
+	size_t n_files;                 /* of them, files of a domain; what follows are directories of what is made */
+	enum sf_kind shown[SF_MADE_DIRS]; /* those */
 	bool fresh;                     /* the tree is pinned: attributes may stay with the kernel */
 	char *buf;
 	size_t room, len;
@@ -130,15 +133,29 @@ struct listing {
 /* The least an entry of readdirplus takes; what may come back bounds `taken`. */
 #define LEAST_ENTRY_PLUS 128
 
-static int listing_init(struct listing *l, struct sf_req *r, const struct sf_tree *tree, const struct sf_key *key)
+static bool is_listed(const struct sf_fs *fs, enum sf_kind kind)
+{
+	return kind == SF_QCOW2_DIR ? fs->options->list_qcow2 : fs->options->list_diff;
+}
+
+static int listing_init(struct listing *l, struct sf_req *r, const struct sf_tree *tree, struct sf_handle *handle, bool rewind)
 {
 	int rc;
 
 	*l = (struct listing){.r = r, .tree = tree, .n = tree->n_dirs};
-	rc = sf_place_find(tree, key, &l->dir);
-	if (rc == 0 && l->dir.dir)
-		l->entries = sf_dir_list(l->dir.dir, &l->n);
-	return rc;
+	rc = sf_place_find(tree, &handle->dir, &l->dir);
+	if (rc < 0 || !l->dir.dir)
+		return rc;
+	if (l->dir.made) {
+		l->made = sf_handle_names(handle, &l->dir, rewind, &l->n);
+		return 0;
+	}
+	l->entries = sf_dir_list(l->dir.dir, &l->n_files);
+	l->n = l->n_files;
+	for (size_t i = 0; i < SF_MADE_DIRS; i++)
+		if (is_listed(r->fs, sf_made_dir_kind(i)))
+			l->shown[l->n++ - l->n_files] = sf_made_dir_kind(i);
+	return 0;
 }
 
 static const char *child_at(const struct listing *l, size_t idx, struct sf_place *place)
@@ -147,12 +164,20 @@ static const char *child_at(const struct listing *l, size_t idx, struct sf_place
 	if (idx == 0)
 		return ".";
 	if (idx == 1) {
-		*place = (struct sf_place){0};
+		*place = sf_place_parent(&l->dir);
 		return "..";
+	}
+	if (l->dir.made) {
+		*place = l->made[idx - 2].place;
+		return l->made[idx - 2].name;
 	}
 	if (!l->dir.dir) {
 		place->dir = l->tree->dirs[idx - 2];
 		return place->dir->domain->dir;
+	}
+	if (idx - 2 >= l->n_files) {
+		place->made = l->shown[idx - 2 - l->n_files];
+		return sf_made_dir_name(place->made);
 	}
 	place->entry = &l->entries[idx - 2];
 	return place->entry->name;
@@ -164,7 +189,7 @@ static int put_plain(struct listing *l, size_t idx)
 	struct sf_place place;
 	const char *name = child_at(l, idx, &place);
 	struct sf_key key = sf_place_key(&place);
-	struct stat st = {.st_ino = key.ino, .st_mode = sf_attr_type(key.kind)};
+	struct stat st = {.st_ino = sf_key_ino(&key), .st_mode = sf_attr_type(key.kind)};
 	size_t need = fuse_add_direntry(l->r->req, l->buf + l->len, l->room - l->len, name, &st, (off_t)idx + 1);
 
 	if (need > l->room - l->len)
@@ -174,10 +199,10 @@ static int put_plain(struct listing *l, size_t idx)
 }
 
 /* What a listing may leave in the kernel's cache: not `.` and `..`, nothing of a tree that is history, and none of the
- * files that have another node at every lookup. */
+ * files that have another node at every lookup, or a size that takes a walk. */
 static bool is_kept(const struct listing *l, size_t idx, enum sf_kind kind)
 {
-	return idx >= 2 && l->fresh && !sf_kind_is_door(kind);
+	return idx >= 2 && l->fresh && !sf_kind_is_door(kind) && kind < SF_QCOW2_DIR;
 }
 
 /* Without attributes the kernel takes it for a plain entry. */
@@ -199,7 +224,7 @@ static int put_plus(struct listing *l, size_t idx)
 		e.ino = take_node(l->r->fs, &place);
 		l->taken[l->n_taken++] = e.ino;
 	} else {
-		e.attr.st_ino = key.ino;
+		e.attr.st_ino = sf_key_ino(&key);
 		e.attr.st_mode = sf_attr_type(key.kind);
 	}
 	l->len += fuse_add_direntry_plus(l->r->req, l->buf + l->len, l->room - l->len, name, &e, (off_t)idx + 1);
@@ -215,11 +240,11 @@ static int list_into(struct listing *l, size_t idx, int (*put)(struct listing *,
 	return rc < 0 && !l->len ? rc : 0; /* an error in the middle comes back with the next call */
 }
 
-static int list_tree(struct sf_req *r, const struct sf_tree *tree, bool fresh, const struct sf_handle *handle,
+static int list_tree(struct sf_req *r, const struct sf_tree *tree, bool fresh, struct sf_handle *handle,
 		     size_t size, off_t off, int (*put)(struct listing *, size_t))
 {
 	struct listing l;
-	int rc = listing_init(&l, r, tree, &handle->dir);
+	int rc = listing_init(&l, r, tree, handle, off == 0);
 
 	if (rc < 0)
 		return rc;

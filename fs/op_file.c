@@ -89,17 +89,40 @@ static int open_image(struct sf_req *r, fuse_ino_t id, const struct sf_place *pl
 	return 0;
 }
 
+static int open_made(struct sf_req *r, const struct sf_place *place, struct sf_handle **out)
+{
+	struct sf_handle *handle = sf_handle_open_made(&r->fs->handles, place);
+	struct sf_waiter waiter;
+	struct vs_err err = {0};
+	int rc;
+
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
+	rc = sf_made_begin(handle->made, &waiter, &err);
+	if (rc < 0) {
+		if (rc != -EBUSY && rc != -ESTALE && rc != -EINTR && rc != -ENOTCONN)
+			sf_made_complain(handle->made, "open what is made of", rc, &err);
+		sf_handle_close(&r->fs->handles, handle);
+		return rc;
+	}
+	*out = handle;
+	return 0;
+}
+
 static int open_place(struct sf_req *r, fuse_ino_t id, const struct sf_place *place, struct fuse_file_info *fi,
 		      struct sf_handle **out)
 {
-	if (!place->entry)
+	enum sf_kind kind = sf_place_kind(place);
+
+	if (sf_kind_is_dir(kind))
 		return -EISDIR;
-	if (!sf_kind_is_door(place->entry->kind) && ((fi->flags & O_ACCMODE) != O_RDONLY || fi->flags & O_TRUNC))
+	if (!sf_kind_is_door(kind) && ((fi->flags & O_ACCMODE) != O_RDONLY || fi->flags & O_TRUNC))
 		return -EROFS;
-	if (place->entry->kind == SF_IMAGE)
+	if (kind == SF_IMAGE)
 		return open_image(r, id, place, fi, out);
 	fi->direct_io = 1; /* its length is what it is, whatever the kernel believes */
 	fi->noflush = 1;
+	if (sf_kind_is_made(kind))
+		return open_made(r, place, out);
 	return sf_handle_open_text(&r->fs->handles, place, (fi->flags & O_ACCMODE) != O_WRONLY, out);
 }
 
@@ -146,6 +169,8 @@ int sf_op_read(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct f
 		return -EINVAL;
 	if (handle->kind == SF_IMAGE)
 		return sf_read_image(r, handle, size, off);
+	if (handle->made)
+		return sf_read_made(r, handle, size, off);
 	return read_text(r, handle, size, off);
 }
 
@@ -167,11 +192,15 @@ static int64_t seek_view(struct sf_view *view, void *opaque, struct vs_err *err)
 	return found > (int64_t)view->size ? (int64_t)view->size : found;
 }
 
+/* Of files without holes. */
 static int64_t seek_text(struct sf_handles *handles, struct sf_handle *handle, off_t off, int whence)
 {
 	uint64_t end = 0;
 
-	sf_handle_end(handles, handle, &end);
+	if (handle->made)
+		end = sf_made_file_size(handle->made);
+	else
+		sf_handle_end(handles, handle, &end);
 	if ((uint64_t)off >= end)
 		return -ENXIO;
 	return whence == SEEK_DATA ? off : (int64_t)end;

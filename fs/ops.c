@@ -5,9 +5,9 @@
  * ----------------
  *	main        waits for a signal or for the end of the session (session.c); starts and joins the others
  *	requests    SF_THREADS of them (session.c) take requests from the kernel. They may wait for image files,
- *	            for one another to open an image, and in read, lseek and open for vm_refresh(), which is bounded; all of it
- *	            ends when the caller is killed or the session ends (waiter.h), but for vm_refresh(). Never in
- *	            lookup, readdir or getattr: the kernel holds a directory's lock meanwhile. Joined by main.
+ *	            for one another to open an image, and in read, lseek, open and a made file's getattr for vm_refresh(), which is
+ *	            bounded; all of it ends when the caller is killed or the session ends (waiter.h), but for vm_refresh(). Never in
+ *	            lookup or readdir: the kernel holds a directory's lock meanwhile. Joined by main.
  *	notifier    one (notify.c): announces to the kernel what changed, and then answers the writes whose commands are
  *	            done. The kernel may let it wait for a directory's lock, that is for a request: so no thread that
  *	            serves requests ever waits for the notifier, and the notifier ends before the requests do. It never
@@ -29,6 +29,7 @@
  *	                     (inside: what vm_inventory_get() takes)   11  sf_views.lock    which views are open, and whose
  *	5  sf_images.lock    which images are open                                        guards are dropped
  *	6  sf_image.lock     an image's view
+ *	last                 sf_mades.lock, sf_made_file.lock, and q2_export's: nothing is taken while one of them is held
  *
  * libfuse calls write.c's interrupt callback with a lock of the request: so nothing of libfuse is called with
  * sf_writes.lock.
@@ -65,7 +66,31 @@ static void end_of_answer(struct sf_req *r, const struct fuse_file_info *fi, str
 		st->st_size = (off_t)end;
 }
 
-int sf_op_getattr(struct sf_req *r, fuse_ino_t id, const struct fuse_file_info *fi)
+/* A made file's size takes a walk through a map. The kernel holds no lock meanwhile, and keeps nothing of the answer: so no pin. */
+static int getattr_made(struct sf_req *r, const struct sf_key *key)
+{
+	struct sf_tree *tree = sf_world_get(&r->fs->world);
+	struct sf_waiter waiter;
+	struct sf_place place;
+	struct vs_err err = {0};
+	uint64_t size;
+	struct stat st;
+	int rc = sf_place_find(tree, key, &place);
+
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
+	if (rc == 0)
+		rc = sf_made_stat(&r->fs->mades, key, place.before ? place.before->name : NULL, &waiter, &size, &err);
+	if (rc == 0)
+		rc = sf_attr_get(r->fs, tree, &place, &st);
+	if (rc == 0) {
+		sf_attr_set_size(&st, size);
+		fuse_reply_attr(sf_req_take(r), &st, 0);
+	}
+	sf_world_put(&r->fs->world, tree);
+	return rc;
+}
+
+static int getattr_there(struct sf_req *r, fuse_ino_t id, const struct fuse_file_info *fi)
 {
 	struct sf_tree *tree = sf_world_pin(&r->fs->world);
 	struct sf_place place;
@@ -80,6 +105,16 @@ int sf_op_getattr(struct sf_req *r, fuse_ino_t id, const struct fuse_file_info *
 		fuse_reply_attr(sf_req_take(r), &st, sf_attr_timeout(&place));
 	sf_world_unpin(&r->fs->world, tree);
 	return rc;
+}
+
+int sf_op_getattr(struct sf_req *r, fuse_ino_t id, const struct fuse_file_info *fi)
+{
+	struct sf_key key;
+	int rc = sf_node_key(&r->fs->nodes, id, &key);
+
+	if (rc < 0)
+		return rc;
+	return sf_kind_is_made(key.kind) ? getattr_made(r, &key) : getattr_there(r, id, fi);
 }
 
 /* Which users may try is the kernel's question (default_permissions). */

@@ -197,6 +197,7 @@ enum meaning {
 	OPT_BANDWIDTH,
 	OPT_CACHE,
 	OPT_MAX_READ,
+	OPT_LIST,
 	OPT_KERNEL_CACHE, /* FUSE's own names of two of ours */
 	OPT_DIRECT_IO,
 	OPT_ALLOW_ROOT,
@@ -221,6 +222,7 @@ static const struct {
 	{"allow_path=", OPT_ALLOW_PATH, "a directory"},
 	{"bandwidth=", OPT_BANDWIDTH, "a whole number of MiB/s"},
 	{"cache=", OPT_CACHE, "auto, none or kernel"},
+	{"list=", OPT_LIST, "qcow2, diff, both of them, or all"},
 	{"max_read=", OPT_MAX_READ, "a number of bytes"},
 	{"kernel_cache", OPT_KERNEL_CACHE, NULL},
 	{"direct_io", OPT_DIRECT_IO, NULL},
@@ -340,6 +342,17 @@ static int set_max_read(struct sf_options *o, const char *value)
 	return 0;
 }
 
+static int add_listed(struct sf_options *o, const char *name)
+{
+	bool all = !strcmp(name, "all");
+
+	if (!all && strcmp(name, "qcow2") != 0 && strcmp(name, "diff") != 0)
+		return -EINVAL;
+	o->list_qcow2 |= all || !strcmp(name, "qcow2");
+	o->list_diff |= all || !strcmp(name, "diff");
+	return 0;
+}
+
 static int set_option(struct sf_options *o, enum meaning meaning, const char *word, const char *value, struct vs_err *err)
 {
 	switch (meaning) {
@@ -367,6 +380,8 @@ static int set_option(struct sf_options *o, enum meaning meaning, const char *wo
 		return parse_cache(value, &o->cache);
 	case OPT_MAX_READ:
 		return set_max_read(o, value);
+	case OPT_LIST:
+		return add_listed(o, value);
 	case OPT_ALLOW_ROOT: /* libfuse's: it keeps all others out */
 	case OPT_KERNEL:
 		o->default_permissions |= meaning == OPT_ALLOW_ROOT;
@@ -376,16 +391,21 @@ static int set_option(struct sf_options *o, enum meaning meaning, const char *wo
 	return -EINVAL;
 }
 
-static int parse_word(struct sf_options *o, const char *word, struct vs_err *err)
+/* @list: the word before was "list=", or went on with it; "list=qcow2,diff" is two words. */
+static int parse_word(struct sf_options *o, const char *word, bool *list, struct vs_err *err)
 {
 	const char *value;
 	int row, rc;
 
+	if (*list && !add_listed(o, word))
+		return 0;
+	*list = false;
 	if (!*word || is_ignored(word))
 		return 0;
 	row = find_option(word, &value);
 	if (row < 0)
 		return vs_err_set(err, -EINVAL, "unknown option '%s'", word);
+	*list = options[row].meaning == OPT_LIST;
 	rc = set_option(o, options[row].meaning, word, value, err);
 	if (rc == -EINVAL)
 		return vs_err_set(err, rc, "option '%s': '%s' must be %s", word, value, options[row].wants);
@@ -396,6 +416,7 @@ static int parse_word(struct sf_options *o, const char *word, struct vs_err *err
 static int parse_words(struct sf_options *o, const char *text, struct vs_err *err)
 {
 	vs_autofree char *word = xcalloc(strlen(text) + 1, 1);
+	bool list = false;
 	size_t len = 0;
 	int rc = 0;
 
@@ -408,7 +429,7 @@ static int parse_words(struct sf_options *o, const char *text, struct vs_err *er
 		}
 		word[len] = '\0';
 		len = 0;
-		rc = parse_word(o, word, err);
+		rc = parse_word(o, word, &list, err);
 		if (!*text)
 			break;
 	}
@@ -515,6 +536,7 @@ void sf_options_help(FILE *out)
 	      "    -o refresh=SECONDS   how often to look for changes, fractions allowed (2)\n"
 	      "    -o allow_path=DIR    images may name files below DIR too; repeatable\n"
 	      "    -o bandwidth=MIB     limit of block jobs in MiB/s (0: none)\n"
+	      "    -o list=DIR[,DIR]    list qcow2, diff or all, which else answer to their name only\n"
 	      "    -o cache=MODE        auto, none or kernel: what the kernel caches (auto)\n"
 	      "\n"
 	      "Options of mount(8), fstab(5) and FUSE mounts are accepted. See virt-snapfs(8).\n",

@@ -193,3 +193,21 @@ int sf_read_image(struct sf_req *r, struct sf_handle *handle, size_t len, off_t 
 		sf_image_complain(handle->image, "read", (int)n, &err);
 	return (int)n;
 }
+
+int sf_read_made(struct sf_req *r, struct sf_handle *handle, size_t len, off_t off)
+{
+	struct scratch *scratch = scratch_get();
+	struct sf_waiter waiter;
+	struct vs_err err = {0};
+	int64_t n;
+
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
+	n = sf_made_read(handle->made, &waiter, scratch->buf, len < SF_BLOCK_SIZE ? len : SF_BLOCK_SIZE, (uint64_t)off, &err);
+	if (n >= 0) {
+		fuse_reply_buf(sf_req_take(r), scratch->buf, (size_t)n);
+		return 0;
+	}
+	if (n != -EBUSY && n != -ESTALE && n != -EINTR && n != -ENOTCONN)
+		sf_made_complain(handle->made, "read what is made of", (int)n, &err);
+	return (int)n;
+}

@@ -12,4 +12,7 @@
 /* Answers, or returns a negative errno (see image.h) without having answered. May wait; holds no lock. */
 int sf_read_image(struct sf_req *r, struct sf_handle *handle, size_t len, off_t off);
 
+/* The same of a file that is made (made.h): always copied. */
+int sf_read_made(struct sf_req *r, struct sf_handle *handle, size_t len, off_t off);
+
 #endif

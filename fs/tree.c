@@ -195,7 +195,7 @@ const struct sf_entry *sf_dir_list(struct sf_dir *dir, size_t *n)
 	return dir->entries;
 }
 
-static const struct sf_entry *dir_find(struct sf_dir *dir, const char *name)
+const struct sf_entry *sf_dir_find(struct sf_dir *dir, const char *name)
 {
 	const struct sf_entry wanted = {.name = name};
 
@@ -300,49 +300,4 @@ struct sf_dir *sf_tree_dir_by_ino(const struct sf_tree *tree, uint64_t ino)
 	struct sf_dir **found = bsearch(&ino, tree->by_ino, tree->n_dirs, sizeof(*found), has_ino);
 
 	return found ? *found : NULL;
-}
-
-/* ---------------------------------------------------------------- places */
-
-struct sf_key sf_place_key(const struct sf_place *place)
-{
-	if (!place->dir)
-		return SF_ROOT_KEY;
-	if (!place->entry)
-		return (struct sf_key){place->dir->domain->ino, place->dir->domain->ino, SF_DOMAIN};
-	return (struct sf_key){place->dir->domain->ino, place->entry->ino, place->entry->kind};
-}
-
-int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct sf_place *out)
-{
-	struct sf_place place = {0};
-
-	if (key->kind != SF_ROOT) {
-		place.dir = sf_tree_dir_by_ino(tree, key->domain);
-		if (!place.dir)
-			return -ESTALE;
-	}
-	if (!sf_kind_is_dir(key->kind)) {
-		place.entry = sf_dir_find_ino(place.dir, key->kind, key->ino);
-		if (!place.entry || !place.entry->name)
-			return -ESTALE;
-	}
-	*out = place;
-	return 0;
-}
-
-int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, const char *name, struct sf_place *out)
-{
-	struct sf_place place = *parent;
-
-	if (parent->entry)
-		return -ENOTDIR;
-	if (parent->dir)
-		place.entry = dir_find(parent->dir, name);
-	else
-		place.dir = sf_tree_dir(tree, name);
-	if (!place.dir || (parent->dir && !place.entry))
-		return -ENOENT;
-	*out = place;
-	return 0;
 }

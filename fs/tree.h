@@ -33,12 +33,24 @@ enum sf_kind {
 	SF_RETAIN,
 	SF_PLAN, /* retain.plan */
 	SF_JOBS,
+	/* made of images while they are read (made.h): found by name, and listed only where that was asked for */
+	SF_QCOW2_DIR,
+	SF_QCOW2,
+	SF_DIFF_DIR,
+	SF_DIFF,
+	SF_DIFF_JSON,
 	SF_KINDS,
 };
 
 static inline bool sf_kind_is_dir(enum sf_kind kind)
 {
-	return kind == SF_ROOT || kind == SF_DOMAIN;
+	return kind == SF_ROOT || kind == SF_DOMAIN || kind == SF_QCOW2_DIR || kind == SF_DIFF_DIR;
+}
+
+/* A file that is made of images. */
+static inline bool sf_kind_is_made(enum sf_kind kind)
+{
+	return kind == SF_QCOW2 || kind == SF_DIFF || kind == SF_DIFF_JSON;
 }
 
 /* A file that is written: by the mounting user, and not with `-o ro`. */
@@ -50,13 +62,14 @@ static inline bool sf_kind_is_door(enum sf_kind kind)
 /* What a thing is, whatever it is called at the moment: the numbers are the stable hashes of vm/. */
 struct sf_key {
 	uint64_t domain; /* 0: the root */
-	uint64_t ino;    /* st_ino */
+	uint64_t ino;    /* of what lies in the tree; of a made file: its image's */
+	uint64_t before; /* of a difference: the other image's; else 0 */
 	enum sf_kind kind;
 };
 
 static inline bool sf_key_equal(const struct sf_key *a, const struct sf_key *b)
 {
-	return a->domain == b->domain && a->ino == b->ino && a->kind == b->kind;
+	return a->domain == b->domain && a->ino == b->ino && a->before == b->before && a->kind == b->kind;
 }
 
 #define SF_ROOT_INO 1
@@ -111,19 +124,10 @@ struct sf_dir *sf_tree_dir_by_ino(const struct sf_tree *tree, uint64_t ino);
 
 /* The files of a directory, by name: *n of them. */
 const struct sf_entry *sf_dir_list(struct sf_dir *dir, size_t *n);
+/* NULL where there is none. */
+const struct sf_entry *sf_dir_find(struct sf_dir *dir, const char *name);
 /* Also finds disks that have no file now. NULL where there is none. */
 const struct sf_entry *sf_dir_find_ino(struct sf_dir *dir, enum sf_kind kind, uint64_t ino);
-
-/* A place in a tree: the root (both NULL), a domain (no entry), or a file. */
-struct sf_place {
-	struct sf_dir *dir;
-	const struct sf_entry *entry;
-};
-
-struct sf_key sf_place_key(const struct sf_place *place);
-/* Where is this thing in that tree? -ESTALE: nowhere, or without a name. */
-int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct sf_place *out);
-int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, const char *name, struct sf_place *out);
 
 /* ---------------------------------------------------------------- the world */
 

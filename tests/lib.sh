@@ -31,7 +31,8 @@ umask 022
 # is followed through libraries too, at twice the time; else it ends in GLib, whose callers are not known then (lsan-short.supp).
 export ASAN_OPTIONS=exitcode=99:detect_leaks=1:abort_on_error=0:fast_unwind_on_malloc=$((${WHOLE_STACKS:-0} == 0))
 export UBSAN_OPTIONS=halt_on_error=1:exitcode=99:print_stacktrace=1
-export LSAN_OPTIONS=exitcode=99:print_suppressions=0:suppressions=$TESTS/lsan$([ "${WHOLE_STACKS:-0}" != 0 ] || echo -short).supp
+LSAN_OPTIONS=exitcode=99:print_suppressions=0:suppressions=$TESTS/lsan$([ "${WHOLE_STACKS:-0}" != 0 ] || echo -short).supp
+export LSAN_OPTIONS
 
 N_OK=0 N_FAIL=0 N_SKIP=0
 AT_EXIT=()

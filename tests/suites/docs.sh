@@ -89,6 +89,7 @@ while read -r o; do
 	refresh=) v=1 ;;
 	uid= | gid= | umask= | bandwidth=) v=0 ;;
 	cache=) v=auto ;;
+	list=) v=qcow2,diff ;;
 	allow_path=) v=/ ;;
 	*) v='' ;;
 	esac

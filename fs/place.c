@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "place.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+#include "vm/util/mem.h"
+
+#define IMAGE ".img"
+#define QCOW2 ".qcow2"
+#define JSON ".json"
+
+static const struct {
+	const char *name;
+	enum sf_kind kind;
+} made_dirs[SF_MADE_DIRS] = {{"diff", SF_DIFF_DIR}, {"qcow2", SF_QCOW2_DIR}};
+
+const char *sf_made_dir_name(enum sf_kind kind)
+{
+	return made_dirs[kind == SF_QCOW2_DIR].name;
+}
+
+enum sf_kind sf_made_dir_kind(size_t i)
+{
+	return made_dirs[i].kind;
+}
+
+/* 0: it is none of them. */
+static enum sf_kind made_dir(const char *name)
+{
+	for (size_t i = 0; i < SF_MADE_DIRS; i++)
+		if (!strcmp(made_dirs[i].name, name))
+			return made_dirs[i].kind;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- names of made files */
+
+/* An image's name without its ending, by length; 0: it is none that files are made of. */
+static size_t stem_len(const char *name)
+{
+	size_t len = strlen(name), end = strlen(IMAGE);
+
+	return len > end && !strcmp(name + len - end, IMAGE) ? len - end : 0;
+}
+
+static const struct sf_entry *find_image(struct sf_dir *dir, const char *stem, size_t len)
+{
+	vs_autofree char *name = xasprintf("%.*s" IMAGE, (int)len, stem);
+	const struct sf_entry *entry = sf_dir_find(dir, name);
+
+	return entry && entry->kind == SF_IMAGE ? entry : NULL;
+}
+
+/* What follows the snapshot's name in the name of its image: ".vda.img". */
+static const char *of_disk(const struct sf_entry *image)
+{
+	size_t len = strlen(image->snapshot->shown);
+
+	return !strncmp(image->name, image->snapshot->shown, len) ? image->name + len : NULL;
+}
+
+/* The image of the same disk in the snapshot that is called so. */
+static const struct sf_entry *same_disk(struct sf_dir *dir, const char *snapshot, size_t len, const struct sf_entry *image)
+{
+	const char *disk = of_disk(image);
+	vs_autofree char *name = disk ? xasprintf("%.*s%s", (int)len, snapshot, disk) : NULL;
+	const struct sf_entry *entry = name ? sf_dir_find(dir, name) : NULL;
+
+	return entry && entry->kind == SF_IMAGE && entry != image ? entry : NULL;
+}
+
+/* "A..B.vda", where both names may have dots of their own. */
+static int find_pair(const struct sf_place *dir, const char *stem, size_t len, struct sf_place *out)
+{
+	for (size_t i = 1; i + 2 < len; i++) {
+		if (stem[i] != '.' || stem[i + 1] != '.')
+			continue;
+		out->entry = find_image(dir->dir, stem + i + 2, len - i - 2);
+		out->before = out->entry ? same_disk(dir->dir, stem, i, out->entry) : NULL;
+		if (out->before)
+			return 0;
+	}
+	return -ENOENT;
+}
+
+static bool ends_in(const char *name, const char *end, size_t *stem)
+{
+	size_t len = strlen(name), n = strlen(end);
+
+	if (len <= n || strcmp(name + len - n, end) != 0)
+		return false;
+	*stem = len - n;
+	return true;
+}
+
+static int find_made(const struct sf_place *dir, const char *name, struct sf_place *out)
+{
+	struct sf_place place = {.dir = dir->dir};
+	size_t stem;
+	int rc;
+
+	if (ends_in(name, QCOW2, &stem))
+		place.made = dir->made == SF_QCOW2_DIR ? SF_QCOW2 : SF_DIFF;
+	else if (dir->made == SF_DIFF_DIR && ends_in(name, JSON, &stem))
+		place.made = SF_DIFF_JSON;
+	else
+		return -ENOENT;
+	if (place.made == SF_QCOW2)
+		rc = (place.entry = find_image(dir->dir, name, stem)) ? 0 : -ENOENT;
+	else
+		rc = find_pair(dir, name, stem, &place);
+	if (rc == 0)
+		*out = place;
+	return rc;
+}
+
+static void add_name(struct sf_made_name **list, size_t *n, size_t *room, char *name, const struct sf_place *place)
+{
+	XGROW(*list, *n, *room);
+	(*list)[(*n)++] = (struct sf_made_name){.name = name, .place = *place};
+}
+
+static int by_name(const void *left, const void *right)
+{
+	return strcmp(((const struct sf_made_name *)left)->name, ((const struct sf_made_name *)right)->name);
+}
+
+/* What a listed difference begins from: the parent, as libvirt knows it; in an image, which knows no parents, the one before. NULL: none. */
+static const char *begins_from(const struct sf_place *dir, const struct sf_entry *image)
+{
+	const struct vm_domain *d = dir->dir->domain;
+	size_t end = image->snapshot->present ? d->n_snapshots : (size_t)(image->snapshot - d->snapshots);
+
+	if (strcmp(d->state, "image") != 0)
+		return image->snapshot->parent;
+	while (end && d->snapshots[end - 1].present)
+		end--;
+	return end ? d->snapshots[end - 1].shown : NULL;
+}
+
+/* Names that are too long for a directory, or ask for something else, are not listed. */
+static void list_difference(const struct sf_place *dir, const struct sf_entry *image, const char *end, enum sf_kind kind,
+			    struct sf_made_name **list, size_t *n, size_t *room)
+{
+	const char *from = begins_from(dir, image);
+	struct sf_place place = {.dir = dir->dir, .entry = image, .made = kind}, found;
+	char *name;
+
+	place.before = from ? same_disk(dir->dir, from, strlen(from), image) : NULL;
+	if (!place.before)
+		return;
+	name = xasprintf("%s..%.*s%s", from, (int)stem_len(image->name), image->name, end);
+	if (strlen(name) <= NAME_MAX && !find_made(dir, name, &found) && found.entry == image && found.before == place.before)
+		add_name(list, n, room, name, &place);
+	else
+		free(name);
+}
+
+struct sf_made_name *sf_made_list(const struct sf_place *dir, size_t *n)
+{
+	struct sf_made_name *list = NULL;
+	size_t room = 0, n_entries;
+	const struct sf_entry *entries = sf_dir_list(dir->dir, &n_entries);
+
+	*n = 0;
+	for (size_t i = 0; i < n_entries; i++) {
+		const struct sf_entry *e = &entries[i];
+		const struct sf_place place = {.dir = dir->dir, .entry = e, .made = SF_QCOW2};
+		size_t len = e->kind == SF_IMAGE ? stem_len(e->name) : 0;
+
+		if (!len)
+			continue;
+		if (dir->made == SF_QCOW2_DIR) {
+			add_name(&list, n, &room, xasprintf("%.*s" QCOW2, (int)len, e->name), &place);
+			continue;
+		}
+		list_difference(dir, e, QCOW2, SF_DIFF, &list, n, &room);
+		list_difference(dir, e, JSON, SF_DIFF_JSON, &list, n, &room);
+	}
+	if (*n)
+		qsort(list, *n, sizeof(*list), by_name);
+	return list;
+}
+
+void sf_made_list_free(struct sf_made_name *list, size_t n)
+{
+	for (size_t i = 0; list && i < n; i++)
+		free(list[i].name);
+	free(list);
+}
+
+/* ---------------------------------------------------------------- places */
+
+uint64_t sf_key_ino(const struct sf_key *key)
+{
+	switch (key->kind) {
+	case SF_QCOW2:
+		return vm_ino(key->ino, "qcow2");
+	case SF_DIFF:
+		return vm_ino(vm_ino(key->ino, "diff") ^ key->before, "qcow2");
+	case SF_DIFF_JSON:
+		return vm_ino(vm_ino(key->ino, "diff") ^ key->before, "json");
+	default:
+		return key->ino;
+	}
+}
+
+enum sf_kind sf_place_kind(const struct sf_place *place)
+{
+	if (place->made)
+		return place->made;
+	return place->entry ? place->entry->kind : place->dir ? SF_DOMAIN : SF_ROOT;
+}
+
+struct sf_key sf_place_key(const struct sf_place *place)
+{
+	struct sf_key key = {.kind = sf_place_kind(place)};
+
+	if (key.kind == SF_ROOT)
+		return SF_ROOT_KEY;
+	key.domain = key.ino = place->dir->domain->ino;
+	if (key.kind == SF_QCOW2_DIR || key.kind == SF_DIFF_DIR)
+		key.ino = vm_ino(key.domain, key.kind == SF_DIFF_DIR ? "diff/" : "qcow2/");
+	if (place->entry)
+		key.ino = place->entry->ino;
+	if (place->before)
+		key.before = place->before->ino;
+	return key;
+}
+
+struct sf_place sf_place_parent(const struct sf_place *place)
+{
+	struct sf_place parent = {0};
+
+	if (!place->entry && !place->made)
+		return parent;
+	parent.dir = place->dir;
+	if (place->entry && place->made)
+		parent.made = place->made == SF_QCOW2 ? SF_QCOW2_DIR : SF_DIFF_DIR;
+	return parent;
+}
+
+/* The file of that number, which has a name; NULL: there is none. */
+static const struct sf_entry *find_file(struct sf_dir *dir, enum sf_kind kind, uint64_t ino)
+{
+	const struct sf_entry *entry = sf_dir_find_ino(dir, kind, ino);
+
+	return entry && entry->name ? entry : NULL;
+}
+
+int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct sf_place *out)
+{
+	bool made = sf_kind_is_made(key->kind);
+	struct sf_place place = {0};
+
+	if (key->kind != SF_ROOT) {
+		place.dir = sf_tree_dir_by_ino(tree, key->domain);
+		if (!place.dir)
+			return -ESTALE;
+	}
+	if (key->kind >= SF_QCOW2_DIR)
+		place.made = key->kind;
+	if (!sf_kind_is_dir(key->kind)) {
+		place.entry = find_file(place.dir, made ? SF_IMAGE : key->kind, key->ino);
+		if (!place.entry)
+			return -ESTALE;
+	}
+	if (key->before) {
+		place.before = find_file(place.dir, SF_IMAGE, key->before);
+		if (!place.before)
+			return -ESTALE;
+	}
+	*out = place;
+	return 0;
+}
+
+int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, const char *name, struct sf_place *out)
+{
+	struct sf_place place = *parent;
+
+	if (parent->entry)
+		return -ENOTDIR;
+	if (parent->made)
+		return find_made(parent, name, out);
+	if (parent->dir)
+		place.entry = sf_dir_find(parent->dir, name);
+	else
+		place.dir = sf_tree_dir(tree, name);
+	if (parent->dir && !place.entry)
+		place.made = made_dir(name);
+	if (!place.dir || (parent->dir && !place.entry && !place.made))
+		return -ENOENT;
+	*out = place;
+	return 0;
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * place.h: where something is in a tree, and how what is made there is called.
+ *
+ * Two directories of a domain hold nothing that lies in a tree: qcow2/ has each image as a qcow2 file, diff/ what changed from one
+ * snapshot to another. Their names are put together from those of images, "A..B.TARGET.qcow2" from any two that have that disk.
+ *
+ * Errors: -ENOENT no such name, -ENOTDIR, -ESTALE the thing is not in this tree. Threads: any.
+ */
+#ifndef VS_PLACE_H
+#define VS_PLACE_H
+
+#include "tree.h"
+
+/* st_ino */
+uint64_t sf_key_ino(const struct sf_key *key);
+
+/* A place in a tree: the root (nothing set), a domain (no entry), or a file; or what is made there. */
+struct sf_place {
+	struct sf_dir *dir;
+	const struct sf_entry *entry;  /* of a made file: its image */
+	enum sf_kind made;             /* SF_QCOW2_DIR and those that follow; else 0 */
+	const struct sf_entry *before; /* of a difference: the other image */
+};
+
+enum sf_kind sf_place_kind(const struct sf_place *place);
+struct sf_key sf_place_key(const struct sf_place *place);
+/* The directory it lies in; the root's is the root. */
+struct sf_place sf_place_parent(const struct sf_place *place);
+/* Where is this thing in that tree? -ESTALE: nowhere, or without a name. */
+int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct sf_place *out);
+int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, const char *name, struct sf_place *out);
+
+/* ---------------------------------------------------------------- what is made */
+
+/* The directories, in the order of their names: i < SF_MADE_DIRS. */
+#define SF_MADE_DIRS 2
+const char *sf_made_dir_name(enum sf_kind kind);
+enum sf_kind sf_made_dir_kind(size_t i);
+
+/* What such a directory lists, by name: every image, or every snapshot with its parent. Each name is given; so is the list, of *n. */
+struct sf_made_name {
+	char *name;
+	struct sf_place place;
+};
+struct sf_made_name *sf_made_list(const struct sf_place *dir, size_t *n);
+void sf_made_list_free(struct sf_made_name *list, size_t n);
+
+#endif
