@@ -5,6 +5,7 @@
 # QEMU, libvirtd and virt-snapfs killed in the middle of a job, on a private libvirtd; and a foreign revert while unmounted.
 # See tests/control/kill.py.
 #
+#	CI=...                  every other case, by the day
 #	KILL_ONLY='libvirtd*'   only the cases whose names match; without it all but those of meddling.sh
 set -u
 . "$(dirname "$0")/../lib.sh"
