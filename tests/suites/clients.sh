@@ -42,6 +42,8 @@ identical() {
 	for i in "${IMAGES[@]}"; do cmp -s "$2/$i.disk.img" "$W/want/${i#*/}" || bad+=" $i: $(cmp "$2/$i.disk.img" "$W/want/${i#*/}" 2>&1)"; done
 	if [ -n "$bad" ]; then fail "$1" "$bad"; else ok "$1"; fi
 }
+# no_doors NAME DIR: nothing that is made while it is read has come along
+no_doors() { same "$1: no hidden door was read" '' "$(find "$2" \( -name qcow2 -o -name diff -o -name '*.disk.qcow2' -o -name '*.json' ! -name snapshots.json \) 2>&1)"; }
 stored() { du -sk "$1" | cut -f1; }
 
 up
@@ -65,6 +67,8 @@ chmod -R u+w "$W/out"
 rm -rf "$W/out" "$W/t.tar"
 check 'rsync -aS' rsync -aS "$M/" "$W/out/"
 identical 'rsync -aS: identical' "$W/out"
+no_doors 'rsync' "$W/out"
+no_doors 'find' "$M"
 same 'rsync -a: a second run finds nothing to do' '' "$(rsync -aS --out-format=%n "$M/" "$W/out/" 2>&1 | grep '\.img$')"
 chmod -R u+w "$W/out"
 rm -rf "$W/out"
@@ -133,6 +137,7 @@ n=$(reads)
 check "restic: reads that one ($n READ requests)" test "$n" -gt 0 -a "$n" -lt $((2 * (48 << 20) / 131072))
 check 'restic: restore' restic -q restore latest --target "$W/out"
 identical 'restic: identical' "$W/out$M"
+no_doors 'restic' "$W/out$M"
 same 'restic: the new one too' "$(sha "$W/want/later")" "$(sha "$W/out$M/guest/later.disk.img")"
 chmod -R u+w "$W/out"
 rm -rf "$W/out" "$RESTIC_REPOSITORY"
@@ -156,6 +161,7 @@ unmount_snapfs "$M"
 mkdir "$W/out"
 check 'borg: restore' sh -c 'cd "$1" && borg extract --sparse ::two' - "$W/out"
 identical 'borg: identical' "$W/out$M"
+no_doors 'borg' "$W/out$M"
 chmod -R u+w "$W/out"
 rm -rf "$W/out" "$BORG_REPO"
 suite_end

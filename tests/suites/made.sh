@@ -129,12 +129,18 @@ D=$M/web
 wait_until 20 test -e "$D/ctl" || die 'the domain does not show'
 ctl() { (echo "$1" >"$D/ctl") 2>/dev/null || { note "$1: $(head -1 "$D/ctl")"; return 1; }; }
 Vq start web
+# both_backups NAME: incremental.sh into two directories, as overlays and for dd
+both_backups() {
+	same "incremental.sh, $1" '' "$("$TOP/examples/incremental.sh" backup "$D" "$W/b" 2>&1)"
+	same "incremental.sh --plain, $1" '' "$("$TOP/examples/incremental.sh" --plain backup "$D" "$W/p" 2>&1)"
+}
 n=2
 for s in a b c d; do
 	guest_write web vda "$n" "${n}M" 1536k
 	guest_write web vdb "$n" 1M "$((n * 100))k"
 	check "create $s" ctl "create $s"
 	n=$((n + 1))
+	[ "$s" != b ] || both_backups 'two snapshots'
 done
 for s in a b c d; do for t in vda vdb; do cp "$D/$s.$t.img" "$W/out/$s.$t"; done; done
 same 'diff/ has each with its parent' "$(printf '%s ' a..b.vda.json a..b.vda.qcow2 a..b.vdb.json a..b.vdb.qcow2 b..c.vda.json b..c.vda.qcow2 b..c.vdb.json b..c.vdb.qcow2 c..d.vda.json c..d.vda.qcow2 c..d.vdb.json c..d.vdb.qcow2 | sed 's/ $//')" \
@@ -152,6 +158,7 @@ all_whole() {
 }
 check 'running, external: all pairs' all_whole a b c d
 same 'one disk of the one, another of the other' ENOENT "$(errno_of cat "$D/diff/a..b.vdc.qcow2")"
+both_backups 'two more'
 exec 5<"$D/qcow2/d.vda.qcow2" 6<"$D/diff/a..d.vdb.qcow2"
 head -c 65536 <&5 >"$W/half5"
 head -c 65536 <&6 >"$W/half6"
@@ -174,6 +181,26 @@ check 'revert a force' ctl 'revert a force'
 check 'create e' ctl 'create e'
 for t in vda vdb; do cp "$D/e.$t.img" "$W/out/e.$t"; done
 check 'branches: all pairs' all_whole a c d e
+both_backups 'a branch'
+same 'incremental.sh list' 'vda/a vda/b vda/c vda/d vda/e vdb/a vdb/b vdb/c vdb/d vdb/e' "$("$TOP/examples/incremental.sh" list "$W/b" | xargs)"
+for t in vda vdb; do
+	for s in a b c d e; do
+		rm -f "$W/r"
+		"$TOP/examples/incremental.sh" restore "$W/b/$t/$s" "$W/r"
+		check "restored with qemu-img: $s.$t" cmp "$W/r" "$W/out/$s.$t"
+		rm -f "$W/r"
+		"$TOP/examples/incremental.sh" --plain restore "$W/p/$t/$s" "$W/r"
+		check "restored with dd: $s.$t" cmp "$W/r" "$W/out/$s.$t"
+	done
+done
+check 'what changed, and no more' test "$(du -sk --apparent-size "$W/p/vda" | cut -f1)" -lt $((16384 + 5 * 2048 + 200))
+check 'delete e' ctl 'delete e'
+guest_write web vda 9 9M 64k
+check 'another e' ctl 'create e'
+has 'incremental.sh: a name that was used again' "$("$TOP/examples/incremental.sh" backup "$D" "$W/b" 2>&1)" "another snapshot of the name 'e'"
+rm -f "$W/r"
+"$TOP/examples/incremental.sh" restore "$W/b/vda/e" "$W/r"
+check 'and what was saved of the first one stays' cmp "$W/r" "$W/out/e.vda"
 Vq undefine --snapshots-metadata web 2>/dev/null
 unmount_snapfs "$M"
 
