@@ -72,18 +72,26 @@ static const struct sf_entry *same_disk(struct sf_dir *dir, const char *snapshot
 	return entry && entry->kind == SF_IMAGE && entry != image ? entry : NULL;
 }
 
-/* "A..B.vda", where both names may have dots of their own. */
+/* "A..B.vda", where both names may have dots of their own. What could be two pairs is none: which one it were would depend on what other
+ * snapshots there are. */
 static int find_pair(const struct sf_place *dir, const char *stem, size_t len, struct sf_place *out)
 {
+	unsigned n = 0;
+
 	for (size_t i = 1; i + 2 < len; i++) {
+		const struct sf_entry *image, *before;
+
 		if (stem[i] != '.' || stem[i + 1] != '.')
 			continue;
-		out->entry = find_image(dir->dir, stem + i + 2, len - i - 2);
-		out->before = out->entry ? same_disk(dir->dir, stem, i, out->entry) : NULL;
-		if (out->before)
-			return 0;
+		image = find_image(dir->dir, stem + i + 2, len - i - 2);
+		before = image ? same_disk(dir->dir, stem, i, image) : NULL;
+		if (!before)
+			continue;
+		out->entry = image;
+		out->before = before;
+		n++;
 	}
-	return -ENOENT;
+	return n == 1 ? 0 : -ENOENT;
 }
 
 static bool ends_in(const char *name, const char *end, size_t *stem)
@@ -174,7 +182,8 @@ struct sf_made_name *sf_made_list(const struct sf_place *dir, size_t *n)
 		if (!len)
 			continue;
 		if (dir->made == SF_QCOW2_DIR) {
-			add_name(&list, n, &room, xasprintf("%.*s" QCOW2, (int)len, e->name), &place);
+			if (len + strlen(QCOW2) <= NAME_MAX)
+				add_name(&list, n, &room, xasprintf("%.*s" QCOW2, (int)len, e->name), &place);
 			continue;
 		}
 		list_difference(dir, e, QCOW2, SF_DIFF, &list, n, &room);

@@ -134,6 +134,45 @@ def by_others(lab, running, targets):
         if not re.search("firmware variables (would )?stay as they are now", lab.does(g, command)):
             raise Wrong("'%s': %s" % (command, lab.said(g)))
     v.expect(changed, "forced")
+    g.snap("b")
+    g.flush()
+    until("b", lambda: None if lab.state(g, "b") == "ok" else lab.state(g, "b"))
+    for how in "moved there", "copied there", "written, and its time set back", "gone":
+        old = v.path + ".old"
+        with open(old, "wb") as f:
+            f.write(b"\x0aold".ljust(SIZE, b"\xff"))
+        os.utime(old, (1e9, 1e9))
+        if how == "moved there":
+            os.rename(old, v.path)
+        elif how == "copied there":
+            sh("cp", "-a", old, v.path)
+        elif how == "gone":
+            os.unlink(v.path)
+        else:
+            v.put(b"\x0bback")
+            os.utime(v.path, (1e9, 1e9))
+        said = lab.fails(g, "revert b", "EPERM")
+        if not re.search("firmware variables .*may have changed since 'b'.*force", said):
+            raise Wrong("an old file was %s: %s" % (how, said))
+    v.put(b"\x0cagain")
+
+
+@case("a copy goes where nobody says that something of his is", SHUT_OFF[:1])
+def names_of_others(lab, running, targets):
+    v, w = Variables(lab), Variables(lab)
+    g, h = v.g, w.g
+    link = v.dir + ".link"
+    os.symlink(v.dir, link)
+    for name, path in ("a", v.path + ".a"), ("b", os.path.join(link, os.path.basename(v.path)) + ".b"):
+        h.define(h.xml().replace("<nvram>%s</nvram>" % w.path, "<nvram>%s</nvram>" % path))  # nothing is there yet
+        time.sleep(LOOK)
+        lab.does(g, "create " + name)
+        if os.path.exists(v.path + "." + name):
+            raise Wrong("'create %s' put its copy to '%s', which another domain names: there is %s" % (name, path, v.kept()))
+        v.shows(name, v.now())
+        h.define()
+    if len(v.kept()) != 2:
+        raise Wrong("there is %s" % v.kept())
 
 
 @case("a copy that is not what it was", SHUT_OFF[:1])

@@ -101,6 +101,18 @@ rm -rf "$W/all"
 unmount_snapfs "$M"
 has '-o list=now' "$("$SNAPFS" -o list=now "$g" "$M" 2>&1)" "option 'list=now': 'now' must be qcow2, diff, both of them, or all"
 
+# ---------------------------------------------------------------- names that could be two, or are too long
+
+qemu-img create -q -f qcow2 "$I/names.qcow2" 1M
+n=0
+long=$(printf 'x%.0s' {1..251})
+for s in a b..c a..b c "$long"; do qwrite "$I/names.qcow2" $((++n)) 0 64k; qemu-img snapshot -c "$s" "$I/names.qcow2"; done
+mount_snapfs "$M" "$I/names.qcow2" || die 'no mount'
+same 'a name that could be two pairs' ENOENT "$(errno_of cat "$M/names/diff/a..b..c.disk.qcow2")"
+check 'one that could not' whole "$M/names/diff/b..c..c.disk.qcow2" "$M/names/c.disk.img"
+same 'names longer than a directory takes are not listed' '' "$(find "$M/names/qcow2" "$M/names/diff" -printf '%f\n' | awk 'length > 255')"
+unmount_snapfs "$M"
+
 # ---------------------------------------------------------------- an image that contradicts itself
 
 cp "$g" "$I/bad.qcow2"

@@ -633,14 +633,46 @@ void vm_context_add_made(struct vm_context *cx, const char *path, const struct q
 	vm_meta_add_made(cx->meta, &(struct vm_meta_made){ path, stamp->ino, stamp->btime_ns });
 }
 
+/* Of a path at which nothing need be yet: the name is the same, and so is the directory behind both. */
+static bool is_same_place(const char *path, const char *other)
+{
+	const char *name = strrchr(path, '/'), *another = strrchr(other, '/');
+	vs_autofree char *dir = NULL, *its = NULL;
+	struct stat a, b;
+
+	if (!strcmp(path, other))
+		return true;
+	if (!name || !another || strcmp(name, another) != 0)
+		return false;
+	dir = xstrndup(path, (size_t)(name - path) + 1);
+	its = xstrndup(other, (size_t)(another - other) + 1);
+	return stat(dir, &a) == 0 && stat(its, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+static bool layer_is_at(const struct vm_layer *l, const char *path)
+{
+	if (is_same_place(path, l->path))
+		return true;
+	for (char **other = l->paths; other && *other; other++)
+		if (is_same_place(path, *other))
+			return true;
+	return false;
+}
+
 bool vm_context_names(void *opaque, const char *path)
 {
 	const struct vm_context *cx = opaque;
 
-	for (size_t i = 0; i < cx->inv->n_domains; i++)
-		for (size_t k = 0; k < cx->inv->domains[i]->n_layers; k++)
-			if (!strcmp(cx->inv->domains[i]->layers[k].path, path))
+	for (size_t i = 0; i < cx->inv->n_domains; i++) {
+		const struct vm_domain *d = cx->inv->domains[i];
+
+		for (size_t k = 0; k < d->n_layers; k++)
+			if (layer_is_at(&d->layers[k], path))
 				return true;
+		for (char **nv = d->nv_paths; nv && *nv; nv++)
+			if (is_same_place(path, *nv))
+				return true;
+	}
 	return false;
 }
 

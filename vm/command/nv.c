@@ -410,16 +410,22 @@ static bool is_whole(const struct vm_meta_nv *nv)
 	return nv->sum && vm_sum(nv->path, &is, Q2_FORMAT_RAW) == nv->sum;
 }
 
-/* Nobody has written to it since the snapshot was taken, or there is nothing. */
-static bool is_unchanged(const struct vm_nv_file *file, const struct vm_meta_id *id)
+/* Since the snapshot was taken: is it the same file, and did nobody write to it? Who moves an old file there changes no time but the inode's;
+ * so does libvirt, where it gives the files of a guest that starts another owner: then nobody can tell. Nor whether there was one, where there
+ * is none. */
+enum since { UNTOUCHED, PERHAPS, WRITTEN };
+
+static enum since since(const struct vm_nv_file *file, const struct vm_meta_id *id)
 {
 	struct stat st;
 
 	if (!file->path)
-		return false;
+		return PERHAPS;
 	if (stat(file->path, &st) < 0)
-		return errno == ENOENT;
-	return vm_timespec_ns(st.st_mtim) < id->created_ns;
+		return PERHAPS;
+	if (vm_timespec_ns(st.st_mtim) >= id->created_ns)
+		return WRITTEN;
+	return vm_timespec_ns(st.st_ctim) < id->created_ns ? UNTOUCHED : PERHAPS;
 }
 
 /* libvirt has it in the snapshot itself. */
@@ -433,7 +439,7 @@ enum fate { STAYS, UNCHANGED, COMES_BACK };
 
 static enum fate fate_of(const struct vm_nv_file *file, const struct vm_meta_nv *nv, const struct vm_meta_id *id)
 {
-	if (is_inside(file, id) || (!nv && is_unchanged(file, id)))
+	if (is_inside(file, id) || (!nv && since(file, id) == UNTOUCHED))
 		return UNCHANGED;
 	return file->path && is_whole(nv) ? COMES_BACK : STAYS;
 }
@@ -462,15 +468,17 @@ static int check_target(const struct vm_context *cx, const struct vm_nv_file *fi
 	return 0;
 }
 
-static int refuse(const struct vm_snapshot *s, const struct vm_nv_file *file, const struct vm_meta_nv *nv, struct vs_err *err)
+static int refuse(const struct vm_snapshot *s, const struct vm_meta_id *id, const struct vm_nv_file *file, const struct vm_meta_nv *nv,
+		  struct vs_err *err)
 {
+	bool written = since(file, id) == WRITTEN;
 	const char *reset = strcmp(file->what, "nvram") ? "" : ", and 'virsh start --reset-nvram' gives the firmware's own";
 
 	if (nv)
 		return vs_err_set(err, -EPERM, "the copy of its %s that was made with '%s', '%s', is %s: put it back, or use 'force', which takes them "
 				  "as they are now%s", file->phrase, s->shown, nv->path, access(nv->path, F_OK) < 0 ? "not there" : "not what it was", reset);
 	return vs_err_set(err, -EPERM, "its %s ('%s') %s since '%s' was taken, which has no copy of them: use 'force', which takes them as they are now%s",
-			  file->phrase, file->path ? file->path : "?", file->path ? "have changed" : "may have changed", s->shown, reset);
+			  file->phrase, file->path ? file->path : "?", written ? "have changed" : "may have changed", s->shown, reset);
 }
 
 int vm_nv_check(const struct vm_context *cx, const struct vm_snapshot *s, bool force, struct vs_err *err)
@@ -486,7 +494,7 @@ int vm_nv_check(const struct vm_context *cx, const struct vm_snapshot *s, bool f
 		if (fate == COMES_BACK)
 			r = check_target(cx, &files.v[i], nv, err);
 		else if (fate == STAYS && !force)
-			r = refuse(s, &files.v[i], nv, err);
+			r = refuse(s, &id, &files.v[i], nv, err);
 	}
 	return r;
 }
