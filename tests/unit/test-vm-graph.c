@@ -1481,25 +1481,6 @@ Test(vm_graph, what_a_command_has_left_needs_what_it_stands_on)
 	picture_free(&p);
 }
 
-Test(vm_graph, what_lies_where_nobody_has_an_image_now_is_needed_beneath_and_in_no_doubt)
-{
-	struct lab l;
-
-	lab_init(&l);
-	qcow2(&l, SPARE, O1); /* stands on what s2 froze */
-	qcow2(&l, SPARE2, SPARE3);
-	gone(&l, SPARE3);     /* stands on what is missing */
-	l.files[SPARE].aside = l.files[SPARE2].aside = l.files[SPARE3].aside = true;
-	struct picture p = picture_of(&l, WEB);
-	cr_expect_str_eq(layer_at(&p, "/i/o1")->users[0], "image '/i/spare'");
-	cr_expect_null(layer_at(&p, "/i/o1")->unknown);
-	picture_free(&p);
-	l.files[SPARE2].aside = false;
-	p = picture_of(&l, WEB);
-	cr_expect_not_null(layer_at(&p, "/i/o1")->unknown, "who names an image in that directory is in doubt");
-	picture_free(&p);
-}
-
 Test(vm_graph, what_a_command_was_making_is_a_layer_with_users_of_its_own)
 {
 	static const int spare = SPARE;

@@ -77,8 +77,6 @@ static void find_wanted(const struct vm_graph *g, struct wanted *wanted)
 	for (size_t i = 0; i < facts->n_files; i++)
 		wanted->domain[i] = VM_NO_DOMAIN;
 	for (size_t i = 0; i < facts->n_files; i++) {
-		if (facts->files[i].aside)
-			continue;
 		if (facts->files[i].error != -ENOENT && facts->files[i].error != -ENOTDIR)
 			matters(g, wanted, (int)i);
 		matters(g, wanted, facts->files[i].below);

@@ -17,7 +17,6 @@
 
 struct found {
 	const char *path, *pool;
-	bool aside; /* see struct vm_fact_file */
 };
 
 struct volumes {
@@ -98,19 +97,8 @@ static void note_file(const struct vm_dirs_file *file, void *opaque)
 	} else {
 		mark(&v->nodes, vm_strmap_file(file->dev, file->ino).text);
 		XGROW(v->list, v->n, v->room);
-		v->list[v->n++] = (struct found){ vm_arena_strdup(v->set->arena, file->path), v->pool, false };
+		v->list[v->n++] = (struct found){ vm_arena_strdup(v->set->arena, file->path), v->pool };
 	}
-}
-
-/* Where no domain has an image now: who can be followed there needs what he stands on, and who cannot hinders nobody. */
-static void note_aside(const struct vm_dirs_file *file, void *opaque)
-{
-	struct volumes *v = opaque;
-
-	if (is_node(v, file->dev, file->ino) || file->code || file->peeked->kind == VM_PEEK_STANDS || file->peeked->kind == VM_PEEK_PARTS)
-		return;
-	note_file(file, v);
-	v->list[v->n - 1].aside = true;
 }
 
 static void scan(struct volumes *v, const char *dir, const char *pool)
@@ -152,7 +140,7 @@ static void scan_remembered(struct volumes *v)
 			continue;
 		mark(&v->dirs, dir);
 		v->pool = NULL;
-		vm_dirs_list(v->s->dirs, dir, false, note_aside, v);
+		vm_dirs_list(v->s->dirs, dir, false, note_file, v);
 	}
 	vm_dirs_note(v->s->dirs);
 }
@@ -194,9 +182,7 @@ static struct q2_gate *wide_gate(const struct vm_surroundings *s, const struct v
 
 static int by_path(const void *a, const void *b)
 {
-	const struct found *x = a, *y = b;
-
-	return x->aside != y->aside ? x->aside - y->aside : strcmp(x->path, y->path);
+	return strcmp(((const struct found *)a)->path, ((const struct found *)b)->path);
 }
 
 static void add_volumes(struct volumes *v)
@@ -207,13 +193,10 @@ static void add_volumes(struct volumes *v)
 
 	for (size_t i = 0; i < v->n; i++) {
 		const struct found *f = &v->list[i];
-		size_t known = set->chains->n;
 		struct vm_header *file = vm_headers_top(set->chains->files, f->path, Q2_FORMAT_QCOW2);
 
 		if (file->info && !file->info->backing_name && !file->info->data_file)
 			continue; /* it stands on nothing */
-		if (f->aside && file->code)
-			continue;
 		if (file->code == -ENOENT) { /* it was there a moment ago, and may have another name now */
 			v->pool = f->pool;
 			unknown(v, f->path, -EPERM, "has just vanished");
@@ -223,8 +206,6 @@ static void add_volumes(struct volumes *v)
 			.pool = f->pool, .name = shown_name(set, f->path, f->pool),
 			.file = vm_chains_path(set->chains, f->path, Q2_FORMAT_QCOW2, v->gate),
 		};
-		for (size_t k = known; f->aside && k < set->chains->n; k++)
-			set->chains->fact[k].aside = true;
 	}
 	set->volumes = out;
 	set->n_volumes = n;

@@ -38,8 +38,6 @@ struct vm_fact_file {
 	uint64_t exposes;       /* a file of some virt-snapfs mount, which is never opened: the inode number of the snapshot's disk
 	                         * (vm_fact_snapdisk.ino) that it shows. 0: it is none */
 	const char *hidden;     /* NULL, or why nobody can tell which file it shows: "is a loop device on a file that was removed" */
-	bool aside;             /* nobody names it: it was only met where images of domains have lain once, or beneath one that was. What it is known to stand
-	                         * on is needed; but nothing is in doubt because of it */
 	const char *opaque;     /* NULL, or why nobody can tell what it stands on, although it may be readable as @format */
 
 	bool writer, no_read;   /* of struct q2_locks */
