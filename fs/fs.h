@@ -4,7 +4,7 @@
  * fs.h: one mounted file system: everything a request may reach. Nothing in it knows the whole: each part is handed what it uses.
  *
  * Order of life: sf_fs_open(); a session is made and mounted; sf_notify_start(), sf_writes_start(); requests;
- * sf_writes_stop(), sf_notify_stop(); the last request; sf_writes_abandon(); sf_fs_close().
+ * sf_writes_stop(), sf_notify_stop(); the last request; sf_makers_stop(); sf_writes_abandon(); sf_fs_close().
  */
 #ifndef VS_FS_H
 #define VS_FS_H
@@ -13,6 +13,7 @@
 #include "handle.h"
 #include "image.h"
 #include "made.h"
+#include "makers.h"
 #include "node.h"
 #include "notices.h"
 #include "notify.h"
@@ -34,6 +35,7 @@ struct sf_fs {
 	struct sf_views views;
 	struct sf_images images;
 	struct sf_mades mades;
+	struct sf_makers makers;
 	struct sf_blocks blocks;
 	struct sf_handles handles;
 	struct sf_plans plans;

@@ -121,9 +121,8 @@ struct sf_handle *sf_handle_open_image(struct sf_handles *handles, const struct 
 struct sf_handle *sf_handle_open_made(struct sf_handles *handles, const struct sf_place *place)
 {
 	struct sf_handle *handle = file_handle_new(place);
-	struct sf_key key = sf_place_key(place);
 
-	handle->made = sf_made_new(handles->mades, &key, place->before ? place->before->name : NULL);
+	handle->made = sf_made_open(handles->mades, place);
 	handle->disk_ino = place->entry->disk->ino;
 	vm_reading(handles->world->vm, handle->uuid, handle->disk_ino, 1);
 	if (place->before) {

@@ -1,15 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * One view after the other
- * ------------------------
- * A difference needs two views at a time: the second one is used from within the use of the first. Either may turn out to be stale and be
- * opened anew, and then all begins again, with whatever both are now. So nothing is remembered of a view but the number of its content
- * (q2_view_content()), and a layout belongs to the numbers that it was made with. Numbers change more often than layouts do: by every
- * write to a file of the chain, also where that only moves what lies beneath. That is why an open file compares layouts, and not numbers.
+ * Two views at a time
+ * -------------------
+ * A difference needs two views: the second one is used from within the use of the first. Either may turn out to be stale and is opened anew
+ * then, by the loop of sf_image_use() that it belongs to. So it matters whose fault an error was:
  *
- * The overlay's name for what it stands on is a part of it, and known before: the other image's name, which the key does not have. A
- * snapshot that gets another name is another file.
+ *	the outer view's      the inner loop is left as if all were well, and the outer one opens its view anew
+ *	the inner view's      its own loop opens it anew. If that is in vain (its snapshot is gone, say), it is the end of the whole: the
+ *	                      outer loop is left as if all were well, for its view is in order
+ *
+ * What is remembered
+ * ------------------
+ * Nothing of a view but the number of its content (q2_view_content()): a layout belongs to the numbers, and to the name by which the overlay
+ * calls what it stands on. Numbers change more often than layouts do: by every write to a file of the chain, also where that only moves what
+ * lies beneath. That is why an open file compares layouts, and not numbers; but what is no snapshot (a present content) is another one with
+ * every number.
  */
 #include "made.h"
 
@@ -19,8 +25,11 @@
 #include "clock.h"
 #include "vm/util/mem.h"
 
-#define SIZES 4096
+#define SIZES 65536 /* 3.5 MiB, touched as needed */
 #define MOST_TEXT (64u << 20)
+#define MOST_TEXTS (256u << 20)
+#define KEPT_TEXT (1u << 20) /* larger ones are not kept for who asks next */
+#define LOOK_NS 100000000    /* whether somebody still waits, while another thread makes the same */
 
 /* Immutable but for refs. */
 struct sf_made {
@@ -29,7 +38,7 @@ struct sf_made {
 	uint64_t content, layout;
 	struct q2_export *x; /* NULL: a text */
 	char *text;
-	size_t len;
+	size_t len, charged;
 };
 
 struct sf_made_size {
@@ -37,13 +46,20 @@ struct sf_made_size {
 	uint64_t content, size;
 };
 
+struct sf_in_hand {
+	LIST_ENTRY(sf_in_hand) link;
+	struct sf_key key;
+	uint64_t content;
+};
+
 struct sf_made_file {
 	/* immutable */
 	struct sf_mades *owner;
 	struct sf_key key;
 	struct sf_image *image, *before; /* before: NULL, or of a difference */
-	char *name;
-	uint64_t layout; /* once it has begun */
+	char *name;                      /* of the other image, as the overlay calls it */
+	bool present;                    /* one of them is no snapshot */
+	uint64_t layout, content;        /* once it has begun */
 	uint64_t size;
 	/* atomic */
 	atomic_uint edition, before_edition;
@@ -52,11 +68,14 @@ struct sf_made_file {
 	struct sf_made *made; /* by which it is read at present */
 };
 
+static atomic_size_t texts; /* bytes of all that there are */
+
 void sf_mades_init(struct sf_mades *mades, struct sf_images *images)
 {
 	*mades = (struct sf_mades){.images = images};
 	mades->sizes = xcalloc(SIZES, sizeof(*mades->sizes));
 	pthread_mutex_init(&mades->lock, NULL);
+	sf_clock_cond_init(&mades->made);
 }
 
 static void made_put(struct sf_made *made)
@@ -64,6 +83,7 @@ static void made_put(struct sf_made *made)
 	if (!made || atomic_fetch_sub(&made->refs, 1) != 1)
 		return;
 	q2_export_free(made->x);
+	atomic_fetch_sub(&texts, made->charged);
 	free(made->text);
 	free(made);
 }
@@ -73,14 +93,17 @@ void sf_mades_fini(struct sf_mades *mades)
 	for (size_t i = 0; i < SF_MADE_RECENT; i++)
 		made_put(mades->recent[i]);
 	free(mades->sizes);
+	pthread_cond_destroy(&mades->made);
 	pthread_mutex_destroy(&mades->lock);
 }
 
 /* ---------------------------------------------------------------- what was made before */
 
-static uint64_t content_of(const struct sf_view *view, const struct sf_view *before)
+static uint64_t content_of(const struct q2_view *view, const struct q2_view *before, const char *name)
 {
-	return before ? vm_ino(view->content ^ (before->content << 1 | before->content >> 63), "..") : view->content;
+	uint64_t other = before ? q2_view_content(before) : 0;
+
+	return vm_ino(q2_view_content(view) ^ (other << 1 | other >> 63), name ? name : "");
 }
 
 static struct sf_made_size *slot(struct sf_mades *mades, const struct sf_key *key)
@@ -123,48 +146,51 @@ static void use_locked(struct sf_mades *mades, size_t i)
 	mades->recent[0] = made;
 }
 
-static struct sf_made *find_recent(struct sf_mades *mades, const struct sf_key *key, uint64_t content)
+static struct sf_made *find_recent_locked(struct sf_mades *mades, const struct sf_key *key, uint64_t content)
 {
-	struct sf_made *found = NULL;
-
-	pthread_mutex_lock(&mades->lock);
-	for (size_t i = 0; i < SF_MADE_RECENT && !found; i++) {
+	for (size_t i = 0; i < SF_MADE_RECENT; i++) {
 		struct sf_made *made = mades->recent[i];
 
 		if (!made || made->content != content || !sf_key_equal(&made->key, key))
 			continue;
-		found = made;
-		atomic_fetch_add(&found->refs, 1);
+		atomic_fetch_add(&made->refs, 1);
 		use_locked(mades, i);
+		return made;
 	}
-	pthread_mutex_unlock(&mades->lock);
-	return found;
+	return NULL;
 }
 
 static void remember(struct sf_mades *mades, struct sf_made *made)
 {
-	struct sf_made *last;
+	struct sf_made *last = NULL;
 
-	atomic_fetch_add(&made->refs, 1);
 	pthread_mutex_lock(&mades->lock);
-	last = mades->recent[SF_MADE_RECENT - 1];
-	mades->recent[SF_MADE_RECENT - 1] = made;
-	use_locked(mades, SF_MADE_RECENT - 1);
 	*slot(mades, &made->key) = (struct sf_made_size){.key = made->key, .content = made->content, .size = made->len};
+	if (made->len <= KEPT_TEXT || made->x) {
+		atomic_fetch_add(&made->refs, 1);
+		last = mades->recent[SF_MADE_RECENT - 1];
+		mades->recent[SF_MADE_RECENT - 1] = made;
+		use_locked(mades, SF_MADE_RECENT - 1);
+	}
 	pthread_mutex_unlock(&mades->lock);
 	made_put(last);
 }
 
-static void forget_recent(struct sf_mades *mades)
+/* @made: only that one; NULL: all. */
+static void forget(struct sf_mades *mades, const struct sf_made *made)
 {
-	struct sf_made *all[SF_MADE_RECENT];
+	struct sf_made *gone[SF_MADE_RECENT] = {NULL};
 
 	pthread_mutex_lock(&mades->lock);
-	memcpy(all, mades->recent, sizeof(all));
-	memset(mades->recent, 0, sizeof(mades->recent));
+	for (size_t i = 0; i < SF_MADE_RECENT; i++) {
+		if (made && mades->recent[i] != made)
+			continue;
+		gone[i] = mades->recent[i];
+		mades->recent[i] = NULL;
+	}
 	pthread_mutex_unlock(&mades->lock);
 	for (size_t i = 0; i < SF_MADE_RECENT; i++)
-		made_put(all[i]);
+		made_put(gone[i]);
 }
 
 /* ---------------------------------------------------------------- making */
@@ -195,60 +221,104 @@ static uint64_t hash_of(const char *text, size_t len)
 	return hash;
 }
 
-static int make_text(struct sf_made *made, struct sf_view *view, struct sf_view *before, struct sf_waiter *waiter, struct vs_err *err)
+static int make_text(struct sf_made *made, struct q2_view *view, struct q2_view *before, struct sf_waiter *waiter, struct vs_err *err)
 {
 	struct listing list = {.out = xmemopen(&made->text, &made->len)};
-	int rc = q2_view_changes(view->q2, before->q2, &waiter->work, list_change, &list, err);
+	int rc = q2_view_changes(view, before, &waiter->work, list_change, &list, err);
 
 	fputs(list.any ? "]\n" : "[]\n", list.out);
 	xmemclose(list.out);
-	if (rc == -EFBIG)
+	made->charged = made->len;
+	if (atomic_fetch_add(&texts, made->charged) + made->charged > MOST_TEXTS && rc == 0)
+		rc = vs_err_set(err, -EFBIG, "the lists of what changed that are open take more than %u MiB", MOST_TEXTS >> 20);
+	else if (rc == -EFBIG)
 		vs_err_set(err, rc, "the list of what changed would take more than %u MiB", MOST_TEXT >> 20);
 	made->layout = hash_of(made->text, made->len);
 	return rc;
 }
 
-static int make(struct sf_mades *mades, struct sf_made *made, const char *name, struct sf_view *view, struct sf_view *before, struct sf_waiter *waiter,
-		struct vs_err *err)
+static int make(struct sf_mades *mades, struct sf_made *made, const char *name, struct q2_view *view, struct q2_view *before,
+		struct sf_waiter *waiter, struct vs_err *err)
 {
 	vs_autofree char *backing = name ? xasprintf("../%s", name) : NULL;
-	const struct q2_export_spec spec = {
-		.view = view->q2, .before = before ? before->q2 : NULL, .backing_name = backing, .work = &waiter->work};
+	const struct q2_export_spec spec = {.view = view, .before = before, .backing_name = backing, .work = &waiter->work};
 	int rc;
 
 	if (made->key.kind == SF_DIFF_JSON)
 		return make_text(made, view, before, waiter, err);
 	rc = q2_export_new(&spec, &made->x, err);
-	if (rc == -EFBIG) { /* of what may be kept of all together, others have too much */
-		forget_recent(mades);
+	if (rc == -ENOBUFS) { /* of what may be kept of all together, others have too much */
+		forget(mades, NULL);
 		rc = q2_export_new(&spec, &made->x, err);
 	}
 	if (rc < 0)
-		return rc;
+		return rc == -ENOBUFS ? -EFBIG : rc;
 	made->len = q2_export_size(made->x);
 	made->layout = q2_export_layout(made->x);
 	return 0;
 }
 
+static bool is_in_hand_locked(const struct sf_mades *mades, const struct sf_in_hand *mine)
+{
+	const struct sf_in_hand *other;
+
+	LIST_FOREACH(other, &mades->in_hand, link)
+		if (other->content == mine->content && sf_key_equal(&other->key, &mine->key))
+			return true;
+	return false;
+}
+
+/* One thread makes it, for all who want it. 1: it was made before; 0: it is ours to make, and @mine is in the list. */
+static int take_in_hand(struct sf_mades *mades, struct sf_in_hand *mine, struct sf_waiter *waiter, struct sf_made **made)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&mades->lock);
+	while (!(*made = find_recent_locked(mades, &mine->key, mine->content)) && is_in_hand_locked(mades, mine) && rc == 0) {
+		if (sf_waiter_gone(waiter))
+			rc = -EINTR;
+		else
+			sf_clock_wait(&mades->made, &mades->lock, sf_clock_ns() + LOOK_NS);
+	}
+	if (*made)
+		rc = 1;
+	else if (rc == 0)
+		LIST_INSERT_HEAD(&mades->in_hand, mine, link);
+	pthread_mutex_unlock(&mades->lock);
+	return rc;
+}
+
+static void out_of_hand(struct sf_mades *mades, struct sf_in_hand *mine)
+{
+	pthread_mutex_lock(&mades->lock);
+	LIST_REMOVE(mine, link);
+	pthread_cond_broadcast(&mades->made);
+	pthread_mutex_unlock(&mades->lock);
+}
+
 /* Gives *out: what @key is with these views. */
-static int made_get(struct sf_mades *mades, const struct sf_key *key, const char *name, struct sf_view *view, struct sf_view *before,
+static int made_get(struct sf_mades *mades, const struct sf_key *key, const char *name, struct q2_view *view, struct q2_view *before,
 		    struct sf_waiter *waiter, struct sf_made **out, struct vs_err *err)
 {
-	uint64_t content = content_of(view, before);
-	struct sf_made *made = find_recent(mades, key, content);
-	int rc;
+	struct sf_in_hand mine = {.key = *key, .content = content_of(view, before, name)};
+	struct sf_made *made;
+	int rc = take_in_hand(mades, &mine, waiter, &made);
 
-	if (!made) {
+	if (rc < 0)
+		return rc;
+	if (rc == 0) {
 		made = xcalloc(1, sizeof(*made));
 		made->key = *key;
-		made->content = content;
+		made->content = mine.content;
 		atomic_init(&made->refs, 1);
 		rc = make(mades, made, name, view, before, waiter, err);
+		if (rc == 0)
+			remember(mades, made);
+		out_of_hand(mades, &mine);
 		if (rc < 0) {
 			made_put(made);
 			return rc;
 		}
-		remember(mades, made);
 	}
 	*out = made;
 	return 0;
@@ -259,52 +329,84 @@ static int made_get(struct sf_mades *mades, const struct sf_key *key, const char
 struct both {
 	struct sf_made_file *file;
 	struct sf_waiter *waiter;
-	struct sf_view *view;
-	int64_t (*use)(struct both *both, struct sf_view *view, struct sf_view *before, struct vs_err *err);
+	int64_t (*use)(struct both *both, struct q2_view *view, struct q2_view *before, struct vs_err *err);
 	/* of the user */
 	char *buf;
 	size_t len;
 	uint64_t off;
-	bool other; /* it is another file by now */
+	/* how it went */
+	struct sf_view *view;
+	bool outer_stale; /* it is the outer view that has to be opened anew */
+	int64_t last;     /* not 0: how it ends, whatever the views are */
 };
+
+/* Errors after which a view is opened anew. */
+static bool is_views_fault(int64_t rc)
+{
+	return rc == -ESTALE || rc == -EAGAIN || rc == -ENOENT;
+}
+
+/* It is what was opened, and lies where that lay. */
+static int check_view(struct q2_view *view, struct sf_waiter *waiter, struct vs_err *err)
+{
+	if (q2_view_replaced(view))
+		return vs_err_set(err, -ESTALE, "a file that it stands on was replaced by another one");
+	return q2_view_check(view, &waiter->work, err);
+}
 
 static int64_t with_before(struct sf_view *before, void *opaque, struct vs_err *err)
 {
 	struct both *both = opaque;
+	int64_t rc = both->use(both, both->view->q2, before->q2, err);
 
-	return both->use(both, both->view, before, err);
+	both->outer_stale = is_views_fault(rc) && is_views_fault(check_view(both->view->q2, both->waiter, NULL));
+	return both->outer_stale || both->last ? 0 : rc;
 }
 
 static int64_t with_view(struct sf_view *view, void *opaque, struct vs_err *err)
 {
 	struct both *both = opaque;
 	struct sf_made_file *file = both->file;
+	int64_t rc;
 
-	if (!file->before)
-		return both->use(both, view, NULL, err);
+	if (!file->before) {
+		rc = both->use(both, view->q2, NULL, err);
+		return both->last ? 0 : rc;
+	}
 	both->view = view;
-	return sf_image_use(file->before, both->waiter, &file->before_edition, with_before, both, err);
+	both->outer_stale = false;
+	rc = sf_image_use(file->before, both->waiter, &file->before_edition, with_before, both, err);
+	if (both->outer_stale)
+		return vs_err_set(err, -ESTALE, "a file that it stands on is another one by now");
+	if (rc < 0)
+		both->last = rc;
+	return both->last ? 0 : rc;
 }
 
 static int64_t use_both(struct both *both, struct vs_err *err)
 {
-	return sf_image_use(both->file->image, both->waiter, &both->file->edition, with_view, both, err);
+	int64_t rc = sf_image_use(both->file->image, both->waiter, &both->file->edition, with_view, both, err);
+
+	return both->last ? both->last : rc;
 }
 
 /* ---------------------------------------------------------------- files */
 
-struct sf_made_file *sf_made_new(struct sf_mades *mades, const struct sf_key *key, const char *name)
+struct sf_made_file *sf_made_open(struct sf_mades *mades, const struct sf_place *place)
 {
 	struct sf_made_file *file = xcalloc(1, sizeof(*file));
-	struct sf_key image = {.domain = key->domain, .ino = key->ino, .kind = SF_IMAGE};
+	struct sf_key image;
 
 	file->owner = mades;
-	file->key = *key;
-	file->name = name ? xstrdup(name) : NULL;
+	file->key = sf_place_key(place);
+	image = (struct sf_key){.domain = file->key.domain, .ino = file->key.ino, .kind = SF_IMAGE};
+	file->present = place->entry->snapshot->present || (place->before && place->before->snapshot->present);
 	file->image = sf_image_open(mades->images, &image);
-	image.ino = key->before;
-	if (key->before)
+	if (place->before) {
+		image.ino = file->key.before;
 		file->before = sf_image_open(mades->images, &image);
+		file->name = xstrdup(place->before->name);
+	}
 	pthread_mutex_init(&file->lock, NULL);
 	return file;
 }
@@ -320,17 +422,19 @@ void sf_made_close(struct sf_made_file *file)
 	free(file);
 }
 
-static int64_t begin(struct both *both, struct sf_view *view, struct sf_view *before, struct vs_err *err)
+static int64_t begin(struct both *both, struct q2_view *view, struct q2_view *before, struct vs_err *err)
 {
 	struct sf_made_file *file = both->file;
-	int rc = q2_view_replaced(view->q2) || (before && q2_view_replaced(before->q2)) ?
-			 vs_err_set(err, -ESTALE, "a file that it stands on was replaced by another one") : 0;
+	int rc = check_view(view, both->waiter, err);
 
+	if (rc == 0 && before)
+		rc = check_view(before, both->waiter, err);
 	if (rc == 0)
 		rc = made_get(file->owner, &file->key, file->name, view, before, both->waiter, &file->made, err);
 	if (rc < 0)
 		return rc;
 	file->layout = file->made->layout;
+	file->content = file->made->content;
 	file->size = file->made->len;
 	return 0;
 }
@@ -347,11 +451,16 @@ uint64_t sf_made_file_size(const struct sf_made_file *file)
 	return file->size;
 }
 
-/* What the file is by these views, with a reference; -ESTALE and both->other: another file. */
-static int current_made(struct both *both, struct sf_view *view, struct sf_view *before, struct sf_made **out, struct vs_err *err)
+static bool is_another(const struct sf_made_file *file, const struct sf_made *made)
+{
+	return made->layout != file->layout || (file->present && made->content != file->content);
+}
+
+/* What the file is by these views, with a reference. -ESTALE and both->last: another file. */
+static int current_made(struct both *both, struct q2_view *view, struct q2_view *before, struct sf_made **out, struct vs_err *err)
 {
 	struct sf_made_file *file = both->file;
-	uint64_t content = content_of(view, before);
+	uint64_t content = content_of(view, before, file->name);
 	struct sf_made *made = NULL, *old;
 	int rc;
 
@@ -365,10 +474,10 @@ static int current_made(struct both *both, struct sf_view *view, struct sf_view 
 		rc = made_get(file->owner, &file->key, file->name, view, before, both->waiter, &made, err);
 		if (rc < 0)
 			return rc;
-		if (made->layout != file->layout) {
+		if (is_another(file, made)) {
 			made_put(made);
-			both->other = true;
-			return vs_err_set(err, -ESTALE, "what lies beneath it was merged, and it is laid out otherwise now: open it anew");
+			both->last = vs_err_set(err, -ESTALE, "what it is made of is another one by now, or laid out otherwise: open it anew");
+			return (int)both->last;
 		}
 		atomic_fetch_add(&made->refs, 1);
 		pthread_mutex_lock(&file->lock);
@@ -381,19 +490,28 @@ static int current_made(struct both *both, struct sf_view *view, struct sf_view 
 	return 0;
 }
 
-static int64_t read_made(struct both *both, struct sf_view *view, struct sf_view *before, struct vs_err *err)
+/* The views are what they were when the layout was made, and yet the map says something else: such a layout is nobody's. */
+static bool is_layouts_fault(int64_t rc, struct both *both, struct q2_view *view, struct q2_view *before)
+{
+	return rc == -ESTALE && check_view(view, both->waiter, NULL) == 0 && (!before || check_view(before, both->waiter, NULL) == 0);
+}
+
+static int64_t read_made(struct both *both, struct q2_view *view, struct q2_view *before, struct vs_err *err)
 {
 	struct sf_made *made = NULL;
 	int64_t n = current_made(both, view, before, &made, err);
 
 	if (n < 0)
-		return both->other ? 0 : n;
+		return n;
 	if (made->x) {
-		n = q2_export_read(made->x, view->q2, before ? before->q2 : NULL, both->buf, both->len, both->off, &both->waiter->work,
-				   err);
+		n = q2_export_read(made->x, view, before, both->buf, both->len, both->off, &both->waiter->work, err);
 	} else if (both->off < made->len) {
 		n = (int64_t)(made->len - both->off < both->len ? made->len - both->off : both->len);
 		memcpy(both->buf, made->text + both->off, (size_t)n);
+	}
+	if (is_layouts_fault(n, both, view, before)) {
+		forget(both->file->owner, made);
+		both->last = n;
 	}
 	made_put(made);
 	return n;
@@ -402,9 +520,8 @@ static int64_t read_made(struct both *both, struct sf_view *view, struct sf_view
 int64_t sf_made_read(struct sf_made_file *file, struct sf_waiter *waiter, char *buf, size_t len, uint64_t off, struct vs_err *err)
 {
 	struct both both = {.file = file, .waiter = waiter, .use = read_made, .buf = buf, .len = len, .off = off};
-	int64_t n = use_both(&both, err);
 
-	return both.other ? -ESTALE : n;
+	return use_both(&both, err);
 }
 
 void sf_made_complain(struct sf_made_file *file, const char *doing, int code, const struct vs_err *err)
@@ -412,31 +529,68 @@ void sf_made_complain(struct sf_made_file *file, const char *doing, int code, co
 	sf_image_complain(file->image, doing, code, err);
 }
 
-static int64_t measure(struct both *both, struct sf_view *view, struct sf_view *before, struct vs_err *err)
-{
-	struct sf_made_file *file = both->file;
-	struct sf_made *made;
-	int rc;
+/* ---------------------------------------------------------------- sizes */
 
-	if (size_of(file->owner, &file->key, content_of(view, before), &both->off))
-		return 0;
-	rc = made_get(file->owner, &file->key, file->name, view, before, both->waiter, &made, err);
-	if (rc < 0)
+static int measure(struct sf_mades *mades, const struct sf_key *key, const char *name, struct q2_view *view, struct q2_view *before,
+		   struct sf_waiter *waiter, uint64_t *size, struct vs_err *err)
+{
+	struct sf_made *made;
+	int rc = check_view(view, waiter, err);
+
+	if (rc == 0 && before)
+		rc = check_view(before, waiter, err);
+	if (rc < 0 || size_of(mades, key, content_of(view, before, name), size))
 		return rc;
-	both->off = made->len;
-	made_put(made);
-	return 0;
+	rc = made_get(mades, key, name, view, before, waiter, &made, err);
+	if (rc == 0) {
+		*size = made->len;
+		made_put(made);
+	}
+	return rc;
 }
 
-int sf_made_stat(struct sf_mades *mades, const struct sf_key *key, const char *name, struct sf_waiter *waiter, uint64_t *size,
-		 struct vs_err *err)
+static int64_t measure_both(struct both *both, struct q2_view *view, struct q2_view *before, struct vs_err *err)
 {
-	struct sf_made_file *file = sf_made_new(mades, key, name);
-	struct both both = {.file = file, .waiter = waiter, .use = measure};
-	int rc = (int)use_both(&both, err);
+	struct sf_made_file *file = both->file;
 
+	return measure(file->owner, &file->key, file->name, view, before, both->waiter, &both->off, err);
+}
+
+/* A view of one's own that locks nothing: a guest that starts just now is not to meet the lock of who only looks. */
+static int open_lockless(struct sf_mades *mades, const struct sf_place *place, const struct sf_entry *entry, struct sf_waiter *waiter,
+			 struct sf_view **out, struct vs_err *err)
+{
+	struct vm_disk disk = *entry->disk;
+
+	if (disk.state == VM_BUSY || !disk.chain || !disk.chain[0])
+		return -EBUSY;
+	disk.guard = disk.guard_top = false;
+	return sf_view_open(mades->images->views, place->dir->domain->uuid, &disk, &waiter->work, out, err);
+}
+
+static int measure_lockless(struct sf_mades *mades, const struct sf_place *place, struct sf_waiter *waiter, uint64_t *size, struct vs_err *err)
+{
+	struct sf_key key = sf_place_key(place);
+	struct sf_view *view = NULL, *before = NULL;
+	int rc = open_lockless(mades, place, place->entry, waiter, &view, err);
+
+	if (rc == 0 && place->before)
+		rc = open_lockless(mades, place, place->before, waiter, &before, err);
 	if (rc == 0)
+		rc = measure(mades, &key, place->before ? place->before->name : NULL, view->q2, before ? before->q2 : NULL, waiter, size, err);
+	sf_view_put(view);
+	sf_view_put(before);
+	return rc;
+}
+
+int sf_made_stat(struct sf_mades *mades, const struct sf_place *place, struct sf_waiter *waiter, uint64_t *size, struct vs_err *err)
+{
+	struct sf_made_file *file = sf_made_open(mades, place);
+	struct both both = {.file = file, .waiter = waiter, .use = measure_both};
+	int rc = file->present ? measure_lockless(mades, place, waiter, size, err) : (int)use_both(&both, err);
+
+	if (rc == 0 && !file->present)
 		*size = both.off;
 	sf_made_close(file);
-	return rc;
+	return sf_waiter_errno(waiter, rc);
 }

@@ -96,7 +96,7 @@ static int open_made(struct sf_req *r, const struct sf_place *place, struct sf_h
 	struct vs_err err = {0};
 	int rc;
 
-	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, SF_MAKE_WORK);
 	rc = sf_made_begin(handle->made, &waiter, &err);
 	if (rc < 0) {
 		if (rc != -EBUSY && rc != -ESTALE && rc != -EINTR && rc != -ENOTCONN)
@@ -127,7 +127,7 @@ static int open_place(struct sf_req *r, fuse_ino_t id, const struct sf_place *pl
 }
 
 /* Opening reads headers and may wait: it holds a reference to its tree, not a pin. */
-int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
+static int open_id(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 {
 	struct sf_tree *tree = sf_world_get(&r->fs->world);
 	struct sf_handle *handle = NULL;
@@ -145,6 +145,23 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 	return 0;
 }
 
+static int open_later(struct sf_req *r, struct sf_asked *asked)
+{
+	return open_id(r, asked->id, &asked->fi);
+}
+
+int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
+{
+	struct sf_key key;
+	int rc = sf_node_key(&r->fs->nodes, id, &key);
+
+	if (rc < 0)
+		return rc;
+	if (sf_kind_is_made(key.kind))
+		return sf_makers_hand(&r->fs->makers, r, open_later, &(struct sf_asked){.id = id, .fi = *fi});
+	return open_id(r, id, fi);
+}
+
 /* ---------------------------------------------------------------- read, lseek */
 
 /* Once the kernel has the reply the file may be closed, before the reply has returned to us. */
@@ -160,17 +177,21 @@ static int read_text(struct sf_req *r, struct sf_handle *handle, size_t size, of
 	return 0;
 }
 
+static int read_later(struct sf_req *r, struct sf_asked *asked)
+{
+	return sf_read_made(r, sf_op_handle(&asked->fi), asked->size, asked->off);
+}
+
 int sf_op_read(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct sf_handle *handle = sf_op_handle(fi);
 
-	(void)id;
 	if (off < 0)
 		return -EINVAL;
 	if (handle->kind == SF_IMAGE)
 		return sf_read_image(r, handle, size, off);
 	if (handle->made)
-		return sf_read_made(r, handle, size, off);
+		return sf_makers_hand(&r->fs->makers, r, read_later, &(struct sf_asked){.id = id, .size = size, .off = off, .fi = *fi});
 	return read_text(r, handle, size, off);
 }
 

@@ -5,9 +5,11 @@
  * ----------------
  *	main        waits for a signal or for the end of the session (session.c); starts and joins the others
  *	requests    SF_THREADS of them (session.c) take requests from the kernel. They may wait for image files,
- *	            for one another to open an image, and in read, lseek, open and a made file's getattr for vm_refresh(), which is
- *	            bounded; all of it ends when the caller is killed or the session ends (waiter.h), but for vm_refresh(). Never in
- *	            lookup or readdir: the kernel holds a directory's lock meanwhile. Joined by main.
+ *	            for one another to open an image, and in read, lseek and open for vm_refresh(), which is bounded; all of it
+ *	            ends when the caller is killed or the session ends (waiter.h), but for vm_refresh(). Never in
+ *	            lookup, readdir or getattr: the kernel holds a directory's lock meanwhile. Joined by main.
+ *	makers      up to SF_MAKERS, made when needed (makers.c): open, read and getattr of what takes a walk through a map.
+ *	            They wait as requests do, and for each other where two make the same. Joined by main.
  *	notifier    one (notify.c): announces to the kernel what changed, and then answers the writes whose commands are
  *	            done. The kernel may let it wait for a directory's lock, that is for a request: so no thread that
  *	            serves requests ever waits for the notifier, and the notifier ends before the requests do. It never
@@ -29,7 +31,7 @@
  *	                     (inside: what vm_inventory_get() takes)   11  sf_views.lock    which views are open, and whose
  *	5  sf_images.lock    which images are open                                        guards are dropped
  *	6  sf_image.lock     an image's view
- *	last                 sf_mades.lock, sf_made_file.lock, and q2_export's: nothing is taken while one of them is held
+ *	last                 sf_mades.lock, sf_made_file.lock, sf_makers.lock, and q2_export's: nothing is taken while one of them is held
  *
  * libfuse calls write.c's interrupt callback with a lock of the request: so nothing of libfuse is called with
  * sf_writes.lock.
@@ -66,26 +68,27 @@ static void end_of_answer(struct sf_req *r, const struct fuse_file_info *fi, str
 		st->st_size = (off_t)end;
 }
 
-/* A made file's size takes a walk through a map. The kernel holds no lock meanwhile, and keeps nothing of the answer: so no pin. */
-static int getattr_made(struct sf_req *r, const struct sf_key *key)
+/* A made file's size takes a walk through a map. The kernel holds no lock meanwhile, and keeps nothing of the answer: so no pin. What cannot
+ * be made now has the size that it had when somebody asked last, or none: its open(2) says why. */
+static int getattr_made(struct sf_req *r, struct sf_asked *asked)
 {
 	struct sf_tree *tree = sf_world_get(&r->fs->world);
 	struct sf_waiter waiter;
 	struct sf_place place;
-	struct vs_err err = {0};
 	uint64_t size;
 	struct stat st;
-	int rc = sf_place_find(tree, key, &place);
+	int rc = sf_op_place(r->fs, tree, asked->id, &place), made;
 
-	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
-	if (rc == 0)
-		rc = sf_made_stat(&r->fs->mades, key, place.before ? place.before->name : NULL, &waiter, &size, &err);
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, SF_MAKE_WORK);
+	made = rc == 0 ? sf_made_stat(&r->fs->mades, &place, &waiter, &size, NULL) : 0;
+	if (made == -EINTR || made == -ENOTCONN || made == -ESTALE)
+		rc = made;
 	if (rc == 0)
 		rc = sf_attr_get(r->fs, tree, &place, &st);
-	if (rc == 0) {
+	if (rc == 0 && made == 0)
 		sf_attr_set_size(&st, size);
+	if (rc == 0)
 		fuse_reply_attr(sf_req_take(r), &st, 0);
-	}
 	sf_world_put(&r->fs->world, tree);
 	return rc;
 }
@@ -114,7 +117,9 @@ int sf_op_getattr(struct sf_req *r, fuse_ino_t id, const struct fuse_file_info *
 
 	if (rc < 0)
 		return rc;
-	return sf_kind_is_made(key.kind) ? getattr_made(r, &key) : getattr_there(r, id, fi);
+	if (sf_kind_is_made(key.kind))
+		return sf_makers_hand(&r->fs->makers, r, getattr_made, &(struct sf_asked){.id = id});
+	return getattr_there(r, id, fi);
 }
 
 /* Which users may try is the kernel's question (default_permissions). */

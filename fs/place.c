@@ -207,11 +207,11 @@ uint64_t sf_key_ino(const struct sf_key *key)
 {
 	switch (key->kind) {
 	case SF_QCOW2:
-		return vm_ino(key->ino, "qcow2");
+		return vm_ino_made(key->ino, 0, "qcow2");
 	case SF_DIFF:
-		return vm_ino(vm_ino(key->ino, "diff") ^ key->before, "qcow2");
+		return vm_ino_made(key->ino, key->before, "qcow2");
 	case SF_DIFF_JSON:
-		return vm_ino(vm_ino(key->ino, "diff") ^ key->before, "json");
+		return vm_ino_made(key->ino, key->before, "json");
 	default:
 		return key->ino;
 	}

@@ -201,7 +201,7 @@ int sf_read_made(struct sf_req *r, struct sf_handle *handle, size_t len, off_t o
 	struct vs_err err = {0};
 	int64_t n;
 
-	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, SF_MAKE_WORK);
 	n = sf_made_read(handle->made, &waiter, scratch->buf, len < SF_BLOCK_SIZE ? len : SF_BLOCK_SIZE, (uint64_t)off, &err);
 	if (n >= 0) {
 		fuse_reply_buf(sf_req_take(r), scratch->buf, (size_t)n);

@@ -12,6 +12,7 @@
 
 #include "map.h"
 #include "view.h"
+#include "work.h"
 
 /* An extent, by what tells it apart. */
 struct q2_part {
@@ -22,6 +23,9 @@ struct q2_part {
 	bool whole;                  /* a compressed cluster as it is wanted */
 };
 
+/* A window of the disk is as wide as so many parts of either view: more than a cluster of 2 MiB can have of 512 bytes each. */
+#define MOST_PARTS 8192
+
 struct collect {
 	const struct q2_changes *c;
 	struct q2_parts *to;
@@ -30,18 +34,13 @@ struct collect {
 
 static struct q2_part *add(struct q2_parts *p)
 {
-	struct q2_part *v;
-
-	if (p->n == p->room) {
-		v = realloc(p->v, (p->room * 2 + 64) * sizeof(*v));
-		if (!v)
-			return NULL;
-		p->v = v;
-		p->room = p->room * 2 + 64;
-	}
-	return &p->v[p->n++];
+	if (!p->v)
+		p->v = malloc(MOST_PARTS * sizeof(*p->v));
+	return p->v ? &p->v[p->n++] : NULL;
 }
 
+/* The last cluster of a disk may be a part of one; what its stream has behind the disk's end was never part of it, unless its own image is
+ * larger. */
 static bool is_whole(const struct collect *to, const struct q2_found *found)
 {
 	uint64_t cluster = UINT64_C(1) << to->c->bits, left = to->size - found->x.guest_off;
@@ -51,7 +50,7 @@ static bool is_whole(const struct collect *to, const struct q2_found *found)
 		return false;
 	g = q2_map_geometry(found->layer->map);
 	return g->cluster_bits == to->c->bits && g->zstd == to->c->zstd && !(found->x.guest_off & (cluster - 1)) &&
-	       found->x.len == (left < cluster ? left : cluster);
+	       (found->x.len == cluster || (found->x.len == left && found->layer->size == to->size));
 }
 
 static int collect_one(void *opaque, const struct q2_found *found)
@@ -64,6 +63,8 @@ static int collect_one(void *opaque, const struct q2_found *found)
 		last->len += found->x.len;
 		return 0;
 	}
+	if (to->to->n == MOST_PARTS)
+		return 1;
 	p = add(to->to);
 	if (!p)
 		return -ENOMEM;
@@ -79,15 +80,24 @@ static int collect_one(void *opaque, const struct q2_found *found)
 	return 0;
 }
 
-static int collect(struct q2_changes *c, struct q2_view *v, struct q2_parts *pieces, uint64_t off, uint64_t len, struct q2_work *work,
+/* As far as the parts go: up to *end, which comes nearer. */
+static int collect(struct q2_changes *c, struct q2_view *v, struct q2_parts *parts, uint64_t off, uint64_t *end, struct q2_work *work,
 		   struct vs_err *err)
 {
-	struct collect to = { .c = c, .to = pieces, .size = v->size };
+	struct collect to = { .c = c, .to = parts, .size = v->size };
+	const struct q2_part *last;
+	int rc;
 
-	pieces->n = 0;
+	parts->n = 0;
 	if (off >= v->size)
 		return 0;
-	return q2_view_walk(v, off, len < v->size - off ? len : v->size - off, work, collect_one, &to, err);
+	rc = q2_view_walk(v, off, (*end < v->size ? *end : v->size) - off, work, collect_one, &to, err);
+	if (rc != 1)
+		return rc;
+	last = &parts->v[parts->n - 1];
+	if (last->off + last->len < *end)
+		*end = last->off + last->len;
+	return 0;
 }
 
 /* Both at @off, which lies in both. */
@@ -113,39 +123,60 @@ static int tell(const struct q2_part *p, uint64_t off, uint64_t len, bool change
 	return each(opaque, &change);
 }
 
-/* Where the view before has come to its end it goes on as zeros. */
-static int compare(struct q2_changes *c, q2_change_fn *each, void *opaque)
+/* Up to @end. Where the view before has come to its end it goes on as zeros. */
+static int compare(struct q2_changes *c, uint64_t end, q2_change_fn *each, void *opaque)
 {
 	const struct q2_part *b, *a;
 	size_t i, k = 0;
 	int rc = 0;
 
-	for (i = 0; i < c->now.n && !rc; i++) {
-		uint64_t off, end;
+	for (i = 0; i < c->now.n && c->now.v[i].off < end && !rc; i++) {
+		uint64_t off, stop, to;
 
 		b = &c->now.v[i];
-		for (off = b->off; off < b->off + b->len && !rc; off = end) {
+		stop = b->off + b->len < end ? b->off + b->len : end;
+		for (off = b->off; off < stop && !rc; off = to) {
 			while (k < c->was.n && c->was.v[k].off + c->was.v[k].len <= off)
 				k++;
 			a = k < c->was.n ? &c->was.v[k] : NULL;
-			end = b->off + b->len;
-			if (a && a->off + a->len < end)
-				end = a->off + a->len;
-			rc = tell(b, off, end - off, a ? !is_same(a, b, off) : b->kind != Q2_ZERO, each, opaque);
+			to = a && a->off + a->len < stop ? a->off + a->len : stop;
+			rc = tell(b, off, to - off, a ? !is_same(a, b, off) : b->kind != Q2_ZERO, each, opaque);
 		}
 	}
 	return rc;
 }
 
+/* A window does not end within a compressed cluster, which is told as a whole. One cluster has no more parts than a window. */
+static uint64_t window_end(const struct q2_changes *c, uint64_t off, uint64_t end)
+{
+	size_t i;
+
+	for (i = 0; i < c->now.n && c->now.v[i].off < end; i++)
+		if (c->now.v[i].whole && c->now.v[i].off > off && c->now.v[i].off + c->now.v[i].len > end)
+			return c->now.v[i].off;
+	return end;
+}
+
 int q2_changes_walk(struct q2_changes *c, uint64_t guest_off, uint64_t len, struct q2_work *work, q2_change_fn *each, void *opaque,
 		    struct vs_err *err)
 {
-	int rc = collect(c, c->view, &c->now, guest_off, len, work, err);
+	uint64_t off, end, stop = guest_off + len;
+	int rc = 0;
 
-	c->was.n = 0;
-	if (!rc && c->before)
-		rc = collect(c, c->before, &c->was, guest_off, len, work, err);
-	return rc ? rc : compare(c, each, opaque);
+	for (off = guest_off; off < stop && !rc; off = end) {
+		end = stop;
+		rc = collect(c, c->view, &c->now, off, &end, work, err);
+		c->was.n = 0;
+		if (!rc && c->before)
+			rc = collect(c, c->before, &c->was, off, &end, work, err);
+		if (rc)
+			break;
+		end = window_end(c, off, end);
+		rc = compare(c, end, each, opaque);
+		if (!rc && q2_work_done(work))
+			rc = vs_err_set(err, -EFBIG, "the map of '%s' is too much to be walked through", q2_view_path(c->view, 0));
+	}
+	return rc;
 }
 
 void q2_changes_fini(struct q2_changes *c)

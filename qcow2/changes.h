@@ -25,7 +25,7 @@ struct q2_changes {
 	/* private */
 	struct q2_parts {
 		struct q2_part *v;
-		size_t n, room;
+		size_t n;
 	} now, was;
 };
 

@@ -9,7 +9,8 @@
  *	anything else                    a cluster of data, from the view
  *
  * The layout keeps of each slice only how much there is of each, and a hash of what was where; which cluster is which is
- * found out again when somebody reads there. Both come from the same walk, one counts and one writes down.
+ * found out again when somebody reads there. Both come from the same walk, one counts and one writes down, and what has another hash by then
+ * is another layout, of which nothing is shown.
  *
  * Streams lie behind each other without a gap, byte by byte. Each has room for what the map says it takes at most, so that the place of
  * each follows from the map. At least a 4096th of a cluster, because a host cluster's refcount, which counts the streams in it, has 16 bits.
@@ -32,27 +33,25 @@
 #define COPIED (UINT64_C(1) << 63)
 #define COMPRESSED (UINT64_C(1) << 62)
 #define READS_ZERO UINT64_C(1)
+#define NO_CHANGE UINT64_C(1) /* a slice's hash */
 #define EXT_BACKING_FORMAT 0xe2792acau
 
 /* ---------------------------------------------------------------- memory */
 
 static atomic_size_t charged;
 
-bool q2_export_charge(struct q2_export *x, size_t bytes)
+bool q2_export_charge(size_t bytes)
 {
-	if (x->charged + bytes > MOST_LAYOUT || atomic_fetch_add(&charged, bytes) + bytes > MOST_LAYOUTS) {
-		if (x->charged + bytes <= MOST_LAYOUT)
-			atomic_fetch_sub(&charged, bytes);
-		return false;
-	}
-	x->charged += bytes;
-	return true;
+	bool fits = atomic_fetch_add(&charged, bytes) + bytes <= MOST_LAYOUTS;
+
+	if (!fits)
+		atomic_fetch_sub(&charged, bytes);
+	return fits;
 }
 
-void q2_export_uncharge(struct q2_export *x)
+void q2_export_uncharge(size_t bytes)
 {
-	atomic_fetch_sub(&charged, x->charged);
-	x->charged = 0;
+	atomic_fetch_sub(&charged, bytes);
 }
 
 /* ---------------------------------------------------------------- from bytes to clusters */
@@ -67,6 +66,9 @@ struct sorting {
 	/* the cluster that is not complete yet */
 	uint64_t filled;
 	bool changed, data;
+	/* the last run, which may go on: it is in the hash when it has ended */
+	enum kind run;
+	uint32_t run_first, run_n;
 	/* so far */
 	uint32_t n_stored;
 	uint64_t streams_len;
@@ -99,6 +101,36 @@ static uint64_t stream_place(const struct q2_export *x, uint64_t at, uint32_t le
 	return sectors_more(at, len) >> (x->bits - 8) ? (at + 511) & ~UINT64_C(511) : at;
 }
 
+static void end_run(struct sorting *s)
+{
+	if (s->run_n)
+		s->hash = mix(mix(mix(s->hash, s->run), s->run_first), s->run_n);
+	s->run_n = 0;
+}
+
+/* However the map cuts it, what is the same has the same hash. */
+static void hash_run(struct sorting *s, enum kind kind, uint32_t guest, uint32_t n, uint32_t len)
+{
+	if (kind != PACKED && s->run_n && s->run == kind && s->run_first + s->run_n == guest) {
+		s->run_n += n;
+		return;
+	}
+	end_run(s);
+	if (kind == PACKED) {
+		s->hash = mix(mix(mix(s->hash, kind), guest), len);
+		return;
+	}
+	s->run = kind;
+	s->run_first = guest;
+	s->run_n = n;
+}
+
+/* In a descriptor, where the number of sectors begins and the host offset ends. */
+static unsigned stream_shift(const struct q2_export *x)
+{
+	return 62 - (x->bits - 8);
+}
+
 /* Runs of one kind, in the guest's order. -ESTALE: there is more than was counted. */
 static int put(struct sorting *s, enum kind kind, uint32_t guest, uint32_t n, uint32_t len)
 {
@@ -109,10 +141,10 @@ static int put(struct sorting *s, enum kind kind, uint32_t guest, uint32_t n, ui
 
 	if (kind == ABSENT)
 		return 0;
-	s->hash = mix(mix(mix(s->hash, (uint64_t)kind << 32 | len), guest), n);
+	hash_run(s, kind, guest, n, len);
 	if (d && kind == STORED && s->n_stored + n > slice->n_stored)
 		return -ESTALE;
-	if (d && kind == PACKED && at + stream_room(s->x, len) > (uint64_t)slice->n_packed << s->x->bits)
+	if (d && kind == PACKED && (d->n_streams == d->room || at + stream_room(s->x, len) > (uint64_t)slice->n_packed << s->x->bits))
 		return -ESTALE;
 	for (i = 0; d && kind == ZERO && i < n; i++)
 		d->entries[guest + i] = READS_ZERO;
@@ -182,11 +214,15 @@ static int sort_change(void *opaque, const struct q2_change *c)
 
 static int sort_slice(struct sorting *s, struct q2_changes *changes, uint32_t idx, struct q2_work *work, struct vs_err *err)
 {
+	int rc;
+
 	s->guest_off = (uint64_t)idx << q2_export_slice_shift(s->x);
 	s->end = s->guest_off + (UINT64_C(1) << q2_export_slice_shift(s->x));
 	if (s->end > s->x->size)
 		s->end = s->x->size;
-	return q2_changes_walk(changes, s->guest_off, s->end - s->guest_off, work, sort_change, s, err);
+	rc = q2_changes_walk(changes, s->guest_off, s->end - s->guest_off, work, sort_change, s, err);
+	end_run(s);
+	return rc;
 }
 
 /* ---------------------------------------------------------------- the layout */
@@ -202,8 +238,11 @@ static int add_slice(struct q2_export *x, size_t *room, uint32_t idx, const stru
 	struct q2_slice *v;
 
 	if (x->n_slices == *room) {
-		if (!q2_export_charge(x, more * sizeof(*v)))
+		if (x->charged + more * sizeof(*v) > MOST_LAYOUT)
 			return -EFBIG;
+		if (!q2_export_charge(more * sizeof(*v)))
+			return -ENOBUFS;
+		x->charged += more * sizeof(*v);
 		v = realloc(x->slices, (*room + more) * sizeof(*v));
 		if (!v)
 			return -ENOMEM;
@@ -211,26 +250,25 @@ static int add_slice(struct q2_export *x, size_t *room, uint32_t idx, const stru
 		*room += more;
 	}
 	x->slices[x->n_slices++] = (struct q2_slice){
-		.idx = idx, .n_stored = s->n_stored, .n_packed = (uint32_t)clusters_for(x, s->streams_len) };
+		.idx = idx, .n_stored = s->n_stored, .n_packed = (uint32_t)clusters_for(x, s->streams_len), .hash = s->hash };
 	return 0;
 }
 
 static int count_slices(struct q2_export *x, struct q2_changes *changes, struct q2_work *work, struct vs_err *err)
 {
-	uint64_t none = mix(1, 0);
 	size_t room = 0;
 	uint32_t idx;
 	int rc = 0;
 
 	for (idx = 0; idx < x->l1_entries && !rc; idx++) {
-		struct sorting s = { .x = x, .hash = none };
+		struct sorting s = { .x = x, .hash = NO_CHANGE };
 
 		rc = sort_slice(&s, changes, idx, work, err);
-		if (rc || s.hash == none)
+		if (rc || s.hash == NO_CHANGE)
 			continue;
 		x->layout = mix(mix(x->layout, idx), s.hash);
 		rc = add_slice(x, &room, idx, &s);
-		if (rc == -EFBIG)
+		if (rc == -EFBIG || rc == -ENOBUFS)
 			vs_err_set(err, rc, "the layout of an image of '%s' would take too much memory", q2_view_path(changes->view, 0));
 	}
 	return rc;
@@ -239,11 +277,14 @@ static int count_slices(struct q2_export *x, struct q2_changes *changes, struct 
 /* Everything has its place once the number of refcount blocks is known, which depends on itself. */
 static int place(struct q2_export *x, struct vs_err *err)
 {
-	uint64_t data = 0, blocks = 0, table = 0, need, per_block = (UINT64_C(1) << x->bits) / 2;
+	uint64_t data = 0, packed = 0, blocks = 0, table = 0, need, per_block = (UINT64_C(1) << x->bits) / 2;
+	unsigned most_bits;
 	size_t i;
 
-	for (i = 0; i < x->n_slices; i++)
+	for (i = 0; i < x->n_slices; i++) {
 		data += (uint64_t)x->slices[i].n_stored + x->slices[i].n_packed;
+		packed += x->slices[i].n_packed;
+	}
 	x->rt_first = 1;
 	for (;;) {
 		x->rb_first = x->rt_first + table;
@@ -257,7 +298,8 @@ static int place(struct q2_export *x, struct vs_err *err)
 		blocks = need;
 		table = clusters_for(x, blocks * 8);
 	}
-	if (table << x->bits > MOST_REFTABLE || x->end > (UINT64_C(1) << 55 >> x->bits))
+	most_bits = packed ? stream_shift(x) : 55; /* of a host offset */
+	if (table << x->bits > MOST_REFTABLE || x->end > UINT64_C(1) << most_bits >> x->bits)
 		return vs_err_set(err, -EFBIG, "QEMU would not open so large an image with clusters of %u bytes", 1u << x->bits);
 	data = x->data_first;
 	for (i = 0; i < x->n_slices; i++) {
@@ -340,6 +382,7 @@ void q2_detail_free(struct q2_detail *d)
 {
 	if (!d)
 		return;
+	q2_export_uncharge(d->charged);
 	free(d->entries);
 	free(d->stored);
 	free(d->streams);
@@ -357,6 +400,7 @@ static struct q2_detail *detail_new(const struct q2_export *x, size_t slice)
 		return NULL;
 	d->slice = slice;
 	d->refs = 1;
+	d->room = n_streams;
 	d->entries = calloc(per_slice, sizeof(*d->entries));
 	d->stored = calloc(s->n_stored + 1, sizeof(*d->stored));
 	d->streams = calloc(n_streams + 1, sizeof(*d->streams));
@@ -373,7 +417,6 @@ static void describe_streams(const struct q2_export *x, struct q2_detail *d)
 {
 	const struct q2_slice *s = &x->slices[d->slice];
 	uint64_t base = (s->first + s->n_stored) << x->bits;
-	unsigned shift = 62 - (x->bits - 8);
 	size_t i;
 
 	for (i = 0; i < d->n_streams; i++) {
@@ -381,7 +424,7 @@ static void describe_streams(const struct q2_export *x, struct q2_detail *d)
 		uint64_t host = base + t->at;
 		uint64_t from = t->at >> x->bits, to = (t->at + t->len - 1) >> x->bits;
 
-		d->entries[t->guest] = COMPRESSED | sectors_more(host, t->len) << shift | host;
+		d->entries[t->guest] = COMPRESSED | sectors_more(host, t->len) << stream_shift(x) | host;
 		for (; from <= to; from++)
 			d->packed_refs[from]++;
 	}
@@ -392,11 +435,11 @@ int q2_export_spell(const struct q2_export *x, size_t slice, struct q2_view *vie
 {
 	struct q2_changes changes = { .view = view, .before = before, .bits = x->bits, .zstd = x->zstd };
 	struct q2_detail *d = detail_new(x, slice);
-	struct sorting s = { .x = x, .detail = d };
+	struct sorting s = { .x = x, .detail = d, .hash = NO_CHANGE };
 	int rc = d ? sort_slice(&s, &changes, x->slices[slice].idx, work, err) : -ENOMEM;
 
 	q2_changes_fini(&changes);
-	if (!rc && (s.n_stored != x->slices[slice].n_stored || clusters_for(x, s.streams_len) != x->slices[slice].n_packed))
+	if (!rc && s.hash != x->slices[slice].hash)
 		rc = -ESTALE;
 	if (rc) {
 		q2_detail_free(d);

@@ -46,7 +46,7 @@ void q2_export_free(struct q2_export *x)
 		return;
 	for (i = 0; i < Q2_EXPORT_RECENT; i++)
 		q2_detail_free(x->recent[i]);
-	q2_export_uncharge(x);
+	q2_export_uncharge(x->charged);
 	free(x->slices);
 	free(x->head);
 	pthread_mutex_destroy(&x->lock);
@@ -104,6 +104,31 @@ static struct q2_detail *find_recent(struct q2_export *x, size_t slice)
 	return d;
 }
 
+/* Bytes of it, or somewhat more. */
+static size_t detail_bytes(const struct q2_export *x, const struct q2_detail *d)
+{
+	const struct q2_slice *s = &x->slices[d->slice];
+
+	return q2_export_per_slice(x) * sizeof(*d->entries) + s->n_stored * sizeof(*d->stored) + d->room * sizeof(*d->streams) +
+	       s->n_packed * sizeof(*d->packed_refs) + sizeof(*d);
+}
+
+/* If there is room for it among all that is kept. */
+static void keep_recent(struct q2_export *x, struct q2_detail *d)
+{
+	size_t bytes = detail_bytes(x, d);
+
+	if (!q2_export_charge(bytes))
+		return;
+	d->charged = bytes;
+	pthread_mutex_lock(&x->lock);
+	unref_locked(x->recent[Q2_EXPORT_RECENT - 1]);
+	x->recent[Q2_EXPORT_RECENT - 1] = d;
+	d->refs++;
+	use_locked(x, Q2_EXPORT_RECENT - 1);
+	pthread_mutex_unlock(&x->lock);
+}
+
 static int detail_get(const struct read *r, size_t slice, struct q2_detail **out)
 {
 	struct q2_export *x = r->x;
@@ -114,12 +139,7 @@ static int detail_get(const struct read *r, size_t slice, struct q2_detail **out
 		rc = q2_export_spell(x, slice, r->view, r->before, r->work, &d, r->err);
 		if (rc)
 			return rc;
-		pthread_mutex_lock(&x->lock);
-		unref_locked(x->recent[Q2_EXPORT_RECENT - 1]);
-		x->recent[Q2_EXPORT_RECENT - 1] = d;
-		d->refs++;
-		use_locked(x, Q2_EXPORT_RECENT - 1);
-		pthread_mutex_unlock(&x->lock);
+		keep_recent(x, d);
 	}
 	*out = d;
 	return 0;
@@ -238,9 +258,10 @@ static int fill_refcounts(const struct read *r, uint8_t *buf, size_t *len, uint6
 	size_t i = x->n_slices && host >= x->data_first && host < x->end ? slice_of(x, host) : 0;
 	int rc;
 
-	while (i < x->n_slices && (!x->slices[i].n_packed || x->slices[i].first + x->slices[i].n_stored + x->slices[i].n_packed <= host))
+	while (i < x->n_slices && x->slices[i].first < stop &&
+	       (!x->slices[i].n_packed || x->slices[i].first + x->slices[i].n_stored + x->slices[i].n_packed <= host))
 		i++;
-	s = i < x->n_slices ? &x->slices[i] : NULL;
+	s = i < x->n_slices && x->slices[i].n_packed ? &x->slices[i] : NULL;
 	if (s && s->first + s->n_stored < stop) {
 		rc = detail_get(r, i, &d);
 		if (rc)

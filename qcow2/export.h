@@ -27,6 +27,7 @@ struct q2_slice {
 	uint32_t n_stored; /* clusters of data */
 	uint32_t n_packed; /* host clusters of compressed streams */
 	uint64_t first;    /* the first of them */
+	uint64_t hash;     /* of what is where in it */
 };
 
 struct q2_export {
@@ -56,7 +57,8 @@ struct q2_detail {
 		uint64_t at; /* byte, from the slice's first stream on */
 		uint32_t guest, len;
 	} *streams;
-	size_t n_streams;
+	size_t n_streams, room; /* for how many there is room */
+	size_t charged;
 	uint16_t *packed_refs; /* of each host cluster of streams: how many it holds or touches */
 };
 
@@ -78,8 +80,8 @@ int q2_export_spell(const struct q2_export *x, size_t slice, struct q2_view *vie
 		    struct q2_detail **out, struct vs_err *err);
 void q2_detail_free(struct q2_detail *d);
 
-/* What has been charged for layouts, for the whole process. */
-bool q2_export_charge(struct q2_export *x, size_t bytes);
-void q2_export_uncharge(struct q2_export *x);
+/* Of what layouts may take, for the whole process: is there so much left? Then it is taken. */
+bool q2_export_charge(size_t bytes);
+void q2_export_uncharge(size_t bytes);
 
 #endif

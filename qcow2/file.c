@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <stdio.h>
@@ -254,6 +255,22 @@ ssize_t q2_pread_zeros(struct q2_file *f, void *buf, size_t len, uint64_t host_o
 	if (n >= 0 && (size_t)n < len)
 		memset((char *)buf + n, 0, len - (size_t)n);
 	return n;
+}
+
+int q2_file_extent(struct q2_file *f, uint64_t host_off, uint64_t len, struct q2_host_extent *out)
+{
+	union {
+		struct fiemap map;
+		char room[sizeof(struct fiemap) + sizeof(struct fiemap_extent)];
+	} ask = { .map = { .fm_start = host_off, .fm_length = len, .fm_flags = FIEMAP_FLAG_SYNC, .fm_extent_count = 1 } };
+	const struct fiemap_extent *e = ask.map.fm_extents;
+
+	if (f->fd < 0 || ioctl(f->fd, FS_IOC_FIEMAP, &ask.map))
+		return f->fd < 0 ? -ENOTSUP : -errno;
+	*out = (struct q2_host_extent){ .host_off = host_off + len };
+	if (ask.map.fm_mapped_extents)
+		*out = (struct q2_host_extent){ e->fe_logical, e->fe_length, e->fe_flags & FIEMAP_EXTENT_UNWRITTEN };
+	return 0;
 }
 
 /* Would an exclusive lock on this byte meet somebody else's? Looks, takes nothing. */

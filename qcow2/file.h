@@ -19,6 +19,14 @@ ssize_t q2_pread_zeros(struct q2_file *f, void *buf, size_t len, uint64_t host_o
 /* Is it another file now that lies where this one was opened? One that is only gone was not replaced. @stamp: this one's. */
 bool q2_file_replaced(struct q2_file *f, const struct q2_stamp *stamp);
 
+/* The first extent that the file system has at or behind @host_off, within @len bytes; it may begin before and end behind. len 0: there
+ * is none. What was written is on its way to the disk before that is told. Negative errno: this file system does not tell. */
+struct q2_host_extent {
+	uint64_t host_off, len;
+	bool unwritten; /* allocated, and reads as zeros */
+};
+int q2_file_extent(struct q2_file *f, uint64_t host_off, uint64_t len, struct q2_host_extent *out);
+
 /* Takes or drops the guard: an OFD read lock on byte 201, "I do not let others write". */
 int q2_file_guard(struct q2_file *f, bool on);
 

@@ -298,8 +298,8 @@ int q2_view_has_compressed(struct q2_view *view, struct q2_work *work, struct vs
  * Whole: nothing beneath it, and only what is not zero by the map. Or what is not as in another view of the same disk (of what is the
  * same in both the map decides, and no data is read): an overlay on that one.
  *
- * Errors: those of the views; -EFBIG: a layout that would take too much memory (64 MiB, 256 MiB for all together), or a file that QEMU
- * would not open. Threads: any; a view is used by one thread or many as ever.
+ * Errors: those of the views; -EFBIG: a layout that would take too much memory (64 MiB), or a file that QEMU would not open; -ENOBUFS: the
+ * layouts of others leave too little (of 256 MiB for all). Threads: any; a view is used by one thread or many as ever.
  */
 struct q2_export;
 
@@ -307,7 +307,7 @@ struct q2_export_spec {
 	struct q2_view *view;     /* what to export; borrowed for the call */
 	struct q2_view *before;   /* NULL: whole; else the overlay's base; borrowed for the call */
 	const char *backing_name; /* with `before`: how the file names it. Its format is raw */
-	struct q2_work *work;     /* for the walk through the map; no limit counts. NULL is fine */
+	struct q2_work *work;     /* for the walk through the map; at its limit -EFBIG. NULL is fine */
 };
 
 /* Gives *out. */

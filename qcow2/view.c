@@ -138,6 +138,8 @@ static int add_backing_chain(struct q2_view *v, const struct q2_view_spec *spec,
 	return 0;
 }
 
+static _Atomic uint64_t last_serial;
+
 int q2_view_open(struct q2_cache *cache, const struct q2_view_spec *spec, struct q2_view **out, struct vs_err *err)
 {
 	struct q2_view *v = calloc(1, sizeof(*v));
@@ -149,6 +151,7 @@ int q2_view_open(struct q2_cache *cache, const struct q2_view_spec *spec, struct
 	v->cache = cache;
 	v->gate = q2_gate_ref(spec->gate);
 	v->watched = spec->watched ? spec->watched : SIZE_MAX;
+	v->serial = atomic_fetch_add(&last_serial, 1) + 1;
 	v->presumed = UINT64_MAX;
 	if (spec->format == Q2_FORMAT_NONE)
 		rc = vs_err_set(err, -EPERM, "the format of '%s' is not known, and formats are never probed", spec->path);
@@ -275,7 +278,7 @@ static uint64_t mix_snapshot(uint64_t h, const struct q2_snapshot *s)
 }
 
 /* Of files that should hold still, how they are; of one that is written, which snapshot it is. What may change where this
- * view does not look does not count. */
+ * view does not look does not count. A block device does not tell when it was written: it is as it is for one view. */
 uint64_t q2_view_content(const struct q2_view *v)
 {
 	const struct q2_stamp *stamp;
@@ -288,7 +291,7 @@ uint64_t q2_view_content(const struct q2_view *v)
 		if (i < v->n_layers && v->layers[i]->role == Q2_SNAPSHOT)
 			h = mix_snapshot(h, q2_map_snapshot(v->layers[i]->map));
 		else if (i >= v->n_layers || i < v->watched)
-			h = mix(mix(h, stamp->size), stamp->block ? 0 : (uint64_t)stamp->mtime_ns);
+			h = mix(mix(h, stamp->size), stamp->block ? v->serial : (uint64_t)stamp->mtime_ns);
 	}
 	return h ? h : 1;
 }
@@ -381,16 +384,38 @@ static void look_for_host_hole(struct q2_layer *l, struct q2_extent *x)
 		x->len += tail < whole - x->len ? tail : whole - x->len;
 }
 
+/* The part of @x that lies in one extent of the file system, or before one. Where it cannot tell, what lseek(2) says. */
+static void look_for_lasting_hole(struct q2_layer *l, struct q2_extent *x)
+{
+	struct q2_host_extent e;
+	uint64_t end = x->host_off + x->len, from, to;
+
+	if (x->file->fd < 0)
+		return;
+	if (q2_file_extent(x->file, x->host_off, x->len, &e)) {
+		look_for_host_hole(l, x);
+		return;
+	}
+	from = e.host_off < end ? e.host_off : end;
+	to = e.host_off + e.len < end ? e.host_off + e.len : end;
+	if (from > x->host_off)
+		x->len = from - x->host_off;
+	else if (to > x->host_off)
+		x->len = to - x->host_off;
+	if (from > x->host_off || e.unwritten)
+		x->kind = Q2_ZERO;
+}
+
 /* One question, or many along the disk. */
 struct walk {
 	struct q2_view *view;
 	struct q2_work *work;
 	struct touched touched;
-	bool holes; /* also those that only the host's file system knows of */
+	enum holes { NO_HOLES, SEEN_HOLES, LASTING_HOLES } holes; /* also those that only the host's file system knows of */
 	uint64_t clear[Q2_MAX_DEPTH]; /* up to there, from where the walk is, layer i has nothing */
 };
 
-static void walk_begin(struct walk *w, struct q2_view *v, struct q2_work *work, bool holes)
+static void walk_begin(struct walk *w, struct q2_view *v, struct q2_work *work, enum holes holes)
 {
 	w->view = v;
 	w->work = work;
@@ -468,7 +493,10 @@ static int find(struct walk *w, uint64_t off, uint64_t end, struct q2_found *out
 		out->x.len = nothing - off;
 	if (w->holes && out->x.kind == Q2_DATA) {
 		rc = q2_work_spend(w->work, 2 * Q2_WORK_STAT);
-		look_for_host_hole(out->layer, &out->x);
+		if (w->holes == SEEN_HOLES)
+			look_for_host_hole(out->layer, &out->x);
+		else if (out->layer->format == Q2_FORMAT_RAW)
+			look_for_lasting_hole(out->layer, &out->x);
 	}
 	assert(out->x.len > 0 && out->x.len <= end - off);
 	if (out->x.kind == Q2_ZERO)
@@ -485,7 +513,7 @@ int q2_view_extent(struct q2_view *v, uint64_t guest_off, uint64_t len, struct q
 
 	if (guest_off >= v->size || !len)
 		return -ENXIO;
-	walk_begin(&w, v, work, false);
+	walk_begin(&w, v, work, NO_HOLES);
 	rc = find(&w, guest_off, len < v->size - guest_off ? guest_off + len : v->size, &p, err);
 	if (rc)
 		return judge(v, &w.touched, work, rc, err);
@@ -599,7 +627,7 @@ ssize_t q2_view_read(struct q2_view *v, void *buf, size_t len, uint64_t guest_of
 		len = (size_t)(v->size - guest_off);
 	if (len > SSIZE_MAX)
 		len = SSIZE_MAX;
-	walk_begin(&w, v, work, false);
+	walk_begin(&w, v, work, NO_HOLES);
 	rc = copy(&w, buf, len, guest_off, err);
 	rc = judge(v, &w.touched, work, rc, err);
 	return rc ? rc : (ssize_t)len;
@@ -614,7 +642,7 @@ ssize_t q2_view_stream(struct q2_view *v, uint64_t guest_off, void *buf, size_t 
 	void *out;
 	int rc;
 
-	walk_begin(&w, v, work, false);
+	walk_begin(&w, v, work, NO_HOLES);
 	rc = find(&w, guest_off, v->size, &p, err);
 	if (!rc && (p.x.kind != Q2_COMPRESSED || p.x.max_len != len))
 		rc = vs_err_set(err, -ESTALE, "the map of '%s' is another one by now", v->layers[0]->file->path);
@@ -643,7 +671,7 @@ int q2_view_walk(struct q2_view *v, uint64_t guest_off, uint64_t len, struct q2_
 	struct walk w;
 	int rc = 0;
 
-	walk_begin(&w, v, work, true);
+	walk_begin(&w, v, work, LASTING_HOLES);
 	while (guest_off < end && !rc) {
 		rc = find(&w, guest_off, end, &p, err);
 		if (!rc)
@@ -690,7 +718,7 @@ int64_t q2_view_seek(struct q2_view *v, uint64_t guest_off, int whence, struct q
 		return -EINVAL;
 	if (guest_off >= v->size)
 		return -ENXIO;
-	walk_begin(&w, v, work, true);
+	walk_begin(&w, v, work, SEEN_HOLES);
 	at = seek(&w, guest_off, whence == SEEK_DATA, err);
 	rc = judge(v, &w.touched, work, at < 0 ? (int)at : 0, err);
 	return rc ? rc : at;
@@ -703,7 +731,7 @@ int q2_view_allocated(struct q2_view *v, struct q2_work *work, uint64_t *bytes, 
 	struct walk w;
 	int rc = 0;
 
-	walk_begin(&w, v, work, true);
+	walk_begin(&w, v, work, SEEN_HOLES);
 	while (off < v->size && !rc) {
 		rc = find(&w, off, v->size, &p, err);
 		if (rc)

@@ -14,6 +14,7 @@ struct q2_view {
 	size_t n_layers;
 	struct q2_layer **layers; /* 0 = top */
 	struct q2_gate *gate;
+	uint64_t serial; /* another one for every view that was ever opened */
 	_Atomic uint64_t presumed; /* the last place that SEEK_DATA called data without knowing */
 };
 
@@ -23,8 +24,11 @@ struct q2_found {
 	struct q2_layer *layer; /* NULL for zeros beneath the last layer */
 };
 
-/* Every extent of that part of the disk (not beyond its end), in order, with the holes that only the host's file system knows of. What
- * @each returns ends it, if not 0. What it was told is true if all of it returns 0. */
+/*
+ * Every extent of that part of the disk (not beyond its end), in order. What @each returns ends it, if not 0: an error, or 1 for enough.
+ * What it was told is true if all of it returns 0 or 1. Of raw files the holes are told, too, but only those that stay for as long as
+ * nobody writes: SEEK_DATA takes blocks that were allocated and never written for data once somebody has read them.
+ */
 typedef int q2_view_each(void *opaque, const struct q2_found *found);
 int q2_view_walk(struct q2_view *v, uint64_t guest_off, uint64_t len, struct q2_work *work, q2_view_each *each, void *opaque,
 		 struct vs_err *err);

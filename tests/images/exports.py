@@ -59,8 +59,9 @@ def judge(path, raw):
 def no_waste(case, state, path, raw):
     with Image(path) as img:
         cluster, l1 = 1 << img["cluster_bits"], img["l1_size"] * 8
-    rows = [line.split(" ", 3)[:3] for line in q2("report", case, state).decode(errors="replace").partition("map\n")[2]
-            .partition("extents\n")[0].splitlines()]
+    # The map's own word; of raw files what the file system has of them.
+    seek, _, extents = q2("report", case, state).decode(errors="replace").partition("map\n")[2].partition("extents\n")
+    rows = [line.split(" ", 3)[:3] for line in (seek if case["format"] == "raw" else extents).splitlines()]
     clusters, tables, per_table, last = 0, 0, cluster * cluster // 8, -1
     touched = set()
     for off, length, kind in rows:

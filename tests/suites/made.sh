@@ -101,6 +101,71 @@ rm -rf "$W/all"
 unmount_snapfs "$M"
 has '-o list=now' "$("$SNAPFS" -o list=now "$g" "$M" 2>&1)" "option 'list=now': 'now' must be qcow2, diff, both of them, or all"
 
+# ---------------------------------------------------------------- what changes beneath
+
+cp "$g" "$I/moving.qcow2"
+mount_snapfs "$M" "$I/moving.qcow2" || die 'no mount'
+K=$M/moving
+cat "$K/diff/one..current.disk.qcow2" >"$W/before"
+exec 5<"$K/diff/one..current.disk.qcow2" 6<"$K/diff/current..last.disk.qcow2" 7<"$K/diff/one..last.disk.qcow2" 8<"$K/diff/last..one.disk.qcow2"
+for fd in 5 6 7 8; do head -c 4096 <&$fd >/dev/null; done
+qemu-img snapshot -d last "$I/moving.qcow2" 2>/dev/null || qemu-img snapshot -U -d last "$I/moving.qcow2" 2>/dev/null || note 'locked, as it should be while current is open'
+exec 5<&- 6<&-
+qemu-img snapshot -d last "$I/moving.qcow2"
+qemu-io -f qcow2 -c 'write -q -P 0x77 8M 3M' "$I/moving.qcow2"
+s=$(date +%s%N)
+for fd in 7 8; do
+	cat <&$fd >/dev/null 2>"$W/err"
+	has "a difference of which one is gone (fd $fd)" "$(cat "$W/err")" 'Stale file handle'
+done
+check 'and that is known at once' test "$((($(date +%s%N) - s) / 1000000))" -lt 4000
+exec 7<&- 8<&-
+check 'what was written to is made anew' whole "$K/diff/one..current.disk.qcow2" "$K/current.disk.img"
+check_not 'and is another one' cmp -s "$W/before" "$K/diff/one..current.disk.qcow2"
+n=0
+(while :; do ls -l "$K/qcow2" "$K/diff"; done) >/dev/null 2>&1 &
+looking=$!
+for _ in {1..40}; do qemu-io -f qcow2 -c 'write -q -P 1 0 4k' "$I/moving.qcow2" >/dev/null 2>&1 || n=$((n + 1)); done
+kill "$looking"
+wait "$looking" 2>/dev/null
+same 'who only looks keeps nobody from writing' 0 "$n"
+unmount_snapfs "$M"
+
+# ---------------------------------------------------------------- a map that moves under its layout; one that has no end
+
+python3 - "$I" <<'PY'
+import struct, sys
+def image(path, bits, size, l2s, snapshot=True):
+    """A snapshot 's' whose L1 entries lead to l2s: index -> bytes of an L2 table."""
+    c = 1 << bits
+    l1n = -(-size // (c * c // 8))
+    l1 = b"".join(struct.pack(">Q", (4 + i % len(l2s)) * c) for i in range(l1n))
+    tab = struct.pack(">QLHHLLQLL", 3 * c, l1n, 1, 1, 0, 0, 0, 0, 16) + struct.pack(">QQ", 0, size) + b"1s"
+    head = struct.pack(">4sIQIIQIIQQIIQQQQII", b"QFI\xfb", 3, 0, 0, bits, size, 0, l1n, 2 * c, c, 1, 1, (6 + len(l2s)) * c, 0, 0, 0, 4, 104)
+    with open(path, "wb") as f:
+        f.write(head)
+        f.seek(2 * c); f.write(l1)
+        f.seek((6 + len(l2s)) * c); f.write(tab)
+        f.seek(3 * c); f.write(l1)
+        for i, l2 in enumerate(l2s):
+            f.seek((4 + i) * c); f.write(l2)
+        f.seek((8 + len(l2s)) * c); f.write(b"x")
+c = 65536
+stored = struct.pack(">Q", 8 * c) * 8191 + struct.pack(">Q", 1 << 62 | 8 * c)
+packed = struct.pack(">Q", 1 << 62 | 8 * c) * 8192
+image(sys.argv[1] + "/moves.qcow2", 16, 512 << 20, [stored])
+open(sys.argv[1] + "/packed.l2", "wb").write(packed)
+PY
+mount_snapfs "$M" "$I/moves.qcow2" || die 'no mount'
+check 'a hostile image: its size' test "$(stat -c %s "$M/moves/qcow2/s.disk.qcow2")" -gt $((500 << 20))
+exec 5<"$M/moves/qcow2/s.disk.qcow2"
+dd if="$I/packed.l2" of="$I/moves.qcow2" bs=65536 seek=4 conv=notrunc status=none
+cat <&5 >/dev/null 2>"$W/err"
+has 'a map that moved under its layout is an error' "$(cat "$W/err")" 'Stale file handle|Input/output error|Structure needs cleaning'
+exec 5<&-
+check 'and the mount is there' test -s "$M/moves/snapshots"
+unmount_snapfs "$M"
+
 # ---------------------------------------------------------------- names that could be two, or are too long
 
 qemu-img create -q -f qcow2 "$I/names.qcow2" 1M

@@ -60,6 +60,12 @@ uint64_t vm_ino(uint64_t parent, const char *name)
 	return parent * 31 + (unsigned char)name[0] * 7 + strlen(name);
 }
 
+uint64_t vm_ino_made(uint64_t image, uint64_t before, const char *as)
+{
+	(void)before;
+	return vm_ino(image, as);
+}
+
 int q2_view_open(struct q2_cache *cache, const struct q2_view_spec *spec, struct q2_view **out, struct vs_err *err)
 {
 	(void)cache;

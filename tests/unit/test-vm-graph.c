@@ -1767,7 +1767,7 @@ Test(vm_graph, who_stands_on_a_file_of_a_mount_needs_the_snapshot_and_its_layers
 	vm_arena_fini(&arena);
 	vm_graph_free(graph);
 	l.snapdisks[WEB][S2].ino = 1234;
-	expect_doubt(&l, WEB, "'/i/spare2' is a file of another virt-snapfs mount");
+	expect_doubt(&l, WEB, "'/i/spare2' is a file of a virt-snapfs mount that none of the snapshots here has");
 }
 
 Test(vm_graph, a_device_that_shows_an_unknown_file_is_in_doubt_also_where_a_running_domain_has_it)

@@ -96,24 +96,17 @@ static bool known_from_running(const struct vm_graph *g, int file)
 	return g->live_end[g->node[file]] || g->live_below[g->node[file]] != VM_NO_FILE;
 }
 
-static bool exposed_here(const struct vm_graph *g, uint64_t ino)
-{
-	for (size_t i = 0; i < g->n_snaps; i++)
-		if (vm_graph_snapdisk(g, &g->snaps[i])->ino == ino)
-			return true;
-	return false;
-}
-
 /* False: it is known what it stands on. */
 static bool in_doubt(const struct vm_graph *g, int file, struct vm_graph_doubt *doubt)
 {
 	const struct vm_fact_file *f = vm_graph_file(g, file);
+	size_t exposed[2];
 
 	*doubt = (struct vm_graph_doubt){.file = file, .code = -EPERM, .domain = VM_NO_DOMAIN};
-	if (f->exposes && exposed_here(g, f->exposes))
+	if (f->exposes && vm_graph_exposed(g, f->exposes, exposed))
 		return false;
 	if (f->exposes) {
-		doubt->why = "is a file of another virt-snapfs mount";
+		doubt->why = "is a file of a virt-snapfs mount that none of the snapshots here has";
 		return true;
 	}
 	doubt->why = f->hidden; /* a running domain has it open, and does not see behind it either */

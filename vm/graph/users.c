@@ -80,30 +80,54 @@ static void add_viewer(struct walk *w, size_t snap)
 
 static void add_from(struct walk *w, int file, enum q2_format format);
 
-/* The snapshot's disk with this inode number in the tree; -1: none. */
-static int exposed_snap(const struct vm_graph *g, uint64_t ino)
+static bool is_difference(const struct vm_graph *g, size_t a, size_t b, uint64_t ino)
 {
-	for (size_t i = 0; i < g->n_snaps; i++)
-		if (vm_graph_snapdisk(g, &g->snaps[i])->ino == ino)
-			return (int)i;
-	return -1;
+	const struct vm_graph_snap *x = &g->snaps[a], *y = &g->snaps[b];
+	uint64_t from = vm_graph_snapdisk(g, x)->ino, to = vm_graph_snapdisk(g, y)->ino;
+
+	return x->domain == y->domain && from && to && (vm_ino_made(to, from, "qcow2") == ino || vm_ino_made(to, from, "json") == ino);
 }
 
-static void add_exposed(struct walk *w, uint64_t ino)
+size_t vm_graph_exposed(const struct vm_graph *g, uint64_t ino, size_t snaps[2])
 {
-	int snap = exposed_snap(w->g, ino);
-	struct vm_verdict verdict;
-	const struct vm_graph_snap *s;
+	for (size_t i = 0; i < g->n_snaps; i++) {
+		uint64_t disk = vm_graph_snapdisk(g, &g->snaps[i])->ino;
 
-	if (snap < 0)
-		return; /* doubts.c */
-	s = &w->g->snaps[snap];
-	add_viewer(w, (size_t)snap);
+		if (disk && (disk == ino || vm_ino_made(disk, 0, "qcow2") == ino)) {
+			snaps[0] = i;
+			return 1;
+		}
+	}
+	for (size_t i = 0; i < g->n_snaps; i++)
+		for (size_t k = 0; k < g->n_snaps; k++)
+			if (i != k && is_difference(g, i, k, ino)) {
+				snaps[0] = i;
+				snaps[1] = k;
+				return 2;
+			}
+	return 0;
+}
+
+static void add_exposed_snap(struct walk *w, size_t snap)
+{
+	struct vm_verdict verdict;
+	const struct vm_graph_snap *s = &w->g->snaps[snap];
+
+	add_viewer(w, snap);
 	vm_graph_state(w->g, s->domain, s->snapshot, s->disk, &verdict);
 	for (size_t i = 0; i < verdict.n_layers; i++)
 		add_user(w, verdict.layers[i]);
 	vm_verdict_fini(&verdict);
 	add_from(w, vm_graph_snapdisk(w->g, s)->pit, vm_graph_snapdisk(w->g, s)->format);
+}
+
+/* None: doubts.c. */
+static void add_exposed(struct walk *w, uint64_t ino)
+{
+	size_t snaps[2], n = vm_graph_exposed(w->g, ino, snaps);
+
+	for (size_t i = 0; i < n; i++)
+		add_exposed_snap(w, snaps[i]);
 }
 
 /* What lies behind @file, besides what its header names. */

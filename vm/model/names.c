@@ -101,6 +101,11 @@ uint64_t vm_ino(uint64_t parent, const char *name)
 	return hash > 1 ? hash : hash + 2; /* 0 is "no inode", 1 the root */
 }
 
+uint64_t vm_ino_made(uint64_t image, uint64_t before, const char *as)
+{
+	return before ? vm_ino(vm_ino(image, "diff") ^ before, as) : vm_ino(image, as);
+}
+
 /* ---------------------------------------------------------------- shown names */
 
 /* How much of an escaped string fits into @max bytes without cutting a character or a %XX. */

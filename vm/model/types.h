@@ -171,6 +171,9 @@ const struct vm_domain *vm_inventory_domain(const struct vm_inventory *inv, cons
 
 /* A stable number for a named thing below another one: never 0 or 1. Pure. */
 uint64_t vm_ino(uint64_t parent, const char *name);
+/* Of a file that is made of images while it is read: @image alone (@before 0), as "qcow2"; or what differs in it from @before, as "qcow2" or
+ * "json". Pure. */
+uint64_t vm_ino_made(uint64_t image, uint64_t before, const char *as);
 
 /* ---------------------------------------------------------------- names in tables */
 

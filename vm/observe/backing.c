@@ -39,11 +39,11 @@ static struct vm_backing *backing_new(struct vm_header *f, struct q2_gate *gate,
 }
 
 /* Does the gate's answer still hold? *now: what the path leads to. */
-static bool backing_holds(const struct vm_backing *e, bool *found, struct q2_stamp *now)
+static bool backing_holds(struct vm_headers *files, const struct vm_backing *e, bool *found, struct q2_stamp *now)
 {
 	if (!e->looked || !e->path)
 		return false;
-	*found = vm_header_stamp(e->path, now);
+	*found = vm_header_stamp(files, e->path, now);
 	return *found == e->found && (!*found || (now->dev == e->dev && now->ino == e->ino));
 }
 
@@ -60,7 +60,7 @@ static void backing_failed(struct vm_headers *files, struct vm_backing *e, const
 		return;
 	if (q2_name_resolve(from, e->name, e->format, &e->path, &format, NULL) < 0)
 		return;
-	e->found = vm_header_stamp(e->path, &now);
+	e->found = vm_header_stamp(files, e->path, &now);
 	e->dev = now.dev;
 	e->ino = now.ino;
 	if (code == -EPERM || code == -ELOOP || code == -EINVAL)
@@ -107,7 +107,7 @@ static bool leads_to_mount(struct vm_headers *files, struct vm_header *f, struct
 		path = NULL;
 		return false;
 	}
-	if (!vm_header_stamp(path, &now) || !vm_header_is_exposed(files, &now))
+	if (!vm_header_stamp(files, path, &now) || !vm_header_is_exposed(files, &now))
 		return false;
 	e->below = vm_header_at(files, path, format);
 	if (e->below->looked != files->round)
@@ -151,7 +151,7 @@ static bool backing_look(struct vm_headers *files, struct vm_header *f, struct v
 	int code = e->code;
 	bool found = false;
 
-	if (!backing_holds(e, &found, &now) ||
+	if (!backing_holds(files, e, &found, &now) ||
 	    (e->below && e->below->looked != files->round && !vm_header_fresh(e->below, found, &now)))
 		ask_gate(files, f, e);
 	else if (e->below && found)

@@ -35,7 +35,7 @@ struct vm_headers {
 /* The entry of a path, looked at or not. */
 struct vm_header *vm_header_at(struct vm_headers *files, const char *path, enum q2_format format);
 /* What a path leads to now, without opening it, in the same terms as q2_file's identity. */
-bool vm_header_stamp(const char *path, struct q2_stamp *stamp);
+bool vm_header_stamp(struct vm_headers *files, const char *path, struct q2_stamp *stamp);
 /* Is what is remembered of @f still true, given what its path leads to now? */
 bool vm_header_fresh(const struct vm_header *f, bool found, const struct q2_stamp *now);
 void vm_header_set_stamp(struct vm_headers *files, struct vm_header *f, bool found, const struct q2_stamp *now);

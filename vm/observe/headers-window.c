@@ -201,7 +201,7 @@ struct vm_header *vm_headers_behind(struct vm_headers *files, const char *path)
 
 	if (f->looked == files->round)
 		return f;
-	found = vm_header_stamp(path, &now);
+	found = vm_header_stamp(files, path, &now);
 	if (!found || !vm_header_exposed(files, f, &now)) {
 		vm_header_set_stamp(files, f, found, &now);
 		vm_header_failed(files, f, found ? 0 : -ENOENT, found ? NULL : "it is missing");

@@ -146,11 +146,15 @@ static int64_t statx_ns(struct statx_timestamp t)
 	return t.tv_sec * VM_NS_PER_S + t.tv_nsec;
 }
 
-bool vm_header_stamp(const char *path, struct q2_stamp *stamp)
+bool vm_header_stamp(struct vm_headers *files, const char *path, struct q2_stamp *stamp)
 {
 	struct statx st;
 
-	if (statx(AT_FDCWD, path, AT_STATX_SYNC_AS_STAT, STATX_BASIC_STATS | STATX_BTIME, &st))
+	/* A file that is made while it is read, in a mount of ours, would walk a map for its size: what it is the kernel knows without that. */
+	if (statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_BASIC_STATS | STATX_BTIME, &st))
+		return false;
+	if (!st.stx_dev_major && !vm_headers_is_mount(files, makedev(st.stx_dev_major, st.stx_dev_minor)) &&
+	    statx(AT_FDCWD, path, AT_STATX_SYNC_AS_STAT, STATX_BASIC_STATS | STATX_BTIME, &st))
 		return false;
 	*stamp = (struct q2_stamp){
 		.dev = makedev(st.stx_dev_major, st.stx_dev_minor), .ino = st.stx_ino, .size = st.stx_size,
@@ -264,7 +268,7 @@ static void look_by_path(struct vm_headers *files, struct vm_header *f)
 	struct q2_file *open_file = NULL;
 	struct q2_stamp now = {0};
 	struct vs_err err = {0};
-	bool found = vm_header_stamp(f->path, &now);
+	bool found = vm_header_stamp(files, f->path, &now);
 	int r;
 
 	vm_header_find_shown(f, found, &now);

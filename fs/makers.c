@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "makers.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "vm/util/mem.h"
+
+struct sf_making {
+	STAILQ_ENTRY(sf_making) link;
+	struct sf_req r;
+	sf_maker_op *op;
+	struct sf_asked asked;
+};
+
+void sf_makers_init(struct sf_makers *makers)
+{
+	*makers = (struct sf_makers){0};
+	STAILQ_INIT(&makers->queue);
+	pthread_mutex_init(&makers->lock, NULL);
+	pthread_cond_init(&makers->wake, NULL);
+}
+
+void sf_makers_fini(struct sf_makers *makers)
+{
+	pthread_cond_destroy(&makers->wake);
+	pthread_mutex_destroy(&makers->lock);
+}
+
+/* The first in the queue; waits for one. NULL: it is over. */
+static struct sf_making *next_locked(struct sf_makers *makers)
+{
+	struct sf_making *next;
+
+	makers->n_idle++;
+	while (STAILQ_EMPTY(&makers->queue) && !makers->stopping)
+		pthread_cond_wait(&makers->wake, &makers->lock);
+	makers->n_idle--;
+	next = STAILQ_FIRST(&makers->queue);
+	if (next)
+		STAILQ_REMOVE_HEAD(&makers->queue, link);
+	return next;
+}
+
+static void run(struct sf_making *making)
+{
+	sf_req_end(&making->r, making->op(&making->r, &making->asked));
+	free(making);
+}
+
+static void *maker_thread(void *opaque)
+{
+	struct sf_makers *makers = opaque;
+	struct sf_making *making;
+
+	pthread_mutex_lock(&makers->lock);
+	while ((making = next_locked(makers))) {
+		pthread_mutex_unlock(&makers->lock);
+		run(making);
+		pthread_mutex_lock(&makers->lock);
+	}
+	pthread_mutex_unlock(&makers->lock);
+	return NULL;
+}
+
+int sf_makers_hand(struct sf_makers *makers, struct sf_req *r, sf_maker_op *op, const struct sf_asked *asked)
+{
+	struct sf_making *making = xcalloc(1, sizeof(*making));
+	bool any;
+
+	*making = (struct sf_making){.r = *r, .op = op, .asked = *asked};
+	pthread_mutex_lock(&makers->lock);
+	if (!makers->n_idle && makers->n_threads < SF_MAKERS &&
+	    !pthread_create(&makers->threads[makers->n_threads], NULL, maker_thread, makers))
+		makers->n_threads++;
+	any = makers->n_threads > 0;
+	if (any) {
+		STAILQ_INSERT_TAIL(&makers->queue, making, link);
+		pthread_cond_signal(&makers->wake);
+	}
+	pthread_mutex_unlock(&makers->lock);
+	if (!any) {
+		free(making);
+		return -EAGAIN;
+	}
+	sf_req_take(r); /* run() has a copy */
+	return 0;
+}
+
+void sf_makers_stop(struct sf_makers *makers)
+{
+	pthread_mutex_lock(&makers->lock);
+	makers->stopping = true;
+	pthread_cond_broadcast(&makers->wake);
+	pthread_mutex_unlock(&makers->lock);
+	for (unsigned i = 0; i < makers->n_threads; i++)
+		pthread_join(makers->threads[i], NULL);
+	makers->n_threads = 0;
+}
