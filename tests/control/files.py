@@ -98,6 +98,27 @@ def on_the_mount(lab, running, targets):
     lab.starts(g)
 
 
+@case("row 8: a domain stands on a file that is made while it is read", SHUT_OFF)
+def on_what_is_made(lab, running, targets):
+    g = lab.guest(running, targets, "abc")
+    for name, those in ("qcow2/b.vda.qcow2", ["b"]), ("diff/a..b.vda.qcow2", ["a", "b"]):
+        h = lab.guest(False, ONE, None)
+        image = h.file("vda")
+        os.unlink(image)
+        sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", lab.path(g, name), "-F", "qcow2", image)
+        g.remember()
+        time.sleep(LOOK)
+        for n in those:
+            lab.refused(g, "delete %s" % n, NO, h.name)
+        sh("qemu-img", "check", "-q", image)
+        lab.intact(g)
+        h.end()
+        lab.guests.remove(h)
+    lab.does(g, "delete b")
+    g.forget("b")
+    lab.intact(g, may_go=[g.file(t, n) for t in targets for n in "ab"])
+
+
 @case("row 8: a disk is a loop device on an image of the domain itself", SHUT_OFF, few=1)
 def own_loop(lab, running, targets):
     """And on a file that was removed since: then it may be any."""
@@ -739,6 +760,58 @@ def left_lying(lab, running, targets):
         until(name, lambda: lab.unharmed(g, name))
     h.define()
     h.wanted.clear()
+
+
+@case("row 38: the overlay of a domain that was undefined, by a link that is gone, and one that cannot be followed", SHUT_OFF[:1])
+def left_standing(lab, running, targets):
+    """It lies where nobody has an image any more, stands on ours, and is needed for all that."""
+    for how in "by a linked directory", "by a linked file", "which cannot be followed":
+        g, h = lab.guest(False, ONE, "ab"), lab.guest(False, ONE, None)
+        away = os.path.join(WORK, "away-" + h.name)
+        link = os.path.join(WORK, "link-" + h.name)
+        os.makedirs(away)
+        overlay = os.path.join(away, "theirs.qcow2")
+        sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", g.file("vda", "a"), "-F", "qcow2", overlay)
+        if how == "by a linked directory":
+            os.symlink(away, link)
+            path = os.path.join(link, "theirs.qcow2")
+        elif how == "by a linked file":
+            os.symlink(overlay, link)
+            path = link
+        else:
+            sh("qemu-img", "create", "-q", "-f", "qed", "-b", g.file("vda", "a"), "-F", "qcow2", os.path.join(away, "old.qed"))
+            path = overlay
+        h.define(h.xml().replace(h.file("vda"), path))
+        time.sleep(LOOK)
+        lab.refused(g, "commit a", NO, h.name)
+        virsh(["undefine", h.name])
+        if path != overlay:
+            os.unlink(link)
+        else:
+            os.unlink(overlay)
+        time.sleep(2 * LOOK)
+        lab.refused(g, "commit a", NO, "theirs.qcow2" if path != overlay else "old.qed")
+        if not re.search("vda.a' (stays|must stay)", (lab.write(g, "try delete b"), lab.said(g))[1]):
+            raise Wrong("'try delete b': %s" % lab.said(g))
+        lab.intact(g)
+        sh("rm", "-r", away)
+        h.define()
+
+
+@case("row 31: a record alone names another domain's file with <backingStore>", SHUT_OFF[:1])
+def recorded_beneath(lab, running, targets):
+    g, h = lab.guest(False, ONE, "ab"), lab.guest(False, ONE, None)
+    beneath = "<backingStore type='file'><format type='qcow2'/><source file='%s'/><backingStore/></backingStore><target dev='vda'" % g.file("vda", "a")
+    h.define(h.xml().replace("<target dev='vda'", beneath))
+    h.snap("q")
+    h.flush()
+    h.define()
+    if g.file("vda", "a") not in virsh(["snapshot-dumpxml", h.name, "q"]):
+        raise Wrong("the record does not say so")
+    time.sleep(LOOK)
+    lab.refused(g, "commit a", NO, h.name)
+    lab.intact(g)
+    virsh(["snapshot-delete", h.name, "q", "--metadata"])
 
 
 @case("row 34: a chain that only QEMU has told of", RUNNING[1:])

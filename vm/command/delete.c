@@ -106,6 +106,16 @@ static int check_viewers(const struct vm_snapshot *s, struct vs_err *err)
 			  s->users[1] ? ", and others do" : "");
 }
 
+/* libvirt 9.0 has a running QEMU remove the entries, then fails at the disk that is not there, and the record goes all the same. */
+static int check_attached(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
+{
+	for (size_t i = 0; cx->running && i < s->n_disks; i++)
+		if (s->disks[i].snapshot && vm_context_top(cx, s->disks[i].target) < 0)
+			return vs_err_set(err, -EPERM, "disk %s, in which '%s' is too, is not attached to the running domain: attach it, or shut the domain "
+					  "down, first", s->disks[i].target, s->shown);
+	return 0;
+}
+
 /* What can be told of each snapshot by itself, before any of several goes. */
 static int check_delete(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
@@ -121,6 +131,8 @@ static int check_delete(const struct vm_context *cx, const struct vm_snapshot *s
 	r = vm_delete_check_id(cx, s, err);
 	if (r == 0)
 		r = check_viewers(s, err);
+	if (r == 0)
+		r = check_attached(cx, s, err);
 	return r == 0 ? vm_delete_check_active(cx, s, err) : r;
 }
 

@@ -360,6 +360,14 @@ static bool is_file(const char *path, const struct stat *st)
 }
 
 /* Somebody to whom that very file is an image or variables; where it is to be @overwritten not this domain's variables. Gives; NULL: nobody. */
+/* @own: of this domain, whose own staged copy may have been put there just now, and is no image. */
+static bool is_image_at(const struct vm_layer *l, const struct stat *st, bool own)
+{
+	if (l->beside || l->stamp.dev != st->st_dev || l->stamp.ino != st->st_ino)
+		return false;
+	return !own || l->active || (l->snapshots && l->snapshots[0]);
+}
+
 static char *used_by(const struct vm_context *cx, const char *path, bool overwritten)
 {
 	struct stat st;
@@ -373,7 +381,7 @@ static char *used_by(const struct vm_context *cx, const char *path, bool overwri
 			if (!(overwritten && d == cx->d) && is_file(*nv, &st))
 				return xasprintf("domain '%s' (its firmware variables)", d->dir);
 		for (size_t k = 0; k < d->n_layers; k++)
-			if (!d->layers[k].beside && d->layers[k].stamp.dev == st.st_dev && d->layers[k].stamp.ino == st.st_ino)
+			if (is_image_at(&d->layers[k], &st, overwritten && d == cx->d))
 				return xasprintf("domain '%s'", d->dir);
 	}
 	return NULL;
@@ -446,6 +454,13 @@ static enum fate fate_of(const struct vm_nv_file *file, const struct vm_meta_nv 
 
 #define ROOM_LEAST (64 << 10)
 
+static bool is_fixed(const char *path, uint64_t attributes)
+{
+	struct statx stx;
+
+	return statx(AT_FDCWD, path, AT_STATX_SYNC_AS_STAT, STATX_BASIC_STATS, &stx) == 0 && (stx.stx_attributes & attributes);
+}
+
 /* Can it be put there? */
 static int check_target(const struct vm_context *cx, const struct vm_nv_file *file, const struct vm_meta_nv *nv, struct vs_err *err)
 {
@@ -463,6 +478,11 @@ static int check_target(const struct vm_context *cx, const struct vm_nv_file *fi
 				  user);
 	if (access(dir, W_OK | X_OK) < 0)
 		return vs_err_set(err, -errno, "its %s cannot be put back to '%s': %s", file->phrase, file->path, strerror(errno));
+	if (is_fixed(file->path, STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND) || is_fixed(dir, STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND))
+		return vs_err_set(err, -EPERM, "its %s cannot be put back to '%s': that, or its directory, may not be changed (lsattr)", file->phrase,
+				  file->path);
+	if (is_fixed(file->path, STATX_ATTR_MOUNT_ROOT))
+		return vs_err_set(err, -EBUSY, "its %s cannot be put back to '%s': something is mounted there", file->phrase, file->path);
 	if (statvfs(dir, &fs) == 0 && (uint64_t)fs.f_bavail * fs.f_frsize < nv->size + ROOM_LEAST)
 		return vs_err_set(err, -ENOSPC, "its %s cannot be put back to '%s': its file system is full", file->phrase, file->path);
 	return 0;

@@ -118,7 +118,7 @@ static void scan(struct volumes *v, const char *dir, const char *pool)
 }
 
 /* The directory of an image; not /dev, where nothing lies that could be an overlay without our knowing. */
-static void scan_beside(struct volumes *v, const char *path)
+static void scan_dir_of(struct volumes *v, const char *path)
 {
 	vs_autofree char *dir = xstrdup(path);
 	char *slash = strrchr(dir, '/');
@@ -128,6 +128,16 @@ static void scan_beside(struct volumes *v, const char *path)
 	*slash = '\0';
 	vm_dirs_remember(v->s->dirs, dir);
 	scan(v, dir, NULL);
+}
+
+/* By the name that is used, and where that leads: the links on the way may go. */
+static void scan_beside(struct volumes *v, const char *path)
+{
+	vs_autofree char *real = realpath(path, NULL);
+
+	scan_dir_of(v, path);
+	if (real && strcmp(real, path) != 0)
+		scan_dir_of(v, real);
 }
 
 /* Where images of domains have lain, and nobody names one now. One that cannot be listed any more tells nothing, and hinders nobody. */
