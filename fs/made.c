@@ -188,6 +188,8 @@ static void forget(struct sf_mades *mades, const struct sf_made *made)
 		gone[i] = mades->recent[i];
 		mades->recent[i] = NULL;
 	}
+	if (made && slot(mades, &made->key)->content == made->content)
+		slot(mades, &made->key)->key.ino = 0;
 	pthread_mutex_unlock(&mades->lock);
 	for (size_t i = 0; i < SF_MADE_RECENT; i++)
 		made_put(gone[i]);
@@ -197,7 +199,7 @@ static void forget(struct sf_mades *mades, const struct sf_made *made)
 
 struct listing {
 	FILE *out;
-	bool any;
+	bool any, too_long;
 };
 
 /* As `qemu-img map --output=json` writes its own. */
@@ -209,7 +211,8 @@ static int list_change(void *opaque, uint64_t guest_off, uint64_t len, bool zero
 		list->any ? ",\n" : "[", (unsigned long long)guest_off, (unsigned long long)len, zero ? "true" : "false",
 		zero ? "false" : "true");
 	list->any = true;
-	return ftello(list->out) > MOST_TEXT ? -EFBIG : 0;
+	list->too_long = ftello(list->out) > MOST_TEXT;
+	return list->too_long ? -EFBIG : 0;
 }
 
 static uint64_t hash_of(const char *text, size_t len)
@@ -231,7 +234,7 @@ static int make_text(struct sf_made *made, struct q2_view *view, struct q2_view 
 	made->charged = made->len;
 	if (atomic_fetch_add(&texts, made->charged) + made->charged > MOST_TEXTS && rc == 0)
 		rc = vs_err_set(err, -EFBIG, "the lists of what changed that are open take more than %u MiB", MOST_TEXTS >> 20);
-	else if (rc == -EFBIG)
+	else if (list.too_long)
 		vs_err_set(err, rc, "the list of what changed would take more than %u MiB", MOST_TEXT >> 20);
 	made->layout = hash_of(made->text, made->len);
 	return rc;
@@ -337,7 +340,8 @@ struct both {
 	/* how it went */
 	struct sf_view *view;
 	bool outer_stale; /* it is the outer view that has to be opened anew */
-	int64_t last;     /* not 0: how it ends, whatever the views are */
+	int64_t last;     /* not 0: how it ends, whatever the views are, */
+	struct vs_err why; /* and why */
 };
 
 /* Errors after which a view is opened anew. */
@@ -360,6 +364,8 @@ static int64_t with_before(struct sf_view *before, void *opaque, struct vs_err *
 	int64_t rc = both->use(both, both->view->q2, before->q2, err);
 
 	both->outer_stale = is_views_fault(rc) && is_views_fault(check_view(both->view->q2, both->waiter, NULL));
+	if (both->outer_stale)
+		both->last = 0;
 	return both->outer_stale || both->last ? 0 : rc;
 }
 
@@ -375,7 +381,8 @@ static int64_t with_view(struct sf_view *view, void *opaque, struct vs_err *err)
 	}
 	both->view = view;
 	both->outer_stale = false;
-	rc = sf_image_use(file->before, both->waiter, &file->before_edition, with_before, both, err);
+	both->why = (struct vs_err){0};
+	rc = sf_image_use(file->before, both->waiter, &file->before_edition, with_before, both, &both->why);
 	if (both->outer_stale)
 		return vs_err_set(err, -ESTALE, "a file that it stands on is another one by now");
 	if (rc < 0)
@@ -387,6 +394,8 @@ static int64_t use_both(struct both *both, struct vs_err *err)
 {
 	int64_t rc = sf_image_use(both->file->image, both->waiter, &both->file->edition, with_view, both, err);
 
+	if (both->last && err && both->why.code)
+		*err = both->why;
 	return both->last ? both->last : rc;
 }
 
@@ -476,7 +485,12 @@ static int current_made(struct both *both, struct q2_view *view, struct q2_view 
 			return rc;
 		if (is_another(file, made)) {
 			made_put(made);
-			both->last = vs_err_set(err, -ESTALE, "what it is made of is another one by now, or laid out otherwise: open it anew");
+			rc = check_view(view, both->waiter, err); /* by a view that is as it should be, that is so for good */
+			if (rc == 0 && before)
+				rc = check_view(before, both->waiter, err);
+			if (rc < 0)
+				return rc;
+			both->last = vs_err_set(&both->why, -ESTALE, "what it is made of is another one by now, or laid out otherwise: open it anew");
 			return (int)both->last;
 		}
 		atomic_fetch_add(&made->refs, 1);
@@ -511,7 +525,7 @@ static int64_t read_made(struct both *both, struct q2_view *view, struct q2_view
 	}
 	if (is_layouts_fault(n, both, view, before)) {
 		forget(both->file->owner, made);
-		both->last = n;
+		both->last = vs_err_set(&both->why, (int)n, "the map of '%s' is not what it was", q2_view_path(view, 0));
 	}
 	made_put(made);
 	return n;
@@ -547,6 +561,13 @@ static int measure(struct sf_mades *mades, const struct sf_key *key, const char 
 		made_put(made);
 	}
 	return rc;
+}
+
+bool sf_made_is_us(pid_t tid)
+{
+	vs_autofree char *path = xasprintf("/proc/self/task/%d", (int)tid);
+
+	return tid > 0 && access(path, F_OK) == 0;
 }
 
 static int64_t measure_both(struct both *both, struct q2_view *view, struct q2_view *before, struct vs_err *err)

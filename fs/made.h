@@ -22,8 +22,8 @@ struct sf_made;
 struct sf_made_file;
 
 #define SF_MADE_RECENT 8
-/* Units of q2_work for one question of a made file: some 40 seconds, or 30 TiB of disk in single clusters of 64 KiB. */
-#define SF_MAKE_WORK (UINT64_C(1) << 31)
+/* Units of q2_work for one question of a made file: some 20 seconds, or 15 TiB of disk in single clusters of 64 KiB. */
+#define SF_MAKE_WORK (UINT64_C(1) << 30)
 
 struct sf_mades {
 	struct sf_images *images; /* borrowed */
@@ -51,6 +51,9 @@ uint64_t sf_made_file_size(const struct sf_made_file *file);
 int64_t sf_made_read(struct sf_made_file *file, struct sf_waiter *waiter, char *buf, size_t len, uint64_t off, struct vs_err *err);
 /* In the domain's log, as sf_image_complain(). */
 void sf_made_complain(struct sf_made_file *file, const char *doing, int code, const struct vs_err *err);
+
+/* Is it a thread of this process that asks? vm/ may come by one of these files, and is not to wait for what may wait for it. */
+bool sf_made_is_us(pid_t tid);
 
 /* Bytes of the file at @place. Keeps nobody from writing to its images meanwhile. */
 int sf_made_stat(struct sf_mades *mades, const struct sf_place *place, struct sf_waiter *waiter, uint64_t *size, struct vs_err *err);

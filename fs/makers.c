@@ -38,8 +38,10 @@ static struct sf_making *next_locked(struct sf_makers *makers)
 		pthread_cond_wait(&makers->wake, &makers->lock);
 	makers->n_idle--;
 	next = STAILQ_FIRST(&makers->queue);
-	if (next)
+	if (next) {
 		STAILQ_REMOVE_HEAD(&makers->queue, link);
+		makers->n_queued--;
+	}
 	return next;
 }
 
@@ -71,12 +73,13 @@ int sf_makers_hand(struct sf_makers *makers, struct sf_req *r, sf_maker_op *op, 
 
 	*making = (struct sf_making){.r = *r, .op = op, .asked = *asked};
 	pthread_mutex_lock(&makers->lock);
-	if (!makers->n_idle && makers->n_threads < SF_MAKERS &&
+	if (makers->n_queued >= makers->n_idle && makers->n_threads < SF_MAKERS &&
 	    !pthread_create(&makers->threads[makers->n_threads], NULL, maker_thread, makers))
 		makers->n_threads++;
 	any = makers->n_threads > 0;
 	if (any) {
 		STAILQ_INSERT_TAIL(&makers->queue, making, link);
+		makers->n_queued++;
 		pthread_cond_signal(&makers->wake);
 	}
 	pthread_mutex_unlock(&makers->lock);

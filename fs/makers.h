@@ -3,7 +3,7 @@
 /*
  * makers.h: threads that answer what takes a walk through a map, so that the threads which take requests are free for all else.
  *
- * An image can be made that takes any time to walk. What is made of it waits here for its turn then, and nothing else does.
+ * An image can be made that takes any time to walk. What is made of images waits here for its turn then, and nothing else does.
  * Threads: sf_makers_hand() from any that takes requests.
  */
 #ifndef VS_MAKERS_H
@@ -22,7 +22,7 @@ struct sf_makers {
 	/* guarded by lock */
 	STAILQ_HEAD(, sf_making) queue;
 	pthread_t threads[SF_MAKERS];
-	unsigned n_threads, n_idle;
+	unsigned n_threads, n_idle, n_queued;
 	bool stopping;
 };
 

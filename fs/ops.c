@@ -117,7 +117,7 @@ int sf_op_getattr(struct sf_req *r, fuse_ino_t id, const struct fuse_file_info *
 
 	if (rc < 0)
 		return rc;
-	if (sf_kind_is_made(key.kind))
+	if (sf_kind_is_made(key.kind) && !sf_made_is_us(fuse_req_ctx(r->req)->pid))
 		return sf_makers_hand(&r->fs->makers, r, getattr_made, &(struct sf_asked){.id = id});
 	return getattr_there(r, id, fi);
 }

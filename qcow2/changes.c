@@ -53,13 +53,29 @@ static bool is_whole(const struct collect *to, const struct q2_found *found)
 	       (found->x.len == cluster || (found->x.len == left && found->layer->size == to->size));
 }
 
+static const struct q2_stamp *stamp_of(const struct q2_found *found)
+{
+	return found->x.file == found->layer->data_file ? &found->layer->data_stamp : &found->layer->stamp;
+}
+
+/* However the file system has cut it, data of one file that lies together is one part. */
+static bool goes_on(const struct q2_part *last, const struct q2_found *found)
+{
+	const struct q2_stamp *stamp = stamp_of(found);
+
+	return last->kind == Q2_DATA && last->dev == stamp->dev && last->ino == stamp->ino && last->host_off + last->len == found->x.host_off;
+}
+
 static int collect_one(void *opaque, const struct q2_found *found)
 {
 	struct collect *to = opaque;
 	struct q2_part *p, *last = to->to->n ? &to->to->v[to->to->n - 1] : NULL;
-	const struct q2_stamp *stamp;
 
 	if (found->x.kind == Q2_ZERO && last && last->kind == Q2_ZERO) {
+		last->len += found->x.len;
+		return 0;
+	}
+	if (found->x.kind == Q2_DATA && last && goes_on(last, found)) {
 		last->len += found->x.len;
 		return 0;
 	}
@@ -71,9 +87,8 @@ static int collect_one(void *opaque, const struct q2_found *found)
 	*p = (struct q2_part){ .off = found->x.guest_off, .len = found->x.len, .kind = found->x.kind };
 	if (found->x.kind == Q2_ZERO)
 		return 0;
-	stamp = found->x.file == found->layer->data_file ? &found->layer->data_stamp : &found->layer->stamp;
-	p->dev = stamp->dev;
-	p->ino = stamp->ino;
+	p->dev = stamp_of(found)->dev;
+	p->ino = stamp_of(found)->ino;
 	p->host_off = found->x.host_off;
 	p->max_len = found->x.max_len;
 	p->whole = is_whole(to, found);
@@ -123,10 +138,36 @@ static int tell(const struct q2_part *p, uint64_t off, uint64_t len, bool change
 	return each(opaque, &change);
 }
 
-/* Up to @end. Where the view before has come to its end it goes on as zeros. */
+/* What @b is at @off against the view before, up to *to. @k: where that is, so far. Where it has come to its end it goes on as zeros. */
+static bool is_changed(const struct q2_changes *c, const struct q2_part *b, size_t *k, uint64_t off, uint64_t *to)
+{
+	const struct q2_part *a;
+
+	while (*k < c->was.n && c->was.v[*k].off + c->was.v[*k].len <= off)
+		++*k;
+	a = *k < c->was.n ? &c->was.v[*k] : NULL;
+	if (a && a->off + a->len < *to)
+		*to = a->off + a->len;
+	return a ? !is_same(a, b, off) : b->kind != Q2_ZERO;
+}
+
+/* A compressed cluster is told as a whole, however what was there before is cut. */
+static int compare_whole(struct q2_changes *c, const struct q2_part *b, size_t *k, q2_change_fn *each, void *opaque)
+{
+	uint64_t off, to, end = b->off + b->len;
+	bool changed = false;
+
+	for (off = b->off; off < end; off = to) {
+		to = end;
+		changed |= is_changed(c, b, k, off, &to);
+	}
+	return tell(b, b->off, b->len, changed, each, opaque);
+}
+
+/* Up to @end. */
 static int compare(struct q2_changes *c, uint64_t end, q2_change_fn *each, void *opaque)
 {
-	const struct q2_part *b, *a;
+	const struct q2_part *b;
 	size_t i, k = 0;
 	int rc = 0;
 
@@ -135,12 +176,16 @@ static int compare(struct q2_changes *c, uint64_t end, q2_change_fn *each, void 
 
 		b = &c->now.v[i];
 		stop = b->off + b->len < end ? b->off + b->len : end;
+		if (b->whole && stop == b->off + b->len) {
+			rc = compare_whole(c, b, &k, each, opaque);
+			continue;
+		}
 		for (off = b->off; off < stop && !rc; off = to) {
-			while (k < c->was.n && c->was.v[k].off + c->was.v[k].len <= off)
-				k++;
-			a = k < c->was.n ? &c->was.v[k] : NULL;
-			to = a && a->off + a->len < stop ? a->off + a->len : stop;
-			rc = tell(b, off, to - off, a ? !is_same(a, b, off) : b->kind != Q2_ZERO, each, opaque);
+			bool changed;
+
+			to = stop;
+			changed = is_changed(c, b, &k, off, &to);
+			rc = tell(b, off, to - off, changed, each, opaque);
 		}
 	}
 	return rc;

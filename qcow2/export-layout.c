@@ -40,9 +40,9 @@
 
 static atomic_size_t charged;
 
-bool q2_export_charge(size_t bytes)
+bool q2_export_charge(size_t bytes, bool spare)
 {
-	bool fits = atomic_fetch_add(&charged, bytes) + bytes <= MOST_LAYOUTS;
+	bool fits = atomic_fetch_add(&charged, bytes) + bytes <= (spare ? MOST_LAYOUTS / 2 : MOST_LAYOUTS);
 
 	if (!fits)
 		atomic_fetch_sub(&charged, bytes);
@@ -240,7 +240,7 @@ static int add_slice(struct q2_export *x, size_t *room, uint32_t idx, const stru
 	if (x->n_slices == *room) {
 		if (x->charged + more * sizeof(*v) > MOST_LAYOUT)
 			return -EFBIG;
-		if (!q2_export_charge(more * sizeof(*v)))
+		if (!q2_export_charge(more * sizeof(*v), false))
 			return -ENOBUFS;
 		x->charged += more * sizeof(*v);
 		v = realloc(x->slices, (*room + more) * sizeof(*v));

@@ -118,7 +118,7 @@ static void keep_recent(struct q2_export *x, struct q2_detail *d)
 {
 	size_t bytes = detail_bytes(x, d);
 
-	if (!q2_export_charge(bytes))
+	if (!q2_export_charge(bytes, true))
 		return;
 	d->charged = bytes;
 	pthread_mutex_lock(&x->lock);

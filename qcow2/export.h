@@ -81,7 +81,7 @@ int q2_export_spell(const struct q2_export *x, size_t slice, struct q2_view *vie
 void q2_detail_free(struct q2_detail *d);
 
 /* Of what layouts may take, for the whole process: is there so much left? Then it is taken. */
-bool q2_export_charge(size_t bytes);
+bool q2_export_charge(size_t bytes, bool spare); /* @spare: it is of use, and nothing depends on it: of one half only */
 void q2_export_uncharge(size_t bytes);
 
 #endif

@@ -402,7 +402,7 @@ static void look_for_lasting_hole(struct q2_layer *l, struct q2_extent *x)
 		x->len = from - x->host_off;
 	else if (to > x->host_off)
 		x->len = to - x->host_off;
-	if (from > x->host_off || e.unwritten)
+	if (from > x->host_off || (e.unwritten && to > x->host_off))
 		x->kind = Q2_ZERO;
 }
 

@@ -798,22 +798,6 @@ def left_standing(lab, running, targets):
         h.define()
 
 
-@case("row 31: a record alone names another domain's file with <backingStore>", SHUT_OFF[:1])
-def recorded_beneath(lab, running, targets):
-    g, h = lab.guest(False, ONE, "ab"), lab.guest(False, ONE, None)
-    beneath = "<backingStore type='file'><format type='qcow2'/><source file='%s'/><backingStore/></backingStore><target dev='vda'" % g.file("vda", "a")
-    h.define(h.xml().replace("<target dev='vda'", beneath))
-    h.snap("q")
-    h.flush()
-    h.define()
-    if g.file("vda", "a") not in virsh(["snapshot-dumpxml", h.name, "q"]):
-        raise Wrong("the record does not say so")
-    time.sleep(LOOK)
-    lab.refused(g, "commit a", NO, h.name)
-    lab.intact(g)
-    virsh(["snapshot-delete", h.name, "q", "--metadata"])
-
-
 @case("row 34: a chain that only QEMU has told of", RUNNING[1:])
 def told_by_qemu(lab, running, targets):
     """The template lies where no definition says, so only the live one names it: what was shown is shown when the guest is off."""

@@ -10,6 +10,7 @@ compares everything that is left with the books.
 import collections
 import os
 import re
+import shutil
 import sys
 
 sys.dont_write_bytecode = True
@@ -773,6 +774,7 @@ def base_out_of_sight(c):
     c.do('delete a', None)
     c.do('delete b', None)
     other.remove()
+    shutil.rmtree(far)  # what stands there on what is gone would be in everybody's way, now that it has been seen
 
 
 HISTORIES = (

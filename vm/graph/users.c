@@ -85,7 +85,7 @@ static bool is_difference(const struct vm_graph *g, size_t a, size_t b, uint64_t
 	const struct vm_graph_snap *x = &g->snaps[a], *y = &g->snaps[b];
 	uint64_t from = vm_graph_snapdisk(g, x)->ino, to = vm_graph_snapdisk(g, y)->ino;
 
-	return x->domain == y->domain && from && to && (vm_ino_made(to, from, "qcow2") == ino || vm_ino_made(to, from, "json") == ino);
+	return from && to && !strcmp(vm_graph_snapdisk(g, x)->target, vm_graph_snapdisk(g, y)->target) && (vm_ino_made(to, from, "qcow2") == ino || vm_ino_made(to, from, "json") == ino);
 }
 
 size_t vm_graph_exposed(const struct vm_graph *g, uint64_t ino, size_t snaps[2])
@@ -99,8 +99,8 @@ size_t vm_graph_exposed(const struct vm_graph *g, uint64_t ino, size_t snaps[2])
 		}
 	}
 	for (size_t i = 0; i < g->n_snaps; i++)
-		for (size_t k = 0; k < g->n_snaps; k++)
-			if (i != k && is_difference(g, i, k, ino)) {
+		for (size_t k = i + 1; k < g->n_snaps && g->snaps[k].domain == g->snaps[i].domain; k++) /* a domain's are together */
+			if (is_difference(g, i, k, ino) || is_difference(g, k, i, ino)) {
 				snaps[0] = i;
 				snaps[1] = k;
 				return 2;

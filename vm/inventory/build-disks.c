@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-#include <errno.h>
 #include <string.h>
 
 #include "vm/inventory/build.h"
@@ -234,53 +233,6 @@ static void draw_saved(struct vm_build *sk, const struct vm_observed_domain *k, 
 	end_besides(sk, d, &list);
 }
 
-/* It is on the chain of a disk, or of what a record says was frozen. */
-static bool is_own(struct vm_build *sk, const struct vm_observed_domain *k, const struct vm_draft *d, int file)
-{
-	if (in_live_chains(sk, d, file))
-		return true;
-	for (size_t i = 0; i < k->n_list; i++) {
-		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_observed_record_xml(k->list[i]->record) : NULL;
-
-		for (size_t n = 0; xml && n < xml->n_disks; n++) {
-			int layer = xml->disks[n].frozen ? vm_build_file(sk, &xml->disks[n].frozen->source, d->gate) : VM_NO_FILE;
-
-			for (size_t depth = 0; layer != VM_NO_FILE && depth < VM_CHAIN_MAX; depth++) {
-				if (vm_build_same(sk, layer, file))
-					return true;
-				layer = sk->chains.fact[layer].below;
-			}
-		}
-	}
-	return false;
-}
-
-/* What a record names with <backingStore>, and no header does: a revert would start QEMU on it. What it says of the domain's own files is of the
- * time before they were merged, most often; those are known by their headers. */
-static void draw_recorded(struct vm_build *sk, const struct vm_observed_domain *k, const struct vm_draft *d)
-{
-	struct besides list = {0};
-
-	for (size_t i = 0; i < k->n_list; i++) {
-		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_observed_record_xml(k->list[i]->record) : NULL;
-
-		for (size_t n = 0; xml && n < xml->n_disks; n++) {
-			const struct vm_xml_disk *frozen = xml->disks[n].frozen;
-
-			for (size_t m = 0; frozen && m < frozen->n_below; m++) {
-				int file = vm_build_file(sk, &frozen->below[m], d->gate);
-
-				if (file == VM_NO_FILE || sk->chains.fact[file].error == -ENOENT || is_own(sk, k, d, file))
-					continue;
-				add_besides(sk, &list, (struct vm_fact_disk){
-					.target = vm_arena_printf(&sk->arena, "%s, by the <backingStore> in the record of snapshot '%s'", frozen->target, xml->name),
-					.top = file, .format = frozen->below[m].format });
-			}
-		}
-	}
-	end_besides(sk, d, &list);
-}
-
 /* The configuration of a domain that is shut off. */
 static void draw_contradictions(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
@@ -312,5 +264,4 @@ void vm_build_disks(struct vm_build *sk, const struct vm_observed_domain *k, str
 	draw_contradictions(sk, k, d);
 	draw_config(sk, k, d);
 	draw_saved(sk, k, d);
-	draw_recorded(sk, k, d);
 }

@@ -101,7 +101,7 @@ static void note_file(const struct vm_dirs_file *file, void *opaque)
 	}
 }
 
-static void scan(struct volumes *v, const char *dir, const char *pool)
+static void scan(struct volumes *v, const char *dir, const char *pool, bool named)
 {
 	struct vs_err err = {0};
 	int r;
@@ -111,14 +111,14 @@ static void scan(struct volumes *v, const char *dir, const char *pool)
 	mark(&v->dirs, dir);
 	v->pool = pool;
 	r = vm_dirs_list(v->s->dirs, dir, false, note_file, v);
-	if (r == 0 || r == -ENOENT || r == -ENOTDIR)
+	if (r == 0 || r == -ENOENT || r == -ENOTDIR || !named)
 		return;
 	vs_err_set(&err, r, "the directory cannot be listed: %s", strerror(-r));
 	vm_drafts_unknown(v->set, r, err.msg, "an image in '%s'", dir);
 }
 
 /* The directory of an image; not /dev, where nothing lies that could be an overlay without our knowing. */
-static void scan_dir_of(struct volumes *v, const char *path)
+static void scan_dir_of(struct volumes *v, const char *path, bool named)
 {
 	vs_autofree char *dir = xstrdup(path);
 	char *slash = strrchr(dir, '/');
@@ -127,17 +127,17 @@ static void scan_dir_of(struct volumes *v, const char *path)
 		return;
 	*slash = '\0';
 	vm_dirs_remember(v->s->dirs, dir);
-	scan(v, dir, NULL);
+	scan(v, dir, NULL, named);
 }
 
-/* By the name that is used, and where that leads: the links on the way may go. */
+/* By the name that is used, and where that leads: the links on the way may go. What nobody names need not be listable. */
 static void scan_beside(struct volumes *v, const char *path)
 {
 	vs_autofree char *real = realpath(path, NULL);
 
-	scan_dir_of(v, path);
+	scan_dir_of(v, path, true);
 	if (real && strcmp(real, path) != 0)
-		scan_dir_of(v, real);
+		scan_dir_of(v, real, false);
 }
 
 /* Where images of domains have lain, and nobody names one now. One that cannot be listed any more tells nothing, and hinders nobody. */
@@ -161,7 +161,7 @@ static void scan_pools(struct volumes *v, const struct vm_pools *pools)
 		const struct vm_pool *pool = &pools->pools[i];
 
 		if (pool->dir)
-			scan(v, pool->dir, pool->name);
+			scan(v, pool->dir, pool->name, true);
 		v->pool = pool->name;
 		for (size_t k = 0; k < pool->n_volumes; k++)
 			vm_dirs_list(v->s->dirs, pool->volumes[k], true, note_file, v);

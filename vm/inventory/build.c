@@ -410,7 +410,7 @@ void vm_build_draw(struct vm_build *sk)
 	sk->set = (struct vm_drafts){ .arena = &sk->arena, .chains = &sk->chains, .memory = sk->memory,
 				      .ask_locks = sk->observed->jobs };
 	sk->set.drafts = vm_arena_calloc(&sk->arena, n, sizeof(*sk->set.drafts));
-	sk->extra_room = 4 * n; /* see build-disks.c */
+	sk->extra_room = 3 * n; /* see build-disks.c */
 	sk->set.extra = sk->extra = vm_arena_calloc(&sk->arena, sk->extra_room, sizeof(*sk->extra));
 	sk->around = gate_around(sk);
 	sk->set.n = n;

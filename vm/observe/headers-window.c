@@ -5,9 +5,8 @@
  *
  * A guest may stand on a file of a virt-snapfs mount, ours or another one ("boot a throw-away guest from Monday"). We never open
  * such a file: a read of our own mount could wait for the very thread that asks. To stat it is safe, for that is answered from the
- * inventory in place; and its inode number, which is the same at every mount, tells which snapshot's disk it shows. That a file
- * is
- * one is seen from its device number, of which /proc/self/mountinfo says whose it is.
+ * inventory in place (vm_header_stamp() asks for no size of what is made there); and its inode number, which is the same at every mount, tells
+ * which snapshot's disk it shows, or was made of. That a file is one is seen from its device number, of which /proc/self/mountinfo says whose it is.
  *
  * A loop device shows a file, and the kernel says which; so do its partitions, and what device-mapper and the like make of it. Of
  * those over several loop devices one file is told, and that there are more.
