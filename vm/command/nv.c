@@ -445,12 +445,8 @@ static bool is_inside(const struct vm_nv_file *file, const struct vm_meta_id *id
 /* What becomes of it with that snapshot. */
 enum fate { STAYS, UNCHANGED, COMES_BACK };
 
-static enum fate fate_of(const struct vm_context *cx, const struct vm_nv_file *file, const struct vm_meta_nv *nv, const struct vm_meta_id *id)
+static enum fate fate_of(const struct vm_nv_file *file, const struct vm_meta_nv *nv, const struct vm_meta_id *id)
 {
-	const struct vm_meta_snapshot *said = vm_meta_find(cx->meta, id);
-
-	if (!nv && said && said->ours && file->path && access(file->path, F_OK) < 0 && errno == ENOENT)
-		return UNCHANGED; /* there were none when we took it, or they would have been copied */
 	if (is_inside(file, id) || (!nv && since(file, id) == UNTOUCHED))
 		return UNCHANGED;
 	return file->path && is_whole(nv) ? COMES_BACK : STAYS;
@@ -513,7 +509,7 @@ int vm_nv_check(const struct vm_context *cx, const struct vm_snapshot *s, bool f
 
 	for (size_t i = 0; r == 0 && i < files.n; i++) {
 		const struct vm_meta_nv *nv = vm_meta_nv(cx->meta, &id, files.v[i].what);
-		enum fate fate = fate_of(cx, &files.v[i], nv, &id);
+		enum fate fate = fate_of(&files.v[i], nv, &id);
 
 		if (fate == COMES_BACK)
 			r = check_target(cx, &files.v[i], nv, err);
@@ -531,7 +527,7 @@ void vm_nv_tell(struct vm_context *cx, const struct vm_meta_id *id)
 		return;
 	for (size_t i = 0; i < files.n; i++) {
 		const struct vm_meta_nv *nv = vm_meta_nv(cx->meta, id, files.v[i].what);
-		enum fate fate = fate_of(cx, &files.v[i], nv, id);
+		enum fate fate = fate_of(&files.v[i], nv, id);
 
 		if (fate == COMES_BACK)
 			vm_context_say(cx, "would put back its %s from '%s'", files.v[i].phrase, nv->path);
@@ -612,7 +608,7 @@ int vm_nv_stage(struct vm_context *cx, const struct vm_meta_id *id, struct vm_nv
 		const struct vm_meta_nv *nv = vm_meta_nv(cx->meta, id, files.v[i].what);
 		struct vm_nv_one *one = &staged->v[staged->n];
 
-		if (fate_of(cx, &files.v[i], nv, id) != COMES_BACK)
+		if (fate_of(&files.v[i], nv, id) != COMES_BACK)
 			continue;
 		*one = (struct vm_nv_one){ .phrase = files.v[i].phrase };
 		r = stage_one(cx, id, files.v[i].path, nv, one, making, err);
@@ -635,7 +631,7 @@ int vm_nv_put_back(struct vm_context *cx, const struct vm_meta_id *id, const str
 	int r = list_files(cx, id->name, &files, err);
 
 	for (size_t i = 0; r == 0 && i < files.n; i++)
-		if (fate_of(cx, &files.v[i], vm_meta_nv(cx->meta, id, files.v[i].what), id) == STAYS)
+		if (fate_of(&files.v[i], vm_meta_nv(cx->meta, id, files.v[i].what), id) == STAYS)
 			vm_context_say(cx, "its %s stay as they are now", files.v[i].phrase);
 	for (size_t i = 0; r == 0 && i < staged->n; i++) {
 		r = put_back(staged->v[i].fresh, staged->v[i].target, err);
