@@ -7,11 +7,6 @@
 
 #include "bytes.h"
 
-#define OFFSET_MASK UINT64_C(0x00fffffffffffe00)
-#define COPIED      (UINT64_C(1) << 63)
-#define COMPRESSED  (UINT64_C(1) << 62)
-#define ZERO_FLAG   UINT64_C(1)
-
 const char *q2_bad_text(enum q2_bad bad)
 {
 	switch (bad) {
@@ -31,7 +26,7 @@ const char *q2_bad_text(enum q2_bad bad)
 
 uint64_t q2_l1_decode(const struct q2_geometry *g, uint64_t l1_entry, bool *aligned)
 {
-	uint64_t off = l1_entry & OFFSET_MASK;
+	uint64_t off = l1_entry & Q2_ENTRY_OFFSET;
 
 	*aligned = !(off & ((UINT64_C(1) << g->cluster_bits) - 1));
 	return off;
@@ -68,15 +63,24 @@ static int push_bad(const struct q2_geometry *g, struct q2_runs *r, uint32_t uni
 	return push(g, r, unit, Q2_RUN_BAD, entry, why);
 }
 
-static int push_compressed(const struct q2_geometry *g, struct q2_runs *r, uint32_t unit, uint64_t entry)
+/* Where the stream is; gives the most bytes that it has. */
+static uint32_t decode_stream(const struct q2_geometry *g, uint64_t entry, uint64_t *host_off)
 {
 	unsigned x = 62 - (g->cluster_bits - 8);
-	uint64_t off = entry & ((UINT64_C(1) << x) - 1);
 	uint64_t sectors = ((entry >> x) & ((UINT64_C(1) << (g->cluster_bits - 8)) - 1)) + 1;
+
+	*host_off = entry & ((UINT64_C(1) << x) - 1);
+	return (uint32_t)(sectors * 512 - (*host_off & 511));
+}
+
+static int push_compressed(const struct q2_geometry *g, struct q2_runs *r, uint32_t unit, uint64_t entry)
+{
+	uint64_t off;
+	uint32_t len = decode_stream(g, entry, &off);
 
 	if (g->data_file)
 		return push_bad(g, r, unit, entry, Q2_BAD_COMPRESSED_DATA_FILE);
-	return push(g, r, unit, Q2_RUN_COMPRESSED, off, (uint32_t)(sectors * 512 - (off & 511)));
+	return push(g, r, unit, Q2_RUN_COMPRESSED, off, len);
 }
 
 /* A host offset that is to be used must be aligned, and in an external data file it must be the guest's. */
@@ -96,19 +100,19 @@ static int check_offset(const struct q2_geometry *g, uint64_t off, uint64_t gues
 static int compile_standard(const struct q2_geometry *g, uint64_t entry, uint32_t unit, uint64_t guest_off,
 			    struct q2_runs *r)
 {
-	uint64_t off = entry & OFFSET_MASK;
+	uint64_t off = entry & Q2_ENTRY_OFFSET;
 	enum q2_bad why;
 
-	if (entry & COMPRESSED)
+	if (entry & Q2_ENTRY_COMPRESSED)
 		return push_compressed(g, r, unit, entry);
-	if (entry & ZERO_FLAG) {
+	if (entry & Q2_ENTRY_ZERO) {
 		if (!g->v3)
 			return push_bad(g, r, unit, entry, Q2_BAD_ZERO_V2);
 		if (off && check_offset(g, off, guest_off, &why))
 			return push_bad(g, r, unit, entry, why);
 		return push(g, r, unit, Q2_RUN_ZERO, 0, 0);
 	}
-	if (!off && !(g->data_file && (entry & COPIED)))
+	if (!off && !(g->data_file && (entry & Q2_ENTRY_COPIED)))
 		return push(g, r, unit, Q2_RUN_UNALLOCATED, 0, 0);
 	if (check_offset(g, off, guest_off, &why))
 		return push_bad(g, r, unit, entry, why);
@@ -118,14 +122,14 @@ static int compile_standard(const struct q2_geometry *g, uint64_t entry, uint32_
 static int compile_extended(const struct q2_geometry *g, uint64_t entry, uint64_t bitmap, uint32_t unit,
 			    uint64_t guest_off, struct q2_runs *r)
 {
-	uint64_t off = entry & OFFSET_MASK;
+	uint64_t off = entry & Q2_ENTRY_OFFSET;
 	uint32_t allocated = (uint32_t)bitmap, zero = (uint32_t)(bitmap >> 32);
-	bool has_cluster = off || (g->data_file && (entry & COPIED));
+	bool has_cluster = off || (g->data_file && (entry & Q2_ENTRY_COPIED));
 	enum q2_bad why;
 	int rc = 0;
 	unsigned i;
 
-	if (entry & COMPRESSED)
+	if (entry & Q2_ENTRY_COMPRESSED)
 		return push_compressed(g, r, unit, entry);
 	if ((allocated & zero) || (allocated && !has_cluster))
 		return push_bad(g, r, unit, entry, Q2_BAD_SUBCLUSTERS);
@@ -178,6 +182,50 @@ int q2_l2_compile(const struct q2_geometry *g, const uint8_t *buf, uint32_t firs
 		}
 	}
 	return rc;
+}
+
+static enum q2_run_kind bad(struct q2_entry *e, uint64_t entry, enum q2_bad why)
+{
+	e->host_off = entry;
+	e->len = why;
+	return Q2_RUN_BAD;
+}
+
+static enum q2_run_kind kind_standard(const struct q2_geometry *g, uint64_t entry, struct q2_entry *e)
+{
+	if (entry & Q2_ENTRY_ZERO && !g->v3)
+		return bad(e, entry, Q2_BAD_ZERO_V2);
+	if (e->host_off & ((UINT64_C(1) << g->cluster_bits) - 1))
+		return bad(e, entry, Q2_BAD_MISALIGNED);
+	e->stored = entry & Q2_ENTRY_ZERO || !e->host_off ? 0 : UINT32_MAX;
+	return e->stored ? Q2_RUN_DATA : entry & Q2_ENTRY_ZERO ? Q2_RUN_ZERO : Q2_RUN_UNALLOCATED;
+}
+
+static enum q2_run_kind kind_extended(const struct q2_geometry *g, uint64_t entry, uint64_t bitmap, struct q2_entry *e)
+{
+	uint32_t zero = (uint32_t)(bitmap >> 32);
+
+	e->stored = (uint32_t)bitmap;
+	if ((e->stored & zero) || (e->stored && !e->host_off))
+		return bad(e, entry, Q2_BAD_SUBCLUSTERS);
+	if (e->host_off & ((UINT64_C(1) << g->cluster_bits) - 1))
+		return bad(e, entry, Q2_BAD_MISALIGNED);
+	return e->stored ? Q2_RUN_DATA : zero ? Q2_RUN_ZERO : Q2_RUN_UNALLOCATED;
+}
+
+struct q2_entry q2_entry_decode(const struct q2_geometry *g, uint64_t entry, uint64_t bitmap)
+{
+	struct q2_entry e = { .host_off = entry & Q2_ENTRY_OFFSET };
+
+	if (entry & Q2_ENTRY_COMPRESSED) {
+		e.kind = Q2_RUN_COMPRESSED;
+		e.len = decode_stream(g, entry, &e.host_off);
+	} else if (g->extended_l2) {
+		e.kind = kind_extended(g, entry, bitmap, &e);
+	} else {
+		e.kind = kind_standard(g, entry, &e);
+	}
+	return e;
 }
 
 size_t q2_runs_find(const struct q2_run *v, size_t n, uint32_t unit)

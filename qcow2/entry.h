@@ -15,6 +15,11 @@
 
 #include "base.h"
 
+#define Q2_ENTRY_OFFSET     UINT64_C(0x00fffffffffffe00)
+#define Q2_ENTRY_COPIED     (UINT64_C(1) << 63)
+#define Q2_ENTRY_COMPRESSED (UINT64_C(1) << 62)
+#define Q2_ENTRY_ZERO       UINT64_C(1)
+
 enum q2_run_kind {
 	Q2_RUN_UNALLOCATED, /* ask the layer below */
 	Q2_RUN_ZERO,
@@ -74,6 +79,16 @@ uint64_t q2_l1_decode(const struct q2_geometry *g, uint64_t l1_entry, bool *alig
  */
 int q2_l2_compile(const struct q2_geometry *g, const uint8_t *buf, uint32_t first, uint32_t n_entries, uint64_t guest_off,
 		  struct q2_runs *runs);
+
+/* One entry by itself: what it says of its cluster, and what it keeps in use of the file. @bitmap: 0 without extended L2. Of images without an
+ * external data file. */
+struct q2_entry {
+	enum q2_run_kind kind; /* data: some or all of it is; zero: some of it may be unallocated */
+	uint64_t host_off;     /* data: of the cluster; compressed: of the stream; bad: the raw entry */
+	uint32_t len;          /* compressed: upper bound of the stream's bytes; bad: enum q2_bad */
+	uint32_t stored;       /* data: which subclusters are; without extended L2 all */
+};
+struct q2_entry q2_entry_decode(const struct q2_geometry *g, uint64_t entry, uint64_t bitmap);
 
 /* Index of the run that holds @unit; runs->n > 0 and runs->v[0].first <= unit. */
 size_t q2_runs_find(const struct q2_run *v, size_t n, uint32_t unit);

@@ -22,19 +22,13 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "hash.h"
 #include "map.h"
 #include "view.h"
 
 #define RAW_BITS 16
-#define MOST_LAYOUT (64u << 20)
 #define MOST_LAYOUTS (256u << 20)
-#define MOST_REFTABLE (8u << 20) /* QEMU's limits */
-#define MOST_L1 (32u << 20)
-#define COPIED (UINT64_C(1) << 63)
-#define COMPRESSED (UINT64_C(1) << 62)
-#define READS_ZERO UINT64_C(1)
 #define NO_CHANGE UINT64_C(1) /* a slice's hash */
-#define EXT_BACKING_FORMAT 0xe2792acau
 
 /* ---------------------------------------------------------------- memory */
 
@@ -76,13 +70,6 @@ struct sorting {
 	struct q2_detail *detail; /* NULL: only count */
 };
 
-static uint64_t mix(uint64_t h, uint64_t value)
-{
-	h ^= value;
-	h *= UINT64_C(0x9e3779b97f4a7c15);
-	return h ^ h >> 29;
-}
-
 static uint64_t stream_room(const struct q2_export *x, uint32_t len)
 {
 	uint64_t least = (UINT64_C(1) << x->bits) >> 12;
@@ -104,7 +91,7 @@ static uint64_t stream_place(const struct q2_export *x, uint64_t at, uint32_t le
 static void end_run(struct sorting *s)
 {
 	if (s->run_n)
-		s->hash = mix(mix(mix(s->hash, s->run), s->run_first), s->run_n);
+		s->hash = q2_mix(q2_mix(q2_mix(s->hash, s->run), s->run_first), s->run_n);
 	s->run_n = 0;
 }
 
@@ -117,7 +104,7 @@ static void hash_run(struct sorting *s, enum kind kind, uint32_t guest, uint32_t
 	}
 	end_run(s);
 	if (kind == PACKED) {
-		s->hash = mix(mix(mix(s->hash, kind), guest), len);
+		s->hash = q2_mix(q2_mix(q2_mix(s->hash, kind), guest), len);
 		return;
 	}
 	s->run = kind;
@@ -147,9 +134,9 @@ static int put(struct sorting *s, enum kind kind, uint32_t guest, uint32_t n, ui
 	if (d && kind == PACKED && (d->n_streams == d->room || at + stream_room(s->x, len) > (uint64_t)slice->n_packed << s->x->bits))
 		return -ESTALE;
 	for (i = 0; d && kind == ZERO && i < n; i++)
-		d->entries[guest + i] = READS_ZERO;
+		d->entries[guest + i] = Q2_ENTRY_ZERO;
 	for (i = 0; d && kind == STORED && i < n; i++) {
-		d->entries[guest + i] = (slice->first + s->n_stored + i) << s->x->bits | COPIED;
+		d->entries[guest + i] = (slice->first + s->n_stored + i) << s->x->bits | Q2_ENTRY_COPIED;
 		d->stored[s->n_stored + i] = guest + i;
 	}
 	if (d && kind == PACKED)
@@ -229,7 +216,7 @@ static int sort_slice(struct sorting *s, struct q2_changes *changes, uint32_t id
 
 static uint64_t clusters_for(const struct q2_export *x, uint64_t bytes)
 {
-	return (bytes + (UINT64_C(1) << x->bits) - 1) >> x->bits;
+	return q2_clusters_for(x->bits, bytes);
 }
 
 static int add_slice(struct q2_export *x, size_t *room, uint32_t idx, const struct sorting *s)
@@ -238,7 +225,7 @@ static int add_slice(struct q2_export *x, size_t *room, uint32_t idx, const stru
 	struct q2_slice *v;
 
 	if (x->n_slices == *room) {
-		if (x->charged + more * sizeof(*v) > MOST_LAYOUT)
+		if (x->charged + more * sizeof(*v) > Q2_EXPORT_MOST)
 			return -EFBIG;
 		if (!q2_export_charge(more * sizeof(*v), false))
 			return -ENOBUFS;
@@ -266,7 +253,7 @@ static int count_slices(struct q2_export *x, struct q2_changes *changes, struct 
 		rc = sort_slice(&s, changes, idx, work, err);
 		if (rc || s.hash == NO_CHANGE)
 			continue;
-		x->layout = mix(mix(x->layout, idx), s.hash);
+		x->layout = q2_mix(q2_mix(x->layout, idx), s.hash);
 		rc = add_slice(x, &room, idx, &s);
 		if (rc == -EFBIG || rc == -ENOBUFS)
 			vs_err_set(err, rc, "the layout of an image of '%s' would take too much memory", q2_view_path(changes->view, 0));
@@ -299,7 +286,7 @@ static int place(struct q2_export *x, struct vs_err *err)
 		table = clusters_for(x, blocks * 8);
 	}
 	most_bits = packed ? stream_shift(x) : 55; /* of a host offset */
-	if (table << x->bits > MOST_REFTABLE || x->end > UINT64_C(1) << most_bits >> x->bits)
+	if (table << x->bits > Q2_MAX_REFTABLE_BYTES || x->end > UINT64_C(1) << most_bits >> x->bits)
 		return vs_err_set(err, -EFBIG, "QEMU would not open so large an image with clusters of %u bytes", 1u << x->bits);
 	data = x->data_first;
 	for (i = 0; i < x->n_slices; i++) {
@@ -311,36 +298,20 @@ static int place(struct q2_export *x, struct vs_err *err)
 
 static int write_head(struct q2_export *x, const char *backing, struct vs_err *err)
 {
-	size_t len = backing ? strlen(backing) : 0, at = Q2_EXPORT_HEADER;
-	uint8_t *h;
+	const struct q2_head head = {
+		.bits = x->bits,
+		.order = 4,
+		.zstd = x->zstd,
+		.size = x->size,
+		.l1_entries = x->l1_entries,
+		.l1_first = x->l1_first,
+		.rt_first = x->rt_first,
+		.rt_clusters = (uint32_t)(x->rb_first - x->rt_first),
+		.backing = backing,
+		.backing_format = Q2_FORMAT_RAW,
+	};
 
-	x->head_len = at + (backing ? 16 : 0) + 8 + len;
-	if (len > 1023 || x->head_len > (size_t)1 << x->bits)
-		return vs_err_set(err, -ENAMETOOLONG, "a name of %zu bytes for what it stands on does not fit into its header", len);
-	h = x->head = calloc(1, x->head_len);
-	if (!h)
-		return -ENOMEM;
-	q2_put32(h, 0x514649fb);
-	q2_put32(h + 4, 3);
-	q2_put64(h + 8, backing ? x->head_len - len : 0);
-	q2_put32(h + 16, (uint32_t)len);
-	q2_put32(h + 20, x->bits);
-	q2_put64(h + 24, x->size);
-	q2_put32(h + 36, x->l1_entries);
-	q2_put64(h + 40, x->l1_first << x->bits);
-	q2_put64(h + 48, x->rt_first << x->bits);
-	q2_put32(h + 56, (uint32_t)(x->rb_first - x->rt_first));
-	q2_put64(h + 72, x->zstd ? 1u << 3 : 0);
-	q2_put32(h + 96, 4);
-	q2_put32(h + 100, Q2_EXPORT_HEADER);
-	h[104] = x->zstd;
-	if (backing) {
-		q2_put32(h + at, EXT_BACKING_FORMAT);
-		q2_put32(h + at + 4, 3);
-		memcpy(h + at + 8, "raw", 3);
-		memcpy(h + x->head_len - len, backing, len);
-	}
-	return 0;
+	return q2_export_head(&head, &x->head, &x->head_len, err);
 }
 
 int q2_export_lay_out(struct q2_export *x, const struct q2_export_spec *spec, struct vs_err *err)
@@ -357,10 +328,10 @@ int q2_export_lay_out(struct q2_export *x, const struct q2_export_spec *spec, st
 	x->overlay = spec->before != NULL;
 	x->size = spec->view->size;
 	entries = (x->size + (UINT64_C(1) << q2_export_slice_shift(x)) - 1) >> q2_export_slice_shift(x);
-	if (entries * 8 > MOST_L1)
+	if (entries * 8 > Q2_MAX_L1_BYTES)
 		return vs_err_set(err, -EFBIG, "QEMU would not open an image of %u-byte clusters for so large a disk", 1u << x->bits);
 	x->l1_entries = (uint32_t)entries;
-	x->layout = mix(mix(mix(1, x->bits), x->zstd), x->size);
+	x->layout = q2_mix(q2_mix(q2_mix(1, x->bits), x->zstd), x->size);
 	rc = count_slices(x, &changes, spec->work, err);
 	q2_changes_fini(&changes);
 	if (!rc)
@@ -370,7 +341,7 @@ int q2_export_lay_out(struct q2_export *x, const struct q2_export_spec *spec, st
 	if (rc)
 		return rc;
 	for (i = 0; i < x->head_len; i++)
-		x->layout = mix(x->layout, x->head[i]);
+		x->layout = q2_mix(x->layout, x->head[i]);
 	if (!x->layout)
 		x->layout = 1;
 	return 0;
@@ -424,7 +395,7 @@ static void describe_streams(const struct q2_export *x, struct q2_detail *d)
 		uint64_t host = base + t->at;
 		uint64_t from = t->at >> x->bits, to = (t->at + t->len - 1) >> x->bits;
 
-		d->entries[t->guest] = COMPRESSED | sectors_more(host, t->len) << stream_shift(x) | host;
+		d->entries[t->guest] = Q2_ENTRY_COMPRESSED | sectors_more(host, t->len) << stream_shift(x) | host;
 		for (; from <= to; from++)
 			d->packed_refs[from]++;
 	}

@@ -19,8 +19,6 @@
 #include "view.h"
 #include "work.h"
 
-#define COPIED (UINT64_C(1) << 63)
-
 int q2_export_new(const struct q2_export_spec *spec, struct q2_export **out, struct vs_err *err)
 {
 	struct q2_export *x = calloc(1, sizeof(*x));
@@ -170,10 +168,7 @@ static size_t slice_of(const struct q2_export *x, uint64_t host)
 
 /* ---------------------------------------------------------------- tables */
 
-/* Bytes [into, into + len) of a row of big-endian numbers of @width bytes, each from @value. Within one cluster. */
-typedef uint64_t number_at(const void *opaque, uint64_t idx);
-
-static void fill_numbers(uint8_t *buf, size_t len, uint64_t into, unsigned width, number_at *value, const void *opaque)
+void q2_export_numbers(uint8_t *buf, size_t len, uint64_t into, unsigned width, q2_number_at *value, const void *opaque)
 {
 	uint8_t number[8];
 	size_t n;
@@ -183,6 +178,8 @@ static void fill_numbers(uint8_t *buf, size_t len, uint64_t into, unsigned width
 
 		if (width == 8)
 			q2_put64(number, value(opaque, idx));
+		else if (width == 4)
+			q2_put32(number, (uint32_t)value(opaque, idx));
 		else
 			q2_put16(number, (uint16_t)value(opaque, idx));
 		n = width - skip < len ? (size_t)(width - skip) : len;
@@ -212,7 +209,7 @@ static uint64_t l1_entry(const void *opaque, uint64_t idx)
 		else
 			high = mid;
 	}
-	return low < x->n_slices && x->slices[low].idx == idx ? (x->l2_first + low) << x->bits | COPIED : 0;
+	return low < x->n_slices && x->slices[low].idx == idx ? (x->l2_first + low) << x->bits | Q2_ENTRY_COPIED : 0;
 }
 
 static uint64_t l2_entry(const void *opaque, uint64_t idx)
@@ -227,7 +224,7 @@ static int fill_l2(const struct read *r, uint8_t *buf, size_t len, uint64_t host
 
 	if (rc)
 		return rc;
-	fill_numbers(buf, len, into, 8, l2_entry, d->entries);
+	q2_export_numbers(buf, len, into, 8, l2_entry, d->entries);
 	detail_put(r, d);
 	return 0;
 }
@@ -272,7 +269,7 @@ static int fill_refcounts(const struct read *r, uint8_t *buf, size_t *len, uint6
 		if (stop > c.first + c.n && (c.first + c.n) * 2 > off)
 			*len = (size_t)((c.first + c.n) * 2 - off);
 	}
-	fill_numbers(buf, *len, off, 2, refcount_of, &c);
+	q2_export_numbers(buf, *len, off, 2, refcount_of, &c);
 	if (d)
 		detail_put(r, d);
 	return 0;
@@ -402,11 +399,11 @@ static int fill(const struct read *r, uint8_t *buf, size_t *len, uint64_t off)
 	if (host < x->rt_first)
 		fill_head(x, buf, *len, off);
 	else if (host < x->rb_first)
-		fill_numbers(buf, *len, off - (x->rt_first << x->bits), 8, reftable_entry, x);
+		q2_export_numbers(buf, *len, off - (x->rt_first << x->bits), 8, reftable_entry, x);
 	else if (host < x->l1_first)
 		return fill_refcounts(r, buf, len, off - (x->rb_first << x->bits));
 	else if (host < x->l2_first)
-		fill_numbers(buf, *len, off - (x->l1_first << x->bits), 8, l1_entry, x);
+		q2_export_numbers(buf, *len, off - (x->l1_first << x->bits), 8, l1_entry, x);
 	else
 		return fill_l2(r, buf, *len, host, into);
 	return 0;

@@ -18,8 +18,9 @@
 #include <pthread.h>
 
 #include "changes.h"
+#include "header.h"
 
-#define Q2_EXPORT_HEADER 112u  /* bytes: with the method of compression */
+#define Q2_EXPORT_MOST (64u << 20) /* bytes that one layout may take */
 #define Q2_EXPORT_RECENT 4     /* slices that are kept spelled out */
 
 struct q2_slice {
@@ -79,6 +80,30 @@ int q2_export_lay_out(struct q2_export *x, const struct q2_export_spec *spec, st
 int q2_export_spell(const struct q2_export *x, size_t slice, struct q2_view *view, struct q2_view *before, struct q2_work *work,
 		    struct q2_detail **out, struct vs_err *err);
 void q2_detail_free(struct q2_detail *d);
+
+/* ---------------------------------------------------------------- for every made image, copies (copy.h) too */
+
+static inline uint64_t q2_clusters_for(unsigned bits, uint64_t bytes)
+{
+	return (bytes + (UINT64_C(1) << bits) - 1) >> bits;
+}
+
+/* A header of version 3. Places count clusters. */
+struct q2_head {
+	unsigned bits, order; /* of a cluster; of a refcount */
+	bool zstd, extended_l2;
+	uint64_t size;        /* of the virtual disk, bytes */
+	uint32_t l1_entries, rt_clusters, n_snapshots;
+	uint64_t l1_first, rt_first, snapshots_first;
+	const char *backing;  /* NULL: none */
+	enum q2_format backing_format;
+};
+/* Gives *out, *len bytes: the file's first ones; zeros follow. -ENAMETOOLONG: of the backing file, for a cluster. */
+int q2_export_head(const struct q2_head *head, uint8_t **out, size_t *len, struct vs_err *err);
+
+/* Bytes [into, into + len) of a row of big-endian numbers of @width bytes, 2, 4 or 8, each from @value. */
+typedef uint64_t q2_number_at(const void *opaque, uint64_t idx);
+void q2_export_numbers(uint8_t *buf, size_t len, uint64_t into, unsigned width, q2_number_at *value, const void *opaque);
 
 /* Of what layouts may take, for the whole process: is there so much left? Then it is taken. */
 bool q2_export_charge(size_t bytes, bool spare); /* @spare: it is of use, and nothing depends on it: of one half only */

@@ -6,10 +6,6 @@
  * else may reuse. So if the header read *after* the data leads to a table that still has the record, the record was
  * there all the while the data was copied, and with it every cluster it refers to. Date and nanoseconds are part of the
  * record's identity, because after delete and create everything else can be the same, the header's bytes included.
- *
- * The short cut: when the file's times are what they were at the last full check, and that check came at least
- * SETTLE_NS after the last write, then nothing was written since, and the answer is the same. A write that starts later
- * sets a later mtime before it changes a byte. Block devices have no such mtime, nor have files of other hosts.
  */
 #include "layer.h"
 
@@ -22,18 +18,9 @@
 #include "file.h"
 #include "image.h"
 
-#define SETTLE_NS   INT64_C(20000000)
 #define STAMP_TRIES 5
 #define HEAD_TRIES  20
 #define HEAD_MOST   4096 /* QEMU's headers are some hundred bytes; a cluster, where the name may be at the end, up to 2 MiB */
-
-static int64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
-}
 
 static void pause_ms(long ms)
 {
@@ -51,11 +38,7 @@ static int stat_file(struct q2_file *f, struct q2_stamp *stamp, struct vs_err *e
 	return rc ? vs_err_set(err, rc, "cannot stat '%s': %s", f->path, strerror(-rc)) : 0;
 }
 
-/*
- * The stamp of a file that should hold still. Two writes within one tick of the clock leave the same mtime, so a stamp
- * tells later writes apart only from SETTLE_NS after the last one on.
- */
-static int stat_quiet(struct q2_file *f, struct q2_stamp *stamp, struct vs_err *err)
+int q2_stamp_quiet(struct q2_file *f, struct q2_stamp *stamp, struct vs_err *err)
 {
 	int64_t age;
 	int i, rc;
@@ -64,8 +47,8 @@ static int stat_quiet(struct q2_file *f, struct q2_stamp *stamp, struct vs_err *
 		rc = stat_file(f, stamp, err);
 		if (rc)
 			return rc;
-		age = now_ns() - stamp->mtime_ns;
-		if (stamp->block || age < 0 || age > SETTLE_NS)
+		age = q2_now_ns() - stamp->mtime_ns;
+		if (stamp->block || age < 0 || age > Q2_SETTLE_NS)
 			return 0;
 		pause_ms(10);
 	}
@@ -99,7 +82,7 @@ static int read_frozen(struct q2_layer *l, struct vs_err *err)
 	for (i = 0; i < STAMP_TRIES; i++) {
 		if (i)
 			pause_ms(10);
-		rc = stat_quiet(l->file, &l->stamp, err);
+		rc = q2_stamp_quiet(l->file, &l->stamp, err);
 		if (!rc)
 			rc = q2_header_read(l->file, &l->header, NULL, err);
 		if (!rc)
@@ -212,7 +195,7 @@ static int open_data_file(struct q2_layer *l, const struct q2_gate *gate, bool g
 		return rc;
 	if (guard && !guard_file(l->data_file))
 		l->guarded = false;
-	rc = stat_quiet(l->data_file, &l->data_stamp, err);
+	rc = q2_stamp_quiet(l->data_file, &l->data_stamp, err);
 	if (!rc && l->data_stamp.dev == l->stamp.dev && l->data_stamp.ino == l->stamp.ino)
 		return vs_err_set(err, -ELOOP, "'%s' names itself as its data file", l->file->path);
 	return rc;
@@ -265,7 +248,7 @@ static int layer_open(struct q2_layer *l, struct q2_cache *cache, const struct q
 	if (l->format == Q2_FORMAT_RAW) {
 		if (snapshot)
 			return vs_err_set(err, -ESTALE, "there are no snapshots in the raw image '%s'", l->file->path);
-		rc = stat_quiet(l->file, &l->stamp, err);
+		rc = q2_stamp_quiet(l->file, &l->stamp, err);
 		l->size = (l->stamp.size + 511) & ~UINT64_C(511);
 		l->host_holes = true;
 		return rc;
@@ -294,7 +277,7 @@ int q2_layer_init(struct q2_layer *l, struct q2_cache *cache, struct q2_file *fi
 	int rc;
 
 	memset(l, 0, sizeof(*l));
-	pthread_mutex_init(&l->lock, NULL);
+	q2_settled_init(&l->settled);
 	l->file = file;
 	l->format = format;
 	l->role = snapshot ? Q2_SNAPSHOT : Q2_FROZEN;
@@ -311,7 +294,7 @@ void q2_layer_fini(struct q2_layer *l, struct q2_cache *cache)
 	q2_file_close(l->data_file);
 	q2_header_fini(&l->header);
 	free(l->head);
-	pthread_mutex_destroy(&l->lock);
+	q2_settled_fini(&l->settled);
 	memset(l, 0, sizeof(*l));
 }
 
@@ -419,29 +402,6 @@ static int check_head(struct q2_layer *l, uint32_t *nb, uint64_t *table_off, str
 	return memcmp(now, then, len) ? head_differs(l, err) : 0;
 }
 
-/* Has nothing been written since the last full check? */
-static bool still_settled(struct q2_layer *l, const struct q2_stamp *now)
-{
-	bool settled;
-
-	if (now->block || q2_file_direct(l->file))
-		return false;
-	pthread_mutex_lock(&l->lock);
-	settled = l->checked_ns && now->mtime_ns == l->checked_mtime_ns && now->ctime_ns == l->checked_ctime_ns &&
-		  l->checked_ns - now->mtime_ns > SETTLE_NS;
-	pthread_mutex_unlock(&l->lock);
-	return settled;
-}
-
-static void remember(struct q2_layer *l, const struct q2_stamp *stamp, int64_t when)
-{
-	pthread_mutex_lock(&l->lock);
-	l->checked_ns = when;
-	l->checked_mtime_ns = stamp->mtime_ns;
-	l->checked_ctime_ns = stamp->ctime_ns;
-	pthread_mutex_unlock(&l->lock);
-}
-
 static int check_snapshot(struct q2_layer *l, struct q2_work *work, struct vs_err *err)
 {
 	struct q2_look look = q2_map_look(l->map);
@@ -451,13 +411,13 @@ static int check_snapshot(struct q2_layer *l, struct q2_work *work, struct vs_er
 	uint32_t nb = 0;
 	int rc = stat_file(l->file, &now, err);
 
-	if (!rc && !still_settled(l, &now)) {
-		when = now_ns();
+	if (!rc && !q2_settled_still(&l->settled, l->file, &now)) {
+		when = q2_now_ns();
 		rc = check_head(l, &nb, &table_off, err);
 		if (!rc)
 			rc = q2_map_identity_check(l->map, l->file, nb, table_off, work, err);
 		if (!rc)
-			remember(l, &now, when);
+			q2_settled_remember(&l->settled, &now, when);
 	}
 	if (!rc)
 		q2_map_vouch(l->map, &look);

@@ -13,6 +13,7 @@
 
 #include "header.h"
 #include "map.h"
+#include "settled.h"
 
 enum q2_role { Q2_FROZEN, Q2_SNAPSHOT };
 
@@ -30,9 +31,8 @@ struct q2_layer {
 	bool host_holes;    /* the file holds fewer blocks than its clusters: look for holes below the map too */
 	/* atomic */
 	_Atomic bool guarded;
-	/* guarded by lock: when all was last found true, and the file's times then */
-	pthread_mutex_t lock;
-	int64_t checked_ns, checked_mtime_ns, checked_ctime_ns;
+	/* any thread */
+	struct q2_settled settled;
 };
 
 /*
@@ -48,5 +48,11 @@ void q2_layer_fini(struct q2_layer *l, struct q2_cache *cache);
 int q2_layer_check(struct q2_layer *l, struct q2_work *work, struct vs_err *err);
 
 void q2_layer_unguard(struct q2_layer *l);
+
+/*
+ * The stamp of a file that should hold still. Two writes within one tick of the clock leave the same mtime, so a stamp tells later writes
+ * apart only from some time after the last one on: waits for that, but not for ever.
+ */
+int q2_stamp_quiet(struct q2_file *f, struct q2_stamp *stamp, struct vs_err *err);
 
 #endif

@@ -322,6 +322,43 @@ uint64_t q2_export_layout(const struct q2_export *x);
 ssize_t q2_export_read(struct q2_export *x, struct q2_view *view, struct q2_view *before, void *buf, size_t len, uint64_t off,
 		       struct q2_work *work, struct vs_err *err);
 
+/*
+ * A qcow2 image with all its internal snapshots, as a file of its own: names, ids, dates, clocks, sizes and VM states as they are, what
+ * snapshots share stored once, and nothing that none of them has. Clusters are taken over as they are, in the source's order, so that
+ * cluster size, subclusters and method of compression are the source's. What the image stands on is not in it: it is named by an absolute path.
+ * Persistent bitmaps are left out.
+ *
+ * Opened without a snapshot it shows the source's present content, if that is asked for and nobody has the source open for writing, and else
+ * the newest snapshot.
+ *
+ * Errors: as above; -ESTALE also where the source has other snapshots than the copy. Threads: any.
+ */
+struct q2_copy;
+
+/* What a copy is a function of, beside the bytes of snapshots. */
+struct q2_copy_state {
+	uint64_t content;   /* a number that is another one if the copy may be. Never 0 */
+	int64_t changed_ns; /* when it last became another one: the newest snapshot's time, or that of the last write */
+	bool present;       /* it has the present content */
+};
+
+struct q2_copy_spec {
+	struct q2_view *view; /* of one of the image's snapshots; borrowed for the call */
+	bool present;         /* the present content, where nobody has the image open for writing */
+	struct q2_work *work; /* as above */
+};
+
+/* Gives *out. */
+int q2_copy_new(const struct q2_copy_spec *spec, struct q2_copy **out, struct vs_err *err);
+void q2_copy_free(struct q2_copy *c); /* NULL is fine */
+/* The state that a copy would be made in now, without making it. */
+int q2_copy_look(struct q2_view *view, bool present, struct q2_work *work, struct q2_copy_state *out, struct vs_err *err);
+const struct q2_copy_state *q2_copy_state(const struct q2_copy *c);
+uint64_t q2_copy_size(const struct q2_copy *c);
+uint64_t q2_copy_layout(const struct q2_copy *c);
+/* As q2_export_read(). @view: as at the making, or opened anew. */
+ssize_t q2_copy_read(struct q2_copy *c, struct q2_view *view, void *buf, size_t len, uint64_t off, struct q2_work *work, struct vs_err *err);
+
 /* Calls @each for all that is not as in @before, in order, neighbours of one kind together, until it returns something else than 0.
  * What was told counts only if all of it returns 0. */
 typedef int q2_changed_fn(void *opaque, uint64_t guest_off, uint64_t len, bool zero);

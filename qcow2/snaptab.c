@@ -45,6 +45,9 @@ int64_t q2_snaptab_entry(const uint8_t *buf, size_t len, size_t pos, uint64_t im
 	e.name = e.id + id_size;
 	e.id_len = strnlen(e.id, id_size);
 	e.name_len = strnlen(e.name, name_size);
+	e.raw = p;
+	e.raw_len = used;
+	e.extra_len = extra;
 	*out = e;
 	return (int64_t)((used + 7) & ~(size_t)7);
 }

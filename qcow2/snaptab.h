@@ -31,6 +31,8 @@ struct q2_snap_entry {
 	struct q2_snapshot s; /* id and name are not set: see below */
 	const char *id, *name;
 	size_t id_len, name_len; /* up to the first NUL */
+	const uint8_t *raw;      /* all of it, as above */
+	size_t raw_len, extra_len;
 };
 
 /*

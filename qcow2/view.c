@@ -32,6 +32,7 @@
 #include "cache.h"
 #include "decode.h"
 #include "file.h"
+#include "hash.h"
 #include "layer.h"
 #include "map.h"
 #include "view.h"
@@ -255,26 +256,19 @@ bool q2_view_replaced(const struct q2_view *v)
 	return false;
 }
 
-static uint64_t mix(uint64_t h, uint64_t value)
-{
-	h ^= value;
-	h *= UINT64_C(0x9e3779b97f4a7c15);
-	return h ^ h >> 29;
-}
-
 static uint64_t mix_string(uint64_t h, const char *s)
 {
 	while (*s)
-		h = mix(h, (uint8_t)*s++);
-	return mix(h, 256);
+		h = q2_mix(h, (uint8_t)*s++);
+	return q2_mix(h, 256);
 }
 
 static uint64_t mix_snapshot(uint64_t h, const struct q2_snapshot *s)
 {
 	h = mix_string(mix_string(h, s->id), s->name);
-	h = mix(mix(h, s->l1_off), s->l1_entries);
-	h = mix(mix(h, (uint64_t)s->date_sec << 32 | s->date_nsec), s->vm_clock_nsec);
-	return mix(h, s->vm_state_size);
+	h = q2_mix(q2_mix(h, s->l1_off), s->l1_entries);
+	h = q2_mix(q2_mix(h, (uint64_t)s->date_sec << 32 | s->date_nsec), s->vm_clock_nsec);
+	return q2_mix(h, s->vm_state_size);
 }
 
 /* Of files that should hold still, how they are; of one that is written, which snapshot it is. What may change where this
@@ -287,11 +281,11 @@ uint64_t q2_view_content(const struct q2_view *v)
 	size_t i;
 
 	for (i = 0; file_at(v, i, &file, &stamp); i++) {
-		h = mix(mix(h, stamp->dev), stamp->ino);
+		h = q2_mix(q2_mix(h, stamp->dev), stamp->ino);
 		if (i < v->n_layers && v->layers[i]->role == Q2_SNAPSHOT)
 			h = mix_snapshot(h, q2_map_snapshot(v->layers[i]->map));
 		else if (i >= v->n_layers || i < v->watched)
-			h = mix(mix(h, stamp->size), stamp->block ? v->serial : (uint64_t)stamp->mtime_ns);
+			h = q2_mix(q2_mix(h, stamp->size), stamp->block ? v->serial : (uint64_t)stamp->mtime_ns);
 	}
 	return h ? h : 1;
 }

@@ -21,14 +21,12 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "entry.h"
 #include "file.h"
 #include "header.h"
 #include "image.h"
 #include "work.h"
 
-#define OFFSET     UINT64_C(0x00fffffffffffe00)
-#define COMPRESSED (UINT64_C(1) << 62)
-#define ZERO_FLAG  UINT64_C(1)
 #define SLICE      65536
 #define LIST_MAX   (1u << 20) /* L2 tables at a time: a quarter of a PiB of disk at least */
 
@@ -107,7 +105,7 @@ static int check_slice(struct q2_file *f, const uint8_t *entries, size_t n, uint
 	int rc = 0;
 
 	for (size_t i = 0; !rc && i < n; i++) {
-		uint64_t off = q2_be64(entries + i * 8) & OFFSET;
+		uint64_t off = q2_be64(entries + i * 8) & Q2_ENTRY_OFFSET;
 
 		if (off > last)
 			last = off;
@@ -248,13 +246,13 @@ static int refcounts_vouch(struct q2_file *f, const struct tables *t, struct q2_
 		rc = file_size(f, &size, err);
 	first = (size + (UINT64_C(1) << t->cluster_bits) - 1) >> t->cluster_bits;
 	if (!rc) {
-		rc = header_is_counted(f, t, q2_be64(table) & OFFSET);
+		rc = header_is_counted(f, t, q2_be64(table) & Q2_ENTRY_OFFSET);
 		if (rc <= 0)
 			return rc;
 		rc = 0;
 	}
 	for (uint64_t i = 0; !rc && i < t->reftable_len / 8; i++) {
-		uint64_t block = q2_be64(table + i * 8) & OFFSET, start = i * block_clusters;
+		uint64_t block = q2_be64(table + i * 8) & Q2_ENTRY_OFFSET, start = i * block_clusters;
 
 		if (!block)
 			continue;
@@ -280,11 +278,11 @@ static uint64_t data_off(const struct tables *t, const uint8_t *p)
 {
 	uint64_t entry = q2_be64(p);
 
-	if (entry & COMPRESSED)
+	if (entry & Q2_ENTRY_COMPRESSED)
 		return entry & ((UINT64_C(1) << (62 - (t->cluster_bits - 8))) - 1);
 	if (t->incompatible & Q2_INCOMPAT_EXTL2)
-		return q2_be64(p + 8) & UINT32_MAX ? entry & OFFSET : 0;
-	return entry & ZERO_FLAG && t->version >= 3 ? 0 : entry & OFFSET;
+		return q2_be64(p + 8) & UINT32_MAX ? entry & Q2_ENTRY_OFFSET : 0;
+	return entry & Q2_ENTRY_ZERO && t->version >= 3 ? 0 : entry & Q2_ENTRY_OFFSET;
 }
 
 static int check_l2(struct q2_file *f, const struct tables *t, uint64_t off, uint8_t *slice, struct q2_work *work, struct vs_err *err)

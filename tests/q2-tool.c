@@ -25,6 +25,7 @@ static const char usage_text[] =
 	"       q2-tool read IMAGE OFFSET LENGTH\n"
 	"       q2-tool torture IMAGE\n"
 	"       q2-tool export|export-torture|changes IMAGE     as a qcow2 file; as what is changed since another state\n"
+	"       q2-tool copy|copy-torture IMAGE --snapshot-index N     with all its snapshots, as a qcow2 file\n"
 	"options: --format raw|qcow2           of IMAGE, default qcow2\n"
 	"         --snapshot-index N | --id ID | --name NAME    default: the present content\n"
 	"         --allow DIR                  what IMAGE may name beside its own directory; repeatable\n"
@@ -34,6 +35,7 @@ static const char usage_text[] =
 	"         --before-index N             export, changes: since that snapshot of IMAGE, -1: its present content\n"
 	"         --before IMAGE               export, changes: since the present content of that image\n"
 	"         --backing NAME               export: how it names what it stands on\n"
+	"         --present                    copy: the present content, where nobody writes; else the newest snapshot\n"
 	"         --work UNITS                 limit of each question, default 67108864 as in the mount; 0: none\n"
 	"         --threads N --reads N --seed N    torture, default 4, 500 each, 1\n";
 
@@ -45,7 +47,7 @@ struct options {
 	const char *before, *backing;
 	long before_idx; /* -2: unset */
 	struct q2_gate *gate;
-	bool strict, guard;
+	bool strict, guard, present;
 	size_t cache_bytes;
 	unsigned threads, reads, seed;
 	uint64_t off, len, work;
@@ -420,12 +422,20 @@ static void cmd_torture(const struct options *o, struct state *s)
 struct made {
 	struct state *state, *before; /* before: NULL for a whole one */
 	struct q2_export *x;
+	struct q2_copy *copy; /* instead */
 };
+
+static uint64_t made_size(const struct made *m)
+{
+	return m->copy ? q2_copy_size(m->copy) : q2_export_size(m->x);
+}
 
 static void made_read(const struct made *m, void *buf, size_t len, uint64_t off)
 {
+	struct q2_view *before = m->before ? m->before->view : NULL;
 	struct vs_err err = {0};
-	ssize_t n = q2_export_read(m->x, m->state->view, m->before ? m->before->view : NULL, buf, len, off, NULL, &err);
+	ssize_t n = m->copy ? q2_copy_read(m->copy, m->state->view, buf, len, off, NULL, &err) :
+			      q2_export_read(m->x, m->state->view, before, buf, len, off, NULL, &err);
 
 	if (n < 0)
 		die((int)n, &err);
@@ -435,7 +445,7 @@ static void made_read(const struct made *m, void *buf, size_t len, uint64_t off)
 
 static void cmd_export(const struct made *m)
 {
-	uint64_t size = q2_export_size(m->x);
+	uint64_t size = made_size(m);
 	char *buf = xmalloc(PIECE);
 
 	for (uint64_t off = 0; off < size; off += PIECE) {
@@ -451,7 +461,7 @@ static void cmd_export(const struct made *m)
 /* Any place, at any size, in any order: the same bytes as from the beginning to the end. */
 static void cmd_export_torture(const struct options *o, const struct made *m)
 {
-	uint64_t size = q2_export_size(m->x);
+	uint64_t size = made_size(m);
 	unsigned seed = o->seed;
 	char *whole, *buf = xmalloc(PIECE);
 
@@ -516,6 +526,22 @@ static void cmd_made(const struct options *o, struct state *s)
 		state_close(m.before);
 }
 
+static void cmd_copy(const struct options *o, struct state *s)
+{
+	const struct q2_copy_spec spec = {.view = s->view, .present = o->present};
+	struct vs_err err = {0};
+	struct made m = {.state = s};
+	int r = q2_copy_new(&spec, &m.copy, &err);
+
+	if (r < 0)
+		die(r, &err);
+	if (!strcmp(o->command, "copy"))
+		cmd_export(&m);
+	else
+		cmd_export_torture(o, &m);
+	q2_copy_free(m.copy);
+}
+
 /* ---------------------------------------------------------------- main */
 
 static void cmd_numbers(const struct options *o, struct state *s)
@@ -569,7 +595,8 @@ static bool parse_options(int argc, char **argv, struct options *o)
 		{"format", required_argument, NULL, 'f'},  {"snapshot-index", required_argument, NULL, 'i'},
 		{"id", required_argument, NULL, 'd'},      {"name", required_argument, NULL, 'n'},
 		{"allow", required_argument, NULL, 'a'},   {"strict", no_argument, NULL, 's'},
-		{"guard", no_argument, NULL, 'g'},         {"cache", required_argument, NULL, 'c'},
+		{"guard", no_argument, NULL, 'g'},         {"present", no_argument, NULL, 'P'},
+		         {"cache", required_argument, NULL, 'c'},
 		{"threads", required_argument, NULL, 't'}, {"reads", required_argument, NULL, 'r'},
 		{"seed", required_argument, NULL, 'e'},    {"work", required_argument, NULL, 'w'},
 		{"before", required_argument, NULL, 'B'},  {"before-index", required_argument, NULL, 'b'},
@@ -596,6 +623,9 @@ static bool parse_options(int argc, char **argv, struct options *o)
 			break;
 		case 's':
 			o->strict = true;
+			break;
+		case 'P':
+			o->present = true;
 			break;
 		case 'g':
 			o->guard = true;
@@ -671,7 +701,7 @@ int main(int argc, char **argv)
 		q2_gate_unref(o.gate);
 		return 0;
 	}
-	if (!one_of(o.command, "cat map extents report verify read torture size layers allocated compressed export export-torture changes "))
+	if (!one_of(o.command, "cat map extents report verify read torture size layers allocated compressed export export-torture changes copy copy-torture "))
 		return usage();
 	state_open(&o, &s);
 	if (!strcmp(o.command, "cat"))
@@ -688,6 +718,8 @@ int main(int argc, char **argv)
 		cmd_read(&o, &s);
 	else if (!strcmp(o.command, "torture"))
 		cmd_torture(&o, &s);
+	else if (strstr(o.command, "copy"))
+		cmd_copy(&o, &s);
 	else if (strstr(o.command, "export") || !strcmp(o.command, "changes"))
 		cmd_made(&o, &s);
 	else

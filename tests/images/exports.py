@@ -30,7 +30,8 @@ spoil = False
 
 
 def qemu_says(*argv):
-    p = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT)
+    """The last of them is a file; where it is matters to QEMU, see q2img.qemu()."""
+    p = subprocess.run(argv, cwd=os.path.dirname(argv[-1]), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT)
     return p.returncode, p.stdout.strip()
 
 
