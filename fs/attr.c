@@ -71,15 +71,22 @@ static int text_attr(struct sf_fs *fs, const struct sf_place *place, struct stat
 	return 0;
 }
 
+void sf_attr_set_made(struct stat *st, const struct sf_made_stat *made)
+{
+	sf_attr_set_size(st, made->size);
+	if (made->changed_ns)
+		set_times(st, made->changed_ns);
+}
+
 /* Only who asks for it alone waits for its size (ops.c). */
 static void made_attr(struct sf_fs *fs, const struct sf_place *place, struct stat *st)
 {
 	struct sf_key key = sf_place_key(place);
-	uint64_t size;
+	struct sf_made_stat known = {0};
 
-	if (sf_made_known(&fs->mades, &key, &size))
-		sf_attr_set_size(st, size);
 	set_times(st, place->entry->disk->created_ns);
+	if (sf_made_known(&fs->mades, &key, &known))
+		sf_attr_set_made(st, &known);
 }
 
 /* What is written to belongs to who mounted, whoever is shown the rest. */

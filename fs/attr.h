@@ -18,6 +18,8 @@
 int sf_attr_get(struct sf_fs *fs, const struct sf_tree *tree, const struct sf_place *place, struct stat *st);
 /* Of a file that has no holes. */
 void sf_attr_set_size(struct stat *st, uint64_t size);
+/* Of a made file. */
+void sf_attr_set_made(struct stat *st, const struct sf_made_stat *made);
 /* Seconds. */
 double sf_attr_timeout(const struct sf_place *place);
 /* For how long it may believe that a name has this node. Seconds. */

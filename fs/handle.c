@@ -30,10 +30,9 @@ static void handle_free(struct sf_handles *handles, struct sf_handle *handle)
 		sf_image_close(handle->image);
 	if (handle->made)
 		sf_made_close(handle->made);
-	if (handle->disk_ino)
-		vm_reading(handles->world->vm, handle->uuid, handle->disk_ino, -1);
-	if (handle->before_ino)
-		vm_reading(handles->world->vm, handle->uuid, handle->before_ino, -1);
+	for (size_t i = 0; i < handle->n_reads; i++)
+		vm_reading(handles->world->vm, handle->uuid, handle->reads[i], -1);
+	free(handle->reads);
 	if (handle->waiting)
 		fuse_pollhandle_destroy(handle->waiting);
 	sf_text_unref(handle->text);
@@ -106,14 +105,21 @@ int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place
 	return 0;
 }
 
+/* For retention, which leaves alone what somebody reads. */
+static void note_reads(struct sf_handles *handles, struct sf_handle *handle, const struct sf_place *place)
+{
+	handle->reads = sf_place_reads(place, &handle->n_reads);
+	for (size_t i = 0; i < handle->n_reads; i++)
+		vm_reading(handles->world->vm, handle->uuid, handle->reads[i], 1);
+}
+
 struct sf_handle *sf_handle_open_image(struct sf_handles *handles, const struct sf_place *place)
 {
 	struct sf_handle *handle = file_handle_new(place);
 	struct sf_key key = sf_place_key(place);
 
 	handle->image = sf_image_open(handles->images, &key);
-	handle->disk_ino = place->entry->disk->ino;
-	vm_reading(handles->world->vm, handle->uuid, handle->disk_ino, 1);
+	note_reads(handles, handle, place);
 	enlist(handles, handle);
 	return handle;
 }
@@ -123,12 +129,7 @@ struct sf_handle *sf_handle_open_made(struct sf_handles *handles, const struct s
 	struct sf_handle *handle = file_handle_new(place);
 
 	handle->made = sf_made_open(handles->mades, place);
-	handle->disk_ino = place->entry->disk->ino;
-	vm_reading(handles->world->vm, handle->uuid, handle->disk_ino, 1);
-	if (place->before) {
-		handle->before_ino = place->before->disk->ino;
-		vm_reading(handles->world->vm, handle->uuid, handle->before_ino, 1);
-	}
+	note_reads(handles, handle, place);
 	enlist(handles, handle);
 	return handle;
 }

@@ -23,8 +23,8 @@ struct sf_handle {
 	/* immutable once it is open */
 	enum sf_kind kind;
 	char *uuid;        /* of a file: its domain's */
-	uint64_t disk_ino; /* of an image, or of that of which a file is made: vm_disk.ino */
-	uint64_t before_ino; /* of the other one, 0: there is none */
+	uint64_t *reads;   /* of an image, or of a made file: sf_place_reads() */
+	size_t n_reads;
 	struct sf_image *image;
 	struct sf_made_file *made;
 	struct sf_key dir;

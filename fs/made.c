@@ -31,19 +31,36 @@
 #define KEPT_TEXT (1u << 20) /* larger ones are not kept for who asks next */
 #define LOOK_NS 100000000    /* whether somebody still waits, while another thread makes the same */
 
-/* Immutable but for refs. */
+/* What a file is, beside what the views say. */
+struct recipe {
+	struct sf_key key;
+	char *name; /* of the other image, as the overlay calls it; NULL: there is none */
+	bool off;   /* of a whole disk: nobody is known to run it, so that its present content may be taken */
+};
+
+/* What it is a function of, by views at one moment. */
+struct content {
+	uint64_t number;
+	int64_t changed_ns; /* of a whole disk: when it became what it is; else 0 */
+	bool present;       /* of a whole disk: its present content is in it */
+};
+
+/* Immutable but for refs. One of these three: */
 struct sf_made {
 	atomic_uint refs;
 	struct sf_key key;
-	uint64_t content, layout;
-	struct q2_export *x; /* NULL: a text */
+	struct content content;
+	uint64_t layout;
+	struct q2_export *x;
+	struct q2_copy *copy;
 	char *text;
 	size_t len, charged;
 };
 
 struct sf_made_size {
 	struct sf_key key; /* .ino 0: free */
-	uint64_t content, size;
+	uint64_t content;
+	struct sf_made_stat stat;
 };
 
 struct sf_in_hand {
@@ -55,10 +72,9 @@ struct sf_in_hand {
 struct sf_made_file {
 	/* immutable */
 	struct sf_mades *owner;
-	struct sf_key key;
+	struct recipe recipe;
 	struct sf_image *image, *before; /* before: NULL, or of a difference */
-	char *name;                      /* of the other image, as the overlay calls it */
-	bool present;                    /* one of them is no snapshot */
+	bool present;                    /* one of them is no snapshot: once it has begun, also of a whole disk */
 	uint64_t layout, content;        /* once it has begun */
 	uint64_t size;
 	/* atomic */
@@ -83,6 +99,7 @@ static void made_put(struct sf_made *made)
 	if (!made || atomic_fetch_sub(&made->refs, 1) != 1)
 		return;
 	q2_export_free(made->x);
+	q2_copy_free(made->copy);
 	atomic_fetch_sub(&texts, made->charged);
 	free(made->text);
 	free(made);
@@ -99,11 +116,21 @@ void sf_mades_fini(struct sf_mades *mades)
 
 /* ---------------------------------------------------------------- what was made before */
 
-static uint64_t content_of(const struct q2_view *view, const struct q2_view *before, const char *name)
+static int content_of(const struct recipe *recipe, struct q2_view *view, struct q2_view *before, struct sf_waiter *waiter, struct content *out,
+		      struct vs_err *err)
 {
 	uint64_t other = before ? q2_view_content(before) : 0;
+	struct q2_copy_state state;
+	int rc;
 
-	return vm_ino(q2_view_content(view) ^ (other << 1 | other >> 63), name ? name : "");
+	if (recipe->key.kind != SF_WHOLE) {
+		*out = (struct content){.number = vm_ino(q2_view_content(view) ^ (other << 1 | other >> 63), recipe->name ? recipe->name : "")};
+		return 0;
+	}
+	rc = q2_copy_look(view, recipe->off, &waiter->work, &state, err);
+	if (rc == 0)
+		*out = (struct content){.number = state.content, .changed_ns = state.changed_ns, .present = state.present};
+	return rc;
 }
 
 static struct sf_made_size *slot(struct sf_mades *mades, const struct sf_key *key)
@@ -113,28 +140,33 @@ static struct sf_made_size *slot(struct sf_mades *mades, const struct sf_key *ke
 	return &mades->sizes[mixed >> 48 & (SIZES - 1)];
 }
 
-bool sf_made_known(struct sf_mades *mades, const struct sf_key *key, uint64_t *size)
+bool sf_made_known(struct sf_mades *mades, const struct sf_key *key, struct sf_made_stat *stat)
 {
 	bool known;
 
 	pthread_mutex_lock(&mades->lock);
 	known = sf_key_equal(&slot(mades, key)->key, key);
 	if (known)
-		*size = slot(mades, key)->size;
+		*stat = slot(mades, key)->stat;
 	pthread_mutex_unlock(&mades->lock);
 	return known;
 }
 
-static bool size_of(struct sf_mades *mades, const struct sf_key *key, uint64_t content, uint64_t *size)
+static bool stat_of(struct sf_mades *mades, const struct sf_key *key, uint64_t content, struct sf_made_stat *stat)
 {
 	bool known;
 
 	pthread_mutex_lock(&mades->lock);
 	known = sf_key_equal(&slot(mades, key)->key, key) && slot(mades, key)->content == content;
 	if (known)
-		*size = slot(mades, key)->size;
+		*stat = slot(mades, key)->stat;
 	pthread_mutex_unlock(&mades->lock);
 	return known;
+}
+
+static struct sf_made_stat made_stat(const struct sf_made *made)
+{
+	return (struct sf_made_stat){.size = made->len, .changed_ns = made->content.changed_ns};
 }
 
 /* The one at @i to the front. */
@@ -151,7 +183,7 @@ static struct sf_made *find_recent_locked(struct sf_mades *mades, const struct s
 	for (size_t i = 0; i < SF_MADE_RECENT; i++) {
 		struct sf_made *made = mades->recent[i];
 
-		if (!made || made->content != content || !sf_key_equal(&made->key, key))
+		if (!made || made->content.number != content || !sf_key_equal(&made->key, key))
 			continue;
 		atomic_fetch_add(&made->refs, 1);
 		use_locked(mades, i);
@@ -165,8 +197,8 @@ static void remember(struct sf_mades *mades, struct sf_made *made)
 	struct sf_made *last = NULL;
 
 	pthread_mutex_lock(&mades->lock);
-	*slot(mades, &made->key) = (struct sf_made_size){.key = made->key, .content = made->content, .size = made->len};
-	if (made->len <= KEPT_TEXT || made->x) {
+	*slot(mades, &made->key) = (struct sf_made_size){.key = made->key, .content = made->content.number, .stat = made_stat(made)};
+	if (made->len <= KEPT_TEXT || !made->text) {
 		atomic_fetch_add(&made->refs, 1);
 		last = mades->recent[SF_MADE_RECENT - 1];
 		mades->recent[SF_MADE_RECENT - 1] = made;
@@ -188,7 +220,7 @@ static void forget(struct sf_mades *mades, const struct sf_made *made)
 		gone[i] = mades->recent[i];
 		mades->recent[i] = NULL;
 	}
-	if (made && slot(mades, &made->key)->content == made->content)
+	if (made && slot(mades, &made->key)->content == made->content.number)
 		slot(mades, &made->key)->key.ino = 0;
 	pthread_mutex_unlock(&mades->lock);
 	for (size_t i = 0; i < SF_MADE_RECENT; i++)
@@ -240,24 +272,37 @@ static int make_text(struct sf_made *made, struct q2_view *view, struct q2_view 
 	return rc;
 }
 
-static int make(struct sf_mades *mades, struct sf_made *made, const char *name, struct q2_view *view, struct q2_view *before,
+static int lay_out(struct sf_made *made, const struct recipe *recipe, struct q2_view *view, struct q2_view *before, struct sf_waiter *waiter,
+		   struct vs_err *err)
+{
+	vs_autofree char *backing = recipe->name ? xasprintf("../%s", recipe->name) : NULL;
+	const struct q2_export_spec spec = {.view = view, .before = before, .backing_name = backing, .work = &waiter->work};
+	const struct q2_copy_spec whole = {.view = view, .present = recipe->off, .work = &waiter->work};
+
+	return made->key.kind == SF_WHOLE ? q2_copy_new(&whole, &made->copy, err) : q2_export_new(&spec, &made->x, err);
+}
+
+static int make(struct sf_mades *mades, struct sf_made *made, const struct recipe *recipe, struct q2_view *view, struct q2_view *before,
 		struct sf_waiter *waiter, struct vs_err *err)
 {
-	vs_autofree char *backing = name ? xasprintf("../%s", name) : NULL;
-	const struct q2_export_spec spec = {.view = view, .before = before, .backing_name = backing, .work = &waiter->work};
+	const struct q2_copy_state *state;
 	int rc;
 
 	if (made->key.kind == SF_DIFF_JSON)
 		return make_text(made, view, before, waiter, err);
-	rc = q2_export_new(&spec, &made->x, err);
+	rc = lay_out(made, recipe, view, before, waiter, err);
 	if (rc == -ENOBUFS) { /* of what may be kept of all together, others have too much */
 		forget(mades, NULL);
-		rc = q2_export_new(&spec, &made->x, err);
+		rc = lay_out(made, recipe, view, before, waiter, err);
 	}
 	if (rc < 0)
 		return rc == -ENOBUFS ? -EFBIG : rc;
-	made->len = q2_export_size(made->x);
-	made->layout = q2_export_layout(made->x);
+	made->len = made->copy ? q2_copy_size(made->copy) : q2_export_size(made->x);
+	made->layout = made->copy ? q2_copy_layout(made->copy) : q2_export_layout(made->x);
+	if (made->copy) { /* it may have been written to since the content was asked for */
+		state = q2_copy_state(made->copy);
+		made->content = (struct content){.number = state->content, .changed_ns = state->changed_ns, .present = state->present};
+	}
 	return 0;
 }
 
@@ -300,10 +345,10 @@ static void out_of_hand(struct sf_mades *mades, struct sf_in_hand *mine)
 }
 
 /* Gives *out: what @key is with these views. */
-static int made_get(struct sf_mades *mades, const struct sf_key *key, const char *name, struct q2_view *view, struct q2_view *before,
-		    struct sf_waiter *waiter, struct sf_made **out, struct vs_err *err)
+static int made_get(struct sf_mades *mades, const struct recipe *recipe, const struct content *content, struct q2_view *view,
+		    struct q2_view *before, struct sf_waiter *waiter, struct sf_made **out, struct vs_err *err)
 {
-	struct sf_in_hand mine = {.key = *key, .content = content_of(view, before, name)};
+	struct sf_in_hand mine = {.key = recipe->key, .content = content->number};
 	struct sf_made *made;
 	int rc = take_in_hand(mades, &mine, waiter, &made);
 
@@ -311,10 +356,10 @@ static int made_get(struct sf_mades *mades, const struct sf_key *key, const char
 		return rc;
 	if (rc == 0) {
 		made = xcalloc(1, sizeof(*made));
-		made->key = *key;
-		made->content = mine.content;
+		made->key = recipe->key;
+		made->content = *content;
 		atomic_init(&made->refs, 1);
-		rc = make(mades, made, name, view, before, waiter, err);
+		rc = make(mades, made, recipe, view, before, waiter, err);
 		if (rc == 0)
 			remember(mades, made);
 		out_of_hand(mades, &mine);
@@ -337,6 +382,7 @@ struct both {
 	char *buf;
 	size_t len;
 	uint64_t off;
+	struct sf_made_stat stat;
 	/* how it went */
 	struct sf_view *view;
 	bool outer_stale; /* it is the outer view that has to be opened anew */
@@ -401,20 +447,25 @@ static int64_t use_both(struct both *both, struct vs_err *err)
 
 /* ---------------------------------------------------------------- files */
 
+static bool is_off(const struct vm_domain *domain)
+{
+	return !strcmp(domain->state, "shut off") || !strcmp(domain->state, "image");
+}
+
 struct sf_made_file *sf_made_open(struct sf_mades *mades, const struct sf_place *place)
 {
 	struct sf_made_file *file = xcalloc(1, sizeof(*file));
 	struct sf_key image;
 
 	file->owner = mades;
-	file->key = sf_place_key(place);
-	image = (struct sf_key){.domain = file->key.domain, .ino = file->key.ino, .kind = SF_IMAGE};
+	file->recipe = (struct recipe){.key = sf_place_key(place), .off = is_off(place->dir->domain)};
+	image = (struct sf_key){.domain = file->recipe.key.domain, .ino = place->entry->ino, .kind = SF_IMAGE};
 	file->present = place->entry->snapshot->present || (place->before && place->before->snapshot->present);
 	file->image = sf_image_open(mades->images, &image);
 	if (place->before) {
-		image.ino = file->key.before;
+		image.ino = file->recipe.key.before;
 		file->before = sf_image_open(mades->images, &image);
-		file->name = xstrdup(place->before->name);
+		file->recipe.name = xstrdup(place->before->name);
 	}
 	pthread_mutex_init(&file->lock, NULL);
 	return file;
@@ -426,7 +477,7 @@ void sf_made_close(struct sf_made_file *file)
 	if (file->before)
 		sf_image_close(file->before);
 	made_put(file->made);
-	free(file->name);
+	free(file->recipe.name);
 	pthread_mutex_destroy(&file->lock);
 	free(file);
 }
@@ -434,16 +485,20 @@ void sf_made_close(struct sf_made_file *file)
 static int64_t begin(struct both *both, struct q2_view *view, struct q2_view *before, struct vs_err *err)
 {
 	struct sf_made_file *file = both->file;
+	struct content content;
 	int rc = check_view(view, both->waiter, err);
 
 	if (rc == 0 && before)
 		rc = check_view(before, both->waiter, err);
 	if (rc == 0)
-		rc = made_get(file->owner, &file->key, file->name, view, before, both->waiter, &file->made, err);
+		rc = content_of(&file->recipe, view, before, both->waiter, &content, err);
+	if (rc == 0)
+		rc = made_get(file->owner, &file->recipe, &content, view, before, both->waiter, &file->made, err);
 	if (rc < 0)
 		return rc;
 	file->layout = file->made->layout;
-	file->content = file->made->content;
+	file->content = file->made->content.number;
+	file->present |= file->made->content.present;
 	file->size = file->made->len;
 	return 0;
 }
@@ -462,25 +517,27 @@ uint64_t sf_made_file_size(const struct sf_made_file *file)
 
 static bool is_another(const struct sf_made_file *file, const struct sf_made *made)
 {
-	return made->layout != file->layout || (file->present && made->content != file->content);
+	return made->layout != file->layout || (file->present && made->content.number != file->content);
 }
 
 /* What the file is by these views, with a reference. -ESTALE and both->last: another file. */
 static int current_made(struct both *both, struct q2_view *view, struct q2_view *before, struct sf_made **out, struct vs_err *err)
 {
 	struct sf_made_file *file = both->file;
-	uint64_t content = content_of(view, before, file->name);
 	struct sf_made *made = NULL, *old;
-	int rc;
+	struct content content;
+	int rc = content_of(&file->recipe, view, before, both->waiter, &content, err);
 
+	if (rc < 0)
+		return rc;
 	pthread_mutex_lock(&file->lock);
-	if (file->made->content == content) {
+	if (file->made->content.number == content.number) {
 		made = file->made;
 		atomic_fetch_add(&made->refs, 1);
 	}
 	pthread_mutex_unlock(&file->lock);
 	if (!made) {
-		rc = made_get(file->owner, &file->key, file->name, view, before, both->waiter, &made, err);
+		rc = made_get(file->owner, &file->recipe, &content, view, before, both->waiter, &made, err);
 		if (rc < 0)
 			return rc;
 		if (is_another(file, made)) {
@@ -517,13 +574,15 @@ static int64_t read_made(struct both *both, struct q2_view *view, struct q2_view
 
 	if (n < 0)
 		return n;
-	if (made->x) {
+	if (made->copy) {
+		n = q2_copy_read(made->copy, view, both->buf, both->len, both->off, &both->waiter->work, err);
+	} else if (made->x) {
 		n = q2_export_read(made->x, view, before, both->buf, both->len, both->off, &both->waiter->work, err);
 	} else if (both->off < made->len) {
 		n = (int64_t)(made->len - both->off < both->len ? made->len - both->off : both->len);
 		memcpy(both->buf, made->text + both->off, (size_t)n);
 	}
-	if (is_layouts_fault(n, both, view, before)) {
+	if (!made->copy && is_layouts_fault(n, both, view, before)) {
 		forget(both->file->owner, made);
 		both->last = vs_err_set(&both->why, (int)n, "the map of '%s' is not what it was", q2_view_path(view, 0));
 	}
@@ -545,19 +604,23 @@ void sf_made_complain(struct sf_made_file *file, const char *doing, int code, co
 
 /* ---------------------------------------------------------------- sizes */
 
-static int measure(struct sf_mades *mades, const struct sf_key *key, const char *name, struct q2_view *view, struct q2_view *before,
-		   struct sf_waiter *waiter, uint64_t *size, struct vs_err *err)
+static int measure(const struct sf_made_file *file, struct q2_view *view, struct q2_view *before, struct sf_waiter *waiter,
+		   struct sf_made_stat *stat, struct vs_err *err)
 {
+	struct sf_mades *mades = file->owner;
+	struct content content;
 	struct sf_made *made;
 	int rc = check_view(view, waiter, err);
 
 	if (rc == 0 && before)
 		rc = check_view(before, waiter, err);
-	if (rc < 0 || size_of(mades, key, content_of(view, before, name), size))
+	if (rc == 0)
+		rc = content_of(&file->recipe, view, before, waiter, &content, err);
+	if (rc < 0 || stat_of(mades, &file->recipe.key, content.number, stat))
 		return rc;
-	rc = made_get(mades, key, name, view, before, waiter, &made, err);
+	rc = made_get(mades, &file->recipe, &content, view, before, waiter, &made, err);
 	if (rc == 0) {
-		*size = made->len;
+		*stat = made_stat(made);
 		made_put(made);
 	}
 	return rc;
@@ -572,9 +635,7 @@ bool sf_made_is_us(pid_t tid)
 
 static int64_t measure_both(struct both *both, struct q2_view *view, struct q2_view *before, struct vs_err *err)
 {
-	struct sf_made_file *file = both->file;
-
-	return measure(file->owner, &file->key, file->name, view, before, both->waiter, &both->off, err);
+	return measure(both->file, view, before, both->waiter, &both->stat, err);
 }
 
 /* A view of one's own that locks nothing: a guest that starts just now is not to meet the lock of who only looks. */
@@ -589,29 +650,30 @@ static int open_lockless(struct sf_mades *mades, const struct sf_place *place, c
 	return sf_view_open(mades->images->views, place->dir->domain->uuid, &disk, &waiter->work, out, err);
 }
 
-static int measure_lockless(struct sf_mades *mades, const struct sf_place *place, struct sf_waiter *waiter, uint64_t *size, struct vs_err *err)
+static int measure_lockless(const struct sf_made_file *file, const struct sf_place *place, struct sf_waiter *waiter,
+			    struct sf_made_stat *stat, struct vs_err *err)
 {
-	struct sf_key key = sf_place_key(place);
+	struct sf_mades *mades = file->owner;
 	struct sf_view *view = NULL, *before = NULL;
 	int rc = open_lockless(mades, place, place->entry, waiter, &view, err);
 
 	if (rc == 0 && place->before)
 		rc = open_lockless(mades, place, place->before, waiter, &before, err);
 	if (rc == 0)
-		rc = measure(mades, &key, place->before ? place->before->name : NULL, view->q2, before ? before->q2 : NULL, waiter, size, err);
+		rc = measure(file, view->q2, before ? before->q2 : NULL, waiter, stat, err);
 	sf_view_put(view);
 	sf_view_put(before);
 	return rc;
 }
 
-int sf_made_stat(struct sf_mades *mades, const struct sf_place *place, struct sf_waiter *waiter, uint64_t *size, struct vs_err *err)
+int sf_made_stat(struct sf_mades *mades, const struct sf_place *place, struct sf_waiter *waiter, struct sf_made_stat *stat, struct vs_err *err)
 {
 	struct sf_made_file *file = sf_made_open(mades, place);
 	struct both both = {.file = file, .waiter = waiter, .use = measure_both};
-	int rc = file->present ? measure_lockless(mades, place, waiter, size, err) : (int)use_both(&both, err);
+	int rc = file->present ? measure_lockless(file, place, waiter, stat, err) : (int)use_both(&both, err);
 
 	if (rc == 0 && !file->present)
-		*size = both.off;
+		*stat = both.stat;
 	sf_made_close(file);
 	return sf_waiter_errno(waiter, rc);
 }

@@ -38,8 +38,13 @@ struct sf_mades {
 void sf_mades_init(struct sf_mades *mades, struct sf_images *images);
 void sf_mades_fini(struct sf_mades *mades);
 
+struct sf_made_stat {
+	uint64_t size;
+	int64_t changed_ns; /* of a whole disk; 0: when its image's snapshot was taken */
+};
+
 /* As far as somebody asked before, and nothing says that it has changed: at once. */
-bool sf_made_known(struct sf_mades *mades, const struct sf_key *key, uint64_t *size);
+bool sf_made_known(struct sf_mades *mades, const struct sf_key *key, struct sf_made_stat *stat);
 
 /* @place: of a made file. Gives a file, which reads nothing yet. */
 struct sf_made_file *sf_made_open(struct sf_mades *mades, const struct sf_place *place);
@@ -55,7 +60,7 @@ void sf_made_complain(struct sf_made_file *file, const char *doing, int code, co
 /* Is it a thread of this process that asks? vm/ may come by one of these files, and is not to wait for what may wait for it. */
 bool sf_made_is_us(pid_t tid);
 
-/* Bytes of the file at @place. Keeps nobody from writing to its images meanwhile. */
-int sf_made_stat(struct sf_mades *mades, const struct sf_place *place, struct sf_waiter *waiter, uint64_t *size, struct vs_err *err);
+/* Of the file at @place. Keeps nobody from writing to its images meanwhile. */
+int sf_made_stat(struct sf_mades *mades, const struct sf_place *place, struct sf_waiter *waiter, struct sf_made_stat *stat, struct vs_err *err);
 
 #endif

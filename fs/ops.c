@@ -75,18 +75,18 @@ static int getattr_made(struct sf_req *r, struct sf_asked *asked)
 	struct sf_tree *tree = sf_world_get(&r->fs->world);
 	struct sf_waiter waiter;
 	struct sf_place place;
-	uint64_t size;
+	struct sf_made_stat stat;
 	struct stat st;
 	int rc = sf_op_place(r->fs, tree, asked->id, &place), made;
 
 	sf_waiter_init(&waiter, &r->fs->ending, r->req, SF_MAKE_WORK);
-	made = rc == 0 ? sf_made_stat(&r->fs->mades, &place, &waiter, &size, NULL) : 0;
+	made = rc == 0 ? sf_made_stat(&r->fs->mades, &place, &waiter, &stat, NULL) : 0;
 	if (made == -EINTR || made == -ENOTCONN || made == -ESTALE)
 		rc = made;
 	if (rc == 0)
 		rc = sf_attr_get(r->fs, tree, &place, &st);
 	if (rc == 0 && made == 0)
-		sf_attr_set_size(&st, size);
+		sf_attr_set_made(&st, &stat);
 	if (rc == 0)
 		fuse_reply_attr(sf_req_take(r), &st, 0);
 	sf_world_put(&r->fs->world, tree);

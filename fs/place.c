@@ -94,6 +94,72 @@ static int find_pair(const struct sf_place *dir, const char *stem, size_t len, s
 	return n == 1 ? 0 : -ENOENT;
 }
 
+/* ---------------------------------------------------------------- whole disks */
+
+/* The file of that number, which has a name; NULL: there is none. */
+static const struct sf_entry *find_file(struct sf_dir *dir, enum sf_kind kind, uint64_t ino)
+{
+	const struct sf_entry *entry = sf_dir_find_ino(dir, kind, ino);
+
+	return entry && entry->name ? entry : NULL;
+}
+
+/* How its disk is called in names: "vda". NULL: its image's name tells otherwise. */
+static const char *whole_stem(const struct sf_entry *image, size_t *len)
+{
+	const char *disk = of_disk(image);
+
+	if (!disk || disk[0] != '.' || !stem_len(disk + 1))
+		return NULL;
+	*len = stem_len(disk + 1);
+	return disk + 1;
+}
+
+/* The image of the newest internal snapshot of which @is_it says so; NULL: none. */
+typedef bool is_wanted(const struct sf_dir *dir, const struct sf_entry *image, const void *opaque);
+
+static const struct sf_entry *newest_internal(struct sf_dir *dir, is_wanted *is_it, const void *opaque)
+{
+	const struct vm_domain *d = dir->domain;
+
+	for (size_t i = d->n_snapshots; i-- > 0;) {
+		const struct vm_snapshot *s = &d->snapshots[i];
+
+		for (size_t k = 0; k < s->n_disks; k++) {
+			const struct sf_entry *entry = s->disks[k].snapshot ? find_file(dir, SF_IMAGE, s->disks[k].ino) : NULL;
+
+			if (entry && is_it(dir, entry, opaque))
+				return entry;
+		}
+	}
+	return NULL;
+}
+
+struct stem {
+	const char *name;
+	size_t len;
+};
+
+static bool has_stem(const struct sf_dir *dir, const struct sf_entry *image, const void *opaque)
+{
+	const struct stem *wanted = opaque;
+	size_t len;
+	const char *stem = whole_stem(image, &len);
+
+	(void)dir;
+	return stem && len == wanted->len && !memcmp(stem, wanted->name, len);
+}
+
+static bool has_whole_ino(const struct sf_dir *dir, const struct sf_entry *image, const void *opaque)
+{
+	return vm_ino_whole(dir->domain->ino, image->disk->target) == *(const uint64_t *)opaque;
+}
+
+static const struct sf_entry *find_whole(struct sf_dir *dir, const char *stem, size_t len)
+{
+	return newest_internal(dir, has_stem, &(struct stem){stem, len});
+}
+
 static bool ends_in(const char *name, const char *end, size_t *stem)
 {
 	size_t len = strlen(name), n = strlen(end);
@@ -116,8 +182,12 @@ static int find_made(const struct sf_place *dir, const char *name, struct sf_pla
 		place.made = SF_DIFF_JSON;
 	else
 		return -ENOENT;
-	if (place.made == SF_QCOW2)
-		rc = (place.entry = find_image(dir->dir, name, stem)) ? 0 : -ENOENT;
+	if (place.made == SF_QCOW2 && !(place.entry = find_image(dir->dir, name, stem))) {
+		place.made = SF_WHOLE;
+		place.entry = find_whole(dir->dir, name, stem);
+	}
+	if (place.made != SF_DIFF && place.made != SF_DIFF_JSON)
+		rc = place.entry ? 0 : -ENOENT;
 	else
 		rc = find_pair(dir, name, stem, &place);
 	if (rc == 0)
@@ -167,6 +237,17 @@ static void list_difference(const struct sf_place *dir, const struct sf_entry *i
 		free(name);
 }
 
+/* Each disk once: by the image that answers to its name. */
+static void list_whole(const struct sf_place *dir, const struct sf_entry *image, struct sf_made_name **list, size_t *n, size_t *room)
+{
+	const struct sf_place place = {.dir = dir->dir, .entry = image, .made = SF_WHOLE};
+	size_t len;
+	const char *stem = image->disk->snapshot ? whole_stem(image, &len) : NULL;
+
+	if (stem && find_whole(dir->dir, stem, len) == image)
+		add_name(list, n, room, xasprintf("%.*s" QCOW2, (int)len, stem), &place);
+}
+
 struct sf_made_name *sf_made_list(const struct sf_place *dir, size_t *n)
 {
 	struct sf_made_name *list = NULL;
@@ -184,6 +265,7 @@ struct sf_made_name *sf_made_list(const struct sf_place *dir, size_t *n)
 		if (dir->made == SF_QCOW2_DIR) {
 			if (len + strlen(QCOW2) <= NAME_MAX)
 				add_name(&list, n, &room, xasprintf("%.*s" QCOW2, (int)len, e->name), &place);
+			list_whole(dir, e, &list, n, &room);
 			continue;
 		}
 		list_difference(dir, e, QCOW2, SF_DIFF, &list, n, &room);
@@ -234,7 +316,7 @@ struct sf_key sf_place_key(const struct sf_place *place)
 	if (key.kind == SF_QCOW2_DIR || key.kind == SF_DIFF_DIR)
 		key.ino = vm_ino(key.domain, key.kind == SF_DIFF_DIR ? "diff/" : "qcow2/");
 	if (place->entry)
-		key.ino = place->entry->ino;
+		key.ino = key.kind == SF_WHOLE ? vm_ino_whole(key.domain, place->entry->disk->target) : place->entry->ino;
 	if (place->before)
 		key.before = place->before->ino;
 	return key;
@@ -248,16 +330,8 @@ struct sf_place sf_place_parent(const struct sf_place *place)
 		return parent;
 	parent.dir = place->dir;
 	if (place->entry && place->made)
-		parent.made = place->made == SF_QCOW2 ? SF_QCOW2_DIR : SF_DIFF_DIR;
+		parent.made = place->made == SF_QCOW2 || place->made == SF_WHOLE ? SF_QCOW2_DIR : SF_DIFF_DIR;
 	return parent;
-}
-
-/* The file of that number, which has a name; NULL: there is none. */
-static const struct sf_entry *find_file(struct sf_dir *dir, enum sf_kind kind, uint64_t ino)
-{
-	const struct sf_entry *entry = sf_dir_find_ino(dir, kind, ino);
-
-	return entry && entry->name ? entry : NULL;
 }
 
 int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct sf_place *out)
@@ -273,7 +347,8 @@ int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct s
 	if (key->kind >= SF_QCOW2_DIR)
 		place.made = key->kind;
 	if (!sf_kind_is_dir(key->kind)) {
-		place.entry = find_file(place.dir, made ? SF_IMAGE : key->kind, key->ino);
+		place.entry = key->kind == SF_WHOLE ? newest_internal(place.dir, has_whole_ino, &key->ino) :
+						      find_file(place.dir, made ? SF_IMAGE : key->kind, key->ino);
 		if (!place.entry)
 			return -ESTALE;
 	}
@@ -304,4 +379,31 @@ int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, co
 		return -ENOENT;
 	*out = place;
 	return 0;
+}
+
+uint64_t *sf_place_reads(const struct sf_place *place, size_t *n)
+{
+	const struct vm_domain *d = place->dir->domain;
+	const struct vm_disk *disk = place->entry->disk;
+	uint64_t *inos = NULL;
+	size_t room = 0;
+
+	*n = 0;
+	XGROW(inos, *n, room);
+	inos[(*n)++] = disk->ino;
+	if (place->before) {
+		XGROW(inos, *n, room);
+		inos[(*n)++] = place->before->disk->ino;
+	}
+	for (size_t i = 0; place->made == SF_WHOLE && i < d->n_snapshots; i++) {
+		for (size_t k = 0; k < d->snapshots[i].n_disks; k++) {
+			const struct vm_disk *other = &d->snapshots[i].disks[k];
+
+			if (other == disk || !other->snapshot || strcmp(other->target, disk->target) != 0)
+				continue;
+			XGROW(inos, *n, room);
+			inos[(*n)++] = other->ino;
+		}
+	}
+	return inos;
 }

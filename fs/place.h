@@ -3,8 +3,9 @@
 /*
  * place.h: where something is in a tree, and how what is made there is called.
  *
- * Two directories of a domain hold nothing that lies in a tree: qcow2/ has each image as a qcow2 file, diff/ what changed from one
- * snapshot to another. Their names are put together from those of images, "A..B.TARGET.qcow2" from any two that have that disk.
+ * Two directories of a domain hold nothing that lies in a tree: qcow2/ has each image as a qcow2 file, and each disk that has internal
+ * snapshots with all of them; diff/ what changed from one snapshot to another. Their names are put together from those of images,
+ * "A..B.TARGET.qcow2" from any two that have that disk.
  *
  * Errors: -ENOENT no such name, -ENOTDIR, -ESTALE the thing is not in this tree. Threads: any.
  */
@@ -19,7 +20,7 @@ uint64_t sf_key_ino(const struct sf_key *key);
 /* A place in a tree: the root (nothing set), a domain (no entry), or a file; or what is made there. */
 struct sf_place {
 	struct sf_dir *dir;
-	const struct sf_entry *entry;  /* of a made file: its image */
+	const struct sf_entry *entry;  /* of a made file: its image; of a whole disk that of its newest internal snapshot */
 	enum sf_kind made;             /* SF_QCOW2_DIR and those that follow; else 0 */
 	const struct sf_entry *before; /* of a difference: the other image */
 };
@@ -31,6 +32,9 @@ struct sf_place sf_place_parent(const struct sf_place *place);
 /* Where is this thing in that tree? -ESTALE: nowhere, or without a name. */
 int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct sf_place *out);
 int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, const char *name, struct sf_place *out);
+
+/* The disks of snapshots that an image, or what is made, reads: vm_disk.ino of *n. Gives. */
+uint64_t *sf_place_reads(const struct sf_place *place, size_t *n);
 
 /* ---------------------------------------------------------------- what is made */
 

@@ -36,6 +36,7 @@ enum sf_kind {
 	/* made of images while they are read (made.h): found by name, and listed only where that was asked for */
 	SF_QCOW2_DIR,
 	SF_QCOW2,
+	SF_WHOLE, /* in qcow2/, too: all internal snapshots of a disk */
 	SF_DIFF_DIR,
 	SF_DIFF,
 	SF_DIFF_JSON,
@@ -50,7 +51,7 @@ static inline bool sf_kind_is_dir(enum sf_kind kind)
 /* A file that is made of images. */
 static inline bool sf_kind_is_made(enum sf_kind kind)
 {
-	return kind == SF_QCOW2 || kind == SF_DIFF || kind == SF_DIFF_JSON;
+	return kind == SF_QCOW2 || kind == SF_WHOLE || kind == SF_DIFF || kind == SF_DIFF_JSON;
 }
 
 /* A file that is written: by the mounting user, and not with `-o ro`. */
@@ -62,7 +63,7 @@ static inline bool sf_kind_is_door(enum sf_kind kind)
 /* What a thing is, whatever it is called at the moment: the numbers are the stable hashes of vm/. */
 struct sf_key {
 	uint64_t domain; /* 0: the root */
-	uint64_t ino;    /* of what lies in the tree; of a made file: its image's */
+	uint64_t ino;    /* of what lies in the tree; of a made file: its image's, or (SF_WHOLE) its own */
 	uint64_t before; /* of a difference: the other image's; else 0 */
 	enum sf_kind kind;
 };

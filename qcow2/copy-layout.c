@@ -174,6 +174,8 @@ static int read_table(struct laying *l, uint8_t *buf, size_t len, uint64_t host_
 
 	if (n < 0)
 		return vs_err_set(l->err, (int)n, "cannot read '%s' at %#" PRIx64 ": %s", l->file->path, host_off, strerror((int)-n));
+	if (q2_work_done(l->work))
+		return vs_err_set(l->err, -EFBIG, "'%s' takes too long to walk through", l->file->path);
 	return q2_work_spend(l->work, q2_work_read(len));
 }
 
@@ -436,5 +438,7 @@ int q2_copy_entry(const struct q2_copy *c, uint64_t *raw, uint64_t *bitmap)
 		*raw = offset | (n == 1 ? Q2_ENTRY_COPIED : 0);
 	else
 		*raw = (*raw & ~((UINT64_C(1) << (62 - (bits - 8))) - 1) & ~Q2_ENTRY_COPIED) | offset;
+	if (e.kind == Q2_RUN_COMPRESSED)
+		*bitmap = 0; /* it says nothing there */
 	return 0;
 }

@@ -528,7 +528,8 @@ static void cmd_made(const struct options *o, struct state *s)
 
 static void cmd_copy(const struct options *o, struct state *s)
 {
-	const struct q2_copy_spec spec = {.view = s->view, .present = o->present};
+	struct q2_work work = {.limit = o->work};
+	const struct q2_copy_spec spec = {.view = s->view, .present = o->present, .work = &work};
 	struct vs_err err = {0};
 	struct made m = {.state = s};
 	int r = q2_copy_new(&spec, &m.copy, &err);
@@ -596,7 +597,7 @@ static bool parse_options(int argc, char **argv, struct options *o)
 		{"id", required_argument, NULL, 'd'},      {"name", required_argument, NULL, 'n'},
 		{"allow", required_argument, NULL, 'a'},   {"strict", no_argument, NULL, 's'},
 		{"guard", no_argument, NULL, 'g'},         {"present", no_argument, NULL, 'P'},
-		         {"cache", required_argument, NULL, 'c'},
+		{"cache", required_argument, NULL, 'c'},
 		{"threads", required_argument, NULL, 't'}, {"reads", required_argument, NULL, 'r'},
 		{"seed", required_argument, NULL, 'e'},    {"work", required_argument, NULL, 'w'},
 		{"before", required_argument, NULL, 'B'},  {"before-index", required_argument, NULL, 'b'},

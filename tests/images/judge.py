@@ -6,7 +6,7 @@
 usage: judge.py [--plain | --sanitized] [--jobs N] Q2-TOOL LIST.json
 
 Every check of every case is run with a time limit. With --plain also under a limit of address space and with the peak of
-resident memory measured; QEMU is asked whether it accepts what we accept. With --sanitized the holes are walked as well, and any report of a
+resident memory measured; QEMU is asked whether it accepts what we accept. A copy of the image, where one is made, has to be clean. With --sanitized the holes are walked as well, and any report of a
 sanitizer is a failure, whatever the outcome.
 
 One line per case: `ok NAME` or `FAIL NAME: why`.
@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 SECONDS = 5          # a hang; sanitizers and a busy machine get more
 RESIDENT = 96 << 20  # bytes; the caches of q2-tool have 8 MiB each, and a snapshot table may have 64
 SPACE = 512 << 20
+COPIED = 64 << 20    # of a copy: what is larger is not looked at
 
 sanitized, tool = False, None
 
@@ -159,8 +160,40 @@ def agree(case):
         raise Wrong("QEMU agrees, though a reason for a difference is given: %s" % case["differs"])
 
 
+def harmless_copy(case):
+    """A copy of the image with all its snapshots, if one is made, is an image like any other, and has the states that this one has."""
+    copy = case["path"] + ".copy"
+    first = {"state": 0}
+    if "snapshot 0 " not in q2(case, {"state": None}, "info")[1].decode(errors="replace"):
+        return
+    status, _, _ = q2(case, first, "copy-torture", "--reads", 5)
+    if status:
+        return
+    with open(copy, "wb") as f:
+        p = subprocess.run([tool, "copy", case["path"], "--snapshot-index", "0", *(x for d in case["allow"] for x in ("--allow", d))], stdout=f,
+                           stderr=subprocess.DEVNULL, check=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (COPIED, COPIED)))
+    try:
+        if p.returncode:
+            return  # too large for a test; whatever else was wrong copy-torture would have seen
+        check = subprocess.run(["qemu-img", "check", "-f", "qcow2", os.path.basename(copy)], cwd=os.path.dirname(copy), stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, check=False, timeout=60)
+        if check.returncode or "No errors were found" not in check.stdout:
+            raise Wrong("check of the copy: %s" % check.stdout[:400])
+        for c in case["checks"]:
+            if c["state"] is not None and c["state"] >= 0 and "bytes" in c and not c.get("read"):
+                _, out, text = q2(dict(case, path=copy), c, "cat")
+                if out != expected(case, c):
+                    raise Wrong("%s reads otherwise in the copy: %s" % (name_of(c), text[:400]))
+    finally:
+        os.unlink(copy)
+
+
 def judge_case(case):
     wrong = []
+    try:
+        harmless_copy(case)
+    except Wrong as e:
+        wrong.append(str(e))
     for check in case["checks"]:
         try:
             judge(case, check)

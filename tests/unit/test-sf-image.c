@@ -66,6 +66,11 @@ uint64_t vm_ino_made(uint64_t image, uint64_t before, const char *as)
 	return vm_ino(image, as);
 }
 
+uint64_t vm_ino_whole(uint64_t parent, const char *target)
+{
+	return vm_ino(parent, target);
+}
+
 int q2_view_open(struct q2_cache *cache, const struct q2_view_spec *spec, struct q2_view **out, struct vs_err *err)
 {
 	(void)cache;

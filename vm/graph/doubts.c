@@ -100,10 +100,9 @@ static bool known_from_running(const struct vm_graph *g, int file)
 static bool in_doubt(const struct vm_graph *g, int file, struct vm_graph_doubt *doubt)
 {
 	const struct vm_fact_file *f = vm_graph_file(g, file);
-	size_t exposed[2];
 
 	*doubt = (struct vm_graph_doubt){.file = file, .code = -EPERM, .domain = VM_NO_DOMAIN};
-	if (f->exposes && vm_graph_exposed(g, f->exposes, exposed))
+	if (f->exposes && vm_graph_exposed(g, f->exposes, NULL))
 		return false;
 	if (f->exposes) {
 		doubt->why = "is a file of a virt-snapfs mount that none of the snapshots here has";

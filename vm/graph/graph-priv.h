@@ -72,8 +72,9 @@ struct vm_graph_user {
 	bool unseen; /* by a way that an inventory of layers, one beneath the other, does not show: a window, a data file */
 };
 
-/* Which snapshots' disks does the file with that inode number show in a virt-snapfs mount? One, or two of a difference; 0: none of these. */
-size_t vm_graph_exposed(const struct vm_graph *g, uint64_t ino, size_t snaps[2]);
+/* Which snapshots' disks does the file with that inode number show in a virt-snapfs mount? One, two of a difference, or all that the disk has;
+ * 0: none of these. Gives *snaps, where it is not NULL; of none NULL. */
+size_t vm_graph_exposed(const struct vm_graph *g, uint64_t ino, size_t **snaps);
 
 /* The same, for who stands on a file of a virt-snapfs mount. */
 struct vm_graph_viewer {

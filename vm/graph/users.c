@@ -88,24 +88,42 @@ static bool is_difference(const struct vm_graph *g, size_t a, size_t b, uint64_t
 	return from && to && !strcmp(vm_graph_snapdisk(g, x)->target, vm_graph_snapdisk(g, y)->target) && (vm_ino_made(to, from, "qcow2") == ino || vm_ino_made(to, from, "json") == ino);
 }
 
-size_t vm_graph_exposed(const struct vm_graph *g, uint64_t ino, size_t snaps[2])
+struct exposed {
+	size_t *v, n, room;
+};
+
+static void add_exposed_index(struct exposed *found, size_t snap)
+{
+	XGROW(found->v, found->n, found->room);
+	found->v[found->n++] = snap;
+}
+
+static void find_exposed(const struct vm_graph *g, uint64_t ino, struct exposed *found)
 {
 	for (size_t i = 0; i < g->n_snaps; i++) {
-		uint64_t disk = vm_graph_snapdisk(g, &g->snaps[i])->ino;
+		const struct vm_fact_snapdisk *disk = vm_graph_snapdisk(g, &g->snaps[i]);
 
-		if (disk && (disk == ino || vm_ino_made(disk, 0, "qcow2") == ino)) {
-			snaps[0] = i;
-			return 1;
-		}
+		if (disk->whole == ino || (disk->ino && (disk->ino == ino || vm_ino_made(disk->ino, 0, "qcow2") == ino)))
+			add_exposed_index(found, i);
 	}
-	for (size_t i = 0; i < g->n_snaps; i++)
-		for (size_t k = i + 1; k < g->n_snaps && g->snaps[k].domain == g->snaps[i].domain; k++) /* a domain's are together */
+	for (size_t i = 0; i < g->n_snaps && !found->n; i++)
+		for (size_t k = i + 1; k < g->n_snaps && g->snaps[k].domain == g->snaps[i].domain && !found->n; k++) /* a domain's are together */
 			if (is_difference(g, i, k, ino) || is_difference(g, k, i, ino)) {
-				snaps[0] = i;
-				snaps[1] = k;
-				return 2;
+				add_exposed_index(found, i);
+				add_exposed_index(found, k);
 			}
-	return 0;
+}
+
+size_t vm_graph_exposed(const struct vm_graph *g, uint64_t ino, size_t **snaps)
+{
+	struct exposed found = {NULL};
+
+	find_exposed(g, ino, &found);
+	if (snaps)
+		*snaps = found.v;
+	else
+		free(found.v);
+	return found.n;
 }
 
 static void add_exposed_snap(struct walk *w, size_t snap)
@@ -124,7 +142,8 @@ static void add_exposed_snap(struct walk *w, size_t snap)
 /* None: doubts.c. */
 static void add_exposed(struct walk *w, uint64_t ino)
 {
-	size_t snaps[2], n = vm_graph_exposed(w->g, ino, snaps);
+	vs_autofree size_t *snaps = NULL;
+	size_t n = vm_graph_exposed(w->g, ino, &snaps);
 
 	for (size_t i = 0; i < n; i++)
 		add_exposed_snap(w, snaps[i]);

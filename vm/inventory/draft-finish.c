@@ -146,6 +146,7 @@ static void snapshot_disks(const struct vm_drafts *set, const struct vm_draft *d
 		disk->fact.since = vm_history_since(set->memory, ino, disk->fact.pit == VM_NO_FILE ? "" :
 						    set->chains->fact[disk->fact.pit].path);
 		disk->fact.ino = ino;
+		disk->fact.whole = vm_ino_whole(d->ino, disk->fact.target);
 		if (!disk->fact.froze && s->kind == VM_EXTERNAL)
 			disk->fact.froze = vm_history_frozen(set->memory, ino, set->arena); /* as an earlier look found it */
 		drop_notes_of_another(set->chains, &disk->fact);

@@ -93,6 +93,7 @@ struct vm_fact_snapdisk {
 	const struct q2_stamp *attested; /* it was right when files beneath it had these stamps (ino, size, mtime) */
 	size_t n_attested;
 	uint64_t ino;           /* of its file in the tree */
+	uint64_t whole;         /* of the file there that has all the disk's internal snapshots: vm_ino_whole() */
 	const struct vm_fact_note *froze; /* NULL, or the image as it was when we took or first recorded it; INTERNAL: what pit stood on */
 	bool spoilt;            /* it was found wrong since */
 	uint64_t shows;         /* as vm_facts.shows would have given it when it was right; 0: not known; 1: it is too much */

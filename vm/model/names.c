@@ -106,6 +106,11 @@ uint64_t vm_ino_made(uint64_t image, uint64_t before, const char *as)
 	return before ? vm_ino(vm_ino(image, "diff") ^ before, as) : vm_ino(image, as);
 }
 
+uint64_t vm_ino_whole(uint64_t domain, const char *target)
+{
+	return vm_ino(vm_ino(domain, "whole"), target);
+}
+
 /* ---------------------------------------------------------------- shown names */
 
 /* How much of an escaped string fits into @max bytes without cutting a character or a %XX. */

@@ -174,6 +174,8 @@ uint64_t vm_ino(uint64_t parent, const char *name);
 /* Of a file that is made of images while it is read: @image alone (@before 0), as "qcow2"; or what differs in it from @before, as "qcow2" or
  * "json". Pure. */
 uint64_t vm_ino_made(uint64_t image, uint64_t before, const char *as);
+/* Of the one that has all internal snapshots of a disk. @domain: vm_domain.ino. Pure. */
+uint64_t vm_ino_whole(uint64_t domain, const char *target);
 
 /* ---------------------------------------------------------------- names in tables */
 
