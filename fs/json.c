@@ -8,6 +8,7 @@
 #include <json-c/json.h>
 #include <string.h>
 
+#include "place.h"
 #include "show.h"
 #include "text.h"
 #include "vm/util/mem.h"
@@ -100,6 +101,34 @@ static struct json_object *snapshot_of(const struct vm_snapshot *s)
 	return o;
 }
 
+/* What qcow2/TARGET.qcow2 shows that is opened without asking for a snapshot: null for the disk's present content, as long as nobody has it open
+ * for writing. */
+static struct json_object *whole_of(const struct vm_domain *d, const struct vm_snapshot *s, const struct vm_disk *disk)
+{
+	struct json_object *o = json_object_new_object();
+	size_t name = strlen(s->shown) + 1, end = strlen(".img");
+	vs_autofree char *file = xasprintf("qcow2/%.*s.qcow2", (int)(strlen(disk->file) - name - end), disk->file + name);
+
+	add_text(o, "target", disk->target);
+	add_text(o, "file", file);
+	add_text(o, "shows", sf_domain_is_off(d) ? NULL : s->shown);
+	return o;
+}
+
+/* Its disks, as it has them now, that have internal snapshots. */
+static struct json_object *wholes_of(const struct vm_domain *d)
+{
+	struct json_object *wholes = json_object_new_array();
+
+	for (size_t i = 0; i < d->n_disks; i++) {
+		const struct vm_snapshot *s;
+		const struct vm_disk *disk = sf_newest_internal(d, d->disks[i].target, &s);
+
+		if (disk && !strncmp(disk->file, s->shown, strlen(s->shown)))
+			json_object_array_add(wholes, whole_of(d, s, disk));
+	}
+	return wholes;
+}
 static struct json_object *domain_of(const struct vm_domain *d)
 {
 	struct json_object *o = json_object_new_object(), *checkpoints = json_object_new_array();
@@ -113,6 +142,7 @@ static struct json_object *domain_of(const struct vm_domain *d)
 		json_object_array_add(checkpoints, json_object_new_string(clean));
 	}
 	json_object_object_add(o, "checkpoints", checkpoints);
+	json_object_object_add(o, "whole", wholes_of(d));
 	return o;
 }
 

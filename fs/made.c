@@ -447,18 +447,13 @@ static int64_t use_both(struct both *both, struct vs_err *err)
 
 /* ---------------------------------------------------------------- files */
 
-static bool is_off(const struct vm_domain *domain)
-{
-	return !strcmp(domain->state, "shut off") || !strcmp(domain->state, "image");
-}
-
 struct sf_made_file *sf_made_open(struct sf_mades *mades, const struct sf_place *place)
 {
 	struct sf_made_file *file = xcalloc(1, sizeof(*file));
 	struct sf_key image;
 
 	file->owner = mades;
-	file->recipe = (struct recipe){.key = sf_place_key(place), .off = is_off(place->dir->domain)};
+	file->recipe = (struct recipe){.key = sf_place_key(place), .off = sf_domain_is_off(place->dir->domain)};
 	image = (struct sf_key){.domain = file->recipe.key.domain, .ino = place->entry->ino, .kind = SF_IMAGE};
 	file->present = place->entry->snapshot->present || (place->before && place->before->snapshot->present);
 	file->image = sf_image_open(mades->images, &image);

@@ -115,6 +115,26 @@ static const char *whole_stem(const struct sf_entry *image, size_t *len)
 	return disk + 1;
 }
 
+const struct vm_disk *sf_newest_internal(const struct vm_domain *domain, const char *target, const struct vm_snapshot **of_snapshot)
+{
+	for (size_t i = domain->n_snapshots; i-- > 0;) {
+		const struct vm_snapshot *s = &domain->snapshots[i];
+
+		for (size_t k = 0; k < s->n_disks; k++) {
+			if (!s->disks[k].snapshot || !s->disks[k].file || strcmp(s->disks[k].target, target) != 0)
+				continue;
+			*of_snapshot = s;
+			return &s->disks[k];
+		}
+	}
+	return NULL;
+}
+
+bool sf_domain_is_off(const struct vm_domain *domain)
+{
+	return !strcmp(domain->state, "shut off") || !strcmp(domain->state, "image");
+}
+
 /* The image of the newest internal snapshot of which @is_it says so; NULL: none. */
 typedef bool is_wanted(const struct sf_dir *dir, const struct sf_entry *image, const void *opaque);
 

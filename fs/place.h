@@ -33,6 +33,11 @@ struct sf_place sf_place_parent(const struct sf_place *place);
 int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct sf_place *out);
 int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, const char *name, struct sf_place *out);
 
+/* The newest internal snapshot that has a file of that disk, and *of_snapshot whose it is; NULL: there is none. */
+const struct vm_disk *sf_newest_internal(const struct vm_domain *domain, const char *target, const struct vm_snapshot **of_snapshot);
+/* Nobody is known to run it. */
+bool sf_domain_is_off(const struct vm_domain *domain);
+
 /* The disks of snapshots that an image, or what is made, reads: vm_disk.ino of *n. Gives. */
 uint64_t *sf_place_reads(const struct sf_place *place, size_t *n);
 

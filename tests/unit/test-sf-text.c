@@ -170,7 +170,7 @@ Test(sf_json, it_looks_like_this)
 	vs_autofree char *wanted = NULL;
 
 	cr_assert_gt(asprintf(&wanted,
-			      "{\n  \"version\": 1,\n  \"domain\": {\n    \"name\": \"web01\",\n    \"uuid\": null,\n    \"state\": null,\n    \"checkpoints\": []\n"
+			      "{\n  \"version\": 1,\n  \"domain\": {\n    \"name\": \"web01\",\n    \"uuid\": null,\n    \"state\": null,\n    \"checkpoints\": [],\n    \"whole\": []\n"
 			      "  },\n  \"snapshots\": [\n    {\n      \"name\": \"m\",\n      \"raw_name\": \"m\",\n      \"file\": \"m\",\n"
 			      "      \"kind\": \"internal\",\n      \"state\": \"ok\",\n      \"reason\": null,\n%s"
 			      "      \"disks\": [\n        {\n          \"target\": \"vda\",\n          \"file\": \"m.vda.img\",\n"
@@ -182,7 +182,7 @@ Test(sf_json, it_looks_like_this)
 	expect_json(&d, wanted);
 	d.n_snapshots = 0;
 	expect_json(&d, "{\n  \"version\": 1,\n  \"domain\": {\n    \"name\": \"web01\",\n    \"uuid\": null,\n"
-					"    \"state\": null,\n    \"checkpoints\": []\n  },\n  \"snapshots\": []\n}\n");
+					"    \"state\": null,\n    \"checkpoints\": [],\n    \"whole\": []\n  },\n  \"snapshots\": []\n}\n");
 }
 
 Test(sf_json, whatever_the_bytes_it_is_json)
