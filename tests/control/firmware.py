@@ -343,6 +343,54 @@ def anothers(lab, running, targets):
         raise Wrong("'%s' was removed" % copy)
 
 
+@case("variables without a copy that are another domain's by now", SHUT_OFF[:1])
+def anothers_uncopied(lab, running, targets):
+    v, w = Variables(lab), Variables(lab)
+    g, h = v.g, w.g
+    time.sleep(1.1)
+    g.snap("a")
+    g.flush()
+    until("a", lambda: None if lab.state(g, "a") == "ok" else lab.state(g, "a"))
+    mine = g.xml()
+    g.define(mine.replace(v.path, v.path + ".other"))
+    h.define(h.xml().replace(w.path, v.path))
+    time.sleep(LOOK)
+    active = g.active_now()
+    for command in "try revert a", "revert a", "revert a force":
+        lab.fails(g, command, "EPERM", "would be '%s', which domain '%s'" % (re.escape(v.path), h.name))
+    if g.active_now() != active:
+        raise Wrong("the disks were reverted: %s" % lab.said(g))
+    g.define(mine)  # both have it already: nothing gets worse
+    time.sleep(LOOK)
+    lab.does(g, "revert a")
+
+
+@case("variables whose place cannot be written to", SHUT_OFF[:1])
+def fixed(lab, running, targets):
+    v = Variables(lab)
+    g, first = v.g, v.now()
+    lab.does(g, "create a")
+    active, aside = g.active_now(), v.path + ".aside"
+    v.put(b"\x0dchanged")
+
+    def refused(what, errno, text):
+        for command in "try revert a", "revert a":
+            lab.fails(g, command, errno, text)
+        if g.active_now() != active:
+            raise Wrong("%s: the disks were reverted: %s" % (what, lab.said(g)))
+
+    os.rename(v.path, aside)
+    os.mkdir(v.path)
+    refused("a directory", "EPERM", "that is no file any more")
+    os.rmdir(v.path)
+    os.rename(aside, v.path)
+    sh("mount", "--bind", v.path, v.path)
+    refused("something is mounted there", "EBUSY", "something is mounted there")
+    sh("umount", v.path)
+    lab.does(g, "revert a")
+    v.expect(first, "when nothing is in the way")
+
+
 @case("no room to put variables back", SHUT_OFF[:1])
 def no_room(lab, running, targets):
     v = Variables(lab)

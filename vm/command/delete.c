@@ -55,13 +55,61 @@ static const struct vm_snapshot *named_by_id(const struct vm_context *cx, const 
 	return NULL;
 }
 
-int vm_delete_check_id(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
+/* The layer that has the entry; -1: none has. */
+static int entry_layer(const struct vm_context *cx, const struct vm_disk *disk)
+{
+	return disk->snapshot && disk->chain && disk->chain[0] ? vm_context_layer(cx, disk->chain[0]) : -1;
+}
+
+static bool is_in(const struct vm_context *cx, const struct vm_snapshot *s, int layer)
+{
+	for (size_t i = 0; i < s->n_disks; i++)
+		if (layer >= 0 && entry_layer(cx, &s->disks[i]) == layer)
+			return true;
+	return false;
+}
+
+/* Will the tools below look for the snapshot's name in that layer? A QEMU that runs looks in each of its disks. */
+static bool is_searched(const struct vm_context *cx, const struct vm_snapshot *s, int layer)
+{
+	for (size_t i = 0; i < cx->d->n_disks; i++)
+		if ((cx->running || s->memory) && cx->d->disks[i].top == layer)
+			return true;
+	return is_in(cx, s, layer);
+}
+
+/* An entry of the same name that is not the snapshot's own, where they look. NULL: none; else in *layer where. */
+static const struct vm_snapshot *named_alike(const struct vm_context *cx, const struct vm_snapshot *s, int *layer)
+{
+	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
+		const struct vm_snapshot *other = &cx->d->snapshots[i];
+
+		for (size_t k = 0; other != s && k < other->n_disks; k++) {
+			const struct vm_disk *disk = &other->disks[k];
+
+			*layer = entry_layer(cx, disk);
+			if (*layer >= 0 && !strcmp(disk->snapshot->name, s->name) && is_searched(cx, s, *layer))
+				return other;
+		}
+	}
+	return NULL;
+}
+
+/* Tools below are told a name, and take the first entry that has it. */
+int vm_delete_check_name(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
 	const struct vm_snapshot *other = s->kind == VM_INTERNAL ? named_by_id(cx, s) : NULL;
+	int layer;
 
+	if (other)
+		return vs_err_set(err, -EPERM, "'%s' is also the id of snapshot '%s', which would be taken for it", s->shown, other->shown);
+	other = s->kind == VM_INTERNAL ? named_alike(cx, s, &layer) : NULL;
 	if (!other)
 		return 0;
-	return vs_err_set(err, -EPERM, "'%s' is also the id of snapshot '%s', which would be taken for it", s->shown, other->shown);
+	return vs_err_set(err, -EPERM, "'%s' has an entry that is called '%s', too, and is snapshot '%s', which might be taken for it or go with it: %s",
+			  cx->d->layers[layer].path, s->name, other->shown,
+			  is_in(cx, s, layer) ? "remove the one or the other with other tools, by its id" :
+								"detach that disk, or shut the domain down, first");
 }
 
 static bool is_beneath(const struct vm_context *cx, int layer)
@@ -82,7 +130,10 @@ int vm_delete_check_active(const struct vm_context *cx, const struct vm_snapshot
 
 		if (r < 0)
 			return r;
-
+		if (l >= 0 && !cx->d->layers[l].active && !is_beneath(cx, l) && !s->disks[i].snapshot)
+			return vs_err_set(err, -EOPNOTSUPP, "disk %s, in which '%s' was taken, is none of the domain's any more, and what lies at '%s' %s: put "
+					  "it back, or see virsh snapshot-delete", s->disks[i].target, s->shown, cx->d->layers[l].path,
+					  cx->d->layers[l].error ? "cannot be read" : "has no such entry");
 		if (l >= 0 && !cx->d->layers[l].active && !is_beneath(cx, l))
 			return vs_err_set(err, -EOPNOTSUPP, "internal snapshot '%s' is stored in '%s', on which no disk of the domain stands any more, "
 					  "and only disks are worked on: define that image as the disk again, or see virsh snapshot-revert and snapshot-delete", s->shown,
@@ -128,7 +179,7 @@ static int check_delete(const struct vm_context *cx, const struct vm_snapshot *s
 				  s->shown);
 	if (s->kind != VM_INTERNAL)
 		return 0;
-	r = vm_delete_check_id(cx, s, err);
+	r = vm_delete_check_name(cx, s, err);
 	if (r == 0)
 		r = check_viewers(s, err);
 	if (r == 0)

@@ -17,7 +17,7 @@ int vm_delete_some(struct vm_context *cx, char **keys, size_t n, size_t *done, s
 /* Finishes the delete @begun that was begun; which of @keys (NULL: none were asked for) it had to do with is taken from there. */
 int vm_delete_begun(struct vm_context *cx, const char *begun, char **keys, size_t *n, struct vs_err *err);
 /* Internal ones: -EPERM, its name is another one's id; -EOPNOTSUPP, it is not in the active layers. */
-int vm_delete_check_id(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err);
+int vm_delete_check_name(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err);
 int vm_delete_check_active(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err);
 
 #endif

@@ -461,21 +461,54 @@ static bool is_fixed(const char *path, uint64_t attributes)
 	return statx(AT_FDCWD, path, AT_STATX_SYNC_AS_STAT, STATX_BASIC_STATS, &stx) == 0 && (stx.stx_attributes & attributes);
 }
 
-/* Can it be put there? */
-static int check_target(const struct vm_context *cx, const struct vm_nv_file *file, const struct vm_meta_nv *nv, struct vs_err *err)
+/* Who else than the domain has it. Gives; NULL: nobody. */
+static char *held_by_another(const struct vm_context *cx, const struct vm_nv_file *file)
 {
 	int layer = vm_context_layer(cx, file->path), above = -1;
 	const struct vm_layer *l = layer < 0 ? NULL : &cx->d->layers[layer];
-	vs_autofree char *user = used_by(cx, file->path, true), *dir = xstrndup(file->path, (size_t)(strrchr(file->path, '/') - file->path) + 1);
-	struct statvfs fs;
+	char *user = used_by(cx, file->path, true);
 
 	if (!user && l && l->users && l->users[0])
 		user = xstrdup(l->users[0]);
 	if (!user && l && vm_context_above(cx, layer, &above))
 		user = xasprintf("'%s'", cx->d->layers[above].path);
+	return user;
+}
+
+/* It has the file now, too, whoever else does. */
+static bool is_its_own(const struct vm_context *cx, const struct vm_nv_file *file)
+{
+	struct stat st;
+
+	for (char **nv = cx->d->nv_paths; nv && *nv && stat(file->path, &st) == 0; nv++)
+		if (is_file(*nv, &st))
+			return true;
+	return false;
+}
+
+/* The domain will have it again: two that write to one file lose what the other one wrote. */
+static int check_comes_back(const struct vm_context *cx, const struct vm_nv_file *file, struct vs_err *err)
+{
+	vs_autofree char *user = file->path && !is_its_own(cx, file) ? held_by_another(cx, file) : NULL;
+
+	if (!user)
+		return 0;
+	return vs_err_set(err, -EPERM, "with the snapshot's definition its %s would be '%s', which %s has by now: give that another file first",
+			  file->phrase, file->path, user);
+}
+
+/* Can it be put there? */
+static int check_target(const struct vm_context *cx, const struct vm_nv_file *file, const struct vm_meta_nv *nv, struct vs_err *err)
+{
+	vs_autofree char *user = held_by_another(cx, file), *dir = xstrndup(file->path, (size_t)(strrchr(file->path, '/') - file->path) + 1);
+	struct statvfs fs;
+	struct stat st;
+
 	if (user)
 		return vs_err_set(err, -EPERM, "its %s would be put back to '%s', which %s has by now: give that another file first", file->phrase, file->path,
 				  user);
+	if (lstat(file->path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISLNK(st.st_mode))
+		return vs_err_set(err, -EPERM, "its %s cannot be put back to '%s': that is no file any more", file->phrase, file->path);
 	if (access(dir, W_OK | X_OK) < 0)
 		return vs_err_set(err, -errno, "its %s cannot be put back to '%s': %s", file->phrase, file->path, strerror(errno));
 	if (is_fixed(file->path, STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND) || is_fixed(dir, STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND))
@@ -515,6 +548,8 @@ int vm_nv_check(const struct vm_context *cx, const struct vm_snapshot *s, bool f
 			r = check_target(cx, &files.v[i], nv, err);
 		else if (fate == STAYS && !force)
 			r = refuse(s, &id, &files.v[i], nv, err);
+		else
+			r = check_comes_back(cx, &files.v[i], err);
 	}
 	return r;
 }

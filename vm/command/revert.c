@@ -560,7 +560,7 @@ static int check_memory(const struct vm_context *cx, const struct vm_snapshot *s
 static int check_revert(const struct vm_context *cx, const struct vm_command *c, const struct vm_snapshot *s,
 			struct vs_err *err)
 {
-	int r = vm_delete_check_id(cx, s, err);
+	int r = vm_delete_check_name(cx, s, err);
 
 	if (r == 0)
 		r = check_state(cx, s, err);

@@ -96,6 +96,9 @@ static int check_internal(const struct making *m, const struct vm_xml_disk *disk
 	if (!takes_part(m->spec, disk))
 		return vs_err_set(err, -EOPNOTSUPP, "an internal snapshot takes all of a domain's disks, also '%s': take an external "
 				  "one", disk->target);
+	if (disk->left_out && !m->spec->n_targets)
+		return vs_err_set(err, -EOPNOTSUPP, "an internal snapshot takes all of a domain's disks, also '%s', which the definition leaves out "
+				  "(snapshot='no'): take an external one, or name the disks with disks=", disk->target);
 	if (disk->source.slice)
 		return vs_err_set(err, -EOPNOTSUPP, "disk '%s': %s, and the snapshot would be one of the whole file", disk->target,
 				  disk->source.unsupported);
