@@ -111,7 +111,7 @@ static struct json_object *whole_of(const struct vm_domain *d, const struct vm_s
 
 	add_text(o, "target", disk->target);
 	add_text(o, "file", file);
-	add_text(o, "shows", sf_domain_is_off(d) ? NULL : s->shown);
+	add_text(o, "shows", sf_shows_present(d, disk) ? NULL : s->shown);
 	return o;
 }
 

@@ -453,7 +453,7 @@ struct sf_made_file *sf_made_open(struct sf_mades *mades, const struct sf_place 
 	struct sf_key image;
 
 	file->owner = mades;
-	file->recipe = (struct recipe){.key = sf_place_key(place), .off = sf_domain_is_off(place->dir->domain)};
+	file->recipe = (struct recipe){.key = sf_place_key(place), .off = place->made == SF_WHOLE && sf_shows_present(place->dir->domain, place->entry->disk)};
 	image = (struct sf_key){.domain = file->recipe.key.domain, .ino = place->entry->ino, .kind = SF_IMAGE};
 	file->present = place->entry->snapshot->present || (place->before && place->before->snapshot->present);
 	file->image = sf_image_open(mades->images, &image);

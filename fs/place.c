@@ -130,9 +130,17 @@ const struct vm_disk *sf_newest_internal(const struct vm_domain *domain, const c
 	return NULL;
 }
 
-bool sf_domain_is_off(const struct vm_domain *domain)
+bool sf_shows_present(const struct vm_domain *domain, const struct vm_disk *internal)
 {
-	return !strcmp(domain->state, "shut off") || !strcmp(domain->state, "image");
+	bool off = !strcmp(domain->state, "shut off") || !strcmp(domain->state, "image");
+
+	for (size_t i = 0; off && i < domain->n_disks; i++) {
+		const struct vm_disk_now *now = &domain->disks[i];
+
+		if (now->top >= 0 && !strcmp(now->target, internal->target))
+			return internal->chain[0] && !strcmp(domain->layers[now->top].path, internal->chain[0]);
+	}
+	return false;
 }
 
 /* The image of the newest internal snapshot of which @is_it says so; NULL: none. */

@@ -35,8 +35,8 @@ int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, co
 
 /* The newest internal snapshot that has a file of that disk, and *of_snapshot whose it is; NULL: there is none. */
 const struct vm_disk *sf_newest_internal(const struct vm_domain *domain, const char *target, const struct vm_snapshot **of_snapshot);
-/* Nobody is known to run it. */
-bool sf_domain_is_off(const struct vm_domain *domain);
+/* Is the present content of that image the disk's, and nobody is known to run it? */
+bool sf_shows_present(const struct vm_domain *domain, const struct vm_disk *internal);
 
 /* The disks of snapshots that an image, or what is made, reads: vm_disk.ino of *n. Gives. */
 uint64_t *sf_place_reads(const struct sf_place *place, size_t *n);

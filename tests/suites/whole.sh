@@ -154,6 +154,19 @@ wait_until 10 test ! -e "$M/thrown" || die 'the other domain stays'
 sleep 1
 check 'delete s2, when nobody does any more' ctl 'delete s2'
 V undefine --snapshots-metadata web
+
+# Layers above it are no part of it: then it is as it was when they were put on.
+domain_with mixed vda:4M
+qwrite "$W/images/mixed.vda.qcow2" 1 0 64k
+Vq snapshot-create-as mixed i1
+qwrite "$W/images/mixed.vda.qcow2" 2 0 64k
+Vq snapshot-create-as mixed e1 --disk-only
+D=$M/mixed
+wait_until 10 test -e "$D/e1.vda.img" || die 'the snapshots do not show'
+same 'beneath an overlay it shows the newest internal snapshot' 'qcow2/vda.qcow2 i1' "$(shows "$D")"
+cp "$D/qcow2/vda.qcow2" "$W/out/mixed"
+check 'and does' qemu-img compare -q -f qcow2 -F raw "$W/out/mixed" "$D/i1.vda.img"
+V undefine --snapshots-metadata mixed
 unmount_snapfs "$M"
 
 # ---------------------------------------------------------------- an image that contradicts itself
