@@ -240,6 +240,12 @@ class Books:
             return [t for t in dom.targets() if t in back.disks or t in back.without]
         return next((x[6:].split(',') for x in intent.words if x.startswith('disks=')), None)
 
+    @staticmethod
+    def kind_of(dom, intent):
+        """Of the snapshot that a line takes; None: the domain's. What a revert keeps is of the kind that it reverts to: kinds do not mix."""
+        back = dom.snaps.get(intent.back)
+        return next((x for x in intent.words[2:] if x in ('internal', 'external')), back.kind if back else None)
+
     def settle(self, dom, intent, err, seen, world, interrupted=False, words=''):
         """A line of ours has ended: enters it. Gives 'ok', 'refused' or 'begun'. @words: the sentence, which may say that it was begun."""
         w, verb = intent.words, intent.verb
@@ -272,7 +278,7 @@ class Books:
             dom.snaps[n].doomed = True
         if intent.new and intent.new not in dom.snaps and verb in ('create', 'revert'):
             targets = self.targets_of(dom, intent)
-            kind = next((x for x in w[2:] if x in ('internal', 'external')), None)
+            kind = self.kind_of(dom, intent)
             taken = self.take(dom, intent.new, True, targets, maybe=True, kind=kind, seen=seen,
                               memory=kind == 'internal' and bool(dom.on))
             if err in STRICT:
@@ -304,7 +310,7 @@ class Books:
         old = [dict(p) for p in dom.present]
         if intent.new:
             targets = self.targets_of(dom, intent)
-            kind = next((x for x in w[2:] if x in ('internal', 'external')), None)
+            kind = self.kind_of(dom, intent)
             was = dom.snaps.get(intent.new)
             if was is None or was.maybe:
                 there = seen and intent.new in seen.records

@@ -81,8 +81,8 @@ static void note_pulls(const struct vm_drafts *set)
 	}
 }
 
-/* Lock bytes are asked for where something may be going on: a file that should be frozen was just written, or was found
- * locked before. */
+/* Lock bytes are asked for where something may be going on: a file that should be frozen was just written, was found locked before, or was no
+ * frozen one until now (QEMU keeps the base of an aborted commit open). */
 static void add_locks(const struct vm_drafts *set, int i)
 {
 	struct vm_header *f = set->chains->file[i];
@@ -90,7 +90,7 @@ static void add_locks(const struct vm_drafts *set, int i)
 
 	if (!f->info)
 		return;
-	if (set->ask_locks || f->touched + 3 >= round || f->locks.writer || f->locks.no_read || f->locks_code)
+	if (set->ask_locks || f->touched + 3 >= round || f->live || f->locks.writer || f->locks.no_read || f->locks_code)
 		vm_headers_locks(set->chains->files, f);
 	set->chains->fact[i].writer = f->locks.writer;
 	set->chains->fact[i].no_read = f->locks.no_read;
@@ -108,9 +108,9 @@ static void add_memories(const struct vm_drafts *set, const struct vm_fact_domai
 		bool frozen = !node_of(c, (int)i, &node) || !bsearch(&node, active, n_active, sizeof(node), by_node);
 
 		vm_history_file(set->memory, &c->fact[i], frozen);
-		c->file[i]->live = !frozen;
 		if (frozen)
 			add_locks(set, (int)i);
+		c->file[i]->live = !frozen;
 	}
 	note_pulls(set);
 }
