@@ -68,15 +68,40 @@ static int push_bad(const struct q2_geometry *g, struct q2_runs *r, uint32_t uni
 	return push(g, r, unit, Q2_RUN_BAD, entry, why);
 }
 
-static int push_compressed(const struct q2_geometry *g, struct q2_runs *r, uint32_t unit, uint64_t entry)
+static uint64_t stream_of(const struct q2_geometry *g, uint64_t entry, uint32_t *max_len)
 {
 	unsigned x = 62 - (g->cluster_bits - 8);
 	uint64_t off = entry & ((UINT64_C(1) << x) - 1);
 	uint64_t sectors = ((entry >> x) & ((UINT64_C(1) << (g->cluster_bits - 8)) - 1)) + 1;
 
+	*max_len = (uint32_t)(sectors * 512 - (off & 511));
+	return off;
+}
+
+static int push_compressed(const struct q2_geometry *g, struct q2_runs *r, uint32_t unit, uint64_t entry)
+{
+	uint32_t max_len;
+	uint64_t off = stream_of(g, entry, &max_len);
+
 	if (g->data_file)
 		return push_bad(g, r, unit, entry, Q2_BAD_COMPRESSED_DATA_FILE);
-	return push(g, r, unit, Q2_RUN_COMPRESSED, off, (uint32_t)(sectors * 512 - (off & 511)));
+	return push(g, r, unit, Q2_RUN_COMPRESSED, off, max_len);
+}
+
+void q2_l2_refers(const struct q2_geometry *g, uint64_t entry, uint64_t *host_off, uint64_t *len)
+{
+	uint32_t max_len;
+
+	*host_off = *len = 0;
+	if (g->data_file)
+		return;
+	if (entry & COMPRESSED) {
+		*host_off = stream_of(g, entry, &max_len);
+		*len = max_len;
+	} else if (entry & OFFSET_MASK) {
+		*host_off = entry & OFFSET_MASK;
+		*len = UINT64_C(1) << g->cluster_bits;
+	}
 }
 
 /* A host offset that is to be used must be aligned, and in an external data file it must be the guest's. */

@@ -23,6 +23,7 @@
 #include "qcow2.h"
 
 #define Q2_SNAP_FIXED 40u
+#define Q2_SNAP_EXTRA 24u /* what QEMU writes at least */
 /* No entry is longer: fixed part, extra data, id and name. */
 #define Q2_SNAP_MAX (Q2_SNAP_FIXED + 1024u + 65535u + 65535u)
 
@@ -31,6 +32,8 @@ struct q2_snap_entry {
 	struct q2_snapshot s; /* id and name are not set: see below */
 	const char *id, *name;
 	size_t id_len, name_len; /* up to the first NUL */
+	size_t stored_len;       /* of the entry, without what pads it */
+	size_t written_len;      /* the same if QEMU writes it anew */
 };
 
 /*
