@@ -149,6 +149,16 @@ void vm_request_put(struct vm_request *request)
 	vm_engine_request_put(request);
 }
 
+int vm_space(struct vm *vm, const char *uuid, vm_done_fn done, void *opaque, struct vm_request **out)
+{
+	return vm_engine_space(vm->engine, uuid, done, opaque, out);
+}
+
+struct vm_space *vm_request_space(struct vm_request *request)
+{
+	return vm_engine_request_space(request);
+}
+
 void vm_ctl_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)
 {
 	vm_engine_ctl_text(vm->engine, uuid, text, len, changed_ns);
