@@ -106,6 +106,15 @@ int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place
 	return 0;
 }
 
+struct sf_handle *sf_handle_open_counted(struct sf_handles *handles, const struct sf_place *place, struct sf_text *text)
+{
+	struct sf_handle *handle = file_handle_new(place);
+
+	handle->text = text;
+	enlist(handles, handle);
+	return handle;
+}
+
 struct sf_handle *sf_handle_open_image(struct sf_handles *handles, const struct sf_place *place)
 {
 	struct sf_handle *handle = file_handle_new(place);

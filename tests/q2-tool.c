@@ -247,8 +247,8 @@ static void cmd_usage(const struct options *o)
 	struct q2_work work = {.limit = o->work};
 	struct q2_usage_spec spec = {.info = info, .goes = goes, .live = o->live, .work = &work};
 	struct vs_err err = {0};
-	struct q2_usage *usage;
-	struct q2_file *f;
+	struct q2_usage *usage = NULL;
+	struct q2_file *f = NULL;
 	int r = goes ? q2_file_open(o->image, &f, &err) : -ENOMEM;
 
 	for (char **idx = o->rest; r == 0 && *idx; idx++)
