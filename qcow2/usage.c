@@ -34,6 +34,7 @@
 #define FIRST   2u /* the first snapshot */
 #define SEVERAL 0xffffu
 #define SLICE   65536u
+#define WORK_ENTRY 4 /* to find an L2 table among all that there are */
 #define MOST    (256u << 20) /* bytes for one count; what there is for all of them, export.h */
 #define REFCOUNT_BYTES 2u    /* in a compact copy */
 
@@ -74,6 +75,13 @@ static uint64_t clusters_of(const struct count *c, uint64_t len)
 static size_t n_snapshots(const struct count *c)
 {
 	return c->spec->info->n_snapshots;
+}
+
+static int spend(struct count *c, uint64_t units)
+{
+	if (q2_work_done(c->spec->work))
+		return vs_err_set(c->err, -EFBIG, "'%s' takes too long to be counted", c->file->path);
+	return q2_work_spend(c->spec->work, units);
 }
 
 /* ---------------------------------------------------------------- memory */
@@ -223,9 +231,7 @@ static int each_l2(struct count *c, size_t l1, l2_fn *each)
 		got = q2_pread_zeros(c->file, c->buf, some * 8, t->off + done * 8);
 		if (got < 0)
 			return vs_err_set(c->err, (int)got, "cannot read an L1 table of '%s': %s", c->file->path, strerror((int)-got));
-		if (q2_work_done(c->spec->work))
-			return vs_err_set(c->err, -EFBIG, "'%s' takes too long to be counted", c->file->path);
-		r = q2_work_spend(c->spec->work, q2_work_read(some * 8));
+		r = spend(c, q2_work_read(some * 8) + some * WORK_ENTRY);
 		for (uint64_t i = 0; r == 0 && i < some; i++) {
 			uint64_t off = q2_l1_decode(&c->g, q2_be64(c->buf + i * 8), &aligned);
 
@@ -301,7 +307,7 @@ static int count_l2(struct count *c, struct l2 *t)
 	uint16_t owner = c->owner[at];
 	bool stays = is_kept(c, at);
 	ssize_t got = q2_pread_zeros(c->file, c->buf, cluster, t->off);
-	int r = got < 0 ? 0 : q2_work_spend(c->spec->work, q2_work_read(cluster));
+	int r = spend(c, q2_work_read(cluster));
 
 	if (got < 0)
 		return vs_err_set(c->err, (int)got, "cannot read an L2 table of '%s': %s", c->file->path, strerror((int)-got));
@@ -320,11 +326,8 @@ static int count_l2_tables(struct count *c)
 
 	if (c->n_l2)
 		qsort(c->l2, c->n_l2, sizeof(*c->l2), by_place);
-	for (size_t i = 0; r == 0 && i < c->n_l2; i++) {
-		if (q2_work_done(c->spec->work))
-			return vs_err_set(c->err, -EFBIG, "'%s' takes too long to be counted", c->file->path);
+	for (size_t i = 0; r == 0 && i < c->n_l2; i++)
 		r = count_l2(c, &c->l2[i]);
-	}
 	return r;
 }
 

@@ -14,7 +14,7 @@ suite_begin
 Q2=$(tool q2-tool) || { note_file "$W/build.log"; die "q2-tool cannot be built"; }
 images=$TESTS/images
 export PYTHONDONTWRITEBYTECODE=1
-count=${1:-15} first=${2:-$(date +%Y%m%d00)}
+count=${1:-12} first=${2:-$(date +%Y%m%d00)}
 note "seeds $first to $((first + count - 1))"
 
 # shellcheck disable=SC2046

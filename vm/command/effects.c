@@ -112,14 +112,6 @@ int vm_effects_usage(const struct vm_context *cx, int layer, const struct vm_eff
 	return vm_usages_get(count->usages, &ask, out, err);
 }
 
-static const struct q2_usage_snapshot *figures_of(const struct vm_usage *u, const struct q2_snapshot *s)
-{
-	for (size_t i = 0; i < u->info->n_snapshots; i++)
-		if (q2_snapshot_same(&u->info->snapshots[i], s))
-			return &u->usage->snapshots[i];
-	return NULL;
-}
-
 /* What goes with all entries of that layer. */
 static int add_layer(const struct vm_context *cx, const struct vm_effects *e, size_t first, struct vm_effects_count *count,
 		     struct vm_space_figures *out, struct vs_err *err)
@@ -135,7 +127,7 @@ static int add_layer(const struct vm_context *cx, const struct vm_effects *e, si
 	r = vm_effects_usage(cx, entry->layer, n > 1 ? e : NULL, count, &u, err);
 	if (r < 0)
 		return r;
-	one = n > 1 ? NULL : figures_of(u, entry->snapshot);
+	one = n > 1 ? NULL : vm_usage_of(u, entry->snapshot);
 	if (n == 1 && !one)
 		r = vs_err_set(err, -ESTALE, "'%s' has no such snapshot any more", cx->d->layers[entry->layer].path);
 	else {

@@ -47,18 +47,18 @@ static int64_t known_sum(int64_t a, int64_t b)
 static int add_inside(const struct vm_context *cx, int layer, const struct q2_snapshot *s, struct vm_effects_count *count,
 		      struct vm_space_figures *f, struct vs_err *err)
 {
+	const struct q2_usage_snapshot *inside;
 	struct vm_usage *u;
 	int r = vm_effects_usage(cx, layer, NULL, count, &u, err);
 
-	for (size_t i = 0; r == 0 && i < u->info->n_snapshots; i++)
-		if (q2_snapshot_same(&u->info->snapshots[i], s)) {
-			f->holds = known_sum(f->holds, (int64_t)u->usage->snapshots[i].holds);
-			f->only = known_sum(f->only, (int64_t)u->usage->snapshots[i].only);
-			f->at_least |= vm_effects_is_live(cx, layer);
-		}
-	if (r == 0)
-		vm_usage_put(count->usages, u);
-	return r;
+	if (r < 0)
+		return r;
+	inside = vm_usage_of(u, s);
+	f->holds = inside ? known_sum(f->holds, (int64_t)inside->holds) : VM_SPACE_UNKNOWN;
+	f->only = inside ? known_sum(f->only, (int64_t)inside->only) : VM_SPACE_UNKNOWN;
+	f->at_least |= vm_effects_is_live(cx, layer);
+	vm_usage_put(count->usages, u);
+	return 0;
 }
 
 /* What its data takes, and, of what is inside images, what nothing else needs. */

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "vm/model/types.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
@@ -31,7 +32,7 @@ static void put_locked(struct vm_usage *u)
 {
 	if (!u || --u->refs)
 		return;
-	q2_info_free(u->info);
+	free(u->ids);
 	free(u->usage);
 	free(u);
 }
@@ -50,6 +51,33 @@ void vm_usages_free(struct vm_usages *usages)
 	if (usages)
 		pthread_mutex_destroy(&usages->lock);
 	free(usages);
+}
+
+/* ---------------------------------------------------------------- snapshots */
+
+/* Listings have a budget of their own, and are not held here. */
+static uint64_t id_of(const struct q2_snapshot *s)
+{
+	return vm_ino(vm_ino(s->l1_off ^ (uint64_t)s->date_sec << 32 ^ s->date_nsec, s->id), s->name);
+}
+
+static uint64_t *ids_of(const struct q2_info *info)
+{
+	uint64_t *ids = xcalloc(info->n_snapshots, sizeof(*ids));
+
+	for (size_t i = 0; i < info->n_snapshots; i++)
+		ids[i] = id_of(&info->snapshots[i]);
+	return ids;
+}
+
+const struct q2_usage_snapshot *vm_usage_of(const struct vm_usage *u, const struct q2_snapshot *s)
+{
+	uint64_t id = id_of(s);
+
+	for (size_t i = 0; i < u->usage->n_snapshots; i++)
+		if (u->ids[i] == id)
+			return &u->usage->snapshots[i];
+	return NULL;
 }
 
 /* ---------------------------------------------------------------- the memory */
@@ -78,14 +106,14 @@ static uint64_t set_of(const struct vm_usages_ask *ask, const struct q2_info *in
 
 static bool is_unchanged(const struct vm_usage *u, const struct q2_stamp *now)
 {
-	const struct q2_stamp *then = &u->info->stamp;
+	const struct q2_stamp *then = &u->stamp;
 
 	return u->settled && !now->block && then->size == now->size && then->mtime_ns == now->mtime_ns && then->ctime_ns == now->ctime_ns;
 }
 
 static bool fits(const struct vm_usage *u, const struct vm_usages_ask *ask, const struct q2_stamp *now, uint64_t set)
 {
-	return u && u->info->stamp.dev == now->dev && u->info->stamp.ino == now->ino && (set == ANY_SET || u->set == set) &&
+	return u && u->stamp.dev == now->dev && u->stamp.ino == now->ino && (set == ANY_SET || u->set == set) &&
 	       (u->read_ns >= ask->since_ns || is_unchanged(u, now));
 }
 
@@ -118,9 +146,8 @@ static void remember(struct vm_usages *usages, struct vm_usage *u)
 
 /* ---------------------------------------------------------------- counting */
 
-/* Takes @info. */
-static int count(struct vm_usages *usages, struct q2_file *f, const struct vm_usages_ask *ask, struct q2_info *info, struct vm_usage **out,
-		 struct vs_err *err)
+static int count(struct vm_usages *usages, struct q2_file *f, const struct vm_usages_ask *ask, const struct q2_info *info,
+		 struct vm_usage **out, struct vs_err *err)
 {
 	struct q2_usage_spec spec = { .info = info, .live = ask->live, .work = ask->work };
 	struct vm_usage *u = xcalloc(1, sizeof(*u));
@@ -129,7 +156,8 @@ static int count(struct vm_usages *usages, struct q2_file *f, const struct vm_us
 
 	u->set = set_of(ask, info, &goes);
 	u->refs = 1;
-	u->info = info;
+	u->stamp = info->stamp;
+	u->ids = ids_of(info);
 	u->read_ns = vm_steady_ns();
 	u->settled = vm_now_ns() - info->stamp.mtime_ns > QUIET_NS;
 	spec.goes = goes;
@@ -153,9 +181,9 @@ static int get_once(struct vm_usages *usages, struct q2_file *f, const struct vm
 		return r;
 	*out = find(usages, ask, &info->stamp, set_of(ask, info, &goes));
 	if (!*out)
-		return count(usages, f, ask, info, out, err);
+		r = count(usages, f, ask, info, out, err);
 	q2_info_free(info);
-	return 0;
+	return r;
 }
 
 int vm_usages_get(struct vm_usages *usages, const struct vm_usages_ask *ask, struct vm_usage **out, struct vs_err *err)

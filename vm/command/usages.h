@@ -15,15 +15,18 @@ struct vm_usages *vm_usages_new(void);
 void vm_usages_free(struct vm_usages *usages);
 
 struct vm_usage {
-	struct q2_info *info;
 	struct q2_usage *usage;
-	int64_t read_ns; /* steady: when counting began */
 	/* private */
+	struct q2_stamp stamp; /* of the file before it was read */
+	int64_t read_ns;       /* steady: when counting began */
+	uint64_t *ids;         /* of each snapshot */
 	unsigned refs;
 	uint64_t set;
 	bool settled; /* its mtime tells whether it is written */
 };
 void vm_usage_put(struct vm_usages *usages, struct vm_usage *u); /* NULL is fine */
+/* NULL: it has no such snapshot. */
+const struct q2_usage_snapshot *vm_usage_of(const struct vm_usage *u, const struct q2_snapshot *s);
 
 struct vm_usages_ask {
 	const char *path;
