@@ -162,12 +162,29 @@ static void set_range(struct bitmap *b, uint64_t off, uint64_t len)
 		b->v[i / 64] |= UINT64_C(1) << (i % 64);
 }
 
+static bool get_bit(const struct bitmap *b, uint64_t i)
+{
+	return i < b->n && b->v[i / 64] >> (i % 64) & 1;
+}
+
 struct layer_walk {
 	struct bitmap *stored;
-	bool zeros;     /* what it says is zero counts as stored: a merge writes that, too */
-	uint64_t bytes; /* so much is */
-	uint64_t data;  /* of that not zeros */
+	const struct bitmap *above; /* of a base: what is written over it; NULL: it is a layer that is merged */
+	uint64_t bytes;  /* that a merge writes */
+	uint64_t data;   /* of that not zeros */
+	uint64_t packed; /* of a base: streams of compressed clusters that are written over. Each takes a new cluster then */
 };
+
+static void note_extent(struct layer_walk *walk, const struct q2_extent *e)
+{
+	if (walk->above && e->kind == Q2_COMPRESSED) {
+		walk->packed += get_bit(walk->above, e->guest_off >> walk->above->bits) ? e->max_len : 0;
+		return;
+	}
+	walk->bytes += e->len;
+	walk->data += e->kind == Q2_ZERO ? 0 : e->len;
+	set_range(walk->stored, e->guest_off, e->len);
+}
 
 static int walk_view(struct q2_view *view, struct q2_work *work, struct layer_walk *walk, struct vs_err *err)
 {
@@ -179,11 +196,8 @@ static int walk_view(struct q2_view *view, struct q2_work *work, struct layer_wa
 		if (work->spent >= work->limit)
 			return vs_err_set(err, -EFBIG, "'%s' takes too long to be counted", q2_view_path(view, 0));
 		r = q2_view_extent(view, off, size - off, work, &e, err);
-		if (r < 0 || (e.kind == Q2_ZERO && (e.unallocated || !walk->zeros)))
-			continue;
-		walk->bytes += e.len;
-		walk->data += e.kind == Q2_ZERO ? 0 : e.len;
-		set_range(walk->stored, e.guest_off, e.len);
+		if (r == 0 && (e.kind != Q2_ZERO || (!e.unallocated && !walk->above))) /* a merge writes zeros, too */
+			note_extent(walk, &e);
 	}
 	return r;
 }
@@ -233,7 +247,7 @@ static void compare(const struct vm_layer *base, const struct bitmap *below, con
 
 	*out = (struct overlap){ 0 };
 	for (uint64_t i = 0; i < below->n; i++) {
-		bool b = below->v[i / 64] >> (i % 64) & 1, a = above->v[i / 64] >> (i % 64) & 1;
+		bool b = get_bit(below, i), a = get_bit(above, i);
 
 		if (base->format == Q2_FORMAT_QCOW2 && i / per_table != last) {
 			tables += counted && !has_table;
@@ -252,28 +266,30 @@ static int add_merge(const struct vm_context *cx, const struct vm_effect_merge *
 		     struct vs_err *err)
 {
 	struct bitmap below, above;
-	struct layer_walk base = { .stored = &below };
+	struct layer_walk base = { .stored = &below, .above = &above };
 	struct overlap overlap = { 0 };
 	uint64_t gone = 0, moved = 0;
-	int r;
+	int r = 0;
 
 	bitmap_init(&below, cx, m);
 	bitmap_init(&above, cx, m);
-	r = walk_layer(cx, m->base, &count->work, &base, err);
 	for (size_t i = 0; r == 0 && i < m->n_gone; i++) {
-		struct layer_walk top = { .stored = &above, .zeros = true };
+		struct layer_walk top = { .stored = &above };
 		uint64_t allocated = cx->d->layers[m->gone[i]].stamp.block ? 0 : vm_context_allocated(cx, m->gone[i]);
 
 		r = walk_layer(cx, m->gone[i], &count->work, &top, err);
 		gone += allocated;
 		moved += top.bytes + (allocated > top.data ? allocated - top.data : 0); /* and tables, as vm_check_cost() */
-		out->at_least |= vm_effects_is_live(cx, m->gone[i]);
+		out->at_least |= vm_effects_is_live(cx, m->gone[i]) || top.bytes > top.data;
 	}
+	if (r == 0)
+		r = walk_layer(cx, m->base, &count->work, &base, err);
+	out->at_least |= base.packed > 0;
 	if (r == 0)
 		compare(&cx->d->layers[m->base], &below, &above, &overlap);
 	free(below.v);
 	free(above.v);
-	out->only += (int64_t)overlap.both;
+	out->only += (int64_t)(overlap.both + base.packed);
 	out->frees += (int64_t)gone - (int64_t)overlap.growth;
 	out->moves += (int64_t)moved;
 	return r;
@@ -303,9 +319,14 @@ int vm_effects_figures(const struct vm_context *cx, const struct vm_effects *e, 
 
 /* ---------------------------------------------------------------- words */
 
-static const char *sign(const struct vm_space_figures *f)
+static void say(struct vm_context *cx, const struct vm_space_figures *f, bool inside)
 {
-	return f->at_least ? "at least " : "";
+	double mib = (double)f->frees / 1048576;
+
+	if (f->frees < 0)
+		vm_context_say(cx, "would take %s%.1f MiB more than it frees", f->at_least ? "at most " : "", -mib);
+	else
+		vm_context_say(cx, "would free %s%.1f MiB%s", f->at_least ? "at least " : "", mib, inside ? " within the image" : "");
 }
 
 void vm_effects_say(struct vm_context *cx)
@@ -323,6 +344,5 @@ void vm_effects_say(struct vm_context *cx)
 	if (r < 0)
 		vm_context_say(cx, "what that would free is not known: %s", vs_err_text(&err, r));
 	else
-		vm_context_say(cx, "would free %s%.1f MiB%s", sign(&f), (double)f.frees / 1048576,
-			       e->n_entries && !e->n_merges && !e->files ? " within the image" : "");
+		say(cx, &f, e->n_entries && !e->n_merges && !e->files);
 }

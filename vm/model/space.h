@@ -17,7 +17,7 @@ struct vm_space_figures {
 	int64_t only;  /* what nothing else needs of that */
 	int64_t frees; /* when it is deleted: within its image where it is internal, on the file system where it is external */
 	int64_t moves; /* what is copied for that, at most */
-	bool at_least; /* a running guest writes to what was counted: `only` and `frees` may be more */
+	bool at_least; /* `only` and `frees` may be more: a running guest writes to what was counted, or zeros are merged, which need no room */
 };
 
 struct vm_space_snapshot {
