@@ -82,22 +82,27 @@ const struct q2_usage_snapshot *vm_usage_of(const struct vm_usage *u, const stru
 
 /* ---------------------------------------------------------------- the memory */
 
-static bool is_in(const struct vm_usages_ask *ask, const struct q2_snapshot *s)
+static int by_number(const void *a, const void *b)
 {
-	for (size_t i = 0; i < ask->n_set; i++)
-		if (q2_snapshot_same(ask->set[i], s))
-			return true;
-	return false;
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
 }
 
 /* A number for the set; gives of each snapshot whether it is in. */
 static uint64_t set_of(const struct vm_usages_ask *ask, const struct q2_info *info, bool **goes)
 {
+	vs_autofree uint64_t *set = xcalloc(ask->n_set, sizeof(*set));
 	uint64_t hash = UINT64_C(14695981039346656037);
 
+	for (size_t i = 0; i < ask->n_set; i++)
+		set[i] = id_of(ask->set[i]);
+	qsort(set, ask->n_set, sizeof(*set), by_number);
 	*goes = xcalloc(info->n_snapshots, sizeof(**goes));
 	for (size_t i = 0; i < info->n_snapshots; i++) {
-		(*goes)[i] = is_in(ask, &info->snapshots[i]);
+		uint64_t id = id_of(&info->snapshots[i]);
+
+		(*goes)[i] = bsearch(&id, set, ask->n_set, sizeof(*set), by_number) != NULL;
 		if ((*goes)[i])
 			hash = (hash ^ (i + 1)) * UINT64_C(1099511628211);
 	}
