@@ -121,7 +121,7 @@ double sf_attr_timeout(const struct sf_place *place)
 {
 	enum sf_kind kind = sf_place_key(place).kind;
 
-	if (kind == SF_LOG || kind == SF_JOBS || sf_kind_is_door(kind) || kind >= SF_QCOW2_DIR)
+	if (kind == SF_LOG || kind == SF_JOBS || sf_kind_is_counted(kind) || sf_kind_is_door(kind) || kind >= SF_QCOW2_DIR)
 		return 0; /* these change without a new inventory, or nobody tells when they do */
 	return kind == SF_IMAGE || sf_kind_is_dir(kind) ? SF_LONG : 1;
 }

@@ -78,6 +78,8 @@ static void diff_entry(const struct diff *d, const struct sf_place *old, const s
 	case SF_RETAIN:
 	case SF_PLAN:
 	case SF_JOBS:
+	case SF_SPACE:
+	case SF_SPACE_JSON:
 		return; /* of these the kernel keeps nothing */
 	default:
 		emit_thing(d, SF_DATA_CHANGED, new);

@@ -105,6 +105,15 @@ int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place
 	return 0;
 }
 
+struct sf_handle *sf_handle_open_counted(struct sf_handles *handles, const struct sf_place *place, struct sf_text *text)
+{
+	struct sf_handle *handle = file_handle_new(place);
+
+	handle->text = text;
+	enlist(handles, handle);
+	return handle;
+}
+
 /* For retention, which leaves alone what somebody reads. */
 static void note_reads(struct sf_handles *handles, struct sf_handle *handle, const struct sf_place *place)
 {

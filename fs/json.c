@@ -5,7 +5,8 @@
  * Beyond the keys of the man page: `raw_name` (only where the name is valid), `uuid` as libvirt has it, and for each disk
  * `state` and `reason`. `file` of a snapshot is what its files' names begin with, null where it has none.
  */
-#include <json-c/json.h>
+#include "json.h"
+
 #include <string.h>
 
 #include "place.h"
@@ -15,15 +16,14 @@
 
 #define FORMAT_VERSION 1
 
-/* All of these let go of what they add to, or nothing: json-c copies keys and owns values. */
-static void add_text(struct json_object *o, const char *key, const char *text)
+void sf_json_add_text(struct json_object *o, const char *key, const char *text)
 {
 	vs_autofree char *clean = text ? sf_show_dup(text, false) : NULL;
 
 	json_object_object_add(o, key, clean ? json_object_new_string(clean) : NULL);
 }
 
-static void add_bool(struct json_object *o, const char *key, bool value)
+void sf_json_add_bool(struct json_object *o, const char *key, bool value)
 {
 	json_object_object_add(o, key, json_object_new_boolean(value));
 }
@@ -44,12 +44,12 @@ static struct json_object *disk_of(const struct vm_disk *disk)
 {
 	struct json_object *o = json_object_new_object();
 
-	add_text(o, "target", disk->target);
-	add_text(o, "file", disk->file);
-	add_text(o, "state", vm_state_name(disk->state));
-	add_text(o, "reason", disk->reason);
+	sf_json_add_text(o, "target", disk->target);
+	sf_json_add_text(o, "file", disk->file);
+	sf_json_add_text(o, "state", vm_state_name(disk->state));
+	sf_json_add_text(o, "reason", disk->reason);
 	json_object_object_add(o, "size", json_object_new_uint64(disk->size));
-	add_text(o, "format", disk->format == Q2_FORMAT_NONE ? NULL : q2_format_name(disk->format));
+	sf_json_add_text(o, "format", disk->format == Q2_FORMAT_NONE ? NULL : q2_format_name(disk->format));
 	json_object_object_add(o, "chain", chain_of(disk));
 	return o;
 }
@@ -71,16 +71,16 @@ static char *stem_of(const struct vm_snapshot *s)
 
 static void add_facts(struct json_object *o, const struct vm_snapshot *s)
 {
-	add_text(o, "kind", vm_kind_name(s->kind));
-	add_text(o, "state", vm_state_name(s->state));
-	add_text(o, "reason", s->reason);
-	add_bool(o, "memory", s->memory);
-	add_bool(o, "held", s->held);
-	add_bool(o, "ours", s->ours);
-	add_bool(o, "recorded", s->recorded);
+	sf_json_add_text(o, "kind", vm_kind_name(s->kind));
+	sf_json_add_text(o, "state", vm_state_name(s->state));
+	sf_json_add_text(o, "reason", s->reason);
+	sf_json_add_bool(o, "memory", s->memory);
+	sf_json_add_bool(o, "held", s->held);
+	sf_json_add_bool(o, "ours", s->ours);
+	sf_json_add_bool(o, "recorded", s->recorded);
 	json_object_object_add(o, "created_ns", json_object_new_int64(s->created_ns));
-	add_text(o, "parent", s->parent);
-	add_bool(o, "current", s->current);
+	sf_json_add_text(o, "parent", s->parent);
+	sf_json_add_bool(o, "current", s->current);
 }
 
 static struct json_object *snapshot_of(const struct vm_snapshot *s)
@@ -88,10 +88,10 @@ static struct json_object *snapshot_of(const struct vm_snapshot *s)
 	struct json_object *o = json_object_new_object(), *disks = json_object_new_array();
 	vs_autofree char *stem = stem_of(s);
 
-	add_text(o, "name", s->shown);
+	sf_json_add_text(o, "name", s->shown);
 	if (sf_show_clean(s->name))
-		add_text(o, "raw_name", s->name);
-	add_text(o, "file", stem);
+		sf_json_add_text(o, "raw_name", s->name);
+	sf_json_add_text(o, "file", stem);
 	add_facts(o, s);
 	for (size_t i = 0; i < s->n_disks; i++)
 		json_object_array_add(disks, disk_of(&s->disks[i]));
@@ -109,9 +109,9 @@ static struct json_object *whole_of(const struct vm_domain *d, const struct vm_s
 	size_t name = strlen(s->shown) + 1, end = strlen(".img");
 	vs_autofree char *file = xasprintf("qcow2/%.*s.qcow2", (int)(strlen(disk->file) - name - end), disk->file + name);
 
-	add_text(o, "target", disk->target);
-	add_text(o, "file", file);
-	add_text(o, "shows", sf_shows_present(d, disk) ? NULL : s->shown);
+	sf_json_add_text(o, "target", disk->target);
+	sf_json_add_text(o, "file", file);
+	sf_json_add_text(o, "shows", sf_shows_present(d, disk) ? NULL : s->shown);
 	return o;
 }
 
@@ -129,13 +129,14 @@ static struct json_object *wholes_of(const struct vm_domain *d)
 	}
 	return wholes;
 }
-static struct json_object *domain_of(const struct vm_domain *d)
+
+struct json_object *sf_json_domain(const struct vm_domain *d)
 {
 	struct json_object *o = json_object_new_object(), *checkpoints = json_object_new_array();
 
-	add_text(o, "name", d->name);
-	add_text(o, "uuid", d->uuid);
-	add_text(o, "state", d->state);
+	sf_json_add_text(o, "name", d->name);
+	sf_json_add_text(o, "uuid", d->uuid);
+	sf_json_add_text(o, "state", d->state);
 	for (char **name = d->checkpoints; name && *name; name++) {
 		vs_autofree char *clean = sf_show_dup(*name, false);
 
@@ -146,8 +147,7 @@ static struct json_object *domain_of(const struct vm_domain *d)
 	return o;
 }
 
-/* Prints and frees a value of the outermost object or, @depth 2, of an array in it, as json-c would there. */
-static void print(FILE *out, struct json_object *o, int depth)
+void sf_json_print(FILE *out, struct json_object *o, int depth)
 {
 	const char *line = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
 								     JSON_C_TO_STRING_NOSLASHESCAPE);
@@ -174,7 +174,7 @@ static void print_snapshots(FILE *out, const struct vm_domain *d)
 		if (d->snapshots[i].present)
 			continue;
 		fputs(first ? "\n    " : ",\n    ", out);
-		print(out, snapshot_of(&d->snapshots[i]), 2);
+		sf_json_print(out, snapshot_of(&d->snapshots[i]), 2);
 		first = false;
 	}
 	fputs("\n  ", out);
@@ -183,7 +183,7 @@ static void print_snapshots(FILE *out, const struct vm_domain *d)
 void sf_json_render(FILE *out, const struct vm_domain *d)
 {
 	fprintf(out, "{\n  \"version\": %d,\n  \"domain\": ", FORMAT_VERSION);
-	print(out, domain_of(d), 1);
+	sf_json_print(out, sf_json_domain(d), 1);
 	fputs(",\n  \"snapshots\": [", out);
 	print_snapshots(out, d);
 	fputs("]\n}\n", out);

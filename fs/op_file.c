@@ -7,6 +7,7 @@
 
 #include "ops.h"
 #include "read.h"
+#include "space.h"
 #include "text.h"
 
 /* ---------------------------------------------------------------- open */
@@ -108,6 +109,19 @@ static int open_made(struct sf_req *r, const struct sf_place *place, struct sf_h
 	return 0;
 }
 
+static int open_counted(struct sf_req *r, const struct sf_place *place, struct sf_handle **out)
+{
+	struct sf_waiter waiter;
+	struct sf_text *text;
+	int rc;
+
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
+	rc = sf_space_make(r->fs->vm, place->dir, sf_place_kind(place), &waiter, &text);
+	if (rc == 0)
+		*out = sf_handle_open_counted(&r->fs->handles, place, text);
+	return rc;
+}
+
 static int open_place(struct sf_req *r, fuse_ino_t id, const struct sf_place *place, struct fuse_file_info *fi,
 		      struct sf_handle **out)
 {
@@ -123,6 +137,8 @@ static int open_place(struct sf_req *r, fuse_ino_t id, const struct sf_place *pl
 	fi->noflush = 1;
 	if (sf_kind_is_made(kind))
 		return open_made(r, place, out);
+	if (sf_kind_is_counted(kind))
+		return open_counted(r, place, out);
 	return sf_handle_open_text(&r->fs->handles, place, (fi->flags & O_ACCMODE) != O_WRONLY, out);
 }
 
@@ -157,7 +173,7 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 
 	if (rc < 0)
 		return rc;
-	if (sf_kind_is_made(key.kind))
+	if (sf_kind_is_made(key.kind) || sf_kind_is_counted(key.kind))
 		return sf_makers_hand(&r->fs->makers, r, open_later, &(struct sf_asked){.id = id, .fi = *fi});
 	return open_id(r, id, fi);
 }

@@ -86,6 +86,12 @@ static struct sf_text *make_rendered(struct sf_dir *dir, enum sf_kind kind)
 	return text;
 }
 
+struct sf_text *sf_text_counted(struct sf_dir *dir, enum sf_kind kind, const char *data, size_t len)
+{
+	note_len(dir, kind, len);
+	return text_new(data, len, dir->domain->changed_ns);
+}
+
 static size_t known_len(struct sf_dir *dir, enum sf_kind kind)
 {
 	size_t len;
@@ -273,6 +279,10 @@ int sf_text_stat(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, cons
 		return 0;
 	case SF_PLAN:
 		return stat_plan(vm, plans, dir, len);
+	case SF_SPACE:
+	case SF_SPACE_JSON:
+		*len = known_len(dir, entry->kind);
+		return 0;
 	default:
 		stat_rendered(dir, entry->kind, len);
 		return 0;

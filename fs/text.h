@@ -43,9 +43,13 @@ struct sf_text *sf_text_outcome(struct vm *vm, const char *uuid, const char *out
  * no policy, and *out says why. */
 int sf_text_plan(struct vm *vm, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out);
 
-/* Its length and time. Renders it only where that was never done, or is new every time. */
+/* Its length and time. Renders it only where that was never done, or is new every time. What is counted has no length before somebody has
+ * opened it. */
 int sf_text_stat(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, const struct sf_entry *entry, size_t *len,
 		 int64_t *changed_ns);
+
+/* One that was counted; its length is kept for stat(2). Gives. */
+struct sf_text *sf_text_counted(struct sf_dir *dir, enum sf_kind kind, const char *data, size_t len);
 
 void sf_table_render(FILE *out, const struct vm_domain *domain); /* `snapshots` */
 void sf_json_render(FILE *out, const struct vm_domain *domain);  /* `snapshots.json` */

@@ -91,6 +91,8 @@ static const struct {
 	{"retain.plan", SF_PLAN},
 	{"snapshots", SF_SNAPSHOTS},
 	{"snapshots.json", SF_JSON},
+	{"space", SF_SPACE},
+	{"space.json", SF_SPACE_JSON},
 };
 
 static size_t count_entries(const struct vm_domain *d)

@@ -33,6 +33,8 @@ enum sf_kind {
 	SF_RETAIN,
 	SF_PLAN, /* retain.plan */
 	SF_JOBS,
+	SF_SPACE,
+	SF_SPACE_JSON,
 	/* made of images while they are read (made.h): found by name, and listed only where that was asked for */
 	SF_QCOW2_DIR,
 	SF_QCOW2,
@@ -52,6 +54,12 @@ static inline bool sf_kind_is_dir(enum sf_kind kind)
 static inline bool sf_kind_is_made(enum sf_kind kind)
 {
 	return kind == SF_QCOW2 || kind == SF_WHOLE || kind == SF_DIFF || kind == SF_DIFF_JSON;
+}
+
+/* A text that is counted when it is opened, for as long as that takes. */
+static inline bool sf_kind_is_counted(enum sf_kind kind)
+{
+	return kind == SF_SPACE || kind == SF_SPACE_JSON;
 }
 
 /* A file that is written: by the mounting user, and not with `-o ro`. */

@@ -83,6 +83,19 @@ static int push_compressed(const struct q2_geometry *g, struct q2_runs *r, uint3
 	return push(g, r, unit, Q2_RUN_COMPRESSED, off, len);
 }
 
+void q2_l2_refers(const struct q2_geometry *g, uint64_t entry, uint64_t *host_off, uint64_t *len)
+{
+	*host_off = *len = 0;
+	if (g->data_file)
+		return;
+	if (entry & Q2_ENTRY_COMPRESSED) {
+		*len = decode_stream(g, entry, host_off);
+	} else if (entry & Q2_ENTRY_OFFSET) {
+		*host_off = entry & Q2_ENTRY_OFFSET;
+		*len = UINT64_C(1) << g->cluster_bits;
+	}
+}
+
 /* A host offset that is to be used must be aligned, and in an external data file it must be the guest's. */
 static int check_offset(const struct q2_geometry *g, uint64_t off, uint64_t guest_off, enum q2_bad *why)
 {

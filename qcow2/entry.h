@@ -73,6 +73,10 @@ static inline unsigned q2_l1_shift(const struct q2_geometry *g)
 /* The L2 table an L1 entry points at; 0 = none. *aligned: is it at a cluster boundary? */
 uint64_t q2_l1_decode(const struct q2_geometry *g, uint64_t l1_entry, bool *aligned);
 
+/* The host bytes that an L2 entry holds a count of, whether anything is read from them or not; *len 0: none. What lies in an external data
+ * file has no counts. */
+void q2_l2_refers(const struct q2_geometry *g, uint64_t entry, uint64_t *host_off, uint64_t *len);
+
 /*
  * Appends the runs of @n_entries L2 entries at @buf, the first of which is entry @first of a table that covers the
  * guest from @guest_off on. -ENOMEM, else 0. Initialise @runs with zeros, free runs->v.

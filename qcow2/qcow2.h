@@ -287,6 +287,41 @@ int q2_view_allocated(struct q2_view *view, struct q2_work *work, uint64_t *byte
  * limit of @work) or negative errno. */
 int q2_view_has_compressed(struct q2_view *view, struct q2_work *work, struct vs_err *err);
 
+/* ---------------------------------------------------------------- what snapshots take */
+
+/*
+ * What the snapshots inside a qcow2 image take of its file: one walk through all L2 tables that there are, each once, however many
+ * snapshots share it. Counted is what each table refers to, as QEMU's refcounts do: so `frees` is what QEMU frees, to the byte. Refcount
+ * blocks are left out, which QEMU never frees. Nothing beneath the image counts, nor does an external data file.
+ */
+struct q2_usage_spec {
+	const struct q2_info *info; /* of the file, just read; borrowed for the call */
+	const bool *goes;           /* of each snapshot: is it one of those that go together? NULL: none is */
+	bool live;                  /* it is open for writing: the present content is as the file says, so the true figures may be higher */
+	struct q2_work *work;
+};
+
+/* All in bytes. */
+struct q2_usage_snapshot {
+	uint64_t holds; /* its disk, its saved memory and their tables, whoever else uses them: whole clusters, and of compressed ones the streams */
+	uint64_t only;  /* clusters that nothing else uses */
+	int64_t frees;  /* clusters that are free when it alone is deleted: those, and what the table of snapshots shrinks by */
+};
+
+struct q2_usage {
+	struct q2_usage_snapshot present; /* the present content; nobody deletes it, `frees` is 0 */
+	int64_t together;                 /* as `frees`, of all that go */
+	uint64_t used;                    /* clusters that anything of these uses */
+	uint64_t compact;                 /* an estimate of what a copy takes that has all of it, each cluster once, and nothing else */
+	size_t n_snapshots;
+	struct q2_usage_snapshot snapshots[]; /* as in the info */
+};
+
+/* Gives *out: free() it. -ESTALE: the snapshots are other ones than in the info; -EUCLEAN: a table lies outside of the file, or refers to
+ * what does; -EFBIG: the file is too large for what memory there is for counting (two bytes and a bit for each cluster, of 256 MiB at most), or
+ * the limit of the work was met; -ENOBUFS: what others hold leaves too little. */
+int q2_usage_read(struct q2_file *f, const struct q2_usage_spec *spec, struct q2_usage **out, struct vs_err *err);
+
 /* ---------------------------------------------------------------- made images */
 
 /*

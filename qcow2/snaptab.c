@@ -48,6 +48,7 @@ int64_t q2_snaptab_entry(const uint8_t *buf, size_t len, size_t pos, uint64_t im
 	e.raw = p;
 	e.raw_len = used;
 	e.extra_len = extra;
+	e.written_len = Q2_SNAP_FIXED + (extra > Q2_SNAP_EXTRA ? extra : Q2_SNAP_EXTRA) + e.id_len + e.name_len;
 	*out = e;
 	return (int64_t)((used + 7) & ~(size_t)7);
 }

@@ -23,6 +23,7 @@
 #include "qcow2.h"
 
 #define Q2_SNAP_FIXED 40u
+#define Q2_SNAP_EXTRA 24u /* what QEMU writes at least */
 /* No entry is longer: fixed part, extra data, id and name. */
 #define Q2_SNAP_MAX (Q2_SNAP_FIXED + 1024u + 65535u + 65535u)
 
@@ -31,8 +32,9 @@ struct q2_snap_entry {
 	struct q2_snapshot s; /* id and name are not set: see below */
 	const char *id, *name;
 	size_t id_len, name_len; /* up to the first NUL */
-	const uint8_t *raw;      /* all of it, as above */
+	const uint8_t *raw;      /* all of it, as above, without what pads it */
 	size_t raw_len, extra_len;
+	size_t written_len;      /* of what QEMU would write in its place */
 };
 
 /*

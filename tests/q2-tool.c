@@ -26,6 +26,7 @@ static const char usage_text[] =
 	"       q2-tool torture IMAGE\n"
 	"       q2-tool export|export-torture|changes IMAGE     as a qcow2 file; as what is changed since another state\n"
 	"       q2-tool copy|copy-torture IMAGE --snapshot-index N     with all its snapshots, as a qcow2 file\n"
+	"       q2-tool usage IMAGE [INDEX...]    what each snapshot takes, and what those with these indices do together\n"
 	"options: --format raw|qcow2           of IMAGE, default qcow2\n"
 	"         --snapshot-index N | --id ID | --name NAME    default: the present content\n"
 	"         --allow DIR                  what IMAGE may name beside its own directory; repeatable\n"
@@ -37,6 +38,7 @@ static const char usage_text[] =
 	"         --backing NAME               export: how it names what it stands on\n"
 	"         --present                    copy: the present content, where nobody writes; else the newest snapshot\n"
 	"         --work UNITS                 limit of each question, default 67108864 as in the mount; 0: none\n"
+	"         --live                       usage: somebody may be writing to IMAGE\n"
 	"         --threads N --reads N --seed N    torture, default 4, 500 each, 1\n";
 
 struct options {
@@ -47,7 +49,8 @@ struct options {
 	const char *before, *backing;
 	long before_idx; /* -2: unset */
 	struct q2_gate *gate;
-	bool strict, guard, present;
+	bool strict, guard, present, live;
+	char **rest; /* what follows IMAGE */
 	size_t cache_bytes;
 	unsigned threads, reads, seed;
 	uint64_t off, len, work;
@@ -232,6 +235,39 @@ static void cmd_whole(const struct options *o)
 		die(rc, &err);
 	q2_file_close(f);
 	puts("whole");
+}
+
+static void put_usage(const char *what, const struct q2_usage_snapshot *u)
+{
+	printf("%s holds=%" PRIu64 " only=%" PRIu64 " frees=%" PRId64 "\n", what, u->holds, u->only, u->frees);
+}
+
+static void cmd_usage(const struct options *o)
+{
+	struct q2_info *info = read_info(o);
+	bool *goes = calloc(info->n_snapshots + 1, sizeof(*goes));
+	struct q2_work work = {.limit = o->work};
+	struct q2_usage_spec spec = {.info = info, .goes = goes, .live = o->live, .work = &work};
+	struct vs_err err = {0};
+	struct q2_usage *usage = NULL;
+	struct q2_file *f = NULL;
+	int r = goes ? q2_file_open(o->image, &f, &err) : -ENOMEM;
+
+	for (char **idx = o->rest; r == 0 && *idx; idx++)
+		if (strtoul(*idx, NULL, 0) < info->n_snapshots)
+			goes[strtoul(*idx, NULL, 0)] = true;
+	if (r == 0)
+		r = q2_usage_read(f, &spec, &usage, &err);
+	if (r < 0)
+		die(r, &err);
+	put_usage("present", &usage->present);
+	for (size_t i = 0; i < usage->n_snapshots; i++)
+		put_usage(info->snapshots[i].id, &usage->snapshots[i]);
+	printf("together=%" PRId64 " used=%" PRIu64 " compact=%" PRIu64 "\n", usage->together, usage->used, usage->compact);
+	free(usage);
+	free(goes);
+	q2_file_close(f);
+	q2_info_free(info);
 }
 
 static void cmd_cat(struct state *s)
@@ -601,7 +637,8 @@ static bool parse_options(int argc, char **argv, struct options *o)
 		{"threads", required_argument, NULL, 't'}, {"reads", required_argument, NULL, 'r'},
 		{"seed", required_argument, NULL, 'e'},    {"work", required_argument, NULL, 'w'},
 		{"before", required_argument, NULL, 'B'},  {"before-index", required_argument, NULL, 'b'},
-		{"backing", required_argument, NULL, 'k'}, {NULL, 0, NULL, 0}};
+		{"backing", required_argument, NULL, 'k'}, {"live", no_argument, NULL, 'l'},
+		{NULL, 0, NULL, 0}};
 	int c;
 
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
@@ -630,6 +667,9 @@ static bool parse_options(int argc, char **argv, struct options *o)
 			break;
 		case 'g':
 			o->guard = true;
+			break;
+		case 'l':
+			o->live = true;
 			break;
 		case 'c':
 			o->cache_bytes = strtoul(optarg, NULL, 0);
@@ -664,6 +704,9 @@ static bool parse_options(int argc, char **argv, struct options *o)
 		return false;
 	o->command = argv[optind];
 	o->image = argv[optind + 1];
+	o->rest = argv + optind + 2;
+	if (!strcmp(o->command, "usage"))
+		return true;
 	if (strcmp(o->command, "read"))
 		return argc - optind == 2;
 	if (argc - optind != 4)
@@ -697,8 +740,8 @@ int main(int argc, char **argv)
 		die(-ENOMEM, NULL);
 	if (!parse_options(argc, argv, &o))
 		return usage();
-	if (!strcmp(o.command, "info") || !strcmp(o.command, "whole")) {
-		(strcmp(o.command, "info") ? cmd_whole : cmd_info)(&o);
+	if (!strcmp(o.command, "info") || !strcmp(o.command, "whole") || !strcmp(o.command, "usage")) {
+		(!strcmp(o.command, "usage") ? cmd_usage : strcmp(o.command, "info") ? cmd_whole : cmd_info)(&o);
 		q2_gate_unref(o.gate);
 		return 0;
 	}

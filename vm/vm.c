@@ -10,7 +10,7 @@
  *	refresher   one (inventory/refresher.c): the only one that observes, but for the first look, which vm_open()'s caller makes. Owns what is remembered from one poll to the next (observe/),
  *	            swaps the inventory, and writes out the copies of metadata when it has nothing else to do. It tells fs/ and the
  *	            engine of each new inventory (vm.c, on_inventory). Joined by vm_close().
- *	requests    one for each write that is at work or waits for its domain, and one of our own where retention, a repair or a note is due
+ *	requests    one for each write that is at work or waits for its domain, one for each vm_space(), and one of our own where retention, a repair or a note is due
  *	            (engine/request.c). Has a connection to libvirt of its own (with qemu:///embed the one that all share); at most one at a
  *	            time has a domain (its slot). Waits for the refresher to poll, never the other way round. vm_close() cancels
  *	            who has a domain or waits for one, and waits a while; one that libvirt holds is left, and the process ends without touching what it uses.
@@ -29,7 +29,7 @@
  *	6  vm_store.files             files of metadata: held across write and fsync, so by who wants a text only until the
  *	                              copy was read once
  *	7  vm_store.lock              what is remembered of them
- *	8  leaves                     vm_log.lock, that of the one connection to qemu:///embed, an asker's own, a pulse's, the count of freezing threads, the fault points'
+ *	8  leaves                     vm_log.lock, vm_usages.lock, that of the one connection to qemu:///embed, an asker's own, a pulse's, the count of freezing threads, the fault points'
  *
  * No lock but 1, 3 and 6 is held while somebody is waited for: libvirt, a disk, another thread. Inventories, records and headers that
  * others hold are immutable and counted.
@@ -147,6 +147,16 @@ void vm_request_cancel(struct vm_request *request)
 void vm_request_put(struct vm_request *request)
 {
 	vm_engine_request_put(request);
+}
+
+int vm_space(struct vm *vm, const char *uuid, vm_done_fn done, void *opaque, struct vm_request **out)
+{
+	return vm_engine_space(vm->engine, uuid, done, opaque, out);
+}
+
+struct vm_space *vm_request_space(struct vm_request *request)
+{
+	return vm_engine_request_space(request);
 }
 
 void vm_ctl_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)

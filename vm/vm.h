@@ -18,6 +18,7 @@
 #ifndef VS_VM_H
 #define VS_VM_H
 
+#include "vm/model/space.h"
 #include "vm/model/types.h"
 #include "vm/util/log.h"
 
@@ -59,6 +60,12 @@ int vm_request(struct vm *vm, const char *uuid, enum vm_door door, const char *t
 /* Asks it to stop at the next safe place. Harmless when it is done. Never blocks. */
 void vm_request_cancel(struct vm_request *request);
 void vm_request_put(struct vm_request *request);
+
+/* Counts what the snapshots of a domain take and what deleting them would free, beside whoever is at work, on a thread of vm/; it only reads,
+ * also of a mount that is read-only. As vm_request(), but for `ctl`, which says nothing of it. Returns 0 when `done` will be called. */
+int vm_space(struct vm *vm, const char *uuid, vm_done_fn done, void *opaque, struct vm_request **out);
+/* From `done` on, if that was told 0: gives what was counted, once. */
+struct vm_space *vm_request_space(struct vm_request *request);
 
 /* Texts as read from the files. Each gives *text (not NULL) and its length, *changed_ns where not NULL; none blocks. */
 void vm_ctl_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns); /* outcome, usage */

@@ -160,7 +160,7 @@ awk '/^```console$/ { on = 1; next } /^```$/ { on = 0 } on' README.md >"$W/sessi
 check 'README: has sessions' test -s "$W/session"
 mask() {
 	sed -E 's/20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-9:]{8}\+00:00/DATE/g; s/(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) +[0-9]+ [0-9:]{5}/WHEN/g; s/^total [0-9]+/total N/
-		s/[0-9]+(\.[0-9]+)? (KiB|MiB)  ( *)/SIZE  /g; s/at most [0-9.]+ MiB/at most SIZE/g; s/^.*: line [0-9]+: echo: /bash: echo: /; s/ +/ /g'
+		s/[0-9]+(\.[0-9]+)? (KiB|MiB)  ( *)/SIZE  /g; s/(at most|would free) [0-9.]+ MiB/\1 SIZE/g; s/^.*: line [0-9]+: echo: /bash: echo: /; s/ +/ /g'
 }
 # shellcheck disable=SC2016
 sed -nE 's/^[$#] //p' "$W/session" >"$W/commands"

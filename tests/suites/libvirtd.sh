@@ -164,7 +164,7 @@ verify_bytes 'every image reads as at its snapshot' "$M" "${ALL[@]}"
 [ -n "$BLK" ] || skip 'a disk on a block device' 'no loop device to be had'
 
 same 'one directory per domain' "$(printf '%s\n' "${ALL[@]}" diskless | sort)" "$(cd "$M" && printf '%s\n' * | sort)"
-same 'a domain without disks has texts and no images' 'chain ctl jobs log retain retain.plan snapshots snapshots.json' "$(cd "$M/diskless" && echo *)"
+same 'a domain without disks has texts and no images' 'chain ctl jobs log retain retain.plan snapshots snapshots.json space space.json' "$(cd "$M/diskless" && echo *)"
 bad=
 for d in "$M"/*/; do jq -e '.version and .domain.name and .domain.uuid and (.snapshots | type == "array")' "$d/snapshots.json" >/dev/null || bad+=" $d"; done
 same 'every snapshots.json parses' '' "$bad"

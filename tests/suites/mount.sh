@@ -227,7 +227,7 @@ wait_until 20 no_daemon
 
 mount_snapfs "$M" -o "$R" "$g" || die 'no mount'
 D=$M/good
-same 'the tree' "$(printf '%s\n' good good/{chain,ctl,current.disk.img,jobs,log,one.disk.img,retain,retain.plan,snapshots,snapshots.json,two.disk.img})" "$(cd "$M" && find . -mindepth 1 | sed 's|^\./||' | LC_ALL=C sort)"
+same 'the tree' "$(printf '%s\n' good good/{chain,ctl,current.disk.img,jobs,log,one.disk.img,retain,retain.plan,snapshots,snapshots.json,space,space.json,two.disk.img})" "$(cd "$M" && find . -mindepth 1 | sed 's|^\./||' | LC_ALL=C sort)"
 all_right 'images: bytes' "$D"
 same 'current: bytes' "$(sha "$W/want/current")" "$(sha "$D/current.disk.img")"
 same 'images: mode' '440' "$(stat -c %a "$D/one.disk.img")"

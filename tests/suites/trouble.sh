@@ -87,7 +87,7 @@ done
 same 'the owner does' 0 "$(ctl away 'release a1\n')"
 unmount_snapfs "$M"
 mount_snapfs "$M" -o ro "$URI" || die "no read-only mount"
-same 'ro: ctl, retain and retain.plan are not there' 'chain jobs log snapshots snapshots.json' "$(cd "$M/away" && find . -type f ! -name '*.img' ! -name '*.xml' | sed 's|./||' | sort | tr '\n' ' ' | sed 's/ $//')"
+same 'ro: ctl, retain and retain.plan are not there' 'chain jobs log snapshots snapshots.json space space.json' "$(cd "$M/away" && find . -type f ! -name '*.img' ! -name '*.xml' | sed 's|./||' | sort | tr '\n' ' ' | sed 's/ $//')"
 unmount_snapfs "$M"
 
 # ---------------------------------------------------------------- an image source

@@ -80,7 +80,7 @@ static void expect_names(struct sf_tree *tree, const char *const *names, size_t 
 Test(sf_tree, a_directory_lists_texts_images_and_definitions_by_name)
 {
 	static const char *const names[] = {"chain", "ctl", "jobs", "log", "monday.vda.img", "monday.xml", "retain",
-		"retain.plan", "snapshots", "snapshots.json", "tuesday.vda.img"};
+		"retain.plan", "snapshots", "snapshots.json", "space", "space.json", "tuesday.vda.img"};
 	struct vm_inventory inventory = both();
 	struct sf_tree *tree = tree_of(&inventory, NULL);
 
@@ -91,7 +91,8 @@ Test(sf_tree, a_directory_lists_texts_images_and_definitions_by_name)
 Test(sf_tree, without_doors_it_lists_nothing_that_is_written)
 {
 	static const char *const names[] = {
-		"chain", "jobs", "log", "monday.vda.img", "monday.xml", "snapshots", "snapshots.json", "tuesday.vda.img"};
+		"chain", "jobs", "log", "monday.vda.img", "monday.xml", "snapshots", "snapshots.json", "space", "space.json",
+		"tuesday.vda.img"};
 	struct vm_inventory inventory = both();
 	struct sf_tree *tree = sf_tree_new(&inventory, sf_test_put, NULL, false);
 

@@ -131,7 +131,7 @@ static int check_cut(const struct vm_context *cx, const char *target, int layer,
 	struct q2_file *f;
 	int r;
 
-	if (l->format != Q2_FORMAT_QCOW2)
+	if (l->format != Q2_FORMAT_QCOW2 || cx->survey) /* who counts an image finds out */
 		return 0;
 	r = q2_file_open(l->path, &f, err);
 	if (r == 0) {

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "vm/command/attest.h"
+#include "vm/command/effects.h"
 #include "vm/command/image.h"
 #include "vm/util/log.h"
 
@@ -69,14 +70,24 @@ static int run_on_image(struct vm_context *cx, const struct vm_command *c, struc
 	}
 }
 
+static bool frees(enum vm_verb verb)
+{
+	return verb == VM_DELETE || verb == VM_COMMIT || verb == VM_PRUNE;
+}
+
 int vm_command_run(struct vm_context *cx, const struct vm_command *c, struct vs_err *err)
 {
 	const char *taken = c->verb == VM_CREATE ? c->names[0] : c->verb == VM_REVERT ? c->keep : NULL;
+	struct vm_effects effects vs_cleanup(vm_effects_fini) = { .n_entries = 0 };
 	int r = vm_attest_poll(cx, err);
 
+	cx->effects = cx->try_only ? &effects : NULL;
 	if (r == 0)
 		r = cx->conn ? run(cx, c, err) : run_on_image(cx, c, err);
 	if (r >= 0 && taken)
 		retain(cx, taken);
+	if (r >= 0 && cx->try_only && frees(c->verb))
+		vm_effects_say(cx);
+	cx->effects = NULL;
 	return r;
 }

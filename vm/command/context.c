@@ -121,7 +121,7 @@ static int read_record(struct vm_context *cx, virDomainSnapshotPtr snap, struct 
 {
 	struct vm_context_record *r = &cx->records[cx->n_records];
 
-	r->text = virDomainSnapshotGetXMLDesc(snap, VIR_DOMAIN_SNAPSHOT_XML_SECURE);
+	r->text = virDomainSnapshotGetXMLDesc(snap, cx->survey ? 0 : VIR_DOMAIN_SNAPSHOT_XML_SECURE); /* which a read-only connection refuses */
 	if (!r->text)
 		return vm_virterr_set(err, "the record of a snapshot");
 	cx->n_records++;
@@ -500,12 +500,17 @@ static bool is_in_table_as(const struct vm_snapshot *s, const char *name)
 	return shown && !strcmp(shown, name);
 }
 
+const char *vm_context_key(const struct vm_context *cx, const struct vm_snapshot *s)
+{
+	return s->recorded && cx->conn ? s->name : s->shown;
+}
+
 int vm_context_find_key(const struct vm_context *cx, const char *key, const struct vm_snapshot **out, struct vs_err *err)
 {
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &cx->d->snapshots[i];
 
-		if (!s->present && !strcmp(s->recorded && cx->conn ? s->name : s->shown, key)) {
+		if (!s->present && !strcmp(vm_context_key(cx, s), key)) {
 			*out = s;
 			return 0;
 		}

@@ -47,6 +47,9 @@ struct vm_context {
 	const char *command; /* canonical text */
 	struct vm_journal journal; /* of it */
 	bool try_only;
+	bool survey;         /* with `try`: all snapshots are asked about, one after the other; what would be read for each is left out */
+	struct vm_usages *usages;    /* what was counted before, usages.h */
+	struct vm_effects *effects; /* with `try`: what would become free is noted there, effects.h; or NULL */
 	bool beside;         /* with `try`: a command was at work on the domain when this began, which shares no lock with it */
 	bool pruning;        /* retention works, and nobody asked for this very delete */
 	struct vm_dom_watch watch;
@@ -105,6 +108,8 @@ int vm_context_cancelled(const struct vm_context *cx, struct vs_err *err);
 int vm_context_find(const struct vm_context *cx, const char *name, const struct vm_snapshot **out, struct vs_err *err);
 /* The same snapshot in a later look: @key is the raw name of a recorded one, the shown name of another. -ENOENT. */
 int vm_context_find_key(const struct vm_context *cx, const char *key, const struct vm_snapshot **out, struct vs_err *err);
+/* That key. Borrowed. */
+const char *vm_context_key(const struct vm_context *cx, const struct vm_snapshot *s);
 /* NULL: libvirt has no record of it. */
 const struct vm_context_record *vm_context_record(const struct vm_context *cx, const char *raw_name);
 struct vm_meta_id vm_context_id(const struct vm_context *cx, const struct vm_snapshot *s);

@@ -17,6 +17,7 @@
 #include "vm/command/attest.h"
 #include "vm/command/check.h"
 #include "vm/command/command.h"
+#include "vm/command/effects.h"
 #include "vm/command/image.h"
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
@@ -196,6 +197,7 @@ static int delete_internal(struct vm_context *cx, const struct vm_snapshot *s, s
 	id.name = name;
 	if (cx->try_only) {
 		vm_context_say(cx, "would remove the entry '%s' from the images and its record; no data moves", shown);
+		vm_effects_entries(cx, s);
 		vm_nv_remove(cx, &id, NULL);
 		return 0;
 	}
@@ -379,11 +381,6 @@ static const char *begun_delete(const struct vm_context *cx, char *const *keys, 
 	return NULL;
 }
 
-static const char *key_of(const struct vm_context *cx, const struct vm_snapshot *s)
-{
-	return s->recorded && cx->conn ? s->name : s->shown;
-}
-
 /* Has this command, when it did not come to its end, removed it? */
 static bool went_before(const struct vm_context *cx, const char *name)
 {
@@ -445,8 +442,8 @@ static int find_all(struct vm_context *cx, char *const *names, size_t n, char **
 			r = vs_err_set(err, -EPERM, "snapshot '%s' is held: release it first", s->shown);
 		if (r == 0)
 			r = check_delete(cx, s, err);
-		if (r == 0 && !vm_context_among(key_of(cx, s), keys, *n_keys))
-			keys[(*n_keys)++] = xstrdup(key_of(cx, s));
+		if (r == 0 && !vm_context_among(vm_context_key(cx, s), keys, *n_keys))
+			keys[(*n_keys)++] = xstrdup(vm_context_key(cx, s));
 		if (r == -ENOENT) {
 			missing[n_missing++] = names[i];
 			why = *err;

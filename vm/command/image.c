@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "vm/command/attest.h"
+#include "vm/command/effects.h"
 #include "vm/command/recover.h"
 #include "vm/command/remove.h"
 #include "vm/libvirt/qemu-img.h"
@@ -132,6 +133,8 @@ int vm_image_delete(struct vm_context *cx, const struct vm_snapshot *s, struct v
 		r = vs_err_set(err, -EPERM, "snapshot '%s' must stay: %s stands on its file in a virt-snapfs mount", s->shown, s->users[0]);
 	if (r == 0 && cx->try_only)
 		vm_context_say(cx, "would remove the entry '%s' from '%s'; no data moves", s->shown, cx->uuid);
+	if (r == 0 && cx->try_only)
+		vm_effects_entries(cx, s);
 	if (r < 0 || cx->try_only)
 		return r;
 	r = run(cx, "-d", s->name, err);

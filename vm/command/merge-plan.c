@@ -199,7 +199,7 @@ static void go_down(const struct vm_merge *m, struct vm_merge_disk *d, int base,
 		d->above_ino = layer_at(m, above)->stamp.ino;
 	for (int l = top; l != base; l = layer_at(m, l)->below)
 		add_gone(d, layer_at(m, l));
-	d->bytes = vm_check_cost(m->cx, base, top);
+	d->bytes = m->cx->survey ? 0 : vm_check_cost(m->cx, base, top);
 }
 
 static bool is_transient(const struct vm_merge *m, const char *target)

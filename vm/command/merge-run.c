@@ -34,6 +34,7 @@
 
 #include "vm/command/attest.h"
 #include "vm/command/check.h"
+#include "vm/command/effects.h"
 #include "vm/command/fit.h"
 #include "vm/command/guest.h"
 #include "vm/command/intent.h"
@@ -594,10 +595,12 @@ static void tell_files(struct vm_merge *m)
 		tell_nv(m, m->names[i]);
 		if (!memory_of(m, m->names[i], &memory))
 			continue;
-		if (vm_may_remove(m->cx, &memory, &leaving, &why) == 0)
+		if (vm_may_remove(m->cx, &memory, &leaving, &why) == 0) {
+			vm_effects_file(m->cx, memory.path);
 			vm_context_say(m->cx, "would unlink '%s'", memory.path);
-		else
+		} else {
 			vm_context_say(m->cx, "%s", why.msg);
+		}
 	}
 }
 
@@ -610,6 +613,21 @@ static int refuse_void(struct vm_merge *m, struct vs_err *err)
 				      "stays stale; 'delete' then takes the records away and leaves all files", said, why);
 }
 
+static void note_effects(struct vm_merge *m)
+{
+	for (size_t i = 0; i < m->n_disks; i++) {
+		const struct vm_merge_disk *d = &m->disks[i];
+
+		if (d->what == VM_MERGE_KEEP)
+			vm_effects_stays(m->cx, d->why);
+		else if (d->what == VM_MERGE_DOWN)
+			vm_effects_merge(m->cx, vm_context_layer(m->cx, d->base), d->gone, d->n_gone);
+		for (size_t k = 0; (d->what == VM_MERGE_DROP || d->what == VM_MERGE_DONE) && k < d->n_gone; k++)
+			vm_effects_file(m->cx, d->gone[k].path);
+	}
+	vm_effects_gone(m->cx, m->n_names);
+}
+
 static int try_it(struct vm_merge *m, struct vs_err *err)
 {
 	int r = m->is_void ? refuse_void(m, err) : 0;
@@ -618,6 +636,7 @@ static int try_it(struct vm_merge *m, struct vs_err *err)
 		return r;
 	tell(m);
 	tell_files(m);
+	note_effects(m);
 	r = vm_merge_records(m, err);
 	return r < 0 ? r : 0;
 }

@@ -18,6 +18,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "vm/command/effects.h"
 #include "vm/libvirt/overlay.h"
 #include "vm/observe/sum.h"
 #include "vm/util/clock.h"
@@ -763,6 +764,8 @@ static void remove_one(struct vm_context *cx, const struct vm_meta_nv *nv, const
 		return;
 	}
 	r = cx->try_only ? vm_may_remove(cx, &file, leaving, &why) : vm_remove(cx, &file, leaving, &why);
+	if (r == 0)
+		vm_effects_file(cx, nv->path);
 	if (r == 0)
 		vm_context_say(cx, "%s '%s'", cx->try_only ? "would unlink" : "unlinked", vm_context_file(cx, nv->path));
 	else if (r < 0)

@@ -53,11 +53,6 @@ static void note_refused(struct pruning *p, const char *key, int r, const struct
 	vs_err_prefix(&p->why, "'%s' stays", key);
 }
 
-static const char *key_of(const struct vm_context *cx, const struct vm_snapshot *s)
-{
-	return s->recorded && cx->conn ? s->name : s->shown;
-}
-
 /* Keys (see vm_context_find_key) of those that the policy drops and that were not refused, oldest first. Gives the list and its
  * strings. */
 static int list_dropped(struct vm_context *cx, const struct pruning *p, char ***out, size_t *n_out, struct vs_err *err)
@@ -72,8 +67,8 @@ static int list_dropped(struct vm_context *cx, const struct pruning *p, char ***
 	*n_out = 0;
 	*out = keys = xcalloc(n, sizeof(*keys));
 	for (size_t i = 0; r == 0 && i < n; i++)
-		if (!verdicts[i].keep && vm_context_find(cx, snaps[i].shown, &s, NULL) == 0 && !was_refused(p, key_of(cx, s)))
-			keys[(*n_out)++] = xstrdup(key_of(cx, s));
+		if (!verdicts[i].keep && vm_context_find(cx, snaps[i].shown, &s, NULL) == 0 && !was_refused(p, vm_context_key(cx, s)))
+			keys[(*n_out)++] = xstrdup(vm_context_key(cx, s));
 	free(snaps);
 	free(verdicts);
 	return r;
@@ -138,7 +133,7 @@ static const char *reason_of(const struct vm_context *cx, const struct vm_retain
 	const struct vm_snapshot *s;
 
 	for (size_t i = 0; i < n; i++)
-		if (vm_context_find(cx, snaps[i].shown, &s, NULL) == 0 && !strcmp(key_of(cx, s), key))
+		if (vm_context_find(cx, snaps[i].shown, &s, NULL) == 0 && !strcmp(vm_context_key(cx, s), key))
 			return verdicts[i].reason;
 	return "?";
 }
@@ -191,7 +186,7 @@ int vm_command_try_prune(struct vm_context *cx, const char *coming, struct vs_er
 		if (coming)
 			vm_context_say(cx, "retention would then drop '%s' (%s)", snaps[i].shown, verdicts[i].reason);
 		else
-			keys[dropped++] = xstrdup(key_of(cx, s));
+			keys[dropped++] = xstrdup(vm_context_key(cx, s));
 	}
 	if (!coming)
 		try_drops(cx, keys, dropped, snaps, verdicts, n);

@@ -11,6 +11,7 @@
 #include "vm/engine/engine.h"
 #include "vm/engine/jobs.h"
 #include "vm/engine/lock.h"
+#include "vm/model/space.h"
 #include "vm/util/strmap.h"
 
 struct vm_reader {
@@ -40,6 +41,7 @@ struct vm_slot {
 struct vm_engine {
 	struct vm_refresher *refresher;
 	struct vm_store *store;
+	struct vm_usages *usages;
 	struct vm_options options; /* strings are ours */
 	pthread_mutex_t lock;
 	pthread_cond_t idle;       /* a request has left its domain, or a thread has ended */
@@ -49,7 +51,7 @@ struct vm_engine {
 	bool stop;
 };
 
-enum vm_origin { VM_BY_WRITER, VM_BY_RETENTION, VM_BY_MOUNT, VM_BY_WATCH };
+enum vm_origin { VM_BY_WRITER, VM_BY_RETENTION, VM_BY_MOUNT, VM_BY_WATCH, VM_BY_READER };
 /* request.c: as `jobs` and the log call what was not written by anybody; and is its failure news? It is tried again where somebody else is at work, and a
  * note also where libvirt is away. */
 const char *vm_origin_text(enum vm_origin origin);
@@ -63,7 +65,8 @@ struct vm_request {
 	enum vm_door door;
 	struct vm_commands commands; /* CTL */
 	char *policy;                /* RETAIN: canonical */
-	bool aside;                  /* only `try` and `cancel`: it does not take the domain */
+	struct vm_space *space;      /* BY_READER: what was counted */
+	bool aside;                  /* only `try` and `cancel`, or a reader's: it does not take the domain */
 	atomic_bool cancel;
 	struct vm_context *cx;        /* while it works; guarded by the engine's lock */
 	vm_done_fn done;

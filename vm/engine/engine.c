@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vm/command/usages.h"
 #include "vm/libvirt/fsfreeze.h"
 #include "vm/model/inventory.h"
 #include "vm/util/clock.h"
@@ -35,6 +36,7 @@ struct vm_engine *vm_engine_new(struct vm_refresher *refresher, struct vm_store 
 
 	e->refresher = refresher;
 	e->store = store;
+	e->usages = vm_usages_new();
 	e->options = *options;
 	e->options.uri = xstrdup_or_null(options->uri);
 	pthread_mutex_init(&e->lock, NULL);
@@ -67,6 +69,7 @@ void vm_engine_free(struct vm_engine *e)
 	if (!e)
 		return;
 	vm_strmap_clear(&e->slots, vm_slot_free);
+	vm_usages_free(e->usages);
 	pthread_cond_destroy(&e->idle);
 	pthread_mutex_destroy(&e->lock);
 	free((char *)e->options.uri);

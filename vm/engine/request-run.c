@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "vm/command/guest.h"
+#include "vm/command/space.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
@@ -79,6 +80,8 @@ static void begin(struct at_command *at, struct vm_request *q, virConnectPtr con
 	at->cx.readers = vm_engine_readers(e);
 	at->cx.refresher = e->refresher;
 	at->cx.store = e->store;
+	at->cx.usages = e->usages;
+	at->cx.survey = q->origin == VM_BY_READER;
 	at->cx.options = &e->options;
 	at->cx.uuid = q->slot->uuid;
 	at->cx.conn = conn;
@@ -98,7 +101,8 @@ static void begin(struct at_command *at, struct vm_request *q, virConnectPtr con
 	pthread_mutex_unlock(&e->lock);
 	if (!try_only && q->origin != VM_BY_WATCH)
 		vm_log_set_quiet(q->log, true);
-	vm_slot_tell(e, q->slot, false);
+	if (q->origin != VM_BY_READER)
+		vm_slot_tell(e, q->slot, false);
 }
 
 /* A guest that was started for it is ended before the outcome is told. */
@@ -122,7 +126,8 @@ static void end(struct at_command *at)
 	}
 	pthread_mutex_unlock(&e->lock);
 	vm_context_fini(&at->cx);
-	vm_slot_tell(e, at->q->slot, false);
+	if (at->q->origin != VM_BY_READER)
+		vm_slot_tell(e, at->q->slot, false);
 }
 
 static int cancel_job(struct vm_request *q, const struct vm_command *c, struct vs_err *err)
@@ -244,12 +249,28 @@ static int run_self(struct vm_request *q, virConnectPtr conn)
 	return r;
 }
 
+static int run_space(struct vm_request *q, virConnectPtr conn)
+{
+	struct vs_err err = {0};
+	struct at_command at;
+	int r;
+
+	begin(&at, q, conn, vm_origin_text(q->origin), true);
+	r = not_interrupted(vm_command_space(&at.cx, &q->space, &err), &err);
+	if (r < 0 && vm_origin_tells(q->origin, r))
+		vm_request_report(q, vm_origin_text(q->origin), r, NULL, &err);
+	end(&at);
+	return r;
+}
+
 int vm_request_do(struct vm_request *q, virConnectPtr conn)
 {
 	int r = 0;
 
 	if (q->origin == VM_BY_WATCH)
 		return run_note(q, conn);
+	if (q->origin == VM_BY_READER)
+		return run_space(q, conn);
 	if (q->origin != VM_BY_WRITER)
 		return run_self(q, conn);
 	if (q->door == VM_DOOR_RETAIN)

@@ -27,6 +27,7 @@ void vm_engine_request_put(struct vm_request *q)
 	vm_log_unref(q->log);
 	free(q->outcome);
 	free(q->policy);
+	vm_space_free(q->space);
 	free(q);
 }
 
@@ -44,12 +45,12 @@ void vm_engine_request_cancel(struct vm_request *q)
 
 const char *vm_origin_text(enum vm_origin origin)
 {
-	return origin == VM_BY_MOUNT ? "repair" : origin == VM_BY_WATCH ? "note" : "prune";
+	return origin == VM_BY_MOUNT ? "repair" : origin == VM_BY_WATCH ? "note" : origin == VM_BY_READER ? "space" : "prune";
 }
 
 bool vm_origin_tells(enum vm_origin origin, int r)
 {
-	if (origin == VM_BY_WATCH && (r == -EHOSTDOWN || r == -ETIMEDOUT || r == -EINTR || r == -ECANCELED))
+	if ((origin == VM_BY_WATCH || origin == VM_BY_READER) && (r == -EHOSTDOWN || r == -ETIMEDOUT || r == -EINTR || r == -ECANCELED))
 		return false;
 	return origin == VM_BY_WRITER || r != -EBUSY;
 }
@@ -136,7 +137,7 @@ static int open_connection(struct vm_request *q, virConnectPtr *conn, struct vs_
 	r = vm_refresher_poll(q->engine->refresher, REFRESH_MS); /* a libvirt that hangs would keep virConnectOpen() for ever */
 	if (r == -ETIMEDOUT || r == -EHOSTDOWN)
 		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away, or has not answered for long" : "libvirt does not answer");
-	*conn = vm_conn_plain(q->engine->options.uri, false);
+	*conn = vm_conn_plain(q->engine->options.uri, q->origin == VM_BY_READER && q->engine->options.read_only);
 	if (!*conn) {
 		r = vm_virterr_set(err, "libvirt cannot be reached");
 		return r == -ETIMEDOUT ? r : -EHOSTDOWN; /* the errno of its socket says nothing about snapshots */
@@ -344,4 +345,29 @@ int vm_engine_request(struct vm_engine *e, const char *uuid, enum vm_door door, 
 	if (r <= 0 && done)
 		done(opaque, r, q->outcome);
 	return 0;
+}
+
+int vm_engine_space(struct vm_engine *e, const char *uuid, vm_done_fn done, void *opaque, struct vm_request **out)
+{
+	struct vm_request *q = request_new(e, uuid, VM_BY_READER);
+	int r;
+
+	if (!q)
+		return -ENOENT;
+	q->done = done;
+	q->opaque = opaque;
+	q->aside = true;
+	pthread_mutex_lock(&e->lock);
+	r = e->stop ? -ECANCELED : start_locked(q);
+	pthread_mutex_unlock(&e->lock);
+	if (r == 0)
+		*out = q;
+	else
+		vm_engine_request_put(q);
+	return r;
+}
+
+struct vm_space *vm_engine_request_space(struct vm_request *q)
+{
+	return vs_steal(q->space);
 }

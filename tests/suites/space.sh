@@ -1,0 +1,180 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
+#
+# space.sh [COUNT [FIRST-SEED [LAYERS]]]: what snapshots take, and what deleting them frees: foretold of images with random histories, and then
+# done by QEMU (of the day, as in random-images.sh); and what `space` says of domains, before `ctl` deletes.
+set -u
+. "$(dirname "$0")/../lib.sh"
+. "$TESTS/lab.sh"
+. "$TESTS/control/ctl-lib.sh"
+suite_in_namespace "$0" "$@"
+suite_begin
+
+Q2=$(tool q2-tool) || { note_file "$W/build.log"; die "q2-tool cannot be built"; }
+images=$TESTS/images
+export PYTHONDONTWRITEBYTECODE=1
+count=${1:-12} first=${2:-$(date +%Y%m%d00)} layers=${3:-1}
+note "seeds $first to $((first + count - 1))"
+
+# shellcheck disable=SC2046
+adopt python3 "$images/usage.py" "$Q2" "$W/random" $(seq "$first" $((first + count - 1)))
+
+# A judge who never condemns proves nothing.
+out=$(python3 "$images/usage.py" --spoil "$Q2" "$W/spoilt" 1 2)
+has "a wrong figure is noticed" "$out" '^FAIL history 1: '
+has_not "a wrong figure is noticed of every image" "$out" '^ok'
+
+# ---------------------------------------------------------------- the file, on plain images
+
+snapfs_pick
+M=$W/mnt
+mkdir "$M" "$W/images"
+g=$W/images/plain.qcow2
+qemu-img create -q -f qcow2 "$g" 64M
+for i in 1 2 3; do
+	qemu-io -c "write -q -P $i 0 $((i * 2))M" "$g" >/dev/null
+	qemu-img snapshot -c "s$i" "$g"
+done
+qemu-io -c 'write -q -P 9 0 1M' "$g" >/dev/null
+cp "$g" "$W/images/broken.qcow2"
+python3 -c "import sys; sys.path.insert(0, '$images'); from q2img import Image
+with Image(sys.argv[1]) as i: i.put(i.l2_entry_off(1 << 20, i.entries()[0]['l1_off']), 8, 1 << 40)" "$W/images/broken.qcow2"
+# figure DOM SNAPSHOT KEY
+figure() { json "$M/$1/space.json" ".snapshots[] | select(.name == \"$2\").$3"; }
+# freed IMAGE NAME...: bytes that lose their refcount when QEMU deletes these
+freed() { python3 -c "import sys; sys.path.insert(0, '$images'); import usage
+print(usage.delete(sys.argv[1], sys.argv[2:]) * usage.Image(sys.argv[1]).cluster)" "$@"; }
+counted() { python3 -c "import sys; sys.path.insert(0, '$images'); import usage
+print(usage.counted(sys.argv[1]) * usage.Image(sys.argv[1]).cluster)" "$1"; }
+
+mount_snapfs "$M" "$g" "$W/images/broken.qcow2" || die 'no mount'
+find "$M" -ls >/dev/null
+du -a "$M" >/dev/null
+ls -lR "$M" >/dev/null
+same 'who only looks has nothing counted' '0 0' "$(stat -c %s "$M/plain/space" "$M/plain/space.json" | xargs)"
+said=$(cat "$M/plain/space")
+same 'once it was read its size is known' "$((${#said} + 1))" "$(stat -c %s "$M/plain/space")"
+has 'the table has a row for each snapshot' "$said" '^s2 +internal +ok +4.* 0 B +-$'
+has 'and for each disk' "$said" "^disk +.* MiB +.* MiB +$g +-\$"
+check 'space.json is JSON' jq -e '.version == 1 and (.snapshots | length) == 3 and .disks[0].target == "disk"' "$M/plain/space.json"
+for s in s1 s2 s3; do same "what deleting '$s' frees" "$(freed "$g" $s)" "$(figure plain $s frees)"; done
+echo '1 match=s*' >"$M/plain/retain.plan" # nothing of it is stored
+same 'no policy drops nothing' 0 "$(json "$M/plain/space.json" .policy.drops)"
+has 'a damaged image says so' "$(json "$M/broken/space.json" '.snapshots[0] | "\(.frees) \(.reason)"')" '^null .*(end of the file|cut off)'
+has 'what try says is the same' "$(ctl plain 'try delete s1 s2\n' && outcome plain)" "would free $(python3 -c "print('%.1f' % ($(freed "$g" s1 s2) / 2**20))") MiB within the image"
+frees=$(figure plain s3 frees) disk=$(stat -c %b "$g")
+same 'delete' 0 "$(ctl plain 'delete s3\n')"
+check 'du shows it, but for what tables leave of their clusters' test $(((disk - $(stat -c %b "$g")) * 512)) -ge $((frees - 4 * 65536))
+same 'delete' 0 "$(ctl plain 'delete s2\n')"
+same 'afterwards it is counted anew' "$(freed "$g" s1)" "$(figure plain s1 frees)"
+unmount_snapfs "$M"
+
+# An image that takes long: a signal ends the waiting, and neither the mount nor others wait for it.
+python3 "$images/make-usage.py" "$W/images/long.qcow2" 30 512 100
+mount_snapfs "$M" "$W/images/long.qcow2" "$g" || die 'no mount'
+begun=$(date +%s%N)
+timeout -s INT 0.2 cat "$M/long/space" >/dev/null
+took=$((($(date +%s%N) - begun) / 1000000))
+check "a signal ends it (after $took ms)" test "$took" -lt 1500
+check 'and others are answered meanwhile' timeout 5 cat "$M/plain/space"
+unmount_snapfs "$M"
+
+# ---------------------------------------------------------------- layers, with libvirt
+
+lab_libvirtd
+unset "SNAPFS_PIDS[$M]"
+mount_snapfs "$M" -o refresh=0.5 "$URI" || die 'no mount'
+
+# chain DOM [FORMAT]: base <- s1 <- s2 <- s3, which overwrite some of each other
+chain() {
+	local i
+	domain_with "$1" "vda:64M:${2:-qcow2}"
+	qemu-io -f "${2:-qcow2}" -c 'write -q -P 7 0 16M' "$W/images/$1.vda.${2:-qcow2}" >/dev/null
+	qemu-io -f raw -c 'write -q -P 7 0 16M' "${MODEL[$1/vda]}" >/dev/null
+	for i in 1 2 3; do
+		snap "$1" "s$i" vda --disk-only
+		guest_write "$1" vda "$((i + 1))" "$((i * 4 - 2))M" "$((i + 3))M"
+	done
+	wait_until 15 test -e "$M/$1/s3.vda.img"
+}
+on_disk() { stat -c '%b' "$W/images/$1".* | awk '{n += $1 * 512} END {print n}'; }
+# tells_truth NAME DOM SNAPSHOT: what was foretold is freed, by du, or more where it was a lower bound. A file system may need a block or two for
+# where the base now has its extents.
+tells_truth() {
+	local foretold before after more=8192
+	foretold=$(figure "$2" "$3" frees)
+	[ "$(figure "$2" "$3" lower_bound)" = false ] || more=$((16 << 20))
+	before=$(on_disk "$2")
+	does "$1: delete" "$2" "delete $3" || return
+	after=$(on_disk "$2")
+	note "$1: foretold $foretold$([ $more = 8192 ] || echo ' or more'), freed $((before - after))"
+	check "$1: as foretold" test $((before - after)) -ge $((foretold - 8192)) -a $((before - after)) -le $((foretold + more))
+}
+chain files
+for s in s2 s1 s3; do tells_truth "overlay of $s" files "$s"; done
+chain flat raw
+tells_truth 'overlay on a raw image' flat s1
+
+# scrawled DOM SEED: the same with writes, zeros, discards and compressed clusters at random, and clusters of any size. QEMU may
+# not spell out the zeros.
+scrawled() {
+	local i
+	RANDOM=$2
+	domain_with "$1" vda:16M
+	qemu-img create -q -f qcow2 -o "cluster_size=$((1 << (12 + RANDOM % 7)))" "$W/images/$1.vda.qcow2" 16M
+	for i in 1 2 3 4; do
+		python3 -c "import random, sys; sys.path.insert(0, '$images'); from q2img import *
+scrawl(sys.argv[1], scribble(random.Random(int(sys.argv[2])), 16 << 20, 65536, 12, make_patterns('$W')))" "$(active_path "$1" vda)" "$2$i"
+		[ "$i" = 4 ] || snap "$1" "s$i" vda --disk-only
+	done
+	wait_until 15 test -e "$M/$1/s3.vda.img"
+}
+for ((seed = first; seed < first + layers; seed++)); do
+	scrawled "seed$seed" "$seed"
+	for s in s2 s3 s1; do tells_truth "overlay of $s, seed $seed" "seed$seed" $s; done
+done
+chain kept
+does 'hold' kept 'hold s1'
+same 'a held one would not go' 'null it is held' "$(figure kept s1 frees) $(figure kept s1 reason)"
+qemu-img create -q -f qcow2 -b "$W/images/kept.vda.s2" -F qcow2 "$W/images/lodger.qcow2"
+domain_define lodger "$(disk_xml vda qcow2 "$W/images/lodger.qcow2")"
+wait_until 15 test -e "$M/lodger"
+has 'what others need frees nothing, and it says who' "$(figure kept s2 frees) $(figure kept s2 moves) $(figure kept s2 reason)" '^0 0 .*lodger'
+
+chain busy
+Vq start busy --paused
+guest_write busy vda 0x55 1M 6M
+same 'of a running guest: a lower bound' 'true true' "$(figure busy s3 lower_bound) $(test "$(figure busy s1 lower_bound)" = false && echo true)"
+has 'which the table marks' "$(cat "$M/busy/space")" '^s3 .*>='
+tells_truth 'the guest runs' busy s3
+Vq destroy busy
+
+# Internal ones of a domain, and a policy that drops two together.
+domain_with inner vda:64M
+guest_write inner vda 1 0 4M
+snap inner s1 vda
+guest_write inner vda 2 4M 4M
+snap inner s2 vda
+guest_write inner vda 3 0 8M
+snap inner s3 vda
+wait_until 15 test -e "$M/inner/s3.vda.img"
+i=$W/images/inner.vda.qcow2
+for s in s1 s2 s3; do same "inside: what deleting '$s' frees" "$(freed "$i" $s)" "$(figure inner $s frees)"; done
+together=$(freed "$i" s1 s2)
+check 'two share what nobody else has' test "$together" -gt $(($(figure inner s1 frees) + $(figure inner s2 frees)))
+for s in s1 s2 s3; do does "hold $s" inner "hold $s"; done
+check 'a policy that drops nothing yet' sh -c 'echo "1 match=s*" >"$1"' - "$M/inner/retain"
+for s in s1 s2 s3; do does "release $s" inner "release $s"; done
+same 'what the policy drops together' "2 $together 0" "$(json "$M/inner/space.json" '.policy | "\(.drops) \(.frees) \(.moves)"')"
+has 'in the table, too' "$(cat "$M/inner/space")" '^retain 1 match=s\*: drops 2, which together frees .* and moves 0 B$'
+has 'and try' "$(ctl inner 'try prune\n' && outcome inner)" "would free $(python3 -c "print('%.1f' % ($together / 2**20))") MiB within the image"
+before=$(counted "$i")
+does 'prune' inner prune
+same 'as foretold' "$together" $((before - $(counted "$i")))
+unmount_snapfs "$M"
+
+mount_snapfs "$M" -o ro "$URI" || die 'no mount'
+same 'in a read-only mount too' "$(freed "$i" s3)" "$(figure inner s3 frees)"
+unmount_snapfs "$M"
+suite_end

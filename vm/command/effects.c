@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/command/effects.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "vm/util/clock.h"
+#include "vm/util/mem.h"
+
+#define WORK (UINT64_C(1) << 31) /* some 40 seconds, or the tables of 200 snapshots of a TiB that have nothing in common */
+#define TABLE_BYTES (16u << 20)
+#define RAW_BITS 12              /* what file systems allocate */
+#define MOST_BITS (UINT64_C(1) << 28)
+
+/* ---------------------------------------------------------------- collecting */
+
+void vm_effects_fini(struct vm_effects *e)
+{
+	for (size_t i = 0; i < e->n_merges; i++)
+		free(e->merges[i].gone);
+	free(e->merges);
+	free(e->entries);
+	free(e->stays);
+	*e = (struct vm_effects){ 0 };
+}
+
+void vm_effects_entries(struct vm_context *cx, const struct vm_snapshot *s)
+{
+	struct vm_effects *e = cx->effects;
+
+	vm_effects_gone(cx, 1);
+	for (size_t i = 0; e && i < s->n_disks; i++) {
+		const struct vm_disk *disk = &s->disks[i];
+		int layer = disk->snapshot && disk->chain && disk->chain[0] ? vm_context_layer(cx, disk->chain[0]) : -1;
+
+		if (layer < 0)
+			continue;
+		XGROW(e->entries, e->n_entries, e->entries_room);
+		e->entries[e->n_entries++] = (struct vm_effect_entry){ layer, disk->snapshot };
+	}
+}
+
+void vm_effects_merge(struct vm_context *cx, int base, const struct vm_doomed_file *gone, size_t n)
+{
+	struct vm_effects *e = cx->effects;
+	struct vm_effect_merge *m;
+
+	if (!e || base < 0)
+		return;
+	XGROW(e->merges, e->n_merges, e->merges_room);
+	m = &e->merges[e->n_merges++];
+	*m = (struct vm_effect_merge){ .base = base, .gone = xcalloc(n, sizeof(*m->gone)) };
+	for (size_t i = 0; i < n; i++) {
+		int layer = vm_context_layer(cx, gone[i].path);
+
+		if (layer >= 0)
+			m->gone[m->n_gone++] = layer;
+	}
+}
+
+void vm_effects_file(struct vm_context *cx, const char *path)
+{
+	int layer = vm_context_layer(cx, path);
+
+	if (cx->effects && layer >= 0)
+		cx->effects->files += vm_context_allocated(cx, layer);
+}
+
+void vm_effects_stays(struct vm_context *cx, const char *why)
+{
+	if (cx->effects && !cx->effects->stays)
+		cx->effects->stays = xstrdup(why);
+}
+
+void vm_effects_gone(struct vm_context *cx, size_t snapshots)
+{
+	if (cx->effects)
+		cx->effects->n_snapshots += snapshots;
+}
+
+/* ---------------------------------------------------------------- counting */
+
+static bool is_cancelled(void *opaque)
+{
+	return vm_context_cancelled(opaque, NULL) < 0;
+}
+
+void vm_effects_count_init(struct vm_effects_count *count, struct vm_context *cx)
+{
+	*count = (struct vm_effects_count){ .usages = cx->usages, .since_ns = vm_steady_ns(),
+					    .work = { .limit = WORK, .stop = is_cancelled, .opaque = cx } };
+}
+
+bool vm_effects_is_live(const struct vm_context *cx, int layer)
+{
+	return cx->running && cx->d->layers[layer].active;
+}
+
+/* ---------------------------------------------------------------- snapshots inside images */
+
+int vm_effects_usage(const struct vm_context *cx, int layer, const struct vm_effects *e, struct vm_effects_count *count, struct vm_usage **out,
+		     struct vs_err *err)
+{
+	vs_autofree const struct q2_snapshot **set = xcalloc(e ? e->n_entries : 0, sizeof(*set));
+	struct vm_usages_ask ask = { .path = cx->d->layers[layer].path, .set = set, .live = vm_effects_is_live(cx, layer),
+				     .since_ns = count->since_ns, .work = &count->work };
+
+	for (size_t i = 0; e && i < e->n_entries; i++)
+		if (e->entries[i].layer == layer)
+			set[ask.n_set++] = e->entries[i].snapshot;
+	return vm_usages_get(count->usages, &ask, out, err);
+}
+
+/* What goes with all entries of that layer. */
+static int add_layer(const struct vm_context *cx, const struct vm_effects *e, size_t first, struct vm_effects_count *count,
+		     struct vm_space_figures *out, struct vs_err *err)
+{
+	const struct vm_effect_entry *entry = &e->entries[first];
+	const struct q2_usage_snapshot *one;
+	struct vm_usage *u;
+	size_t n = 0;
+	int r;
+
+	for (size_t i = first; i < e->n_entries; i++)
+		n += e->entries[i].layer == entry->layer;
+	r = vm_effects_usage(cx, entry->layer, n > 1 ? e : NULL, count, &u, err);
+	if (r < 0)
+		return r;
+	one = n > 1 ? NULL : vm_usage_of(u, entry->snapshot);
+	if (n == 1 && !one)
+		r = vs_err_set(err, -ESTALE, "'%s' has no such snapshot any more", cx->d->layers[entry->layer].path);
+	else {
+		out->only += one ? (int64_t)one->only : u->usage->together;
+		out->frees += one ? one->frees : u->usage->together;
+		out->at_least |= vm_effects_is_live(cx, entry->layer);
+	}
+	vm_usage_put(count->usages, u);
+	return r;
+}
+
+static bool is_first(const struct vm_effects *e, size_t i)
+{
+	for (size_t k = 0; k < i; k++)
+		if (e->entries[k].layer == e->entries[i].layer)
+			return false;
+	return true;
+}
+
+/* ---------------------------------------------------------------- merges */
+
+/* Which clusters of the base, as many bits, have something stored. */
+struct bitmap {
+	unsigned bits;
+	uint64_t n;
+	uint64_t *v;
+};
+
+static void set_range(struct bitmap *b, uint64_t off, uint64_t len)
+{
+	for (uint64_t i = off >> b->bits; len && i <= (off + len - 1) >> b->bits && i < b->n; i++)
+		b->v[i / 64] |= UINT64_C(1) << (i % 64);
+}
+
+static bool get_bit(const struct bitmap *b, uint64_t i)
+{
+	return i < b->n && b->v[i / 64] >> (i % 64) & 1;
+}
+
+struct layer_walk {
+	struct bitmap *stored;
+	const struct bitmap *above; /* of a base: what is written over it; NULL: it is a layer that is merged */
+	uint64_t bytes;  /* that a merge writes */
+	uint64_t data;   /* of that not zeros */
+	uint64_t packed; /* of a base: streams of compressed clusters that are written over. Each takes a new cluster then */
+};
+
+static void note_extent(struct layer_walk *walk, const struct q2_extent *e)
+{
+	if (walk->above && e->kind == Q2_COMPRESSED) {
+		walk->packed += get_bit(walk->above, e->guest_off >> walk->above->bits) ? e->max_len : 0;
+		return;
+	}
+	walk->bytes += e->len;
+	walk->data += e->kind == Q2_ZERO ? 0 : e->len;
+	set_range(walk->stored, e->guest_off, e->len);
+}
+
+static int walk_view(struct q2_view *view, struct q2_work *work, struct layer_walk *walk, struct vs_err *err)
+{
+	uint64_t off = 0, size = q2_view_size(view);
+	struct q2_extent e;
+	int r = 0;
+
+	for (; r == 0 && off < size; off = e.guest_off + e.len) {
+		if (work->spent >= work->limit)
+			return vs_err_set(err, -EFBIG, "'%s' takes too long to be counted", q2_view_path(view, 0));
+		r = q2_view_extent(view, off, size - off, work, &e, err);
+		if (r == 0 && (e.kind != Q2_ZERO || (!e.unallocated && !walk->above))) /* a merge writes zeros, too */
+			note_extent(walk, &e);
+	}
+	return r;
+}
+
+/* One layer, without what it stands on. */
+static int walk_layer(const struct vm_context *cx, int layer, struct q2_work *work, struct layer_walk *walk, struct vs_err *err)
+{
+	const struct vm_layer *l = &cx->d->layers[layer];
+	struct q2_view_spec spec = { .path = l->path, .format = l->format, .gate = cx->d->gate, .alone = true, .work = work };
+	struct q2_cache *cache = q2_cache_new(TABLE_BYTES, 0);
+	struct q2_view *view;
+	int r = cache ? q2_view_open(cache, &spec, &view, err) : -ENOMEM;
+
+	if (r == 0) {
+		r = walk_view(view, work, walk, err);
+		q2_view_close(view);
+	}
+	if (cache)
+		q2_cache_free(cache);
+	return r;
+}
+
+static void bitmap_init(struct bitmap *b, const struct vm_context *cx, const struct vm_effect_merge *m)
+{
+	const struct vm_layer *base = &cx->d->layers[m->base];
+	uint64_t size = base->virtual_size;
+
+	for (size_t i = 0; i < m->n_gone; i++)
+		if (cx->d->layers[m->gone[i]].virtual_size > size)
+			size = cx->d->layers[m->gone[i]].virtual_size;
+	b->bits = base->format == Q2_FORMAT_QCOW2 ? base->cluster_bits : RAW_BITS;
+	while (size >> b->bits > MOST_BITS)
+		b->bits++; /* roughly then */
+	b->n = (size >> b->bits) + 1;
+	b->v = xcalloc(b->n / 64 + 1, sizeof(*b->v));
+}
+
+struct overlap {
+	uint64_t both;   /* bytes of the base that the merge writes over */
+	uint64_t growth; /* and those that come to it, with their tables */
+};
+
+static void compare(const struct vm_layer *base, const struct bitmap *below, const struct bitmap *above, struct overlap *out)
+{
+	uint64_t per_table = (UINT64_C(1) << below->bits) / 8, tables = 0, last = UINT64_MAX;
+	bool has_table = false, counted = false;
+
+	*out = (struct overlap){ 0 };
+	for (uint64_t i = 0; i < below->n; i++) {
+		bool b = get_bit(below, i), a = get_bit(above, i);
+
+		if (base->format == Q2_FORMAT_QCOW2 && i / per_table != last) {
+			tables += counted && !has_table;
+			last = i / per_table;
+			has_table = counted = false;
+		}
+		has_table |= b;
+		counted |= a;
+		out->both += (uint64_t)(a && b) << below->bits;
+		out->growth += (uint64_t)(a && !b) << below->bits;
+	}
+	out->growth += (tables + (counted && !has_table && base->format == Q2_FORMAT_QCOW2)) << below->bits;
+}
+
+static int add_merge(const struct vm_context *cx, const struct vm_effect_merge *m, struct vm_effects_count *count, struct vm_space_figures *out,
+		     struct vs_err *err)
+{
+	struct bitmap below, above;
+	struct layer_walk base = { .stored = &below, .above = &above };
+	struct overlap overlap = { 0 };
+	uint64_t gone = 0, moved = 0;
+	int r = 0;
+
+	bitmap_init(&below, cx, m);
+	bitmap_init(&above, cx, m);
+	for (size_t i = 0; r == 0 && i < m->n_gone; i++) {
+		struct layer_walk top = { .stored = &above };
+		uint64_t allocated = cx->d->layers[m->gone[i]].stamp.block ? 0 : vm_context_allocated(cx, m->gone[i]);
+
+		r = walk_layer(cx, m->gone[i], &count->work, &top, err);
+		gone += allocated;
+		moved += top.bytes + (allocated > top.data ? allocated - top.data : 0); /* and tables, as vm_check_cost() */
+		out->at_least |= vm_effects_is_live(cx, m->gone[i]) || top.bytes > top.data;
+	}
+	if (r == 0)
+		r = walk_layer(cx, m->base, &count->work, &base, err);
+	out->at_least |= base.packed > 0;
+	if (r == 0)
+		compare(&cx->d->layers[m->base], &below, &above, &overlap);
+	free(below.v);
+	free(above.v);
+	out->only += (int64_t)(overlap.both + base.packed);
+	out->frees += (int64_t)gone - (int64_t)overlap.growth;
+	out->moves += (int64_t)moved;
+	return r;
+}
+
+/* ---------------------------------------------------------------- all */
+
+int vm_effects_figures(const struct vm_context *cx, const struct vm_effects *e, struct vm_effects_count *count, struct vm_space_figures *out,
+		       struct vs_err *err)
+{
+	struct vm_space_figures sum = { .holds = VM_SPACE_UNKNOWN, .only = (int64_t)e->files, .frees = (int64_t)e->files };
+	int r = 0;
+
+	*out = (struct vm_space_figures){ VM_SPACE_UNKNOWN, VM_SPACE_UNKNOWN, VM_SPACE_UNKNOWN, VM_SPACE_UNKNOWN, false };
+	for (size_t i = 0; r == 0 && i < e->n_entries; i++)
+		if (is_first(e, i))
+			r = add_layer(cx, e, i, count, &sum, err);
+	for (size_t i = 0; r == 0 && i < e->n_merges; i++)
+		r = add_merge(cx, &e->merges[i], count, &sum, err);
+	if (r < 0)
+		return r;
+	if (e->stays && !e->n_entries && !e->n_merges)
+		sum.only = VM_SPACE_UNKNOWN;
+	*out = sum;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- words */
+
+static void say(struct vm_context *cx, const struct vm_space_figures *f, bool inside)
+{
+	double mib = (double)f->frees / 1048576;
+
+	if (f->frees < 0)
+		vm_context_say(cx, "would take %s%.1f MiB more than it frees", f->at_least ? "at most " : "", -mib);
+	else
+		vm_context_say(cx, "would free %s%.1f MiB%s", f->at_least ? "at least " : "", mib, inside ? " within the image" : "");
+}
+
+void vm_effects_say(struct vm_context *cx)
+{
+	struct vm_effects *e = vs_steal(cx->effects);
+	struct vm_space_figures f;
+	struct vm_effects_count count;
+	struct vs_err err = {0};
+	int r;
+
+	if (!e->n_snapshots)
+		return;
+	vm_effects_count_init(&count, cx);
+	r = vm_effects_figures(cx, e, &count, &f, &err);
+	if (r < 0)
+		vm_context_say(cx, "what that would free is not known: %s", vs_err_text(&err, r));
+	else
+		say(cx, &f, e->n_entries && !e->n_merges && !e->files);
+}

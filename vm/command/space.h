@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * space.h: what all snapshots of a domain take, and what each command that deletes some would free.
+ *
+ * Threads: the command's.
+ */
+#ifndef VS_VM_COMMAND_SPACE_H
+#define VS_VM_COMMAND_SPACE_H
+
+#include "vm/command/context.h"
+#include "vm/model/space.h"
+
+/* With `try` and `survey`; looks itself. What cannot be counted says so in its own row. Gives *out. Errors: those of a look; -ECANCELED. */
+int vm_command_space(struct vm_context *cx, struct vm_space **out, struct vs_err *err);
+
+#endif
