@@ -86,6 +86,7 @@ static void begin(struct at_command *at, struct vm_request *q, virConnectPtr con
 	at->cx.command = command;
 	at->cx.journal = (struct vm_journal){ e->store, q->slot->uuid, command };
 	at->cx.try_only = try_only;
+	at->cx.now_read = conn && q->origin != VM_BY_READER ? vm_lock_now_holder(q->slot->uuid) : NULL;
 	at->cx.watch.progress = on_progress;
 	at->cx.watch.step = on_step;
 	at->cx.watch.opaque = at;
@@ -122,6 +123,7 @@ static void end(struct at_command *at)
 	}
 	pthread_mutex_unlock(&e->lock);
 	vm_context_fini(&at->cx);
+	free(at->cx.now_read);
 	vm_slot_tell(e, at->q->slot, false);
 }
 
@@ -225,6 +227,24 @@ static int run_note(struct vm_request *q, virConnectPtr conn)
 	return r < 0 ? r : 0;
 }
 
+/* It is told to who waits for it, and by the log as far as anything was done. */
+static int run_now(struct vm_request *q, virConnectPtr conn)
+{
+	struct vm_now_begun *begun = q->begun;
+	struct at_command at;
+	int r = vm_lock_take_now(q->slot->uuid, &begun->lock, &begun->why);
+
+	if (r < 0)
+		return r;
+	if (virConnectRef(conn) == 0)
+		begun->conn = conn;
+	begin(&at, q, conn, vm_origin_text(q->origin), false);
+	r = vm_now_job_begin(&at.cx, &begun->job, &begun->why);
+	vm_log_set_quiet(q->log, false);
+	end(&at);
+	return r;
+}
+
 static int run_self(struct vm_request *q, virConnectPtr conn)
 {
 	const char *text = vm_origin_text(q->origin);
@@ -250,6 +270,8 @@ int vm_request_do(struct vm_request *q, virConnectPtr conn)
 
 	if (q->origin == VM_BY_WATCH)
 		return run_note(q, conn);
+	if (q->origin == VM_BY_READER)
+		return run_now(q, conn);
 	if (q->origin != VM_BY_WRITER)
 		return run_self(q, conn);
 	if (q->door == VM_DOOR_RETAIN)

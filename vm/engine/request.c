@@ -44,7 +44,7 @@ void vm_engine_request_cancel(struct vm_request *q)
 
 const char *vm_origin_text(enum vm_origin origin)
 {
-	return origin == VM_BY_MOUNT ? "repair" : origin == VM_BY_WATCH ? "note" : "prune";
+	return origin == VM_BY_MOUNT ? "repair" : origin == VM_BY_WATCH ? "note" : origin == VM_BY_READER ? "now" : "prune";
 }
 
 bool vm_origin_tells(enum vm_origin origin, int r)
@@ -59,6 +59,8 @@ static int refuse(struct vm_request *q, int r, const struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
 
+	if (q->origin == VM_BY_READER)
+		return vs_err_set(&q->begun->why, r, "%s", vs_err_text(err, r));
 	if (!vm_origin_tells(q->origin, r))
 		return r;
 	if (q->origin != VM_BY_WRITER)
@@ -161,6 +163,8 @@ static int run(struct vm_request *q)
 	if (r == 0)
 		r = open_connection(q, &conn, &err);
 	busy = r == -EBUSY && q->origin == VM_BY_RETENTION; /* another mount is at work */
+	if (r == 0 && conn && !q->aside && q->origin != VM_BY_READER)
+		vm_engine_now_settle(q->engine, q->slot, conn, q->log);
 	if (r < 0)
 		refuse(q, r, &err);
 	else
@@ -173,24 +177,34 @@ static int run(struct vm_request *q)
 	return r;
 }
 
-static void *request_thread(void *arg)
+static void prune_slot(struct vm_engine *e, const struct vm_slot *slot)
 {
-	struct vm_request *q = arg;
-	struct vm_engine *e = q->engine;
+	struct vm_inventory *inv = vm_refresher_inventory(e->refresher);
+	const struct vm_domain *d = vm_inventory_by_uuid(inv, slot->uuid);
+
+	if (d)
+		vm_request_self(e, d, VM_BY_RETENTION);
+	vm_inventory_put(inv);
+}
+
+int vm_request_run(struct vm_request *q)
+{
 	int r = run(q);
-	const struct vm_domain *d;
-	struct vm_inventory *inv;
 	bool due = !q->aside && leave_slot(q);
 
 	if (q->done)
 		q->done(q->opaque, r, q->outcome);
-	if (due) {
-		inv = vm_refresher_inventory(e->refresher);
-		d = vm_inventory_by_uuid(inv, q->slot->uuid);
-		if (d)
-			vm_request_self(e, d, VM_BY_RETENTION);
-		vm_inventory_put(inv);
-	}
+	if (due)
+		prune_slot(q->engine, q->slot);
+	return r;
+}
+
+static void *request_thread(void *arg)
+{
+	struct vm_request *q = arg;
+	struct vm_engine *e = q->engine;
+
+	vm_request_run(q);
 	vm_engine_request_put(q);
 	pthread_mutex_lock(&e->lock);
 	e->threads--;
@@ -241,6 +255,15 @@ static struct vm_request *request_new(struct vm_engine *e, const char *uuid, enu
 	pthread_mutex_lock(&e->lock);
 	q->slot = vm_slot_locked(e, uuid);
 	pthread_mutex_unlock(&e->lock);
+	return q;
+}
+
+struct vm_request *vm_request_begin_now(struct vm_engine *e, const char *uuid, struct vm_now_begun *begun)
+{
+	struct vm_request *q = request_new(e, uuid, VM_BY_READER);
+
+	if (q)
+		q->begun = begun;
 	return q;
 }
 
