@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Copyright (C) 2026 The virt-snapfs authors
-"""borders.py [TREE]: does every #include in fs/, qcow2/ and vm/ go where it may?
+"""borders.py [TREE]: does every #include in fs/, nbd/, qcow2/ and vm/ go where it may?
 
     1. A folder includes only what the table below allows it. A folder that the table does not know may include nothing.
     2. No circles: a.c and a.h are one module (a-priv.h belongs to it), and modules include one another in one direction only.
@@ -16,21 +16,22 @@ import sys
 
 # Top to bottom: folder, which folders it may include besides itself, which single headers, which headers of the system it may not.
 TABLE = {
-    'fs': ('', 'qcow2/qcow2.h vm/vm.h vm/util/mem.h', 'libvirt/ libxml/ zlib zstd libdeflate'),
-    'vm': ('engine command inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
-    'vm/engine': ('command inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
-    'vm/command': ('inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
-    'vm/inventory': ('observe libvirt graph xml meta model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
-    'vm/observe': ('libvirt xml meta model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
-    'vm/libvirt': ('xml model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
+    'fs': ('', 'nbd/nbd.h qcow2/qcow2.h vm/vm.h vm/util/mem.h', 'libnbd libvirt/ libxml/ zlib zstd libdeflate'),
+    'nbd': ('', 'qcow2/base.h vm/util/mem.h', 'fuse libvirt/ libxml/'),
+    'vm': ('engine command inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd'),
+    'vm/engine': ('command inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd'),
+    'vm/command': ('inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd'),
+    'vm/inventory': ('observe libvirt graph xml meta model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd'),
+    'vm/observe': ('libvirt xml meta model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd'),
+    'vm/libvirt': ('xml model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd'),
     # From here on nobody knows libvirt: what is decided here can be tested without it.
-    'vm/graph': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libvirt/ libxml/'),
-    'vm/xml': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libvirt/'),
-    'vm/meta': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libvirt/'),
-    'vm/language': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libvirt/ libxml/'),
-    'vm/model': ('util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libvirt/ libxml/'),
-    'vm/util': ('', 'qcow2/base.h', 'fuse libvirt/ libxml/'),
-    'qcow2': ('', '', 'fuse libvirt/ libxml/'),
+    'vm/graph': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd libvirt/ libxml/'),
+    'vm/xml': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd libvirt/'),
+    'vm/meta': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd libvirt/'),
+    'vm/language': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd libvirt/ libxml/'),
+    'vm/model': ('util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd libvirt/ libxml/'),
+    'vm/util': ('', 'qcow2/base.h', 'fuse libnbd libvirt/ libxml/'),
+    'qcow2': ('', '', 'fuse libnbd libvirt/ libxml/'),
 }
 
 # "who what", one a line.
@@ -41,7 +42,7 @@ INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(["<])([^">]+)[">]', re.M)
 
 
 def files(top):
-    for folder in ('fs', 'qcow2', 'vm'):
+    for folder in ('fs', 'nbd', 'qcow2', 'vm'):
         for where, _, names in os.walk(os.path.join(top, folder)):
             for name in sorted(names):
                 if name.endswith(('.c', '.h')):
