@@ -30,6 +30,7 @@ static void handle_free(struct sf_handles *handles, struct sf_handle *handle)
 		sf_image_close(handle->image);
 	if (handle->made)
 		sf_made_close(handle->made);
+	sf_now_close(handle->now);
 	if (handle->disk_ino)
 		vm_reading(handles->world->vm, handle->uuid, handle->disk_ino, -1);
 	if (handle->before_ino)
@@ -129,6 +130,15 @@ struct sf_handle *sf_handle_open_made(struct sf_handles *handles, const struct s
 		handle->before_ino = place->before->disk->ino;
 		vm_reading(handles->world->vm, handle->uuid, handle->before_ino, 1);
 	}
+	enlist(handles, handle);
+	return handle;
+}
+
+struct sf_handle *sf_handle_open_now(struct sf_handles *handles, const struct sf_place *place)
+{
+	struct sf_handle *handle = file_handle_new(place);
+
+	handle->now = sf_now_open(handles->world, handles->images->views, place);
 	enlist(handles, handle);
 	return handle;
 }
