@@ -90,26 +90,12 @@ static bool is_off(const struct vm_domain *d)
 	return !strcmp(d->state, "shut off");
 }
 
-/* Paths from the top down, of which the last is NULL. Gives the list, not the paths. */
-static char **list_chain(const struct vm_domain *d, int top)
-{
-	char **chain = xcalloc(d->n_layers + 1, sizeof(*chain));
-	size_t n = 0;
-
-	for (int l = top; l >= 0 && n < d->n_layers; l = d->layers[l].below)
-		chain[n++] = d->layers[l].path;
-	return chain;
-}
-
 static int open_off(struct sf_now *now, const struct sf_place *place, struct sf_waiter *waiter, struct vs_err *err)
 {
 	const struct vm_domain *d = place->dir->domain;
-	vs_autofree char **chain = list_chain(d, place->now->top);
-	const struct vm_disk disk = {
-		.chain = chain,
-		.format = d->layers[place->now->top].format,
-		.gate = d->gate,
-	};
+	const struct vm_layer *top = vm_now_layer(d, place->now);
+	char *chain[] = {top->path, NULL};
+	const struct vm_disk disk = {.chain = chain, .format = top->format, .gate = d->gate};
 
 	return sf_view_open(now->views, now->uuid, &disk, &waiter->work, &now->view, err);
 }
@@ -132,6 +118,19 @@ static int64_t of_view(int64_t rc, struct vs_err *err)
 	return rc == -EAGAIN ? vs_err_set(err, -ESTALE, "the image is being written to") : rc;
 }
 
+static int64_t read_off(struct sf_now *now, struct sf_waiter *waiter, char *buf, size_t len, uint64_t off, struct vs_err *err)
+{
+	int64_t n = off < now->view->size ? of_view(q2_view_read(now->view->q2, buf, len, off, &waiter->work, err), err) : 0;
+	int rc = n < 0 ? 0 : check_off(now, err);
+
+	return rc < 0 ? rc : n;
+}
+
+static int64_t seek_off(struct sf_now *now, struct sf_waiter *waiter, uint64_t off, int whence, struct vs_err *err)
+{
+	return off < now->view->size ? of_view(q2_view_seek(now->view->q2, off, whence, &waiter->work, err), err) : -ENXIO;
+}
+
 /* ---------------------------------------------------------------- running */
 
 static int open_job(struct sf_now *now, struct sf_waiter *waiter, struct vs_err *err)
@@ -152,7 +151,7 @@ static int64_t of_job(struct sf_now *now, int64_t rc, struct vs_err *err)
 {
 	struct vs_err why = {0};
 
-	if (rc != -EIO || vm_now_wait(now->job, 0, &why) >= 0)
+	if (rc != -EIO || !now->job || vm_now_wait(now->job, 0, &why) >= 0)
 		return rc;
 	return vs_err_set(err, why.code, "%s", why.msg);
 }
@@ -195,12 +194,8 @@ int64_t sf_now_read(struct sf_now *now, struct sf_waiter *waiter, char *buf, siz
 
 	if (now->file)
 		n = of_job(now, nb_file_read(now->file, buf, len, off, &wait, &err), &err);
-	else if (off >= now->view->size)
-		return 0;
 	else
-		n = of_view(q2_view_read(now->view->q2, buf, len, off, &waiter->work, &err), &err);
-	if (n >= 0 && !now->file)
-		n = check_off(now, &err) < 0 ? -ESTALE : n;
+		n = read_off(now, waiter, buf, len, off, &err);
 	return n < 0 ? complain(now, waiter, "read", (int)n, &err) : n;
 }
 
@@ -227,9 +222,7 @@ int64_t sf_now_seek(struct sf_now *now, struct sf_waiter *waiter, uint64_t off, 
 
 	if (now->file)
 		found = of_job(now, nb_file_seek(now->file, off, whence, &wait, &err), &err);
-	else if (off >= now->view->size)
-		return -ENXIO;
 	else
-		found = of_view(q2_view_seek(now->view->q2, off, whence, &waiter->work, &err), &err);
+		found = seek_off(now, waiter, off, whence, &err);
 	return found < 0 ? complain(now, waiter, "find holes of", (int)found, &err) : found;
 }

@@ -19,8 +19,8 @@
  *
  * A scratch file that is full
  * ---------------------------
- * QEMU does not let the guest write what it cannot save before (to break the backup instead can be asked for since 9.2 at the earliest, and not
- * through libvirt). With libvirt's default the guest is paused then. So the room is watched, and the job ended before it is all taken;
+ * QEMU does not let the guest write what it cannot save before, and libvirt has nothing by which to ask for the contrary. With libvirt's defaults
+ * the guest is paused then. So the room is watched, and the job ended before it is all taken;
  * a guest that was faster goes on when the job is gone, and its write is done then: see engine/now.c.
  */
 #include "vm/command/now.h"

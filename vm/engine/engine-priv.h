@@ -37,6 +37,7 @@ struct vm_slot {
 	int64_t note_pause_ns;      /* then: from there to the next try */
 	struct vm_now *now;         /* that more readers may join; NULL: none */
 	bool now_job;               /* one has its turn, until all that it left is gone */
+	bool prune_waits;           /* for it, and is due then */
 	bool prune_due;             /* a snapshot appeared that no pruning has looked at yet */
 };
 

@@ -202,6 +202,17 @@ static void resume(struct vm_now *now)
 		virDomainFree(dom);
 }
 
+static bool prune_waits(struct vm_now *now)
+{
+	bool waits;
+
+	pthread_mutex_lock(&now->engine->lock);
+	waits = now->slot->prune_waits;
+	now->slot->prune_waits = false;
+	pthread_mutex_unlock(&now->engine->lock);
+	return waits;
+}
+
 static void end(struct vm_now *now, bool begun)
 {
 	struct vs_err err = {0};
@@ -217,7 +228,7 @@ static void end(struct vm_now *now, bool begun)
 	if (now->begun.conn)
 		virConnectClose(now->begun.conn);
 	vm_lock_release(now->begun.lock);
-	vm_engine_repair_later(now->engine, now->slot, true); /* what has waited for it, and what is left of it */
+	vm_engine_repair_later(now->engine, now->slot, prune_waits(now)); /* what is left of it, too */
 }
 
 static void *now_thread(void *arg)

@@ -146,6 +146,14 @@ static int open_connection(struct vm_request *q, virConnectPtr *conn, struct vs_
 	return 0;
 }
 
+/* Retention that a backup job of now/ is in the way of has its turn when that has ended. */
+static void wait_for_now(struct vm_request *q)
+{
+	pthread_mutex_lock(&q->engine->lock);
+	q->slot->prune_waits |= q->slot->now_job;
+	pthread_mutex_unlock(&q->engine->lock);
+}
+
 static int run(struct vm_request *q)
 {
 	struct vm_lock *lock = NULL;
@@ -169,6 +177,8 @@ static int run(struct vm_request *q)
 		refuse(q, r, &err);
 	else
 		r = vm_request_do(q, conn);
+	if (r == -EBUSY && q->origin == VM_BY_RETENTION)
+		wait_for_now(q);
 	if (conn)
 		virConnectClose(conn);
 	vm_lock_release(lock);
