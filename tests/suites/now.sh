@@ -81,6 +81,11 @@ stat "$D/now/vda.img" >/dev/null
 find "$D/now" -size +1M >/dev/null
 [ -r "$D/now/vda.img" ]
 check 'running: ls, stat and find begin no job' no_job web
+tar -C "$M" -cf - . | wc -c >"$W/out/tar"
+check 'running: tar and rsync copy all that is listed' rsync -a "$M/" "$W/out/all/"
+check 'running: all of it' test "$(cat "$W/out/tar")" -gt $((40 << 20))
+chmod -R u+w "$W/out/all" && rm -rf "$W/out/all"
+same 'running: and begin no job' 0 "$(grep -c 'backup job' "$D/log")"
 for t in vda vdb; do check "running: $t is what the guest sees" cmp "$D/now/$t.img" "${MODEL[web/$t]}"; done
 nothing_is_left 'running: nothing is left when it is closed' web
 cp --sparse=always "$D/now/vda.img" "$W/out/vda2"
@@ -235,12 +240,19 @@ lab_libvirtd_start 5<&-
 check 'libvirtd is back: and on' cmp -n 16777216 <(dd if=/proc/self/fd/5 bs=1M status=none) "${MODEL[web/vda]}"
 exec 5<&-
 nothing_is_left 'libvirtd is back: and nothing is left when it is closed' web
+can_be_read() { head -c 1 "$D/now/vda.img" >/dev/null; }
+check 'libvirtd is back: a new one can be begun' wait_until 20 can_be_read
+wait_until 10 nothing_left web
 exec 5<"$D/now/vda.img"
+said=$(grep -c 'is not cleared away yet' "$D/log")
 lab_libvirtd_kill KILL
 exec 5<&-
-log_says 'libvirtd is away when it is closed: the log says so' web 'the backup job of now/ is not cleared away yet'
+says_more() { [ "$(grep -c 'is not cleared away yet' "$D/log")" -gt "$said" ]; }
+check 'libvirtd is away when it is closed: the log says so' wait_until 10 says_more
 lab_libvirtd_start
 nothing_is_left 'libvirtd is away when it is closed: what is left goes when it is back' web
+check 'and then it can be read' wait_until 20 can_be_read
+wait_until 10 nothing_left web
 qemu=$(cat /run/libvirt/qemu/web.pid)
 exec 5<"$D/now/vda.img"
 at_exit 'kill -CONT "$qemu" 2>/dev/null'
