@@ -23,7 +23,7 @@ NOTE=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/virt-snapfs-quickstart # where the 
 
 # What the build needs, and what the demo needs.
 PACKAGES='build-essential meson ninja-build pkgconf libfuse3-dev libvirt-dev zlib1g-dev libdeflate-dev libzstd-dev libxml2-dev
-	libjson-c-dev uthash-dev fuse3 qemu-utils qemu-system-x86 seabios libvirt-clients libvirt-daemon-driver-qemu e2fsprogs'
+	libjson-c-dev libnbd-dev uthash-dev fuse3 qemu-utils qemu-system-x86 seabios libvirt-clients libvirt-daemon-driver-qemu e2fsprogs'
 
 say() { printf '\n== %s\n' "$*"; }
 show() { # COMMAND...: prints it as one would type it, then its output

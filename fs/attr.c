@@ -78,6 +78,17 @@ void sf_attr_set_made(struct stat *st, const struct sf_made_stat *made)
 		set_times(st, made->changed_ns);
 }
 
+/* What is read at this instant was never there before. */
+static void now_attr(struct sf_fs *fs, const struct sf_place *place, struct stat *st)
+{
+	const struct vm_domain *d = place->dir->domain;
+	const struct vm_layer *layer = vm_now_layer(d, place->now);
+
+	st->st_size = (off_t)layer->virtual_size;
+	st->st_blocks = (blkcnt_t)(layer->virtual_size / 512 - 1); /* see blocks_of() */
+	set_times(st, strcmp(d->state, "shut off") ? vm_now_time(fs->vm, d->uuid) : layer->stamp.mtime_ns);
+}
+
 /* Only who asks for it alone waits for its size (ops.c). */
 static void made_attr(struct sf_fs *fs, const struct sf_place *place, struct stat *st)
 {
@@ -106,7 +117,9 @@ int sf_attr_get(struct sf_fs *fs, const struct sf_tree *tree, const struct sf_pl
 
 	*st = (struct stat){.st_ino = sf_key_ino(&key), .st_nlink = 1, .st_blksize = SF_BLOCK_SIZE};
 	set_owner(fs->options, key.kind, st);
-	if (!place->entry)
+	if (place->now)
+		now_attr(fs, place, st);
+	else if (!place->entry)
 		dir_attr(tree, place->dir, st);
 	else if (key.kind == SF_IMAGE)
 		image_attr(fs, place, st);

@@ -30,6 +30,7 @@ static void handle_free(struct sf_handles *handles, struct sf_handle *handle)
 		sf_image_close(handle->image);
 	if (handle->made)
 		sf_made_close(handle->made);
+	sf_now_close(handle->now);
 	for (size_t i = 0; i < handle->n_reads; i++)
 		vm_reading(handles->world->vm, handle->uuid, handle->reads[i], -1);
 	free(handle->reads);
@@ -139,6 +140,15 @@ struct sf_handle *sf_handle_open_made(struct sf_handles *handles, const struct s
 
 	handle->made = sf_made_open(handles->mades, place);
 	note_reads(handles, handle, place);
+	enlist(handles, handle);
+	return handle;
+}
+
+struct sf_handle *sf_handle_open_now(struct sf_handles *handles, const struct sf_place *place)
+{
+	struct sf_handle *handle = file_handle_new(place);
+
+	handle->now = sf_now_open(handles->world, handles->images->views, place);
 	enlist(handles, handle);
 	return handle;
 }

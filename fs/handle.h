@@ -4,7 +4,7 @@
  * handle.h: what an open file or directory holds, behind `fh`.
  *
  * A directory keeps the tree that it lists, a text what it said when it was opened, an image its place among the open
- * images, a made file its images and its layout. All handles are in one list, because an unmount that is forced sends no release, and because what happens to
+ * images, a made file its images and its layout, one of now/ its part in a backup job. All handles are in one list, because an unmount that is forced sends no release, and because what happens to
  * a domain's jobs concerns those who have them open.
  */
 #ifndef VS_HANDLE_H
@@ -17,6 +17,7 @@
 #include "fuse_api.h"
 #include "image.h"
 #include "made.h"
+#include "now.h"
 #include "plan.h"
 
 struct sf_handle {
@@ -27,6 +28,7 @@ struct sf_handle {
 	size_t n_reads;
 	struct sf_image *image;
 	struct sf_made_file *made;
+	struct sf_now *now;
 	struct sf_key dir;
 	/* of a directory of what is made: what it lists of its tree. The kernel reads a directory with one request at a time */
 	struct sf_made_name *names;
@@ -64,6 +66,7 @@ void sf_handles_fini(struct sf_handles *handles);
 struct sf_handle *sf_handle_open_dir(struct sf_handles *handles, const struct sf_key *dir, struct sf_tree *tree);
 struct sf_handle *sf_handle_open_image(struct sf_handles *handles, const struct sf_place *place);
 struct sf_handle *sf_handle_open_made(struct sf_handles *handles, const struct sf_place *place);
+struct sf_handle *sf_handle_open_now(struct sf_handles *handles, const struct sf_place *place);
 /* @reads: with its text. Gives *out, or why there is no text. */
 int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, bool reads, struct sf_handle **out);
 /* One that was made already, which is taken. */

@@ -34,6 +34,7 @@ struct sf_asked {
 	fuse_ino_t id;
 	size_t size;
 	off_t off;
+	int whence;
 	struct fuse_file_info fi; /* zeros where there is none */
 };
 

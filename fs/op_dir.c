@@ -135,7 +135,14 @@ struct listing {
 
 static bool is_listed(const struct sf_fs *fs, enum sf_kind kind)
 {
-	return kind == SF_QCOW2_DIR ? fs->options->list_qcow2 : fs->options->list_diff;
+	switch (kind) {
+	case SF_QCOW2_DIR:
+		return fs->options->list_qcow2;
+	case SF_DIFF_DIR:
+		return fs->options->list_diff;
+	default:
+		return fs->options->list_now;
+	}
 }
 
 static int listing_init(struct listing *l, struct sf_req *r, const struct sf_tree *tree, struct sf_handle *handle, bool rewind)
@@ -153,7 +160,7 @@ static int listing_init(struct listing *l, struct sf_req *r, const struct sf_tre
 	l->entries = sf_dir_list(l->dir.dir, &l->n_files);
 	l->n = l->n_files;
 	for (size_t i = 0; i < SF_MADE_DIRS; i++)
-		if (is_listed(r->fs, sf_made_dir_kind(i)))
+		if (is_listed(r->fs, sf_made_dir_kind(i)) && sf_made_dir_is_in(sf_made_dir_kind(i), l->dir.dir))
 			l->shown[l->n++ - l->n_files] = sf_made_dir_kind(i);
 	return 0;
 }

@@ -122,6 +122,22 @@ static int open_counted(struct sf_req *r, const struct sf_place *place, struct s
 	return rc;
 }
 
+static int open_now(struct sf_req *r, const struct sf_place *place, struct sf_handle **out)
+{
+	struct sf_handle *handle = sf_handle_open_now(&r->fs->handles, place);
+	struct sf_waiter waiter;
+	int rc;
+
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
+	rc = sf_now_begin(handle->now, &waiter);
+	if (rc < 0) {
+		sf_handle_close(&r->fs->handles, handle);
+		return rc;
+	}
+	*out = handle;
+	return 0;
+}
+
 static int open_place(struct sf_req *r, fuse_ino_t id, const struct sf_place *place, struct fuse_file_info *fi,
 		      struct sf_handle **out)
 {
@@ -139,6 +155,8 @@ static int open_place(struct sf_req *r, fuse_ino_t id, const struct sf_place *pl
 		return open_made(r, place, out);
 	if (sf_kind_is_counted(kind))
 		return open_counted(r, place, out);
+	if (kind == SF_NOW)
+		return open_now(r, place, out);
 	return sf_handle_open_text(&r->fs->handles, place, (fi->flags & O_ACCMODE) != O_WRONLY, out);
 }
 
@@ -173,7 +191,7 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 
 	if (rc < 0)
 		return rc;
-	if (sf_kind_is_made(key.kind) || sf_kind_is_counted(key.kind))
+	if (sf_kind_is_made(key.kind) || sf_kind_is_counted(key.kind) || key.kind == SF_NOW)
 		return sf_makers_hand(&r->fs->makers, r, open_later, &(struct sf_asked){.id = id, .fi = *fi});
 	return open_id(r, id, fi);
 }
@@ -195,7 +213,9 @@ static int read_text(struct sf_req *r, struct sf_handle *handle, size_t size, of
 
 static int read_later(struct sf_req *r, struct sf_asked *asked)
 {
-	return sf_read_made(r, sf_op_handle(&asked->fi), asked->size, asked->off);
+	struct sf_handle *handle = sf_op_handle(&asked->fi);
+
+	return (handle->now ? sf_read_now : sf_read_made)(r, handle, asked->size, asked->off);
 }
 
 int sf_op_read(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
@@ -206,7 +226,9 @@ int sf_op_read(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct f
 		return -EINVAL;
 	if (handle->kind == SF_IMAGE)
 		return sf_read_image(r, handle, size, off);
-	if (handle->made)
+	if (handle->now && sf_read_now_at_once(r, handle, size, off) == 0)
+		return 0;
+	if (handle->made || handle->now)
 		return sf_makers_hand(&r->fs->makers, r, read_later, &(struct sf_asked){.id = id, .size = size, .off = off, .fi = *fi});
 	return read_text(r, handle, size, off);
 }
@@ -243,17 +265,31 @@ static int64_t seek_text(struct sf_handles *handles, struct sf_handle *handle, o
 	return whence == SEEK_DATA ? off : (int64_t)end;
 }
 
+static int seek_now(struct sf_req *r, struct sf_asked *asked)
+{
+	struct sf_waiter waiter;
+	int64_t found;
+
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, SEEK_WORK);
+	found = sf_now_seek(sf_op_handle(&asked->fi)->now, &waiter, (uint64_t)asked->off, asked->whence);
+	if (found < 0)
+		return (int)found;
+	fuse_reply_lseek(sf_req_take(r), found);
+	return 0;
+}
+
 int sf_op_lseek(struct sf_req *r, fuse_ino_t id, off_t off, int whence, struct fuse_file_info *fi)
 {
 	struct seek seek = {.off = (uint64_t)off, .whence = whence};
 	struct sf_handle *handle = sf_op_handle(fi);
 	int64_t found;
 
-	(void)id;
 	if (whence != SEEK_DATA && whence != SEEK_HOLE)
 		return -EINVAL;
 	if (off < 0)
 		return -ENXIO;
+	if (handle->now)
+		return sf_makers_hand(&r->fs->makers, r, seek_now, &(struct sf_asked){.id = id, .off = off, .whence = whence, .fi = *fi});
 	sf_waiter_init(&seek.waiter, &r->fs->ending, r->req, SEEK_WORK);
 	if (handle->kind == SF_IMAGE)
 		found = sf_image_use(handle->image, &seek.waiter, &handle->edition, seek_view, &seek, NULL);

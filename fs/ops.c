@@ -8,9 +8,9 @@
  *	            for one another to open an image, and in read, lseek and open for vm_refresh(), which is bounded; all of it
  *	            ends when the caller is killed or the session ends (waiter.h), but for vm_refresh(). Never in
  *	            lookup, readdir or getattr: the kernel holds a directory's lock meanwhile. Joined by main.
- *	makers      up to SF_MAKERS, made when needed (makers.c): open, read and getattr of what takes a walk through a map, and open of
- *	            what is counted (space.c). They wait as requests do, for each other where two make the same, and for vm_space(), until
- *	            nobody waits any more. Joined by main.
+ *	makers      up to SF_MAKERS, made when needed (makers.c): open, read and getattr of what takes a walk through a map; open of what is
+ *	            counted (space.c); open, read and lseek in now/. They wait as requests do, for each other where two make the same, for
+ *	            vm_space(), until nobody waits any more, and for libvirt and QEMU. Joined by main.
  *	notifier    one (notify.c): announces to the kernel what changed, and then answers the writes whose commands are
  *	            done. The kernel may let it wait for a directory's lock, that is for a request: so no thread that
  *	            serves requests ever waits for the notifier, and the notifier ends before the requests do. It never
@@ -19,6 +19,8 @@
  *	watcher     one (write.c): looks after writers that got a signal; reads /proc; answers those whose process ends.
  *	            Joined by main.
  *	counter     at most one, made when needed (blocks.c): walks maps for st_blocks, until the session ends. Joined by main.
+ *	clients     one for each open file of now/ of a running domain (nbd/nbd.c): talks to QEMU. Joined by who closes the file, which is a
+ *	            request, a maker or main.
  *	vm's own    (vm.h): they say that there is a new inventory, that jobs changed or that a command is done, which sets
  *	            flags and moves list entries; and they have guard locks dropped, which may wait for reads that are
  *	            under way (view.c). Joined by vm_close().
@@ -32,7 +34,8 @@
  *	                     (inside: what vm_inventory_get() takes)   11  sf_views.lock    which views are open, and whose
  *	5  sf_images.lock    which images are open                                        guards are dropped
  *	6  sf_image.lock     an image's view
- *	last                 sf_mades.lock, sf_made_file.lock, sf_makers.lock, asked.lock (space.c), and q2_export's: nothing is taken while one of them is held
+ *	last                 nb_file.lock, sf_mades.lock, sf_made_file.lock, sf_makers.lock, asked.lock (space.c), and q2_export's: nothing is
+ *	                     taken while one of them is held
  *
  * libfuse calls write.c's interrupt callback with a lock of the request: so nothing of libfuse is called with
  * sf_writes.lock.

@@ -222,7 +222,7 @@ static const struct {
 	{"allow_path=", OPT_ALLOW_PATH, "a directory"},
 	{"bandwidth=", OPT_BANDWIDTH, "a whole number of MiB/s"},
 	{"cache=", OPT_CACHE, "auto, none or kernel"},
-	{"list=", OPT_LIST, "qcow2, diff, both of them, or all"},
+	{"list=", OPT_LIST, "qcow2, diff, now, several of them, or all"},
 	{"max_read=", OPT_MAX_READ, "a number of bytes"},
 	{"kernel_cache", OPT_KERNEL_CACHE, NULL},
 	{"direct_io", OPT_DIRECT_IO, NULL},
@@ -346,10 +346,11 @@ static int add_listed(struct sf_options *o, const char *name)
 {
 	bool all = !strcmp(name, "all");
 
-	if (!all && strcmp(name, "qcow2") != 0 && strcmp(name, "diff") != 0)
+	if (!all && strcmp(name, "qcow2") != 0 && strcmp(name, "diff") != 0 && strcmp(name, "now") != 0)
 		return -EINVAL;
 	o->list_qcow2 |= all || !strcmp(name, "qcow2");
 	o->list_diff |= all || !strcmp(name, "diff");
+	o->list_now |= all || !strcmp(name, "now");
 	return 0;
 }
 
@@ -536,7 +537,7 @@ void sf_options_help(FILE *out)
 	      "    -o refresh=SECONDS   how often to look for changes, fractions allowed (2)\n"
 	      "    -o allow_path=DIR    images may name files below DIR too; repeatable\n"
 	      "    -o bandwidth=MIB     limit of block jobs in MiB/s (0: none)\n"
-	      "    -o list=DIR[,DIR]    list qcow2, diff or all, which else answer to their name only\n"
+	      "    -o list=DIR[,DIR]    list qcow2, diff, now or all, which else answer to their name only\n"
 	      "    -o cache=MODE        auto, none or kernel: what the kernel caches (auto)\n"
 	      "\n"
 	      "Options of mount(8), fstab(5) and FUSE mounts are accepted. See virt-snapfs(8).\n",

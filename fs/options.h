@@ -28,7 +28,7 @@ struct sf_options {
 	unsigned bandwidth_mib; /* MiB/s, 0 = no limit */
 	enum sf_cache_mode cache;
 	unsigned max_read;      /* bytes that the kernel asks for in one request, at most */
-	bool list_qcow2, list_diff; /* directories of what is made are listed */
+	bool list_qcow2, list_diff, list_now; /* directories of what is made are listed */
 	bool remount;           /* asked for, and not to be had */
 	char *uri;              /* NULL: no URI was given */
 	char **images;          /* absolute paths, none twice */

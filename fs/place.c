@@ -15,11 +15,15 @@
 static const struct {
 	const char *name;
 	enum sf_kind kind;
-} made_dirs[SF_MADE_DIRS] = {{"diff", SF_DIFF_DIR}, {"qcow2", SF_QCOW2_DIR}};
+} made_dirs[SF_MADE_DIRS] = {{"diff", SF_DIFF_DIR}, {"now", SF_NOW_DIR}, {"qcow2", SF_QCOW2_DIR}};
 
 const char *sf_made_dir_name(enum sf_kind kind)
 {
-	return made_dirs[kind == SF_QCOW2_DIR].name;
+	size_t i = 0;
+
+	while (i + 1 < SF_MADE_DIRS && made_dirs[i].kind != kind)
+		i++;
+	return made_dirs[i].name;
 }
 
 enum sf_kind sf_made_dir_kind(size_t i)
@@ -27,11 +31,16 @@ enum sf_kind sf_made_dir_kind(size_t i)
 	return made_dirs[i].kind;
 }
 
+bool sf_made_dir_is_in(enum sf_kind kind, const struct sf_dir *dir)
+{
+	return kind != SF_NOW_DIR || strcmp(dir->domain->state, "image") != 0;
+}
+
 /* 0: it is none of them. */
-static enum sf_kind made_dir(const char *name)
+static enum sf_kind made_dir(const struct sf_dir *dir, const char *name)
 {
 	for (size_t i = 0; i < SF_MADE_DIRS; i++)
-		if (!strcmp(made_dirs[i].name, name))
+		if (!strcmp(made_dirs[i].name, name) && sf_made_dir_is_in(made_dirs[i].kind, dir))
 			return made_dirs[i].kind;
 	return 0;
 }
@@ -198,12 +207,31 @@ static bool ends_in(const char *name, const char *end, size_t *stem)
 	return true;
 }
 
+/* "vda.img" */
+static int find_now(const struct sf_place *dir, const char *name, struct sf_place *out)
+{
+	const struct vm_domain *d = dir->dir->domain;
+	size_t len = stem_len(name);
+
+	for (size_t i = 0; len && i < d->n_disks; i++) {
+		const struct vm_disk_now *disk = &d->disks[i];
+
+		if (strlen(disk->target) != len || strncmp(disk->target, name, len) != 0 || !vm_now_layer(d, disk))
+			continue;
+		*out = (struct sf_place){.dir = dir->dir, .made = SF_NOW, .now = disk};
+		return 0;
+	}
+	return -ENOENT;
+}
+
 static int find_made(const struct sf_place *dir, const char *name, struct sf_place *out)
 {
 	struct sf_place place = {.dir = dir->dir};
 	size_t stem;
 	int rc;
 
+	if (dir->made == SF_NOW_DIR)
+		return find_now(dir, name, out);
 	if (ends_in(name, QCOW2, &stem))
 		place.made = dir->made == SF_QCOW2_DIR ? SF_QCOW2 : SF_DIFF;
 	else if (dir->made == SF_DIFF_DIR && ends_in(name, JSON, &stem))
@@ -276,6 +304,18 @@ static void list_whole(const struct sf_place *dir, const struct sf_entry *image,
 		add_name(list, n, room, xasprintf("%.*s" QCOW2, (int)len, stem), &place);
 }
 
+static void list_now(const struct sf_place *dir, struct sf_made_name **list, size_t *n, size_t *room)
+{
+	const struct vm_domain *d = dir->dir->domain;
+
+	for (size_t i = 0; i < d->n_disks; i++) {
+		struct sf_place place = {.dir = dir->dir, .made = SF_NOW, .now = &d->disks[i]};
+
+		if (vm_now_layer(d, place.now))
+			add_name(list, n, room, xasprintf("%s" IMAGE, place.now->target), &place);
+	}
+}
+
 struct sf_made_name *sf_made_list(const struct sf_place *dir, size_t *n)
 {
 	struct sf_made_name *list = NULL;
@@ -283,6 +323,10 @@ struct sf_made_name *sf_made_list(const struct sf_place *dir, size_t *n)
 	const struct sf_entry *entries = sf_dir_list(dir->dir, &n_entries);
 
 	*n = 0;
+	if (dir->made == SF_NOW_DIR) {
+		list_now(dir, &list, n, &room);
+		n_entries = 0;
+	}
 	for (size_t i = 0; i < n_entries; i++) {
 		const struct sf_entry *e = &entries[i];
 		const struct sf_place place = {.dir = dir->dir, .entry = e, .made = SF_QCOW2};
@@ -334,6 +378,18 @@ enum sf_kind sf_place_kind(const struct sf_place *place)
 	return place->entry ? place->entry->kind : place->dir ? SF_DOMAIN : SF_ROOT;
 }
 
+static uint64_t dir_ino(uint64_t domain, enum sf_kind kind)
+{
+	vs_autofree char *name = xasprintf("%s/", sf_made_dir_name(kind));
+
+	return vm_ino(domain, name);
+}
+
+static uint64_t now_ino(uint64_t domain, const struct vm_disk_now *disk)
+{
+	return vm_ino(dir_ino(domain, SF_NOW_DIR), disk->target);
+}
+
 struct sf_key sf_place_key(const struct sf_place *place)
 {
 	struct sf_key key = {.kind = sf_place_kind(place)};
@@ -341,8 +397,10 @@ struct sf_key sf_place_key(const struct sf_place *place)
 	if (key.kind == SF_ROOT)
 		return SF_ROOT_KEY;
 	key.domain = key.ino = place->dir->domain->ino;
-	if (key.kind == SF_QCOW2_DIR || key.kind == SF_DIFF_DIR)
-		key.ino = vm_ino(key.domain, key.kind == SF_DIFF_DIR ? "diff/" : "qcow2/");
+	if (key.kind >= SF_QCOW2_DIR && sf_kind_is_dir(key.kind))
+		key.ino = dir_ino(key.domain, key.kind);
+	if (place->now)
+		key.ino = now_ino(key.domain, place->now);
 	if (place->entry)
 		key.ino = key.kind == SF_WHOLE ? vm_ino_whole(key.domain, place->entry->disk->target) : place->entry->ino;
 	if (place->before)
@@ -357,9 +415,21 @@ struct sf_place sf_place_parent(const struct sf_place *place)
 	if (!place->entry && !place->made)
 		return parent;
 	parent.dir = place->dir;
-	if (place->entry && place->made)
+	if (place->now)
+		parent.made = SF_NOW_DIR;
+	else if (place->entry && place->made)
 		parent.made = place->made == SF_QCOW2 || place->made == SF_WHOLE ? SF_QCOW2_DIR : SF_DIFF_DIR;
 	return parent;
+}
+
+static const struct vm_disk_now *find_disk_now(const struct sf_dir *dir, uint64_t ino)
+{
+	const struct vm_domain *d = dir->domain;
+
+	for (size_t i = 0; i < d->n_disks; i++)
+		if (now_ino(d->ino, &d->disks[i]) == ino && vm_now_layer(d, &d->disks[i]))
+			return &d->disks[i];
+	return NULL;
 }
 
 int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct sf_place *out)
@@ -374,7 +444,11 @@ int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct s
 	}
 	if (key->kind >= SF_QCOW2_DIR)
 		place.made = key->kind;
-	if (!sf_kind_is_dir(key->kind)) {
+	if (key->kind == SF_NOW) {
+		place.now = find_disk_now(place.dir, key->ino);
+		if (!place.now)
+			return -ESTALE;
+	} else if (!sf_kind_is_dir(key->kind)) {
 		place.entry = key->kind == SF_WHOLE ? newest_internal(place.dir, has_whole_ino, &key->ino) :
 						      find_file(place.dir, made ? SF_IMAGE : key->kind, key->ino);
 		if (!place.entry)
@@ -393,7 +467,7 @@ int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, co
 {
 	struct sf_place place = *parent;
 
-	if (parent->entry)
+	if (parent->entry || parent->now)
 		return -ENOTDIR;
 	if (parent->made)
 		return find_made(parent, name, out);
@@ -402,7 +476,7 @@ int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, co
 	else
 		place.dir = sf_tree_dir(tree, name);
 	if (parent->dir && !place.entry)
-		place.made = made_dir(name);
+		place.made = made_dir(parent->dir, name);
 	if (!place.dir || (parent->dir && !place.entry && !place.made))
 		return -ENOENT;
 	*out = place;

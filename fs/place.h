@@ -3,9 +3,10 @@
 /*
  * place.h: where something is in a tree, and how what is made there is called.
  *
- * Two directories of a domain hold nothing that lies in a tree: qcow2/ has each image as a qcow2 file, and each disk that has internal
+ * Three directories of a domain hold nothing that lies in a tree: qcow2/ has each image as a qcow2 file, and each disk that has internal
  * snapshots with all of them; diff/ what changed from one snapshot to another. Their names are put together from those of images,
- * "A..B.TARGET.qcow2" from any two that have that disk.
+ * "A..B.TARGET.qcow2" from any two that have that disk. now/ has each disk of a domain of libvirt's as it is: "TARGET.img". An image source
+ * has no such directory, for it has its `current`.
  *
  * Errors: -ENOENT no such name, -ENOTDIR, -ESTALE the thing is not in this tree. Threads: any.
  */
@@ -23,6 +24,7 @@ struct sf_place {
 	const struct sf_entry *entry;  /* of a made file: its image; of a whole disk that of its newest internal snapshot */
 	enum sf_kind made;             /* SF_QCOW2_DIR and those that follow; else 0 */
 	const struct sf_entry *before; /* of a difference: the other image */
+	const struct vm_disk_now *now; /* of a file of now/: the disk */
 };
 
 enum sf_kind sf_place_kind(const struct sf_place *place);
@@ -44,9 +46,10 @@ uint64_t *sf_place_reads(const struct sf_place *place, size_t *n);
 /* ---------------------------------------------------------------- what is made */
 
 /* The directories, in the order of their names: i < SF_MADE_DIRS. */
-#define SF_MADE_DIRS 2
+#define SF_MADE_DIRS 3
 const char *sf_made_dir_name(enum sf_kind kind);
 enum sf_kind sf_made_dir_kind(size_t i);
+bool sf_made_dir_is_in(enum sf_kind kind, const struct sf_dir *dir);
 
 /* What such a directory lists, by name: every image, or every snapshot with its parent. Each name is given; so is the list, of *n. */
 struct sf_made_name {

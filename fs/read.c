@@ -211,3 +211,30 @@ int sf_read_made(struct sf_req *r, struct sf_handle *handle, size_t len, off_t o
 		sf_made_complain(handle->made, "read what is made of", (int)n, &err);
 	return (int)n;
 }
+
+int sf_read_now_at_once(struct sf_req *r, struct sf_handle *handle, size_t len, off_t off)
+{
+	struct sf_now *now = handle->now; /* the handle may be closed once the kernel has the reply */
+	struct nb_span span;
+	int64_t n = sf_now_lend(now, len, (uint64_t)off, &span);
+
+	if (n < 0)
+		return (int)n;
+	fuse_reply_iov(sf_req_take(r), span.iov, (int)span.n);
+	sf_now_return(now, &span);
+	return 0;
+}
+
+int sf_read_now(struct sf_req *r, struct sf_handle *handle, size_t len, off_t off)
+{
+	struct scratch *scratch = scratch_get();
+	struct sf_waiter waiter;
+	int64_t n;
+
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
+	n = sf_now_read(handle->now, &waiter, scratch->buf, len < SF_BLOCK_SIZE ? len : SF_BLOCK_SIZE, (uint64_t)off);
+	if (n < 0)
+		return (int)n;
+	fuse_reply_buf(sf_req_take(r), scratch->buf, (size_t)n);
+	return 0;
+}

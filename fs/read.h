@@ -15,4 +15,8 @@ int sf_read_image(struct sf_req *r, struct sf_handle *handle, size_t len, off_t 
 /* The same of a file that is made (made.h): always copied. */
 int sf_read_made(struct sf_req *r, struct sf_handle *handle, size_t len, off_t off);
 
+/* The same of a file of now/: without waiting (else -EAGAIN), and with. */
+int sf_read_now_at_once(struct sf_req *r, struct sf_handle *handle, size_t len, off_t off);
+int sf_read_now(struct sf_req *r, struct sf_handle *handle, size_t len, off_t off);
+
 #endif

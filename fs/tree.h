@@ -42,12 +42,15 @@ enum sf_kind {
 	SF_DIFF_DIR,
 	SF_DIFF,
 	SF_DIFF_JSON,
+	/* found by name likewise, and not made of images: what a domain's disks hold at this instant (now.h) */
+	SF_NOW_DIR,
+	SF_NOW,
 	SF_KINDS,
 };
 
 static inline bool sf_kind_is_dir(enum sf_kind kind)
 {
-	return kind == SF_ROOT || kind == SF_DOMAIN || kind == SF_QCOW2_DIR || kind == SF_DIFF_DIR;
+	return kind == SF_ROOT || kind == SF_DOMAIN || kind == SF_QCOW2_DIR || kind == SF_DIFF_DIR || kind == SF_NOW_DIR;
 }
 
 /* A file that is made of images. */
@@ -71,7 +74,7 @@ static inline bool sf_kind_is_door(enum sf_kind kind)
 /* What a thing is, whatever it is called at the moment: the numbers are the stable hashes of vm/. */
 struct sf_key {
 	uint64_t domain; /* 0: the root */
-	uint64_t ino;    /* of what lies in the tree; of a made file: its image's, or (SF_WHOLE) its own */
+	uint64_t ino;    /* of what lies in the tree; of a made file: its image's, or (SF_WHOLE) its own; of one of now/: its own */
 	uint64_t before; /* of a difference: the other image's; else 0 */
 	enum sf_kind kind;
 };

@@ -16,21 +16,22 @@ import sys
 
 # Top to bottom: folder, which folders it may include besides itself, which single headers, which headers of the system it may not.
 TABLE = {
-    'fs': ('', 'qcow2/qcow2.h vm/vm.h vm/util/mem.h', 'libvirt/ libxml/ zlib zstd libdeflate'),
-    'vm': ('engine command inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
-    'vm/engine': ('command inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
-    'vm/command': ('inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
-    'vm/inventory': ('observe libvirt graph xml meta model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
-    'vm/observe': ('libvirt xml meta model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
-    'vm/libvirt': ('xml model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse'),
+    'fs': ('', 'fs/nbd/nbd.h qcow2/qcow2.h vm/vm.h vm/util/mem.h', 'libnbd libvirt/ libxml/ zlib zstd libdeflate'),
+    'fs/nbd': ('', 'qcow2/base.h vm/util/mem.h', 'fuse libvirt/ libxml/'),
+    'vm': ('engine command inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd'),
+    'vm/engine': ('command inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd'),
+    'vm/command': ('inventory observe libvirt graph xml meta language model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd'),
+    'vm/inventory': ('observe libvirt graph xml meta model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd'),
+    'vm/observe': ('libvirt xml meta model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd'),
+    'vm/libvirt': ('xml model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd'),
     # From here on nobody knows libvirt: what is decided here can be tested without it.
-    'vm/graph': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libvirt/ libxml/'),
-    'vm/xml': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libvirt/'),
-    'vm/meta': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libvirt/'),
-    'vm/language': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libvirt/ libxml/'),
-    'vm/model': ('util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libvirt/ libxml/'),
-    'vm/util': ('', 'qcow2/base.h', 'fuse libvirt/ libxml/'),
-    'qcow2': ('', '', 'fuse libvirt/ libxml/'),
+    'vm/graph': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd libvirt/ libxml/'),
+    'vm/xml': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd libvirt/'),
+    'vm/meta': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd libvirt/'),
+    'vm/language': ('model util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd libvirt/ libxml/'),
+    'vm/model': ('util', 'qcow2/base.h qcow2/qcow2.h', 'fuse libnbd libvirt/ libxml/'),
+    'vm/util': ('', 'qcow2/base.h', 'fuse libnbd libvirt/ libxml/'),
+    'qcow2': ('', '', 'fuse libnbd libvirt/ libxml/'),
 }
 
 # "who what", one a line.

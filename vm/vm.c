@@ -14,6 +14,8 @@
  *	            (engine/request.c). Has a connection to libvirt of its own (with qemu:///embed the one that all share); at most one at a
  *	            time has a domain (its slot). Waits for the refresher to poll, never the other way round. vm_close() cancels
  *	            who has a domain or waits for one, and waits a while; one that libvirt holds is left, and the process ends without touching what it uses.
+ *	now         one for each domain whose now/ is read while it runs (engine/now.c), from the first open to what its backup job left being gone. Has a
+ *	            connection of its own; begins as a request does, with the domain. vm_close() ends its job, and waits a while.
  *	askers      short-lived, one call of libvirt each that may never come back, with a connection of its own: observe/jobs-ask.c (is a
  *	            job there?), libvirt/fsfreeze.c (an agent; the end of the process waits for a thaw). And libvirt/delete.c: one call
  *	            that cannot be cancelled; the request waits for it, and asks how far it is over another connection.
@@ -21,7 +23,8 @@
  *
  * LOCKS, in rank order: who holds one may take only later ones
  * ------------------------------------------------------------
- *	1  flock of a file a domain, and a socket's name (engine/lock.c) between mounts: held while a request has the domain
+ *	1  flock of a file a domain, and a socket's name (engine/lock.c) between mounts: held while a request has the domain; of
+ *	                              its now/, a second one: while there is a backup job for it, or what one has left is cleared away
  *	2  vm_engine.lock             slots, requests, jobs, outcomes
  *	3  the event loop's           (libvirt/events.c) its users; held while its thread is started and joined
  *	4  a connection's             (libvirt/conn.c) what libvirt has hinted at; the refresher is poked under it, so that none is after close
@@ -110,6 +113,7 @@ int vm_close(struct vm *vm)
 
 	if (!vm)
 		return 0;
+	vm_engine_now_end_all(vm->engine);
 	vm_engine_note_all(vm->engine);
 	stopped = vm_engine_stop(vm->engine) == 0;
 	ended = vm_refresher_stop(vm->refresher);
@@ -182,4 +186,29 @@ int vm_plan_text(struct vm *vm, const char *uuid, const char *policy, char **tex
 void vm_reading(struct vm *vm, const char *uuid, uint64_t disk_ino, int delta)
 {
 	vm_engine_reading(vm->engine, uuid, disk_ino, delta);
+}
+
+int vm_now_open(struct vm *vm, const char *uuid, struct vm_now **out, struct vs_err *err)
+{
+	return vm_engine_now_open(vm->engine, uuid, out, err);
+}
+
+int vm_now_wait(struct vm_now *now, unsigned ms, struct vs_err *err)
+{
+	return vm_engine_now_wait(now, ms, err);
+}
+
+const char *vm_now_socket(const struct vm_now *now)
+{
+	return vm_engine_now_socket(now);
+}
+
+void vm_now_close(struct vm_now *now)
+{
+	vm_engine_now_close(now);
+}
+
+int64_t vm_now_time(struct vm *vm, const char *uuid)
+{
+	return vm_engine_now_begun(vm->engine, uuid);
 }

@@ -74,6 +74,23 @@ void vm_jobs_text(struct vm *vm, const char *uuid, char **text, size_t *len, int
 /* What @policy (one line; NULL: the stored one) would keep and drop, and why. -EINVAL with a sentence: not a policy. */
 int vm_plan_text(struct vm *vm, const char *uuid, const char *policy, char **text, size_t *len, struct vs_err *err);
 
+/*
+ * This instant of a running domain: a backup job of libvirt's, of all its disks at one point in time, which everybody shares who reads at that
+ * time. The first one begins it, the last one's close ends it, and so does vm_close(); what is left of a mount that was killed is cleared
+ * away by the next one. None of these waits but vm_now_wait().
+ */
+struct vm_now;
+/* Gives *out: vm_now_close() it. -EROFS: a read-only mount. */
+int vm_now_open(struct vm *vm, const char *uuid, struct vm_now **out, struct vs_err *err);
+/* 1: it has begun, and goes on; 0: after so long it has not. Else how it has come to its end: -ESTALE: the domain does not run; -EBUSY: another
+ * job is there, or a command is at work; -ENOSPC: there is no room for what the guest writes over; -EIO: it was ended. */
+int vm_now_wait(struct vm_now *now, unsigned ms, struct vs_err *err);
+/* Of one that has begun: the unix socket of an NBD server, with an export for each disk, by its target. Borrowed. */
+const char *vm_now_socket(const struct vm_now *now);
+void vm_now_close(struct vm_now *now);
+/* Which instant is to be read of that domain: that of the job that goes on, else the present one. */
+int64_t vm_now_time(struct vm *vm, const char *uuid);
+
 /* Readers, for retention (an open snapshot counts as held): @delta +1 at open, -1 at release of an image file. */
 void vm_reading(struct vm *vm, const char *uuid, uint64_t disk_ino, int delta);
 

@@ -79,7 +79,7 @@ check 'copied away, with the full one beside' whole "$W/far/diff/one..last.disk.
 
 # ---------------------------------------------------------------- no such thing, and nothing to write
 
-for name in qcow2/none.disk.qcow2 qcow2/one.disk.img qcow2/one qcow2/snapshots.qcow2 qcow2/.qcow2 diff/one..one.disk.qcow2 diff/one..none.disk.qcow2 \
+for name in now now/disk.img qcow2/none.disk.qcow2 qcow2/one.disk.img qcow2/one qcow2/snapshots.qcow2 qcow2/.qcow2 diff/one..one.disk.qcow2 diff/one..none.disk.qcow2 \
 	diff/none..one.disk.qcow2 diff/one.disk.qcow2 diff/one..last.other.qcow2 diff/one..last.disk.img diff/..one.disk.qcow2 diff/...json; do
 	same "$name" ENOENT "$(errno_of cat "$D/$name")"
 done
@@ -99,7 +99,7 @@ check '-o list=: as they are' whole "$W/all/guest/qcow2/last.disk.qcow2" "$W/all
 chmod -R u+w "$W/all"
 rm -rf "$W/all"
 unmount_snapfs "$M"
-has '-o list=now' "$("$SNAPFS" -o list=now "$g" "$M" 2>&1)" "option 'list=now': 'now' must be qcow2, diff, both of them, or all"
+has '-o list=then' "$("$SNAPFS" -o list=then "$g" "$M" 2>&1)" "option 'list=then': 'then' must be qcow2, diff, now, several of them, or all"
 
 # ---------------------------------------------------------------- what changes beneath
 

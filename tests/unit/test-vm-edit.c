@@ -360,6 +360,22 @@ Test(vm_rewrite, saved_memory_has_its_file)
 	vm_xml_snapshot_free(record);
 }
 
+Test(vm_rewrite, a_backup_job_is_known_by_its_socket)
+{
+	const struct vm_new_backup_disk disks[] = {{"vda", "/i/a & b"}, {"vdb", "/i/c"}};
+	vs_autofree char *out = NULL, *socket = NULL;
+
+	cr_assert_eq(vm_new_backup("/s/'now' & then", disks, 2, &out, NULL), 0);
+	cr_assert_eq(vm_backup_socket(out, &socket, NULL), 0);
+	cr_expect_str_eq(socket, "/s/'now' & then");
+	cr_expect_not_null(strstr(out, "/i/a &amp; b"));
+	cr_expect_eq(vm_new_backup("/s", &(struct vm_new_backup_disk){ "vda", "/i/\x01" }, 1, &(char *){ NULL }, NULL), -EINVAL);
+	cr_expect_eq(vm_backup_socket("<domain/>", &(char *){ NULL }, NULL), -EINVAL);
+	free(vs_steal(socket));
+	cr_expect_eq(vm_backup_socket("<domainbackup mode='push'><disks/></domainbackup>", &socket, NULL), 0);
+	cr_expect_null(socket);
+}
+
 Test(vm_rewrite, what_xml_cannot_hold_is_refused)
 {
 	static const char *const bad[] = {"a\x01z", "\xff", "\xc0\x80", "x\xef\xbf\xbe"};

@@ -30,7 +30,9 @@ int vm_check_idle(struct vm_context *cx, struct vs_err *err)
 	r = vm_blockjob_list(cx->dom, &jobs, &n, err);
 	if (r < 0)
 		return r;
-	if (n && jobs[0].type == VM_JOB_BACKUP)
+	if (n && jobs[0].type == VM_JOB_BACKUP && cx->now_read)
+		r = vs_err_set(err, -EBUSY, "%s: wait until what is open there is closed, or close it", cx->now_read);
+	else if (n && jobs[0].type == VM_JOB_BACKUP)
 		r = vs_err_set(err, -EBUSY, "a backup program is at work on disk %s: wait until it is done (or end what it has left: 'virsh domjobabort %s')", jobs[0].target,
 			       cx->d->name);
 	else if (n) /* a `try` also comes while we are at it ourselves */

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "vm/command/now.h"
 #include "vm/engine/engine.h"
 #include "vm/engine/jobs.h"
 #include "vm/engine/lock.h"
@@ -35,6 +36,9 @@ struct vm_slot {
 	bool paused;                /* it was so when it was last seen with nobody of ours at work */
 	int64_t unnoted_ns;         /* steady: since when there is something to be noted, or it was tried; 0: there is nothing */
 	int64_t note_pause_ns;      /* then: from there to the next try */
+	struct vm_now *now;         /* that more readers may join; NULL: none */
+	bool now_job;               /* one has its turn, until all that it left is gone */
+	bool prune_waits;           /* for it, and is due then */
 	bool prune_due;             /* a snapshot appeared that no pruning has looked at yet */
 };
 
@@ -47,15 +51,23 @@ struct vm_engine {
 	pthread_cond_t idle;       /* a request has left its domain, or a thread has ended */
 	struct vm_strmap slots;
 	uint64_t next_job;
-	unsigned threads;
-	bool stop;
+	unsigned threads, nows;    /* of the threads, those of now.c */
+	bool stop, end_now;        /* end_now: no backup job is begun, and each one ends */
 };
 
-enum vm_origin { VM_BY_WRITER, VM_BY_RETENTION, VM_BY_MOUNT, VM_BY_WATCH, VM_BY_READER };
+enum vm_origin { VM_BY_WRITER, VM_BY_RETENTION, VM_BY_MOUNT, VM_BY_WATCH, VM_BY_COUNT, VM_BY_NOW };
 /* request.c: as `jobs` and the log call what was not written by anybody; and is its failure news? It is tried again where somebody else is at work, and a
  * note also where libvirt is away. */
 const char *vm_origin_text(enum vm_origin origin);
 bool vm_origin_tells(enum vm_origin origin, int r);
+
+/* What comes of a request to begin a backup job for now/; on failure as far as it came. */
+struct vm_now_begun {
+	struct vm_now_job job;
+	struct vm_lock *lock; /* of the domain's now/; NULL: it was not to be had, and nothing was done */
+	virConnectPtr conn;   /* a reference, or NULL */
+	struct vs_err why;    /* it failed */
+};
 
 struct vm_request {
 	atomic_uint refs;
@@ -72,6 +84,7 @@ struct vm_request {
 	vm_done_fn done;
 	void *opaque;
 	char *outcome;               /* what was said of its last command; its own thread's */
+	struct vm_now_begun *begun;  /* VM_BY_NOW; borrowed */
 	struct vm_log *log;
 };
 
@@ -102,6 +115,14 @@ int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm
 void vm_request_report(struct vm_request *q, const char *command, int r, const char *said, const struct vs_err *err);
 /* retention.c: the next inventory is to have the domain looked after as a mount does; @prune: and pruned. */
 void vm_engine_repair_later(struct vm_engine *engine, struct vm_slot *slot, bool prune);
+
+/* request.c: of who opens a file of now/, for vm_request_run(). NULL: there is no such domain. Gives. */
+struct vm_request *vm_request_begin_now(struct vm_engine *engine, const char *uuid, struct vm_now_begun *begun);
+/* From taking the domain to leaving it, in this thread. */
+int vm_request_run(struct vm_request *q);
+
+/* now.c: what a mount that was killed has left is cleared away, by who has the domain. */
+void vm_engine_now_settle(struct vm_engine *engine, struct vm_slot *slot, virConnectPtr conn, struct vm_log *log);
 
 /* request.c: a request of our own. */
 int vm_request_self(struct vm_engine *engine, const struct vm_domain *d, enum vm_origin origin);

@@ -13,6 +13,7 @@
 
 struct vm_engine;
 struct vm_request;
+struct vm_now;
 
 /* Borrows @refresher and @store; copies what it keeps of @options. Begins nothing yet. */
 struct vm_engine *vm_engine_new(struct vm_refresher *refresher, struct vm_store *store, const struct vm_options *options);
@@ -29,6 +30,9 @@ void vm_engine_notice(struct vm_engine *engine, const struct vm_inventory *inv);
 void vm_engine_look(struct vm_engine *engine, const struct vm_inventory *inv);
 /* Before the stop: the same at once, and waits for it, some seconds at most. */
 void vm_engine_note_all(struct vm_engine *engine);
+
+/* Before that: backup jobs of now/ end, some seconds at most are waited for them, and no more are begun. */
+void vm_engine_now_end_all(struct vm_engine *engine);
 
 /* Who has something open, as plans ask for it. */
 struct vm_readers vm_engine_readers(struct vm_engine *engine);
@@ -47,5 +51,10 @@ void vm_engine_jobs_text(struct vm_engine *engine, const char *uuid, char **text
 int vm_engine_plan_text(struct vm_engine *engine, const char *uuid, const char *policy, char **text, size_t *len,
 			struct vs_err *err);
 void vm_engine_reading(struct vm_engine *engine, const char *uuid, uint64_t disk_ino, int delta);
+int vm_engine_now_open(struct vm_engine *engine, const char *uuid, struct vm_now **out, struct vs_err *err);
+int vm_engine_now_wait(struct vm_now *now, unsigned ms, struct vs_err *err);
+const char *vm_engine_now_socket(const struct vm_now *now);
+int64_t vm_engine_now_begun(struct vm_engine *engine, const char *uuid);
+void vm_engine_now_close(struct vm_now *now);
 
 #endif

@@ -33,6 +33,20 @@ struct vm_lock {
 	char *path; /* of the file */
 };
 
+/* What is locked: part of names that other mounts look for. */
+struct key {
+	char text[40];
+	const char *busy; /* what is said of one that somebody has */
+};
+
+static struct key key_of(const char *uuid, const char *part, const char *busy)
+{
+	struct key key = { .busy = busy };
+
+	snprintf(key.text, sizeof(key.text), "%016llx%s", (unsigned long long)vm_fnv1a(VM_FNV1A, uuid, strlen(uuid)), part);
+	return key;
+}
+
 #define TRIES 100 /* each is lost only to somebody who has just let go */
 
 static bool is_ours_alone(const char *dir)
@@ -68,37 +82,47 @@ static int make_dir(char *dir, size_t room, struct vs_err *err)
 	return 0;
 }
 
-/* Who has the name. Gives, as part of a sentence. */
-static char *holder(const struct sockaddr_un *name, socklen_t len)
+static socklen_t name_of(const struct key *key, struct sockaddr_un *name)
 {
+	*name = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 +
+			   (size_t)snprintf(name->sun_path + 1, sizeof(name->sun_path) - 1, "virt-snapfs/%s", key->text));
+}
+
+/* Who has it, as a sentence. Gives; NULL: nobody, or it cannot be told. */
+static char *holder(const struct key *key)
+{
+	struct sockaddr_un name;
+	socklen_t len = name_of(key, &name);
 	vs_autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct ucred who;
 	socklen_t size = sizeof(who);
 
-	if (fd < 0 || connect(fd, (const struct sockaddr *)name, len) < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0)
-		return xstrdup("");
-	return xasprintf(" (process %d of user %u)", (int)who.pid, (unsigned)who.uid);
+	if (fd < 0 || connect(fd, (const struct sockaddr *)&name, len) < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0)
+		return NULL;
+	return xasprintf("%s (process %d of user %u)", key->busy, (int)who.pid, (unsigned)who.uid);
+}
+
+static int refuse(const struct key *key, struct vs_err *err)
+{
+	vs_autofree char *said = holder(key);
+
+	return vs_err_set(err, -EBUSY, "%s", said ? said : key->busy);
 }
 
 /* A descriptor that has the name until it is closed. */
-static int take_name(uint64_t hash, struct vs_err *err)
+static int take_name(const struct key *key, struct vs_err *err)
 {
-	struct sockaddr_un name = { .sun_family = AF_UNIX };
-	vs_autofree char *who = NULL;
-	socklen_t len;
+	struct sockaddr_un name;
+	socklen_t len = name_of(key, &name);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), r;
 
-	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 +
-			  (size_t)snprintf(name.sun_path + 1, sizeof(name.sun_path) - 1, "virt-snapfs/%016llx", (unsigned long long)hash));
-	if (fd >= 0 && bind(fd, (const struct sockaddr *)&name, len) == 0 && listen(fd, 1) == 0)
+	if (fd >= 0 && bind(fd, (const struct sockaddr *)&name, len) == 0 && listen(fd, SOMAXCONN) == 0) /* who asks whose it is stays in its queue */
 		return fd;
 	r = fd < 0 ? -errno : errno == EADDRINUSE ? -EBUSY : -errno;
 	if (fd >= 0)
 		close(fd);
-	if (r != -EBUSY)
-		return vs_err_set(err, r, "the lock on the domain: %s", strerror(-r));
-	who = holder(&name, len);
-	return vs_err_set(err, -EBUSY, "another command is at work on this domain%s", who);
+	return r == -EBUSY ? refuse(key, err) : vs_err_set(err, r, "the lock on the domain: %s", strerror(-r));
 }
 
 static bool has_its_name(int fd, const char *path)
@@ -109,14 +133,14 @@ static bool has_its_name(int fd, const char *path)
 }
 
 /* A descriptor; -EAGAIN: it was just removed. *pruning: retention has it. */
-static int try_file(uint64_t hash, char *path, size_t room, bool *pruning, struct vs_err *err)
+static int try_file(const struct key *key, char *path, size_t room, bool *pruning, struct vs_err *err)
 {
 	char dir[64], who = '?';
 	int r = make_dir(dir, sizeof(dir), err), fd;
 
 	if (r < 0)
 		return r;
-	snprintf(path, room, "%s/%016llx.lock", dir, (unsigned long long)hash);
+	snprintf(path, room, "%s/%s.lock", dir, key->text);
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return vs_err_set(err, errno == ENOENT ? -EAGAIN : -errno, "the lock '%s': %s", path, strerror(errno));
@@ -132,15 +156,15 @@ static int try_file(uint64_t hash, char *path, size_t room, bool *pruning, struc
 	close(fd);
 	if (r != -EWOULDBLOCK)
 		return vs_err_set(err, r, "the lock '%s': %s", path, strerror(-r));
-	return vs_err_set(err, -EBUSY, "another command is at work on this domain");
+	return refuse(key, err);
 }
 
-static int take_file(uint64_t hash, char *path, size_t room, bool *pruning, struct vs_err *err)
+static int take_file(const struct key *key, char *path, size_t room, bool *pruning, struct vs_err *err)
 {
 	int r = -EAGAIN;
 
 	for (int try = 0; r == -EAGAIN && try < TRIES; try++)
-		r = try_file(hash, path, room, pruning, err);
+		r = try_file(key, path, room, pruning, err);
 	return r;
 }
 
@@ -154,16 +178,15 @@ static void let_go(int fd, const char *path)
 	close(fd);
 }
 
-int vm_lock_take(const char *uuid, bool prune, struct vm_lock **out, bool *pruning, struct vs_err *err)
+static int take(const struct key *key, bool prune, struct vm_lock **out, bool *pruning, struct vs_err *err)
 {
-	uint64_t hash = vm_fnv1a(VM_FNV1A, uuid, strlen(uuid)); /* part of names that other mounts look for */
 	char path[128];
 	struct vm_lock *lock;
-	int fd = take_file(hash, path, sizeof(path), pruning, err), name;
+	int fd = take_file(key, path, sizeof(path), pruning, err), name;
 
 	if (fd < 0)
 		return fd;
-	name = take_name(hash, err);
+	name = take_name(key, err);
 	if (name < 0) {
 		let_go(fd, path);
 		return name;
@@ -174,6 +197,32 @@ int vm_lock_take(const char *uuid, bool prune, struct vm_lock **out, bool *pruni
 	*lock = (struct vm_lock){ fd, name, xstrdup(path) };
 	*out = lock;
 	return 0;
+}
+
+int vm_lock_take(const char *uuid, bool prune, struct vm_lock **out, bool *pruning, struct vs_err *err)
+{
+	const struct key key = key_of(uuid, "", "another command is at work on this domain");
+
+	return take(&key, prune, out, pruning, err);
+}
+
+static struct key key_of_now(const char *uuid)
+{
+	return key_of(uuid, ".now", "now/ of this domain is being read");
+}
+
+int vm_lock_take_now(const char *uuid, struct vm_lock **out, struct vs_err *err)
+{
+	const struct key key = key_of_now(uuid);
+
+	return take(&key, false, out, NULL, err);
+}
+
+char *vm_lock_now_holder(const char *uuid)
+{
+	const struct key key = key_of_now(uuid);
+
+	return holder(&key);
 }
 
 void vm_lock_release(struct vm_lock *lock)

@@ -81,7 +81,7 @@ static void begin(struct at_command *at, struct vm_request *q, virConnectPtr con
 	at->cx.refresher = e->refresher;
 	at->cx.store = e->store;
 	at->cx.usages = e->usages;
-	at->cx.survey = q->origin == VM_BY_READER;
+	at->cx.survey = q->origin == VM_BY_COUNT;
 	at->cx.options = &e->options;
 	at->cx.uuid = q->slot->uuid;
 	at->cx.conn = conn;
@@ -89,6 +89,7 @@ static void begin(struct at_command *at, struct vm_request *q, virConnectPtr con
 	at->cx.command = command;
 	at->cx.journal = (struct vm_journal){ e->store, q->slot->uuid, command };
 	at->cx.try_only = try_only;
+	at->cx.now_read = conn && q->origin != VM_BY_NOW && q->origin != VM_BY_COUNT ? vm_lock_now_holder(q->slot->uuid) : NULL;
 	at->cx.watch.progress = on_progress;
 	at->cx.watch.step = on_step;
 	at->cx.watch.opaque = at;
@@ -101,7 +102,7 @@ static void begin(struct at_command *at, struct vm_request *q, virConnectPtr con
 	pthread_mutex_unlock(&e->lock);
 	if (!try_only && q->origin != VM_BY_WATCH)
 		vm_log_set_quiet(q->log, true);
-	if (q->origin != VM_BY_READER)
+	if (q->origin != VM_BY_COUNT)
 		vm_slot_tell(e, q->slot, false);
 }
 
@@ -126,7 +127,8 @@ static void end(struct at_command *at)
 	}
 	pthread_mutex_unlock(&e->lock);
 	vm_context_fini(&at->cx);
-	if (at->q->origin != VM_BY_READER)
+	free(at->cx.now_read);
+	if (at->q->origin != VM_BY_COUNT)
 		vm_slot_tell(e, at->q->slot, false);
 }
 
@@ -230,6 +232,24 @@ static int run_note(struct vm_request *q, virConnectPtr conn)
 	return r < 0 ? r : 0;
 }
 
+/* It is told to who waits for it, and by the log as far as anything was done. */
+static int run_now(struct vm_request *q, virConnectPtr conn)
+{
+	struct vm_now_begun *begun = q->begun;
+	struct at_command at;
+	int r = vm_lock_take_now(q->slot->uuid, &begun->lock, &begun->why);
+
+	if (r < 0)
+		return r;
+	if (virConnectRef(conn) == 0)
+		begun->conn = conn;
+	begin(&at, q, conn, vm_origin_text(q->origin), false);
+	r = vm_now_job_begin(&at.cx, &begun->job, &begun->why);
+	vm_log_set_quiet(q->log, false);
+	end(&at);
+	return r;
+}
+
 static int run_self(struct vm_request *q, virConnectPtr conn)
 {
 	const char *text = vm_origin_text(q->origin);
@@ -269,8 +289,10 @@ int vm_request_do(struct vm_request *q, virConnectPtr conn)
 
 	if (q->origin == VM_BY_WATCH)
 		return run_note(q, conn);
-	if (q->origin == VM_BY_READER)
+	if (q->origin == VM_BY_COUNT)
 		return run_space(q, conn);
+	if (q->origin == VM_BY_NOW)
+		return run_now(q, conn);
 	if (q->origin != VM_BY_WRITER)
 		return run_self(q, conn);
 	if (q->door == VM_DOOR_RETAIN)

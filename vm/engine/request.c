@@ -45,12 +45,12 @@ void vm_engine_request_cancel(struct vm_request *q)
 
 const char *vm_origin_text(enum vm_origin origin)
 {
-	return origin == VM_BY_MOUNT ? "repair" : origin == VM_BY_WATCH ? "note" : origin == VM_BY_READER ? "space" : "prune";
+	return origin == VM_BY_MOUNT ? "repair" : origin == VM_BY_WATCH ? "note" : origin == VM_BY_COUNT ? "space" : origin == VM_BY_NOW ? "now" : "prune";
 }
 
 bool vm_origin_tells(enum vm_origin origin, int r)
 {
-	if ((origin == VM_BY_WATCH || origin == VM_BY_READER) && (r == -EHOSTDOWN || r == -ETIMEDOUT || r == -EINTR || r == -ECANCELED))
+	if ((origin == VM_BY_WATCH || origin == VM_BY_COUNT) && (r == -EHOSTDOWN || r == -ETIMEDOUT || r == -EINTR || r == -ECANCELED))
 		return false;
 	return origin == VM_BY_WRITER || r != -EBUSY;
 }
@@ -60,6 +60,8 @@ static int refuse(struct vm_request *q, int r, const struct vs_err *err)
 {
 	vs_autofree char *text = NULL;
 
+	if (q->origin == VM_BY_NOW)
+		return vs_err_set(&q->begun->why, r, "%s", vs_err_text(err, r));
 	if (!vm_origin_tells(q->origin, r))
 		return r;
 	if (q->origin != VM_BY_WRITER)
@@ -137,12 +139,20 @@ static int open_connection(struct vm_request *q, virConnectPtr *conn, struct vs_
 	r = vm_refresher_poll(q->engine->refresher, REFRESH_MS); /* a libvirt that hangs would keep virConnectOpen() for ever */
 	if (r == -ETIMEDOUT || r == -EHOSTDOWN)
 		return vs_err_set(err, r, r == -EHOSTDOWN ? "libvirt is away, or has not answered for long" : "libvirt does not answer");
-	*conn = vm_conn_plain(q->engine->options.uri, q->origin == VM_BY_READER && q->engine->options.read_only);
+	*conn = vm_conn_plain(q->engine->options.uri, q->origin == VM_BY_COUNT && q->engine->options.read_only);
 	if (!*conn) {
 		r = vm_virterr_set(err, "libvirt cannot be reached");
 		return r == -ETIMEDOUT ? r : -EHOSTDOWN; /* the errno of its socket says nothing about snapshots */
 	}
 	return 0;
+}
+
+/* Retention that a backup job of now/ is in the way of has its turn when that has ended. */
+static void wait_for_now(struct vm_request *q)
+{
+	pthread_mutex_lock(&q->engine->lock);
+	q->slot->prune_waits |= q->slot->now_job;
+	pthread_mutex_unlock(&q->engine->lock);
 }
 
 static int run(struct vm_request *q)
@@ -162,10 +172,14 @@ static int run(struct vm_request *q)
 	if (r == 0)
 		r = open_connection(q, &conn, &err);
 	busy = r == -EBUSY && q->origin == VM_BY_RETENTION; /* another mount is at work */
+	if (r == 0 && conn && !q->aside && q->origin != VM_BY_NOW)
+		vm_engine_now_settle(q->engine, q->slot, conn, q->log);
 	if (r < 0)
 		refuse(q, r, &err);
 	else
 		r = vm_request_do(q, conn);
+	if (r == -EBUSY && q->origin == VM_BY_RETENTION)
+		wait_for_now(q);
 	if (conn)
 		virConnectClose(conn);
 	vm_lock_release(lock);
@@ -174,24 +188,34 @@ static int run(struct vm_request *q)
 	return r;
 }
 
-static void *request_thread(void *arg)
+static void prune_slot(struct vm_engine *e, const struct vm_slot *slot)
 {
-	struct vm_request *q = arg;
-	struct vm_engine *e = q->engine;
+	struct vm_inventory *inv = vm_refresher_inventory(e->refresher);
+	const struct vm_domain *d = vm_inventory_by_uuid(inv, slot->uuid);
+
+	if (d)
+		vm_request_self(e, d, VM_BY_RETENTION);
+	vm_inventory_put(inv);
+}
+
+int vm_request_run(struct vm_request *q)
+{
 	int r = run(q);
-	const struct vm_domain *d;
-	struct vm_inventory *inv;
 	bool due = !q->aside && leave_slot(q);
 
 	if (q->done)
 		q->done(q->opaque, r, q->outcome);
-	if (due) {
-		inv = vm_refresher_inventory(e->refresher);
-		d = vm_inventory_by_uuid(inv, q->slot->uuid);
-		if (d)
-			vm_request_self(e, d, VM_BY_RETENTION);
-		vm_inventory_put(inv);
-	}
+	if (due)
+		prune_slot(q->engine, q->slot);
+	return r;
+}
+
+static void *request_thread(void *arg)
+{
+	struct vm_request *q = arg;
+	struct vm_engine *e = q->engine;
+
+	vm_request_run(q);
 	vm_engine_request_put(q);
 	pthread_mutex_lock(&e->lock);
 	e->threads--;
@@ -242,6 +266,15 @@ static struct vm_request *request_new(struct vm_engine *e, const char *uuid, enu
 	pthread_mutex_lock(&e->lock);
 	q->slot = vm_slot_locked(e, uuid);
 	pthread_mutex_unlock(&e->lock);
+	return q;
+}
+
+struct vm_request *vm_request_begin_now(struct vm_engine *e, const char *uuid, struct vm_now_begun *begun)
+{
+	struct vm_request *q = request_new(e, uuid, VM_BY_NOW);
+
+	if (q)
+		q->begun = begun;
 	return q;
 }
 
@@ -349,7 +382,7 @@ int vm_engine_request(struct vm_engine *e, const char *uuid, enum vm_door door, 
 
 int vm_engine_space(struct vm_engine *e, const char *uuid, vm_done_fn done, void *opaque, struct vm_request **out)
 {
-	struct vm_request *q = request_new(e, uuid, VM_BY_READER);
+	struct vm_request *q = request_new(e, uuid, VM_BY_COUNT);
 	int r;
 
 	if (!q)

@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "vm/command/now.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
@@ -87,7 +88,8 @@ static bool needs_repair(struct vm_engine *e, const struct vm_domain *d)
 {
 	struct vm_meta *meta = vm_store_best(e->store, d->uuid, NULL);
 	vs_autofree char *journal = NULL;
-	bool needs = vm_store_journal_get(e->store, d->uuid, &journal, NULL) < 0 || journal || !strcmp(d->state, "paused");
+	bool needs = vm_store_journal_get(e->store, d->uuid, &journal, NULL) < 0 || journal || !strcmp(d->state, "paused") ||
+		     vm_now_job_is_noted(e->store, d->uuid);
 
 	for (size_t i = 0; meta && i < meta->n_snapshots; i++)
 		needs |= meta->snapshots[i].mark != NULL;

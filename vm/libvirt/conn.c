@@ -286,6 +286,23 @@ static char *host_of(const char *uri)
 	return len ? xstrndup(host + 3, len) : NULL;
 }
 
+char *vm_conn_state_dir(virConnectPtr ptr)
+{
+	vs_autofree char *uri = virConnectGetURI(ptr);
+	const char *path = uri ? strstr(uri, ":///") : NULL, *root = path ? strstr(path, "root=") : NULL;
+	const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+
+	if (path && !strncmp(path, ":///embed", strlen(":///embed")) && root)
+		return xasprintf("%.*s/lib", (int)strcspn(root + strlen("root="), "&"), root + strlen("root="));
+	if (path && !strcmp(path, ":///system"))
+		return xstrdup("/var/lib/libvirt");
+	if (path && !strcmp(path, ":///session") && config && config[0])
+		return xasprintf("%s/libvirt/qemu", config);
+	if (path && !strcmp(path, ":///session") && home)
+		return xasprintf("%s/.config/libvirt/qemu", home);
+	return NULL;
+}
+
 static virConnectPtr connect_to(const char *uri, bool read_only, struct vs_err *err)
 {
 	virConnectPtr ptr = shared_embed(uri);

@@ -32,6 +32,9 @@ virConnectPtr vm_conn_plain(const char *uri, bool read_only);
 /* Is libvirt's driver this very process, so that nothing goes on in it when the process has gone? */
 bool vm_conn_is_in_process(virConnectPtr ptr);
 
+/* Where the QEMU driver of this connection keeps what is its own and no XML names. Gives; NULL: not known. */
+char *vm_conn_state_dir(virConnectPtr ptr);
+
 virConnectPtr vm_conn_ptr(struct vm_conn *conn); /* borrowed */
 /* False once the other side has gone: everything obtained through it is dead. */
 bool vm_conn_alive(struct vm_conn *conn);

@@ -8,24 +8,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/libvirt/conn.h"
 #include "vm/util/mem.h"
-
-/* The directory of the driver that is behind this URI. Gives; NULL: not known. */
-static char *state_dir(const char *uri)
-{
-	const char *path = uri ? strstr(uri, ":///") : NULL, *root = path ? strstr(path, "root=") : NULL;
-	const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
-
-	if (path && !strncmp(path, ":///embed", strlen(":///embed")) && root)
-		return xasprintf("%.*s/lib", (int)strcspn(root + strlen("root="), "&"), root + strlen("root="));
-	if (path && !strcmp(path, ":///system"))
-		return xstrdup("/var/lib/libvirt");
-	if (path && !strcmp(path, ":///session") && config && config[0])
-		return xasprintf("%s/libvirt/qemu", config);
-	if (path && !strcmp(path, ":///session") && home)
-		return xasprintf("%s/.config/libvirt/qemu", home);
-	return NULL;
-}
 
 static bool is_directory(const char *path)
 {
@@ -37,7 +21,7 @@ static bool is_directory(const char *path)
 /* swtpm's names: tpm2/tpm2-00.permall, and tpm1.2/tpm-00.permall. */
 static void find_tpm(virDomainPtr dom, const struct vm_xml_domain *xml, struct vm_nv_file *file)
 {
-	vs_autofree char *uri = virConnectGetURI(virDomainGetConnect(dom)), *dir = state_dir(uri);
+	vs_autofree char *dir = vm_conn_state_dir(virDomainGetConnect(dom));
 	bool old = xml->tpm_version && !strcmp(xml->tpm_version, "1.2");
 	const char *name = old ? "tpm-00.permall" : "tpm2-00.permall";
 	char uuid[VIR_UUID_STRING_BUFLEN];

@@ -169,6 +169,9 @@ void vm_inventory_put(struct vm_inventory *inv);
 /* NULL where there is none of that name. */
 const struct vm_domain *vm_inventory_domain(const struct vm_inventory *inv, const char *dir);
 
+/* What now/ shows of a disk of a domain of libvirt's: its active layer; NULL: it does not show this one. */
+const struct vm_layer *vm_now_layer(const struct vm_domain *d, const struct vm_disk_now *disk);
+
 /* A stable number for a named thing below another one: never 0 or 1. Pure. */
 uint64_t vm_ino(uint64_t parent, const char *name);
 /* Of a file that is made of images while it is read: @image alone (@before 0), as "qcow2"; or what differs in it from @before, as "qcow2" or

@@ -93,4 +93,15 @@ int vm_new_record(const struct vm_new_snapshot *spec, const struct vm_new_record
 /* The <domainsnapshot> for virDomainSnapshotCreateXML. -EINVAL: a string that cannot stand in XML. */
 int vm_new_snapshot(const struct vm_new_snapshot *spec, char **out, struct vs_err *err);
 
+/* ---------------------------------------------------------------- a backup job */
+
+/* What is written over goes to a scratch file, which is there already: a qcow2 of the disk's size. */
+struct vm_new_backup_disk {
+	const char *target, *scratch;
+};
+/* The <domainbackup> of a full backup of these disks that is fetched through a unix socket, where each is an export of its target's name. */
+int vm_new_backup(const char *socket, const struct vm_new_backup_disk *disks, size_t n, char **out, struct vs_err *err);
+/* The socket that a <domainbackup> names. Gives *out; NULL: none. */
+int vm_backup_socket(const char *text, char **out, struct vs_err *err);
+
 #endif
