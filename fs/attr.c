@@ -100,6 +100,13 @@ static void made_attr(struct sf_fs *fs, const struct sf_place *place, struct sta
 		sf_attr_set_made(st, &known);
 }
 
+/* As it was read last. */
+static void metrics_attr(struct sf_fs *fs, const struct sf_tree *tree, struct stat *st)
+{
+	sf_attr_set_size(st, atomic_load(&fs->metrics.len));
+	set_times(st, tree->inventory->built_ns);
+}
+
 /* What is written to belongs to who mounted, whoever is shown the rest. */
 static void set_owner(const struct sf_options *o, enum sf_kind kind, struct stat *st)
 {
@@ -117,7 +124,9 @@ int sf_attr_get(struct sf_fs *fs, const struct sf_tree *tree, const struct sf_pl
 
 	*st = (struct stat){.st_ino = sf_key_ino(&key), .st_nlink = 1, .st_blksize = SF_BLOCK_SIZE};
 	set_owner(fs->options, key.kind, st);
-	if (place->now)
+	if (key.kind == SF_METRICS)
+		metrics_attr(fs, tree, st);
+	else if (place->now)
 		now_attr(fs, place, st);
 	else if (!place->entry)
 		dir_attr(tree, place->dir, st);

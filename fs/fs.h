@@ -14,6 +14,7 @@
 #include "image.h"
 #include "made.h"
 #include "makers.h"
+#include "metrics.h"
 #include "node.h"
 #include "notices.h"
 #include "notify.h"
@@ -35,6 +36,7 @@ struct sf_fs {
 	struct sf_views views;
 	struct sf_images images;
 	struct sf_mades mades;
+	struct sf_metrics metrics;
 	struct sf_makers makers;
 	struct sf_blocks blocks;
 	struct sf_handles handles;

@@ -53,7 +53,7 @@ static struct sf_handle *file_handle_new(const struct sf_place *place)
 	struct sf_handle *handle = xcalloc(1, sizeof(*handle));
 
 	handle->kind = sf_place_kind(place);
-	handle->uuid = xstrdup(place->dir->domain->uuid);
+	handle->uuid = xstrdup(place->dir ? place->dir->domain->uuid : "");
 	return handle;
 }
 
@@ -106,7 +106,7 @@ int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place
 	return 0;
 }
 
-struct sf_handle *sf_handle_open_counted(struct sf_handles *handles, const struct sf_place *place, struct sf_text *text)
+struct sf_handle *sf_handle_open_given(struct sf_handles *handles, const struct sf_place *place, struct sf_text *text)
 {
 	struct sf_handle *handle = file_handle_new(place);
 

@@ -70,7 +70,7 @@ struct sf_handle *sf_handle_open_now(struct sf_handles *handles, const struct sf
 /* @reads: with its text. Gives *out, or why there is no text. */
 int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, bool reads, struct sf_handle **out);
 /* One that was made already, which is taken. */
-struct sf_handle *sf_handle_open_counted(struct sf_handles *handles, const struct sf_place *place, struct sf_text *text);
+struct sf_handle *sf_handle_open_given(struct sf_handles *handles, const struct sf_place *place, struct sf_text *text);
 void sf_handle_close(struct sf_handles *handles, struct sf_handle *handle);
 
 /* The tree that this directory lists, as a reference; @rewind: the current one from now on. */

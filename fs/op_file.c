@@ -118,7 +118,7 @@ static int open_counted(struct sf_req *r, const struct sf_place *place, struct s
 	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
 	rc = sf_space_make(r->fs->vm, place->dir, sf_place_kind(place), &waiter, &text);
 	if (rc == 0)
-		*out = sf_handle_open_counted(&r->fs->handles, place, text);
+		*out = sf_handle_open_given(&r->fs->handles, place, text);
 	return rc;
 }
 
@@ -135,6 +135,15 @@ static int open_now(struct sf_req *r, const struct sf_place *place, struct sf_ha
 		return rc;
 	}
 	*out = handle;
+	return 0;
+}
+
+static int open_metrics(struct sf_req *r, const struct sf_place *place, struct sf_handle **out)
+{
+	struct sf_tree *tree = sf_world_get(&r->fs->world);
+
+	*out = sf_handle_open_given(&r->fs->handles, place, sf_metrics_text(&r->fs->metrics, r->fs->vm, &r->fs->views, tree));
+	sf_world_put(&r->fs->world, tree);
 	return 0;
 }
 
@@ -157,6 +166,8 @@ static int open_place(struct sf_req *r, fuse_ino_t id, const struct sf_place *pl
 		return open_counted(r, place, out);
 	if (kind == SF_NOW)
 		return open_now(r, place, out);
+	if (kind == SF_METRICS)
+		return open_metrics(r, place, out);
 	return sf_handle_open_text(&r->fs->handles, place, (fi->flags & O_ACCMODE) != O_WRONLY, out);
 }
 

@@ -396,6 +396,8 @@ struct sf_key sf_place_key(const struct sf_place *place)
 
 	if (key.kind == SF_ROOT)
 		return SF_ROOT_KEY;
+	if (key.kind == SF_METRICS)
+		return SF_METRICS_KEY;
 	key.domain = key.ino = place->dir->domain->ino;
 	if (key.kind >= SF_QCOW2_DIR && sf_kind_is_dir(key.kind))
 		key.ino = dir_ino(key.domain, key.kind);
@@ -437,6 +439,10 @@ int sf_place_find(const struct sf_tree *tree, const struct sf_key *key, struct s
 	bool made = sf_kind_is_made(key->kind);
 	struct sf_place place = {0};
 
+	if (key->kind == SF_METRICS) {
+		*out = (struct sf_place){.made = SF_METRICS};
+		return 0;
+	}
 	if (key->kind != SF_ROOT) {
 		place.dir = sf_tree_dir_by_ino(tree, key->domain);
 		if (!place.dir)
@@ -467,14 +473,20 @@ int sf_place_child(const struct sf_tree *tree, const struct sf_place *parent, co
 {
 	struct sf_place place = *parent;
 
-	if (parent->entry || parent->now)
+	if (parent->entry || parent->now || parent->made == SF_METRICS)
 		return -ENOTDIR;
 	if (parent->made)
 		return find_made(parent, name, out);
 	if (parent->dir)
 		place.entry = sf_dir_find(parent->dir, name);
+	else if (!strcmp(name, SF_METRICS_NAME))
+		place.made = SF_METRICS;
 	else
 		place.dir = sf_tree_dir(tree, name);
+	if (place.made == SF_METRICS) {
+		*out = place;
+		return 0;
+	}
 	if (parent->dir && !place.entry)
 		place.made = made_dir(parent->dir, name);
 	if (!place.dir || (parent->dir && !place.entry && !place.made))

@@ -134,12 +134,20 @@ static enum way map_request(struct q2_view *q2, const struct request *q, size_t 
 
 /* ---------------------------------------------------------------- one read of one view */
 
+/* Before the reply: who has it may ask at once how much was read. */
+static void count(struct sf_req *r, int64_t n)
+{
+	atomic_fetch_add(&r->fs->metrics.read_bytes, (uint64_t)n);
+}
+
 static int64_t copy_request(struct q2_view *q2, const struct request *q, size_t len, struct vs_err *err)
 {
 	ssize_t n = q2_view_read(q2, q->scratch->buf, len, q->off, &q->waiter->work, err);
 
-	if (n >= 0)
-		fuse_reply_buf(sf_req_take(q->r), q->scratch->buf, (size_t)n);
+	if (n < 0)
+		return n;
+	count(q->r, n);
+	fuse_reply_buf(sf_req_take(q->r), q->scratch->buf, (size_t)n);
 	return n;
 }
 
@@ -154,6 +162,7 @@ static int64_t hand_on(struct sf_view *view, const struct request *q, size_t len
 	rc = q2_view_check(view->q2, &q->waiter->work, err);
 	if (rc < 0)
 		return rc;
+	count(q->r, (int64_t)len);
 	if (way == ZEROS)
 		fuse_reply_buf(sf_req_take(q->r), zeros, len);
 	else
@@ -204,6 +213,7 @@ int sf_read_made(struct sf_req *r, struct sf_handle *handle, size_t len, off_t o
 	sf_waiter_init(&waiter, &r->fs->ending, r->req, SF_MAKE_WORK);
 	n = sf_made_read(handle->made, &waiter, scratch->buf, len < SF_BLOCK_SIZE ? len : SF_BLOCK_SIZE, (uint64_t)off, &err);
 	if (n >= 0) {
+		count(r, n);
 		fuse_reply_buf(sf_req_take(r), scratch->buf, (size_t)n);
 		return 0;
 	}
@@ -220,6 +230,7 @@ int sf_read_now_at_once(struct sf_req *r, struct sf_handle *handle, size_t len, 
 
 	if (n < 0)
 		return (int)n;
+	count(r, n);
 	fuse_reply_iov(sf_req_take(r), span.iov, (int)span.n);
 	sf_now_return(now, &span);
 	return 0;
@@ -235,6 +246,7 @@ int sf_read_now(struct sf_req *r, struct sf_handle *handle, size_t len, off_t of
 	n = sf_now_read(handle->now, &waiter, scratch->buf, len < SF_BLOCK_SIZE ? len : SF_BLOCK_SIZE, (uint64_t)off);
 	if (n < 0)
 		return (int)n;
+	count(r, n);
 	fuse_reply_buf(sf_req_take(r), scratch->buf, (size_t)n);
 	return 0;
 }

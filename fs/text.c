@@ -20,7 +20,7 @@ void sf_text_unref(struct sf_text *text)
 		free(text);
 }
 
-static struct sf_text *text_new(const char *data, size_t len, int64_t changed_ns)
+struct sf_text *sf_text_new(const char *data, size_t len, int64_t changed_ns)
 {
 	struct sf_text *text = xcalloc(1, sizeof(*text) + len);
 
@@ -47,7 +47,7 @@ static struct sf_text *render(renderer_fn *renderer, const struct vm_domain *dom
 
 	renderer(stream, domain);
 	xmemclose(stream);
-	return text_new(data, len, domain->changed_ns);
+	return sf_text_new(data, len, domain->changed_ns);
 }
 
 static ssize_t count(void *opaque, const char *bytes, size_t len)
@@ -89,7 +89,7 @@ static struct sf_text *make_rendered(struct sf_dir *dir, enum sf_kind kind)
 struct sf_text *sf_text_counted(struct sf_dir *dir, enum sf_kind kind, const char *data, size_t len)
 {
 	note_len(dir, kind, len);
-	return text_new(data, len, dir->domain->changed_ns);
+	return sf_text_new(data, len, dir->domain->changed_ns);
 }
 
 static size_t known_len(struct sf_dir *dir, enum sf_kind kind)
@@ -109,7 +109,7 @@ static struct sf_text *make_log(const struct vm_domain *domain)
 	size_t len;
 
 	vm_log_text(domain->log, &data, &len, &changed_ns);
-	return text_new(data, len, len ? changed_ns : domain->changed_ns);
+	return sf_text_new(data, len, len ? changed_ns : domain->changed_ns);
 }
 
 /* What vm/ knows at this moment, without a new inventory. */
@@ -125,7 +125,7 @@ struct sf_text *sf_text_live(struct vm *vm, const char *uuid, enum sf_kind kind)
 		vm_retain_text(vm, uuid, &data, &len, &changed_ns);
 	else
 		vm_jobs_text(vm, uuid, &data, &len, &changed_ns);
-	return text_new(data, len, changed_ns);
+	return sf_text_new(data, len, changed_ns);
 }
 
 struct sf_text *sf_text_outcome(struct vm *vm, const char *uuid, const char *outcome)
@@ -138,7 +138,7 @@ struct sf_text *sf_text_outcome(struct vm *vm, const char *uuid, const char *out
 	vm_ctl_text(vm, uuid, &data, &len, &changed_ns);
 	rest = memchr(data, '\n', len);
 	own = xasprintf("%s%.*s", outcome, rest ? (int)(len - (size_t)(rest - data)) : 0, rest ? rest : "");
-	return text_new(own, strlen(own), changed_ns);
+	return sf_text_new(own, strlen(own), changed_ns);
 }
 
 int sf_text_plan(struct vm *vm, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out)
@@ -152,7 +152,7 @@ int sf_text_plan(struct vm *vm, const char *uuid, const char *policy, int64_t ch
 		data = xasprintf("failed: %s (EINVAL)\n", why.msg);
 		len = strlen(data);
 	}
-	*out = rc == 0 || rc == -EINVAL ? text_new(data, len, changed_ns) : NULL;
+	*out = rc == 0 || rc == -EINVAL ? sf_text_new(data, len, changed_ns) : NULL;
 	return rc;
 }
 
@@ -169,7 +169,7 @@ int sf_text_make(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, cons
 
 	switch (entry->kind) {
 	case SF_XML:
-		*out = text_new(s->xml, s->xml_len, s->created_ns);
+		*out = sf_text_new(s->xml, s->xml_len, s->created_ns);
 		return 0;
 	case SF_LOG:
 		*out = make_log(dir->domain);

@@ -26,6 +26,8 @@ struct sf_text {
 	char data[];
 };
 
+/* A copy of @data. Gives. */
+struct sf_text *sf_text_new(const char *data, size_t len, int64_t changed_ns);
 struct sf_text *sf_text_ref(struct sf_text *text);
 void sf_text_unref(struct sf_text *text); /* NULL is fine */
 

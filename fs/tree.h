@@ -45,6 +45,7 @@ enum sf_kind {
 	/* found by name likewise, and not made of images: what a domain's disks hold at this instant (now.h) */
 	SF_NOW_DIR,
 	SF_NOW,
+	SF_METRICS, /* of the mount (metrics.h) */
 	SF_KINDS,
 };
 
@@ -86,6 +87,10 @@ static inline bool sf_key_equal(const struct sf_key *a, const struct sf_key *b)
 
 #define SF_ROOT_INO 1
 #define SF_ROOT_KEY ((struct sf_key){.domain = 0, .ino = SF_ROOT_INO, .kind = SF_ROOT})
+
+/* `.metrics`, which no domain can be called. */
+#define SF_METRICS_NAME ".metrics"
+#define SF_METRICS_KEY ((struct sf_key){.domain = 0, .ino = vm_ino(0, SF_METRICS_NAME), .kind = SF_METRICS})
 
 struct sf_entry {
 	const char *name; /* NULL: a disk of a snapshot that has no file now (stale, unsupported) */

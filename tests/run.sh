@@ -24,7 +24,7 @@ declare -A RUNNING=() LOG=() BEGAN=() # suites, by process
 export LC_ALL=C.UTF-8
 
 PACKAGES='build-essential meson ninja-build pkgconf libfuse3-dev libvirt-dev zlib1g-dev libdeflate-dev libzstd-dev libxml2-dev
-	libjson-c-dev libnbd-dev libnbd-bin libcriterion-dev uthash-dev fuse3 qemu-utils qemu-system-common qemu-system-x86 seabios libvirt-daemon
+	libjson-c-dev libnbd-dev libnbd-bin python3-prometheus-client libcriterion-dev uthash-dev fuse3 qemu-utils qemu-system-common qemu-system-x86 seabios libvirt-daemon
 	libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients e2fsprogs xfsprogs btrfs-progs lvm2 dosfstools mount util-linux iproute2 procps attr jq
 	python3 swtpm swtpm-tools ovmf rsync restic borgbackup systemd shellcheck mandoc man-db groff-base'
 

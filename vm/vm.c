@@ -183,6 +183,11 @@ int vm_plan_text(struct vm *vm, const char *uuid, const char *policy, char **tex
 	return vm_engine_plan_text(vm->engine, uuid, policy, text, len, err);
 }
 
+void vm_tallies(struct vm *vm, const char *uuid, struct vm_tally tallies[VM_TALLIES], int64_t *created_ns)
+{
+	vm_engine_tallies(vm->engine, uuid, tallies, created_ns);
+}
+
 void vm_reading(struct vm *vm, const char *uuid, uint64_t disk_ino, int delta)
 {
 	vm_engine_reading(vm->engine, uuid, disk_ino, delta);

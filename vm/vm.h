@@ -91,6 +91,9 @@ void vm_now_close(struct vm_now *now);
 /* Which instant is to be read of that domain: that of the job that goes on, else the present one. */
 int64_t vm_now_time(struct vm *vm, const char *uuid);
 
+/* How often each command was given, and when the last snapshot was taken here (0: none since this was mounted). Does not block. */
+void vm_tallies(struct vm *vm, const char *uuid, struct vm_tally tallies[VM_TALLIES], int64_t *created_ns);
+
 /* Readers, for retention (an open snapshot counts as held): @delta +1 at open, -1 at release of an image file. */
 void vm_reading(struct vm *vm, const char *uuid, uint64_t disk_ino, int delta);
 

@@ -105,7 +105,7 @@ check 'installed: it runs' "$(find "$W/inst" -name virt-snapfs -type f)" --versi
 
 same 'installed: the man page says which version' "$("$SNAPFS" --version | cut -d' ' -f1,2)" "$(sed -n 's/^\.Os //p' fs/virt-snapfs.8)"
 # Where it was built is nobody's business. A build with sanitizers has it from libraries of its own.
-same 'binaries: no path of the build' '' "$(grep -laF -e "$TOP/" "$BUILD/fs/virt-snapfs" "$BUILD"/{fs,vm,nbd,qcow2}/lib*.a)"
+same 'binaries: no path of the build' '' "$(grep -laF -e "$TOP/" "$BUILD/fs/virt-snapfs" "$BUILD"/{fs,fs/nbd,vm,qcow2}/lib*.a)"
 
 # ---------------------------------------------------------------- whose it is, and under which terms
 

@@ -27,6 +27,8 @@ struct vm_slot {
 	struct vm_run *jobs;
 	char *outcome;              /* the last one, a line; NULL: none */
 	int64_t outcome_ns, jobs_ns, retain_ns, told_ns;
+	struct vm_tally tallies[VM_TALLIES]; /* by verb; .command is not filled in */
+	int64_t created_ns;         /* when the last `create` was done; 0: none */
 	struct vm_reader *readers;
 	size_t n_readers;
 	uint64_t *seen;             /* identities of the snapshots that were there, sorted */

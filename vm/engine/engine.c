@@ -121,6 +121,21 @@ void vm_engine_jobs_text(struct vm_engine *e, const char *uuid, char **text, siz
 	vm_inventory_put(inv);
 }
 
+_Static_assert(VM_TALLIES == VM_CANCEL, "every verb that changes something comes before that");
+
+void vm_engine_tallies(struct vm_engine *e, const char *uuid, struct vm_tally tallies[VM_TALLIES], int64_t *created_ns)
+{
+	struct vm_slot *slot;
+
+	pthread_mutex_lock(&e->lock);
+	slot = vm_slot_locked(e, uuid);
+	memcpy(tallies, slot->tallies, sizeof(slot->tallies));
+	*created_ns = slot->created_ns;
+	pthread_mutex_unlock(&e->lock);
+	for (int verb = 0; verb < VM_TALLIES; verb++)
+		tallies[verb].command = vm_verb_word((enum vm_verb)verb);
+}
+
 int vm_engine_plan_text(struct vm_engine *e, const char *uuid, const char *policy, char **text, size_t *len, struct vs_err *err)
 {
 	struct vm_inventory *inv = vm_refresher_inventory(e->refresher);

@@ -50,6 +50,7 @@ void vm_engine_retain_text(struct vm_engine *engine, const char *uuid, char **te
 void vm_engine_jobs_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);
 int vm_engine_plan_text(struct vm_engine *engine, const char *uuid, const char *policy, char **text, size_t *len,
 			struct vs_err *err);
+void vm_engine_tallies(struct vm_engine *engine, const char *uuid, struct vm_tally tallies[VM_TALLIES], int64_t *created_ns);
 void vm_engine_reading(struct vm_engine *engine, const char *uuid, uint64_t disk_ino, int delta);
 int vm_engine_now_open(struct vm_engine *engine, const char *uuid, struct vm_now **out, struct vs_err *err);
 int vm_engine_now_wait(struct vm_now *now, unsigned ms, struct vs_err *err);

@@ -154,6 +154,17 @@ static void see(struct vm_request *q)
 	vm_refresher_poll(q->engine->refresher, REFRESH_MS);
 }
 
+static void count(struct vm_request *q, enum vm_verb verb, int r)
+{
+	struct vm_tally *tally = &q->slot->tallies[verb];
+
+	pthread_mutex_lock(&q->engine->lock);
+	(*(r < 0 ? &tally->failed : &tally->ok))++;
+	if (verb == VM_CREATE && r >= 0)
+		q->slot->created_ns = vm_now_ns();
+	pthread_mutex_unlock(&q->engine->lock);
+}
+
 int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm_command *c)
 {
 	vs_autofree char *text = vm_command_text(c);
@@ -172,8 +183,10 @@ int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm
 		r = vm_command_run(&at.cx, c, &err);
 	r = not_interrupted(r, &err);
 	r = end_guest(&at, r, &err);
-	if (!c->try_only)
+	if (!c->try_only) {
 		see(q);
+		count(q, c->verb, r);
+	}
 	vm_request_report(q, text, r, at.cx.said, &err);
 	end(&at);
 	return r;
@@ -263,6 +276,8 @@ static int run_self(struct vm_request *q, virConnectPtr conn)
 	r = not_interrupted(r, &err);
 	r = end_guest(&at, r, &err);
 	see(q);
+	if (q->origin == VM_BY_RETENTION && (r < 0 || dropped))
+		count(q, VM_PRUNE, r);
 	if (r < 0 || dropped)
 		vm_request_report(q, text, r, at.cx.said, &err);
 	end(&at);

@@ -180,6 +180,15 @@ uint64_t vm_ino_made(uint64_t image, uint64_t before, const char *as);
 /* Of the one that has all internal snapshots of a disk. @domain: vm_domain.ino. Pure. */
 uint64_t vm_ino_whole(uint64_t domain, const char *target);
 
+/* ---------------------------------------------------------------- what was asked for */
+
+/* Of one command of `ctl` in one domain, since this was mounted; `prune` also as retention begins it. */
+struct vm_tally {
+	const char *command; /* static */
+	uint64_t ok, failed;
+};
+#define VM_TALLIES 9 /* every command that changes something */
+
 /* ---------------------------------------------------------------- names in tables */
 
 /* A shown name as tables print it: spaces as %20 too, so that columns stay columns. Gives; NULL: no memory. Pure. */
