@@ -14,6 +14,7 @@
 
 struct q2_census_chunk {
 	uint64_t place, rank;         /* CHUNK of clusters before it; how many that are in use */
+	uint16_t before[WORDS];       /* of its own, how many before each word */
 	uint64_t used[WORDS], whole[WORDS];
 	uint8_t *sectors;             /* NULL, or a bit for each of all clusters */
 	uint32_t counts[];            /* CHUNK of @width bytes */
@@ -222,11 +223,7 @@ uint64_t q2_census_next(const struct q2_census *c, uint64_t cluster, uint64_t *n
 
 static unsigned used_before(const struct q2_census_chunk *chunk, unsigned i)
 {
-	unsigned n = 0;
-
-	for (unsigned w = 0; w < i / 64; w++)
-		n += (unsigned)__builtin_popcountll(chunk->used[w]);
-	return n + (i % 64 ? (unsigned)__builtin_popcountll(chunk->used[i / 64] << (64 - i % 64)) : 0);
+	return chunk->before[i / 64] + (i % 64 ? (unsigned)__builtin_popcountll(chunk->used[i / 64] << (64 - i % 64)) : 0);
 }
 
 void q2_census_seal(struct q2_census *c)
@@ -234,8 +231,15 @@ void q2_census_seal(struct q2_census *c)
 	uint64_t rank = 0;
 
 	for (size_t i = 0; i < c->n; i++) {
-		c->v[i]->rank = rank;
-		rank += used_before(c->v[i], CHUNK);
+		struct q2_census_chunk *chunk = c->v[i];
+		unsigned n = 0;
+
+		for (unsigned w = 0; w < WORDS; w++) {
+			chunk->before[w] = (uint16_t)n;
+			n += (unsigned)__builtin_popcountll(chunk->used[w]);
+		}
+		chunk->rank = rank;
+		rank += n;
 	}
 }
 
@@ -255,7 +259,7 @@ uint64_t q2_census_at(const struct q2_census *c, uint64_t rank, uint64_t *n)
 {
 	size_t low = 0, high = c->n;
 	const struct q2_census_chunk *chunk;
-	unsigned left, w, i;
+	unsigned left, i, w = 0;
 	uint64_t bits;
 
 	while (high - low > 1) {
@@ -268,8 +272,10 @@ uint64_t q2_census_at(const struct q2_census *c, uint64_t rank, uint64_t *n)
 	}
 	chunk = c->v[low];
 	left = (unsigned)(rank - chunk->rank);
-	for (w = 0; left >= (unsigned)__builtin_popcountll(chunk->used[w]); w++)
-		left -= (unsigned)__builtin_popcountll(chunk->used[w]);
+	for (unsigned step = WORDS / 2; step; step /= 2)
+		if (chunk->before[w + step] <= left)
+			w += step;
+	left -= chunk->before[w];
 	for (bits = chunk->used[w]; left; left--)
 		bits &= bits - 1;
 	i = w * 64 + (unsigned)__builtin_ctzll(bits);

@@ -24,6 +24,7 @@
 #include "view.h"
 #include "work.h"
 
+#define MOST (128u << 20) /* bytes of each census: 3 TiB of clusters of 64 KiB that are in use */
 #define EXTRA 16u /* bytes of a snapshot's extra data that version 3 wants */
 
 struct laying {
@@ -294,8 +295,8 @@ static int take_census(struct laying *l)
 	for (unsigned width = 2; width <= 4 && rc == -ERANGE; width += 2) {
 		q2_census_fini(&c->l2);
 		q2_census_fini(&c->data);
-		c->l2 = (struct q2_census){ .cluster_bits = c->g.cluster_bits, .width = width, .most = Q2_EXPORT_MOST / 4 };
-		c->data = (struct q2_census){ .cluster_bits = c->g.cluster_bits, .width = width, .most = Q2_EXPORT_MOST };
+		c->l2 = (struct q2_census){ .cluster_bits = c->g.cluster_bits, .width = width, .most = MOST };
+		c->data = (struct q2_census){ .cluster_bits = c->g.cluster_bits, .width = width, .most = MOST };
 		l->streams = false;
 		rc = count_all(l);
 	}
