@@ -349,6 +349,11 @@ class Walk:
             print("# %s" % e)
         return where
 
+    def some(self, n):
+        """CI has forty minutes for everything: every other point, on another day the others."""
+        in_ci = self.short and os.environ.get("CI") and n > 12
+        return range(1 + (int(time.time() // 86400) % 2 if in_ci else 0), n + 1, 2 if in_ci or (self.short and n > 30) else 1)
+
     def walk(self, sc):
         start = time.monotonic()
         try:
@@ -359,7 +364,7 @@ class Walk:
             print("FAIL %s: undisturbed: %s" % (sc.name, e), flush=True)
             report(self.mount, self.first)
             return
-        points = [self.point] if self.point else range(1, n + 1, 2 if self.short and n > 30 else 1)
+        points = [self.point] if self.point else self.some(n)
         guests = {k: self.guest(sc) for k in points}
         for k in points:
             if self.step(sc, guests[k], k, k == points[-1]):

@@ -8,6 +8,7 @@
 #	CRASH_ONLY=all          every scenario and not only the main ones, or those whose names match: CRASH_ONLY='delete*'
 #	CRASH_POINT=7           only that point
 #	CRASH_ONLY=image        only what is done to a plain image
+#	CI=...                  every other point, by the day
 set -u
 . "$(dirname "$0")/../lib.sh"
 . "$TESTS/lab.sh"
