@@ -76,7 +76,9 @@ static void init_callees(struct sf_fs *fs)
 	sf_views_init(&fs->views);
 	sf_images_init(&fs->images, &fs->world, &fs->views, &fs->nodes, &fs->notices, fs->options->refresh_s);
 	sf_mades_init(&fs->mades, &fs->images);
-	sf_makers_init(&fs->makers);
+	sf_makers_init(&fs->makers, 4, &fs->ending);
+	sf_makers_init(&fs->counters, 2, &fs->ending);
+	sf_makers_init(&fs->instants, SF_MAKERS_MOST, &fs->ending);
 	sf_plans_init(&fs->plans);
 	sf_handles_init(&fs->handles, &fs->world, &fs->images, &fs->mades, &fs->plans);
 }
@@ -85,6 +87,8 @@ static void fini_callees(struct sf_fs *fs)
 {
 	sf_handles_fini(&fs->handles);
 	sf_plans_fini(&fs->plans);
+	sf_makers_fini(&fs->instants);
+	sf_makers_fini(&fs->counters);
 	sf_makers_fini(&fs->makers);
 	sf_mades_fini(&fs->mades);
 	sf_images_fini(&fs->images);

@@ -1,32 +1,40 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * makers.h: threads that answer what takes a walk through a map, so that the threads which take requests are free for all else.
+ * makers.h: threads that answer what takes long, so that the threads which take requests are free for all else.
  *
- * An image can be made that takes any time to walk. What is made of images waits here for its turn then, and nothing else does.
+ * An image can be made that takes any time to walk, and a QEMU that hangs answers nothing. What may take long waits in a queue for its turn, and
+ * nothing else does; there is a queue for each kind (fs.h), so that what waits for QEMU keeps nobody from reading maps. Whoever is killed in
+ * the queue is let go.
  * Threads: sf_makers_hand() from any that takes requests.
  */
 #ifndef VS_MAKERS_H
 #define VS_MAKERS_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/queue.h>
 
 #include "reply.h"
 
-#define SF_MAKERS 4
+#define SF_MAKERS_MOST 16
 
 struct sf_makers {
+	/* immutable */
+	unsigned most; /* threads */
+	atomic_bool *ending; /* borrowed: the session is over */
 	pthread_mutex_t lock;
-	pthread_cond_t wake; /* there is something in the queue, or stopping */
+	pthread_cond_t wake;  /* there is something in the queue, or stopping */
+	pthread_cond_t watch; /* likewise, for the one who looks who in the queue waits still */
 	/* guarded by lock */
 	STAILQ_HEAD(, sf_making) queue;
-	pthread_t threads[SF_MAKERS];
+	pthread_t threads[SF_MAKERS_MOST], watcher;
 	unsigned n_threads, n_idle, n_queued;
-	bool stopping;
+	bool watched, stopping;
 };
 
-void sf_makers_init(struct sf_makers *makers);
+/* @most: threads, at most SF_MAKERS_MOST; each is made when it is needed. */
+void sf_makers_init(struct sf_makers *makers, unsigned most, atomic_bool *ending);
 void sf_makers_fini(struct sf_makers *makers);
 
 /* What a request asks for, as the operation gets it. */

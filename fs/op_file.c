@@ -195,6 +195,11 @@ static int open_later(struct sf_req *r, struct sf_asked *asked)
 	return open_id(r, asked->id, &asked->fi);
 }
 
+static struct sf_makers *makers_of(struct sf_fs *fs, enum sf_kind kind)
+{
+	return kind == SF_NOW ? &fs->instants : sf_kind_is_counted(kind) ? &fs->counters : &fs->makers;
+}
+
 int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 {
 	struct sf_key key;
@@ -203,7 +208,7 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 	if (rc < 0)
 		return rc;
 	if (sf_kind_is_made(key.kind) || sf_kind_is_counted(key.kind) || key.kind == SF_NOW)
-		return sf_makers_hand(&r->fs->makers, r, open_later, &(struct sf_asked){.id = id, .fi = *fi});
+		return sf_makers_hand(makers_of(r->fs, key.kind), r, open_later, &(struct sf_asked){.id = id, .fi = *fi});
 	return open_id(r, id, fi);
 }
 
@@ -240,7 +245,7 @@ int sf_op_read(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct f
 	if (handle->now && sf_read_now_at_once(r, handle, size, off) == 0)
 		return 0;
 	if (handle->made || handle->now)
-		return sf_makers_hand(&r->fs->makers, r, read_later, &(struct sf_asked){.id = id, .size = size, .off = off, .fi = *fi});
+		return sf_makers_hand(makers_of(r->fs, handle->kind), r, read_later, &(struct sf_asked){.id = id, .size = size, .off = off, .fi = *fi});
 	return read_text(r, handle, size, off);
 }
 
@@ -300,7 +305,7 @@ int sf_op_lseek(struct sf_req *r, fuse_ino_t id, off_t off, int whence, struct f
 	if (off < 0)
 		return -ENXIO;
 	if (handle->now)
-		return sf_makers_hand(&r->fs->makers, r, seek_now, &(struct sf_asked){.id = id, .off = off, .whence = whence, .fi = *fi});
+		return sf_makers_hand(&r->fs->instants, r, seek_now, &(struct sf_asked){.id = id, .off = off, .whence = whence, .fi = *fi});
 	sf_waiter_init(&seek.waiter, &r->fs->ending, r->req, SEEK_WORK);
 	if (handle->kind == SF_IMAGE)
 		found = sf_image_use(handle->image, &seek.waiter, &handle->edition, seek_view, &seek, NULL);

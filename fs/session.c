@@ -364,6 +364,8 @@ int sf_session_run(struct sf_session *session, void (*ready)(void *opaque), void
 	sf_notify_stop(&fs->notify);
 	stop_threads(session);
 	sf_makers_stop(&fs->makers);
+	sf_makers_stop(&fs->counters);
+	sf_makers_stop(&fs->instants);
 	sf_writes_abandon(fs->writes);
 	return rc < 0 ? rc : atomic_load(&session->rc);
 }

@@ -19,10 +19,12 @@
  */
 #include "nbd.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <libnbd.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -65,7 +67,7 @@ struct nb_file {
 	struct nbd_handle *nbd;
 	/* immutable */
 	uint64_t size;
-	bool tells_holes;
+	bool tells_holes, one_too_many;
 	int wake;              /* eventfd */
 	pthread_t thread;
 	pthread_mutex_t lock;  /* guards the rest */
@@ -285,8 +287,13 @@ static int connect_to(struct nbd_handle *nbd, const char *socket, const char *na
 	return nbd_aio_is_ready(nbd) ? 0 : nbd_failed(err, socket);
 }
 
+/* A server of QEMU's lets a hundred in, and who comes then waits for ever. */
+#define MOST_FILES 90
+static atomic_int n_files;
+
 static void file_free(struct nb_file *f)
 {
+	atomic_fetch_sub(&n_files, 1);
 	nbd_close(f->nbd); /* answers what is on its way still */
 	for (size_t i = 0; i < N_PIECES; i++)
 		free(f->pieces[i].buf);
@@ -303,6 +310,7 @@ static struct nb_file *file_new(void)
 	struct nb_file *f = xcalloc(1, sizeof(*f));
 	pthread_condattr_t steady;
 
+	f->one_too_many = atomic_fetch_add(&n_files, 1) >= MOST_FILES;
 	for (size_t i = 0; i < N_PIECES; i++)
 		f->pieces[i].file = f;
 	pthread_mutex_init(&f->lock, NULL);
@@ -325,7 +333,7 @@ int nb_file_open(const char *socket, const char *name, const struct nb_wait *wai
 	int64_t size = 0;
 	int r;
 
-	r = f->wake < 0 ? vs_err_set(err, -EMFILE, "too many files are open") : connect_to(f->nbd, socket, name, wait, err);
+	r = f->wake < 0 || f->one_too_many ? vs_err_set(err, -EMFILE, "too many files are open") : connect_to(f->nbd, socket, name, wait, err);
 	if (r == 0 && (size = nbd_get_size(f->nbd)) < 0)
 		r = nbd_failed(err, socket);
 	f->size = (uint64_t)size;
@@ -389,6 +397,7 @@ static struct piece *want_locked(struct nb_file *f, uint64_t off, uint64_t len)
 {
 	struct piece *p = free_piece_locked(f);
 
+	assert(len > 0 && len <= PIECE);
 	if (!p)
 		return NULL;
 	if (!p->buf)
@@ -416,6 +425,10 @@ static void want_range_locked(struct nb_file *f, uint64_t off, uint64_t end, boo
 	struct piece *p;
 	bool news = false;
 
+	if (f->broken) /* nobody would send it */
+		return;
+	if (end > f->size)
+		end = f->size;
 	for (; off < end; off = p->off + p->len) {
 		p = find_locked(f, off);
 		if (p)
@@ -458,6 +471,8 @@ static int get_piece_locked(struct nb_file *f, uint64_t off, uint64_t len, const
 	int r = 0;
 
 	while (!(p = find_locked(f, off)) && r == 0) {
+		if (f->broken)
+			return vs_err_set(err, f->broken, "%s", f->why.msg);
 		want_range_locked(f, off, off + len, false);
 		f->crowded = !find_locked(f, off);
 		if (f->crowded)
@@ -520,7 +535,7 @@ int64_t nb_file_lend(struct nb_file *f, size_t len, uint64_t off, struct nb_span
 	len = min_left(f->size, off, len);
 	pthread_mutex_lock(&f->lock);
 	there = lend_locked(f, len, off, span);
-	if (there)
+	if (there && len)
 		plan_read_locked(f, off, len);
 	pthread_mutex_unlock(&f->lock);
 	return there ? (int64_t)len : -EAGAIN;

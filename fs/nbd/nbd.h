@@ -4,6 +4,7 @@
  * nbd.h: an export of an NBD server, as a file that is read. See nbd.c.
  *
  * Nobody else knows libnbd. Its bytes must not change while it is open. Offsets and lengths are bytes.
+ * At most 90 are open at a time, of one server or many: -EMFILE.
  * Errors: -EINTR: whoever waits has gone; -EIO: the server said so, or the connection broke.
  * Threads: nb_file_read() and nb_file_seek() any, many at a time; opening and closing one.
  */

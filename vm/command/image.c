@@ -33,8 +33,10 @@ static int check_unambiguous(const struct vm_context *cx, const struct vm_snapsh
 {
 	const struct q2_snapshot *meta = s->n_disks ? s->disks[0].snapshot : NULL;
 
-	if (!meta || !s->name[0] || s->name[0] == '-')
+	if (!meta || !s->name[0])
 		return vs_err_set(err, -EOPNOTSUPP, "qemu-img cannot be told which snapshot '%s' is", s->shown);
+	if (s->name[0] == '-')
+		return vs_err_set(err, -EOPNOTSUPP, "'%s' begins as an option of qemu-img does, and might be taken for one", s->shown);
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
 		const struct vm_snapshot *other = &cx->d->snapshots[i];
 		const struct q2_snapshot *entry = other->n_disks ? other->disks[0].snapshot : NULL;
