@@ -142,6 +142,24 @@ domain_define lodger "$(disk_xml vda qcow2 "$W/images/lodger.qcow2")"
 wait_until 15 test -e "$M/lodger"
 has 'what others need frees nothing, and it says who' "$(figure kept s2 frees) $(figure kept s2 moves) $(figure kept s2 reason)" '^0 0 .*lodger'
 
+# What each holds is told by its files, whatever a delete would do to them.
+on_files() { stat -c '%b' "$@" | awk '{n += $1 * 512} END {print n}'; }
+chain loose
+does 'pull' loose pull
+l=$W/images/loose.vda
+has 'they stand beside the disk now' "$(json "$M/loose/space.json" '[.snapshots[].state] | join(" ")')" '^detached detached detached$'
+same 'a file that would be unlinked is held once' "$(on_files "$l".{qcow2,s1,s2}) $(on_files "$l".{qcow2,s1})" "$(figure loose s3 holds) $(figure loose s2 holds)"
+chain saved
+Vq start saved --paused
+snap saved m1 vda --memspec "file=$W/images/saved.memory,snapshot=external" --diskspec vda,snapshot=external
+Vq destroy saved
+l=$W/images/saved.vda
+wait_until 15 test -e "$M/saved/m1.vda.img"
+holds=$(on_files "$W/images/saved.memory" "$l".{qcow2,s1,s2,s3})
+same 'its memory is part of it' "$holds" "$(figure saved m1 holds)"
+does 'hold' saved 'hold m1'
+same 'also of one that would not go' "$holds null" "$(figure saved m1 holds) $(figure saved m1 frees)"
+
 chain busy
 Vq start busy --paused
 guest_write busy vda 0x55 1M 6M
