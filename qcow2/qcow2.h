@@ -322,6 +322,10 @@ struct q2_usage {
  * the limit of the work was met; -ENOBUFS: what others hold leaves too little. */
 int q2_usage_read(struct q2_file *f, const struct q2_usage_spec *spec, struct q2_usage **out, struct vs_err *err);
 
+/* Of what counting may take, 256 MiB for the whole process: is there so much left? Then it is taken. q2_usage_read() does so itself. */
+bool q2_usage_charge(size_t bytes);
+void q2_usage_uncharge(size_t bytes);
+
 /* ---------------------------------------------------------------- made images */
 
 /*
