@@ -115,6 +115,30 @@ chain files
 for s in s2 s1 s3; do tells_truth "overlay of $s" files "$s"; done
 chain flat raw
 tells_truth 'overlay on a raw image' flat s1
+# What QEMU has to allocate below: of a raw file its holes, and an L2 table only where there is none.
+domain_with holey vda:64M:raw
+qemu-io -f raw -c 'write -q -P 7 0 3M' "$W/images/holey.vda.raw" >/dev/null
+for i in 1 2; do
+	snap holey "s$i" vda --disk-only
+	guest_write holey vda "$((i + 1))" "$((i * 2))M" 4M
+done
+wait_until 15 test -e "$M/holey/s2.vda.img"
+tells_truth 'overlay on a raw image with holes' holey s1
+# zeroed DOM LOWER UPPER: the overlay of s2 is merged into the one of s1.
+zeroed() {
+	domain_with "$1" vda:64M
+	snap "$1" s1 vda --disk-only
+	[ -z "$2" ] || qemu-io -f qcow2 -c "$2" "$W/images/$1.vda.s1" >/dev/null
+	snap "$1" s2 vda --disk-only
+	qemu-io -f qcow2 -c "$3" "$W/images/$1.vda.s2" >/dev/null
+	snap "$1" s3 vda --disk-only
+	wait_until 15 test -e "$M/$1/s3.vda.img"
+	tells_truth "a table of ${2:-nothing}, and $3" "$1" s2
+}
+zeroed tabled0 '' 'write -q -P 1 8M 1M'
+zeroed tabled1 'write -q -z 4M 1M' 'write -q -P 1 8M 1M'
+zeroed tabled2 'discard -q 4M 1M' 'write -q -P 1 4608k 1M'
+zeroed tabled3 'write -q -P 5 0 64k' 'write -q -P 1 8M 1M'
 
 # scrawled DOM SEED: the same with writes, zeros, discards and compressed clusters at random, and clusters of any size. QEMU may
 # not spell out the zeros, and of a cluster that is written in part the file system may hold only that part.
