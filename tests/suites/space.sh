@@ -205,12 +205,16 @@ i=$W/images/inner.vda.qcow2
 for s in s1 s2 s3; do same "inside: what deleting '$s' frees" "$(freed "$i" $s)" "$(figure inner $s frees)"; done
 together=$(freed "$i" s1 s2)
 check 'two share what nobody else has' test "$together" -gt $(($(figure inner s1 frees) + $(figure inner s2 frees)))
+would="would free $(python3 -c "print('%.1f' % ($together / 2**20))") MiB within the image"
+has 'what another policy would drop can be tried' "$(ctl inner 'try retain 1 match=s*\n' && outcome inner)" "^ok: try retain 1 match=s\*: .*'s1'.*'s2'.*$would\$"
+has 'and of one that keeps all there is nothing' "$(ctl inner 'try retain 2 *n match=s*\n' && outcome inner)" ': nothing to drop$'
+same 'nothing came of it' "off s1 s2 s3" "$(cat "$M/inner/retain") $(json "$M/inner/space.json" '[.snapshots[].name] | join(" ")')"
 for s in s1 s2 s3; do does "hold $s" inner "hold $s"; done
 check 'a policy that drops nothing yet' sh -c 'echo "1 match=s*" >"$1"' - "$M/inner/retain"
 for s in s1 s2 s3; do does "release $s" inner "release $s"; done
 same 'what the policy drops together' "2 $together 0" "$(json "$M/inner/space.json" '.policy | "\(.drops) \(.frees) \(.moves)"')"
 has 'in the table, too' "$(cat "$M/inner/space")" '^retain 1 match=s\*: drops 2, which together frees .* and moves 0 B$'
-has 'and try' "$(ctl inner 'try prune\n' && outcome inner)" "would free $(python3 -c "print('%.1f' % ($together / 2**20))") MiB within the image"
+has 'and try' "$(ctl inner 'try prune\n' && outcome inner)" "$would"
 before=$(counted "$i")
 does 'prune' inner prune
 same 'as foretold' "$together" $((before - $(counted "$i")))

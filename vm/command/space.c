@@ -167,7 +167,7 @@ static void fill_dropped(struct vm_context *cx, struct vm_effects_count *count, 
 
 	space->policy = xstrdup_or_null(cx->meta->policy);
 	cx->effects = &e;
-	r = vm_command_try_prune(cx, NULL, &err);
+	r = vm_command_try_prune(cx, cx->meta->policy, NULL, &err);
 	cx->effects = NULL;
 	space->n_dropped = e.n_snapshots;
 	space->dropped = nothing_known;
