@@ -4,11 +4,11 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <time.h>
 
+#include "clock.h"
 #include "vm/util/mem.h"
 
-#define LOOK_NS 50000000 /* how often it is asked whether somebody waits still */
+#define LOOK_NS (SF_NS_PER_S / 20) /* how often it is asked whether somebody waits still */
 
 /* Between who waits and vm/, whose thread may come after he has gone. */
 struct asked {
@@ -25,7 +25,7 @@ static struct asked *asked_new(void)
 	struct asked *asked = xcalloc(1, sizeof(*asked));
 
 	pthread_mutex_init(&asked->lock, NULL);
-	pthread_cond_init(&asked->answered, NULL);
+	sf_clock_cond_init(&asked->answered);
 	asked->refs = 2;
 	return asked;
 }
@@ -57,17 +57,6 @@ static void on_done(void *opaque, int rc, const char *outcome)
 	asked_put(asked);
 }
 
-static void wait_a_while(struct asked *asked)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_nsec += LOOK_NS;
-	until.tv_sec += until.tv_nsec / 1000000000;
-	until.tv_nsec %= 1000000000;
-	pthread_cond_timedwait(&asked->answered, &asked->lock, &until);
-}
-
 static int wait_for(struct asked *asked, struct sf_waiter *waiter)
 {
 	bool gone = false;
@@ -75,7 +64,7 @@ static int wait_for(struct asked *asked, struct sf_waiter *waiter)
 
 	pthread_mutex_lock(&asked->lock);
 	while (!asked->done && !gone) {
-		wait_a_while(asked);
+		sf_clock_wait(&asked->answered, &asked->lock, sf_clock_ns() + LOOK_NS);
 		gone = !asked->done && sf_waiter_gone(waiter);
 	}
 	rc = gone ? -EINTR : asked->rc;

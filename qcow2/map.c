@@ -333,6 +333,7 @@ static int lookup_in(struct q2_cache *c, struct q2_map *m, struct q2_file *f, st
 		return rc;
 	l2_off = q2_l1_decode(&m->g, l1.v[0], &aligned);
 	out->unsure = is_unsure(m, held, NULL);
+	out->has_table = l2_off != 0;
 	if (!aligned)
 		return vs_err_set(err, -EUCLEAN, "'%s': L1 entry %" PRIu64 " (%#" PRIx64 ") points at an L2 table that is not "
 				  "aligned to a cluster", f->path, idx, l1.v[0]);

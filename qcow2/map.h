@@ -48,6 +48,7 @@ struct q2_piece {
 	enum q2_run_kind kind;
 	uint64_t host_off; /* data: of guest_off itself; compressed: of the stream; bad: the raw entry */
 	uint32_t max_len;
+	bool has_table;  /* an L2 table says so */
 	bool unsure;     /* frozen: the tables behind it have not been vouched for since they were read */
 };
 

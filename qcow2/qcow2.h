@@ -222,6 +222,7 @@ void q2_view_close(struct q2_view *view);
 void q2_view_unguard(struct q2_view *view);
 
 uint64_t q2_view_size(const struct q2_view *view);
+uint64_t q2_view_table_span(const struct q2_view *view);          /* bytes of the disk that an L2 table of the top layer maps; 0: raw */
 size_t q2_view_depth(const struct q2_view *view);                 /* layers, >= 1 */
 const char *q2_view_path(const struct q2_view *view, size_t layer); /* 0 = top; borrowed, until close */
 
@@ -251,6 +252,7 @@ struct q2_extent {
 	uint32_t max_len;
 	unsigned depth; /* the layer it comes from, 0 = top; for zeros: the layer that says so */
 	bool unallocated; /* zeros that no layer says: none has anything there */
+	bool has_table;   /* of a view of one layer: an L2 table is there for it, if only to say that it is unallocated */
 };
 
 /*
@@ -321,6 +323,10 @@ struct q2_usage {
  * what does; -EFBIG: the file is too large for what memory there is for counting (two bytes and a bit for each cluster, of 256 MiB at most), or
  * the limit of the work was met; -ENOBUFS: what others hold leaves too little. */
 int q2_usage_read(struct q2_file *f, const struct q2_usage_spec *spec, struct q2_usage **out, struct vs_err *err);
+
+/* Of what counting may take, 256 MiB for the whole process: is there so much left? Then it is taken. q2_usage_read() does so itself. */
+bool q2_usage_charge(size_t bytes);
+void q2_usage_uncharge(size_t bytes);
 
 /* ---------------------------------------------------------------- made images */
 

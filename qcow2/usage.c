@@ -20,6 +20,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "bytes.h"
@@ -35,7 +36,7 @@
 #define SEVERAL 0xffffu
 #define SLICE   65536u
 #define WORK_ENTRY 4 /* to find an L2 table among all that there are */
-#define MOST    (256u << 20) /* bytes for one count; what there is for all of them, export.h */
+#define MOST    (256u << 20) /* bytes, for all that are made at a time */
 #define REFCOUNT_BYTES 2u    /* in a compact copy */
 
 struct l1 {
@@ -69,7 +70,7 @@ struct count {
 
 static uint64_t clusters_of(const struct count *c, uint64_t len)
 {
-	return (len + (UINT64_C(1) << c->g.cluster_bits) - 1) >> c->g.cluster_bits;
+	return q2_clusters_for(c->g.cluster_bits, len);
 }
 
 static size_t n_snapshots(const struct count *c)
@@ -86,11 +87,27 @@ static int spend(struct count *c, uint64_t units)
 
 /* ---------------------------------------------------------------- memory */
 
+static atomic_size_t taken;
+
+bool q2_usage_charge(size_t bytes)
+{
+	bool fits = atomic_fetch_add(&taken, bytes) + bytes <= MOST;
+
+	if (!fits)
+		atomic_fetch_sub(&taken, bytes);
+	return fits;
+}
+
+void q2_usage_uncharge(size_t bytes)
+{
+	atomic_fetch_sub(&taken, bytes);
+}
+
 static int charge(struct count *c, size_t bytes)
 {
 	if (bytes > MOST - c->charged)
 		return vs_err_set(c->err, -EFBIG, "'%s' has too many clusters to be counted in %u MiB", c->file->path, MOST >> 20);
-	if (!q2_export_charge(bytes, false))
+	if (!q2_usage_charge(bytes))
 		return vs_err_set(c->err, -ENOBUFS, "'%s' cannot be counted: what others hold leaves too little memory", c->file->path);
 	c->charged += bytes;
 	return 0;
@@ -103,7 +120,7 @@ static void count_fini(struct count *c)
 	free(c->stays);
 	free(c->l2);
 	free(c->buf);
-	q2_export_uncharge(c->charged);
+	q2_usage_uncharge(c->charged);
 }
 
 static int count_init(struct count *c)

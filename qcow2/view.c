@@ -199,6 +199,13 @@ uint64_t q2_view_size(const struct q2_view *v)
 	return v->size;
 }
 
+uint64_t q2_view_table_span(const struct q2_view *v)
+{
+	const struct q2_layer *top = v->layers[0];
+
+	return top->map ? UINT64_C(1) << q2_l1_shift(q2_map_geometry(top->map)) : 0;
+}
+
 size_t q2_view_depth(const struct q2_view *v)
 {
 	return v->n_layers;
@@ -446,6 +453,7 @@ static int ask_layer(struct walk *w, size_t i, uint64_t off, uint64_t len, bool 
 	if (rc)
 		return rc;
 	out->x.len = p.len;
+	out->x.has_table = p.has_table;
 	if (p.kind == Q2_RUN_UNALLOCATED) {
 		*found = false;
 		w->clear[i] = off + p.len;
@@ -470,6 +478,7 @@ static int find(struct walk *w, uint64_t off, uint64_t end, struct q2_found *out
 	size_t i;
 	int rc = q2_work_spend(w->work, Q2_WORK_ASK + q2_work_scan(v->n_layers));
 
+	out->x.has_table = false;
 	for (i = 0; i < v->n_layers && !found && !rc; i++) {
 		if (off >= w->clear[i])
 			rc = ask_layer(w, i, off, end - off, &found, out, err);
@@ -481,7 +490,8 @@ static int find(struct walk *w, uint64_t off, uint64_t end, struct q2_found *out
 	if (!found) {
 		out->layer = NULL;
 		out->x = (struct q2_extent){ .guest_off = off, .len = nothing - off, .kind = Q2_ZERO,
-					     .depth = (unsigned)v->n_layers - 1, .unallocated = true };
+					     .depth = (unsigned)v->n_layers - 1, .unallocated = true,
+					     .has_table = v->n_layers == 1 && out->x.has_table };
 	}
 	if (out->x.len > nothing - off)
 		out->x.len = nothing - off;

@@ -132,7 +132,7 @@ has 'failures too' "$(cat "$M/web/log")" '^20[0-9T:+-]+ failed: hold nosuch: .*E
 
 # talk DOM FILE STEP...: what door.py says of each step, in one line.
 talk() { python3 "$TESTS/control/door.py" talk "$M/$1/$2" "${@:3}" 2>&1 | paste -sd '|'; }
-h1='ok: hold s1' r1='ok: release s1' last='        says what COMMAND would do; changes nothing'
+h1='ok: hold s1' r1='ok: release s1' last='        says what that policy would drop now; changes nothing'
 same 'a shell reads the answer to each line that it writes' "$h1|$r1|failed: hold nosuch: there is no snapshot 'nosuch' (ENOENT)" \
 	"$(bash -c 'exec 3<>"$1"; for c in "hold s1" "release s1" "hold nosuch"; do echo "$c" >&3; head -n 1 <&3; done' - "$M/web/ctl" 2>/dev/null | paste -sd '|')"
 same 'read, read, cat, tail' "$h1||Write one command a line; the write returns when it is done.|$last|$r1|$last" \

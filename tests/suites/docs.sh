@@ -191,7 +191,7 @@ mount_snapfs "$W/m" qemu:///system || die 'no mount'
 # The usage, one command a line, as a program would compare it: no quotes, blanks only between words, small letters.
 plainly() { sed -E 's/\\\|/|/g; s/[`"]//g; s/ *\| */|/g; s/ *= */=/g; s/ *, */,/g; s/ *\.\.\./.../g' | tr '[:upper:]' '[:lower:]' | sort; }
 sed -nE '/^create /,$s/^([a-z]+.*)/\1/p' "$W/m/db01/ctl" | plainly >"$W/c.ctl"
-check 'commands: ctl lists them' test "$(wc -l <"$W/c.ctl")" = 11
+check 'commands: ctl lists them' test "$(wc -l <"$W/c.ctl")" = 12
 sed -nE '/^### ctl/,/^### /s/^\| `([a-z]+.*)` \|.*/\1/p' README.md | sed 's/`, `/\n/g' | plainly >"$W/c.readme"
 same 'commands: README as ctl' "$(cat "$W/c.ctl")" "$(cat "$W/c.readme")"
 mandoc -T ascii -O width=400 fs/virt-snapfs.8 | sed 's/.\x08//g' >"$W/man.txt"

@@ -115,6 +115,30 @@ chain files
 for s in s2 s1 s3; do tells_truth "overlay of $s" files "$s"; done
 chain flat raw
 tells_truth 'overlay on a raw image' flat s1
+# What QEMU has to allocate below: of a raw file its holes, and an L2 table only where there is none.
+domain_with holey vda:64M:raw
+qemu-io -f raw -c 'write -q -P 7 0 3M' "$W/images/holey.vda.raw" >/dev/null
+for i in 1 2; do
+	snap holey "s$i" vda --disk-only
+	guest_write holey vda "$((i + 1))" "$((i * 2))M" 4M
+done
+wait_until 15 test -e "$M/holey/s2.vda.img"
+tells_truth 'overlay on a raw image with holes' holey s1
+# zeroed DOM LOWER UPPER: the overlay of s2 is merged into the one of s1.
+zeroed() {
+	domain_with "$1" vda:64M
+	snap "$1" s1 vda --disk-only
+	[ -z "$2" ] || qemu-io -f qcow2 -c "$2" "$W/images/$1.vda.s1" >/dev/null
+	snap "$1" s2 vda --disk-only
+	qemu-io -f qcow2 -c "$3" "$W/images/$1.vda.s2" >/dev/null
+	snap "$1" s3 vda --disk-only
+	wait_until 15 test -e "$M/$1/s3.vda.img"
+	tells_truth "a table of ${2:-nothing}, and $3" "$1" s2
+}
+zeroed tabled0 '' 'write -q -P 1 8M 1M'
+zeroed tabled1 'write -q -z 4M 1M' 'write -q -P 1 8M 1M'
+zeroed tabled2 'discard -q 4M 1M' 'write -q -P 1 4608k 1M'
+zeroed tabled3 'write -q -P 5 0 64k' 'write -q -P 1 8M 1M'
 
 # scrawled DOM SEED: the same with writes, zeros, discards and compressed clusters at random, and clusters of any size. QEMU may
 # not spell out the zeros, and of a cluster that is written in part the file system may hold only that part.
@@ -142,6 +166,24 @@ domain_define lodger "$(disk_xml vda qcow2 "$W/images/lodger.qcow2")"
 wait_until 15 test -e "$M/lodger"
 has 'what others need frees nothing, and it says who' "$(figure kept s2 frees) $(figure kept s2 moves) $(figure kept s2 reason)" '^0 0 .*lodger'
 
+# What each holds is told by its files, whatever a delete would do to them.
+on_files() { stat -c '%b' "$@" | awk '{n += $1 * 512} END {print n}'; }
+chain loose
+does 'pull' loose pull
+l=$W/images/loose.vda
+has 'they stand beside the disk now' "$(json "$M/loose/space.json" '[.snapshots[].state] | join(" ")')" '^detached detached detached$'
+same 'a file that would be unlinked is held once' "$(on_files "$l".{qcow2,s1,s2}) $(on_files "$l".{qcow2,s1})" "$(figure loose s3 holds) $(figure loose s2 holds)"
+chain saved
+Vq start saved --paused
+snap saved m1 vda --memspec "file=$W/images/saved.memory,snapshot=external" --diskspec vda,snapshot=external
+Vq destroy saved
+l=$W/images/saved.vda
+wait_until 15 test -e "$M/saved/m1.vda.img"
+holds=$(on_files "$W/images/saved.memory" "$l".{qcow2,s1,s2,s3})
+same 'its memory is part of it' "$holds" "$(figure saved m1 holds)"
+does 'hold' saved 'hold m1'
+same 'also of one that would not go' "$holds null" "$(figure saved m1 holds) $(figure saved m1 frees)"
+
 chain busy
 Vq start busy --paused
 guest_write busy vda 0x55 1M 6M
@@ -163,12 +205,16 @@ i=$W/images/inner.vda.qcow2
 for s in s1 s2 s3; do same "inside: what deleting '$s' frees" "$(freed "$i" $s)" "$(figure inner $s frees)"; done
 together=$(freed "$i" s1 s2)
 check 'two share what nobody else has' test "$together" -gt $(($(figure inner s1 frees) + $(figure inner s2 frees)))
+would="would free $(python3 -c "print('%.1f' % ($together / 2**20))") MiB within the image"
+has 'what another policy would drop can be tried' "$(ctl inner 'try retain 1 match=s*\n' && outcome inner)" "^ok: try retain 1 match=s\*: .*'s1'.*'s2'.*$would\$"
+has 'and of one that keeps all there is nothing' "$(ctl inner 'try retain 2 *n match=s*\n' && outcome inner)" ': nothing to drop$'
+same 'nothing came of it' "off s1 s2 s3" "$(cat "$M/inner/retain") $(json "$M/inner/space.json" '[.snapshots[].name] | join(" ")')"
 for s in s1 s2 s3; do does "hold $s" inner "hold $s"; done
 check 'a policy that drops nothing yet' sh -c 'echo "1 match=s*" >"$1"' - "$M/inner/retain"
 for s in s1 s2 s3; do does "release $s" inner "release $s"; done
 same 'what the policy drops together' "2 $together 0" "$(json "$M/inner/space.json" '.policy | "\(.drops) \(.frees) \(.moves)"')"
 has 'in the table, too' "$(cat "$M/inner/space")" '^retain 1 match=s\*: drops 2, which together frees .* and moves 0 B$'
-has 'and try' "$(ctl inner 'try prune\n' && outcome inner)" "would free $(python3 -c "print('%.1f' % ($together / 2**20))") MiB within the image"
+has 'and try' "$(ctl inner 'try prune\n' && outcome inner)" "$would"
 before=$(counted "$i")
 does 'prune' inner prune
 same 'as foretold' "$together" $((before - $(counted "$i")))

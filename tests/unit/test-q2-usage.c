@@ -186,3 +186,18 @@ Test(q2_usage, a_hole_of_terabytes_is_too_many_clusters)
 	cr_expect_eq(count(&b, false, NULL), -EFBIG);
 	bench_fini(&b);
 }
+
+Test(q2_usage, who_counts_takes_of_what_there_is_for_counting)
+{
+	struct bench b;
+
+	bench_init(&b);
+	cr_assert(q2_usage_charge(256u << 20));
+	cr_expect_eq(count(&b, false, NULL), -ENOBUFS);
+	cr_expect(!q2_usage_charge(1));
+	q2_usage_uncharge(256u << 20);
+	cr_expect_eq(count(&b, false, NULL), 0);
+	cr_expect(q2_usage_charge(256u << 20), "all of it was given back");
+	q2_usage_uncharge(256u << 20);
+	bench_fini(&b);
+}

@@ -225,6 +225,38 @@ static char *put_chain(struct room *r, uint64_t top_size, uint64_t mid_size, siz
 	return put_image(r, "top.qcow2", &img);
 }
 
+/* Of a layer by itself: a table is there where it says zeros, and where it says nothing. */
+Test(q2_view, where_a_layer_has_tables)
+{
+	struct room r = room_new(1 << 20, 1 << 20);
+	struct q2_view_spec spec = { .format = Q2_FORMAT_QCOW2, .gate = r.gate, .alone = true };
+	vs_autofree char *path = NULL;
+	struct ti_image img;
+	struct q2_view *v;
+	struct q2_extent e;
+	uint64_t span;
+
+	ti_init(&img, 9, 256 * C);
+	ti_l1(&img, TI_L1, 1, 3);
+	ti_fill(&img, 3, 0);
+	ti_l1(&img, TI_L1, 2, 4);
+	for (unsigned i = 0; i < 64; i++)
+		ti_l2(&img, 4, i, TI_ZERO);
+	ti_backing(&img, "base.raw", "raw");
+	spec.path = path = put_image(&r, "alone.qcow2", &img);
+	cr_assert_eq(q2_view_open(r.cache, &spec, &v, NULL), 0);
+	span = q2_view_table_span(v);
+	cr_expect_eq(span, 64 * C);
+	cr_assert_eq(q2_view_extent(v, 0, 256 * C, NULL, &e, NULL), 0);
+	cr_expect(e.unallocated && !e.has_table && e.len == span);
+	cr_assert_eq(q2_view_extent(v, span, 256 * C, NULL, &e, NULL), 0);
+	cr_expect(e.unallocated && e.has_table && e.len == span);
+	cr_assert_eq(q2_view_extent(v, 2 * span, 256 * C, NULL, &e, NULL), 0);
+	cr_expect(e.kind == Q2_ZERO && !e.unallocated && e.has_table && e.len == span);
+	q2_view_close(v);
+	room_free(&r);
+}
+
 Test(q2_view, the_uppermost_layer_that_has_it_answers)
 {
 	struct room r = room_new(1 << 20, 1 << 20);

@@ -63,6 +63,7 @@ Test(vm_command, every_command_has_one_canonical_line)
 		{"prune", "prune"},
 		{"cancel 3", "cancel 3"}, {"cancel 007", "cancel 7"}, {"cancel 18446744073709551615", "cancel 18446744073709551615"},
 		{"try delete a b", "try delete a b"}, {"try prune", "try prune"},
+		{"try retain off", "try retain off"}, {"try  retain 7 min=2d\t7d4w match=a-*", "try retain 7 7d 4w min=2d match=a-*"},
 		{"\"delete\" a", "delete a"},                  /* quotes do not matter to a command's word */
 	};
 
@@ -196,6 +197,11 @@ Test(vm_command, what_cannot_be_parsed_is_quoted_with_the_reason_and_the_usage)
 		{"try # delete a", "missing", "usage: try COMMAND"},
 		{"try try delete a", "one 'try'", "commands:"},
 		{"try delete", "the name is missing", "usage: delete"},
+		{"try retain", "the policy is missing", "usage: try retain POLICY"},
+		{"try retain 7x", "7x", "usage: try retain POLICY"},
+		{"try retain off 7", "off", "usage: try retain POLICY"},
+		{"try retain \"\"", "", "usage: try retain POLICY"},
+		{"retain 7d", "written to the file 'retain'", "usage: try retain POLICY"},
 		{"try foo", "no command 'foo'", "commands:"},
 		{"delete \"a", "a quote is not closed", "commands:"},
 		{"delete \"a\\\"", "a quote is not closed", "commands:"},
@@ -360,6 +366,7 @@ Test(vm_command, the_usage_names_every_command)
 		cr_expect_not_null(strstr(usage, start), "%s", vm_verb_word(verb));
 	}
 	cr_expect_not_null(strstr(usage, "\ntry COMMAND\n"));
+	cr_expect_not_null(strstr(usage, "\ntry retain POLICY\n"));
 	cr_expect_eq(usage[strlen(usage) - 1], '\n');
 	for (const char *p = usage; *p; p = strchr(p, '\n') + 1)
 		cr_expect_leq(strcspn(p, "\n"), 80u, "%.*s", (int)strcspn(p, "\n"), p); /* lines fit a terminal */

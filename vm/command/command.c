@@ -33,7 +33,7 @@ static void retain(struct vm_context *cx, const char *taken)
 
 	if (!cx->meta || !cx->meta->policy || !strcmp(cx->meta->policy, "off"))
 		return;
-	r = cx->try_only ? vm_command_try_prune(cx, taken, &why) : vm_command_prune(cx, &dropped, &why);
+	r = cx->try_only ? vm_command_try_prune(cx, cx->meta->policy, taken, &why) : vm_command_prune(cx, &dropped, &why);
 	if (r < 0)
 		vm_context_say(cx, "but retention %s: %s", cx->try_only ? "would fail" : "failed", vs_err_text(&why, r));
 	else if (dropped)
@@ -51,7 +51,7 @@ static int run(struct vm_context *cx, const struct vm_command *c, struct vs_err 
 	case VM_ADOPT: return vm_command_adopt(cx, c, err);
 	case VM_HOLD: return vm_command_hold(cx, c->names[0], true, err);
 	case VM_RELEASE: return vm_command_hold(cx, c->names[0], false, err);
-	case VM_PRUNE: return run_prune(cx, err);
+	case VM_PRUNE: return c->policy ? vm_command_try_prune(cx, c->policy, NULL, err) : run_prune(cx, err);
 	case VM_CANCEL: break; /* the business of the engine */
 	}
 	return vs_err_set(err, -EINVAL, "unknown command");

@@ -26,8 +26,8 @@ int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct v
 int vm_command_policy(struct vm_context *cx, const char *line, struct vs_err *err);
 /* Drops what the policy drops. *dropped: how many. */
 int vm_command_prune(struct vm_context *cx, size_t *dropped, struct vs_err *err);
-/* Says what it would drop, @coming (NULL: none) being taken before. */
-int vm_command_try_prune(struct vm_context *cx, const char *coming, struct vs_err *err);
+/* Says what @policy (NULL: off) would drop, @coming (NULL: none) being taken before. */
+int vm_command_try_prune(struct vm_context *cx, const char *policy, const char *coming, struct vs_err *err);
 /* When something was seen that is not noted yet, as attest.c notes it. 1: it is now. */
 int vm_command_note(struct vm_context *cx, struct vs_err *err);
 /* After a mount, when a domain comes up paused, and where libvirt went away from a request: finishes records, ends a guest that we had

@@ -5,13 +5,11 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vm/command/growth.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
 #define WORK (UINT64_C(1) << 31) /* some 40 seconds, or the tables of 200 snapshots of a TiB that have nothing in common */
-#define TABLE_BYTES (16u << 20)
-#define RAW_BITS 12              /* what file systems allocate */
-#define MOST_BITS (UINT64_C(1) << 28)
 
 /* ---------------------------------------------------------------- collecting */
 
@@ -149,150 +147,21 @@ static bool is_first(const struct vm_effects *e, size_t i)
 
 /* ---------------------------------------------------------------- merges */
 
-/* Which clusters of the base, as many bits, have something stored. */
-struct bitmap {
-	unsigned bits;
-	uint64_t n;
-	uint64_t *v;
-};
-
-static void set_range(struct bitmap *b, uint64_t off, uint64_t len)
-{
-	for (uint64_t i = off >> b->bits; len && i <= (off + len - 1) >> b->bits && i < b->n; i++)
-		b->v[i / 64] |= UINT64_C(1) << (i % 64);
-}
-
-static bool get_bit(const struct bitmap *b, uint64_t i)
-{
-	return i < b->n && b->v[i / 64] >> (i % 64) & 1;
-}
-
-struct layer_walk {
-	struct bitmap *stored;
-	const struct bitmap *above; /* of a base: what is written over it; NULL: it is a layer that is merged */
-	uint64_t bytes;  /* that a merge writes */
-	uint64_t data;   /* of that not zeros */
-	uint64_t packed; /* of a base: streams of compressed clusters that are written over. Each takes a new cluster then */
-};
-
-static void note_extent(struct layer_walk *walk, const struct q2_extent *e)
-{
-	if (walk->above && e->kind == Q2_COMPRESSED) {
-		walk->packed += get_bit(walk->above, e->guest_off >> walk->above->bits) ? e->max_len : 0;
-		return;
-	}
-	walk->bytes += e->len;
-	walk->data += e->kind == Q2_ZERO ? 0 : e->len;
-	set_range(walk->stored, e->guest_off, e->len);
-}
-
-static int walk_view(struct q2_view *view, struct q2_work *work, struct layer_walk *walk, struct vs_err *err)
-{
-	uint64_t off = 0, size = q2_view_size(view);
-	struct q2_extent e;
-	int r = 0;
-
-	for (; r == 0 && off < size; off = e.guest_off + e.len) {
-		if (work->spent >= work->limit)
-			return vs_err_set(err, -EFBIG, "'%s' takes too long to be counted", q2_view_path(view, 0));
-		r = q2_view_extent(view, off, size - off, work, &e, err);
-		if (r == 0 && (e.kind != Q2_ZERO || (!e.unallocated && !walk->above))) /* a merge writes zeros, too */
-			note_extent(walk, &e);
-	}
-	return r;
-}
-
-/* One layer, without what it stands on. */
-static int walk_layer(const struct vm_context *cx, int layer, struct q2_work *work, struct layer_walk *walk, struct vs_err *err)
-{
-	const struct vm_layer *l = &cx->d->layers[layer];
-	struct q2_view_spec spec = { .path = l->path, .format = l->format, .gate = cx->d->gate, .alone = true, .work = work };
-	struct q2_cache *cache = q2_cache_new(TABLE_BYTES, 0);
-	struct q2_view *view;
-	int r = cache ? q2_view_open(cache, &spec, &view, err) : -ENOMEM;
-
-	if (r == 0) {
-		r = walk_view(view, work, walk, err);
-		q2_view_close(view);
-	}
-	if (cache)
-		q2_cache_free(cache);
-	return r;
-}
-
-static void bitmap_init(struct bitmap *b, const struct vm_context *cx, const struct vm_effect_merge *m)
-{
-	const struct vm_layer *base = &cx->d->layers[m->base];
-	uint64_t size = base->virtual_size;
-
-	for (size_t i = 0; i < m->n_gone; i++)
-		if (cx->d->layers[m->gone[i]].virtual_size > size)
-			size = cx->d->layers[m->gone[i]].virtual_size;
-	b->bits = base->format == Q2_FORMAT_QCOW2 ? base->cluster_bits : RAW_BITS;
-	while (size >> b->bits > MOST_BITS)
-		b->bits++; /* roughly then */
-	b->n = (size >> b->bits) + 1;
-	b->v = xcalloc(b->n / 64 + 1, sizeof(*b->v));
-}
-
-struct overlap {
-	uint64_t both;   /* bytes of the base that the merge writes over */
-	uint64_t growth; /* and those that come to it, with their tables */
-};
-
-static void compare(const struct vm_layer *base, const struct bitmap *below, const struct bitmap *above, struct overlap *out)
-{
-	uint64_t per_table = (UINT64_C(1) << below->bits) / 8, tables = 0, last = UINT64_MAX;
-	bool has_table = false, counted = false;
-
-	*out = (struct overlap){ 0 };
-	for (uint64_t i = 0; i < below->n; i++) {
-		bool b = get_bit(below, i), a = get_bit(above, i);
-
-		if (base->format == Q2_FORMAT_QCOW2 && i / per_table != last) {
-			tables += counted && !has_table;
-			last = i / per_table;
-			has_table = counted = false;
-		}
-		has_table |= b;
-		counted |= a;
-		out->both += (uint64_t)(a && b) << below->bits;
-		out->growth += (uint64_t)(a && !b) << below->bits;
-	}
-	out->growth += (tables + (counted && !has_table && base->format == Q2_FORMAT_QCOW2)) << below->bits;
-}
-
 static int add_merge(const struct vm_context *cx, const struct vm_effect_merge *m, struct vm_effects_count *count, struct vm_space_figures *out,
 		     struct vs_err *err)
 {
-	struct bitmap below, above;
-	struct layer_walk base = { .stored = &below, .above = &above };
-	struct overlap overlap = { 0 };
-	uint64_t gone = 0, moved = 0;
-	int r = 0;
+	struct vm_growth g;
+	int r = vm_growth_count(cx, m->base, m->gone, m->n_gone, &count->work, &g, err);
 
-	bitmap_init(&below, cx, m);
-	bitmap_init(&above, cx, m);
-	for (size_t i = 0; r == 0 && i < m->n_gone; i++) {
-		struct layer_walk top = { .stored = &above };
-		uint64_t allocated = cx->d->layers[m->gone[i]].stamp.block ? 0 : vm_context_allocated(cx, m->gone[i]);
-
-		r = walk_layer(cx, m->gone[i], &count->work, &top, err);
-		gone += allocated;
-		moved += top.bytes + (allocated > top.data ? allocated - top.data : 0); /* and tables, as vm_check_cost() */
-		out->at_least |= vm_effects_is_live(cx, m->gone[i]) || top.bytes > top.data;
-	}
-	if (r == 0)
-		r = walk_layer(cx, m->base, &count->work, &base, err);
-	out->at_least |= base.packed > 0;
-	if (r == 0)
-		compare(&cx->d->layers[m->base], &below, &above, &overlap);
-	free(below.v);
-	free(above.v);
-	out->only += (int64_t)(overlap.both + base.packed);
-	out->frees += (int64_t)gone - (int64_t)overlap.growth;
-	out->moves += (int64_t)moved;
-	return r;
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < m->n_gone; i++)
+		out->at_least |= vm_effects_is_live(cx, m->gone[i]);
+	out->at_least |= g.at_most;
+	out->only += (int64_t)g.over;
+	out->frees += (int64_t)g.gone - (int64_t)g.growth;
+	out->moves += (int64_t)g.moved;
+	return 0;
 }
 
 /* ---------------------------------------------------------------- all */

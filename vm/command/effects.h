@@ -6,8 +6,7 @@
  * The commands themselves say what they would do: where they tell it (vm_context_say()) they note it here too, if somebody asks. So what is
  * foretold is of the very plan that would be carried out.
  *
- * What a merge frees is the merged layers, less what the base grows by: clusters of theirs where the base has none, and tables for them. QEMU
- * may spell zeros out or not, and finds room in what compressed clusters leave: where there are such it is that much at least.
+ * What a merge frees is the merged layers, less what the base grows by (growth.h).
  *
  * Threads: the command's.
  */

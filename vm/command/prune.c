@@ -170,14 +170,14 @@ static void try_drops(struct vm_context *cx, char **keys, size_t n_keys, const s
 		free(keys[i]);
 }
 
-int vm_command_try_prune(struct vm_context *cx, const char *coming, struct vs_err *err)
+int vm_command_try_prune(struct vm_context *cx, const char *policy, const char *coming, struct vs_err *err)
 {
 	struct vm_retain_snapshot *snaps = NULL;
 	struct vm_retain_verdict *verdicts = NULL;
 	size_t n = 0, dropped = 0;
 	vs_autofree char **keys = NULL;
 	const struct vm_snapshot *s;
-	int r = vm_plan_make(cx->store, &cx->readers, cx->d, cx->meta->policy, coming, &snaps, &verdicts, &n, err);
+	int r = vm_plan_make(cx->store, &cx->readers, cx->d, policy, coming, &snaps, &verdicts, &n, err);
 
 	keys = xcalloc(n, sizeof(*keys));
 	for (size_t i = 0; r == 0 && i < n; i++) {
@@ -205,7 +205,7 @@ int vm_command_prune(struct vm_context *cx, size_t *dropped, struct vs_err *err)
 	*dropped = 0;
 	cx->pruning = true;
 	if (cx->try_only && r == 0)
-		return vm_command_try_prune(cx, NULL, err);
+		return vm_command_try_prune(cx, cx->meta->policy, NULL, err);
 	if (r == 0 && cx->meta->policy && strcmp(cx->meta->policy, "off") != 0) {
 		const char *begun = begun_drop(cx);
 

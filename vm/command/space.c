@@ -61,6 +61,13 @@ static int add_inside(const struct vm_context *cx, int layer, const struct q2_sn
 	return 0;
 }
 
+static void add_file(const struct vm_context *cx, const char *path, struct vm_space_figures *f)
+{
+	int layer = vm_context_layer(cx, path);
+
+	f->holds = layer < 0 ? VM_SPACE_UNKNOWN : known_sum(f->holds, (int64_t)vm_context_allocated(cx, layer));
+}
+
 /* What its data takes, and, of what is inside images, what nothing else needs. */
 static int add_disk(const struct vm_context *cx, const struct vm_disk *disk, struct vm_effects_count *count, struct vm_space_figures *f,
 		    struct vs_err *err)
@@ -72,14 +79,25 @@ static int add_disk(const struct vm_context *cx, const struct vm_disk *disk, str
 	for (size_t i = 0; r == 0 && disk->chain && disk->chain[i]; i++) {
 		int layer = vm_context_layer(cx, disk->chain[i]);
 
-		if (layer < 0)
-			f->holds = VM_SPACE_UNKNOWN;
-		else if (i == 0 && disk->snapshot)
+		if (layer >= 0 && i == 0 && disk->snapshot)
 			r = add_inside(cx, layer, disk->snapshot, count, f, err);
 		else
-			f->holds = known_sum(f->holds, (int64_t)vm_context_allocated(cx, layer));
+			add_file(cx, disk->chain[i], f);
 	}
 	return r;
+}
+
+/* What its memory takes, and copies that were made with it (nv.h). */
+static void add_beside(const struct vm_context *cx, const struct vm_snapshot *s, struct vm_space_figures *f)
+{
+	const struct vm_context_record *record = vm_context_record(cx, s->name);
+	struct vm_meta_id id = vm_context_id(cx, s);
+	const struct vm_meta_snapshot *said = vm_meta_find(cx->meta, &id);
+
+	if (record && record->xml->memory_file)
+		add_file(cx, record->xml->memory_file, f);
+	for (size_t i = 0; said && i < said->n_nv; i++)
+		add_file(cx, said->nv[i].path, f);
 }
 
 static int count_held(const struct vm_context *cx, const struct vm_snapshot *s, struct vm_effects_count *count, struct vm_space_figures *f,
@@ -90,7 +108,9 @@ static int count_held(const struct vm_context *cx, const struct vm_snapshot *s, 
 	*f = (struct vm_space_figures){ 0 };
 	for (size_t i = 0; r == 0 && i < s->n_disks; i++)
 		r = add_disk(cx, &s->disks[i], count, f, err);
-	if (r < 0)
+	if (r == 0)
+		add_beside(cx, s, f);
+	else
 		*f = nothing_known;
 	return r == -ENODATA ? 0 : r;
 }
@@ -109,7 +129,7 @@ static void fill_row(const struct vm_context *cx, const struct vm_snapshot *s, c
 	if (r == 0 && !refused)
 		r = vm_effects_figures(cx, e, count, &gone, &err);
 	row->figures = gone;
-	row->figures.holds = known_sum(held.holds, (int64_t)e->files);
+	row->figures.holds = held.holds;
 	row->figures.at_least |= held.at_least;
 	if (s->kind == VM_INTERNAL)
 		row->figures.only = held.only;
@@ -147,7 +167,7 @@ static void fill_dropped(struct vm_context *cx, struct vm_effects_count *count, 
 
 	space->policy = xstrdup_or_null(cx->meta->policy);
 	cx->effects = &e;
-	r = vm_command_try_prune(cx, NULL, &err);
+	r = vm_command_try_prune(cx, cx->meta->policy, NULL, &err);
 	cx->effects = NULL;
 	space->n_dropped = e.n_snapshots;
 	space->dropped = nothing_known;

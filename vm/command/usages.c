@@ -104,7 +104,7 @@ static uint64_t set_of(const struct vm_usages_ask *ask, const struct q2_info *in
 
 		(*goes)[i] = bsearch(&id, set, ask->n_set, sizeof(*set), by_number) != NULL;
 		if ((*goes)[i])
-			hash = (hash ^ (i + 1)) * UINT64_C(1099511628211);
+			hash = (hash ^ id) * UINT64_C(1099511628211);
 	}
 	return ask->n_set ? hash | 1 : ANY_SET;
 }
@@ -116,19 +116,30 @@ static bool is_unchanged(const struct vm_usage *u, const struct q2_stamp *now)
 	return u->settled && !now->block && then->size == now->size && then->mtime_ns == now->mtime_ns && then->ctime_ns == now->ctime_ns;
 }
 
-static bool fits(const struct vm_usage *u, const struct vm_usages_ask *ask, const struct q2_stamp *now, uint64_t set)
+/* Has it the snapshots that the file has now? One that came since changes what the others free. */
+static bool has_same(const struct vm_usage *u, const struct q2_info *info, const uint64_t *ids)
 {
-	return u && u->stamp.dev == now->dev && u->stamp.ino == now->ino && (set == ANY_SET || u->set == set) &&
-	       (u->read_ns >= ask->since_ns || is_unchanged(u, now));
+	size_t n = info->n_snapshots;
+
+	return u->usage->n_snapshots == n && (!n || !memcmp(u->ids, ids, n * sizeof(*ids)));
 }
 
-static struct vm_usage *find(struct vm_usages *usages, const struct vm_usages_ask *ask, const struct q2_stamp *now, uint64_t set)
+static bool fits(const struct vm_usage *u, const struct vm_usages_ask *ask, const struct q2_info *info, const uint64_t *ids, uint64_t set)
 {
+	const struct q2_stamp *now = &info->stamp;
+
+	return u && u->stamp.dev == now->dev && u->stamp.ino == now->ino && (set == ANY_SET || u->set == set) &&
+	       (u->read_ns >= ask->since_ns || is_unchanged(u, now)) && has_same(u, info, ids);
+}
+
+static struct vm_usage *find(struct vm_usages *usages, const struct vm_usages_ask *ask, const struct q2_info *info, uint64_t set)
+{
+	vs_autofree uint64_t *ids = ids_of(info);
 	struct vm_usage *u = NULL;
 
 	pthread_mutex_lock(&usages->lock);
 	for (size_t i = 0; i < REMEMBERED && !u; i++) {
-		if (!fits(usages->last[i], ask, now, set))
+		if (!fits(usages->last[i], ask, info, ids, set))
 			continue;
 		u = usages->last[i];
 		memmove(usages->last + 1, usages->last, i * sizeof(struct vm_usage *));
@@ -184,7 +195,7 @@ static int get_once(struct vm_usages *usages, struct q2_file *f, const struct vm
 
 	if (r < 0)
 		return r;
-	*out = find(usages, ask, &info->stamp, set_of(ask, info, &goes));
+	*out = find(usages, ask, info, set_of(ask, info, &goes));
 	if (!*out)
 		r = count(usages, f, ask, info, out, err);
 	q2_info_free(info);

@@ -33,7 +33,7 @@ struct vm_usages_ask {
 	const struct q2_snapshot *const *set; /* those that go together; empty: whatever set was counted last will do */
 	size_t n_set;
 	bool live;        /* see q2_usage_spec */
-	int64_t since_ns; /* what was counted since then will do, also where the file was written meanwhile */
+	int64_t since_ns; /* what was counted since then will do, also where the file was written meanwhile, if it has the same snapshots */
 	struct q2_work *work;
 };
 

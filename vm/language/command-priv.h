@@ -33,6 +33,7 @@ struct vm_grammar {
 #define VM_VERBS (VM_CANCEL + 1)
 extern const struct vm_grammar vm_grammars[VM_VERBS]; /* by enum vm_verb */
 extern const struct vm_grammar vm_grammar_try;
+extern const struct vm_grammar vm_grammar_retain; /* with `try` only, and then it is a VM_PRUNE with a policy of its own */
 
 /* The option of this command that @text is a use of; its value to *value (may be NULL). NULL: none. */
 const struct vm_option *vm_option_find(const struct vm_grammar *grammar, const char *text, const char **value);

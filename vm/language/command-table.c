@@ -37,6 +37,8 @@ const struct vm_grammar vm_grammars[VM_VERBS] = {
 
 const struct vm_grammar vm_grammar_try = { "try", 0, 0, 0, "try COMMAND", "says what COMMAND would do; changes nothing" };
 
+const struct vm_grammar vm_grammar_retain = { "retain", 1, SIZE_MAX, 0, "try retain POLICY", "says what that policy would drop now; changes nothing" };
+
 const struct vm_option *vm_option_find(const struct vm_grammar *grammar, const char *text, const char **value)
 {
 	for (size_t i = 0; i < VS_ARRAY_LEN(options); i++) {
@@ -70,6 +72,7 @@ char *vm_command_usage(void)
 	for (size_t i = 0; i < VM_VERBS; i++)
 		fprintf(f, "%s\n        %s\n", vm_grammars[i].usage, vm_grammars[i].help);
 	fprintf(f, "%s\n        %s\n", vm_grammar_try.usage, vm_grammar_try.help);
+	fprintf(f, "%s\n        %s\n", vm_grammar_retain.usage, vm_grammar_retain.help);
 	xmemclose(f);
 	return text;
 }

@@ -58,6 +58,10 @@ static void put_disks(FILE *f, const struct vm_command *cmd)
 
 static void put_command(FILE *f, const struct vm_command *cmd)
 {
+	if (cmd->policy) {
+		fprintf(f, "try %s %s", vm_grammar_retain.word, cmd->policy);
+		return;
+	}
 	fprintf(f, "%s%s", cmd->try_only ? "try " : "", vm_verb_word(cmd->verb));
 	put_names(f, cmd);
 	if (cmd->verb == VM_CANCEL)

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/language/retain.h"
 #include "vm/util/utf8.h"
 
 struct word {
@@ -299,6 +300,32 @@ static int check_command(struct parser *p, struct vm_command *cmd)
 
 /* ---------------------------------------------------------------- lines */
 
+/* The words of `try retain POLICY` behind those two. */
+static int parse_policy(struct parser *p, struct words words, struct vm_command *cmd)
+{
+	const char *line = words.n ? words.v[0].text : "";
+	struct vm_retain policy = { .off = false };
+	vs_autofree char *canonical = NULL;
+	struct vs_err err = { 0 };
+	int r;
+
+	p->grammar = &vm_grammar_retain;
+	if (!cmd->try_only)
+		return bad(p, "a policy is written to the file 'retain', and here only tried");
+	if (!words.n)
+		return bad(p, "the policy is missing");
+	for (size_t i = 1; i < words.n; i++)
+		line = vm_arena_printf(p->arena, "%s %s", line, words.v[i].text);
+	r = vm_retain_parse(line, strlen(line), &policy, &err);
+	if (r < 0)
+		return bad(p, "%s", vs_err_text(&err, r));
+	canonical = vm_retain_line(&policy);
+	vm_retain_fini(&policy);
+	cmd->verb = VM_PRUNE;
+	cmd->policy = vm_arena_printf(p->arena, "%s", canonical);
+	return 0;
+}
+
 static int find_grammar(struct parser *p, const char *word, enum vm_verb *verb)
 {
 	for (size_t i = 0; i < VM_VERBS; i++) {
@@ -326,6 +353,8 @@ static int parse_words(struct parser *p, struct words words, struct vm_command *
 			return bad(p, "what is to be tried is missing");
 		}
 	}
+	if (!strcmp(words.v[0].text, vm_grammar_retain.word))
+		return parse_policy(p, (struct words){ words.v + 1, words.n - 1 }, cmd);
 	ret = find_grammar(p, words.v[0].text, &cmd->verb);
 	if (ret < 0)
 		return ret;

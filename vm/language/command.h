@@ -52,6 +52,7 @@ struct vm_command {
 	bool force;              /* revert */
 	char *desc;              /* create, adopt: or NULL */
 	char *keep;              /* revert: the name of the snapshot to take first, or NULL */
+	char *policy;            /* prune, with `try`: that of `try retain POLICY`, canonical; NULL: the one that is stored */
 	uint64_t job;            /* cancel: > 0 */
 };
 
