@@ -186,6 +186,29 @@ does 'afterwards: a snapshot' web 'create s2'
 one_left() { [ "$(V snapshot-list web --name | grep -c .)" = 1 ]; }
 check 'and retention goes on' wait_until 20 one_left
 echo off >"$D/retain"
+mount_snapfs "$N" -o refresh=0.3 "$URI" || die 'no second mount'
+# One who does not answer: so many ask who it is that there is no room for more.
+exec 5<"$D/now/vda.img"
+kill -STOP "${SNAPFS_PIDS[$M]}"
+at_exit 'kill -CONT "${SNAPFS_PIDS[$M]}" 2>/dev/null'
+cat >"$W/ask.py" <<'PY'
+import socket
+name = next(w for l in open("/proc/net/unix") for w in l.split() if w.startswith("@virt-snapfs/") and w.endswith(".now"))
+try:
+    for _ in range(5000):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.setblocking(False)
+            s.connect("\0" + name[1:])
+except BlockingIOError:
+    print("full")
+PY
+same 'many ask: there is an end to it' full "$(python3 "$W/ask.py")"
+same 'many ask: EBUSY' EBUSY "$(errno_of cat "$N/web/now/vda.img")"
+has 'many ask: the log says why all the same' "$(tail -n 1 "$N/web/log")" 'cannot open now/vda.img: now/ of this domain is being read'
+kill -CONT "${SNAPFS_PIDS[$M]}"
+exec 5<&-
+nothing_is_left 'many ask: nothing is left' web
+unmount_snapfs "$N"
 check 'of the new chain' cmp "$D/now/vda.img" "${MODEL[web/vda]}"
 wait_until 10 nothing_left web
 # Somebody else's.

@@ -176,6 +176,7 @@ static void watch(struct vm_now *now)
 
 		pthread_cond_timedwait(&now->changed, &e->lock, &until);
 		pthread_mutex_unlock(&e->lock);
+		vm_lock_answer(now->begun.lock);
 		r = vm_now_job_room(&now->begun.job, &why);
 		if (r == 0 && n % ASK_EVERY == 0)
 			r = ask_libvirt(now, &why);
