@@ -11,7 +11,9 @@
  * Whose job it is
  * ---------------
  * libvirt has one backup job at a time for a domain, and tells its XML. A word of chance is in the socket's name, so a job with that
- * socket is the one that was asked for with it, whoever asks and however long after, and nobody else's is ever ended.
+ * socket is the one that was asked for with it, whoever asks and however long after. Which one is to be ended libvirt cannot be told: it ends the
+ * one that is there. So whose that is is asked just before, and what remains is the moment between the two calls, in which ours would have to
+ * end by itself and somebody else's begin.
  */
 #include "vm/libvirt/backup.h"
 
