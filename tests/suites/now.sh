@@ -480,6 +480,26 @@ wait_until 10 nothing_left full
 Vq destroy full
 umount "$W/full"
 
+# ---------------------------------------------------------------- names
+
+head -c 4M /dev/urandom >"$W/images/shared.raw"
+long=$(printf '%0150d' 7)
+head -c 4M /dev/urandom >"$W/images/${long}c.raw"
+head -c 4M /dev/urandom >"$W/images/${long}d.raw"
+domain_define names "$(disk_xml vdc raw "$W/images/${long}c.raw")$(disk_xml vdd raw "$W/images/${long}d.raw")"
+domain_define shared "$(disk_xml vda raw "$W/images/shared.raw" file '<shareable/>')$(disk_xml vdb raw "$W/images/shared.raw" file '<shareable/>')"
+Vq start names
+Vq start shared
+wait_until 10 shown_as names running
+wait_until 10 shown_as shared running
+for t in c d; do check "names that begin alike: vd$t" cmp "$M/names/now/vd$t.img" "$W/images/$long$t.raw"; done
+nothing_is_left 'names: nothing is left' names
+Vq destroy names
+same 'one file for two disks: QEMU makes no backup of it' EIO "$(errno_of cat "$M/shared/now/vda.img")"
+log_says 'one file for two disks: the log says so' shared 'cannot open now/vda.img: the backup job: .*Failed to get shared "write" lock'
+nothing_is_left 'one file for two disks: nothing is left' shared
+Vq destroy shared
+
 # ---------------------------------------------------------------- what it costs
 
 unmount_snapfs "$M"

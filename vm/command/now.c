@@ -165,7 +165,7 @@ static int make_all(struct vm_context *cx, struct vm_now_job *job, struct vm_new
 
 		if (!layer)
 			continue;
-		path = job->scratch[job->n_scratch++] = vm_overlay_copy_path(layer->path, word, 1);
+		path = job->scratch[job->n_scratch++] = vm_overlay_copy_path(layer->path, word, (unsigned)i + 1); /* two may be of one file */
 		r = vm_context_cancelled(cx, err);
 		if (r == 0)
 			r = make_scratch(cx, layer->path, disk->target, path, err);
