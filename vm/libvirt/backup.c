@@ -141,6 +141,13 @@ int vm_backup_end(virDomainPtr dom, const char *socket, struct vs_err *err)
 	return r;
 }
 
+bool vm_backup_is_of_this_run(virDomainPtr dom, const char *socket)
+{
+	vs_autofree char *dir = guest_dir(dom);
+
+	return dir && !strncmp(socket, dir, strlen(dir)) && socket[strlen(dir)] == '/';
+}
+
 int vm_backup_is_stuck(virDomainPtr dom, struct vs_err *err)
 {
 	int state, reason;
