@@ -186,7 +186,25 @@ does 'afterwards: a snapshot' web 'create s2'
 one_left() { [ "$(V snapshot-list web --name | grep -c .)" = 1 ]; }
 check 'and retention goes on' wait_until 20 one_left
 echo off >"$D/retain"
+does 'a policy meanwhile: there is another one' web 'create s3'
+exec 5<"$D/now/vda.img"
+(echo '1 match=*' >"$D/retain") 2>/dev/null
+has 'a policy meanwhile: it is stored, and has to wait' "$(head -n 1 "$D/ctl")" '^failed: retain .*the policy is stored, but: now/ of this domain is being read'
+check_not 'a policy meanwhile: nothing is dropped' one_left
+exec 5<&-
+check 'a policy meanwhile: when it is closed it has its turn' wait_until 20 one_left
+echo off >"$D/retain"
+does 'a policy, and another mount reads: there is another one' web 'create s4'
 mount_snapfs "$N" -o refresh=0.3 "$URI" || die 'no second mount'
+exec 5<"$N/web/now/vda.img"
+(echo '1 match=*' >"$D/retain") 2>/dev/null
+sleep 4
+check_not 'a policy, and another mount reads: nothing is dropped' one_left
+same 'a policy, and another mount reads: the log says so once' 1 "$(sed '1,/create s4/d' "$D/log" | grep -c 'failed: .*now/ of this domain is being read')"
+exec 5<&-
+check 'a policy, and another mount reads: when it is closed it has its turn' wait_until 20 one_left
+echo off >"$D/retain"
+wait_until 10 nothing_left web
 # One who does not answer: so many ask who it is that there is no room for more.
 exec 5<"$D/now/vda.img"
 kill -STOP "${SNAPFS_PIDS[$M]}"

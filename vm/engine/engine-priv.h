@@ -47,6 +47,7 @@ struct vm_slot {
 	struct vm_now *now;         /* that more readers may join; NULL: none */
 	bool now_job;               /* one has its turn, until all that it left is gone */
 	bool prune_waits;           /* for it, and is due then */
+	struct vm_later prune_later; /* it is due, but not before: another mount reads now/ */
 	bool now_left;              /* what is noted of now/ is of this mount */
 	char *now_said;             /* why that is not cleared away, as the log has it; NULL: nothing */
 	struct vm_later now_later;  /* it is tried again */
@@ -89,6 +90,7 @@ struct vm_request {
 	struct vm_commands commands; /* CTL */
 	char *policy;                /* RETAIN: canonical */
 	struct vm_space *space;      /* BY_READER: what was counted */
+	bool met_now;                /* somebody read now/ when it began */
 	bool aside;                  /* only `try` and `cancel`, or a reader's: it does not take the domain */
 	atomic_bool cancel;
 	struct vm_context *cx;        /* while it works; guarded by the engine's lock */

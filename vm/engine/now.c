@@ -103,6 +103,10 @@ static void leave_turn(struct vm_now *now)
 
 	pthread_mutex_lock(&e->lock);
 	now->slot->now_job = false;
+	now->slot->prune_due |= now->slot->prune_waits;
+	if (now->slot->prune_waits)
+		now->slot->repaired = false; /* the next look sees to it */
+	now->slot->prune_waits = false;
 	pthread_cond_broadcast(&e->idle);
 	pthread_mutex_unlock(&e->lock);
 }
@@ -210,17 +214,6 @@ static bool left(struct vm_engine *e, struct vm_slot *slot, const char *why)
 	return news;
 }
 
-static bool prune_waits(struct vm_now *now)
-{
-	bool waits;
-
-	pthread_mutex_lock(&now->engine->lock);
-	waits = now->slot->prune_waits;
-	now->slot->prune_waits = false;
-	pthread_mutex_unlock(&now->engine->lock);
-	return waits;
-}
-
 static void end(struct vm_now *now, bool begun)
 {
 	struct vs_err err = {0};
@@ -240,7 +233,7 @@ static void end(struct vm_now *now, bool begun)
 	if (now->begun.conn)
 		virConnectClose(now->begun.conn);
 	vm_lock_release(now->begun.lock);
-	vm_engine_repair_later(now->engine, now->slot, prune_waits(now)); /* what is left of it, too */
+	vm_engine_repair_later(now->engine, now->slot, false); /* what is left of it */
 }
 
 static void *now_thread(void *arg)

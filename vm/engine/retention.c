@@ -144,7 +144,8 @@ static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
 	repair = came_up_locked(slot, d);
 	repair |= vm_later_take(&slot->now_later) || !slot->repaired;
 	slot->repaired = true;
-	due = slot->prune_due && !slot->running && !e->stop;
+	vm_later_take(&slot->prune_later);
+	due = slot->prune_due && !slot->prune_later.at_ns && !slot->running && !e->stop;
 	pthread_mutex_unlock(&e->lock);
 	if (repair && needs_repair(e, d)) {
 		if (vm_request_self(e, d, VM_BY_MOUNT) < 0)
@@ -205,7 +206,7 @@ static bool has_come(const struct vm_later *later)
  * was put off? */
 static bool left_locked(const struct vm_slot *slot, const struct vm_domain *d)
 {
-	return !slot->running && (!slot->repaired || has_come(&slot->now_later) ||
+	return !slot->running && (!slot->repaired || has_come(&slot->now_later) || has_come(&slot->prune_later) ||
 				   (!slot->paused && !strcmp(d->state, "paused")));
 }
 
