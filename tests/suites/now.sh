@@ -186,6 +186,47 @@ does 'afterwards: a snapshot' web 'create s2'
 one_left() { [ "$(V snapshot-list web --name | grep -c .)" = 1 ]; }
 check 'and retention goes on' wait_until 20 one_left
 echo off >"$D/retain"
+does 'a policy meanwhile: there is another one' web 'create s3'
+exec 5<"$D/now/vda.img"
+(echo '1 match=*' >"$D/retain") 2>/dev/null
+has 'a policy meanwhile: it is stored, and has to wait' "$(head -n 1 "$D/ctl")" '^failed: retain .*the policy is stored, but: now/ of this domain is being read'
+check_not 'a policy meanwhile: nothing is dropped' one_left
+exec 5<&-
+check 'a policy meanwhile: when it is closed it has its turn' wait_until 20 one_left
+echo off >"$D/retain"
+does 'a policy, and another mount reads: there is another one' web 'create s4'
+mount_snapfs "$N" -o refresh=0.3 "$URI" || die 'no second mount'
+exec 5<"$N/web/now/vda.img"
+(echo '1 match=*' >"$D/retain") 2>/dev/null
+sleep 4
+check_not 'a policy, and another mount reads: nothing is dropped' one_left
+same 'a policy, and another mount reads: the log says so once' 1 "$(sed '1,/create s4/d' "$D/log" | grep -c 'failed: .*now/ of this domain is being read')"
+exec 5<&-
+check 'a policy, and another mount reads: when it is closed it has its turn' wait_until 20 one_left
+echo off >"$D/retain"
+wait_until 10 nothing_left web
+# One who does not answer: so many ask who it is that there is no room for more.
+exec 5<"$D/now/vda.img"
+kill -STOP "${SNAPFS_PIDS[$M]}"
+at_exit 'kill -CONT "${SNAPFS_PIDS[$M]}" 2>/dev/null'
+cat >"$W/ask.py" <<'PY'
+import socket
+name = next(w for l in open("/proc/net/unix") for w in l.split() if w.startswith("@virt-snapfs/") and w.endswith(".now"))
+try:
+    for _ in range(5000):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.setblocking(False)
+            s.connect("\0" + name[1:])
+except BlockingIOError:
+    print("full")
+PY
+same 'many ask: there is an end to it' full "$(python3 "$W/ask.py")"
+same 'many ask: EBUSY' EBUSY "$(errno_of cat "$N/web/now/vda.img")"
+has 'many ask: the log says why all the same' "$(tail -n 1 "$N/web/log")" 'cannot open now/vda.img: now/ of this domain is being read'
+kill -CONT "${SNAPFS_PIDS[$M]}"
+exec 5<&-
+nothing_is_left 'many ask: nothing is left' web
+unmount_snapfs "$N"
 check 'of the new chain' cmp "$D/now/vda.img" "${MODEL[web/vda]}"
 wait_until 10 nothing_left web
 # Somebody else's.
@@ -455,7 +496,141 @@ check 'full: there is room again' test "$(df -k --output=avail "$W/full" | tail 
 check 'full: and then it is read' cmp -n 1048576 -i 1048576 "$M/full/now/vda.img" "$W/full/disk.raw"
 wait_until 10 nothing_left full
 Vq destroy full
+
+stuck() { V domstate full --reason | grep -q 'paused (I/O error)'; }
+goes_on() { [ "$(V domstate full)" = running ]; }
+# anew: the guest is about to write, and now/ is open as 5
+anew() {
+	head -c 24M /dev/urandom >"$W/full/disk.raw"
+	dd if="$W/boot" of="$W/full/disk.raw" conv=notrunc status=none
+	wait_until 10 shown_as full 'shut off'
+	Vq start full --paused
+	wait_until 10 shown_as full paused
+	exec 5<"$M/full/now/vda.img"
+}
+anew
+killed
+exec 5<&-
+Vq resume full
+check 'full, and killed: the guest is stuck' wait_until 60 stuck
+mount_snapfs "$M" -o refresh=0.3 "$URI" || die 'no mount'
+check 'full, and killed: the next mount lets it go on' wait_until 20 goes_on
+check 'full, and killed: and it writes all that it wants to' wait_until 60 filled
+log_says 'full, and killed: the log says so' full 'the guest had to wait for room, and goes on'
+log_says 'full, and killed: and whose it was' full 'what a mount that was interrupted had left of now/ is cleared away'
+nothing_is_left 'full, and killed: nothing is left' full
+Vq destroy full
+anew
+kill -STOP "${SNAPFS_PIDS[$M]}" # or it would end the job before
+Vq resume full
+check 'full, and libvirtd away: the guest is stuck' wait_until 60 stuck
+lab_libvirtd_kill KILL
+kill -CONT "${SNAPFS_PIDS[$M]}"
+log_says 'full, and libvirtd away: the log says what is left' full 'the backup job of now/ is not cleared away yet'
+exec 5<&-
+lab_libvirtd_start
+check 'full, and libvirtd back: the guest goes on' wait_until 30 goes_on
+check 'full, and libvirtd back: and writes all that it wants to' wait_until 60 filled
+log_says 'full, and libvirtd back: the log says whose it was' full '[0-9] what was left of now/ is cleared away'
+nothing_is_left 'full, and libvirtd back: nothing is left' full
+Vq destroy full
+# One that was so before, for want of room for its own disk.
+rm "$W/full/disk.raw"
+truncate -s 24M "$W/full/disk.raw"
+dd if="$W/boot" of="$W/full/disk.raw" conv=notrunc status=none
+head -c 30M /dev/zero >"$W/full/other"
+Vq start full
+check 'stuck before: it is' wait_until 60 stuck
+rm "$W/full/other"
+wait_until 10 shown_as full paused
+check 'stuck before: it can be read' cmp "$M/full/now/vda.img" "$W/full/disk.raw"
+nothing_is_left 'stuck before: nothing is left' full
+check 'stuck before: and it waits on' stuck
+Vq destroy full
 umount "$W/full"
+
+# ---------------------------------------------------------------- names
+
+head -c 4M /dev/urandom >"$W/images/shared.raw"
+long=$(printf '%0150d' 7)
+head -c 4M /dev/urandom >"$W/images/${long}c.raw"
+head -c 4M /dev/urandom >"$W/images/${long}d.raw"
+domain_define names "$(disk_xml vdc raw "$W/images/${long}c.raw")$(disk_xml vdd raw "$W/images/${long}d.raw")"
+domain_define shared "$(disk_xml vda raw "$W/images/shared.raw" file '<shareable/>')$(disk_xml vdb raw "$W/images/shared.raw" file '<shareable/>')"
+Vq start names
+Vq start shared
+wait_until 10 shown_as names running
+wait_until 10 shown_as shared running
+for t in c d; do check "names that begin alike: vd$t" cmp "$M/names/now/vd$t.img" "$W/images/$long$t.raw"; done
+nothing_is_left 'names: nothing is left' names
+Vq destroy names
+same 'one file for two disks: QEMU makes no backup of it' EIO "$(errno_of cat "$M/shared/now/vda.img")"
+log_says 'one file for two disks: the log says so' shared 'cannot open now/vda.img: the backup job: .*Failed to get shared "write" lock'
+nothing_is_left 'one file for two disks: nothing is left' shared
+Vq destroy shared
+
+# ---------------------------------------------------------------- a directory that is away
+
+mkdir "$W/there"
+chmod 711 "$W/there"
+head -c 4M /dev/urandom >"$W/there/disk.raw"
+domain_define away "$(disk_xml vda raw "$W/there/disk.raw")"
+Vq start away
+wait_until 10 shown_as away running
+has_scratch() { [ -n "$(find "$1" -name '*.now-*')" ]; }
+lacks_scratch() { ! has_scratch "$1"; }
+for with in nothing another; do
+	exec 5<"$M/away/now/vda.img"
+	mv "$W/there" "$W/away"
+	[ $with = nothing ] || mkdir -m 711 "$W/there"
+	exec 5<&-
+	log_says "away, $with there: the log says what is left" away 'the backup job of now/ has ended, but not all of it is cleared away yet: .*/there/disk.raw.now-.*its directory is not there now'
+	sleep 2
+	check "away, $with there: the file stays" has_scratch "$W/away"
+	[ $with = nothing ] || rmdir "$W/there"
+	mv "$W/away" "$W/there"
+	check "away, $with there: and goes when it is back" wait_until 20 lacks_scratch "$W/there"
+	log_says "away, $with there: the log says so" away '[0-9] what was left of now/ is cleared away'
+done
+same 'away: all of it is said once' 2 "$(grep -c 'cleared away yet' "$M/away/log")"
+check 'away: and it can be read' cmp "$M/away/now/vda.img" "$W/there/disk.raw"
+wait_until 10 no_job away
+# After a start of the host a device may have another number.
+exec 5<"$M/away/now/vda.img"
+killed
+exec 5<&-
+notes=$(grep -rl "now.scratch" "$STATE_DIRECTORY")
+check 'another number of the device: it is noted' test -f "$notes"
+sed -i 's/%0[Aa][0-9]* /%0A4711 /' "$notes"
+has 'another number of the device: and is another one' "$(cat "$notes")" 'A4711 '
+mount_snapfs "$M" -o refresh=0.3 "$URI" || die 'no mount'
+check 'another number of the device: the file goes' wait_until 15 lacks_scratch "$W/there"
+check 'another number of the device: and the note' wait_until 5 test ! -e "$notes"
+# As after libvirtd was killed when a job had just begun: QEMU has it, and libvirt does not know it.
+exec 5<"$M/away/now/vda.img"
+killed
+exec 5<&-
+Vq domjobabort away
+wait_until 10 no_job away
+qemu-io -f qcow2 -c 'sleep 6000' "$(find "$W/there" -name '*.now-*')" &
+holder=$!
+mount_snapfs "$M" -o refresh=0.3 "$URI" || die 'no mount'
+log_says 'in use, unknown to libvirt: the log says what helps' away 'is open in QEMU.*, although libvirt knows no such backup job any more: if that lasts, the guest has to be shut down and started'
+same 'in use, unknown to libvirt: EBUSY' EBUSY "$(errno_of cat "$M/away/now/vda.img")"
+wait "$holder"
+check 'in use no more: it goes' wait_until 20 lacks_scratch "$W/there"
+unmount_snapfs "$M"
+mkdir -p "$(dirname "$notes")"
+printf 'now\tscratch\t1 2\n' >"$notes"
+mount_snapfs "$M" -o refresh=0.3 "$URI" || die 'no mount'
+log_says 'a note that cannot be read: the log says so' away 'left of now/ is not cleared away yet: a note of a scratch file: it cannot be read'
+check 'a note that cannot be read: it hinders nobody' cmp "$M/away/now/vda.img" "$W/there/disk.raw"
+wait_until 10 no_job away
+check 'a note that cannot be read: nothing else stays' wait_until 10 lacks_scratch "$W/there"
+is_left_alone() { [ "$(cat "$notes")" = $'now\tscratch\t1 2' ]; }
+check 'a note that cannot be read: it does' wait_until 10 is_left_alone
+rm "$notes"
+Vq destroy away
 
 # ---------------------------------------------------------------- what it costs
 

@@ -7,8 +7,11 @@
  * two things are there that are to be gone afterwards, by whoever comes to it: the job, which has us not for its owner but libvirt, and
  * the files. Both are noted before they are:
  *
- *     scratch  struct vm_made    a file that is about to get its name
- *     job      the socket        a job that is about to be asked for, and is known by that (libvirt/backup.c)
+ *     scratch  struct vm_made, with its directory    a file that is about to get its name
+ *     stuck    "before"                              the guest was paused for a failed write before the job that is noted next
+ *     job      the socket                            a job that is about to be asked for, and is known by that (libvirt/backup.c)
+ *
+ * The note of a file stays until we have unlinked it, or its directory is seen without it: a directory that is away for a moment proves nothing.
  *
  * The notes lie beside the domain's journal, as one of its own, because commands take their lines out of that one while now/ is read. Whose
  * they are is not written there: who holds the lock of the domain's now/ lives, and who gets that lock may clear away what is noted.
@@ -21,7 +24,8 @@
  * ---------------------------
  * QEMU does not let the guest write what it cannot save before, and libvirt has nothing by which to ask for the contrary. With libvirt's defaults
  * the guest is paused then. So the room is watched, and the job ended before it is all taken;
- * a guest that was faster goes on when the job is gone, and its write is done then: see engine/now.c.
+ * a guest that was faster goes on when the job is gone, and its write is done then. Who clears the job away sees to that, whoever it is,
+ * unless the guest was paused so before the job began: what it waits for is not ours then.
  */
 #include "vm/command/now.h"
 
@@ -77,8 +81,17 @@ static int note_scratch(void *opaque, const char *path, int fd, struct vs_err *e
 
 	if (r < 0)
 		return vs_err_set(err, r, "'%s' is made, and what it is cannot be noted: %s", path, strerror(-r));
-	text = vm_made_text(&made);
+	text = vm_made_text_in(&made);
+	if (!text)
+		return vs_err_set(err, -EIO, "the directory of '%s' cannot be told from others", path);
 	return note(opaque, "scratch", text, err);
+}
+
+static bool is_one(const char *text, void *opaque)
+{
+	(void)text;
+	(void)opaque;
+	return true;
 }
 
 bool vm_now_job_is_noted(struct vm_store *store, const char *uuid)
@@ -165,7 +178,7 @@ static int make_all(struct vm_context *cx, struct vm_now_job *job, struct vm_new
 
 		if (!layer)
 			continue;
-		path = job->scratch[job->n_scratch++] = vm_overlay_copy_path(layer->path, word, 1);
+		path = job->scratch[job->n_scratch++] = vm_overlay_copy_path(layer->path, word, (unsigned)i + 1); /* two may be of one file */
 		r = vm_context_cancelled(cx, err);
 		if (r == 0)
 			r = make_scratch(cx, layer->path, disk->target, path, err);
@@ -197,8 +210,12 @@ static int ask(struct vm_context *cx, struct vm_now_job *job, const struct vm_ne
 {
 	struct vm_fsfreeze *frozen = NULL;
 	struct vs_err why = {0};
-	int r = note(cx, "job", job->socket, err);
+	int r = vm_backup_is_stuck(cx->dom, err);
 
+	if (r == 1)
+		r = note(cx, "stuck", "before", err);
+	if (r == 0)
+		r = note(cx, "job", job->socket, err);
 	if (r == 0)
 		r = freeze(cx, &frozen, err);
 	if (r < 0)
@@ -215,9 +232,12 @@ int vm_now_job_begin(struct vm_context *cx, struct vm_now_job *job, struct vs_er
 {
 	vs_autofree struct vm_new_backup_disk *disks = NULL;
 	size_t n = 0;
-	int r = vm_now_job_clear(cx->conn, cx->store, cx->uuid, err);
+	struct vs_err left = {0};
+	int r = vm_now_job_clear(cx->conn, cx->store, cx->uuid, cx->log, &left);
 
-	if (r >= 0)
+	if (r < 0)
+		vs_err_set(err, r, "%s", left.msg);
+	else
 		r = vm_context_poll(cx, err);
 	if (r == 0 && !cx->running)
 		r = vs_err_set(err, -ESTALE, "the domain does not run");
@@ -227,7 +247,6 @@ int vm_now_job_begin(struct vm_context *cx, struct vm_now_job *job, struct vs_er
 		r = vm_backup_new_socket(cx->dom, &job->socket, err);
 	if (r < 0)
 		return r;
-	job->was_stuck = vm_backup_is_stuck(cx->dom, NULL) == 1;
 	disks = xcalloc(cx->d->n_disks, sizeof(*disks));
 	job->scratch = xcalloc(cx->d->n_disks, sizeof(*job->scratch));
 	r = make_all(cx, job, disks, &n, err);
@@ -239,9 +258,11 @@ int vm_now_job_begin(struct vm_context *cx, struct vm_now_job *job, struct vs_er
 /* ---------------------------------------------------------------- the end */
 
 struct clearing {
-	virDomainPtr dom; /* NULL: there is no such domain any more */
-	int r;            /* of what failed first */
-	struct vs_err *err;
+	virDomainPtr dom;      /* NULL: there is no such domain any more */
+	bool of_this_run;      /* a job of the QEMU that runs now was noted */
+	int r;                 /* of what failed first: nothing is done after it */
+	struct vs_err *err;    /* ... of that */
+	struct vs_err left;    /* a note stays, and why: .code is 0 if there is none */
 };
 
 static bool end_job(const char *socket, void *opaque)
@@ -250,25 +271,63 @@ static bool end_job(const char *socket, void *opaque)
 
 	if (c->r == 0 && c->dom)
 		c->r = vm_backup_end(c->dom, socket, c->err);
+	if (c->r == 0 && c->dom)
+		c->of_this_run |= vm_backup_is_of_this_run(c->dom, socket);
 	return true;
+}
+
+/* The note stays. */
+static bool leave(struct clearing *c, int r, const char *what, const char *why)
+{
+	if (!c->left.code)
+		vs_err_set(&c->left, r, "%s: %s", what, why);
+	return false;
+}
+
+/* libvirt has said by now that it knows no job which has it. */
+static bool in_use(struct clearing *c, int r, const struct vs_err *why)
+{
+	c->r = vs_err_set(c->err, r, "%s%s", why->msg, r != -EBUSY ? "" :
+			  ", although libvirt knows no such backup job any more: if that lasts, the guest has to be shut down and started");
+	return false;
 }
 
 static bool unlink_scratch(const char *text, void *opaque)
 {
 	struct clearing *c = opaque;
 	struct vm_made made;
-	int there = vm_made_parse(text, &made) ? vm_made_is_there(&made) : 0;
+	struct vs_err why = {0};
+	int r;
 
-	if (c->r < 0 || there == 0)
+	if (c->r < 0)
+		return false;
+	r = vm_made_find(text, &made);
+	if (r == 0)
 		return true;
-	if (there < 0)
-		c->r = vs_err_set(c->err, there, "'%s': %s", made.path, strerror(-there));
-	else
-		c->r = vm_nobody_has_it(made.path, true, c->err);
-	if (c->r == 0 && vm_made_is_there(&made) == 1 && unlink(made.path) < 0)
-		c->r = vs_err_set(c->err, -errno, "'%s' stays, for it cannot be unlinked: %s", made.path, strerror(errno));
+	if (r == -EINVAL)
+		return leave(c, r, "a note of a scratch file", "it cannot be read");
+	if (r < 0)
+		return leave(c, r, made.path, r == -ENOENT ? "its directory is not there now, or another one is in its place" : strerror(-r));
+	r = vm_nobody_has_it(made.path, true, &why);
+	if (r < 0)
+		return in_use(c, r, &why);
+	if (vm_made_find(text, &made) != 1 || unlink(made.path) < 0)
+		return leave(c, -EIO, made.path, "it cannot be unlinked");
 	vm_fault();
 	return true;
+}
+
+/* A guest that was paused for want of room, which the job had taken: its write is done when it goes on. One that was so before is left alone. */
+static int resume(const struct clearing *c, const struct vm_journal *notes, struct vm_log *log)
+{
+	int stuck = c->of_this_run && vm_journal_each(notes, "stuck", is_one, NULL) == 0 ? vm_backup_is_stuck(c->dom, c->err) : 0;
+
+	if (stuck <= 0)
+		return stuck < 0 && vm_dom_active(c->dom, NULL) == 0 ? 0 : stuck;
+	if (virDomainResume(c->dom) < 0)
+		return vm_dom_virterr(c->dom, c->err, "the guest, which had no room to write, cannot go on");
+	vm_log_warn(log, "the guest had to wait for room, and goes on");
+	return 0;
 }
 
 static int look_up(virConnectPtr conn, const char *uuid, virDomainPtr *dom, struct vs_err *err)
@@ -277,7 +336,23 @@ static int look_up(virConnectPtr conn, const char *uuid, virDomainPtr *dom, stru
 	return *dom || vm_virterr_code() == -ENOENT ? 0 : vm_virterr_set(err, "the domain");
 }
 
-int vm_now_job_clear(virConnectPtr conn, struct vm_store *store, const char *uuid, struct vs_err *err)
+/* The job, then its files, for a guest that has no room needs theirs; then the guest. */
+static void clear(struct clearing *c, const struct vm_journal *notes, struct vm_log *log)
+{
+	if (vm_journal_each(notes, "job", end_job, c) < 0 && c->r == 0)
+		c->r = vs_err_set(c->err, -EINVAL, "the notes of an earlier backup job for now/ cannot be read");
+	if (c->r == 0)
+		vm_journal_settle(notes, "scratch", unlink_scratch, c);
+	if (c->r == 0)
+		c->r = resume(c, notes, log);
+	vm_fault();
+	if (c->r < 0)
+		return;
+	vm_journal_drop(notes, "job");
+	vm_journal_drop(notes, "stuck");
+}
+
+int vm_now_job_clear(virConnectPtr conn, struct vm_store *store, const char *uuid, struct vm_log *log, struct vs_err *err)
 {
 	vs_autofree char *key = key_of(uuid);
 	const struct vm_journal notes = { store, key, NULL };
@@ -286,12 +361,12 @@ int vm_now_job_clear(virConnectPtr conn, struct vm_store *store, const char *uui
 	if (!vm_now_job_is_noted(store, uuid))
 		return 0;
 	c.r = look_up(conn, uuid, &c.dom, err);
-	if (c.r == 0 && (vm_journal_each(&notes, "job", end_job, &c) < 0 || vm_journal_each(&notes, "scratch", unlink_scratch, &c) < 0) && c.r == 0)
-		c.r = vs_err_set(err, -EINVAL, "the notes of an earlier backup job for now/ cannot be read");
+	if (c.r == 0)
+		clear(&c, &notes, log);
 	if (c.dom)
 		virDomainFree(c.dom);
-	if (c.r == 0)
-		c.r = vm_store_journal_put(store, key, NULL, err);
-	vm_fault();
-	return c.r < 0 ? c.r : 1;
+	if (c.r < 0 || !vm_now_job_is_noted(store, uuid))
+		return c.r < 0 ? c.r : 1;
+	vs_err_set(err, -EIO, "%s", c.left.code ? c.left.msg : "a note of it cannot be read, or not be taken back");
+	return VM_NOW_LEFT;
 }

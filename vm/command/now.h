@@ -15,7 +15,6 @@ struct vm_now_job {
 	char *socket;     /* each disk is an export there, by its target */
 	char **scratch;   /* paths, of n_scratch */
 	size_t n_scratch;
-	bool was_stuck;   /* the guest was paused for a write that had failed, before it began */
 	uint64_t least;   /* bytes that are to be left where the scratch files are: with less the job is ended */
 };
 void vm_now_job_fini(struct vm_now_job *job);
@@ -27,7 +26,9 @@ int vm_now_job_room(const struct vm_now_job *job, struct vs_err *err);
 
 /* Is there, or was there, a job of anybody's who has not cleared it away? */
 bool vm_now_job_is_noted(struct vm_store *store, const char *uuid);
-/* Ends it, and unlinks its scratch files: 1; 0: none was noted. On failure what is left is noted still. */
-int vm_now_job_clear(virConnectPtr conn, struct vm_store *store, const char *uuid, struct vs_err *err);
+/* Ends it, unlinks its scratch files, and lets a guest go on that it has paused. 1; 0: none was noted; VM_NOW_LEFT: it is over, but of some file
+ * it cannot be told now whether it is there, or it cannot be unlinked: *err says why. What is left then, or on failure, is noted still. */
+#define VM_NOW_LEFT 2
+int vm_now_job_clear(virConnectPtr conn, struct vm_store *store, const char *uuid, struct vm_log *log, struct vs_err *err);
 
 #endif

@@ -20,6 +20,12 @@ struct vm_reader {
 	int count;
 };
 
+/* What is tried again, but not for ever at one pace. */
+struct vm_later {
+	int64_t at_ns;    /* steady; 0: not waited for */
+	int64_t pause_ns; /* before it, the next one is longer */
+};
+
 /* All about one domain; lives as long as the engine. Guarded by the engine's lock, except uuid. */
 struct vm_slot {
 	char *uuid;
@@ -41,6 +47,10 @@ struct vm_slot {
 	struct vm_now *now;         /* that more readers may join; NULL: none */
 	bool now_job;               /* one has its turn, until all that it left is gone */
 	bool prune_waits;           /* for it, and is due then */
+	struct vm_later prune_later; /* it is due, but not before: another mount reads now/ */
+	bool now_left;              /* what is noted of now/ is of this mount */
+	char *now_said;             /* why that is not cleared away, as the log has it; NULL: nothing */
+	struct vm_later now_later;  /* it is tried again */
 	bool prune_due;             /* a snapshot appeared that no pruning has looked at yet */
 };
 
@@ -80,6 +90,7 @@ struct vm_request {
 	struct vm_commands commands; /* CTL */
 	char *policy;                /* RETAIN: canonical */
 	struct vm_space *space;      /* BY_READER: what was counted */
+	bool met_now;                /* somebody read now/ when it began */
 	bool aside;                  /* only `try` and `cancel`, or a reader's: it does not take the domain */
 	atomic_bool cancel;
 	struct vm_context *cx;        /* while it works; guarded by the engine's lock */
@@ -101,6 +112,11 @@ void vm_slot_tell(struct vm_engine *engine, struct vm_slot *slot, bool often);
 /* By number; false: there is none. */
 bool vm_slot_has_job(struct vm_engine *engine, struct vm_slot *slot, uint64_t job);
 bool vm_slot_cancel(struct vm_engine *engine, struct vm_slot *slot, uint64_t job);
+
+/* From now on, after a longer pause each time: one second to one minute. */
+void vm_later_again(struct vm_later *later);
+/* Has it come? Then it is not waited for any more. */
+bool vm_later_take(struct vm_later *later);
 
 /* For vm_strmap_clear() and vm_strmap_filter(). */
 void vm_slot_free(void *slot);

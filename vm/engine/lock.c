@@ -98,7 +98,11 @@ static char *holder(const struct key *key)
 	struct ucred who;
 	socklen_t size = sizeof(who);
 
-	if (fd < 0 || connect(fd, (const struct sockaddr *)&name, len) < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0)
+	if (fd < 0)
+		return NULL;
+	if (connect(fd, (const struct sockaddr *)&name, len) < 0)
+		return errno == EAGAIN ? xstrdup(key->busy) : NULL; /* so many have asked, and it was not answered */
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0)
 		return NULL;
 	return xasprintf("%s (process %d of user %u)", key->busy, (int)who.pid, (unsigned)who.uid);
 }
@@ -115,7 +119,7 @@ static int take_name(const struct key *key, struct vs_err *err)
 {
 	struct sockaddr_un name;
 	socklen_t len = name_of(key, &name);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), r;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), r;
 
 	if (fd >= 0 && bind(fd, (const struct sockaddr *)&name, len) == 0 && listen(fd, SOMAXCONN) == 0) /* who asks whose it is stays in its queue */
 		return fd;
@@ -223,6 +227,14 @@ char *vm_lock_now_holder(const char *uuid)
 	const struct key key = key_of_now(uuid);
 
 	return holder(&key);
+}
+
+void vm_lock_answer(const struct vm_lock *lock)
+{
+	int fd;
+
+	while ((fd = accept4(lock->name, NULL, NULL, SOCK_CLOEXEC)) >= 0)
+		close(fd);
 }
 
 void vm_lock_release(struct vm_lock *lock)

@@ -22,6 +22,8 @@ int vm_lock_take(const char *uuid, bool prune, struct vm_lock **out, bool *pruni
 int vm_lock_take_now(const char *uuid, struct vm_lock **out, struct vs_err *err);
 /* Who has it, as a sentence, without taking it. Gives; NULL: nobody. */
 char *vm_lock_now_holder(const char *uuid);
+/* Those who have asked who has it leave the queue, in which there is room for some thousands. */
+void vm_lock_answer(const struct vm_lock *lock);
 /* NULL is fine. */
 void vm_lock_release(struct vm_lock *lock);
 

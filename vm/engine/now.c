@@ -103,6 +103,10 @@ static void leave_turn(struct vm_now *now)
 
 	pthread_mutex_lock(&e->lock);
 	now->slot->now_job = false;
+	now->slot->prune_due |= now->slot->prune_waits;
+	if (now->slot->prune_waits)
+		now->slot->repaired = false; /* the next look sees to it */
+	now->slot->prune_waits = false;
 	pthread_cond_broadcast(&e->idle);
 	pthread_mutex_unlock(&e->lock);
 }
@@ -176,6 +180,7 @@ static void watch(struct vm_now *now)
 
 		pthread_cond_timedwait(&now->changed, &e->lock, &until);
 		pthread_mutex_unlock(&e->lock);
+		vm_lock_answer(now->begun.lock);
 		r = vm_now_job_room(&now->begun.job, &why);
 		if (r == 0 && n % ASK_EVERY == 0)
 			r = ask_libvirt(now, &why);
@@ -191,44 +196,44 @@ static void watch(struct vm_now *now)
 
 /* ---------------------------------------------------------------- the end */
 
-/* A guest that was paused for want of room that the job had taken: its write is done when it goes on. */
-static void resume(struct vm_now *now)
+/* What is left, and why; NULL: nothing. True: the log does not say so yet. */
+static bool left(struct vm_engine *e, struct vm_slot *slot, const char *why)
 {
-	virDomainPtr dom = virDomainLookupByUUIDString(now->begun.conn, now->slot->uuid);
+	bool news;
 
-	if (dom && vm_backup_is_stuck(dom, NULL) == 1 && virDomainResume(dom) == 0)
-		vm_log_warn(now->log, "the guest had to wait for room, and goes on");
-	if (dom)
-		virDomainFree(dom);
-}
-
-static bool prune_waits(struct vm_now *now)
-{
-	bool waits;
-
-	pthread_mutex_lock(&now->engine->lock);
-	waits = now->slot->prune_waits;
-	now->slot->prune_waits = false;
-	pthread_mutex_unlock(&now->engine->lock);
-	return waits;
+	pthread_mutex_lock(&e->lock);
+	news = why && (!slot->now_said || strcmp(slot->now_said, why) != 0);
+	free(slot->now_said);
+	slot->now_said = xstrdup_or_null(why);
+	slot->now_left &= why != NULL;
+	if (why)
+		vm_later_again(&slot->now_later);
+	else
+		slot->now_later = (struct vm_later){0};
+	pthread_mutex_unlock(&e->lock);
+	return news;
 }
 
 static void end(struct vm_now *now, bool begun)
 {
 	struct vs_err err = {0};
-	int r = connection(now) ? vm_now_job_clear(now->begun.conn, now->engine->store, now->slot->uuid, &err) :
+	int r = connection(now) ? vm_now_job_clear(now->begun.conn, now->engine->store, now->slot->uuid, now->log, &err) :
 				  vs_err_set(&err, -EHOSTDOWN, "libvirt is away");
+	bool all = r == 0 || r == 1;
 
-	if (r < 0)
-		vm_log_warn(now->log, "the backup job of now/ is not cleared away yet: %s", err.msg);
+	if (!all)
+		vm_log_warn(now->log, "%s: %s", r < 0 ? "the backup job of now/ is not cleared away yet" :
+						       "the backup job of now/ has ended, but not all of it is cleared away yet", err.msg);
 	else if (begun)
 		vm_log(now->log, "the backup job of now/ has ended");
-	if (r >= 0 && now->r == -ENOSPC && !now->begun.job.was_stuck)
-		resume(now);
+	left(now->engine, now->slot, all ? NULL : err.msg);
+	pthread_mutex_lock(&now->engine->lock);
+	now->slot->now_left = !all;
+	pthread_mutex_unlock(&now->engine->lock);
 	if (now->begun.conn)
 		virConnectClose(now->begun.conn);
 	vm_lock_release(now->begun.lock);
-	vm_engine_repair_later(now->engine, now->slot, prune_waits(now)); /* what is left of it, too */
+	vm_engine_repair_later(now->engine, now->slot, false); /* what is left of it */
 }
 
 static void *now_thread(void *arg)
@@ -395,16 +400,20 @@ void vm_engine_now_settle(struct vm_engine *e, struct vm_slot *slot, virConnectP
 {
 	struct vm_lock *lock = NULL;
 	struct vs_err err = {0};
+	const char *whose;
 	int r;
 
 	if (!vm_now_job_is_noted(e->store, slot->uuid) || vm_lock_take_now(slot->uuid, &lock, NULL) < 0)
 		return;
-	r = vm_now_job_clear(conn, e->store, slot->uuid, &err);
+	pthread_mutex_lock(&e->lock);
+	whose = slot->now_left ? "what was left of now/" : "what a mount that was interrupted had left of now/";
+	pthread_mutex_unlock(&e->lock);
+	r = vm_now_job_clear(conn, e->store, slot->uuid, log, &err);
 	vm_lock_release(lock);
-	if (r < 0)
-		vm_log_warn(log, "what a mount that was interrupted has left of now/ is not cleared away yet: %s", err.msg);
-	else if (r > 0)
-		vm_log(log, "what a mount that was interrupted had left of now/ is cleared away: its backup job, its scratch files");
+	if (left(e, slot, r < 0 || r == VM_NOW_LEFT ? err.msg : NULL))
+		vm_log_warn(log, "%s is not cleared away yet: %s", whose, err.msg);
+	else if (r == 1)
+		vm_log(log, "%s is cleared away: its backup job, its scratch files", whose);
 }
 
 void vm_engine_now_end_all(struct vm_engine *e)

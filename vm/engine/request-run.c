@@ -90,6 +90,7 @@ static void begin(struct at_command *at, struct vm_request *q, virConnectPtr con
 	at->cx.journal = (struct vm_journal){ e->store, q->slot->uuid, command };
 	at->cx.try_only = try_only;
 	at->cx.now_read = conn && q->origin != VM_BY_NOW && q->origin != VM_BY_COUNT ? vm_lock_now_holder(q->slot->uuid) : NULL;
+	q->met_now = at->cx.now_read != NULL;
 	at->cx.watch.progress = on_progress;
 	at->cx.watch.step = on_step;
 	at->cx.watch.opaque = at;
@@ -263,12 +264,24 @@ static int run_now(struct vm_request *q, virConnectPtr conn)
 	return r;
 }
 
+/* Another mount reads now/ still: it is no news. */
+static bool waits_still(struct vm_request *q, int r)
+{
+	bool waits;
+
+	pthread_mutex_lock(&q->engine->lock);
+	waits = r == -EBUSY && q->origin == VM_BY_RETENTION && q->met_now && q->slot->prune_later.pause_ns;
+	pthread_mutex_unlock(&q->engine->lock);
+	return waits;
+}
+
 static int run_self(struct vm_request *q, virConnectPtr conn)
 {
 	const char *text = vm_origin_text(q->origin);
 	struct vs_err err = {0};
 	struct at_command at;
 	size_t dropped = 0;
+	bool news;
 	int r;
 
 	begin(&at, q, conn, text, false);
@@ -276,9 +289,10 @@ static int run_self(struct vm_request *q, virConnectPtr conn)
 	r = not_interrupted(r, &err);
 	r = end_guest(&at, r, &err);
 	see(q);
-	if (q->origin == VM_BY_RETENTION && (r < 0 || dropped))
+	news = (r < 0 || dropped) && !waits_still(q, r);
+	if (q->origin == VM_BY_RETENTION && news)
 		count(q, VM_PRUNE, r);
-	if (r < 0 || dropped)
+	if (news)
 		vm_request_report(q, text, r, at.cx.said, &err);
 	end(&at);
 	return r;

@@ -109,7 +109,7 @@ static bool leave_slot(struct vm_request *q)
 	pthread_mutex_lock(&e->lock);
 	if (q->slot->running == q)
 		q->slot->running = NULL;
-	due = q->slot->prune_due && !q->slot->running && !e->stop;
+	due = q->slot->prune_due && !q->slot->prune_later.at_ns && !q->slot->running && !e->stop;
 	pthread_cond_broadcast(&e->idle);
 	pthread_mutex_unlock(&e->lock);
 	return due;
@@ -147,11 +147,27 @@ static int open_connection(struct vm_request *q, virConnectPtr *conn, struct vs_
 	return 0;
 }
 
-/* Retention that a backup job of now/ is in the way of has its turn when that has ended. */
+static bool prunes(const struct vm_request *q)
+{
+	return q->origin == VM_BY_RETENTION || (q->origin == VM_BY_WRITER && q->door == VM_DOOR_RETAIN);
+}
+
+/* Retention that a backup job of now/ is in the way of has its turn when that has ended; of another mount's nobody tells us the end. */
 static void wait_for_now(struct vm_request *q)
 {
 	pthread_mutex_lock(&q->engine->lock);
 	q->slot->prune_waits |= q->slot->now_job;
+	if (q->met_now && !q->slot->now_job) {
+		q->slot->prune_due = true;
+		vm_later_again(&q->slot->prune_later);
+	}
+	pthread_mutex_unlock(&q->engine->lock);
+}
+
+static void waits_no_more(struct vm_request *q)
+{
+	pthread_mutex_lock(&q->engine->lock);
+	q->slot->prune_later = (struct vm_later){0};
 	pthread_mutex_unlock(&q->engine->lock);
 }
 
@@ -178,8 +194,10 @@ static int run(struct vm_request *q)
 		refuse(q, r, &err);
 	else
 		r = vm_request_do(q, conn);
-	if (r == -EBUSY && q->origin == VM_BY_RETENTION)
+	if (r == -EBUSY && prunes(q))
 		wait_for_now(q);
+	else if (prunes(q))
+		waits_no_more(q);
 	if (conn)
 		virConnectClose(conn);
 	vm_lock_release(lock);

@@ -141,9 +141,11 @@ static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
 	pthread_mutex_lock(&e->lock);
 	slot = vm_slot_locked(e, d->uuid);
 	slot->prune_due |= new_ones_locked(slot, d);
-	repair = came_up_locked(slot, d) || !slot->repaired;
+	repair = came_up_locked(slot, d);
+	repair |= vm_later_take(&slot->now_later) || !slot->repaired;
 	slot->repaired = true;
-	due = slot->prune_due && !slot->running && !e->stop;
+	vm_later_take(&slot->prune_later);
+	due = slot->prune_due && !slot->prune_later.at_ns && !slot->running && !e->stop;
 	pthread_mutex_unlock(&e->lock);
 	if (repair && needs_repair(e, d)) {
 		if (vm_request_self(e, d, VM_BY_MOUNT) < 0)
@@ -195,10 +197,17 @@ static bool note_due_locked(struct vm_slot *slot, const struct vm_domain *d, int
 	return true;
 }
 
-/* Has a request left the domain since, which was to be looked after then, or in which a guest came up paused? */
+static bool has_come(const struct vm_later *later)
+{
+	return later->at_ns && vm_steady_ns() >= later->at_ns;
+}
+
+/* Has a request left the domain since, which was to be looked after then, or in which a guest came up paused? Or has the time come for what
+ * was put off? */
 static bool left_locked(const struct vm_slot *slot, const struct vm_domain *d)
 {
-	return !slot->running && (!slot->repaired || (!slot->paused && !strcmp(d->state, "paused")));
+	return !slot->running && (!slot->repaired || has_come(&slot->now_later) || has_come(&slot->prune_later) ||
+				   (!slot->paused && !strcmp(d->state, "paused")));
 }
 
 void vm_engine_look(struct vm_engine *e, const struct vm_inventory *inv)

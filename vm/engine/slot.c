@@ -9,6 +9,8 @@
 #include "vm/util/mem.h"
 
 #define TELL_NS (300 * VM_NS_PER_MS)
+#define LATER_MIN_NS VM_NS_PER_S
+#define LATER_MAX_NS (60 * VM_NS_PER_S)
 
 void vm_slot_free(void *thing)
 {
@@ -19,6 +21,7 @@ void vm_slot_free(void *thing)
 	free(slot->readers);
 	free(slot->seen);
 	free(slot->outcome);
+	free(slot->now_said);
 	free(slot->uuid);
 	free(slot);
 }
@@ -97,4 +100,18 @@ bool vm_slot_cancel(struct vm_engine *e, struct vm_slot *slot, uint64_t id)
 		}
 	pthread_mutex_unlock(&e->lock);
 	return found;
+}
+
+void vm_later_again(struct vm_later *later)
+{
+	later->pause_ns = !later->pause_ns ? LATER_MIN_NS : later->pause_ns > LATER_MAX_NS / 2 ? LATER_MAX_NS : later->pause_ns * 2;
+	later->at_ns = vm_steady_ns() + later->pause_ns;
+}
+
+bool vm_later_take(struct vm_later *later)
+{
+	if (!later->at_ns || vm_steady_ns() < later->at_ns)
+		return false;
+	later->at_ns = 0;
+	return true;
 }

@@ -11,7 +11,9 @@
  * Whose job it is
  * ---------------
  * libvirt has one backup job at a time for a domain, and tells its XML. A word of chance is in the socket's name, so a job with that
- * socket is the one that was asked for with it, whoever asks and however long after, and nobody else's is ever ended.
+ * socket is the one that was asked for with it, whoever asks and however long after. Which one is to be ended libvirt cannot be told: it ends the
+ * one that is there. So whose that is is asked just before, and what remains is the moment between the two calls, in which ours would have to
+ * end by itself and somebody else's begin.
  */
 #include "vm/libvirt/backup.h"
 
@@ -137,6 +139,13 @@ int vm_backup_end(virDomainPtr dom, const char *socket, struct vs_err *err)
 	if (r == 1)
 		return asked < 0 ? vs_err_set(err, asked, "%s", why.msg) : vs_err_set(err, -ETIMEDOUT, "the backup job does not end");
 	return r;
+}
+
+bool vm_backup_is_of_this_run(virDomainPtr dom, const char *socket)
+{
+	vs_autofree char *dir = guest_dir(dom);
+
+	return dir && !strncmp(socket, dir, strlen(dir)) && socket[strlen(dir)] == '/';
 }
 
 int vm_backup_is_stuck(virDomainPtr dom, struct vs_err *err)

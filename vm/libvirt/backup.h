@@ -26,6 +26,8 @@ int vm_backup_is(virDomainPtr dom, const char *socket, struct vs_err *err);
 /* Ends that one, and returns when it is over. 0 also where there is none, or another one. */
 int vm_backup_end(virDomainPtr dom, const char *socket, struct vs_err *err);
 
+/* Was it asked for of the QEMU that runs now? */
+bool vm_backup_is_of_this_run(virDomainPtr dom, const char *socket);
 /* Is the guest paused because of a write that failed? 1, 0 or negative. */
 int vm_backup_is_stuck(virDomainPtr dom, struct vs_err *err);
 

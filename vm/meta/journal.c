@@ -136,7 +136,7 @@ static bool has_word(const char *line, const void *what)
 {
 	const char *at = strchr(line, '\t'), *word = what;
 
-	return at && !strncmp(at + 1, word, strlen(word)) && at[1 + strlen(word)] == '\t';
+	return at && at < line + length_of(line) && !strncmp(at + 1, word, strlen(word)) && at[1 + strlen(word)] == '\t';
 }
 
 void vm_journal_done(const struct vm_journal *j, const char *word)

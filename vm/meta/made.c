@@ -78,3 +78,58 @@ int vm_made_is_there(const struct vm_made *made)
 		return r == -ENOENT || r == -ENOTDIR ? 0 : r;
 	return regular && now.dev == made->dev && now.ino == made->ino && now.btime_ns == made->btime_ns;
 }
+
+/* ---------------------------------------------------------------- with its directory */
+
+/* For statx() and openat(). -errno. */
+static int open_dir_of(const char *path)
+{
+	vs_autofree char *dir = xstrndup(path, (size_t)(strrchr(path, '/') - path) + 1);
+	int fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static int look_dir(int fd, struct vm_made *out)
+{
+	bool regular;
+
+	*out = (struct vm_made){0};
+	return look(fd, "", AT_EMPTY_PATH, out, &regular);
+}
+
+char *vm_made_text_in(const struct vm_made *made)
+{
+	vs_autofree char *text = vm_made_text(made);
+	vs_autoclose int fd = open_dir_of(made->path);
+	struct vm_made dir;
+
+	return fd < 0 || look_dir(fd, &dir) < 0 ? NULL : xasprintf("%" PRIu64 " %" PRId64 "\n%s", dir.ino, dir.btime_ns, text);
+}
+
+static int find_in(const struct vm_made *made, const struct vm_made *dir)
+{
+	vs_autoclose int fd = open_dir_of(made->path);
+	struct vm_made now = {0};
+	bool regular = false;
+	int r = fd < 0 ? fd : look(fd, strrchr(made->path, '/') + 1, AT_SYMLINK_NOFOLLOW, &now, &regular);
+
+	if (fd < 0)
+		return r == -ENOTDIR ? -ENOENT : r;
+	if (r == 0 && regular && now.ino == made->ino && now.btime_ns == made->btime_ns)
+		return 1;
+	if (r < 0 && r != -ENOENT)
+		return r;
+	r = look_dir(fd, &now);
+	return r < 0 ? r : now.ino == dir->ino && now.btime_ns == dir->btime_ns ? 0 : -ENOENT;
+}
+
+int vm_made_find(const char *text, struct vm_made *out)
+{
+	struct vm_made dir = {0};
+	int at = 0;
+
+	if (sscanf(text, "%" SCNu64 " %" SCNd64 "%n", &dir.ino, &dir.btime_ns, &at) != 2 || text[at] != '\n' || !vm_made_parse(text + at + 1, out))
+		return -EINVAL;
+	return find_in(out, &dir);
+}
