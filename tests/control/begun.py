@@ -821,4 +821,4 @@ def cannot_start_at_once(lab, running, targets):
 
 
 if __name__ == "__main__":
-    main("refresh=0.3,bandwidth=3")
+    main("refresh=0.3,bandwidth=3", by_day=True)

@@ -487,4 +487,4 @@ def not_readable(lab, running, targets):
 
 
 if __name__ == "__main__":
-    main()
+    main(by_day=True)

@@ -446,13 +446,19 @@ def run(lab, name, function, *cell):
         print("# %s" % e, flush=True)
 
 
-def main(options="refresh=0.3"):
-    """MOUNTPOINT"""
+def some_of(cells):
+    """CI has forty minutes for everything: of a case with several cells every other one, on another day the others."""
+    return cells if len(cells) < 2 else cells[int(time.time() // 86400) % 2::2]
+
+
+def main(options="refresh=0.3", by_day=False):
+    """MOUNTPOINT. @by_day: in CI not all of it each day."""
     lab = Lab(Mount(sys.argv[1], options=options))
     lab.mount.up()
     pattern = os.environ.get("ROWS_ONLY", "*")
+    by_day = by_day and os.environ.get("CI") and "ROWS_ONLY" not in os.environ
     for name, function, cells in CASES:
         if fnmatch.fnmatch(name, pattern):
-            for running, targets in cells:
+            for running, targets in some_of(list(cells)) if by_day else cells:
                 run(lab, "%s (%s, %s)" % (name, "running" if running else "shut off", " ".join(targets)), function, running, targets)
     lab.mount.down()
