@@ -33,7 +33,7 @@ wait_until 20 test -e "$M/other/s.vda.img" || die 'the domains do not show'
 for state in off running; do
 	[ $state = off ] || Vq start odd
 	[ $state = off ] || wait_until 10 grep -q running "$M/odd/chain" || sleep 1
-	same "$state: disks that the definition says more of than their headers are not there" vdc.img "$(ls "$M/odd/now" | xargs)"
+	same "$state: disks that the definition says more of than their headers are not there" vdc.img "$(find "$M/odd/now" -type f -printf '%f ' | sed 's/ $//')"
 	same "$state: nor by their names" 'ENOENT ENOENT' "$(errno_of cat "$M/odd/now/vda.img") $(errno_of cat "$M/odd/now/vdb.img")"
 done
 Vq destroy odd
