@@ -25,6 +25,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -426,6 +427,16 @@ def show(lab):
                 print("#   %s: %s" % (d, " ".join(sorted(os.listdir(d)))), flush=True)
 
 
+def revive_libvirtd():
+    """One that has died by itself takes only the case with it in which that was."""
+    with open("/run/libvirtd.pid") as f:
+        pid = int(f.read())
+    if not os.path.exists("/proc/%d" % pid):
+        print("# libvirtd has died, and is started again", flush=True)
+        os.unlink("/run/libvirtd.pid")
+        subprocess.run(["libvirtd", "-d", "-p", "/run/libvirtd.pid"], stdin=subprocess.DEVNULL, check=True)
+
+
 def run(lab, name, function, *cell):
     begun = time.monotonic()
     try:
@@ -437,6 +448,7 @@ def run(lab, name, function, *cell):
     except Exception:
         print("FAIL %s: %s" % (name, traceback.format_exc().replace("\n", " | ")), flush=True)
         show(lab)
+    revive_libvirtd()
     if lab.mount.process is None or lab.mount.process.poll() is not None:
         sh("umount", "-l", lab.mount.point, check=False)
         lab.mount.up()
