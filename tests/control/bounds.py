@@ -237,7 +237,7 @@ def merge_zeros(command, doomed, into, newest):
                 g.fill(9, 50 * MIB, MIB // 4)
         g = lab.guest(running, targets, build=build, size=64 * MIB)
         said = lab.does(g, "try " + command)
-        figures = [float(x) for x in re.findall(r"(?:at most|up to) ([0-9.]+) MiB", said)]
+        figures = [float(x) for x in re.findall(r"(?:at most|up to) ([0-9.]+) MiB(?! more than it frees)", said)]
         if len(figures) != len(targets):
             raise Wrong("try names %d figures: %s" % (len(figures), said))
         into_file = {t: g.active_now()[t] if into == "active" else g.file(t) for t in targets}
