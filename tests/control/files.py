@@ -938,4 +938,4 @@ def given_up(lab, running, targets):
 
 
 if __name__ == "__main__":
-    main()
+    main(by_day=True)

@@ -7,7 +7,7 @@
 #
 #	ROWS_ONLY='row 5*'   only the cases whose names match
 #	ROWS=full            each case in all of its cells: shut off and running, one disk and two
-#	CI=...               of some suites (begun, unknown) every other cell of each case, by the day
+#	CI=...               of some suites (begun, unknown, files) every other case, by the day
 
 # rows PROGRAM [ARGUMENT...]: a libvirtd, and tests/control/PROGRAM at a mount that it makes. Then the suite is over.
 rows() {
