@@ -80,7 +80,7 @@ static void init_callees(struct sf_fs *fs)
 	sf_makers_init(&fs->counters, 2, &fs->ending);
 	sf_makers_init(&fs->instants, SF_MAKERS_MOST, &fs->ending);
 	sf_plans_init(&fs->plans);
-	sf_handles_init(&fs->handles, &fs->world, &fs->images, &fs->mades, &fs->plans);
+	sf_handles_init(&fs->handles, &fs->world, &fs->images, &fs->mades);
 }
 
 static void fini_callees(struct sf_fs *fs)

@@ -8,10 +8,9 @@
 #include "text.h"
 #include "vm/util/mem.h"
 
-void sf_handles_init(struct sf_handles *handles, struct sf_world *world, struct sf_images *images, struct sf_mades *mades,
-		     struct sf_plans *plans)
+void sf_handles_init(struct sf_handles *handles, struct sf_world *world, struct sf_images *images, struct sf_mades *mades)
 {
-	*handles = (struct sf_handles){.world = world, .images = images, .mades = mades, .plans = plans};
+	*handles = (struct sf_handles){.world = world, .images = images, .mades = mades};
 	pthread_mutex_init(&handles->lock, NULL);
 }
 
@@ -37,6 +36,7 @@ static void handle_free(struct sf_handles *handles, struct sf_handle *handle)
 	if (handle->waiting)
 		fuse_pollhandle_destroy(handle->waiting);
 	sf_text_unref(handle->text);
+	free(handle->uncounted);
 	sf_made_list_free(handle->names, handle->n_names);
 	free(handle->uuid);
 	free(handle);
@@ -75,35 +75,18 @@ struct sf_handle *sf_handle_open_dir(struct sf_handles *handles, const struct sf
 	return handle;
 }
 
-/* To open retain.plan for reading is what a policy that was written there has waited for. */
-static int open_plan(struct sf_handles *handles, const struct vm_domain *domain, struct sf_text **out)
-{
-	vs_autofree char *policy = sf_plans_take(handles->plans, domain->uuid);
-
-	return sf_text_plan(handles->world->vm, domain->uuid, policy, domain->changed_ns, out);
-}
-
 /* In the list first: of jobs that change while their text is made somebody who polls will hear. */
-int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, bool reads, struct sf_handle **out)
+struct sf_handle *sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, bool reads)
 {
 	struct sf_handle *handle = file_handle_new(place);
-	struct sf_text *text = NULL;
-	int rc = 0;
+	struct sf_text *text;
 
 	enlist(handles, handle);
-	if (reads && handle->kind == SF_PLAN)
-		rc = open_plan(handles, place->dir->domain, &text);
-	else if (reads)
-		rc = sf_text_make(handles->world->vm, handles->plans, place->dir, place->entry, &text);
-	if (rc < 0) {
-		sf_handle_close(handles, handle);
-		return rc;
-	}
+	text = reads ? sf_text_make(handles->world->vm, place->dir, place->entry) : NULL;
 	pthread_mutex_lock(&handles->lock);
 	handle->text = text;
 	pthread_mutex_unlock(&handles->lock);
-	*out = handle;
-	return 0;
+	return handle;
 }
 
 struct sf_handle *sf_handle_open_given(struct sf_handles *handles, const struct sf_place *place, struct sf_text *text)
@@ -231,6 +214,51 @@ void sf_handle_answer(struct sf_handles *handles, struct sf_handle *handle, stru
 	pthread_mutex_unlock(&handles->lock);
 	sf_text_unref(text);
 }
+
+/* ---------------------------------------------------------------- retain.plan */
+
+void sf_handle_set_uncounted(struct sf_handles *handles, struct sf_handle *handle, char *policy)
+{
+	char *before;
+
+	pthread_mutex_lock(&handles->lock);
+	before = handle->uncounted;
+	handle->uncounted = policy;
+	pthread_mutex_unlock(&handles->lock);
+	free(before);
+}
+
+bool sf_handle_uncounted(struct sf_handles *handles, struct sf_handle *handle, char **policy, struct sf_text **plain)
+{
+	bool is;
+
+	pthread_mutex_lock(&handles->lock);
+	is = handle->uncounted && handle->text;
+	if (is && policy) {
+		*policy = vs_steal(handle->uncounted);
+		*plain = sf_text_ref(handle->text);
+	}
+	pthread_mutex_unlock(&handles->lock);
+	return is;
+}
+
+void sf_handle_recount(struct sf_handles *handles, struct sf_handle *handle, const struct sf_text *plain, struct sf_text *text, char *policy)
+{
+	pthread_mutex_lock(&handles->lock);
+	if (handle->text == plain && text) {
+		struct sf_text *before = handle->text;
+
+		handle->text = text;
+		text = before;
+	} else if (handle->text == plain && !handle->uncounted) {
+		handle->uncounted = vs_steal(policy);
+	}
+	pthread_mutex_unlock(&handles->lock);
+	sf_text_unref(text);
+	free(policy);
+}
+
+/* ---------------------------------------------------------------- refusals */
 
 static uint64_t hash_of(const char *text, size_t len)
 {

@@ -18,7 +18,7 @@
 #include "image.h"
 #include "made.h"
 #include "now.h"
-#include "plan.h"
+#include "text.h"
 
 struct sf_handle {
 	/* immutable once it is open */
@@ -38,6 +38,7 @@ struct sf_handle {
 	/* guarded by the list's lock */
 	struct sf_text *text;              /* NULL: opened for writing only. Another one after a write */
 	struct sf_answer answer;           /* where that begins */
+	char *uncounted;                   /* of retain.plan: the policy that it was made of, if it does not say yet what that frees */
 	struct sf_tree *tree;              /* of a directory; another one after rewinddir(3) */
 	uint64_t tried;                    /* a hash of the last text that was written */
 	int failed;                        /* a write through it failed with this errno (negative), so no other one is done */
@@ -51,13 +52,11 @@ struct sf_handles {
 	struct sf_world *world;
 	struct sf_images *images;
 	struct sf_mades *mades;
-	struct sf_plans *plans;
 	pthread_mutex_t lock;
 	LIST_HEAD(, sf_handle) all; /* guarded by lock */
 };
 
-void sf_handles_init(struct sf_handles *handles, struct sf_world *world, struct sf_images *images, struct sf_mades *mades,
-		     struct sf_plans *plans);
+void sf_handles_init(struct sf_handles *handles, struct sf_world *world, struct sf_images *images, struct sf_mades *mades);
 /* Closes what is still open: after the last request. */
 void sf_handles_close_all(struct sf_handles *handles);
 void sf_handles_fini(struct sf_handles *handles);
@@ -67,8 +66,8 @@ struct sf_handle *sf_handle_open_dir(struct sf_handles *handles, const struct sf
 struct sf_handle *sf_handle_open_image(struct sf_handles *handles, const struct sf_place *place);
 struct sf_handle *sf_handle_open_made(struct sf_handles *handles, const struct sf_place *place);
 struct sf_handle *sf_handle_open_now(struct sf_handles *handles, const struct sf_place *place);
-/* @reads: with its text. Gives *out, or why there is no text. */
-int sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, bool reads, struct sf_handle **out);
+/* @reads: with its text. */
+struct sf_handle *sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, bool reads);
 /* One that was made already, which is taken. */
 struct sf_handle *sf_handle_open_given(struct sf_handles *handles, const struct sf_place *place, struct sf_text *text);
 void sf_handle_close(struct sf_handles *handles, struct sf_handle *handle);
@@ -87,6 +86,14 @@ bool sf_handle_end(struct sf_handles *handles, struct sf_handle *handle, uint64_
 /* A write at @off was answered, which moved the file's position by @moved bytes (0: it failed): who reads on gets @text, which is
  * taken, from its beginning. NULL: what it said before. */
 void sf_handle_answer(struct sf_handles *handles, struct sf_handle *handle, struct sf_text *text, uint64_t off, size_t moved);
+
+/* retain.plan: what it says is of @policy, which is taken, and is to be counted by who reads it. */
+void sf_handle_set_uncounted(struct sf_handles *handles, struct sf_handle *handle, char *policy);
+/* Is there such a policy? Gives *policy, if that is not NULL, and forgets it, and *plain, the text. */
+bool sf_handle_uncounted(struct sf_handles *handles, struct sf_handle *handle, char **policy, struct sf_text **plain);
+/* Who reads on gets @text instead of @plain; or, where that is NULL, @policy is uncounted again. Neither, if others have written meanwhile. Takes
+ * both. */
+void sf_handle_recount(struct sf_handles *handles, struct sf_handle *handle, const struct sf_text *plain, struct sf_text *text, char *policy);
 
 /* Is this to be written? 0; -ECANCELED: a write through this handle has failed before; or what that one failed with, if it was the same
  * text: Python, when it closes a file, writes once more what could not be written, and reports the second error. */

@@ -22,6 +22,7 @@ static int write_plan(struct sf_req *r, struct sf_handle *handle, const char *te
 	if (rc == 0)
 		sf_plans_set(&fs->plans, handle->uuid, policy);
 	sf_handle_answer(&fs->handles, handle, plan, off, rc < 0 ? 0 : len);
+	sf_handle_set_uncounted(&fs->handles, handle, rc == 0 ? vs_steal(policy) : NULL);
 	if (rc == 0)
 		fuse_reply_write(sf_req_take(r), len);
 	return rc;

@@ -122,6 +122,33 @@ static int open_counted(struct sf_req *r, const struct sf_place *place, struct s
 	return rc;
 }
 
+/* To open it for reading is what a policy that was written there has waited for. */
+static int open_plan(struct sf_req *r, const struct sf_place *place, struct sf_handle **out)
+{
+	const struct vm_domain *d = place->dir->domain;
+	vs_autofree char *policy = sf_plans_take(&r->fs->plans, d->uuid);
+	struct sf_waiter waiter;
+	struct sf_text *text;
+	size_t plain;
+	int rc = sf_text_plan(r->fs->vm, d->uuid, policy, d->changed_ns, &text);
+
+	if (rc < 0) {
+		sf_text_unref(text);
+		return rc;
+	}
+	plain = text->len;
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
+	rc = sf_space_plan(r->fs->vm, d->uuid, policy, text, &waiter, &text);
+	if (rc < 0) {
+		if (policy)
+			sf_plans_set(&r->fs->plans, d->uuid, policy);
+		return rc;
+	}
+	sf_text_plan_counted(r->fs->vm, place->dir, policy, plain, text->len);
+	*out = sf_handle_open_given(&r->fs->handles, place, text);
+	return 0;
+}
+
 static int open_now(struct sf_req *r, const struct sf_place *place, struct sf_handle **out)
 {
 	struct sf_handle *handle = sf_handle_open_now(&r->fs->handles, place);
@@ -147,6 +174,11 @@ static int open_metrics(struct sf_req *r, const struct sf_place *place, struct s
 	return 0;
 }
 
+static bool reads_it(const struct fuse_file_info *fi)
+{
+	return (fi->flags & O_ACCMODE) != O_WRONLY;
+}
+
 static int open_place(struct sf_req *r, fuse_ino_t id, const struct sf_place *place, struct fuse_file_info *fi,
 		      struct sf_handle **out)
 {
@@ -164,11 +196,14 @@ static int open_place(struct sf_req *r, fuse_ino_t id, const struct sf_place *pl
 		return open_made(r, place, out);
 	if (sf_kind_is_counted(kind))
 		return open_counted(r, place, out);
+	if (kind == SF_PLAN && reads_it(fi))
+		return open_plan(r, place, out);
 	if (kind == SF_NOW)
 		return open_now(r, place, out);
 	if (kind == SF_METRICS)
 		return open_metrics(r, place, out);
-	return sf_handle_open_text(&r->fs->handles, place, (fi->flags & O_ACCMODE) != O_WRONLY, out);
+	*out = sf_handle_open_text(&r->fs->handles, place, reads_it(fi));
+	return 0;
 }
 
 /* Opening reads headers and may wait: it holds a reference to its tree, not a pin. */
@@ -197,7 +232,12 @@ static int open_later(struct sf_req *r, struct sf_asked *asked)
 
 static struct sf_makers *makers_of(struct sf_fs *fs, enum sf_kind kind)
 {
-	return kind == SF_NOW ? &fs->instants : sf_kind_is_counted(kind) ? &fs->counters : &fs->makers;
+	return kind == SF_NOW ? &fs->instants : sf_kind_is_counted(kind) || kind == SF_PLAN ? &fs->counters : &fs->makers;
+}
+
+static bool takes_long(enum sf_kind kind, const struct fuse_file_info *fi)
+{
+	return sf_kind_is_made(kind) || sf_kind_is_counted(kind) || kind == SF_NOW || (kind == SF_PLAN && reads_it(fi));
 }
 
 int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
@@ -207,7 +247,7 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 
 	if (rc < 0)
 		return rc;
-	if (sf_kind_is_made(key.kind) || sf_kind_is_counted(key.kind) || key.kind == SF_NOW)
+	if (takes_long(key.kind, fi))
 		return sf_makers_hand(makers_of(r->fs, key.kind), r, open_later, &(struct sf_asked){.id = id, .fi = *fi});
 	return open_id(r, id, fi);
 }
@@ -225,6 +265,25 @@ static int read_text(struct sf_req *r, struct sf_handle *handle, size_t size, of
 	fuse_reply_buf(sf_req_take(r), text->data + at, size);
 	sf_text_unref(text);
 	return 0;
+}
+
+/* A policy was written to it, through this open file. */
+static int read_plan(struct sf_req *r, struct sf_asked *asked)
+{
+	struct sf_handles *handles = &r->fs->handles;
+	struct sf_handle *handle = sf_op_handle(&asked->fi);
+	struct sf_text *plain, *text;
+	struct sf_waiter waiter;
+	char *policy;
+	int rc;
+
+	if (!sf_handle_uncounted(handles, handle, &policy, &plain))
+		return read_text(r, handle, asked->size, asked->off);
+	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
+	rc = sf_space_plan(r->fs->vm, handle->uuid, policy, sf_text_ref(plain), &waiter, &text);
+	sf_handle_recount(handles, handle, plain, rc < 0 ? NULL : text, policy);
+	sf_text_unref(plain);
+	return rc < 0 ? rc : read_text(r, handle, asked->size, asked->off);
 }
 
 static int read_later(struct sf_req *r, struct sf_asked *asked)
@@ -246,6 +305,8 @@ int sf_op_read(struct sf_req *r, fuse_ino_t id, size_t size, off_t off, struct f
 		return 0;
 	if (handle->made || handle->now)
 		return sf_makers_hand(makers_of(r->fs, handle->kind), r, read_later, &(struct sf_asked){.id = id, .size = size, .off = off, .fi = *fi});
+	if (handle->kind == SF_PLAN && sf_handle_uncounted(&r->fs->handles, handle, NULL, NULL))
+		return sf_makers_hand(&r->fs->counters, r, read_plan, &(struct sf_asked){.id = id, .size = size, .off = off, .fi = *fi});
 	return read_text(r, handle, size, off);
 }
 

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <string.h>
 
 #include "clock.h"
 #include "vm/util/mem.h"
@@ -72,22 +73,19 @@ static int wait_for(struct asked *asked, struct sf_waiter *waiter)
 	return sf_waiter_errno(waiter, rc);
 }
 
-/* Gives *out. */
-static int ask(struct vm *vm, const char *uuid, struct sf_waiter *waiter, struct vm_space **out)
+/* After what has begun the @request has said @rc; waits for what comes of it. Gives *out, unless it failed. */
+static int follow(struct asked *asked, struct sf_waiter *waiter, int rc, struct vm_request *request, struct vm_request **out)
 {
-	struct asked *asked = asked_new();
-	struct vm_request *request;
-	int rc = vm_space(vm, uuid, on_done, asked, &request);
-
 	if (rc < 0) {
 		asked_put(asked);
 	} else {
 		rc = wait_for(asked, waiter);
-		if (rc < 0)
+		if (rc < 0) {
 			vm_request_cancel(request);
-		else
-			*out = vm_request_space(request);
-		vm_request_put(request);
+			vm_request_put(request);
+		} else {
+			*out = request;
+		}
 	}
 	asked_put(asked);
 	return rc;
@@ -96,13 +94,18 @@ static int ask(struct vm *vm, const char *uuid, struct sf_waiter *waiter, struct
 int sf_space_make(struct vm *vm, struct sf_dir *dir, enum sf_kind kind, struct sf_waiter *waiter, struct sf_text **out)
 {
 	vs_autofree char *data = NULL;
-	struct vm_space *space = NULL;
+	struct asked *asked = asked_new();
+	struct vm_request *request = NULL;
+	struct vm_space *space;
 	size_t len;
 	FILE *stream;
-	int rc = ask(vm, dir->domain->uuid, waiter, &space);
+	int rc = vm_space(vm, dir->domain->uuid, on_done, asked, &request);
 
+	rc = follow(asked, waiter, rc, request, &request);
 	if (rc < 0)
 		return rc;
+	space = vm_request_space(request);
+	vm_request_put(request);
 	stream = xmemopen(&data, &len);
 	if (kind == SF_SPACE)
 		sf_space_render(stream, space);
@@ -112,4 +115,36 @@ int sf_space_make(struct vm *vm, struct sf_dir *dir, enum sf_kind kind, struct s
 	vm_space_free(space);
 	*out = sf_text_counted(dir, kind, data, len);
 	return 0;
+}
+
+/* ---------------------------------------------------------------- retain.plan */
+
+static bool drops(const struct sf_text *plan)
+{
+	static const char word[] = "\ndrop ";
+
+	return plan->len && (!strncmp(plan->data, word + 1, strlen(word + 1)) || memmem(plan->data, plan->len, word, strlen(word)));
+}
+
+int sf_space_plan(struct vm *vm, const char *uuid, const char *policy, struct sf_text *plain, struct sf_waiter *waiter, struct sf_text **out)
+{
+	struct vm_request *request = NULL;
+	struct asked *asked;
+	int rc = 0;
+
+	*out = plain;
+	if (!drops(plain))
+		return 0;
+	asked = asked_new();
+	rc = vm_count_plan(vm, uuid, policy, on_done, asked, &request);
+	rc = follow(asked, waiter, rc, request, &request);
+	if (rc == 0) {
+		vs_autofree char *text = vm_request_plan(request);
+
+		*out = sf_text_new(text, strlen(text), plain->changed_ns);
+		vm_request_put(request);
+	}
+	if (rc == 0 || rc == -EINTR || rc == -ENOTCONN)
+		sf_text_unref(plain);
+	return rc == -EINTR || rc == -ENOTCONN ? rc : 0;
 }

@@ -156,34 +156,21 @@ int sf_text_plan(struct vm *vm, const char *uuid, const char *policy, int64_t ch
 	return rc;
 }
 
-static int make_plan(struct vm *vm, struct sf_plans *plans, const struct vm_domain *domain, struct sf_text **out)
-{
-	vs_autofree char *policy = sf_plans_peek(plans, domain->uuid);
-
-	return sf_text_plan(vm, domain->uuid, policy, domain->changed_ns, out);
-}
-
-int sf_text_make(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out)
+struct sf_text *sf_text_make(struct vm *vm, struct sf_dir *dir, const struct sf_entry *entry)
 {
 	const struct vm_snapshot *s = entry->snapshot;
 
 	switch (entry->kind) {
 	case SF_XML:
-		*out = sf_text_new(s->xml, s->xml_len, s->created_ns);
-		return 0;
+		return sf_text_new(s->xml, s->xml_len, s->created_ns);
 	case SF_LOG:
-		*out = make_log(dir->domain);
-		return 0;
+		return make_log(dir->domain);
 	case SF_CTL:
 	case SF_RETAIN:
 	case SF_JOBS:
-		*out = sf_text_live(vm, dir->domain->uuid, entry->kind);
-		return 0;
-	case SF_PLAN:
-		return make_plan(vm, plans, dir->domain, out);
+		return sf_text_live(vm, dir->domain->uuid, entry->kind);
 	default:
-		*out = make_rendered(dir, entry->kind);
-		return 0;
+		return make_rendered(dir, entry->kind);
 	}
 }
 
@@ -210,24 +197,50 @@ static bool plan_known(struct sf_dir *dir, const char *policy, int64_t now_s, si
 	return known;
 }
 
+/* With what was counted of it, if it reads otherwise as it did then. */
+static size_t note_plan(struct sf_dir *dir, char *policy, size_t plain)
+{
+	size_t len;
+
+	pthread_mutex_lock(&dir->lock);
+	if (!dir->plan_policy || strcmp(dir->plan_policy, policy) != 0 || dir->plan_plain != plain)
+		dir->plan_counted = 0;
+	free(dir->plan_policy);
+	dir->plan_policy = policy;
+	dir->plan_s = time(NULL);
+	dir->plan_plain = plain;
+	len = dir->text_len[SF_PLAN] = dir->plan_counted ? dir->plan_counted : plain;
+	pthread_mutex_unlock(&dir->lock);
+	return len;
+}
+
+void sf_text_plan_counted(struct vm *vm, struct sf_dir *dir, const char *policy, size_t plain, size_t len)
+{
+	char *own = policy ? xstrdup(policy) : NULL;
+	size_t own_len;
+
+	if (!own)
+		vm_retain_text(vm, dir->domain->uuid, &own, &own_len, NULL);
+	note_plan(dir, own, plain);
+	pthread_mutex_lock(&dir->lock);
+	dir->plan_counted = dir->text_len[SF_PLAN] = len;
+	pthread_mutex_unlock(&dir->lock);
+}
+
 static int stat_plan(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, size_t *len)
 {
 	vs_autofree char *policy = plan_policy(vm, plans, dir->domain->uuid);
-	int64_t now_s = time(NULL);
 	struct sf_text *text;
 	int rc;
 
-	if (plan_known(dir, policy, now_s, len))
+	if (plan_known(dir, policy, time(NULL), len))
 		return 0;
-	rc = make_plan(vm, plans, dir->domain, &text);
-	if (rc < 0)
+	rc = sf_text_plan(vm, dir->domain->uuid, policy, 0, &text);
+	if (rc < 0) {
+		sf_text_unref(text);
 		return rc;
-	pthread_mutex_lock(&dir->lock);
-	free(dir->plan_policy);
-	dir->plan_policy = vs_steal(policy);
-	dir->plan_s = now_s;
-	*len = dir->text_len[SF_PLAN] = text->len;
-	pthread_mutex_unlock(&dir->lock);
+	}
+	*len = note_plan(dir, vs_steal(policy), text->len);
 	sf_text_unref(text);
 	return 0;
 }

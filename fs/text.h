@@ -31,9 +31,8 @@ struct sf_text *sf_text_new(const char *data, size_t len, int64_t changed_ns);
 struct sf_text *sf_text_ref(struct sf_text *text);
 void sf_text_unref(struct sf_text *text); /* NULL is fine */
 
-/* What the file @entry says now; retain.plan: what it would say of those @plans if it were opened now. Gives *out, or what vm/ has
- * against it: -ENOENT, the domain is gone. */
-int sf_text_make(struct vm *vm, struct sf_plans *plans, struct sf_dir *dir, const struct sf_entry *entry, struct sf_text **out);
+/* What the file @entry says now, which is none that is counted, nor retain.plan. Gives. */
+struct sf_text *sf_text_make(struct vm *vm, struct sf_dir *dir, const struct sf_entry *entry);
 
 /* What `ctl`, `retain` and `jobs` of that domain say at this moment. Gives. */
 struct sf_text *sf_text_live(struct vm *vm, const char *uuid, enum sf_kind kind);
@@ -44,6 +43,9 @@ struct sf_text *sf_text_outcome(struct vm *vm, const char *uuid, const char *out
 /* What retain.plan says of @policy; NULL: of the one that is stored. @changed_ns: its time. Gives *out. -EINVAL: that is
  * no policy, and *out says why. */
 int sf_text_plan(struct vm *vm, const char *uuid, const char *policy, int64_t changed_ns, struct sf_text **out);
+
+/* The plan of @policy, or of the stored one, was @plain bytes long, and is @len with what was counted: kept for stat(2). */
+void sf_text_plan_counted(struct vm *vm, struct sf_dir *dir, const char *policy, size_t plain, size_t len);
 
 /* Its length and time. Renders it only where that was never done, or is new every time. What is counted has no length before somebody has
  * opened it. */

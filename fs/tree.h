@@ -114,6 +114,7 @@ struct sf_dir {
 	size_t text_len[SF_KINDS]; /* of texts that were rendered once; 0: not yet */
 	char *plan_policy;         /* of which text_len[SF_PLAN] is */
 	int64_t plan_s;            /* and of when: the second, by the wall clock */
+	size_t plan_plain, plan_counted; /* its length without, and with what it frees; 0: nobody has counted that */
 };
 
 struct sf_tree {

@@ -10,7 +10,7 @@
  *	refresher   one (inventory/refresher.c): the only one that observes, but for the first look, which vm_open()'s caller makes. Owns what is remembered from one poll to the next (observe/),
  *	            swaps the inventory, and writes out the copies of metadata when it has nothing else to do. It tells fs/ and the
  *	            engine of each new inventory (vm.c, on_inventory). Joined by vm_close().
- *	requests    one for each write that is at work or waits for its domain, one for each vm_space(), and one of our own where retention, a repair or a note is due
+ *	requests    one for each write that is at work or waits for its domain, one for each vm_space() and vm_count_plan(), and one of our own where retention, a repair or a note is due
  *	            (engine/request.c). Has a connection to libvirt of its own (with qemu:///embed the one that all share); at most one at a
  *	            time has a domain (its slot). Waits for the refresher to poll, never the other way round. vm_close() cancels
  *	            who has a domain or waits for one, and waits a while; one that libvirt holds is left, and the process ends without touching what it uses.
@@ -161,6 +161,16 @@ int vm_space(struct vm *vm, const char *uuid, vm_done_fn done, void *opaque, str
 struct vm_space *vm_request_space(struct vm_request *request)
 {
 	return vm_engine_request_space(request);
+}
+
+int vm_count_plan(struct vm *vm, const char *uuid, const char *policy, vm_done_fn done, void *opaque, struct vm_request **out)
+{
+	return vm_engine_count_plan(vm->engine, uuid, policy, done, opaque, out);
+}
+
+char *vm_request_plan(struct vm_request *request)
+{
+	return vm_engine_request_plan(request);
 }
 
 void vm_ctl_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns)

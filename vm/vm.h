@@ -66,6 +66,10 @@ void vm_request_put(struct vm_request *request);
 int vm_space(struct vm *vm, const char *uuid, vm_done_fn done, void *opaque, struct vm_request **out);
 /* From `done` on, if that was told 0: gives what was counted, once. */
 struct vm_space *vm_request_space(struct vm_request *request);
+/* Likewise what vm_plan_text() says, with what each of those that would be dropped would free, and all together. */
+int vm_count_plan(struct vm *vm, const char *uuid, const char *policy, vm_done_fn done, void *opaque, struct vm_request **out);
+/* Likewise gives that text. */
+char *vm_request_plan(struct vm_request *request);
 
 /* Texts as read from the files. Each gives *text (not NULL) and its length, *changed_ns where not NULL; none blocks. */
 void vm_ctl_text(struct vm *vm, const char *uuid, char **text, size_t *len, int64_t *changed_ns); /* outcome, usage */

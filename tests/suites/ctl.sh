@@ -163,8 +163,8 @@ wait $!
 same 'two writers at once: each has the answer to its own' '0 ok: try commit s1 s3: |ENOENT failed: try delete nosuch: ' "$(paste -d ' ' -s "$W/one" | grep -o '.*s1 s3: ')|$(paste -d ' ' -s "$W/two" | grep -o '.*nosuch: ')"
 same 'many at once: nobody has the answer to another one' 0 "$(python3 "$TESTS/control/door.py" crowd "$M/off/ctl" 6)"
 same 'retain: what was stored' '7d 4w 12m|off' "$(bash -c 'exec 3<>"$1"; echo 7d4w12m >&3; cat <&3; echo off >&3; cat <&3' - "$M/new/retain" | paste -sd '|')"
-same 'retain.plan: that policy' 'keep s1 newest 3 of 3|drop s1 no term keeps it' \
-	"$(bash -c 'exec 3<>"$1"; echo "3 match=*" >&3; head -n 1 <&3; echo "1 match=*" >&3; head -n 1 <&3' - "$M/web/retain.plan" | paste -sd '|')"
+has 'retain.plan: that policy' "$(bash -c 'exec 3<>"$1"; echo "3 match=*" >&3; head -n 1 <&3; echo "1 match=*" >&3; head -n 1 <&3' - "$M/web/retain.plan" | paste -sd '|')" \
+	'^keep s1 newest 3 of 3\|drop s1 no term keeps it; would free .* MiB'
 same 'retain.plan: what is no policy, and why' 'failed: term ' "$(bash -c 'exec 3<>"$1"; echo nonsense >&3; head -n 1 <&3' - "$M/web/retain.plan" 2>/dev/null | cut -c1-13)"
 has 'the log says it, too' "$(tail -1 "$M/web/log")" 'retain.plan: .*nonsense.*EINVAL'
 same 'all of it, and once' "$(printf 'keep s%d\n' 1 2 3)" "$(bash -c 'exec 3<>"$1"; echo "3 match=*" >&3; dd bs=5 status=none <&3' - "$M/web/retain.plan" | cut -d' ' -f1,2)"

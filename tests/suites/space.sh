@@ -61,6 +61,24 @@ check 'space.json is JSON' jq -e '.version == 1 and (.snapshots | length) == 3 a
 for s in s1 s2 s3; do same "what deleting '$s' frees" "$(freed "$g" $s)" "$(figure plain $s frees)"; done
 echo '1 match=s*' >"$M/plain/retain.plan" # nothing of it is stored
 same 'no policy drops nothing' 0 "$(json "$M/plain/space.json" .policy.drops)"
+mib() { python3 -c "print('%.1f' % ($1 / 2**20))"; }
+# plan_of DOM: what retain.plan should say of all but s3
+plan_of() {
+	local of=$W/images/$1.qcow2
+	[ -e "$of" ] || of=$W/images/$1.vda.qcow2
+	printf '%s\n' "drop s1 no term keeps it; would free $(mib "$(freed "$of" s1)") MiB within the image" \
+		"drop s2 no term keeps it; would free $(mib "$(freed "$of" s2)") MiB within the image; all 2 that would go, together, would free $(mib "$(freed "$of" s1 s2)") MiB within the image" \
+		'keep s3 newest 1 of 1'
+}
+same 'retain.plan: what each would free, and all together' "$(plan_of plain)" "$(cat "$M/plain/retain.plan")"
+same 'nothing of it at the next open' "$(printf 'keep s%d not taken\n' 1 2 3)" "$(cut -d' ' -f1-4 "$M/plain/retain.plan")"
+same 'the same, read by who has written it' "$(plan_of plain)" "$(bash -c 'exec 3<>"$1"; echo "1 match=s*" >&3; cat <&3' - "$M/plain/retain.plan")"
+echo '1 match=s*' >"$M/plain/retain.plan"
+same 'once it is open its size is known' "$(plan_of plain | wc -c)" "$(python3 -c 'import os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+print(len(os.read(fd, 1 << 20)))' "$M/plain/retain.plan")"
+echo '1 match=s*' >"$M/broken/retain.plan"
+has 'of a damaged image the reason is there, and why there is no figure' "$(grep -c '^drop s[12] no term keeps it; what that would free is not known: .*\(end of the file\|cut off\)' "$M/broken/retain.plan")" '^2$'
 has 'a damaged image says so' "$(json "$M/broken/space.json" '.snapshots[0] | "\(.frees) \(.reason)"')" '^null .*(end of the file|cut off)'
 has 'what try says is the same' "$(ctl plain 'try delete s1 s2\n' && outcome plain)" "would free $(python3 -c "print('%.1f' % ($(freed "$g" s1 s2) / 2**20))") MiB within the image"
 frees=$(figure plain s3 frees) disk=$(stat -c %b "$g")
@@ -164,6 +182,8 @@ same 'a held one would not go' 'null it is held' "$(figure kept s1 frees) $(figu
 qemu-img create -q -f qcow2 -b "$W/images/kept.vda.s2" -F qcow2 "$W/images/lodger.qcow2"
 domain_define lodger "$(disk_xml vda qcow2 "$W/images/lodger.qcow2")"
 wait_until 15 test -e "$M/lodger"
+echo '1 match=s*' >"$M/kept/retain.plan"
+has 'what would stay says so in retain.plan, too' "$(cat "$M/kept/retain.plan")" '^drop s2 no term keeps it; would (stay|free nothing): .*lodger'
 has 'what others need frees nothing, and it says who' "$(figure kept s2 frees) $(figure kept s2 moves) $(figure kept s2 reason)" '^0 0 .*lodger'
 
 # What each holds is told by its files, whatever a delete would do to them.
@@ -213,6 +233,11 @@ for s in s1 s2 s3; do does "hold $s" inner "hold $s"; done
 check 'a policy that drops nothing yet' sh -c 'echo "1 match=s*" >"$1"' - "$M/inner/retain"
 for s in s1 s2 s3; do does "release $s" inner "release $s"; done
 same 'what the policy drops together' "2 $together 0" "$(json "$M/inner/space.json" '.policy | "\(.drops) \(.frees) \(.moves)"')"
+same 'retain.plan: of each, and of all' "$(plan_of inner)" "$(cat "$M/inner/retain.plan")"
+same 'and it is as long as it says' "$(plan_of inner | wc -c)" "$(stat -c %s "$M/inner/retain.plan")"
+does 'hold s1' inner 'hold s1'
+has 'a held one is kept, and costs nothing' "$(head -1 "$M/inner/retain.plan")" '^keep s1 held$'
+does 'release s1' inner 'release s1'
 has 'in the table, too' "$(cat "$M/inner/space")" '^retain 1 match=s\*: drops 2, which together frees .* and moves 0 B$'
 has 'and try' "$(ctl inner 'try prune\n' && outcome inner)" "$would"
 before=$(counted "$i")

@@ -34,6 +34,7 @@ for i in 1 2; do
 done
 domain_with away vda:4M
 snap away a1 vda --disk-only
+snap away a2 vda --disk-only
 mount_snapfs "$M" -o "refresh=$REFRESH" "$URI" || die "no mount"
 verify_listing 'the images are listed' "$M" full away
 fallocate -l "$(($(stat -f -c "%a * %S" "$W/full") - 4194304))" "$W/full/ballast"
@@ -65,6 +66,8 @@ does_not 'libvirtd has ended' away 'create x' EHOSTDOWN 'libvirt'
 does_not 'try, too' away 'try create x' EHOSTDOWN 'libvirt'
 same 'retain, too' EHOSTDOWN "$(python3 "$TESTS/control/door.py" write "$M/away/retain" '3\n')"
 same 'texts can be read' off "$(cat "$M/away/retain")"
+plan() { timeout 60 sh -c 'echo "1 match=a*" >"$1"; cat "$1"' - "$M/away/retain.plan"; }
+same 'retain.plan, too, without what nobody can count now' 'drop a1 no term keeps it|keep a2 newest 1 of 1' "$(plan | paste -sd '|')"
 lab_libvirtd_start
 works_again() { [ "$(ctl away 'hold a1\n')" = 0 ]; }
 check 'when it is back commands work' wait_until 60 works_again
@@ -73,7 +76,10 @@ kill -STOP "$(cat /run/libvirtd.pid)"
 does_not 'libvirtd hangs' away 'create x' 'EHOSTDOWN|ETIMEDOUT' '.'
 kill -CONT "$(cat /run/libvirtd.pid)"
 check 'when it goes on commands work' wait_until 60 works_again
-same 'and nothing has been done meanwhile' a1 "$(V snapshot-list away --name | tr '\n' ' ' | sed 's/ *$//')"
+does 'and what nobody could count' away 'release a1'
+has 'is counted' "$(plan)" '^drop a1 no term keeps it; would free'
+does 'hold' away 'hold a1'
+same 'and nothing has been done meanwhile' 'a1 a2' "$(V snapshot-list away --name | tr '\n' ' ' | sed 's/ *$//')"
 unmount_snapfs "$M"
 
 # ---------------------------------------------------------------- other users

@@ -386,7 +386,7 @@ Test(vm_retain, a_plan_of_nothing_is_empty)
 	size_t len = 1;
 
 	cr_expect_eq(vm_retain_plan(&policy, NULL, 0, 0, NULL), 0);
-	vm_retain_plan_text(NULL, NULL, 0, &text, &len);
+	vm_retain_plan_text(NULL, NULL, 0, NULL, &text, &len);
 	cr_expect_str_eq(text, "");
 	cr_expect_eq(len, 0u);
 }
@@ -426,12 +426,16 @@ Test(vm_retain, the_plan_is_a_line_per_snapshot)
 {
 	const struct vm_retain_snapshot snaps[] = {{.shown = "a b"}, {.shown = "c"}};
 	const struct vm_retain_verdict verdicts[] = {{true, "held"}, {false, "no term keeps it"}};
+	char cost[] = "would free 1.0 MiB";
 	vs_autofree char *text = NULL;
 	size_t len = 0;
 
-	vm_retain_plan_text(snaps, verdicts, 2, &text, &len);
+	vm_retain_plan_text(snaps, verdicts, 2, NULL, &text, &len);
 	cr_expect_str_eq(text, "keep a%20b held\ndrop c no term keeps it\n");
 	cr_expect_eq(len, strlen(text));
+	free(text);
+	vm_retain_plan_text(snaps, verdicts, 2, (char *[]){NULL, cost}, &text, &len);
+	cr_expect_str_eq(text, "keep a%20b held\ndrop c no term keeps it; would free 1.0 MiB\n");
 }
 
 /* ---------------------------------------------------------------- the slow, obvious model

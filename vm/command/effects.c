@@ -188,14 +188,14 @@ int vm_effects_figures(const struct vm_context *cx, const struct vm_effects *e, 
 
 /* ---------------------------------------------------------------- words */
 
-static void say(struct vm_context *cx, const struct vm_space_figures *f, bool inside)
+char *vm_effects_words(const struct vm_effects *e, const struct vm_space_figures *f)
 {
+	bool inside = e->n_entries && !e->n_merges && !e->files;
 	double mib = (double)f->frees / 1048576;
 
 	if (f->frees < 0)
-		vm_context_say(cx, "would take %s%.1f MiB more than it frees", f->at_least ? "at most " : "", -mib);
-	else
-		vm_context_say(cx, "would free %s%.1f MiB%s", f->at_least ? "at least " : "", mib, inside ? " within the image" : "");
+		return xasprintf("would take %s%.1f MiB more than it frees", f->at_least ? "at most " : "", -mib);
+	return xasprintf("would free %s%.1f MiB%s", f->at_least ? "at least " : "", mib, inside ? " within the image" : "");
 }
 
 void vm_effects_say(struct vm_context *cx)
@@ -203,6 +203,7 @@ void vm_effects_say(struct vm_context *cx)
 	struct vm_effects *e = vs_steal(cx->effects);
 	struct vm_space_figures f;
 	struct vm_effects_count count;
+	vs_autofree char *words = NULL;
 	struct vs_err err = {0};
 	int r;
 
@@ -210,8 +211,6 @@ void vm_effects_say(struct vm_context *cx)
 		return;
 	vm_effects_count_init(&count, cx);
 	r = vm_effects_figures(cx, e, &count, &f, &err);
-	if (r < 0)
-		vm_context_say(cx, "what that would free is not known: %s", vs_err_text(&err, r));
-	else
-		say(cx, &f, e->n_entries && !e->n_merges && !e->files);
+	words = r < 0 ? xasprintf("what that would free is not known: %s", vs_err_text(&err, r)) : vm_effects_words(e, &f);
+	vm_context_say(cx, "%s", words);
 }

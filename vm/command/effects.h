@@ -58,6 +58,8 @@ int vm_effects_figures(const struct vm_context *cx, const struct vm_effects *e, 
 /* What was counted of an image; @e: with those of its entries that go together, or NULL. Gives *out. */
 int vm_effects_usage(const struct vm_context *cx, int layer, const struct vm_effects *e, struct vm_effects_count *count, struct vm_usage **out,
 		     struct vs_err *err);
+/* What is said of them: "would free 2.0 MiB". Gives. */
+char *vm_effects_words(const struct vm_effects *e, const struct vm_space_figures *f);
 /* After `try`: says what it would free. */
 void vm_effects_say(struct vm_context *cx);
 /* Does a running guest write to it? */

@@ -13,7 +13,9 @@
 #include "vm/command/command.h"
 #include "vm/command/delete.h"
 #include "vm/command/effects.h"
+#include "vm/command/plan.h"
 #include "vm/util/mem.h"
+#include "vm/util/utf8.h"
 
 static const struct vm_space_figures nothing_known = { VM_SPACE_UNKNOWN, VM_SPACE_UNKNOWN, VM_SPACE_UNKNOWN, VM_SPACE_UNKNOWN, false };
 
@@ -225,5 +227,103 @@ int vm_command_space(struct vm_context *cx, struct vm_space **out, struct vs_err
 		*out = space;
 	else
 		vm_space_free(space);
+	return r;
+}
+
+/* ---------------------------------------------------------------- retain.plan */
+
+/* Gives what is to be said of it. */
+static char *cost_of(struct vm_context *cx, const struct vm_snapshot *s, struct vm_effects_count *count)
+{
+	struct vm_effects e vs_cleanup(vm_effects_fini) = { .n_entries = 0 };
+	struct vm_space_figures f;
+	struct vs_err why = {0};
+	vs_autofree char *words = NULL;
+	int r = try_one(cx, s, &e, &why);
+
+	if (r < 0)
+		return xasprintf("would stay: %s", vs_err_text(&why, r));
+	r = vm_effects_figures(cx, &e, count, &f, &why);
+	if (r < 0)
+		return xasprintf("what that would free is not known: %s", vs_err_text(&why, r));
+	if (e.stays)
+		return xasprintf("would free nothing: %s", e.stays);
+	words = vm_effects_words(&e, &f);
+	return f.moves ? xasprintf("%s and copy up to %.1f MiB", words, (double)f.moves / 1048576) : vs_steal(words);
+}
+
+/* Two can share what nobody else has. */
+static char *cost_of_all(struct vm_context *cx, const char *policy, struct vm_effects_count *count)
+{
+	struct vm_effects e vs_cleanup(vm_effects_fini) = { .n_entries = 0 };
+	struct vm_space_figures f;
+	struct vs_err why = {0};
+	vs_autofree char *words = NULL;
+	int r;
+
+	cx->effects = &e;
+	r = vm_command_try_prune(cx, policy, NULL, &why);
+	cx->effects = NULL;
+	if (r == 0)
+		r = vm_effects_figures(cx, &e, count, &f, &why);
+	if (r < 0)
+		return xasprintf("what all of them would free is not known: %s", vs_err_text(&why, r));
+	words = vm_effects_words(&e, &f);
+	return xasprintf("all %zu that would go, together, %s", e.n_snapshots, words);
+}
+
+/* On one line, whatever a path has in it. Takes both, gives. */
+static char *joined(char *own, char *all)
+{
+	vs_autofree char *text = all ? xasprintf("%s; %s", own, all) : xstrdup(own);
+
+	free(own);
+	free(all);
+	return vm_utf8_escape(text, strlen(text), "");
+}
+
+static int find_costs(struct vm_context *cx, const char *policy, const struct vm_retain_snapshot *snaps, const struct vm_retain_verdict *verdicts,
+		      size_t n, char **costs, struct vs_err *err)
+{
+	struct vm_effects_count count;
+	const struct vm_snapshot *s;
+	size_t drops = 0, seen = 0;
+	int r = vm_context_cancelled(cx, err);
+
+	vm_effects_count_init(&count, cx);
+	for (size_t i = 0; i < n; i++)
+		drops += !verdicts[i].keep;
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		if (verdicts[i].keep || vm_context_find(cx, snaps[i].shown, &s, NULL) < 0)
+			continue;
+		seen++;
+		costs[i] = joined(cost_of(cx, s, &count), seen > 1 && seen == drops ? cost_of_all(cx, policy, &count) : NULL);
+		r = vm_context_cancelled(cx, err);
+	}
+	return r;
+}
+
+int vm_command_count_plan(struct vm_context *cx, const char *policy, char **text, struct vs_err *err)
+{
+	struct vm_retain_snapshot *snaps = NULL;
+	struct vm_retain_verdict *verdicts = NULL;
+	char **costs;
+	size_t n = 0, len;
+	int r = vm_attest_poll(cx, err);
+
+	if (r < 0)
+		return r;
+	policy = policy ? policy : cx->meta->policy;
+	r = vm_plan_make(cx->store, &cx->readers, cx->d, policy, NULL, &snaps, &verdicts, &n, err);
+	costs = xcalloc(n, sizeof(*costs));
+	if (r == 0)
+		r = find_costs(cx, policy, snaps, verdicts, n, costs, err);
+	if (r == 0)
+		vm_retain_plan_text(snaps, verdicts, n, costs, text, &len);
+	for (size_t i = 0; i < n; i++)
+		free(costs[i]);
+	free(costs);
+	free(snaps);
+	free(verdicts);
 	return r;
 }

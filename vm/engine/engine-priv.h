@@ -88,8 +88,10 @@ struct vm_request {
 	enum vm_origin origin;
 	enum vm_door door;
 	struct vm_commands commands; /* CTL */
-	char *policy;                /* RETAIN: canonical */
-	struct vm_space *space;      /* BY_READER: what was counted */
+	char *policy;                /* RETAIN: canonical; BY_COUNT: of which there is to be a plan, as it was written, or NULL */
+	bool plans;                  /* BY_COUNT: that plan is to be counted, and not the space */
+	struct vm_space *space;      /* BY_COUNT: what was counted */
+	char *plan;                  /* likewise */
 	bool met_now;                /* somebody read now/ when it began */
 	bool aside;                  /* only `try` and `cancel`, or a reader's: it does not take the domain */
 	atomic_bool cancel;

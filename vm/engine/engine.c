@@ -151,7 +151,7 @@ int vm_engine_plan_text(struct vm_engine *e, const char *uuid, const char *polic
 		r = vm_plan_make(e->store, &readers, d, policy ? policy : meta ? meta->policy : NULL, NULL, &snaps, &verdicts, &n,
 				 err);
 	if (r == 0)
-		vm_retain_plan_text(snaps, verdicts, n, text, len);
+		vm_retain_plan_text(snaps, verdicts, n, NULL, text, len);
 	if (r == -EINVAL && d && err)
 		vm_log(d->log, "retain.plan: %s (EINVAL)", err->msg);
 	free(snaps);

@@ -43,6 +43,8 @@ int vm_engine_request(struct vm_engine *engine, const char *uuid, enum vm_door d
 		      vm_done_fn done, void *opaque, struct vm_request **out);
 int vm_engine_space(struct vm_engine *engine, const char *uuid, vm_done_fn done, void *opaque, struct vm_request **out);
 struct vm_space *vm_engine_request_space(struct vm_request *q);
+int vm_engine_count_plan(struct vm_engine *engine, const char *uuid, const char *policy, vm_done_fn done, void *opaque, struct vm_request **out);
+char *vm_engine_request_plan(struct vm_request *q);
 void vm_engine_request_cancel(struct vm_request *q);
 void vm_engine_request_put(struct vm_request *q);
 void vm_engine_ctl_text(struct vm_engine *engine, const char *uuid, char **text, size_t *len, int64_t *changed_ns);

@@ -298,16 +298,18 @@ static int run_self(struct vm_request *q, virConnectPtr conn)
 	return r;
 }
 
-static int run_space(struct vm_request *q, virConnectPtr conn)
+static int run_count(struct vm_request *q, virConnectPtr conn)
 {
+	const char *text = q->plans ? "retain.plan" : vm_origin_text(q->origin);
 	struct vs_err err = {0};
 	struct at_command at;
 	int r;
 
-	begin(&at, q, conn, vm_origin_text(q->origin), true);
-	r = not_interrupted(vm_command_space(&at.cx, &q->space, &err), &err);
+	begin(&at, q, conn, text, true);
+	r = q->plans ? vm_command_count_plan(&at.cx, q->policy, &q->plan, &err) : vm_command_space(&at.cx, &q->space, &err);
+	r = not_interrupted(r, &err);
 	if (r < 0 && vm_origin_tells(q->origin, r))
-		vm_request_report(q, vm_origin_text(q->origin), r, NULL, &err);
+		vm_request_report(q, text, r, NULL, &err);
 	end(&at);
 	return r;
 }
@@ -319,7 +321,7 @@ int vm_request_do(struct vm_request *q, virConnectPtr conn)
 	if (q->origin == VM_BY_WATCH)
 		return run_note(q, conn);
 	if (q->origin == VM_BY_COUNT)
-		return run_space(q, conn);
+		return run_count(q, conn);
 	if (q->origin == VM_BY_NOW)
 		return run_now(q, conn);
 	if (q->origin != VM_BY_WRITER)

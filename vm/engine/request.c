@@ -28,6 +28,7 @@ void vm_engine_request_put(struct vm_request *q)
 	free(q->outcome);
 	free(q->policy);
 	vm_space_free(q->space);
+	free(q->plan);
 	free(q);
 }
 
@@ -398,9 +399,9 @@ int vm_engine_request(struct vm_engine *e, const char *uuid, enum vm_door door, 
 	return 0;
 }
 
-int vm_engine_space(struct vm_engine *e, const char *uuid, vm_done_fn done, void *opaque, struct vm_request **out)
+/* @q: what is to be counted, or NULL; taken. */
+static int count_aside(struct vm_engine *e, struct vm_request *q, vm_done_fn done, void *opaque, struct vm_request **out)
 {
-	struct vm_request *q = request_new(e, uuid, VM_BY_COUNT);
 	int r;
 
 	if (!q)
@@ -418,7 +419,28 @@ int vm_engine_space(struct vm_engine *e, const char *uuid, vm_done_fn done, void
 	return r;
 }
 
+int vm_engine_space(struct vm_engine *e, const char *uuid, vm_done_fn done, void *opaque, struct vm_request **out)
+{
+	return count_aside(e, request_new(e, uuid, VM_BY_COUNT), done, opaque, out);
+}
+
 struct vm_space *vm_engine_request_space(struct vm_request *q)
 {
 	return vs_steal(q->space);
+}
+
+int vm_engine_count_plan(struct vm_engine *e, const char *uuid, const char *policy, vm_done_fn done, void *opaque, struct vm_request **out)
+{
+	struct vm_request *q = request_new(e, uuid, VM_BY_COUNT);
+
+	if (q) {
+		q->plans = true;
+		q->policy = xstrdup_or_null(policy);
+	}
+	return count_aside(e, q, done, opaque, out);
+}
+
+char *vm_engine_request_plan(struct vm_request *q)
+{
+	return vs_steal(q->plan);
 }

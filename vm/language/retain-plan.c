@@ -311,15 +311,18 @@ int vm_retain_plan(const struct vm_retain *policy, const struct vm_retain_snapsh
 	return ret;
 }
 
-void vm_retain_plan_text(const struct vm_retain_snapshot *snaps, const struct vm_retain_verdict *verdicts, size_t n,
-			char **text, size_t *len)
+void vm_retain_plan_text(const struct vm_retain_snapshot *snaps, const struct vm_retain_verdict *verdicts, size_t n, char *const *costs,
+			 char **text, size_t *len)
 {
 	FILE *f = xmemopen(text, len);
 
 	for (size_t i = 0; i < n; i++) {
 		vs_autofree char *name = vm_name_for_table(snaps[i].shown);
 
-		fprintf(f, "%s %s %s\n", verdicts[i].keep ? "keep" : "drop", name, verdicts[i].reason);
+		fprintf(f, "%s %s %s", verdicts[i].keep ? "keep" : "drop", name, verdicts[i].reason);
+		if (costs && costs[i])
+			fprintf(f, "; %s", costs[i]);
+		fputc('\n', f);
 	}
 	xmemclose(f);
 }

@@ -86,9 +86,9 @@ struct vm_retain_verdict {
 int vm_retain_plan(const struct vm_retain *policy, const struct vm_retain_snapshot *snaps, size_t n, int64_t now_ns,
 		   struct vm_retain_verdict *verdicts);
 
-/* The text of `retain.plan`: a line "keep|drop NAME reason" each, in the order of @snaps, spaces in names as %20. Gives
- * *text and its length. */
-void vm_retain_plan_text(const struct vm_retain_snapshot *snaps, const struct vm_retain_verdict *verdicts, size_t n,
-			char **text, size_t *len);
+/* The text of `retain.plan`: a line "keep|drop NAME reason" each, in the order of @snaps, spaces in names as %20. @costs: NULL, or what
+ * is to be said after the reason of each, or NULL. Gives *text and its length. */
+void vm_retain_plan_text(const struct vm_retain_snapshot *snaps, const struct vm_retain_verdict *verdicts, size_t n, char *const *costs,
+			 char **text, size_t *len);
 
 #endif
