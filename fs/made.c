@@ -577,7 +577,7 @@ static int64_t read_made(struct both *both, struct q2_view *view, struct q2_view
 		n = (int64_t)(made->len - both->off < both->len ? made->len - both->off : both->len);
 		memcpy(both->buf, made->text + both->off, (size_t)n);
 	}
-	if (!made->copy && is_layouts_fault(n, both, view, before)) {
+	if (is_layouts_fault(n, both, view, before)) {
 		forget(both->file->owner, made);
 		both->last = vs_err_set(&both->why, (int)n, "the map of '%s' is not what it was", q2_view_path(view, 0));
 	}

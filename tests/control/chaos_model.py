@@ -43,6 +43,7 @@ class Snap:
         self.without = set()  # disks that the domain had not then
         self.hurt, self.lied = set(), set()
         self.shaken = set()  # disks beneath which virsh has merged a layer: right, but not to be told from a write where nobody saw the job
+        self.after_pull = set()  # disks of an internal one that others took in a layer which a pull had made stand alone: see README's limits
         self.places = set()  # inodes it was ever in, by its record, since it may go
 
     @property
@@ -148,6 +149,7 @@ class Books:
         self.original = set()  # inodes that no snapshot has created
         self.made_by_begun = set()  # inodes that appeared in an interrupted command
         self.leaving = set()  # inodes of what retention was found to have dropped
+        self.pulled = set()  # inodes of layers that a pull may have made stand alone
         self.notes = []
 
     def snaps(self):
@@ -232,6 +234,11 @@ class Books:
         dom.gone.discard(name)
         return s
 
+    def by_virsh(self, s, seen, world):
+        """An internal snapshot that others have just taken of what @seen has."""
+        disks = seen.disks if seen.on else seen.config_disks
+        s.after_pull = {t for t in s.disks if t in disks and world.ino_of(disks[t][0]) in self.pulled}
+
     @staticmethod
     def targets_of(dom, intent):
         """Disks of the snapshot that a line takes; None: all. What a revert does not touch it need not keep."""
@@ -249,6 +256,8 @@ class Books:
     def settle(self, dom, intent, err, seen, world, interrupted=False, words=''):
         """A line of ours has ended: enters it. Gives 'ok', 'refused' or 'begun'. @words: the sentence, which may say that it was begun."""
         w, verb = intent.words, intent.verb
+        if verb == 'pull' and seen:
+            self.pulled |= {world.ino_of(path) for path, _, _ in seen.disks.values()}
         if err and re.search(r'may have been written to, so repeat|are gone, not the others|was taken, but then|was stopped, but then', words):
             interrupted = True
             if 'was stopped, but then' in words:
@@ -381,6 +390,8 @@ class Books:
             return 'libvirt has changed its record'
         if t in s.shaken:
             return 'virsh wrote into what it stands on'
+        if t in s.after_pull:
+            return 'nobody can tell that it was taken after the pull'
         if jobs:
             return 'a job runs'
         if s.kind == 'internal' and not s.recorded and not any(s.place.get(t) in world.chain(world.ino_of(p), files) for p in dom.paths):

@@ -520,6 +520,8 @@ class Steps:
             s.disks, s.maybe = {t: None for t in s.disks}, True
             return
         s = self.b.take(d, name, False, seen=self.seen(d.name), maybe=not worked, memory=d.kind == 'internal' and bool(d.on))
+        if d.kind == 'internal' and self.seen(d.name):
+            self.b.by_virsh(s, self.seen(d.name), self.w)
         d.apply_policy()
 
     def raced_delete(self, d, name, how, worked, overlays):
@@ -601,6 +603,8 @@ class Steps:
         worked, out = self.w.virsh(*words)
         if worked and not (kind == 'external' and p['how'] == 'nometadata'):
             s = self.b.take(d, p['name'], False, targets, memory=kind == 'internal' and bool(d.on), kind=kind, seen=before)
+            if kind == 'internal':
+                self.b.by_virsh(s, before, self.w)
             self.appear(d)
         return out or 'ok'
 
@@ -769,6 +773,7 @@ class Steps:
             return r.stderr.decode(errors='replace').strip()
         s = self.b.take(d, p['name'], False, ['vda'], kind='internal', seen=seen)
         s.recorded, s.place = False, {'vda': ino}
+        self.b.by_virsh(s, seen, self.w)
         return 'ok'
 
     # ------------------------------------------------ virsh: block jobs
@@ -843,6 +848,7 @@ class Steps:
             words += ['--base', paths[p['base']]]
         for x, t in self.pull_harm(seen, p['disk'], self.w.scan()):
             x.hurt.add(t)
+        self.b.pulled.add(self.w.ino_of(paths[0]))
         return self.w.virsh(*words)[1] or 'ok'
 
     def choose_vcopy(self, rnd):

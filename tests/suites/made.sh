@@ -278,6 +278,25 @@ has 'incremental.sh: a name that was used again' "$("$TOP/examples/incremental.s
 rm -f "$W/r"
 "$TOP/examples/incremental.sh" restore "$W/b/vda/e" "$W/r"
 check 'and what was saved of the first one stays' cmp "$W/r" "$W/out/e.vda"
+# A disk that grew, and one that shrank; then nothing stands on any of them any more.
+take() { # NAME
+	check "create $1" ctl "create $1"
+	for t in vda vdb; do cp "$D/$1.$t.img" "$W/out/$1.$t"; done
+}
+for t in vda vdb; do cp "$D/e.$t.img" "$W/out/e.$t"; done
+qemu-img resize -q -f qcow2 "$(active_path web vda)" 20M
+guest_write web vda 11 17M 2M
+take f
+qemu-img resize -q --shrink -f qcow2 "$(active_path web vda)" 9M
+guest_write web vda 12 8M 1M
+take g
+same 'they have the sizes' "$((16 << 20)) $((20 << 20)) $((9 << 20))" "$(stat -c %s "$D"/{e,f,g}.vda.img | xargs)"
+check 'larger and smaller: all pairs' all_whole a c d e f g
+Vq start web --paused
+check 'pull' ctl pull
+same 'they stand beside the disk' '7 detached' "$(json "$D/snapshots.json" '.snapshots[].state' | sort | uniq -c | xargs)"
+check 'detached: all pairs' all_whole a c d e f g
+Vq destroy web
 Vq undefine --snapshots-metadata web 2>/dev/null
 unmount_snapfs "$M"
 
