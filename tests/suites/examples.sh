@@ -490,7 +490,7 @@ quickstart() {
 }
 quickstart --once
 has 'quickstart: says first how long it takes' "$(head -n 1 <<<"$OUT")" ' takes .* seconds'
-for line in '== The same bytes as QEMU gives' 'identical' "  keep wednesday newest 1 of 2" "  drop monday no term keeps it; would free [0-9.]* MiB and copy up to [0-9.]* MiB" \
+for line in '== The same bytes as QEMU gives' 'identical' "  keep wednesday newest 1 of 2" "  drop monday no term keeps it; would .* MiB.* and copy up to [0-9.]* MiB" \
 	'  written on wednesday' 'wednesday reads as before' '  written on sunday' '== Done; cleaning up'; do
 	has "quickstart: $line" "$OUT" "^$line\$"
 done
