@@ -134,7 +134,7 @@ class Judge:
 
     def state(self, d, s):
         if d.on is None:
-            if not self.idle(d):
+            if not self.idle(d) or s.state == 'paused':  # retention that is tried again may have started it
                 return
             d.on = s.on
         if s.on and d.on is False and s.state == 'paused' and d.ours_since > self.world.mounted_at:
@@ -193,6 +193,7 @@ class Judge:
                 if content is None and path and self.world.ino_of(path):
                     s.place[t] = self.world.ino_of(path)
                 if t in s.hurt or t in s.lied or content is None:
+                    s.places |= {self.world.ino_of(path)} - {None} if path else set()
                     continue
                 if path is None:
                     good = False

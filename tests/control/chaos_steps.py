@@ -621,7 +621,7 @@ class Steps:
     def do_vdelete(self, p):
         d = self.known(p, mount=False)
         seen = self.w.look([d.name]).get(d.name) if d else None
-        if not seen or p['name'] not in d.snaps or p['name'] not in seen.records:
+        if not seen or p['name'] not in d.snaps or p['name'] not in seen.records or self.is_cut(d):
             return 'not now'
         s, r = d.snaps[p['name']], seen.records[p['name']]
         goes = [p['name']]

@@ -188,9 +188,74 @@ static int check_delete(const struct vm_context *cx, const struct vm_snapshot *s
 	return r == 0 ? vm_delete_check_active(cx, s, err) : r;
 }
 
+/* Images that entries of a snapshot are in. */
+struct entries {
+	char **paths;
+	size_t n;
+};
+
+static void entries_fini(struct entries *e)
+{
+	for (size_t i = 0; i < e->n; i++)
+		free(e->paths[i]);
+	free(e->paths);
+}
+
+static struct entries entries_of(const struct vm_snapshot *s)
+{
+	struct entries e = { .paths = xcalloc(s->n_disks, sizeof(char *)) };
+
+	for (size_t i = 0; i < s->n_disks; i++)
+		if (s->disks[i].snapshot && s->disks[i].chain && s->disks[i].chain[0])
+			e.paths[e.n++] = xstrdup(s->disks[i].chain[0]);
+	return e;
+}
+
+static bool has_entry(const struct vm_context *cx, int layer, const char *name)
+{
+	for (size_t i = 0; i < cx->d->n_snapshots; i++)
+		for (size_t k = 0; k < cx->d->snapshots[i].n_disks; k++) {
+			const struct vm_disk *disk = &cx->d->snapshots[i].disks[k];
+
+			if (entry_layer(cx, disk) == layer && !strcmp(disk->snapshot->name, name))
+				return true;
+		}
+	return false;
+}
+
+/* By a new look: are they gone from every image, which could be read? */
+static bool are_gone(const struct vm_context *cx, const struct entries *e, const char *name)
+{
+	for (size_t i = 0; i < e->n; i++) {
+		int layer = vm_context_layer(cx, e->paths[i]);
+
+		if (layer < 0 || cx->d->layers[layer].error || has_entry(cx, layer, name))
+			return false;
+	}
+	return e->n > 0;
+}
+
+/*
+ * libvirt 9.0 removes all of it, and then fails at the record of a child which has other disks; or has removed the record and not all entries.
+ * 0: it is done, and that is said with what libvirt said; else @r.
+ */
+static int judge_failed(struct vm_context *cx, const struct entries *e, const char *name, int r, struct vs_err *err)
+{
+	struct vs_err said = *err;
+
+	if (r == -EHOSTDOWN || r == -ETIMEDOUT || vm_attest_poll(cx, NULL) < 0 || vm_context_record(cx, name))
+		return r;
+	if (!are_gone(cx, e, name))
+		return vs_err_set(err, r, "%s; its record is gone all the same, and entries of it may be left", said.msg);
+	vm_context_say(cx, "libvirt said '%s', but it is gone", said.msg);
+	*err = (struct vs_err){0};
+	return 0;
+}
+
 static int delete_internal(struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
 	vs_autofree char *name = xstrdup(s->name), *shown = xstrdup(s->shown);
+	struct entries entries vs_cleanup(entries_fini) = entries_of(s);
 	struct vm_meta_id id = vm_context_id(cx, s);
 	int r;
 
@@ -204,6 +269,8 @@ static int delete_internal(struct vm_context *cx, const struct vm_snapshot *s, s
 	vm_context_unguard(cx);
 	vm_fault();
 	r = vm_delete_internal(cx->dom, name, &cx->watch, err);
+	if (r < 0)
+		r = judge_failed(cx, &entries, name, r, err);
 	if (r < 0)
 		return r;
 	vm_context_say(cx, "removed the entry '%s' and its record", shown);
