@@ -63,8 +63,7 @@ static int read_dir(const struct q2_file *f, const struct q2_header *h, size_t m
 	return (int)got;
 }
 
-/* The first entry that is not recording. */
-static int find_idle(struct q2_file *f, const struct q2_header *h, bool in_use_too, char **name, struct vs_err *err)
+static int find(struct q2_file *f, const struct q2_header *h, bool recording_too, bool in_use_too, char **name, struct vs_err *err)
 {
 	vs_autofree uint8_t *dir = NULL;
 	uint64_t len, off = 0;
@@ -77,7 +76,7 @@ static int find_idle(struct q2_file *f, const struct q2_header *h, bool in_use_t
 	if (r < 0)
 		return vs_err_set(err, r, "cannot read the bitmaps of '%s': %s", f->path, strerror(-r));
 	while ((r = next_entry(dir, len, &off, &e)) > 0) {
-		if ((e.flags & AUTO) || ((e.flags & IN_USE) && !in_use_too))
+		if (((e.flags & AUTO) && !recording_too) || ((e.flags & IN_USE) && !in_use_too))
 			continue;
 		*name = strndup(e.name, e.name_len);
 		return *name ? 1 : vs_err_set(err, -ENOMEM, "out of memory");
@@ -114,14 +113,14 @@ void q2_bitmaps_free(char **names)
 	free(names);
 }
 
-int q2_file_idle_bitmap(struct q2_file *f, bool in_use_too, char **name, struct vs_err *err)
+int q2_file_bitmap(struct q2_file *f, bool recording_too, bool in_use_too, char **name, struct vs_err *err)
 {
 	struct q2_header h;
 	int r = q2_header_read(f, &h, NULL, err);
 
 	if (r < 0)
 		return r;
-	r = find_idle(f, &h, in_use_too, name, err);
+	r = find(f, &h, recording_too, in_use_too, name, err);
 	q2_header_fini(&h);
 	return r;
 }

@@ -172,8 +172,9 @@ int q2_info_read(struct q2_file *f, enum q2_format format, struct q2_info **out,
  * limit of @work nobody knew. An external data file is not looked at. */
 int q2_file_whole(struct q2_file *f, struct q2_work *work, struct vs_err *err);
 /* A persistent bitmap of a qcow2 image that does not record what is written, but holds what was: nothing carries it on when the image is
- * merged into another one. One that was in use when QEMU ended is void; @in_use_too: QEMU has the image open. 1: gives *name; 0: none. */
-int q2_file_idle_bitmap(struct q2_file *f, bool in_use_too, char **name, struct vs_err *err);
+ * merged into another one. @recording_too: also one that records. One that was in use when QEMU ended is void; @in_use_too: QEMU has the image
+ * open. 1: gives *name; 0: none. */
+int q2_file_bitmap(struct q2_file *f, bool recording_too, bool in_use_too, char **name, struct vs_err *err);
 /* How many bytes of the file are in use, by the refcounts of a qcow2 image, which nobody may be writing to. */
 int q2_file_counted(struct q2_file *f, uint64_t *bytes, struct vs_err *err);
 void q2_info_free(struct q2_info *info);

@@ -1732,9 +1732,35 @@ Test(vm_graph, a_raw_image_stands_on_nothing_and_another_format_may)
 	l.files[SPARE].format = Q2_FORMAT_RAW;
 	l.disks[OTHER].top = SPARE;
 	l.disks[OTHER].format = Q2_FORMAT_RAW;
+	l.files[SPARE].error = 0;
+	l.files[SPARE].stamp.ino = 4712;
 	expect_doubt(&l, WEB, NULL);
 	l.files[SPARE].opaque = "is of format 'vmdk', which is not read here";
 	expect_doubt(&l, WEB, "'/i/spare' is of format 'vmdk'");
+}
+
+Test(vm_graph, a_raw_image_that_is_missing_may_be_any_file_and_a_medium_one_of_its_name)
+{
+	struct lab l;
+
+	lab_init(&l);
+	gone(&l, SPARE);
+	l.files[SPARE].format = Q2_FORMAT_RAW;
+	l.disks[OTHER].top = SPARE;
+	l.disks[OTHER].format = Q2_FORMAT_RAW;
+	l.disks[OTHER].writable = true;
+	expect_doubt(&l, WEB, "'/i/spare' is missing, so which file that is is not known");
+	l.disks[OTHER].writable = false;
+	expect_doubt(&l, WEB, NULL);
+	l.files[SPARE].path = "/away/base";
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect(strstr(layer_at(&p, "/i/base")->unknown, "'/away/base' is missing, so which file that is is not known"));
+	cr_expect_null(layer_at(&p, "/i/o1")->unknown);
+	picture_free(&p);
+	l.disks[OTHER].writable = true;
+	l.files[SPARE].path = "/dev/vg/spare";
+	expect_doubt(&l, WEB, NULL);
 }
 
 Test(vm_graph, who_stands_on_a_file_of_a_mount_needs_the_snapshot_and_its_layers)

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "vm/language/command.h"
@@ -286,7 +287,20 @@ int vm_check_slice(const struct vm_context *cx, const char *target, int layer, s
 	return 0;
 }
 
-int vm_check_bitmaps(const struct vm_context *cx, const char *target, int base, int top, struct vs_err *err)
+int vm_check_links(const struct vm_context *cx, const char *target, int layer, struct vs_err *err)
+{
+	const char *path = cx->d->layers[layer].path;
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return errno == ENOENT ? 0 : vs_err_set(err, -errno, "disk %s: '%s': %s", target, path, strerror(errno)); /* who is not there is not merged into */
+	if (!S_ISREG(st.st_mode) || st.st_nlink < 2)
+		return 0;
+	return vs_err_set(err, -EPERM, "disk %s: '%s' must stay as it is: it has %lu names (hard links), and who uses another one would find it changed: find them "
+			  "with 'find -samefile', and remove them or make them copies", target, path, (unsigned long)st.st_nlink);
+}
+
+int vm_check_bitmaps(const struct vm_context *cx, const char *target, int base, int top, bool recording, struct vs_err *err)
 {
 	for (int at = top; at != base && at >= 0; at = cx->d->layers[at].below) {
 		const struct vm_layer *l = &cx->d->layers[at];
@@ -298,11 +312,11 @@ int vm_check_bitmaps(const struct vm_context *cx, const char *target, int base, 
 			return r;
 		if (l->format != Q2_FORMAT_QCOW2)
 			continue;
-		r = q2_file_idle_bitmap(f, cx->running, &name, err);
+		r = q2_file_bitmap(f, recording, cx->running, &name, err);
 		q2_file_close(f);
 		if (r > 0)
-			return vs_err_set(err, -EPERM, "disk %s: bitmap '%s' of '%s' would be lost: a backup program that has stopped recording in it may "
-					  "need it; 'qemu-img bitmap --remove' takes it away", target, name, l->path);
+			return vs_err_set(err, -EPERM, "disk %s: bitmap '%s' of '%s' would be lost: a backup program that %s may "
+					  "need it; 'qemu-img bitmap --remove' takes it away", target, name, l->path, recording ? "knows it" : "has stopped recording in it");
 		if (r < 0)
 			return r;
 	}

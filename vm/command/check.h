@@ -31,8 +31,11 @@ int vm_check_whole(const struct vm_context *cx, const char *target, struct vs_er
 int vm_check_uncut(const struct vm_context *cx, const char *target, int layer, struct vs_err *err);
 /* Is the layer, by a record, a disk only in a part of it? A merge would not heed that, wherever it goes down to or from. */
 int vm_check_slice(const struct vm_context *cx, const char *target, int layer, struct vs_err *err);
-/* Is there a persistent bitmap in what stands on @base up to @top, that would be lost with its file? -EPERM. */
-int vm_check_bitmaps(const struct vm_context *cx, const char *target, int base, int top, struct vs_err *err);
+/* Has it other names (hard links) through which somebody would find it changed? -EPERM. Nobody says who uses those. */
+int vm_check_links(const struct vm_context *cx, const char *target, int layer, struct vs_err *err);
+/* Is there a persistent bitmap in what stands on @base up to @top, that would be lost with its file? @recording: also one that records, which
+ * a merge would carry on. -EPERM. */
+int vm_check_bitmaps(const struct vm_context *cx, const char *target, int base, int top, bool recording, struct vs_err *err);
 /* Bytes that a merge of everything above @base up to @top moves at most: what these layers store, and the zeros that they note, which
  * some QEMUs write out. */
 uint64_t vm_check_cost(const struct vm_context *cx, int base, int top);

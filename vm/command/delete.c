@@ -168,6 +168,19 @@ static int check_attached(const struct vm_context *cx, const struct vm_snapshot 
 	return 0;
 }
 
+/* An image that cannot be looked at may be this one by another path, and an entry of this name in it be somebody's. */
+static int check_known(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
+{
+	for (size_t i = 0; i < s->n_disks; i++) {
+		int layer = entry_layer(cx, &s->disks[i]);
+		const struct vm_layer *l = layer < 0 ? NULL : &cx->d->layers[layer];
+
+		if (l && l->unknown)
+			return vs_err_set(err, l->unknown_code, "disk %s: '%s' must stay as it is: %s", s->disks[i].target, l->path, l->unknown);
+	}
+	return 0;
+}
+
 /* What can be told of each snapshot by itself, before any of several goes. */
 static int check_delete(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
@@ -185,6 +198,8 @@ static int check_delete(const struct vm_context *cx, const struct vm_snapshot *s
 		r = check_viewers(s, err);
 	if (r == 0)
 		r = check_attached(cx, s, err);
+	if (r == 0)
+		r = check_known(cx, s, err);
 	return r == 0 ? vm_delete_check_active(cx, s, err) : r;
 }
 

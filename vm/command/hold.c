@@ -7,6 +7,40 @@
 #include "vm/command/attest.h"
 #include "vm/command/command.h"
 #include "vm/command/intent.h"
+#include "vm/util/mem.h"
+
+static bool is_borne(const void *opaque, const char *name)
+{
+	const struct vm_context *cx = opaque;
+
+	for (size_t i = 0; i < cx->d->n_snapshots; i++)
+		if (!strcmp(cx->d->snapshots[i].name, name))
+			return true;
+	return false;
+}
+
+/* Those that it was held by, before somebody renamed it. */
+static void release_old_names(struct vm_context *cx, const struct vm_meta_id *id)
+{
+	const struct vm_meta_snapshot *old;
+	size_t at = 0;
+
+	if (!vm_meta_held_as(cx->meta, id, is_borne, cx, &at))
+		return;
+	for (size_t i = 0; i < cx->d->n_snapshots; i++) { /* others may be held by that as well */
+		struct vm_meta_id other = vm_context_id(cx, &cx->d->snapshots[i]);
+
+		if (cx->d->snapshots[i].held && (strcmp(other.name, id->name) || other.created_ns != id->created_ns || other.kind != id->kind))
+			vm_meta_set_held(cx->meta, &other, true);
+	}
+	at = 0;
+	while ((old = vm_meta_held_as(cx->meta, id, is_borne, cx, &at))) {
+		vs_autofree char *name = xstrdup(old->name);
+
+		vm_meta_set_held(cx->meta, &(struct vm_meta_id){ name, old->created_ns, old->kind }, false);
+		at = 0;
+	}
+}
 
 int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct vs_err *err)
 {
@@ -27,6 +61,8 @@ int vm_command_hold(struct vm_context *cx, const char *name, bool hold, struct v
 		return 0;
 	}
 	vm_meta_set_held(cx->meta, &id, hold);
+	if (!hold)
+		release_old_names(cx, &id);
 	return vm_context_ask(cx, err);
 }
 

@@ -232,6 +232,9 @@ static int guarded_down(const struct vm_merge *m, struct vm_merge_disk *d, int b
 		return r;
 	if (need != VM_NEED_NOT)
 		return vs_err_set(err, why.code, "disk %s: %s", d->target, why.msg);
+	r = m->resumed ? 0 : vm_check_links(m->cx, d->target, base, err);
+	if (r < 0)
+		return r;
 	if (inside)
 		return vs_err_set(err, -EPERM, "'%s' would go, and internal snapshot '%s' is stored in it: delete that first",
 				  layer_at(m, where)->path, inside);

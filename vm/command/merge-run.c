@@ -725,7 +725,7 @@ static int check_files(const struct vm_merge *m, struct vs_err *err)
 			continue;
 		r = vm_check_uncut(m->cx, d->target, vm_context_top(m->cx, d->target), err);
 		if (r == 0)
-			r = vm_check_bitmaps(m->cx, d->target, vm_context_layer(m->cx, d->base), vm_context_layer(m->cx, d->top), err);
+			r = vm_check_bitmaps(m->cx, d->target, vm_context_layer(m->cx, d->base), vm_context_layer(m->cx, d->top), false, err);
 		if (r == 0)
 			r = vm_fit_files(m->cx, d->target, vm_context_layer(m->cx, d->base), vm_context_layer(m->cx, d->top), d->bytes, err);
 	}

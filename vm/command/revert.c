@@ -557,6 +557,20 @@ static int check_memory(const struct vm_context *cx, const struct vm_snapshot *s
 	return record ? vm_record_memory(cx->dom, record->xml, err) : 0;
 }
 
+/* What would be unlinked may have what a backup program needs and libvirt does not know. */
+static int check_bitmaps(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && s->kind == VM_EXTERNAL && i < s->n_disks; i++) {
+		int top = top_of(cx, s->disks[i].target);
+
+		if (top >= 0 && !cx->d->layers[top].error && vm_made(cx, top))
+			r = vm_check_bitmaps(cx, s->disks[i].target, cx->d->layers[top].below, top, true, err);
+	}
+	return r;
+}
+
 static int check_revert(const struct vm_context *cx, const struct vm_command *c, const struct vm_snapshot *s,
 			struct vs_err *err)
 {
@@ -578,6 +592,8 @@ static int check_revert(const struct vm_context *cx, const struct vm_command *c,
 		r = vm_check_startable(cx, err);
 	if (r == 0)
 		r = vm_check_checkpoints(cx, false, err);
+	if (r == 0 && !c->keep)
+		r = check_bitmaps(cx, s, err);
 	if (r == 0)
 		r = vm_nv_check(cx, s, c->force, err);
 	if (r == 0 && cx->running && !c->force)

@@ -12,11 +12,13 @@
  *     image that is known from elsewhere;
  *   - it is of a format that is not read here and that can stand on something;
  *   - it is a file of a virt-snapfs mount that shows no snapshot of ours;
- *   - it is a device that shows a file, and nobody can tell which.
+ *   - it is a device that shows a file, and nobody can tell which;
+ *   - it is raw and missing: what it stands on is known, but where its directory is a mount point, or was renamed, or lay in a mount of ours,
+ *     it may itself be any file. Media that are gone are common, and so are devices: only a file of that name may be one.
  *
  * Besides, the inventory tells what it could not look at: records, definitions, directories, images that are no files here.
  *
- * No doubt remains about a raw image, which stands on nothing, or about a layer of a chain that a running domain has open: libvirt
+ * No doubt remains about a raw image that is there, which stands on nothing, or about a layer of a chain that a running domain has open: libvirt
  * tells what QEMU found beneath it. An overlay that is only named by the record of its snapshot and is not there is no doubt either:
  * no disk and no snapshot needs it, it is where writes went once.
  *
@@ -47,6 +49,7 @@ static void add_doubt(struct vm_graph *g, struct vm_graph_doubt doubt)
 
 struct wanted {
 	bool *whatever; /* of a node: it matters whoever goes */
+	bool *written;  /* of a node: not only as a medium that is read */
 	size_t *domain; /* of a node: whose snapshots froze it; VM_NO_DOMAIN: nobody's */
 };
 
@@ -56,6 +59,13 @@ static void matters(const struct vm_graph *g, struct wanted *wanted, int file)
 		wanted->whatever[g->node[file]] = true;
 }
 
+static void matters_as_written(const struct vm_graph *g, struct wanted *wanted, int file)
+{
+	matters(g, wanted, file);
+	if (file != VM_NO_FILE)
+		wanted->written[g->node[file]] = true;
+}
+
 static void matters_to_snapshot(const struct vm_graph *g, struct wanted *wanted, const struct vm_graph_snap *snap)
 {
 	int pit = vm_graph_snapdisk(g, snap)->pit;
@@ -63,8 +73,10 @@ static void matters_to_snapshot(const struct vm_graph *g, struct wanted *wanted,
 
 	if (domain && *domain != VM_NO_DOMAIN && *domain != snap->domain)
 		matters(g, wanted, pit);
-	if (domain)
+	if (domain) {
 		*domain = snap->domain;
+		wanted->written[g->node[pit]] = true;
+	}
 }
 
 /* Whatever is there matters, and so does what is missing where a disk, a snapshot or an image names it as its content. */
@@ -73,17 +85,21 @@ static void find_wanted(const struct vm_graph *g, struct wanted *wanted)
 	const struct vm_facts *facts = g->facts;
 
 	wanted->whatever = xcalloc(facts->n_files, sizeof(*wanted->whatever));
+	wanted->written = xcalloc(facts->n_files, sizeof(*wanted->written));
 	wanted->domain = xcalloc(facts->n_files, sizeof(*wanted->domain));
 	for (size_t i = 0; i < facts->n_files; i++)
 		wanted->domain[i] = VM_NO_DOMAIN;
 	for (size_t i = 0; i < facts->n_files; i++) {
 		if (facts->files[i].error != -ENOENT && facts->files[i].error != -ENOTDIR)
 			matters(g, wanted, (int)i);
-		matters(g, wanted, facts->files[i].below);
+		matters_as_written(g, wanted, facts->files[i].below);
+		matters_as_written(g, wanted, facts->files[i].data);
 	}
 	for (size_t i = 0; i < g->n_disks; i++) {
-		matters(g, wanted, vm_graph_disk(g, &g->disks[i])->top);
-		matters(g, wanted, vm_graph_disk(g, &g->disks[i])->mirror);
+		const struct vm_fact_disk *disk = vm_graph_disk(g, &g->disks[i]);
+
+		(disk->writable ? matters_as_written : matters)(g, wanted, disk->top);
+		matters_as_written(g, wanted, disk->mirror);
 	}
 	for (size_t i = 0; i < g->n_snaps; i++)
 		matters_to_snapshot(g, wanted, &g->snaps[i]);
@@ -94,6 +110,12 @@ static void find_wanted(const struct vm_graph *g, struct wanted *wanted)
 static bool known_from_running(const struct vm_graph *g, int file)
 {
 	return g->live_end[g->node[file]] || g->live_below[g->node[file]] != VM_NO_FILE;
+}
+
+/* Raw, and nobody can tell which file it is. */
+static bool is_nowhere(const struct vm_fact_file *f)
+{
+	return f->format == Q2_FORMAT_RAW && f->error && !f->stamp.ino;
 }
 
 /* False: it is known what it stands on. */
@@ -114,6 +136,11 @@ static bool in_doubt(const struct vm_graph *g, int file, struct vm_graph_doubt *
 	doubt->why = f->opaque;
 	if (f->opaque)
 		return !known_from_running(g, file);
+	doubt->raw = is_nowhere(f) && !known_from_running(g, file);
+	if (doubt->raw)
+		doubt->code = code_of(f->error);
+	if (doubt->raw)
+		return true;
 	if (f->format == Q2_FORMAT_RAW || (!f->error && f->format != Q2_FORMAT_QCOW2) || known_from_running(g, file))
 		return false;
 	doubt->code = f->error ? code_of(f->error) : -EPERM;
@@ -141,12 +168,14 @@ void vm_graph_find_doubts(struct vm_graph *g)
 			continue;
 		if (!wanted.whatever[node])
 			doubt.domain = wanted.domain[node];
+		doubt.by_name = doubt.raw && (!wanted.written[node] || !strncmp(facts->files[i].path, "/dev/", strlen("/dev/")));
 		add_doubt(g, doubt);
 	}
 	for (size_t i = 0; i < facts->n_unknowns; i++)
 		add_doubt(g, (struct vm_graph_doubt){.who = facts->unknowns[i].who, .why = facts->unknowns[i].why,
 						     .code = facts->unknowns[i].code, .file = VM_NO_FILE, .domain = VM_NO_DOMAIN});
 	free(wanted.whatever);
+	free(wanted.written);
 	free(wanted.domain);
 }
 
@@ -161,6 +190,22 @@ static bool stands_on(const struct vm_graph *g, int file, int lower)
 	return vm_chain_index(g, chain.files, chain.n, lower) >= 0;
 }
 
+static const char *name_of(const struct vm_graph *g, int file)
+{
+	const char *path = vm_graph_file(g, file)->path, *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+/* By any of its paths. */
+static bool has_name(const struct vm_graph *g, int file, const char *name)
+{
+	for (int f = g->node[file]; f != VM_NO_FILE; f = g->alias[f])
+		if (!strcmp(name_of(g, f), name))
+			return true;
+	return false;
+}
+
 const struct vm_graph_doubt *vm_graph_doubt(const struct vm_graph *g, int file, size_t domain)
 {
 	for (size_t i = 0; i < g->n_doubts; i++) {
@@ -170,6 +215,8 @@ const struct vm_graph_doubt *vm_graph_doubt(const struct vm_graph *g, int file, 
 			continue;
 		if (d->file == VM_NO_FILE)
 			return d;
+		if (d->by_name && !has_name(g, file, name_of(g, d->file)))
+			continue;
 		if (!stands_on(g, file, d->file))
 			return d;
 	}
@@ -203,8 +250,8 @@ char *vm_graph_doubt_phrase(const struct vm_graph *g, const struct vm_graph_doub
 	else
 		why = f->why && strstr(f->why, f->path) ? xstrdup(f->why) :
 							  xasprintf("'%s': %s", f->path, f->why ? f->why : strerror(-f->error));
-	return owner ? xasprintf("%s may need it: %s, so what that stands on is not known", owner, why) :
-		       xasprintf("something may need it: %s, so what that stands on is not known", why);
+	return xasprintf("%s may need it: %s, so %s is not known", owner ? owner : "something", why,
+			 d->raw ? "which file that is" : "what that stands on");
 }
 
 /* ---------------------------------------------------------------- of one domain's snapshots */

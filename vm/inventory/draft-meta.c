@@ -3,6 +3,8 @@
 /* What our metadata say, written into a draft. */
 #include "vm/inventory/draft.h"
 
+#include <string.h>
+
 #include "vm/meta/made.h"
 #include "vm/meta/meta.h"
 #include "vm/meta/store.h"
@@ -161,10 +163,23 @@ void vm_draft_nv(struct vm_draft *d, const struct vm_meta *meta, struct vm_chain
 	}
 }
 
+static bool is_borne(const void *opaque, const char *name)
+{
+	const struct vm_draft *d = opaque;
+
+	for (size_t i = 0; i < d->n_snapshots; i++)
+		if (!strcmp(d->snapshots[i].name, name))
+			return true;
+	return false;
+}
+
 void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *arena)
 {
 	const struct vm_fact_note *notes = draw_notes(meta, arena);
+	size_t n_held = 0;
 
+	for (size_t i = 0; i < meta->n_snapshots; i++)
+		n_held += meta->snapshots[i].held;
 	vm_arena_own(arena, meta, drop_meta);
 	d->commanded = !d->image && meta->serial != 0;
 	draw_merges(d, meta, arena);
@@ -173,9 +188,14 @@ void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *ar
 		struct vm_meta_id id = { s->name, identity_ns(s), s->kind };
 		const struct vm_meta_snapshot *said = s->present ? NULL : vm_meta_find(meta, &id);
 
+		if (n_held && !s->present && !(said && said->held)) {
+			size_t at = 0;
+
+			s->held = vm_meta_held_as(meta, &id, is_borne, d, &at) != NULL;
+		}
 		if (!said)
 			continue;
-		s->held = said->held;
+		s->held |= said->held;
 		s->ours = said->ours;
 		draw_attested(s, meta, said, arena);
 		draw_frozen(s, meta, &id, notes);

@@ -217,7 +217,7 @@ int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, bool cl
 	poll->unfinished |= journals != poll->journals; /* what is noted as being made is a layer */
 	poll->journals = journals;
 	if (fresh) {
-		vs_autofree char *uri = virConnectGetURI(vm_conn_ptr(conn));
+		vs_autofree char *uri = vm_conn_identity(vm_conn_ptr(conn));
 
 		vm_store_connection(poll->store, uri);
 	}

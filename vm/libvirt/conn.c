@@ -248,6 +248,44 @@ bool vm_conn_is_in_process(virConnectPtr ptr)
 	return uri && is_embed(uri);
 }
 
+/* "socket=/run/x" of "a=b&socket=/run/x", but for where libvirt's own sockets are; NULL: there is none. Gives. */
+static char *own_socket(const char *query)
+{
+	static const char *const usual[] = {"/run/libvirt/libvirt-sock", "/run/libvirt/libvirt-sock-ro", "/run/libvirt/virtqemud-sock",
+					    "/run/libvirt/virtqemud-sock-ro"};
+
+	while (query) {
+		size_t len = strcspn(query, "&;");
+
+		if (!strncmp(query, "socket=", strlen("socket="))) {
+			vs_autofree char *path = xstrndup(query + strlen("socket="), len - strlen("socket="));
+			const char *bare = !strncmp(path, "/var/run/", strlen("/var/run/")) ? path + strlen("/var") : path;
+
+			for (size_t i = 0; i < VS_ARRAY_LEN(usual); i++)
+				if (!strcmp(bare, usual[i]))
+					return NULL;
+			return xasprintf("socket=%s", path);
+		}
+		query = query[len] ? query + len + 1 : NULL;
+	}
+	return NULL;
+}
+
+/* Of a daemon on this host: by which transport, and with which parameters, says nothing. */
+char *vm_conn_identity(virConnectPtr ptr)
+{
+	vs_autofree char *uri = virConnectGetURI(ptr), *socket = NULL;
+	char *colon = uri ? strstr(uri, ":///") : NULL, *query = colon ? strchr(colon, '?') : NULL;
+	size_t driver = colon ? strcspn(uri, "+:") : 0;
+
+	if (!uri || !colon || is_embed(uri) || (uri[driver] == '+' && strncmp(uri + driver, "+unix:", strlen("+unix:")) != 0))
+		return vs_steal(uri);
+	if (query)
+		*query++ = '\0';
+	socket = own_socket(query);
+	return xasprintf("%.*s%s%s%s", (int)driver, uri, colon, socket ? "?" : "", socket ? socket : "");
+}
+
 static virConnectPtr shared_embed(const char *uri)
 {
 	virConnectPtr ptr = NULL;

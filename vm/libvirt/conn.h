@@ -32,6 +32,9 @@ virConnectPtr vm_conn_plain(const char *uri, bool read_only);
 /* Is libvirt's driver this very process, so that nothing goes on in it when the process has gone? */
 bool vm_conn_is_in_process(virConnectPtr ptr);
 
+/* Which libvirt this is, however its URI was spelled: the plain URI, without what leads to the same daemon. Gives; NULL: not known. */
+char *vm_conn_identity(virConnectPtr ptr);
+
 /* Where the QEMU driver of this connection keeps what is its own and no XML names. Gives; NULL: not known. */
 char *vm_conn_state_dir(virConnectPtr ptr);
 

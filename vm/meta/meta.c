@@ -233,6 +233,18 @@ const struct vm_meta_snapshot *vm_meta_find(const struct vm_meta *meta, const st
 	return i < meta->n_snapshots ? &meta->snapshots[i] : NULL;
 }
 
+const struct vm_meta_snapshot *vm_meta_held_as(const struct vm_meta *meta, const struct vm_meta_id *id, bool (*borne)(const void *opaque, const char *name),
+					       const void *opaque, size_t *at)
+{
+	while (*at < meta->n_snapshots) {
+		const struct vm_meta_snapshot *s = &meta->snapshots[(*at)++];
+
+		if (s->held && s->kind == id->kind && s->created_ns == id->created_ns && !borne(opaque, s->name))
+			return s;
+	}
+	return NULL;
+}
+
 const char *vm_meta_why_doomed(const struct vm_meta *meta, const struct vm_meta_id *id, const char *target)
 {
 	const struct vm_meta_snapshot *s = vm_meta_find(meta, id);

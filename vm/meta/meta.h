@@ -223,6 +223,10 @@ void vm_meta_set_policy(struct vm_meta *meta, const char *policy);
 
 void vm_meta_set_ours(struct vm_meta *meta, const struct vm_meta_id *id, bool ours);
 void vm_meta_set_held(struct vm_meta *meta, const struct vm_meta_id *id, bool held);
+/* One that is held, was taken at that time, and has a name that nobody bears (@borne says who does): this very one, renamed. The first from *at
+ * on, which goes behind it; NULL: there is none. */
+const struct vm_meta_snapshot *vm_meta_held_as(const struct vm_meta *meta, const struct vm_meta_id *id, bool (*borne)(const void *opaque, const char *name),
+					       const void *opaque, size_t *at);
 
 /* Replaces the mark that is there, by a copy of @mark; NULL takes it away. */
 void vm_meta_set_mark(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_mark *mark);

@@ -51,6 +51,9 @@ void vm_xml_source_fini(struct vm_xml_source *source);
 struct vm_xml_domain *vm_xml_domain_element(struct vm_xml_named *named, const xmlNode *node);
 void vm_xml_files_free(struct vm_xml_file *files, size_t n);
 
+/* mentions.c: see vm_xml_domain.mentions. Gives the list and its strings; NULL: none. */
+char **vm_xml_mentions(const xmlNode *domain);
+
 /* define.c: the element as a document of its own, called <domain>, without secrets. Gives. */
 char *vm_xml_definition(const xmlNode *element);
 

@@ -435,6 +435,7 @@ struct vm_xml_domain *vm_xml_domain_element(struct vm_xml_named *named, const xm
 	domain->nvram_template = vm_xml_attr(vm_xml_child(vm_xml_child(node, "os"), "nvram"), "template");
 	read_tpm(vm_xml_child(vm_xml_child(node, "devices"), "tpm"), domain);
 	parse_disks(named, vm_xml_child(node, "devices"), domain);
+	domain->mentions = vm_xml_mentions(node);
 	return domain;
 }
 
@@ -456,6 +457,9 @@ void vm_xml_domain_free(struct vm_xml_domain *domain)
 	for (size_t i = 0; domain->metadata && domain->metadata[i]; i++)
 		free(domain->metadata[i]);
 	free(domain->metadata);
+	for (size_t i = 0; domain->mentions && domain->mentions[i]; i++)
+		free(domain->mentions[i]);
+	free(domain->mentions);
 	free(domain);
 }
 

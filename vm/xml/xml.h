@@ -84,6 +84,8 @@ struct vm_xml_domain {
 	size_t n_disks;
 	struct vm_xml_file *files; /* each path once: sources, backing chains, data files, mirrors of all <disk> elements */
 	size_t n_files;
+	char **mentions;   /* absolute paths in whatever else it says, but for metadata, firmware and the emulator: a kernel, memory that is a file,
+	                    * what is given to QEMU as it is; also what only looks like one. NULL-terminated, or NULL: none */
 };
 
 /* A <domain> document, live or inactive. Gives *out. */
