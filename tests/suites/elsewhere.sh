@@ -1,0 +1,151 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Copyright (C) 2026 The virt-snapfs authors
+#
+# Files that others reach or name by ways of their own: a raw image behind a mount that is not there for now, a hard link, a kernel, an argument of
+# QEMU's. And what must not be lost with a name: a hold when its snapshot is renamed, our notes when the URI is spelled otherwise, a bitmap.
+set -u
+. "$(dirname "$0")/../lib.sh"
+. "$TESTS/lab.sh"
+. "$TESTS/control/ctl-lib.sh"
+suite_in_namespace "$0" "$@"
+suite_begin
+snapfs_pick
+M=$W/mnt
+mkdir "$M" "$W/bind" "$W/other"
+lab_libvirtd
+up() { mount_snapfs "$M" -o refresh=0.3 "$@" || die 'no mount'; }
+down() { unmount_snapfs "$M"; unset "SNAPFS_PIDS[$M]"; }
+up "$URI"
+
+# three DOM [FORMAT]: three snapshots
+three() {
+	local i
+	domain_with "$1" "vda:4M:${2:-qcow2}"
+	qemu-io -f "${2:-qcow2}" -c 'write -q -P 7 0 1M' "$W/images/$1.vda.${2:-qcow2}" >/dev/null
+	wait_until 15 test -e "$M/$1/ctl" || die "$1 does not show"
+	for i in 1 2 3; do
+		does "$1: create s$i" "$1" "create s$i"
+		guest_write "$1" vda "$i" 0 64k
+	done
+}
+# stays NAME DOM TEXT: neither `delete` nor retention removes s1, `try` says so, and nothing has changed
+stays() {
+	local before after
+	before=$(stat -c '%n %s %Y %b' "$W/images/$2".*; V snapshot-list "$2" --name)
+	has "$1: try says so" "$(ctl "$2" 'try delete s1\n' >/dev/null; outcome "$2")" "$3"
+	ctl "$2" 'delete s1\n' >/dev/null
+	(echo 1 >"$M/$2/retain") 2>/dev/null
+	(echo off >"$M/$2/retain") 2>/dev/null
+	after=$(stat -c '%n %s %Y %b' "$W/images/$2".*; V snapshot-list "$2" --name)
+	same "$1: nothing has changed" "$before" "$(grep -v '^$' <<<"$after" | head -n "$(wc -l <<<"$before")")"
+}
+
+# ---------------------------------------------------------------- a raw image that is missing for now
+
+three raw raw
+mount --bind "$W/images" "$W/bind"
+domain_define rawuser "$(disk_xml vda raw "$W/bind/raw.vda.raw")"
+qemu-img create -q -f qcow2 -b "$W/bind/raw.vda.raw" -F raw "$W/other/over.qcow2"
+domain_define rawover "$(disk_xml vda qcow2 "$W/other/over.qcow2")"
+umount "$W/bind"
+wait_until 15 test -e "$M/rawover"
+sleep 0.7
+stays 'the disk of another domain, behind a mount that is not there' raw "raw.vda.raw' must stay as it is: domain 'raw(user|over)' \\(disk vda\\) may need it: .*bind/raw.vda.raw' is missing, so which file that is is not known"
+Vq undefine rawuser
+sleep 0.7
+stays 'what its image stands on, likewise' raw "domain 'rawover' \\(disk vda\\) may need it"
+Vq undefine rawover
+rm "$W/other/over.qcow2"
+domain_define cdless "$(disk_xml vda raw "$W/other/gone.iso" | sed "s|</disk>|<readonly/></disk>|; s|device='disk'|device='cdrom'|; s|vda|sda|; s|virtio|sata|")"
+sleep 0.7
+does 'a medium that is gone hinders nobody' raw 'delete s1'
+Vq undefine cdless
+
+# Of an internal one, too: the image may be another domain's by a path that is missing.
+domain_with inner vda:4M
+f=$W/images/inner.vda.qcow2
+Vq snapshot-create-as inner s1
+Vq snapshot-create-as inner s2
+domain_define innertoo "$(disk_xml vda qcow2 "$W/bind/inner.vda.qcow2")"
+wait_until 15 test -e "$M/innertoo"
+sleep 0.7
+stays 'an internal one of an image that another domain may have' inner "inner.vda.qcow2' must stay as it is: domain 'innertoo' \\(disk vda\\) may need it"
+same 'both entries are there' 2 "$(qemu-img snapshot -l "$f" | grep -c 's[12]')"
+Vq undefine innertoo
+sleep 0.7
+
+# ---------------------------------------------------------------- another name of the file
+
+three linked
+ln "$W/images/linked.vda.qcow2" "$W/other/hard"
+sum=$(sha "$W/other/hard")
+for c in 'try delete s1' 'delete s1' 'commit s1 s3'; do does_not "a hard link: $c" linked "$c" EPERM "linked.vda.qcow2' must stay as it is: it has 2 names"; done
+same 'the other name reads as before' "$sum" "$(sha "$W/other/hard")"
+rm "$W/other/hard"
+does 'with one name it is merged into' linked 'delete s1'
+
+# ---------------------------------------------------------------- named elsewhere in a definition
+
+three named raw
+b=$W/images/named.vda.raw
+for how in kernel initrd nvdimm argument; do
+	case $how in
+	kernel) edit="s|</os>|<kernel>$b</kernel></os>|" ;;
+	initrd) edit="s|</os>|<kernel>/vmlinuz</kernel><initrd>$b</initrd></os>|" ;;
+	nvdimm) edit="s|<memory unit='KiB'>\\([0-9]*\\)</memory>|<maxMemory slots='4' unit='KiB'>4194304</maxMemory>&|; s|</os>|</os><cpu><numa><cell id='0' cpus='0' memory='64' unit='MiB'/></numa></cpu>|; s|</devices>|<memory model='nvdimm'><source><path>$b</path></source><target><size unit='MiB'>4</size><node>0</node></target></memory></devices>|" ;;
+	argument) edit="s|<domain |<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0' |; s|</domain>|<qemu:commandline><qemu:arg value='-drive'/><qemu:arg value='file=$b,format=raw,if=virtio,readonly=on'/></qemu:commandline></domain>|" ;;
+	esac
+	qemu-img create -q -f raw "$W/other/small.raw" 1M
+	domain_define namer "$(disk_xml vda raw "$W/other/small.raw")"
+	V dumpxml namer --inactive | sed "$edit" >"$W/namer.xml"
+	check "$how: defined" V define "$W/namer.xml"
+	sleep 0.7
+	has "$how: the file stays" "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" "named.vda.raw' stays \\(domain 'namer' \\(its definition names it\\) needs it\\)"
+	Vq undefine namer
+done
+sleep 0.7
+does 'where nobody names it it is merged into' named 'delete s1'
+
+# ---------------------------------------------------------------- a name that changes
+
+three renamed
+does 'hold' renamed 'hold s1'
+cat >"$W/edit" <<'SH'
+#!/bin/sh
+sed -i "s|<name>s1</name>|<name>t1</name>|" "$1"
+SH
+chmod 755 "$W/edit"
+EDITOR=$W/edit V snapshot-edit renamed s1 --rename >/dev/null
+wait_until 10 jq -e '[.snapshots[].name] | index("t1")' "$M/renamed/snapshots.json" >/dev/null
+same 'a held snapshot that was renamed is held' true "$(json "$M/renamed/snapshots.json" '.snapshots[] | select(.name == "t1").held')"
+(echo '1 match=*' >"$M/renamed/retain") 2>/dev/null
+has 'and retention keeps it' "$(V snapshot-list renamed --name | xargs)" '(^| )t1( |$)'
+(echo off >"$M/renamed/retain") 2>/dev/null
+does 'it can be released' renamed 'release t1'
+same 'and is' false "$(json "$M/renamed/snapshots.json" '.snapshots[] | select(.name == "t1").held')"
+does 'and deleted' renamed 'delete t1'
+
+# ---------------------------------------------------------------- a URI that is spelled otherwise
+
+domain_with spelled vda:4M
+wait_until 15 test -e "$M/spelled/ctl"
+for s in s1 s2; do does "create $s" spelled "create $s internal"; done
+does 'hold' spelled 'hold s1'
+down
+V snapshot-revert spelled s2 # which brings back a definition that knows of no hold
+up 'qemu+unix:///system?socket=/var/run/libvirt/libvirt-sock'
+wait_until 15 test -e "$M/spelled/ctl"
+same 'the hold is found again however the URI is spelled' true "$(json "$M/spelled/snapshots.json" '.snapshots[] | select(.name == "s1").held')"
+
+# ---------------------------------------------------------------- a bitmap that libvirt does not know
+
+three mapped
+qemu-img bitmap --add "$(active_path mapped vda)" backup0
+sleep 0.7
+for c in 'try revert s1' 'revert s1'; do does_not "a revert that would discard a bitmap: $c" mapped "$c" EPERM "bitmap 'backup0' of .* would be lost: a backup program that knows it may need it"; done
+check 'its layer is there' test -e "$(active_path mapped vda)"
+qemu-img bitmap --remove "$(active_path mapped vda)" backup0
+does 'without it' mapped 'revert s1'
+unmount_snapfs "$M"
+suite_end
