@@ -88,7 +88,6 @@ class Dom:
         self.by_others = set()  # names that virsh took away
         self.line, self.gone_with = None, {}  # the last one that was given; name -> the one that it went with, as it seems
         self.on, self.saved = False, False  # on None: either
-        self.aborted = False  # a commit was, after which QEMU keeps its base open for writing
         self.ours_since = 0  # when a command that starts it paused was interrupted
         self.policies = [Policy('off')]
         self.detached = {}  # target -> (inode, path)

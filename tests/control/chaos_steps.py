@@ -381,7 +381,6 @@ class Steps:
         if err == 'HANGS':
             self.w.ends.append("'%s' hangs (interrupted by %s)" % (p['line'], by))
         how = self.b.settle(d, intent, err, seen, self.w, words=words, interrupted=err is not None and (died or by in ('qemu', 'libvirtd', 'kill')) or x.status is None)
-        d.aborted |= bool(was_on) and how != 'ok'
         if by == 'qemu' and note and was_on:
             d.on = False if how != 'ok' else d.on
         if how != 'ok' and was_on is False:
@@ -898,7 +897,6 @@ class Steps:
         d = self.known(p, mount=False)
         if not d:
             return 'not now'
-        d.aborted |= p['how'] == '--abort'
         return self.w.virsh('blockjob', d.name, p['disk'], p['how'])[1] or 'ok'
 
     # ------------------------------------------------ virsh: domains
@@ -917,7 +915,6 @@ class Steps:
             if d.saved and p['on']:
                 self.restored(d)
             d.on = p['on']
-            d.aborted &= p['on']
             d.saved = d.saved and not p['on']
         elif p['on'] and not self.is_on(d):
             seen = self.w.look([d.name]).get(d.name)
