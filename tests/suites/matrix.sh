@@ -8,7 +8,7 @@
 # and names its cell.
 #
 # By default each shape runs once with each state and kind, the number of disks taking turns, so that a run stays short.
-# MATRIX=full runs all of it, on embed too. MATRIX_ONLY=REGEX runs only the cells whose names match.
+# In CI (CI is set) every other cell is run, by the day. MATRIX=full runs all of it, on embed too. MATRIX_ONLY=REGEX runs only the cells whose names match.
 set -u
 . "$(dirname "$0")/../lib.sh"
 . "$TESTS/lab.sh"
