@@ -9,8 +9,8 @@
 #include "waiter.h"
 
 #define SLOTS 65536      /* 2 MiB, touched as needed */
-#define QUICK_WORK (1u << 20) /* units of q2_work, while open(2) waits: some ms, or 128 GiB with clusters of 64 KiB */
-#define MAX_WORK (1u << 28)   /* some seconds, or 32 TiB; what takes more is not counted at all: the estimate stays */
+#define QUEUE_MAX 1024
+#define MAX_WORK (1u << 28)   /* units of q2_work: some seconds, or 32 TiB; what takes more is not counted at all: the estimate stays */
 #define UNCOUNTABLE UINT64_MAX
 
 struct sf_known {
@@ -105,12 +105,12 @@ static int64_t count_view(struct sf_view *view, void *opaque, struct vs_err *err
 	return q2_view_allocated(view->q2, &count->waiter.work, &count->allocated, err);
 }
 
-static int count_now(struct sf_blocks *blocks, struct sf_image *image, fuse_req_t req, uint64_t max_work)
+static int count_now(struct sf_blocks *blocks, struct sf_image *image)
 {
 	struct count count;
 	int rc;
 
-	sf_waiter_init(&count.waiter, blocks->ending, req, max_work);
+	sf_waiter_init(&count.waiter, blocks->ending, NULL, MAX_WORK);
 	rc = (int)sf_image_use(image, &count.waiter, NULL, count_view, &count, NULL);
 	if (rc == 0)
 		learn(blocks, sf_image_key(image), count.allocated);
@@ -139,9 +139,10 @@ static void *count_thread(void *opaque)
 			continue;
 		}
 		STAILQ_REMOVE_HEAD(&blocks->queue, link);
+		blocks->n_queued--;
 		pthread_mutex_unlock(&blocks->lock);
 		if (!ask(blocks, sf_image_key(next->image), &allocated) &&
-		    count_now(blocks, next->image, NULL, MAX_WORK) == -E2BIG)
+		    count_now(blocks, next->image) == -E2BIG)
 			learn(blocks, sf_image_key(next->image), UNCOUNTABLE);
 		item_free(next);
 		pthread_mutex_lock(&blocks->lock);
@@ -150,10 +151,14 @@ static void *count_thread(void *opaque)
 	return NULL;
 }
 
-static void count_later(struct sf_blocks *blocks, struct sf_image *image)
+void sf_blocks_count(struct sf_blocks *blocks, struct sf_image *image)
 {
-	struct sf_to_count *item = xcalloc(1, sizeof(*item)), *queued;
+	struct sf_to_count *item, *queued;
+	uint64_t allocated;
 
+	if (ask(blocks, sf_image_key(image), &allocated))
+		return;
+	item = xcalloc(1, sizeof(*item));
 	item->image = sf_image_ref(image);
 	pthread_mutex_lock(&blocks->lock);
 	if (!blocks->started && !blocks->stopping)
@@ -161,22 +166,15 @@ static void count_later(struct sf_blocks *blocks, struct sf_image *image)
 	STAILQ_FOREACH(queued, &blocks->queue, link)
 		if (queued->image == image)
 			break;
-	if (blocks->started && !queued) {
+	if (blocks->started && !queued && blocks->n_queued < QUEUE_MAX) {
 		STAILQ_INSERT_TAIL(&blocks->queue, item, link);
+		blocks->n_queued++;
 		item = NULL;
 		pthread_cond_signal(&blocks->wake);
 	}
 	pthread_mutex_unlock(&blocks->lock);
 	if (item)
 		item_free(item);
-}
-
-void sf_blocks_count(struct sf_blocks *blocks, struct sf_image *image, fuse_req_t req)
-{
-	uint64_t allocated;
-
-	if (!ask(blocks, sf_image_key(image), &allocated) && count_now(blocks, image, req, QUICK_WORK) == -E2BIG)
-		count_later(blocks, image);
 }
 
 void sf_blocks_stop(struct sf_blocks *blocks)

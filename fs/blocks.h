@@ -3,8 +3,8 @@
 /*
  * blocks.h: how many bytes of an image are stored, which is its st_blocks.
  *
- * Finding out means walking the image's whole map, which lookup and getattr must not do. So it is done when an image is
- * opened: at once where that is quick, else by a thread, after which the notifier makes the kernel ask again. What was
+ * Finding out means walking the image's whole map, which lookup, getattr and open must not do. So it is done by a thread once an image is
+ * opened, after which the notifier makes the kernel ask again. What was
  * found is remembered by identity in a table of fixed size, where a newcomer may push out an old one: then the
  * estimate is back until the next open.
  */
@@ -29,6 +29,7 @@ struct sf_blocks {
 	/* guarded by lock */
 	struct sf_known *known;
 	STAILQ_HEAD(, sf_to_count) queue;
+	size_t n_queued;
 	bool stopping, started;
 	pthread_t thread;
 };
@@ -42,7 +43,7 @@ bool sf_blocks_known(struct sf_blocks *blocks, const struct sf_key *key, uint64_
 /* Its content is another one now. */
 void sf_blocks_forget(struct sf_blocks *blocks, const struct sf_key *key);
 
-/* For an image that was just opened, by @req. Reads its map: not under a lock, not in lookup or getattr. */
-void sf_blocks_count(struct sf_blocks *blocks, struct sf_image *image, fuse_req_t req);
+/* For an image that was just opened: it is counted soon. Where very many wait already it is not: the estimate stays until the next open. */
+void sf_blocks_count(struct sf_blocks *blocks, struct sf_image *image);
 
 #endif

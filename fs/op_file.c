@@ -66,7 +66,7 @@ static int open_view(struct sf_req *r, struct sf_handle *handle, struct first_lo
 	if (rc == -EBUSY)
 		return 0;
 	if (rc == 0)
-		sf_blocks_count(&r->fs->blocks, handle->image, r->req);
+		sf_blocks_count(&r->fs->blocks, handle->image);
 	else if (rc != -ESTALE && rc != -EINTR && rc != -ENOTCONN)
 		sf_image_complain(handle->image, "open", rc, &err);
 	return rc;
