@@ -23,6 +23,7 @@ void sf_handles_fini(struct sf_handles *handles)
 
 static void handle_free(struct sf_handles *handles, struct sf_handle *handle)
 {
+	sf_pages_free(handle->pages);
 	if (handle->tree)
 		sf_world_put(handles->world, handle->tree);
 	if (handle->image)
@@ -86,6 +87,17 @@ struct sf_handle *sf_handle_open_text(struct sf_handles *handles, const struct s
 	pthread_mutex_lock(&handles->lock);
 	handle->text = text;
 	pthread_mutex_unlock(&handles->lock);
+	return handle;
+}
+
+struct sf_handle *sf_handle_open_pages(struct sf_handles *handles, const struct sf_place *place, struct sf_tree *tree)
+{
+	struct sf_handle *handle = file_handle_new(place);
+
+	handle->tree = sf_world_ref(handles->world, tree);
+	handle->pages = sf_pages_new(place->dir->domain);
+	handle->text = sf_text_hollow(sf_pages_len(handle->pages), place->dir->domain->changed_ns);
+	enlist(handles, handle);
 	return handle;
 }
 

@@ -18,6 +18,7 @@
 #include "image.h"
 #include "made.h"
 #include "now.h"
+#include "pages.h"
 #include "text.h"
 
 struct sf_handle {
@@ -29,6 +30,7 @@ struct sf_handle {
 	struct sf_image *image;
 	struct sf_made_file *made;
 	struct sf_now *now;
+	struct sf_pages *pages; /* of a text that is hollow */
 	struct sf_key dir;
 	/* of a directory of what is made: what it lists of its tree. The kernel reads a directory with one request at a time */
 	struct sf_made_name *names;
@@ -39,7 +41,7 @@ struct sf_handle {
 	struct sf_text *text;              /* NULL: opened for writing only. Another one after a write */
 	struct sf_answer answer;           /* where that begins */
 	char *uncounted;                   /* of retain.plan: the policy that it was made of, if it does not say yet what that frees */
-	struct sf_tree *tree;              /* of a directory; another one after rewinddir(3) */
+	struct sf_tree *tree;              /* of a directory; another one after rewinddir(3). Of pages: what they are made of */
 	uint64_t tried;                    /* a hash of the last text that was written */
 	int failed;                        /* a write through it failed with this errno (negative), so no other one is done */
 	bool changed;                      /* of `jobs`: they are other ones than when it was opened */
@@ -68,6 +70,8 @@ struct sf_handle *sf_handle_open_made(struct sf_handles *handles, const struct s
 struct sf_handle *sf_handle_open_now(struct sf_handles *handles, const struct sf_place *place);
 /* @reads: with its text. */
 struct sf_handle *sf_handle_open_text(struct sf_handles *handles, const struct sf_place *place, bool reads);
+/* One that is made in pages, of @tree. */
+struct sf_handle *sf_handle_open_pages(struct sf_handles *handles, const struct sf_place *place, struct sf_tree *tree);
 /* One that was made already, which is taken. */
 struct sf_handle *sf_handle_open_given(struct sf_handles *handles, const struct sf_place *place, struct sf_text *text);
 void sf_handle_close(struct sf_handles *handles, struct sf_handle *handle);

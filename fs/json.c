@@ -166,25 +166,34 @@ void sf_json_print(FILE *out, struct json_object *o, int depth)
 }
 
 /* One snapshot after the other: json-c needs ten times the text for its objects, and there may be 65,536 of them. */
-static void print_snapshots(FILE *out, const struct vm_domain *d)
+static void print_snapshots(FILE *out, const struct vm_domain *d, size_t from, size_t to)
 {
 	bool first = true;
 
-	for (size_t i = 0; i < d->n_snapshots; i++) {
+	for (size_t i = 0; first && i < from; i++)
+		first = d->snapshots[i].present;
+	for (size_t i = from; i < to; i++) {
 		if (d->snapshots[i].present)
 			continue;
 		fputs(first ? "\n    " : ",\n    ", out);
 		sf_json_print(out, snapshot_of(&d->snapshots[i]), 2);
 		first = false;
 	}
-	fputs("\n  ", out);
+}
+
+void sf_json_render_some(FILE *out, const struct vm_domain *d, size_t from, size_t to)
+{
+	if (!from) {
+		fprintf(out, "{\n  \"version\": %d,\n  \"domain\": ", FORMAT_VERSION);
+		sf_json_print(out, sf_json_domain(d), 1);
+		fputs(",\n  \"snapshots\": [", out);
+	}
+	print_snapshots(out, d, from, to);
+	if (to == d->n_snapshots)
+		fputs("\n  ]\n}\n", out);
 }
 
 void sf_json_render(FILE *out, const struct vm_domain *d)
 {
-	fprintf(out, "{\n  \"version\": %d,\n  \"domain\": ", FORMAT_VERSION);
-	sf_json_print(out, sf_json_domain(d), 1);
-	fputs(",\n  \"snapshots\": [", out);
-	print_snapshots(out, d);
-	fputs("]\n}\n", out);
+	sf_json_render_some(out, d, 0, d->n_snapshots);
 }

@@ -9,6 +9,7 @@
 #include "read.h"
 #include "space.h"
 #include "text.h"
+#include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- open */
 
@@ -179,7 +180,7 @@ static bool reads_it(const struct fuse_file_info *fi)
 	return (fi->flags & O_ACCMODE) != O_WRONLY;
 }
 
-static int open_place(struct sf_req *r, fuse_ino_t id, const struct sf_place *place, struct fuse_file_info *fi,
+static int open_place(struct sf_req *r, struct sf_tree *tree, fuse_ino_t id, const struct sf_place *place, struct fuse_file_info *fi,
 		      struct sf_handle **out)
 {
 	enum sf_kind kind = sf_place_kind(place);
@@ -202,7 +203,10 @@ static int open_place(struct sf_req *r, fuse_ino_t id, const struct sf_place *pl
 		return open_now(r, place, out);
 	if (kind == SF_METRICS)
 		return open_metrics(r, place, out);
-	*out = sf_handle_open_text(&r->fs->handles, place, reads_it(fi));
+	if (kind == SF_JSON && sf_pages_suit(place->dir->domain))
+		*out = sf_handle_open_pages(&r->fs->handles, place, tree);
+	else
+		*out = sf_handle_open_text(&r->fs->handles, place, reads_it(fi));
 	return 0;
 }
 
@@ -215,7 +219,7 @@ static int open_id(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 	int rc = sf_op_place(r->fs, tree, id, &place);
 
 	if (rc == 0)
-		rc = open_place(r, id, &place, fi, &handle);
+		rc = open_place(r, tree, id, &place, fi, &handle);
 	sf_world_put(&r->fs->world, tree);
 	if (rc < 0)
 		return rc;
@@ -258,11 +262,16 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 static int read_text(struct sf_req *r, struct sf_handle *handle, size_t size, off_t off)
 {
 	size_t at;
+	vs_autofree char *page = NULL;
 	struct sf_text *text = sf_handle_read(&r->fs->handles, handle, (uint64_t)off, &size, &at);
 
 	if (!text)
 		return -EBADF;
-	fuse_reply_buf(sf_req_take(r), text->data + at, size);
+	if (text->hollow)
+		page = xcalloc(size + 1, 1);
+	if (page)
+		sf_pages_read(handle->pages, page, size, at);
+	fuse_reply_buf(sf_req_take(r), page ? page : text->data + at, size);
 	sf_text_unref(text);
 	return 0;
 }

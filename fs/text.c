@@ -32,6 +32,15 @@ struct sf_text *sf_text_new(const char *data, size_t len, int64_t changed_ns)
 	return text;
 }
 
+struct sf_text *sf_text_hollow(size_t len, int64_t changed_ns)
+{
+	struct sf_text *text = sf_text_new(NULL, 0, changed_ns);
+
+	text->len = len;
+	text->hollow = true;
+	return text;
+}
+
 typedef void renderer_fn(FILE *out, const struct vm_domain *domain);
 
 static renderer_fn *renderer_of(enum sf_kind kind)

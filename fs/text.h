@@ -23,11 +23,14 @@ struct sf_text {
 	atomic_uint refs;
 	int64_t changed_ns; /* the time of the last change of what it says */
 	size_t len;
+	bool hollow;        /* only its length is held: pages.h has the rest */
 	char data[];
 };
 
 /* A copy of @data. Gives. */
 struct sf_text *sf_text_new(const char *data, size_t len, int64_t changed_ns);
+/* Without the bytes. Gives. */
+struct sf_text *sf_text_hollow(size_t len, int64_t changed_ns);
 struct sf_text *sf_text_ref(struct sf_text *text);
 void sf_text_unref(struct sf_text *text); /* NULL is fine */
 
@@ -57,6 +60,8 @@ struct sf_text *sf_text_counted(struct sf_dir *dir, enum sf_kind kind, const cha
 
 void sf_table_render(FILE *out, const struct vm_domain *domain); /* `snapshots` */
 void sf_json_render(FILE *out, const struct vm_domain *domain);  /* `snapshots.json` */
+/* Of it what is said of snapshots @from .. @to - 1, with all before that for the first one, and all behind it for the last. */
+void sf_json_render_some(FILE *out, const struct vm_domain *domain, size_t from, size_t to);
 void sf_chain_render(FILE *out, const struct vm_domain *domain); /* `chain` */
 
 #endif

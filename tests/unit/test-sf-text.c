@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "fs/pages.h"
 #include "fs/text.h"
 #include "sf-domain.h"
 
@@ -76,6 +77,39 @@ Test(sf_table, blanks_are_escaped_and_what_has_no_file_or_is_no_snapshot_is_left
 		    "NAME   KIND      STATE        MEMORY  HELD  CREATED                    PARENT  DISKS\n"
 		    "a%20b  external  unsupported  yes     no    1970-01-01T00:00:00+00:00  -       vdb\n"
 		    "\xc3\xa9      internal  stale        no      no    1970-01-01T00:00:00+00:00  a%20b   -\n");
+}
+
+/* ---------------------------------------------------------------- pages */
+
+Test(sf_pages, bytes_are_those_of_the_whole_wherever_one_reads)
+{
+	static const size_t counts[] = {1025, 1280, 1281};
+
+	for (size_t c = 0; c < VS_ARRAY_LEN(counts); c++) {
+		struct vm_domain d = {.name = S("web"), .dir = S("web"), .uuid = S("u"), .state = S("shut off"), .n_snapshots = counts[c]};
+		vs_autofree struct vm_snapshot *snapshots = calloc(counts[c], sizeof(*snapshots));
+		vs_autofree char *whole = NULL, *buf = calloc(1, 1 << 20);
+		struct sf_pages *pages;
+		size_t len;
+
+		for (size_t i = 0; i < counts[c]; i++)
+			snapshots[i] = (struct vm_snapshot){.name = S("monday"), .shown = S("monday"), .created_ns = (int64_t)i, .present = i == 0 || i == 700};
+		d.snapshots = snapshots;
+		whole = rendered(sf_json_render, &d);
+		len = strlen(whole);
+		cr_assert(sf_pages_suit(&d));
+		pages = sf_pages_new(&d);
+		cr_assert_eq(sf_pages_len(pages), len);
+		for (size_t off = len - len % 4099, n = 4099; off <= len; off -= n) {
+			size_t size = len - off < 70001 ? len - off : 70001;
+
+			sf_pages_read(pages, buf, size, off);
+			cr_expect(!memcmp(buf, whole + off, size), "%zu bytes from %zu on", size, off);
+			if (off < n)
+				break;
+		}
+		sf_pages_free(pages);
+	}
 }
 
 /* ---------------------------------------------------------------- snapshots.json */
