@@ -17,6 +17,7 @@
 struct vm_observed_record {
 	atomic_uint refs;
 	struct vm_xml_snapshot *xml;
+	struct vm_observed_record *lender; /* of what it shares, or NULL */
 };
 
 const struct vm_xml_snapshot *vm_observed_record_xml(const struct vm_observed_record *record)
@@ -37,6 +38,7 @@ void vm_observed_record_unref(void *opaque)
 	if (!record || atomic_fetch_sub_explicit(&record->refs, 1, memory_order_acq_rel) != 1)
 		return;
 	vm_xml_snapshot_free(record->xml);
+	vm_observed_record_unref(record->lender);
 	free(record);
 }
 
@@ -48,6 +50,15 @@ static struct vm_observed_record *record_new(struct vm_xml_snapshot *xml)
 	atomic_init(&record->refs, 1);
 	record->xml = xml;
 	return record;
+}
+
+/* Who lends what he has borrowed sends on to whom it belongs. */
+static void share(struct vm_observed_record *record, struct vm_observed_record *with)
+{
+	struct vm_observed_record *lender = with && with->lender ? with->lender : with;
+
+	if (lender && lender != record && vm_xml_snapshot_share(record->xml, lender->xml))
+		record->lender = vm_observed_record_ref(lender);
 }
 
 void vm_observed_snapshot_free(void *thing)
@@ -88,7 +99,8 @@ static void take_refusal(struct vm_observe *observe, struct vm_observed_snapshot
 	observe->observed->changed = true;
 }
 
-static void take_record(struct vm_observe *observe, struct vm_observed_snapshot *s, const char *text)
+/* @beside: another snapshot of the domain, or NULL. */
+static void take_record(struct vm_observe *observe, struct vm_observed_snapshot *s, const char *text, const struct vm_observed_snapshot *beside)
 {
 	struct vm_xml_snapshot *xml = NULL;
 	struct vs_err err = {0};
@@ -103,6 +115,8 @@ static void take_record(struct vm_observe *observe, struct vm_observed_snapshot 
 	s->hash = hash;
 	s->refused = false;
 	s->record = r < 0 ? NULL : record_new(xml);
+	if (s->record && beside)
+		share(s->record, beside->record);
 	s->problem = r < 0 ? xstrdup(vs_err_text(&err, r)) : NULL;
 	if (r == 0)
 		vm_observed_remember(observe->d, xml->files, xml->n_files);
@@ -120,7 +134,8 @@ static bool should_ask(struct vm_observe *observe, const struct vm_observed_snap
 }
 
 /* False: it vanished after it was listed. */
-static bool ask_record(struct vm_observe *observe, virDomainSnapshotPtr snap, struct vm_observed_snapshot *s, size_t place)
+static bool ask_record(struct vm_observe *observe, virDomainSnapshotPtr snap, struct vm_observed_snapshot *s, size_t place,
+		       const struct vm_observed_snapshot *beside)
 {
 	vs_autofree char *text = NULL;
 
@@ -130,7 +145,7 @@ static bool ask_record(struct vm_observe *observe, virDomainSnapshotPtr snap, st
 	if (!text && vm_virterr_code() == -ENOENT)
 		return false;
 	if (text)
-		take_record(observe, s, text);
+		take_record(observe, s, text, beside);
 	else
 		take_refusal(observe, s);
 	return true;
@@ -175,7 +190,7 @@ static void take_list(struct vm_observe *observe, virDomainSnapshotPtr *snaps, i
 	for (int i = 0; i < n; i++) {
 		struct vm_observed_snapshot *s = snapshot_of(d, virDomainSnapshotGetName(snaps[i]));
 
-		if (!ask_record(observe, snaps[i], s, first + (size_t)i))
+		if (!ask_record(observe, snaps[i], s, first + (size_t)i, d->n_list ? list[d->n_list - 1] : NULL))
 			continue;
 		s->seen = observe->observed->look;
 		list[d->n_list++] = s;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "vm/util/mem.h"
+#include "vm/util/strmap.h"
 
 /* `snapshot=` of a disk or of <memory>; @absent where there is none, or a word that we do not know. */
 static enum vm_xml_mode parse_mode(const xmlNode *node, enum vm_xml_mode absent)
@@ -140,6 +141,14 @@ static void parse_snapshot(struct vm_xml_named *named, const xmlNode *root, stru
 	snap->n_files = named->n_files;
 }
 
+/* The text of <domain>, where it alone says what the domain was. */
+static uint64_t hash_of_domain(const char *text)
+{
+	const char *from = strstr(text, "<domain "), *to = from ? strstr(from, "</domain>") : NULL;
+
+	return to && !strstr(text, "<inactiveDomain") ? vm_fnv1a(VM_FNV1A, from, (size_t)(to - from)) : 0;
+}
+
 int vm_xml_snapshot_parse(const char *text, struct vm_xml_snapshot **out, struct vs_err *err)
 {
 	struct vm_xml_named named = {0};
@@ -151,6 +160,7 @@ int vm_xml_snapshot_parse(const char *text, struct vm_xml_snapshot **out, struct
 		return ret;
 	snap = xcalloc(1, sizeof(*snap));
 	parse_snapshot(&named, xmlDocGetRootElement(doc), snap);
+	snap->domain_hash = hash_of_domain(text);
 	xmlFreeDoc(doc);
 	if (!snap->name) {
 		vm_xml_snapshot_free(snap);
@@ -180,8 +190,37 @@ void vm_xml_snapshot_free(struct vm_xml_snapshot *snap)
 	free(snap->note);
 	disks_free(snap->disks, snap->n_disks);
 	disks_free(snap->revert_disks, snap->n_revert_disks);
-	vm_xml_domain_free(snap->domain);
-	free(snap->definition);
+	if (!snap->shares_domain)
+		vm_xml_domain_free(snap->domain);
+	if (!snap->shares_definition)
+		free(snap->definition);
 	vm_xml_files_free(snap->files, snap->n_files);
 	free(snap);
+}
+
+/* ---------------------------------------------------------------- one definition for many */
+
+static void share_domain(struct vm_xml_snapshot *snap, const struct vm_xml_snapshot *with)
+{
+	struct vm_xml_domain *own = snap->domain;
+
+	for (size_t i = 0; i < snap->n_disks; i++)
+		if (snap->disks[i].frozen)
+			snap->disks[i].frozen = &with->domain->disks[snap->disks[i].frozen - own->disks];
+	snap->domain = with->domain;
+	snap->shares_domain = true;
+	vm_xml_domain_free(own);
+}
+
+bool vm_xml_snapshot_share(struct vm_xml_snapshot *snap, const struct vm_xml_snapshot *with)
+{
+	if (snap->shares_definition || !snap->definition || !with->definition || snap->definition_len != with->definition_len ||
+	    memcmp(snap->definition, with->definition, snap->definition_len) != 0)
+		return false;
+	free(snap->definition);
+	snap->definition = with->definition;
+	snap->shares_definition = true;
+	if (snap->domain && with->domain && snap->domain_hash && snap->domain_hash == with->domain_hash && snap->domain->n_disks == with->domain->n_disks)
+		share_domain(snap, with);
+	return true;
 }
