@@ -33,6 +33,7 @@ struct work {
 	struct vm_chains *chains;
 	struct vm_domain *domain;
 	struct vm_arena *arena;
+	struct vm_arena draft_arena; /* chains and stamps, until keep_chains() */
 	struct q2_gate *gate; /* held on to by the domain */
 	const struct vm_domain *before;
 	bool unfinished;
@@ -62,20 +63,20 @@ static const struct q2_snapshot *own_entry(struct work *w, const struct q2_snaps
 	return copy ? vm_arena_own(w->arena, copy, drop_entry) : NULL;
 }
 
-static char **chain_paths(struct work *w, const int *layers, size_t n)
+static char **chain_paths(const struct work *w, struct vm_arena *arena, const int *layers, size_t n)
 {
-	char **paths = vm_arena_calloc(w->arena, n + 1, sizeof(*paths));
+	char **paths = vm_arena_calloc(arena, n + 1, sizeof(*paths));
 
 	for (size_t i = 0; i < n; i++)
-		paths[i] = vm_arena_strdup(w->arena, w->chains->fact[layers[i]].path);
+		paths[i] = vm_arena_strdup(arena, w->chains->fact[layers[i]].path);
 	return paths;
 }
 
 static void note_stamps(struct work *w, const struct vm_verdict *v, struct vm_disk *disk)
 {
-	struct q2_stamp *stamps = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*stamps));
-	struct q2_stamp *marks = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*marks));
-	uint64_t *survived = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*survived));
+	struct q2_stamp *stamps = vm_arena_calloc(&w->draft_arena, v->n_layers + 1, sizeof(*stamps));
+	struct q2_stamp *marks = vm_arena_calloc(&w->draft_arena, v->n_layers + 1, sizeof(*marks));
+	uint64_t *survived = vm_arena_calloc(&w->draft_arena, v->n_layers + 1, sizeof(*survived));
 
 	for (size_t i = 0; i < v->n_layers; i++) {
 		stamps[i] = w->chains->fact[v->layers[i]].stamp;
@@ -116,7 +117,7 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 	disk->differs = v->differs;
 	disk->misses = v->misses;
 	disk->reason = vm_arena_strdup(w->arena, v->reason);
-	disk->chain = chain_paths(w, v->layers, v->n_layers);
+	disk->chain = chain_paths(w, &w->draft_arena, v->layers, v->n_layers);
 	disk->format = v->n_layers ? v->format : Q2_FORMAT_NONE;
 	disk->snapshot = internal ? own_entry(w, v->entry) : NULL;
 	disk->guard = v->guard;
@@ -194,7 +195,7 @@ static void compose_nv(struct work *w, const struct vm_draft_snapshot *s, const 
 	*stamp = f->stamp;
 	*disk = (struct vm_disk){
 		.state = from->right ? VM_OK : VM_STALE, .size = f->stamp.size, .created_ns = s->created_ns, .format = Q2_FORMAT_RAW, .gate = w->gate,
-		.ino = vm_order_nv_ino(w->draft, s, from->what), .chain = chain_paths(w, &from->file, 1), .stamps = stamp, .marks = stamp,
+		.ino = vm_order_nv_ino(w->draft, s, from->what), .chain = chain_paths(w, w->arena, &from->file, 1), .stamps = stamp, .marks = stamp,
 		.survived = vm_arena_calloc(w->arena, 1, sizeof(*disk->survived)), .n_stamps = 1,
 	};
 	disk->target = vm_arena_strdup(w->arena, from->what);
@@ -271,6 +272,84 @@ static bool is_shown(struct work *w, const struct vm_draft_snapshot *s, const st
 		return true;
 	w->unfinished = true;
 	return false;
+}
+
+/* ---------------------------------------------------------------- chains and stamps: a hundred snapshots have most of theirs in common */
+
+static bool same_at(const struct vm_disk *a, size_t i, const struct vm_disk *b, size_t k)
+{
+	return !strcmp(a->chain[i], b->chain[k]) && !memcmp(&a->stamps[i], &b->stamps[k], sizeof(*a->stamps)) &&
+	       !memcmp(&a->marks[i], &b->marks[k], sizeof(*a->marks)) && a->survived[i] == b->survived[k];
+}
+
+/* Does the chain of @of end with that of @disk? */
+static bool is_end_of(const struct vm_disk *of, const struct vm_disk *disk)
+{
+	size_t above = of->n_stamps - disk->n_stamps;
+
+	if (of->n_stamps < disk->n_stamps || !disk->n_stamps)
+		return false;
+	for (size_t i = 0; i < disk->n_stamps; i++)
+		if (!same_at(disk, i, of, above + i))
+			return false;
+	return true;
+}
+
+static void keep_chain(struct vm_arena *arena, struct vm_disk *disk)
+{
+	size_t n = disk->n_stamps;
+	char **paths = vm_arena_calloc(arena, n + 1, sizeof(*paths));
+	struct q2_stamp *stamps = vm_arena_calloc(arena, n + 1, sizeof(*stamps)), *marks = vm_arena_calloc(arena, n + 1, sizeof(*marks));
+	uint64_t *survived = vm_arena_calloc(arena, n + 1, sizeof(*survived));
+
+	for (size_t i = 0; i < n; i++) {
+		paths[i] = vm_arena_strdup(arena, disk->chain[i]);
+		stamps[i] = disk->stamps[i];
+		marks[i] = disk->marks[i];
+		survived[i] = disk->survived[i];
+	}
+	disk->chain = paths;
+	disk->stamps = stamps;
+	disk->marks = marks;
+	disk->survived = survived;
+}
+
+static void share_chain(const struct vm_disk *of, struct vm_disk *disk)
+{
+	size_t above = of->n_stamps - disk->n_stamps;
+
+	disk->chain = of->chain + above;
+	disk->stamps = of->stamps + above;
+	disk->marks = of->marks + above;
+	disk->survived = of->survived + above;
+}
+
+/* The disk of that target of the next snapshot. */
+static const struct vm_disk *later_disk(const struct vm_domain *d, size_t snapshot, const char *target)
+{
+	const struct vm_snapshot *s = snapshot + 1 < d->n_snapshots ? &d->snapshots[snapshot + 1] : NULL;
+
+	for (size_t k = 0; s && k < s->n_disks; k++)
+		if (!strcmp(s->disks[k].target, target))
+			return &s->disks[k];
+	return NULL;
+}
+
+/* From the last to the first, for what a later one stands on an earlier one does mostly, too. */
+static void keep_chains(struct work *w)
+{
+	struct vm_domain *d = w->domain;
+
+	for (size_t i = d->n_snapshots; i-- > 0;)
+		for (size_t k = 0; k < d->snapshots[i].n_disks; k++) {
+			struct vm_disk *disk = &d->snapshots[i].disks[k];
+			const struct vm_disk *later = later_disk(d, i, disk->target);
+
+			if (later && is_end_of(later, disk))
+				share_chain(later, disk);
+			else
+				keep_chain(w->arena, disk);
+		}
 }
 
 static void compose_snapshots(struct work *w)
@@ -370,10 +449,13 @@ struct vm_domain *vm_freeze_domain(const struct vm_draft *from, const struct vm_
 	d->ino = from->ino;
 	d->log = vm_arena_own(arena, vm_log_ref(from->log), drop_log);
 	d->gate = w.gate = vm_arena_own(arena, q2_gate_ref(from->gate), drop_gate);
+	vm_arena_init(&w.draft_arena);
 	list_checkpoints(&w);
 	list_nv_paths(&w);
 	compose_layers(&w);
 	compose_snapshots(&w);
+	keep_chains(&w);
+	vm_arena_fini(&w.draft_arena);
 	for (size_t i = 0; i < from->n_merges; i++)
 		d->unnoted |= !from->running && !from->merges[i].left_ns;
 	*unfinished |= w.unfinished;
