@@ -168,13 +168,16 @@ static int check_attached(const struct vm_context *cx, const struct vm_snapshot 
 	return 0;
 }
 
-/* An image that cannot be looked at may be this one by another path, and an entry of this name in it be somebody's. */
+/* Another domain's record may be of this very entry; and an image that cannot be looked at may be this one by another path, with an entry of this
+ * name that is somebody's. */
 static int check_known(const struct vm_context *cx, const struct vm_snapshot *s, struct vs_err *err)
 {
 	for (size_t i = 0; i < s->n_disks; i++) {
 		int layer = entry_layer(cx, &s->disks[i]);
 		const struct vm_layer *l = layer < 0 ? NULL : &cx->d->layers[layer];
 
+		if (l && l->snapshot_user)
+			return vs_err_set(err, -EPERM, "disk %s: '%s' must stay as it is: %s needs it", s->disks[i].target, l->path, l->snapshot_user);
 		if (l && l->unknown)
 			return vs_err_set(err, l->unknown_code, "disk %s: '%s' must stay as it is: %s", s->disks[i].target, l->path, l->unknown);
 	}

@@ -192,6 +192,18 @@ static void list_user(const struct painting *p, int user, struct vm_strings *lis
 }
 
 /* Who uses what is written with it stands on no layer of this picture, whoever he is. */
+/* Gives, or NULL. */
+static char *find_snapshot_user(const struct painting *p, int file)
+{
+	for (int u = p->g->users_of.head[p->g->node[file]]; u >= 0; u = p->g->users_of.next[u]) {
+		const struct vm_graph_user *user = &p->g->users[u];
+
+		if (user->kind == VM_USER_SNAPSHOT && !vm_graph_user_is_own(p->g, user->kind, user->index, p->domain))
+			return vm_arena_take(p->arena, vm_graph_user_phrase(p->g, user->kind, user->index));
+	}
+	return NULL;
+}
+
 static char **list_users(const struct painting *p, int file)
 {
 	const struct vm_graph *g = p->g;
@@ -337,6 +349,7 @@ static void paint(const struct painting *p, struct draft *draft, struct vm_layer
 		layer->internal = printable(p, f->info->snapshots[0].name);
 	layer->bitmaps = list_bitmaps(p, draft->format == Q2_FORMAT_QCOW2 ? f->info : NULL);
 	layer->users = list_users(p, draft->file);
+	layer->snapshot_user = find_snapshot_user(p, draft->file);
 	layer->paths = list_paths(p, draft->file);
 	layer->snapshots = vm_strings_done(p->arena, &draft->snapshots);
 	note = note_of(p, draft, layer);

@@ -101,6 +101,7 @@ struct vm_layer {
 	struct q2_stamp stamp;  /* of the file behind the path, as it was looked at; all zero where it is not there */
 	char *ends;             /* NULL, or why what it stands on could not be followed, although it stands on something */
 	char **users;           /* who else needs it, each a phrase: "domain 'db' (disk vda)"; NULL-terminated */
+	char *snapshot_user;    /* NULL, or one of them that is a snapshot of another domain */
 	char *unknown;          /* NULL, or why nobody knows who needs it: a phrase, "domain 'db' (disk vda) may need it: ...";
 	                         * see vm_domain.doubts, too */
 	int unknown_code;       /* then: -EACCES or -EPERM */
