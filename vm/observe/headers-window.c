@@ -102,8 +102,8 @@ static void hide(struct window *w, const char *why)
 		w->hidden = xstrdup(why);
 }
 
-/* One that shows nothing has no such file. */
-static void take_backing(struct window *w, const char *path)
+/* Only a loop device that shows something has such a file; @loop: it is one. */
+static void take_backing(struct window *w, const char *path, bool loop)
 {
 	vs_autofree char *shown = NULL;
 	FILE *file = fopen(path, "re");
@@ -113,8 +113,11 @@ static void take_backing(struct window *w, const char *path)
 
 	if (file)
 		fclose(file);
-	else if (errno == ENOENT || errno == ENXIO)
+	else if (errno == ENOENT || errno == ENXIO) {
+		if (loop)
+			hide(w, "is a loop device that shows no file at present");
 		return;
+	}
 	if (n > 0 && shown[n - 1] == '\n')
 		shown[--n] = '\0';
 	if (n <= 0 || shown[0] != '/')
@@ -158,6 +161,7 @@ static void find(struct window *w, const char *dir, unsigned depth)
 	vs_autofree char *real = realpath(dir, NULL);
 	vs_autofree char *backing = xasprintf("%s/loop/backing_file", dir);
 	vs_autofree char *partition = xasprintf("%s/partition", dir);
+	const char *name;
 
 	if (!real || depth > DEPTH_MAX) {
 		hide(w, "is a device of which the kernel does not tell what it is");
@@ -168,7 +172,8 @@ static void find(struct window *w, const char *dir, unsigned depth)
 		find(w, real, depth + 1);
 		return;
 	}
-	take_backing(w, backing);
+	name = strrchr(real, '/') + 1;
+	take_backing(w, backing, !strncmp(name, "loop", strlen("loop")) && name[strlen("loop")] >= '0' && name[strlen("loop")] <= '9');
 	find_slaves(w, dir, depth);
 }
 
