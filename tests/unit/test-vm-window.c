@@ -95,7 +95,7 @@ Test(vm_window, a_loop_device_shows_its_file_or_it_is_said_why_nobody_can_tell, 
 	expect(7, 2, NULL, "removed");
 	expect(7, 3, NULL, "not to be found");
 	expect(7, 4, NULL, "does not tell");
-	expect(7, 5, NULL, NULL); /* it shows nothing */
+	expect(7, 5, NULL, "no file at present");
 	expect(8, 0, NULL, NULL);
 	expect(9, 9, NULL, "does not tell"); /* sysfs has none */
 }
