@@ -134,9 +134,11 @@ class Judge:
 
     def state(self, d, s):
         if d.on is None:
-            if not self.idle(d) or s.state == 'paused':  # retention that is tried again may have started it
+            if not self.idle(d):
                 return
-            d.on = s.on
+            d.on, d.unsure = s.on, s.state == 'paused'  # retention that is tried again may have started it
+        if d.unsure and d.on and not s.on:
+            d.on, d.unsure = False, False
         if s.on and d.on is False and s.state == 'paused' and d.ours_since > self.world.mounted_at:
             return  # a guest of an interrupted command: a mount that comes later ends it
         if s.on != d.on:

@@ -88,6 +88,7 @@ class Dom:
         self.by_others = set()  # names that virsh took away
         self.line, self.gone_with = None, {}  # the last one that was given; name -> the one that it went with, as it seems
         self.on, self.saved = False, False  # on None: either
+        self.unsure = False  # it is on, and that may be a paused guest of ours
         self.ours_since = 0  # when a command that starts it paused was interrupted
         self.policies = [Policy('off')]
         self.detached = {}  # target -> (inode, path)

@@ -1036,6 +1036,8 @@ class Steps:
         ino, path = d.detached['vdb']
         if 'vdb' in seen.config_disks:  # a revert has brought it back
             del d.detached['vdb']
+            self.b.treasures.pop(ino, None)
+            self.b.treasures.pop(self.w.ino_of(seen.config_disks['vdb'][0]), None)
             return 'is there'
         worked, out = self.w.virsh('attach-disk', d.name, path, 'vdb', '--config', '--driver', 'qemu', '--subdriver', 'qcow2', '--targetbus', 'virtio')
         if worked:
@@ -1294,6 +1296,9 @@ class Steps:
 
     def do_kill(self, p):
         self.w.down(p['which'], kill=True)
+        for d in self.b.doms.values():
+            if d.on is False and any(x.count is not None for x in d.policies):  # retention may have been at work
+                d.ours_since = time.monotonic()
         return 'ok'
 
     def choose_second(self, rnd):
