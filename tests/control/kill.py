@@ -965,6 +965,8 @@ def named_again(lab, g, sc, command):
         met = int(time.time()) == began
         if not met:
             continue
+        overlay = g.active_now()["vda"]
+        until("looked at", lambda: None if overlay in lab.mount.text(g.name, "chain") else lab.mount.text(g.name, "chain"))
         for what in "at once", "mounted again":
             until(what, lambda: None if states(lab, g).get(name) in ("ok", "stale") else str(states(lab, g)))
             if command and states(lab, g)[name] != "ok":
