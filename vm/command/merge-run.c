@@ -255,6 +255,8 @@ static int look_again(const struct vm_merge *m, const struct vm_merge_disk *d, b
 			r = err->code;
 		else if (vm_context_above(&now, l, &one) > (begun && l == base && is_over(&now, d, base) ? 2u : 1u))
 			r = vs_err_set(err, -EPERM, "'%s' must stay as it is: several branches stand on it", now.d->layers[l].path);
+		else if (l == base && !begun)
+			r = vm_check_links(&now, d->target, l, err);
 		if (l == base)
 			break;
 	}

@@ -238,7 +238,7 @@ static char *cost_of(struct vm_context *cx, const struct vm_snapshot *s, struct 
 	struct vm_effects e vs_cleanup(vm_effects_fini) = { .n_entries = 0 };
 	struct vm_space_figures f;
 	struct vs_err why = {0};
-	vs_autofree char *words = NULL;
+	vs_autofree char *words = NULL, *copies = NULL;
 	int r = try_one(cx, s, &e, &why);
 
 	if (r < 0)
@@ -246,10 +246,11 @@ static char *cost_of(struct vm_context *cx, const struct vm_snapshot *s, struct 
 	r = vm_effects_figures(cx, &e, count, &f, &why);
 	if (r < 0)
 		return xasprintf("what that would free is not known: %s", vs_err_text(&why, r));
-	if (e.stays)
+	if (e.stays && !e.n_entries && !e.n_merges && !e.files)
 		return xasprintf("would free nothing: %s", e.stays);
 	words = vm_effects_words(&e, &f);
-	return f.moves ? xasprintf("%s and copy up to %.1f MiB", words, (double)f.moves / 1048576) : vs_steal(words);
+	copies = f.moves ? xasprintf(" and copy up to %.1f MiB", (double)f.moves / 1048576) : xstrdup("");
+	return e.stays ? xasprintf("%s%s; a file of it stays: %s", words, copies, e.stays) : xasprintf("%s%s", words, copies);
 }
 
 /* Two can share what nobody else has. */

@@ -435,7 +435,6 @@ struct vm_xml_domain *vm_xml_domain_element(struct vm_xml_named *named, const xm
 	domain->nvram_template = vm_xml_attr(vm_xml_child(vm_xml_child(node, "os"), "nvram"), "template");
 	read_tpm(vm_xml_child(vm_xml_child(node, "devices"), "tpm"), domain);
 	parse_disks(named, vm_xml_child(node, "devices"), domain);
-	domain->mentions = vm_xml_mentions(node);
 	return domain;
 }
 
@@ -496,6 +495,7 @@ int vm_xml_domain_parse(const char *text, struct vm_xml_domain **out, struct vs_
 		return ret;
 	domain = vm_xml_domain_element(&named, xmlDocGetRootElement(doc));
 	domain->metadata = read_metadata(xmlDocGetRootElement(doc));
+	domain->mentions = vm_xml_mentions(xmlDocGetRootElement(doc));
 	domain->files = named.files;
 	domain->n_files = named.n_files;
 	xmlFreeDoc(doc);

@@ -85,7 +85,7 @@ struct vm_xml_domain {
 	struct vm_xml_file *files; /* each path once: sources, backing chains, data files, mirrors of all <disk> elements */
 	size_t n_files;
 	char **mentions;   /* absolute paths in whatever else it says, but for metadata, firmware and the emulator: a kernel, memory that is a file,
-	                    * what is given to QEMU as it is; also what only looks like one. NULL-terminated, or NULL: none */
+	                    * what is given to QEMU as it is; also what only looks like one. NULL-terminated, or NULL: none. Not of a snapshot's */
 };
 
 /* A <domain> document, live or inactive. Gives *out. */
