@@ -60,7 +60,7 @@ kill -STOP "$(cat /run/libvirtd.pid)"
 s=$(date +%s%N)
 check 'libvirt hangs: it is there' grep -q '^# EOF$' "$M/.metrics"
 check 'and at once' test $((($(date +%s%N) - s) / 1000000)) -lt 1000
-kill -CONT "$(cat /run/libvirtd.pid)"
+lab_libvirtd_goes_on
 (echo x >"$M/.metrics") 2>"$W/err"
 has "nobody writes there" "$(cat "$W/err")" "Read-only file system"
 unmount_snapfs "$M"

@@ -271,7 +271,7 @@ kill -INT "$reader" 2>/dev/null
 kill -TERM "$reader"
 check 'a libvirtd that hangs: who waits can be ended' wait_until 5 gone "$reader"
 check 'a libvirtd that hangs: nobody else waits' timeout 5 ls -l "$D" "$D/now"
-kill -CONT "$(cat /run/libvirtd.pid)"
+lab_libvirtd_goes_on
 nothing_is_left 'and nothing is left when it goes on' web
 exec 5<"$D/now/vda.img"
 head -c 1000000 <&5 >/dev/null

@@ -74,7 +74,7 @@ check 'when it is back commands work' wait_until 60 works_again
 at_exit 'kill -CONT "$(cat /run/libvirtd.pid)"'
 kill -STOP "$(cat /run/libvirtd.pid)"
 does_not 'libvirtd hangs' away 'create x' 'EHOSTDOWN|ETIMEDOUT' '.'
-kill -CONT "$(cat /run/libvirtd.pid)"
+lab_libvirtd_goes_on
 check 'when it goes on commands work' wait_until 60 works_again
 does 'and what nobody could count' away 'release a1'
 has 'is counted' "$(plan)" '^drop a1 no term keeps it; would free'
