@@ -97,6 +97,7 @@ struct pass {
 	struct vm_hints hints;
 	bool changed;   /* libvirt says something else than at the last look */
 	bool closely;   /* nothing is taken on trust */
+	bool ask_all;   /* libvirt has not been asked yet for every domain, as it is to be */
 	bool making;    /* something is not shown yet because it is being made */
 	uint64_t round;
 };
@@ -107,10 +108,12 @@ static int observe_libvirt(struct pass *pass)
 	int r;
 
 	observed->poll = pass->poll->number + 1;
+	observed->closely = pass->ask_all;
 	r = vm_observe_poll(observed, pass->conn, &pass->hints, pass->err);
 	if (r < 0)
 		return r;
 	pass->hints = (struct vm_hints){0};
+	pass->ask_all = false; /* in this look all were asked */
 	pass->changed = observed->changed;
 	if (pass->changed)
 		pass->poll->unfinished = true;
@@ -209,7 +212,7 @@ static int poll_around(struct pass *pass, bool pools_changed, struct vm_inventor
 int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, bool closely, const struct vm_inventory *prev,
 		 struct vm_inventory **out, struct vs_err *err)
 {
-	struct pass pass = { .poll = poll, .conn = conn, .closely = closely, .prev = prev, .err = err };
+	struct pass pass = { .poll = poll, .conn = conn, .closely = closely, .ask_all = closely, .prev = prev, .err = err };
 	bool pools_changed = false;
 	uint64_t journals = vm_store_journals(poll->store);
 	int r;

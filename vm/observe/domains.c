@@ -7,11 +7,14 @@
 
 #include "vm/libvirt/checkpoint.h"
 #include "vm/libvirt/virterr.h"
+#include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
 
 #define CHECKPOINTS_UP_TO 50 /* domains: then all are asked for their checkpoints at every look */
 #define CHECKPOINT_TURNS 16
+#define ASK_ALL_UP_TO 50 /* domains: then all are asked at every look, whatever libvirt's own files say */
+#define OWN_TURNS 256
 
 /* ---------------------------------------------------------------- life */
 
@@ -54,6 +57,7 @@ void vm_observe_fini(struct vm_observed *observed)
 {
 	vm_strmap_clear(&observed->by_uuid, drop_domain);
 	free(observed->domains);
+	vm_own_dirs_fini(&observed->own);
 	*observed = (struct vm_observed){0};
 }
 
@@ -284,45 +288,139 @@ static void rename_domain(struct vm_observe *observe, const char *name)
 	observe->observed->changed = observe->closer = true;
 }
 
+/* ---------------------------------------------------------------- whom libvirt's own files spare the questions */
+
+/* What libvirt's files say of it now, as far as that counts for anything. */
+static void look_at_own_files(struct vm_observe *observe, struct vm_own_files *now)
+{
+	const struct vm_observed *observed = observe->observed;
+	struct vm_observed_domain *d = observe->d;
+
+	*now = (struct vm_own_files){ .known = false };
+	if (observed->n_listed <= ASK_ALL_UP_TO || observed->own_lies || d->running)
+		return;
+	vm_own_files_look(&observed->own, d->name, vm_now_ns(), now);
+	if (now->known && (!now->settled || !vm_own_files_same(&d->own, now)))
+		observe->closer = true; /* which of its records was written they do not say */
+}
+
+/* Libvirt would say what it said. */
+static bool is_told(const struct vm_observe *observe, const struct vm_own_files *now)
+{
+	const struct vm_observed_domain *d = observe->d;
+
+	return d->own_tell && !observe->closer && vm_own_files_same(&d->own, now);
+}
+
+static bool is_its_turn(const struct vm_observe *observe)
+{
+	return vm_strmap_hash(observe->d->uuid) % OWN_TURNS == observe->observed->look % OWN_TURNS;
+}
+
+/* All that libvirt can say of it is known, and its files say the same. */
+static bool tells(const struct vm_observe *observe, const struct vm_own_files *now)
+{
+	const struct vm_observed_domain *d = observe->d;
+	const char **names;
+	bool complete = !observe->gone && !observe->failed && now->known && now->settled && d->now && !d->running && !strcmp(d->state, "shut off") && !d->saved &&
+			!d->saved_problem && !d->n_jobs && !d->asking && d->checkpoints;
+
+	if (!complete || (d->own_tell && vm_own_files_same(&d->own, now)))
+		return complete;
+	names = xcalloc(d->n_list + 1, sizeof(*names));
+	for (size_t i = 0; i < d->n_list; i++) {
+		names[i] = d->list[i]->name;
+		complete = complete && d->list[i]->record && !d->list[i]->problem;
+	}
+	complete = complete && vm_own_files_say(&observe->observed->own, d->name, d->uuid, names, d->n_list);
+	free(names);
+	return complete;
+}
+
+/* It was asked although its files said that nothing has happened: were they right? */
+static void check_own_files(struct vm_observe *observe, uint64_t now_hash, uint64_t names_hash)
+{
+	struct vm_observed_domain *d = observe->d;
+	struct vm_own_files now;
+
+	if (observe->gone || observe->failed || (d->now_hash == now_hash && d->names_hash == names_hash))
+		return;
+	vm_own_files_look(&observe->observed->own, d->name, vm_now_ns(), &now);
+	if (!vm_own_files_same(&d->own, &now) || d->running)
+		return;
+	vm_log_warn(d->log, "libvirt has changed it without a trace in its own files, which are not gone by any more");
+	observe->observed->own_lies = true;
+}
+
+/* ---------------------------------------------------------------- one domain */
+
+static void ask(struct vm_observe *observe, size_t first)
+{
+	ask_state(observe);
+	if (!observe->gone && !observe->failed)
+		ask_definition(observe);
+	if (!observe->gone && !observe->failed)
+		ask_saved(observe);
+	if (!observe->gone && !observe->failed)
+		vm_observe_jobs(observe);
+	if (!observe->gone && !observe->failed)
+		ask_checkpoints(observe);
+	if (!observe->gone && !observe->failed)
+		vm_observe_records(observe, first);
+}
+
+/* False: the connection is gone. */
+static bool look_at_domain(struct vm_observe *observe, const char *name, size_t first)
+{
+	struct vm_observed *observed = observe->observed;
+	struct vm_observed_domain *d = observe->d;
+	const uint64_t now_hash = d->now_hash, names_hash = d->names_hash;
+	bool running = virDomainGetID(observe->dom) != (unsigned)-1, told;
+	struct vm_own_files own;
+
+	rename_domain(observe, name);
+	if (d->running != running)
+		observed->changed = observe->closer = true;
+	d->running = running;
+	look_at_own_files(observe, &own);
+	told = is_told(observe, &own);
+	if (told && !observed->closely && !is_its_turn(observe)) {
+		d->seen = observed->look;
+		return true;
+	}
+	ask(observe, first);
+	if (observe->failed && !vm_conn_alive(observe->conn))
+		return false;
+	if (told)
+		check_own_files(observe, now_hash, names_hash);
+	d->own_tell = tells(observe, &own);
+	d->own = own;
+	if (!observe->failed && d->unknown) {
+		free(vs_steal(d->unknown));
+		observed->changed = true;
+	}
+	observed->changed |= observe->failed != d->refused;
+	d->refused = observe->failed;
+	if (!observe->gone)
+		d->seen = observed->look;
+	return true;
+}
+
 /* False: the connection is gone. */
 static bool look_at(struct vm_observed *observed, struct vm_conn *conn, const struct vm_hints *hints, virDomainPtr dom,
 		    size_t *first)
 {
 	struct vm_observe observe = { .observed = observed, .conn = conn, .dom = dom };
 	char uuid[VIR_UUID_STRING_BUFLEN];
-	bool running = virDomainGetID(dom) != (unsigned)-1;
+	bool alive;
 
 	if (virDomainGetUUIDString(dom, uuid) < 0)
 		return true;
 	observe.d = domain_of(observed, uuid, virDomainGetName(dom));
 	observe.closer = vm_hints_name(hints, uuid);
-	rename_domain(&observe, virDomainGetName(dom));
-	if (observe.d->running != running)
-		observed->changed = observe.closer = true;
-	observe.d->running = running;
-	ask_state(&observe);
-	if (!observe.gone && !observe.failed)
-		ask_definition(&observe);
-	if (!observe.gone && !observe.failed)
-		ask_saved(&observe);
-	if (!observe.gone && !observe.failed)
-		vm_observe_jobs(&observe);
-	if (!observe.gone && !observe.failed)
-		ask_checkpoints(&observe);
-	if (!observe.gone && !observe.failed)
-		vm_observe_records(&observe, *first);
-	if (observe.failed && !vm_conn_alive(conn))
-		return false;
-	if (!observe.failed && observe.d->unknown) {
-		free(vs_steal(observe.d->unknown));
-		observed->changed = true;
-	}
-	observed->changed |= observe.failed != observe.d->refused;
-	observe.d->refused = observe.failed;
-	if (!observe.gone)
-		observe.d->seen = observed->look;
+	alive = look_at_domain(&observe, virDomainGetName(dom), *first);
 	*first += observe.d->n_list;
-	return true;
+	return alive;
 }
 
 static bool still_there(void *thing, void *opaque)
@@ -361,6 +459,15 @@ static void list_domains(struct vm_observed *observed)
 	qsort(observed->domains, observed->n_domains, sizeof(*observed->domains), by_name);
 }
 
+/* Of this connection: it may be a new one. */
+static void find_own_files(struct vm_observed *observed, struct vm_conn *conn)
+{
+	vs_autofree char *uri = virConnectGetURI(vm_conn_ptr(conn));
+
+	vm_own_dirs_set(&observed->own, uri);
+	observed->own_lies = false;
+}
+
 int vm_observe_poll(struct vm_observed *observed, struct vm_conn *conn, const struct vm_hints *hints, struct vs_err *err)
 {
 	virDomainPtr *doms = NULL;
@@ -373,7 +480,10 @@ int vm_observe_poll(struct vm_observed *observed, struct vm_conn *conn, const st
 		return vm_conn_alive(conn) ? vm_virterr_code() : -EHOSTDOWN;
 	}
 	observed->look++;
+	observed->n_listed = (size_t)n;
 	observed->changed = observed->jobs = false;
+	if (hints->all)
+		find_own_files(observed, conn);
 	for (int i = 0; i < n; i++) {
 		alive = alive && look_at(observed, conn, hints, doms[i], &first);
 		virDomainFree(doms[i]);

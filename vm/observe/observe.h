@@ -5,7 +5,8 @@
  *
  * One look asks libvirt again: cheaply for most things (names, definitions, jobs), and for the text of a snapshot's record
  * only where it is new, where something about its domain has changed or an event named the domain, and a few more in
- * turn, so that a foreign REDEFINE is noticed too. Small connections are asked for everything every time.
+ * turn, so that a foreign REDEFINE is noticed too. Small connections are asked for everything every time. Of large ones a domain that is shut off is not
+ * asked for anything while libvirt's own files about it are as they were (own-files.h), but in its turn and in a close look.
  *
  * Domains and snapshots come and go while we look: what vanishes half-way is as if it had not been there.
  * Threads: one, the refresher. Records are shared with inventories and are immutable.
@@ -18,6 +19,7 @@
 #include "vm/model/types.h"
 #include "vm/observe/gates.h"
 #include "vm/observe/jobs-ask.h"
+#include "vm/observe/own-files.h"
 #include "vm/util/log-shelf.h"
 #include "vm/util/strmap.h"
 #include "vm/xml/xml.h"
@@ -75,6 +77,8 @@ struct vm_observed_domain {
 	uint64_t now_hash, config_hash, saved_hash, names_hash, seen;
 	struct vm_jobs_ask *asking; /* a question for its jobs that was not answered yet */
 	bool refused; /* libvirt did not answer something at the last look */
+	struct vm_own_files own; /* as they were before it was asked last */
+	bool own_tell;           /* and that they tell whether it has changed */
 };
 
 struct vm_observed {
@@ -84,6 +88,7 @@ struct vm_observed {
 	bool changed;                     /* the last look found something else than the one before */
 	bool jobs;                        /* some job is running */
 	uint64_t poll;                    /* set by the caller: the number of the poll that a look belongs to */
+	bool closely;                     /* set by the caller: every domain is asked, whatever libvirt's files say */
 
 	/* private */
 	uint64_t look;
@@ -91,6 +96,9 @@ struct vm_observed {
 	struct vm_log_shelf *shelf;       /* borrowed, as is: */
 	struct vm_jobs_asker *asker;
 	size_t turn;                      /* where the taking of turns goes on */
+	size_t n_listed;                  /* domains, in this look */
+	struct vm_own_dirs own;
+	bool own_lies;                    /* a domain has changed, and its files have not */
 };
 
 void vm_observe_init(struct vm_observed *observed, struct vm_log_shelf *shelf, struct vm_jobs_asker *asker);

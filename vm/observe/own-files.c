@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ *   /etc/libvirt/qemu/NAME.xml                          its definition
+ *   /var/lib/libvirt/qemu/snapshot/NAME/SNAPSHOT.xml    its snapshots
+ *   /var/lib/libvirt/qemu/save/NAME.save                its managed save
+ *
+ * libvirt calls a snapshot's file as the snapshot. A record is written in a temporary file and renamed, one that goes is unlinked, and which one is
+ * current stands in the records: whatever changes, the directory's time does.
+ */
+#include "vm/observe/own-files.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vm/util/clock.h"
+#include "vm/util/mem.h"
+#include "vm/util/strmap.h"
+
+#define SETTLED_NS (2 * VM_NS_PER_S) /* libvirt writes first and says so then, or the other way round, within milliseconds */
+#define CONFIG_MAX (16 * 1024) /* of it: where its UUID stands */
+#define SUFFIX ".xml"
+
+void vm_own_dirs_fini(struct vm_own_dirs *dirs)
+{
+	free(dirs->config);
+	free(dirs->state);
+	*dirs = (struct vm_own_dirs){0};
+}
+
+void vm_own_dirs_set(struct vm_own_dirs *dirs, const char *uri)
+{
+	vm_own_dirs_fini(dirs);
+	if (!uri || strcmp(uri, "qemu:///system") != 0)
+		return;
+	dirs->config = xstrdup("/etc/libvirt/qemu");
+	dirs->state = xstrdup("/var/lib/libvirt/qemu");
+}
+
+/* 1, or 0: there is none. Negative errno: nobody can tell. */
+static int stamp_of(const char *path, struct vm_own_stamp *out)
+{
+	struct stat st;
+
+	*out = (struct vm_own_stamp){0};
+	if (stat(path, &st))
+		return errno == ENOENT ? 0 : -errno;
+	*out = (struct vm_own_stamp){ st.st_dev, st.st_ino, vm_timespec_ns(st.st_mtim), vm_timespec_ns(st.st_ctim) };
+	return 1;
+}
+
+static bool settled(const struct vm_own_stamp *s, int64_t now_ns)
+{
+	return s->mtime_ns + SETTLED_NS < now_ns && s->ctime_ns + SETTLED_NS < now_ns;
+}
+
+void vm_own_files_look(const struct vm_own_dirs *dirs, const char *name, int64_t now_ns, struct vm_own_files *out)
+{
+	vs_autofree char *config = NULL, *snapshots = NULL, *save = NULL;
+	struct vm_own_stamp saved;
+
+	*out = (struct vm_own_files){ .known = false };
+	if (!dirs->config || strchr(name, '/'))
+		return;
+	config = xasprintf("%s/%s.xml", dirs->config, name);
+	snapshots = xasprintf("%s/snapshot/%s", dirs->state, name);
+	save = xasprintf("%s/save/%s.save", dirs->state, name);
+	out->known = stamp_of(config, &out->config) == 1 && stamp_of(snapshots, &out->snapshots) >= 0 && stamp_of(save, &saved) == 0;
+	out->settled = settled(&out->config, now_ns) && settled(&out->snapshots, now_ns);
+}
+
+static bool same_stamp(const struct vm_own_stamp *a, const struct vm_own_stamp *b)
+{
+	return a->dev == b->dev && a->ino == b->ino && a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns;
+}
+
+bool vm_own_files_same(const struct vm_own_files *a, const struct vm_own_files *b)
+{
+	return a->known && b->known && same_stamp(&a->config, &b->config) && same_stamp(&a->snapshots, &b->snapshots);
+}
+
+/* ---------------------------------------------------------------- whose they are */
+
+static bool has_uuid(const char *path, const char *uuid)
+{
+	vs_autofree char *wanted = xasprintf("<uuid>%s</uuid>", uuid);
+	vs_autofree char *text = xcalloc(CONFIG_MAX + 1, 1);
+	FILE *f = fopen(path, "re");
+	size_t len = f ? fread(text, 1, CONFIG_MAX, f) : 0;
+
+	if (f)
+		fclose(f);
+	return len && strstr(text, wanted);
+}
+
+/* How many records lie in it; -1: something else does, too, or it cannot be listed. One that is not there has none. */
+static long count_records(const char *path, const struct vm_strmap *names)
+{
+	DIR *stream = opendir(path);
+	struct dirent *entry;
+	long n = 0;
+
+	if (!stream)
+		return access(path, F_OK) ? 0 : -1;
+	while (n >= 0 && (entry = readdir(stream))) {
+		size_t len = strlen(entry->d_name), tail = strlen(SUFFIX);
+		vs_autofree char *name = len > tail && !strcmp(entry->d_name + len - tail, SUFFIX) ? xstrndup(entry->d_name, len - tail) : NULL;
+
+		if (name)
+			n = vm_strmap_get(names, name) ? n + 1 : -1;
+	}
+	closedir(stream);
+	return n;
+}
+
+bool vm_own_files_say(const struct vm_own_dirs *dirs, const char *name, const char *uuid, const char *const *snapshots, size_t n)
+{
+	vs_autofree char *config = xasprintf("%s/%s.xml", dirs->config, name);
+	vs_autofree char *records = xasprintf("%s/snapshot/%s", dirs->state, name);
+	struct vm_strmap names = {0};
+	bool same;
+
+	for (size_t i = 0; i < n; i++)
+		vm_strmap_put(&names, snapshots[i], (void *)snapshots);
+	same = has_uuid(config, uuid) && count_records(records, &names) == (long)n;
+	vm_strmap_clear(&names, NULL);
+	return same;
+}
