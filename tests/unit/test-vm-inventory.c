@@ -224,7 +224,7 @@ Test(vm_memory, no_commit_is_dropped)
 		files[i].stamp = (struct q2_stamp){ .dev = 1, .ino = (uint64_t)i + 1, .size = 1, .mtime_ns = 1 };
 	for (int i = 0; i < MANY; i++)
 		commits[i] = (struct vm_fact_commit){ .base = i, .top = MANY };
-	vm_history_poll(memory, 1);
+	vm_history_poll(memory, 1, false);
 	vm_history_commits_add(memory, &facts, commits, MANY);
 	vm_history_commits(memory, &facts, &out, &n);
 	cr_expect_eq(n, (size_t)MANY);

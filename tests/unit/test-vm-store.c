@@ -202,23 +202,39 @@ Test(vm_store, who_looks_waits_for_no_disk, .timeout = 20)
 
 /* ---------------------------------------------------------------- the journal */
 
-Test(vm_store, who_has_seen_the_count_reads_what_was_written)
+static void count_noted(const char *uuid, void *opaque)
+{
+	cr_expect_str_eq(uuid, WEB);
+	(*(int *)opaque)++;
+}
+
+static int noted(struct vm_store *s)
+{
+	int n = 0;
+
+	vm_store_noted(s, count_noted, &n);
+	return n;
+}
+
+Test(vm_store, who_is_told_that_something_was_noted_reads_it)
 {
 	struct vm_store *s = vm_store_new();
-	uint64_t before = vm_store_journals(s);
 	char *text = NULL;
+
+	cr_expect_eq(noted(s), 0);
 
 	cr_assert_eq(vm_store_journal_get(s, WEB, &text, NULL), 0);
 	cr_expect_null(text);
 	cr_assert_eq(vm_store_journal_put(s, WEB, "make /i/a", NULL), 0);
-	cr_expect_neq(vm_store_journals(s), before);
+	cr_assert_eq(vm_store_journal_put(s, WEB, "make /i/a", NULL), 0);
+	cr_expect_eq(noted(s), 1, "each is told once");
+	cr_expect_eq(noted(s), 0);
 	cr_assert_eq(vm_store_journal_get(s, WEB, &text, NULL), 0);
 	cr_assert_not_null(text);
 	cr_expect_str_eq(text, "make /i/a");
 	free(text);
-	before = vm_store_journals(s);
 	cr_assert_eq(vm_store_journal_put(s, WEB, NULL, NULL), 0);
-	cr_expect_neq(vm_store_journals(s), before);
+	cr_expect_eq(noted(s), 1, "also that it is gone");
 	cr_assert_eq(vm_store_journal_get(s, WEB, &text, NULL), 0);
 	cr_expect_null(text);
 	vm_store_free(s);

@@ -70,6 +70,12 @@ static int run_on_image(struct vm_context *cx, const struct vm_command *c, struc
 	}
 }
 
+/* What it does concerns this domain alone. What it finds to remove, as what an interrupted command has left, is asked for everywhere (vm_context_glance()). */
+static bool adds(enum vm_verb verb)
+{
+	return verb == VM_CREATE || verb == VM_HOLD || verb == VM_RELEASE;
+}
+
 static bool frees(enum vm_verb verb)
 {
 	return verb == VM_DELETE || verb == VM_COMMIT || verb == VM_PRUNE;
@@ -79,11 +85,14 @@ int vm_command_run(struct vm_context *cx, const struct vm_command *c, struct vs_
 {
 	const char *taken = c->verb == VM_CREATE ? c->names[0] : c->verb == VM_REVERT ? c->keep : NULL;
 	struct vm_effects effects vs_cleanup(vm_effects_fini) = { .n_entries = 0 };
-	int r = vm_attest_poll(cx, err);
+	int r;
 
+	cx->adds = adds(c->verb);
+	r = vm_attest_poll(cx, err);
 	cx->effects = cx->try_only ? &effects : NULL;
 	if (r == 0)
 		r = cx->conn ? run(cx, c, err) : run_on_image(cx, c, err);
+	cx->adds = false;
 	if (r >= 0 && taken)
 		retain(cx, taken);
 	if (r >= 0 && cx->try_only && frees(c->verb))

@@ -104,7 +104,7 @@ void vm_context_fini(struct vm_context *cx)
 
 static int poll_inventory(struct vm_context *cx, struct vs_err *err)
 {
-	int r = vm_refresher_poll_closely(cx->refresher, LOOK_MS);
+	int r = cx->adds ? vm_refresher_poll_about(cx->refresher, cx->uuid, LOOK_MS) : vm_refresher_poll_closely(cx->refresher, LOOK_MS);
 
 	cx->d = NULL;
 	if (r < 0)

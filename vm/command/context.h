@@ -52,6 +52,7 @@ struct vm_context {
 	struct vm_effects *effects; /* with `try`: what would become free is noted there, effects.h; or NULL */
 	bool beside;         /* with `try`: a command was at work on the domain when this began, which shares no lock with it */
 	char *now_read;      /* NULL, or a sentence: a backup job on it is that of its now/, and who reads it */
+	bool adds;           /* it only adds something to this domain: a look need not be a close one at all the others */
 	bool pruning;        /* retention works, and nobody asked for this very delete */
 	struct vm_dom_watch watch;
 

@@ -123,8 +123,10 @@ static bool has_job(const struct vm_context *cx)
 int vm_command_note(struct vm_context *cx, struct vs_err *err)
 {
 	vs_autofree char *before = NULL, *after = NULL;
-	int r = vm_context_poll(cx, err);
+	int r;
 
+	cx->adds = true; /* to its metadata, and of its own images */
+	r = vm_context_poll(cx, err);
 	if (r == 0)
 		r = vm_meta_text(cx->meta, &before, err);
 	if (r == 0 && is_wrong(cx)) {

@@ -266,6 +266,11 @@ static char **snapshots_of(const struct vm_graph *g, size_t domain, int file, st
 	return vm_strings_done(arena, &names);
 }
 
+bool vm_graph_has_doubts(const struct vm_graph *g)
+{
+	return g->n_doubts > 0;
+}
+
 void vm_graph_doubts(const struct vm_graph *g, size_t domain, struct vm_arena *arena, struct vm_doubt **out, size_t *n)
 {
 	struct vm_doubt *doubts = NULL;

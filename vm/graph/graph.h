@@ -72,6 +72,9 @@ void vm_graph_commits(const struct vm_graph *graph, struct vm_fact_commit **out,
 void vm_graph_layers(const struct vm_graph *graph, size_t domain, struct vm_arena *arena, struct vm_layer **layers, size_t *n_layers,
 		     int **tops);
 
+/* Is there anything that is not known, of whatever file? */
+bool vm_graph_has_doubts(const struct vm_graph *graph);
+
 /* What is not known because of nothing but snapshots of @domain: what `unknown` of its layers leaves out. */
 void vm_graph_doubts(const struct vm_graph *graph, size_t domain, struct vm_arena *arena, struct vm_doubt **out, size_t *n);
 

@@ -23,6 +23,7 @@ struct volumes {
 	const struct vm_surroundings *s;
 	struct vm_drafts *set;
 	struct vm_strmap nodes; /* images that are known already */
+	struct vm_strmap others; /* of them, those of domains that were not drawn */
 	struct vm_strmap dirs;  /* directories that were looked at */
 	const char *pool;       /* whose directory or volume is being looked at; NULL: none's */
 	struct found *list;
@@ -32,7 +33,9 @@ struct volumes {
 
 static bool is_node(const struct volumes *v, uint64_t dev, uint64_t ino)
 {
-	return (dev || ino) && vm_strmap_get(&v->nodes, vm_strmap_file(dev, ino).text);
+	struct vm_strmap_key key = vm_strmap_file(dev, ino);
+
+	return (dev || ino) && (vm_strmap_get(&v->nodes, key.text) || vm_strmap_get(&v->others, key.text));
 }
 
 static void mark(struct vm_strmap *map, const char *key)
@@ -221,6 +224,20 @@ static void add_volumes(struct volumes *v)
 	set->n_volumes = n;
 }
 
+/* An image of a domain that was not drawn. */
+static void mark_other(struct vm_header *f, void *opaque)
+{
+	struct volumes *v = opaque;
+	struct vm_strmap_key key = vm_strmap_file(f->stamp.dev, f->stamp.ino);
+
+	if (!f->owner || v->s->drawn[f->owner] || !vm_headers_looked(v->s->others, f))
+		return;
+	if (f->indexed == v->set->chains->number || (f->found && vm_strmap_get(&v->nodes, key.text)))
+		*v->s->shared = true;
+	if (f->found)
+		mark(&v->others, key.text);
+}
+
 void vm_surroundings_draw(const struct vm_surroundings *s)
 {
 	struct volumes v = { .s = s, .set = s->set };
@@ -230,16 +247,21 @@ void vm_surroundings_draw(const struct vm_surroundings *s)
 	for (size_t i = 0; i < n_known; i++)
 		if (chains->file[i]->found)
 			mark(&v.nodes, vm_strmap_file(chains->fact[i].stamp.dev, chains->fact[i].stamp.ino).text);
+	if (s->drawn)
+		vm_headers_each(s->others, mark_other, &v);
 	if (s->pools)
 		scan_pools(&v, s->pools);
 	for (size_t i = 0; i < n_known; i++)
 		scan_beside(&v, chains->fact[i].path);
 	scan_remembered(&v);
-	v.gate = wide_gate(s, &v);
+	if (s->drawn && vm_dirs_news_but(s->dirs, &v.dirs))
+		*s->shared = true;
+	v.gate = v.n ? wide_gate(s, &v) : NULL;
 	if (v.n)
 		qsort(v.list, v.n, sizeof(*v.list), by_path);
 	add_volumes(&v);
 	free(v.list);
 	vm_strmap_clear(&v.nodes, NULL);
+	vm_strmap_clear(&v.others, NULL);
 	vm_strmap_clear(&v.dirs, NULL);
 }

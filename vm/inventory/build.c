@@ -226,8 +226,21 @@ static void name_dirs(struct vm_build *sk)
 	for (size_t i = 0; i < n; i++)
 		names[i] = sk->observed->domains[i]->name;
 	vm_names_dirs(names, n, dirs);
+	for (size_t i = 0, k = 0; i < n; i++)
+		if (k < sk->set.n && sk->place[k] == i)
+			sk->set.drafts[k++].dir = vm_arena_take(&sk->arena, dirs[i]);
+		else
+			free(dirs[i]);
+}
+
+static void choose(struct vm_build *sk)
+{
+	size_t n = sk->observed->n_domains;
+
+	sk->place = vm_arena_calloc(&sk->arena, n, sizeof(*sk->place));
 	for (size_t i = 0; i < n; i++)
-		sk->set.drafts[i].dir = vm_arena_take(&sk->arena, dirs[i]);
+		if (!sk->some || sk->some[i])
+			sk->place[sk->set.n++] = i;
 }
 
 struct begun {
@@ -338,14 +351,17 @@ static bool may_be_nv(const void *opaque, const struct vm_draft_snapshot *s, con
 static void draw_firmware(struct vm_build *sk, const struct vm_xml_domain *xml, struct vm_draft *d)
 {
 	const char *paths[] = { xml ? xml->nvram : NULL, xml ? xml->loader : NULL, xml ? xml->nvram_template : NULL };
+	int asker = sk->chains.asker;
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(paths); i++) {
+		sk->chains.asker = i ? -1 : asker; /* what all firmware is made of does not make them have to do with one another */
 		if (!paths[i] || paths[i][0] != '/' || access(paths[i], F_OK) < 0)
 			continue;
 		VM_ARENA_GROW(&sk->arena, d->beside, d->n_beside, d->beside_room);
 		d->beside[d->n_beside++] = (struct vm_fact_beside){ vm_chains_path(&sk->chains, paths[i], Q2_FORMAT_RAW, d->gate),
 								    i ? "its firmware" : "its firmware variables" };
 	}
+	sk->chains.asker = asker;
 }
 
 /* So is any other file that it names, whatever for. Of devices and the like only disks have bytes that a merge could change. */
@@ -420,22 +436,29 @@ static void draw_domain(struct vm_build *sk, struct vm_observed_domain *k, struc
 
 void vm_build_draw(struct vm_build *sk)
 {
-	size_t n = sk->observed->n_domains;
+	size_t n;
 
 	vm_arena_init(&sk->arena);
 	vm_chains_init(&sk->chains, sk->files, sk->round);
 	sk->set = (struct vm_drafts){ .arena = &sk->arena, .chains = &sk->chains, .memory = sk->memory,
 				      .ask_locks = sk->observed->jobs };
+	choose(sk);
+	n = sk->set.n;
+	vm_chains_ask(&sk->chains, n);
 	sk->set.drafts = vm_arena_calloc(&sk->arena, n, sizeof(*sk->set.drafts));
 	sk->extra_room = 3 * n; /* see build-disks.c */
 	sk->set.extra = sk->extra = vm_arena_calloc(&sk->arena, sk->extra_room, sizeof(*sk->extra));
 	sk->around = gate_around(sk);
-	sk->set.n = n;
 	name_dirs(sk);
-	for (size_t i = 0; i < n; i++)
-		draw_domain(sk, sk->observed->domains[i], &sk->set.drafts[i]);
+	for (size_t i = 0; i < n; i++) {
+		sk->chains.asker = (int)i;
+		draw_domain(sk, sk->observed->domains[sk->place[i]], &sk->set.drafts[i]);
+	}
+	sk->chains.asker = -1;
+	vm_chains_groups(&sk->chains);
 	vm_surroundings_draw(&(struct vm_surroundings){ .set = &sk->set, .dirs = sk->dirs, .pools = sk->pools, .wide = &sk->cache->wide,
-							.allow_paths = sk->allow_paths, .n_allow_paths = sk->n_allow_paths });
+							.allow_paths = sk->allow_paths, .n_allow_paths = sk->n_allow_paths,
+							.others = sk->files, .drawn = sk->some_owners, .shared = &sk->shared });
 }
 
 void vm_build_fini(struct vm_build *sk)

@@ -37,6 +37,8 @@ struct vm_build {
 	char *const *allow_paths;
 	size_t n_allow_paths;
 	uint64_t round;
+	const bool *some;           /* place by place with observed->domains: draw those alone; NULL: all. See inventory/poll.c */
+	const bool *some_owners;    /* then: by owner (vm_header), whether it is drawn */
 
 	/* drawn */
 	struct vm_arena arena;
@@ -45,6 +47,8 @@ struct vm_build {
 	struct q2_gate *around;       /* of the cache */
 	struct vm_fact_domain *extra; /* set.extra, while it is filled */
 	size_t extra_room;
+	size_t *place;                /* of a draft, among observed->domains */
+	bool shared;                  /* a domain that was not drawn has to do with one that was */
 };
 
 void vm_build_draw(struct vm_build *sk);
@@ -71,6 +75,9 @@ void vm_build_snapshots(struct vm_build *sk, const struct vm_observed_domain *k,
 /* build-volumes.c: images that no domain names but that stand on something: what lies in pools and beside the files that were
  * collected so far. */
 struct vm_surroundings {
+	struct vm_headers *others;    /* images of domains that were not drawn have an owner there, which is not among... */
+	const bool *drawn;            /* ... these (by owner), and are no business of this; NULL: all were drawn */
+	bool *shared;                 /* written then: a domain that was drawn has one of those images, too */
 	struct vm_drafts *set;
 	struct vm_dirs *dirs;
 	const struct vm_pools *pools; /* NULL: there are none */

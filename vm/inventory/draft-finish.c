@@ -315,8 +315,92 @@ static uint64_t shown_of(void *opaque, size_t domain, const struct vm_fact_snapd
 	return sum == VM_SUM_NONE ? 0 : sum;
 }
 
-/* Gives references in @out. */
-static void ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct vm_inventory *prev, struct vm_domain **out)
+/* ---------------------------------------------------------------- some of the domains alone */
+
+/* Is there anything by which domains have to do with one another that share no file? What is not known may stand on any file; a window shows
+ * another file; an image that belongs to nobody stands on somebody's; and commits are remembered by file. */
+static bool is_simple(const struct vm_drafts *set, const struct vm_facts *facts)
+{
+	if (set->n_unknowns || set->n_volumes || facts->n_commits)
+		return false;
+	for (size_t i = 0; i < facts->n_files; i++) {
+		const struct vm_fact_file *f = &facts->files[i];
+
+		if (f->exposes || f->hidden || f->shows != VM_NO_FILE || f->refused_ino || f->stamp.block)
+			return false;
+	}
+	for (size_t i = 0; i < set->n; i++)
+		if (set->drafts[i].n_merges || set->drafts[i].image)
+			return false;
+	return true;
+}
+
+static int by_number(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* One that is there no more: the history tells from gaps between looks at all whether another one has come in its place. */
+static bool has_lost(const struct vm_drafts *set, const struct vm_domain *before, const struct vm_fact_domain *now)
+{
+	size_t n = 0, room = 1;
+	uint64_t *inos;
+
+	for (size_t i = 0; i < now->n_snapshots; i++)
+		room += now->snapshots[i].n_disks;
+	inos = vm_arena_calloc(set->arena, room, sizeof(*inos));
+	for (size_t i = 0; i < now->n_snapshots; i++)
+		for (size_t k = 0; k < now->snapshots[i].n_disks; k++)
+			inos[n++] = now->snapshots[i].disks[k].ino;
+	qsort(inos, n, sizeof(*inos), by_number);
+	for (size_t i = 0; i < before->n_snapshots; i++)
+		for (size_t k = 0; k < before->snapshots[i].n_disks; k++)
+			if (!bsearch(&before->snapshots[i].disks[k].ino, inos, n, sizeof(*inos), by_number))
+				return true;
+	return false;
+}
+
+/* All that was there is still, and nothing has come that concerns others. */
+static bool is_enough(const struct vm_drafts *set, const struct vm_facts *facts, const struct vm_inventory *prev)
+{
+	if (!is_simple(set, facts))
+		return false;
+	for (size_t i = 0; i < set->n; i++) {
+		const struct vm_domain *before = vm_inventory_by_uuid(prev, set->drafts[i].uuid);
+
+		if (!before || strcmp(before->dir, set->drafts[i].dir) != 0 || has_lost(set, before, &facts->domains[i]))
+			return false;
+	}
+	return true;
+}
+
+static bool is_drafted(const struct vm_drafts *set, const char *uuid)
+{
+	for (size_t i = 0; i < set->n; i++)
+		if (!strcmp(set->drafts[i].uuid, uuid))
+			return true;
+	return false;
+}
+
+/* Takes @domains, which are those of the drafts. */
+static struct vm_inventory *with_others(const struct vm_drafts *set, struct vm_domain **domains, const struct vm_inventory *prev)
+{
+	struct vm_domain **all = vm_arena_calloc(set->arena, set->n + prev->n_domains, sizeof(struct vm_domain *));
+	size_t n = set->n;
+
+	memcpy(all, domains, n * sizeof(struct vm_domain *));
+	for (size_t i = 0; i < prev->n_domains; i++)
+		if (!is_drafted(set, prev->domains[i]->uuid))
+			all[n++] = vm_domain_ref(prev->domains[i]);
+	return vm_inventory_new(all, n, prev);
+}
+
+/* ---------------------------------------------------------------- the graph */
+
+/* Gives references in @out. False: see vm_drafts_finish(). */
+static bool ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struct vm_inventory *prev, struct vm_domain **out)
 {
 	vs_autofree struct vm_fact_commit *commits = NULL, *running = NULL;
 	struct vm_graph *graph;
@@ -327,16 +411,22 @@ static void ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struc
 	facts->commits = commits;
 	graph = vm_graph_new(facts);
 	vm_graph_commits(graph, &running, &n_running);
+	set->simple = is_simple(set, facts) && !n_running && !vm_graph_has_doubts(graph);
+	if (set->partial && !set->simple) {
+		vm_graph_free(graph);
+		return false;
+	}
 	vm_history_commits_add(set->memory, facts, running, n_running);
 	for (size_t i = 0; i < set->n; i++) {
 		const struct vm_domain *before = find_before(prev, &set->drafts[i]);
 
-		out[i] = settle_on(before, vm_freeze_domain(&set->drafts[i], graph, i, set->chains, before, &set->unfinished));
-		set->unfinished |= vm_domain_told(out[i]) != NULL; /* which is told as soon as the command is over */
+		out[i] = settle_on(before, vm_freeze_domain(&set->drafts[i], graph, i, set->chains, before, &set->drafts[i].unfinished));
+		set->drafts[i].unfinished |= vm_domain_told(out[i]) != NULL; /* which is told as soon as the command is over */
 	}
 	for (size_t i = 0; i < set->n; i++)
 		remember_frozen(set, out[i]);
 	vm_graph_free(graph);
+	return true;
 }
 
 void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...)
@@ -368,12 +458,15 @@ struct vm_inventory *vm_drafts_finish(struct vm_drafts *set, const struct vm_inv
 	}
 	for (size_t i = 0; i < set->n_extra; i++)
 		facts_of[set->n + i] = set->extra[i];
-	add_memories(set, facts_of, n_domains);
 	facts.files = set->chains->fact;
+	facts.n_files = set->chains->n;
+	if (set->partial && !is_enough(set, &facts, prev))
+		return NULL;
+	add_memories(set, facts_of, n_domains);
 	facts.sum = sum_of;
 	facts.shows = shown_of;
 	facts.opaque = set;
-	facts.n_files = set->chains->n;
-	ask_graph(set, &facts, prev, domains);
-	return vm_inventory_new(domains, set->n, prev);
+	if (!ask_graph(set, &facts, prev, domains))
+		return NULL;
+	return set->partial ? with_others(set, domains, prev) : vm_inventory_new(domains, set->n, prev);
 }

@@ -98,6 +98,7 @@ struct vm_draft {
 	/* filled in here */
 	uint64_t ino;
 	struct vm_draft_snapshot **order;
+	bool unfinished;            /* something was left out because it is in the making, or is to be told later */
 };
 
 struct vm_drafts {
@@ -109,7 +110,8 @@ struct vm_drafts {
 	size_t n_volumes;
 	struct vm_fact_unknown *unknowns; /* vm_drafts_unknown() */
 	size_t n_unknowns, unknowns_room;
-	bool unfinished;            /* written: something was left out because it is in the making */
+	bool partial;               /* there are more domains, which have nothing to do with these: they stay as they are in the inventory before */
+	bool simple;                /* written: domains have to do with one another by the files that they share, and in no other way */
 	bool ask_locks;             /* ask for every frozen file's lock bytes, not only of those that were just written */
 	struct vm_arena *arena;     /* lives as long as the drafts */
 	struct vm_chains *chains;
@@ -117,7 +119,7 @@ struct vm_drafts {
 };
 
 /* The domains of a look, in the order of the drafts; those that did not change are the objects of @prev (may be NULL).
- * Gives the next inventory. */
+ * Gives the next inventory. NULL: `partial` was too little, for it takes all of them to tell what these are. */
 struct vm_inventory *vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev);
 
 /* Notes that something is not known which may stand on any file: see vm_fact_unknown. Borrows nothing. */

@@ -11,6 +11,20 @@
  *
  * Mostly nothing has happened. Where libvirt says what it said, no job runs, and no file has been touched that was
  * looked at last time, the domains of the inventory before are those of the next one, and nothing is opened or built.
+ *
+ * Some domains alone
+ * ------------------
+ * Or something has happened to one domain of a thousand. Domains that share no file have nothing to do with one another, as a rule: so they are
+ * kept in *groups*, of those that came to the same file when all were drawn last (chains.h). Every file has the group as its owner, and what has
+ * happened belongs to one: libvirt says something else about a domain, a file has stirred, something was noted. Then those groups are
+ * drawn alone, and the other domains stay as they are in the inventory before. All are drawn
+ *
+ *   - where there is anything by which domains may have to do with one another that share no file (vm_drafts.simple);
+ *   - when a domain has come, gone or got another name, a job runs, a pool has changed, or what happened belongs to no group;
+ *   - when a file of another group is met, a snapshot is gone, or what was drawn is not simple any more: that is found while they
+ *     are drawn, and then it is begun anew;
+ *   - when somebody is about to write to or to remove something: a close look at all is one of all, unless the inventory before was and
+ *     nothing has happened since.
  */
 #include "vm/inventory/poll.h"
 
@@ -41,10 +55,11 @@ struct vm_poll {
 	struct vm_arena arena; /* for allow_paths */
 	char **allow_paths;
 	size_t n_allow_paths;
-	uint64_t journals; /* vm_store_journals() before the last pass */
 	unsigned number;   /* of the last look that came to its end */
-	bool unfinished; /* something changed that has not made it into an inventory */
+	bool unfinished; /* something changed that has not made it into an inventory, and that is not said of one domain (observe.h, dirty) */
 	bool looked;     /* there was a look before: what is new now has appeared */
+	bool simple;     /* as all were drawn last: some domains can be drawn alone */
+	bool partial;    /* since then some were */
 };
 
 /* ---------------------------------------------------------------- life */
@@ -98,7 +113,14 @@ struct pass {
 	bool changed;   /* libvirt says something else than at the last look */
 	bool closely;   /* nothing is taken on trust */
 	bool ask_all;   /* libvirt has not been asked yet for every domain, as it is to be */
-	bool making;    /* something is not shown yet because it is being made */
+	bool all;       /* all domains are drawn */
+	const char *about; /* the UUID of one about which nothing is taken on trust; NULL: none */
+	uint64_t round;
+};
+
+/* What is drawn. */
+struct part {
+	bool *some, *owners; /* see struct vm_build; NULL: everything */
 	uint64_t round;
 };
 
@@ -109,42 +131,152 @@ static int observe_libvirt(struct pass *pass)
 
 	observed->poll = pass->poll->number + 1;
 	observed->closely = pass->ask_all;
+	observed->about = pass->about;
 	r = vm_observe_poll(observed, pass->conn, &pass->hints, pass->err);
 	if (r < 0)
 		return r;
 	pass->hints = (struct vm_hints){0};
 	pass->ask_all = false; /* in this look all were asked */
+	pass->about = NULL;    /* so was it */
 	pass->changed = observed->changed;
-	if (pass->changed)
-		pass->poll->unfinished = true;
+	pass->poll->unfinished |= observed->regrouped;
+	for (size_t i = 0; i < observed->n_domains; i++)
+		observed->domains[i]->dirty |= observed->domains[i]->changed;
 	return 0;
+}
+
+static struct vm_observed_domain *find(const struct vm_poll *poll, const char *uuid)
+{
+	for (size_t i = 0; uuid && i < poll->observed.n_domains; i++)
+		if (!strcmp(poll->observed.domains[i]->uuid, uuid))
+			return poll->observed.domains[i];
+	return NULL;
 }
 
 static void begin_round(struct pass *pass)
 {
 	struct vm_poll *poll = pass->poll;
+	const struct vm_observed_domain *about = find(poll, pass->about);
 
 	pass->round = vm_headers_round(poll->files);
 	vm_dirs_round(&poll->dirs, pass->closely);
 	if (pass->closely)
-		vm_headers_distrust(poll->files);
+		vm_headers_distrust(poll->files, 0);
+	else if (about)
+		vm_headers_distrust(poll->files, about->group + 1);
 	pass->closely = false; /* in further rounds of this look it was all seen just now */
+}
+
+static bool has_dirty(const struct vm_observed *observed)
+{
+	for (size_t i = 0; i < observed->n_domains; i++)
+		if (observed->domains[i]->dirty)
+			return true;
+	return false;
+}
+
+/* All must be drawn, whatever the files say. */
+static bool needs_all(const struct pass *pass)
+{
+	const struct vm_poll *poll = pass->poll;
+
+	return !pass->prev || poll->observed.jobs || poll->unfinished || (pass->all && poll->partial) ||
+	       (has_dirty(&poll->observed) && (pass->all || !poll->simple));
 }
 
 static bool quiet(struct pass *pass)
 {
 	struct vm_poll *poll = pass->poll;
-	bool dirs_quiet;
+	bool dirs_quiet, files_quiet;
 
-	if (!pass->prev || pass->changed || poll->observed.jobs || poll->unfinished)
+	if (needs_all(pass))
 		return false;
 	dirs_quiet = vm_dirs_quiet(&poll->dirs);
-	return vm_backing_quiet(poll->files) && dirs_quiet;
+	files_quiet = vm_backing_quiet(poll->files);
+	return files_quiet && dirs_quiet && !has_dirty(&poll->observed);
+}
+
+/* ---------------------------------------------------------------- some domains alone */
+
+static void part_fini(struct part *part)
+{
+	free(vs_steal(part->some));
+	free(vs_steal(part->owners));
+}
+
+static void mark_stirred(struct vm_header *f, void *opaque)
+{
+	struct part *part = opaque;
+
+	if (f->stirred == part->round)
+		part->owners[f->owner] = true; /* of 0: nobody's */
+}
+
+/* After quiet(). False: all. */
+static bool choose(struct pass *pass, struct part *part)
+{
+	struct vm_poll *poll = pass->poll;
+	size_t n = poll->observed.n_domains, chosen = 0;
+
+	if (needs_all(pass) || pass->all || !poll->simple)
+		return false;
+	part->round = pass->round;
+	part->owners = xcalloc(n + 1, sizeof(bool));
+	part->some = xcalloc(n + 1, sizeof(bool));
+	for (size_t i = 0; i < n; i++)
+		if (poll->observed.domains[i]->dirty)
+			part->owners[poll->observed.domains[i]->group + 1] = true;
+	vm_headers_each(poll->files, mark_stirred, part);
+	for (size_t i = 0; i < n; i++)
+		chosen += part->some[i] = part->owners[poll->observed.domains[i]->group + 1];
+	if (!part->owners[0] && chosen <= n / 2)
+		return true;
+	part_fini(part);
+	return false;
+}
+
+static void disown(struct vm_header *f, void *opaque)
+{
+	const struct part *part = opaque;
+
+	if (!part->owners || part->owners[f->owner])
+		f->owner = 0;
+}
+
+/* The groups of what was drawn. Those that were drawn alone become one. */
+static void set_owners(struct vm_poll *poll, struct vm_build *build, struct part *part)
+{
+	const struct vm_chains *c = &build->chains;
+	size_t head = SIZE_MAX;
+
+	vm_headers_each(poll->files, disown, part);
+	for (size_t i = 0; part->some && i < build->set.n; i++)
+		if (poll->observed.domains[build->place[i]]->group < head)
+			head = poll->observed.domains[build->place[i]]->group;
+	for (size_t i = 0; i < build->set.n; i++)
+		poll->observed.domains[build->place[i]]->group = part->some ? head : vm_chains_group(c, i);
+	for (size_t i = 0; i < c->n; i++)
+		if (c->asked_by[i] >= 0)
+			c->file[i]->owner = poll->observed.domains[build->place[c->asked_by[i]]]->group + 1;
+}
+
+/* ---------------------------------------------------------------- building */
+
+static void take_drafts(struct pass *pass, struct vm_build *build, struct part *part)
+{
+	struct vm_poll *poll = pass->poll;
+
+	set_owners(poll, build, part);
+	for (size_t i = 0; i < build->set.n; i++)
+		poll->observed.domains[build->place[i]]->dirty = build->set.drafts[i].unfinished;
+	if (!part->some)
+		poll->simple = build->set.simple;
+	poll->partial = part->some;
 }
 
 /* Hears the files, and libvirt again. 1: it says the same still, *out is the inventory; 0: it does not. The build borrows what
  * libvirt said, which hearing it anew may free: so the last try, which is finished whatever libvirt says, does not ask. */
-static int build_all(struct pass *pass, bool last_try, struct vm_inventory **out)
+static int build_part(struct pass *pass, struct part *part, bool last_try, struct vm_inventory **out)
 {
 	struct vm_poll *poll = pass->poll;
 	struct vm_build build = {
@@ -152,6 +284,7 @@ static int build_all(struct pass *pass, bool last_try, struct vm_inventory **out
 		.pools = &poll->pools,
 		.cache = &poll->cache, .conn = pass->conn, .allow_paths = poll->allow_paths,
 		.n_allow_paths = poll->n_allow_paths, .round = pass->round, .store = poll->store,
+		.some = part->some, .some_owners = part->owners,
 	};
 	int r = 0;
 
@@ -160,13 +293,30 @@ static int build_all(struct pass *pass, bool last_try, struct vm_inventory **out
 		pass->changed = true; /* as far as we know: look again soon */
 	else
 		r = observe_libvirt(pass);
-	if (r == 0 && (!pass->changed || last_try)) {
-		vm_history_poll(poll->memory, poll->number + 1);
+	if (build.shared)
+		pass->all = true;
+	else if (r == 0 && (!pass->changed || last_try)) {
+		build.set.partial = part->some;
+		vm_history_poll(poll->memory, poll->number + 1, part->some);
 		*out = vm_drafts_finish(&build.set, pass->prev);
-		pass->making = build.set.unfinished;
-		r = 1;
+		if (*out)
+			take_drafts(pass, &build, part);
+		pass->all |= !*out;
+		r = *out ? 1 : 0;
 	}
 	vm_build_fini(&build);
+	return r;
+}
+
+/* After quiet(). */
+static int build(struct pass *pass, bool last_try, struct vm_inventory **out)
+{
+	struct part part = {0};
+	int r;
+
+	choose(pass, &part);
+	r = build_part(pass, &part, last_try, out);
+	part_fini(&part);
 	return r;
 }
 
@@ -197,28 +347,38 @@ static int poll_around(struct pass *pass, bool pools_changed, struct vm_inventor
 		return 0;
 	}
 	for (int try = 1; r == 0; try++) {
-		if (try > 1)
+		pass->all |= try == TRIES; /* the last one comes to its end */
+		if (try > 1) {
 			begin_round(pass);
+			quiet(pass); /* to know what has stirred */
+		}
 		greet_new(pass->poll);
-		r = build_all(pass, try == TRIES, out);
+		r = build(pass, try == TRIES, out);
 	}
 	if (r < 0)
 		return r;
-	pass->poll->unfinished = pass->changed || pass->making;
+	pass->poll->unfinished = pass->changed;
 	pass->poll->number++;
 	return 0;
 }
 
-int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, bool closely, const struct vm_inventory *prev,
+/* What is noted as being made is a layer. */
+static void mark_noted(const char *uuid, void *opaque)
+{
+	struct vm_observed_domain *k = find(opaque, uuid);
+
+	if (k)
+		k->dirty = true;
+}
+
+int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, bool closely, const char *about, const struct vm_inventory *prev,
 		 struct vm_inventory **out, struct vs_err *err)
 {
-	struct pass pass = { .poll = poll, .conn = conn, .closely = closely, .ask_all = closely, .prev = prev, .err = err };
+	struct pass pass = { .poll = poll, .conn = conn, .closely = closely, .ask_all = closely, .all = closely, .about = about, .prev = prev, .err = err };
 	bool pools_changed = false;
-	uint64_t journals = vm_store_journals(poll->store);
 	int r;
 
-	poll->unfinished |= journals != poll->journals; /* what is noted as being made is a layer */
-	poll->journals = journals;
+	vm_store_noted(poll->store, mark_noted, poll);
 	if (fresh) {
 		vs_autofree char *uri = vm_conn_identity(vm_conn_ptr(conn));
 

@@ -20,9 +20,9 @@ struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *s
 void vm_poll_free(struct vm_poll *poll);
 
 /* @fresh: the connection is a new one, so nothing of what is known is taken for granted. @closely: nothing that files and directories
- * said before is taken on trust. @prev: the inventory in place or
- * NULL. Gives *out. -EHOSTDOWN: the connection is gone. */
-int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, bool closely, const struct vm_inventory *prev,
+ * said before is taken on trust, and all domains are asked and drawn. @about: the UUID of a domain of which nothing is taken on trust; NULL: none.
+ * @prev: the inventory in place or NULL. Gives *out. -EHOSTDOWN: the connection is gone. */
+int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, bool closely, const char *about, const struct vm_inventory *prev,
 		 struct vm_inventory **out, struct vs_err *err);
 
 /* Says something in the log of every domain that is known. */

@@ -26,6 +26,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <string.h>
 
 #include "vm/inventory/source.h"
 #include "vm/meta/store.h"
@@ -53,6 +54,7 @@ struct vm_refresher {
 	uint64_t asked, begun, done;
 	bool urgent;        /* somebody waits in vm_refresher_poll(): no pause for company */
 	bool closely;       /* somebody waits in vm_refresher_poll_closely() */
+	char *about;        /* somebody waits in vm_refresher_poll_about(), for that one; NULL: nobody does */
 	bool stop, gone;
 	int result;         /* of the last look that ended */
 	int64_t began_ns, took_ns; /* of the last look, steady clock */
@@ -126,6 +128,7 @@ static void check(const struct vm_inventory *next)
 static void poll_locked(struct vm_refresher *re)
 {
 	struct vm_inventory *next = NULL, *old;
+	vs_autofree char *about = NULL;
 	bool news;
 	int r;
 
@@ -133,9 +136,11 @@ static void poll_locked(struct vm_refresher *re)
 	re->urgent = false;
 	re->source->closely = re->closely;
 	re->closely = false;
+	re->source->about = about = vs_steal(re->about);
 	re->began_ns = vm_steady_ns();
 	pthread_mutex_unlock(&re->lock);
 	r = re->source->ops->poll(re->source, re->inventory, &next, NULL);
+	re->source->about = NULL;
 	check(next);
 	pthread_mutex_lock(&re->lock);
 	news = finish_locked(re, r < 0 ? NULL : next, r, &old);
@@ -193,6 +198,7 @@ void vm_refresher_free(struct vm_refresher *re)
 	if (re->source)
 		re->source->ops->close(re->source);
 	vm_inventory_put(re->inventory);
+	free(re->about);
 	pthread_cond_destroy(&re->wake);
 	pthread_cond_destroy(&re->ended);
 	pthread_mutex_destroy(&re->lock);
@@ -283,7 +289,15 @@ struct vm_inventory *vm_refresher_inventory(struct vm_refresher *re)
 	return inv;
 }
 
-static int poll(struct vm_refresher *re, bool closely, unsigned timeout_ms)
+/* Two that wait for different domains have all looked at closely. */
+static void want_locked(struct vm_refresher *re, bool closely, const char *about)
+{
+	re->closely |= closely || (about && re->about && strcmp(re->about, about) != 0);
+	if (about && !re->about)
+		re->about = xstrdup(about);
+}
+
+static int poll(struct vm_refresher *re, bool closely, const char *about, unsigned timeout_ms)
 {
 	int64_t patience = vm_steady_ns() + timeout_ms * VM_NS_PER_MS;
 	uint64_t mine;
@@ -292,7 +306,7 @@ static int poll(struct vm_refresher *re, bool closely, unsigned timeout_ms)
 	pthread_mutex_lock(&re->lock);
 	mine = ++re->asked;
 	re->urgent = true;
-	re->closely |= closely;
+	want_locked(re, closely, about);
 	pthread_cond_signal(&re->wake);
 	while (re->done < mine && !re->stop && vm_steady_ns() < patience)
 		wait_until_locked(&re->ended, &re->lock, patience);
@@ -303,10 +317,15 @@ static int poll(struct vm_refresher *re, bool closely, unsigned timeout_ms)
 
 int vm_refresher_poll(struct vm_refresher *re, unsigned timeout_ms)
 {
-	return poll(re, false, timeout_ms);
+	return poll(re, false, NULL, timeout_ms);
 }
 
 int vm_refresher_poll_closely(struct vm_refresher *re, unsigned timeout_ms)
 {
-	return poll(re, true, timeout_ms);
+	return poll(re, true, NULL, timeout_ms);
+}
+
+int vm_refresher_poll_about(struct vm_refresher *re, const char *uuid, unsigned timeout_ms)
+{
+	return poll(re, false, uuid, timeout_ms);
 }

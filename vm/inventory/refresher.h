@@ -32,5 +32,7 @@ struct vm_inventory *vm_refresher_inventory(struct vm_refresher *r);
 int vm_refresher_poll(struct vm_refresher *r, unsigned timeout_ms);
 /* The same for whoever is about to write or to remove something: directories are listed and headers read anew, whatever is remembered. */
 int vm_refresher_poll_closely(struct vm_refresher *r, unsigned timeout_ms);
+/* The same for whoever only adds something to this domain: it is looked at closely, and the others as ever. */
+int vm_refresher_poll_about(struct vm_refresher *r, const char *uuid, unsigned timeout_ms);
 
 #endif

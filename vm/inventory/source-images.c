@@ -178,7 +178,7 @@ static int look_properly(struct image_source *s, uint64_t round, const struct vm
 	struct vm_drafts set = { .arena = &arena, .chains = &chains, .memory = s->memory, .ask_locks = true };
 	int r = 0;
 
-	vm_history_poll(s->memory, s->number);
+	vm_history_poll(s->memory, s->number, false);
 	vm_arena_init(&arena);
 	vm_chains_init(&chains, s->files, round);
 	draw_all(s, &set);
@@ -195,10 +195,11 @@ static int image_look(struct vm_source *source, const struct vm_inventory *prev,
 {
 	struct image_source *s = (struct image_source *)source;
 	uint64_t round = vm_headers_round(s->files);
+	bool closely = source->closely || source->about;
 
-	vm_dirs_round(&s->dirs, source->closely);
-	if (source->closely)
-		vm_headers_distrust(s->files);
+	vm_dirs_round(&s->dirs, closely);
+	if (closely)
+		vm_headers_distrust(s->files, 0);
 	s->number++;
 	if (prev && quiet(s)) {
 		*out = vm_inventory_again(prev);

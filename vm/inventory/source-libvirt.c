@@ -89,7 +89,7 @@ static int libvirt_look(struct vm_source *source, const struct vm_inventory *pre
 
 	if (r < 0)
 		return r;
-	r = vm_poll_once(s->poll, s->conn, s->fresh, source->closely, prev, out, err);
+	r = vm_poll_once(s->poll, s->conn, s->fresh, source->closely, source->about, prev, out, err);
 	if (r >= 0)
 		s->fresh = false;
 	else if (!vm_conn_alive(s->conn) && prev)

@@ -28,6 +28,8 @@ struct vm_source {
 	/* Set by the caller of poll(): somebody is about to write or to remove something, so nothing that files and directories said
 	 * before is taken on trust. */
 	bool closely;
+	/* Likewise: so is it with this one domain (UUID), of which alone something is written. NULL: none. */
+	const char *about;
 	/* Set by look(): when the next look makes sense (steady clock) where that is not after the refresh period; 0. */
 	int64_t due_ns;
 };

@@ -15,13 +15,13 @@
 
 struct vm_store {
 	char *dir; /* NULL: memory only */
-	atomic_uint_fast64_t journals; /* how often one was written */
 	pthread_mutex_t files; /* of metadata: read and written one at a time. Taken before @lock */
 	pthread_mutex_t lock; /* guards the rest; nothing that waits for a disk is done under it */
 	uint64_t connection;
 	struct vm_strmap meta; /* by UUID: struct vm_meta */
 	struct vm_strmap asked; /* UUIDs whose file has been read */
 	struct vm_strmap pending; /* UUIDs whose metadata were not found at the domain since they were remembered */
+	struct vm_strmap noted; /* UUIDs of which a journal was written since vm_store_noted(), each as what it is found by */
 	struct vm_strmap unsaved; /* of metadata that are newer than their file: the UUID */
 };
 
@@ -91,6 +91,7 @@ void vm_store_free(struct vm_store *s)
 	vm_strmap_clear(&s->asked, NULL);
 	vm_strmap_clear(&s->pending, NULL);
 	vm_strmap_clear(&s->unsaved, free);
+	vm_strmap_clear(&s->noted, free);
 	pthread_mutex_destroy(&s->lock);
 	pthread_mutex_destroy(&s->files);
 	free(s->dir);
@@ -388,13 +389,36 @@ int vm_store_journal_put(struct vm_store *s, const char *uuid, const char *text,
 {
 	int r = put_journal(s, uuid, text, err);
 
-	atomic_fetch_add(&s->journals, 1); /* afterwards: who has seen this count reads what was written */
+	pthread_mutex_lock(&s->lock); /* afterwards: who is told reads what was written */
+	if (!vm_strmap_get(&s->noted, uuid))
+		put(&s->noted, uuid, xstrdup(uuid));
+	pthread_mutex_unlock(&s->lock);
 	return r;
 }
 
-uint64_t vm_store_journals(struct vm_store *s)
+struct tell {
+	void (*use)(const char *uuid, void *opaque);
+	void *opaque;
+};
+
+static bool tell_one(void *thing, void *opaque)
 {
-	return atomic_load(&s->journals);
+	const struct tell *tell = opaque;
+
+	tell->use(thing, tell->opaque);
+	return true;
+}
+
+void vm_store_noted(struct vm_store *s, void (*use)(const char *uuid, void *opaque), void *opaque)
+{
+	struct vm_strmap noted;
+
+	pthread_mutex_lock(&s->lock);
+	noted = s->noted;
+	s->noted = (struct vm_strmap){0};
+	pthread_mutex_unlock(&s->lock);
+	vm_strmap_filter(&noted, tell_one, &(struct tell){ use, opaque });
+	vm_strmap_clear(&noted, free);
 }
 
 int vm_store_journal_get(struct vm_store *s, const char *uuid, char **text, struct vs_err *err)

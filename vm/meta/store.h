@@ -49,8 +49,8 @@ void vm_store_dirs_put(struct vm_store *store, const char *text); /* as well as 
 
 /* A text beside it, for what only matters if we die (see journal.c); on disk when this returns 0. NULL removes it. */
 int vm_store_journal_put(struct vm_store *store, const char *uuid, const char *text, struct vs_err *err);
-/* How often that was called: while it stays nothing of ours has been noted anew. */
-uint64_t vm_store_journals(struct vm_store *store);
+/* Tells every UUID for which that was called since this was; what was written then is read from now on. */
+void vm_store_noted(struct vm_store *store, void (*use)(const char *uuid, void *opaque), void *opaque);
 /* Gives *text; NULL: there is none. Negative: it cannot be read. */
 int vm_store_journal_get(struct vm_store *store, const char *uuid, char **text, struct vs_err *err);
 

@@ -43,7 +43,12 @@ static bool backing_holds(struct vm_headers *files, const struct vm_backing *e, 
 {
 	if (!e->looked || !e->path)
 		return false;
-	*found = vm_header_stamp(files, e->path, now);
+	if (e->below && e->below->looked == files->round && !strcmp(e->below->path, e->path)) { /* once a round is enough */
+		*found = e->below->found;
+		*now = e->below->stamp;
+	} else {
+		*found = vm_header_stamp(files, e->path, now);
+	}
 	return *found == e->found && (!*found || (now->dev == e->dev && now->ino == e->ino));
 }
 
@@ -217,13 +222,19 @@ struct quiet {
 	bool quiet;
 };
 
+static void stir(struct quiet *q, struct vm_header *f)
+{
+	f->stirred = q->files->round;
+	q->quiet = false;
+}
+
 static bool visit_trusted(void *thing, void *opaque)
 {
 	struct vm_header *f = thing;
 	struct quiet *q = opaque;
 
 	if (f->trusted == q->last)
-		vm_headers_top(q->files, f->path, f->format);
+		vm_header_look(q->files, f);
 	return true;
 }
 
@@ -234,7 +245,7 @@ static bool visit_backings(void *thing, void *opaque)
 
 	for (struct vm_backing *e = f->backings; e; e = e->next)
 		if (e->looked == q->last && !backing_look(q->files, f, e))
-			q->quiet = false;
+			stir(q, f);
 	return true;
 }
 
@@ -249,9 +260,9 @@ static bool judge(void *thing, void *opaque)
 	grown = f->stamp.allocated > f->shown_allocated ? f->stamp.allocated - f->shown_allocated :
 							  f->shown_allocated - f->stamp.allocated;
 	if (f->looked != now || f->changed == now)
-		q->quiet = false;
+		stir(q, f);
 	else if (f->live ? grown >= GROWTH_NEWS : grown || f->racy || f->touched + SETTLE_ROUNDS >= now)
-		q->quiet = false;
+		stir(q, f);
 	return true;
 }
 

@@ -8,30 +8,102 @@
 
 void vm_chains_init(struct vm_chains *c, struct vm_headers *files, uint64_t number)
 {
-	*c = (struct vm_chains){ .files = files, .number = number };
+	*c = (struct vm_chains){ .files = files, .number = number, .asker = -1 };
 }
 
 void vm_chains_fini(struct vm_chains *c)
 {
 	free(c->file);
 	free(c->fact);
+	free(c->asked_by);
+	free(c->group);
 	*c = (struct vm_chains){0};
 }
+
+/* ---------------------------------------------------------------- who has to do with whom */
+
+void vm_chains_ask(struct vm_chains *c, size_t n)
+{
+	c->group = xcalloc(n + 1, sizeof(*c->group));
+	c->n_groups = n;
+	for (size_t i = 0; i < n; i++)
+		c->group[i] = i;
+}
+
+size_t vm_chains_group(const struct vm_chains *c, size_t asker)
+{
+	while (c->group[asker] != asker)
+		asker = c->group[asker];
+	return asker;
+}
+
+static void join(struct vm_chains *c, int a, int b)
+{
+	size_t x, y;
+
+	if (a < 0 || b < 0 || a == b)
+		return;
+	x = vm_chains_group(c, (size_t)a);
+	y = vm_chains_group(c, (size_t)b);
+	c->group[x > y ? x : y] = x > y ? y : x;
+}
+
+static void note_asker(struct vm_chains *c, int file)
+{
+	if (c->asked_by[file] < 0)
+		c->asked_by[file] = c->asker;
+	else
+		join(c, c->asked_by[file], c->asker);
+}
+
+/* By device and inode; what is not there by its path. */
+static int by_image(const void *left, const void *right, void *opaque)
+{
+	const struct vm_chains *c = opaque;
+	const struct vm_fact_file *a = &c->fact[*(const int *)left], *b = &c->fact[*(const int *)right];
+
+	if (a->stamp.dev != b->stamp.dev)
+		return a->stamp.dev < b->stamp.dev ? -1 : 1;
+	if (a->stamp.ino != b->stamp.ino)
+		return a->stamp.ino < b->stamp.ino ? -1 : 1;
+	return a->stamp.ino ? 0 : strcmp(a->path, b->path);
+}
+
+void vm_chains_groups(struct vm_chains *c)
+{
+	vs_autofree int *order = xcalloc(c->n + 1, sizeof(*order));
+
+	for (size_t i = 0; i < c->n; i++)
+		order[i] = (int)i;
+	qsort_r(order, c->n, sizeof(*order), by_image, c);
+	for (size_t i = 1; i < c->n; i++)
+		if (!by_image(&order[i - 1], &order[i], c)) {
+			join(c, c->asked_by[order[i - 1]], c->asked_by[order[i]]);
+			if (c->asked_by[order[i]] < 0)
+				c->asked_by[order[i]] = c->asked_by[order[i - 1]];
+		}
+}
+
+/* ---------------------------------------------------------------- collecting */
 
 /* The entry of @f, with nothing beneath it yet where it is new. */
 static int entry_of(struct vm_chains *c, struct vm_header *f)
 {
-	if (f->indexed == c->number)
+	if (f->indexed == c->number) {
+		note_asker(c, f->index);
 		return f->index;
+	}
 	if (c->n == c->room) {
 		c->room = c->room ? 2 * c->room : 64;
 		c->file = xreallocarray(c->file, c->room, sizeof(struct vm_header *));
 		c->fact = xreallocarray(c->fact, c->room, sizeof(*c->fact));
+		c->asked_by = xreallocarray(c->asked_by, c->room, sizeof(*c->asked_by));
 	}
 	f->index = (int)c->n++;
 	f->indexed = c->number;
 	f->shown_allocated = f->stamp.allocated;
 	c->file[f->index] = f;
+	c->asked_by[f->index] = c->asker;
 	c->fact[f->index] = (struct vm_fact_file){
 		.path = f->path, .error = f->code, .why = f->error, .format = f->format,
 		.info = f->format == Q2_FORMAT_QCOW2 ? f->info : NULL, .below = VM_NO_FILE, .data = VM_NO_FILE,

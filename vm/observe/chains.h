@@ -18,11 +18,24 @@ struct vm_chains {
 	struct vm_header **file;  /* borrowed, index by index with: */
 	struct vm_fact_file *fact;
 	size_t n, room;
+	int asker;                /* whoever asks for files now; -1: nobody who counts */
+	int *asked_by;            /* index by index: the first who did, or -1 */
+	size_t *group;            /* of each who asks: another one of his group, himself for the group's head; see vm_chains_groups() */
+	size_t n_groups;
 };
 
 /* @number: another one than any collection had that used these files. */
 void vm_chains_init(struct vm_chains *c, struct vm_headers *files, uint64_t number);
 void vm_chains_fini(struct vm_chains *c);
+
+/*
+ * Who has to do with whom: askers (0 .. @n - 1; `asker` is the present one) that came to the same file are of one group. Once all have asked,
+ * vm_chains_groups() adds those that came to one image by several names.
+ */
+void vm_chains_ask(struct vm_chains *c, size_t n);
+void vm_chains_groups(struct vm_chains *c);
+/* The head of its group. */
+size_t vm_chains_group(const struct vm_chains *c, size_t asker);
 
 /* The file at a trusted path and all that it stands on, through @gate. @format NONE is looked at as raw: there is nothing to
  * follow then. VM_NO_FILE: @path is NULL. */

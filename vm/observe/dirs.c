@@ -361,6 +361,29 @@ bool vm_dirs_quiet(struct vm_dirs *dirs)
 	return q.quiet;
 }
 
+struct elsewhere {
+	const struct vm_dirs *dirs;
+	const struct vm_strmap *told;
+	bool news;
+};
+
+static bool look_elsewhere(void *thing, void *opaque)
+{
+	const struct dir *d = thing;
+	struct elsewhere *e = opaque;
+
+	e->news |= d->news && d->looked == e->dirs->round && (d->single || !vm_strmap_get(e->told, d->path));
+	return true;
+}
+
+bool vm_dirs_news_but(struct vm_dirs *dirs, const struct vm_strmap *told)
+{
+	struct elsewhere e = { dirs, told, false };
+
+	vm_strmap_filter(&dirs->table, look_elsewhere, &e);
+	return e.news;
+}
+
 /* ---------------------------------------------------------------- telling */
 
 struct visit {

@@ -36,6 +36,8 @@ void vm_dirs_round(struct vm_dirs *dirs, bool closely);
 
 /* Looks again at what the last round looked at. False: something else is found than was then. */
 bool vm_dirs_quiet(struct vm_dirs *dirs);
+/* Was anything new found in this round in another directory than these (a set of paths)? */
+bool vm_dirs_news_but(struct vm_dirs *dirs, const struct vm_strmap *told);
 
 /* A file or device that does not stand alone, for all that is known. Borrowed. */
 struct vm_dirs_file {

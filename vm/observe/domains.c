@@ -73,7 +73,7 @@ static struct vm_observed_domain *domain_of(struct vm_observed *observed, const 
 	d->state = "no state";
 	d->log = vm_log_shelf_take(observed->shelf, uuid, name);
 	vm_strmap_put(&observed->by_uuid, uuid, d);
-	observed->changed = true;
+	observed->changed = observed->regrouped = true;
 	return d;
 }
 
@@ -285,7 +285,7 @@ static void rename_domain(struct vm_observe *observe, const char *name)
 		return;
 	free(observe->d->name);
 	observe->d->name = xstrdup(name);
-	observe->observed->changed = observe->closer = true;
+	observe->observed->changed = observe->observed->regrouped = observe->closer = true;
 }
 
 /* ---------------------------------------------------------------- whom libvirt's own files spare the questions */
@@ -412,13 +412,16 @@ static bool look_at(struct vm_observed *observed, struct vm_conn *conn, const st
 {
 	struct vm_observe observe = { .observed = observed, .conn = conn, .dom = dom };
 	char uuid[VIR_UUID_STRING_BUFLEN];
-	bool alive;
+	bool alive, others = observed->changed;
 
 	if (virDomainGetUUIDString(dom, uuid) < 0)
 		return true;
+	observed->changed = false;
 	observe.d = domain_of(observed, uuid, virDomainGetName(dom));
-	observe.closer = vm_hints_name(hints, uuid);
+	observe.closer = vm_hints_name(hints, uuid) || (observed->about && !strcmp(observed->about, uuid));
 	alive = look_at_domain(&observe, virDomainGetName(dom), *first);
+	observe.d->changed = observed->changed;
+	observed->changed |= others;
 	*first += observe.d->n_list;
 	return alive;
 }
@@ -433,7 +436,7 @@ static bool still_there(void *thing, void *opaque)
 	vm_log(d->log, "the domain disappeared");
 	vm_log_shelf_leave(observed->shelf, d->uuid, vs_steal(d->log));
 	domain_free(d);
-	observed->changed = true;
+	observed->changed = observed->regrouped = true;
 	return false;
 }
 
@@ -481,7 +484,7 @@ int vm_observe_poll(struct vm_observed *observed, struct vm_conn *conn, const st
 	}
 	observed->look++;
 	observed->n_listed = (size_t)n;
-	observed->changed = observed->jobs = false;
+	observed->changed = observed->jobs = observed->regrouped = false;
 	if (hints->all)
 		find_own_files(observed, conn);
 	for (int i = 0; i < n; i++) {

@@ -34,6 +34,8 @@ struct vm_headers {
 
 /* The entry of a path, looked at or not. */
 struct vm_header *vm_header_at(struct vm_headers *files, const char *path, enum q2_format format);
+/* Looks at the file at its path, which is trusted, if that was not done in this round. */
+void vm_header_look(struct vm_headers *files, struct vm_header *f);
 /* What a path leads to now, without opening it, in the same terms as q2_file's identity. */
 bool vm_header_stamp(struct vm_headers *files, const char *path, struct q2_stamp *stamp);
 /* Is what is remembered of @f still true, given what its path leads to now? */

@@ -114,14 +114,40 @@ uint64_t vm_headers_round(struct vm_headers *files)
 
 static bool distrust(void *thing, void *opaque)
 {
-	(void)opaque;
-	((struct vm_header *)thing)->racy = true;
+	struct vm_header *f = thing;
+	size_t owner = *(size_t *)opaque;
+
+	if (!owner || f->owner == owner)
+		f->racy = true;
 	return true;
 }
 
-void vm_headers_distrust(struct vm_headers *files)
+void vm_headers_distrust(struct vm_headers *files, size_t owner)
 {
-	vm_strmap_filter(&files->table, distrust, NULL);
+	vm_strmap_filter(&files->table, distrust, &owner);
+}
+
+struct each {
+	void (*use)(struct vm_header *f, void *opaque);
+	void *opaque;
+};
+
+static bool use_one(void *thing, void *opaque)
+{
+	const struct each *e = opaque;
+
+	e->use(thing, e->opaque);
+	return true;
+}
+
+void vm_headers_each(struct vm_headers *files, void (*use)(struct vm_header *f, void *opaque), void *opaque)
+{
+	vm_strmap_filter(&files->table, use_one, &(struct each){ use, opaque });
+}
+
+bool vm_headers_looked(const struct vm_headers *files, const struct vm_header *f)
+{
+	return f->looked == files->round;
 }
 
 struct vm_header *vm_header_at(struct vm_headers *files, const char *path, enum q2_format format)
@@ -290,13 +316,18 @@ static void look_by_path(struct vm_headers *files, struct vm_header *f)
 	f->looked = files->round;
 }
 
+void vm_header_look(struct vm_headers *files, struct vm_header *f)
+{
+	if (f->looked != files->round)
+		look_by_path(files, f);
+	f->trusted = files->round;
+}
+
 struct vm_header *vm_headers_top(struct vm_headers *files, const char *path, enum q2_format format)
 {
 	struct vm_header *f = vm_header_at(files, path, format);
 
-	if (f->looked != files->round)
-		look_by_path(files, f);
-	f->trusted = files->round;
+	vm_header_look(files, f);
 	return f;
 }
 

@@ -35,7 +35,10 @@ struct vm_header {
 	uint64_t touched;           /* the round in which anything about it changed, also its times */
 	uint64_t changed;           /* the round in which something that others see changed: facts of the header, identity */
 
+	uint64_t stirred;           /* the last round that was not quiet because of it */
+
 	/* notes of the caller; zero in a new file */
+	size_t owner;               /* the group of the domains that have to do with it, + 1; 0: none has */
 	bool live;                  /* a running domain writes here, which is no news */
 	uint64_t shown_allocated;   /* stamp.allocated as it was last shown */
 	int index;                  /* in the caller's list, which it made in the round... */
@@ -58,8 +61,13 @@ void vm_headers_free(struct vm_headers *files);
 /* Begins a round and returns its number (1, 2, ...). Files nobody asked for in the last few rounds are forgotten. */
 uint64_t vm_headers_round(struct vm_headers *files);
 
-/* Nothing that is remembered is taken on trust any more: every file is read again when it is looked at next. */
-void vm_headers_distrust(struct vm_headers *files);
+/* What is remembered is not taken on trust any more: the files of that owner are read again when they are looked at next; of 0, all. */
+void vm_headers_distrust(struct vm_headers *files, size_t owner);
+
+/* Every file that is remembered. @use may write its notes. */
+void vm_headers_each(struct vm_headers *files, void (*use)(struct vm_header *f, void *opaque), void *opaque);
+/* Was it looked at in this round? */
+bool vm_headers_looked(const struct vm_headers *files, const struct vm_header *f);
 
 /* Is this the device number of a virt-snapfs mount? What lies there may be asked for with stat(2), and is never opened. */
 bool vm_headers_is_mount(struct vm_headers *files, uint64_t dev);

@@ -129,9 +129,11 @@ static void forget_commits(struct vm_history *memory)
 	memory->n_commits = kept;
 }
 
-void vm_history_poll(struct vm_history *memory, unsigned poll)
+void vm_history_poll(struct vm_history *memory, unsigned poll, bool partial)
 {
 	memory->poll = poll;
+	if (partial)
+		return;
 	memory->look++;
 	if (memory->look % KEPT_LOOKS)
 		return;

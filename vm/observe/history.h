@@ -20,8 +20,9 @@ struct vm_history;
 struct vm_history *vm_history_new(void);
 void vm_history_free(struct vm_history *memory);
 
-/* Begins the poll of this number; polls may be left out. What was not asked for in the last 256 looks is forgotten. */
-void vm_history_poll(struct vm_history *memory, unsigned poll);
+/* Begins the poll of this number; polls may be left out. What was not asked for in the last 256 looks is forgotten. @partial: it is no look at all
+ * there is, and what is not asked for is not gone. */
+void vm_history_poll(struct vm_history *memory, unsigned poll, bool partial);
 
 /* One look at a file: fills in written_at, repointed_at, pulled_at. @frozen as for vm_watch_step(). Once a poll for every
  * (dev, ino); more often does no harm. */

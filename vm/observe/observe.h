@@ -68,9 +68,13 @@ struct vm_observed_domain {
 	int64_t busy_since_s;            /* libvirt has been at work on it since (calendar); 0: it is not */
 	struct vm_log *log;
 
+	bool changed;                    /* the last look found something else about it than the one before */
+
 	/* notes of the callers */
 	struct vm_gates_memo gate;
 	bool greeted;
+	bool dirty;                      /* something about it has not made it into an inventory */
+	size_t group;                    /* of domains that have to do with one another; see inventory/poll.c */
 
 	/* private */
 	struct vm_strmap by_name;
@@ -86,9 +90,11 @@ struct vm_observed {
 	size_t n_domains;
 	size_t n_snapshots;               /* of all domains */
 	bool changed;                     /* the last look found something else than the one before */
+	bool regrouped;                   /* a domain has come or gone in it, or has another name */
 	bool jobs;                        /* some job is running */
 	uint64_t poll;                    /* set by the caller: the number of the poll that a look belongs to */
 	bool closely;                     /* set by the caller: every domain is asked, whatever libvirt's files say */
+	const char *about;                /* set by the caller: the UUID of one that is, for all its records; NULL: none */
 
 	/* private */
 	uint64_t look;
