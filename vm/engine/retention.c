@@ -62,10 +62,13 @@ static int by_number(const void *a, const void *b)
 /* Remembers the snapshots of @d; true: one is new. */
 static bool new_ones_locked(struct vm_slot *slot, const struct vm_domain *d)
 {
-	uint64_t *now = xcalloc(d->n_snapshots + 1, sizeof(*now));
+	uint64_t *now;
 	size_t n = 0;
 	bool fresh = false;
 
+	if (d->unread) /* when they were taken is known soon; what was there at the mount has not appeared since */
+		return false;
+	now = xcalloc(d->n_snapshots + 1, sizeof(*now));
 	for (size_t i = 0; i < d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &d->snapshots[i];
 

@@ -170,7 +170,8 @@ static void draw_recorded(struct snaps *s, const struct vm_observed_snapshot *ob
 	struct vm_draft_snapshot *snap = &s->d->snapshots[s->d->n_snapshots];
 
 	*snap = (struct vm_draft_snapshot){ .name = observed->name, .parent = -1, .recorded = true,
-					    .problem = observed->problem ? observed->problem : "its record cannot be read" };
+					    .problem = observed->problem ? observed->problem :
+						       observed->unread ? "its record has not been read yet" : "its record cannot be read" };
 	snap->current = s->k->current && !strcmp(s->k->current, observed->name);
 	if (xml) {
 		snap->problem = NULL;
@@ -283,8 +284,10 @@ void vm_build_snapshots(struct vm_build *sk, const struct vm_observed_domain *k,
 	for (size_t i = 0; i < k->n_list; i++)
 		draw_recorded(&s, k->list[i]);
 	recorded = d->n_snapshots;
-	draw_strays_of_tops(&s);
-	for (size_t i = 0; i < recorded; i++) {
+	d->unread = k->unread;
+	if (!d->unread) /* else nobody knows which entries are claimed */
+		draw_strays_of_tops(&s);
+	for (size_t i = 0; i < recorded && !d->unread; i++) {
 		draw_strays_of(&s, i, false);
 		draw_strays_of(&s, i, true);
 	}

@@ -413,7 +413,7 @@ static void draw_unknown(struct vm_build *sk, const struct vm_observed_domain *k
 	if (k->saved_problem)
 		vm_drafts_unknown(&sk->set, -EPERM, k->saved_problem, "the managed save of domain '%s'", d->dir);
 	for (size_t i = 0; i < k->n_list; i++)
-		if (!k->list[i]->record || k->list[i]->problem)
+		if (!k->list[i]->unread && (!k->list[i]->record || k->list[i]->problem))
 			vm_drafts_unknown(&sk->set, -EPERM, k->list[i]->problem ? k->list[i]->problem : "its record cannot be read",
 					  "snapshot '%s' of domain '%s'", k->list[i]->name, d->dir);
 }
@@ -455,6 +455,8 @@ void vm_build_draw(struct vm_build *sk)
 		draw_domain(sk, sk->observed->domains[sk->place[i]], &sk->set.drafts[i]);
 	}
 	sk->chains.asker = -1;
+	if (sk->observed->n_unread) /* one phrase for all of them */
+		vm_drafts_unknown(&sk->set, -EPERM, "its record has not been read yet", "one of %zu snapshots", sk->observed->n_unread);
 	vm_chains_groups(&sk->chains);
 	vm_surroundings_draw(&(struct vm_surroundings){ .set = &sk->set, .dirs = sk->dirs, .pools = sk->pools, .wide = &sk->cache->wide,
 							.allow_paths = sk->allow_paths, .n_allow_paths = sk->n_allow_paths,

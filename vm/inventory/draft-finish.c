@@ -207,6 +207,10 @@ static void tell_changes(const struct vm_domain *before, struct vm_domain *now)
 
 	if (!told)
 		told = before;
+	if (now->unread)
+		return; /* what there is to be told is known soon */
+	if (told && told->unread)
+		told = NULL;
 	if (told && vm_log_is_quiet(now->log))
 		vm_domain_set_told(now, vm_domain_ref((struct vm_domain *)told));
 	else

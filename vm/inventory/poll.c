@@ -41,6 +41,7 @@
 #include "vm/util/mem.h"
 
 #define TRIES 4
+#define FIRST_RECORDS 2000 /* so many a mount waits for, some 0.3 s, before it shows names */
 
 struct vm_poll {
 	struct vm_store *store;
@@ -96,6 +97,11 @@ struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *s
 	return poll;
 }
 
+bool vm_poll_is_behind(const struct vm_poll *poll)
+{
+	return poll->observed.n_unread > 0;
+}
+
 void vm_poll_say(struct vm_poll *poll, const char *text)
 {
 	for (size_t i = 0; i < poll->observed.n_domains; i++)
@@ -115,6 +121,7 @@ struct pass {
 	bool ask_all;   /* libvirt has not been asked yet for every domain, as it is to be */
 	bool all;       /* all domains are drawn */
 	const char *about; /* the UUID of one about which nothing is taken on trust; NULL: none */
+	size_t at_most; /* of the first look: see observe.h */
 	uint64_t round;
 };
 
@@ -132,6 +139,7 @@ static int observe_libvirt(struct pass *pass)
 	observed->poll = pass->poll->number + 1;
 	observed->closely = pass->ask_all;
 	observed->about = pass->about;
+	observed->at_most = pass->at_most;
 	r = vm_observe_poll(observed, pass->conn, &pass->hints, pass->err);
 	if (r < 0)
 		return r;
@@ -289,6 +297,7 @@ static int build_part(struct pass *pass, struct part *part, bool last_try, struc
 	int r = 0;
 
 	vm_build_draw(&build);
+	last_try |= poll->observed.n_unread > 0; /* this one is for the names */
 	if (last_try)
 		pass->changed = true; /* as far as we know: look again soon */
 	else
@@ -357,7 +366,7 @@ static int poll_around(struct pass *pass, bool pools_changed, struct vm_inventor
 	}
 	if (r < 0)
 		return r;
-	pass->poll->unfinished = pass->changed;
+	pass->poll->unfinished = pass->changed || pass->poll->observed.n_unread;
 	pass->poll->number++;
 	return 0;
 }
@@ -378,6 +387,8 @@ int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, bool cl
 	bool pools_changed = false;
 	int r;
 
+	if (!prev)
+		pass.at_most = FIRST_RECORDS;
 	vm_store_noted(poll->store, mark_noted, poll);
 	if (fresh) {
 		vs_autofree char *uri = vm_conn_identity(vm_conn_ptr(conn));

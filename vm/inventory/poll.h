@@ -25,6 +25,9 @@ void vm_poll_free(struct vm_poll *poll);
 int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, bool closely, const char *about, const struct vm_inventory *prev,
 		 struct vm_inventory **out, struct vs_err *err);
 
+/* After a look: there are records still that were not read, and the next look should follow at once. */
+bool vm_poll_is_behind(const struct vm_poll *poll);
+
 /* Says something in the log of every domain that is known. */
 void vm_poll_say(struct vm_poll *poll, const char *text);
 

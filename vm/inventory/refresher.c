@@ -25,6 +25,7 @@
 #include "vm/inventory/refresher.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -35,6 +36,7 @@
 #include "vm/util/mem.h"
 
 #define HINT_PAUSE_NS (50 * VM_NS_PER_MS)
+#define LONG_NS (VM_NS_PER_S / 4)
 #define CLOSE_PATIENCE_NS (5 * VM_NS_PER_S)
 
 struct vm_refresher {
@@ -111,7 +113,7 @@ static bool finish_locked(struct vm_refresher *re, struct vm_inventory *next, in
 	re->done = re->begun;
 	re->result = result;
 	re->wish_ns = re->source->due_ns;
-	re->took_ns = vm_steady_ns() - re->began_ns;
+	re->took_ns = re->source->caught_up ? 0 : vm_steady_ns() - re->began_ns;
 	pthread_cond_broadcast(&re->ended);
 	return news && !re->stop;
 }
@@ -122,6 +124,17 @@ static void check(const struct vm_inventory *next)
 
 	if (VM_CHECKS && next)
 		vm_invariants_must_hold(vm_invariants_of_inventory(next, &err), &err);
+}
+
+/* A look at everything takes several times the memory of what comes of it. */
+static void give_back(const struct vm_refresher *re)
+{
+#ifdef __GLIBC__
+	if (re->source->caught_up || re->took_ns > LONG_NS)
+		malloc_trim(0);
+#else
+	(void)re;
+#endif
 }
 
 /* Only the refresher replaces re->inventory, so it may read the present one without the lock. */
@@ -146,6 +159,7 @@ static void poll_locked(struct vm_refresher *re)
 	news = finish_locked(re, r < 0 ? NULL : next, r, &old);
 	pthread_mutex_unlock(&re->lock);
 	vm_inventory_put(old);
+	give_back(re);
 	re->on_inventory(re->opaque, re->inventory, news ? VM_LOOK_NEWS : VM_LOOK_SAME);
 	pthread_mutex_lock(&re->lock);
 }
@@ -234,6 +248,7 @@ int vm_refresher_open(const struct vm_options *options, struct vm_store *store, 
 		re->began_ns = vm_steady_ns();
 		r = re->source->ops->poll(re->source, NULL, &re->inventory, err);
 		re->took_ns = vm_steady_ns() - re->began_ns;
+		re->wish_ns = re->source->due_ns;
 	}
 	if (r < 0) {
 		vm_refresher_free(re);

@@ -89,9 +89,12 @@ static int libvirt_look(struct vm_source *source, const struct vm_inventory *pre
 
 	if (r < 0)
 		return r;
+	source->caught_up = prev && vm_poll_is_behind(s->poll);
 	r = vm_poll_once(s->poll, s->conn, s->fresh, source->closely, source->about, prev, out, err);
-	if (r >= 0)
+	if (r >= 0) {
 		s->fresh = false;
+		s->source.due_ns = vm_poll_is_behind(s->poll) ? vm_steady_ns() : 0;
+	}
 	else if (!vm_conn_alive(s->conn) && prev)
 		lose_connection(s);
 	return r;

@@ -32,6 +32,8 @@ struct vm_source {
 	const char *about;
 	/* Set by look(): when the next look makes sense (steady clock) where that is not after the refresh period; 0. */
 	int64_t due_ns;
+	/* Likewise: it took so long because there was so much that was never read before. The next one will not. */
+	bool caught_up;
 };
 
 /* Both copy what they keep of @options and borrow @store. Neither looks yet. */

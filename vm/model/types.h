@@ -155,6 +155,7 @@ struct vm_domain {
 	char **unknowns;    /* why nobody knows who needs some layers: the phrases of `unknown` and `doubts`, each once; NULL-terminated */
 	struct vm_log *log; /* outlives the inventory's readers; shared by all inventories of this domain */
 	struct q2_gate *gate; /* what its images may name */
+	bool unread;        /* not all of libvirt's records of its snapshots have been read yet: those are `unsupported` for the moment */
 	bool unnoted;       /* it has metadata of ours, which do not say what was seen: of what snapshots are made, or that one is wrong */
 };
 

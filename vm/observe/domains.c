@@ -484,6 +484,7 @@ int vm_observe_poll(struct vm_observed *observed, struct vm_conn *conn, const st
 	}
 	observed->look++;
 	observed->n_listed = (size_t)n;
+	observed->n_unread = observed->n_asked = 0;
 	observed->changed = observed->jobs = observed->regrouped = false;
 	if (hints->all)
 		find_own_files(observed, conn);

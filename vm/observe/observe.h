@@ -37,6 +37,7 @@ struct vm_observed_snapshot {
 	/* private */
 	uint64_t hash, seen;
 	bool refused;
+	bool unread;              /* libvirt was not asked for it yet: at_most */
 };
 
 struct vm_observed_job {
@@ -61,6 +62,7 @@ struct vm_observed_domain {
 	char *unknown;                   /* NULL, or what libvirt did not tell at the last look: what is here may be older */
 	struct vm_observed_snapshot **list; /* parents before children */
 	size_t n_list;
+	bool unread;                     /* libvirt was not asked yet for all of its records: at_most */
 	char **checkpoints;              /* names, parents first, NULL-terminated; NULL: not asked yet */
 	char *current;                   /* name of the current snapshot, or NULL */
 	struct vm_observed_job *jobs;
@@ -95,6 +97,10 @@ struct vm_observed {
 	uint64_t poll;                    /* set by the caller: the number of the poll that a look belongs to */
 	bool closely;                     /* set by the caller: every domain is asked, whatever libvirt's files say */
 	const char *about;                /* set by the caller: the UUID of one that is, for all its records; NULL: none */
+
+	size_t at_most;                   /* set by the caller: so many records that are new are asked for, the others later; 0: all are */
+	size_t n_asked;                   /* of them */
+	size_t n_unread;                  /* records that libvirt was not asked for yet */
 
 	/* private */
 	uint64_t look;

@@ -133,13 +133,24 @@ static bool should_ask(struct vm_observe *observe, const struct vm_observed_snap
 	return place >= observed->turn && place < observed->turn + VM_OBSERVE_TURNS;
 }
 
+/* At the first look, which everybody waits for, names are enough: with a hundred thousand records libvirt is busy for half a minute. */
+static bool put_off(const struct vm_observe *observe, struct vm_observed_snapshot *s)
+{
+	struct vm_observed *observed = observe->observed;
+	bool fresh = !s->record && !s->problem;
+
+	s->unread = fresh && observed->at_most && observed->n_asked >= observed->at_most;
+	observed->n_asked += fresh && !s->unread;
+	return s->unread;
+}
+
 /* False: it vanished after it was listed. */
 static bool ask_record(struct vm_observe *observe, virDomainSnapshotPtr snap, struct vm_observed_snapshot *s, size_t place,
 		       const struct vm_observed_snapshot *beside)
 {
 	vs_autofree char *text = NULL;
 
-	if (!should_ask(observe, s, place))
+	if (!should_ask(observe, s, place) || put_off(observe, s))
 		return true;
 	text = virDomainSnapshotGetXMLDesc(snap, 0);
 	if (!text && vm_virterr_code() == -ENOENT)
@@ -187,6 +198,7 @@ static void take_list(struct vm_observe *observe, virDomainSnapshotPtr *snaps, i
 	free(d->list);
 	d->list = list;
 	d->n_list = 0;
+	d->unread = false;
 	for (int i = 0; i < n; i++) {
 		struct vm_observed_snapshot *s = snapshot_of(d, virDomainSnapshotGetName(snaps[i]));
 
@@ -194,6 +206,8 @@ static void take_list(struct vm_observe *observe, virDomainSnapshotPtr *snaps, i
 			continue;
 		s->seen = observe->observed->look;
 		list[d->n_list++] = s;
+		d->unread |= s->unread;
+		observe->observed->n_unread += s->unread;
 	}
 	vm_strmap_filter(&d->by_name, was_listed, observe->observed);
 }
