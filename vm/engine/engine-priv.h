@@ -39,6 +39,7 @@ struct vm_slot {
 	size_t n_readers;
 	uint64_t *seen;             /* identities of the snapshots that were there, sorted */
 	size_t n_seen;
+	int64_t seen_ns;            /* when the domain that they were of had changed */
 	bool greeted;               /* seen is filled */
 	bool repaired;
 	bool paused;                /* it was so when it was last seen with nobody of ours at work */

@@ -68,6 +68,9 @@ static bool new_ones_locked(struct vm_slot *slot, const struct vm_domain *d)
 
 	if (d->unread) /* when they were taken is known soon; what was there at the mount has not appeared since */
 		return false;
+	if (slot->greeted && slot->seen_ns == d->changed_ns)
+		return false; /* it is as it was */
+	slot->seen_ns = d->changed_ns;
 	now = xcalloc(d->n_snapshots + 1, sizeof(*now));
 	for (size_t i = 0; i < d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &d->snapshots[i];
