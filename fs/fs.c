@@ -79,6 +79,7 @@ static void init_callees(struct sf_fs *fs)
 	sf_makers_init(&fs->makers, 4, &fs->ending);
 	sf_makers_init(&fs->counters, 2, &fs->ending);
 	sf_makers_init(&fs->instants, SF_MAKERS_MOST, &fs->ending);
+	sf_makers_init(&fs->records, SF_MAKERS_MOST, &fs->ending);
 	sf_plans_init(&fs->plans);
 	sf_handles_init(&fs->handles, &fs->world, &fs->images, &fs->mades);
 }
@@ -87,6 +88,7 @@ static void fini_callees(struct sf_fs *fs)
 {
 	sf_handles_fini(&fs->handles);
 	sf_plans_fini(&fs->plans);
+	sf_makers_fini(&fs->records);
 	sf_makers_fini(&fs->instants);
 	sf_makers_fini(&fs->counters);
 	sf_makers_fini(&fs->makers);

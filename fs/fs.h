@@ -37,7 +37,7 @@ struct sf_fs {
 	struct sf_images images;
 	struct sf_mades mades;
 	struct sf_metrics metrics;
-	struct sf_makers makers, counters, instants; /* of qcow2/ and diff/; of `space`; of now/ */
+	struct sf_makers makers, counters, instants, records; /* of qcow2/ and diff/; of `space`; of now/; of what was not read yet */
 	struct sf_blocks blocks;
 	struct sf_handles handles;
 	struct sf_plans plans;

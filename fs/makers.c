@@ -52,10 +52,16 @@ static struct sf_making *next_locked(struct sf_makers *makers)
 	return next;
 }
 
+static void end(struct sf_making *making, int rc)
+{
+	sf_req_end(&making->r, rc);
+	free(making->asked.name);
+	free(making);
+}
+
 static void run(struct sf_making *making)
 {
-	sf_req_end(&making->r, making->op(&making->r, &making->asked));
-	free(making);
+	end(making, making->op(&making->r, &making->asked));
 }
 
 static void *maker_thread(void *opaque)
@@ -103,8 +109,7 @@ static void *watcher_thread(void *opaque)
 			sf_clock_wait(&makers->watch, &makers->lock, sf_clock_ns() + LOOK_NS);
 		while (!makers->stopping && (making = gone_locked(makers))) {
 			pthread_mutex_unlock(&makers->lock);
-			sf_req_end(&making->r, sf_waiter_errno(&making->waiter, -EINTR));
-			free(making);
+			end(making, sf_waiter_errno(&making->waiter, -EINTR));
 			pthread_mutex_lock(&makers->lock);
 		}
 	}
@@ -136,6 +141,7 @@ int sf_makers_hand(struct sf_makers *makers, struct sf_req *r, sf_maker_op *op, 
 	}
 	pthread_mutex_unlock(&makers->lock);
 	if (!any) {
+		free(asked->name);
 		free(making);
 		return -EAGAIN;
 	}

@@ -43,10 +43,11 @@ struct sf_asked {
 	size_t size;
 	off_t off;
 	int whence;
+	char *name; /* NULL where there is none */
 	struct fuse_file_info fi; /* zeros where there is none */
 };
 
-/* An operation as reply.h says, in another thread, later. Returns 0: @r is answered there. */
+/* An operation as reply.h says, in another thread, later. Takes @asked's name. Returns 0: @r is answered there. */
 typedef int sf_maker_op(struct sf_req *r, struct sf_asked *asked);
 int sf_makers_hand(struct sf_makers *makers, struct sf_req *r, sf_maker_op *op, const struct sf_asked *asked);
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-/* Names and lists. Everything here answers from a pinned tree and waits for nothing. */
+/* Names and lists. Everything here answers from a pinned tree and waits for nothing, but for domains that were not read yet (unread.h). */
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
 
 #include "attr.h"
 #include "ops.h"
+#include "unread.h"
 #include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- lookup */
@@ -53,7 +54,8 @@ static int find_child(const struct sf_tree *tree, const struct sf_place *parent,
 	return sf_place_child(tree, parent, name, out);
 }
 
-static int lookup_in(struct sf_req *r, const struct sf_tree *tree, fuse_ino_t parent, const char *name)
+/* *unread, where nothing is found: it may be known later. */
+static int lookup_in(struct sf_req *r, const struct sf_tree *tree, fuse_ino_t parent, const char *name, bool *unread)
 {
 	struct fuse_entry_param e;
 	struct sf_place place;
@@ -61,6 +63,7 @@ static int lookup_in(struct sf_req *r, const struct sf_tree *tree, fuse_ino_t pa
 
 	if (rc == 0 && !strcmp(name, ".") && place.entry && sf_kind_is_door(place.entry->kind))
 		rc = -ESTALE; /* a node of its own for everyone who looks it up by name */
+	*unread = rc == 0 && sf_unread(&place);
 	if (rc == 0)
 		rc = find_child(tree, &place, name, &place);
 	if (rc == 0)
@@ -73,18 +76,36 @@ static int lookup_in(struct sf_req *r, const struct sf_tree *tree, fuse_ino_t pa
 	return 0;
 }
 
-int sf_op_lookup(struct sf_req *r, fuse_ino_t parent, const char *name)
+static int look_up(struct sf_req *r, fuse_ino_t parent, const char *name, bool *unread)
 {
 	struct sf_tree *tree = sf_world_pin(&r->fs->world);
-	int rc = lookup_in(r, tree, parent, name);
+	int rc = lookup_in(r, tree, parent, name, unread);
 
 	sf_world_unpin(&r->fs->world, tree);
 	return rc;
 }
 
+static int look_up_later(struct sf_req *r, struct sf_asked *asked)
+{
+	int rc = sf_unread_wait(r, asked->id);
+	bool unread;
+
+	return rc < 0 ? rc : look_up(r, asked->id, asked->name, &unread);
+}
+
+int sf_op_lookup(struct sf_req *r, fuse_ino_t parent, const char *name)
+{
+	bool unread;
+	int rc = look_up(r, parent, name, &unread);
+
+	if (rc == -ENOENT && unread)
+		return sf_makers_hand(&r->fs->records, r, look_up_later, &(struct sf_asked){.id = parent, .name = xstrdup(name)});
+	return rc;
+}
+
 /* ---------------------------------------------------------------- opendir */
 
-int sf_op_opendir(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
+static int open_dir(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 {
 	struct sf_tree *tree = sf_world_get(&r->fs->world);
 	struct sf_handle *handle = NULL;
@@ -105,6 +126,20 @@ int sf_op_opendir(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 	if (fuse_reply_open(sf_req_take(r), fi) < 0)
 		sf_handle_close(&r->fs->handles, handle);
 	return 0;
+}
+
+static int open_dir_later(struct sf_req *r, struct sf_asked *asked)
+{
+	int rc = sf_unread_wait(r, asked->id);
+
+	return rc < 0 ? rc : open_dir(r, asked->id, &asked->fi);
+}
+
+int sf_op_opendir(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
+{
+	if (sf_unread_at(r->fs, id))
+		return sf_makers_hand(&r->fs->records, r, open_dir_later, &(struct sf_asked){.id = id, .fi = *fi});
+	return open_dir(r, id, fi);
 }
 
 /* ---------------------------------------------------------------- readdir */

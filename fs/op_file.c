@@ -9,6 +9,7 @@
 #include "read.h"
 #include "space.h"
 #include "text.h"
+#include "unread.h"
 #include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- open */
@@ -234,6 +235,13 @@ static int open_later(struct sf_req *r, struct sf_asked *asked)
 	return open_id(r, asked->id, &asked->fi);
 }
 
+static int open_unread(struct sf_req *r, struct sf_asked *asked)
+{
+	int rc = sf_unread_wait(r, asked->id);
+
+	return rc < 0 ? rc : open_id(r, asked->id, &asked->fi);
+}
+
 static struct sf_makers *makers_of(struct sf_fs *fs, enum sf_kind kind)
 {
 	return kind == SF_NOW ? &fs->instants : sf_kind_is_counted(kind) || kind == SF_PLAN ? &fs->counters : &fs->makers;
@@ -251,6 +259,8 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 
 	if (rc < 0)
 		return rc;
+	if (key.kind != SF_IMAGE && reads_it(fi) && sf_unread_at(r->fs, id))
+		return sf_makers_hand(&r->fs->records, r, open_unread, &(struct sf_asked){.id = id, .fi = *fi});
 	if (takes_long(key.kind, fi))
 		return sf_makers_hand(makers_of(r->fs, key.kind), r, open_later, &(struct sf_asked){.id = id, .fi = *fi});
 	return open_id(r, id, fi);

@@ -8,9 +8,11 @@
  *	            for one another to open an image, and in read, lseek and open for vm_refresh(), which is bounded; all of it
  *	            ends when the caller is killed or the session ends (waiter.h), but for vm_refresh(). Never in
  *	            lookup, readdir or getattr: the kernel holds a directory's lock meanwhile. Joined by main.
- *	makers      three pools (fs.h), made when needed (makers.c), each with one that looks who waits still: open, read and getattr of what takes a walk through a map; open of what is
- *	            counted (space.c); open, read and lseek in now/. They wait as requests do, for each other where two make the same, for
- *	            vm_space(), until nobody waits any more, and for libvirt and QEMU. Joined by main.
+ *	makers      four pools (fs.h), made when needed (makers.c), each with one that looks who waits still: open, read and getattr of what takes a walk through a map; open of what is
+ *	            counted (space.c); open, read and lseek in now/; lookup, opendir and open in a domain that was not read yet (unread.c: that lookup
+ *	            does hold a directory's lock, which the notifier waits for, and waits for the refresher, which does not wait for the notifier). They
+ *	            wait as requests do, for each other where two make the same, for vm_space(), until nobody waits any more, and for libvirt and QEMU.
+ *	            Joined by main.
  *	notifier    one (notify.c): announces to the kernel what changed, and then answers the writes whose commands are
  *	            done. The kernel may let it wait for a directory's lock, that is for a request: so no thread that
  *	            serves requests ever waits for the notifier, and the notifier ends before the requests do. It never

@@ -366,6 +366,7 @@ int sf_session_run(struct sf_session *session, void (*ready)(void *opaque), void
 	sf_makers_stop(&fs->makers);
 	sf_makers_stop(&fs->counters);
 	sf_makers_stop(&fs->instants);
+	sf_makers_stop(&fs->records);
 	sf_writes_abandon(fs->writes);
 	return rc < 0 ? rc : atomic_load(&session->rc);
 }

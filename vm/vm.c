@@ -135,6 +135,11 @@ int vm_refresh(struct vm *vm, unsigned timeout_ms)
 	return vm_refresher_poll(vm->refresher, timeout_ms);
 }
 
+int vm_read_records(struct vm *vm, const char *uuid, unsigned timeout_ms)
+{
+	return vm_refresher_read(vm->refresher, uuid, timeout_ms);
+}
+
 /* ---------------------------------------------------------------- commands: see engine/engine.h */
 
 int vm_request(struct vm *vm, const char *uuid, enum vm_door door, const char *text, size_t len, vm_done_fn done,

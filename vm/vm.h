@@ -5,7 +5,7 @@
  *
  * A `struct vm` watches one source: a libvirt connection, or plain qcow2 files. Its refresher thread builds an immutable,
  * reference-counted inventory and swaps a pointer; everybody else only ever reads inventories. Nothing here blocks except
- * vm_open(), vm_close() and vm_refresh(), and no libvirt pointer leaves this folder.
+ * vm_open(), vm_close(), vm_refresh() and vm_read_records(), and no libvirt pointer leaves this folder.
  *
  * What an inventory has in it: model/types.h.
  *
@@ -39,6 +39,10 @@ struct vm_inventory *vm_inventory_get(struct vm *vm);
 /* Asks for a new look and waits until an inventory is in place that was begun after this call.
  * 0, or -ETIMEDOUT, or -EHOSTDOWN while libvirt is away, or what else that look failed with. */
 int vm_refresh(struct vm *vm, unsigned timeout_ms);
+
+/* Waits until the records of that domain's snapshots have been read, where that was put off (vm_domain.unread): they come first now. 0; -ETIMEDOUT: not
+ * yet; else what a look failed with, as -EHOSTDOWN. */
+int vm_read_records(struct vm *vm, const char *uuid, unsigned timeout_ms);
 
 /* ---------------------------------------------------------------- commands: the doors behind ctl, retain and jobs */
 

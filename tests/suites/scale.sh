@@ -12,13 +12,19 @@ set -u
 suite_in_namespace "$0" "$@"
 suite_begin
 snapfs_pick
-M=$W/mnt N=$W/fresh I=$W/many
-mkdir "$M" "$N" "$I"
+M=$W/mnt N=$W/fresh I=$W/many J=$W/more
+mkdir "$M" "$N" "$I" "$J"
 domains=60 snapshots=4
 
 # ---------------------------------------------------------------- a lab
 
 lab_libvirtd
+qemu-img create -q -f qcow2 "$J/d0000.000.qcow2" 1M
+domain_define d0000 "$(disk_xml vda qcow2 "$J/d0000.000.qcow2")"
+Vq snapshot-create-as d0000 s000
+cp /etc/libvirt/qemu/d0000.xml "$J/config.xml"
+cp /var/lib/libvirt/qemu/snapshot/d0000/s000.xml "$J/record.xml"
+Vq undefine d0000 --snapshots-metadata
 qemu-img create -q -f qcow2 "$I/d0000.000.qcow2" 1M
 domain_define d0000 "$(disk_xml vda qcow2 "$I/d0000.000.qcow2")"
 Vq snapshot-create-as d0000 s000 --disk-only --diskspec "vda,file=$I/d0000.001.qcow2"
@@ -129,4 +135,35 @@ lost() { ! shows d0019 s003; }
 check 'what changed meanwhile is seen' wait_until 40 lost
 agrees 'libvirtd was away'
 unmount_snapfs "$M"
+
+# ---------------------------------------------------------------- more records than a mount waits for
+
+lab_libvirtd_kill TERM
+"$TESTS/bench/many.py" "$J" internal "$domains" $((domains + 60)) 50 || die 'many.py'
+lab_libvirtd_start
+wait_until 60 V snapshot-list "d0$((domains + 59))" --name
+# What is there at once, of domains in all orders: nobody is to take a part of it for everything.
+first_of() { # NAME EXPECTED: of a mount that has just begun, what the Python text says (M: where it is)
+	mount_snapfs "$M" -o refresh=1 "$URI" || die 'no mount'
+	same "$1" "$2" "$(python3 -c "import json, os, sys
+M, domains, snapshots = sys.argv[1], ['d%04d' % k for k in range(int(sys.argv[2]), int(sys.argv[2]) + 60)], ['s%03d' % k for k in range(50)]
+$(cat)" "$M" "$domains")"
+	unmount_snapfs "$M"
+}
+first_of 'whoever lists a domain at once sees all of it' '3000 images of 60 domains' <<'PY'
+print('%d images of %d domains' % (sum(f.endswith('.img') for d in reversed(domains) for f in os.listdir(M + '/' + d)), len(set(domains) & set(os.listdir(M)))))
+PY
+first_of 'whoever asks for one by its name finds it' 3000 <<'PY'
+print(sum(os.path.exists('%s/%s/%s.vda.img' % (M, d, s)) for d in reversed(domains) for s in snapshots))
+PY
+first_of 'a name that is not there is not there in the end' '60 times no' <<'PY'
+print('%d times no' % sum(not os.path.exists('%s/%s/none.vda.img' % (M, d)) for d in reversed(domains)))
+PY
+first_of 'the texts have all of it' "{'ok': 3000}" <<'PY'
+states = {}
+for d in reversed(domains):
+    for s in json.load(open('%s/%s/snapshots.json' % (M, d)))['snapshots']:
+        states[s['state']] = states.get(s['state'], 0) + 1
+print(states)
+PY
 suite_end

@@ -121,7 +121,7 @@ struct pass {
 	bool ask_all;   /* libvirt has not been asked yet for every domain, as it is to be */
 	bool all;       /* all domains are drawn */
 	const char *about; /* the UUID of one about which nothing is taken on trust; NULL: none */
-	size_t at_most; /* of the first look: see observe.h */
+	const struct vm_wish *wish;
 	uint64_t round;
 };
 
@@ -131,6 +131,18 @@ struct part {
 	uint64_t round;
 };
 
+/* Those who wait for one domain after the other, as find(1) does, wait for few looks: each reads as many records as were known before. */
+static void put_off(const struct pass *pass, struct vm_observed *observed)
+{
+	size_t known = observed->n_snapshots - observed->n_unread;
+
+	observed->hurry = pass->prev ? pass->wish->hurry : NULL;
+	observed->first = pass->wish->first;
+	observed->at_most = known > FIRST_RECORDS ? known : FIRST_RECORDS;
+	if (pass->prev && (pass->wish->closely || !pass->wish->hurry))
+		observed->at_most = 0;
+}
+
 static int observe_libvirt(struct pass *pass)
 {
 	struct vm_observed *observed = &pass->poll->observed;
@@ -139,7 +151,7 @@ static int observe_libvirt(struct pass *pass)
 	observed->poll = pass->poll->number + 1;
 	observed->closely = pass->ask_all;
 	observed->about = pass->about;
-	observed->at_most = pass->at_most;
+	put_off(pass, observed);
 	r = vm_observe_poll(observed, pass->conn, &pass->hints, pass->err);
 	if (r < 0)
 		return r;
@@ -380,15 +392,15 @@ static void mark_noted(const char *uuid, void *opaque)
 		k->dirty = true;
 }
 
-int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, bool closely, const char *about, const struct vm_inventory *prev,
+int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, const struct vm_wish *wish, const struct vm_inventory *prev,
 		 struct vm_inventory **out, struct vs_err *err)
 {
-	struct pass pass = { .poll = poll, .conn = conn, .closely = closely, .ask_all = closely, .all = closely, .about = about, .prev = prev, .err = err };
+	const bool closely = wish->closely;
+	struct pass pass = { .poll = poll, .conn = conn, .closely = closely, .ask_all = closely, .all = closely, .about = wish->about, .wish = wish,
+			     .prev = prev, .err = err };
 	bool pools_changed = false;
 	int r;
 
-	if (!prev)
-		pass.at_most = FIRST_RECORDS;
 	vm_store_noted(poll->store, mark_noted, poll);
 	if (fresh) {
 		vs_autofree char *uri = vm_conn_identity(vm_conn_ptr(conn));

@@ -32,6 +32,7 @@
 #include "vm/inventory/source.h"
 #include "vm/meta/store.h"
 #include "vm/model/invariants.h"
+#include "vm/model/inventory.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
@@ -57,6 +58,8 @@ struct vm_refresher {
 	bool urgent;        /* somebody waits in vm_refresher_poll(): no pause for company */
 	bool closely;       /* somebody waits in vm_refresher_poll_closely() */
 	char *about;        /* somebody waits in vm_refresher_poll_about(), for that one; NULL: nobody does */
+	char *first;        /* somebody waits in vm_refresher_read(), for that one; NULL: nobody does */
+	char *reading;      /* likewise, and the look that goes on is for him */
 	bool stop, gone;
 	int result;         /* of the last look that ended */
 	int64_t began_ns, took_ns; /* of the last look, steady clock */
@@ -150,12 +153,15 @@ static void poll_locked(struct vm_refresher *re)
 	re->source->closely = re->closely;
 	re->closely = false;
 	re->source->about = about = vs_steal(re->about);
+	re->source->first = re->reading = vs_steal(re->first);
+	atomic_store(&re->source->hurry, false);
 	re->began_ns = vm_steady_ns();
 	pthread_mutex_unlock(&re->lock);
 	r = re->source->ops->poll(re->source, re->inventory, &next, NULL);
-	re->source->about = NULL;
+	re->source->about = re->source->first = NULL;
 	check(next);
 	pthread_mutex_lock(&re->lock);
+	free(vs_steal(re->reading));
 	news = finish_locked(re, r < 0 ? NULL : next, r, &old);
 	pthread_mutex_unlock(&re->lock);
 	vm_inventory_put(old);
@@ -213,6 +219,7 @@ void vm_refresher_free(struct vm_refresher *re)
 		re->source->ops->close(re->source);
 	vm_inventory_put(re->inventory);
 	free(re->about);
+	free(re->first);
 	pthread_cond_destroy(&re->wake);
 	pthread_cond_destroy(&re->ended);
 	pthread_mutex_destroy(&re->lock);
@@ -343,4 +350,46 @@ int vm_refresher_poll_closely(struct vm_refresher *re, unsigned timeout_ms)
 int vm_refresher_poll_about(struct vm_refresher *re, const char *uuid, unsigned timeout_ms)
 {
 	return poll(re, false, uuid, timeout_ms);
+}
+
+/* ---------------------------------------------------------------- records that were put off */
+
+static bool is_unread_locked(const struct vm_refresher *re, const char *uuid)
+{
+	const struct vm_domain *d = vm_inventory_by_uuid(re->inventory, uuid);
+
+	return d && d->unread;
+}
+
+static bool is_it(const char *wanted, const char *uuid)
+{
+	return wanted && !strcmp(wanted, uuid);
+}
+
+/* The look that goes on is cut short for the next one. */
+static void want_read_locked(struct vm_refresher *re, const char *uuid)
+{
+	if (is_it(re->first, uuid) || is_it(re->reading, uuid))
+		return;
+	free(re->first);
+	re->first = xstrdup(uuid);
+	atomic_store(&re->source->hurry, true);
+}
+
+int vm_refresher_read(struct vm_refresher *re, const char *uuid, unsigned timeout_ms)
+{
+	int64_t patience = vm_steady_ns() + timeout_ms * VM_NS_PER_MS;
+	int r = 0;
+
+	pthread_mutex_lock(&re->lock);
+	while (r == 0 && is_unread_locked(re, uuid)) {
+		want_read_locked(re, uuid);
+		wait_until_locked(&re->ended, &re->lock, patience);
+		if (re->result < 0)
+			r = re->result;
+		else if (re->stop || vm_steady_ns() >= patience)
+			r = is_unread_locked(re, uuid) ? -ETIMEDOUT : 0;
+	}
+	pthread_mutex_unlock(&re->lock);
+	return r;
 }

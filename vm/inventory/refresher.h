@@ -34,5 +34,7 @@ int vm_refresher_poll(struct vm_refresher *r, unsigned timeout_ms);
 int vm_refresher_poll_closely(struct vm_refresher *r, unsigned timeout_ms);
 /* The same for whoever only adds something to this domain: it is looked at closely, and the others as ever. */
 int vm_refresher_poll_about(struct vm_refresher *r, const char *uuid, unsigned timeout_ms);
+/* As vm_read_records(). */
+int vm_refresher_read(struct vm_refresher *r, const char *uuid, unsigned timeout_ms);
 
 #endif

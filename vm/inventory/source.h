@@ -8,6 +8,8 @@
 #ifndef VS_VM_INVENTORY_SOURCE_H
 #define VS_VM_INVENTORY_SOURCE_H
 
+#include <stdatomic.h>
+
 #include "vm/meta/store.h"
 #include "vm/model/types.h"
 
@@ -30,6 +32,10 @@ struct vm_source {
 	bool closely;
 	/* Likewise: so is it with this one domain (UUID), of which alone something is written. NULL: none. */
 	const char *about;
+	/* Likewise: of this domain (UUID) all records are read, whatever is put off. NULL: none. */
+	const char *first;
+	/* Set at any time, also from elsewhere: somebody waits for the next look, so what can be put off is. */
+	atomic_bool hurry;
 	/* Set by look(): when the next look makes sense (steady clock) where that is not after the refresh period; 0. */
 	int64_t due_ns;
 	/* Likewise: it took so long because there was so much that was never read before. The next one will not. */

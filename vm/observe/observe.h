@@ -14,6 +14,8 @@
 #ifndef VS_VM_OBSERVE_OBSERVE_H
 #define VS_VM_OBSERVE_OBSERVE_H
 
+#include <stdatomic.h>
+
 #include "vm/libvirt/conn.h"
 #include "vm/meta/meta.h"
 #include "vm/model/types.h"
@@ -98,7 +100,11 @@ struct vm_observed {
 	bool closely;                     /* set by the caller: every domain is asked, whatever libvirt's files say */
 	const char *about;                /* set by the caller: the UUID of one that is, for all its records; NULL: none */
 
-	size_t at_most;                   /* set by the caller: so many records that are new are asked for, the others later; 0: all are */
+	/* set by the caller: once so many records that are new were asked for, the others are put off as soon as *hurry (NULL: at once), but for
+	 * those of the domain with the UUID `first` (NULL: none). at_most 0: none is put off. */
+	size_t at_most;
+	const atomic_bool *hurry;
+	const char *first;
 	size_t n_asked;                   /* of them */
 	size_t n_unread;                  /* records that libvirt was not asked for yet */
 

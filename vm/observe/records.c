@@ -133,13 +133,22 @@ static bool should_ask(struct vm_observe *observe, const struct vm_observed_snap
 	return place >= observed->turn && place < observed->turn + VM_OBSERVE_TURNS;
 }
 
-/* At the first look, which everybody waits for, names are enough: with a hundred thousand records libvirt is busy for half a minute. */
+static bool is_first(const struct vm_observe *observe)
+{
+	const struct vm_observed *observed = observe->observed;
+
+	return (observed->first && !strcmp(observed->first, observe->d->uuid)) || (observed->about && !strcmp(observed->about, observe->d->uuid));
+}
+
+/* At the first look, which everybody waits for, names are enough: with a hundred thousand records libvirt is busy for half a minute. Likewise when
+ * somebody waits for a domain that has not come to its turn. */
 static bool put_off(const struct vm_observe *observe, struct vm_observed_snapshot *s)
 {
 	struct vm_observed *observed = observe->observed;
 	bool fresh = !s->record && !s->problem;
 
-	s->unread = fresh && observed->at_most && observed->n_asked >= observed->at_most;
+	s->unread = fresh && observed->at_most && observed->n_asked >= observed->at_most && (!observed->hurry || atomic_load(observed->hurry)) &&
+		    !is_first(observe);
 	observed->n_asked += fresh && !s->unread;
 	return s->unread;
 }
