@@ -63,6 +63,8 @@ static struct vm_own_dirs dirs_with_web(void)
 	make_dir("lib");
 	make_dir("lib/snapshot");
 	make_dir("lib/snapshot/web");
+	make_dir("lib/checkpoint");
+	make_dir("lib/checkpoint/web");
 	make_dir("lib/save");
 	put("etc/web.xml", "<domain>\n<uuid>" UUID "</uuid>\n</domain>\n");
 	put("lib/snapshot/web/monday.xml", "<domainsnapshot/>\n");
@@ -90,7 +92,8 @@ Test(vm_own_files, while_nothing_is_written_they_are_the_same, .init = begin, .f
 
 Test(vm_own_files, whatever_libvirt_writes_is_seen, .init = begin, .fini = end)
 {
-	static const char *const written[] = { "etc/web.xml", "lib/snapshot/web/monday.xml", "lib/snapshot/web/wednesday.xml" };
+	static const char *const written[] = { "etc/web.xml", "lib/snapshot/web/monday.xml", "lib/snapshot/web/wednesday.xml",
+						"lib/checkpoint/web/full.xml" };
 	struct vm_own_dirs dirs = dirs_with_web();
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(written); i++) {

@@ -3,6 +3,7 @@
 /*
  *   /etc/libvirt/qemu/NAME.xml                          its definition
  *   /var/lib/libvirt/qemu/snapshot/NAME/SNAPSHOT.xml    its snapshots
+ *   /var/lib/libvirt/qemu/checkpoint/NAME/POINT.xml     its checkpoints
  *   /var/lib/libvirt/qemu/save/NAME.save                its managed save
  *
  * libvirt calls a snapshot's file as the snapshot. A record is written in a temporary file and renamed, one that goes is unlinked, and which one is
@@ -59,7 +60,7 @@ static bool settled(const struct vm_own_stamp *s, int64_t now_ns)
 
 void vm_own_files_look(const struct vm_own_dirs *dirs, const char *name, int64_t now_ns, struct vm_own_files *out)
 {
-	vs_autofree char *config = NULL, *snapshots = NULL, *save = NULL;
+	vs_autofree char *config = NULL, *snapshots = NULL, *checkpoints = NULL, *save = NULL;
 	struct vm_own_stamp saved;
 
 	*out = (struct vm_own_files){ .known = false };
@@ -67,9 +68,11 @@ void vm_own_files_look(const struct vm_own_dirs *dirs, const char *name, int64_t
 		return;
 	config = xasprintf("%s/%s.xml", dirs->config, name);
 	snapshots = xasprintf("%s/snapshot/%s", dirs->state, name);
+	checkpoints = xasprintf("%s/checkpoint/%s", dirs->state, name);
 	save = xasprintf("%s/save/%s.save", dirs->state, name);
-	out->known = stamp_of(config, &out->config) == 1 && stamp_of(snapshots, &out->snapshots) >= 0 && stamp_of(save, &saved) == 0;
-	out->settled = settled(&out->config, now_ns) && settled(&out->snapshots, now_ns);
+	out->known = stamp_of(config, &out->config) == 1 && stamp_of(snapshots, &out->snapshots) >= 0 &&
+		     stamp_of(checkpoints, &out->checkpoints) >= 0 && stamp_of(save, &saved) == 0;
+	out->settled = settled(&out->config, now_ns) && settled(&out->snapshots, now_ns) && settled(&out->checkpoints, now_ns);
 }
 
 static bool same_stamp(const struct vm_own_stamp *a, const struct vm_own_stamp *b)
@@ -79,7 +82,8 @@ static bool same_stamp(const struct vm_own_stamp *a, const struct vm_own_stamp *
 
 bool vm_own_files_same(const struct vm_own_files *a, const struct vm_own_files *b)
 {
-	return a->known && b->known && same_stamp(&a->config, &b->config) && same_stamp(&a->snapshots, &b->snapshots);
+	return a->known && b->known && same_stamp(&a->config, &b->config) && same_stamp(&a->snapshots, &b->snapshots) &&
+	       same_stamp(&a->checkpoints, &b->checkpoints);
 }
 
 /* ---------------------------------------------------------------- whose they are */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * own-files.h: libvirt's own files about a domain that is shut off: the definition, the records of its snapshots, a managed save.
+ * own-files.h: libvirt's own files about a domain that is shut off: the definition, the records of its snapshots and checkpoints, a managed save.
  *
  * What libvirtd says about such a domain it writes down when it changes: with a rename over the file, so that the file is another one and
  * its directory has another time. So a domain of which these stamps are as they were when libvirtd was asked need not be asked again: a
@@ -34,7 +34,7 @@ struct vm_own_stamp {
 };
 
 struct vm_own_files {
-	struct vm_own_stamp config, snapshots;
+	struct vm_own_stamp config, snapshots, checkpoints;
 	bool known;   /* false: they cannot tell, for there is no definition, or there is a managed save, or they are not ours to look at */
 	bool settled; /* false: one was written so shortly ago that the next write may leave no trace, or libvirtd may not say so yet */
 };
