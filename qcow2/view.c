@@ -13,7 +13,8 @@
  *
  * Walks (a read of many clusters, lseek, counting) ask each layer once for each of its own holes: `clear` remembers how far a
  * layer has nothing, and until then the next ones are asked without it. So a chain of two hundred sparse layers costs the
- * sum of what they have and not the product. What was asked for is answered in one go, or until struct q2_work says that it has
+ * sum of what they have and not the product. Readers ask for one place after the other, in any order: for them each view remembers how many
+ * layers have nothing where (depths.h), once all of them have been vouched for. What was asked for is answered in one go, or until struct q2_work says that it has
  * cost enough, and then lseek has to answer something that is true all the same:
  *
  *	SEEK_DATA	the place where it stands. That is right: what lies before it was found to be a hole, and data may read as
@@ -39,6 +40,8 @@
 #include "work.h"
 
 #define PRESUMED_LEN 65536u
+#define DEEP         3 /* layers: then it pays to remember which of them have nothing */
+#define NEAR         (4u << 20) /* a question that does not go further is one of a reader, and no walk */
 #define OPEN_WORK    4096 /* units: of a layer, which may include some waiting */
 
 /* The layers an answer depends on. */
@@ -167,6 +170,8 @@ int q2_view_open(struct q2_cache *cache, const struct q2_view_spec *spec, struct
 		return rc;
 	}
 	v->size = v->layers[0]->size;
+	if (v->n_layers >= DEEP && v->watched >= v->n_layers)
+		q2_depths_init(&v->depths, v->size);
 	*out = v;
 	return 0;
 }
@@ -182,6 +187,7 @@ void q2_view_close(struct q2_view *v)
 		free(v->layers[i]);
 	}
 	free(v->layers);
+	q2_depths_fini(&v->depths);
 	q2_gate_unref(v->gate);
 	free(v);
 }
@@ -413,6 +419,7 @@ struct walk {
 	struct q2_work *work;
 	struct touched touched;
 	enum holes { NO_HOLES, SEEN_HOLES, LASTING_HOLES } holes; /* also those that only the host's file system knows of */
+	bool unsure; /* a table has answered that nobody has vouched for yet */
 	uint64_t clear[Q2_MAX_DEPTH]; /* up to there, from where the walk is, layer i has nothing */
 };
 
@@ -422,6 +429,7 @@ static void walk_begin(struct walk *w, struct q2_view *v, struct q2_work *work, 
 	w->work = work;
 	w->touched = (struct touched){ 0 };
 	w->holes = holes;
+	w->unsure = false;
 	memset(w->clear, 0, v->n_layers * sizeof(w->clear[0]));
 }
 
@@ -452,6 +460,7 @@ static int ask_layer(struct walk *w, size_t i, uint64_t off, uint64_t len, bool 
 		touch(&w->touched, i);
 	if (rc)
 		return rc;
+	w->unsure |= p.unsure;
 	out->x.len = p.len;
 	out->x.has_table = p.has_table;
 	if (p.kind == Q2_RUN_UNALLOCATED) {
@@ -469,6 +478,50 @@ static int ask_layer(struct walk *w, size_t i, uint64_t off, uint64_t len, bool 
 	return 0;
 }
 
+/* How many layers have nothing in the stretch around @off, where all that they say has been vouched for. */
+static void learn_depth(struct walk *w, uint64_t off)
+{
+	struct q2_view *v = w->view;
+	uint64_t from, to;
+	struct q2_piece p;
+	size_t i;
+
+	q2_depths_stretch(&v->depths, off, &from, &to);
+	for (i = 0; i < v->n_layers; i++) {
+		struct q2_layer *l = v->layers[i];
+
+		if (l->format == Q2_FORMAT_RAW || to > l->size)
+			break;
+		if (q2_map_lookup(v->cache, l->map, l->file, from, to - from, w->work, &p, NULL) || p.unsure)
+			return; /* whoever asks is told why */
+		if (p.kind != Q2_RUN_UNALLOCATED || p.len < to - from)
+			break;
+	}
+	q2_depths_put(&v->depths, from, to, (unsigned)i);
+}
+
+/* The layer to begin with: those above it have nothing at @off, up to *nothing. */
+static size_t begin_at(struct walk *w, uint64_t off, uint64_t *nothing)
+{
+	struct q2_view *v = w->view;
+	uint64_t upto;
+	int n;
+
+	if (!v->depths.n_pages || *nothing - off > NEAR)
+		return 0;
+	n = q2_depths_get(&v->depths, off, *nothing, &upto);
+	if (n < 0 && (*nothing - off) >> v->depths.bits == 0) {
+		learn_depth(w, off);
+		n = q2_depths_get(&v->depths, off, *nothing, &upto);
+	}
+	if (n <= 0)
+		return 0;
+	if (v->layers[0]->role == Q2_SNAPSHOT)
+		touch(&w->touched, 0); /* as in ask_layer() */
+	*nothing = upto;
+	return (size_t)n;
+}
+
 /* The extent at @off, at most @len long, of a walk that does not go beyond @end. @off < @end <= size. */
 static int find(struct walk *w, uint64_t off, uint64_t end, struct q2_found *out, struct vs_err *err)
 {
@@ -479,7 +532,7 @@ static int find(struct walk *w, uint64_t off, uint64_t end, struct q2_found *out
 	int rc = q2_work_spend(w->work, Q2_WORK_ASK + q2_work_scan(v->n_layers));
 
 	out->x.has_table = false;
-	for (i = 0; i < v->n_layers && !found && !rc; i++) {
+	for (i = begin_at(w, off, &nothing); i < v->n_layers && !found && !rc; i++) {
 		if (off >= w->clear[i])
 			rc = ask_layer(w, i, off, end - off, &found, out, err);
 		if (!rc && !found && w->clear[i] < nothing)
@@ -495,6 +548,8 @@ static int find(struct walk *w, uint64_t off, uint64_t end, struct q2_found *out
 	}
 	if (out->x.len > nothing - off)
 		out->x.len = nothing - off;
+	if (v->depths.n_pages && !w->unsure && end - off <= NEAR)
+		q2_depths_put(&v->depths, off, off + out->x.len, (unsigned)(found ? i - 1 : i));
 	if (w->holes && out->x.kind == Q2_DATA) {
 		rc = q2_work_spend(w->work, 2 * Q2_WORK_STAT);
 		if (w->holes == SEEN_HOLES)

@@ -6,6 +6,7 @@
 #ifndef Q2_VIEW_H
 #define Q2_VIEW_H
 
+#include "depths.h"
 #include "layer.h"
 
 struct q2_view {
@@ -15,6 +16,7 @@ struct q2_view {
 	struct q2_layer **layers; /* 0 = top */
 	struct q2_gate *gate;
 	uint64_t serial; /* another one for every view that was ever opened */
+	struct q2_depths depths; /* of a chain of some length that is watched as a whole */
 	_Atomic uint64_t presumed; /* the last place that SEEK_DATA called data without knowing */
 };
 
