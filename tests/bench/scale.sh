@@ -37,7 +37,8 @@ t = time.monotonic(); f = os.open(sys.argv[1], os.O_RDONLY); os.pread(f, 1, 0); 
 }
 # in_inventory: snapshots that have been read, by .metrics.
 in_inventory() { awk '/^virt_snapfs_snapshots\{.*state="ok"/ { n += $NF } END { print n + 0 }' "$M/.metrics"; }
-all_read() { [ "$(in_inventory)" -ge "$1" ]; }
+# The text of .metrics has a line for each of some things of each domain: to ask too often would be what is measured.
+all_read() { sleep 2; [ "$(in_inventory)" -ge "$1" ]; }
 
 mount_it() { # SOURCE...
 	env --default-signal "$SNAPFS" -f -o refresh=2 "$@" "$M" >"$W/log" 2>&1 </dev/null &
