@@ -104,6 +104,29 @@ for how in kernel initrd nvdimm argument; do
 	has "$how: the file stays" "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" "named.vda.raw' stays \\(domain 'namer' \\(its definition names it\\) needs it\\)"
 	Vq undefine namer
 done
+# An image that QEMU is given as it is stands on another: in a directory that nobody else names, and in QEMU's own spellings.
+mkdir -p "$W/far,away"
+qemu-img create -q -f qcow2 -b "$b" -F raw "$W/far,away/clone.qcow2" 4M
+for how in drive blockdev relative json; do
+	c="$W/far,away/clone.qcow2"
+	case $how in
+	drive) argument="file=${c//,/,,},format=qcow2,if=none,id=x" ;;
+	blockdev) argument=$(jq -cn --arg f "$c" '{driver: "qcow2", file: {driver: "file", filename: $f}}' | sed 's|/|\\/|g') ;;
+	relative) argument="file=${c//,/,,},format=qcow2,if=none,id=x" argument=${argument/=\//=} ;;
+	json) argument="file=json:{\"driver\":\"qcow2\",,\"file.filename\":\"${c//,/,,}\"},,if=none" ;;
+	esac
+	domain_define namer "$(disk_xml vda raw "$W/other/small.raw")"
+	V dumpxml namer --inactive | python3 -c 'import sys
+from xml.sax.saxutils import quoteattr
+text = sys.stdin.read().replace("<domain ", "<domain xmlns:qemu=\"http://libvirt.org/schemas/domain/qemu/1.0\" ", 1)
+print(text.replace("</domain>", "<qemu:commandline><qemu:arg value=\"-drive\"/><qemu:arg value=%s/></qemu:commandline></domain>" % quoteattr(sys.argv[1])))' \
+		"$argument" >"$W/namer.xml"
+	check "$how: defined" V define "$W/namer.xml"
+	sleep 0.7
+	has "$how: what it stands on stays" "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" "named.vda.raw' stays \\(domain 'namer' \\(its definition names it, or what stands on it\\) needs it\\)"
+	Vq undefine namer
+done
+rm -r "$W/far,away"
 sleep 0.7
 does 'where nobody names it it is merged into' named 'delete s1'
 

@@ -476,3 +476,32 @@ Test(vm_xml, a_pool_tells_where_its_images_lie)
 		vm_xml_pool_free(p);
 	}
 }
+
+Test(vm_xml, whatever_a_definition_names_is_a_path_in_each_of_its_spellings)
+{
+	static const struct { const char *value, *path; } cases[] = {
+		{"file=/srv/a.img,format=raw", "/srv/a.img"},
+		{"/srv/a.img", "/srv/a.img"},
+		{"file=/srv/a,,b.img,if=none", "/srv/a,b.img"},
+		{"file=srv/a.img", "/srv/a.img"},
+		{"{&quot;file&quot;: {&quot;filename&quot;: &quot;\\/srv\\/a.img&quot;}}", "/srv/a.img"},
+		{"{&quot;filename&quot;: &quot;/srv/\\u00e4 b.img&quot;}", "/srv/\xc3\xa4 b.img"},
+		{"file=json:{&quot;driver&quot;:&quot;qcow2&quot;,,&quot;file.filename&quot;:&quot;/srv/a.img&quot;},if=none", "/srv/a.img"},
+		{"file:/srv/a b.img", "/srv/a"},
+	};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++) {
+		vs_autofree char *text = NULL;
+		struct vm_xml_domain *domain;
+		bool found = false;
+
+		cr_assert_geq(asprintf(&text, "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>a</name>"
+				       "<uuid>6fba5a2e-6f7b-4b9e-8d6c-0b5b3c4a1d2e</uuid><qemu:commandline><qemu:arg value='%s'/></qemu:commandline></domain>",
+				       cases[i].value), 0);
+		cr_assert_eq(vm_xml_domain_parse(text, &domain, NULL), 0, "%s", cases[i].value);
+		for (char **m = domain->mentions; m && *m; m++)
+			found |= !strcmp(*m, cases[i].path);
+		cr_expect(found, "%s", cases[i].value);
+		vm_xml_domain_free(domain);
+	}
+}

@@ -267,8 +267,7 @@ static void add_firmware_users(struct vm_graph *g, size_t domain)
 
 		XGROW(g->besides, g->n_besides, g->besides_room);
 		g->besides[g->n_besides++] = (struct vm_graph_beside){domain, VM_NO_SNAPSHOT, d->beside[i].what};
-		add_user(&w, d->beside[i].file);
-		add_beyond(&w, d->beside[i].file);
+		add_from(&w, d->beside[i].file, vm_graph_file(g, d->beside[i].file)->format);
 	}
 }
 

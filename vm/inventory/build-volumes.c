@@ -23,6 +23,7 @@ struct volumes {
 	const struct vm_surroundings *s;
 	struct vm_drafts *set;
 	struct vm_strmap nodes; /* images that are known already */
+	bool mention;           /* note_mention(): it is an image */
 	struct vm_strmap others; /* of them, those of domains that were not drawn */
 	struct vm_strmap dirs;  /* directories that were looked at */
 	const char *pool;       /* whose directory or volume is being looked at; NULL: none's */
@@ -83,12 +84,9 @@ static void check_parts(struct volumes *v, const struct vm_dirs_file *file)
 	}
 }
 
-static void note_file(const struct vm_dirs_file *file, void *opaque)
+/* False: it is no image that can be followed. */
+static bool may_be_followed(struct volumes *v, const struct vm_dirs_file *file)
 {
-	struct volumes *v = opaque;
-
-	if (is_node(v, file->dev, file->ino))
-		return;
 	if (file->code) {
 		unknown(v, file->path, file->code, file->why);
 	} else if (file->peeked->kind == VM_PEEK_STANDS) {
@@ -97,11 +95,26 @@ static void note_file(const struct vm_dirs_file *file, void *opaque)
 		unknown(v, file->path, -EPERM, why);
 	} else if (file->peeked->kind == VM_PEEK_PARTS) {
 		check_parts(v, file);
-	} else {
-		mark(&v->nodes, vm_strmap_file(file->dev, file->ino).text);
-		XGROW(v->list, v->n, v->room);
-		v->list[v->n++] = (struct found){ vm_arena_strdup(v->set->arena, file->path), v->pool };
 	}
+	return !file->code && file->peeked->kind == VM_PEEK_QCOW2;
+}
+
+static void note_file(const struct vm_dirs_file *file, void *opaque)
+{
+	struct volumes *v = opaque;
+
+	if (is_node(v, file->dev, file->ino) || !may_be_followed(v, file))
+		return;
+	mark(&v->nodes, vm_strmap_file(file->dev, file->ino).text);
+	XGROW(v->list, v->n, v->room);
+	v->list[v->n++] = (struct found){ vm_arena_strdup(v->set->arena, file->path), v->pool };
+}
+
+static void note_mention(const struct vm_dirs_file *file, void *opaque)
+{
+	struct volumes *v = opaque;
+
+	v->mention = may_be_followed(v, file);
 }
 
 static void scan(struct volumes *v, const char *dir, const char *pool, bool named)
@@ -193,6 +206,27 @@ static struct q2_gate *wide_gate(const struct vm_surroundings *s, const struct v
 	return gate;
 }
 
+/* What QEMU is given in a way of its own may be an image: then all that it stands on is needed as well. */
+static void follow_mentions(struct volumes *v)
+{
+	struct vm_drafts *set = v->set;
+
+	v->pool = NULL;
+	for (size_t i = 0; i < set->n_mentions; i++) {
+		const struct vm_draft_mention *m = &set->mentions[i];
+
+		v->mention = false;
+		vm_dirs_list(v->s->dirs, m->path, true, note_mention, v);
+		if (!v->mention)
+			continue;
+		if (!v->gate)
+			v->gate = wide_gate(v->s, v);
+		m->draft->beside[m->beside] = (struct vm_fact_beside){ vm_chains_path(set->chains, m->path, Q2_FORMAT_QCOW2, v->gate),
+								       "its definition names it, or what stands on it" };
+		set->mentions_stand = true;
+	}
+}
+
 static int by_path(const void *a, const void *b)
 {
 	return strcmp(((const struct found *)a)->path, ((const struct found *)b)->path);
@@ -257,6 +291,7 @@ void vm_surroundings_draw(const struct vm_surroundings *s)
 	if (s->drawn && vm_dirs_news_but(s->dirs, &v.dirs))
 		*s->shared = true;
 	v.gate = v.n ? wide_gate(s, &v) : NULL;
+	follow_mentions(&v);
 	if (v.n)
 		qsort(v.list, v.n, sizeof(*v.list), by_path);
 	add_volumes(&v);

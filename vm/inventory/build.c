@@ -372,6 +372,8 @@ static void draw_mentions(struct vm_build *sk, const struct vm_xml_domain *xml, 
 	for (size_t i = 0; xml && xml->mentions && xml->mentions[i]; i++) {
 		if (stat(xml->mentions[i], &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
 			continue;
+		VM_ARENA_GROW(&sk->arena, sk->set.mentions, sk->set.n_mentions, sk->set.mentions_room);
+		sk->set.mentions[sk->set.n_mentions++] = (struct vm_draft_mention){ xml->mentions[i], d, d->n_beside };
 		VM_ARENA_GROW(&sk->arena, d->beside, d->n_beside, d->beside_room);
 		d->beside[d->n_beside++] = (struct vm_fact_beside){ vm_chains_path(&sk->chains, xml->mentions[i], Q2_FORMAT_RAW, d->gate),
 								    "its definition names it" };

@@ -325,7 +325,7 @@ static uint64_t shown_of(void *opaque, size_t domain, const struct vm_fact_snapd
  * another file; an image that belongs to nobody stands on somebody's; and commits are remembered by file. */
 static bool is_simple(const struct vm_drafts *set, const struct vm_facts *facts)
 {
-	if (set->n_unknowns || set->n_volumes || facts->n_commits)
+	if (set->n_unknowns || set->n_volumes || set->mentions_stand || facts->n_commits)
 		return false;
 	for (size_t i = 0; i < facts->n_files; i++) {
 		const struct vm_fact_file *f = &facts->files[i];

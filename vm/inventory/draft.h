@@ -102,6 +102,13 @@ struct vm_draft {
 	bool unfinished;            /* something was left out because it is in the making, or is to be told later */
 };
 
+/* A file that a definition names without saying what for: draft->beside[@beside] as a plain file, until it is known to be an image. */
+struct vm_draft_mention {
+	const char *path;
+	struct vm_draft *draft;
+	size_t beside;
+};
+
 struct vm_drafts {
 	struct vm_draft *drafts;
 	size_t n;
@@ -109,6 +116,9 @@ struct vm_drafts {
 	size_t n_extra;
 	const struct vm_fact_volume *volumes;
 	size_t n_volumes;
+	struct vm_draft_mention *mentions;
+	size_t n_mentions, mentions_room;
+	bool mentions_stand;        /* written: one of them is an image, which may stand on another's */
 	struct vm_fact_unknown *unknowns; /* vm_drafts_unknown() */
 	size_t n_unknowns, unknowns_room;
 	bool partial;               /* there are more domains, which have nothing to do with these: they stay as they are in the inventory before */

@@ -2,8 +2,10 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * Files that a definition names in places which nobody here knows: whoever has named a file needs it. A value is a path if it begins as one,
- * and so is what comes after one of the characters that are put before a path in a longer one ("file=/srv/a.img,format=raw").
+ * and so is what comes after one of the characters that are put before a path in a longer one ("file=/srv/a.img,format=raw"). QEMU reads more than
+ * one spelling of the same path: two commas for one, what JSON escapes, and a name from the root directory, which is where libvirt starts it.
  */
+#include <json-c/json.h>
 #include <string.h>
 
 #include "vm/util/mem.h"
@@ -28,17 +30,85 @@ static void add(struct found *found, char *path)
 	found->v[found->n] = NULL;
 }
 
-static void look_at(struct found *found, const char *value)
+/* What begins at @p and goes on to one of the characters after a path; with @doubled commas in it as QEMU's options have them. */
+static char *take_path(const char *p, bool doubled)
 {
-	static const char before[] = "=,:;\"' \t\n", after[] = ",;\"' \t\n";
+	char *path = xcalloc(strlen(p) + 1, 1);
+	size_t n = 0;
 
+	for (; *p && !strchr(";\"' \t\n", *p) && (*p != ',' || (doubled && p[1] == ',')); p++) {
+		path[n++] = *p;
+		p += *p == ',';
+	}
+	return path;
+}
+
+static void add_path(struct found *found, const char *p, bool doubled)
+{
+	vs_autofree char *path = take_path(p, doubled);
+
+	if (path[0] == '/' && path[1])
+		add(found, vs_steal(path));
+	else if (strchr(path, '/') && path[1])
+		add(found, xasprintf("/%s", path));
+}
+
+static void look_at_plain(struct found *found, const char *value)
+{
 	if (value[0] == '/' && value[1])
 		add(found, xstrdup(value));
-	for (const char *p = value; (p = strchr(p, '/')); p++) {
-		size_t len = strcspn(p, after);
+	for (const char *p = value; *p; p++) {
+		if (p != value && !strchr("=,:;\"' \t\n", p[-1]))
+			continue;
+		add_path(found, p, false);
+		if (strstr(p, ",,"))
+			add_path(found, p, true);
+	}
+}
 
-		if (len > 1 && (p == value || strchr(before, p[-1])))
-			add(found, xstrndup(p, len));
+static void look_at_json(struct found *found, json_object *o)
+{
+	switch (json_object_get_type(o)) {
+	case json_type_object: {
+		json_object_object_foreach(o, key, value) {
+			(void)key;
+			look_at_json(found, value);
+		}
+		break;
+	}
+	case json_type_array:
+		for (size_t i = 0; i < json_object_array_length(o); i++)
+			look_at_json(found, json_object_array_get_idx(o, i));
+		break;
+	case json_type_string:
+		look_at_plain(found, json_object_get_string(o));
+		break;
+	default:
+		break;
+	}
+}
+
+/* "{...}", or "json:{...}" somewhere in an option. */
+static void parse_json(struct found *found, const char *value)
+{
+	const char *brace = strchr(value, '{');
+	json_object *o = brace ? json_tokener_parse(brace) : NULL;
+
+	if (o)
+		look_at_json(found, o);
+	json_object_put(o);
+}
+
+static void look_at(struct found *found, const char *value)
+{
+	look_at_plain(found, value);
+	parse_json(found, value);
+	if (strstr(value, ",,") && strchr(value, '{')) {
+		vs_autofree char *single = xstrdup(value);
+
+		for (char *p = single; (p = strstr(p, ",,")); p++)
+			memmove(p, p + 1, strlen(p));
+		parse_json(found, single);
 	}
 }
 
