@@ -99,7 +99,7 @@ int sf_op_lookup(struct sf_req *r, fuse_ino_t parent, const char *name)
 	int rc = look_up(r, parent, name, &unread);
 
 	if (rc == -ENOENT && unread)
-		return sf_makers_hand(&r->fs->records, r, look_up_later, &(struct sf_asked){.id = parent, .name = xstrdup(name)});
+		return sf_unread_hand(r, look_up_later, &(struct sf_asked){.id = parent, .name = xstrdup(name)});
 	return rc;
 }
 
@@ -138,7 +138,7 @@ static int open_dir_later(struct sf_req *r, struct sf_asked *asked)
 int sf_op_opendir(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 {
 	if (sf_unread_at(r->fs, id))
-		return sf_makers_hand(&r->fs->records, r, open_dir_later, &(struct sf_asked){.id = id, .fi = *fi});
+		return sf_unread_hand(r, open_dir_later, &(struct sf_asked){.id = id, .fi = *fi});
 	return open_dir(r, id, fi);
 }
 

@@ -260,7 +260,7 @@ int sf_op_open(struct sf_req *r, fuse_ino_t id, struct fuse_file_info *fi)
 	if (rc < 0)
 		return rc;
 	if (key.kind != SF_IMAGE && reads_it(fi) && sf_unread_at(r->fs, id))
-		return sf_makers_hand(&r->fs->records, r, open_unread, &(struct sf_asked){.id = id, .fi = *fi});
+		return sf_unread_hand(r, open_unread, &(struct sf_asked){.id = id, .fi = *fi});
 	if (takes_long(key.kind, fi))
 		return sf_makers_hand(makers_of(r->fs, key.kind), r, open_later, &(struct sf_asked){.id = id, .fi = *fi});
 	return open_id(r, id, fi);

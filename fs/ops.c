@@ -10,7 +10,8 @@
  *	            lookup, readdir or getattr: the kernel holds a directory's lock meanwhile. Joined by main.
  *	makers      four pools (fs.h), made when needed (makers.c), each with one that looks who waits still: open, read and getattr of what takes a walk through a map; open of what is
  *	            counted (space.c); open, read and lseek in now/; lookup, opendir and open in a domain that was not read yet (unread.c: that lookup
- *	            does hold a directory's lock, which the notifier waits for, and waits for the refresher, which does not wait for the notifier). They
+ *	            does hold a directory's lock, which the notifier waits for, and waits for the refresher, which does not wait for the notifier; of the
+ *	            refresher's own lookups, in files of this mount that are a domain's images, none waits). They
  *	            wait as requests do, for each other where two make the same, for vm_space(), until nobody waits any more, and for libvirt and QEMU.
  *	            Joined by main.
  *	notifier    one (notify.c): announces to the kernel what changed, and then answers the writes whose commands are

@@ -3,13 +3,14 @@
 #include "unread.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 #include "clock.h"
 #include "ops.h"
 #include "waiter.h"
 
 #define STEP_MS 100 /* between two looks at who waits */
-#define PATIENCE_NS (60 * INT64_C(1000000000))
+#define PATIENCE_NS (20 * INT64_C(1000000000)) /* while no record is read */
 
 bool sf_unread(const struct sf_place *place)
 {
@@ -28,17 +29,21 @@ bool sf_unread_at(struct sf_fs *fs, fuse_ino_t id)
 
 static int wait_for(const struct sf_req *r, const char *uuid)
 {
-	int64_t patience = sf_clock_ns() + PATIENCE_NS;
+	unsigned asked = 0, now = 0;
 	struct sf_waiter waiter;
-	int rc = -ETIMEDOUT;
+	int64_t until = 0;
+	int rc;
 
 	sf_waiter_init(&waiter, &r->fs->ending, r->req, 0);
-	while (rc == -ETIMEDOUT && sf_clock_ns() < patience) {
-		rc = vm_read_records(r->fs->vm, uuid, STEP_MS);
+	do {
+		rc = vm_read_records(r->fs->vm, uuid, STEP_MS, &now);
 		if (sf_waiter_gone(&waiter))
 			return sf_waiter_errno(&waiter, -EINTR);
-	}
-	return 0;
+		if (!until || now != asked)
+			until = sf_clock_ns() + PATIENCE_NS;
+		asked = now;
+	} while (rc == -ETIMEDOUT && sf_clock_ns() < until);
+	return rc;
 }
 
 int sf_unread_wait(const struct sf_req *r, fuse_ino_t id)
@@ -51,4 +56,12 @@ int sf_unread_wait(const struct sf_req *r, fuse_ino_t id)
 		rc = wait_for(r, place.dir->domain->uuid);
 	sf_world_put(&r->fs->world, tree);
 	return rc;
+}
+
+int sf_unread_hand(struct sf_req *r, sf_maker_op *op, const struct sf_asked *asked)
+{
+	if (!sf_made_is_us(fuse_req_ctx(r->req)->pid))
+		return sf_makers_hand(&r->fs->records, r, op, asked);
+	free(asked->name);
+	return -EAGAIN;
 }

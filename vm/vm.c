@@ -135,9 +135,9 @@ int vm_refresh(struct vm *vm, unsigned timeout_ms)
 	return vm_refresher_poll(vm->refresher, timeout_ms);
 }
 
-int vm_read_records(struct vm *vm, const char *uuid, unsigned timeout_ms)
+int vm_read_records(struct vm *vm, const char *uuid, unsigned timeout_ms, unsigned *asked)
 {
-	return vm_refresher_read(vm->refresher, uuid, timeout_ms);
+	return vm_refresher_read(vm->refresher, uuid, timeout_ms, asked);
 }
 
 /* ---------------------------------------------------------------- commands: see engine/engine.h */

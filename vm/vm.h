@@ -41,8 +41,8 @@ struct vm_inventory *vm_inventory_get(struct vm *vm);
 int vm_refresh(struct vm *vm, unsigned timeout_ms);
 
 /* Waits until the records of that domain's snapshots have been read, where that was put off (vm_domain.unread): they come first now. 0; -ETIMEDOUT: not
- * yet; else what a look failed with, as -EHOSTDOWN. */
-int vm_read_records(struct vm *vm, const char *uuid, unsigned timeout_ms);
+ * yet; else what a look failed with, as -EHOSTDOWN. *asked: how many records were read so far, of all: while that rises it gets on. */
+int vm_read_records(struct vm *vm, const char *uuid, unsigned timeout_ms, unsigned *asked);
 
 /* ---------------------------------------------------------------- commands: the doors behind ctl, retain and jobs */
 

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "vm/observe/chains.h"
+#include "vm/observe/history.h"
 #include "vm/observe/own-files.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
@@ -20,6 +21,9 @@
 
 #define UUID "6fba5a2e-6f7b-4b9e-8d6c-0b5b3c4a1d2e"
 #define LATER (vm_now_ns() + 10 * VM_NS_PER_S) /* when what was written just now has settled */
+
+#define CONFIG(path) "<!--\nWARNING\n-->\n<domain type='qemu'><name>web</name>\n<uuid>" UUID "</uuid>\n<devices><disk type='file' device='disk'>" \
+		     "<driver name='qemu' type='qcow2'/><source file='" path "'/><target dev='vda'/></disk></devices></domain>\n"
 
 static char top[] = "/tmp/vm-scale.XXXXXX";
 
@@ -66,7 +70,7 @@ static struct vm_own_dirs dirs_with_web(void)
 	make_dir("lib/checkpoint");
 	make_dir("lib/checkpoint/web");
 	make_dir("lib/save");
-	put("etc/web.xml", "<domain>\n<uuid>" UUID "</uuid>\n</domain>\n");
+	put("etc/web.xml", CONFIG("/i/web.qcow2"));
 	put("lib/snapshot/web/monday.xml", "<domainsnapshot/>\n");
 	put("lib/snapshot/web/tuesday.xml", "<domainsnapshot/>\n");
 	return dirs;
@@ -147,14 +151,19 @@ Test(vm_own_files, they_count_only_where_they_say_what_libvirt_says, .init = beg
 {
 	static const char *const names[] = { "monday", "tuesday", "wednesday" }, *const others[] = { "monday", "friday" };
 	struct vm_own_dirs dirs = dirs_with_web();
+	struct vm_xml_domain *said;
 
-	cr_expect(vm_own_files_say(&dirs, "web", UUID, names, 2));
-	cr_expect_not(vm_own_files_say(&dirs, "web", UUID, names, 3), "one is not there");
-	cr_expect_not(vm_own_files_say(&dirs, "web", UUID, names, 1), "one is there that libvirt does not name");
-	cr_expect_not(vm_own_files_say(&dirs, "web", UUID, others, 2), "another one");
-	cr_expect_not(vm_own_files_say(&dirs, "web", "00000000-6f7b-4b9e-8d6c-0b5b3c4a1d2e", names, 2), "of another domain");
-	put("etc/db.xml", "<uuid>" UUID "</uuid>\n");
-	cr_expect(vm_own_files_say(&dirs, "db", UUID, names, 0), "who has no snapshots has no directory");
+	cr_assert_eq(vm_xml_domain_parse(CONFIG("/i/web.qcow2"), &said, NULL), 0);
+	cr_expect(vm_own_files_say(&dirs, "web", UUID, said, names, 2));
+	cr_expect_not(vm_own_files_say(&dirs, "web", UUID, said, names, 3), "one is not there");
+	cr_expect_not(vm_own_files_say(&dirs, "web", UUID, said, names, 1), "one is there that libvirt does not name");
+	cr_expect_not(vm_own_files_say(&dirs, "web", UUID, said, others, 2), "another one");
+	cr_expect_not(vm_own_files_say(&dirs, "web", "00000000-6f7b-4b9e-8d6c-0b5b3c4a1d2e", said, names, 2), "of another domain");
+	put("etc/db.xml", CONFIG("/i/web.qcow2"));
+	cr_expect(vm_own_files_say(&dirs, "db", UUID, said, names, 0), "who has no snapshots has no directory");
+	put("etc/web.xml", CONFIG("/i/db.qcow2"));
+	cr_expect_not(vm_own_files_say(&dirs, "web", UUID, said, names, 2), "written, and not read by libvirt yet");
+	vm_xml_domain_free(said);
 	vm_own_dirs_fini(&dirs);
 }
 
@@ -177,6 +186,7 @@ Test(vm_chains, those_who_come_to_one_file_are_of_one_group, .init = begin, .fin
 	put("a", "");
 	put("b", "");
 	put("c", "");
+	put("cd", "");
 	cr_assert_eq(link(a, other), 0);
 	vm_chains_init(&c, files, vm_headers_round(files));
 	vm_chains_ask(&c, 6);
@@ -188,6 +198,10 @@ Test(vm_chains, those_who_come_to_one_file_are_of_one_group, .init = begin, .fin
 	ask(&c, 5, "not there");
 	ask(&c, -1, "c");
 	ask(&c, 2, "not there");
+	c.loose = true; /* a medium in a drive */
+	ask(&c, 0, "cd");
+	ask(&c, 1, "cd");
+	c.loose = false;
 	vm_chains_groups(&c);
 	cr_expect_eq(vm_chains_group(&c, 0), vm_chains_group(&c, 4), "by two names");
 	cr_expect_eq(vm_chains_group(&c, 1), vm_chains_group(&c, 3));
@@ -196,7 +210,42 @@ Test(vm_chains, those_who_come_to_one_file_are_of_one_group, .init = begin, .fin
 	cr_expect_neq(vm_chains_group(&c, 0), vm_chains_group(&c, 2));
 	cr_expect_neq(vm_chains_group(&c, 1), vm_chains_group(&c, 2));
 	vm_chains_fini(&c);
+
+	vm_chains_init(&c, files, vm_headers_round(files));
+	vm_chains_ask(&c, 3);
+	c.loose = true;
+	ask(&c, 0, "cd");
+	ask(&c, 1, "cd");
+	c.loose = false;
+	ask(&c, 2, "cd"); /* a disk */
+	vm_chains_groups(&c);
+	cr_expect_eq(vm_chains_group(&c, 0), vm_chains_group(&c, 2), "what is a disk of one");
+	cr_expect_eq(vm_chains_group(&c, 1), vm_chains_group(&c, 2));
+	vm_chains_fini(&c);
 	vm_headers_free(files);
+}
+
+/* ---------------------------------------------------------------- looks at a part */
+
+Test(vm_history, a_look_at_a_part_knows_what_was_away)
+{
+	struct vm_history *h = vm_history_new();
+
+	vm_history_poll(h, 1, false);
+	cr_expect_eq(vm_history_since(h, 1, "/a"), 1);
+	cr_expect_eq(vm_history_since(h, 2, "/b"), 1);
+	vm_history_poll(h, 2, true); /* of the first alone */
+	cr_expect_eq(vm_history_since(h, 1, "/a"), 1);
+	vm_history_poll(h, 3, true); /* of the second */
+	cr_expect_eq(vm_history_since(h, 2, "/b"), 1);
+	vm_history_poll(h, 4, false);
+	cr_expect_eq(vm_history_since(h, 1, "/a"), 1, "it was there in the last look at all");
+	vm_history_poll(h, 5, true); /* of the second, which was away in the look at all */
+	cr_expect_eq(vm_history_since(h, 2, "/b"), 5);
+	vm_history_poll(h, 6, false);
+	cr_expect_eq(vm_history_since(h, 1, "/a"), 1);
+	cr_expect_eq(vm_history_since(h, 2, "/b"), 5);
+	vm_history_free(h);
 }
 
 /* ---------------------------------------------------------------- one definition for many */

@@ -70,10 +70,14 @@ static int run_on_image(struct vm_context *cx, const struct vm_command *c, struc
 	}
 }
 
-/* What it does concerns this domain alone. What it finds to remove, as what an interrupted command has left, is asked for everywhere (vm_context_glance()). */
-static bool adds(enum vm_verb verb)
+/* What it does concerns this domain alone, unless something was interrupted, which comes to its end first. */
+static bool adds(struct vm_context *cx, enum vm_verb verb)
 {
-	return verb == VM_CREATE || verb == VM_HOLD || verb == VM_RELEASE;
+	vs_autofree char *note = NULL;
+
+	if (verb != VM_CREATE && verb != VM_HOLD && verb != VM_RELEASE)
+		return false;
+	return vm_store_journal_get(cx->store, cx->uuid, &note, NULL) == 0 && !note;
 }
 
 static bool frees(enum vm_verb verb)
@@ -87,7 +91,7 @@ int vm_command_run(struct vm_context *cx, const struct vm_command *c, struct vs_
 	struct vm_effects effects vs_cleanup(vm_effects_fini) = { .n_entries = 0 };
 	int r;
 
-	cx->adds = adds(c->verb);
+	cx->adds = adds(cx, c->verb);
 	r = vm_attest_poll(cx, err);
 	cx->effects = cx->try_only ? &effects : NULL;
 	if (r == 0)

@@ -94,6 +94,17 @@ static const char *note_of(struct vm_build *sk, const struct vm_xml_disk *xml)
 	return vm_build_unsupported(sk, &xml->source);
 }
 
+/* That many have the same medium in their drive does not make them have to do with one another. */
+static int file_of(struct vm_build *sk, const struct vm_xml_disk *xml, struct q2_gate *gate)
+{
+	int file;
+
+	sk->chains.loose = xml->device == VM_DEVICE_CDROM;
+	file = vm_build_file(sk, &xml->source, gate);
+	sk->chains.loose = false;
+	return file;
+}
+
 static void draw_disk(struct vm_build *sk, const struct vm_observed_domain *k, const struct vm_xml_disk *xml,
 		      struct vm_draft_now *disk, struct q2_gate *gate)
 {
@@ -101,7 +112,7 @@ static void draw_disk(struct vm_build *sk, const struct vm_observed_domain *k, c
 	disk->note = note_of(sk, xml);
 	disk->transient = xml->transient;
 	disk->fact = (struct vm_fact_disk){
-		.target = xml->target, .top = vm_build_file(sk, &xml->source, gate), .format = xml->source.format,
+		.target = xml->target, .top = file_of(sk, xml, gate), .format = xml->source.format,
 		.writable = vm_xml_disk_exposed(xml), .mirror = VM_NO_FILE,
 	};
 	if (!k->running || !xml->below_complete)
@@ -194,7 +205,7 @@ static void draw_config(struct vm_build *sk, const struct vm_observed_domain *k,
 
 	for (size_t i = 0; k->config && i < k->config->n_disks; i++) {
 		const struct vm_xml_disk *xml = &k->config->disks[i];
-		int top = vm_build_file(sk, &xml->source, d->gate);
+		int top = file_of(sk, xml, d->gate);
 
 		vm_build_elsewhere(sk, &xml->source, xml->target, vm_arena_printf(&sk->arena, "domain '%s' at its next start", k->name));
 		if (draw_said(sk, xml, top, d, &list))
@@ -220,7 +231,7 @@ static void draw_saved(struct vm_build *sk, const struct vm_observed_domain *k, 
 
 	for (size_t i = 0; k->saved && i < k->saved->n_disks; i++) {
 		const struct vm_xml_disk *xml = &k->saved->disks[i];
-		int top = vm_build_file(sk, &xml->source, d->gate);
+		int top = file_of(sk, xml, d->gate);
 
 		vm_build_elsewhere(sk, &xml->source, xml->target, vm_arena_printf(&sk->arena, "the managed save of domain '%s'", k->name));
 		draw_said(sk, xml, top, d, &list);

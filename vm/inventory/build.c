@@ -351,17 +351,16 @@ static bool may_be_nv(const void *opaque, const struct vm_draft_snapshot *s, con
 static void draw_firmware(struct vm_build *sk, const struct vm_xml_domain *xml, struct vm_draft *d)
 {
 	const char *paths[] = { xml ? xml->nvram : NULL, xml ? xml->loader : NULL, xml ? xml->nvram_template : NULL };
-	int asker = sk->chains.asker;
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(paths); i++) {
-		sk->chains.asker = i ? -1 : asker; /* what all firmware is made of does not make them have to do with one another */
+		sk->chains.loose = i; /* what all firmware is made of */
 		if (!paths[i] || paths[i][0] != '/' || access(paths[i], F_OK) < 0)
 			continue;
 		VM_ARENA_GROW(&sk->arena, d->beside, d->n_beside, d->beside_room);
 		d->beside[d->n_beside++] = (struct vm_fact_beside){ vm_chains_path(&sk->chains, paths[i], Q2_FORMAT_RAW, d->gate),
 								    i ? "its firmware" : "its firmware variables" };
 	}
-	sk->chains.asker = asker;
+	sk->chains.loose = false;
 }
 
 /* So is any other file that it names, whatever for. Of devices and the like only disks have bytes that a merge could change. */
@@ -369,6 +368,7 @@ static void draw_mentions(struct vm_build *sk, const struct vm_xml_domain *xml, 
 {
 	struct stat st;
 
+	sk->chains.loose = true; /* a kernel, an initrd */
 	for (size_t i = 0; xml && xml->mentions && xml->mentions[i]; i++) {
 		if (stat(xml->mentions[i], &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
 			continue;
@@ -378,6 +378,7 @@ static void draw_mentions(struct vm_build *sk, const struct vm_xml_domain *xml, 
 		d->beside[d->n_beside++] = (struct vm_fact_beside){ vm_chains_path(&sk->chains, xml->mentions[i], Q2_FORMAT_RAW, d->gate),
 								    "its definition names it" };
 	}
+	sk->chains.loose = false;
 }
 
 /* The live definition and the configured one may differ: what has been said last counts. */

@@ -121,6 +121,7 @@ struct pass {
 	bool ask_all;   /* libvirt has not been asked yet for every domain, as it is to be */
 	bool all;       /* all domains are drawn */
 	const char *about; /* the UUID of one about which nothing is taken on trust; NULL: none */
+	bool heard; /* libvirt was asked in this look, and records were put off */
 	const struct vm_wish *wish;
 	uint64_t round;
 };
@@ -137,10 +138,15 @@ static void put_off(const struct pass *pass, struct vm_observed *observed)
 	size_t known = observed->n_snapshots - observed->n_unread;
 
 	observed->hurry = pass->prev ? pass->wish->hurry : NULL;
+	observed->asked = pass->wish->asked;
 	observed->first = pass->wish->first;
 	observed->at_most = known > FIRST_RECORDS ? known : FIRST_RECORDS;
-	if (pass->prev && (pass->wish->closely || !pass->wish->hurry))
-		observed->at_most = 0;
+	if (pass->prev && (pass->wish->closely || pass->wish->about || !pass->wish->hurry))
+		observed->at_most = SIZE_MAX; /* who takes a name, or adds anything, must know them all */
+	if (!pass->heard)
+		return;
+	observed->hurry = NULL; /* the second time nothing more is read */
+	observed->at_most = 0;
 }
 
 static int observe_libvirt(struct pass *pass)
@@ -155,6 +161,7 @@ static int observe_libvirt(struct pass *pass)
 	r = vm_observe_poll(observed, pass->conn, &pass->hints, pass->err);
 	if (r < 0)
 		return r;
+	pass->heard |= observed->n_unread > 0;
 	pass->hints = (struct vm_hints){0};
 	pass->ask_all = false; /* in this look all were asked */
 	pass->about = NULL;    /* so was it */
@@ -309,7 +316,7 @@ static int build_part(struct pass *pass, struct part *part, bool last_try, struc
 	int r = 0;
 
 	vm_build_draw(&build);
-	last_try |= poll->observed.n_unread > 0; /* this one is for the names */
+	last_try |= poll->observed.n_unread && !pass->prev; /* for names alone, at once */
 	if (last_try)
 		pass->changed = true; /* as far as we know: look again soon */
 	else

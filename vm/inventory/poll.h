@@ -26,7 +26,8 @@ struct vm_wish {
 	bool closely;             /* nothing that files and directories said before is taken on trust, and all domains are asked and drawn */
 	const char *about;        /* the UUID of a domain of which nothing is taken on trust; NULL: none */
 	const char *first;        /* one of which all records are read, whatever is put off; NULL: none */
-	const atomic_bool *hurry; /* somebody waits for the next look: what can be put off is, unless it is to be closely; NULL: nobody will */
+	const atomic_bool *hurry; /* somebody waits for the next look: what can be put off is, unless this one is about something; NULL: nobody will */
+	atomic_uint *asked;       /* rises with every record that is read; NULL */
 };
 
 /* @fresh: the connection is a new one, so nothing of what is known is taken for granted. @prev: the inventory in place or NULL: then what can be

@@ -40,6 +40,11 @@
 #define LONG_NS (VM_NS_PER_S / 4)
 #define CLOSE_PATIENCE_NS (5 * VM_NS_PER_S)
 
+struct patience {
+	int64_t until_ns; /* steady clock; 0: it has not begun */
+	unsigned asked;   /* vm_source.asked, as it was when it began */
+};
+
 struct vm_refresher {
 	/* immutable after open */
 	struct vm_source *source;
@@ -55,6 +60,8 @@ struct vm_refresher {
 	pthread_cond_t ended; /* others wait: done has risen, or the thread is gone */
 	struct vm_inventory *inventory;
 	uint64_t asked, begun, done;
+	uint64_t n_ended;   /* looks */
+	bool looking;       /* one goes on */
 	bool urgent;        /* somebody waits in vm_refresher_poll(): no pause for company */
 	bool closely;       /* somebody waits in vm_refresher_poll_closely() */
 	char *about;        /* somebody waits in vm_refresher_poll_about(), for that one; NULL: nobody does */
@@ -114,6 +121,7 @@ static bool finish_locked(struct vm_refresher *re, struct vm_inventory *next, in
 		re->inventory = next;
 	}
 	re->done = re->begun;
+	re->n_ended++;
 	re->result = result;
 	re->wish_ns = re->source->due_ns;
 	re->took_ns = re->source->caught_up ? 0 : vm_steady_ns() - re->began_ns;
@@ -156,12 +164,14 @@ static void poll_locked(struct vm_refresher *re)
 	re->source->first = re->reading = vs_steal(re->first);
 	atomic_store(&re->source->hurry, false);
 	re->began_ns = vm_steady_ns();
+	re->looking = true;
 	pthread_mutex_unlock(&re->lock);
 	r = re->source->ops->poll(re->source, re->inventory, &next, NULL);
 	re->source->about = re->source->first = NULL;
 	check(next);
 	pthread_mutex_lock(&re->lock);
 	free(vs_steal(re->reading));
+	re->looking = false;
 	news = finish_locked(re, r < 0 ? NULL : next, r, &old);
 	pthread_mutex_unlock(&re->lock);
 	vm_inventory_put(old);
@@ -319,9 +329,24 @@ static void want_locked(struct vm_refresher *re, bool closely, const char *about
 		re->about = xstrdup(about);
 }
 
+/* Waits for a look to end, a second at most. Patience begins anew while records are read: they may be a hundred thousand. False: it is at its end. */
+static bool await_look_locked(struct vm_refresher *re, unsigned timeout_ms, struct patience *p)
+{
+	unsigned asked = atomic_load(&re->source->asked);
+	int64_t now = vm_steady_ns(), second = now + VM_NS_PER_S;
+
+	if (!p->until_ns || p->asked != asked)
+		*p = (struct patience){ now + timeout_ms * VM_NS_PER_MS, asked };
+	if (re->stop || now >= p->until_ns)
+		return false;
+	wait_until_locked(&re->ended, &re->lock, p->until_ns < second ? p->until_ns : second);
+	return true;
+}
+
+/* The look that goes on puts off what it can. */
 static int poll(struct vm_refresher *re, bool closely, const char *about, unsigned timeout_ms)
 {
-	int64_t patience = vm_steady_ns() + timeout_ms * VM_NS_PER_MS;
+	struct patience patience = {0};
 	uint64_t mine;
 	int r;
 
@@ -329,9 +354,10 @@ static int poll(struct vm_refresher *re, bool closely, const char *about, unsign
 	mine = ++re->asked;
 	re->urgent = true;
 	want_locked(re, closely, about);
+	atomic_store(&re->source->hurry, true);
 	pthread_cond_signal(&re->wake);
-	while (re->done < mine && !re->stop && vm_steady_ns() < patience)
-		wait_until_locked(&re->ended, &re->lock, patience);
+	while (re->done < mine && await_look_locked(re, timeout_ms, &patience))
+		;
 	r = re->done >= mine ? re->result : -ETIMEDOUT;
 	pthread_mutex_unlock(&re->lock);
 	return r;
@@ -376,20 +402,26 @@ static void want_read_locked(struct vm_refresher *re, const char *uuid)
 	atomic_store(&re->source->hurry, true);
 }
 
-int vm_refresher_read(struct vm_refresher *re, const char *uuid, unsigned timeout_ms)
+int vm_refresher_read(struct vm_refresher *re, const char *uuid, unsigned timeout_ms, unsigned *asked)
 {
-	int64_t patience = vm_steady_ns() + timeout_ms * VM_NS_PER_MS;
+	int64_t until = vm_steady_ns() + timeout_ms * VM_NS_PER_MS;
+	uint64_t ended;
 	int r = 0;
 
 	pthread_mutex_lock(&re->lock);
-	while (r == 0 && is_unread_locked(re, uuid)) {
+	ended = re->n_ended;
+	while (is_unread_locked(re, uuid) && r == 0) {
 		want_read_locked(re, uuid);
-		wait_until_locked(&re->ended, &re->lock, patience);
-		if (re->result < 0)
+		if (re->looking || re->result >= 0) /* else the next one may be far, for libvirt is away */
+			wait_until_locked(&re->ended, &re->lock, until);
+		if ((re->n_ended != ended || !re->looking) && re->result < 0)
 			r = re->result;
-		else if (re->stop || vm_steady_ns() >= patience)
-			r = is_unread_locked(re, uuid) ? -ETIMEDOUT : 0;
+		else if (re->stop || vm_steady_ns() >= until)
+			r = -ETIMEDOUT;
 	}
+	if (!is_unread_locked(re, uuid))
+		r = 0;
+	*asked = atomic_load(&re->source->asked);
 	pthread_mutex_unlock(&re->lock);
 	return r;
 }

@@ -30,11 +30,12 @@ void vm_refresher_free(struct vm_refresher *r); /* never started, or after a sto
 struct vm_inventory *vm_refresher_inventory(struct vm_refresher *r);
 /* As vm_refresh(). */
 int vm_refresher_poll(struct vm_refresher *r, unsigned timeout_ms);
-/* The same for whoever is about to write or to remove something: directories are listed and headers read anew, whatever is remembered. */
+/* The same for whoever is about to write or to remove something: all domains are asked for and drawn, directories are listed and headers read anew, whatever is
+ * remembered. */
 int vm_refresher_poll_closely(struct vm_refresher *r, unsigned timeout_ms);
 /* The same for whoever only adds something to this domain: it is looked at closely, and the others as ever. */
 int vm_refresher_poll_about(struct vm_refresher *r, const char *uuid, unsigned timeout_ms);
 /* As vm_read_records(). */
-int vm_refresher_read(struct vm_refresher *r, const char *uuid, unsigned timeout_ms);
+int vm_refresher_read(struct vm_refresher *r, const char *uuid, unsigned timeout_ms, unsigned *asked);
 
 #endif

@@ -85,17 +85,16 @@ static int libvirt_look(struct vm_source *source, const struct vm_inventory *pre
 			struct vs_err *err)
 {
 	struct libvirt_source *s = (struct libvirt_source *)source;
-	const struct vm_wish wish = { source->closely, source->about, source->first, &source->hurry };
+	const struct vm_wish wish = { source->closely, source->about, source->first, &source->hurry, &source->asked };
 	int r = ensure_connected(s, err);
 
 	if (r < 0)
 		return r;
 	source->caught_up = prev && vm_poll_is_behind(s->poll);
 	r = vm_poll_once(s->poll, s->conn, s->fresh, &wish, prev, out, err);
-	if (r >= 0) {
+	s->source.due_ns = r >= 0 && vm_poll_is_behind(s->poll) ? vm_steady_ns() : 0;
+	if (r >= 0)
 		s->fresh = false;
-		s->source.due_ns = vm_poll_is_behind(s->poll) ? vm_steady_ns() : 0;
-	}
 	else if (!vm_conn_alive(s->conn) && prev)
 		lose_connection(s);
 	return r;

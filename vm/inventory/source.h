@@ -36,6 +36,8 @@ struct vm_source {
 	const char *first;
 	/* Set at any time, also from elsewhere: somebody waits for the next look, so what can be put off is. */
 	atomic_bool hurry;
+	/* Rises with every record that is read: what takes long gets on. */
+	atomic_uint asked;
 	/* Set by look(): when the next look makes sense (steady clock) where that is not after the refresh period; 0. */
 	int64_t due_ns;
 	/* Likewise: it took so long because there was so much that was never read before. The next one will not. */

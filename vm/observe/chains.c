@@ -17,6 +17,7 @@ void vm_chains_fini(struct vm_chains *c)
 	free(c->fact);
 	free(c->asked_by);
 	free(c->group);
+	free(c->loosely);
 	*c = (struct vm_chains){0};
 }
 
@@ -50,7 +51,10 @@ static void join(struct vm_chains *c, int a, int b)
 
 static void note_asker(struct vm_chains *c, int file)
 {
-	if (c->asked_by[file] < 0)
+	if (c->loose) {
+		XGROW(c->loosely, c->n_loosely, c->loosely_room);
+		c->loosely[c->n_loosely++] = (struct vm_chains_loose){ c->asker, file };
+	} else if (c->asked_by[file] < 0)
 		c->asked_by[file] = c->asker;
 	else
 		join(c, c->asked_by[file], c->asker);
@@ -82,6 +86,11 @@ void vm_chains_groups(struct vm_chains *c)
 			if (c->asked_by[order[i]] < 0)
 				c->asked_by[order[i]] = c->asked_by[order[i - 1]];
 		}
+	for (size_t i = c->n - 1; i-- > 0 && c->n;) /* and backwards */
+		if (c->asked_by[order[i]] < 0 && !by_image(&order[i], &order[i + 1], c))
+			c->asked_by[order[i]] = c->asked_by[order[i + 1]];
+	for (size_t i = 0; i < c->n_loosely; i++)
+		join(c, c->loosely[i].asker, c->asked_by[c->loosely[i].file]);
 }
 
 /* ---------------------------------------------------------------- collecting */
@@ -103,7 +112,8 @@ static int entry_of(struct vm_chains *c, struct vm_header *f)
 	f->indexed = c->number;
 	f->shown_allocated = f->stamp.allocated;
 	c->file[f->index] = f;
-	c->asked_by[f->index] = c->asker;
+	c->asked_by[f->index] = -1;
+	note_asker(c, f->index);
 	c->fact[f->index] = (struct vm_fact_file){
 		.path = f->path, .error = f->code, .why = f->error, .format = f->format,
 		.info = f->format == Q2_FORMAT_QCOW2 ? f->info : NULL, .below = VM_NO_FILE, .data = VM_NO_FILE,

@@ -19,7 +19,12 @@ struct vm_chains {
 	struct vm_fact_file *fact;
 	size_t n, room;
 	int asker;                /* whoever asks for files now; -1: nobody who counts */
+	bool loose;               /* what is asked for now nobody writes to: that others ask for it, too, means nothing, unless it is a disk of theirs */
 	int *asked_by;            /* index by index: the first who did, or -1 */
+	struct vm_chains_loose {
+		int asker, file;
+	} *loosely;               /* who asked so for what */
+	size_t n_loosely, loosely_room;
 	size_t *group;            /* of each who asks: another one of his group, himself for the group's head; see vm_chains_groups() */
 	size_t n_groups;
 };

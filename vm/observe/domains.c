@@ -325,14 +325,14 @@ static bool tells(const struct vm_observe *observe, const struct vm_own_files *n
 	bool complete = !observe->gone && !observe->failed && now->known && now->settled && d->now && !d->running && !strcmp(d->state, "shut off") && !d->saved &&
 			!d->saved_problem && !d->n_jobs && !d->asking && d->checkpoints;
 
+	for (size_t i = 0; complete && i < d->n_list; i++)
+		complete = d->list[i]->record && !d->list[i]->problem;
 	if (!complete || (d->own_tell && vm_own_files_same(&d->own, now)))
 		return complete;
 	names = xcalloc(d->n_list + 1, sizeof(*names));
-	for (size_t i = 0; i < d->n_list; i++) {
+	for (size_t i = 0; i < d->n_list; i++)
 		names[i] = d->list[i]->name;
-		complete = complete && d->list[i]->record && !d->list[i]->problem;
-	}
-	complete = complete && vm_own_files_say(&observe->observed->own, d->name, d->uuid, names, d->n_list);
+	complete = vm_own_files_say(&observe->observed->own, d->name, d->uuid, d->now, names, d->n_list);
 	free(names);
 	return complete;
 }
@@ -343,11 +343,19 @@ static void check_own_files(struct vm_observe *observe, uint64_t now_hash, uint6
 	struct vm_observed_domain *d = observe->d;
 	struct vm_own_files now;
 
-	if (observe->gone || observe->failed || (d->now_hash == now_hash && d->names_hash == names_hash))
+	if (observe->gone || observe->failed)
 		return;
+	if (d->now_hash == now_hash && d->names_hash == names_hash) {
+		d->own_suspect = false;
+		return;
+	}
 	vm_own_files_look(&observe->observed->own, d->name, vm_now_ns(), &now);
 	if (!vm_own_files_same(&d->own, &now) || d->running)
 		return;
+	if (!d->own_suspect) { /* it may have been written between the look at them and the question */
+		d->own_suspect = true;
+		return;
+	}
 	vm_log_warn(d->log, "libvirt has changed it without a trace in its own files, which are not gone by any more");
 	observe->observed->own_lies = true;
 }

@@ -52,7 +52,8 @@ struct vm_history {
 	struct seen_commit *commits;
 	size_t n_commits, commits_room;
 	unsigned poll;
-	uint64_t look; /* counts polls without gaps */
+	uint64_t look; /* counts polls without gaps, but for partial ones */
+	bool partial;  /* this one is */
 };
 
 struct vm_history *vm_history_new(void)
@@ -132,6 +133,7 @@ static void forget_commits(struct vm_history *memory)
 void vm_history_poll(struct vm_history *memory, unsigned poll, bool partial)
 {
 	memory->poll = poll;
+	memory->partial = partial;
 	if (partial)
 		return;
 	memory->look++;
@@ -190,10 +192,11 @@ unsigned vm_history_pulled(struct vm_history *memory, const struct q2_stamp *sta
 
 /* ---------------------------------------------------------------- snapshot disks */
 
-/* It was not there in the look before, so it is another one, of the same name and second. */
+/* It was not there in the look before, so it is another one, of the same name and second. A partial look is not counted: what was there in the last that
+ * was has its number. */
 static bool was_away(const struct vm_history *memory, uint64_t look)
 {
-	return look + 1 < memory->look;
+	return look + !memory->partial < memory->look;
 }
 
 unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *pit)

@@ -87,6 +87,7 @@ struct vm_observed_domain {
 	bool refused; /* libvirt did not answer something at the last look */
 	struct vm_own_files own; /* as they were before it was asked last */
 	bool own_tell;           /* and that they tell whether it has changed */
+	bool own_suspect;        /* once they did not */
 };
 
 struct vm_observed {
@@ -100,10 +101,11 @@ struct vm_observed {
 	bool closely;                     /* set by the caller: every domain is asked, whatever libvirt's files say */
 	const char *about;                /* set by the caller: the UUID of one that is, for all its records; NULL: none */
 
-	/* set by the caller: once so many records that are new were asked for, the others are put off as soon as *hurry (NULL: at once), but for
-	 * those of the domain with the UUID `first` (NULL: none). at_most 0: none is put off. */
+	/* set by the caller: once so many records that are new were asked for (SIZE_MAX: all), the others are put off as soon as *hurry (NULL: at
+	 * once), but for those of the domain with the UUID `first` (NULL: none). *asked counts those that were. */
 	size_t at_most;
 	const atomic_bool *hurry;
+	atomic_uint *asked;
 	const char *first;
 	size_t n_asked;                   /* of them */
 	size_t n_unread;                  /* records that libvirt was not asked for yet */

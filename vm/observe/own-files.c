@@ -22,7 +22,7 @@
 #include "vm/util/strmap.h"
 
 #define SETTLED_NS (2 * VM_NS_PER_S) /* libvirt writes first and says so then, or the other way round, within milliseconds */
-#define CONFIG_MAX (16 * 1024) /* of it: where its UUID stands */
+#define CONFIG_MAX ((size_t)1 << 20)
 #define SUFFIX ".xml"
 
 void vm_own_dirs_fini(struct vm_own_dirs *dirs)
@@ -88,16 +88,32 @@ bool vm_own_files_same(const struct vm_own_files *a, const struct vm_own_files *
 
 /* ---------------------------------------------------------------- whose they are */
 
-static bool has_uuid(const char *path, const char *uuid)
+static bool same_files(const struct vm_xml_domain *a, const struct vm_xml_domain *b)
+{
+	if (a->n_files != b->n_files || a->n_disks != b->n_disks)
+		return false;
+	for (size_t i = 0; i < a->n_files; i++)
+		if (strcmp(a->files[i].path, b->files[i].path) != 0)
+			return false;
+	return vm_same_text(a->nvram, b->nvram) && vm_same_text(a->loader, b->loader);
+}
+
+/* Does the definition name the files that libvirt says? One that was written by others counts once libvirt has read it, which leaves no trace here. */
+static bool is_as_said(const char *path, const char *uuid, const struct vm_xml_domain *said)
 {
 	vs_autofree char *wanted = xasprintf("<uuid>%s</uuid>", uuid);
 	vs_autofree char *text = xcalloc(CONFIG_MAX + 1, 1);
 	FILE *f = fopen(path, "re");
 	size_t len = f ? fread(text, 1, CONFIG_MAX, f) : 0;
+	struct vm_xml_domain *written = NULL;
+	bool same = false;
 
 	if (f)
 		fclose(f);
-	return len && strstr(text, wanted);
+	if (len && len < CONFIG_MAX && strstr(text, wanted) && !vm_xml_domain_parse(text, &written, NULL))
+		same = same_files(written, said);
+	vm_xml_domain_free(written);
+	return same;
 }
 
 /* How many records lie in it; -1: something else does, too, or it cannot be listed. One that is not there has none. */
@@ -120,7 +136,8 @@ static long count_records(const char *path, const struct vm_strmap *names)
 	return n;
 }
 
-bool vm_own_files_say(const struct vm_own_dirs *dirs, const char *name, const char *uuid, const char *const *snapshots, size_t n)
+bool vm_own_files_say(const struct vm_own_dirs *dirs, const char *name, const char *uuid, const struct vm_xml_domain *said,
+		      const char *const *snapshots, size_t n)
 {
 	vs_autofree char *config = xasprintf("%s/%s.xml", dirs->config, name);
 	vs_autofree char *records = xasprintf("%s/snapshot/%s", dirs->state, name);
@@ -129,7 +146,7 @@ bool vm_own_files_say(const struct vm_own_dirs *dirs, const char *name, const ch
 
 	for (size_t i = 0; i < n; i++)
 		vm_strmap_put(&names, snapshots[i], (void *)snapshots);
-	same = has_uuid(config, uuid) && count_records(records, &names) == (long)n;
+	same = is_as_said(config, uuid, said) && count_records(records, &names) == (long)n;
 	vm_strmap_clear(&names, NULL);
 	return same;
 }

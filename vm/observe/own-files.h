@@ -8,7 +8,7 @@
  * stat(2) takes the place of five questions. That is how a thousand domains cost nothing while nothing happens.
  *
  * These files are libvirt's business, and may not be those of the daemon that we are connected to (a container has its own). So they are
- * believed only where they say what libvirtd says, name by name; they are never read for what is in them; some domains are asked in their turn all the same,
+ * believed only where they say what libvirtd says, name by name; nothing is ever concluded from what is in them else; some domains are asked in their turn all the same,
  * and when one of those has changed without its files nothing here is believed any more (domains.c).
  *
  * Threads: one, the refresher.
@@ -19,6 +19,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "vm/xml/xml.h"
 
 /* Where a connection's are; all NULL where that is not known. Zero-initialise. */
 struct vm_own_dirs {
@@ -44,7 +46,8 @@ void vm_own_files_look(const struct vm_own_dirs *dirs, const char *name, int64_t
 /* Nothing was written between the two. Whether that is for certain is another question: were they settled at the first? */
 bool vm_own_files_same(const struct vm_own_files *a, const struct vm_own_files *b);
 
-/* Are they of this domain, and these its snapshots, each and no more? */
-bool vm_own_files_say(const struct vm_own_dirs *dirs, const char *name, const char *uuid, const char *const *snapshots, size_t n);
+/* Are they of this domain, with the files that libvirt has @said, and these its snapshots, each and no more? */
+bool vm_own_files_say(const struct vm_own_dirs *dirs, const char *name, const char *uuid, const struct vm_xml_domain *said,
+		      const char *const *snapshots, size_t n);
 
 #endif

@@ -135,9 +135,9 @@ static bool should_ask(struct vm_observe *observe, const struct vm_observed_snap
 
 static bool is_first(const struct vm_observe *observe)
 {
-	const struct vm_observed *observed = observe->observed;
+	const char *first = observe->observed->first;
 
-	return (observed->first && !strcmp(observed->first, observe->d->uuid)) || (observed->about && !strcmp(observed->about, observe->d->uuid));
+	return first && !strcmp(first, observe->d->uuid);
 }
 
 /* At the first look, which everybody waits for, names are enough: with a hundred thousand records libvirt is busy for half a minute. Likewise when
@@ -147,9 +147,11 @@ static bool put_off(const struct vm_observe *observe, struct vm_observed_snapsho
 	struct vm_observed *observed = observe->observed;
 	bool fresh = !s->record && !s->problem;
 
-	s->unread = fresh && observed->at_most && observed->n_asked >= observed->at_most && (!observed->hurry || atomic_load(observed->hurry)) &&
+	s->unread = fresh && observed->n_asked >= observed->at_most && (!observed->hurry || atomic_load(observed->hurry)) &&
 		    !is_first(observe);
 	observed->n_asked += fresh && !s->unread;
+	if (observed->asked && fresh && !s->unread)
+		atomic_fetch_add(observed->asked, 1);
 	return s->unread;
 }
 
