@@ -147,6 +147,20 @@ static void posix_close(struct q2_file *f)
 
 static const struct q2_file_ops posix_ops = { posix_size, posix_pread, posix_identity, posix_close };
 
+/* Is the file system one of these? @unknown: where it cannot be asked. */
+static bool is_one_of(int fd, const unsigned long *types, size_t n, bool unknown)
+{
+	struct statfs sf;
+	size_t i;
+
+	if (fstatfs(fd, &sf))
+		return unknown;
+	for (i = 0; i < n; i++)
+		if ((unsigned long)sf.f_type == types[i])
+			return true;
+	return false;
+}
+
 /* File systems whose page cache every writer of this host shares. */
 static bool shares_page_cache(int fd)
 {
@@ -154,15 +168,17 @@ static bool shares_page_cache(int fd)
 		EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC,
 		RAMFS_MAGIC, 0x2fc12fc1 /* zfs */, SQUASHFS_MAGIC, ISOFS_SUPER_MAGIC, MSDOS_SUPER_MAGIC, DEVMEM_MAGIC,
 	};
-	struct statfs sf;
-	size_t i;
 
-	if (fstatfs(fd, &sf))
-		return true;
-	for (i = 0; i < VS_ARRAY_LEN(local); i++)
-		if ((unsigned long)sf.f_type == local[i])
-			return true;
-	return false;
+	return is_one_of(fd, local, VS_ARRAY_LEN(local), true);
+}
+
+/* File systems where whoever writes to a file writes to this inode. Not so on overlayfs, whose layers can be written beneath it, nor where
+ * others than this kernel write: there a lease can be had and means little. */
+static bool knows_all_writers(int fd)
+{
+	static const unsigned long sure[] = { EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, F2FS_SUPER_MAGIC };
+
+	return is_one_of(fd, sure, VS_ARRAY_LEN(sure), false);
 }
 
 int q2_path_open(const char *path, int *path_fd, struct vs_err *err)
@@ -307,4 +323,30 @@ int q2_file_guard(struct q2_file *f, bool on)
 	if (f->fd < 0)
 		return -ENOTSUP;
 	return fcntl(f->fd, F_OFD_SETLK, &fl) ? -errno : 0;
+}
+
+int q2_file_lease(struct q2_file *f, const struct q2_lease *lease)
+{
+	struct f_owner_ex owner = { F_OWNER_TID, lease->tid };
+	int rc;
+
+	if (f->fd < 0 || q2_file_direct(f) || !knows_all_writers(f->fd))
+		return -ENOTSUP;
+	if (fcntl(f->fd, F_SETSIG, lease->signo) || fcntl(f->fd, F_SETOWN_EX, &owner))
+		return -ENOTSUP;
+	if (!fcntl(f->fd, F_SETLEASE, F_RDLCK))
+		return 0;
+	rc = errno;
+	return rc == EAGAIN ? -EAGAIN : -ENOTSUP;
+}
+
+bool q2_file_leased(struct q2_file *f)
+{
+	return fcntl(f->fd, F_GETLEASE) == F_RDLCK;
+}
+
+void q2_file_unlease(struct q2_file *f)
+{
+	if (f->fd >= 0)
+		fcntl(f->fd, F_SETLEASE, F_UNLCK);
 }

@@ -30,4 +30,11 @@ int q2_file_extent(struct q2_file *f, uint64_t host_off, uint64_t len, struct q2
 /* Takes or drops the guard: an OFD read lock on byte 201, "I do not let others write". */
 int q2_file_guard(struct q2_file *f, bool on);
 
+/* A read lease (fcntl(2), F_SETLEASE) on this descriptor: see q2_view_lease(). -EAGAIN: it is open for writing; -ENOTSUP: there is none to
+ * be had on this file. */
+int q2_file_lease(struct q2_file *f, const struct q2_lease *lease);
+/* It is held, and nobody waits for its end. */
+bool q2_file_leased(struct q2_file *f);
+void q2_file_unlease(struct q2_file *f);
+
 #endif

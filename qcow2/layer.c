@@ -402,7 +402,7 @@ static int check_head(struct q2_layer *l, uint32_t *nb, uint64_t *table_off, str
 	return memcmp(now, then, len) ? head_differs(l, err) : 0;
 }
 
-static int check_snapshot(struct q2_layer *l, struct q2_work *work, struct vs_err *err)
+static int check_snapshot(struct q2_layer *l, bool anew, struct q2_work *work, struct vs_err *err)
 {
 	struct q2_look look = q2_map_look(l->map);
 	struct q2_stamp now;
@@ -411,7 +411,7 @@ static int check_snapshot(struct q2_layer *l, struct q2_work *work, struct vs_er
 	uint32_t nb = 0;
 	int rc = stat_file(l->file, &now, err);
 
-	if (!rc && !q2_settled_still(&l->settled, l->file, &now)) {
+	if (!rc && (anew || !q2_settled_still(&l->settled, l->file, &now))) {
 		when = q2_now_ns();
 		rc = check_head(l, &nb, &table_off, err);
 		if (!rc)
@@ -426,5 +426,10 @@ static int check_snapshot(struct q2_layer *l, struct q2_work *work, struct vs_er
 
 int q2_layer_check(struct q2_layer *l, struct q2_work *work, struct vs_err *err)
 {
-	return l->role == Q2_SNAPSHOT ? check_snapshot(l, work, err) : check_frozen(l, err);
+	return l->role == Q2_SNAPSHOT ? check_snapshot(l, false, work, err) : check_frozen(l, err);
+}
+
+int q2_layer_check_anew(struct q2_layer *l, struct q2_work *work, struct vs_err *err)
+{
+	return l->role == Q2_SNAPSHOT ? check_snapshot(l, true, work, err) : check_frozen(l, err);
 }

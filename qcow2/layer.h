@@ -46,6 +46,8 @@ void q2_layer_fini(struct q2_layer *l, struct q2_cache *cache);
 
 /* 0 while everything above holds; -ESTALE; or the error of looking. */
 int q2_layer_check(struct q2_layer *l, struct q2_work *work, struct vs_err *err);
+/* The same, without taking the file's times for an answer. */
+int q2_layer_check_anew(struct q2_layer *l, struct q2_work *work, struct vs_err *err);
 
 void q2_layer_unguard(struct q2_layer *l);
 

@@ -277,6 +277,26 @@ int q2_view_check(struct q2_view *view, struct q2_work *work, struct vs_err *err
 bool q2_view_settled(struct q2_view *view);
 
 /*
+ * Leases. While this process has a read lease on a file nobody has it open for writing, and whoever opens it so is made to wait by the
+ * kernel until the lease is given up. So the bytes of an extent may be handed on without a copy, too, if leases on all files of the view
+ * were held all the time from a q2_view_check() that came after the extent was asked for until the bytes have left.
+ *
+ * When somebody waits, the thread @tid gets the signal @signo (or SIGIO), with the descriptor in si_fd; it is to see to it that the leases
+ * are given up soon: after /proc/sys/fs/lease-break-time seconds the kernel takes them away. Closing the view gives them up.
+ */
+struct q2_lease {
+	int signo;
+	pid_t tid;
+};
+/* Takes all of them, and then checks everything anew, whatever is known from before. 0; -EAGAIN: a file is open for writing; -ENOTSUP: there
+ * are none to be had, on this file system (ext4, XFS, Btrfs, F2FS and tmpfs have them), for this user or on a device; or what the check said: then
+ * none is held. One thread at a time, as is giving them up. */
+int q2_view_lease(struct q2_view *view, const struct q2_lease *lease, struct q2_work *work);
+/* All are held at this moment, and nobody waits for one. */
+bool q2_view_leased(struct q2_view *view);
+void q2_view_unlease(struct q2_view *view);
+
+/*
  * lseek(2): @whence SEEK_DATA or SEEK_HOLE. Returns the offset; -ENXIO as lseek does. At the limit of @work an answer that is
  * right, if not exact: of SEEK_DATA the place that was reached, all before which is a hole; of SEEK_HOLE the end of the disk.
  */

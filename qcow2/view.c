@@ -347,6 +347,48 @@ int q2_view_check(struct q2_view *v, struct q2_work *work, struct vs_err *err)
 	return check_touched(v, &all, work, err);
 }
 
+/* ---------------------------------------------------------------- leases */
+
+void q2_view_unlease(struct q2_view *v)
+{
+	const struct q2_stamp *stamp;
+	struct q2_file *file;
+	size_t i;
+
+	for (i = 0; file_at(v, i, &file, &stamp); i++)
+		q2_file_unlease(file);
+}
+
+bool q2_view_leased(struct q2_view *v)
+{
+	const struct q2_stamp *stamp;
+	struct q2_file *file;
+	size_t i;
+
+	for (i = 0; file_at(v, i, &file, &stamp); i++)
+		if (!q2_file_leased(file))
+			return false;
+	return true;
+}
+
+int q2_view_lease(struct q2_view *v, const struct q2_lease *lease, struct q2_work *work)
+{
+	const struct q2_stamp *stamp;
+	struct q2_file *file;
+	int rc = v->n_layers > v->watched ? -ENOTSUP : 0;
+	size_t i;
+
+	for (i = 0; !rc && file_at(v, i, &file, &stamp); i++)
+		rc = q2_file_lease(file, lease);
+	for (i = 0; !rc && i < v->n_layers; i++)
+		rc = q2_layer_check_anew(v->layers[i], work, NULL);
+	if (rc)
+		q2_view_unlease(v);
+	return rc;
+}
+
+/* ---------------------------------------------------------------- judging */
+
 /* What came of a question, once it is known whether it was asked of what was opened. Of one that nobody waits for any more
  * nothing needs to be known. */
 static int judge(struct q2_view *v, const struct touched *t, struct q2_work *work, int rc, struct vs_err *err)

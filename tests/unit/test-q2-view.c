@@ -3,8 +3,10 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include "q2-image.h"
@@ -1292,5 +1294,105 @@ Test(q2_view, a_snapshot_is_found_in_the_file_or_not_opened)
 	cr_expect_eq(try_open(&r, path, Q2_FORMAT_NONE, NULL, &v, &err), -EPERM);
 	cr_expect_eq(try_open(&r, path, Q2_FORMAT_RAW, &s[0], &v, &err), -ESTALE);
 	cr_expect_null(v);
+	room_free(&r);
+}
+
+/* ---------------------------------------------------------------- leases */
+
+static const struct q2_lease lease = { .signo = SIGIO };
+
+/* 0, or what it says; nobody is told when it is to be given up, so nobody may wait for that. */
+static int try_lease(struct q2_view *v)
+{
+	struct q2_lease mine = lease;
+	int rc;
+
+	signal(SIGIO, SIG_IGN);
+	mine.tid = gettid();
+	rc = q2_view_lease(v, &mine, NULL);
+	if (rc == -ENOTSUP)
+		cr_skip_test("no leases on this file system");
+	return rc;
+}
+
+static bool can_write(const char *path)
+{
+	int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
+Test(q2_view, while_a_lease_is_held_nobody_writes)
+{
+	struct room r = room_new(1 << 20, 1 << 20);
+	struct q2_snapshot s[2];
+	vs_autofree char *path = put_live(&r, s);
+	struct q2_view *one = view(&r, path, Q2_FORMAT_QCOW2, &s[0]);
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	cr_expect_eq(try_lease(one), -EAGAIN, "it is open for writing");
+	close(fd);
+	cr_assert_eq(try_lease(one), 0);
+	cr_expect(q2_view_leased(one));
+	expect_bytes(one, 0, C, 0xaa);
+	cr_expect(!can_write(path));
+	cr_expect(!q2_view_leased(one), "somebody has asked for it");
+	q2_view_unlease(one);
+	cr_expect(can_write(path));
+	cr_assert_eq(try_lease(one), 0);
+	q2_view_close(one);
+	cr_expect(can_write(path), "it goes with the view");
+	room_free(&r);
+}
+
+Test(q2_view, no_lease_on_a_snapshot_that_went_after_its_tables_were_read)
+{
+	struct room r = room_new(1 << 20, 1 << 20);
+	struct q2_snapshot s[2];
+	vs_autofree char *path = put_live(&r, s);
+	struct q2_view *one = view(&r, path, Q2_FORMAT_QCOW2, &s[0]), *two = view(&r, path, Q2_FORMAT_QCOW2, &s[1]);
+
+	expect_bytes(one, 0, C, 0xaa);
+	expect_bytes(two, 0, C, 0xbb);
+	delete_sibling(path, &snaps[1], 30);
+	cr_expect_eq(try_lease(one), -ESTALE);
+	cr_expect(!q2_view_leased(one));
+	cr_expect(can_write(path));
+	cr_expect_eq(try_lease(two), 0, "its record has only moved");
+	expect_bytes(two, 0, C, 0xbb);
+	q2_view_close(one);
+	q2_view_close(two);
+	room_free(&r);
+}
+
+Test(q2_view, leases_are_on_all_of_a_chain_or_on_nothing)
+{
+	struct room r = room_new(1 << 20, 1 << 20);
+	struct ti_image img;
+	vs_autofree char *path = NULL, *base = NULL;
+	struct q2_view *v;
+	int fd;
+
+	ti_init(&img, 9, 64 * C);
+	ti_l1(&img, TI_L1, 0, 20);
+	ti_data(&img, 20, 0, 30, 0xaa);
+	base = put_image(&r, "base.qcow2", &img);
+	ti_init(&img, 9, 64 * C);
+	ti_backing(&img, "base.qcow2", "qcow2");
+	path = put_image(&r, "top.qcow2", &img);
+	v = view(&r, path, Q2_FORMAT_QCOW2, NULL);
+	fd = open(base, O_RDWR | O_CLOEXEC);
+	cr_expect_eq(try_lease(v), -EAGAIN);
+	cr_expect(can_write(path), "the one on top was given up again");
+	close(fd);
+	cr_expect_eq(try_lease(v), 0);
+	expect_bytes(v, 0, C, 0xaa);
+	cr_expect(!can_write(base));
+	cr_expect(!q2_view_leased(v));
+	q2_view_unlease(v);
+	cr_expect(can_write(base) && can_write(path));
+	q2_view_close(v);
 	room_free(&r);
 }
