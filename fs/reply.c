@@ -5,9 +5,22 @@
 #include <assert.h>
 #include <errno.h>
 
+#include "splice.h"
+
+static _Thread_local struct heard {
+	uint64_t unique;
+	int device;
+} heard;
+
+void sf_req_heard(struct fuse_session *se, const struct fuse_buf *message)
+{
+	heard.unique = message->flags & FUSE_BUF_IS_FD ? 0 : sf_splice_unique(message->mem, message->size);
+	heard.device = fuse_session_fd(se);
+}
+
 struct sf_req sf_req_begin(fuse_req_t req)
 {
-	return (struct sf_req){.req = req, .fs = fuse_req_userdata(req)};
+	return (struct sf_req){.req = req, .fs = fuse_req_userdata(req), .unique = heard.unique, .device = heard.device};
 }
 
 /* What a negative errno of ours is for the kernel. ENOSYS would switch an operation off for the whole mount and is

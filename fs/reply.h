@@ -21,8 +21,13 @@ struct sf_fs;
 struct sf_req {
 	fuse_req_t req;
 	struct sf_fs *fs; /* for the operations */
+	uint64_t unique;  /* the kernel's number of it, */
+	int device;       /* and where it came from: for replies that libfuse does not make (splice.h) */
 	bool answered;
 };
+
+/* Every message of the kernel's passes here, in the thread that hands it to libfuse next. */
+void sf_req_heard(struct fuse_session *se, const struct fuse_buf *message);
 
 /* What the shims of ops.c do before and after an operation. */
 struct sf_req sf_req_begin(fuse_req_t req);

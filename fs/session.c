@@ -31,6 +31,7 @@
 
 #include "mountpoint.h"
 #include "ops.h"
+#include "reply.h"
 #include "vm/util/mem.h"
 
 #define SF_THREADS 10
@@ -295,9 +296,10 @@ static void serve_until_the_end(struct sf_session *session, struct fuse_buf *buf
 
 	while (!fuse_session_exited(session->se)) {
 		n = receive(session->se, buf);
-		if (n > 0)
+		if (n > 0) {
+			sf_req_heard(session->se, buf);
 			fuse_session_process_buf(session->se, buf);
-		else if (n != -EINTR && n != -EAGAIN)
+		} else if (n != -EINTR && n != -EAGAIN)
 			break;
 	}
 	if (n < 0)
