@@ -73,7 +73,7 @@ static void open_rest(struct sf_fs *fs)
 static void init_callees(struct sf_fs *fs)
 {
 	sf_notices_init(&fs->notices);
-	sf_views_init(&fs->views);
+	sf_views_init(&fs->views, fs->options->leases);
 	sf_images_init(&fs->images, &fs->world, &fs->views, &fs->nodes, &fs->notices, fs->options->refresh_s);
 	sf_mades_init(&fs->mades, &fs->images);
 	sf_makers_init(&fs->makers, 4, &fs->ending);

@@ -191,6 +191,13 @@ static void process(FILE *out, struct sf_metrics *metrics, const struct sf_views
 	number(out, "domains", tree->n_dirs);
 	head(out, "read_bytes", "counter", "bytes", "Bytes of images, and of what is made of them, that were read.");
 	number(out, "read_bytes_total", atomic_load(&metrics->read_bytes));
+	head(out, "spliced_bytes", "counter", "bytes", "Those of them that were handed on without a copy, by what kept the image still.");
+	number(out, "spliced_bytes_total{by=\"lock\"}", atomic_load(&metrics->spliced_bytes[SF_BY_LOCK]));
+	number(out, "spliced_bytes_total{by=\"lease\"}", atomic_load(&metrics->spliced_bytes[SF_BY_LEASE]));
+	head(out, "leases", "gauge", NULL, "Open snapshots whose files have a lease.");
+	number(out, "leases", atomic_load(&views->leases.held));
+	head(out, "lease_breaks", "counter", NULL, "Leases that were given up for somebody who wanted to write.");
+	number(out, "lease_breaks_total", atomic_load(&views->leases.breaks));
 	head(out, "cache_bytes", "gauge", "bytes", "Memory that caches hold.");
 	number(out, "cache_bytes{cache=\"tables\"}", stats.table_bytes);
 	number(out, "cache_bytes{cache=\"clusters\"}", stats.cluster_bytes);

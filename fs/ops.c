@@ -22,6 +22,8 @@
  *	watcher     one (write.c): looks after writers that got a signal; reads /proc; answers those whose process ends.
  *	            Joined by main.
  *	counter     at most one, made when needed (blocks.c): walks maps for st_blocks, until the session ends. Joined by main.
+ *	leases      at most one, made when needed (lease.c): waits for word that somebody wants to write to what is read, and for nothing else.
+ *	            Joined by main, when no view is open.
  *	clients     one for each open file of now/ of a running domain (nbd/nbd.c): talks to QEMU. Joined by who closes the file, which is a
  *	            request, a maker or main.
  *	vm's own    (vm.h): they say that there is a new inventory, that jobs changed or that a command is done, which sets
@@ -37,7 +39,7 @@
  *	                     (inside: what vm_inventory_get() takes)   11  sf_views.lock    which views are open, and whose
  *	5  sf_images.lock    which images are open                                        guards are dropped
  *	6  sf_image.lock     an image's view
- *	last                 nb_file.lock, sf_pages.lock, sf_mades.lock, sf_made_file.lock, sf_makers.lock, asked.lock (space.c), and q2_export's: nothing is
+ *	last                 nb_file.lock, sf_pages.lock, sf_mades.lock, sf_made_file.lock, sf_makers.lock, sf_leases.lock, asked.lock (space.c), and q2_export's: nothing is
  *	                     taken while one of them is held
  *
  * libfuse calls write.c's interrupt callback with a lock of the request: so nothing of libfuse is called with

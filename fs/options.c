@@ -103,6 +103,14 @@ static int parse_cache(const char *text, enum sf_cache_mode *out)
 	return -EINVAL;
 }
 
+static int parse_lease(const char *text, bool *out)
+{
+	if (strcmp(text, "auto") != 0 && strcmp(text, "none") != 0)
+		return -EINVAL;
+	*out = !strcmp(text, "auto");
+	return 0;
+}
+
 /* ---------------------------------------------------------------- lists of strings */
 
 /* Takes @string. A NULL comes last. */
@@ -197,6 +205,7 @@ enum meaning {
 	OPT_BANDWIDTH,
 	OPT_CACHE,
 	OPT_MAX_READ,
+	OPT_LEASE,
 	OPT_LIST,
 	OPT_KERNEL_CACHE, /* FUSE's own names of two of ours */
 	OPT_DIRECT_IO,
@@ -222,6 +231,7 @@ static const struct {
 	{"allow_path=", OPT_ALLOW_PATH, "a directory"},
 	{"bandwidth=", OPT_BANDWIDTH, "a whole number of MiB/s"},
 	{"cache=", OPT_CACHE, "auto, none or kernel"},
+	{"lease=", OPT_LEASE, "auto or none"},
 	{"list=", OPT_LIST, "qcow2, diff, now, several of them, or all"},
 	{"max_read=", OPT_MAX_READ, "a number of bytes"},
 	{"kernel_cache", OPT_KERNEL_CACHE, NULL},
@@ -381,6 +391,8 @@ static int set_option(struct sf_options *o, enum meaning meaning, const char *wo
 		return parse_cache(value, &o->cache);
 	case OPT_MAX_READ:
 		return set_max_read(o, value);
+	case OPT_LEASE:
+		return parse_lease(value, &o->leases);
 	case OPT_LIST:
 		return add_listed(o, value);
 	case OPT_ALLOW_ROOT: /* libfuse's: it keeps all others out */
@@ -488,7 +500,7 @@ int sf_options_parse(int argc, char **argv, struct sf_options *out, struct vs_er
 		{"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {0}};
 	int letter, rc = 0;
 
-	*out = (struct sf_options){.uid = getuid(), .gid = getgid(), .refresh_s = 2, .max_read = SF_BLOCK_SIZE};
+	*out = (struct sf_options){.uid = getuid(), .gid = getgid(), .refresh_s = 2, .max_read = SF_BLOCK_SIZE, .leases = true};
 	optind = 0;
 	opterr = 0;
 	while (rc == 0 && !out->help && !out->version &&
@@ -539,6 +551,7 @@ void sf_options_help(FILE *out)
 	      "    -o bandwidth=MIB     limit of block jobs in MiB/s (0: none)\n"
 	      "    -o list=DIR[,DIR]    list qcow2, diff, now or all, which else answer to their name only\n"
 	      "    -o cache=MODE        auto, none or kernel: what the kernel caches (auto)\n"
+	      "    -o lease=MODE        auto or none: leases on images that are read and not in use (auto)\n"
 	      "\n"
 	      "Options of mount(8), fstab(5) and FUSE mounts are accepted. See virt-snapfs(8).\n",
 	      out);

@@ -4,17 +4,26 @@
  * Three ways out
  * --------------
  *	spliced   every byte lies in a file as it is: the pieces' descriptors go into the reply and the kernel copies
- *	          once. Half as fast again as copying at 512 KiB, slower below some 16 KiB.
+ *	          once (splice.c). Half as fast again as copying at 512 KiB, slower below some 16 KiB.
  *	zeros     nothing is stored: from one static buffer.
  *	copied    everything else: q2_view_read() into this thread's buffer, which also validates.
  *
- * Splicing hands bytes on after the last look at them, so it is for *settled* views only, where nobody can change the
- * files meanwhile. Even there q2_view_check() comes between asking for the extents and replying. Our own commands,
- * before whom guards are dropped, wait for replies that are on their way (view.c).
+ * Splicing hands bytes on after the last look at them, so it is for views only whose files nobody can change meanwhile:
  *
- * Limits. Replies go through a pipe of at most 1 MiB, which takes 512 KiB in up to some 120 pieces; with more, libfuse
- * would silently take a path slower than any other: MAX_PIECES. What lies past the end of a host file reads as zeros, and
- * a splice would come back short: such requests are copied.
+ *	settled   all layers are frozen and have the guard lock. Our own commands, before whom guards are dropped, wait for replies
+ *	          that are on their way (view.c).
+ *	leased    all files have a read lease (lease.c), so that nobody has them open for writing: internal snapshots, and what a
+ *	          guard would hinder, while the image is not in use. It is taken when somebody reads and given up when somebody else opens the image
+ *	          for writing, or nobody reads any more:
+ *
+ *	              map ─► lease held? ─► q2_view_check() ─► fill a pipe ─► still held? ─► to the device ─► let go
+ *	                     else take it,                     (may wait      with no time in between
+ *	                     and check all anew                 for a disk)
+ *
+ * Whatever fails on the way is copied. What is all zeros is like a copy: nothing can change it after the check.
+ *
+ * Limits. Replies go through a pipe of at most 1 MiB, which takes 512 KiB in up to some 120 pieces: SF_SPLICE_PIECES. What lies past the
+ * end of a host file reads as zeros, and a splice would come back short: such requests are copied.
  */
 #include "read.h"
 
@@ -22,10 +31,10 @@
 #include <string.h>
 
 #include "fs.h"
+#include "splice.h"
 #include "vm/util/mem.h"
 
 #define SPLICE_LEAST 16384
-#define MAX_PIECES 100
 
 static const char zeros[SF_BLOCK_SIZE];
 
@@ -33,7 +42,8 @@ static const char zeros[SF_BLOCK_SIZE];
 
 struct scratch {
 	char *buf; /* SF_BLOCK_SIZE bytes, page-aligned: also O_DIRECT reads into it */
-	struct fuse_bufvec *pieces;
+	struct sf_piece pieces[SF_SPLICE_PIECES];
+	size_t n_pieces;
 };
 
 static pthread_key_t scratch_key;
@@ -44,7 +54,6 @@ static void scratch_free(void *opaque)
 	struct scratch *s = opaque;
 
 	free(s->buf);
-	free(s->pieces);
 	free(s);
 }
 
@@ -65,7 +74,6 @@ static struct scratch *scratch_get(void)
 		return s;
 	s = xcalloc(1, sizeof(*s));
 	s->buf = aligned_alloc(4096, SF_BLOCK_SIZE);
-	s->pieces = xcalloc(1, sizeof(struct fuse_bufvec) + MAX_PIECES * sizeof(struct fuse_buf));
 	if (!s->buf || pthread_setspecific(scratch_key, s))
 		xoom();
 	return s;
@@ -84,22 +92,17 @@ struct request {
 enum way { SPLICED, ZEROS, COPIED };
 
 /* Appends an extent, or lets it grow the piece before. */
-static bool add_piece(struct fuse_bufvec *pieces, const struct q2_extent *e)
+static bool add_piece(struct scratch *s, const struct q2_extent *e)
 {
-	struct fuse_buf *last = pieces->count ? &pieces->buf[pieces->count - 1] : NULL;
+	struct sf_piece *last = s->n_pieces ? &s->pieces[s->n_pieces - 1] : NULL;
 
-	if (last && last->fd == e->file->fd && last->pos + (off_t)last->size == (off_t)e->host_off) {
-		last->size += e->len;
+	if (last && last->fd == e->file->fd && last->off + (off_t)last->len == (off_t)e->host_off) {
+		last->len += e->len;
 		return true;
 	}
-	if (pieces->count == MAX_PIECES)
+	if (s->n_pieces == SF_SPLICE_PIECES)
 		return false;
-	pieces->buf[pieces->count++] = (struct fuse_buf){
-		.size = e->len,
-		.flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK | FUSE_BUF_FD_RETRY,
-		.fd = e->file->fd,
-		.pos = (off_t)e->host_off,
-	};
+	s->pieces[s->n_pieces++] = (struct sf_piece){.fd = e->file->fd, .off = (off_t)e->host_off, .len = e->len};
 	return true;
 }
 
@@ -114,22 +117,22 @@ static bool is_in_file(const struct q2_extent *e)
 /* Maps the whole request. COPIED also where the mapping fails: then the copy says why. */
 static enum way map_request(struct q2_view *q2, const struct request *q, size_t len)
 {
-	struct fuse_bufvec *pieces = q->scratch->pieces;
+	struct scratch *s = q->scratch;
 	size_t zero_len = 0;
 	struct q2_extent e;
 
-	*pieces = (struct fuse_bufvec){.count = 0};
+	s->n_pieces = 0;
 	for (size_t done = 0; done < len; done += e.len) {
 		if (q2_view_extent(q2, q->off + done, len - done, &q->waiter->work, &e, NULL) < 0)
 			return COPIED;
 		if (e.kind == Q2_ZERO)
 			zero_len += e.len;
-		else if (e.kind != Q2_DATA || !is_in_file(&e) || !add_piece(pieces, &e))
+		else if (e.kind != Q2_DATA || !is_in_file(&e) || !add_piece(s, &e))
 			return COPIED;
-		if (zero_len && pieces->count)
+		if (zero_len && s->n_pieces)
 			return COPIED;
 	}
-	return pieces->count ? SPLICED : ZEROS;
+	return s->n_pieces ? SPLICED : ZEROS;
 }
 
 /* ---------------------------------------------------------------- one read of one view */
@@ -151,23 +154,67 @@ static int64_t copy_request(struct q2_view *q2, const struct request *q, size_t 
 	return n;
 }
 
+static bool is_leased(void *opaque)
+{
+	return sf_lease_good(opaque);
+}
+
+/* The pieces that were found, of a view that holds still. @lease: it does so by this one; NULL: it is settled. 0: it has to be copied; of one that
+ * is not settled a copy says as well whether anything is wrong that it needs. */
+static int64_t splice_pieces(struct sf_view *view, struct sf_lease *lease, const struct request *q, size_t len, struct vs_err *err)
+{
+	atomic_uint_fast64_t *spliced = &q->r->fs->metrics.spliced_bytes[lease ? SF_BY_LEASE : SF_BY_LOCK];
+	int rc = q2_view_check(view->q2, &q->waiter->work, err);
+
+	if (rc < 0)
+		return lease ? 0 : rc;
+	if (!sf_splice_fill(q->r->unique, q->scratch->pieces, q->scratch->n_pieces, len))
+		return 0;
+	count(q->r, (int64_t)len);
+	atomic_fetch_add(spliced, len);
+	if (sf_splice_send(q->r->device, lease ? is_leased : NULL, lease)) {
+		fuse_reply_none(sf_req_take(q->r));
+		return (int64_t)len;
+	}
+	count(q->r, -(int64_t)len);
+	atomic_fetch_sub(spliced, len);
+	return 0;
+}
+
+static int64_t splice_leased(struct sf_view *view, const struct request *q, size_t len, struct vs_err *err)
+{
+	struct sf_leases *leases = &view->owner->leases;
+	int64_t n;
+
+	if (!sf_lease_begin(leases, &view->lease, &q->waiter->work))
+		return 0;
+	n = splice_pieces(view, &view->lease, q, len, err);
+	sf_lease_end(leases, &view->lease);
+	return n;
+}
+
+static int64_t reply_zeros(struct sf_view *view, bool settled, const struct request *q, size_t len, struct vs_err *err)
+{
+	int rc = q2_view_check(view->q2, &q->waiter->work, err);
+
+	if (rc < 0)
+		return settled ? rc : 0;
+	count(q->r, (int64_t)len);
+	fuse_reply_buf(sf_req_take(q->r), zeros, len);
+	return (int64_t)len;
+}
+
 /* Of a view that is lent, so that its guards are not dropped before the reply has gone. 0: it has to be copied. */
 static int64_t hand_on(struct sf_view *view, const struct request *q, size_t len, struct vs_err *err)
 {
-	enum way way = q2_view_settled(view->q2) ? map_request(view->q2, q, len) : COPIED;
-	int rc;
+	bool settled = q2_view_settled(view->q2);
+	enum way way = settled || sf_view_may_lease(view) ? map_request(view->q2, q, len) : COPIED;
 
+	if (way == ZEROS)
+		return reply_zeros(view, settled, q, len, err);
 	if (way == COPIED)
 		return 0;
-	rc = q2_view_check(view->q2, &q->waiter->work, err);
-	if (rc < 0)
-		return rc;
-	count(q->r, (int64_t)len);
-	if (way == ZEROS)
-		fuse_reply_buf(sf_req_take(q->r), zeros, len);
-	else
-		fuse_reply_data(sf_req_take(q->r), q->scratch->pieces, 0);
-	return (int64_t)len;
+	return settled ? splice_pieces(view, NULL, q, len, err) : splice_leased(view, q, len, err);
 }
 
 static int64_t read_view(struct sf_view *view, void *opaque, struct vs_err *err)

@@ -34,18 +34,20 @@ struct sf_unguarded {
 	char uuid[];
 };
 
-void sf_views_init(struct sf_views *views)
+void sf_views_init(struct sf_views *views, bool leases)
 {
 	*views = (struct sf_views){.cache = q2_cache_new(TABLE_BYTES, CLUSTER_BYTES)};
 	if (!views->cache)
 		xoom();
 	pthread_mutex_init(&views->lock, NULL);
+	sf_leases_init(&views->leases, leases);
 }
 
 void sf_views_fini(struct sf_views *views)
 {
 	struct sf_unguarded *domain;
 
+	sf_leases_fini(&views->leases);
 	while ((domain = LIST_FIRST(&views->unguarded))) {
 		LIST_REMOVE(domain, link);
 		free(domain);
@@ -110,8 +112,10 @@ static void view_free(struct sf_view *view)
 {
 	struct sf_views *views = view->owner;
 
-	if (view->q2)
+	if (view->q2) {
+		sf_lease_close(&views->leases, &view->lease);
 		q2_view_close(view->q2);
+	}
 	pthread_mutex_lock(&views->lock);
 	LIST_REMOVE(view, link);
 	pthread_mutex_unlock(&views->lock);
@@ -191,6 +195,7 @@ int sf_view_open(struct sf_views *views, const char *uuid, const struct vm_disk 
 		view_free(view);
 		return rc;
 	}
+	view->lease.q2 = view->q2;
 	view->size = q2_view_size(view->q2);
 	if (disk->format == Q2_FORMAT_RAW && disk->size < view->size && view->size - disk->size < 512)
 		view->size = disk->size; /* a disk ends with a whole sector, and what a TPM keeps does not */
@@ -229,6 +234,11 @@ void sf_view_return(struct sf_view *view)
 	atomic_fetch_sub(&view->lent, 1);
 }
 
+bool sf_view_may_lease(struct sf_view *view)
+{
+	return !atomic_load(&view->unguarded) && sf_lease_is_near(&view->owner->leases, &view->lease);
+}
+
 /* A reference, unless the last one is gone. */
 static bool view_ref_live(struct sf_view *view)
 {
@@ -265,6 +275,7 @@ static bool drop_guards(struct sf_views *views, const char *uuid)
 	while ((view = next_guarded(views, uuid, &busy))) {
 		q2_view_unguard(view->q2);
 		atomic_store(&view->unguarded, true);
+		sf_lease_give_up(&views->leases, &view->lease);
 		sf_view_put(view);
 	}
 	return busy;

@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <sys/queue.h>
 
+#include "lease.h"
 #include "vm/vm.h"
 
 struct sf_views;
@@ -30,6 +31,7 @@ struct sf_view {
 	uint64_t content; /* q2_view_content() */
 	bool compressed;  /* has compressed clusters, as far as a look at some of its tables tells */
 	unsigned edition; /* of the image whose view it is (image.h) */
+	struct sf_lease lease;
 	/* atomic */
 	atomic_uint refs;      /* 0: it is being opened or closed */
 	atomic_uint lent;      /* replies under way that point into its files */
@@ -40,13 +42,14 @@ struct sf_view {
 
 struct sf_views {
 	struct q2_cache *cache; /* immutable */
+	struct sf_leases leases;
 	pthread_mutex_t lock;
 	/* guarded by lock */
 	LIST_HEAD(, sf_view) all;
 	LIST_HEAD(, sf_unguarded) unguarded; /* domains */
 };
 
-void sf_views_init(struct sf_views *views);
+void sf_views_init(struct sf_views *views, bool leases);
 /* When the last view is put. */
 void sf_views_fini(struct sf_views *views);
 
@@ -63,6 +66,9 @@ bool sf_view_outdated(struct sf_view *view);
  * first. */
 void sf_view_lend(struct sf_view *view);
 void sf_view_return(struct sf_view *view);
+
+/* A lease is worth a try: it is held, or was not refused just now, and no command of ours is about to write to its files. */
+bool sf_view_may_lease(struct sf_view *view);
 
 /* Drops the guards of a domain, now and until the call that takes it back; calls nest. Waits, but not for ever, for what
  * is being opened, closed or lent. */

@@ -88,7 +88,7 @@ while read -r o; do
 	-*) continue ;;
 	refresh=) v=1 ;;
 	uid= | gid= | umask= | bandwidth=) v=0 ;;
-	cache=) v=auto ;;
+	cache= | lease=) v=auto ;;
 	list=) v=qcow2,diff,now ;;
 	allow_path=) v=/ ;;
 	*) v='' ;;

@@ -92,6 +92,25 @@ void q2_view_close(struct q2_view *view)
 	free(view);
 }
 
+int q2_view_lease(struct q2_view *view, const struct q2_lease *lease, struct q2_work *work)
+{
+	(void)view;
+	(void)lease;
+	(void)work;
+	return -ENOTSUP;
+}
+
+bool q2_view_leased(struct q2_view *view)
+{
+	(void)view;
+	return false;
+}
+
+void q2_view_unlease(struct q2_view *view)
+{
+	(void)view;
+}
+
 void q2_view_unguard(struct q2_view *view)
 {
 	(void)view;
@@ -171,7 +190,7 @@ static void setup(void)
 	without_it = (struct vm_inventory){.serial = 1000};
 	script.current = &with_it;
 	sf_world_init(&world, NULL, true);
-	sf_views_init(&views);
+	sf_views_init(&views, true);
 	sf_nodes_init(&nodes);
 	sf_notices_init(&notices);
 	sf_images_init(&images, &world, &views, &nodes, &notices, 0.01);

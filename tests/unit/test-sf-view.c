@@ -22,7 +22,7 @@ static void setup(void)
 	cr_assert_eq(ftruncate(fd, 1 << 20), 0);
 	close(fd);
 	disk.gate = q2_gate_new();
-	sf_views_init(&views);
+	sf_views_init(&views, true);
 }
 
 static void teardown(void)
