@@ -9,7 +9,7 @@ usage: leases.py read FILE WANT STOP [--strict] [--spoil]
        leases.py swap1 IMAGE
 
 read   reads FILE in requests of 512 KiB, from its beginning to its end and again, and sometimes at random, until the file STOP is there. Each must
-       be as in the file WANT, or an error; --strict: no error either. --spoil: some bytes are changed on the way, which has to be noticed.
+       be as in the file WANT, or an error; --strict: no error either. "begun" is printed after the first one. --spoil: some bytes are changed on the way, which has to be noticed.
 open   opens IMAGE for reading and writing so often, with pauses, and says how long that took.
 swap   does so, and each time deletes the first of the image's snapshots as QEMU does (the header first), fills all of its clusters with other bytes,
        puts them back as they were and makes the snapshot anew, at another time. Whoever hands on bytes of it that nobody holds still is found out.
@@ -32,6 +32,8 @@ def reading(path, want_path, stop, strict, spoil):
     fd, reads, errors, wrong, off = -1, 0, 0, 0, 0
     buf = bytearray(REQUEST)
     while not os.path.exists(stop):
+        if reads + errors == 1:
+            print("begun", flush=True)
         try:
             if fd < 0:
                 fd = os.open(path, os.O_RDONLY)

@@ -33,11 +33,12 @@ make() {
 # reads_right NAME FILE WANT
 reads_right() { same "$1" "$(sha "$3")" "$(dd if="$2" bs=512K 2>"$W/.err" | sha256sum | cut -c1-64)"; }
 up() { mount_snapfs "$M" -o refresh=0.1 "$@" || die 'no mount'; }
-# reader FILE WANT [OPTION]: in the background; reader_end NAME: its lines
+# reader FILE WANT [OPTION]: in the background, and it has begun; reader_end NAME: its lines
 reader() {
-	rm -f "$W/stop"
+	rm -f "$W/stop" "$W/reader"
 	python3 "$TOOL" read "$1" "$2" "$W/stop" "${@:3}" >"$W/reader" 2>&1 &
 	READER=$!
+	wait_until 10 grep -q '^begun' "$W/reader"
 }
 reader_end() {
 	touch "$W/stop"
