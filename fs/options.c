@@ -103,11 +103,11 @@ static int parse_cache(const char *text, enum sf_cache_mode *out)
 	return -EINVAL;
 }
 
-static int parse_lease(const char *text, bool *out)
+static int parse_on_off(const char *text, bool *out)
 {
-	if (strcmp(text, "auto") != 0 && strcmp(text, "none") != 0)
+	if (strcmp(text, "on") != 0 && strcmp(text, "off") != 0)
 		return -EINVAL;
-	*out = !strcmp(text, "auto");
+	*out = !strcmp(text, "on");
 	return 0;
 }
 
@@ -231,7 +231,7 @@ static const struct {
 	{"allow_path=", OPT_ALLOW_PATH, "a directory"},
 	{"bandwidth=", OPT_BANDWIDTH, "a whole number of MiB/s"},
 	{"cache=", OPT_CACHE, "auto, none or kernel"},
-	{"lease=", OPT_LEASE, "auto or none"},
+	{"lease=", OPT_LEASE, "on or off"},
 	{"list=", OPT_LIST, "qcow2, diff, now, several of them, or all"},
 	{"max_read=", OPT_MAX_READ, "a number of bytes"},
 	{"kernel_cache", OPT_KERNEL_CACHE, NULL},
@@ -392,7 +392,7 @@ static int set_option(struct sf_options *o, enum meaning meaning, const char *wo
 	case OPT_MAX_READ:
 		return set_max_read(o, value);
 	case OPT_LEASE:
-		return parse_lease(value, &o->leases);
+		return parse_on_off(value, &o->leases);
 	case OPT_LIST:
 		return add_listed(o, value);
 	case OPT_ALLOW_ROOT: /* libfuse's: it keeps all others out */
@@ -500,7 +500,7 @@ int sf_options_parse(int argc, char **argv, struct sf_options *out, struct vs_er
 		{"help", no_argument, NULL, 'h'}, {"version", no_argument, NULL, 'V'}, {0}};
 	int letter, rc = 0;
 
-	*out = (struct sf_options){.uid = getuid(), .gid = getgid(), .refresh_s = 2, .max_read = SF_BLOCK_SIZE, .leases = true};
+	*out = (struct sf_options){.uid = getuid(), .gid = getgid(), .refresh_s = 2, .max_read = SF_BLOCK_SIZE};
 	optind = 0;
 	opterr = 0;
 	while (rc == 0 && !out->help && !out->version &&
@@ -551,7 +551,7 @@ void sf_options_help(FILE *out)
 	      "    -o bandwidth=MIB     limit of block jobs in MiB/s (0: none)\n"
 	      "    -o list=DIR[,DIR]    list qcow2, diff, now or all, which else answer to their name only\n"
 	      "    -o cache=MODE        auto, none or kernel: what the kernel caches (auto)\n"
-	      "    -o lease=MODE        auto or none: leases on images that are read and not in use (auto)\n"
+	      "    -o lease=on|off      read without a copy what nobody has open for writing (off)\n"
 	      "\n"
 	      "Options of mount(8), fstab(5) and FUSE mounts are accepted. See virt-snapfs(8).\n",
 	      out);

@@ -27,7 +27,7 @@ struct sf_options {
 	double refresh_s;
 	unsigned bandwidth_mib; /* MiB/s, 0 = no limit */
 	enum sf_cache_mode cache;
-	bool leases;            /* on images that nobody writes to, while they are read */
+	bool leases;            /* `lease=on`: on images that nobody writes to, while they are read */
 	unsigned max_read;      /* bytes that the kernel asks for in one request, at most */
 	bool list_qcow2, list_diff, list_now; /* directories of what is made are listed */
 	bool remount;           /* asked for, and not to be had */

@@ -36,7 +36,7 @@ done
 names=(raw leased copied)
 declare -A file=([raw]=$D/raw [leased]=$D/leased/i/s.disk.img [copied]=$D/copied/i/s.disk.img) server=()
 for way in leased copied; do
-	[ $way = leased ] && o=auto || o=none
+	[ $way = leased ] && o=on || o=off
 	"$snapfs" -f -o "lease=$o" "$D/i.qcow2" "$D/$way" >"$D/$way.log" 2>&1 &
 	pids+=($!) server[$way]=$!
 done

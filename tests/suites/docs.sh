@@ -88,7 +88,8 @@ while read -r o; do
 	-*) continue ;;
 	refresh=) v=1 ;;
 	uid= | gid= | umask= | bandwidth=) v=0 ;;
-	cache= | lease=) v=auto ;;
+	cache=) v=auto ;;
+	lease=) v=on ;;
 	list=) v=qcow2,diff,now ;;
 	allow_path=) v=/ ;;
 	*) v='' ;;

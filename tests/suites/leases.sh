@@ -32,7 +32,7 @@ make() {
 }
 # reads_right NAME FILE WANT
 reads_right() { same "$1" "$(sha "$3")" "$(dd if="$2" bs=512K 2>"$W/.err" | sha256sum | cut -c1-64)"; }
-up() { mount_snapfs "$M" -o refresh=0.1 "$@" || die 'no mount'; }
+up() { mount_snapfs "$M" -o refresh=0.1,lease=on "$@" || die 'no mount'; }
 # reader FILE WANT [OPTION]: in the background, and it has begun; reader_end NAME: its lines
 reader() {
 	rm -f "$W/stop" "$W/reader"
@@ -87,10 +87,12 @@ assert time.monotonic() - begun < 1
 time.sleep(0.3)
 os.close(os.open(sys.argv[1], os.O_RDWR | os.O_NONBLOCK))' "$g"
 unmount_snapfs "$M"
-up -o lease=none "$g"
-reads_right 'lease=none' "$M/g/s.disk.img" "$W/want"
-same 'lease=none: is copied' '0 0' "$(by_lease) $(value leases)"
-unmount_snapfs "$M"
+for o in refresh=0.1 lease=off; do
+	mount_snapfs "$M" -o $o "$g" || die 'no mount'
+	reads_right "who has not asked for it (-o $o)" "$M/g/s.disk.img" "$W/want"
+	same "has no lease (-o $o)" '0 0' "$(by_lease) $(value leases)"
+	unmount_snapfs "$M"
+done
 
 qemu-img create -q -f qcow2 -b "$g" -F qcow2 "$W/i/o.qcow2"
 qwrite "$W/i/o.qcow2" 0x22 1M 1M
@@ -136,7 +138,7 @@ fi
 mkdir "$W/theirs"
 chown nobody "$W/theirs"
 chmod 644 "$g"
-SNAPFS_AS=nobody mount_snapfs "$W/theirs" -o "refresh=0.1,ro" "$g" || die 'no mount'
+SNAPFS_AS=nobody mount_snapfs "$W/theirs" -o "refresh=0.1,lease=on,ro" "$g" || die 'no mount'
 as_nobody() { as_user nobody sh -c "$1"; }
 same "another user's image" "$(sha "$W/want")" "$(as_nobody "dd if='$W/theirs/g/s.disk.img' bs=512K 2>/dev/null" | sha256sum | cut -c1-64)"
 same "another user's image: is copied" 0 "$(as_nobody "cat '$W/theirs/.metrics'" | awk '$1 == "virt_snapfs_spliced_bytes_total{by=\"lease\"}" { print $2 }')"
@@ -296,7 +298,7 @@ worst() {
 	make "$image" "$W/want.$1"
 	export VIRT_SNAPFS_STOP=$W/stop.$1
 	[ "$1" = blind ] && export VIRT_SNAPFS_BLIND=1
-	mount_snapfs "$m" "$image" || die 'no mount'
+	mount_snapfs "$m" -o lease=on "$image" || die 'no mount'
 	unset VIRT_SNAPFS_STOP VIRT_SNAPFS_BLIND
 	touch "$W/stop.$1"
 	dd if="$m/$1/s.disk.img" of="$W/got.$1" bs=512K count=1 2>"$W/err.$1" &

@@ -44,7 +44,7 @@ Test(sf_options, defaults_are_the_contracts)
 	cr_expect_eq(o.umask, 0);
 	cr_expect_float_eq(o.refresh_s, 2.0, 1e-9);
 	cr_expect_eq(o.cache, SF_CACHE_AUTO);
-	cr_expect(o.leases);
+	cr_expect(!o.leases);
 	cr_expect(!o.foreground && !o.debug && !o.read_only && !o.allow_other && !o.default_permissions);
 	sf_options_fini(&o);
 }
@@ -63,10 +63,10 @@ Test(sf_options, words_come_in_any_order_as_mount_fuse3_gives_them)
 Test(sf_options, values_are_read)
 {
 	struct sf_options o = expect_parsed("-oro -o uid=12,gid=34,umask=077,refresh=.25 -o "
-					    "cache=kernel,lease=none,bandwidth=100,noexec,allow_path=/a,allow_path=/b\\,c /m");
+					    "cache=kernel,lease=on,bandwidth=100,noexec,allow_path=/a,allow_path=/b\\,c /m");
 
 	cr_expect(o.read_only);
-	cr_expect(!o.leases);
+	cr_expect(o.leases);
 	cr_expect_eq(o.uid, 12);
 	cr_expect_eq(o.gid, 34);
 	cr_expect_eq(o.umask, 077);
@@ -159,6 +159,7 @@ Test(sf_options, what_is_wrong_is_named)
 		{"-o cache=maybe /m", "maybe"},
 		{"-o cache= /m", "cache"},
 		{"-o lease=maybe /m", "maybe"},
+		{"-o lease /m", "lease"},
 		{"-o allow_path= /m", "allow_path"},
 		{"qemu:///system qemu:///session /m", "qemu:///session"},
 		{"qemu:///system qemu:/session /m", "qemu:/session"},
