@@ -170,7 +170,7 @@ static pid_t thread_get(struct sf_leases *leases)
 
 /* ---------------------------------------------------------------- taking */
 
-/* Does the kernel wait long enough for us? 0 is for ever. */
+/* Does the kernel wait long enough for us, and not for ever? That is 0: then who opens a file for writing would wait for as long as we are stopped. */
 static bool kernel_is_patient(void)
 {
 	FILE *f = fopen("/proc/sys/fs/lease-break-time", "re");
@@ -178,7 +178,7 @@ static bool kernel_is_patient(void)
 
 	if (f)
 		fclose(f);
-	return n == 1 && (seconds == 0 || seconds >= BREAK_S);
+	return n == 1 && seconds >= BREAK_S;
 }
 
 static void enlist(struct sf_leases *leases, struct sf_lease *lease)

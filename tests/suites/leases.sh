@@ -94,6 +94,17 @@ for o in refresh=0.1 lease=off; do
 	unmount_snapfs "$M"
 done
 
+# How long the kernel lets somebody wait: not so shortly that it may be over before a reply has gone, and not for ever (0).
+for limit in 0 19 20; do
+	echo $limit >"$W/limit"
+	mount --bind "$W/limit" /proc/sys/fs/lease-break-time
+	up "$g"
+	reads_right "lease-break-time is $limit" "$M/g/s.disk.img" "$W/want"
+	same "lease-break-time is $limit: what goes without a copy" $(((limit == 20) * 16 << 20)) "$(by_lease)"
+	unmount_snapfs "$M"
+	umount /proc/sys/fs/lease-break-time
+done
+
 qemu-img create -q -f qcow2 -b "$g" -F qcow2 "$W/i/o.qcow2"
 qwrite "$W/i/o.qcow2" 0x22 1M 1M
 cp "$g" "$W/i/base.qcow2"
