@@ -202,10 +202,17 @@ bool sf_lease_is_near(struct sf_leases *leases, struct sf_lease *lease)
 static int take(struct sf_leases *leases, struct sf_lease *lease, struct q2_work *work)
 {
 	const struct q2_lease how = {.signo = signo(), .tid = thread_get(leases)};
+	int rc;
 
 	if (!how.tid || !sf_at_once_works() || !kernel_is_patient())
 		return -ENOTSUP;
-	return q2_view_lease(lease->q2, &how, work);
+	rc = q2_view_lease(lease->q2, &how);
+	if (rc < 0)
+		return rc;
+	rc = q2_view_check_anew(lease->q2, work);
+	if (rc < 0)
+		q2_view_unlease(lease->q2);
+	return rc;
 }
 
 static bool begin_new(struct sf_leases *leases, struct sf_lease *lease, struct q2_work *work)

@@ -288,10 +288,11 @@ struct q2_lease {
 	int signo;
 	pid_t tid;
 };
-/* Takes all of them, and then checks everything anew, whatever is known from before. 0; -EAGAIN: a file is open for writing; -ENOTSUP: there
- * are none to be had, on this file system (ext4, XFS, Btrfs, F2FS and tmpfs have them), for this user or on a device; or what the check said: then
- * none is held. One thread at a time, as is giving them up. */
-int q2_view_lease(struct q2_view *view, const struct q2_lease *lease, struct q2_work *work);
+/* Takes all of them. 0; -EAGAIN: a file is open for writing; -ENOTSUP: there are none to be had, on this file system (ext4, XFS, Btrfs, F2FS and
+ * tmpfs have them), for this user or on a device: then none is held. One thread at a time, as is giving them up. What they mean is known when
+ * q2_view_check_anew() has said 0: it checks everything, whatever is known from before, and ends with -EAGAIN as soon as it sees that somebody wants to write. */
+int q2_view_lease(struct q2_view *view, const struct q2_lease *lease);
+int q2_view_check_anew(struct q2_view *view, struct q2_work *work);
 /* All are held at this moment, and nobody waits for one. */
 bool q2_view_leased(struct q2_view *view);
 void q2_view_unlease(struct q2_view *view);

@@ -371,7 +371,7 @@ bool q2_view_leased(struct q2_view *v)
 	return true;
 }
 
-int q2_view_lease(struct q2_view *v, const struct q2_lease *lease, struct q2_work *work)
+int q2_view_lease(struct q2_view *v, const struct q2_lease *lease)
 {
 	const struct q2_stamp *stamp;
 	struct q2_file *file;
@@ -380,11 +380,38 @@ int q2_view_lease(struct q2_view *v, const struct q2_lease *lease, struct q2_wor
 
 	for (i = 0; !rc && file_at(v, i, &file, &stamp); i++)
 		rc = q2_file_lease(file, lease);
-	for (i = 0; !rc && i < v->n_layers; i++)
-		rc = q2_layer_check_anew(v->layers[i], work, NULL);
 	if (rc)
 		q2_view_unlease(v);
 	return rc;
+}
+
+/* Who waits for the answer, and who for the files. */
+struct waiting {
+	struct q2_view *view;
+	const struct q2_work *work;
+};
+
+static bool stop_anew(void *opaque)
+{
+	const struct waiting *w = opaque;
+
+	return !q2_view_leased(w->view) || (w->work && w->work->stop && w->work->stop(w->work->opaque));
+}
+
+/* A snapshot's table is read again, which takes as long as a disk does, and the layers beneath are only looked at. */
+int q2_view_check_anew(struct q2_view *v, struct q2_work *work)
+{
+	struct waiting w = { v, work };
+	struct q2_work mine = { .stop = stop_anew, .opaque = &w };
+	size_t i;
+	int rc = 0;
+
+	for (i = 0; !rc && i < v->n_layers; i++) {
+		rc = q2_layer_check_anew(v->layers[i], &mine, NULL);
+		if (!rc && v->layers[i]->role == Q2_SNAPSHOT)
+			rc = q2_work_ask(&mine);
+	}
+	return rc == -EINTR && !q2_view_leased(v) ? -EAGAIN : rc;
 }
 
 /* ---------------------------------------------------------------- judging */

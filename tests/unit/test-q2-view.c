@@ -1302,16 +1302,28 @@ Test(q2_view, a_snapshot_is_found_in_the_file_or_not_opened)
 static const struct q2_lease lease = { .signo = SIGIO };
 
 /* 0, or what it says; nobody is told when it is to be given up, so nobody may wait for that. */
-static int try_lease(struct q2_view *v)
+static int take_lease(struct q2_view *v)
 {
 	struct q2_lease mine = lease;
 	int rc;
 
 	signal(SIGIO, SIG_IGN);
 	mine.tid = gettid();
-	rc = q2_view_lease(v, &mine, NULL);
+	rc = q2_view_lease(v, &mine);
 	if (rc == -ENOTSUP)
 		cr_skip_test("no leases on this file system");
+	return rc;
+}
+
+static int try_lease(struct q2_view *v)
+{
+	int rc = take_lease(v);
+
+	if (rc)
+		return rc;
+	rc = q2_view_check_anew(v, NULL);
+	if (rc)
+		q2_view_unlease(v);
 	return rc;
 }
 
@@ -1365,6 +1377,58 @@ Test(q2_view, no_lease_on_a_snapshot_that_went_after_its_tables_were_read)
 	q2_view_close(one);
 	q2_view_close(two);
 	room_free(&r);
+}
+
+static unsigned table_reads;
+
+static void open_at_header(struct spy *spy, uint64_t off, size_t len)
+{
+	(void)len;
+	if (off == 0)
+		cr_expect(!can_write(spy->path), "it has a lease");
+	table_reads += off == 60 * C;
+}
+
+Test(q2_view, who_wants_to_write_does_not_wait_for_a_check)
+{
+	static const unsigned ns[] = { 2, 3000 }; /* snapshots: a table that is read in one go, and one before which it is asked */
+	size_t i;
+
+	for (i = 0; i < VS_ARRAY_LEN(ns); i++) {
+		struct room r = room_new(1 << 20, 1 << 20);
+		struct ti_snap *many = calloc(ns[i], sizeof(*many));
+		struct ti_image img;
+		struct q2_snapshot s;
+		struct spy spy = { 0 };
+		vs_autofree char *path = NULL;
+		struct q2_view *v;
+		unsigned k;
+
+		ti_init(&img, 9, 64 * C);
+		ti_l1(&img, 11, 0, 21);
+		ti_data(&img, 21, 0, 31, 0xbb);
+		for (k = 0; k < ns[i]; k++)
+			many[k] = (struct ti_snap){ .id = "1", .name = "one", .l1 = 10, .l1_entries = 1, .date_sec = k, .disk_size = 64 * C };
+		many[k - 1] = snaps[1];
+		ti_table(&img, 60, many, ns[i]);
+		ti_switch(&img, 60, ns[i]);
+		s = ti_snapshot(&img, &snaps[1]);
+		path = put_image(&r, "live.qcow2", &img);
+		v = view(&r, path, Q2_FORMAT_QCOW2, &s);
+		cr_assert_eq(take_lease(v), 0);
+		spy_on(&spy, v, 0);
+		spy.path = path;
+		cr_expect_eq(q2_view_check_anew(v, NULL), 0, "nobody wants to");
+		spy.before = open_at_header;
+		table_reads = 0;
+		cr_expect_eq(q2_view_check_anew(v, NULL), -EAGAIN);
+		cr_expect_eq(table_reads, ns[i] == 2);
+		q2_view_unlease(v);
+		cr_expect(can_write(path));
+		q2_view_close(v);
+		free(many);
+		room_free(&r);
+	}
 }
 
 Test(q2_view, leases_are_on_all_of_a_chain_or_on_nothing)

@@ -92,10 +92,16 @@ void q2_view_close(struct q2_view *view)
 	free(view);
 }
 
-int q2_view_lease(struct q2_view *view, const struct q2_lease *lease, struct q2_work *work)
+int q2_view_lease(struct q2_view *view, const struct q2_lease *lease)
 {
 	(void)view;
 	(void)lease;
+	return -ENOTSUP;
+}
+
+int q2_view_check_anew(struct q2_view *view, struct q2_work *work)
+{
+	(void)view;
 	(void)work;
 	return -ENOTSUP;
 }
