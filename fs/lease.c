@@ -42,13 +42,23 @@
 
 /* ---------------------------------------------------------------- giving up */
 
+/* Of one that is BUSY. Whatever the reason is, somebody may wait by now. */
+static void let_go(struct sf_leases *leases, struct sf_lease *lease)
+{
+	if (!q2_view_leased(lease->q2)) {
+		atomic_store(&lease->retry_ns, sf_clock_ns() + AGAIN_NS);
+		atomic_fetch_add(&leases->breaks, 1);
+	}
+	q2_view_unlease(lease->q2);
+}
+
 static void release(struct sf_leases *leases, struct sf_lease *lease)
 {
 	unsigned word = LEAVING;
 
 	if (!atomic_compare_exchange_strong(&lease->word, &word, BUSY))
 		return;
-	q2_view_unlease(lease->q2);
+	let_go(leases, lease);
 	atomic_fetch_sub(&leases->held, 1);
 	atomic_store(&lease->word, 0);
 }
@@ -62,13 +72,6 @@ void sf_lease_give_up(struct sf_leases *leases, struct sf_lease *lease)
 			return;
 	} while (!atomic_compare_exchange_weak(&lease->word, &word, (word & ~HELD) | LEAVING));
 	release(leases, lease);
-}
-
-static void give_up_for_others(struct sf_leases *leases, struct sf_lease *lease)
-{
-	atomic_store(&lease->retry_ns, sf_clock_ns() + AGAIN_NS);
-	atomic_fetch_add(&leases->breaks, 1);
-	sf_lease_give_up(leases, lease);
 }
 
 /* ---------------------------------------------------------------- the thread */
@@ -90,11 +93,7 @@ static void look_around(struct sf_leases *leases, bool idle)
 
 	pthread_mutex_lock(&leases->lock);
 	LIST_FOREACH(lease, &leases->all, link) {
-		if (!is_held(lease))
-			continue;
-		if (!q2_view_leased(lease->q2))
-			give_up_for_others(leases, lease);
-		else if (idle && !atomic_exchange(&lease->used, false))
+		if (is_held(lease) && (!q2_view_leased(lease->q2) || (idle && !atomic_exchange(&lease->used, false))))
 			sf_lease_give_up(leases, lease);
 	}
 	pthread_mutex_unlock(&leases->lock);
@@ -211,7 +210,7 @@ static int take(struct sf_leases *leases, struct sf_lease *lease, struct q2_work
 		return rc;
 	rc = q2_view_check_anew(lease->q2, work);
 	if (rc < 0)
-		q2_view_unlease(lease->q2);
+		let_go(leases, lease);
 	return rc;
 }
 
@@ -234,7 +233,7 @@ static bool begin_new(struct sf_leases *leases, struct sf_lease *lease, struct q
 	atomic_store(&lease->word, HELD | 1);
 	if (q2_view_leased(lease->q2))
 		return true;
-	give_up_for_others(leases, lease); /* the thread has passed by while it was busy */
+	sf_lease_give_up(leases, lease); /* the thread has passed by while it was busy */
 	sf_lease_end(leases, lease);
 	return false;
 }

@@ -29,7 +29,7 @@ struct sf_lease {
 struct sf_leases {
 	atomic_bool on;             /* they are wanted, and can be had here */
 	atomic_uint held;           /* views */
-	atomic_uint_fast64_t breaks; /* given up because somebody waited */
+	atomic_uint_fast64_t breaks; /* given up, for whatever reason, while somebody waited */
 	pthread_mutex_t lock;
 	/* guarded by lock */
 	LIST_HEAD(, sf_lease) all;  /* that were ever held */

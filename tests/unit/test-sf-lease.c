@@ -100,6 +100,17 @@ Test(sf_lease, nobody_waits_for_one_that_is_not_used_at_the_moment)
 	cr_expect_eq(atomic_load(&leases.held), 0);
 }
 
+Test(sf_lease, who_comes_when_it_is_given_up_already_is_counted)
+{
+	need_one();
+	sf_lease_give_up(&leases, &lease);
+	cr_expect_eq(open_to_write(O_NONBLOCK), -EWOULDBLOCK, "one reply is on its way still");
+	sf_lease_end(&leases, &lease);
+	cr_expect_eq(atomic_load(&leases.breaks), 1);
+	cr_expect_geq(open_to_write(O_NONBLOCK), 0);
+	cr_expect_eq(atomic_load(&leases.breaks), 1);
+}
+
 Test(sf_lease, one_that_nobody_uses_goes)
 {
 	need_one();
