@@ -4,14 +4,15 @@
 #
 # leases.sh [TIMES]: images that are read while others open them for writing. The bytes go without a copy where nobody does, and only there; who
 # opens waits for the replies on their way and for nothing else; whatever he writes then, no reader sees it. virt-snapfs is stopped and killed
-# meanwhile, also at the worst of moments (builds with -Dfaults=true).
+# meanwhile, also at the worst of moments.
 set -u
 . "$(dirname "$0")/../lib.sh"
 . "$TESTS/lab.sh"
 suite_in_namespace "$0" "$@"
 suite_begin
 snapfs_pick
-times=${1:-1000}
+faults_pick
+times=${1:-250}
 TOOL=$TESTS/images/leases.py
 M=$W/mnt
 mkdir "$M" "$W/i"
@@ -94,16 +95,47 @@ for o in refresh=0.1 lease=off; do
 	unmount_snapfs "$M"
 done
 
+# ---------------------------------------------------------------- stopped at the worst of moments: begun
+
+# Stopped between the last look at the lease and the device, for longer than the kernel waits: meanwhile the snapshot is deleted and its
+# clusters get other bytes. Once as it is, and once without that look's having to be just before, which has to be noticed. What comes of it is seen at the end.
+limit=$(cat /proc/sys/fs/lease-break-time)
+# worst NAME: mounts, reads, is stopped, and is written to
+worst() {
+	local m=$W/worst.$1 image=$W/i/$1.qcow2
+	mkdir "$m"
+	make "$image" "$W/want.$1"
+	export VIRT_SNAPFS_STOP=$W/stop.$1
+	[ "$1" = blind ] && export VIRT_SNAPFS_BLIND=1
+	mount_snapfs "$m" -o lease=on "$image" || die 'no mount'
+	unset VIRT_SNAPFS_STOP VIRT_SNAPFS_BLIND
+	touch "$W/stop.$1"
+	dd if="$m/$1/s.disk.img" of="$W/got.$1" bs=512K count=1 2>"$W/err.$1" &
+	READERS+=($!)
+	wait_until 5 grep -q '^State:.T' "/proc/${SNAPFS_PIDS[$m]}/status" || fail "stopped ($1)" 'it is not'
+	python3 "$TOOL" swap1 "$image" >"$W/swap.$1" 2>&1 &
+	READERS+=($!)
+}
+READERS=()
+if [ "$limit" -ge 20 ] && [ "$limit" -le 60 ]; then
+	worst seeing
+	worst blind
+fi
+
+# ---------------------------------------------------------------- where there is none
+
 # How long the kernel lets somebody wait: not so shortly that it may be over before a reply has gone, and not for ever (0).
-for limit in 0 19 20; do
-	echo $limit >"$W/limit"
+for seconds in 0 19 20; do
+	echo $seconds >"$W/limit"
 	mount --bind "$W/limit" /proc/sys/fs/lease-break-time
 	up "$g"
-	reads_right "lease-break-time is $limit" "$M/g/s.disk.img" "$W/want"
-	same "lease-break-time is $limit: what goes without a copy" $(((limit == 20) * 16 << 20)) "$(by_lease)"
+	reads_right "lease-break-time is $seconds" "$M/g/s.disk.img" "$W/want"
+	same "lease-break-time is $seconds: what goes without a copy" $(((seconds == 20) * 16 << 20)) "$(by_lease)"
 	unmount_snapfs "$M"
 	umount /proc/sys/fs/lease-break-time
 done
+
+[ ${#READERS[@]} = 0 ] || same 'stopped at the worst of moments: nobody has it open yet' '' "$(cat "$W/swap.seeing")"
 
 qemu-img create -q -f qcow2 -b "$g" -F qcow2 "$W/i/o.qcow2"
 qwrite "$W/i/o.qcow2" 0x22 1M 1M
@@ -291,38 +323,12 @@ wait "$READER"
 unset "SNAPFS_PIDS[$M]"
 umount -l "$M" 2>/dev/null
 
-# Stopped between the last look at the lease and the device, for longer than the kernel waits: meanwhile the snapshot is deleted and its
-# clusters get other bytes. Once as it is, and once without that look's having to be just before, which has to be noticed.
-if ! grep -qa VIRT_SNAPFS_STOP "$SNAPFS"; then
-	skip 'stopped at the worst of moments' 'this build has no faults (-Dfaults=true)'
-	suite_end
-fi
-limit=$(cat /proc/sys/fs/lease-break-time)
-if [ "$limit" -lt 20 ] || [ "$limit" -gt 60 ]; then
+# ---------------------------------------------------------------- stopped at the worst of moments: what came of it
+
+if [ ${#READERS[@]} = 0 ]; then
 	skip 'stopped at the worst of moments' "lease-break-time is $limit"
 	suite_end
 fi
-# worst NAME: mounts, reads, is stopped, and is written to
-worst() {
-	local m=$W/worst.$1 image=$W/i/$1.qcow2
-	mkdir "$m"
-	make "$image" "$W/want.$1"
-	export VIRT_SNAPFS_STOP=$W/stop.$1
-	[ "$1" = blind ] && export VIRT_SNAPFS_BLIND=1
-	mount_snapfs "$m" -o lease=on "$image" || die 'no mount'
-	unset VIRT_SNAPFS_STOP VIRT_SNAPFS_BLIND
-	touch "$W/stop.$1"
-	dd if="$m/$1/s.disk.img" of="$W/got.$1" bs=512K count=1 2>"$W/err.$1" &
-	READERS+=($!)
-	wait_until 5 grep -q '^State:.T' "/proc/${SNAPFS_PIDS[$m]}/status" || fail "stopped ($1)" 'it is not'
-	python3 "$TOOL" swap1 "$image" >"$W/swap.$1" 2>&1 &
-	READERS+=($!)
-}
-READERS=()
-worst seeing
-worst blind
-sleep 2
-same 'stopped at the worst of moments: nobody has it open yet' '' "$(cat "$W/swap.seeing")"
 wait_until $((limit + 15)) grep -q "^done" "$W/swap.seeing"
 wait_until 5 grep -q "^done" "$W/swap.blind"
 check "who opens it for writing waits as long as the kernel lets him: $(head -n 1 "$W/swap.seeing") s of $limit" grep -q "^done" "$W/swap.seeing"
