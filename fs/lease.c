@@ -6,7 +6,7 @@
  *	            take                        somebody waits, or nobody has used it
  *	  NONE ──────────► BUSY ──► HELD + n ─────────────────────────────────► LEAVING + n ── n is 0 ──► BUSY ──► NONE
  *	                    │ cannot be had                                                     given up
- *	                    └────────► NONE, and not again for some time
+ *	                    └────────► NONE, and not again for some time                        (a pause: lease-pause.h)
  *
  * Who opens the file for writing waits in the kernel until NONE: that long as the replies take that have begun already, since from LEAVING on
  * none begins. Who takes the last one away gives it up, there and then. BUSY belongs to one thread.
@@ -36,17 +36,53 @@
 #define BUSY (1u << 29)
 
 #define LOOK_NS 500000000
-#define AGAIN_NS 20000000         /* after somebody wanted to write, or has it open for that */
+#define AGAIN_NS 20000000         /* while somebody has it open for writing */
 #define NEVER_NS (60 * SF_NS_PER_S) /* where it cannot be had */
 #define BREAK_S 20                /* at-once.h, and the call that it makes, have to be much faster */
 
 /* ---------------------------------------------------------------- giving up */
 
-/* Of one that is BUSY. Whatever the reason is, somebody may wait by now. */
+/* The last end of a pause of its files; 0: none has had one. */
+static int64_t pauses_end(struct sf_leases *leases, const struct sf_lease *lease)
+{
+	struct q2_stamp stamp;
+	int64_t last_ns = 0;
+	const char *path;
+
+	for (size_t i = 0; q2_view_file(lease->q2, i, &path, &stamp); i++) {
+		int64_t end_ns = sf_pauses_end(&leases->pauses, stamp.dev, stamp.ino);
+
+		last_ns = end_ns > last_ns ? end_ns : last_ns;
+	}
+	return last_ns;
+}
+
+/* Of those files that somebody waits for. */
+static void begin_pauses(struct sf_leases *leases, const struct sf_lease *lease)
+{
+	struct q2_stamp stamp;
+	const char *path;
+
+	for (size_t i = 0; q2_view_file(lease->q2, i, &path, &stamp); i++)
+		if (!q2_view_file_leased(lease->q2, i))
+			sf_pauses_begin(&leases->pauses, stamp.dev, stamp.ino, sf_clock_ns());
+}
+
+/* Nobody tries for @least_ns, nor before the pauses of its files have ended. */
+static void put_off(struct sf_leases *leases, struct sf_lease *lease, int64_t least_ns)
+{
+	int64_t end_ns = pauses_end(leases, lease), least = sf_clock_ns() + least_ns;
+
+	atomic_store(&lease->retry_ns, end_ns > least ? end_ns : least);
+}
+
+/* Of one that is BUSY. Whatever the reason is, somebody may wait by now: then his pause has begun before another lease can be had on that file,
+ * for the kernel grants none while somebody waits. */
 static void let_go(struct sf_leases *leases, struct sf_lease *lease)
 {
 	if (!q2_view_leased(lease->q2)) {
-		atomic_store(&lease->retry_ns, sf_clock_ns() + AGAIN_NS);
+		begin_pauses(leases, lease);
+		put_off(leases, lease, 0);
 		atomic_fetch_add(&leases->breaks, 1);
 	}
 	q2_view_unlease(lease->q2);
@@ -198,6 +234,11 @@ bool sf_lease_is_near(struct sf_leases *leases, struct sf_lease *lease)
 	return atomic_load(&leases->on) && (word & HELD || (!word && sf_clock_ns() >= atomic_load(&lease->retry_ns)));
 }
 
+static bool is_paused(struct sf_leases *leases, const struct sf_lease *lease)
+{
+	return pauses_end(leases, lease) > sf_clock_ns();
+}
+
 static int take(struct sf_leases *leases, struct sf_lease *lease, struct q2_work *work)
 {
 	const struct q2_lease how = {.signo = signo(), .tid = thread_get(leases)};
@@ -205,10 +246,13 @@ static int take(struct sf_leases *leases, struct sf_lease *lease, struct q2_work
 
 	if (!how.tid || !sf_at_once_works() || !kernel_is_patient())
 		return -ENOTSUP;
+	if (is_paused(leases, lease))
+		return -EAGAIN;
 	rc = q2_view_lease(lease->q2, &how);
 	if (rc < 0)
 		return rc;
-	rc = q2_view_check_anew(lease->q2, work);
+	/* another view may have been asked for the same file just before that, and have let it go */
+	rc = is_paused(leases, lease) ? -EAGAIN : q2_view_check_anew(lease->q2, work);
 	if (rc < 0)
 		let_go(leases, lease);
 	return rc;
@@ -224,7 +268,7 @@ static bool begin_new(struct sf_leases *leases, struct sf_lease *lease, struct q
 	rc = take(leases, lease, work);
 	if (rc < 0) {
 		if (rc != -EINTR)
-			atomic_store(&lease->retry_ns, sf_clock_ns() + (rc == -ENOTSUP ? NEVER_NS : AGAIN_NS));
+			put_off(leases, lease, rc == -ENOTSUP ? NEVER_NS : AGAIN_NS);
 		atomic_store(&lease->word, 0);
 		return false;
 	}
@@ -276,6 +320,7 @@ void sf_lease_close(struct sf_leases *leases, struct sf_lease *lease)
 void sf_leases_init(struct sf_leases *leases, bool on)
 {
 	*leases = (struct sf_leases){.on = on};
+	sf_pauses_init(&leases->pauses);
 	pthread_mutex_init(&leases->lock, NULL);
 	pthread_cond_init(&leases->ready, NULL);
 }
@@ -292,6 +337,7 @@ void sf_leases_fini(struct sf_leases *leases)
 		pthread_kill(leases->thread, signo());
 		pthread_join(leases->thread, NULL);
 	}
+	sf_pauses_fini(&leases->pauses);
 	pthread_cond_destroy(&leases->ready);
 	pthread_mutex_destroy(&leases->lock);
 }

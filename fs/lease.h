@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <sys/queue.h>
 
+#include "lease-pause.h"
 #include "qcow2/qcow2.h"
 
 /* Of one view. Zero-initialise, but for the view. */
@@ -29,6 +30,7 @@ struct sf_lease {
 struct sf_leases {
 	atomic_bool on;             /* they are wanted, and can be had here */
 	atomic_uint held;           /* views */
+	struct sf_pauses pauses;
 	atomic_uint_fast64_t breaks; /* given up, for whatever reason, while somebody waited */
 	pthread_mutex_t lock;
 	/* guarded by lock */

@@ -39,8 +39,8 @@
  *	                     (inside: what vm_inventory_get() takes)   11  sf_views.lock    which views are open, and whose
  *	5  sf_images.lock    which images are open                                        guards are dropped
  *	6  sf_image.lock     an image's view
- *	last                 nb_file.lock, sf_pages.lock, sf_mades.lock, sf_made_file.lock, sf_makers.lock, sf_leases.lock, asked.lock (space.c), and q2_export's: nothing is
- *	                     taken while one of them is held
+ *	last                 nb_file.lock, sf_pages.lock, sf_mades.lock, sf_made_file.lock, sf_makers.lock, sf_leases.lock (inside: sf_pauses.lock), asked.lock
+ *	                     (space.c), and q2_export's: nothing is taken while one of them is held
  *
  * libfuse calls write.c's interrupt callback with a lock of the request: so nothing of libfuse is called with
  * sf_writes.lock.

@@ -295,6 +295,8 @@ int q2_view_lease(struct q2_view *view, const struct q2_lease *lease);
 int q2_view_check_anew(struct q2_view *view, struct q2_work *work);
 /* All are held at this moment, and nobody waits for one. */
 bool q2_view_leased(struct q2_view *view);
+/* The one on that file is, of which q2_view_file() knows. */
+bool q2_view_file_leased(struct q2_view *view, size_t idx);
 void q2_view_unlease(struct q2_view *view);
 
 /*

@@ -371,6 +371,14 @@ bool q2_view_leased(struct q2_view *v)
 	return true;
 }
 
+bool q2_view_file_leased(struct q2_view *v, size_t idx)
+{
+	const struct q2_stamp *stamp;
+	struct q2_file *file;
+
+	return file_at(v, idx, &file, &stamp) && q2_file_leased(file);
+}
+
 int q2_view_lease(struct q2_view *v, const struct q2_lease *lease)
 {
 	const struct q2_stamp *stamp;

@@ -5,12 +5,14 @@
 
 usage: leases.py read FILE WANT STOP [--strict] [--spoil]
        leases.py open IMAGE TIMES
+       leases.py knock IMAGE
        leases.py swap IMAGE TIMES
        leases.py swap1 IMAGE
 
 read   reads FILE in requests of 512 KiB, from its beginning to its end and again, and sometimes at random, until the file STOP is there. Each must
        be as in the file WANT, or an error; --strict: no error either. "begun" is printed after the first one. --spoil: some bytes are changed on the way, which has to be noticed.
 open   opens IMAGE for reading and writing so often, with pauses, and says how long that took.
+knock  opens it so with O_NONBLOCK every tenth of a second. Once refused, it has to succeed from then on, for a second.
 swap   does so, and each time deletes the first of the image's snapshots as QEMU does (the header first), fills all of its clusters with other bytes,
        puts them back as they were and makes the snapshot anew, at another time. Whoever hands on bytes of it that nobody holds still is found out.
 swap1  deletes and fills once, and leaves it so. "open" is printed once the image is open, "done" at the end.
@@ -85,6 +87,26 @@ def opening(image, times):
     percentiles("open", took)
 
 
+def succeeds(image):
+    time.sleep(0.1)
+    try:
+        os.close(os.open(image, os.O_RDWR | os.O_NONBLOCK))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def knocking(image):
+    free = 0
+    while succeeds(image):
+        free += 1
+        if free == 50:
+            print("FAIL knock: it is never refused")
+            return
+    got = [succeeds(image) for _ in range(10)]
+    print(f"{'ok' if all(got) else 'FAIL'} knock: who was refused once gets in afterwards: {got.count(True)} times of {len(got)}")
+
+
 class Snapshot:
     """The first one in the table: where its record is, and its clusters."""
 
@@ -155,6 +177,8 @@ def main():
             return reading(file, want, stop, "--strict" in sys.argv, "--spoil" in sys.argv)
         case "open", image, times:
             return opening(image, int(times))
+        case "knock", image:
+            return knocking(image)
         case "swap", image, times:
             return swapping(image, int(times))
         case "swap1", image:

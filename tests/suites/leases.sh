@@ -21,6 +21,8 @@ mount -t tmpfs -o mode=755 tmpfs "$W/i" || die 'no tmpfs'
 at_exit 'umount -l "$W/i"'
 g=$W/i/g.qcow2
 export PYTHONDONTWRITEBYTECODE=1
+# After somebody wanted to write a file is left alone for seconds (fs/lease-pause.h); here for ms, but where that is what is looked at: so there is often a lease to be given up.
+export VIRT_SNAPFS_PAUSE=20
 
 # value NAME: of .metrics
 value() { awk -v n="virt_snapfs_$1" '$1 == n { print $2 }' "$M/.metrics"; }
@@ -122,8 +124,6 @@ if [ "$limit" -ge 20 ] && [ "$limit" -le 60 ]; then
 	worst blind
 fi
 
-# ---------------------------------------------------------------- where there is none
-
 # How long the kernel lets somebody wait: not so shortly that it may be over before a reply has gone, and not for ever (0).
 for seconds in 0 19 20; do
 	echo $seconds >"$W/limit"
@@ -136,6 +136,28 @@ for seconds in 0 19 20; do
 done
 
 [ ${#READERS[@]} = 0 ] || same 'stopped at the worst of moments: nobody has it open yet' '' "$(cat "$W/swap.seeing")"
+
+# ---------------------------------------------------------------- who does not wait
+
+# Two snapshots of one image are read all the time, so that there are two leases; pauses are as long as they are.
+make "$W/i/two.qcow2" "$W/want.s"
+qemu-img snapshot -c s2 "$W/i/two.qcow2"
+pattern 17 4M >"$W/want.s2"
+unset VIRT_SNAPFS_PAUSE
+up "$W/i/two.qcow2"
+reader "$M/two/s.disk.img" "$W/want.s" --strict
+python3 "$TOOL" read "$M/two/s2.disk.img" "$W/want.s2" "$W/stop" --strict >"$W/reader2" 2>&1 &
+second=$!
+wait_until 5 sh -c "grep -q '^virt_snapfs_leases 2' '$M/.metrics'"
+adopt python3 "$TOOL" knock "$W/i/two.qcow2"
+check 'and leases come again' wait_until 10 sh -c "grep -q '^virt_snapfs_leases 2' '$M/.metrics'"
+reader_end 'two snapshots of one image, and somebody who opens it with O_NONBLOCK'
+wait "$second"
+has 'the other one' "$(cat "$W/reader2")" '^ok'
+unmount_snapfs "$M"
+export VIRT_SNAPFS_PAUSE=20
+
+# ---------------------------------------------------------------- chains, and where there is none
 
 qemu-img create -q -f qcow2 -b "$g" -F qcow2 "$W/i/o.qcow2"
 qwrite "$W/i/o.qcow2" 0x22 1M 1M

@@ -112,6 +112,13 @@ bool q2_view_leased(struct q2_view *view)
 	return false;
 }
 
+bool q2_view_file_leased(struct q2_view *view, size_t idx)
+{
+	(void)view;
+	(void)idx;
+	return false;
+}
+
 void q2_view_unlease(struct q2_view *view)
 {
 	(void)view;

@@ -18,20 +18,26 @@ static struct q2_gate *gate;
 static struct sf_leases leases;
 static struct sf_lease lease;
 
+static void open_view(struct q2_view **out)
+{
+	struct q2_view_spec spec = {.path = path, .format = Q2_FORMAT_RAW, .gate = gate};
+	struct vs_err err = {0};
+
+	cr_assert_eq(q2_view_open(cache, &spec, out, &err), 0, "%s", err.msg);
+}
+
 static void setup(void)
 {
-	struct q2_view_spec spec = {.path = path, .format = Q2_FORMAT_RAW};
-	struct vs_err err = {0};
 	int fd = mkstemp(path);
 
 	cr_assert_geq(fd, 0);
 	cr_assert_eq(ftruncate(fd, 1 << 20), 0);
 	close(fd);
 	cache = q2_cache_new(1 << 20, 1 << 20);
-	spec.gate = gate = q2_gate_new();
+	gate = q2_gate_new();
 	sf_leases_init(&leases, true);
 	lease = (struct sf_lease){0};
-	cr_assert_eq(q2_view_open(cache, &spec, &lease.q2, &err), 0, "%s", err.msg);
+	open_view(&lease.q2);
 }
 
 static void teardown(void)
@@ -166,14 +172,15 @@ static atomic_ulong begun, spoiled;
 
 static void *read_on(void *opaque)
 {
-	(void)opaque;
+	struct sf_lease *mine = opaque;
+
 	while (!atomic_load(&over)) {
-		if (!begin())
+		if (!sf_lease_begin(&leases, mine, NULL))
 			continue;
 		atomic_fetch_add(&begun, 1);
-		if (sf_lease_good(&lease) && atomic_load(&writing) && sf_lease_good(&lease))
+		if (sf_lease_good(mine) && atomic_load(&writing) && sf_lease_good(mine))
 			atomic_fetch_add(&spoiled, 1);
-		sf_lease_end(&leases, &lease);
+		sf_lease_end(&leases, mine);
 	}
 	return NULL;
 }
@@ -186,8 +193,9 @@ Test(sf_lease, readers_and_writers_get_on)
 
 	need_one();
 	sf_lease_end(&leases, &lease);
+	leases.pauses.first_ns = leases.pauses.most_ns = 20000000;
 	for (int i = 0; i < 4; i++)
-		cr_assert_eq(pthread_create(&readers[i], NULL, read_on, NULL), 0);
+		cr_assert_eq(pthread_create(&readers[i], NULL, read_on, &lease), 0);
 	for (end = sf_clock_ns() + 3 * SF_NS_PER_S; sf_clock_ns() < end; writes++) {
 		int64_t ns = open_to_write(0);
 
@@ -202,4 +210,33 @@ Test(sf_lease, readers_and_writers_get_on)
 	cr_expect_gt(atomic_load(&begun), 100);
 	cr_expect_eq(atomic_load(&spoiled), 0);
 	cr_expect_lt(longest, SF_NS_PER_S);
+}
+
+/* Two snapshots of an image are two views of one file. The first time comes when both are held. */
+Test(sf_lease, who_does_not_wait_gets_in_when_he_tries_again)
+{
+	struct sf_lease other = {0};
+	pthread_t readers[2];
+
+	need_one();
+	open_view(&other.q2);
+	cr_assert(sf_lease_begin(&leases, &other, NULL));
+	cr_assert_eq(pthread_create(&readers[0], NULL, read_on, &lease), 0);
+	cr_assert_eq(pthread_create(&readers[1], NULL, read_on, &other), 0);
+	cr_expect_eq(open_to_write(O_NONBLOCK), -EWOULDBLOCK);
+	sf_lease_end(&leases, &lease);
+	sf_lease_end(&leases, &other);
+	for (int i = 0; i < 10; i++) {
+		sf_clock_nap(100000000);
+		cr_expect_geq(open_to_write(O_NONBLOCK), 0, "try %d", i);
+	}
+	for (int i = 0; i < 100 && !atomic_load(&leases.held); i++)
+		sf_clock_nap(50000000);
+	cr_expect(atomic_load(&leases.held), "it is there again");
+	atomic_store(&over, true);
+	for (int i = 0; i < 2; i++)
+		pthread_join(readers[i], NULL);
+	cr_expect_eq(atomic_load(&spoiled), 0);
+	sf_lease_close(&leases, &other);
+	q2_view_close(other.q2);
 }
