@@ -20,6 +20,9 @@
  *	                     else take it,                     (may wait      with no time in between
  *	                     and check all anew                 for a disk)
  *
+ * A disk may be slow. So while the pipe is filled it is asked whether the reader still waits, and whether somebody waits for the lease: then the
+ * pipe is thrown away.
+ *
  * Whatever fails on the way is copied. What is all zeros is like a copy: nothing can change it after the check.
  *
  * Limits. Replies go through a pipe of at most 1 MiB, which takes 512 KiB in up to some 120 pieces: SF_SPLICE_PIECES. What lies past the
@@ -30,11 +33,13 @@
 #include <errno.h>
 #include <string.h>
 
+#include "clock.h"
 #include "fs.h"
 #include "splice.h"
 #include "vm/util/mem.h"
 
 #define SPLICE_LEAST 16384
+#define ASK_NS 1000000 /* a lease of many files takes many system calls to look at */
 
 static const char zeros[SF_BLOCK_SIZE];
 
@@ -159,17 +164,37 @@ static bool is_leased(void *opaque)
 	return sf_lease_good(opaque);
 }
 
+struct filling {
+	struct sf_waiter *waiter;
+	struct sf_lease *lease; /* NULL: the view is settled */
+	int64_t look_ns;        /* when to look at it next */
+	bool gone;              /* the reader */
+};
+
+static bool go_on(void *opaque)
+{
+	struct filling *f = opaque;
+	int64_t now = sf_clock_ns();
+
+	f->gone = sf_waiter_gone(f->waiter);
+	if (f->gone || !f->lease || now < f->look_ns)
+		return !f->gone;
+	f->look_ns = now + ASK_NS;
+	return sf_lease_good(f->lease);
+}
+
 /* The pieces that were found, of a view that holds still. @lease: it does so by this one; NULL: it is settled. 0: it has to be copied; of one that
  * is not settled a copy says as well whether anything is wrong that it needs. */
 static int64_t splice_pieces(struct sf_view *view, struct sf_lease *lease, const struct request *q, size_t len, struct vs_err *err)
 {
 	atomic_uint_fast64_t *spliced = &q->r->fs->metrics.spliced_bytes[lease ? SF_BY_LEASE : SF_BY_LOCK];
+	struct filling filling = {.waiter = q->waiter, .lease = lease, .look_ns = sf_clock_ns() + ASK_NS};
 	int rc = q2_view_check(view->q2, &q->waiter->work, err);
 
 	if (rc < 0)
 		return lease ? 0 : rc;
-	if (!sf_splice_fill(q->r->unique, q->scratch->pieces, q->scratch->n_pieces, len))
-		return 0;
+	if (!sf_splice_fill(q->r->unique, q->scratch->pieces, q->scratch->n_pieces, len, go_on, &filling))
+		return filling.gone ? -EINTR : 0;
 	count(q->r, (int64_t)len);
 	atomic_fetch_add(spliced, len);
 	if (sf_splice_send(q->r->device, lease ? is_leased : NULL, lease)) {

@@ -12,9 +12,11 @@
 #include <unistd.h>
 
 #include "at-once.h"
+#include "clock.h"
 #include "vm/util/mem.h"
 
 #define PIPE_BYTES (1 << 20) /* a page each for what lies anywhere, which is what an unprivileged process gets */
+#define STEP (128 << 10)
 #define TRIES 8
 
 struct tube {
@@ -77,15 +79,33 @@ static bool tube_open(struct tube *t)
 	return false;
 }
 
-/* A pipe that is full, or a file that is shorter than it was, is an end. */
-static bool put_piece(struct tube *t, const struct sf_piece *piece)
+/* For a test (-Dfaults=true): as if the disk were slow, by so many ms as the variable says. */
+static void dawdle(const char *variable)
+{
+#ifdef VS_FAULTS
+	const char *ms = getenv(variable);
+
+	if (ms)
+		sf_clock_nap(atoll(ms) * 1000000);
+#else
+	(void)variable;
+#endif
+}
+
+/* In steps that end where pages do. A pipe that is full, or a file that is shorter than it was, is an end. */
+static bool put_piece(struct tube *t, const struct sf_piece *piece, bool (*go_on)(void *opaque), void *opaque)
 {
 	off_t off = piece->off;
 	size_t left = piece->len;
 
 	while (left) {
-		ssize_t n = splice(piece->fd, &off, t->in, NULL, left, SPLICE_F_NONBLOCK);
+		size_t step = STEP - (size_t)(off % STEP);
+		ssize_t n;
 
+		if (!go_on(opaque))
+			return false;
+		n = splice(piece->fd, &off, t->in, NULL, left < step ? left : step, SPLICE_F_NONBLOCK);
+		dawdle("VIRT_SNAPFS_SLOW");
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
@@ -106,7 +126,7 @@ uint64_t sf_splice_unique(const void *message, size_t len)
 	return head.unique;
 }
 
-bool sf_splice_fill(uint64_t unique, const struct sf_piece *pieces, size_t n, size_t len)
+bool sf_splice_fill(uint64_t unique, const struct sf_piece *pieces, size_t n, size_t len, bool (*go_on)(void *opaque), void *opaque)
 {
 	const struct fuse_out_header head = {.len = (uint32_t)(sizeof(head) + len), .unique = unique};
 	struct tube *t = tube_get();
@@ -115,7 +135,7 @@ bool sf_splice_fill(uint64_t unique, const struct sf_piece *pieces, size_t n, si
 	if (filled)
 		t->len = sizeof(head);
 	for (size_t i = 0; filled && i < n; i++)
-		filled = put_piece(t, &pieces[i]);
+		filled = put_piece(t, &pieces[i], go_on, opaque);
 	filled = filled && t->len == head.len;
 	if (!filled)
 		tube_close(t);

@@ -28,9 +28,9 @@ struct sf_piece {
 /* Which request a message of the kernel's is: its number, by which it is answered. 0: none is there. */
 uint64_t sf_splice_unique(const void *message, size_t len);
 
-/* Fills this thread's pipe with the reply to @unique: the pieces, @len bytes in all. False: it cannot be done so, and nothing is
- * there. May wait for a disk. */
-bool sf_splice_fill(uint64_t unique, const struct sf_piece *pieces, size_t n, size_t len);
+/* Fills this thread's pipe with the reply to @unique: the pieces, @len bytes in all. May wait for a disk; @go_on is asked again and again, before
+ * each 128 KiB at the latest. False: it said no, or it cannot be done so, and nothing is there. */
+bool sf_splice_fill(uint64_t unique, const struct sf_piece *pieces, size_t n, size_t len, bool (*go_on)(void *opaque), void *opaque);
 
 /* What sf_splice_fill() has put there goes to the device @dev. @may_go: asked before, NULL: without a question; from when it is asked
  * until the device has copied all of it no time passes in which this process may have been stopped, and if it says no, or that cannot be had,

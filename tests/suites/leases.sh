@@ -157,6 +157,37 @@ has 'the other one' "$(cat "$W/reader2")" '^ok'
 unmount_snapfs "$M"
 export VIRT_SNAPFS_PAUSE=20
 
+# ---------------------------------------------------------------- a slow disk
+
+# A reply of 512 KiB is made in four steps, and each of them takes so long; neither who kills its reader nor who opens the image waits for all of them.
+make "$W/i/slow.qcow2" "$W/want.slow"
+export VIRT_SNAPFS_SLOW=700
+up "$W/i/slow.qcow2"
+unset VIRT_SNAPFS_SLOW
+now_ms() { echo $(($(date +%s%N) / 1000000)); }
+slowly() { dd if="$M/slow/s.disk.img" of="$W/got.slow" bs=512K count=1 2>/dev/null; }
+(exec dd if="$M/slow/s.disk.img" of=/dev/null bs=512K count=1 2>/dev/null) &
+reading=$!
+sleep 0.3
+same 'a slow disk: there is a lease' 1 "$(value leases)"
+begun=$(now_ms)
+kill -KILL "$reading"
+wait "$reading" 2>/dev/null
+took=$(($(now_ms) - begun))
+check "a slow disk: a reader that is killed ends ($took ms)" test "$took" -lt 1500
+slowly &
+reading=$!
+sleep 0.3
+begun=$(now_ms)
+exec 6<>"$W/i/slow.qcow2"
+took=$(($(now_ms) - begun))
+exec 6<&-
+check "a slow disk: who opens the image gets in ($took ms)" test "$took" -lt 1500
+wait "$reading"
+same 'a slow disk: and the reader gets a copy' "$(head -c 512K "$W/want.slow" | sha256sum)" "$(sha256sum <"$W/got.slow")"
+check 'a slow disk: that somebody waited was counted' test "$(value lease_breaks_total)" = 1
+unmount_snapfs "$M"
+
 # ---------------------------------------------------------------- chains, and where there is none
 
 qemu-img create -q -f qcow2 -b "$g" -F qcow2 "$W/i/o.qcow2"
