@@ -18,8 +18,8 @@
 enum { SF_BY_LOCK, SF_BY_LEASE };
 
 struct sf_metrics {
-	atomic_uint_fast64_t read_bytes; /* that readers of images, and of what is made of them, were given */
-	atomic_uint_fast64_t spliced_bytes[2]; /* of these: handed on as they lie in files, by what kept them still */
+	atomic_uint_fast64_t read_bytes; /* for readers of images, and of what is made of them; counted before they have them */
+	atomic_uint_fast64_t spliced_bytes[2]; /* of these: handed on as they lie in files, by what kept them still; counted when they have them */
 	atomic_size_t len;               /* of the text as it was read last; 0: not yet */
 };
 

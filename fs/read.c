@@ -92,6 +92,7 @@ struct request {
 	struct scratch *scratch;
 	size_t len;
 	uint64_t off;
+	size_t counted; /* of it: bytes that were counted for a reply that could not be sent after all */
 };
 
 enum way { SPLICED, ZEROS, COPIED };
@@ -148,13 +149,21 @@ static void count(struct sf_req *r, int64_t n)
 	atomic_fetch_add(&r->fs->metrics.read_bytes, (uint64_t)n);
 }
 
-static int64_t copy_request(struct q2_view *q2, const struct request *q, size_t len, struct vs_err *err)
+static void count_once(struct request *q, size_t n)
+{
+	if (n <= q->counted)
+		return;
+	count(q->r, (int64_t)(n - q->counted));
+	q->counted = n;
+}
+
+static int64_t copy_request(struct q2_view *q2, struct request *q, size_t len, struct vs_err *err)
 {
 	ssize_t n = q2_view_read(q2, q->scratch->buf, len, q->off, &q->waiter->work, err);
 
 	if (n < 0)
 		return n;
-	count(q->r, n);
+	count_once(q, (size_t)n);
 	fuse_reply_buf(sf_req_take(q->r), q->scratch->buf, (size_t)n);
 	return n;
 }
@@ -185,7 +194,7 @@ static bool go_on(void *opaque)
 
 /* The pieces that were found, of a view that holds still. @lease: it does so by this one; NULL: it is settled. 0: it has to be copied; of one that
  * is not settled a copy says as well whether anything is wrong that it needs. */
-static int64_t splice_pieces(struct sf_view *view, struct sf_lease *lease, const struct request *q, size_t len, struct vs_err *err)
+static int64_t splice_pieces(struct sf_view *view, struct sf_lease *lease, struct request *q, size_t len, struct vs_err *err)
 {
 	atomic_uint_fast64_t *spliced = &q->r->fs->metrics.spliced_bytes[lease ? SF_BY_LEASE : SF_BY_LOCK];
 	struct filling filling = {.waiter = q->waiter, .lease = lease, .look_ns = sf_clock_ns() + ASK_NS};
@@ -195,18 +204,15 @@ static int64_t splice_pieces(struct sf_view *view, struct sf_lease *lease, const
 		return lease ? 0 : rc;
 	if (!sf_splice_fill(q->r->unique, q->scratch->pieces, q->scratch->n_pieces, len, go_on, &filling))
 		return filling.gone ? -EINTR : 0;
-	count(q->r, (int64_t)len);
-	atomic_fetch_add(spliced, len);
-	if (sf_splice_send(q->r->device, lease ? is_leased : NULL, lease)) {
-		fuse_reply_none(sf_req_take(q->r));
-		return (int64_t)len;
-	}
-	count(q->r, -(int64_t)len);
-	atomic_fetch_sub(spliced, len);
-	return 0;
+	count_once(q, len);
+	if (!sf_splice_send(q->r->device, lease ? is_leased : NULL, lease))
+		return 0;
+	atomic_fetch_add(spliced, len); /* a counter never goes down, so not before it is known */
+	fuse_reply_none(sf_req_take(q->r));
+	return (int64_t)len;
 }
 
-static int64_t splice_leased(struct sf_view *view, const struct request *q, size_t len, struct vs_err *err)
+static int64_t splice_leased(struct sf_view *view, struct request *q, size_t len, struct vs_err *err)
 {
 	struct sf_leases *leases = &view->owner->leases;
 	int64_t n;
@@ -218,19 +224,19 @@ static int64_t splice_leased(struct sf_view *view, const struct request *q, size
 	return n;
 }
 
-static int64_t reply_zeros(struct sf_view *view, bool settled, const struct request *q, size_t len, struct vs_err *err)
+static int64_t reply_zeros(struct sf_view *view, bool settled, struct request *q, size_t len, struct vs_err *err)
 {
 	int rc = q2_view_check(view->q2, &q->waiter->work, err);
 
 	if (rc < 0)
 		return settled ? rc : 0;
-	count(q->r, (int64_t)len);
+	count_once(q, len);
 	fuse_reply_buf(sf_req_take(q->r), zeros, len);
 	return (int64_t)len;
 }
 
 /* Of a view that is lent, so that its guards are not dropped before the reply has gone. 0: it has to be copied. */
-static int64_t hand_on(struct sf_view *view, const struct request *q, size_t len, struct vs_err *err)
+static int64_t hand_on(struct sf_view *view, struct request *q, size_t len, struct vs_err *err)
 {
 	bool settled = q2_view_settled(view->q2);
 	enum way way = settled || sf_view_may_lease(view) ? map_request(view->q2, q, len) : COPIED;
@@ -244,7 +250,7 @@ static int64_t hand_on(struct sf_view *view, const struct request *q, size_t len
 
 static int64_t read_view(struct sf_view *view, void *opaque, struct vs_err *err)
 {
-	const struct request *q = opaque;
+	struct request *q = opaque;
 	uint64_t left = q->off < view->size ? view->size - q->off : 0;
 	size_t len = q->len < left ? q->len : (size_t)left;
 	int64_t n = 0;

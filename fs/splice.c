@@ -179,6 +179,7 @@ static ssize_t send_if(const struct tube *t, int dev, bool (*may_go)(void *opaqu
 		if (!may_go(opaque))
 			break;
 		stop_here();
+		dawdle("VIRT_SNAPFS_LATE");
 		n = is_blind() ? splice_all(t, dev) : sf_at_once_splice(t->out, dev, t->len, since);
 	}
 	return n;

@@ -6,6 +6,7 @@
 usage: leases.py read FILE WANT STOP [--strict] [--spoil]
        leases.py open IMAGE TIMES
        leases.py knock IMAGE
+       leases.py watch METRICS STOP
        leases.py swap IMAGE TIMES
        leases.py swap1 IMAGE
 
@@ -13,6 +14,7 @@ read   reads FILE in requests of 512 KiB, from its beginning to its end and agai
        be as in the file WANT, or an error; --strict: no error either. "begun" is printed after the first one. --spoil: some bytes are changed on the way, which has to be noticed.
 open   opens IMAGE for reading and writing so often, with pauses, and says how long that took.
 knock  opens it so with O_NONBLOCK every tenth of a second. Once refused, it has to succeed from then on, for a second.
+watch  reads the file METRICS until the file STOP is there: no counter of bytes may ever fall.
 swap   does so, and each time deletes the first of the image's snapshots as QEMU does (the header first), fills all of its clusters with other bytes,
        puts them back as they were and makes the snapshot anew, at another time. Whoever hands on bytes of it that nobody holds still is found out.
 swap1  deletes and fills once, and leaves it so. "open" is printed once the image is open, "done" at the end.
@@ -107,6 +109,20 @@ def knocking(image):
     print(f"{'ok' if all(got) else 'FAIL'} knock: who was refused once gets in afterwards: {got.count(True)} times of {len(got)}")
 
 
+def watching(metrics, stop):
+    last, looks = {}, 0
+    while not os.path.exists(stop):
+        with open(metrics, encoding="utf-8") as f:
+            now = {name: int(value) for name, value in (line.rsplit(" ", 1) for line in f) if "_bytes_total" in name}
+        for name, value in now.items():
+            if value < last.get(name, 0):
+                print(f"FAIL watch: {name} falls from {last[name]} to {value}")
+        last = now
+        looks += 1
+        time.sleep(0.01)
+    print(f"{'ok' if last and looks > 20 else 'FAIL'} watch: counters were looked at {looks} times")
+
+
 class Snapshot:
     """The first one in the table: where its record is, and its clusters."""
 
@@ -177,6 +193,8 @@ def main():
             return reading(file, want, stop, "--strict" in sys.argv, "--spoil" in sys.argv)
         case "open", image, times:
             return opening(image, int(times))
+        case "watch", metrics, stop:
+            return watching(metrics, stop)
         case "knock", image:
             return knocking(image)
         case "swap", image, times:
