@@ -4,7 +4,7 @@
  * Three ways out
  * --------------
  *	spliced   every byte lies in a file as it is: the pieces' descriptors go into the reply and the kernel copies
- *	          once (splice.c). Half as fast again as copying at 512 KiB, slower below some 16 KiB.
+ *	          once. Half as fast again as copying at 512 KiB, slower below some 16 KiB.
  *	zeros     nothing is stored: from one static buffer.
  *	copied    everything else: q2_view_read() into this thread's buffer, which also validates.
  *
@@ -25,8 +25,11 @@
  *
  * Whatever fails on the way is copied. What is all zeros is like a copy: nothing can change it after the check.
  *
- * Limits. Replies go through a pipe of at most 1 MiB, which takes 512 KiB in up to some 120 pieces: SF_SPLICE_PIECES. What lies past the
- * end of a host file reads as zeros, and a splice would come back short: such requests are copied.
+ * What is settled libfuse sends; a lease has to be looked at between the filling of the pipe and the sending, so there the pipe is ours (splice.c).
+ *
+ * Limits. Replies go through a pipe of at most 1 MiB, which takes 512 KiB in up to some 120 pieces: SF_SPLICE_PIECES; with more, libfuse would
+ * silently take a path slower than any other. What lies past the end of a host file reads as zeros, and a splice would come back short: such
+ * requests are copied.
  */
 #include "read.h"
 
@@ -49,6 +52,7 @@ struct scratch {
 	char *buf; /* SF_BLOCK_SIZE bytes, page-aligned: also O_DIRECT reads into it */
 	struct sf_piece pieces[SF_SPLICE_PIECES];
 	size_t n_pieces;
+	struct fuse_bufvec *bufs; /* room for as many */
 };
 
 static pthread_key_t scratch_key;
@@ -59,6 +63,7 @@ static void scratch_free(void *opaque)
 	struct scratch *s = opaque;
 
 	free(s->buf);
+	free(s->bufs);
 	free(s);
 }
 
@@ -79,6 +84,7 @@ static struct scratch *scratch_get(void)
 		return s;
 	s = xcalloc(1, sizeof(*s));
 	s->buf = aligned_alloc(4096, SF_BLOCK_SIZE);
+	s->bufs = xcalloc(1, sizeof(struct fuse_bufvec) + SF_SPLICE_PIECES * sizeof(struct fuse_buf));
 	if (!s->buf || pthread_setspecific(scratch_key, s))
 		xoom();
 	return s;
@@ -175,7 +181,7 @@ static bool is_leased(void *opaque)
 
 struct filling {
 	struct sf_waiter *waiter;
-	struct sf_lease *lease; /* NULL: the view is settled */
+	struct sf_lease *lease;
 	int64_t look_ns;        /* when to look at it next */
 	bool gone;              /* the reader */
 };
@@ -186,40 +192,60 @@ static bool go_on(void *opaque)
 	int64_t now = sf_clock_ns();
 
 	f->gone = sf_waiter_gone(f->waiter);
-	if (f->gone || !f->lease || now < f->look_ns)
+	if (f->gone || now < f->look_ns)
 		return !f->gone;
 	f->look_ns = now + ASK_NS;
 	return sf_lease_good(f->lease);
 }
 
-/* The pieces that were found, of a view that holds still. @lease: it does so by this one; NULL: it is settled. 0: it has to be copied; of one that
- * is not settled a copy says as well whether anything is wrong that it needs. */
-static int64_t splice_pieces(struct sf_view *view, struct sf_lease *lease, struct request *q, size_t len, struct vs_err *err)
+/* The pieces that were found, of a view that nobody can change. */
+static int64_t splice_settled(struct sf_view *view, struct request *q, size_t len, struct vs_err *err)
 {
-	atomic_uint_fast64_t *spliced = &q->r->fs->metrics.spliced_bytes[lease ? SF_BY_LEASE : SF_BY_LOCK];
-	struct filling filling = {.waiter = q->waiter, .lease = lease, .look_ns = sf_clock_ns() + ASK_NS};
+	const struct scratch *s = q->scratch;
 	int rc = q2_view_check(view->q2, &q->waiter->work, err);
 
 	if (rc < 0)
-		return lease ? 0 : rc;
+		return rc;
+	*s->bufs = (struct fuse_bufvec){.count = s->n_pieces};
+	for (size_t i = 0; i < s->n_pieces; i++)
+		s->bufs->buf[i] = (struct fuse_buf){
+			.size = s->pieces[i].len,
+			.flags = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK | FUSE_BUF_FD_RETRY,
+			.fd = s->pieces[i].fd,
+			.pos = s->pieces[i].off,
+		};
+	count_once(q, len);
+	atomic_fetch_add(&q->r->fs->metrics.spliced_bytes[SF_BY_LOCK], len);
+	fuse_reply_data(sf_req_take(q->r), s->bufs, 0);
+	return (int64_t)len;
+}
+
+/* Likewise, as long as the lease is there. 0: it has to be copied, which says as well whether anything is wrong. */
+static int64_t splice_while_leased(struct sf_view *view, struct request *q, size_t len)
+{
+	struct sf_lease *lease = &view->lease;
+	struct filling filling = {.waiter = q->waiter, .lease = lease, .look_ns = sf_clock_ns() + ASK_NS};
+
+	if (q2_view_check(view->q2, &q->waiter->work, NULL) < 0)
+		return 0;
 	if (!sf_splice_fill(q->r->unique, q->scratch->pieces, q->scratch->n_pieces, len, go_on, &filling))
 		return filling.gone ? -EINTR : 0;
 	count_once(q, len);
-	if (!sf_splice_send(q->r->device, lease ? is_leased : NULL, lease))
+	if (!sf_splice_send(q->r->device, is_leased, lease))
 		return 0;
-	atomic_fetch_add(spliced, len); /* a counter never goes down, so not before it is known */
+	atomic_fetch_add(&q->r->fs->metrics.spliced_bytes[SF_BY_LEASE], len); /* a counter never goes down, so not before it is known */
 	fuse_reply_none(sf_req_take(q->r));
 	return (int64_t)len;
 }
 
-static int64_t splice_leased(struct sf_view *view, struct request *q, size_t len, struct vs_err *err)
+static int64_t splice_leased(struct sf_view *view, struct request *q, size_t len)
 {
 	struct sf_leases *leases = &view->owner->leases;
 	int64_t n;
 
 	if (!sf_lease_begin(leases, &view->lease, &q->waiter->work))
 		return 0;
-	n = splice_pieces(view, &view->lease, q, len, err);
+	n = splice_while_leased(view, q, len);
 	sf_lease_end(leases, &view->lease);
 	return n;
 }
@@ -245,7 +271,7 @@ static int64_t hand_on(struct sf_view *view, struct request *q, size_t len, stru
 		return reply_zeros(view, settled, q, len, err);
 	if (way == COPIED)
 		return 0;
-	return settled ? splice_pieces(view, NULL, q, len, err) : splice_leased(view, q, len, err);
+	return settled ? splice_settled(view, q, len, err) : splice_leased(view, q, len);
 }
 
 static int64_t read_view(struct sf_view *view, void *opaque, struct vs_err *err)
