@@ -232,7 +232,7 @@ another_day() {
 }
 
 # room: how many may run now. Some sleep for most of their time: beside one of these there is room for one more.
-room() { [[ " ${RUNNING[*]-} " =~ \ (kill|meddling|begun|unknown|agent|libvirtd)\  ]] && echo $((JOBS + 1)) || echo "$JOBS"; }
+room() { [[ " ${RUNNING[*]-} " =~ \ (kill|meddling|begun|unknown|agent|leases|libvirtd)\  ]] && echo $((JOBS + 1)) || echo "$JOBS"; }
 
 # Of the suites: somebody else's mount may come and go meanwhile.
 traces() {
