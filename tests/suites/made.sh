@@ -111,7 +111,7 @@ exec 5<"$K/diff/one..current.disk.qcow2" 6<"$K/diff/current..last.disk.qcow2" 7<
 for fd in 5 6 7 8; do head -c 4096 <&$fd >/dev/null; done
 qemu-img snapshot -d last "$I/moving.qcow2" 2>/dev/null || qemu-img snapshot -U -d last "$I/moving.qcow2" 2>/dev/null || note 'locked, as it should be while current is open'
 exec 5<&- 6<&-
-qemu-img snapshot -d last "$I/moving.qcow2"
+wait_until 10 qemu-img snapshot -d last "$I/moving.qcow2" # once the locks are given back
 qemu-io -f qcow2 -c 'write -q -P 0x77 8M 3M' "$I/moving.qcow2"
 s=$(date +%s%N)
 for fd in 7 8; do
