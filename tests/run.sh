@@ -227,7 +227,7 @@ in_order() {
 
 # another_day NAME: in CI, is it not the turn of that suite?
 another_day() {
-	local turns=('agent races records' 'firmware random-commands live')
+	local turns=('agent races records sizes' 'firmware random-commands live hostile advice')
 	[ -n "${CI:-}" ] && [ ${#NAMES[@]} = 0 ] && [[ " ${turns[$(($(date +%s) / 86400 % 2))]} " == *" $1 "* ]]
 }
 

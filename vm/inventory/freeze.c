@@ -243,6 +243,7 @@ static void compose_record(struct work *w, const struct vm_draft_snapshot *s, st
 static void compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, struct vm_snapshot *out)
 {
 	compose_record(w, s, out);
+	out->users = vm_graph_viewers(w->graph, w->index, (size_t)s->rank, w->arena);
 	if (s->problem) {
 		out->state = VM_UNSUPPORTED;
 		out->reason = vm_arena_strdup(w->arena, s->problem);
@@ -256,7 +257,6 @@ static void compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, 
 	for (; out->n_nv < s->n_nv; out->n_nv++)
 		compose_nv(w, s, &s->nv[out->n_nv], &out->nv[out->n_nv]);
 	take_worst(w, out);
-	out->users = vm_graph_viewers(w->graph, w->index, (size_t)s->rank, w->arena);
 }
 
 /* The present content of an image is there while nobody writes it. And what appears in libvirt's list while it is still
