@@ -105,10 +105,10 @@ for how in kernel initrd nvdimm argument; do
 	Vq undefine namer
 done
 # An image that QEMU is given as it is stands on another: in a directory that nobody else names, and in QEMU's own spellings.
-mkdir -p "$W/far,away"
-qemu-img create -q -f qcow2 -b "$b" -F raw "$W/far,away/clone.qcow2" 4M
+mkdir -p "$W/fa r,a;way"
+qemu-img create -q -f qcow2 -b "$b" -F raw "$W/fa r,a;way/clone.qcow2" 4M
 for how in drive blockdev relative json; do
-	c="$W/far,away/clone.qcow2"
+	c="$W/fa r,a;way/clone.qcow2"
 	case $how in
 	drive) argument="file=${c//,/,,},format=qcow2,if=none,id=x" ;;
 	blockdev) argument=$(jq -cn --arg f "$c" '{driver: "qcow2", file: {driver: "file", filename: $f}}' | sed 's|/|\\/|g') ;;
@@ -126,7 +126,7 @@ print(text.replace("</domain>", "<qemu:commandline><qemu:arg value=\"-drive\"/><
 	has "$how: what it stands on stays" "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" "named.vda.raw' stays \\(domain 'namer' \\(its definition names it, or what stands on it\\) needs it\\)"
 	Vq undefine namer
 done
-rm -r "$W/far,away"
+rm -r "$W/fa r,a;way"
 sleep 0.7
 does 'where nobody names it it is merged into' named 'delete s1'
 

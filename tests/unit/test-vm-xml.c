@@ -488,6 +488,9 @@ Test(vm_xml, whatever_a_definition_names_is_a_path_in_each_of_its_spellings)
 		{"{&quot;filename&quot;: &quot;/srv/\\u00e4 b.img&quot;}", "/srv/\xc3\xa4 b.img"},
 		{"file=json:{&quot;driver&quot;:&quot;qcow2&quot;,,&quot;file.filename&quot;:&quot;/srv/a.img&quot;},if=none", "/srv/a.img"},
 		{"file:/srv/a b.img", "/srv/a"},
+		{"file:/srv/a b.img", "/srv/a b.img"},
+		{"file=/srv/a b;c&apos;d.img,format=raw", "/srv/a b;c'd.img"},
+		{"exec:cat &lt;/srv/a.img", "/srv/a.img"},
 	};
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++) {

@@ -30,22 +30,22 @@ static void add(struct found *found, char *path)
 	found->v[found->n] = NULL;
 }
 
-/* What begins at @p and goes on to one of the characters after a path; with @doubled commas in it as QEMU's options have them. */
-static char *take_path(const char *p, bool doubled)
+/* What begins at @p and goes on to one of the characters @after; with @doubled commas in it as QEMU's options have them. */
+static char *take_path(const char *p, const char *after, bool doubled)
 {
 	char *path = xcalloc(strlen(p) + 1, 1);
 	size_t n = 0;
 
-	for (; *p && !strchr(";\"' \t\n", *p) && (*p != ',' || (doubled && p[1] == ',')); p++) {
+	for (; *p && (!strchr(after, *p) || (doubled && p[0] == ',' && p[1] == ',')); p++) {
 		path[n++] = *p;
-		p += *p == ',';
+		p += doubled && *p == ',';
 	}
 	return path;
 }
 
-static void add_path(struct found *found, const char *p, bool doubled)
+static void add_path(struct found *found, const char *p, const char *after, bool doubled)
 {
-	vs_autofree char *path = take_path(p, doubled);
+	vs_autofree char *path = take_path(p, after, doubled);
 
 	if (path[0] == '/' && path[1])
 		add(found, vs_steal(path));
@@ -53,16 +53,20 @@ static void add_path(struct found *found, const char *p, bool doubled)
 		add(found, xasprintf("/%s", path));
 }
 
+/* A shell and a list of words end a path at a space or a quote; QEMU's options do at a comma alone. */
 static void look_at_plain(struct found *found, const char *value)
 {
+	static const char before[] = "=,:;<\"' \t\n", word[] = ",;\"' \t\n", option[] = ",";
+
 	if (value[0] == '/' && value[1])
 		add(found, xstrdup(value));
 	for (const char *p = value; *p; p++) {
-		if (p != value && !strchr("=,:;\"' \t\n", p[-1]))
+		if (p != value && !strchr(before, p[-1]))
 			continue;
-		add_path(found, p, false);
+		add_path(found, p, word, false);
+		add_path(found, p, option, false);
 		if (strstr(p, ",,"))
-			add_path(found, p, true);
+			add_path(found, p, option, true);
 	}
 }
 
