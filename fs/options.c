@@ -541,7 +541,7 @@ void sf_options_help(FILE *out)
 	      "    -h, --help           print this text\n"
 	      "    -V, --version        print the version\n"
 	      "    -o OPT[,OPT...]      mount options:\n"
-	      "    -o ro                no ctl and retain; a read-only connection is enough\n"
+	      "    -o ro                no ctl, retain and retain.plan; a read-only connection is enough\n"
 	      "    -o allow_other       let other users in, as far as owner and mode allow\n"
 	      "    -o uid=USER          owner of what is shown (the mounting user)\n"
 	      "    -o gid=GROUP         group of what is shown (the mounting user's)\n"
