@@ -84,6 +84,7 @@ void q2_depths_put(struct q2_depths *d, uint64_t from, uint64_t to, unsigned n)
 
 		if (!page)
 			return;
-		atomic_store_explicit(&page[i % PAGE], (unsigned char)(n + 1), memory_order_relaxed);
+		if (atomic_load_explicit(&page[i % PAGE], memory_order_relaxed) != n + 1) /* else every reader would take the line from the others */
+			atomic_store_explicit(&page[i % PAGE], (unsigned char)(n + 1), memory_order_relaxed);
 	}
 }
