@@ -104,6 +104,32 @@ for how in kernel initrd nvdimm argument; do
 	has "$how: the file stays" "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" "named.vda.raw' stays \\(domain 'namer' \\(its definition names it\\) needs it\\)"
 	Vq undefine namer
 done
+# given WHAT ARGUMENT...: namer is a domain that hands these to QEMU
+given() {
+	local what=$1
+	shift
+	domain_define namer "$(disk_xml vda raw "$W/other/small.raw")"
+	V dumpxml namer --inactive | python3 -c 'import sys
+from xml.sax.saxutils import quoteattr
+text = sys.stdin.read().replace("<domain ", "<domain xmlns:qemu=\"http://libvirt.org/schemas/domain/qemu/1.0\" ", 1)
+arguments = "".join("<qemu:arg value=%s/>" % quoteattr(a) for a in sys.argv[1:])
+print(text.replace("</domain>", "<qemu:commandline>" + arguments + "</qemu:commandline></domain>"))' "$@" >"$W/namer.xml"
+	check "$what: defined" V define "$W/namer.xml"
+	sleep 0.7
+}
+# By a way that is not there for now: it may be the file of that name, and no other.
+mount --bind "$W/images" "$W/bind"
+domain_define namer "$(disk_xml vda raw "$W/other/small.raw")"
+V dumpxml namer --inactive | sed "s|</os>|<kernel>$W/bind/named.vda.raw</kernel><initrd>$W/other/initrd.gone</initrd></os>|" >"$W/namer.xml"
+Vq define "$W/namer.xml"
+umount "$W/bind"
+sleep 0.7
+for c in 'try delete s1' 'delete s1'; do does_not "a kernel behind a mount that is not there: $c" named "$c" EPERM "named.vda.raw' must stay as it is: domain 'namer' may need it: it names '$W/bind/named.vda.raw', which is missing"; done
+sed -i "s|bind/named.vda.raw|bind/vmlinuz|" "$W/namer.xml"
+Vq define "$W/namer.xml"
+sleep 0.7
+has 'one of another name hinders nobody' "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" '^ok: try delete s1'
+Vq undefine namer
 # An image that QEMU is given as it is stands on another: in a directory that nobody else names, and in QEMU's own spellings.
 mkdir -p "$W/fa r,a;way"
 qemu-img create -q -f qcow2 -b "$b" -F raw "$W/fa r,a;way/clone.qcow2" 4M
@@ -115,18 +141,54 @@ for how in drive blockdev relative json; do
 	relative) argument="file=${c//,/,,},format=qcow2,if=none,id=x" argument=${argument/=\//=} ;;
 	json) argument="file=json:{\"driver\":\"qcow2\",,\"file.filename\":\"${c//,/,,}\"},,if=none" ;;
 	esac
-	domain_define namer "$(disk_xml vda raw "$W/other/small.raw")"
-	V dumpxml namer --inactive | python3 -c 'import sys
-from xml.sax.saxutils import quoteattr
-text = sys.stdin.read().replace("<domain ", "<domain xmlns:qemu=\"http://libvirt.org/schemas/domain/qemu/1.0\" ", 1)
-print(text.replace("</domain>", "<qemu:commandline><qemu:arg value=\"-drive\"/><qemu:arg value=%s/></qemu:commandline></domain>" % quoteattr(sys.argv[1])))' \
-		"$argument" >"$W/namer.xml"
-	check "$how: defined" V define "$W/namer.xml"
-	sleep 0.7
+	given "$how" -drive "$argument"
 	has "$how: what it stands on stays" "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" "named.vda.raw' stays \\(domain 'namer' \\(its definition names it, or what stands on it\\) needs it\\)"
 	Vq undefine namer
 done
-rm -r "$W/fa r,a;way"
+# What is missing for now may stand on any file, and so may what is named where nobody reads it.
+c="$W/fa r,a;way/clone.qcow2"
+json=$(jq -cn --arg f "$c" '{driver: "qcow2", file: {driver: "file", filename: $f}}')
+for how in drive blockdev hda word directory; do
+	case $how in
+	drive) arguments=(-drive "if=none,id=x,file=${c//,/,,}") missing=$c ;;
+	blockdev) arguments=(-blockdev "$json") missing=$c ;;
+	hda) arguments=(-hda "$c") missing=$c ;;
+	word) arguments=("$c") missing=$c ;;
+	directory) # one that was never looked at for another reason
+		mv "$W/fa r,a;way" "$W/shown"
+		c=$W/shown/clone.qcow2
+		arguments=(-drive "if=none,id=x,format=raw,file=fat:$W/shown") missing=$W/shown
+		;;
+	esac
+	dir=$(dirname "$c")
+	given "$how" "${arguments[@]}"
+	mv "$dir" "$W/away"
+	stays "$how: missing for now" named "named.vda.raw' must stay as it is: domain 'namer' may need it: it gives QEMU '$missing', which is missing"
+	mv "$W/away" "$dir"
+	sleep 0.7
+	has "$how: back again" "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" "named.vda.raw' stays \\((domain 'namer' \\(its definition names it, or what stands on it\\)|image '$c') needs it\\)"
+	Vq undefine namer
+done
+# The arguments of a snapshot that is not what the domain is now: it has them again after a revert.
+given recorded -drive "if=none,id=x,file=${c//,/,,}"
+qemu-img convert -O qcow2 "$W/other/small.raw" "$W/other/namer.qcow2"
+sed "s|type='raw'|type='qcow2'|; s|small.raw|namer.qcow2|" "$W/namer.xml" >"$W/namer2.xml"
+Vq define "$W/namer2.xml"
+check 'recorded: a snapshot' V snapshot-create-as namer r1
+sed 's|<qemu:commandline>.*</qemu:commandline>||' "$W/namer2.xml" >"$W/namer3.xml"
+Vq define "$W/namer3.xml"
+sleep 0.7
+has 'recorded: what it stands on stays' "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" "named.vda.raw' stays \\((domain 'namer' \\(a snapshot's definition names it, or what stands on it\\)|image '$c') needs it\\)"
+Vq snapshot-delete namer r1 --metadata
+Vq undefine namer
+rm -r "$dir"
+printf '[drive "x"]\n  file = "%s"\n' "$c" >"$W/other/x.cfg"
+given readconfig -readconfig "$W/other/x.cfg"
+stays 'readconfig' named "named.vda.raw' must stay as it is: domain 'namer' may need it: it gives QEMU arguments in '$W/other/x.cfg' \\(-readconfig\\), which is not read here"
+Vq undefine namer
+given medium -drive "file=$W/other/gone.iso,media=cdrom,if=none"
+has 'a medium that is gone hinders nobody' "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" '^ok: try delete s1'
+Vq undefine namer
 sleep 0.7
 does 'where nobody names it it is merged into' named 'delete s1'
 

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "vm/util/mem.h"
-#include "vm/xml/xml.h"
+#include "vm/xml/xml-priv.h"
 
 static struct vm_xml_domain *domain_of(const char *devices)
 {
@@ -477,6 +477,63 @@ Test(vm_xml, a_pool_tells_where_its_images_lie)
 	}
 }
 
+Test(vm_xml, which_arguments_are_images_for_certain)
+{
+	static const struct { const char *arguments[4], *path; enum vm_xml_mention_kind kind; } cases[] = {
+		{{"-drive", "if=none,id=x,file=/srv/a,,b c.img"}, "/srv/a,b c.img", VM_MENTION_IMAGE},
+		{{"--drive", "file.filename=/srv/a.img"}, "/srv/a.img", VM_MENTION_IMAGE},
+		{{"-drive", "file=a.img"}, "/a.img", VM_MENTION_IMAGE},
+		{{"-drive", "file=/proc/self/cwd/srv/a.img"}, "/srv/a.img", VM_MENTION_IMAGE},
+		{{"-drive", "file=file:/srv/a.img"}, "/srv/a.img", VM_MENTION_IMAGE},
+		{{"-drive", "file=/srv/a:b.img"}, "/srv/a:b.img", VM_MENTION_IMAGE},
+		{{"-drive", "file=blkdebug:/srv/c:/srv/a.img"}, "/srv/a.img", VM_MENTION_IMAGE},
+		{{"-drive", "file=blkverify:/srv/raw:/srv/a.img"}, "/srv/raw", VM_MENTION_IMAGE},
+		{{"-drive", "file=json:{\"driver\":\"qcow2\",,\"file\":{\"driver\":\"file\",,\"filename\":\"/srv/a.img\"}},if=none"}, "/srv/a.img", VM_MENTION_IMAGE},
+		{{"-drive", "file=fat:rw:/srv/dir,format=raw"}, "/srv/dir", VM_MENTION_DIR},
+		{{"-blockdev", "driver=qcow2,node-name=n,file.driver=file,file.filename=/srv/a.img"}, "/srv/a.img", VM_MENTION_IMAGE},
+		{{"-blockdev", "{\"driver\":\"quorum\",\"children\":[{\"driver\":\"file\",\"filename\":\"\\/srv\\/a.img\"}]}"}, "/srv/a.img", VM_MENTION_IMAGE},
+		{{"-blockdev", "{\"driver\":\"vvfat\",\"dir\":\"/srv/dir\"}"}, "/srv/dir", VM_MENTION_DIR},
+		{{"-set", "drive.x.file=/srv/a.img"}, "/srv/a.img", VM_MENTION_IMAGE},
+		{{"-hda", "/srv/a.img"}, "/srv/a.img", VM_MENTION_IMAGE},
+		{{"-snapshot", "/srv/a.img"}, "/srv/a.img", VM_MENTION_IMAGE},
+		{{"-m", "64", "/srv/a.img"}, "/srv/a.img", VM_MENTION_IMAGE},
+		{{"-readconfig", "/srv/a.cfg"}, "/srv/a.cfg", VM_MENTION_CONFIG},
+		/* and which are not */
+		{{"-cdrom", "/srv/a.iso"}, "/srv/a.iso", VM_MENTION_PATH},
+		{{"-drive", "file=/srv/a.iso,media=cdrom"}, "/srv/a.iso", VM_MENTION_PATH},
+		{{"-blockdev", "driver=nbd,server.path=/run/a,server.type=unix"}, "/run/a", VM_MENTION_PATH},
+		{{"-drive", "file=nbd:unix:/run/a"}, "/run/a", VM_MENTION_MAY_BE},
+		{{"-serial", "/dev/a"}, "/dev/a", VM_MENTION_PATH},
+		{{"-drive", "file=/dev/fdset/3"}, "/dev/fdset/3", VM_MENTION_PATH},
+		{{"-drive", "file=nbd+unix:///?socket=/run/a"}, "/run/a", VM_MENTION_PATH},
+		{{"-chardev", "socket,id=c,path=/run/a,server=on"}, "/run/a", VM_MENTION_PATH},
+		{{"-append", "root=a run b/c"}, "/b/c", VM_MENTION_MAY_BE},
+		{{"-kernel", "/boot/a"}, "/boot/a", VM_MENTION_PATH},
+	};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++) {
+		xmlDoc *doc = xmlParseDoc((const xmlChar *)"<domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>a</name><qemu:commandline/></domain>");
+		xmlNode *commandline = xmlLastElementChild(xmlDocGetRootElement(doc));
+		struct vm_xml_domain *domain;
+		vs_autofree char *text = NULL;
+		int kind = -1;
+		size_t certain = 0;
+
+		for (size_t k = 0; k < VS_ARRAY_LEN(cases[i].arguments) && cases[i].arguments[k]; k++)
+			xmlNewProp(xmlNewChild(commandline, commandline->ns, (const xmlChar *)"arg", NULL), (const xmlChar *)"value", (const xmlChar *)cases[i].arguments[k]);
+		text = vm_xml_dump(doc, false);
+		cr_assert_eq(vm_xml_domain_parse(text, &domain, NULL), 0, "%s", text);
+		for (size_t m = 0; m < domain->n_mentions; m++) {
+			if (!strcmp(domain->mentions[m].path, cases[i].path))
+				kind = (int)domain->mentions[m].kind;
+			certain += domain->mentions[m].kind > VM_MENTION_PATH;
+		}
+		cr_expect_eq(kind, (int)cases[i].kind, "%s: %d", text, kind);
+		cr_expect_eq(certain > 0, cases[i].kind > VM_MENTION_PATH, "%s: %zu for certain", text, certain);
+		vm_xml_domain_free(domain);
+	}
+}
+
 Test(vm_xml, whatever_a_definition_names_is_a_path_in_each_of_its_spellings)
 {
 	static const struct { const char *value, *path; } cases[] = {
@@ -502,8 +559,8 @@ Test(vm_xml, whatever_a_definition_names_is_a_path_in_each_of_its_spellings)
 				       "<uuid>6fba5a2e-6f7b-4b9e-8d6c-0b5b3c4a1d2e</uuid><qemu:commandline><qemu:arg value='%s'/></qemu:commandline></domain>",
 				       cases[i].value), 0);
 		cr_assert_eq(vm_xml_domain_parse(text, &domain, NULL), 0, "%s", cases[i].value);
-		for (char **m = domain->mentions; m && *m; m++)
-			found |= !strcmp(*m, cases[i].path);
+		for (size_t m = 0; m < domain->n_mentions; m++)
+			found |= !strcmp(domain->mentions[m].path, cases[i].path);
 		cr_expect(found, "%s", cases[i].value);
 		vm_xml_domain_free(domain);
 	}

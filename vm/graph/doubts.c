@@ -173,7 +173,7 @@ void vm_graph_find_doubts(struct vm_graph *g)
 	}
 	for (size_t i = 0; i < facts->n_unknowns; i++)
 		add_doubt(g, (struct vm_graph_doubt){.who = facts->unknowns[i].who, .why = facts->unknowns[i].why,
-						     .code = facts->unknowns[i].code, .file = VM_NO_FILE, .domain = VM_NO_DOMAIN});
+						     .code = facts->unknowns[i].code, .name = facts->unknowns[i].name, .file = VM_NO_FILE, .domain = VM_NO_DOMAIN});
 	free(wanted.whatever);
 	free(wanted.written);
 	free(wanted.domain);
@@ -213,8 +213,10 @@ const struct vm_graph_doubt *vm_graph_doubt(const struct vm_graph *g, int file, 
 
 		if (d->domain == domain)
 			continue;
-		if (d->file == VM_NO_FILE)
+		if (d->file == VM_NO_FILE && (!d->name || has_name(g, file, d->name)))
 			return d;
+		if (d->file == VM_NO_FILE)
+			continue;
 		if (d->by_name && !has_name(g, file, name_of(g, d->file)))
 			continue;
 		if (!stands_on(g, file, d->file))

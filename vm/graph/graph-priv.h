@@ -91,6 +91,7 @@ struct vm_graph_doubt {
 	int file;        /* the one at which knowledge ends; VM_NO_FILE */
 	bool raw;        /* `file` is a raw image that is missing: it stands on nothing, and may be any file */
 	bool by_name;    /* ... but only one of its name: it is a medium, or a device */
+	const char *name; /* without `file`: likewise, of this name; NULL: any */
 	size_t domain;   /* whose snapshots alone make it one, because they froze `file`; VM_NO_DOMAIN: it is one whoever goes */
 };
 #define VM_NO_DOMAIN SIZE_MAX

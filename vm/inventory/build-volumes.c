@@ -26,6 +26,7 @@ struct volumes {
 	bool mention;           /* note_mention(): it is an image */
 	struct vm_strmap others; /* of them, those of domains that were not drawn */
 	struct vm_strmap dirs;  /* directories that were looked at */
+	struct vm_strmap names; /* of images, where one is missed */
 	const char *pool;       /* whose directory or volume is being looked at; NULL: none's */
 	struct found *list;
 	size_t n, room;
@@ -55,7 +56,8 @@ static const char *shown_name(struct vm_drafts *set, const char *path, const cha
 static void unknown(struct volumes *v, const char *path, int code, const char *why)
 {
 	const char *name = shown_name(v->set, path, v->pool);
-	vs_autofree char *sentence = xasprintf("it %s", why);
+	bool gone = v->pool && code == -ENOENT;
+	vs_autofree char *sentence = xasprintf("it %s%s", why, gone ? ", although its pool names it (virsh pool-refresh, if it is gone)" : "");
 
 	if (v->pool)
 		vm_drafts_unknown(v->set, code, sentence, "volume '%s' of pool '%s'", name, v->pool);
@@ -186,6 +188,14 @@ static void scan_pools(struct volumes *v, const struct vm_pools *pools)
 		vm_drafts_unknown(v->set, -EPERM, pools->problems[i], "a volume of a storage pool");
 }
 
+/* The guest has what lies there, and an image may be among it. */
+static void scan_shown_dirs(struct volumes *v)
+{
+	for (size_t i = 0; i < v->set->n_mentions; i++)
+		if (v->set->mentions[i].dir)
+			scan(v, v->set->mentions[i].path, NULL, true);
+}
+
 /* Everything that any domain's gate allows, since nothing is served through this one. */
 static struct q2_gate *wide_gate(const struct vm_surroundings *s, const struct volumes *v)
 {
@@ -206,6 +216,38 @@ static struct q2_gate *wide_gate(const struct vm_surroundings *s, const struct v
 	return gate;
 }
 
+static void note_nothing(const struct vm_dirs_file *file, void *opaque)
+{
+	(void)file;
+	(void)opaque;
+}
+
+static const char *name_in(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+/* It is looked at whether it comes back. Until then it may be the image of that name. */
+static void note_missing(struct volumes *v, const struct vm_draft_mention *m)
+{
+	const struct vm_chains *chains = v->set->chains;
+	vs_autofree char *shown = NULL, *why = NULL;
+
+	vm_dirs_list(v->s->dirs, m->path, true, note_nothing, v);
+	if (!m->by_name)
+		return;
+	if (!v->names.n)
+		for (size_t i = 0; i < chains->n; i++)
+			mark(&v->names, name_in(chains->fact[i].path));
+	if (!vm_strmap_get(&v->names, name_in(m->path)))
+		return;
+	shown = vm_name_printable(m->path);
+	why = xasprintf("it names '%s', which %s", shown, m->code == -ENOENT ? "is missing" : "cannot be looked at");
+	vm_drafts_unknown(v->set, m->code, why, "domain '%s'", m->draft->dir)->name = vm_arena_strdup(v->set->arena, name_in(m->path));
+}
+
 /* What QEMU is given in a way of its own may be an image: then all that it stands on is needed as well. */
 static void follow_mentions(struct volumes *v)
 {
@@ -216,13 +258,16 @@ static void follow_mentions(struct volumes *v)
 		const struct vm_draft_mention *m = &set->mentions[i];
 
 		v->mention = false;
-		vm_dirs_list(v->s->dirs, m->path, true, note_mention, v);
+		if (m->code)
+			note_missing(v, m);
+		else if (!m->dir)
+			vm_dirs_list(v->s->dirs, m->path, true, note_mention, v);
 		if (!v->mention)
 			continue;
 		if (!v->gate)
 			v->gate = wide_gate(v->s, v);
 		m->draft->beside[m->beside] = (struct vm_fact_beside){ vm_chains_path(set->chains, m->path, Q2_FORMAT_QCOW2, v->gate),
-								       "its definition names it, or what stands on it" };
+								       vm_arena_printf(set->arena, "%s, or what stands on it", m->what) };
 		set->mentions_stand = true;
 	}
 }
@@ -287,6 +332,7 @@ void vm_surroundings_draw(const struct vm_surroundings *s)
 		scan_pools(&v, s->pools);
 	for (size_t i = 0; i < n_known; i++)
 		scan_beside(&v, chains->fact[i].path);
+	scan_shown_dirs(&v);
 	scan_remembered(&v);
 	if (s->drawn && vm_dirs_news_but(s->dirs, &v.dirs))
 		*s->shared = true;
@@ -299,4 +345,5 @@ void vm_surroundings_draw(const struct vm_surroundings *s)
 	vm_strmap_clear(&v.nodes, NULL);
 	vm_strmap_clear(&v.others, NULL);
 	vm_strmap_clear(&v.dirs, NULL);
+	vm_strmap_clear(&v.names, NULL);
 }

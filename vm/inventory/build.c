@@ -363,24 +363,6 @@ static void draw_firmware(struct vm_build *sk, const struct vm_xml_domain *xml, 
 	sk->chains.loose = false;
 }
 
-/* So is any other file that it names, whatever for. Of devices and the like only disks have bytes that a merge could change. */
-static void draw_mentions(struct vm_build *sk, const struct vm_xml_domain *xml, struct vm_draft *d)
-{
-	struct stat st;
-
-	sk->chains.loose = true; /* a kernel, an initrd */
-	for (size_t i = 0; xml && xml->mentions && xml->mentions[i]; i++) {
-		if (stat(xml->mentions[i], &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
-			continue;
-		VM_ARENA_GROW(&sk->arena, sk->set.mentions, sk->set.n_mentions, sk->set.mentions_room);
-		sk->set.mentions[sk->set.n_mentions++] = (struct vm_draft_mention){ xml->mentions[i], d, d->n_beside };
-		VM_ARENA_GROW(&sk->arena, d->beside, d->n_beside, d->beside_room);
-		d->beside[d->n_beside++] = (struct vm_fact_beside){ vm_chains_path(&sk->chains, xml->mentions[i], Q2_FORMAT_RAW, d->gate),
-								    "its definition names it" };
-	}
-	sk->chains.loose = false;
-}
-
 /* The live definition and the configured one may differ: what has been said last counts. */
 static void draw_meta(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
@@ -398,9 +380,7 @@ static void draw_meta(struct vm_build *sk, const struct vm_observed_domain *k, s
 	draw_firmware(sk, k->now, d);
 	draw_firmware(sk, k->config, d);
 	draw_firmware(sk, k->saved, d);
-	draw_mentions(sk, k->now, d);
-	draw_mentions(sk, k->config, d);
-	draw_mentions(sk, k->saved, d);
+	vm_build_mentions(sk, k, d);
 	d->nv_paths[0] = k->now ? k->now->nvram : NULL;
 	d->nv_paths[1] = k->config ? k->config->nvram : NULL;
 	d->nv_paths[2] = k->saved ? k->saved->nvram : NULL;

@@ -70,6 +70,8 @@ bool vm_build_same(const struct vm_build *sk, int a, int b);
 
 /* build-disks.c: the domain's disks as they are now, and what its next start would use besides. */
 void vm_build_disks(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d);
+/* build-mentions.c: what its definitions name besides disks and firmware. */
+void vm_build_mentions(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d);
 /* build-snapshots.c: what libvirt recorded, then what the tables have besides. */
 void vm_build_snapshots(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d);
 /* build-volumes.c: images that no domain names but that stand on something: what lies in pools and beside the files that were

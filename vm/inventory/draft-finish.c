@@ -433,7 +433,7 @@ static bool ask_graph(struct vm_drafts *set, struct vm_facts *facts, const struc
 	return true;
 }
 
-void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...)
+struct vm_fact_unknown *vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...)
 {
 	va_list ap;
 	vs_autofree char *who = NULL;
@@ -446,6 +446,7 @@ void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const c
 		.who = vm_arena_strdup(set->arena, who), .why = vm_arena_strdup(set->arena, why),
 		.code = code == -EACCES ? -EACCES : -EPERM,
 	};
+	return &set->unknowns[set->n_unknowns - 1];
 }
 
 struct vm_inventory *vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev)

@@ -102,12 +102,18 @@ struct vm_draft {
 	bool unfinished;            /* something was left out because it is in the making, or is to be told later */
 };
 
-/* A file that a definition names without saying what for: draft->beside[@beside] as a plain file, until it is known to be an image. */
+/* A file that a definition names without saying what for: draft->beside[@beside] as a plain file, until it is known to be an image. Or a directory
+ * that QEMU makes a disk of; or neither, for it is not there. */
 struct vm_draft_mention {
 	const char *path;
+	const char *what; /* vm_fact_beside.what */
 	struct vm_draft *draft;
-	size_t beside;
+	size_t beside;    /* VM_NO_BESIDE: none */
+	int code;         /* 0, or why it cannot be looked at */
+	bool dir;
+	bool by_name;     /* then: it may be any file of that name */
 };
+#define VM_NO_BESIDE SIZE_MAX
 
 struct vm_drafts {
 	struct vm_draft *drafts;
@@ -133,8 +139,9 @@ struct vm_drafts {
  * Gives the next inventory. NULL: `partial` was too little, for it takes all of them to tell what these are. */
 struct vm_inventory *vm_drafts_finish(struct vm_drafts *set, const struct vm_inventory *prev);
 
-/* Notes that something is not known which may stand on any file: see vm_fact_unknown. Borrows nothing. */
-void vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...) __attribute__((format(printf, 4, 5)));
+/* Notes that something is not known which may stand on any file: see vm_fact_unknown. Borrows nothing. Gives what it has noted, borrowed until the
+ * next one. */
+struct vm_fact_unknown *vm_drafts_unknown(struct vm_drafts *set, int code, const char *why, const char *who_fmt, ...) __attribute__((format(printf, 4, 5)));
 
 struct vm_meta;
 struct vm_store;

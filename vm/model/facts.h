@@ -148,6 +148,7 @@ struct vm_fact_unknown {
 	const char *who; /* "snapshot 'x' of domain 'y'" */
 	const char *why; /* "its record cannot be read: ..." */
 	int code;        /* -EACCES or -EPERM */
+	const char *name; /* it may be any file of that name alone; NULL: see above */
 };
 
 /* A commit of all layers above `base` up to `top` into `base` that is known to have run, to its end or not. Remember the

@@ -174,7 +174,7 @@ static void missing(struct dir *d, int dir_fd, const char *name)
 
 	if (d->single) {
 		e = entry_of(d, name);
-		entry_unknown(d, e, -ENOENT, xstrdup("is missing, although its pool names it (virsh pool-refresh, if it is gone)"));
+		entry_unknown(d, e, -ENOENT, xstrdup("is missing"));
 	} else if (n < 0) {
 		d->moved = true;
 		return;

@@ -4,6 +4,8 @@
  * Files that a definition names in places which nobody here knows: whoever has named a file needs it. A value is a path if it begins as one,
  * and so is what comes after one of the characters that are put before a path in a longer one ("file=/srv/a.img,format=raw"). QEMU reads more than
  * one spelling of the same path: two commas for one, what JSON escapes, and a name from the root directory, which is where libvirt starts it.
+ *
+ * What is found so may be no path at all. That one of them is for certain is told by arguments.c.
  */
 #include <json-c/json.h>
 #include <string.h>
@@ -12,22 +14,43 @@
 #include "vm/xml/xml-priv.h"
 
 struct found {
-	char **v;
-	size_t n, room;
+	struct vm_xml_domain *domain;
+	size_t room;
 };
 
-/* Takes @path. */
-static void add(struct found *found, char *path)
+/* QEMU's own working directory and root are "/". Takes @path, gives what that is here. */
+static char *as_seen_here(char *path)
 {
-	for (size_t i = 0; i < found->n; i++)
-		if (!strcmp(found->v[i], path)) {
-			free(path);
-			return;
-		}
-	if (found->n + 1 >= found->room)
-		XGROW(found->v, found->room, found->room);
-	found->v[found->n++] = path;
-	found->v[found->n] = NULL;
+	static const char *const own[] = {"/proc/self/cwd/", "/proc/self/root/", "/proc/thread-self/cwd/", "/proc/thread-self/root/"};
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(own); i++) {
+		size_t n = strlen(own[i]) - 1;
+
+		if (!strncmp(path, own[i], n + 1))
+			memmove(path, path + n, strlen(path + n) + 1);
+	}
+	return path;
+}
+
+/* Takes @path. What is said last that is not less certain counts; what contradicts it is said besides. */
+static void add(char *path, enum vm_xml_mention_kind kind, void *opaque)
+{
+	struct found *found = opaque;
+	struct vm_xml_domain *d = found->domain;
+
+	path = as_seen_here(path);
+	for (size_t i = 0; i < d->n_mentions; i++) {
+		struct vm_xml_mention *m = &d->mentions[i];
+
+		if (strcmp(m->path, path) != 0 || (kind != m->kind && kind > VM_MENTION_PATH && m->kind > VM_MENTION_PATH))
+			continue;
+		if (kind > m->kind)
+			m->kind = kind;
+		free(path);
+		return;
+	}
+	XGROW(d->mentions, d->n_mentions, found->room);
+	d->mentions[d->n_mentions++] = (struct vm_xml_mention){ path, kind };
 }
 
 /* What begins at @p and goes on to one of the characters @after; with @doubled commas in it as QEMU's options have them. */
@@ -43,14 +66,14 @@ static char *take_path(const char *p, const char *after, bool doubled)
 	return path;
 }
 
-static void add_path(struct found *found, const char *p, const char *after, bool doubled)
+static void add_path(struct found *found, const char *p, const char *after, bool doubled, bool whole)
 {
 	vs_autofree char *path = take_path(p, after, doubled);
 
 	if (path[0] == '/' && path[1])
-		add(found, vs_steal(path));
+		add(vs_steal(path), whole ? VM_MENTION_PATH : VM_MENTION_MAY_BE, found);
 	else if (strchr(path, '/') && path[1])
-		add(found, xasprintf("/%s", path));
+		add(xasprintf("/%s", path), VM_MENTION_MAY_BE, found);
 }
 
 /* A shell and a list of words end a path at a space or a quote; QEMU's options do at a comma alone. */
@@ -59,14 +82,14 @@ static void look_at_plain(struct found *found, const char *value)
 	static const char before[] = "=,:;<\"' \t\n", word[] = ",;\"' \t\n", option[] = ",";
 
 	if (value[0] == '/' && value[1])
-		add(found, xstrdup(value));
+		add(xstrdup(value), VM_MENTION_PATH, found);
 	for (const char *p = value; *p; p++) {
 		if (p != value && !strchr(before, p[-1]))
 			continue;
-		add_path(found, p, word, false);
-		add_path(found, p, option, false);
+		add_path(found, p, word, false, false);
+		add_path(found, p, option, false, p != value && p[-1] == '=' && !strstr(p, ",,"));
 		if (strstr(p, ",,"))
-			add_path(found, p, option, true);
+			add_path(found, p, option, true, p != value && p[-1] == '=');
 	}
 }
 
@@ -92,11 +115,17 @@ static void look_at_json(struct found *found, json_object *o)
 	}
 }
 
+json_object *vm_xml_json(const char *text)
+{
+	const char *brace = strchr(text, '{');
+
+	return brace ? json_tokener_parse(brace) : NULL;
+}
+
 /* "{...}", or "json:{...}" somewhere in an option. */
 static void parse_json(struct found *found, const char *value)
 {
-	const char *brace = strchr(value, '{');
-	json_object *o = brace ? json_tokener_parse(brace) : NULL;
+	json_object *o = vm_xml_json(value);
 
 	if (o)
 		look_at_json(found, o);
@@ -144,10 +173,37 @@ static void look_in(struct found *found, const xmlNode *node)
 	}
 }
 
-char **vm_xml_mentions(const xmlNode *domain)
+/* <disk type='dir'>: QEMU makes a file system of it. */
+static void look_for_dirs(struct found *found, const xmlNode *devices)
 {
-	struct found found = {NULL};
+	for (const xmlNode *disk = vm_xml_child(devices, "disk"); disk; disk = vm_xml_next(disk, "disk")) {
+		char *path = vm_xml_attr_is(disk, "type", "dir") ? vm_xml_attr(vm_xml_child(disk, "source"), "dir") : NULL;
 
-	look_in(&found, domain);
-	return found.v;
+		if (path && path[0] == '/')
+			add(path, VM_MENTION_DIR, found);
+		else
+			free(path);
+	}
+}
+
+static const xmlNode *commandline_of(const xmlNode *definition)
+{
+	for (const xmlNode *node = definition->children; node; node = node->next)
+		if (node->type == XML_ELEMENT_NODE && node->ns && !strcmp((const char *)node->name, "commandline"))
+			return node;
+	return NULL;
+}
+
+void vm_xml_mentions(const xmlNode *definition, bool arguments, struct vm_xml_domain *domain)
+{
+	const xmlNode *commandline = commandline_of(definition);
+	struct found found = { domain, domain->n_mentions };
+
+	if (!arguments)
+		look_in(&found, definition);
+	else if (commandline)
+		look_in(&found, commandline);
+	look_for_dirs(&found, vm_xml_child(definition, "devices"));
+	if (commandline)
+		vm_xml_arguments(commandline, add, &found);
 }

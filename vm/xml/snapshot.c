@@ -121,6 +121,10 @@ static void parse_definitions(struct vm_xml_named *named, const xmlNode *root, s
 		vm_xml_domain_free(vm_xml_domain_element(named, inactive));
 	if (!inactive && !domain)
 		return;
+	if (snap->domain)
+		vm_xml_mentions(domain, true, snap->domain);
+	if (snap->domain && inactive)
+		vm_xml_mentions(inactive, true, snap->domain);
 	snap->definition = vm_xml_definition(inactive ? inactive : domain);
 	snap->definition_len = strlen(snap->definition);
 }

@@ -51,8 +51,15 @@ void vm_xml_source_fini(struct vm_xml_source *source);
 struct vm_xml_domain *vm_xml_domain_element(struct vm_xml_named *named, const xmlNode *node);
 void vm_xml_files_free(struct vm_xml_file *files, size_t n);
 
-/* mentions.c: see vm_xml_domain.mentions. Gives the list and its strings; NULL: none. */
-char **vm_xml_mentions(const xmlNode *domain);
+/* mentions.c: for vm_xml_domain.mentions, once: all that a definition has, or only its arguments of QEMU's. */
+void vm_xml_mentions(const xmlNode *definition, bool arguments, struct vm_xml_domain *domain);
+
+/* arguments.c: calls @found for every path that QEMU is sure to go by with these arguments (<commandline>). Takes @path. */
+typedef void vm_xml_argument_found(char *path, enum vm_xml_mention_kind kind, void *opaque);
+void vm_xml_arguments(const xmlNode *commandline, vm_xml_argument_found *found, void *opaque);
+
+/* What is said in JSON from the first brace of @text on; NULL: nothing. Gives (json_object_put). */
+struct json_object *vm_xml_json(const char *text);
 
 /* define.c: the element as a document of its own, called <domain>, without secrets. Gives. */
 char *vm_xml_definition(const xmlNode *element);

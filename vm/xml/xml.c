@@ -456,8 +456,8 @@ void vm_xml_domain_free(struct vm_xml_domain *domain)
 	for (size_t i = 0; domain->metadata && domain->metadata[i]; i++)
 		free(domain->metadata[i]);
 	free(domain->metadata);
-	for (size_t i = 0; domain->mentions && domain->mentions[i]; i++)
-		free(domain->mentions[i]);
+	for (size_t i = 0; i < domain->n_mentions; i++)
+		free(domain->mentions[i].path);
 	free(domain->mentions);
 	free(domain);
 }
@@ -495,7 +495,7 @@ int vm_xml_domain_parse(const char *text, struct vm_xml_domain **out, struct vs_
 		return ret;
 	domain = vm_xml_domain_element(&named, xmlDocGetRootElement(doc));
 	domain->metadata = read_metadata(xmlDocGetRootElement(doc));
-	domain->mentions = vm_xml_mentions(xmlDocGetRootElement(doc));
+	vm_xml_mentions(xmlDocGetRootElement(doc), false, domain);
 	domain->files = named.files;
 	domain->n_files = named.n_files;
 	xmlFreeDoc(doc);

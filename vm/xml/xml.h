@@ -70,6 +70,20 @@ struct vm_xml_file {
 	enum q2_format format; /* Q2_FORMAT_NONE where the XML gives none */
 };
 
+/* A file named elsewhere than in disks, metadata, firmware and emulator: a kernel, memory that is a file, what is given to QEMU as it is. */
+enum vm_xml_mention_kind {
+	VM_MENTION_MAY_BE, /* it may only look like a path */
+	VM_MENTION_PATH,   /* a whole value, or that of an option, which begins as a path */
+	VM_MENTION_IMAGE,  /* a path, and QEMU reads an image there */
+	VM_MENTION_DIR,    /* QEMU makes a disk of that directory */
+	VM_MENTION_CONFIG, /* QEMU reads further arguments there */
+};
+
+struct vm_xml_mention {
+	char *path; /* absolute */
+	enum vm_xml_mention_kind kind;
+};
+
 struct vm_xml_domain {
 	char *name, *uuid; /* never NULL */
 	bool has_nvram;    /* its firmware keeps variables: */
@@ -84,8 +98,8 @@ struct vm_xml_domain {
 	size_t n_disks;
 	struct vm_xml_file *files; /* each path once: sources, backing chains, data files, mirrors of all <disk> elements */
 	size_t n_files;
-	char **mentions;   /* absolute paths in whatever else it says, but for metadata, firmware and the emulator: a kernel, memory that is a file,
-	                    * what is given to QEMU as it is; also what only looks like one. NULL-terminated, or NULL: none. Not of a snapshot's */
+	struct vm_xml_mention *mentions; /* what else it names. A snapshot's: only what is given to QEMU as it is */
+	size_t n_mentions;
 };
 
 /* A <domain> document, live or inactive. Gives *out. */
