@@ -155,6 +155,22 @@ has 'the job is listed still' "$(cat "$M/quick/jobs")" 'create stuck'
 kill -CONT "$qemu"
 check 'and ends when QEMU goes on' wait_until 60 no_jobs "$M" quick
 check 'the base is sound' qemu-img check -q -U "$W/images/big.vda.qcow2"
+# One that is killed while a command waits for it: nobody is told that he wrote nonsense, or that a file was replaced.
+for c in 'create k' 'pull' 'delete a'; do
+	V domstate quick | grep -q paused || Vq start quick --paused
+	[ "$c" != 'delete a' ] || for n in a b; do does "create $n" quick "create $n"; done
+	qemu=$(cat "/run/libvirt/qemu/quick.pid")
+	kill -STOP "$qemu"
+	python3 "$TESTS/control/door.py" write "$M/quick/ctl" "$c\n" >"$W/answer" 2>&1 &
+	writer=$!
+	wait_until 10 grep -q "$c" "$M/quick/jobs"
+	sleep 0.3
+	kill -KILL "$qemu"
+	wait "$writer"
+	same "QEMU is killed during $c" EIO "$(cat "$W/answer")"
+	has 'which is said' "$(outcome quick)" "^failed: $c: .*(the guest has stopped|Unable to read from monitor)"
+	wait_until 20 no_jobs "$M" quick
+done
 
 # ---------------------------------------------------------------- signals
 

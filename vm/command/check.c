@@ -186,6 +186,8 @@ static int check_replaced(const struct vm_context *cx, const char *target, struc
 	/* one that was paused for its memory to be saved has let go of the lock until it goes on, but not of the file */
 	if (vm_paused_guest_process(cx->uuid, &qemu) && vm_paused_guest_process_has(qemu.pid, l->path, false) == 1)
 		return 0;
+	if (vm_dom_active(cx->dom, NULL) == 0)
+		return vs_err_set(err, -EIO, "disk %s: the guest has stopped since this began", target);
 	return vs_err_set(err, -EPERM, "disk %s: nobody has its active layer '%s' locked for writing, so it is not known to be what the running guest "
 			  "writes to: if it was replaced, what the guest wrote is in QEMU alone: save it before the domain stops, with 'virsh "
 			  "blockcopy %s %s NEWFILE --wait --pivot --transient-job'", target, l->path, cx->d->name, target);

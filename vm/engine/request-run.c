@@ -148,6 +148,15 @@ static int not_interrupted(int r, struct vs_err *err)
 	return r == -EINTR ? vs_err_set(err, -ECANCELED, "cancelled") : r;
 }
 
+/* libvirt calls "not valid" what it cannot do because QEMU was killed meanwhile. There is nothing wrong with the line. */
+static int not_stopped(const struct at_command *at, enum vm_verb verb, int r, struct vs_err *err)
+{
+	if ((r != -EINVAL && r != -EIO) || verb == VM_REVERT || !at->cx.running || !at->cx.dom || vm_dom_active(at->cx.dom, NULL) != 0)
+		return r;
+	vs_err_prefix(err, "the guest has stopped");
+	return -EIO;
+}
+
 /* Was what the command's failure left seen too? In any case nobody is told "done" before the inventory is a new one. */
 static void see(struct vm_request *q)
 {
@@ -183,6 +192,7 @@ int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm
 	if (r == 0)
 		r = vm_command_run(&at.cx, c, &err);
 	r = not_interrupted(r, &err);
+	r = not_stopped(&at, c->verb, r, &err);
 	r = end_guest(&at, r, &err);
 	if (!c->try_only) {
 		see(q);
