@@ -78,6 +78,8 @@ refused 'EINVAL: a control byte' web 'delete s\x01' EINVAL 'byte 0x01'
 refused 'EINVAL: a NUL byte' web 'delete s1\0' EINVAL 'byte 0x00'
 refused 'EINVAL: the third line is bad, nothing was done' web 'hold s1\nhold s2\nfrobnicate\n' EINVAL 'line 3'
 refused 'EINVAL: digits only as an internal name' int 'create 77 internal' EINVAL 'digits'
+does 'try create: an internal one is announced' int 'try create n internal'
+has 'with its name' "$(outcome int)" "^ok: try create n internal: would take the internal snapshot 'n'"
 refused 'EPERM: held' web 'hold s1\ndelete s1' EPERM 'held' changes
 does 'release ends it' web 'release s1'
 refused 'EPERM: mixing kinds, internal' web 'create x internal' EPERM 'external snapshots'

@@ -168,6 +168,8 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 		vm_context_say(cx, "disk %s: %s '%s' on '%s'", plan.overlays[i].target,
 			       cx->try_only ? "would create" : "created",
 			       vm_context_file(cx, plan.overlays[i].path), vm_context_file(cx, plan.overlays[i].below));
+	if (cx->try_only && spec->kind == VM_INTERNAL)
+		vm_context_say(cx, "would take the internal snapshot '%s'%s", spec->name, cx->running ? ", with the guest's memory" : "");
 	tell_left_out(cx, spec);
 	for (size_t i = 0; r == 0 && i < plan.n_overlays; i++)
 		r = check_directory(plan.overlays[i].path, err);

@@ -43,9 +43,11 @@ static int check_unambiguous(const struct vm_context *cx, const struct vm_snapsh
 
 		if (other == s || !entry)
 			continue;
-		if (!strcmp(entry->id, s->name) || !strcmp(entry->name, s->name))
-			return vs_err_set(err, -EPERM, "'%s' is also %s of snapshot '%s', and qemu-img might take that one", s->name,
-					  strcmp(entry->id, s->name) ? "the name" : "the id", other->shown);
+		if (!strcmp(entry->id, s->name))
+			return vs_err_set(err, -EPERM, "'%s' is also the id of snapshot '%s', and qemu-img might take that one", s->name, other->shown);
+		if (!strcmp(entry->name, s->name))
+			return vs_err_set(err, -EPERM, "'%s' is also the name of snapshot '%s', and qemu-img takes the first of them: 'qemu-img snapshot -d' "
+					  "removes that, where it may go, and the other one is alone then", s->name, other->shown);
 	}
 	return 0;
 }

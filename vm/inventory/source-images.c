@@ -235,7 +235,8 @@ static int find_images(struct image_source *s, const struct vm_options *options,
 	for (size_t i = 0; i < options->n_images; i++) {
 		s->images[i].path = vm_arena_take(&s->arena, realpath(options->images[i], NULL));
 		if (!s->images[i].path)
-			return vs_err_set(err, -errno, "cannot open '%s': %s", options->images[i], strerror(errno));
+			return vs_err_set(err, -errno, "cannot open '%s': %s%s", options->images[i], strerror(errno),
+					  errno == ENOENT && !strchr(options->images[i], '/') ? " (of a domain, name the connection it belongs to, as qemu:///system)" : "");
 		for (size_t k = 0; k < i; k++)
 			if (!strcmp(s->images[k].path, s->images[i].path))
 				return vs_err_set(err, -EINVAL, "'%s' is named twice", options->images[i]);

@@ -363,6 +363,11 @@ static virConnectPtr connect_to(const char *uri, bool read_only, struct vs_err *
 
 		vs_err_set(err, -EACCES, "%s: this libvirt lets root and, as a rule, the group 'libvirt' in", said.msg);
 	}
+	if (!ptr && err && strstr(err->msg, "Failed to connect socket") && strstr(err->msg, strerror(ENOENT))) {
+		const struct vs_err said = *err;
+
+		vs_err_set(err, said.code, "%s: is libvirtd, or virtqemud, running?", said.msg);
+	}
 	if (!ptr)
 		return NULL;
 	virConnectSetKeepAlive(ptr, KEEPALIVE_S, KEEPALIVE_COUNT);
