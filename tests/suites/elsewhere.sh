@@ -169,6 +169,15 @@ for how in drive blockdev hda word directory; do
 	has "$how: back again" "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" "named.vda.raw' stays \\((domain 'namer' \\(its definition names it, or what stands on it\\)|image '$c') needs it\\)"
 	Vq undefine namer
 done
+mv "$dir" "$W/floppy"
+dir=$W/floppy c=$W/floppy/clone.qcow2
+given floppy -fda "fat:floppy:$dir"
+has 'a directory as a medium' "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" "named.vda.raw' stays \\(image '$c' needs it\\)"
+mv "$dir" "$W/away"
+sleep 0.7
+has 'which hinders nobody when it is gone' "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" '^ok: try delete s1'
+mv "$W/away" "$dir"
+Vq undefine namer
 # The arguments of a snapshot that is not what the domain is now: it has them again after a revert.
 given recorded -drive "if=none,id=x,file=${c//,/,,}"
 qemu-img convert -O qcow2 "$W/other/small.raw" "$W/other/namer.qcow2"

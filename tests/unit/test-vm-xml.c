@@ -499,14 +499,17 @@ Test(vm_xml, which_arguments_are_images_for_certain)
 		{{"-m", "64", "/srv/a.img"}, "/srv/a.img", VM_MENTION_IMAGE},
 		{{"-readconfig", "/srv/a.cfg"}, "/srv/a.cfg", VM_MENTION_CONFIG},
 		/* and which are not */
-		{{"-cdrom", "/srv/a.iso"}, "/srv/a.iso", VM_MENTION_PATH},
-		{{"-drive", "file=/srv/a.iso,media=cdrom"}, "/srv/a.iso", VM_MENTION_PATH},
+		{{"-cdrom", "/srv/a.iso"}, "/srv/a.iso", VM_MENTION_MEDIUM},
+		{{"-drive", "file=/srv/a.iso,media=cdrom"}, "/srv/a.iso", VM_MENTION_MEDIUM},
 		{{"-blockdev", "driver=nbd,server.path=/run/a,server.type=unix"}, "/run/a", VM_MENTION_PATH},
 		{{"-drive", "file=nbd:unix:/run/a"}, "/run/a", VM_MENTION_MAY_BE},
 		{{"-serial", "/dev/a"}, "/dev/a", VM_MENTION_PATH},
 		{{"-drive", "file=/dev/fdset/3"}, "/dev/fdset/3", VM_MENTION_PATH},
 		{{"-drive", "file=nbd+unix:///?socket=/run/a"}, "/run/a", VM_MENTION_PATH},
 		{{"-chardev", "socket,id=c,path=/run/a,server=on"}, "/run/a", VM_MENTION_PATH},
+		{{"-fda", "fat:floppy:rw:/srv/dir"}, "/srv/dir", VM_MENTION_MEDIUM},
+		{{"-cdrom", "json:{\"driver\":\"vvfat\",\"dir\":\"/srv/dir\"}"}, "/srv/dir", VM_MENTION_MEDIUM},
+		{{"-drive", "if=floppy,file=fat:/srv/dir"}, "/srv/dir", VM_MENTION_MEDIUM},
 		{{"-append", "root=a run b/c"}, "/b/c", VM_MENTION_MAY_BE},
 		{{"-kernel", "/boot/a"}, "/boot/a", VM_MENTION_PATH},
 	};
@@ -526,10 +529,10 @@ Test(vm_xml, which_arguments_are_images_for_certain)
 		for (size_t m = 0; m < domain->n_mentions; m++) {
 			if (!strcmp(domain->mentions[m].path, cases[i].path))
 				kind = (int)domain->mentions[m].kind;
-			certain += domain->mentions[m].kind > VM_MENTION_PATH;
+			certain += domain->mentions[m].kind > VM_MENTION_MEDIUM;
 		}
 		cr_expect_eq(kind, (int)cases[i].kind, "%s: %d", text, kind);
-		cr_expect_eq(certain > 0, cases[i].kind > VM_MENTION_PATH, "%s: %zu for certain", text, certain);
+		cr_expect_eq(certain > 0, cases[i].kind > VM_MENTION_MEDIUM, "%s: %zu for certain", text, certain);
 		vm_xml_domain_free(domain);
 	}
 }

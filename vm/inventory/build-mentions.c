@@ -41,9 +41,9 @@ static void draw(struct vm_build *sk, const struct vm_xml_mention *mention, cons
 	struct vm_draft_mention m = { .path = mention->path, .what = what, .draft = d, .beside = VM_NO_BESIDE };
 
 	m.code = stat(m.path, &st) ? -errno : 0;
-	m.dir = mention->kind == VM_MENTION_DIR && (m.code || S_ISDIR(st.st_mode));
-	m.by_name = now && mention->kind == VM_MENTION_PATH;
-	if (now && (mention->kind == VM_MENTION_CONFIG || (m.code && mention->kind > VM_MENTION_PATH)))
+	m.dir = m.code ? mention->kind == VM_MENTION_DIR : S_ISDIR(st.st_mode) && (mention->kind == VM_MENTION_DIR || mention->kind == VM_MENTION_MEDIUM);
+	m.by_name = now && (mention->kind == VM_MENTION_PATH || mention->kind == VM_MENTION_MEDIUM);
+	if (now && (mention->kind == VM_MENTION_CONFIG || (m.code && mention->kind > VM_MENTION_MEDIUM)))
 		draw_unknown(sk, mention, m.code, d);
 	if ((!m.dir && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) || is_drawn(sk, d, m.path))
 		return;

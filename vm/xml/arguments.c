@@ -4,7 +4,7 @@
  * Arguments that a definition hands to QEMU as they are (<qemu:commandline>): which files QEMU opens as images because of them. That is asked
  * for one reason: such a file that is missing may stand on any other, whereas what mentions.c finds may be no path at all.
  *
- * Not told: media of CD-ROM and floppy drives, which may be missing at any time; and what QEMU reads for its bytes alone (a kernel, fw_cfg).
+ * Not among them: media of CD-ROM and floppy drives, which may be missing at any time; and what QEMU reads for its bytes alone (a kernel, fw_cfg).
  */
 #include <json-c/json.h>
 #include <string.h>
@@ -15,6 +15,7 @@
 struct arguments {
 	vm_xml_argument_found *found;
 	void *opaque;
+	bool medium; /* what is being looked at may be missing at any time */
 };
 
 static bool is_one_of(const char *word, const char *const list[], size_t n)
@@ -28,6 +29,8 @@ static bool is_one_of(const char *word, const char *const list[], size_t n)
 /* A name is from "/", which is where libvirt starts QEMU. What was handed over as an open file has none. */
 static void tell(struct arguments *a, const char *path, enum vm_xml_mention_kind kind)
 {
+	if (a->medium)
+		kind = VM_MENTION_MEDIUM;
 	if (!path[0] || !strncmp(path, "/dev/fdset/", 11) || !strncmp(path, "/dev/fd/", 8))
 		return;
 	a->found(path[0] == '/' ? xstrdup(path) : xasprintf("/%s", path), kind, a->opaque);
@@ -148,11 +151,12 @@ static void look_at_options(struct arguments *a, const char *options, bool file)
 /* One argument after @option ("drive"; "": nothing that begins with a dash). */
 static void look_at_argument(struct arguments *a, const char *option, const char *value)
 {
-	static const char *const images[] = {"hda", "hdb", "hdc", "hdd", "mtdblock", "sd", "pflash", ""};
+	static const char *const images[] = {"hda", "hdb", "hdc", "hdd", "mtdblock", "sd", "pflash", ""}, *const media[] = {"cdrom", "fda", "fdb"};
 
+	a->medium = is_one_of(option, media, VS_ARRAY_LEN(media)) || (!strcmp(option, "drive") && is_removable(value));
 	if (!strcmp(option, "readconfig")) {
 		tell(a, value, VM_MENTION_CONFIG);
-	} else if (is_one_of(option, images, VS_ARRAY_LEN(images))) {
+	} else if (is_one_of(option, images, VS_ARRAY_LEN(images)) || (a->medium && strcmp(option, "drive") != 0)) {
 		look_at_name(a, value);
 	} else if (!strcmp(option, "blockdev") && strchr(value, '{')) {
 		json_object *o = vm_xml_json(value);
@@ -162,7 +166,7 @@ static void look_at_argument(struct arguments *a, const char *option, const char
 		json_object_put(o);
 	} else if (!strcmp(option, "blockdev") || !strcmp(option, "set")) {
 		look_at_options(a, value, !strcmp(option, "set") && !strncmp(value, "drive.", 6));
-	} else if (!strcmp(option, "drive") && !is_removable(value)) {
+	} else if (!strcmp(option, "drive")) {
 		look_at_options(a, value, true);
 	}
 }
@@ -178,7 +182,7 @@ static bool takes_nothing(const char *option)
 
 void vm_xml_arguments(const xmlNode *commandline, vm_xml_argument_found *found, void *opaque)
 {
-	struct arguments a = { found, opaque };
+	struct arguments a = { found, opaque, false };
 	vs_autofree char *option = xstrdup("");
 
 	for (const xmlNode *node = commandline->children; node; node = node->next) {

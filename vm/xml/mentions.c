@@ -42,7 +42,7 @@ static void add(char *path, enum vm_xml_mention_kind kind, void *opaque)
 	for (size_t i = 0; i < d->n_mentions; i++) {
 		struct vm_xml_mention *m = &d->mentions[i];
 
-		if (strcmp(m->path, path) != 0 || (kind != m->kind && kind > VM_MENTION_PATH && m->kind > VM_MENTION_PATH))
+		if (strcmp(m->path, path) != 0 || (kind != m->kind && kind > VM_MENTION_MEDIUM && m->kind > VM_MENTION_MEDIUM))
 			continue;
 		if (kind > m->kind)
 			m->kind = kind;
