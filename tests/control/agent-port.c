@@ -58,7 +58,9 @@ struct message {
 	u16 event, value;
 };
 
-static u8 queue[4 * 4096] __attribute__((aligned(4096)));
+#define QUEUE_MAX 1024 /* QEMU 7.2 has 32, QEMU 10 as many as this */
+
+static u8 queue[8 * 4096] __attribute__((aligned(4096))); /* descriptors 4, available 1, used 3 */
 static struct message message;
 
 static void out8(u16 port, u8 value)
@@ -101,12 +103,15 @@ static u32 config(u32 slot, u32 offset)
 static void open_port(u16 io)
 {
 	struct descriptor *descriptors = (struct descriptor *)queue;
-	u16 *avail;
+	u16 *avail, size;
 
 	out8(io + STATUS, STATUS_DRIVER);
 	out32(io + GUEST_FEATURES, F_MULTIPORT);
 	out16(io + QUEUE_SELECT, CONTROL_OUT);
-	avail = (u16 *)(queue + sizeof(*descriptors) * in16(io + QUEUE_SIZE)); /* flags, index, ring */
+	size = in16(io + QUEUE_SIZE);
+	if (size > QUEUE_MAX)
+		return;
+	avail = (u16 *)(queue + sizeof(*descriptors) * size); /* flags, index, ring */
 	out32(io + QUEUE_PAGE, (u32)queue / 4096);
 	out8(io + STATUS, STATUS_OK);
 	message.port = 1;
