@@ -16,8 +16,8 @@
  *	            who has a domain or waits for one, and waits a while; one that libvirt holds is left, and the process ends without touching what it uses.
  *	now         one for each domain whose now/ is read while it runs (engine/now.c), from the first open to what its backup job left being gone. Has a
  *	            connection of its own; begins as a request does, with the domain. vm_close() ends its job, and waits a while.
- *	askers      short-lived, one call of libvirt each that may never come back, with a connection of its own: observe/jobs-ask.c (is a
- *	            job there?), libvirt/fsfreeze.c (an agent; the end of the process waits for a thaw). And libvirt/delete.c: one call
+ *	askers      short-lived, one call of libvirt each that may never come back, with a connection of its own: observe/ask.c (is a
+ *	            job there? what is a running domain's definition?), libvirt/fsfreeze.c (an agent; the end of the process waits for a thaw). And libvirt/delete.c: one call
  *	            that cannot be cancelled; the request waits for it, and asks how far it is over another connection.
  *	event loop  one for the process (libvirt/events.c): libvirt's events and timers, libvirt/blockjob-pulse.c. Sets flags and pokes the refresher.
  *

@@ -48,7 +48,7 @@ struct vm_poll {
 	struct vm_headers *files;
 	struct vm_history *memory;
 	struct vm_log_shelf *shelf;
-	struct vm_jobs_asker *asker;
+	struct vm_asker *asker;
 	struct vm_observed observed;
 	struct vm_dirs dirs;
 	struct vm_pools pools;
@@ -76,7 +76,7 @@ void vm_poll_free(struct vm_poll *poll)
 	vm_headers_free(poll->files);
 	vm_history_free(poll->memory);
 	vm_log_shelf_free(poll->shelf);
-	vm_jobs_asker_free(poll->asker);
+	vm_asker_free(poll->asker);
 	vm_arena_fini(&poll->arena);
 	free(poll);
 }
@@ -89,7 +89,7 @@ struct vm_poll *vm_poll_new(const struct vm_options *options, struct vm_store *s
 	poll->files = poll->dirs.files = vm_headers_new();
 	poll->memory = vm_history_new();
 	poll->shelf = vm_log_shelf_new(options->to_stderr);
-	poll->asker = vm_jobs_asker_new(options->uri, options->read_only);
+	poll->asker = vm_asker_new(options->uri, options->read_only);
 	vm_observe_init(&poll->observed, poll->shelf, poll->asker);
 	vm_arena_init(&poll->arena);
 	poll->allow_paths = vm_strings_copy(&poll->arena, options->allow_paths, options->n_allow_paths);

@@ -15,6 +15,7 @@
 #define CHECKPOINT_TURNS 16
 #define ASK_ALL_UP_TO 50 /* domains: then all are asked at every look, whatever libvirt's own files say */
 #define OWN_TURNS 256
+#define TELLS_NOT "libvirt does not tell all about this domain"
 
 /* ---------------------------------------------------------------- life */
 
@@ -22,7 +23,8 @@ static void domain_free(struct vm_observed_domain *d)
 {
 	vm_strmap_clear(&d->by_name, vm_observed_snapshot_free);
 	vm_observed_jobs_free(d->jobs, d->n_jobs);
-	vm_jobs_ask_free(d->asking);
+	vm_ask_free(d->asking_definition);
+	vm_ask_free(d->asking_jobs);
 	vm_xml_domain_free(d->now);
 	vm_xml_domain_free(d->config);
 	vm_meta_free(d->meta);
@@ -48,7 +50,7 @@ static void drop_domain(void *thing)
 	domain_free(thing);
 }
 
-void vm_observe_init(struct vm_observed *observed, struct vm_log_shelf *shelf, struct vm_jobs_asker *asker)
+void vm_observe_init(struct vm_observed *observed, struct vm_log_shelf *shelf, struct vm_asker *asker)
 {
 	*observed = (struct vm_observed){ .shelf = shelf, .asker = asker };
 }
@@ -93,19 +95,23 @@ static const char *state_text(int state)
 	}
 }
 
+void vm_observe_unknown(struct vm_observe *observe, const char *why)
+{
+	observe->failed = true;
+	free(observe->d->unknown);
+	observe->d->unknown = xstrdup(why);
+	if (!observe->d->refused && vm_conn_alive(observe->conn))
+		vm_log_warn(observe->d->log, "%s", why);
+}
+
 void vm_observe_refused(struct vm_observe *observe)
 {
 	struct vs_err err = {0};
 
-	if (vm_virterr_set(&err, "libvirt does not tell all about this domain") == -ENOENT) {
+	if (vm_virterr_set(&err, TELLS_NOT) == -ENOENT)
 		observe->gone = true;
-		return;
-	}
-	observe->failed = true;
-	free(observe->d->unknown);
-	observe->d->unknown = xstrdup(err.msg);
-	if (!observe->d->refused && vm_conn_alive(observe->conn))
-		vm_log_warn(observe->d->log, "%s", err.msg);
+	else
+		vm_observe_unknown(observe, err.msg);
 }
 
 static void ask_state(struct vm_observe *observe)
@@ -178,29 +184,71 @@ void vm_observed_remember(struct vm_observed_domain *d, const struct vm_xml_file
 	}
 }
 
-static void ask_definition(struct vm_observe *observe)
+struct definition {
+	char *now, *config; /* config: of one that runs */
+	int r;
+	struct vs_err err;
+};
+
+static void definition_free(void *opaque)
+{
+	struct definition *said = opaque;
+
+	free(said->now);
+	free(said->config);
+	free(said);
+}
+
+/* Where there is no second one, it is not known what the next start will use: not that there is nothing. */
+static void ask_running(virDomainPtr dom, void *opaque)
+{
+	struct definition *said = opaque;
+
+	said->r = 0;
+	said->now = dom ? virDomainGetXMLDesc(dom, 0) : NULL;
+	said->config = said->now ? virDomainGetXMLDesc(dom, VIR_DOMAIN_XML_INACTIVE) : NULL;
+	if (!said->config)
+		said->r = vm_virterr_set(&said->err, TELLS_NOT);
+}
+
+static void take_definition(void *opaque, const void *answer)
+{
+	const struct definition *said = answer;
+	struct definition *heard = opaque;
+
+	free(heard->now);
+	free(heard->config);
+	*heard = (struct definition){ xstrdup_or_null(said->now), xstrdup_or_null(said->config), said->r, said->err };
+}
+
+static const struct vm_question running_definition = { ask_running, take_definition, definition_free };
+
+/* One that does not run has no QEMU to wait for. */
+static void hear_definition(struct vm_observe *observe, struct definition *heard)
 {
 	struct vm_observed_domain *d = observe->d;
-	vs_autofree char *now = virDomainGetXMLDesc(observe->dom, 0);
-	vs_autofree char *config = NULL;
-	bool news;
+	int r;
 
-	if (!now) {
-		vm_observe_refused(observe);
+	if (!d->running) {
+		vm_ask_free(vs_steal(d->asking_definition));
+		heard->now = virDomainGetXMLDesc(observe->dom, 0);
+		heard->r = heard->now ? 0 : vm_virterr_set(&heard->err, TELLS_NOT);
 		return;
 	}
-	if (d->running) {
-		config = virDomainGetXMLDesc(observe->dom, VIR_DOMAIN_XML_INACTIVE);
-		if (!config) { /* what the next start will use is not known: not that there is nothing */
-			vm_observe_refused(observe);
-			return;
-		}
-	}
-	news = new_definition(d, now, &d->now_hash, &d->now, &d->meta);
+	r = vm_ask(&d->asking_definition, observe->observed->asker, d->uuid, &running_definition, xcalloc(1, sizeof(struct definition)), heard);
+	if (r < 0)
+		heard->r = vs_err_set(&heard->err, r, TELLS_NOT ": it has not answered yet%s", r == -EAGAIN ? ", nor have others" : "");
+}
+
+static void take_texts(struct vm_observe *observe, const struct definition *said)
+{
+	struct vm_observed_domain *d = observe->d;
+	bool news = new_definition(d, said->now, &d->now_hash, &d->now, &d->meta);
+
 	if (d->running && news && d->now)
 		vm_observed_remember(d, d->now->files, d->now->n_files);
-	if (config) {
-		news = new_definition(d, config, &d->config_hash, &d->config, &d->config_meta) || news;
+	if (said->config) {
+		news = new_definition(d, said->config, &d->config_hash, &d->config, &d->config_meta) || news;
 	} else if (d->config) {
 		vm_xml_domain_free(vs_steal(d->config));
 		vm_meta_free(vs_steal(d->config_meta));
@@ -208,6 +256,20 @@ static void ask_definition(struct vm_observe *observe)
 	}
 	if (news)
 		observe->observed->changed = observe->closer = true;
+}
+
+static void ask_definition(struct vm_observe *observe)
+{
+	struct definition *heard = xcalloc(1, sizeof(struct definition));
+
+	hear_definition(observe, heard);
+	if (heard->r == -ENOENT)
+		observe->gone = true;
+	else if (heard->r < 0)
+		vm_observe_unknown(observe, heard->err.msg);
+	else
+		take_texts(observe, heard);
+	definition_free(heard);
 }
 
 static void forget_saved(struct vm_observe *observe)
@@ -323,7 +385,7 @@ static bool tells(const struct vm_observe *observe, const struct vm_own_files *n
 	const struct vm_observed_domain *d = observe->d;
 	const char **names;
 	bool complete = !observe->gone && !observe->failed && now->known && now->settled && d->now && !d->running && !strcmp(d->state, "shut off") && !d->saved &&
-			!d->saved_problem && !d->n_jobs && !d->asking && d->checkpoints;
+			!d->saved_problem && !d->n_jobs && !d->asking_jobs && d->checkpoints;
 
 	for (size_t i = 0; complete && i < d->n_list; i++)
 		complete = d->list[i]->record && !d->list[i]->problem;

@@ -16,7 +16,6 @@ struct vm_observe {
 	struct vm_conn *conn;
 	struct vm_observed_domain *d;
 	virDomainPtr dom;
-	bool occupied; /* somebody is at work on it: an answer of QEMU's may take long */
 	bool closer;  /* ask for all its records */
 	bool gone;    /* the domain vanished while we looked */
 	bool failed;  /* libvirt did not answer something: what was known before stays */
@@ -24,6 +23,8 @@ struct vm_observe {
 
 /* libvirt refused to answer: why? */
 void vm_observe_refused(struct vm_observe *observe);
+/* Something about it was not told, for that reason. */
+void vm_observe_unknown(struct vm_observe *observe, const char *why);
 
 /* jobs.c */
 void vm_observe_jobs(struct vm_observe *observe);

@@ -20,7 +20,7 @@
 #include "vm/meta/meta.h"
 #include "vm/model/types.h"
 #include "vm/observe/gates.h"
-#include "vm/observe/jobs-ask.h"
+#include "vm/observe/ask.h"
 #include "vm/observe/own-files.h"
 #include "vm/util/log-shelf.h"
 #include "vm/util/strmap.h"
@@ -83,7 +83,7 @@ struct vm_observed_domain {
 	/* private */
 	struct vm_strmap by_name;
 	uint64_t now_hash, config_hash, saved_hash, names_hash, seen;
-	struct vm_jobs_ask *asking; /* a question for its jobs that was not answered yet */
+	struct vm_ask *asking_definition, *asking_jobs; /* questions that were not answered yet */
 	bool refused; /* libvirt did not answer something at the last look */
 	struct vm_own_files own; /* as they were before it was asked last */
 	bool own_tell;           /* and that they tell whether it has changed */
@@ -114,14 +114,14 @@ struct vm_observed {
 	uint64_t look;
 	struct vm_strmap by_uuid;
 	struct vm_log_shelf *shelf;       /* borrowed, as is: */
-	struct vm_jobs_asker *asker;
+	struct vm_asker *asker;
 	size_t turn;                      /* where the taking of turns goes on */
 	size_t n_listed;                  /* domains, in this look */
 	struct vm_own_dirs own;
 	bool own_lies;                    /* a domain has changed, and its files have not */
 };
 
-void vm_observe_init(struct vm_observed *observed, struct vm_log_shelf *shelf, struct vm_jobs_asker *asker);
+void vm_observe_init(struct vm_observed *observed, struct vm_log_shelf *shelf, struct vm_asker *asker);
 void vm_observe_fini(struct vm_observed *observed);
 
 /* One look. @hints: domains to be looked at closely. 0; -EHOSTDOWN: the connection is gone, and what is known may be half

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
-#include "vm/observe/jobs-ask.h"
+#include "vm/observe/ask.h"
 
+#include <errno.h>
 #include <pthread.h>
-#include <string.h>
 
 #include "vm/libvirt/conn.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
-#define WAITING_MAX 4
+#define PATIENCE_MS 1000
+#define WAITING_MAX 8 /* each keeps one of libvirtd's threads, of which there are 20 as a rule */
 
-struct vm_jobs_asker {
+struct vm_asker {
 	/* immutable */
 	char *uri;
 	bool read_only;
@@ -22,24 +23,24 @@ struct vm_jobs_asker {
 	virConnectPtr idle;   /* NULL: none */
 };
 
-struct vm_jobs_ask {
+struct vm_ask {
 	/* immutable */
-	struct vm_jobs_asker *asker;
+	struct vm_asker *asker;
 	char *uuid;
-	size_t n;
+	const struct vm_question *question;
 
 	pthread_mutex_t lock; /* guards the rest */
 	pthread_cond_t cond;  /* done */
 	bool done;
 	unsigned refs;        /* of the caller and of the thread */
-	struct vm_jobs_answer *answers; /* the thread's alone until `done`, immutable after that */
+	void *answer;         /* the thread's alone until `done`, immutable after that */
 };
 
 /* ---------------------------------------------------------------- who asks */
 
-struct vm_jobs_asker *vm_jobs_asker_new(const char *uri, bool read_only)
+struct vm_asker *vm_asker_new(const char *uri, bool read_only)
 {
-	struct vm_jobs_asker *asker = xcalloc(1, sizeof(*asker));
+	struct vm_asker *asker = xcalloc(1, sizeof(*asker));
 
 	asker->uri = xstrdup_or_null(uri);
 	asker->read_only = read_only;
@@ -48,7 +49,7 @@ struct vm_jobs_asker *vm_jobs_asker_new(const char *uri, bool read_only)
 	return asker;
 }
 
-static void asker_unref(struct vm_jobs_asker *asker)
+static void asker_unref(struct vm_asker *asker)
 {
 	bool last;
 
@@ -62,7 +63,7 @@ static void asker_unref(struct vm_jobs_asker *asker)
 	free(asker);
 }
 
-void vm_jobs_asker_free(struct vm_jobs_asker *asker)
+void vm_asker_free(struct vm_asker *asker)
 {
 	virConnectPtr idle;
 
@@ -78,7 +79,7 @@ void vm_jobs_asker_free(struct vm_jobs_asker *asker)
 }
 
 /* A connection for one thread alone; NULL: none can be had. */
-static virConnectPtr take_conn(struct vm_jobs_asker *asker)
+static virConnectPtr take_conn(struct vm_asker *asker)
 {
 	virConnectPtr conn;
 
@@ -92,7 +93,7 @@ static virConnectPtr take_conn(struct vm_jobs_asker *asker)
 	return vm_conn_plain(asker->uri, asker->read_only);
 }
 
-static void give_conn(struct vm_jobs_asker *asker, virConnectPtr conn)
+static void give_conn(struct vm_asker *asker, virConnectPtr conn)
 {
 	pthread_mutex_lock(&asker->lock);
 	if (!asker->idle && !asker->closed)
@@ -104,7 +105,7 @@ static void give_conn(struct vm_jobs_asker *asker, virConnectPtr conn)
 
 /* ---------------------------------------------------------------- one question */
 
-static void drop(struct vm_jobs_ask *ask)
+static void drop(struct vm_ask *ask)
 {
 	bool last;
 
@@ -113,9 +114,7 @@ static void drop(struct vm_jobs_ask *ask)
 	pthread_mutex_unlock(&ask->lock);
 	if (!last)
 		return;
-	for (size_t i = 0; i < ask->n; i++)
-		free(ask->answers[i].target);
-	free(ask->answers);
+	ask->question->free(ask->answer);
 	free(ask->uuid);
 	asker_unref(ask->asker);
 	pthread_cond_destroy(&ask->cond);
@@ -123,25 +122,17 @@ static void drop(struct vm_jobs_ask *ask)
 	free(ask);
 }
 
-static void ask_all(struct vm_jobs_ask *ask, virConnectPtr conn)
-{
-	virDomainPtr dom = virDomainLookupByUUIDString(conn, ask->uuid);
-
-	for (size_t i = 0; dom && i < ask->n; i++)
-		ask->answers[i].found = virDomainGetBlockJobInfo(dom, ask->answers[i].target, &ask->answers[i].info, 0);
-	if (dom)
-		virDomainFree(dom);
-}
-
 static void *run(void *arg)
 {
-	struct vm_jobs_ask *ask = arg;
+	struct vm_ask *ask = arg;
 	virConnectPtr conn = take_conn(ask->asker);
+	virDomainPtr dom = conn ? virDomainLookupByUUIDString(conn, ask->uuid) : NULL;
 
-	if (conn) {
-		ask_all(ask, conn);
+	ask->question->ask(dom, ask->answer);
+	if (dom)
+		virDomainFree(dom);
+	if (conn)
 		give_conn(ask->asker, conn);
-	}
 	pthread_mutex_lock(&ask->lock);
 	ask->done = true;
 	pthread_cond_signal(&ask->cond);
@@ -150,17 +141,8 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static void fill_in(struct vm_jobs_ask *ask, const char *uuid, const char *const *targets, size_t n)
-{
-	ask->uuid = xstrdup(uuid);
-	ask->answers = xcalloc(n, sizeof(*ask->answers));
-	ask->n = n;
-	for (size_t i = 0; i < n; i++)
-		ask->answers[i] = (struct vm_jobs_answer){ .target = xstrdup(targets[i]), .found = -1 };
-}
-
 /* Counts one more thread, where there may be one more. */
-static bool enter(struct vm_jobs_asker *asker)
+static bool enter(struct vm_asker *asker)
 {
 	bool may;
 
@@ -172,13 +154,17 @@ static bool enter(struct vm_jobs_asker *asker)
 	return may;
 }
 
-static struct vm_jobs_ask *ask_alloc(struct vm_jobs_asker *asker)
+/* Takes @answer. NULL: too many are waiting, or there is no thread to be had. */
+static struct vm_ask *ask_new(struct vm_asker *asker, const char *uuid, const struct vm_question *question, void *answer)
 {
-	struct vm_jobs_ask *ask;
+	struct vm_ask *ask;
 	pthread_condattr_t steady;
+	pthread_t thread;
 
-	if (!enter(asker))
+	if (!enter(asker)) {
+		question->free(answer);
 		return NULL;
+	}
 	ask = xcalloc(1, sizeof(*ask));
 	pthread_mutex_init(&ask->lock, NULL);
 	pthread_condattr_init(&steady);
@@ -186,18 +172,10 @@ static struct vm_jobs_ask *ask_alloc(struct vm_jobs_asker *asker)
 	pthread_cond_init(&ask->cond, &steady);
 	pthread_condattr_destroy(&steady);
 	ask->asker = asker;
+	ask->uuid = xstrdup(uuid);
+	ask->question = question;
+	ask->answer = answer;
 	ask->refs = 2;
-	return ask;
-}
-
-struct vm_jobs_ask *vm_jobs_ask_new(struct vm_jobs_asker *asker, const char *uuid, const char *const *targets, size_t n)
-{
-	struct vm_jobs_ask *ask = ask_alloc(asker);
-	pthread_t thread;
-
-	if (!ask)
-		return NULL;
-	fill_in(ask, uuid, targets, n);
 	if (pthread_create(&thread, NULL, run, ask) == 0) {
 		pthread_detach(thread);
 		return ask;
@@ -207,21 +185,37 @@ struct vm_jobs_ask *vm_jobs_ask_new(struct vm_jobs_asker *asker, const char *uui
 	return NULL;
 }
 
-const struct vm_jobs_answer *vm_jobs_ask_wait(struct vm_jobs_ask *ask, unsigned timeout_ms, size_t *n)
+/* False: there is no answer yet. */
+static bool hear(struct vm_ask **ask, unsigned patience_ms, void *opaque)
 {
-	struct timespec until = vm_ns_timespec(vm_steady_ns() + timeout_ms * VM_NS_PER_MS);
+	struct timespec until = vm_ns_timespec(vm_steady_ns() + patience_ms * VM_NS_PER_MS);
 	bool done;
 
-	pthread_mutex_lock(&ask->lock);
-	while (!ask->done && pthread_cond_timedwait(&ask->cond, &ask->lock, &until) == 0)
+	pthread_mutex_lock(&(*ask)->lock);
+	while (!(*ask)->done && pthread_cond_timedwait(&(*ask)->cond, &(*ask)->lock, &until) == 0)
 		;
-	done = ask->done;
-	pthread_mutex_unlock(&ask->lock);
-	*n = ask->n;
-	return done ? ask->answers : NULL;
+	done = (*ask)->done;
+	pthread_mutex_unlock(&(*ask)->lock);
+	if (!done)
+		return false;
+	(*ask)->question->take(opaque, (*ask)->answer);
+	vm_ask_free(vs_steal(*ask));
+	return true;
 }
 
-void vm_jobs_ask_free(struct vm_jobs_ask *ask)
+int vm_ask(struct vm_ask **ask, struct vm_asker *asker, const char *uuid, const struct vm_question *question, void *answer, void *opaque)
+{
+	if (*ask && !hear(ask, 0, opaque)) {
+		question->free(answer);
+		return -ETIMEDOUT;
+	}
+	*ask = ask_new(asker, uuid, question, answer);
+	if (!*ask)
+		return -EAGAIN;
+	return hear(ask, PATIENCE_MS, opaque) ? 0 : -ETIMEDOUT;
+}
+
+void vm_ask_free(struct vm_ask *ask)
 {
 	if (ask)
 		drop(ask);
