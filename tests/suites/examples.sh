@@ -403,9 +403,9 @@ if have_loop; then
 	chmod 644 "$W"/out/*.img
 	: >"$W/fuse.conf"
 	for t in ext4 lvm; do
-		same "restore-file: $t in use, without root" "$new" "$(as_user nobody "$file" "$W/out/$t.img" /etc/motd "$W/out/nobody.$t" && cat "$W/out/nobody.$t")"
+		same "restore-file: $t in use, without root" "$new" "$(as_user nobody "$W/theirs" "$W/out/$t.img" /etc/motd "$W/out/nobody.$t" && cat "$W/out/nobody.$t")"
 	done
-	fails 'restore-file: xfs without root' 1 'looked at: vfat\(needs root\) xfs\(needs root\)' as_user nobody "$file" "$W/out/xfs.img" /etc/motd "$W/out/x"
+	fails 'restore-file: xfs without root' 1 'looked at: vfat\(needs root\) xfs\(needs root\)' as_user nobody "$W/theirs" "$W/out/xfs.img" /etc/motd "$W/out/x"
 	same 'restore-file: nothing is left attached, mounted or running' '' "$(losetup -a | grep -F "$W/"; pgrep qemu-storage; ls -A "$TMPDIR")"
 	unset TMPDIR
 	for t in ext4 xfs btrfs lvm; do qemu-img compare -q -f raw -F raw "$G/$t.img" "$W/shown/$t/s.disk.img" || fail "restore-file: $t" 'the image was changed'; done

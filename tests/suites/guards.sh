@@ -254,6 +254,24 @@ qemu_bytes "$(active_path back vda)" "$W/.back.img"
 same 'brings back what there was before' "${WANT[back/kept.vda.img]}" "$(sha "$W/.back.img")"
 verify_bytes 'all read right' "$M" back
 
+# A device of the host that is given to the guest is in the definition that comes back. Here is none, so the guest cannot start.
+domain_with pci vda:4M
+V dumpxml pci | sed "s|</devices>|<hostdev mode='subsystem' type='pci' managed='no'><source><address domain='0x0000' bus='0x7f' slot='0x1f' function='0x7'/></source></hostdev></devices>|" >"$W/.dom.xml"
+Vq define "$W/.dom.xml"
+guest_write pci vda 1 0 1M
+wait_until 15 test -e "$M/pci/ctl"
+takes 'a PCI device: create' pci 'create p1' p1 vda
+guest_write pci vda 2 1M 1M
+takes 'a PCI device: and again' pci 'create p2' p2 vda
+guest_write pci vda 3 2M 1M
+does_not 'a PCI device: delete, for which it has to be started' pci 'delete p1' EOPNOTSUPP 'nothing was written: .*cannot be started'
+verify_bytes 'a PCI device: so all is as before' "$M" pci
+does 'a PCI device: revert' pci 'revert p1'
+qemu_bytes "$(active_path pci vda)" "$W/.pci.img"
+same 'a PCI device: the guest has what it had' "${WANT[pci/p1.vda.img]}" "$(sha "$W/.pci.img")"
+has 'a PCI device: it is there' "$(V dumpxml pci --inactive)" "<hostdev .*type='pci'"
+verify_bytes 'a PCI device: all read right' "$M" pci
+
 # With memory; and by virsh, which restores the old metadata.
 domain_with mem vda:4M
 guest_write mem vda 1 0 1M
