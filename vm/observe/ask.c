@@ -9,7 +9,6 @@
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
-#define PATIENCE_MS 1000
 #define WAITING_MAX 8 /* each keeps one of libvirtd's threads, of which there are 20 as a rule */
 
 struct vm_asker {
@@ -212,7 +211,7 @@ int vm_ask(struct vm_ask **ask, struct vm_asker *asker, const char *uuid, const 
 	*ask = ask_new(asker, uuid, question, answer);
 	if (!*ask)
 		return -EAGAIN;
-	return hear(ask, PATIENCE_MS, opaque) ? 0 : -ETIMEDOUT;
+	return hear(ask, question->patience_ms, opaque) ? 0 : -ETIMEDOUT;
 }
 
 void vm_ask_free(struct vm_ask *ask)

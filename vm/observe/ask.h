@@ -29,6 +29,7 @@ void vm_asker_free(struct vm_asker *asker);
 
 /* @answer: the caller's, who gives it away with the question. */
 struct vm_question {
+	unsigned patience_ms; /* how long one who is asked for the first time is waited for */
 	void (*ask)(virDomainPtr dom, void *answer);     /* on the thread. NULL: there is no such domain or no connection; the last error says why */
 	void (*take)(void *opaque, const void *answer);  /* on the caller's */
 	void (*free)(void *answer);

@@ -221,7 +221,7 @@ static void take_definition(void *opaque, const void *answer)
 	*heard = (struct definition){ xstrdup_or_null(said->now), xstrdup_or_null(said->config), said->r, said->err };
 }
 
-static const struct vm_question running_definition = { ask_running, take_definition, definition_free };
+static const struct vm_question running_definition = { 1500, ask_running, take_definition, definition_free };
 
 /* One that does not run has no QEMU to wait for. */
 static void hear_definition(struct vm_observe *observe, struct definition *heard)

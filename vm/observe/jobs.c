@@ -97,7 +97,7 @@ static void take(void *opaque, const void *said)
 			}
 }
 
-static const struct vm_question question = { ask, take, answers_free };
+static const struct vm_question question = { 500, ask, take, answers_free };
 
 /* Gives. */
 static struct answers *ask_all(struct vm_observe *observe, const char *const *targets, size_t n)
