@@ -193,12 +193,19 @@ static int unpin(struct vm_context *cx, const char *target, struct vs_err *err)
 static int unpin_disks(struct vm_context *cx, const char *layer, const char *below, struct vs_err *err)
 {
 	vm_dom_autodomain struct vm_xml_domain *domain = NULL;
-	int r = vm_dom_xml(cx->dom, VIR_DOMAIN_XML_INACTIVE, &domain, err);
+	int r = vm_dom_xml(cx->dom, VIR_DOMAIN_XML_INACTIVE, &domain, err), n = 0;
 
 	for (size_t i = 0; r == 0 && i < domain->n_disks; i++)
-		if (is_pinned(cx, &domain->disks[i], layer, below))
+		if (is_pinned(cx, &domain->disks[i], layer, below)) {
 			r = unpin(cx, domain->disks[i].target, err);
-	return r;
+			n++;
+		}
+	return r < 0 ? r : n;
+}
+
+int vm_content_unpin(struct vm_context *cx, int layer, const char *below, struct vs_err *err)
+{
+	return vm_dom_active(cx->dom, NULL) == 0 ? unpin_disks(cx, cx->d->layers[layer].path, below, err) : 0;
 }
 
 /* ---------------------------------------------------------------- the header, put back */
@@ -329,7 +336,7 @@ int vm_content_put_back(struct vm_context *cx, int layer, const struct vm_conten
 	vm_context_unguard(cx);
 	if (r == 0)
 		r = unpin_disks(cx, l->path, below->path, err); /* first: until the header is right it is looked at again */
-	if (r == 0 && stat(l->path, &st) < 0)
+	if (r >= 0 && stat(l->path, &st) < 0)
 		r = vs_err_set(err, -errno, "'%s': %s", l->path, strerror(errno));
 	if (r < 0)
 		return r;

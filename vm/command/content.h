@@ -31,6 +31,9 @@ bool vm_content_vouch(struct vm_context *cx, int layer, const char *written, int
  * stamp in cx->meta: in place of the last one that is noted of it if it is vouched for, else of the one that it had, if that is. 1; negative:
  * nothing is changed, or the definition only, which is of no consequence. -EBUSY: it is up. */
 int vm_content_put_back(struct vm_context *cx, int layer, const struct vm_content_image *below, bool vouched, struct vs_err *err);
+/* The header of @layer says that it stands on @below, and it reads right so: where the definition of the domain, if that is shut off, says otherwise, as
+ * libvirt leaves it when QEMU dies at the end of a commit, it says no more of that. 1 or more: it did; 0. */
+int vm_content_unpin(struct vm_context *cx, int layer, const char *below, struct vs_err *err);
 /* The stamps of headers that were put back right before we died. True: something is to be saved. */
 bool vm_content_settle(struct vm_context *cx);
 /* Those are saved. */

@@ -57,6 +57,14 @@ static int is_above(struct vm_context *cx, int top, unsigned depth, int above, s
 
 enum proof { PROOF_NONE, PROOF_DONE, PROOF_BACK, PROOF_VOID };
 
+/* Whoever starts the domain has it as its header says. Gives @proof; of one that was known before (NONE) DONE where something was changed. */
+static int unpin(struct vm_context *cx, int above, int base, int proof, struct vs_err *err)
+{
+	int r = cx->try_only ? 0 : vm_content_unpin(cx, above, cx->d->layers[base].path, err);
+
+	return r < 0 ? r : r > 0 && proof == PROOF_NONE ? PROOF_DONE : proof;
+}
+
 /* A value of enum proof, or negative: it cannot be told. With `try` nothing is put back. */
 static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, int64_t since_ns, struct vs_err *err)
 {
@@ -68,6 +76,8 @@ static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, int64_t 
 	for (size_t i = 0; base >= 0 && d->above_ino && i < cx->d->n_layers; i++)
 		if (!cx->d->layers[i].error && cx->d->layers[i].stamp.ino == d->above_ino && cx->d->layers[i].below == base)
 			above = (int)i;
+	if (d->done && above >= 0)
+		return unpin(cx, above, base, PROOF_NONE, err);
 	if (d->done || above < 0 || !depth)
 		return PROOF_NONE;
 	moved = image_of(cx, top);
@@ -75,8 +85,10 @@ static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, int64_t 
 	if (r == 0 && !cx->try_only) {
 		r = is_above(cx, top, depth, above, err);
 		if (r == 1) {
-			d->above_ino = 0; /* who stands there reads right */
-			return PROOF_VOID;
+			r = unpin(cx, above, base, PROOF_VOID, err);
+			if (r == PROOF_VOID)
+				d->above_ino = 0; /* who stands there reads right */
+			return r;
 		}
 		if (r < 0)
 			return r;
@@ -91,7 +103,7 @@ static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, int64_t 
 		vm_content_vouch(cx, above, cx->d->layers[base].path, since_ns);
 		d->done = true;
 	}
-	return r == 1 ? PROOF_DONE : r < 0 ? r : PROOF_NONE;
+	return r == 1 ? unpin(cx, above, base, PROOF_DONE, err) : r < 0 ? r : PROOF_NONE;
 }
 
 /* ---------------------------------------------------------------- all */
