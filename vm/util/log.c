@@ -27,8 +27,8 @@ struct vm_log {
 
 	pthread_mutex_t lock; /* guards the rest; a leaf: nothing is called under it but the allocator */
 	char *name;
-	struct line lines[LINES];
-	size_t first, n;
+	struct line *lines; /* a ring once there are LINES */
+	size_t first, n, room;
 	size_t len; /* of the text */
 	int64_t changed_ns;
 };
@@ -55,8 +55,9 @@ void vm_log_unref(struct vm_log *log)
 {
 	if (!log || atomic_fetch_sub_explicit(&log->refs, 1, memory_order_acq_rel) != 1)
 		return;
-	for (size_t i = 0; i < LINES; i++)
+	for (size_t i = 0; i < log->n; i++)
 		free(log->lines[i].text);
+	free(log->lines);
 	pthread_mutex_destroy(&log->lock);
 	free(log->name);
 	free(log);
@@ -110,6 +111,22 @@ static void publish(const struct vm_log *log, int priority, const char *name, co
 		syslog(LOG_DAEMON | priority, "%s: %s", name, text);
 }
 
+/* A new one at the end, or the oldest. */
+static struct line *next_line_locked(struct vm_log *log)
+{
+	struct line *line;
+
+	if (log->n == LINES) {
+		line = &log->lines[log->first];
+		log->first = (log->first + 1) % LINES;
+		return line;
+	}
+	XGROW(log->lines, log->n, log->room);
+	line = &log->lines[log->n++];
+	*line = (struct line){0};
+	return line;
+}
+
 static void __attribute__((format(printf, 3, 0))) add(struct vm_log *log, int priority, const char *fmt, va_list ap)
 {
 	char *text = xvasprintf(fmt, ap);
@@ -122,11 +139,7 @@ static void __attribute__((format(printf, 3, 0))) add(struct vm_log *log, int pr
 
 	pthread_mutex_lock(&log->lock);
 	name = xstrdup(log->name);
-	slot = &log->lines[(log->first + log->n) % LINES];
-	if (log->n == LINES)
-		log->first = (log->first + 1) % LINES;
-	else
-		log->n++;
+	slot = next_line_locked(log);
 	log->len -= len_of(slot);
 	free(slot->text);
 	*slot = (struct line){ .when_ns = vm_now_ns(), .text = text };
