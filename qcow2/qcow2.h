@@ -132,10 +132,10 @@ struct q2_snapshot {
 	uint64_t l1_off;
 	uint32_t l1_entries;
 	uint32_t date_sec, date_nsec;
+	bool has_disk_size;
 	uint64_t vm_clock_nsec;
 	uint64_t vm_state_size;
 	uint64_t disk_size;  /* bytes, a multiple of 512; the image's own size where the entry has none */
-	bool has_disk_size;
 };
 
 /* Are these two entries the same snapshot, at different moments of the file? */
@@ -178,7 +178,7 @@ int q2_file_bitmap(struct q2_file *f, bool recording_too, bool in_use_too, char 
 /* How many bytes of the file are in use, by the refcounts of a qcow2 image, which nobody may be writing to. */
 int q2_file_counted(struct q2_file *f, uint64_t *bytes, struct vs_err *err);
 void q2_info_free(struct q2_info *info);
-/* For the whole process; in bytes, of which a snapshot takes about 90. It is 32 MiB unless something else is said. */
+/* For the whole process; in bytes, of which a snapshot takes about 80. It is 32 MiB unless something else is said. */
 void q2_info_limit(size_t bytes);
 
 /* ---------------------------------------------------------------- views: one disk at one snapshot */

@@ -265,7 +265,7 @@ Test(q2_faults, a_table_that_is_read_in_many_pieces_is_whole)
 
 /* ---------------------------------------------------------------- what all listings hold together */
 
-/* Makes the table one of @n entries, each of which takes about 90 bytes in a listing, and the file another one. */
+/* Makes the table one of @n entries, each of which takes about 80 bytes in a listing, and the file another one. */
 static void other_file(uint64_t ino, unsigned n)
 {
 	struct ti_snap *snaps = calloc(n, sizeof(*snaps));
@@ -283,7 +283,7 @@ Test(q2_faults, one_large_table_is_listed_and_no_second_one_beside_it)
 	struct q2_info *large, *none, *small, *again;
 	struct vs_err err = {0};
 
-	q2_info_limit(600000); /* 100,000 for the first */
+	q2_info_limit(540000); /* 90,000 for the first */
 	other_file(1, 1000);
 	cr_assert_eq(list(&large, NULL), 0);
 	other_file(2, 1000);
@@ -308,11 +308,11 @@ Test(q2_faults, listings_of_one_file_have_a_limit_too)
 	struct q2_info *held[100];
 	unsigned n = 0;
 
-	q2_info_limit(600000);
+	q2_info_limit(540000);
 	other_file(1, 1000);
 	while (n < 100 && !list(&held[n], NULL))
 		n++;
-	cr_expect(n > 2 && n < 15, "%u", n); /* twice the limit, and 90,000 bytes each */
+	cr_expect(n > 2 && n < 15, "%u", n); /* twice the limit, and 80,000 bytes each */
 	while (n)
 		q2_info_free(held[--n]);
 }
@@ -322,7 +322,7 @@ Test(q2_faults, many_tables_of_all_sizes_never_take_everything)
 	struct q2_info *held[2000], *one;
 	unsigned n = 0, size = 2000;
 
-	q2_info_limit(600000);
+	q2_info_limit(540000);
 	while (n < 2000 && size > 20) { /* as large as it may be, again and again */
 		other_file(10 + n, size);
 		if (list(&held[n], NULL))

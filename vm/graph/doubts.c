@@ -265,7 +265,7 @@ static char **snapshots_of(const struct vm_graph *g, size_t domain, int file, st
 	for (int s = g->pits.head[g->node[file]]; s >= 0; s = g->pits.next[s])
 		if (g->snaps[s].domain == domain)
 			vm_strings_add(arena, &names, vm_graph_snapshot(g, &g->snaps[s])->name);
-	return vm_strings_done(arena, &names);
+	return vm_strings_done(&names);
 }
 
 bool vm_graph_has_doubts(const struct vm_graph *g)

@@ -217,7 +217,7 @@ static char **list_users(const struct painting *p, int file)
 		list_user(p, u, &list, &more);
 	if (more)
 		vm_strings_take(p->arena, &list, xasprintf("%zu more", more));
-	return vm_strings_done(p->arena, &list);
+	return vm_strings_done(&list);
 }
 
 static const struct vm_graph_running *running_into(const struct vm_graph *g, int file)
@@ -297,7 +297,7 @@ static char **list_paths(const struct painting *p, int file)
 	for (int i = g->node[file]; i != VM_NO_FILE; i = g->alias[i])
 		if (strcmp(vm_graph_file(g, i)->path, vm_graph_file(g, file)->path) != 0)
 			vm_strings_add(p->arena, &list, vm_graph_file(g, i)->path);
-	return vm_strings_done(p->arena, &list);
+	return vm_strings_done(&list);
 }
 
 static char *printable(const struct painting *p, const char *text)
@@ -322,7 +322,7 @@ static char **list_bitmaps(const struct painting *p, const struct q2_info *info)
 
 	for (char **name = info ? info->bitmaps : NULL; name && *name; name++)
 		vm_strings_take(p->arena, &list, vm_name_printable(*name));
-	return vm_strings_done(p->arena, &list);
+	return vm_strings_done(&list);
 }
 
 static void paint(const struct painting *p, struct draft *draft, struct vm_layer *layer)
@@ -351,7 +351,7 @@ static void paint(const struct painting *p, struct draft *draft, struct vm_layer
 	layer->users = list_users(p, draft->file);
 	layer->snapshot_user = find_snapshot_user(p, draft->file);
 	layer->paths = list_paths(p, draft->file);
-	layer->snapshots = vm_strings_done(p->arena, &draft->snapshots);
+	layer->snapshots = vm_strings_done(&draft->snapshots);
 	note = note_of(p, draft, layer);
 	layer->note = printable(p, note);
 }

@@ -361,5 +361,5 @@ char **vm_graph_viewers(const struct vm_graph *g, size_t domain, size_t snapshot
 		if (s->domain == domain && s->snapshot == snapshot)
 			vm_strings_take(arena, &list, vm_graph_user_phrase(g, g->viewers[i].kind, g->viewers[i].index));
 	}
-	return vm_strings_done(arena, &list);
+	return vm_strings_done(&list);
 }

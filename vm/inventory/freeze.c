@@ -34,15 +34,12 @@ struct work {
 	struct vm_domain *domain;
 	struct vm_arena *arena;
 	struct vm_arena draft_arena; /* chains and stamps, until keep_chains() */
+	char **shown;                /* by place in the draft: the name that a snapshot has in the domain, NULL: none yet */
+	void *kept;                  /* what was held on to last for a definition */
 	struct q2_gate *gate; /* held on to by the domain */
 	const struct vm_domain *before;
 	bool unfinished;
 };
-
-static void drop_entry(void *thing)
-{
-	q2_snapshot_free(thing);
-}
 
 static void drop_gate(void *thing)
 {
@@ -54,13 +51,34 @@ static void drop_log(void *thing)
 	vm_log_unref(thing);
 }
 
-static const struct q2_snapshot *own_entry(struct work *w, const struct q2_snapshot *entry)
+/* @name: its snapshot's. */
+static const struct q2_snapshot *own_entry(struct work *w, const struct q2_snapshot *entry, char *name)
 {
-	struct q2_snapshot *copy = entry ? q2_snapshot_dup(entry) : NULL;
+	struct q2_snapshot *copy;
 
-	if (entry && !copy)
-		xoom();
-	return copy ? vm_arena_own(w->arena, copy, drop_entry) : NULL;
+	if (!entry)
+		return NULL;
+	copy = vm_arena_calloc(w->arena, 1, sizeof(*copy));
+	*copy = *entry;
+	copy->id = vm_arena_strdup(w->arena, entry->id);
+	copy->name = !strcmp(entry->name, name) ? name : vm_arena_strdup(w->arena, entry->name);
+	return copy;
+}
+
+static char *shown_name(struct work *w, size_t place)
+{
+	if (!w->shown[place])
+		w->shown[place] = vm_arena_strdup(w->arena, w->draft->snapshots[place].shown);
+	return w->shown[place];
+}
+
+/* Most are disks that the domain has still. */
+static char *own_target(const struct work *w, const char *target)
+{
+	for (size_t i = 0; i < w->domain->n_disks; i++)
+		if (!strcmp(w->domain->disks[i].target, target))
+			return w->domain->disks[i].target;
+	return vm_arena_strdup(w->arena, target);
 }
 
 static char **chain_paths(const struct work *w, struct vm_arena *arena, const int *layers, size_t n)
@@ -106,7 +124,7 @@ static void worsen(struct vm_disk *disk, struct work *w, enum vm_state state, co
 	disk->reason = vm_arena_strdup(w->arena, reason);
 }
 
-static void apply_verdict(struct work *w, const struct vm_draft_disk *from, const struct vm_verdict *v, struct vm_disk *disk)
+static void apply_verdict(struct work *w, const struct vm_draft_disk *from, const struct vm_verdict *v, char *name, struct vm_disk *disk)
 {
 	bool internal = from->fact.mode == VM_MODE_INTERNAL;
 	struct vs_err err = {0};
@@ -119,7 +137,7 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 	disk->reason = vm_arena_strdup(w->arena, v->reason);
 	disk->chain = chain_paths(w, &w->draft_arena, v->layers, v->n_layers);
 	disk->format = v->n_layers ? v->format : Q2_FORMAT_NONE;
-	disk->snapshot = internal ? own_entry(w, v->entry) : NULL;
+	disk->snapshot = internal ? own_entry(w, v->entry, name) : NULL;
 	disk->guard = v->guard;
 	disk->watched = v->watched;
 	note_stamps(w, v, disk);
@@ -166,17 +184,17 @@ static bool is_contradicted(const struct work *w, const char *target, const stru
 	return false;
 }
 
-static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_t k, struct vm_disk *disk)
+static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_t k, char *name, struct vm_disk *disk)
 {
 	const struct vm_draft_disk *from = &s->disks[k];
 	struct vm_verdict verdict;
 
 	vm_graph_state(w->graph, w->index, (size_t)s->rank, k, &verdict);
-	disk->target = vm_arena_strdup(w->arena, from->fact.target);
+	disk->target = own_target(w, from->fact.target);
 	disk->created_ns = vm_order_disk_created(s, from);
 	disk->ino = vm_order_disk_ino(w->draft, s, from);
 	disk->gate = w->gate;
-	apply_verdict(w, from, &verdict, disk);
+	apply_verdict(w, from, &verdict, name, disk);
 	if (readable(disk->state) && is_contradicted(w, from->fact.target, &verdict))
 		worsen(disk, w, VM_UNSUPPORTED, "the <backingStore> in the domain's definition names another chain than the headers of the images do, and QEMU goes by "
 						"that: put one of them right");
@@ -226,15 +244,17 @@ static void compose_record(struct work *w, const struct vm_draft_snapshot *s, st
 		.kind = s->kind, .memory = s->memory, .recorded = s->recorded || w->draft->image, .current = s->current,
 		.present = s->present, .created_ns = s->created_ns,
 	};
-	out->name = vm_arena_strdup(w->arena, s->name);
-	out->shown = vm_arena_strdup(w->arena, s->shown);
+	out->shown = shown_name(w, (size_t)(s - w->draft->snapshots));
+	out->name = !strcmp(s->name, s->shown) ? out->shown : vm_arena_strdup(w->arena, s->name);
 	out->held = s->held;
 	out->ours = s->ours;
 	if (s->parent >= 0)
-		out->parent = vm_arena_strdup(w->arena, w->draft->snapshots[s->parent].shown);
+		out->parent = shown_name(w, (size_t)s->parent);
 	if (!s->xml)
 		return;
-	vm_arena_own(w->arena, s->keep_ref(s->keep), s->keep_unref);
+	if (s->keep != w->kept)
+		vm_arena_own(w->arena, s->keep_ref(s->keep), s->keep_unref);
+	w->kept = s->keep;
 	out->xml = (char *)s->xml;
 	out->xml_len = s->xml_len;
 	out->xml_file = vm_arena_take(w->arena, vm_name_xml_file(s->shown));
@@ -251,7 +271,7 @@ static void compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, 
 	}
 	out->disks = vm_arena_calloc(w->arena, s->n_disks, sizeof(*out->disks));
 	for (size_t k = 0; k < s->n_disks; k++)
-		compose_disk(w, s, k, &out->disks[k]);
+		compose_disk(w, s, k, out->name, &out->disks[k]);
 	out->n_disks = s->n_disks;
 	out->nv = vm_arena_calloc(w->arena, s->n_nv, sizeof(*out->nv));
 	for (; out->n_nv < s->n_nv; out->n_nv++)
@@ -402,7 +422,7 @@ static void list_unknowns(struct work *w)
 	for (size_t i = 0; i < d->n_doubts && list.n < UNKNOWNS_SHOWN; i++)
 		if (!vm_strings_has(&list, d->doubts[i].phrase))
 			vm_strings_add(w->arena, &list, d->doubts[i].phrase);
-	w->domain->unknowns = vm_strings_done(w->arena, &list);
+	w->domain->unknowns = vm_strings_done(&list);
 }
 
 static void list_checkpoints(struct work *w)
@@ -411,7 +431,7 @@ static void list_checkpoints(struct work *w)
 
 	for (char *const *name = w->draft->checkpoints; name && *name; name++)
 		vm_strings_take(w->arena, &list, vm_name_printable(*name));
-	w->domain->checkpoints = vm_strings_done(w->arena, &list);
+	w->domain->checkpoints = vm_strings_done(&list);
 }
 
 static void list_nv_paths(struct work *w)
@@ -421,7 +441,7 @@ static void list_nv_paths(struct work *w)
 	for (size_t i = 0; i < VS_ARRAY_LEN(w->draft->nv_paths); i++)
 		if (w->draft->nv_paths[i] && !vm_strings_has(&list, w->draft->nv_paths[i]))
 			vm_strings_add(w->arena, &list, w->draft->nv_paths[i]);
-	w->domain->nv_paths = vm_strings_done(w->arena, &list);
+	w->domain->nv_paths = vm_strings_done(&list);
 }
 
 static void compose_layers(struct work *w)
@@ -451,6 +471,7 @@ struct vm_domain *vm_freeze_domain(const struct vm_draft *from, const struct vm_
 	d->log = vm_arena_own(arena, vm_log_ref(from->log), drop_log);
 	d->gate = w.gate = vm_arena_own(arena, q2_gate_ref(from->gate), drop_gate);
 	vm_arena_init(&w.draft_arena);
+	w.shown = vm_arena_calloc(&w.draft_arena, from->n_snapshots, sizeof(*w.shown));
 	list_checkpoints(&w);
 	list_nv_paths(&w);
 	compose_layers(&w);

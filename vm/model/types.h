@@ -42,19 +42,19 @@ enum vm_xml_mode { VM_MODE_NO, VM_MODE_INTERNAL, VM_MODE_EXTERNAL, VM_MODE_MANUA
 struct vm_disk {
 	char *target;      /* "vda"; "disk" for an image source */
 	char *file;        /* shown: "monday.vda.img", or NULL */
-	enum vm_state state;
 	char *reason;      /* NULL for ok; one sentence */
+	enum vm_state state;
+	enum q2_format format; /* of chain[0]; Q2_FORMAT_NONE where unknown */
 	bool differs, misses; /* see struct vm_verdict */
 	bool written;      /* stale: a file of it was written to; until all is as it was noted */
 	bool brief;        /* busy, most likely for moments only: who reads may wait for it */
+	bool guard, guard_top; /* for q2_view_spec, as is, with `watched` */
 	uint64_t size;     /* virtual size at the snapshot; 0 where unknown */
 	int64_t created_ns;
 	uint64_t ino;      /* stable over mounts; never 0 or 1 */
 	char **chain;      /* paths, the point-in-time image first, base last; NULL-terminated; empty where unknown */
-	enum q2_format format;               /* of chain[0]; Q2_FORMAT_NONE where unknown */
 	const struct q2_snapshot *snapshot;  /* the entry in chain[0]; NULL for external ones and for `current` */
 	struct q2_gate *gate;
-	bool guard, guard_top;               /* for q2_view_spec, as is: */
 	size_t watched;
 	const struct q2_stamp *stamps;       /* of each file of the chain, as it was when `state` was decided */
 	const struct q2_stamp *marks;        /* by what they are known again: vm_graph_stamp() */

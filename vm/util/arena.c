@@ -6,14 +6,16 @@
 
 #include "vm/util/mem.h"
 
-#define CHUNK_BYTES (16u << 10)
-#define ALIGNMENT 16u
+#define ALIGNMENT _Alignof(uint64_t)
 
+/* Structs from the front, strings from the end, where nothing is lost between them. */
 struct vm_arena_chunk {
 	struct vm_arena_chunk *next;
 	size_t used, room;
 	_Alignas(ALIGNMENT) char bytes[];
 };
+
+#define CHUNK_BYTES ((4u << 10) - sizeof(struct vm_arena_chunk) - sizeof(size_t)) /* half of the last one is empty, on average */
 
 struct vm_arena_owned {
 	struct vm_arena_owned *next;
@@ -65,13 +67,21 @@ void *vm_arena_calloc(struct vm_arena *a, size_t n, size_t size)
 	if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX / 2)
 		xoom();
 	bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-	if (!bytes)
-		bytes = ALIGNMENT;
 	if (!c || c->room - c->used < bytes)
 		c = add_chunk(a, bytes);
 	p = c->bytes + c->used;
 	c->used += bytes;
 	return p;
+}
+
+static char *take_string(struct vm_arena *a, const char *s, size_t len)
+{
+	struct vm_arena_chunk *c = a->chunks;
+
+	if (!c || c->room - c->used < len)
+		c = add_chunk(a, (len + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+	c->room -= len;
+	return memcpy(c->bytes + c->room, s, len);
 }
 
 void *vm_arena_grow(struct vm_arena *a, void *array, size_t n, size_t *room, size_t size)
@@ -90,15 +100,7 @@ void *vm_arena_grow(struct vm_arena *a, void *array, size_t n, size_t *room, siz
 
 char *vm_arena_strdup(struct vm_arena *a, const char *s)
 {
-	size_t len;
-	char *copy;
-
-	if (!s)
-		return NULL;
-	len = strlen(s);
-	copy = vm_arena_calloc(a, len + 1, 1);
-	memcpy(copy, s, len);
-	return copy;
+	return s ? take_string(a, s, strlen(s) + 1) : NULL;
 }
 
 char *vm_arena_printf(struct vm_arena *a, const char *fmt, ...)
@@ -123,7 +125,10 @@ void *vm_arena_own(struct vm_arena *a, void *thing, void (*drop)(void *thing))
 
 char *vm_arena_take(struct vm_arena *a, char *s)
 {
-	return s ? vm_arena_own(a, s, free) : NULL;
+	char *copy = vm_arena_strdup(a, s);
+
+	free(s);
+	return copy;
 }
 
 static void append(struct vm_arena *a, struct vm_strings *list, char *s)
@@ -159,9 +164,9 @@ char **vm_strings_copy(struct vm_arena *a, const char *const *v, size_t n)
 	return copy;
 }
 
-char **vm_strings_done(struct vm_arena *a, struct vm_strings *list)
+char **vm_strings_done(const struct vm_strings *list)
 {
-	if (!list->v)
-		list->v = vm_arena_calloc(a, 1, sizeof(*list->v));
-	return list->v;
+	static char *none[1];
+
+	return list->v ? list->v : none;
 }
