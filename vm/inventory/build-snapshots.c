@@ -183,7 +183,7 @@ static void draw_recorded(struct snaps *s, const struct vm_observed_snapshot *ob
 		snap->external_memory = xml->memory == VM_MODE_EXTERNAL;
 		snap->xml = xml->definition;
 		snap->xml_len = xml->definition_len;
-		snap->keep = observed->record;
+		snap->keep = vm_observed_record_keeper(observed->record);
 		snap->keep_ref = vm_observed_record_ref;
 		snap->keep_unref = vm_observed_record_unref;
 		draw_disks(s, xml, snap);

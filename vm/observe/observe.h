@@ -29,11 +29,13 @@
 /* A parsed snapshot record; reference-counted, immutable. */
 struct vm_observed_record;
 const struct vm_xml_snapshot *vm_observed_record_xml(const struct vm_observed_record *record);
+/* Whose the definition is: what is to be held on to for its sake. Borrowed. */
+void *vm_observed_record_keeper(struct vm_observed_record *record);
 void *vm_observed_record_ref(void *record);
 void vm_observed_record_unref(void *record);
 
 struct vm_observed_snapshot {
-	char *name;
+	const char *name;         /* it is known by */
 	struct vm_observed_record *record; /* NULL where it could not be had or parsed */
 	char *problem;            /* NULL, or why that is so; beside a record: why libvirt does not give it now, so that it may be old */
 	/* private */

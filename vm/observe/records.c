@@ -25,6 +25,11 @@ const struct vm_xml_snapshot *vm_observed_record_xml(const struct vm_observed_re
 	return record->xml;
 }
 
+void *vm_observed_record_keeper(struct vm_observed_record *record)
+{
+	return record->lender ? record->lender : record;
+}
+
 void *vm_observed_record_ref(void *record)
 {
 	atomic_fetch_add_explicit(&((struct vm_observed_record *)record)->refs, 1, memory_order_relaxed);
@@ -67,7 +72,6 @@ void vm_observed_snapshot_free(void *thing)
 
 	vm_observed_record_unref(s->record);
 	free(s->problem);
-	free(s->name);
 	free(s);
 }
 
@@ -80,8 +84,7 @@ static struct vm_observed_snapshot *snapshot_of(struct vm_observed_domain *d, co
 	if (s)
 		return s;
 	s = xcalloc(1, sizeof(*s));
-	s->name = xstrdup(name);
-	vm_strmap_put(&d->by_name, name, s);
+	s->name = vm_strmap_put(&d->by_name, name, s);
 	return s;
 }
 

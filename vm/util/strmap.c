@@ -78,7 +78,7 @@ void *vm_strmap_get(const struct vm_strmap *map, const char *key)
 	return s ? s->thing : NULL;
 }
 
-void vm_strmap_put(struct vm_strmap *map, const char *key, void *thing)
+const char *vm_strmap_put(struct vm_strmap *map, const char *key, void *thing)
 {
 	size_t len = strlen(key) + 1;
 	struct vm_strmap_slot *s, **row;
@@ -93,6 +93,7 @@ void vm_strmap_put(struct vm_strmap *map, const char *key, void *thing)
 	s->next = *row;
 	*row = s;
 	map->n++;
+	return s->key;
 }
 
 void *vm_strmap_remove(struct vm_strmap *map, const char *key)

@@ -38,8 +38,8 @@ static inline struct vm_strmap_key vm_strmap_file(uint64_t dev, uint64_t ino)
 }
 
 void *vm_strmap_get(const struct vm_strmap *map, const char *key);
-/* The key must be new. */
-void vm_strmap_put(struct vm_strmap *map, const char *key, void *thing);
+/* The key must be new. Returns the copy, which is there for as long as the thing is in the map. */
+const char *vm_strmap_put(struct vm_strmap *map, const char *key, void *thing);
 /* Takes it out and returns it, or NULL. */
 void *vm_strmap_remove(struct vm_strmap *map, const char *key);
 /* Calls @keep with every thing, in no order; those for which it says false are taken out (and are the callback's). */

@@ -35,10 +35,11 @@ static void parse_disk(struct vm_xml_named *named, const xmlNode *node, struct v
 static size_t parse_disks(struct vm_xml_named *named, const xmlNode *list, const struct vm_xml_domain *domain,
 			  struct vm_xml_snapdisk **out)
 {
-	struct vm_xml_snapdisk *disks = xcalloc(vm_xml_count(list, "disk"), sizeof(*disks));
-	size_t n = 0;
+	size_t n = vm_xml_count(list, "disk");
+	struct vm_xml_snapdisk *disks = n ? xcalloc(n, sizeof(*disks)) : NULL;
 
 	*out = disks;
+	n = 0;
 	for (const xmlNode *node = vm_xml_child(list, "disk"); node; node = vm_xml_next(node, "disk")) {
 		vs_autofree char *name = vm_xml_attr(node, "name");
 
@@ -141,7 +142,7 @@ static void parse_snapshot(struct vm_xml_named *named, const xmlNode *root, stru
 		assume_internal(snap);
 	snap->n_revert_disks = parse_disks(named, vm_xml_child(root, "revertDisks"), NULL, &snap->revert_disks);
 	decide_kind(snap);
-	snap->files = named->files;
+	snap->files = xreallocarray(named->files, named->n_files, sizeof(*snap->files)); /* no more than that: there may be very many records */
 	snap->n_files = named->n_files;
 }
 
@@ -151,6 +152,38 @@ static uint64_t hash_of_domain(const char *text)
 	const char *from = strstr(text, "<domain "), *to = from ? strstr(from, "</domain>") : NULL;
 
 	return to && !strstr(text, "<inactiveDomain") ? vm_fnv1a(VM_FNV1A, from, (size_t)(to - from)) : 0;
+}
+
+static void move_string(char **to, char **s)
+{
+	size_t len = *s ? strlen(*s) + 1 : 0;
+	char *moved = *to;
+
+	if (!len)
+		return;
+	memcpy(moved, *s, len);
+	free(*s);
+	*s = moved;
+	*to += len;
+}
+
+/* The same with its own strings behind it, in one block: there may be very many. */
+static struct vm_xml_snapshot *pack(struct vm_xml_snapshot *snap)
+{
+	const char *const strings[] = { snap->name, snap->parent, snap->state, snap->memory_file, snap->note };
+	size_t len = 0;
+	char *to;
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(strings); i++)
+		len += strings[i] ? strlen(strings[i]) + 1 : 0;
+	snap = xreallocarray(snap, 1, sizeof(*snap) + len);
+	to = (char *)(snap + 1);
+	move_string(&to, &snap->name);
+	move_string(&to, &snap->parent);
+	move_string(&to, &snap->state);
+	move_string(&to, &snap->memory_file);
+	move_string(&to, &snap->note);
+	return snap;
 }
 
 int vm_xml_snapshot_parse(const char *text, struct vm_xml_snapshot **out, struct vs_err *err)
@@ -164,6 +197,7 @@ int vm_xml_snapshot_parse(const char *text, struct vm_xml_snapshot **out, struct
 		return ret;
 	snap = xcalloc(1, sizeof(*snap));
 	parse_snapshot(&named, xmlDocGetRootElement(doc), snap);
+	snap = pack(snap);
 	snap->domain_hash = hash_of_domain(text);
 	xmlFreeDoc(doc);
 	if (!snap->name) {
@@ -187,18 +221,15 @@ void vm_xml_snapshot_free(struct vm_xml_snapshot *snap)
 {
 	if (!snap)
 		return;
-	free(snap->name);
-	free(snap->parent);
-	free(snap->state);
-	free(snap->memory_file);
-	free(snap->note);
-	disks_free(snap->disks, snap->n_disks);
+	if (!snap->shares_disks)
+		disks_free(snap->disks, snap->n_disks);
 	disks_free(snap->revert_disks, snap->n_revert_disks);
 	if (!snap->shares_domain)
 		vm_xml_domain_free(snap->domain);
 	if (!snap->shares_definition)
 		free(snap->definition);
-	vm_xml_files_free(snap->files, snap->n_files);
+	if (!snap->shares_files)
+		vm_xml_files_free(snap->files, snap->n_files);
 	free(snap);
 }
 
@@ -216,6 +247,45 @@ static void share_domain(struct vm_xml_snapshot *snap, const struct vm_xml_snaps
 	vm_xml_domain_free(own);
 }
 
+/* Of internal snapshots it is, mostly. */
+static bool same_disks(const struct vm_xml_snapshot *a, const struct vm_xml_snapshot *b)
+{
+	if (a->n_disks != b->n_disks)
+		return false;
+	for (size_t i = 0; i < a->n_disks; i++) {
+		const struct vm_xml_snapdisk *x = &a->disks[i], *y = &b->disks[i];
+
+		if (strcmp(x->target, y->target) || x->mode != y->mode || x->frozen != y->frozen || x->delete_in_progress != y->delete_in_progress ||
+		    x->overlay.type != VM_SOURCE_NONE || y->overlay.type != VM_SOURCE_NONE)
+			return false;
+	}
+	return true;
+}
+
+static bool same_files(const struct vm_xml_snapshot *a, const struct vm_xml_snapshot *b)
+{
+	if (a->n_files != b->n_files)
+		return false;
+	for (size_t i = 0; i < a->n_files; i++)
+		if (strcmp(a->files[i].path, b->files[i].path) || a->files[i].format != b->files[i].format)
+			return false;
+	return true;
+}
+
+static void share_disks(struct vm_xml_snapshot *snap, const struct vm_xml_snapshot *with)
+{
+	disks_free(snap->disks, snap->n_disks);
+	snap->disks = with->disks;
+	snap->shares_disks = true;
+}
+
+static void share_files(struct vm_xml_snapshot *snap, const struct vm_xml_snapshot *with)
+{
+	vm_xml_files_free(snap->files, snap->n_files);
+	snap->files = with->files;
+	snap->shares_files = true;
+}
+
 bool vm_xml_snapshot_share(struct vm_xml_snapshot *snap, const struct vm_xml_snapshot *with)
 {
 	if (snap->shares_definition || !snap->definition || !with->definition || snap->definition_len != with->definition_len ||
@@ -226,5 +296,9 @@ bool vm_xml_snapshot_share(struct vm_xml_snapshot *snap, const struct vm_xml_sna
 	snap->shares_definition = true;
 	if (snap->domain && with->domain && snap->domain_hash && snap->domain_hash == with->domain_hash && snap->domain->n_disks == with->domain->n_disks)
 		share_domain(snap, with);
+	if (same_disks(snap, with))
+		share_disks(snap, with);
+	if (same_files(snap, with))
+		share_files(snap, with);
 	return true;
 }

@@ -143,13 +143,13 @@ struct vm_xml_snapshot {
 
 	/* private */
 	uint64_t domain_hash;     /* of the text that `domain` was read from; 0: there is another definition besides */
-	bool shares_definition, shares_domain; /* they are another's */
+	bool shares_definition, shares_domain, shares_disks, shares_files; /* they are another's */
 };
 
 /* A <domainsnapshot> document. Gives *out. */
 int vm_xml_snapshot_parse(const char *text, struct vm_xml_snapshot **out, struct vs_err *err);
-/* Of a hundred snapshots of a domain most have the same definition: @snap gives up its own for that of @with, which is kept as long, where they are
- * the same. True: something was. */
+/* Of a hundred snapshots of a domain most have the same definition: @snap gives up its own for that of @with, which is kept as long and shares
+ * nothing itself, where they are the same; and its disks and files likewise. True: something was. */
 bool vm_xml_snapshot_share(struct vm_xml_snapshot *snap, const struct vm_xml_snapshot *with);
 void vm_xml_snapshot_free(struct vm_xml_snapshot *snapshot);
 
