@@ -2,8 +2,6 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/observe/history.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "vm/observe/watch.h"
@@ -12,26 +10,38 @@
 
 #define KEPT_LOOKS 256
 
-struct seen_file {
-	struct vm_watch watch;
-	unsigned pulled_at;
+/* By two numbers; of very many things, so they are no strings. */
+struct seen {
+	struct seen *next;
+	uint64_t a, b;
 	uint64_t look; /* the last one that asked */
 };
 
-struct seen_disk {
-	unsigned since;
-	uint64_t look;
+struct table {
+	struct seen **slots;
+	size_t n_slots, n;
 };
 
-struct seen_frozen {
+struct seen_file { /* dev, ino */
+	struct seen seen;
+	struct vm_watch watch;
+	unsigned pulled_at;
+};
+
+struct seen_disk { /* ino, the hash of its image's path */
+	struct seen seen;
+	unsigned since;
+};
+
+struct seen_frozen { /* ino */
+	struct seen seen;
 	struct q2_stamp stamp;
 	bool raw;
-	uint64_t look;
 };
 
-struct seen_shown {
+struct seen_shown { /* ino */
+	struct seen seen;
 	uint64_t state, sum;
-	uint64_t look;
 };
 
 /* A number is used again when its file is gone, so it takes the birth as well to know a file. */
@@ -48,13 +58,86 @@ struct seen_commit {
 };
 
 struct vm_history {
-	struct vm_strmap files, disks, frozen, shown;
+	struct table files, disks, frozen, shown;
 	struct seen_commit *commits;
 	size_t n_commits, commits_room;
 	unsigned poll;
 	uint64_t look; /* counts polls without gaps, but for partial ones */
 	bool partial;  /* this one is */
 };
+
+/* ---------------------------------------------------------------- tables */
+
+static struct seen **slot_of(const struct table *t, uint64_t a, uint64_t b)
+{
+	const uint64_t both[] = { a, b }, hash = vm_fnv1a(VM_FNV1A, both, sizeof(both));
+
+	return &t->slots[(hash ^ hash >> 29) & (t->n_slots - 1)];
+}
+
+static void resize(struct table *t, size_t n_slots)
+{
+	struct table bigger = { .slots = xcalloc(n_slots, sizeof(struct seen *)), .n_slots = n_slots, .n = t->n };
+
+	for (size_t i = 0; i < t->n_slots; i++)
+		for (struct seen *s = t->slots[i], *next; s; s = next) {
+			struct seen **slot = slot_of(&bigger, s->a, s->b);
+
+			next = s->next;
+			s->next = *slot;
+			*slot = s;
+		}
+	free(t->slots);
+	*t = bigger;
+}
+
+static void *get(const struct table *t, uint64_t a, uint64_t b)
+{
+	struct seen *s = t->n_slots ? *slot_of(t, a, b) : NULL;
+
+	while (s && (s->a != a || s->b != b))
+		s = s->next;
+	return s;
+}
+
+/* The one that is there, or a new one of @size bytes, whose `look` is 0. */
+static void *get_or_add(struct table *t, uint64_t a, uint64_t b, size_t size)
+{
+	struct seen *s = get(t, a, b), **slot;
+
+	if (s)
+		return s;
+	if (t->n++ >= t->n_slots)
+		resize(t, t->n_slots ? 2 * t->n_slots : 16);
+	s = xcalloc(1, size);
+	slot = slot_of(t, a, b);
+	*s = (struct seen){ .next = *slot, .a = a, .b = b };
+	*slot = s;
+	return s;
+}
+
+/* Those whose last look is before @oldest. */
+static void forget(struct table *t, uint64_t oldest)
+{
+	for (size_t i = 0; i < t->n_slots; i++)
+		for (struct seen **link = &t->slots[i], *s; (s = *link);) {
+			if (s->look >= oldest) {
+				link = &s->next;
+				continue;
+			}
+			*link = s->next;
+			free(s);
+			t->n--;
+		}
+}
+
+static void table_fini(struct table *t)
+{
+	forget(t, UINT64_MAX);
+	free(t->slots);
+}
+
+/* ---------------------------------------------------------------- life */
 
 struct vm_history *vm_history_new(void)
 {
@@ -65,59 +148,17 @@ void vm_history_free(struct vm_history *memory)
 {
 	if (!memory)
 		return;
-	vm_strmap_clear(&memory->files, free);
-	vm_strmap_clear(&memory->disks, free);
-	vm_strmap_clear(&memory->frozen, free);
-	vm_strmap_clear(&memory->shown, free);
+	table_fini(&memory->files);
+	table_fini(&memory->disks);
+	table_fini(&memory->frozen);
+	table_fini(&memory->shown);
 	free(memory->commits);
 	free(memory);
 }
 
-/* ---------------------------------------------------------------- forgetting */
-
 static bool outdated(const struct vm_history *memory, uint64_t look)
 {
 	return look + KEPT_LOOKS < memory->look;
-}
-
-static bool keep_file(void *thing, void *opaque)
-{
-	struct seen_file *f = thing;
-
-	if (!outdated(opaque, f->look))
-		return true;
-	free(f);
-	return false;
-}
-
-static bool keep_disk(void *thing, void *opaque)
-{
-	struct seen_disk *d = thing;
-
-	if (!outdated(opaque, d->look))
-		return true;
-	free(d);
-	return false;
-}
-
-static bool keep_frozen(void *thing, void *opaque)
-{
-	struct seen_frozen *f = thing;
-
-	if (!outdated(opaque, f->look))
-		return true;
-	free(f);
-	return false;
-}
-
-static bool keep_shown(void *thing, void *opaque)
-{
-	struct seen_shown *s = thing;
-
-	if (!outdated(opaque, s->look))
-		return true;
-	free(s);
-	return false;
 }
 
 static void forget_commits(struct vm_history *memory)
@@ -139,10 +180,10 @@ void vm_history_poll(struct vm_history *memory, unsigned poll, bool partial)
 	memory->look++;
 	if (memory->look % KEPT_LOOKS)
 		return;
-	vm_strmap_filter(&memory->files, keep_file, memory);
-	vm_strmap_filter(&memory->disks, keep_disk, memory);
-	vm_strmap_filter(&memory->frozen, keep_frozen, memory);
-	vm_strmap_filter(&memory->shown, keep_shown, memory);
+	forget(&memory->files, memory->look - KEPT_LOOKS);
+	forget(&memory->disks, memory->look - KEPT_LOOKS);
+	forget(&memory->frozen, memory->look - KEPT_LOOKS);
+	forget(&memory->shown, memory->look - KEPT_LOOKS);
 	forget_commits(memory);
 }
 
@@ -150,16 +191,11 @@ void vm_history_poll(struct vm_history *memory, unsigned poll, bool partial)
 
 static struct seen_file *file_of(struct vm_history *memory, const struct q2_stamp *stamp)
 {
-	struct vm_strmap_key key = vm_strmap_file(stamp->dev, stamp->ino);
-	struct seen_file *f = vm_strmap_get(&memory->files, key.text);
+	struct seen_file *f = get_or_add(&memory->files, stamp->dev, stamp->ino, sizeof(*f));
 
-	if (!f) {
-		f = xcalloc(1, sizeof(*f));
-		vm_strmap_put(&memory->files, key.text, f);
-	} else if (!vm_watch_is_of(&f->watch, stamp)) {
-		*f = (struct seen_file){ .look = 0 };
-	}
-	f->look = memory->look;
+	if (!vm_watch_is_of(&f->watch, stamp))
+		*f = (struct seen_file){ .seen = f->seen };
+	f->seen.look = memory->look;
 	return f;
 }
 
@@ -201,44 +237,31 @@ static bool was_away(const struct vm_history *memory, uint64_t look)
 
 unsigned vm_history_since(struct vm_history *memory, uint64_t ino, const char *pit)
 {
-	vs_autofree char *key = xasprintf("%016" PRIx64 ":%s", ino, pit);
-	struct seen_disk *d = vm_strmap_get(&memory->disks, key);
+	struct seen_disk *d = get_or_add(&memory->disks, ino, vm_strmap_hash(pit), sizeof(*d));
 
-	if (!d) {
-		d = xcalloc(1, sizeof(*d));
-		vm_strmap_put(&memory->disks, key, d);
-	}
-	if (!d->look || was_away(memory, d->look))
+	if (!d->seen.look || was_away(memory, d->seen.look))
 		d->since = memory->poll;
-	d->look = memory->look;
+	d->seen.look = memory->look;
 	return d->since;
 }
 
 void vm_history_froze(struct vm_history *memory, uint64_t ino, const struct q2_stamp *stamp, bool raw)
 {
-	struct seen_frozen *f;
-	char key[24];
+	struct seen_frozen *f = get_or_add(&memory->frozen, ino, 0, sizeof(*f));
 
-	snprintf(key, sizeof(key), "%016" PRIx64, ino);
-	f = vm_strmap_get(&memory->frozen, key);
-	if (!f) {
-		f = xcalloc(1, sizeof(*f));
-		vm_strmap_put(&memory->frozen, key, f);
-	}
-	*f = (struct seen_frozen){ *stamp, raw, memory->look };
+	f->stamp = *stamp;
+	f->raw = raw;
+	f->seen.look = memory->look;
 }
 
 struct vm_fact_note *vm_history_frozen(struct vm_history *memory, uint64_t ino, struct vm_arena *arena)
 {
+	struct seen_frozen *f = get(&memory->frozen, ino, 0);
 	struct vm_fact_note *note;
-	struct seen_frozen *f;
-	char key[24];
 
-	snprintf(key, sizeof(key), "%016" PRIx64, ino);
-	f = vm_strmap_get(&memory->frozen, key);
-	if (!f || was_away(memory, f->look))
+	if (!f || was_away(memory, f->seen.look))
 		return NULL;
-	f->look = memory->look;
+	f->seen.look = memory->look;
 	note = vm_arena_calloc(arena, 1, sizeof(*note));
 	note->stamp = f->stamp;
 	note->raw = f->raw;
@@ -247,28 +270,20 @@ struct vm_fact_note *vm_history_frozen(struct vm_history *memory, uint64_t ino, 
 
 void vm_history_shows(struct vm_history *memory, uint64_t ino, uint64_t state, uint64_t sum)
 {
-	struct seen_shown *s;
-	char key[24];
+	struct seen_shown *s = get_or_add(&memory->shown, ino, 0, sizeof(*s));
 
-	snprintf(key, sizeof(key), "%016" PRIx64, ino);
-	s = vm_strmap_get(&memory->shown, key);
-	if (!s) {
-		s = xcalloc(1, sizeof(*s));
-		vm_strmap_put(&memory->shown, key, s);
-	}
-	*s = (struct seen_shown){ state, sum, memory->look };
+	s->state = state;
+	s->sum = sum;
+	s->seen.look = memory->look;
 }
 
 bool vm_history_shown(struct vm_history *memory, uint64_t ino, uint64_t state, uint64_t *sum)
 {
-	struct seen_shown *s;
-	char key[24];
+	struct seen_shown *s = get(&memory->shown, ino, 0);
 
-	snprintf(key, sizeof(key), "%016" PRIx64, ino);
-	s = vm_strmap_get(&memory->shown, key);
 	if (!s || s->state != state)
 		return false;
-	s->look = memory->look;
+	s->seen.look = memory->look;
 	*sum = s->sum;
 	return true;
 }
