@@ -30,7 +30,10 @@ struct sf_node;
 struct sf_nodes {
 	pthread_mutex_t lock;
 	/* guarded by lock */
-	struct sf_node **by_id, **by_key; /* chained hashes of the same size */
+	struct sf_node **blocks;     /* where they lie */
+	size_t n_blocks, n_made;     /* places that were ever used */
+	uint32_t free;               /* of those, the ones that are none at present, by next_by_id */
+	uint32_t *by_id, *by_key;    /* chained hashes of the same size */
 	size_t n_buckets, n_nodes;
 	fuse_ino_t last_id;
 };
