@@ -112,7 +112,8 @@ static void diff_dirs(const struct diff *d, struct sf_dir *old, struct sf_dir *n
 {
 	if (old == new)
 		return;
-	diff_names(d, old, new);
+	if (sf_dir_was_asked(old)) /* then both are, so that whoever knows a name is told of it step by step */
+		diff_names(d, old, new);
 	emit_thing(d, SF_ATTR_CHANGED, &(struct sf_place){.dir = new});
 }
 

@@ -190,6 +190,16 @@ static void dir_index(struct sf_dir *dir)
 	pthread_mutex_unlock(&dir->lock);
 }
 
+bool sf_dir_was_asked(struct sf_dir *dir)
+{
+	bool indexed;
+
+	pthread_mutex_lock(&dir->lock);
+	indexed = dir->indexed;
+	pthread_mutex_unlock(&dir->lock);
+	return indexed;
+}
+
 const struct sf_entry *sf_dir_list(struct sf_dir *dir, size_t *n)
 {
 	dir_index(dir);

@@ -140,6 +140,8 @@ void sf_tree_free(struct sf_tree *tree);
 struct sf_dir *sf_tree_dir(const struct sf_tree *tree, const char *name);
 struct sf_dir *sf_tree_dir_by_ino(const struct sf_tree *tree, uint64_t ino);
 
+/* Has anybody asked for a file in it? Else nobody can know one. */
+bool sf_dir_was_asked(struct sf_dir *dir);
 /* The files of a directory, by name: *n of them. */
 const struct sf_entry *sf_dir_list(struct sf_dir *dir, size_t *n);
 /* NULL where there is none. */

@@ -195,10 +195,20 @@ static void note(void *opaque, const struct sf_change *c)
 		 (int)c->thing.kind, (unsigned long long)c->thing.ino);
 }
 
+/* Somebody asks for the files of all its directories. */
+static void ask(struct sf_tree *tree)
+{
+	size_t n;
+
+	for (size_t i = 0; i < tree->n_dirs; i++)
+		sf_dir_list(tree->dirs[i], &n);
+}
+
 static void expect_diff(struct vm_inventory *first, struct vm_inventory *second, const char *changes)
 {
 	struct sf_tree *before = tree_of(first, NULL), *after = tree_of(second, before);
 
+	ask(before);
 	told[0] = '\0';
 	sf_tree_diff(before, after, note, NULL);
 	cr_expect_str_eq(told, changes, "told '%s'", told);
@@ -364,6 +374,23 @@ Test(sf_diff, an_image_that_grew)
 	expect_diff(&first, &second, wanted);
 }
 
+Test(sf_diff, of_files_that_nobody_asked_for_nothing_is_said)
+{
+	struct vm_domain changed = web;
+	struct vm_inventory first = both(), second = {.serial = 2, .domains = (struct vm_domain *[]){&db, &changed}, .n_domains = 2};
+	struct sf_tree *before = tree_of(&first, NULL), *after = tree_of(&second, before);
+
+	told[0] = '\0';
+	sf_tree_diff(before, after, note, NULL);
+	cr_expect_str_eq(told, "attr 1:50; ");
+	cr_expect_not(sf_dir_was_asked(sf_tree_dir(after, "web")));
+	ask(before);
+	sf_tree_diff(before, after, note, NULL);
+	cr_expect(sf_dir_was_asked(sf_tree_dir(after, "web")), "for whoever knows a name is told of it in the step after that, too");
+	sf_tree_free(before);
+	sf_tree_free(after);
+}
+
 /* AddressSanitizer ends the process itself, in its own way. */
 #ifndef __SANITIZE_ADDRESS__
 /* A diff that was broken off and passed over once left names with the kernel, for an hour, that led nowhere. */
@@ -377,6 +404,7 @@ Test(sf_diff, without_memory_the_process_ends_and_no_name_is_passed_over, .signa
 
 	changed.snapshots = &many;
 	changed.n_snapshots = 1;
+	ask(before);
 	cr_assert_eq(setrlimit(RLIMIT_AS, &(struct rlimit){128 << 20, RLIM_INFINITY}), 0);
 	sf_tree_diff(before, after, note, NULL);
 }
