@@ -166,7 +166,7 @@ static bool in_making(const struct vm_observed_domain *k, const struct vm_xml_sn
 
 static void draw_recorded(struct snaps *s, const struct vm_observed_snapshot *observed)
 {
-	const struct vm_xml_snapshot *xml = observed->record ? vm_observed_record_xml(observed->record) : NULL;
+	const struct vm_xml_snapshot *xml = observed->record;
 	struct vm_draft_snapshot *snap = &s->d->snapshots[s->d->n_snapshots];
 
 	*snap = (struct vm_draft_snapshot){ .name = observed->name, .parent = -1, .recorded = true,
@@ -183,9 +183,7 @@ static void draw_recorded(struct snaps *s, const struct vm_observed_snapshot *ob
 		snap->external_memory = xml->memory == VM_MODE_EXTERNAL;
 		snap->xml = xml->definition;
 		snap->xml_len = xml->definition_len;
-		snap->keep = vm_observed_record_keeper(observed->record);
-		snap->keep_ref = vm_observed_record_ref;
-		snap->keep_unref = vm_observed_record_unref;
+		snap->keep = vm_xml_snapshot_keeper(observed->record);
 		draw_disks(s, xml, snap);
 		draw_memory(s, xml, snap);
 	}

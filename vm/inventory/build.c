@@ -180,7 +180,7 @@ static void add_domain(struct vm_build *sk, struct vm_gates_list *list, const st
 	add_volumes_of(sk, list, k->saved);
 	vm_gates_list_files(list, k->once, k->n_once);
 	for (size_t i = 0; i < k->n_list; i++) {
-		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_observed_record_xml(k->list[i]->record) : NULL;
+		const struct vm_xml_snapshot *xml = k->list[i]->record;
 
 		if (!xml)
 			continue;
@@ -340,7 +340,7 @@ static bool may_be_nv(const void *opaque, const struct vm_draft_snapshot *s, con
 	bool may = path[0] == '/' && !strstr(path, "/../") && (names_dir_of(k->now, path) || names_dir_of(k->config, path));
 
 	for (size_t i = 0; !may && i < k->n_list; i++) {
-		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_observed_record_xml(k->list[i]->record) : NULL;
+		const struct vm_xml_snapshot *xml = k->list[i]->record;
 
 		may = xml && !strcmp(k->list[i]->name, s->name) && path[0] == '/' && !strstr(path, "/../") && names_dir_of(xml->domain, path);
 	}

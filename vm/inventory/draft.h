@@ -18,6 +18,7 @@
 #include "vm/observe/history.h"
 #include "vm/util/arena.h"
 #include "vm/model/types.h"
+#include "vm/xml/xml.h"
 
 struct vm_draft_disk {
 	struct vm_fact_snapdisk fact;    /* `since` is filled in here */
@@ -43,9 +44,7 @@ struct vm_draft_snapshot {
 	const char *problem; /* NULL, or why its disks are not known */
 	const char *xml;     /* kept alive by `keep` */
 	size_t xml_len;
-	void *keep;          /* NULL, or what the finished domain holds on to for the sake of `xml` */
-	void *(*keep_ref)(void *keep);
-	void (*keep_unref)(void *keep);
+	struct vm_xml_snapshot *keep; /* then: what the finished domain holds on to for its sake */
 	struct vm_draft_disk *disks;
 	size_t n_disks;
 

@@ -35,7 +35,7 @@ struct work {
 	struct vm_arena *arena;
 	struct vm_arena draft_arena; /* chains and stamps, until keep_chains() */
 	char **shown;                /* by place in the draft: the name that a snapshot has in the domain, NULL: none yet */
-	void *kept;                  /* what was held on to last for a definition */
+	struct vm_xml_snapshot *kept; /* what was held on to last for a definition */
 	struct q2_gate *gate; /* held on to by the domain */
 	const struct vm_domain *before;
 	bool unfinished;
@@ -44,6 +44,11 @@ struct work {
 static void drop_gate(void *thing)
 {
 	q2_gate_unref(thing);
+}
+
+static void drop_record(void *thing)
+{
+	vm_xml_snapshot_free(thing);
 }
 
 static void drop_log(void *thing)
@@ -253,7 +258,7 @@ static void compose_record(struct work *w, const struct vm_draft_snapshot *s, st
 	if (!s->xml)
 		return;
 	if (s->keep != w->kept)
-		vm_arena_own(w->arena, s->keep_ref(s->keep), s->keep_unref);
+		vm_arena_own(w->arena, vm_xml_snapshot_ref(s->keep), drop_record);
 	w->kept = s->keep;
 	out->xml = (char *)s->xml;
 	out->xml_len = s->xml_len;

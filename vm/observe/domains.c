@@ -21,7 +21,8 @@
 
 static void domain_free(struct vm_observed_domain *d)
 {
-	vm_strmap_clear(&d->by_name, vm_observed_snapshot_free);
+	for (size_t i = 0; i < d->n_list; i++)
+		vm_observed_snapshot_free(d->list[i]);
 	vm_observed_jobs_free(d->jobs, d->n_jobs);
 	vm_ask_free(d->asking_definition);
 	vm_ask_free(d->asking_jobs);

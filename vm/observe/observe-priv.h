@@ -32,7 +32,7 @@ void vm_observed_jobs_free(struct vm_observed_job *jobs, size_t n);
 
 /* records.c. @first: how many snapshots the domains before this one have, for the taking of turns. */
 void vm_observe_records(struct vm_observe *observe, size_t first);
-void vm_observed_snapshot_free(void *snapshot);
+void vm_observed_snapshot_free(struct vm_observed_snapshot *s);
 
 /* For its gate, as long as this is mounted. */
 void vm_observed_remember(struct vm_observed_domain *d, const struct vm_xml_file *files, size_t n);

@@ -9,7 +9,7 @@
  * asked for anything while libvirt's own files about it are as they were (own-files.h), but in its turn and in a close look.
  *
  * Domains and snapshots come and go while we look: what vanishes half-way is as if it had not been there.
- * Threads: one, the refresher. Records are shared with inventories and are immutable.
+ * Threads: one, the refresher. Inventories hold on to records, which are immutable.
  */
 #ifndef VS_VM_OBSERVE_OBSERVE_H
 #define VS_VM_OBSERVE_OBSERVE_H
@@ -26,22 +26,14 @@
 #include "vm/util/strmap.h"
 #include "vm/xml/xml.h"
 
-/* A parsed snapshot record; reference-counted, immutable. */
-struct vm_observed_record;
-const struct vm_xml_snapshot *vm_observed_record_xml(const struct vm_observed_record *record);
-/* Whose the definition is: what is to be held on to for its sake. Borrowed. */
-void *vm_observed_record_keeper(struct vm_observed_record *record);
-void *vm_observed_record_ref(void *record);
-void vm_observed_record_unref(void *record);
-
 struct vm_observed_snapshot {
-	const char *name;         /* it is known by */
-	struct vm_observed_record *record; /* NULL where it could not be had or parsed */
+	struct vm_xml_snapshot *record; /* NULL where it could not be had or parsed */
 	char *problem;            /* NULL, or why that is so; beside a record: why libvirt does not give it now, so that it may be old */
 	/* private */
 	uint64_t hash, seen;
 	bool refused;
 	bool unread;              /* libvirt was not asked for it yet: at_most */
+	char name[];
 };
 
 struct vm_observed_job {
@@ -83,7 +75,6 @@ struct vm_observed_domain {
 	size_t group;                    /* of domains that have to do with one another; see inventory/poll.c */
 
 	/* private */
-	struct vm_strmap by_name;
 	uint64_t now_hash, config_hash, saved_hash, names_hash, seen;
 	struct vm_ask *asking_definition, *asking_jobs; /* questions that were not answered yet */
 	bool refused; /* libvirt did not answer something at the last look */

@@ -4,7 +4,6 @@
 #include "vm/observe/observe-priv.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #include "vm/libvirt/virterr.h"
@@ -12,79 +11,41 @@
 
 #define ASK_ALL_UP_TO 200 /* snapshots of the whole connection: then every record is asked for at every look */
 
-/* ---------------------------------------------------------------- records */
-
-struct vm_observed_record {
-	atomic_uint refs;
-	struct vm_xml_snapshot *xml;
-	struct vm_observed_record *lender; /* of what it shares, or NULL */
-};
-
-const struct vm_xml_snapshot *vm_observed_record_xml(const struct vm_observed_record *record)
+void vm_observed_snapshot_free(struct vm_observed_snapshot *s)
 {
-	return record->xml;
-}
-
-void *vm_observed_record_keeper(struct vm_observed_record *record)
-{
-	return record->lender ? record->lender : record;
-}
-
-void *vm_observed_record_ref(void *record)
-{
-	atomic_fetch_add_explicit(&((struct vm_observed_record *)record)->refs, 1, memory_order_relaxed);
-	return record;
-}
-
-void vm_observed_record_unref(void *opaque)
-{
-	struct vm_observed_record *record = opaque;
-
-	if (!record || atomic_fetch_sub_explicit(&record->refs, 1, memory_order_acq_rel) != 1)
-		return;
-	vm_xml_snapshot_free(record->xml);
-	vm_observed_record_unref(record->lender);
-	free(record);
-}
-
-/* Takes @xml. */
-static struct vm_observed_record *record_new(struct vm_xml_snapshot *xml)
-{
-	struct vm_observed_record *record = xcalloc(1, sizeof(*record));
-
-	atomic_init(&record->refs, 1);
-	record->xml = xml;
-	return record;
-}
-
-/* Who lends what he has borrowed sends on to whom it belongs. */
-static void share(struct vm_observed_record *record, struct vm_observed_record *with)
-{
-	struct vm_observed_record *lender = with && with->lender ? with->lender : with;
-
-	if (lender && lender != record && vm_xml_snapshot_share(record->xml, lender->xml))
-		record->lender = vm_observed_record_ref(lender);
-}
-
-void vm_observed_snapshot_free(void *thing)
-{
-	struct vm_observed_snapshot *s = thing;
-
-	vm_observed_record_unref(s->record);
+	vm_xml_snapshot_free(s->record);
 	free(s->problem);
 	free(s);
 }
 
 /* ---------------------------------------------------------------- one domain: snapshots */
 
-static struct vm_observed_snapshot *snapshot_of(struct vm_observed_domain *d, const char *name)
+/* Those of the list before, which is in the order of the new one but for what has come and gone. */
+struct before {
+	struct vm_observed_snapshot **list;
+	size_t n, next;
+	struct vm_strmap by_name; /* once one was not where it was expected */
+};
+
+static struct vm_observed_snapshot *find_before(struct before *before, const char *name)
 {
-	struct vm_observed_snapshot *s = vm_strmap_get(&d->by_name, name);
+	if (before->next < before->n && !strcmp(before->list[before->next]->name, name))
+		return before->list[before->next++];
+	for (size_t i = 0; !before->by_name.n && i < before->n; i++)
+		vm_strmap_put(&before->by_name, before->list[i]->name, (void *)(uintptr_t)(i + 1));
+	before->next = (uintptr_t)vm_strmap_get(&before->by_name, name);
+	return before->next ? before->list[before->next - 1] : NULL;
+}
+
+static struct vm_observed_snapshot *snapshot_of(struct before *before, const char *name)
+{
+	struct vm_observed_snapshot *s = find_before(before, name);
+	size_t len = strlen(name) + 1;
 
 	if (s)
 		return s;
-	s = xcalloc(1, sizeof(*s));
-	s->name = vm_strmap_put(&d->by_name, name, s);
+	s = xcalloc(1, sizeof(*s) + len);
+	memcpy(s->name, name, len);
 	return s;
 }
 
@@ -113,13 +74,13 @@ static void take_record(struct vm_observe *observe, struct vm_observed_snapshot 
 	if (s->hash == hash && (s->record || s->problem) && !s->refused)
 		return;
 	r = vm_xml_snapshot_parse(text, &xml, &err);
-	vm_observed_record_unref(s->record);
+	vm_xml_snapshot_free(s->record);
 	free(s->problem);
 	s->hash = hash;
 	s->refused = false;
-	s->record = r < 0 ? NULL : record_new(xml);
-	if (s->record && beside)
-		share(s->record, beside->record);
+	s->record = r < 0 ? NULL : xml;
+	if (s->record && beside && beside->record)
+		vm_xml_snapshot_share(s->record, beside->record);
 	s->problem = r < 0 ? xstrdup(vs_err_text(&err, r)) : NULL;
 	if (r == 0)
 		vm_observed_remember(observe->d, xml->files, xml->n_files);
@@ -187,16 +148,15 @@ static uint64_t names_of(virDomainSnapshotPtr *snaps, int n)
 
 /* One that is freed has changed what libvirt says also where its name was listed still: it may have vanished right after
  * that, and a draft that was drawn before borrows from it. */
-static bool was_listed(void *thing, void *opaque)
+static void forget_others(struct vm_observe *observe, struct before *before)
 {
-	struct vm_observed_snapshot *s = thing;
-	struct vm_observed *observed = opaque;
-
-	if (s->seen == observed->look)
-		return true;
-	vm_observed_snapshot_free(s);
-	observed->changed = true;
-	return false;
+	for (size_t i = 0; i < before->n; i++)
+		if (before->list[i]->seen != observe->observed->look) {
+			vm_observed_snapshot_free(before->list[i]);
+			observe->observed->changed = true;
+		}
+	vm_strmap_clear(&before->by_name, NULL);
+	free(before->list);
 }
 
 /* @first: how many snapshots other domains had before this one, for the taking of turns. */
@@ -204,26 +164,32 @@ static void take_list(struct vm_observe *observe, virDomainSnapshotPtr *snaps, i
 {
 	struct vm_observed_domain *d = observe->d;
 	struct vm_observed_snapshot **list = xcalloc((size_t)n + 1, sizeof(*list));
+	struct before before = { .list = d->list, .n = d->n_list };
 	uint64_t names = names_of(snaps, n);
 
 	if (names != d->names_hash)
 		observe->observed->changed = observe->closer = true;
 	d->names_hash = names;
-	free(d->list);
 	d->list = list;
 	d->n_list = 0;
 	d->unread = false;
 	for (int i = 0; i < n; i++) {
-		struct vm_observed_snapshot *s = snapshot_of(d, virDomainSnapshotGetName(snaps[i]));
+		struct vm_observed_snapshot *s = snapshot_of(&before, virDomainSnapshotGetName(snaps[i]));
 
-		if (!ask_record(observe, snaps[i], s, first + (size_t)i, d->n_list ? list[d->n_list - 1] : NULL))
+		if (s->seen == observe->observed->look) /* listed twice */
 			continue;
+		if (!ask_record(observe, snaps[i], s, first + (size_t)i, d->n_list ? list[d->n_list - 1] : NULL)) {
+			if (!s->seen) /* it was not in the list before, either */
+				vm_observed_snapshot_free(s);
+			observe->observed->changed = true;
+			continue;
+		}
 		s->seen = observe->observed->look;
 		list[d->n_list++] = s;
 		d->unread |= s->unread;
 		observe->observed->n_unread += s->unread;
 	}
-	vm_strmap_filter(&d->by_name, was_listed, observe->observed);
+	forget_others(observe, &before);
 }
 
 static int list_snapshots(virDomainPtr dom, virDomainSnapshotPtr **snaps)

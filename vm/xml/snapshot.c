@@ -32,10 +32,10 @@ static void parse_disk(struct vm_xml_named *named, const xmlNode *node, struct v
 }
 
 /* @domain: to turn names that are paths into targets; NULL leaves them. */
-static size_t parse_disks(struct vm_xml_named *named, const xmlNode *list, const struct vm_xml_domain *domain,
-			  struct vm_xml_snapdisk **out)
+static unsigned parse_disks(struct vm_xml_named *named, const xmlNode *list, const struct vm_xml_domain *domain,
+			    struct vm_xml_snapdisk **out)
 {
-	size_t n = vm_xml_count(list, "disk");
+	unsigned n = (unsigned)vm_xml_count(list, "disk"); /* of a text of VM_XML_MAX bytes */
 	struct vm_xml_snapdisk *disks = n ? xcalloc(n, sizeof(*disks)) : NULL;
 
 	*out = disks;
@@ -143,7 +143,7 @@ static void parse_snapshot(struct vm_xml_named *named, const xmlNode *root, stru
 	snap->n_revert_disks = parse_disks(named, vm_xml_child(root, "revertDisks"), NULL, &snap->revert_disks);
 	decide_kind(snap);
 	snap->files = xreallocarray(named->files, named->n_files, sizeof(*snap->files)); /* no more than that: there may be very many records */
-	snap->n_files = named->n_files;
+	snap->n_files = (unsigned)named->n_files;
 }
 
 /* The text of <domain>, where it alone says what the domain was. */
@@ -196,6 +196,7 @@ int vm_xml_snapshot_parse(const char *text, struct vm_xml_snapshot **out, struct
 	if (ret < 0)
 		return ret;
 	snap = xcalloc(1, sizeof(*snap));
+	atomic_init(&snap->refs, 1);
 	parse_snapshot(&named, xmlDocGetRootElement(doc), snap);
 	snap = pack(snap);
 	snap->domain_hash = hash_of_domain(text);
@@ -217,9 +218,15 @@ static void disks_free(struct vm_xml_snapdisk *disks, size_t n)
 	free(disks);
 }
 
+struct vm_xml_snapshot *vm_xml_snapshot_ref(struct vm_xml_snapshot *snap)
+{
+	atomic_fetch_add_explicit(&snap->refs, 1, memory_order_relaxed);
+	return snap;
+}
+
 void vm_xml_snapshot_free(struct vm_xml_snapshot *snap)
 {
-	if (!snap)
+	if (!snap || atomic_fetch_sub_explicit(&snap->refs, 1, memory_order_acq_rel) != 1)
 		return;
 	if (!snap->shares_disks)
 		disks_free(snap->disks, snap->n_disks);
@@ -230,6 +237,7 @@ void vm_xml_snapshot_free(struct vm_xml_snapshot *snap)
 		free(snap->definition);
 	if (!snap->shares_files)
 		vm_xml_files_free(snap->files, snap->n_files);
+	vm_xml_snapshot_free(snap->lender);
 	free(snap);
 }
 
@@ -286,11 +294,17 @@ static void share_files(struct vm_xml_snapshot *snap, const struct vm_xml_snapsh
 	snap->shares_files = true;
 }
 
-bool vm_xml_snapshot_share(struct vm_xml_snapshot *snap, const struct vm_xml_snapshot *with)
+static bool same_definition(const struct vm_xml_snapshot *a, const struct vm_xml_snapshot *b)
 {
-	if (snap->shares_definition || !snap->definition || !with->definition || snap->definition_len != with->definition_len ||
-	    memcmp(snap->definition, with->definition, snap->definition_len) != 0)
+	return a->definition && b->definition && a->definition_len == b->definition_len && !memcmp(a->definition, b->definition, a->definition_len);
+}
+
+bool vm_xml_snapshot_share(struct vm_xml_snapshot *snap, struct vm_xml_snapshot *with)
+{
+	with = vm_xml_snapshot_keeper(with);
+	if (snap == with || snap->lender || !same_definition(snap, with))
 		return false;
+	snap->lender = vm_xml_snapshot_ref(with);
 	free(snap->definition);
 	snap->definition = with->definition;
 	snap->shares_definition = true;
@@ -301,4 +315,9 @@ bool vm_xml_snapshot_share(struct vm_xml_snapshot *snap, const struct vm_xml_sna
 	if (same_files(snap, with))
 		share_files(snap, with);
 	return true;
+}
+
+struct vm_xml_snapshot *vm_xml_snapshot_keeper(struct vm_xml_snapshot *snap)
+{
+	return snap->lender ? snap->lender : snap;
 }

@@ -9,10 +9,12 @@
  * formatsnapshot and formatstorage pages.
  *
  * Errors: -EINVAL not well-formed, or not the expected root or name; -E2BIG.
- * Pure; any thread. Everything in a result is owned by it and goes with its _free (which accepts NULL).
+ * Pure; any thread. Everything in a result is owned by it and goes with its _free (which accepts NULL); that of a snapshot may be shared.
  */
 #ifndef VS_VM_XML_XML_H
 #define VS_VM_XML_XML_H
+
+#include <stdatomic.h>
 
 #include "vm/model/types.h"
 
@@ -131,27 +133,31 @@ struct vm_xml_snapshot {
 	enum vm_kind kind;
 	char *note;          /* NULL, or what is odd ("mixes internal and external disks") */
 	struct vm_xml_snapdisk *disks; /* also those with mode NO; in the record's order */
-	size_t n_disks;
 	struct vm_xml_snapdisk *revert_disks; /* overlays recorded in <revertDisks>; `frozen` is NULL */
-	size_t n_revert_disks;
+	unsigned n_disks, n_revert_disks, n_files;
 	struct vm_xml_domain *domain; /* as recorded; NULL where libvirt recorded none */
 	char *definition;    /* <inactiveDomain>, else <domain>, as a document that `virsh define` takes, without secrets;
 	                      * NULL where none was recorded */
 	size_t definition_len;
 	struct vm_xml_file *files; /* everything named here, overlays and both definitions included */
-	size_t n_files;
 
 	/* private */
+	atomic_uint refs;
+	bool shares_definition, shares_domain, shares_disks, shares_files; /* they are the lender's */
+	struct vm_xml_snapshot *lender; /* held on to; shares nothing itself; or NULL */
 	uint64_t domain_hash;     /* of the text that `domain` was read from; 0: there is another definition besides */
-	bool shares_definition, shares_domain, shares_disks, shares_files; /* they are another's */
 };
 
 /* A <domainsnapshot> document. Gives *out. */
 int vm_xml_snapshot_parse(const char *text, struct vm_xml_snapshot **out, struct vs_err *err);
-/* Of a hundred snapshots of a domain most have the same definition: @snap gives up its own for that of @with, which is kept as long and shares
- * nothing itself, where they are the same; and its disks and files likewise. True: something was. */
-bool vm_xml_snapshot_share(struct vm_xml_snapshot *snap, const struct vm_xml_snapshot *with);
+/* Of a hundred snapshots of a domain most have the same definition: @snap gives up its own for that of @with (or of whom that has it from), where
+ * they are the same; and its disks and files likewise. True: something was. Once, before others see it. */
+bool vm_xml_snapshot_share(struct vm_xml_snapshot *snap, struct vm_xml_snapshot *with);
+/* One reference more, of which vm_xml_snapshot_free() drops one. */
+struct vm_xml_snapshot *vm_xml_snapshot_ref(struct vm_xml_snapshot *snapshot);
 void vm_xml_snapshot_free(struct vm_xml_snapshot *snapshot);
+/* Whose the definition is: what is to be held on to for its sake. Borrowed. */
+struct vm_xml_snapshot *vm_xml_snapshot_keeper(struct vm_xml_snapshot *snapshot);
 
 /* ---------------------------------------------------------------- storage pools */
 
