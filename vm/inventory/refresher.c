@@ -68,6 +68,7 @@ struct vm_refresher {
 	char *first;        /* somebody waits in vm_refresher_read(), for that one; NULL: nobody does */
 	char *reading;      /* likewise, and the look that goes on is for him */
 	bool stop, gone;
+	bool was_large;     /* the last look; the refresher's own */
 	int result;         /* of the last look that ended */
 	int64_t began_ns, took_ns; /* of the last look, steady clock */
 	int64_t wish_ns;           /* the source's own idea of the next one; 0 = none */
@@ -137,15 +138,16 @@ static void check(const struct vm_inventory *next)
 		vm_invariants_must_hold(vm_invariants_of_inventory(next, &err), &err);
 }
 
-/* A look at everything takes several times the memory of what comes of it. */
-static void give_back(const struct vm_refresher *re)
+/* A look at everything takes several times the memory of what comes of it. And the inventory before it goes a moment later, with its last reader. */
+static void give_back(struct vm_refresher *re)
 {
+	bool large = re->source->caught_up || re->took_ns > LONG_NS;
+
 #ifdef __GLIBC__
-	if (re->source->caught_up || re->took_ns > LONG_NS)
+	if (large || re->was_large)
 		malloc_trim(0);
-#else
-	(void)re;
 #endif
+	re->was_large = large;
 }
 
 /* Only the refresher replaces re->inventory, so it may read the present one without the lock. */
