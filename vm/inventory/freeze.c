@@ -24,7 +24,11 @@ const char *vm_kind_name(enum vm_kind kind)
 	return kind == VM_INTERNAL ? "internal" : "external";
 }
 
-/* ---------------------------------------------------------------- disks of snapshots */
+/* What a disk was in the snapshot after this one. */
+struct later {
+	const struct vm_disk *disk;
+	struct vm_verdict verdict;
+};
 
 struct work {
 	const struct vm_draft *draft;
@@ -33,7 +37,8 @@ struct work {
 	struct vm_chains *chains;
 	struct vm_domain *domain;
 	struct vm_arena *arena;
-	struct vm_arena draft_arena; /* chains and stamps, until keep_chains() */
+	struct later *later;         /* of each target that was met */
+	size_t n_later, later_room;
 	char **shown;                /* by place in the draft: the name that a snapshot has in the domain, NULL: none yet */
 	struct vm_xml_snapshot *kept; /* what was held on to last for a definition */
 	struct q2_gate *gate; /* held on to by the domain */
@@ -86,31 +91,90 @@ static char *own_target(const struct work *w, const char *target)
 	return vm_arena_strdup(w->arena, target);
 }
 
-static char **chain_paths(const struct work *w, struct vm_arena *arena, const int *layers, size_t n)
+static char **chain_paths(const struct work *w, const int *layers, size_t n)
 {
-	char **paths = vm_arena_calloc(arena, n + 1, sizeof(*paths));
+	char **paths = vm_arena_calloc(w->arena, n + 1, sizeof(*paths));
 
 	for (size_t i = 0; i < n; i++)
-		paths[i] = vm_arena_strdup(arena, w->chains->fact[layers[i]].path);
+		paths[i] = vm_arena_strdup(w->arena, w->chains->fact[layers[i]].path);
 	return paths;
 }
 
-static void note_stamps(struct work *w, const struct vm_verdict *v, struct vm_disk *disk)
+/* ---------------------------------------------------------------- chains and stamps: a hundred snapshots have most of theirs in common */
+
+static void keep_chain(struct work *w, const struct vm_verdict *v, struct vm_disk *disk)
 {
-	struct q2_stamp *stamps = vm_arena_calloc(&w->draft_arena, v->n_layers + 1, sizeof(*stamps));
-	struct q2_stamp *marks = vm_arena_calloc(&w->draft_arena, v->n_layers + 1, sizeof(*marks));
-	uint64_t *survived = vm_arena_calloc(&w->draft_arena, v->n_layers + 1, sizeof(*survived));
+	struct q2_stamp *stamps = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*stamps));
+	struct q2_stamp *marks = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*marks));
+	uint64_t *survived = vm_arena_calloc(w->arena, v->n_layers + 1, sizeof(*survived));
 
 	for (size_t i = 0; i < v->n_layers; i++) {
 		stamps[i] = w->chains->fact[v->layers[i]].stamp;
 		marks[i] = vm_graph_stamp(w->graph, v->layers[i]);
 		survived[i] = v->survived[i];
 	}
+	disk->chain = chain_paths(w, v->layers, v->n_layers);
 	disk->stamps = stamps;
 	disk->marks = marks;
 	disk->survived = survived;
-	disk->n_stamps = v->n_layers;
 }
+
+static struct later *later_of(const struct work *w, const char *target)
+{
+	for (size_t i = 0; i < w->n_later; i++)
+		if (!strcmp(w->later[i].disk->target, target))
+			return &w->later[i];
+	return NULL;
+}
+
+/* Does the chain of @of end with that of @v? */
+static bool is_end_of(const struct vm_verdict *of, const struct vm_verdict *v)
+{
+	size_t above = of->n_layers - v->n_layers;
+
+	return of->n_layers >= v->n_layers && v->n_layers && !memcmp(of->layers + above, v->layers, v->n_layers * sizeof(*v->layers)) &&
+	       !memcmp(of->survived + above, v->survived, v->n_layers * sizeof(*v->survived));
+}
+
+static void set_chain(struct work *w, const struct vm_verdict *v, struct vm_disk *disk)
+{
+	const struct later *later = later_of(w, disk->target);
+	size_t above;
+
+	disk->n_stamps = v->n_layers;
+	if (!later || !is_end_of(&later->verdict, v)) {
+		keep_chain(w, v, disk);
+		return;
+	}
+	above = later->disk->n_stamps - v->n_layers;
+	disk->chain = later->disk->chain + above;
+	disk->stamps = later->disk->stamps + above;
+	disk->marks = later->disk->marks + above;
+	disk->survived = later->disk->survived + above;
+}
+
+/* Takes what @v has. */
+static void remember_later(struct work *w, const struct vm_disk *disk, struct vm_verdict *v)
+{
+	struct later *later = later_of(w, disk->target);
+
+	if (!later) {
+		XGROW(w->later, w->n_later, w->later_room);
+		later = &w->later[w->n_later++];
+		*later = (struct later){0};
+	}
+	vm_verdict_fini(&later->verdict);
+	*later = (struct later){ disk, *v };
+}
+
+static void forget_later(struct work *w)
+{
+	for (size_t i = 0; i < w->n_later; i++)
+		vm_verdict_fini(&w->later[i].verdict);
+	free(w->later);
+}
+
+/* ---------------------------------------------------------------- disks of snapshots */
 
 static uint64_t virtual_size(const struct vm_chains *c, int file)
 {
@@ -140,12 +204,11 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 	disk->differs = v->differs;
 	disk->misses = v->misses;
 	disk->reason = vm_arena_strdup(w->arena, v->reason);
-	disk->chain = chain_paths(w, &w->draft_arena, v->layers, v->n_layers);
+	set_chain(w, v, disk);
 	disk->format = v->n_layers ? v->format : Q2_FORMAT_NONE;
 	disk->snapshot = internal ? own_entry(w, v->entry, name) : NULL;
 	disk->guard = v->guard;
 	disk->watched = v->watched;
-	note_stamps(w, v, disk);
 	disk->guard_top = internal ? v->guard_top : v->guard;
 	if (internal && v->entry)
 		disk->size = v->entry->disk_size;
@@ -206,7 +269,7 @@ static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size
 	w->domain->unnoted |= w->draft->commanded && !s->present && is_unnoted(w, from, &verdict, disk);
 	if (readable(disk->state))
 		disk->file = vm_arena_take(w->arena, vm_name_image_file(s->shown, disk->target));
-	vm_verdict_fini(&verdict);
+	remember_later(w, disk, &verdict);
 }
 
 /* A copy is a raw image that nobody writes to. */
@@ -218,7 +281,7 @@ static void compose_nv(struct work *w, const struct vm_draft_snapshot *s, const 
 	*stamp = f->stamp;
 	*disk = (struct vm_disk){
 		.state = from->right ? VM_OK : VM_STALE, .size = f->stamp.size, .created_ns = s->created_ns, .format = Q2_FORMAT_RAW, .gate = w->gate,
-		.ino = vm_order_nv_ino(w->draft, s, from->what), .chain = chain_paths(w, w->arena, &from->file, 1), .stamps = stamp, .marks = stamp,
+		.ino = vm_order_nv_ino(w->draft, s, from->what), .chain = chain_paths(w, &from->file, 1), .stamps = stamp, .marks = stamp,
 		.survived = vm_arena_calloc(w->arena, 1, sizeof(*disk->survived)), .n_stamps = 1,
 	};
 	disk->target = vm_arena_strdup(w->arena, from->what);
@@ -299,98 +362,23 @@ static bool is_shown(struct work *w, const struct vm_draft_snapshot *s, const st
 	return false;
 }
 
-/* ---------------------------------------------------------------- chains and stamps: a hundred snapshots have most of theirs in common */
-
-static bool same_at(const struct vm_disk *a, size_t i, const struct vm_disk *b, size_t k)
-{
-	return !strcmp(a->chain[i], b->chain[k]) && !memcmp(&a->stamps[i], &b->stamps[k], sizeof(*a->stamps)) &&
-	       !memcmp(&a->marks[i], &b->marks[k], sizeof(*a->marks)) && a->survived[i] == b->survived[k];
-}
-
-/* Does the chain of @of end with that of @disk? */
-static bool is_end_of(const struct vm_disk *of, const struct vm_disk *disk)
-{
-	size_t above = of->n_stamps - disk->n_stamps;
-
-	if (of->n_stamps < disk->n_stamps || !disk->n_stamps)
-		return false;
-	for (size_t i = 0; i < disk->n_stamps; i++)
-		if (!same_at(disk, i, of, above + i))
-			return false;
-	return true;
-}
-
-static void keep_chain(struct vm_arena *arena, struct vm_disk *disk)
-{
-	size_t n = disk->n_stamps;
-	char **paths = vm_arena_calloc(arena, n + 1, sizeof(*paths));
-	struct q2_stamp *stamps = vm_arena_calloc(arena, n + 1, sizeof(*stamps)), *marks = vm_arena_calloc(arena, n + 1, sizeof(*marks));
-	uint64_t *survived = vm_arena_calloc(arena, n + 1, sizeof(*survived));
-
-	for (size_t i = 0; i < n; i++) {
-		paths[i] = vm_arena_strdup(arena, disk->chain[i]);
-		stamps[i] = disk->stamps[i];
-		marks[i] = disk->marks[i];
-		survived[i] = disk->survived[i];
-	}
-	disk->chain = paths;
-	disk->stamps = stamps;
-	disk->marks = marks;
-	disk->survived = survived;
-}
-
-static void share_chain(const struct vm_disk *of, struct vm_disk *disk)
-{
-	size_t above = of->n_stamps - disk->n_stamps;
-
-	disk->chain = of->chain + above;
-	disk->stamps = of->stamps + above;
-	disk->marks = of->marks + above;
-	disk->survived = of->survived + above;
-}
-
-/* The disk of that target of the next snapshot. */
-static const struct vm_disk *later_disk(const struct vm_domain *d, size_t snapshot, const char *target)
-{
-	const struct vm_snapshot *s = snapshot + 1 < d->n_snapshots ? &d->snapshots[snapshot + 1] : NULL;
-
-	for (size_t k = 0; s && k < s->n_disks; k++)
-		if (!strcmp(s->disks[k].target, target))
-			return &s->disks[k];
-	return NULL;
-}
-
 /* From the last to the first, for what a later one stands on an earlier one does mostly, too. */
-static void keep_chains(struct work *w)
-{
-	struct vm_domain *d = w->domain;
-
-	for (size_t i = d->n_snapshots; i-- > 0;)
-		for (size_t k = 0; k < d->snapshots[i].n_disks; k++) {
-			struct vm_disk *disk = &d->snapshots[i].disks[k];
-			const struct vm_disk *later = later_disk(d, i, disk->target);
-
-			if (later && is_end_of(later, disk))
-				share_chain(later, disk);
-			else
-				keep_chain(w->arena, disk);
-		}
-}
-
 static void compose_snapshots(struct work *w)
 {
 	struct vm_domain *d = w->domain;
+	size_t n = w->draft->n_snapshots, first = n;
 
-	d->snapshots = vm_arena_calloc(w->arena, w->draft->n_snapshots, sizeof(*d->snapshots));
-	for (size_t i = 0; i < w->draft->n_snapshots; i++) {
+	d->snapshots = vm_arena_calloc(w->arena, n, sizeof(*d->snapshots));
+	for (size_t i = n; i-- > 0;) {
 		const struct vm_draft_snapshot *s = w->draft->order[i];
+		struct vm_snapshot *out = &d->snapshots[first - 1];
 
-		compose_snapshot(w, s, &d->snapshots[d->n_snapshots]);
-		if (is_shown(w, s, &d->snapshots[d->n_snapshots]))
-			d->n_snapshots++;
-		else
-			d->snapshots[d->n_snapshots] = (struct vm_snapshot){0};
+		compose_snapshot(w, s, out);
+		first -= is_shown(w, s, out);
 	}
+	d->snapshots += first;
+	d->n_snapshots = n - first;
+	forget_later(w);
 }
 
 /* ---------------------------------------------------------------- layers and disks as they are now */
@@ -475,14 +463,12 @@ struct vm_domain *vm_freeze_domain(const struct vm_draft *from, const struct vm_
 	d->unread = from->unread;
 	d->log = vm_arena_own(arena, vm_log_ref(from->log), drop_log);
 	d->gate = w.gate = vm_arena_own(arena, q2_gate_ref(from->gate), drop_gate);
-	vm_arena_init(&w.draft_arena);
-	w.shown = vm_arena_calloc(&w.draft_arena, from->n_snapshots, sizeof(*w.shown));
+	w.shown = xcalloc(from->n_snapshots, sizeof(*w.shown));
 	list_checkpoints(&w);
 	list_nv_paths(&w);
 	compose_layers(&w);
 	compose_snapshots(&w);
-	keep_chains(&w);
-	vm_arena_fini(&w.draft_arena);
+	free(w.shown);
 	for (size_t i = 0; i < from->n_merges; i++)
 		d->unnoted |= !from->running && !from->merges[i].left_ns;
 	*unfinished |= w.unfinished;
