@@ -306,6 +306,7 @@ int q2_info_read(struct q2_file *f, enum q2_format format, struct q2_info **out,
 
 	if (!info)
 		return -ENOMEM;
+	atomic_init(&info->refs, 1);
 	info->format = format;
 	rc = f->ops->identity(f, &info->stamp);
 	if (rc)
@@ -322,9 +323,17 @@ int q2_info_read(struct q2_file *f, enum q2_format format, struct q2_info **out,
 	return 0;
 }
 
+struct q2_info *q2_info_ref(const struct q2_info *info)
+{
+	struct q2_info *same = (struct q2_info *)info;
+
+	atomic_fetch_add_explicit(&same->refs, 1, memory_order_relaxed);
+	return same;
+}
+
 void q2_info_free(struct q2_info *info)
 {
-	if (!info)
+	if (!info || atomic_fetch_sub_explicit(&info->refs, 1, memory_order_acq_rel) != 1)
 		return;
 	if (info->charged)
 		uncharge(&info->stamp, info->charged);

@@ -22,6 +22,7 @@
 #ifndef VS_QCOW2_H
 #define VS_QCOW2_H
 
+#include <stdatomic.h>
 #include <sys/types.h>
 
 #include "base.h"
@@ -159,8 +160,10 @@ struct q2_info {
 	char *unsupported;                   /* NULL, or why its contents cannot be read here ("encrypted (LUKS)") */
 	struct q2_snapshot *snapshots;
 	size_t n_snapshots;
-	char *strings;  /* private: what their ids and names point into */
-	size_t charged; /* private */
+	/* private */
+	char *strings;  /* what their ids and names point into */
+	size_t charged;
+	atomic_uint refs;
 };
 
 /* Reads header and snapshot table of an image that may be written meanwhile (bounded retries; -EAGAIN when it never
@@ -177,6 +180,8 @@ int q2_file_whole(struct q2_file *f, struct q2_work *work, struct vs_err *err);
 int q2_file_bitmap(struct q2_file *f, bool recording_too, bool in_use_too, char **name, struct vs_err *err);
 /* How many bytes of the file are in use, by the refcounts of a qcow2 image, which nobody may be writing to. */
 int q2_file_counted(struct q2_file *f, uint64_t *bytes, struct vs_err *err);
+/* One reference more, of which q2_info_free() drops one. */
+struct q2_info *q2_info_ref(const struct q2_info *info);
 void q2_info_free(struct q2_info *info);
 /* For the whole process; in bytes, of which a snapshot takes about 80. It is 32 MiB unless something else is said. */
 void q2_info_limit(size_t bytes);

@@ -4,6 +4,7 @@
  * From a draft and the graph's verdicts to the vm_domain that everybody reads. Everything is copied into the domain's
  * arena; the few things that are shared (the gate, the log, libvirt's record with the definition) are held on to.
  */
+#include <assert.h>
 #include <string.h>
 
 #include "vm/inventory/draft.h"
@@ -40,7 +41,8 @@ struct work {
 	struct later *later;         /* of each target that was met */
 	size_t n_later, later_room;
 	char **shown;                /* by place in the draft: the name that a snapshot has in the domain, NULL: none yet */
-	struct vm_xml_snapshot *kept; /* what was held on to last for a definition */
+	const struct vm_xml_snapshot *kept; /* what was held on to last for a definition, */
+	const struct q2_info *info;         /* and for an entry */
 	struct q2_gate *gate; /* held on to by the domain */
 	const struct vm_domain *before;
 	bool unfinished;
@@ -61,18 +63,22 @@ static void drop_log(void *thing)
 	vm_log_unref(thing);
 }
 
-/* @name: its snapshot's. */
-static const struct q2_snapshot *own_entry(struct work *w, const struct q2_snapshot *entry, char *name)
+static void drop_info(void *thing)
 {
-	struct q2_snapshot *copy;
+	q2_info_free(thing);
+}
 
-	if (!entry)
-		return NULL;
-	copy = vm_arena_calloc(w->arena, 1, sizeof(*copy));
-	*copy = *entry;
-	copy->id = vm_arena_strdup(w->arena, entry->id);
-	copy->name = !strcmp(entry->name, name) ? name : vm_arena_strdup(w->arena, entry->name);
-	return copy;
+/* Holds on to the header that it is in: of a hundred snapshots all are in the same, mostly. */
+static const struct q2_snapshot *own_entry(struct work *w, const struct vm_verdict *v)
+{
+	const struct q2_info *info = v->entry ? w->chains->fact[v->layers[0]].info : NULL;
+
+	assert(!info || (v->entry >= info->snapshots && v->entry < info->snapshots + info->n_snapshots));
+	if (info && info != w->info)
+		vm_arena_own(w->arena, q2_info_ref(info), drop_info);
+	if (info)
+		w->info = info;
+	return v->entry;
 }
 
 static char *shown_name(struct work *w, size_t place)
@@ -193,7 +199,7 @@ static void worsen(struct vm_disk *disk, struct work *w, enum vm_state state, co
 	disk->reason = vm_arena_strdup(w->arena, reason);
 }
 
-static void apply_verdict(struct work *w, const struct vm_draft_disk *from, const struct vm_verdict *v, char *name, struct vm_disk *disk)
+static void apply_verdict(struct work *w, const struct vm_draft_disk *from, const struct vm_verdict *v, struct vm_disk *disk)
 {
 	bool internal = from->fact.mode == VM_MODE_INTERNAL;
 	struct vs_err err = {0};
@@ -206,7 +212,7 @@ static void apply_verdict(struct work *w, const struct vm_draft_disk *from, cons
 	disk->reason = vm_arena_strdup(w->arena, v->reason);
 	set_chain(w, v, disk);
 	disk->format = v->n_layers ? v->format : Q2_FORMAT_NONE;
-	disk->snapshot = internal ? own_entry(w, v->entry, name) : NULL;
+	disk->snapshot = internal ? own_entry(w, v) : NULL;
 	disk->guard = v->guard;
 	disk->watched = v->watched;
 	disk->guard_top = internal ? v->guard_top : v->guard;
@@ -252,7 +258,7 @@ static bool is_contradicted(const struct work *w, const char *target, const stru
 	return false;
 }
 
-static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_t k, char *name, struct vm_disk *disk)
+static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size_t k, struct vm_disk *disk)
 {
 	const struct vm_draft_disk *from = &s->disks[k];
 	struct vm_verdict verdict;
@@ -262,7 +268,7 @@ static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size
 	disk->created_ns = vm_order_disk_created(s, from);
 	disk->ino = vm_order_disk_ino(w->draft, s, from);
 	disk->gate = w->gate;
-	apply_verdict(w, from, &verdict, name, disk);
+	apply_verdict(w, from, &verdict, disk);
 	if (readable(disk->state) && is_contradicted(w, from->fact.target, &verdict))
 		worsen(disk, w, VM_UNSUPPORTED, "the <backingStore> in the domain's definition names another chain than the headers of the images do, and QEMU goes by "
 						"that: put one of them right");
@@ -339,7 +345,7 @@ static void compose_snapshot(struct work *w, const struct vm_draft_snapshot *s, 
 	}
 	out->disks = vm_arena_calloc(w->arena, s->n_disks, sizeof(*out->disks));
 	for (size_t k = 0; k < s->n_disks; k++)
-		compose_disk(w, s, k, out->name, &out->disks[k]);
+		compose_disk(w, s, k, &out->disks[k]);
 	out->n_disks = s->n_disks;
 	out->nv = vm_arena_calloc(w->arena, s->n_nv, sizeof(*out->nv));
 	for (; out->n_nv < s->n_nv; out->n_nv++)

@@ -236,6 +236,25 @@ static bool same_facts(const struct q2_info *a, const struct q2_info *b)
 	return true;
 }
 
+static bool same_header(const struct q2_info *a, const struct q2_info *b)
+{
+	return a->format == b->format && a->version == b->version && a->cluster_bits == b->cluster_bits && a->crypt_method == b->crypt_method &&
+	       a->incompatible == b->incompatible && a->compatible == b->compatible && a->autoclear == b->autoclear && a->zstd == b->zstd &&
+	       a->extended_l2 == b->extended_l2 && a->data_file_raw == b->data_file_raw && a->dirty == b->dirty && a->corrupt == b->corrupt;
+}
+
+/* Takes @info. What was read again and is the same stays the object that it was, for inventories hold on to its snapshots. */
+static void take_info(struct vm_header *f, struct q2_info *info)
+{
+	if (info && f->own_info && same_facts(f->own_info, info) && same_header(f->own_info, info)) {
+		f->own_info->stamp = info->stamp;
+		q2_info_free(info);
+		return;
+	}
+	q2_info_free(f->own_info);
+	f->info = f->own_info = info;
+}
+
 /* Writes down what a look found, which is borrowed from then on: once a round, or the same once more. Takes @info. */
 static void learn(struct vm_headers *files, struct vm_header *f, struct q2_info *info, int code, const char *error)
 {
@@ -243,9 +262,7 @@ static void learn(struct vm_headers *files, struct vm_header *f, struct q2_info 
 
 	if (!same_facts(f->own_info, info) || f->code != code || !vm_same_text(f->own_error, text))
 		f->changed = f->touched = files->round;
-	q2_info_free(f->own_info);
-	f->own_info = info;
-	f->info = info;
+	take_info(f, info);
 	if (vm_same_text(f->own_error, text)) {
 		free(text);
 	} else {
