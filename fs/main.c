@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -121,6 +122,14 @@ static enum status usage(const struct vs_err *err, int rc)
 	return STATUS_USAGE;
 }
 
+/* What one thread has freed is used by the others then: else a dozen have each their own holes. */
+static void share_memory(void)
+{
+#ifdef __GLIBC__
+	mallopt(M_ARENA_MAX, 2);
+#endif
+}
+
 int main(int argc, char **argv)
 {
 	struct sf_options options;
@@ -137,6 +146,7 @@ int main(int argc, char **argv)
 	else if (options.remount)
 		status = refuse_remount(&options);
 	else {
+		share_memory();
 		warn_of_paths(&options);
 		status = options.foreground ? run_here(&options) : run_in_background(&options);
 	}

@@ -34,7 +34,7 @@ static void print_list(const char *what, char *const *list)
 
 static void print_disk(const struct vm_disk *d)
 {
-	printf("      disk %s file=%s state=%s size=%" PRIu64 " created=%" PRId64 " ino=%016" PRIx64 " format=%s guard=%d%d watched=%zu%s%s\n",
+	printf("      disk %s file=%s state=%s size=%" PRIu64 " created=%" PRId64 " ino=%016" PRIx64 " format=%s guard=%d%d watched=%u%s%s\n",
 	       d->target, d->file ? d->file : "-", vm_state_name(d->state), d->size, d->created_ns, d->ino,
 	       d->format == Q2_FORMAT_NONE ? "-" : q2_format_name(d->format), d->guard, d->guard_top, d->watched, d->reason ? " : " : "",
 	       d->reason ? d->reason : "");

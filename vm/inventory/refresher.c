@@ -38,6 +38,8 @@
 
 #define HINT_PAUSE_NS (50 * VM_NS_PER_MS)
 #define LONG_NS (VM_NS_PER_S / 4)
+#define TRIMS 3
+#define TRIM_LOOKS 64
 #define CLOSE_PATIENCE_NS (5 * VM_NS_PER_S)
 
 struct patience {
@@ -68,7 +70,7 @@ struct vm_refresher {
 	char *first;        /* somebody waits in vm_refresher_read(), for that one; NULL: nobody does */
 	char *reading;      /* likewise, and the look that goes on is for him */
 	bool stop, gone;
-	bool was_large;     /* the last look; the refresher's own */
+	unsigned trims;     /* looks after which memory is given back; the refresher's own */
 	int result;         /* of the last look that ended */
 	int64_t began_ns, took_ns; /* of the last look, steady clock */
 	int64_t wish_ns;           /* the source's own idea of the next one; 0 = none */
@@ -138,16 +140,20 @@ static void check(const struct vm_inventory *next)
 		vm_invariants_must_hold(vm_invariants_of_inventory(next, &err), &err);
 }
 
-/* A look at everything takes several times the memory of what comes of it. And the inventory before it goes a moment later, with its last reader. */
+/* A look at everything takes several times the memory of what comes of it. The inventory before it goes some moments later, with its last reader; and
+ * readers have wants of their own. */
 static void give_back(struct vm_refresher *re)
 {
-	bool large = re->source->caught_up || re->took_ns > LONG_NS;
-
+	if (re->source->caught_up || re->took_ns > LONG_NS)
+		re->trims = TRIMS;
+	else if (!re->trims && re->n_ended % TRIM_LOOKS == 0)
+		re->trims = 1;
+	if (!re->trims)
+		return;
+	re->trims--;
 #ifdef __GLIBC__
-	if (large || re->was_large)
-		malloc_trim(0);
+	malloc_trim(0);
 #endif
-	re->was_large = large;
 }
 
 /* Only the refresher replaces re->inventory, so it may read the present one without the lock. */

@@ -55,11 +55,10 @@ struct vm_disk {
 	char **chain;      /* paths, the point-in-time image first, base last; NULL-terminated; empty where unknown */
 	const struct q2_snapshot *snapshot;  /* the entry in chain[0]; NULL for external ones and for `current` */
 	struct q2_gate *gate;
-	size_t watched;
+	unsigned watched, n_stamps;
 	const struct q2_stamp *stamps;       /* of each file of the chain, as it was when `state` was decided */
 	const struct q2_stamp *marks;        /* by what they are known again: vm_graph_stamp() */
 	const uint64_t *survived;            /* see struct vm_verdict */
-	size_t n_stamps;
 };
 
 struct vm_snapshot {
@@ -80,9 +79,8 @@ struct vm_snapshot {
 	char *xml;         /* the domain definition recorded with it, without secrets; NULL likewise */
 	size_t xml_len;
 	struct vm_disk *disks;
-	size_t n_disks;
 	struct vm_disk *nv; /* the same of copies that were made with it, see command/nv.h: "nvram", "tpm" */
-	size_t n_nv;
+	unsigned n_disks, n_nv;
 };
 
 /* One image file in the inventory of a disk's layers. */
