@@ -136,6 +136,8 @@ int vm_request_command(struct vm_request *q, virConnectPtr conn, const struct vm
 void vm_request_report(struct vm_request *q, const char *command, int r, const char *said, const struct vs_err *err);
 /* retention.c: the next inventory is to have the domain looked after as a mount does; @prune: and pruned. */
 void vm_engine_repair_later(struct vm_engine *engine, struct vm_slot *slot, bool prune);
+/* Retention is due: begins it, if there is a policy. */
+void vm_engine_prune(struct vm_engine *engine, struct vm_slot *slot, const struct vm_domain *d);
 
 /* request.c: of who opens a file of now/, for vm_request_run(). NULL: there is no such domain. Gives. */
 struct vm_request *vm_request_begin_now(struct vm_engine *engine, const char *uuid, struct vm_now_begun *begun);

@@ -207,13 +207,13 @@ static int run(struct vm_request *q)
 	return r;
 }
 
-static void prune_slot(struct vm_engine *e, const struct vm_slot *slot)
+static void prune_slot(struct vm_engine *e, struct vm_slot *slot)
 {
 	struct vm_inventory *inv = vm_refresher_inventory(e->refresher);
 	const struct vm_domain *d = vm_inventory_by_uuid(inv, slot->uuid);
 
 	if (d)
-		vm_request_self(e, d, VM_BY_RETENTION);
+		vm_engine_prune(e, slot, d);
 	vm_inventory_put(inv);
 }
 

@@ -131,11 +131,14 @@ static bool came_up_locked(struct vm_slot *slot, const struct vm_domain *d)
 	return slot->paused && !before;
 }
 
-/* A policy that comes later looks at all there is. */
-static void nothing_due(struct vm_engine *e, struct vm_slot *slot)
+void vm_engine_prune(struct vm_engine *e, struct vm_slot *slot, const struct vm_domain *d)
 {
+	if (has_policy(e, d->uuid)) {
+		vm_request_self(e, d, VM_BY_RETENTION);
+		return;
+	}
 	pthread_mutex_lock(&e->lock);
-	slot->prune_due = false;
+	slot->prune_due = false; /* a policy that comes later looks at all there is */
 	pthread_mutex_unlock(&e->lock);
 }
 
@@ -157,10 +160,7 @@ static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
 		if (vm_request_self(e, d, VM_BY_MOUNT) < 0)
 			vm_engine_repair_later(e, slot, false);
 	} else if (due) { /* else who has the slot, or had it a moment ago, sees to it */
-		if (has_policy(e, d->uuid))
-			vm_request_self(e, d, VM_BY_RETENTION);
-		else
-			nothing_due(e, slot);
+		vm_engine_prune(e, slot, d);
 	}
 }
 
