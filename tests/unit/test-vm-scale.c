@@ -80,7 +80,7 @@ static struct vm_own_files look(const struct vm_own_dirs *dirs, int64_t when_ns)
 {
 	struct vm_own_files files;
 
-	vm_own_files_look(dirs, "web", when_ns, &files);
+	vm_own_files_look(dirs, "web", when_ns, NULL, &files);
 	return files;
 }
 
@@ -128,9 +128,46 @@ Test(vm_own_files, they_tell_nothing_of_a_domain_with_a_managed_save_or_without_
 
 	put("lib/save/web.save", "");
 	cr_expect_not(look(&dirs, LATER).known);
-	vm_own_files_look(&dirs, "db", LATER, &files);
+	vm_own_files_look(&dirs, "db", LATER, NULL, &files);
 	cr_expect_not(files.known);
 	cr_expect_not(look(&none, LATER).known, "nobody knows where they are");
+	vm_own_dirs_fini(&dirs);
+}
+
+/* The next look at "db", which has neither. */
+static struct vm_own_files look_again(struct vm_own_dirs *dirs, int64_t when_ns, const struct vm_own_files *before)
+{
+	struct vm_own_files files;
+
+	vm_own_dirs_look(dirs, when_ns);
+	vm_own_files_look(dirs, "db", when_ns, before, &files);
+	return files;
+}
+
+Test(vm_own_files, what_was_not_there_is_looked_for_again_once_something_has_come, .init = begin, .fini = end)
+{
+	struct vm_own_dirs dirs = dirs_with_web();
+	struct vm_own_files first, files;
+
+	put("etc/db.xml", CONFIG("/i/db.qcow2"));
+	first = look_again(&dirs, vm_now_ns(), NULL);
+	cr_expect(first.known && first.no_save && first.no_checkpoints);
+	files = look_again(&dirs, LATER, &first);
+	cr_expect_neq(files.no_save, first.no_save, "their directories were not settled: what came right after that may have left no trace");
+	first = files;
+	files = look_again(&dirs, LATER, &first);
+	cr_expect(files.known && vm_own_files_same(&first, &files));
+	cr_expect_eq(files.no_save, first.no_save);
+	cr_expect_eq(files.no_checkpoints, first.no_checkpoints);
+	usleep(20000);
+	make_dir("lib/checkpoint/db");
+	files = look_again(&dirs, LATER, &first);
+	cr_expect_not(vm_own_files_same(&first, &files));
+	cr_expect_eq(files.no_checkpoints, 0);
+	put("lib/save/db.save", "");
+	files = look_again(&dirs, LATER, &files);
+	cr_expect_not(files.known);
+	cr_expect_eq(files.no_save, 0);
 	vm_own_dirs_fini(&dirs);
 }
 
@@ -271,12 +308,16 @@ Test(vm_xml_snapshot, one_definition_is_kept_for_many)
 	cr_expect_eq(b->definition, a->definition);
 	cr_expect_eq(b->domain, a->domain);
 	cr_expect_eq(b->disks[0].frozen, &a->domain->disks[0], "what it froze is the other's too");
+	cr_expect_eq(b->disks, a->disks);
+	cr_expect_eq(b->files, a->files);
+	cr_expect_eq(vm_xml_snapshot_keeper(b), a);
 	cr_expect_not(vm_xml_snapshot_share(b, a), "once is enough");
 	cr_expect_not(vm_xml_snapshot_share(c, a), "it is another one");
 	cr_expect_str_eq(c->disks[0].frozen->source.path, "/i/web.qcow2");
 	cr_expect_not(vm_xml_snapshot_share(d, a), "it has two");
-	vm_xml_snapshot_free(b);
 	vm_xml_snapshot_free(a);
+	cr_expect_str_eq(b->disks[0].target, "vda", "what is shared is held on to");
+	vm_xml_snapshot_free(b);
 	vm_xml_snapshot_free(c);
 	vm_xml_snapshot_free(d);
 }

@@ -362,7 +362,7 @@ static void look_at_own_files(struct vm_observe *observe, struct vm_own_files *n
 	*now = (struct vm_own_files){ .known = false };
 	if (observed->n_listed <= ASK_ALL_UP_TO || observed->own_lies || d->running)
 		return;
-	vm_own_files_look(&observed->own, d->name, vm_now_ns(), now);
+	vm_own_files_look(&observed->own, d->name, observed->began_ns, observed->closely ? NULL : &d->own, now);
 	if (now->known && (!now->settled || !vm_own_files_same(&d->own, now)))
 		observe->closer = true; /* which of its records was written they do not say */
 }
@@ -412,7 +412,7 @@ static void check_own_files(struct vm_observe *observe, uint64_t now_hash, uint6
 		d->own_suspect = false;
 		return;
 	}
-	vm_own_files_look(&observe->observed->own, d->name, vm_now_ns(), &now);
+	vm_own_files_look(&observe->observed->own, d->name, vm_now_ns(), NULL, &now);
 	if (!vm_own_files_same(&d->own, &now) || d->running)
 		return;
 	if (!d->own_suspect) { /* it may have been written between the look at them and the question */
@@ -457,6 +457,7 @@ static bool look_at_domain(struct vm_observe *observe, const char *name, size_t 
 	told = is_told(observe, &own);
 	if (told && !observed->closely && !is_its_turn(observe)) {
 		d->seen = observed->look;
+		d->own = own;
 		return true;
 	}
 	ask(observe, first);
@@ -559,6 +560,8 @@ int vm_observe_poll(struct vm_observed *observed, struct vm_conn *conn, const st
 	observed->changed = observed->jobs = observed->regrouped = false;
 	if (hints->all)
 		find_own_files(observed, conn);
+	observed->began_ns = vm_now_ns();
+	vm_own_dirs_look(&observed->own, observed->began_ns);
 	for (int i = 0; i < n; i++) {
 		alive = alive && look_at(observed, conn, hints, doms[i], &first);
 		virDomainFree(doms[i]);

@@ -105,6 +105,7 @@ struct vm_observed {
 
 	/* private */
 	uint64_t look;
+	int64_t began_ns;                 /* it, by the calendar */
 	struct vm_strmap by_uuid;
 	struct vm_log_shelf *shelf;       /* borrowed, as is: */
 	struct vm_asker *asker;

@@ -13,6 +13,8 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -34,7 +36,11 @@ void vm_own_dirs_fini(struct vm_own_dirs *dirs)
 
 void vm_own_dirs_set(struct vm_own_dirs *dirs, const char *uri)
 {
+	const unsigned checkpoints = dirs->checkpoints.age, saves = dirs->saves.age;
+
 	vm_own_dirs_fini(dirs);
+	dirs->checkpoints.age = checkpoints; /* nothing that was found with another connection is found in the age that begins */
+	dirs->saves.age = saves;
 	if (!uri || strcmp(uri, "qemu:///system") != 0)
 		return;
 	dirs->config = xstrdup("/etc/libvirt/qemu");
@@ -58,26 +64,63 @@ static bool settled(const struct vm_own_stamp *s, int64_t now_ns)
 	return s->mtime_ns + SETTLED_NS < now_ns && s->ctime_ns + SETTLED_NS < now_ns;
 }
 
-void vm_own_files_look(const struct vm_own_dirs *dirs, const char *name, int64_t now_ns, struct vm_own_files *out)
-{
-	vs_autofree char *config = NULL, *snapshots = NULL, *checkpoints = NULL, *save = NULL;
-	struct vm_own_stamp saved;
-
-	*out = (struct vm_own_files){ .known = false };
-	if (!dirs->config || strchr(name, '/'))
-		return;
-	config = xasprintf("%s/%s.xml", dirs->config, name);
-	snapshots = xasprintf("%s/snapshot/%s", dirs->state, name);
-	checkpoints = xasprintf("%s/checkpoint/%s", dirs->state, name);
-	save = xasprintf("%s/save/%s.save", dirs->state, name);
-	out->known = stamp_of(config, &out->config) == 1 && stamp_of(snapshots, &out->snapshots) >= 0 &&
-		     stamp_of(checkpoints, &out->checkpoints) >= 0 && stamp_of(save, &saved) == 0;
-	out->settled = settled(&out->config, now_ns) && settled(&out->snapshots, now_ns) && settled(&out->checkpoints, now_ns);
-}
-
 static bool same_stamp(const struct vm_own_stamp *a, const struct vm_own_stamp *b)
 {
 	return a->dev == b->dev && a->ino == b->ino && a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns;
+}
+
+static void look_at_parent(const char *path, int64_t now_ns, struct vm_own_parent *p)
+{
+	struct vm_own_stamp now;
+	bool there = stamp_of(path, &now) == 1;
+
+	p->age += !there || !p->settled || !same_stamp(&p->stamp, &now);
+	p->stamp = now;
+	p->settled = there && settled(&now, now_ns);
+}
+
+void vm_own_dirs_look(struct vm_own_dirs *dirs, int64_t now_ns)
+{
+	vs_autofree char *checkpoints = dirs->state ? xasprintf("%s/checkpoint", dirs->state) : NULL;
+	vs_autofree char *saves = dirs->state ? xasprintf("%s/save", dirs->state) : NULL;
+
+	if (!dirs->state)
+		return;
+	look_at_parent(checkpoints, now_ns, &dirs->checkpoints);
+	look_at_parent(saves, now_ns, &dirs->saves);
+}
+
+/* Not asked where it was found in this age of its directory that there is none. As stamp_of(). */
+static int look_below(const struct vm_own_parent *parent, const char *path, unsigned none_before, struct vm_own_stamp *out, unsigned *none)
+{
+	int r = 0;
+
+	*out = (struct vm_own_stamp){0};
+	if (!none_before || none_before != parent->age)
+		r = stamp_of(path, out);
+	*none = r == 0 ? parent->age : 0;
+	return r;
+}
+
+void vm_own_files_look(const struct vm_own_dirs *dirs, const char *name, int64_t now_ns, const struct vm_own_files *before, struct vm_own_files *out)
+{
+	char path[PATH_MAX];
+	struct vm_own_stamp saved;
+	int checkpoints, save;
+
+	*out = (struct vm_own_files){ .known = false };
+	if (!dirs->config || strchr(name, '/') || strlen(name) > NAME_MAX)
+		return;
+	snprintf(path, sizeof(path), "%s/%s.xml", dirs->config, name);
+	out->known = stamp_of(path, &out->config) == 1;
+	snprintf(path, sizeof(path), "%s/snapshot/%s", dirs->state, name);
+	out->known &= stamp_of(path, &out->snapshots) >= 0;
+	snprintf(path, sizeof(path), "%s/checkpoint/%s", dirs->state, name);
+	checkpoints = look_below(&dirs->checkpoints, path, before ? before->no_checkpoints : 0, &out->checkpoints, &out->no_checkpoints);
+	snprintf(path, sizeof(path), "%s/save/%s.save", dirs->state, name);
+	save = look_below(&dirs->saves, path, before ? before->no_save : 0, &saved, &out->no_save);
+	out->known &= checkpoints >= 0 && save == 0;
+	out->settled = settled(&out->config, now_ns) && settled(&out->snapshots, now_ns) && settled(&out->checkpoints, now_ns);
 }
 
 bool vm_own_files_same(const struct vm_own_files *a, const struct vm_own_files *b)

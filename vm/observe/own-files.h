@@ -22,27 +22,38 @@
 
 #include "vm/xml/xml.h"
 
-/* Where a connection's are; all NULL where that is not known. Zero-initialise. */
-struct vm_own_dirs {
-	char *config, *state;
-};
-/* @uri: as libvirt says it, or NULL. */
-void vm_own_dirs_set(struct vm_own_dirs *dirs, const char *uri);
-void vm_own_dirs_fini(struct vm_own_dirs *dirs);
-
 struct vm_own_stamp {
 	uint64_t dev, ino;
 	int64_t mtime_ns, ctime_ns; /* 0: there is none */
 };
 
+/* A directory in which most domains have nothing. What was not there is not there still while it is the same `age`. */
+struct vm_own_parent {
+	struct vm_own_stamp stamp; /* in the last look */
+	bool settled;              /* then: whatever has come since shows in it */
+	unsigned age;              /* 1, 2, ... */
+};
+
+/* Where a connection's are; all NULL where that is not known. Zero-initialise. */
+struct vm_own_dirs {
+	char *config, *state;
+	struct vm_own_parent checkpoints, saves;
+};
+/* @uri: as libvirt says it, or NULL. */
+void vm_own_dirs_set(struct vm_own_dirs *dirs, const char *uri);
+void vm_own_dirs_fini(struct vm_own_dirs *dirs);
+/* A look begins, by the calendar @now_ns. */
+void vm_own_dirs_look(struct vm_own_dirs *dirs, int64_t now_ns);
+
 struct vm_own_files {
 	struct vm_own_stamp config, snapshots, checkpoints;
+	unsigned no_checkpoints, no_save; /* the age of their directories in which there were none; 0: there were, or nobody has looked */
 	bool known;   /* false: they cannot tell, for there is no definition, or there is a managed save, or they are not ours to look at */
 	bool settled; /* false: one was written so shortly ago that the next write may leave no trace, or libvirtd may not say so yet */
 };
 
-/* As they are now, by the calendar @now_ns. */
-void vm_own_files_look(const struct vm_own_dirs *dirs, const char *name, int64_t now_ns, struct vm_own_files *out);
+/* As they are now, by the calendar @now_ns. @before: as they were, or NULL: nothing is taken for granted. */
+void vm_own_files_look(const struct vm_own_dirs *dirs, const char *name, int64_t now_ns, const struct vm_own_files *before, struct vm_own_files *out);
 /* Nothing was written between the two. Whether that is for certain is another question: were they settled at the first? */
 bool vm_own_files_same(const struct vm_own_files *a, const struct vm_own_files *b);
 
