@@ -39,7 +39,7 @@
 #define HINT_PAUSE_NS (50 * VM_NS_PER_MS)
 #define LONG_NS (VM_NS_PER_S / 4)
 #define TRIMS 3
-#define TRIM_LOOKS 64
+#define TRIM_LOOKS 16
 #define CLOSE_PATIENCE_NS (5 * VM_NS_PER_S)
 
 struct patience {
