@@ -71,7 +71,7 @@ void vm_build_mentions(struct vm_build *sk, const struct vm_observed_domain *k, 
 	for (size_t i = 0; i < VS_ARRAY_LEN(of); i++)
 		draw_all(sk, of[i], "its definition names it", true, d);
 	for (size_t i = 0; i < k->n_list; i++) {
-		const struct vm_xml_snapshot *xml = k->list[i]->record ? vm_observed_record_xml(k->list[i]->record) : NULL;
+		const struct vm_xml_snapshot *xml = k->list[i]->record;
 
 		if (!xml || !xml->domain || xml->domain == last)
 			continue;
