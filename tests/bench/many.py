@@ -4,7 +4,7 @@
 """many.py: makes many domains with many snapshots each of one that libvirt has made, in seconds.
 
 usage: many.py DIRECTORY KIND FIRST LAST SNAPSHOTS     domains FIRST..LAST-1, while no libvirtd runs
-       many.py IMAGE                                   an image with 65,536 snapshots inside it
+       many.py IMAGE SNAPSHOTS                         an image with so many snapshots inside it
 
 DIRECTORY has what libvirt wrote about a domain `d0000` with one snapshot `s000` and its image d0000.000.qcow2 (config.xml, record.xml), and
 images come to lie there, too. What differs from one domain and snapshot to the next is exchanged in the text. KIND is internal (all in
@@ -98,9 +98,9 @@ class Many:
             self.snapshot(dom, own, k)
 
 
-if len(sys.argv) == 2:
+if len(sys.argv) == 3:
     with open(sys.argv[1], "wb") as out:
-        out.write(image(64 * MIB, 16, entries=[entry(k, b"s%05d" % k, 64 * MIB, 1 << 16) for k in range(65536)]))
+        out.write(image(64 * MIB, 16, entries=[entry(k, b"s%05d" % k, 64 * MIB, 1 << 16) for k in range(int(sys.argv[2]))]))
 else:
     many = Many(sys.argv[1], sys.argv[2], int(sys.argv[5]))
     for number in range(int(sys.argv[3]), int(sys.argv[4])):

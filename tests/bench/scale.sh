@@ -4,8 +4,8 @@
 #
 # tests/bench/scale.sh [DOMAINS [SNAPSHOTS [internal|external [IDLE]]]]: what do many domains with many snapshots cost (1000, 100, internal)?
 # In a libvirtd of its own, with domains that are shut off: mount to names, mount to all records, ls -l of one, find, memory, what it and libvirtd
-# use in IDLE seconds (30), when a snapshot of virsh's is seen, and a create there against the same with 10 domains. With DOMAINS image: an
-# image with 65,536 snapshots inside it, and one with a large map. Needs root; SNAPFS or BUILD says what is mounted. One figure a line.
+# use in IDLE seconds (30), when a snapshot of virsh's is seen, and a create there against the same with 10 domains. Needs root; SNAPFS or BUILD says
+# what is mounted. One figure a line. (`run.sh domains` does this with a few and with many domains; one image with many snapshots is a part of its own there.)
 set -u
 . "$(dirname "$0")/../lib.sh"
 . "$TESTS/lab.sh"
@@ -30,11 +30,6 @@ ms() {
 	"$@" >/dev/null 2>&1
 	echo $(($(now_ms) - begun))
 }
-# first_byte FILE: ms until it is open and a byte is there.
-first_byte() {
-	python3 -c 'import os, sys, time
-t = time.monotonic(); f = os.open(sys.argv[1], os.O_RDONLY); os.pread(f, 1, 0); print("%.1f ms" % ((time.monotonic() - t) * 1000))' "$1"
-}
 # in_inventory: snapshots that have been read, by .metrics.
 in_inventory() { awk '/^virt_snapfs_snapshots\{.*state="ok"/ { n += $NF } END { print n + 0 }' "$M/.metrics"; }
 # The text of .metrics has a line for each of some things of each domain: to ask too often would be what is measured.
@@ -47,39 +42,6 @@ mount_it() { # SOURCE...
 	until is_mounted "$M" || gone "$pid"; do sleep 0.05; done
 	is_mounted "$M" || die "virt-snapfs does not mount: $(tail -2 "$W/log")"
 }
-
-# ---------------------------------------------------------------- images
-
-images() {
-	local begun e
-	"$TESTS/bench/many.py" "$I/big.qcow2"
-	begun=$(now_ms)
-	mount_it "$I/big.qcow2"
-	ls "$M" >/dev/null
-	say '65,536 snapshots: mount to names' "$(($(now_ms) - begun)) ms"
-	say '65,536 snapshots: memory' "$(memory "$pid" VmRSS)"
-	sleep 12 # a file that was written just now is looked at for some rounds more
-	begun=$(cpu_ms "$pid")
-	sleep 10
-	say '65,536 snapshots: idle, 10 s' "$(($(cpu_ms "$pid") - begun)) ms of CPU"
-	say '65,536 snapshots: ls' "$(ms ls "$M/big") ms"
-	e=$(memory "$pid" VmHWM)
-	say '65,536 snapshots: cat snapshots.json' "$(ms cat "$M/big/snapshots.json") ms, at most $(memory "$pid" VmHWM) (before: $e)"
-	say '65,536 snapshots: open and first byte of one' "$(first_byte "$M/big/s40000.disk.img"), of another $(first_byte "$M/big/s40001.disk.img")"
-	unmount_snapfs "$M"
-	qemu-img create -q -f qcow2 -o preallocation=metadata "$I/map.qcow2" 512G
-	qemu-img snapshot -c one "$I/map.qcow2"
-	mount_it "$I/map.qcow2"
-	sleep 1
-	say 'map of 512 GiB: open and first byte' "$(first_byte "$M/map/one.disk.img"), again $(first_byte "$M/map/one.disk.img")"
-	unmount_snapfs "$M"
-}
-if [ "$domains" = image ]; then
-	images
-	suite_end
-fi
-
-# ---------------------------------------------------------------- domains
 
 # template: what libvirt itself writes about one.
 template() {

@@ -653,7 +653,7 @@ Vq start fast --paused
 wait_until 10 shown_as fast paused
 ratio=0
 for _ in 1 2 3; do # others may be at work on this machine
-	"$TESTS/bench/now.sh" "$URI" "$M" fast vda 7 >"$W/bench" 2>&1
+	"$TESTS/bench/now.py" "$URI" "$M" fast vda 7 >"$W/bench" 2>&1
 	note_file "$W/bench"
 	ratio=$(sed -n 's/.* \([0-9]*\) % of .*/\1/p' "$W/bench")
 	[ "${ratio:-0}" -lt 80 ] || break
