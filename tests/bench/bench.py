@@ -33,7 +33,7 @@ begun = time.monotonic()
 report, images = Report(asked.quick, asked.rounds), Images(asked.cache)
 lab = Lab(asked.work, os.environ["SNAPFS"], asked.rounds)
 lab.uri, lab.copy = os.environ.get("URI"), os.path.join(asked.work, "tmpfs", "copy")
-failed = []
+failed, out = [], asked.out or os.path.join(asked.cache, "last")
 for part in asked.parts or [p for p in PARTS if p != "domains" or not asked.quick]:
     at = time.monotonic()
     try:
@@ -43,11 +43,10 @@ for part in asked.parts or [p for p in PARTS if p != "domains" or not asked.quic
         failed.append(part)
     finally:
         lab.close()
+    report.data["missing"], report.data["failed"] = sorted(lab.missing), failed
+    report.save(out)
     print("# %s took %.0f s" % (part, time.monotonic() - at), flush=True)
-report.data["missing"] = sorted(lab.missing)
-report.data["failed"] = failed
 report.summary()
-report.save(asked.out or os.path.join(asked.cache, "last"))
-print("%.0f s; figures and picture: %s.json, .svg" % (time.monotonic() - begun, asked.out or os.path.join(asked.cache, "last")))
+print("%.0f s; figures and picture: %s.json, .svg" % (time.monotonic() - begun, out))
 if failed:
     sys.exit("these parts failed: " + " ".join(failed))

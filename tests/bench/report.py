@@ -18,7 +18,7 @@ from serve import MIB, median, ratio
 
 FLAT, LINEAR = "flat", "linear"
 HEAD = "%-4s%-26s %9s %8s %8s %8s %9s %8s" % ("", "", "wall ms", "MiB/s", "of raw", "ours is", "CPU ms", "peak MiB")
-COLOURS = {"raw file": "#9aa5b1", "virt-snapfs": "#1f6feb"}
+COLOURS = {"raw file": "#9aa5b1", "virt-snapfs": "#1f6feb", "now/": "#1f6feb"}
 
 
 def version(*argv):
@@ -97,12 +97,15 @@ class Report:
 
     # ------------------------------------------------------------ the picture
 
-    def svg(self):
-        """One bar a contender, as long as it is fast beside the fastest; groups by task."""
-        out, y, tasks = [], 46, {}
+    def bars(self, y):
+        """One bar a contender, as long as it is fast beside the fastest; groups by task. Returns what is drawn, and where it ends."""
+        out, tasks = [], {}
         for row in self.data["rows"]:
-            tasks.setdefault((row["task"], row["pass"], row["cache"]), []).append(row)
+            if not row["contender"].startswith("chain"):
+                tasks.setdefault((row["task"], row["pass"], row["cache"]), []).append(row)
         for (task, passing, cache), rows in tasks.items():
+            if len(rows) < 2:
+                continue
             best = min(r["wall_s"] for r in rows)
             base = next((r for r in rows if r["contender"] == "raw file"), rows[0])
             out.append('<text x="12" y="%d" class="t">%s</text><text x="788" y="%d" class="n" text-anchor="end">%s, page cache %s</text>' % (
@@ -110,15 +113,34 @@ class Report:
             for row in rows:
                 y += 17
                 width = max(1.5, 430 * best / row["wall_s"])
-                colour = COLOURS.get(row["contender"].split(" (")[0].split(", ")[0], "#d29922")
+                colour = COLOURS.get(row["contender"].split(" (")[0], "#d29922")
                 out.append('<text x="222" y="%d" class="n" text-anchor="end">%s</text><rect x="230" y="%d" width="%.1f" height="12" rx="2" fill="%s"/>'
                            '<text x="%.1f" y="%d" class="n">%.2f</text>' % (y, escape(row["contender"]), y - 10, width, colour, 236 + width, y,
                                                                         base["wall_s"] / row["wall_s"]))
             y += 31
+        return out, y
+
+    def lines(self, y):
+        """A box a curve: from nothing to its highest point, over the logarithm of what there is more and more of."""
+        out = []
+        for i, c in enumerate(self.data["curves"]):
+            left, top = 12 + i % 3 * 262, y + i // 3 * 92
+            span, most = math.log(c["x"][-1] / c["x"][0]), max(c["y"]) or 1
+            points = " ".join("%.1f,%.1f" % (left + 10 + 230 * math.log(x / c["x"][0]) / span, top + 72 - 34 * v / most) for x, v in zip(c["x"], c["y"]))
+            out.append('<rect x="%d" y="%d" width="250" height="84" fill="#f6f8fa"/><text x="%d" y="%d" class="s">%s</text><text x="%d" y="%d" class="s">%s: %s</text>'
+                       '<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/><text x="%d" y="%d" class="s" text-anchor="end">%s → %s %s</text>' % (
+                           left, top, left + 6, top + 13, escape(c["what"]), left + 6, top + 26, escape("%s %s to %s" % (c["of"], c["x"][0], c["x"][-1])),
+                           c["design"], points, "#1f6feb" if c["as_designed"] else "#cf222e", left + 244, top + 82, self.shown(c["y"][0]),
+                           self.shown(c["y"][-1]), c["unit"]))
+        return out, y + (len(self.data["curves"]) + 2) // 3 * 92
+
+    def svg(self):
+        bars, y = self.bars(46)
+        lines, y = self.lines(y - 8)
         m = self.data["machine"]
-        foot = "%d CPUs, kernel %s, QEMU %s; medians of %d rounds; speed beside the raw file's in the same run (or the first bar's)" % (
+        head = "%d CPUs, kernel %s, QEMU %s; medians of %d rounds; numbers: speed beside the raw file's, or the first bar's" % (
             m["cpus"], m["kernel"].split("-")[0], m["qemu"], self.data["rounds"])
         return ('<!--\n SPDX-License-Identifier: LGPL-2.1-or-later\n Copyright (C) 2026 The virt-snapfs authors\n-->\n'
                 '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 %d" font-family="sans-serif"><style>.t{font-size:13px;font-weight:bold}'
-                '.n{font-size:11px;fill:#444}</style><rect width="800" height="%d" fill="#fff"/><text x="12" y="22" class="n">%s</text>\n%s\n</svg>\n' % (
-                    math.ceil(y), math.ceil(y), escape(foot), "\n".join(out)))
+                '.n{font-size:11px;fill:#444}.s{font-size:10px;fill:#444}</style><rect width="800" height="%d" fill="#fff"/>'
+                '<text x="12" y="22" class="n">%s</text>\n%s\n</svg>\n' % (y, y, escape(head), "\n".join(bars + lines)))
