@@ -261,6 +261,16 @@ static int64_t reply_zeros(struct sf_view *view, bool settled, struct request *q
 	return (int64_t)len;
 }
 
+/* Of any view. Else it is copied, which says as well whether anything is wrong. */
+static bool reply_hole(struct sf_view *view, struct request *q, size_t len)
+{
+	if (!q2_view_is_hole(view->q2, q->off, len, &q->waiter->work))
+		return false;
+	count_once(q, len);
+	fuse_reply_buf(sf_req_take(q->r), zeros, len);
+	return true;
+}
+
 /* Of a view that is lent, so that its guards are not dropped before the reply has gone. 0: it has to be copied. */
 static int64_t hand_on(struct sf_view *view, struct request *q, size_t len, struct vs_err *err)
 {
@@ -283,7 +293,7 @@ static int64_t read_view(struct sf_view *view, void *opaque, struct vs_err *err)
 
 	if (len >= SPLICE_LEAST) {
 		sf_view_lend(view);
-		n = hand_on(view, q, len, err);
+		n = reply_hole(view, q, len) ? (int64_t)len : hand_on(view, q, len, err);
 		sf_view_return(view);
 	}
 	return n ? n : copy_request(view->q2, q, len, err);

@@ -274,6 +274,9 @@ int q2_view_extent(struct q2_view *view, uint64_t guest_off, uint64_t len, struc
 ssize_t q2_view_read(struct q2_view *view, void *buf, size_t len, uint64_t guest_off, struct q2_work *work,
 		     struct vs_err *err);
 
+/* Would a read give zeros, because nothing is stored there? Validated as a read is. False also where a part of it is stored, or on an error. */
+bool q2_view_is_hole(struct q2_view *view, uint64_t guest_off, uint64_t len, struct q2_work *work);
+
 /* Is everything still what was opened? 0, -ESTALE, or the error of looking. */
 int q2_view_check(struct q2_view *view, struct q2_work *work, struct vs_err *err);
 

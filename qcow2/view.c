@@ -769,6 +769,16 @@ ssize_t q2_view_read(struct q2_view *v, void *buf, size_t len, uint64_t guest_of
 	return rc ? rc : (ssize_t)len;
 }
 
+bool q2_view_is_hole(struct q2_view *v, uint64_t guest_off, uint64_t len, struct q2_work *work)
+{
+	struct q2_found p;
+	struct walk w;
+
+	walk_begin(&w, v, work, NO_HOLES);
+	return len <= v->size && guest_off <= v->size - len && !find(&w, guest_off, guest_off + len, &p, NULL) && p.x.kind == Q2_ZERO &&
+	       p.x.len == len && !judge(v, &w.touched, work, 0, NULL);
+}
+
 ssize_t q2_view_stream(struct q2_view *v, uint64_t guest_off, void *buf, size_t len, struct q2_work *work, struct vs_err *err)
 {
 	struct q2_found p;
