@@ -292,6 +292,7 @@ static int64_t read_view(struct sf_view *view, void *opaque, struct vs_err *err)
 	int64_t n = 0;
 
 	if (len >= SPLICE_LEAST) {
+		q2_view_prefetch(view->q2, q->off, len, &q->waiter->work);
 		sf_view_lend(view);
 		n = reply_hole(view, q, len) ? (int64_t)len : hand_on(view, q, len, err);
 		sf_view_return(view);

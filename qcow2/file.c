@@ -22,6 +22,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 
 #include "file.h"
@@ -287,6 +288,19 @@ int q2_file_extent(struct q2_file *f, uint64_t host_off, uint64_t len, struct q2
 	if (ask.map.fm_mapped_extents)
 		*out = (struct q2_host_extent){ e->fe_logical, e->fe_length, e->fe_flags & FIEMAP_EXTENT_UNWRITTEN };
 	return 0;
+}
+
+bool q2_file_resident(struct q2_file *f, uint64_t host_off)
+{
+	uint8_t byte;
+
+	return f->fd < 0 || q2_file_direct(f) || preadv2(f->fd, &(struct iovec){ &byte, 1 }, 1, (off_t)host_off, RWF_NOWAIT) >= 0 || errno != EAGAIN;
+}
+
+void q2_file_fetch(struct q2_file *f, uint64_t host_off, uint64_t len)
+{
+	if (f->fd >= 0 && !q2_file_direct(f))
+		posix_fadvise(f->fd, (off_t)host_off, (off_t)len, POSIX_FADV_WILLNEED);
 }
 
 /* Would an exclusive lock on this byte meet somebody else's? Looks, takes nothing. */

@@ -27,6 +27,10 @@ struct q2_host_extent {
 };
 int q2_file_extent(struct q2_file *f, uint64_t host_off, uint64_t len, struct q2_host_extent *out);
 
+/* Is the page of that byte in the page cache (or is that not known, or there is none)? Has those bytes brought there, and does not wait. */
+bool q2_file_resident(struct q2_file *f, uint64_t host_off);
+void q2_file_fetch(struct q2_file *f, uint64_t host_off, uint64_t len);
+
 /* Takes or drops the guard: an OFD read lock on byte 201, "I do not let others write". */
 int q2_file_guard(struct q2_file *f, bool on);
 

@@ -17,6 +17,7 @@ struct q2_view {
 	struct q2_gate *gate;
 	uint64_t serial; /* another one for every view that was ever opened */
 	struct q2_depths depths; /* of a chain of some length that is watched as a whole */
+	_Atomic uint64_t fetched; /* up to there a disk was asked for what is read along (prefetch.c) */
 	_Atomic uint64_t presumed; /* the last place that SEEK_DATA called data without knowing */
 };
 

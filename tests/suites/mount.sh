@@ -661,6 +661,28 @@ same 'also behind a symbolic link' "$(sha "$W/want/outside")" "$(sha "$M/symlink
 check_not 'and no other' cat "$M/passwd/s.disk.img"
 unmount_snapfs "$M"
 
+# ---------------------------------------------------------------- clusters that lie here and there, and are not in the page cache
+
+# Backwards, so that what the kernel fetches of itself is what lies before. Of 4 MiB a reader takes the first part.
+qemu-img create -q -f qcow2 "$I/back.qcow2" 4M
+(cd "$I" && for k in {63..0}; do echo "write -q -P $k $((64 * k))k 64k"; done | qemu-io -f qcow2 back.qcow2 >/dev/null && qemu-img snapshot -c s back.qcow2)
+qemu_bytes "$I/back.qcow2" "$W/want/back"
+in_cache() { fincore -nrbo RES "$I/back.qcow2"; }
+fetched() { [ "$(in_cache)" -ge $((7 << 18)) ]; }
+if [ "$(stat -f -c %T "$I")" = tmpfs ]; then
+	skip 'cold: what is read next is fetched' 'a tmpfs has no disk'
+else
+	mount_snapfs "$M" "$I/back.qcow2" || die 'no mount'
+	sync "$I/back.qcow2"
+	dd if="$I/back.qcow2" iflag=nocache count=0 status=none
+	check 'cold: nothing of it is in the page cache' test "$(in_cache)" -le $((1 << 18))
+	dd if="$M/back/s.disk.img" of="$W/.part" bs=512K count=1 status=none
+	check 'cold: what is read next is fetched' wait_until 5 fetched
+	check 'cold: the bytes are right' cmp -n 524288 "$W/.part" "$W/want/back"
+	same 'cold: and all others' "$(sha "$W/want/back")" "$(sha "$M/back/s.disk.img")"
+	unmount_snapfs "$M"
+fi
+
 # ---------------------------------------------------------------- a hostile image beside a good one
 
 python3 - "$g" "$I/evil.qcow2" <<'PY'
