@@ -231,6 +231,15 @@ def chains(lab, images, report, q):
             report.goal(7, "chain of %d, %s, after the first pass: time beside one of 1" % (d, what), "<= 1.3" if i % 2 else "<= 1.1",
                         ratio(got["chain of %d" % d], got["chain of 1"]), "x")
         report.curve("%s, %s" % (what, passing), "layers", depths, [1000 * median(got["chain of %d" % d]) for d in depths], "ms", "flat")
+    if lab.uri:
+        ways = [external(lab, "chain%d" % d, chain[-1]) for d, chain in zip(depths, layers) if d <= 64]
+        for w, d in zip(ways, depths):
+            w.name = "chain of %d" % d
+            dd(w)
+        got = in_turn(lab.rounds, ways, dd)
+        report.task("chains, external: sequential, 512K", "re-read", "warm", got, size * MIB)
+        report.goal(7, "chain of 64, external, sequential, 512K: time beside one of 1", "<= 1.1", ratio(got["chain of 64"], got["chain of 1"]), "x")
+        report.goal(7, "chain of 64, external, sequential, 512K: CPU beside one of 1", "<= 1.1", ratio(got["chain of 64"], got["chain of 1"], "cpu"), "x")
 
 
 def cold(lab, images, report, q):
