@@ -20,7 +20,7 @@ PARTS = {"sequential": reading.sequential, "written": reading.written, "raw": re
 options = argparse.ArgumentParser(prog="tests/bench/run.sh")
 options.add_argument("--quick", action="store_true", help="smaller images, and without domains: two minutes once the images are there")
 options.add_argument("--rounds", type=int, default=5)
-options.add_argument("--out", help="where FILE.json and FILE.svg go (last, in the cache)")
+options.add_argument("--out", help="where FILE.json, FILE.svg and FILE.md go (last, in the cache)")
 options.add_argument("--cache", help=argparse.SUPPRESS)
 options.add_argument("--work", help=argparse.SUPPRESS)
 options.add_argument("parts", nargs="*", metavar="PART", help=" ".join(PARTS))
@@ -47,6 +47,6 @@ for part in asked.parts or [p for p in PARTS if p != "domains" or not asked.quic
     report.save(out)
     print("# %s took %.0f s" % (part, time.monotonic() - at), flush=True)
 report.summary()
-print("%.0f s; figures and picture: %s.json, .svg" % (time.monotonic() - begun, out))
+print("%.0f s; figures and picture: %s.json, .svg, .md" % (time.monotonic() - begun, out))
 if failed:
     sys.exit("these parts failed: " + " ".join(failed))

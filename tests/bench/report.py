@@ -94,6 +94,14 @@ class Report:
             json.dump(self.data, f, indent=1)
         with open(path + ".svg", "w") as f:
             f.write(self.svg())
+        with open(path + ".md", "w") as f:
+            f.write(self.table())
+
+    def table(self):
+        """The goals, for README."""
+        return "| | | wanted | figure | |\n|---|---|---|---|---|\n" + "".join("| %s | %s | %s | %s %s | %s |\n" % (
+            g["goal"], g["what"], g["want"], self.shown(g["figure"]), g["unit"], {None: "not measured", True: "met", False: "**missed**"}[g["met"]])
+            for g in self.data["goals"])
 
     # ------------------------------------------------------------ the picture
 

@@ -6,7 +6,7 @@
 # QEMU's own FUSE export, on the same bytes and in turn? And what do size, depth, snapshots and domains cost? At the end each goal has its figure. Absolute times
 # say little on a machine that others use: look at ratios, and at CPU time, which is that of who reads and of who serves. It installs what is missing (a contender
 # that cannot be had is said to be missing), makes its images once, some 15 GiB, in $BENCH_CACHE (virt-snapfs-bench in $XDG_CACHE_HOME or /var/cache), and
-# runs in namespaces of its own. Needs root; SNAPFS or BUILD says what is measured. The figures go to FILE.json, a picture to FILE.svg. --help lists the parts.
+# runs in namespaces of its own. Needs root; SNAPFS or BUILD says what is measured. The figures go to FILE.json, README's picture and table to FILE.svg and FILE.md. --help lists the parts.
 set -u
 . "$(dirname "$0")/../lib.sh"
 . "$TESTS/lab.sh"
