@@ -52,9 +52,9 @@ def virtual_size(lab, images, report, q):
 
 def rest(pid):
     """Until it is idle: where something was written just now it looks for some rounds more."""
-    for _ in range(20):
+    for _ in range(10):
         before = cpu_of(pid)
-        time.sleep(1)
+        time.sleep(4)  # a look that took long is followed by a rest
         if cpu_of(pid) - before < 0.01:
             return
 
