@@ -16,7 +16,7 @@
 #include "view.h"
 
 #define LEAST 65536u /* who reads less at a time does not read along */
-#define AHEAD 4 /* requests: with twice as many it was no faster */
+#define AHEAD 4 /* requests */
 
 /* The next piece of data at or behind *off, before @end. */
 static bool next_piece(struct q2_view *v, uint64_t *off, uint64_t end, struct q2_work *work, struct q2_extent *e)

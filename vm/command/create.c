@@ -155,6 +155,21 @@ static void tell_left_out(struct vm_context *cx, const struct vm_create *spec)
 				       cx->try_only ? "would be" : "was");
 }
 
+/* What the record says: between the plan and its being carried out somebody may have taken a path. */
+static void tell_created(struct vm_context *cx, const char *name)
+{
+	const struct vm_context_record *record = vm_context_record(cx, name);
+
+	for (size_t i = 0; record && i < record->xml->n_disks; i++) {
+		const struct vm_xml_snapdisk *disk = &record->xml->disks[i];
+		const struct vm_xml_source *frozen = disk->frozen ? &disk->frozen->source : NULL;
+
+		if (disk->mode == VM_MODE_EXTERNAL && disk->overlay.path)
+			vm_context_say(cx, "disk %s: created '%s'%s%s%s", disk->target, vm_context_file(cx, disk->overlay.path), frozen && frozen->path ? " on '" : "",
+				       frozen && frozen->path ? vm_context_file(cx, frozen->path) : "", frozen && frozen->path ? "'" : "");
+	}
+}
+
 static int create(struct vm_context *cx, const struct vm_create *spec, struct vs_err *err)
 {
 	struct vm_overlay_plan plan = {0};
@@ -164,13 +179,13 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < plan.n_overlays; i++)
-		vm_context_say(cx, "disk %s: %s '%s' on '%s'", plan.overlays[i].target,
-			       cx->try_only ? "would create" : "created",
-			       vm_context_file(cx, plan.overlays[i].path), vm_context_file(cx, plan.overlays[i].below));
+	for (size_t i = 0; cx->try_only && i < plan.n_overlays; i++)
+		vm_context_say(cx, "disk %s: would create '%s' on '%s'", plan.overlays[i].target, vm_context_file(cx, plan.overlays[i].path),
+			       vm_context_file(cx, plan.overlays[i].below));
 	if (cx->try_only && spec->kind == VM_INTERNAL)
 		vm_context_say(cx, "would take the internal snapshot '%s'%s", spec->name, cx->running ? ", with the guest's memory" : "");
-	tell_left_out(cx, spec);
+	if (cx->try_only)
+		tell_left_out(cx, spec);
 	for (size_t i = 0; r == 0 && i < plan.n_overlays; i++)
 		r = check_directory(plan.overlays[i].path, err);
 	vm_overlay_plan_fini(&plan);
@@ -194,6 +209,8 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 
 		if (r == 0 && owned < 0)
 			r = vs_err_set(err, owned, "%s", why.msg);
+		tell_created(cx, spec->name);
+		tell_left_out(cx, spec);
 	}
 	if (r != -EHOSTDOWN) {
 		vm_journal_done(&cx->journal, "take");
