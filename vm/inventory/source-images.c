@@ -253,7 +253,7 @@ static void name_images(struct image_source *s, const struct vm_options *options
 	vm_names_dirs((const char *const *)stems, s->n_images, dirs);
 	for (size_t i = 0; i < s->n_images; i++) {
 		s->images[i].dir = vm_arena_take(&s->arena, dirs[i]);
-		s->images[i].log = vm_log_new(dirs[i], options->to_stderr);
+		s->images[i].log = vm_log_new(s->images[i].dir, options->to_stderr);
 		free(stems[i]);
 	}
 	free(stems);
