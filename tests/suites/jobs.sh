@@ -168,7 +168,7 @@ for c in 'create k' 'pull' 'delete a'; do
 	kill -KILL "$qemu"
 	wait "$writer"
 	same "QEMU is killed during $c" EIO "$(cat "$W/answer")"
-	has 'which is said' "$(outcome quick)" "^failed: $c: .*(the guest has stopped|Unable to read from monitor)"
+	has 'which is said' "$(outcome quick)" "^failed: $c: .*(the guest has stopped|Unable to read from monitor|QEMU ended)"
 	wait_until 20 no_jobs "$M" quick
 done
 

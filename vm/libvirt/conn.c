@@ -20,6 +20,7 @@
 struct box {
 	atomic_uint refs;
 	atomic_bool closed; /* the other side has gone */
+	atomic_bool told;   /* a reference is on_close()'s */
 
 	pthread_mutex_t lock; /* guards the rest; kick is called under it, so that none is running after close */
 	void (*kick)(void *opaque);
@@ -217,11 +218,27 @@ static void listen_pools(struct vm_conn *conn)
 	}
 }
 
-/* Without a reference: libvirt never drops it where the driver does not know this callback. It need not, since
- * unregistering waits for a callback that is running. */
+static void end_telling(void *opaque)
+{
+	struct box *box = opaque;
+
+	if (atomic_exchange(&box->told, false))
+		box_unref(box);
+}
+
 static void listen_close(struct vm_conn *conn)
 {
-	virConnectRegisterCloseCallback(conn->ptr, on_close, conn->box, NULL);
+	atomic_store(&box_ref(conn->box)->told, true);
+	if (virConnectRegisterCloseCallback(conn->ptr, on_close, conn->box, end_telling) < 0)
+		end_telling(conn->box);
+}
+
+/* Where the server is asked and has gone, libvirt keeps the registration: it ends with the call then, or with the connection. A driver that does not
+ * know this callback has taken it and never drops it. */
+static void listen_close_no_more(struct vm_conn *conn)
+{
+	if (virConnectUnregisterCloseCallback(conn->ptr, on_close) == 0)
+		end_telling(conn->box);
 }
 
 /*
@@ -409,7 +426,7 @@ void vm_conn_close(struct vm_conn *conn)
 		virConnectDomainEventDeregisterAny(conn->ptr, conn->domain_events[i]);
 	for (size_t i = 0; i < conn->n_pool_events; i++)
 		virConnectStoragePoolEventDeregisterAny(conn->ptr, conn->pool_events[i]);
-	virConnectUnregisterCloseCallback(conn->ptr, on_close);
+	listen_close_no_more(conn);
 	unshare_embed(conn->ptr);
 	virConnectClose(conn->ptr);
 	box_unref(conn->box);
