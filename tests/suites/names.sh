@@ -4,6 +4,7 @@
 #
 # Internal snapshots and the tools that are told a name: entries of one name in one image, or in another disk of the guest; disks that were
 # detached since; disks that the definition leaves out. What is refused has changed nothing, and what is done is done to no other entry.
+# And overlays of several domains that would all get one name.
 set -u
 . "$(dirname "$0")/../lib.sh"
 . "$TESTS/lab.sh"
@@ -129,5 +130,35 @@ Vq destroy left
 sleep 0.7
 does 'asked for by name it is' left 'create i1 internal disks=vda,vdb'
 same 'in both' '1:i1 1:i1' "$(entries "$W/images/left.vda.qcow2") $(entries "$W/images/left.vdb.qcow2")"
+
+# ---------------------------------------------------------------- domains whose images have one stem in one directory
+
+# Each wants the same path for its overlay of NAME, at the same moment; that one is quicker is no reason for the others to have none.
+for end in .qcow2 .img .raw ''; do
+	xml=
+	for t in vda vdb; do
+		qemu-img create -q -f qcow2 "$W/images/stem-$t$end" 4M || die "stem-$t$end"
+		xml+=$(disk_xml "$t" qcow2 "$W/images/stem-$t$end")
+	done
+	domain_define "stem${end/./-}" "$xml"
+done
+stems=(stem stem-qcow2 stem-img stem-raw)
+for d in "${stems[@]}"; do wait_until 10 test -e "$M/$d/ctl" || die "no $d"; done
+for state in off running; do
+	[ $state = off ] || for d in "${stems[@]}"; do Vq start "$d" --paused; done
+	for name in a b c; do
+		makers=()
+		for d in "${stems[@]}"; do
+			(echo "create $state-$name" >"$M/$d/ctl") 2>/dev/null &
+			makers+=($!)
+		done
+		refusals=''
+		for i in "${!makers[@]}"; do wait "${makers[i]}" || refusals+=$(head -1 "$M/${stems[i]}/ctl"); done
+		same "$state: all take $name at once" '' "$refusals"
+	done
+	want=$([ $state = off ] && echo 32 || echo 56)
+	used=$(for d in "${stems[@]}"; do for t in vda vdb; do qemu-img info -U --backing-chain --output=json "$(active_path "$d" $t)" | jq -r '.[].filename'; done; done | sort -u | wc -l)
+	same "$state: each has files of its own, and nothing is left over" "$want $want" "$(find "$W/images" -name 'stem-*' | wc -l) $used"
+done
 unmount_snapfs "$M"
 suite_end

@@ -28,6 +28,8 @@
 #include "vm/util/mem.h"
 #include "vm/xml/edit.h"
 
+#define PLANS 10 /* how often a path may be lost to others */
+
 struct making {
 	virDomainPtr dom;
 	const struct vm_create *spec;
@@ -316,15 +318,13 @@ static int verify(const struct making *m, const struct vm_overlay_plan *plan, st
 
 /* ---------------------------------------------------------------- external, shut off */
 
-static int create_offline(const struct making *m, struct vm_overlay_plan *plan, const char *text,
+static int create_offline(const struct making *m, const struct vm_overlay_plan *plan, const char *text,
 			  struct vm_dom_watch *watch, bool *made, struct vs_err *err)
 {
 	const unsigned flags = VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC |
 			       VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
-	int r = vm_overlay_make_all(plan, false, m->spec->making, m->spec->opaque, watch, err);
+	int r;
 
-	if (r < 0)
-		return r;
 	vm_dom_step(watch, "take snapshot '%s'", m->spec->name);
 	r = call(m->dom, m->spec->name, text, flags, made, err);
 	return r < 0 ? r : verify(m, plan, err);
@@ -332,15 +332,14 @@ static int create_offline(const struct making *m, struct vm_overlay_plan *plan, 
 
 /* ---------------------------------------------------------------- external, running */
 
-static int create_online(const struct making *m, struct vm_overlay_plan *plan, const char *text,
-			 struct vm_dom_watch *watch, bool *made, struct vs_err *err)
+static int create_online(const struct making *m, const char *text, struct vm_dom_watch *watch, bool *made, struct vs_err *err)
 {
 	const unsigned flags = VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC;
 	struct vm_fsfreeze *freeze = NULL;
 	struct vs_err why = {0};
-	int r = vm_overlay_make_all(plan, true, m->spec->making, m->spec->opaque, watch, err), thawed = 0;
+	int r = 0, thawed = 0;
 
-	if (r == 0 && m->spec->quiesce) {
+	if (m->spec->quiesce) {
 		vm_dom_step(watch, "freeze the guest's file systems");
 		r = vm_fsfreeze(m->dom, m->spec->quiesce_s, watch, &freeze, err);
 		vm_fault();
@@ -371,24 +370,43 @@ static int create_internal(const struct making *m, const char *text, struct vm_d
 	return r;
 }
 
+/* Plans, and makes the overlays that libvirt is then asked to take. -EEXIST from them (*lost): between the two somebody has taken a path. */
+static int prepare(struct making *m, struct vm_overlay_plan *plan, struct vm_dom_watch *watch, bool *lost, struct vs_err *err)
+{
+	int r = init(m, plan, err);
+
+	*lost = false;
+	if (r < 0)
+		return r;
+	if (vm_dom_cancelled(watch))
+		return vs_err_set(err, -ECANCELED, "cancelled");
+	r = vm_overlay_make_all(plan, plan->running, m->spec->making, m->spec->opaque, watch, err);
+	*lost = r == -EEXIST;
+	return r;
+}
+
 int vm_create(virDomainPtr dom, const struct vm_create *spec, struct vm_dom_watch *watch, bool *made,
 	      struct vs_err *err)
 {
 	vs_cleanup(fini) struct making m = { .dom = dom, .spec = spec };
 	vm_overlay_autoplan struct vm_overlay_plan plan = {0};
 	vs_autofree char *text = NULL;
+	bool lost;
 	int r;
 
 	*made = false;
-	r = init(&m, &plan, err);
-	if (r < 0)
-		return r;
-	if (vm_dom_cancelled(watch))
-		return vs_err_set(err, -ECANCELED, "cancelled");
-	r = request(&m, &plan, &text, err);
+	r = prepare(&m, &plan, watch, &lost, err);
+	for (unsigned i = 1; lost && i < PLANS; i++) { /* a domain whose image has the same stem has been quicker, say */
+		fini(&m);
+		m = (struct making){ .dom = dom, .spec = spec };
+		vm_overlay_plan_fini(&plan);
+		r = prepare(&m, &plan, watch, &lost, err);
+	}
+	if (r == 0)
+		r = request(&m, &plan, &text, err);
 	if (r < 0)
 		return r;
 	if (spec->kind == VM_INTERNAL)
 		return create_internal(&m, text, watch, made, err);
-	return plan.running ? create_online(&m, &plan, text, watch, made, err) : create_offline(&m, &plan, text, watch, made, err);
+	return plan.running ? create_online(&m, text, watch, made, err) : create_offline(&m, &plan, text, watch, made, err);
 }
