@@ -352,6 +352,16 @@ static int commit_all(struct vm_merge *m, struct vs_err *err)
 	return r;
 }
 
+/* Why it can never be finished, as the mark says; NULL: repeating does. */
+static const char *voided(const struct vm_merge *m)
+{
+	vs_autofree const char **line = xcalloc(m->cx->n_records, sizeof(*line));
+	const struct vm_meta_mark *mark =
+		vm_intent_line(m->cx, m->command, line) ? vm_intent_mark(m->cx, vm_context_record(m->cx, line[0])) : NULL;
+
+	return mark && mark->is_void ? mark->reason : NULL;
+}
+
 static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 {
 	vs_autofree char *said = vm_intent_repeat(m->command);
@@ -369,6 +379,10 @@ static int give_up(struct vm_merge *m, int r, struct vs_err *err)
 	}
 	if (r != -EHOSTDOWN && vm_attest_poll(m->cx, NULL) == 0)
 		vm_prove(m->cx, NULL); /* before anybody starts the domain on half of it */
+	if (voided(m)) {
+		vs_err_prefix(err, "%s (nothing is removed; 'delete' takes the records away)", voided(m));
+		return r;
+	}
 	vs_err_prefix(err, "the base may have been written to, so repeat '%s' to finish it (where that cannot be, 'pull' makes the disks stand "
 		      "without it, and 'delete' then takes the records away)", said);
 	return r;

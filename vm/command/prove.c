@@ -62,10 +62,19 @@ static int unpin(struct vm_context *cx, int above, int base, int proof, struct v
 {
 	int r = cx->try_only ? 0 : vm_content_unpin(cx, above, cx->d->layers[base].path, err);
 
+	if (r < 0)
+		vs_err_prefix(err, "the definition still says what '%s' stood on, and cannot be changed", cx->d->layers[above].path);
 	return r < 0 ? r : r > 0 && proof == PROOF_NONE ? PROOF_DONE : proof;
 }
 
-/* A value of enum proof, or negative: it cannot be told. With `try` nothing is put back. */
+static int untold(const struct vm_meta_doomed *d, int r, struct vs_err *err)
+{
+	if (r < 0)
+		vs_err_prefix(err, "whether all of '%s' is in '%s' cannot be told now", d->top, d->path);
+	return r;
+}
+
+/* A value of enum proof, or negative: it cannot be told, or not be brought in order. With `try` nothing is put back. */
 static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, int64_t since_ns, struct vs_err *err)
 {
 	int base = layer_with(cx, d->path, d->path_ino), top = layer_with(cx, d->top, d->top_ino), above = -1, r;
@@ -81,9 +90,9 @@ static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, int64_t 
 	if (d->done || above < 0 || !depth)
 		return PROOF_NONE;
 	moved = image_of(cx, top);
-	r = vm_content_is_there(cx, &moved, depth, &cx->d->layers[base], false, err);
+	r = untold(d, vm_content_is_there(cx, &moved, depth, &cx->d->layers[base], false, err), err);
 	if (r == 0 && !cx->try_only) {
-		r = is_above(cx, top, depth, above, err);
+		r = untold(d, is_above(cx, top, depth, above, err), err);
 		if (r == 1) {
 			r = unpin(cx, above, base, PROOF_VOID, err);
 			if (r == PROOF_VOID)
@@ -97,6 +106,8 @@ static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, int64_t 
 			r = vm_context_save(cx, err);
 		if (r == 0)
 			r = vm_content_put_back(cx, above, &moved, vouched, err);
+		if (r < 0)
+			vs_err_prefix(err, "'%s' does not stand on '%s' again yet", cx->d->layers[above].path, moved.path);
 		return r < 0 ? r : PROOF_BACK;
 	}
 	if (r == 1) {
@@ -125,8 +136,7 @@ static int prove_mark(struct vm_context *cx, struct vm_meta_mark *mark, bool *ne
 		int r = prove_merge(cx, d, mark->since_ns, &why);
 
 		if (r < 0)
-			vm_log_warn(cx->log, "'%s' was begun, and whether all of '%s' is in '%s' cannot be told now: %s", mark->command, d->top, d->path,
-			       vs_err_text(&why, r));
+			vm_log_warn(cx->log, "'%s' was begun: %s", mark->command, vs_err_text(&why, r));
 		*news |= r > 0;
 		if (r == PROOF_VOID && !mark->is_void) {
 			vs_autofree char *text = xasprintf("what stood on '%s' does not need it any more", d->top);
