@@ -505,6 +505,14 @@ const char *vm_context_key(const struct vm_context *cx, const struct vm_snapshot
 	return s->recorded && cx->conn ? s->name : s->shown;
 }
 
+/* None of that name is known. Is none there? */
+static int not_found(const struct vm_context *cx, const char *name, struct vs_err *err)
+{
+	if (cx->d->untold)
+		return vs_err_set(err, -ETIMEDOUT, "it is not known whether there is a snapshot '%s': %s", name, cx->d->untold);
+	return vs_err_set(err, -ENOENT, "there is no snapshot '%s'", name);
+}
+
 int vm_context_find_key(const struct vm_context *cx, const char *key, const struct vm_snapshot **out, struct vs_err *err)
 {
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
@@ -515,7 +523,7 @@ int vm_context_find_key(const struct vm_context *cx, const char *key, const stru
 			return 0;
 		}
 	}
-	return vs_err_set(err, -ENOENT, "there is no snapshot '%s'", key);
+	return not_found(cx, key, err);
 }
 
 /* By its name as files show it, which nobody shares; else as tables print that, or as it is, if only one is meant. */
@@ -542,7 +550,7 @@ int vm_context_find(const struct vm_context *cx, const char *name, const struct 
 		return vs_err_set(err, -EINVAL, "%zu snapshots are called '%s', here or in tables: say which, as the list of files shows it", n,
 				  name);
 	if (!found)
-		return vs_err_set(err, -ENOENT, "there is no snapshot '%s'", name);
+		return not_found(cx, name, err);
 	*out = found;
 	return 0;
 }

@@ -283,6 +283,7 @@ void vm_build_snapshots(struct vm_build *sk, const struct vm_observed_domain *k,
 		draw_recorded(&s, k->list[i]);
 	recorded = d->n_snapshots;
 	d->unread = k->unread;
+	d->untold = k->unknown ? vm_arena_strdup(&sk->arena, k->unknown) : NULL;
 	if (!d->unread) /* else nobody knows which entries are claimed */
 		draw_strays_of_tops(&s);
 	for (size_t i = 0; i < recorded && !d->unread; i++) {

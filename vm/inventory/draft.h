@@ -75,6 +75,7 @@ struct vm_draft {
 	const char *name, *uuid, *dir, *state;
 	bool running, image;
 	bool unread;                /* not all of its records have been read yet */
+	const char *untold;         /* NULL, or what libvirt did not tell of it at the last look */
 	bool commanded;             /* a command was given to it once: there are metadata of ours */
 	const char *nv_paths[3];    /* variables of its firmware, by its definitions; NULL: none */
 	char *const *checkpoints;   /* names, NULL-terminated; may be NULL */

@@ -467,6 +467,7 @@ struct vm_domain *vm_freeze_domain(const struct vm_draft *from, const struct vm_
 	d->state = vm_arena_strdup(arena, from->state);
 	d->ino = from->ino;
 	d->unread = from->unread;
+	d->untold = from->untold ? vm_arena_strdup(arena, from->untold) : NULL;
 	d->log = vm_arena_own(arena, vm_log_ref(from->log), drop_log);
 	d->gate = w.gate = vm_arena_own(arena, q2_gate_ref(from->gate), drop_gate);
 	w.shown = xcalloc(from->n_snapshots, sizeof(*w.shown));

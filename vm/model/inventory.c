@@ -175,7 +175,7 @@ bool vm_domain_equal(const struct vm_domain *a, const struct vm_domain *b)
 {
 	if (!vm_same_text(a->name, b->name) || !vm_same_text(a->dir, b->dir) || !vm_same_text(a->uuid, b->uuid) ||
 	    !vm_same_text(a->state, b->state) || a->ino != b->ino || a->log != b->log || a->n_snapshots != b->n_snapshots ||
-	    a->unread != b->unread || a->n_layers != b->n_layers || a->n_disks != b->n_disks || a->n_doubts != b->n_doubts)
+	    a->unread != b->unread || !vm_same_text(a->untold, b->untold) || a->n_layers != b->n_layers || a->n_disks != b->n_disks || a->n_doubts != b->n_doubts)
 		return false;
 	if (!same_list(a->nv_paths, b->nv_paths))
 		return false;

@@ -154,6 +154,7 @@ struct vm_domain {
 	struct vm_log *log; /* outlives the inventory's readers; shared by all inventories of this domain */
 	struct q2_gate *gate; /* what its images may name */
 	bool unread;        /* not all of libvirt's records of its snapshots have been read yet: those are `unsupported` for the moment */
+	const char *untold; /* NULL, or what libvirt did not tell of it at the last look: there may be snapshots that are not here */
 	bool unnoted;       /* it has metadata of ours, which do not say what was seen: of what snapshots are made, or that one is wrong */
 };
 
