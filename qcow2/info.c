@@ -9,8 +9,8 @@
  * image takes may be a sixth of what the others leave, and no more: then no image, and no few of them, leaves nothing for the
  * rest, and small tables are listed when large ones are not any more.
  *
- * A file that is listed again while its last listing is still held counts once for that rule, or a table that was listed
- * would not be the next time; but all that is held at once is never more than twice the budget.
+ * A file that is listed again while earlier listings are still held (by whoever has a directory open, say) counts once for that rule, or a
+ * table that was listed would not be the next time; but all that it has is at most four times that share, which is not all that there is.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -22,6 +22,7 @@
 
 #define BUDGET (32u << 20) /* 100,000 to 400,000 snapshots */
 #define SHARE 6
+#define GENERATIONS 4 /* listings of one file that are held at a time */
 
 /* ---------------------------------------------------------------- the budget */
 
@@ -63,15 +64,16 @@ static struct holder *holder_locked(const struct file_key *key)
 	return h;
 }
 
-/* How much a listing of this file may take. */
+/* How much another listing of this file may take. */
 static size_t allowance_locked(const struct file_key *key)
 {
 	const struct holder *h = holder_locked(key);
-	size_t others = budget.held - (h ? h->bytes : 0), share, room;
+	size_t own = h ? h->bytes : 0, others = budget.held - own, share;
 
 	share = others < budget.limit ? (budget.limit - others) / SHARE : 0;
-	room = budget.held < budget.limit * 2 ? budget.limit * 2 - budget.held : 0;
-	return share < room ? share : room;
+	if (own + share <= share * GENERATIONS)
+		return share;
+	return own < share * GENERATIONS ? share * GENERATIONS - own : 0;
 }
 
 static size_t allowance(const struct q2_stamp *stamp)

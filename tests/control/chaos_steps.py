@@ -632,6 +632,11 @@ class Steps:
         if s.kind == 'external':
             for t, path in r.overlay.items():
                 base, top = self.w.ino_of(r.frozen.get(t, '')), self.w.ino_of(path)
+                if base is not None and top is None:
+                    # Nothing stands on what it froze, as after a revert: newer versions of libvirt remove that.
+                    if self.stand_on(base, files, s):
+                        return 'would hurt others'
+                    self.c.allowed.add(base)
                 if base is None or top is None:
                     continue
                 live = self.live(seen, t, files)
@@ -664,6 +669,12 @@ class Steps:
             for x, t in hurt:
                 x.hurt.add(t)
         return '%s%s' % (out or 'ok', ' (hurts %s)' % ' '.join(x.name for x, _ in hurt) if hurt else '')
+
+    def stand_on(self, base, files, but):
+        """Is it in the chain of a snapshot, but that one, or of a disk?"""
+        places = [p for _, s in self.b.snaps() if s is not but for p in s.place.values()]
+        places += [self.w.ino_of(p) for d in self.b.doms.values() for p in d.paths]
+        return any(base in self.w.chain(p, files) for p in places)
 
     def live(self, seen, t, files):
         disks = seen.disks if seen.on else seen.config_disks

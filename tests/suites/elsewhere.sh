@@ -199,6 +199,30 @@ given medium -drive "file=$W/other/gone.iso,media=cdrom,if=none"
 has 'a medium that is gone hinders nobody' "$(ctl named 'try delete s1\n' >/dev/null; outcome named)" '^ok: try delete s1'
 Vq undefine namer
 sleep 0.7
+# In one of two definitions as what may be a path, in the other as what is one.
+given twice -fw_cfg "name=opt/x,string=$W/nowhere/named.vda.raw"
+sed "s|</os>|<kernel>$W/nowhere/named.vda.raw</kernel></os>|" "$W/namer.xml" >"$W/namer2.xml"
+Vq start namer --paused
+Vq define "$W/namer2.xml"
+sleep 0.7
+for c in 'try delete s1' 'delete s1'; do does_not "in one definition for certain: $c" named "$c" EPERM "named.vda.raw' must stay as it is: domain 'namer' may need it: it names '$W/nowhere/named.vda.raw', which is missing"; done
+Vq destroy namer
+Vq undefine namer
+# A mount that cannot connect a second time: a domain that runs is asked that way, and has not gone.
+given running -drive "file=$b,format=raw,if=none,id=x,readonly=on"
+down
+up "$URI"
+ctl named 'try delete s1\n' >/dev/null
+mv /run/libvirt/libvirt-sock /run/libvirt/sock-elsewhere
+V2() { virsh -q -c 'qemu+unix:///system?socket=/run/libvirt/sock-elsewhere' "$@"; }
+V2 start namer --paused >/dev/null || fail 'no second connection' 'the domain does not start'
+sleep 1.5
+check 'no second connection: who runs is there' test -d "$M/namer"
+has 'no second connection: what it needs is not known' "$(cat "$M/named/chain")" "domain 'namer' may need it: libvirt does not tell all"
+mv /run/libvirt/sock-elsewhere /run/libvirt/libvirt-sock
+Vq destroy namer
+Vq undefine namer
+sleep 0.7
 does 'where nobody names it it is merged into' named 'delete s1'
 
 # ---------------------------------------------------------------- a name that changes

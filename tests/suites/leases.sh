@@ -252,7 +252,7 @@ fi
 mkdir "$W/theirs"
 chown nobody "$W/theirs"
 chmod 644 "$g"
-SNAPFS_AS=nobody mount_snapfs "$W/theirs" -o "refresh=0.1,lease=on,ro" "$g" || die 'no mount'
+SNAPFS_AS=nobody SNAPFS=$BUILD/fs/virt-snapfs mount_snapfs "$W/theirs" -o "refresh=0.1,lease=on,ro" "$g" || die 'no mount'
 as_nobody() { as_user nobody sh -c "$1"; }
 same "another user's image" "$(sha "$W/want")" "$(as_nobody "dd if='$W/theirs/g/s.disk.img' bs=512K 2>/dev/null" | sha256sum | cut -c1-64)"
 same "another user's image: is copied" 0 "$(as_nobody "cat '$W/theirs/.metrics'" | awk '$1 == "virt_snapfs_spliced_bytes_total{by=\"lease\"}" { print $2 }')"

@@ -2,10 +2,13 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /* What is pure in vm/libvirt/. Everything else is proved through the mounted files, on libvirt itself. */
 #include <criterion/criterion.h>
+#include <errno.h>
+#include <libvirt/libvirt.h>
 #include <string.h>
 
 #include "vm/libvirt/overlay.h"
 #include "vm/libvirt/version.h"
+#include "vm/libvirt/virterr.h"
 
 #define V(major, minor, micro) ((major) * 1000000ul + (minor) * 1000ul + (micro))
 
@@ -74,4 +77,19 @@ Test(vm_libvirt, long_names_still_make_a_file_name)
 	got = vm_overlay_path(source, NULL, 0, name, 1000);
 	cr_expect_leq(strlen(got) - 3, 255);
 	cr_expect(strstr(got, "\xc3\xa4-1000.qcow2"), "cut between characters: %s", got);
+}
+
+Test(vm_libvirt, a_missing_socket_is_no_missing_domain)
+{
+	virConnectPtr conn = virConnectOpen("qemu:///system?socket=/nowhere/libvirt-sock");
+	virDomainPtr dom;
+
+	cr_assert_null(conn);
+	cr_expect_eq(vm_virterr_code(), -EIO);
+	conn = virConnectOpen("test:///default");
+	cr_assert_not_null(conn);
+	dom = virDomainLookupByName(conn, "nobody");
+	cr_expect_null(dom);
+	cr_expect_eq(vm_virterr_code(), -ENOENT);
+	virConnectClose(conn);
 }

@@ -157,21 +157,36 @@ int vm_content_is_there(struct vm_context *cx, const struct vm_content_image *mo
 
 /* ---------------------------------------------------------------- the definition */
 
-static bool is_file(struct vm_context *cx, const struct vm_xml_source *source, const char *file)
+enum named { UNKNOWN, THAT_FILE, ANOTHER };
+
+/* Is there a directory, in which no such file is? Else the path may lead somewhere when something is mounted again, say. */
+static bool is_missing(const char *path)
+{
+	vs_autofree char *dir = xstrndup(path, (size_t)(strrchr(path, '/') - path) + 1);
+	struct stat st;
+
+	return stat(dir, &st) == 0;
+}
+
+static enum named which_file(struct vm_context *cx, const struct vm_xml_source *source, const char *file)
 {
 	vs_autofree char *path = vm_dom_source_path(cx->dom, source);
 	struct stat a, b;
 
-	return path && stat(path, &a) == 0 && stat(file, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+	if (!path || stat(file, &b) < 0)
+		return UNKNOWN;
+	if (stat(path, &a) < 0)
+		return errno == ENOENT && path[0] == '/' && is_missing(path) ? ANOTHER : UNKNOWN;
+	return a.st_dev == b.st_dev && a.st_ino == b.st_ino ? THAT_FILE : ANOTHER;
 }
 
 /* Does its <backingStore> say that @layer stands on something else than @below? QEMU would be started on that. */
 static bool is_pinned(struct vm_context *cx, const struct vm_xml_disk *disk, const char *layer, const char *below)
 {
 	for (size_t i = 0; i <= disk->n_below; i++) {
-		if (!is_file(cx, i ? &disk->below[i - 1] : &disk->source, layer))
+		if (which_file(cx, i ? &disk->below[i - 1] : &disk->source, layer) != THAT_FILE)
 			continue;
-		return i < disk->n_below ? !is_file(cx, &disk->below[i], below) : disk->below_complete;
+		return i < disk->n_below ? which_file(cx, &disk->below[i], below) == ANOTHER : disk->below_complete;
 	}
 	return false;
 }

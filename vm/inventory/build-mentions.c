@@ -27,17 +27,19 @@ static void draw_unknown(struct vm_build *sk, const struct vm_xml_mention *m, in
 	vm_drafts_unknown(&sk->set, code, why, "domain '%s'", d->dir);
 }
 
-static bool is_drawn(const struct vm_build *sk, const struct vm_draft *d, const char *path)
+/* NULL: not yet. */
+static struct vm_draft_mention *drawn(struct vm_build *sk, const struct vm_draft *d, const char *path)
 {
 	for (size_t i = sk->set.n_mentions; i-- > 0 && sk->set.mentions[i].draft == d;)
 		if (!strcmp(sk->set.mentions[i].path, path))
-			return true;
-	return false;
+			return &sk->set.mentions[i];
+	return NULL;
 }
 
 static void draw(struct vm_build *sk, const struct vm_xml_mention *mention, const char *what, bool now, struct vm_draft *d)
 {
 	struct stat st = { .st_mode = S_IFREG };
+	struct vm_draft_mention *before = drawn(sk, d, mention->path);
 	struct vm_draft_mention m = { .path = mention->path, .what = what, .draft = d, .beside = VM_NO_BESIDE };
 
 	m.code = stat(m.path, &st) ? -errno : 0;
@@ -45,7 +47,11 @@ static void draw(struct vm_build *sk, const struct vm_xml_mention *mention, cons
 	m.by_name = now && (mention->kind == VM_MENTION_PATH || mention->kind == VM_MENTION_MEDIUM);
 	if (now && (mention->kind == VM_MENTION_CONFIG || (m.code && mention->kind > VM_MENTION_MEDIUM)))
 		draw_unknown(sk, mention, m.code, d);
-	if ((!m.dir && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) || is_drawn(sk, d, m.path))
+	if (before) { /* what one definition only may mean another one does */
+		before->by_name |= m.by_name;
+		before->dir |= m.dir && before->code;
+	}
+	if (before || (!m.dir && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
 		return;
 	if (!m.code && !m.dir) {
 		m.beside = d->n_beside;

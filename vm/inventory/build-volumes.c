@@ -28,6 +28,7 @@ struct volumes {
 	struct vm_strmap dirs;  /* directories that were looked at */
 	struct vm_strmap names; /* of images, where one is missed */
 	const char *pool;       /* whose directory or volume is being looked at; NULL: none's */
+	bool listed;            /* it is one of its volumes, which libvirt lists */
 	struct found *list;
 	size_t n, room;
 	struct q2_gate *gate;
@@ -56,7 +57,7 @@ static const char *shown_name(struct vm_drafts *set, const char *path, const cha
 static void unknown(struct volumes *v, const char *path, int code, const char *why)
 {
 	const char *name = shown_name(v->set, path, v->pool);
-	bool gone = v->pool && code == -ENOENT;
+	bool gone = v->listed && code == -ENOENT;
 	vs_autofree char *sentence = xasprintf("it %s%s", why, gone ? ", although its pool names it (virsh pool-refresh, if it is gone)" : "");
 
 	if (v->pool)
@@ -181,8 +182,10 @@ static void scan_pools(struct volumes *v, const struct vm_pools *pools)
 		if (pool->dir)
 			scan(v, pool->dir, pool->name, true);
 		v->pool = pool->name;
+		v->listed = true;
 		for (size_t k = 0; k < pool->n_volumes; k++)
 			vm_dirs_list(v->s->dirs, pool->volumes[k], true, note_file, v);
+		v->listed = false;
 	}
 	for (size_t i = 0; i < pools->n_problems; i++)
 		vm_drafts_unknown(v->set, -EPERM, pools->problems[i], "a volume of a storage pool");

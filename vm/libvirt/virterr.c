@@ -45,7 +45,15 @@ static const struct {
 static int errno_of(const virError *e)
 {
 	if (e->code == VIR_ERR_SYSTEM_ERROR)
-		return e->int1 > 0 && e->int1 != ECONNRESET && e->int1 != EPIPE ? e->int1 : EIO; /* not of our connection: QEMU was killed */
+		switch (e->int1) {
+		case ECONNRESET: /* of libvirt's connection with QEMU, say, which was killed */
+		case EPIPE:
+		case ENOENT: /* a file or a socket: that no domain or snapshot is there has codes of its own */
+		case 0:
+			return EIO;
+		default:
+			return e->int1 > 0 ? e->int1 : EIO;
+		}
 	if (e->code == VIR_ERR_INTERNAL_ERROR && e->message && strstr(e->message, "Failed to get \"write\" lock"))
 		return EBUSY;
 	if ((e->code == VIR_ERR_INTERNAL_ERROR || e->code == VIR_ERR_OPERATION_FAILED) && e->message &&

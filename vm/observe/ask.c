@@ -202,9 +202,9 @@ static bool hear(struct vm_ask **ask, unsigned patience_ms, void *opaque)
 	return true;
 }
 
-int vm_ask(struct vm_ask **ask, struct vm_asker *asker, const char *uuid, const struct vm_question *question, void *answer, void *opaque)
+int vm_ask(struct vm_ask **ask, struct vm_asker *asker, const char *uuid, const struct vm_question *question, bool again, void *answer, void *opaque)
 {
-	if (*ask && !hear(ask, 0, opaque)) {
+	if (*ask && !hear(ask, again ? question->patience_ms : 0, opaque)) {
 		question->free(answer);
 		return -ETIMEDOUT;
 	}

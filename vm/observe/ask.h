@@ -37,10 +37,10 @@ struct vm_question {
 
 struct vm_ask;
 
-/* Takes what is answered. *ask: a question that was not answered in time, or NULL; who has not answered is not waited for again, and when he
- * has, he is asked anew, for his answer is old. Takes @answer.
+/* Takes what is answered. *ask: a question that was not answered in time, or NULL; who has not answered is not waited for again, unless @again, and
+ * when he has, he is asked anew, for his answer is old. Takes @answer.
  * 0; -ETIMEDOUT: no answer yet, or an old one was taken; -EAGAIN: it cannot be asked, for too many are waiting already. */
-int vm_ask(struct vm_ask **ask, struct vm_asker *asker, const char *uuid, const struct vm_question *question, void *answer, void *opaque);
+int vm_ask(struct vm_ask **ask, struct vm_asker *asker, const char *uuid, const struct vm_question *question, bool again, void *answer, void *opaque);
 /* Lets go of it, also while it is waiting. NULL is fine. */
 void vm_ask_free(struct vm_ask *ask);
 

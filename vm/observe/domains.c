@@ -224,6 +224,12 @@ static void take_definition(void *opaque, const void *answer)
 
 static const struct vm_question running_definition = { 1500, ask_running, take_definition, definition_free };
 
+/* Is it for that domain that all this is looked at? Its command waits for it, too. */
+static bool is_about(const struct vm_observed *observed, const char *uuid)
+{
+	return observed->about && !strcmp(observed->about, uuid);
+}
+
 /* One that does not run has no QEMU to wait for. */
 static void hear_definition(struct vm_observe *observe, struct definition *heard)
 {
@@ -236,7 +242,8 @@ static void hear_definition(struct vm_observe *observe, struct definition *heard
 		heard->r = heard->now ? 0 : vm_virterr_set(&heard->err, TELLS_NOT);
 		return;
 	}
-	r = vm_ask(&d->asking_definition, observe->observed->asker, d->uuid, &running_definition, xcalloc(1, sizeof(struct definition)), heard);
+	r = vm_ask(&d->asking_definition, observe->observed->asker, d->uuid, &running_definition, is_about(observe->observed, d->uuid),
+		   xcalloc(1, sizeof(struct definition)), heard);
 	if (r < 0)
 		heard->r = vs_err_set(&heard->err, r, TELLS_NOT ": it has not answered yet%s", r == -EAGAIN ? ", nor have others" : "");
 }
@@ -490,7 +497,7 @@ static bool look_at(struct vm_observed *observed, struct vm_conn *conn, const st
 		return true;
 	observed->changed = false;
 	observe.d = domain_of(observed, uuid, virDomainGetName(dom));
-	observe.closer = vm_hints_name(hints, uuid) || (observed->about && !strcmp(observed->about, uuid));
+	observe.closer = vm_hints_name(hints, uuid) || is_about(observed, uuid);
 	alive = look_at_domain(&observe, virDomainGetName(dom), *first);
 	observe.d->changed = observed->changed;
 	observed->changed |= others;

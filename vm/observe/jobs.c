@@ -107,7 +107,7 @@ static struct answers *ask_all(struct vm_observe *observe, const char *const *ta
 
 	if (!n) /* it does not run: a late answer is about jobs that have gone with their QEMU */
 		vm_ask_free(vs_steal(d->asking_jobs));
-	else if (vm_ask(&d->asking_jobs, observe->observed->asker, d->uuid, &question, answers_new(targets, n), heard) == -EAGAIN)
+	else if (vm_ask(&d->asking_jobs, observe->observed->asker, d->uuid, &question, false, answers_new(targets, n), heard) == -EAGAIN)
 		vm_observe_unknown(observe, "libvirt is not asked for its block jobs: too many domains have not answered yet");
 	return heard;
 }
