@@ -7,8 +7,8 @@
  *
  *	off             off + len           off + AHEAD len
  *	 ├─ this request ──┼── the next ones ──┤
- *	 └ asked for when one of its pieces is not in the page cache; from then on each request asks for what lies behind `fetched`, until
- *	   that is in the page cache already
+ *	 └ asked for when the first of its pieces is not in the page cache: the next ones, too, of who reads along. From then on each request asks
+ *	   for what lies behind `fetched`, until that is in the page cache already
  *
  * Nothing depends on it: what is copied is found and checked as ever.
  */
@@ -31,31 +31,40 @@ static bool next_piece(struct q2_view *v, uint64_t *off, uint64_t end, struct q2
 	return false;
 }
 
-/* Are there several pieces, the last of which has to come from a disk? */
+/* Are there several pieces, the first of which has to come from a disk? */
 static bool is_cold(struct q2_view *v, uint64_t off, uint64_t end, struct q2_work *work)
 {
-	struct q2_extent e, last;
-	size_t n = 0;
+	struct q2_extent e;
 
-	for (; next_piece(v, &off, end, work, &e); n++)
-		last = e;
-	return n > 1 && !q2_file_resident(last.file, last.host_off);
+	return next_piece(v, &off, end, work, &e) && off < end && !q2_file_resident(e.file, e.host_off);
+}
+
+/* Of who has read up to @off; NULL: nobody whom we remember. */
+static struct q2_reader *reader_at(struct q2_view *v, uint64_t off)
+{
+	for (size_t i = 0; off && i < Q2_READERS; i++)
+		if (atomic_load(&v->readers[i].next) == off)
+			return &v->readers[i];
+	return NULL;
 }
 
 void q2_view_prefetch(struct q2_view *v, uint64_t off, size_t len, struct q2_work *work)
 {
-	uint64_t fetched = atomic_load(&v->fetched), end = off + AHEAD * (uint64_t)len;
+	struct q2_reader *reader = reader_at(v, off);
+	uint64_t fetched = reader ? atomic_load(&reader->fetched) : 0, end = off + (reader || !off ? AHEAD : 1) * (uint64_t)len;
 	uint64_t from = fetched > off && fetched < end ? fetched : off;
 	struct q2_extent e;
 
 	if (len < LEAST)
 		return;
+	if (!reader)
+		reader = &v->readers[atomic_fetch_add(&v->n_readers, 1) % Q2_READERS];
+	atomic_store(&reader->next, off + len);
 	if (!is_cold(v, from, from == off ? off + len : end, work)) {
-		if (from != off)
-			atomic_compare_exchange_strong(&v->fetched, &fetched, 0);
+		atomic_store(&reader->fetched, 0);
 		return;
 	}
 	while (next_piece(v, &from, end, work, &e))
 		q2_file_fetch(e.file, e.host_off, e.len);
-	atomic_store(&v->fetched, end);
+	atomic_store(&reader->fetched, end);
 }

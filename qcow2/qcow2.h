@@ -277,7 +277,8 @@ ssize_t q2_view_read(struct q2_view *view, void *buf, size_t len, uint64_t guest
 /* Would a read give zeros, because nothing is stored there? Validated as a read is. False also where a part of it is stored, or on an error. */
 bool q2_view_is_hole(struct q2_view *view, uint64_t guest_off, uint64_t len, struct q2_work *work);
 
-/* For who reads along the disk, before a read: if it has to come from a disk in many pieces, all of them are asked for at once, and those of the next reads. */
+/* Before a read of 64 KiB or more: if it has to come from a disk in many pieces, all of them are asked for at once, and, of who reads along the disk, those
+ * of the next reads. */
 void q2_view_prefetch(struct q2_view *view, uint64_t guest_off, size_t len, struct q2_work *work);
 
 /* Is everything still what was opened? 0, -ESTALE, or the error of looking. */

@@ -9,6 +9,14 @@
 #include "depths.h"
 #include "layer.h"
 
+#define Q2_READERS 4
+
+/* Somebody who reads along the disk (prefetch.c). */
+struct q2_reader {
+	_Atomic uint64_t next;    /* where his next request begins, if he goes on */
+	_Atomic uint64_t fetched; /* up to there the disk was asked; 0: it was not */
+};
+
 struct q2_view {
 	struct q2_cache *cache;
 	uint64_t size, watched;
@@ -17,7 +25,8 @@ struct q2_view {
 	struct q2_gate *gate;
 	uint64_t serial; /* another one for every view that was ever opened */
 	struct q2_depths depths; /* of a chain of some length that is watched as a whole */
-	_Atomic uint64_t fetched; /* up to there a disk was asked for what is read along (prefetch.c) */
+	struct q2_reader readers[Q2_READERS];
+	atomic_uint n_readers; /* the one that is taken next for somebody new */
 	_Atomic uint64_t presumed; /* the last place that SEEK_DATA called data without knowing */
 };
 

@@ -679,6 +679,12 @@ else
 	dd if="$M/back/s.disk.img" of="$W/.part" bs=512K count=1 status=none
 	check 'cold: what is read next is fetched' wait_until 5 fetched
 	check 'cold: the bytes are right' cmp -n 524288 "$W/.part" "$W/want/back"
+	unmount_snapfs "$M"
+	mount_snapfs "$M" "$I/back.qcow2" || die 'no mount'
+	dd if="$I/back.qcow2" iflag=nocache count=0 status=none
+	for part in 5 1 3; do dd if="$M/back/s.disk.img" of="$W/.part" bs=512K count=1 skip=$part status=none; done
+	sleep 0.3
+	check 'cold: who reads here and there has nothing fetched for later' test "$(in_cache)" -le $((8 << 18))
 	same 'cold: and all others' "$(sha "$W/want/back")" "$(sha "$M/back/s.disk.img")"
 	unmount_snapfs "$M"
 fi
