@@ -82,6 +82,100 @@ does 'hold' away 'hold a1'
 same 'and nothing has been done meanwhile' 'a1 a2' "$(V snapshot-list away --name | tr '\n' ' ' | sed 's/ *$//')"
 unmount_snapfs "$M"
 
+# ---------------------------------------------------------------- what libvirt has and does not list
+
+# A record that could not be written libvirtd drops from its list, and one that it cannot read it skips at its start; the files are there.
+records=/var/lib/libvirt/qemu/snapshot
+fill() { dd if=/dev/zero of=$records/ballast bs=4k status=none 2>/dev/null; }
+anew() { # SIGNAL
+	lab_libvirtd_kill "$1"
+	lab_libvirtd_start
+}
+for d in lost cut middle; do
+	domain_with $d vda:4M
+	guest_write $d vda 1 0 1M
+done
+mount_snapfs "$M" -o "refresh=$REFRESH" "$URI" || die 'no mount'
+for d in lost cut middle; do
+	for i in 1 2 3; do
+		[ $d$i != lost3 ] || continue
+		does "$d: create s$i" $d "create s$i"
+		want $d s$i vda
+		guest_write $d vda $((i + 1)) 0 1M
+		sleep 1.1
+	done
+	does "$d: hold s2" $d 'hold s2'
+done
+cp -a $records "$W/records"
+mount -t tmpfs -o size=80k tmpfs $records
+at_exit "umount -l $records"
+cp -a "$W/records/." $records/
+fill
+does_not 'no record can be written' lost 'delete s1' 'EIO|ENOSPC' "the record of snapshot 's2'"
+want_gone lost s1 vda
+before=$(V domblklist cut)
+does_not 'nor a new one: it is said what has become of the disk' cut 'create s4' 'EIO|ENOSPC' "there is no such snapshot, but disk vda stands on 'cut.vda.s4.qcow2' now: 'adopt'"
+check_not 'and the disk stands there' test "$before" = "$(V domblklist cut)"
+rm $records/ballast
+for c in 'delete s1' 'try delete s1' 'commit s1 s2' 'revert s2 force'; do
+	does_not "with room again: $c" lost "$c" EPERM "libvirt has a file with the record of snapshot 's2' and does not list it: start libvirtd anew"
+done
+does_not 'nor do others' cut 'delete s1' EPERM "snapshot 's2' of domain 'lost' may need it: libvirt has its record in '$records/lost/s2.xml' and does not list it"
+(echo 1 >"$M/lost/retain") 2>/dev/null
+does 'a new one can be taken' lost 'create s4'
+want lost s4 vda
+same 'its name is not given to another' EEXIST "$(ctl lost 'create s2\n')"
+check 'the layers are all there' test -e "$W/images/lost.vda.s1.qcow2" -a -e "$W/images/lost.vda.s2.qcow2"
+verify_bytes 'and it reads as before' "$M" lost
+(echo off >"$M/lost/retain") 2>/dev/null
+anew TERM
+finish() { [ "$(ctl lost 'delete s1\n')" = 0 ]; }
+check 'libvirtd started anew: the command can be finished' wait_until 30 finish
+verify_listing 'all others are there' "$M" lost
+verify_bytes 'and right' "$M" lost
+same 's2 is held still' true "$(jq '.snapshots[] | select(.name == "s2").held' "$M/lost/snapshots.json")"
+does 'the layer without a record becomes a snapshot' cut 'adopt s4'
+want cut s4 vda
+
+# One that others come after: libvirt 9.0 cannot list any of that domain then, newer ones have not lost it.
+fill
+got=$(ctl middle 'delete s1\n')
+rm $records/ballast
+if [ "$got" = 0 ]; then
+	want_gone middle s1 vda
+else
+	has 'no record can be written, of one in the middle' "$got" 'EIO|ENOSPC'
+	for c in 'delete s1' 'revert s3 force' 'create s4'; do
+		does_not "one that others come after: $c" middle "$c" 'EIO|EPERM' "libvirt does not list the snapshots of the domain .it has lost one that others come after|does not list it: start libvirtd anew"
+	done
+	want_gone middle s1 vda
+fi
+verify_bytes 'all others are readable' "$M" middle
+unmount_snapfs "$M"
+lab_libvirtd_kill KILL
+cp $records/cut/s2.xml "$W/s2.xml"
+: >$records/cut/s2.xml
+lab_libvirtd_start
+mount_snapfs "$M" -o "refresh=$REFRESH" "$URI" || die 'no mount'
+for c in 'try delete s1' 'delete s1' 'commit s1'; do
+	does_not "a record that is cut off: $c" cut "$c" EPERM "libvirt has a file with the record of snapshot 's2'"
+done
+cp "$W/s2.xml" $records/cut/s2.xml
+cp /etc/libvirt/qemu/away.xml "$W/away.xml"
+sed -i 's/<vcpu/<vcpu odd=/' /etc/libvirt/qemu/away.xml
+anew TERM
+all_there() { [ -e "$M/cut/s2.vda.img" ]; }
+check 'put right and read again it is there' wait_until 30 all_there
+for c in 'try delete s1' 'delete s1'; do
+	does_not "a definition that is damaged: $c" cut "$c" EPERM "domain 'away' may need it: libvirt has its definition in '/etc/libvirt/qemu/away.xml' and does not list it"
+done
+cp "$W/away.xml" /etc/libvirt/qemu/away.xml
+anew TERM
+check 'put right and read again that one is there, too' wait_until 30 test -e "$M/away/ctl"
+verify_bytes 'the bytes are right' "$M" cut
+does 'and what was refused is done' cut 'delete s1'
+unmount_snapfs "$M"
+
 # ---------------------------------------------------------------- other users
 
 mount_snapfs "$M" -o "refresh=$REFRESH,allow_other,gid=$(id -g nobody)" "$URI" || die "no mount with allow_other"

@@ -137,8 +137,13 @@ static int list_records(struct vm_context *cx, struct vs_err *err)
 
 	/* libvirt 9.0 stumbles over a snapshot that somebody is just taking and that has no name yet */
 	for (int try = 1; (n = virDomainListAllSnapshots(cx->dom, &list, VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)) < 0; try++) {
-		if (vm_virterr_code() != -EINVAL || try == LIST_TRIES)
+		if (vm_virterr_code() != -EINVAL)
 			return vm_virterr_set(err, "the snapshots of the domain");
+		if (try == LIST_TRIES) {
+			vm_virterr_set(err, "libvirt does not list the snapshots of the domain (it has lost one that others come after, where a record could not be "
+				       "written; started anew libvirtd reads them again)");
+			return err ? err->code = -EIO : -EIO;
+		}
 		usleep(LIST_PAUSE_US);
 	}
 	cx->records = xcalloc((size_t)n, sizeof(*cx->records));

@@ -170,8 +170,39 @@ static void tell_created(struct vm_context *cx, const char *name)
 	}
 }
 
+/* The images that the disks stand on, in their order. */
+static char **tops_of(const struct vm_context *cx)
+{
+	char **tops = xcalloc(cx->d->n_disks + 1, sizeof(*tops));
+
+	for (size_t i = 0; i < cx->d->n_disks; i++)
+		tops[i] = xstrdup(cx->d->disks[i].top < 0 ? "" : cx->d->layers[cx->d->disks[i].top].path);
+	return tops;
+}
+
+static void tops_free(char **tops)
+{
+	for (char **top = tops; *top; top++)
+		free(*top);
+	free(tops);
+}
+
+/* No snapshot was taken. libvirt puts the domain on the new layers before it writes the record, and may fail between the two. */
+static void tell_moved(const struct vm_context *cx, char **before, struct vs_err *err)
+{
+	for (size_t i = 0; i < cx->d->n_disks && before[i]; i++) {
+		const struct vm_disk_now *disk = &cx->d->disks[i];
+		vs_autofree char *said = xstrdup(err->msg);
+
+		if (disk->top >= 0 && strcmp(cx->d->layers[disk->top].path, before[i]) != 0)
+			vs_err_set(err, err->code, "%s; there is no such snapshot, but disk %s stands on '%s' now: 'adopt' makes a snapshot of what it stood on", said,
+				   disk->target, vm_context_file(cx, cx->d->layers[disk->top].path));
+	}
+}
+
 static int create(struct vm_context *cx, const struct vm_create *spec, struct vs_err *err)
 {
+	char **tops;
 	struct vm_overlay_plan plan = {0};
 	vm_nv_autoplan struct vm_nv_plan nv = { .files = { .n = 0 } };
 	bool made = false;
@@ -200,6 +231,7 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 	if (r < 0)
 		return r;
 	vm_fault();
+	tops = tops_of(cx);
 	r = vm_nv_copy(cx, spec->name, &nv, vm_recover_making, err);
 	if (r == 0)
 		r = vm_create(cx->dom, spec, &cx->watch, &made, err);
@@ -218,6 +250,9 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 		if (r == 0 || vm_attest_poll(cx, NULL) == 0)
 			vm_recover_settle_making(cx, NULL);
 	}
+	if (r < 0 && r != -EHOSTDOWN && !made && err)
+		tell_moved(cx, tops, err);
+	tops_free(tops);
 	return r;
 }
 

@@ -223,6 +223,16 @@ static bool take_is_over(const char *text, void *opaque)
 	return !name || vm_context_record(cx, name + 1) || strtoll(text, NULL, 10) + TAKEN_LATE_S < vm_now_ns() / VM_NS_PER_S;
 }
 
+/* What libvirt has lost sight of is needed, and a command would do without it. */
+static int check_lost(const struct vm_context *cx, struct vs_err *err)
+{
+	for (size_t i = 0; i < cx->d->n_snapshots; i++)
+		if (cx->d->snapshots[i].lost)
+			return vs_err_set(err, -EPERM, "libvirt has a file with the record of snapshot '%s' and does not list it: start libvirtd anew (or take the file away, "
+					  "if that is gone: 'chain' says where it is)", cx->d->snapshots[i].shown);
+	return 0;
+}
+
 int vm_recover_settle(struct vm_context *cx, struct vs_err *err)
 {
 	int r;
@@ -232,7 +242,7 @@ int vm_recover_settle(struct vm_context *cx, struct vs_err *err)
 	r = vm_journal_each(&cx->journal, "take", settle_one, cx) > 0 ? vm_context_save(cx, err) : 0;
 	if (r == 0)
 		vm_journal_settle(&cx->journal, "take", take_is_over, cx);
-	if (r == 0)
+	if (r == 0 && check_lost(cx, NULL) == 0)
 		vm_nv_settle(cx);
 	return r;
 }
@@ -274,10 +284,10 @@ static int prove(struct vm_context *cx, struct vs_err *err)
 
 int vm_recover_begin(struct vm_context *cx, const char *command, enum vm_intent_beside beside, struct vs_err *err)
 {
-	int r = 0;
+	int r = beside == VM_BESIDE_CREATE ? 0 : check_lost(cx, err);
 
-	if (!cx->dom)
-		return 0;
+	if (!cx->dom || r < 0)
+		return r;
 	if (!cx->try_only)
 		r = vm_guest_prove_pivots(cx, err);
 	if (r == 0 && !cx->try_only)

@@ -169,7 +169,7 @@ static void draw_recorded(struct snaps *s, const struct vm_observed_snapshot *ob
 	const struct vm_xml_snapshot *xml = observed->record;
 	struct vm_draft_snapshot *snap = &s->d->snapshots[s->d->n_snapshots];
 
-	*snap = (struct vm_draft_snapshot){ .name = observed->name, .parent = -1, .recorded = true,
+	*snap = (struct vm_draft_snapshot){ .name = observed->name, .parent = -1, .recorded = true, .lost = observed->lost,
 					    .problem = observed->problem ? observed->problem :
 						       observed->unread ? "its record has not been read yet" : "its record cannot be read" };
 	snap->current = s->k->current && !strcmp(s->k->current, observed->name);

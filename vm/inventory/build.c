@@ -438,6 +438,12 @@ void vm_build_draw(struct vm_build *sk)
 		draw_domain(sk, sk->observed->domains[sk->place[i]], &sk->set.drafts[i]);
 	}
 	sk->chains.asker = -1;
+	for (size_t i = 0; i < sk->observed->untold.n; i++) {
+		vs_autofree char *why = xasprintf("libvirt has its definition in '%s/%s.xml' and does not list it: it could not read it (start libvirtd anew, or take the file "
+						  "away)", sk->observed->definitions, sk->observed->untold.names[i]);
+
+		vm_drafts_unknown(&sk->set, -EPERM, why, "domain '%s'", sk->observed->untold.names[i]);
+	}
 	if (sk->observed->n_unread) /* one phrase for all of them */
 		vm_drafts_unknown(&sk->set, -EPERM, "its record has not been read yet", "one of %zu snapshots", sk->observed->n_unread);
 	vm_chains_groups(&sk->chains);

@@ -30,7 +30,7 @@ struct vm_draft_snapshot {
 	enum vm_kind kind;
 	int parent;          /* index in the draft's snapshots, smaller than its own; -1: none */
 	int64_t created_ns;  /* as its source says; entries of internal disks say it better */
-	bool recorded, memory, external_memory, current, held, ours;
+	bool recorded, lost, memory, external_memory, current, held, ours;
 	bool present;        /* image source: the file's present content */
 	bool in_making;      /* it may not be complete yet: if it is new and looks stale, it is not shown at all */
 	struct vm_fact_beside *beside; /* files that it has beside its images */

@@ -315,7 +315,7 @@ static void take_worst(struct work *w, struct vm_snapshot *out)
 static void compose_record(struct work *w, const struct vm_draft_snapshot *s, struct vm_snapshot *out)
 {
 	*out = (struct vm_snapshot){
-		.kind = s->kind, .memory = s->memory, .recorded = s->recorded || w->draft->image, .current = s->current,
+		.kind = s->kind, .memory = s->memory, .recorded = s->recorded || w->draft->image, .lost = s->lost, .current = s->current,
 		.present = s->present, .created_ns = s->created_ns,
 	};
 	out->shown = shown_name(w, (size_t)(s - w->draft->snapshots));

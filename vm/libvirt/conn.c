@@ -358,6 +358,26 @@ char *vm_conn_state_dir(virConnectPtr ptr)
 	return NULL;
 }
 
+void vm_conn_own_dirs(virConnectPtr ptr, char **definitions, char **records)
+{
+	vs_autofree char *uri = virConnectGetURI(ptr), *state = vm_conn_state_dir(ptr);
+	const char *path = uri ? strstr(uri, ":///") : NULL;
+
+	*definitions = *records = NULL;
+	if (!path || !state)
+		return;
+	if (!strcmp(path, ":///system")) {
+		*definitions = xstrdup("/etc/libvirt/qemu");
+		*records = xasprintf("%s/qemu/snapshot", state);
+	} else if (!strcmp(path, ":///session")) {
+		*definitions = xstrdup(state);
+		*records = xasprintf("%s/snapshot", state);
+	} else {
+		*definitions = xasprintf("%s/../etc/qemu", state);
+		*records = xasprintf("%s/qemu/snapshot", state);
+	}
+}
+
 static virConnectPtr connect_to(const char *uri, bool read_only, struct vs_err *err)
 {
 	virConnectPtr ptr = shared_embed(uri);

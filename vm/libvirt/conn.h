@@ -37,6 +37,8 @@ char *vm_conn_identity(virConnectPtr ptr);
 
 /* Where the QEMU driver of this connection keeps what is its own and no XML names. Gives; NULL: not known. */
 char *vm_conn_state_dir(virConnectPtr ptr);
+/* Where it writes down definitions, NAME.xml, and records of snapshots, DOMAIN/NAME.xml. Gives both; NULL: not known. */
+void vm_conn_own_dirs(virConnectPtr ptr, char **definitions, char **records);
 
 virConnectPtr vm_conn_ptr(struct vm_conn *conn); /* borrowed */
 /* False once the other side has gone: everything obtained through it is dead. */

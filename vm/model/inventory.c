@@ -120,7 +120,7 @@ static bool same_snapshot(const struct vm_snapshot *a, const struct vm_snapshot 
 {
 	if (!vm_same_text(a->name, b->name) || !vm_same_text(a->shown, b->shown) || a->kind != b->kind || a->state != b->state ||
 	    !vm_same_text(a->reason, b->reason) || a->memory != b->memory || a->held != b->held || a->ours != b->ours ||
-	    a->recorded != b->recorded || a->current != b->current || a->present != b->present ||
+	    a->recorded != b->recorded || a->lost != b->lost || a->current != b->current || a->present != b->present ||
 	    a->created_ns != b->created_ns || !vm_same_text(a->parent, b->parent) || !same_list(a->users, b->users) ||
 	    !vm_same_text(a->xml_file, b->xml_file) ||
 	    a->xml_len != b->xml_len || (a->xml != b->xml && a->xml_len && memcmp(a->xml, b->xml, a->xml_len)) ||

@@ -37,6 +37,7 @@ static void domain_free(struct vm_observed_domain *d)
 	vm_gates_memo_fini(&d->gate);
 	free(d->unknown);
 	free(d->current);
+	vm_untold_fini(&d->untold);
 	free(d->list);
 	for (size_t i = 0; i < d->n_once; i++)
 		free(d->once[i].path);
@@ -61,6 +62,9 @@ void vm_observe_fini(struct vm_observed *observed)
 	vm_strmap_clear(&observed->by_uuid, drop_domain);
 	free(observed->domains);
 	vm_own_dirs_fini(&observed->own);
+	vm_untold_fini(&observed->untold);
+	free(observed->definitions);
+	free(observed->records);
 	*observed = (struct vm_observed){0};
 }
 
@@ -548,6 +552,49 @@ static void find_own_files(struct vm_observed *observed, struct vm_conn *conn)
 
 	vm_own_dirs_set(&observed->own, uri);
 	observed->own_lies = false;
+	free(observed->definitions);
+	free(observed->records);
+	vm_conn_own_dirs(vm_conn_ptr(conn), &observed->definitions, &observed->records);
+}
+
+struct listed {
+	struct vm_observed *observed;
+	virConnectPtr conn;
+};
+
+/* Is there such a domain, now that its file was seen? */
+static bool is_listed(void *opaque, const char *name)
+{
+	const struct listed *listed = opaque;
+	struct vm_observed_domain key = { .name = (char *)name }, *at = &key;
+	virDomainPtr dom;
+
+	if (listed->observed->n_domains &&
+	    bsearch(&at, listed->observed->domains, listed->observed->n_domains, sizeof(at), by_name))
+		return true;
+	dom = virDomainLookupByName(listed->conn, name);
+	if (!dom)
+		return false;
+	virDomainFree(dom);
+	return true; /* it has come meanwhile: the next look has it */
+}
+
+static uint64_t sum_of_names(const struct vm_observed *observed)
+{
+	uint64_t h = observed->n_domains;
+
+	for (size_t i = 0; i < observed->n_domains; i++)
+		h = vm_ino(h, observed->domains[i]->name);
+	return h;
+}
+
+/* Definitions that libvirt has and does not list. */
+static void look_for_lost(struct vm_observed *observed, struct vm_conn *conn)
+{
+	struct listed listed = { observed, vm_conn_ptr(conn) };
+
+	if (vm_untold_look(&observed->untold, observed->definitions, sum_of_names(observed), is_listed, &listed))
+		observed->changed = observed->regrouped = true;
 }
 
 int vm_observe_poll(struct vm_observed *observed, struct vm_conn *conn, const struct vm_hints *hints, struct vs_err *err)
@@ -580,5 +627,6 @@ int vm_observe_poll(struct vm_observed *observed, struct vm_conn *conn, const st
 	observed->n_snapshots = first;
 	observed->turn = observed->turn + VM_OBSERVE_TURNS < first ? observed->turn + VM_OBSERVE_TURNS : 0;
 	list_domains(observed);
+	look_for_lost(observed, conn);
 	return 0;
 }

@@ -22,6 +22,7 @@
 #include "vm/observe/gates.h"
 #include "vm/observe/ask.h"
 #include "vm/observe/own-files.h"
+#include "vm/observe/untold.h"
 #include "vm/util/log-shelf.h"
 #include "vm/util/strmap.h"
 #include "vm/xml/xml.h"
@@ -33,6 +34,7 @@ struct vm_observed_snapshot {
 	uint64_t hash, seen;
 	bool refused;
 	bool unread;              /* libvirt was not asked for it yet: at_most */
+	bool lost;                /* libvirt has a file of it, and does not list it; `problem` says so */
 	char name[];
 };
 
@@ -76,6 +78,7 @@ struct vm_observed_domain {
 
 	/* private */
 	uint64_t now_hash, config_hash, saved_hash, names_hash, seen;
+	struct vm_untold untold; /* records */
 	struct vm_ask *asking_definition, *asking_jobs; /* questions that were not answered yet */
 	bool refused; /* libvirt did not answer something at the last look */
 	struct vm_own_files own; /* as they were before it was asked last */
@@ -89,6 +92,7 @@ struct vm_observed {
 	size_t n_snapshots;               /* of all domains */
 	bool changed;                     /* the last look found something else than the one before */
 	bool regrouped;                   /* a domain has come or gone in it, or has another name */
+	struct vm_untold untold;          /* domains: libvirt has a file of each, and does not list it */
 	bool jobs;                        /* some job is running */
 	uint64_t poll;                    /* set by the caller: the number of the poll that a look belongs to */
 	bool closely;                     /* set by the caller: every domain is asked, whatever libvirt's files say */
@@ -113,6 +117,7 @@ struct vm_observed {
 	size_t n_listed;                  /* domains, in this look */
 	struct vm_own_dirs own;
 	bool own_lies;                    /* a domain has changed, and its files have not */
+	char *definitions, *records;      /* libvirt's directories of these; NULL: not known */
 };
 
 void vm_observe_init(struct vm_observed *observed, struct vm_log_shelf *shelf, struct vm_asker *asker);

@@ -159,20 +159,79 @@ static void forget_others(struct vm_observe *observe, struct before *before)
 	free(before->list);
 }
 
+/* ---------------------------------------------------------------- those that libvirt does not list */
+
+struct listed {
+	struct vm_observe *observe;
+	virDomainSnapshotPtr *snaps;
+	int n;
+	struct vm_strmap names; /* of them, once one is asked for */
+};
+
+static bool is_listed(void *opaque, const char *name)
+{
+	struct listed *listed = opaque;
+	virDomainSnapshotPtr snap;
+
+	for (int i = 0; !listed->names.n && i < listed->n; i++)
+		if (!vm_strmap_get(&listed->names, virDomainSnapshotGetName(listed->snaps[i])))
+			vm_strmap_put(&listed->names, virDomainSnapshotGetName(listed->snaps[i]), listed);
+	if (vm_strmap_get(&listed->names, name))
+		return true;
+	snap = virDomainSnapshotLookupByName(listed->observe->dom, name, 0);
+	if (!snap)
+		return false;
+	virDomainSnapshotFree(snap);
+	listed->observe->observed->changed = true; /* it has come meanwhile: the next look has it */
+	return true;
+}
+
+/* Which records of the domain does libvirt have files of, beyond those that it lists? */
+static void look_for_lost(struct vm_observe *observe, virDomainSnapshotPtr *snaps, int n)
+{
+	struct vm_observed_domain *d = observe->d;
+	vs_autofree char *dir = observe->observed->records && !strchr(d->name, '/') ? xasprintf("%s/%s", observe->observed->records, d->name) : NULL;
+	struct listed listed = { .observe = observe, .snaps = snaps, .n = n };
+
+	if (vm_untold_look(&d->untold, dir, d->names_hash, is_listed, &listed))
+		observe->observed->changed = observe->closer = true;
+	vm_strmap_clear(&listed.names, NULL);
+}
+
+/* What is known of it stays; it may be old. */
+static void take_lost(struct vm_observe *observe, struct vm_observed_snapshot *s)
+{
+	struct vm_observed_domain *d = observe->d;
+
+	if (s->seen == observe->observed->look)
+		return;
+	if (!s->lost) {
+		free(s->problem);
+		s->problem = xasprintf("libvirt has its record in '%s/%s/%s.xml' and does not list it: it could not read or write it (start libvirtd anew, or "
+				       "take the file away)", observe->observed->records, d->name, s->name);
+		s->lost = s->refused = true;
+		s->unread = false;
+		observe->observed->changed = true;
+	}
+	s->seen = observe->observed->look;
+	d->list[d->n_list++] = s;
+}
+
 /* @first: how many snapshots other domains had before this one, for the taking of turns. */
 static void take_list(struct vm_observe *observe, virDomainSnapshotPtr *snaps, int n, size_t first)
 {
 	struct vm_observed_domain *d = observe->d;
-	struct vm_observed_snapshot **list = xcalloc((size_t)n + 1, sizeof(*list));
+	struct vm_observed_snapshot **list;
 	struct before before = { .list = d->list, .n = d->n_list };
 	uint64_t names = names_of(snaps, n);
 
 	if (names != d->names_hash)
 		observe->observed->changed = observe->closer = true;
 	d->names_hash = names;
-	d->list = list;
 	d->n_list = 0;
 	d->unread = false;
+	look_for_lost(observe, snaps, n);
+	d->list = list = xcalloc((size_t)n + d->untold.n + 1, sizeof(*list));
 	for (int i = 0; i < n; i++) {
 		struct vm_observed_snapshot *s = snapshot_of(&before, virDomainSnapshotGetName(snaps[i]));
 
@@ -184,11 +243,14 @@ static void take_list(struct vm_observe *observe, virDomainSnapshotPtr *snaps, i
 			observe->observed->changed = true;
 			continue;
 		}
+		s->lost = false;
 		s->seen = observe->observed->look;
 		list[d->n_list++] = s;
 		d->unread |= s->unread;
 		observe->observed->n_unread += s->unread;
 	}
+	for (size_t i = 0; i < d->untold.n; i++)
+		take_lost(observe, snapshot_of(&before, d->untold.names[i]));
 	forget_others(observe, &before);
 }
 

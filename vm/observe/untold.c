@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * libvirt writes a file when it has the thing in its list already, and unlinks it before it takes it off: so a file whose name is not listed, also when
+ * libvirt is asked for that name once more afterwards, is one that it does not know.
+ */
+#include "vm/observe/untold.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "qcow2/qcow2.h"
+#include "vm/util/clock.h"
+#include "vm/util/mem.h"
+
+#define SETTLED_NS (2 * VM_NS_PER_S) /* a change within one tick of the clock leaves the same time */
+#define SUFFIX ".xml"
+
+static void drop(char **names, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(names[i]);
+	free(names);
+}
+
+void vm_untold_fini(struct vm_untold *u)
+{
+	drop(u->names, u->n);
+	*u = (struct vm_untold){0};
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Gives the names of its files that are not listed. False: it cannot be read to its end. */
+static bool find(DIR *stream, bool (*is_listed)(void *opaque, const char *name), void *opaque, char ***names, size_t *n)
+{
+	struct dirent *entry;
+	size_t room = 0;
+
+	for (errno = 0; (entry = readdir(stream)); errno = 0) {
+		size_t len = strlen(entry->d_name), tail = strlen(SUFFIX);
+		vs_autofree char *name = len > tail && !strcmp(entry->d_name + len - tail, SUFFIX) ? xstrndup(entry->d_name, len - tail) : NULL;
+
+		if (!name || entry->d_type == DT_DIR || is_listed(opaque, name))
+			continue;
+		XGROW(*names, *n, room);
+		(*names)[(*n)++] = vs_steal(name);
+	}
+	if (*n)
+		qsort(*names, *n, sizeof(**names), by_name);
+	return errno == 0;
+}
+
+static bool same(const struct vm_untold *u, char **names, size_t n)
+{
+	for (size_t i = 0; u->n == n && i < n; i++)
+		if (strcmp(u->names[i], names[i]) != 0)
+			return false;
+	return u->n == n;
+}
+
+bool vm_untold_look(struct vm_untold *u, const char *dir, uint64_t listed, bool (*is_listed)(void *opaque, const char *name), void *opaque)
+{
+	struct stat st = {0};
+	int64_t mtime_ns, now_ns = vm_now_ns();
+	char **names = NULL;
+	DIR *stream = NULL;
+	size_t n = 0;
+	bool whole, news;
+
+	if (dir && stat(dir, &st) && errno != ENOENT && errno != ENOTDIR)
+		return false;
+	mtime_ns = vm_timespec_ns(st.st_mtim);
+	if (u->settled && u->dev == st.st_dev && u->ino == st.st_ino && u->mtime_ns == mtime_ns && u->listed == listed)
+		return false;
+	stream = dir && st.st_ino ? opendir(dir) : NULL;
+	if (dir && st.st_ino && !stream && errno != ENOENT)
+		return false;
+	whole = !stream || find(stream, is_listed, opaque, &names, &n);
+	if (stream)
+		closedir(stream);
+	if (!whole) {
+		drop(names, n);
+		return false;
+	}
+	u->settled = !stream || mtime_ns + SETTLED_NS < now_ns;
+	u->dev = st.st_dev;
+	u->ino = st.st_ino;
+	u->mtime_ns = mtime_ns;
+	u->listed = listed;
+	news = !same(u, names, n);
+	drop(u->names, u->n);
+	u->names = names;
+	u->n = n;
+	return news;
+}

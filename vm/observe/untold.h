@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * untold.h: what libvirt has files of and does not list: definitions and records of snapshots.
+ *
+ * libvirtd skips at its start what it cannot read (cut off by a power cut, of a newer version), and one that could not write a record does not know the
+ * snapshot any more, while the file is there still. To conclude from its lists that nobody has the images of these would be to lose them. What lies in
+ * its directories is looked for by name only; what is in the files is libvirt's business. Where its directories are not known or cannot be listed
+ * nothing is found. Threads: one, the refresher.
+ */
+#ifndef VS_VM_OBSERVE_UNTOLD_H
+#define VS_VM_OBSERVE_UNTOLD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* What one directory has beyond what is listed, as of the last look. Zero-initialise. */
+struct vm_untold {
+	char **names; /* of n files, without the suffix */
+	size_t n;
+	/* private */
+	uint64_t dev, ino, listed;
+	int64_t mtime_ns;
+	bool settled;
+};
+void vm_untold_fini(struct vm_untold *u);
+
+/*
+ * Looks into @dir (NULL: nothing is found) where it or @listed, a sum of all that libvirt lists, is not as it was. @is_listed: does libvirt know that name, in its list
+ * or, for one that has come since, when it is asked once more? True: the names are others than before.
+ */
+bool vm_untold_look(struct vm_untold *u, const char *dir, uint64_t listed, bool (*is_listed)(void *opaque, const char *name), void *opaque);
+
+#endif
