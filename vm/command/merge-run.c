@@ -710,6 +710,8 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 	}
 	if (r == 0)
 		r = vm_merge_records(m, err);
+	if (r > 0 && m->cx->dom)
+		vm_record_sync(m->cx->dom);
 	if (r >= 0)
 		r = vm_attest_poll(m->cx, err);
 	if (r == 0)

@@ -6,7 +6,9 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include "vm/libvirt/conn.h"
 #include "vm/libvirt/dom.h"
 #include "vm/util/fault.h"
 #include "vm/util/mem.h"
@@ -30,6 +32,18 @@ int vm_record_redefine(virDomainPtr dom, const char *xml, enum vm_record_current
 	made = virDomainSnapshotCreateXML(dom, xml, flags);
 	vm_fault();
 	return made ? 0 : vm_dom_virterr(dom, err, "the record of snapshot '%s'", record->name);
+}
+
+void vm_record_sync(virDomainPtr dom)
+{
+	vs_autofree char *definitions = NULL, *records = NULL, *dir = NULL;
+	vs_autoclose int fd = -1;
+
+	vm_conn_own_dirs(virDomainGetConnect(dom), &definitions, &records);
+	dir = records ? xasprintf("%s/%s", records, virDomainGetName(dom)) : NULL;
+	fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	if (fd >= 0 && fsync(fd) < 0)
+		errno = 0; /* whoever cannot know that cannot help it */
 }
 
 int vm_record_forget(virDomainPtr dom, const char *name, struct vs_err *err)
