@@ -164,15 +164,36 @@ static bool in_making(const struct vm_observed_domain *k, const struct vm_xml_sn
 	return age_s >= -2 && age_s <= MAKING_S;
 }
 
+/* What we noted of one whose record cannot be had; NULL: nothing, or of several of that name. */
+static const struct vm_meta_snapshot *noted_alone(const struct vm_observed_domain *k, const char *name)
+{
+	const struct vm_meta *meta = k->meta ? k->meta : k->config_meta;
+	const struct vm_meta_snapshot *found = NULL;
+
+	for (size_t i = 0; meta && i < meta->n_snapshots; i++) {
+		if (strcmp(meta->snapshots[i].name, name) != 0)
+			continue;
+		if (found)
+			return NULL;
+		found = &meta->snapshots[i];
+	}
+	return found;
+}
+
 static void draw_recorded(struct snaps *s, const struct vm_observed_snapshot *observed)
 {
 	const struct vm_xml_snapshot *xml = observed->record;
+	const struct vm_meta_snapshot *noted = xml || observed->unread ? NULL : noted_alone(s->k, observed->name);
 	struct vm_draft_snapshot *snap = &s->d->snapshots[s->d->n_snapshots];
 
 	*snap = (struct vm_draft_snapshot){ .name = observed->name, .parent = -1, .recorded = true, .lost = observed->lost,
 					    .problem = observed->problem ? observed->problem :
 						       observed->unread ? "its record has not been read yet" : "its record cannot be read" };
 	snap->current = s->k->current && !strcmp(s->k->current, observed->name);
+	if (noted) {
+		snap->kind = noted->kind;
+		snap->created_ns = noted->created_ns;
+	}
 	if (xml) {
 		snap->problem = NULL;
 		snap->kind = xml->kind;
