@@ -7,7 +7,8 @@
  * is first merged, then re-pointed, then forgotten. Heard one after the other, with a job ending in between, they
  * would contradict each other, and a snapshot would seem stale that was merely deleted or is perfectly fine. So libvirt
  * is heard, then the files, then libvirt again; if it says something else than before, all is heard anew, a few
- * times at most. Then the facts go to the graph.
+ * times at most, and more often while a merge of ours is under way: what is drawn of it half-way would take a snapshot from its readers that only
+ * moves. Then the facts go to the graph.
  *
  * Mostly nothing has happened. Where libvirt says what it said, no job runs, and no file has been touched that was
  * looked at last time, the domains of the inventory before are those of the next one, and nothing is opened or built.
@@ -41,6 +42,7 @@
 #include "vm/util/mem.h"
 
 #define TRIES 4
+#define TRIES_MOVING 24 /* while a merge of ours is under way, whose steps follow one another within milliseconds */
 #define FIRST_RECORDS 2000 /* so many a mount waits for, some 0.3 s, before it shows names */
 
 struct vm_poll {
@@ -360,6 +362,23 @@ static void greet_new(struct vm_poll *poll)
 	poll->looked = true;
 }
 
+static bool is_moving(const struct vm_meta *meta)
+{
+	for (size_t i = 0; meta && i < meta->n_snapshots; i++)
+		if (meta->snapshots[i].mark && !meta->snapshots[i].mark->is_void)
+			return true;
+	return false;
+}
+
+/* How often is libvirt heard, where it says something else each time? */
+static int tries_of(const struct vm_observed *observed)
+{
+	for (size_t i = 0; i < observed->n_domains; i++)
+		if (is_moving(observed->domains[i]->meta) || is_moving(observed->domains[i]->config_meta))
+			return TRIES_MOVING;
+	return TRIES;
+}
+
 static int poll_around(struct pass *pass, bool pools_changed, struct vm_inventory **out)
 {
 	int r;
@@ -375,13 +394,15 @@ static int poll_around(struct pass *pass, bool pools_changed, struct vm_inventor
 		return 0;
 	}
 	for (int try = 1; r == 0; try++) {
-		pass->all |= try == TRIES; /* the last one comes to its end */
+		bool last_try = try >= tries_of(&pass->poll->observed);
+
+		pass->all |= last_try; /* it comes to its end */
 		if (try > 1) {
 			begin_round(pass);
 			quiet(pass); /* to know what has stirred */
 		}
 		greet_new(pass->poll);
-		r = build(pass, try == TRIES, out);
+		r = build(pass, last_try, out);
 	}
 	if (r < 0)
 		return r;
