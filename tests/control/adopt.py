@@ -144,6 +144,9 @@ def refusals(lab, running, targets):
         f.write(b"x")
     g.remember()
     lab.refused(g, "adopt x", "EPERM", "vdb.*was written to after")
+    os.utime(g.file("vdb"), (time.time() + 600, time.time() + 600))
+    time.sleep(LOOK)
+    lab.refused(g, "adopt x", "EPERM", "vdb: the time of .* lies ahead of the clock")
     lab.does(g, "adopt x disks=vda")
     lab.refused(g, "adopt x", "EEXIST", "there is a snapshot 'x' already")
     if lab.state(g, "x") != "ok":

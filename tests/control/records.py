@@ -311,6 +311,143 @@ def no_policy(lab, running, targets):
     lab.intact(g)
 
 
+@case("row 11: metadata of an earlier version, which names a file once for each disk that stands on it", few=1)
+def named_twice(lab, running, targets):
+    g = lab.guest(running, targets, "ab")
+    lab.does(g, "hold a")
+    facts = facts_of(g)
+    number = re.search(r'<f k="(\d+)"', facts).group(1)
+    names = ",".join([number] * (facts.count("<f ") + 1))
+    lab.mount.down()
+    empty_state()
+    set_facts(g, re.sub(r' v="[^"]*"', "", facts).replace("<s n=", '<s v="%s" n=' % names).replace('serial="', 'serial="9'))
+    lab.mount.up()
+    lab.listed(g)
+    lab.intact(g)
+    lab.fails(g, "delete a", "EPERM", "held")
+    lab.does(g, "release a")
+    lab.does(g, "create n")
+    g.note("n", "external")
+    lab.does(g, "delete a")
+    g.forget("a")
+    lab.intact(g, may_go=[g.file(t, "a") for t in targets])
+    if names in facts_of(g):
+        raise Wrong("it is written so still: %s" % facts_of(g))
+
+
+@case("row 11: disks that stand on one image, which is written to in the second of the snapshot", few=2)
+def one_template(lab, running, targets):
+    def build(g):
+        template = g.file("template")
+        shutil.copy(g.active[targets[0]], template)
+        for t in targets:
+            sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", template, "-F", "qcow2", g.active[t], "2M")
+        ahead(template, 1)
+
+    g = lab.guest(running, targets, build=build)
+    for name in "ab":
+        takes(lab, g, name)
+        lab.does(g, "hold " + name)
+    lab.does(g, "release a")
+    lab.does(g, "delete a")
+    g.forget("a")
+    lab.intact(g, may_go=[g.file(t, "a.qcow2") for t in targets])
+
+
+# ---------------------------------------------------------------- times that lie ahead of the clock
+
+def ahead(path, seconds=3600):
+    """The clock was set back, a server's is ahead, or cp -p has kept a time."""
+    os.utime(path, (time.time() + seconds, time.time() + seconds))
+
+
+def takes(lab, g, name):
+    """And shows it when the write returns."""
+    lab.does(g, "create " + name)
+    g.note(name, "external")
+    g.active = g.active_now()
+    wrong = lab.unharmed(g, name)
+    if wrong:
+        raise Wrong("the write has returned, and %s" % wrong)
+
+
+@case("row 27: images whose times lie ahead of the clock", few=2)
+def times_ahead(lab, running, targets):
+    g = lab.guest(running, targets, "")
+    for i, name in enumerate("abc"):
+        for t in targets:
+            if name != "b":  # what b froze has the clock's time, and stands on one that has not
+                ahead(g.active[t])
+        takes(lab, g, name)
+        for t in targets:
+            g.write(t, 40 + i, i * 65536, 65536)
+        g.flush()
+    lab.intact(g)
+    lab.mount.down()
+    lab.mount.up()
+    lab.listed(g)
+    lab.intact(g)
+    lab.does(g, "hold a")
+    lab.does(g, "release a")
+    lab.does(g, "delete a")
+    g.forget("a")
+    lab.intact(g, may_go=[g.file(t, "a.qcow2") for t in targets])
+    if running:
+        g.stop()
+    lab.does(g, "revert c keep=d")
+    g.note("d", "external")
+    g.reverted("c")
+    g.active = g.active_now()
+    lab.intact(g)
+
+
+@case("row 27: an image whose time lies ahead of the clock, frozen by virsh", few=1)
+def frozen_by_others(lab, running, targets):
+    g = lab.guest(running, targets, "")
+    for t in targets:
+        ahead(g.active[t])
+    g.snap("a")
+    g.flush()
+    until("what virsh froze", lambda: None if lab.state(g, "a") == "stale" else "it is %s" % lab.state(g, "a"), 20)
+    if "its time lies ahead of the clock" not in lab.snapshots(g)["a"]["reason"]:
+        raise Wrong("a is stale: %s" % lab.snapshots(g)["a"]["reason"])
+    g.fill(7, 0, 65536)
+    g.flush()
+    g.forget("a")
+    takes(lab, g, "b")
+    lab.intact(g)
+
+
+def written_then(mounted, seconds):
+    def do(lab, running, targets):
+        g = lab.guest(False, targets, "")
+        first = g.active["vda"]
+        ahead(first)
+        takes(lab, g, "a")
+        if not mounted:
+            lab.mount.down()
+        sh("qemu-io", "-f", "qcow2", "-c", "write -q -P 77 0 64k", first)
+        if seconds:
+            ahead(first, seconds)
+        if not mounted:
+            lab.mount.up()
+        until("the write", lambda: None if lab.state(g, "a") == "stale" else "a is %s" % lab.state(g, "a"), 20)
+        reason = lab.snapshots(g)["a"]["reason"]
+        if "/vda.qcow2' was written after" not in reason and "does not show any more" not in reason and not seconds:
+            raise Wrong("a is stale: %s" % reason)
+        lab.refused(g, "revert a", NO + "|ESTALE", "stale|written")
+        g.present["vda"][:65536] = bytes([77]) * 65536  # the guest sees it as well
+        g.forget("a")
+        takes(lab, g, "b")
+    return do
+
+
+ONE_OFF = [(False, ("vda",))]
+case("row 27: a write to an image whose time lay ahead of the clock, in the same second", ONE_OFF)(written_then(True, 0))
+case("row 27: a write to an image whose time lay ahead of the clock, while not mounted", ONE_OFF)(written_then(False, 0))
+case("row 27: a write to an image whose time lies ahead of the clock still", ONE_OFF)(written_then(True, 7200))
+
+
 # ---------------------------------------------------------------- images that were moved
 
 def relocated(records, noted=False):

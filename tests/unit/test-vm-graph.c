@@ -886,6 +886,35 @@ Test(vm_noted, without_a_sum_a_new_header_must_have_been_seen)
 	expect_all(&n, VM_OK, VM_STALE, VM_STALE);
 }
 
+/* The clock was set back, or a copy kept a time: base has one that lies ahead of all. */
+Test(vm_noted, a_time_that_lies_ahead_accuses_nobody_who_noted_it_and_hides_no_later_write)
+{
+	struct noted n;
+
+	noted_init(&n);
+	n.of[BASE].stamp.mtime_ns = n.lab.files[BASE].stamp.mtime_ns = LATE;
+	n.lab.facts.now_ns = LATE - SEC;
+	expect_all(&n, VM_OK, VM_OK, VM_OK);
+	n.lab.facts.now_ns = LATE + SEC;
+	expect_all(&n, VM_OK, VM_OK, VM_OK);
+	for (double later = 100.5; later < 400; later += 99.5) { /* in the second that the snapshot was taken, and after that */
+		n.lab.files[BASE].stamp.mtime_ns = (int64_t)(later * 1e9);
+		expect_in(&n.lab, WEB, S1, VM_STALE, "'/i/base' was written after the snapshot was taken");
+	}
+}
+
+Test(vm_graph, nobody_says_of_a_time_that_lies_ahead_that_it_is_that_of_a_write)
+{
+	struct lab l;
+
+	lab_init(&l); /* nothing is noted: it cannot be known */
+	times(&l, BASE, 10, 500);
+	l.facts.now_ns = 499 * SEC;
+	expect_in(&l, WEB, S1, VM_STALE, "'/i/base' may have been written after the snapshot was taken: its time lies ahead of the clock");
+	l.facts.now_ns = 501 * SEC;
+	expect_in(&l, WEB, S1, VM_STALE, "'/i/base' was written after the snapshot was taken, as its time says");
+}
+
 Test(vm_noted, whatever_explains_another_header_explains_no_other_data)
 {
 	struct noted n;

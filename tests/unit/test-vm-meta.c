@@ -960,3 +960,223 @@ Test(vm_meta, a_text_with_flipped_bytes_is_read_or_refused)
 			vm_meta_free(meta);
 	}
 }
+
+/* ---------------------------------------------------------------- what is written can be read */
+
+static uint64_t random_state;
+
+static uint64_t draw(uint64_t below)
+{
+	random_state = random_state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+	return (random_state >> 33) % below;
+}
+
+/* Blanks, bytes that XML or our own lists give a meaning, bytes that are no character. */
+static const char *draw_text(char *text, size_t room)
+{
+	static const char *const pieces[] = { "a", "vd", " ", ":", "!", "%", "%20", ",", "\"", "<&>", "'", "\n", "\t", "\x7f", "\xff", "\xc3\xa4", "\xc2\x85",
+					      "\xef\xbf\xbf", "\xf0\x9f\x98\x80", "\xed\xa0\x80", "0", "7" };
+	size_t n = 1 + draw(5);
+
+	for (text[0] = '\0'; n > 0 && strlen(text) + 5 < room; n--)
+		strcat(text, pieces[draw(VS_ARRAY_LEN(pieces))]);
+	return text;
+}
+
+static uint64_t draw_number(void)
+{
+	static const uint64_t odd[] = { 0, 1, UINT64_MAX, INT64_MAX, UINT32_MAX };
+
+	return draw(4) ? draw(50) : odd[draw(VS_ARRAY_LEN(odd))];
+}
+
+static int64_t draw_time(void)
+{
+	static const int64_t odd[] = { 0, 1, -1, INT64_MIN, INT64_MAX, NS, -NS };
+
+	return draw(4) ? (int64_t)draw(1000) * NS + (draw(2) ? (int64_t)draw(1000) : 0) : odd[draw(VS_ARRAY_LEN(odd))];
+}
+
+/* Few of them, so that snapshots and disks share files. */
+static struct vm_meta_file draw_file(void)
+{
+	return (struct vm_meta_file){ .ino = draw(4) ? draw(6) : draw_number(), .size = draw(3), .mtime_ns = draw(2) ? 5 * NS : draw_time(), .sum = draw_number(),
+				      .survived = draw(3) ? 0 : draw_number(), .alone = draw(2), .raw = draw(2), .empty = draw(2) };
+}
+
+static void draw_chain(struct vm_meta *meta, const struct vm_meta_id *a, const char *target)
+{
+	struct vm_meta_file file = draw_file();
+
+	for (size_t n = draw(4); n > 0; n--) {
+		uint64_t beneath = vm_meta_add_file(meta, &file);
+
+		file = draw_file();
+		file.beneath = beneath;
+	}
+	vm_meta_set_frozen(meta, a, target, &file);
+}
+
+static void draw_mark(struct vm_meta *meta, const struct vm_meta_id *a)
+{
+	char command[32], reason[32], target[32], path[32];
+	struct vm_meta_doomed disk = { .target = (char *)draw_text(target, sizeof(target)), .path = draw(2) ? (char *)draw_text(path, sizeof(path)) : NULL,
+				       .path_ino = draw_number(), .top_ino = draw_number(), .above_ino = draw_number(), .mtime_ns = draw_time(),
+				       .left_ns = draw_time(), .unasked = draw(2), .done = draw(2), .pivoting = draw(2) };
+	struct vm_meta_mark mark = { .command = (char *)draw_text(command, sizeof(command)), .reason = (char *)draw_text(reason, sizeof(reason)),
+				     .since_ns = draw_time(), .disks = &disk, .n_disks = draw(2), .retention = draw(2), .is_void = draw(2) };
+
+	vm_meta_set_mark(meta, a, draw(4) ? &mark : NULL);
+}
+
+static void draw_attested(struct vm_meta *meta, const struct vm_meta_id *a)
+{
+	struct vm_meta_file files[12];
+	size_t n = draw(VS_ARRAY_LEN(files) + 1);
+
+	for (size_t i = 0; i < n; i++)
+		files[i] = i && draw(2) ? files[draw(i)] : draw_file();
+	vm_meta_set_attested(meta, a, files, n);
+}
+
+static void draw_step(struct vm_meta *meta)
+{
+	char name[32], target[32], what[32], path[32];
+	struct vm_meta_id a = { draw_text(name, sizeof(name)), draw_time(), draw(2) ? VM_EXTERNAL : VM_INTERNAL };
+	struct vm_meta_file file = draw_file();
+
+	if (meta->n_snapshots && draw(3)) {
+		const struct vm_meta_snapshot *s = &meta->snapshots[draw(meta->n_snapshots)];
+
+		a = (struct vm_meta_id){ strcpy(name, s->name), s->created_ns, s->kind };
+	}
+	if (draw(2))
+		snprintf(target, sizeof(target), "vd%c", (int)('a' + draw(4)));
+	else
+		draw_text(target, sizeof(target));
+	switch (draw(13)) {
+	case 0: vm_meta_set_ours(meta, &a, draw(2)); break;
+	case 1: vm_meta_set_held(meta, &a, draw(2)); break;
+	case 2: case 3: draw_attested(meta, &a); break;
+	case 4: case 5: draw_chain(meta, &a, target); break;
+	case 6: vm_meta_set_spoilt(meta, &a, target, draw(2)); break;
+	case 7: vm_meta_set_shows(meta, &a, target, draw_number()); break;
+	case 8: vm_meta_set_nv(meta, &a, &(struct vm_meta_nv){ (char *)draw_text(what, sizeof(what)), (char *)draw_text(path, sizeof(path)), draw_number(), draw_number(),
+							      draw_number(), draw_time() }); break;
+	case 9: if (a.kind == VM_EXTERNAL) draw_mark(meta, &a); break;
+	case 10: vm_meta_add_made(meta, &(struct vm_meta_made){ draw_text(path, sizeof(path)), draw_number(), draw_time() }); break;
+	case 11: draw(2) ? vm_meta_restamp(meta, &file, NULL) : vm_meta_restand(meta, file.ino, &(struct vm_meta_file){ .ino = draw(6), .size = 9, .mtime_ns = 9 }); break;
+	default: if (draw(2)) vm_meta_forget(meta, &a); else vm_meta_forget_notes(meta, &a);
+	}
+}
+
+static bool is_attested_with(const struct vm_meta *meta, const struct vm_meta_snapshot *s, const struct vm_meta_file *file)
+{
+	for (size_t i = 0; i < s->n_attested; i++) {
+		const struct vm_meta_file *f = vm_meta_file(meta, s->attested[i]);
+
+		if (f && f->ino == file->ino && f->size == file->size && f->mtime_ns == file->mtime_ns)
+			return true;
+	}
+	return false;
+}
+
+/* Down to the end. */
+static void expect_same_files(const struct vm_meta *meta, const struct vm_meta *again, uint64_t a, uint64_t b)
+{
+	const struct vm_meta_file *x = vm_meta_file(meta, a), *y = vm_meta_file(again, b);
+
+	for (; x && y; x = vm_meta_file(meta, x->beneath), y = vm_meta_file(again, y->beneath))
+		cr_assert(x->ino == y->ino && x->size == y->size && x->mtime_ns == y->mtime_ns && x->alone == y->alone && x->raw == y->raw &&
+			  x->survived == y->survived);
+	cr_assert(!x && !y);
+}
+
+static void expect_same_snapshot(const struct vm_meta *meta, const struct vm_meta *again, const struct vm_meta_snapshot *s)
+{
+	struct vm_meta_id a = { s->name, s->created_ns, s->kind };
+	const struct vm_meta_snapshot *t = vm_meta_find(again, &a);
+
+	cr_assert(t && t->created_ns == s->created_ns && t->ours == s->ours && t->held == s->held && !t->mark == !s->mark && t->n_nv == s->n_nv);
+	cr_assert(!s->mark || (!strcmp(t->mark->command, s->mark->command) && t->mark->n_disks == s->mark->n_disks && t->mark->is_void == s->mark->is_void));
+	for (size_t i = 0; i < s->n_attested; i++)
+		cr_assert(is_attested_with(again, t, vm_meta_file(meta, s->attested[i])));
+	for (size_t i = 0; i < t->n_attested; i++)
+		cr_assert(is_attested_with(meta, s, vm_meta_file(again, t->attested[i])));
+	for (size_t i = 0; i < s->n_frozen; i++) {
+		const struct vm_meta_frozen *f = &s->frozen[i];
+		const struct vm_meta_file *g = vm_meta_frozen(again, &a, f->target);
+
+		cr_assert_eq(vm_meta_is_spoilt(again, &a, f->target), f->spoilt);
+		cr_assert_eq(vm_meta_shows(again, &a, f->target), f->shows);
+		expect_same_files(meta, again, f->file, g ? g->number : 0);
+	}
+}
+
+Test(vm_meta, whatever_is_written_is_read_as_it_was)
+{
+	for (uint64_t seed = 0; seed < 3000; seed++) {
+		struct vm_meta *meta = vm_meta_new(), *again = NULL;
+		struct vs_err err = {0};
+
+		random_state = seed;
+		for (size_t n = draw(80); n > 0; n--)
+			draw_step(meta);
+		vm_meta_bump(meta);
+		vs_autofree char *text = text_of(meta);
+		cr_assert_eq(vm_meta_parse(text, strlen(text), &again, &err), 0, "%llu: %s: %s", (unsigned long long)seed, err.msg, text);
+		for (size_t i = 0; i < meta->n_snapshots; i++) {
+			const struct vm_meta_snapshot *s = &meta->snapshots[i];
+
+			if (s->ours || s->held || s->mark || s->n_attested || s->n_nv)
+				expect_same_snapshot(meta, again, s);
+		}
+		cr_assert_eq(again->n_made, meta->n_made);
+		vm_meta_free(meta);
+		vm_meta_free(again);
+	}
+}
+
+Test(vm_meta, a_file_that_several_disks_stand_on_is_named_once_and_may_have_been_named_for_each)
+{
+	static const char early[] = "<facts version=\"2\"><f k=\"1\" i=\"9\" z=\"9\" m=\"9\"/><f k=\"2\" i=\"8\" z=\"9\" m=\"9\" u=\"1\"/><f k=\"3\" i=\"7\" z=\"9\" m=\"9\" u=\"1\"/>"
+				    "<s n=\"a\" t=\"1\" is=\"eo\" v=\"2,1,3,1\"/><s n=\"b\" t=\"1\" is=\"eh\" v=\"1,1,1,1,1,1\"/></facts>";
+	struct vm_meta *meta = parse(early);
+	vs_autofree char *text = text_of(meta);
+
+	cr_expect_not_null(strstr(text, "v=\"2,1,3\""), "%s", text);
+	cr_expect_not_null(strstr(text, "v=\"1\""), "%s", text);
+	cr_expect(meta->snapshots[0].ours && meta->snapshots[1].held);
+	vm_meta_free(meta);
+}
+
+/* No element is charged more than its bytes, so what is just as long as it may be is read. */
+Test(vm_meta, text_of_64_kib_to_the_byte_is_read)
+{
+	struct vm_meta_file files[2500];
+	struct vm_meta_id a = id("", 0, VM_EXTERNAL);
+	struct vm_meta *meta = vm_meta_new();
+	size_t n = 0, len = 0;
+
+	for (; len < VM_META_MAX - 100 && n < VS_ARRAY_LEN(files); n++) {
+		files[n] = (struct vm_meta_file){ .ino = n % 10, .size = n / 10 % 10, .mtime_ns = (int64_t)(n / 100) * NS };
+		if (n < 1400)
+			continue;
+		vm_meta_set_attested(meta, &a, files, n + 1);
+		vs_autofree char *text = text_of(meta);
+		len = strlen(text);
+	}
+	cr_assert_geq(len, VM_META_MAX - 100);
+	for (size_t more = 1; len < VM_META_MAX; more++) {
+		vs_autofree char *policy = calloc(1, more + 1);
+
+		memset(policy, 'x', more);
+		vm_meta_set_policy(meta, policy);
+		vs_autofree char *text = text_of(meta);
+		len = strlen(text);
+		vm_meta_free(parse(text));
+	}
+	cr_expect_eq(len, (size_t)VM_META_MAX);
+	cr_expect_null(vm_meta_left_out(meta));
+	vm_meta_free(meta);
+}

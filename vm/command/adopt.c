@@ -113,10 +113,12 @@ static int check_frozen(const struct adoption *a, const struct found *f, struct 
 	if (layer->active || layer->rival)
 		return vs_err_set(err, -EPERM, "disk %s: '%s' is being written: %s writes to it", f->target, layer->path,
 				  layer->rival ? layer->rival : "a disk of the domain");
-	if (above->stamp.btime_ns && layer->stamp.mtime_ns > above->stamp.btime_ns + SLACK_NS)
-		return vs_err_set(err, -EPERM, "disk %s: '%s' was written to after '%s' had been put on it: what it was then is gone", f->target,
-				  layer->path, above->path);
-	return 0;
+	if (!above->stamp.btime_ns || layer->stamp.mtime_ns <= above->stamp.btime_ns + SLACK_NS)
+		return 0;
+	if (layer->stamp.mtime_ns > vm_now_ns())
+		return vs_err_set(err, -EPERM, "disk %s: the time of '%s' lies ahead of the clock, and nobody can tell whether it was written to after '%s' had been put "
+				  "on it", f->target, layer->path, above->path);
+	return vs_err_set(err, -EPERM, "disk %s: '%s' was written to after '%s' had been put on it: what it was then is gone", f->target, layer->path, above->path);
 }
 
 /* All of one moment, and in one place among the snapshots. */

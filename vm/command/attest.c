@@ -201,6 +201,19 @@ void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const 
 		vm_meta_set_frozen(cx->meta, id, disk->target, file);
 }
 
+bool vm_attest_stamps(struct vm_context *cx, const struct vm_meta_id *id, const char *target, char **chain, const struct q2_stamp *stamps, size_t n)
+{
+	vs_autofree uint64_t *survived = xcalloc(n, sizeof(*survived));
+	const struct vm_disk disk = { .state = VM_OK, .chain = chain, .marks = stamps, .survived = survived, .n_stamps = (unsigned)n };
+	const struct vm_meta_file *file = is_merging(cx, &disk) ? NULL : vm_meta_file(cx->meta, note_chain(cx, &disk, 0));
+
+	if (!file)
+		return false;
+	vm_meta_set_frozen(cx->meta, id, target, file);
+	vm_meta_set_spoilt(cx->meta, id, target, false);
+	return true;
+}
+
 /* Is it noted down to the end? Then it shows when all is there again as it was. */
 static bool ends(const struct vm_context *cx, const struct vm_meta_file *noted)
 {

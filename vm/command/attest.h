@@ -26,5 +26,8 @@ bool vm_attest_spoilt(struct vm_context *cx);
 bool vm_attest_spoilt_in(struct vm_context *cx, int layer);
 /* Notes in cx->meta what this disk of a snapshot froze and that stood on, if it is right. */
 void vm_attest_frozen(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_disk *disk);
+/* That it froze these files, from the first down to the one that stands on nothing, with these stamps, whatever the look makes of them: who
+ * calls knows. False: the look has another file there, or one that a merge has in its hands. */
+bool vm_attest_stamps(struct vm_context *cx, const struct vm_meta_id *id, const char *target, char **chain, const struct q2_stamp *stamps, size_t n);
 
 #endif

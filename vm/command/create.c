@@ -17,6 +17,7 @@
 #include "vm/command/pulls.h"
 #include "vm/command/recover.h"
 #include "vm/command/remove.h"
+#include "vm/command/taken.h"
 #include "vm/language/retain.h"
 #include "vm/libvirt/create.h"
 #include "vm/libvirt/overlay.h"
@@ -91,7 +92,18 @@ static int check_disks(const struct vm_context *cx, const struct vm_context_reco
 	return 0;
 }
 
-static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind, struct vm_nv_plan *nv, struct vs_err *err)
+/* What looks written to, and was not when we took it, is shown at once, too. */
+static int note_taken(struct vm_context *cx, const struct vm_taken *taken, const struct vm_meta_id *id, const struct vm_context_record *record, struct vs_err *err)
+{
+	int r;
+
+	if (id->kind != VM_EXTERNAL || !vm_taken_note(cx, taken, id, record->xml))
+		return 0;
+	r = vm_context_save(cx, err);
+	return r < 0 ? r : vm_attest_poll(cx, err);
+}
+
+static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind, const struct vm_taken *taken, struct vm_nv_plan *nv, struct vs_err *err)
 {
 	int failed;
 	const struct vm_context_record *record;
@@ -105,6 +117,12 @@ static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind,
 		return vs_err_set(err, -EIO, "snapshot '%s' was taken, but libvirt does not list it", name);
 	id = (struct vm_meta_id){ name, record->xml->created_s * VM_NS_PER_S, kind };
 	vm_meta_set_ours(cx->meta, &id, true);
+	r = note_taken(cx, taken, &id, record, err);
+	if (r < 0)
+		return r;
+	record = vm_context_record(cx, name);
+	if (!record)
+		return vs_err_set(err, -EIO, "snapshot '%s' was taken, and libvirt does not list it any more", name);
 	note_frozen(cx, &id, name);
 	failed = vm_nv_note(cx, nv, &id, err);
 	if (failed < 0)
@@ -205,6 +223,7 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 	char **tops;
 	struct vm_overlay_plan plan = {0};
 	vm_nv_autoplan struct vm_nv_plan nv = { .files = { .n = 0 } };
+	vm_taken_autofini struct vm_taken taken = { .n = 0 };
 	bool made = false;
 	int r = vm_create_plan(cx->dom, spec, &cx->watch, &plan, err);
 
@@ -233,11 +252,14 @@ static int create(struct vm_context *cx, const struct vm_create *spec, struct vs
 	vm_fault();
 	tops = tops_of(cx);
 	r = vm_nv_copy(cx, spec->name, &nv, vm_recover_making, err);
-	if (r == 0)
+	if (r == 0) {
+		vm_taken_before(cx, &taken);
 		r = vm_create(cx->dom, spec, &cx->watch, &made, err);
+		vm_taken_after(&taken);
+	}
 	if (made) {
 		struct vs_err why = {0};
-		int owned = make_ours(cx, spec->name, spec->kind, &nv, &why);
+		int owned = make_ours(cx, spec->name, spec->kind, &taken, &nv, &why);
 
 		if (r == 0 && owned < 0)
 			r = vs_err_set(err, owned, "%s", why.msg);

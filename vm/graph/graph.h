@@ -4,7 +4,7 @@
  * graph.h: image files, who stands on whom, who needs each, and what that means for a snapshot.
  *
  * Facts come in as plain structs that the inventory fills (from libvirt's XML, stat, headers, lock bytes, jobs); answers
- * come out. No I/O, no libvirt, no clock: the same facts give the same answers. The rules and the reasons for them are the
+ * come out. No I/O, no libvirt, no clock but the facts' own: the same facts give the same answers. The rules and the reasons for them are the
  * essay on top of state.c.
  *
  * Words: the *point-in-time image* (pit) is the file that a snapshot froze; its *overlay* is the file that took the writes

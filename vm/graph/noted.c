@@ -232,7 +232,7 @@ static void compare_layer(const struct walk *w, size_t i)
 	else if (same && w->skipped && w->stored && (w->left || vm_noted_has_time(h->g, file, w->at)) && !merged_by_us(h->g, file))
 		accuse(w, i, VM_FAULT_LOST);
 	else if (!same && is_written(w, i))
-		accuse(w, i, written_ns < w->at->stamp.mtime_ns ? VM_FAULT_OLDER : VM_FAULT_WRITTEN);
+		accuse(w, i, written_ns < w->at->stamp.mtime_ns && written_ns <= h->upto_ns ? VM_FAULT_OLDER : VM_FAULT_WRITTEN); /* a noted time may lie ahead */
 }
 
 /* From layer @i on, to where the note ends: gives the layer behind that. *all: everything is the same. */

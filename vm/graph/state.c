@@ -56,7 +56,8 @@
  *   shown       a sum of all that it showed when it was right was noted, too, where that is not too much. It says more than all the rest: whatever
  *               has become of the files, the snapshot is right if it shows the same, and is not if it does not.
  *
- * Time stamps have a price. A copy restored in place, over the inode that the snapshot froze, looks written: stale. A
+ * Time stamps have a price. A copy restored in place, over the inode that the snapshot froze, looks written: stale. So does what had a time
+ * ahead of the clock when it was frozen, unless we froze it, which is noted then (command/taken.c). A
  * qemu-img commit behind libvirt's back, followed by a start of the domain before anybody looked, looks like virsh's
  * delete: ok, and wrong, unless P was noted. Files alone cannot tell these apart; while mounted the watch does.
  *
@@ -523,10 +524,20 @@ static bool judge_reopened(struct vm_hearing *h)
 	return false;
 }
 
+/* By its time, which is not that of a write where it lies ahead of the clock. */
+static bool say_written(struct vm_hearing *h, int file, const char *witness)
+{
+	const struct vm_facts *facts = h->g->facts;
+
+	h->verdict.written = true;
+	if (facts->now_ns && vm_graph_stamp(h->g, file).mtime_ns > facts->now_ns)
+		return say(h, VM_STALE, "'%s' may have been written after the snapshot was taken: its time lies ahead of the clock", written_path(h->g, file));
+	return say(h, VM_STALE, "'%s' was written after the snapshot was taken%s", written_path(h->g, file), witness);
+}
+
 static bool judge_noted(struct vm_hearing *h)
 {
 	static const char *const what[] = {
-		[VM_FAULT_WRITTEN] = "was written after the snapshot was taken",
 		[VM_FAULT_LOST] = "does not have what was in a layer that is left out now",
 		[VM_FAULT_ALONE] = "does not stand on what it stood on any more",
 		[VM_FAULT_OTHER] = "is another file than the snapshot stood on",
@@ -534,9 +545,10 @@ static bool judge_noted(struct vm_hearing *h)
 		[VM_FAULT_FORMAT] = "is read in another format than when the snapshot was right",
 	};
 
+	if (h->fault == VM_FAULT_WRITTEN)
+		return say_written(h, h->faulty, "");
 	if (h->fault)
-		return h->verdict.written = true, say(h, VM_STALE, "'%s' %s", h->fault == VM_FAULT_WRITTEN ? written_path(h->g, h->faulty) :
-							       vm_graph_file(h->g, h->faulty)->path, what[h->fault]);
+		return h->verdict.written = true, say(h, VM_STALE, "'%s' %s", vm_graph_file(h->g, h->faulty)->path, what[h->fault]);
 	if (vm_hearing_spoilt(h))
 		return h->verdict.written = true, say(h, VM_STALE, "it was found wrong before, and its files have changed since");
 	return false;
@@ -546,7 +558,7 @@ static bool judge_times(struct vm_hearing *h)
 {
 	for (size_t i = h->first; i < h->chain.n; i++)
 		if (vm_hearing_written(h, i) && !explained_by_commit(h, i))
-			return h->verdict.written = true, say(h, VM_STALE, "'%s' was written after the snapshot was taken", written_path(h->g, h->chain.files[i]));
+			return say_written(h, h->chain.files[i], ", as its time says");
 	return false;
 }
 

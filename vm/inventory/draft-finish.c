@@ -468,6 +468,7 @@ struct vm_inventory *vm_drafts_finish(struct vm_drafts *set, const struct vm_inv
 	if (set->partial && !is_enough(set, &facts, prev))
 		return NULL;
 	add_memories(set, facts_of, n_domains);
+	facts.now_ns = vm_now_ns();
 	facts.sum = sum_of;
 	facts.shows = shown_of;
 	facts.opaque = set;

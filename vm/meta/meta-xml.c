@@ -37,7 +37,7 @@
 #define DISK_COST 8      /* <d t=""/> */
 #define MADE_COST 8      /* <l p=""/> */
 #define NV_COST 16       /* <q w="" p="" m=""/> */
-#define FILE_COST 25     /* <f k="" i="" z="" m=""/> */
+#define FILE_COST 24     /* <f k="" i="" z="" m=""/> */
 
 /* ---------------------------------------------------------------- writing */
 
@@ -144,6 +144,14 @@ static uint64_t told_file(const struct vm_meta_frozen *frozen, enum room room)
 	return room < NO_FROZEN ? frozen->file : 0;
 }
 
+/* Of what libvirt lets through, blanks and % would end a word or begin what is none. */
+static void put_target(FILE *list, const char *blank, const char *target)
+{
+	vs_autofree char *escaped = vm_utf8_escape(target, strlen(target), "% ");
+
+	fprintf(list, "%s%s:", blank, escaped);
+}
+
 static bool has_frozen(const struct vm_meta_snapshot *s, enum room room)
 {
 	for (size_t i = 0; i < s->n_frozen; i++)
@@ -161,7 +169,8 @@ static void put_frozen(FILE *f, const struct vm_meta_snapshot *s, enum room room
 
 	for (size_t i = 0; i < s->n_frozen; i++)
 		if (told_file(&s->frozen[i], room) || s->frozen[i].spoilt) {
-			fprintf(list, "%s%s:%" PRIu64 "%s", blank, s->frozen[i].target, told_file(&s->frozen[i], room), s->frozen[i].spoilt ? "!" : "");
+			put_target(list, blank, s->frozen[i].target);
+			fprintf(list, "%" PRIu64 "%s", told_file(&s->frozen[i], room), s->frozen[i].spoilt ? "!" : "");
 			blank = " ";
 		}
 	xmemclose(list);
@@ -185,7 +194,8 @@ static void put_shown(FILE *f, const struct vm_meta_snapshot *s)
 
 	for (size_t i = 0; i < s->n_frozen; i++)
 		if (s->frozen[i].shows) {
-			fprintf(list, "%s%s:%" PRIu64, blank, s->frozen[i].target, s->frozen[i].shows);
+			put_target(list, blank, s->frozen[i].target);
+			fprintf(list, "%" PRIu64, s->frozen[i].shows);
 			blank = " ";
 		}
 	xmemclose(list);
@@ -649,7 +659,15 @@ static int read_made(struct reader *r, const xmlNode *node)
 	return 0;
 }
 
-/* The files come before the snapshots. */
+static bool is_among(const struct vm_meta_file *files, size_t n, uint64_t number)
+{
+	for (size_t i = 0; i < n; i++)
+		if (files[i].number == number)
+			return true;
+	return false;
+}
+
+/* The files come before the snapshots. One may be named more than once: earlier versions named what several disks share for each of them. */
 static int read_attested(struct reader *r, const xmlNode *node, const struct vm_meta_id *id)
 {
 	vs_autofree struct vm_meta_file *files = xcalloc(r->meta->n_files, sizeof(*files));
@@ -666,13 +684,23 @@ static int read_attested(struct reader *r, const xmlNode *node, const struct vm_
 		if (!take_number(&s, VM_META_SERIAL_MAX, &number) || (*s && *s != ','))
 			return bad(r, node, "has a list of numbers that is none");
 		file = vm_meta_file(r->meta, number);
-		if (!file || n == r->meta->n_files)
+		if (!file)
 			return bad(r, node, "is vouched for with a file that is not there");
-		files[n++] = *file;
+		if (!is_among(files, n, number))
+			files[n++] = *file;
 	}
 	if (n)
 		vm_meta_set_attested(r->meta, id, files, n);
 	return 0;
+}
+
+/* The target of "vda:3", whose colon is at @colon. Gives. Earlier versions wrote it as it is. */
+static char *target_of(const char *item, const char *colon)
+{
+	vs_autofree char *escaped = xstrndup(item, (size_t)(colon - item));
+	char *target;
+
+	return vm_name_unescape(escaped, &target) == 0 ? target : vs_steal(escaped);
 }
 
 /* "vda:3 vdb:4" */
@@ -685,9 +713,10 @@ static int read_frozen(struct reader *r, const xmlNode *node, const struct vm_me
 	if ((ret = get_attr(r, node, "p", &value)) < 0)
 		return ret;
 	for (char *item = value ? strtok_r(value, " ", &save) : NULL; item; item = strtok_r(NULL, " ", &save)) {
-		char *colon = strrchr(item, ':');
+		const char *colon = strrchr(item, ':');
 		const char *s = colon ? colon + 1 : "";
 		const struct vm_meta_file *file;
+		vs_autofree char *target = NULL;
 		uint64_t number;
 		bool spoilt;
 
@@ -696,13 +725,13 @@ static int read_frozen(struct reader *r, const xmlNode *node, const struct vm_me
 		spoilt = *s == '!';
 		if (s[spoilt])
 			return bad(r, node, "has a list of what it froze that is none");
-		*colon = '\0';
+		target = target_of(item, colon);
 		file = vm_meta_file(r->meta, number);
 		if (!file && (number || !spoilt))
 			return bad(r, node, "froze a file that is not there");
 		if (file)
-			vm_meta_set_frozen(r->meta, id, item, file);
-		vm_meta_set_spoilt(r->meta, id, item, spoilt);
+			vm_meta_set_frozen(r->meta, id, target, file);
+		vm_meta_set_spoilt(r->meta, id, target, spoilt);
 	}
 	return 0;
 }
@@ -717,14 +746,15 @@ static int read_shown(struct reader *r, const xmlNode *node, const struct vm_met
 	if ((ret = get_attr(r, node, "w", &value)) < 0)
 		return ret;
 	for (char *item = value ? strtok_r(value, " ", &save) : NULL; item; item = strtok_r(NULL, " ", &save)) {
-		char *colon = strrchr(item, ':');
+		const char *colon = strrchr(item, ':');
 		const char *s = colon ? colon + 1 : "";
+		vs_autofree char *target = NULL;
 		uint64_t sum;
 
 		if (!take_number(&s, UINT64_MAX, &sum) || *s || colon == item)
 			return bad(r, node, "has a list of what it shows that is none");
-		*colon = '\0';
-		vm_meta_set_shows(r->meta, id, item, sum);
+		target = target_of(item, colon);
+		vm_meta_set_shows(r->meta, id, target, sum);
 	}
 	return 0;
 }

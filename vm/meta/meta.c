@@ -445,7 +445,7 @@ static uint64_t insert(struct vm_meta *meta, const struct vm_meta_file *file)
 	uint64_t number = meta->n_files ? meta->files[meta->n_files - 1].number : 0;
 	size_t at = meta->n_files;
 
-	uint64_t beneath = number < VM_META_SERIAL_MAX ? file->beneath : 0; /* which has a smaller number */
+	uint64_t beneath = number < VM_META_SERIAL_MAX && vm_meta_file(meta, file->beneath) ? file->beneath : 0; /* which has a smaller number */
 
 	if (number < VM_META_SERIAL_MAX)
 		number++;
@@ -482,9 +482,19 @@ static uint64_t number_of(struct vm_meta *meta, const struct vm_meta_file *file)
 	return insert(meta, file);
 }
 
+/* Several disks may stand on one file. */
+static void add_once(uint64_t *numbers, size_t *n, uint64_t number)
+{
+	for (size_t i = 0; i < *n; i++)
+		if (numbers[i] == number)
+			return;
+	numbers[(*n)++] = number;
+}
+
 void vm_meta_set_attested(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_file *files, size_t n)
 {
 	uint64_t *numbers;
+	size_t n_numbers = 0;
 	struct vm_meta_snapshot *s;
 
 	if (!n && position(meta, id) == meta->n_snapshots)
@@ -492,10 +502,10 @@ void vm_meta_set_attested(struct vm_meta *meta, const struct vm_meta_id *id, con
 	numbers = xcalloc(n, sizeof(*numbers));
 	s = obtain(meta, id);
 	for (size_t i = 0; i < n; i++)
-		numbers[i] = number_of(meta, &files[i]);
+		add_once(numbers, &n_numbers, number_of(meta, &files[i]));
 	free(s->attested);
 	s->attested = numbers;
-	s->n_attested = n;
+	s->n_attested = n_numbers;
 	drop_if_empty(meta, s);
 }
 

@@ -25,7 +25,7 @@
  *     s        n          raw name of a snapshot                                    any number; one a snapshot
  *              t          creation, seconds[.nanoseconds] since 1970
  *              is         letters: e external or i internal; o taken here; h held
- *              v          numbers of `f`, separated by commas; may be absent
+ *              v          numbers of `f`, each once, separated by commas; may be absent
  *              p          what it froze: TARGET:number of `f`, separated by spaces; may be absent. Of an internal one: what its image stood
  *                         on. A `!` behind it: it was found wrong since (0: it was never noted)
  *              w          what it shows: TARGET:sum, see vm_sum_shown(), separated by spaces; may be absent
@@ -55,7 +55,7 @@
  * room is left out again, in this order: sums, what lies further down, what is attested, what was frozen. Then time stamps alone decide. That
  * something was spoilt is never left out.
  *
- * In values `%`, control bytes and bytes that are no character are %XX. Attributes are short because an ext4 file has
+ * In values `%`, control bytes and bytes that are no character are %XX; in a TARGET of `p` and `w` so are blanks and, once more, `%`. Attributes are short because an ext4 file has
  * 4 KiB for all its extended attributes, which holds some 70 snapshots. Unknown elements, attributes and letters are
  * ignored and lost at the next change; what must not get lost therefore raises the version, and a higher one is refused.
  *
@@ -231,7 +231,7 @@ const struct vm_meta_snapshot *vm_meta_held_as(const struct vm_meta *meta, const
 /* Replaces the mark that is there, by a copy of @mark; NULL takes it away. */
 void vm_meta_set_mark(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_mark *mark);
 
-/* The snapshot is right with these files beneath it; their numbers do not matter. Replaces what was attested. */
+/* The snapshot is right with these files beneath it; their numbers do not matter, nor how often one is there. Replaces what was attested. */
 void vm_meta_set_attested(struct vm_meta *meta, const struct vm_meta_id *id, const struct vm_meta_file *files, size_t n);
 
 /* A file in that state, which is added where it is not known: its number. */

@@ -173,6 +173,7 @@ struct vm_facts {
 	size_t n_commits;
 	const struct vm_fact_unknown *unknowns;
 	size_t n_unknowns;
+	int64_t now_ns; /* by the clock when the files were looked at: for sentences, no verdict goes by it. 0: not known */
 
 	/* A sum of what a guest sees of that file alone; 0: not known. Takes a while. May be NULL. */
 	uint64_t (*sum)(void *opaque, int file);
