@@ -3,7 +3,7 @@
 # Copyright (C) 2026 The virt-snapfs authors
 #
 # Files that others reach or name by ways of their own: a raw image behind a mount that is not there for now, a hard link, a kernel, an argument of
-# QEMU's. And what must not be lost with a name: a hold when its snapshot is renamed, our notes when the URI is spelled otherwise, a bitmap.
+# QEMU's, a saved guest. And what must not be lost with a name: a hold when its snapshot is renamed, our notes when the URI is spelled otherwise, a bitmap.
 set -u
 . "$(dirname "$0")/../lib.sh"
 . "$TESTS/lab.sh"
@@ -224,6 +224,51 @@ Vq destroy namer
 Vq undefine namer
 sleep 0.7
 does 'where nobody names it it is merged into' named 'delete s1'
+
+# ---------------------------------------------------------------- a guest that was saved to a file
+
+domain_with saved vda:4M
+qemu-io -c 'write -q -P 7 0 1M' "$W/images/saved.vda.qcow2" >/dev/null
+wait_until 15 test -e "$M/saved/ctl" || die 'saved does not show'
+does 'saved: create s1' saved 'create s1'
+V start saved >/dev/null || die 'saved does not start'
+check 'a guest is saved' V save saved "$W/images/guest.save"
+wait_until 15 grep -q 'a saved guest that names' "$M/saved/chain"
+has 'the chain shows it' "$(cat "$M/saved/chain")" "file '$W/images/guest.save' may need it: it is a saved guest that names '$W/images/saved.vda.s1.qcow2'"
+stays 'a saved guest' saved "saved.vda(.s1)?.qcow2' must stay as it is: file '$W/images/guest.save' may need it: it is a saved guest that names '"
+has 'a saved guest: a revert would leave its layer' "$(ctl saved 'try revert s1\n' >/dev/null; outcome saved)" "saved.vda.s1.qcow2' must stay as it is: file '$W/images/guest.save' may need it"
+has 'other domains do not mind' "$(ctl named 'try delete s2\n' >/dev/null; outcome named)" '^ok: try delete s2'
+down
+up "$URI"
+wait_until 15 test -e "$M/saved/ctl"
+does_not 'at the next mount, too' saved 'delete s1' EPERM "file '$W/images/guest.save' may need it"
+# By a link of another name.
+ln -s saved.vda.s1.qcow2 "$W/images/link.qcow2"
+V save-image-dumpxml "$W/images/guest.save" | sed "s|saved.vda.s1.qcow2|link.qcow2|; s|saved.vda.qcow2|other.vda.qcow2|" >"$W/guest.xml"
+check 'a definition in a save is changed' V save-image-define "$W/images/guest.save" "$W/guest.xml"
+does_not 'by a link of another name' saved 'delete s1' EPERM "saved.vda.s1.qcow2' must stay as it is: file '$W/images/guest.save' may need it"
+rm "$W/images/link.qcow2" "$W/images/guest.save"
+V start saved >/dev/null
+check 'saved again' V save saved "$W/images/guest.save"
+# Cut off: it may name whatever there is.
+head -c 200 "$W/images/guest.save" >"$W/images/half.save"
+sleep 0.7
+has 'one that was cut off may name anything' "$(ctl named 'try delete s2\n' >/dev/null; outcome named)" "image '$W/images/half.save' may need it: it is a saved guest whose definition cannot be read"
+rm "$W/images/half.save"
+check 'the guest is restored' V restore "$W/images/guest.save"
+sleep 0.7
+does_not 'as long as the file is there it may be again' saved 'delete s1' EPERM "file '$W/images/guest.save' may need it"
+rm "$W/images/guest.save"
+does 'without it' saved 'delete s1'
+Vq destroy saved
+# The memory of a snapshot is such a file, too, and goes with it.
+Vq start saved
+check 'memory: a snapshot' V snapshot-create-as saved m1 --memspec "file=$W/images/m1.mem,snapshot=external" --diskspec vda,snapshot=external
+wait_until 15 test -e "$M/saved/m1.vda.img"
+does 'memory: another one' saved 'create m2'
+does 'memory hinders nobody' saved 'delete m1'
+check_not 'and is gone' test -e "$W/images/m1.mem"
+Vq destroy saved
 
 # ---------------------------------------------------------------- a name that changes
 

@@ -195,6 +195,59 @@ Test(vm_window, a_description_tells_parents_and_parts)
 	}
 }
 
+/* A header of libvirt's with this definition behind it. */
+static size_t save(uint8_t *bytes, const char *magic, uint32_t version, uint32_t len, const char *text)
+{
+	memset(bytes, 0, 4096);
+	memcpy(bytes, magic, 16);
+	memcpy(bytes + 16, &version, sizeof(version));
+	memcpy(bytes + 20, &len, sizeof(len));
+	memcpy(bytes + 92, text, strlen(text));
+	return 4096;
+}
+
+Test(vm_window, a_saved_guest_needs_what_its_definition_names)
+{
+	static const char guest[] = "<domain type='qemu'><name>a</name><uuid>11111111-2222-3333-4444-555555555555</uuid><os><kernel>/nowhere/vmlinuz</kernel></os><devices>"
+				    "<disk type='file' device='disk'><source file='/nowhere/top.qcow2'/><backingStore type='file'><format type='qcow2'/>"
+				    "<source file='/nowhere/base.qcow2'/></backingStore><target dev='vda'/></disk>"
+				    "<disk type='volume' device='disk'><source pool='p' volume='vol.qcow2'/><target dev='vdb'/></disk></devices></domain>";
+	static const char *const names[] = { "/nowhere/top.qcow2", "/nowhere/base.qcow2", "/nowhere/vmlinuz", "vol.qcow2" };
+	static const struct { const char *what, *magic; uint32_t version, len; const char *text; enum vm_peek kind; } cases[] = {
+		{ "whole", "LibvirtQemudSave", 2, 2048, guest, VM_PEEK_SAVED },
+		{ "not to its end", "LibvirtQemudPart", 2, 2048, guest, VM_PEEK_SAVED },
+		{ "of a host of the other byte order", "LibvirtQemudSave", 0x02000000, 0x00080000, guest, VM_PEEK_SAVED },
+		{ "of a libvirt to come", "LibvirtQemudSave", 9, 2048, guest, VM_PEEK_SAVED },
+		{ "no definition", "LibvirtQemudPart", 2, 0, guest, VM_PEEK_STANDS },
+		{ "cut off", "LibvirtQemudSave", 2, 100, guest, VM_PEEK_STANDS },
+		{ "something else", "LibvirtQemudSave", 2, 2048, "<pool/>", VM_PEEK_STANDS },
+		{ "endless", "LibvirtQemudSave", 2, 0x7fffffff, guest, VM_PEEK_STANDS },
+		{ "another magic", "LibvirtQemudSafe", 2, 2048, guest, VM_PEEK_ALONE },
+	};
+	uint8_t bytes[4096];
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++)
+		expect_peek(bytes, save(bytes, cases[i].magic, cases[i].version, cases[i].len, cases[i].text), cases[i].kind, cases[i].what);
+	expect_peek(bytes, save(bytes, "LibvirtQemudSave", 2, 2048, guest) - 3800, VM_PEEK_STANDS, "a file that ends in the definition");
+
+	char *dir = ti_mkdir();
+	vs_autofree char *path = ti_path(dir, "file");
+	struct vm_peeked peeked;
+
+	ti_save_bytes(path, bytes, save(bytes, "LibvirtQemudSave", 2, 2048, guest));
+	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
+	cr_assert_eq(vm_peek(fd, &peeked), 0);
+	for (size_t i = 0; i < VS_ARRAY_LEN(names); i++) {
+		bool has = false;
+
+		for (char **name = peeked.names; name && *name; name++)
+			has |= !strcmp(*name, names[i]);
+		cr_expect(has, "%s", names[i]);
+	}
+	vm_peeked_fini(&peeked);
+	ti_rmdir(dir);
+}
+
 /* ---------------------------------------------------------------- lock bytes */
 
 Test(vm_headers, locks_are_asked_for_of_the_file_that_was_looked_at, .init = loops, .fini = clean)

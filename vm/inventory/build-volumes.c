@@ -4,6 +4,9 @@
  * Images that no domain names and that stand on something: volumes in storage pools, and files that lie beside the
  * images of domains. They are looked at for one reason: what they stand on is needed by them.
  *
+ * A saved guest needs what its definition names: it is a doubt about every image of that name, whichever way leads there. It may be anybody's
+ * making, so what it names is not opened.
+ *
  * Of a qcow2 image it is found out what that is. All others that stand on something, or of which nobody can tell whether they do, are
  * unknown; but not what is an image of a domain, which is told by its own.
  */
@@ -19,6 +22,11 @@ struct found {
 	const char *path, *pool;
 };
 
+struct saved {
+	const char *path, *pool;
+	char *const *names; /* borrowed from what was seen of it in this look */
+};
+
 struct volumes {
 	const struct vm_surroundings *s;
 	struct vm_drafts *set;
@@ -31,6 +39,8 @@ struct volumes {
 	bool listed;            /* it is one of its volumes, which libvirt lists */
 	struct found *list;
 	size_t n, room;
+	struct saved *saved;
+	size_t n_saved, saved_room;
 	struct q2_gate *gate;
 };
 
@@ -72,7 +82,7 @@ static void check_parts(struct volumes *v, const struct vm_dirs_file *file)
 	const char *slash = strrchr(file->path, '/');
 	int len = slash ? (int)(slash - file->path) + 1 : 0;
 
-	for (char **part = file->peeked->parts; *part; part++) {
+	for (char **part = file->peeked->names; *part; part++) {
 		vs_autofree char *path = xasprintf("%.*s%s", (*part)[0] == '/' ? 0 : len, file->path, *part);
 		vs_autofree char *shown = vm_name_printable(path);
 		vs_autofree char *why = NULL;
@@ -87,6 +97,13 @@ static void check_parts(struct volumes *v, const struct vm_dirs_file *file)
 	}
 }
 
+/* The memory of a snapshot that is there is known, and goes with it. */
+static void note_saved(struct volumes *v, const struct vm_dirs_file *file)
+{
+	XGROW(v->saved, v->n_saved, v->saved_room);
+	v->saved[v->n_saved++] = (struct saved){ vm_arena_strdup(v->set->arena, file->path), v->pool, file->peeked->names };
+}
+
 /* False: it is no image that can be followed. */
 static bool may_be_followed(struct volumes *v, const struct vm_dirs_file *file)
 {
@@ -98,6 +115,8 @@ static bool may_be_followed(struct volumes *v, const struct vm_dirs_file *file)
 		unknown(v, file->path, -EPERM, why);
 	} else if (file->peeked->kind == VM_PEEK_PARTS) {
 		check_parts(v, file);
+	} else if (file->peeked->kind == VM_PEEK_SAVED) {
+		note_saved(v, file);
 	}
 	return !file->code && file->peeked->kind == VM_PEEK_QCOW2;
 }
@@ -232,24 +251,68 @@ static const char *name_in(const char *path)
 	return slash ? slash + 1 : path;
 }
 
+/* Of a domain that was not drawn. */
+static void name_other(struct vm_header *f, void *opaque)
+{
+	struct volumes *v = opaque;
+
+	if (f->owner && !v->s->drawn[f->owner] && vm_headers_looked(v->s->others, f))
+		mark(&v->names, name_in(f->path));
+}
+
+static bool is_name_of_image(struct volumes *v, const char *name)
+{
+	const struct vm_chains *chains = v->set->chains;
+
+	if (!v->names.n) {
+		for (size_t i = 0; i < chains->n; i++)
+			mark(&v->names, name_in(chains->fact[i].path));
+		if (v->s->drawn)
+			vm_headers_each(v->s->others, name_other, v);
+	}
+	return vm_strmap_get(&v->names, name);
+}
+
 /* It is looked at whether it comes back. Until then it may be the image of that name. */
 static void note_missing(struct volumes *v, const struct vm_draft_mention *m)
 {
-	const struct vm_chains *chains = v->set->chains;
 	vs_autofree char *shown = NULL, *why = NULL;
 
 	vm_dirs_list(v->s->dirs, m->path, true, note_nothing, v);
-	if (!m->by_name)
-		return;
-	if (!v->names.n)
-		for (size_t i = 0; i < chains->n; i++)
-			mark(&v->names, name_in(chains->fact[i].path));
-	if (!vm_strmap_get(&v->names, name_in(m->path)))
+	if (!m->by_name || !is_name_of_image(v, name_in(m->path)))
 		return;
 	shown = vm_name_printable(m->path);
 	why = xasprintf("it names '%s', which %s", shown, m->code == -ENOENT ? "is missing" : "cannot be looked at");
 	vm_drafts_unknown(v->set, m->code, why, "domain '%s'", m->draft->dir)->name = vm_arena_strdup(v->set->arena, name_in(m->path));
 }
+
+/* ---------------------------------------------------------------- saved guests */
+
+static void doubt_by_name(struct volumes *v, const struct saved *saved, const char *named)
+{
+	const char *name = name_in(named);
+	vs_autofree char *shown = NULL, *why = NULL;
+	struct vm_fact_unknown *unknown;
+
+	if (!is_name_of_image(v, name))
+		return;
+	shown = vm_name_printable(named);
+	why = xasprintf("it is a saved guest that names '%s' (remove it when nobody restores it)", shown);
+	if (saved->pool)
+		unknown = vm_drafts_unknown(v->set, -EPERM, why, "volume '%s' of pool '%s'", shown_name(v->set, saved->path, saved->pool), saved->pool);
+	else
+		unknown = vm_drafts_unknown(v->set, -EPERM, why, "file '%s'", shown_name(v->set, saved->path, NULL));
+	unknown->name = vm_arena_strdup(v->set->arena, name);
+}
+
+static void draw_saved(struct volumes *v)
+{
+	for (size_t i = 0; i < v->n_saved; i++)
+		for (char *const *name = v->saved[i].names; name && *name; name++)
+			doubt_by_name(v, &v->saved[i], *name);
+}
+
+/* ---------------------------------------------------------------- all */
 
 /* What QEMU is given in a way of its own may be an image: then all that it stands on is needed as well. */
 static void follow_mentions(struct volumes *v)
@@ -341,10 +404,12 @@ void vm_surroundings_draw(const struct vm_surroundings *s)
 		*s->shared = true;
 	v.gate = v.n ? wide_gate(s, &v) : NULL;
 	follow_mentions(&v);
+	draw_saved(&v);
 	if (v.n)
 		qsort(v.list, v.n, sizeof(*v.list), by_path);
 	add_volumes(&v);
 	free(v.list);
+	free(v.saved);
 	vm_strmap_clear(&v.nodes, NULL);
 	vm_strmap_clear(&v.others, NULL);
 	vm_strmap_clear(&v.dirs, NULL);

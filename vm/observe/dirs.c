@@ -135,11 +135,26 @@ static void entry_unknown(struct dir *d, struct entry *e, int code, char *why)
 	e->young = true; /* to be asked again */
 }
 
+static bool same_names(char *const *a, char *const *b)
+{
+	if (!a || !b)
+		return a == b;
+	for (; *a && *b && !strcmp(*a, *b); a++)
+		b++;
+	return !*a && !*b;
+}
+
+/* What is made of it is the same as before. Of parts it matters what they are now. */
+static bool tells_nothing_new(const struct vm_peeked *before, const struct vm_peeked *now)
+{
+	if (before->kind != now->kind)
+		return false;
+	return now->kind == VM_PEEK_ALONE || now->kind == VM_PEEK_QCOW2 || (now->kind == VM_PEEK_SAVED && same_names(before->names, now->names));
+}
+
 static void entry_known(struct dir *d, struct entry *e, struct vm_peeked peeked)
 {
-	bool plain = peeked.kind == VM_PEEK_ALONE || peeked.kind == VM_PEEK_QCOW2;
-
-	if (e->code || e->peeked.kind != peeked.kind || !plain)
+	if (e->code || !tells_nothing_new(&e->peeked, &peeked))
 		d->news = true;
 	vm_peeked_fini(&e->peeked);
 	free(vs_steal(e->why));

@@ -11,25 +11,36 @@
  *   VMDK    a description, which is a text of its own or lies in a sparse image ("KDMV": sector and sectors at 28 and 36, little-endian).
  *           It names a parent, and the files that the image consists of, which QEMU opens as they are. Sparse images without a
  *           description ("COWD", too) are such parts.
+ *
+ * And a guest that libvirt has saved, whole or not (yet) to its end, which needs what its definition names. In the byte order of its host:
+ *
+ *   0   16  "LibvirtQemudSave", "LibvirtQemudPart"
+ *   16   4  version: small, so its byte order tells that of the others
+ *   20   4  bytes of what follows the header: the definition, a NUL, whatever
+ *   92      the definition
  */
 #include "vm/observe/peek.h"
 
-#include <errno.h>
+#include <byteswap.h>
 #include <endian.h>
+#include <errno.h>
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
 
 #include "vm/util/mem.h"
+#include "vm/xml/xml.h"
 
 #define HEAD 1024
 #define DESCRIPTION_MAX (1 << 20) /* bytes; QEMU reads 64 KiB at most */
+#define SAVED_HEADER 92
+#define SAVED_MAX (16 << 20) /* bytes; libvirt hands out no definition that is longer than 4 MiB */
 
 void vm_peeked_fini(struct vm_peeked *peeked)
 {
-	for (char **part = peeked->parts; part && *part; part++)
-		free(*part);
-	free(peeked->parts);
+	for (char **name = peeked->names; name && *name; name++)
+		free(*name);
+	free(peeked->names);
 	*peeked = (struct vm_peeked){0};
 }
 
@@ -76,15 +87,21 @@ static bool is_extent(const char *line)
 	return !strncmp(line, "RW ", 3) || !strncmp(line, "RDONLY ", 7) || !strncmp(line, "NOACCESS ", 9);
 }
 
+/* Takes @name. */
+static void add_name(struct vm_peeked *out, size_t *n, char *name)
+{
+	out->names = xreallocarray(out->names, *n + 2, sizeof(*out->names));
+	out->names[(*n)++] = name;
+	out->names[*n] = NULL;
+}
+
 static void take_part(const char *line, struct vm_peeked *out, size_t *n)
 {
 	const char *from = strchr(line, '"'), *to = from ? strchr(from + 1, '"') : NULL;
 
 	if (!to)
 		return;
-	out->parts = xreallocarray(out->parts, *n + 2, sizeof(*out->parts));
-	out->parts[(*n)++] = xstrndup(from + 1, (size_t)(to - from - 1));
-	out->parts[*n] = NULL;
+	add_name(out, n, xstrndup(from + 1, (size_t)(to - from - 1)));
 	out->kind = VM_PEEK_PARTS;
 }
 
@@ -132,6 +149,65 @@ static int peek_sparse(int fd, const uint8_t *head, struct vm_peeked *out)
 	return read_description(fd, sector > INT64_MAX / 512 ? INT64_MAX : sector * 512, sectors > DESCRIPTION_MAX ? UINT64_MAX : sectors * 512, out);
 }
 
+/* ---------------------------------------------------------------- saved guests */
+
+static bool is_saved(const uint8_t *head)
+{
+	return !memcmp(head, "LibvirtQemudSave", 16) || !memcmp(head, "LibvirtQemudPart", 16);
+}
+
+/* With where a path leads, which may have another name. Nothing is opened: anybody may have made this definition. */
+static void add_named(struct vm_peeked *out, size_t *n, const char *name)
+{
+	char *real = name && name[0] == '/' ? realpath(name, NULL) : NULL;
+
+	if (name)
+		add_name(out, n, xstrdup(name));
+	if (real && strcmp(real, name) != 0)
+		add_name(out, n, real);
+	else
+		free(real);
+}
+
+static void take_definition(const struct vm_xml_domain *xml, struct vm_peeked *out)
+{
+	size_t n = 0;
+
+	*out = (struct vm_peeked){ .kind = VM_PEEK_SAVED };
+	for (size_t i = 0; i < xml->n_files; i++)
+		add_named(out, &n, xml->files[i].path);
+	for (size_t i = 0; i < xml->n_disks; i++)
+		add_named(out, &n, xml->disks[i].source.volume);
+	for (size_t i = 0; i < xml->n_mentions; i++)
+		add_named(out, &n, xml->mentions[i].path);
+	add_named(out, &n, xml->nvram);
+	add_named(out, &n, xml->tpm_source);
+}
+
+static int peek_saved(int fd, const uint8_t *head, struct vm_peeked *out)
+{
+	struct vm_xml_domain *xml = NULL;
+	vs_autofree char *text = NULL;
+	uint32_t version, len;
+	ssize_t n;
+
+	memcpy(&version, head + 16, sizeof(version));
+	memcpy(&len, head + 20, sizeof(len));
+	if (version > UINT16_MAX)
+		len = bswap_32(len);
+	stands(out, "is a saved guest whose definition cannot be read");
+	if (len > SAVED_MAX)
+		return 0;
+	text = xcalloc((size_t)len + 1, 1);
+	n = pread(fd, text, len, SAVED_HEADER);
+	if (n < 0)
+		return -errno;
+	if (vm_xml_domain_parse(text, &xml, NULL) == 0)
+		take_definition(xml, out);
+	vm_xml_domain_free(xml);
+	return 0;
+}
+
 /* ---------------------------------------------------------------- all */
 
 static bool begins(const uint8_t *head, const char *magic)
@@ -160,6 +236,8 @@ int vm_peek(int fd, struct vm_peeked *out)
 			stands(out, "is a COW image with a backing file");
 	} else if (begins(head, "KDMV")) {
 		return peek_sparse(fd, head, out);
+	} else if (is_saved(head)) {
+		return peek_saved(fd, head, out);
 	} else if (is_description((const char *)head)) {
 		return read_description(fd, 0, DESCRIPTION_MAX, out);
 	}
