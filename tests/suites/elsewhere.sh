@@ -289,6 +289,24 @@ does 'it can be released' renamed 'release t1'
 same 'and is' false "$(json "$M/renamed/snapshots.json" '.snapshots[] | select(.name == "t1").held')"
 does 'and deleted' renamed 'delete t1'
 
+# Others that were taken in the same second are others.
+domain_with second vda:4M
+wait_until 15 test -e "$M/second/ctl" || die 'second does not show'
+ctl second 'create s1\ncreate s2\ncreate s3\ncreate s4\n' >/dev/null
+does 'hold one of several of a second' second 'hold s2'
+sed -i 's|<name>s1</name>|<name>s2</name>|; s|<name>t1</name>|<name>t2</name>|' "$W/edit"
+EDITOR=$W/edit V snapshot-edit second s2 --rename >/dev/null
+held() { json "$M/second/snapshots.json" '[.snapshots[] | select(.held).name] | join(" ")'; }
+wait_until 10 jq -e '[.snapshots[].name] | index("t2")' "$M/second/snapshots.json" >/dev/null
+same 'it is held, and no other' t2 "$(held)"
+does 'a command' second 'hold s4'
+same 'nor after a command' 's4 t2' "$(held | xargs -n 1 | sort | xargs)"
+down
+up "$URI"
+wait_until 15 test -e "$M/second/ctl"
+same 'nor at the next mount' 's4 t2' "$(held | xargs -n 1 | sort | xargs)"
+does 'the others go' second 'delete s3'
+
 # ---------------------------------------------------------------- a URI that is spelled otherwise
 
 domain_with spelled vda:4M

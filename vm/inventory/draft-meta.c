@@ -173,6 +173,29 @@ static bool is_borne(const void *opaque, const char *name)
 	return false;
 }
 
+static bool is_noted_as_ours(const struct vm_meta *meta, const struct vm_draft_snapshot *s)
+{
+	struct vm_meta_id id = { s->name, identity_ns(s), s->kind };
+	const struct vm_meta_snapshot *said = vm_meta_find(meta, &id);
+
+	return said && said->ours;
+}
+
+/* Of several that were taken in one second one was held, and has another name now. It is none that we took under the name that it has, if there is
+ * any other. */
+static bool is_another(const struct vm_draft *d, const struct vm_meta *meta, const struct vm_draft_snapshot *s)
+{
+	if (!is_noted_as_ours(meta, s))
+		return false;
+	for (size_t i = 0; i < d->n_snapshots; i++) {
+		const struct vm_draft_snapshot *o = &d->snapshots[i];
+
+		if (!o->present && o->kind == s->kind && identity_ns(o) == identity_ns(s) && !is_noted_as_ours(meta, o))
+			return true;
+	}
+	return false;
+}
+
 void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *arena)
 {
 	const struct vm_fact_note *notes = draw_notes(meta, arena);
@@ -191,7 +214,7 @@ void vm_draft_meta(struct vm_draft *d, struct vm_meta *meta, struct vm_arena *ar
 		if (n_held && !s->present && !(said && said->held)) {
 			size_t at = 0;
 
-			s->held = vm_meta_held_as(meta, &id, is_borne, d, &at) != NULL;
+			s->held = vm_meta_held_as(meta, &id, is_borne, d, &at) && !is_another(d, meta, s);
 		}
 		if (!said)
 			continue;
