@@ -222,8 +222,11 @@ int vm_is_removable(const char *path, struct vs_err *err)
 		return errno == ENOENT ? 0 : vs_err_set(err, -errno, "'%s': %s", path, strerror(errno));
 	if (S_ISREG(st.st_mode))
 		return 0;
+	if (S_ISLNK(st.st_mode))
+		return vs_err_set(err, -EPERM, "'%s' stays: it is a symbolic link, and only regular files are removed: remove it and what it leads to "
+				  "when nobody else needs them, for until then whatever they stand on stays, too", path);
 	return vs_err_set(err, -EPERM, "'%s' stays: it is a %s, and only regular files are removed", path,
-			  S_ISLNK(st.st_mode) ? "symbolic link" : S_ISBLK(st.st_mode) ? "device" : "file of another kind");
+			  S_ISBLK(st.st_mode) ? "device" : "file of another kind");
 }
 
 /* What an overlay stands on that is only half made does not matter: nobody has come to use it. */
