@@ -237,6 +237,10 @@ unmount_snapfs "$M"
 mount_snapfs "$M" -o "refresh=$REFRESH" "$I" || die "no second mount of an image"
 same 'policy, hold and whose they are survive a remount' '1 true true' "$(cat "$M/disk/retain") $(field "$M" disk m1 .held) $(field "$M" disk m4 .ours)"
 has 'in the attribute' "$(getfattr --only-values -n user.virt-snapfs "$I" 2>&1)" 'policy="1"'
+setfattr -x user.virt-snapfs "$I"
+does 'a command where the attribute was lost' disk 'hold m1'
+has 'the log says that there was none' "$(cat "$M/disk/log")" 'it had no notes of ours: those that were known of the image at this path were put there$'
+has 'and there it is' "$(getfattr --only-values -n user.virt-snapfs "$I" 2>&1)" 'policy="1"'
 does 'release' disk 'release m1'
 does 'prune' disk 'prune'
 same 'then m1 goes' m4 "$(qemu-img snapshot -l "$I" | grep -o ' \(m[0-9]\|kept\) ' | tr -d ' ')"

@@ -317,8 +317,12 @@ int vm_context_poll(struct vm_context *cx, struct vs_err *err)
 	if (r == 0)
 		r = look_meta(cx, err);
 	if (r == 0 && cx->behind && !cx->try_only) {
+		bool none = !cx->known;
+
 		r = put_meta(cx, err);
-		if (r == 0)
+		if (r == 0 && none)
+			vm_log(cx->log, "it had no notes of ours: those that were known of the %s were put there", cx->dom ? "domain" : "image at this path");
+		else if (r == 0)
 			vm_log(cx->log, "its metadata had an older state of our notes: the newest was put back");
 		cx->behind = r < 0;
 	}
