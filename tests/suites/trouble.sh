@@ -174,6 +174,36 @@ anew TERM
 check 'put right and read again that one is there, too' wait_until 30 test -e "$M/away/ctl"
 verify_bytes 'the bytes are right' "$M" cut
 does 'and what was refused is done' cut 'delete s1'
+
+# Pools: one that is not active, and one whose definition is damaged.
+does 'release' cut 'release s2'
+mkdir "$W/pool"
+qemu-img create -q -f qcow2 -b "$W/images/cut.vda.qcow2" -F qcow2 "$W/pool/v.qcow2"
+Vq pool-define-as p dir --target "$W/pool"
+sleep 1
+has 'a pool that is not active' "$(ctl cut 'try delete s2\n' >/dev/null; outcome cut)" "cut.vda.qcow2' stays .volume 'v.qcow2' of pool 'p' needs it"
+cp /etc/libvirt/storage/p.xml "$W/p.xml"
+: >/etc/libvirt/storage/p.xml
+anew TERM
+back() { [ "$(ctl cut 'try delete s2\n')" != EHOSTDOWN ]; }
+check 'libvirt is back' wait_until 30 back
+does_not 'a pool whose definition is damaged' cut 'delete s2' EPERM "libvirt has the definition of pool 'p' in '/etc/libvirt/storage/p.xml' and does not list it"
+rm /etc/libvirt/storage/p.xml "$W/pool/v.qcow2"
+finish() { [ "$(ctl cut 'delete s2\n')" = 0 ]; }
+check 'where it is not there any more the command is carried out' wait_until 10 finish
+
+# A managed save that is put back while libvirtd runs.
+Vq start cut --paused
+Vq managedsave cut
+lab_libvirtd_kill TERM
+mv /var/lib/libvirt/qemu/save/cut.save "$W/cut.save"
+lab_libvirtd_start
+mv "$W/cut.save" /var/lib/libvirt/qemu/save/
+sleep 1
+for c in 'try revert s3' 'revert s3' 'delete s3'; do does_not "a managed save that is not listed: $c" cut "$c" EPERM "cut.save'.* libvirt does not list"; done
+rm /var/lib/libvirt/qemu/save/cut.save
+finish() { [ "$(ctl cut 'revert s3\n')" = 0 ]; }
+check 'when it is gone the command is carried out' wait_until 10 finish
 unmount_snapfs "$M"
 
 # ---------------------------------------------------------------- other users

@@ -10,6 +10,7 @@
 #include "vm/language/command.h"
 #include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/checkpoint.h"
+#include "vm/libvirt/conn.h"
 #include "vm/libvirt/record.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/model/names.h"
@@ -52,9 +53,17 @@ int vm_check_idle(struct vm_context *cx, struct vs_err *err)
 int vm_check_startable(const struct vm_context *cx, struct vs_err *err)
 {
 	int has = cx->running || !cx->dom ? 0 : virDomainHasManagedSaveImage(cx->dom, 0);
+	vs_autofree char *unlisted = NULL;
+	vm_conn_autodirs struct vm_conn_dirs dirs = {0};
 
 	if (has < 0)
 		return vm_virterr_code() == -EOPNOTSUPP ? 0 : vm_virterr_set(err, "the managed save of the domain");
+	if (!has && !cx->running && cx->dom) {
+		vm_conn_dirs(virDomainGetConnect(cx->dom), &dirs);
+		unlisted = vm_dom_unlisted_save(cx->dom, dirs.saves);
+	}
+	if (unlisted)
+		return vs_err_set(err, -EPERM, "the domain has a managed save, '%s', that libvirt does not list: start libvirtd anew, or take the file away", unlisted);
 	if (!has)
 		return 0;
 	return vs_err_set(err, -EPERM, "the domain has a managed save, which belongs to its disks as they are and which a start would use up: start "
@@ -187,7 +196,7 @@ static int check_replaced(const struct vm_context *cx, const char *target, struc
 	if (vm_paused_guest_process(cx->uuid, &qemu) && vm_paused_guest_process_has(qemu.pid, l->path, false) == 1)
 		return 0;
 	if (vm_dom_active(cx->dom, NULL) == 0)
-		return vs_err_set(err, -EIO, "disk %s: the guest has stopped since this began", target);
+		return vs_err_set(err, -EIO, "disk %s: the domain does not run any more, as it did when this began", target);
 	return vs_err_set(err, -EPERM, "disk %s: nobody has its active layer '%s' locked for writing, so it is not known to be what the running guest "
 			  "writes to: if it was replaced, what the guest wrote is in QEMU alone: save it before the domain stops, with 'virsh "
 			  "blockcopy %s %s NEWFILE --wait --pivot --transient-job'", target, l->path, cx->d->name, target);

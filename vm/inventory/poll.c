@@ -434,6 +434,7 @@ int vm_poll_once(struct vm_poll *poll, struct vm_conn *conn, bool fresh, const s
 		vs_autofree char *uri = vm_conn_identity(vm_conn_ptr(conn));
 
 		vm_store_connection(poll->store, uri);
+		vm_pools_connected(&poll->pools, vm_conn_ptr(conn));
 	}
 	vm_conn_hints(conn, &pass.hints);
 	pass.hints.all |= fresh;

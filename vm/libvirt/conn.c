@@ -358,24 +358,34 @@ char *vm_conn_state_dir(virConnectPtr ptr)
 	return NULL;
 }
 
-void vm_conn_own_dirs(virConnectPtr ptr, char **definitions, char **records)
+void vm_conn_dirs_fini(struct vm_conn_dirs *dirs)
 {
-	vs_autofree char *uri = virConnectGetURI(ptr), *state = vm_conn_state_dir(ptr);
+	free(dirs->definitions);
+	free(dirs->records);
+	free(dirs->saves);
+	free(dirs->pools);
+	*dirs = (struct vm_conn_dirs){0};
+}
+
+void vm_conn_dirs(virConnectPtr ptr, struct vm_conn_dirs *out)
+{
+	vs_autofree char *uri = virConnectGetURI(ptr), *state = vm_conn_state_dir(ptr), *config = NULL, *qemu = NULL;
 	const char *path = uri ? strstr(uri, ":///") : NULL;
 
-	*definitions = *records = NULL;
+	*out = (struct vm_conn_dirs){0};
 	if (!path || !state)
 		return;
-	if (!strcmp(path, ":///system")) {
-		*definitions = xstrdup("/etc/libvirt/qemu");
-		*records = xasprintf("%s/qemu/snapshot", state);
-	} else if (!strcmp(path, ":///session")) {
-		*definitions = xstrdup(state);
-		*records = xasprintf("%s/snapshot", state);
+	if (!strcmp(path, ":///session")) {
+		qemu = xstrdup(state);
+		config = xasprintf("%s/..", state);
 	} else {
-		*definitions = xasprintf("%s/../etc/qemu", state);
-		*records = xasprintf("%s/qemu/snapshot", state);
+		qemu = xasprintf("%s/qemu", state);
+		config = strcmp(path, ":///system") ? xasprintf("%s/../etc", state) : xstrdup("/etc/libvirt");
 	}
+	out->definitions = xasprintf("%s/qemu", config);
+	out->records = xasprintf("%s/snapshot", qemu);
+	out->saves = xasprintf("%s/save", qemu);
+	out->pools = xasprintf("%s/storage", config);
 }
 
 static virConnectPtr connect_to(const char *uri, bool read_only, struct vs_err *err)

@@ -37,8 +37,16 @@ char *vm_conn_identity(virConnectPtr ptr);
 
 /* Where the QEMU driver of this connection keeps what is its own and no XML names. Gives; NULL: not known. */
 char *vm_conn_state_dir(virConnectPtr ptr);
-/* Where it writes down definitions, NAME.xml, and records of snapshots, DOMAIN/NAME.xml. Gives both; NULL: not known. */
-void vm_conn_own_dirs(virConnectPtr ptr, char **definitions, char **records);
+/* Where it writes down what it knows. All NULL where that is not known. */
+struct vm_conn_dirs {
+	char *definitions; /* DOMAIN.xml */
+	char *records;     /* DOMAIN/SNAPSHOT.xml */
+	char *saves;       /* DOMAIN.save */
+	char *pools;       /* POOL.xml */
+};
+void vm_conn_dirs(virConnectPtr ptr, struct vm_conn_dirs *out);
+void vm_conn_dirs_fini(struct vm_conn_dirs *dirs);
+#define vm_conn_autodirs vs_cleanup(vm_conn_dirs_fini)
 
 virConnectPtr vm_conn_ptr(struct vm_conn *conn); /* borrowed */
 /* False once the other side has gone: everything obtained through it is dead. */

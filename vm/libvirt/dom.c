@@ -201,3 +201,13 @@ bool vm_dom_same_file(const char *a, const char *b)
 		return sa.st_rdev == sb.st_rdev;
 	return sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
 }
+
+char *vm_dom_unlisted_save(virDomainPtr dom, const char *dir)
+{
+	vs_autofree char *path = dir ? xasprintf("%s/%s.save", dir, virDomainGetName(dom)) : NULL;
+	struct stat st;
+
+	if (!path || lstat(path, &st) < 0 || !S_ISREG(st.st_mode))
+		return NULL;
+	return virDomainHasManagedSaveImage(dom, 0) == 0 && virDomainIsActive(dom) == 0 ? vs_steal(path) : NULL;
+}

@@ -74,6 +74,10 @@ void vm_dom_domainp(struct vm_xml_domain **domain);
 #define vm_dom_autorecord vs_cleanup(vm_dom_recordp)
 #define vm_dom_autodomain vs_cleanup(vm_dom_domainp)
 
+/* The file of a managed save in that directory of libvirt's (NULL: not known) of a domain that is shut off and, as libvirt says, has none: put back by somebody, it
+ * counts once libvirtd is started anew. Gives; NULL: there is none. */
+char *vm_dom_unlisted_save(virDomainPtr dom, const char *dir);
+
 /* Where a source lies; volumes are asked for. Gives; NULL: not a file or device of this host. */
 char *vm_dom_source_path(virDomainPtr dom, const struct vm_xml_source *source);
 /* Do both paths lead to one file, or to one device? */

@@ -36,11 +36,12 @@ int vm_record_redefine(virDomainPtr dom, const char *xml, enum vm_record_current
 
 void vm_record_sync(virDomainPtr dom)
 {
-	vs_autofree char *definitions = NULL, *records = NULL, *dir = NULL;
+	vm_conn_autodirs struct vm_conn_dirs dirs;
+	vs_autofree char *dir = NULL;
 	vs_autoclose int fd = -1;
 
-	vm_conn_own_dirs(virDomainGetConnect(dom), &definitions, &records);
-	dir = records ? xasprintf("%s/%s", records, virDomainGetName(dom)) : NULL;
+	vm_conn_dirs(virDomainGetConnect(dom), &dirs);
+	dir = dirs.records ? xasprintf("%s/%s", dirs.records, virDomainGetName(dom)) : NULL;
 	fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	if (fd >= 0 && fsync(fd) < 0)
 		errno = 0; /* whoever cannot know that cannot help it */

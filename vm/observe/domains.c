@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "vm/libvirt/checkpoint.h"
+#include "vm/libvirt/dom.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
@@ -63,8 +64,7 @@ void vm_observe_fini(struct vm_observed *observed)
 	free(observed->domains);
 	vm_own_dirs_fini(&observed->own);
 	vm_untold_fini(&observed->untold);
-	free(observed->definitions);
-	free(observed->records);
+	vm_conn_dirs_fini(&observed->dirs);
 	*observed = (struct vm_observed){0};
 }
 
@@ -297,6 +297,7 @@ static void ask_saved(struct vm_observe *observe)
 {
 	struct vm_observed_domain *d = observe->d;
 	int has = d->running ? 0 : virDomainHasManagedSaveImage(observe->dom, 0);
+	vs_autofree char *unlisted = has == 0 && !d->running ? vm_dom_unlisted_save(observe->dom, observe->observed->dirs.saves) : NULL;
 	vs_autofree char *text = has > 0 ? virDomainManagedSaveGetXMLDesc(observe->dom, 0) : NULL;
 	struct vs_err err = {0};
 
@@ -306,7 +307,9 @@ static void ask_saved(struct vm_observe *observe)
 	}
 	if (has > 0 && !text)
 		vm_virterr_set(&err, "its managed save cannot be read");
-	if (has <= 0 || (!text && virDomainHasManagedSaveImage(observe->dom, 0) == 0)) {
+	if (unlisted)
+		vs_err_set(&err, -EPERM, "'%s' is there and libvirt does not list it (start libvirtd anew, or take the file away)", unlisted);
+	if ((has <= 0 && !unlisted) || (has > 0 && !text && virDomainHasManagedSaveImage(observe->dom, 0) == 0)) {
 		forget_saved(observe);
 		return;
 	}
@@ -552,9 +555,8 @@ static void find_own_files(struct vm_observed *observed, struct vm_conn *conn)
 
 	vm_own_dirs_set(&observed->own, uri);
 	observed->own_lies = false;
-	free(observed->definitions);
-	free(observed->records);
-	vm_conn_own_dirs(vm_conn_ptr(conn), &observed->definitions, &observed->records);
+	vm_conn_dirs_fini(&observed->dirs);
+	vm_conn_dirs(vm_conn_ptr(conn), &observed->dirs);
 }
 
 struct listed {
@@ -593,7 +595,7 @@ static void look_for_lost(struct vm_observed *observed, struct vm_conn *conn)
 {
 	struct listed listed = { observed, vm_conn_ptr(conn) };
 
-	if (vm_untold_look(&observed->untold, observed->definitions, sum_of_names(observed), is_listed, &listed))
+	if (vm_untold_look(&observed->untold, observed->dirs.definitions, sum_of_names(observed), is_listed, &listed))
 		observed->changed = observed->regrouped = true;
 }
 

@@ -66,7 +66,7 @@ void vm_gates_list_pools(struct vm_gates_list *list, const struct vm_pools *pool
 	for (size_t i = 0; i < pools->n; i++) {
 		const struct vm_pool *pool = &pools->pools[i];
 
-		if (pool->dir)
+		if (pool->dir && pool->active)
 			vm_gates_list_dir(list, pool->dir);
 		for (size_t k = 0; k < pool->n_volumes; k++)
 			vm_gates_list_file(list, pool->volumes[k], Q2_FORMAT_NONE);

@@ -21,6 +21,7 @@
 #include "vm/model/types.h"
 #include "vm/observe/gates.h"
 #include "vm/observe/ask.h"
+#include "vm/libvirt/conn.h"
 #include "vm/observe/own-files.h"
 #include "vm/observe/untold.h"
 #include "vm/util/log-shelf.h"
@@ -117,7 +118,7 @@ struct vm_observed {
 	size_t n_listed;                  /* domains, in this look */
 	struct vm_own_dirs own;
 	bool own_lies;                    /* a domain has changed, and its files have not */
-	char *definitions, *records;      /* libvirt's directories of these; NULL: not known */
+	struct vm_conn_dirs dirs;         /* libvirt's, of what it writes down */
 };
 
 void vm_observe_init(struct vm_observed *observed, struct vm_log_shelf *shelf, struct vm_asker *asker);

@@ -7,9 +7,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vm/libvirt/conn.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
+#include "vm/util/strmap.h"
 #include "vm/xml/xml.h"
 
 #define LIST_AGAIN_NS (60 * VM_NS_PER_S)
@@ -60,7 +62,18 @@ void vm_pools_fini(struct vm_pools *pools)
 {
 	drop_pools(pools);
 	free(pools->names);
+	free(pools->definitions);
+	vm_untold_fini(&pools->untold);
 	*pools = (struct vm_pools){0};
+}
+
+void vm_pools_connected(struct vm_pools *pools, virConnectPtr conn)
+{
+	vm_conn_autodirs struct vm_conn_dirs dirs;
+
+	vm_conn_dirs(conn, &dirs);
+	free(pools->definitions);
+	pools->definitions = vs_steal(dirs.pools);
 }
 
 /* ---------------------------------------------------------------- one pool */
@@ -105,8 +118,9 @@ static void read_volumes(struct vm_pools *pools, virStoragePoolPtr pool, struct 
 	free(vols);
 }
 
-/* False: nothing there that an image could stand on. */
-static bool read_pool(struct vm_pools *pools, virStoragePoolPtr pool, struct vm_pool *p)
+/* False: nothing there that an image could stand on. Of one that is not active libvirt does not list the volumes; those of a pool of files are where they are,
+ * unless that is not mounted. */
+static bool read_pool(struct vm_pools *pools, virStoragePoolPtr pool, bool active, struct vm_pool *p)
 {
 	vs_autofree char *xml = virStoragePoolGetXMLDesc(pool, 0);
 	struct vm_xml_pool *parsed = NULL;
@@ -128,9 +142,10 @@ static bool read_pool(struct vm_pools *pools, virStoragePoolPtr pool, struct vm_
 		return false;
 	}
 	p->name = vs_steal(parsed->name);
-	if (!holds_files(parsed->type))
+	p->active = active;
+	if (!holds_files(parsed->type) && p->active)
 		read_volumes(pools, pool, p);
-	else if (parsed->target)
+	else if (holds_files(parsed->type) && parsed->target)
 		p->dir = vs_steal(parsed->target);
 	vm_xml_pool_free(parsed);
 	useful = p->dir || p->n_volumes;
@@ -148,22 +163,28 @@ static int by_name(const void *a, const void *b)
 	return strcmp(virStoragePoolGetName(x), virStoragePoolGetName(y));
 }
 
-/* The names, each with its end of line. Gives. */
-static char *names_of(virStoragePoolPtr *list, int n)
+struct listed {
+	virConnectPtr conn;
+	virStoragePoolPtr *list; /* sorted by name; the active ones come first */
+	int n, n_active;
+};
+
+/* The names, each with its end of line, and an empty line after the active ones. Gives. */
+static char *names_of(const struct listed *listed)
 {
 	char *names;
 	size_t len;
 	FILE *f = xmemopen(&names, &len);
 
-	for (int i = 0; i < n; i++)
-		fprintf(f, "%s\n", virStoragePoolGetName(list[i]));
+	for (int i = 0; i < listed->n; i++)
+		fprintf(f, "%s%s\n", i == listed->n_active ? "\n" : "", virStoragePoolGetName(listed->list[i]));
 	xmemclose(f);
 	return names;
 }
 
 static bool same_pool(const struct vm_pool *a, const struct vm_pool *b)
 {
-	if (strcmp(a->name, b->name) || !a->dir != !b->dir || (a->dir && strcmp(a->dir, b->dir)) ||
+	if (strcmp(a->name, b->name) || a->active != b->active || !a->dir != !b->dir || (a->dir && strcmp(a->dir, b->dir)) ||
 	    a->n_volumes != b->n_volumes)
 		return false;
 	for (size_t i = 0; i < a->n_volumes; i++)
@@ -182,44 +203,91 @@ static bool same_pools(const struct vm_pools *a, const struct vm_pools *b)
 	return true;
 }
 
-static void read_pools(struct vm_pools *pools, virStoragePoolPtr *list, int n, bool *changed)
+static void read_pools(struct vm_pools *pools, const struct listed *listed, bool *changed)
 {
 	struct vm_pools next = { .listed_ns = vm_steady_ns() };
 
-	next.pools = xcalloc((size_t)n + 1, sizeof(*next.pools));
-	next.names = names_of(list, n);
-	for (int i = 0; i < n; i++)
-		next.n += read_pool(&next, list[i], &next.pools[next.n]);
+	next.pools = xcalloc((size_t)listed->n + 1, sizeof(*next.pools));
+	next.names = names_of(listed);
+	for (int i = 0; i < listed->n; i++)
+		next.n += read_pool(&next, listed->list[i], i < listed->n_active, &next.pools[next.n]);
+	for (size_t i = 0; i < pools->untold.n; i++) {
+		vs_autofree char *sentence = xasprintf("libvirt has the definition of pool '%s' in '%s/%s.xml' and does not list it: it could not read it (start libvirtd anew, or take "
+						       "the file away)", pools->untold.names[i], pools->definitions, pools->untold.names[i]);
+
+		add_problem(&next, sentence);
+	}
 	*changed = !same_pools(pools, &next);
-	vm_pools_fini(pools);
+	drop_pools(pools);
+	free(pools->names);
+	next.definitions = pools->definitions;
+	next.untold = pools->untold;
 	*pools = next;
+}
+
+static bool is_listed(void *opaque, const char *name)
+{
+	const struct listed *listed = opaque;
+	virStoragePoolPtr pool;
+
+	for (int i = 0; i < listed->n; i++)
+		if (!strcmp(virStoragePoolGetName(listed->list[i]), name))
+			return true;
+	pool = virStoragePoolLookupByName(listed->conn, name);
+	if (pool)
+		virStoragePoolFree(pool);
+	return pool;
+}
+
+static void listed_fini(struct listed *listed)
+{
+	for (int i = 0; i < listed->n; i++)
+		virStoragePoolFree(listed->list[i]);
+	free(listed->list);
+}
+
+/* Negative errno: it cannot be listed, and libvirt's last error says why. */
+static int list_pools(virConnectPtr conn, struct listed *listed)
+{
+	virStoragePoolPtr *others = NULL;
+	int n, m;
+
+	*listed = (struct listed){ .conn = conn };
+	n = virConnectListAllStoragePools(conn, &listed->list, VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE);
+	if (n < 0)
+		return vm_virterr_code();
+	listed->n = listed->n_active = n;
+	m = virConnectListAllStoragePools(conn, &others, VIR_CONNECT_LIST_STORAGE_POOLS_INACTIVE);
+	if (m < 0)
+		return vm_virterr_code();
+	listed->list = xreallocarray(listed->list, (size_t)(n + m) + 1, sizeof(*listed->list));
+	for (int i = 0; i < m; i++)
+		listed->list[listed->n++] = others[i];
+	free(others);
+	qsort(listed->list, (size_t)n, sizeof(*listed->list), by_name);
+	qsort(listed->list + n, (size_t)m, sizeof(*listed->list), by_name);
+	return 0;
 }
 
 int vm_pools_poll(struct vm_pools *pools, virConnectPtr conn, bool force, bool *changed)
 {
-	virStoragePoolPtr *list = NULL;
+	vs_cleanup(listed_fini) struct listed listed;
 	vs_autofree char *names = NULL;
-	int n, r = 0;
+	int r = list_pools(conn, &listed);
 
 	*changed = false;
-	n = virConnectListAllStoragePools(conn, &list, VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE);
-	if (n < 0) {
-		r = vm_virterr_code();
-		if (r == -EOPNOTSUPP)
-			return 0;
+	if (r == -EOPNOTSUPP)
+		return 0;
+	if (r < 0) {
 		*changed = !pools->n_problems;
 		drop_problems(pools);
 		add_refusal(pools, "the storage pools cannot be listed");
 		free(vs_steal(pools->names)); /* to be read anew when it can be listed again */
 		return r;
 	}
-	qsort(list, (size_t)n, sizeof(virStoragePoolPtr), by_name);
-	names = names_of(list, n);
-	if (force || !pools->names || strcmp(pools->names, names) ||
-	    vm_steady_ns() - pools->listed_ns > LIST_AGAIN_NS)
-		read_pools(pools, list, n, changed);
-	for (int i = 0; i < n; i++)
-		virStoragePoolFree(list[i]);
-	free(list);
-	return r;
+	names = names_of(&listed);
+	force |= vm_untold_look(&pools->untold, pools->definitions, vm_strmap_hash(names), is_listed, &listed);
+	if (force || !pools->names || strcmp(pools->names, names) || vm_steady_ns() - pools->listed_ns > LIST_AGAIN_NS)
+		read_pools(pools, &listed, changed);
+	return 0;
 }

@@ -13,9 +13,11 @@
 #include <libvirt/libvirt.h>
 
 #include "qcow2/qcow2.h"
+#include "vm/observe/untold.h"
 
 struct vm_pool {
 	char *name;
+	bool active;    /* libvirt has made it ready: only then may images name what is in it */
 	char *dir;      /* of a pool of files; NULL for a pool of devices */
 	char **volumes; /* paths, of a pool of devices; empty for a pool of files */
 	size_t n_volumes;
@@ -27,9 +29,14 @@ struct vm_pools {
 	char **problems; /* what could not be looked at, each a sentence */
 	size_t n_problems;
 	/* private to pools.c */
-	char *names;       /* of the active pools, sorted, as a text to compare */
+	char *names;       /* of the pools, sorted, as a text to compare */
 	int64_t listed_ns; /* steady clock */
+	char *definitions; /* libvirt's directory of these; NULL: not known */
+	struct vm_untold untold;
 };
+
+/* Of a new connection: where it has its definitions. */
+void vm_pools_connected(struct vm_pools *pools, virConnectPtr conn);
 
 /* @force: do not trust what was listed before. Writes whether the pools are others than before. A driver without
  * storage has no pools. 0; negative errno where the connection failed: the pools stay as they were. What could not be looked at

@@ -190,7 +190,7 @@ static bool is_listed(void *opaque, const char *name)
 static void look_for_lost(struct vm_observe *observe, virDomainSnapshotPtr *snaps, int n)
 {
 	struct vm_observed_domain *d = observe->d;
-	vs_autofree char *dir = observe->observed->records && !strchr(d->name, '/') ? xasprintf("%s/%s", observe->observed->records, d->name) : NULL;
+	vs_autofree char *dir = observe->observed->dirs.records && !strchr(d->name, '/') ? xasprintf("%s/%s", observe->observed->dirs.records, d->name) : NULL;
 	struct listed listed = { .observe = observe, .snaps = snaps, .n = n };
 
 	if (vm_untold_look(&d->untold, dir, d->names_hash, is_listed, &listed))
@@ -208,7 +208,7 @@ static void take_lost(struct vm_observe *observe, struct vm_observed_snapshot *s
 	if (!s->lost) {
 		free(s->problem);
 		s->problem = xasprintf("libvirt has its record in '%s/%s/%s.xml' and does not list it: it could not read or write it (start libvirtd anew, or "
-				       "take the file away)", observe->observed->records, d->name, s->name);
+				       "take the file away)", observe->observed->dirs.records, d->name, s->name);
 		s->lost = s->refused = true;
 		s->unread = false;
 		observe->observed->changed = true;
