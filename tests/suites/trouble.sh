@@ -120,7 +120,7 @@ rm $records/ballast
 for c in 'delete s1' 'try delete s1' 'commit s1 s2' 'revert s2 force'; do
 	does_not "with room again: $c" lost "$c" EPERM "libvirt has a file with the record of snapshot 's2' and does not list it: start libvirtd anew"
 done
-does_not 'nor do others' cut 'delete s1' EPERM "snapshot 's2' of domain 'lost' may need it: libvirt has its record in '$records/lost/s2.xml' and does not list it"
+does_not 'nor do others' cut 'delete s1' EPERM "snapshot 's2' of domain 'lost' may need it: its record lies in '$records/lost/s2.xml' and libvirt does not list it"
 (echo 1 >"$M/lost/retain") 2>/dev/null
 does 'a new one can be taken' lost 'create s4'
 want lost s4 vda
@@ -167,7 +167,7 @@ anew TERM
 all_there() { [ -e "$M/cut/s2.vda.img" ]; }
 check 'put right and read again it is there' wait_until 30 all_there
 for c in 'try delete s1' 'delete s1'; do
-	does_not "a definition that is damaged: $c" cut "$c" EPERM "domain 'away' may need it: libvirt has its definition in '/etc/libvirt/qemu/away.xml' and does not list it"
+	does_not "a definition that is damaged: $c" cut "$c" EPERM "domain 'away' may need it: '/etc/libvirt/qemu/away.xml' lies among libvirt's definitions and libvirt lists no such domain"
 done
 cp "$W/away.xml" /etc/libvirt/qemu/away.xml
 anew TERM
@@ -187,7 +187,7 @@ cp /etc/libvirt/storage/p.xml "$W/p.xml"
 anew TERM
 back() { [ "$(ctl cut 'try delete s2\n')" != EHOSTDOWN ]; }
 check 'libvirt is back' wait_until 30 back
-does_not 'a pool whose definition is damaged' cut 'delete s2' EPERM "libvirt has the definition of pool 'p' in '/etc/libvirt/storage/p.xml' and does not list it"
+does_not 'a pool whose definition is damaged' cut 'delete s2' EPERM "'/etc/libvirt/storage/p.xml' lies among libvirt's definitions of pools and libvirt lists no such pool"
 rm /etc/libvirt/storage/p.xml "$W/pool/v.qcow2"
 finish() { [ "$(ctl cut 'delete s2\n')" = 0 ]; }
 check 'where it is not there any more the command is carried out' wait_until 10 finish
@@ -204,6 +204,13 @@ for c in 'try revert s3' 'revert s3' 'delete s3'; do does_not "a managed save th
 rm /var/lib/libvirt/qemu/save/cut.save
 finish() { [ "$(ctl cut 'revert s3\n')" = 0 ]; }
 check 'when it is gone the command is carried out' wait_until 10 finish
+
+# A checkpoint's record likewise: what is written after a snapshot of a domain that is shut off would be missing in the next backup.
+mkdir -p /var/lib/libvirt/qemu/checkpoint/cut
+: >/var/lib/libvirt/qemu/checkpoint/cut/c1.xml
+for c in 'try create s9' 'create s9' 'revert s3'; do does_not "a checkpoint that is not listed: $c" cut "$c" EPERM "checkpoint/cut/c1.xml' lies among libvirt's checkpoints of this domain"; done
+rm /var/lib/libvirt/qemu/checkpoint/cut/c1.xml
+does 'without it' cut 'create s9'
 unmount_snapfs "$M"
 
 # ---------------------------------------------------------------- other users

@@ -73,8 +73,15 @@ int vm_check_startable(const struct vm_context *cx, struct vs_err *err)
 int vm_check_checkpoints(const struct vm_context *cx, bool runs, struct vs_err *err)
 {
 	vs_autofree char *way = runs ? xasprintf("start it first ('virsh start --paused %s' will do), or ", cx->d->name) : xstrdup("");
+	vs_autofree char *unlisted = NULL;
 	char **names = NULL;
 	int r = cx->dom ? vm_checkpoints(cx->dom, &names, err) : 0;
+
+	if (r == 0 && cx->dom)
+		unlisted = vm_checkpoint_unlisted(cx->dom, names);
+	if (unlisted)
+		r = vs_err_set(err, -EPERM, "'%s' lies among libvirt's checkpoints of this domain, and libvirt does not list it, as where it could not read it (start libvirtd "
+			       "anew, or take the file away)", unlisted);
 
 	if (r == 0 && names && names[0])
 		r = vs_err_set(err, -EOPNOTSUPP, "the domain has checkpoint '%s'%s, as backup programs make them, and what is written afterwards would be missing in the "

@@ -439,8 +439,8 @@ void vm_build_draw(struct vm_build *sk)
 	}
 	sk->chains.asker = -1;
 	for (size_t i = 0; i < sk->observed->untold.n; i++) {
-		vs_autofree char *why = xasprintf("libvirt has its definition in '%s/%s.xml' and does not list it: it could not read it (start libvirtd anew, or take the file "
-						  "away)", sk->observed->dirs.definitions, sk->observed->untold.names[i]);
+		vs_autofree char *why = xasprintf("'%s/%s.xml' lies among libvirt's definitions and libvirt lists no such domain, as where it could not read it (start libvirtd "
+						  "anew, or take the file away)", sk->observed->dirs.definitions, sk->observed->untold.names[i]);
 
 		vm_drafts_unknown(&sk->set, -EPERM, why, "domain '%s'", sk->observed->untold.names[i]);
 	}

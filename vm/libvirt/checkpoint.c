@@ -4,7 +4,10 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "vm/libvirt/conn.h"
+#include "vm/libvirt/untold.h"
 #include "vm/libvirt/virterr.h"
 #include "vm/util/mem.h"
 
@@ -30,4 +33,39 @@ void vm_checkpoints_free(char **names)
 	for (char **name = names; name && *name; name++)
 		free(*name);
 	free(names);
+}
+
+struct listed {
+	virDomainPtr dom;
+	char *const *names;
+};
+
+static bool is_listed(void *opaque, const char *name)
+{
+	const struct listed *listed = opaque;
+	virDomainCheckpointPtr point;
+
+	for (char *const *at = listed->names; at && *at; at++)
+		if (!strcmp(*at, name))
+			return true;
+	point = virDomainCheckpointLookupByName(listed->dom, name, 0);
+	if (point)
+		virDomainCheckpointFree(point);
+	return point;
+}
+
+char *vm_checkpoint_unlisted(virDomainPtr dom, char *const *names)
+{
+	struct listed listed = { dom, names };
+	struct vm_untold untold = {0};
+	vm_conn_autodirs struct vm_conn_dirs dirs;
+	vs_autofree char *dir = NULL;
+	char *path = NULL;
+
+	vm_conn_dirs(virDomainGetConnect(dom), &dirs);
+	dir = dirs.checkpoints ? xasprintf("%s/%s", dirs.checkpoints, virDomainGetName(dom)) : NULL;
+	if (vm_untold_look(&untold, dir, 0, is_listed, &listed))
+		path = xasprintf("%s/%s.xml", dir, untold.names[0]);
+	vm_untold_fini(&untold);
+	return path;
 }

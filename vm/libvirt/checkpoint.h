@@ -15,5 +15,7 @@
  * vm_checkpoints_free(). */
 int vm_checkpoints(virDomainPtr dom, char ***names, struct vs_err *err);
 void vm_checkpoints_free(char **names);
+/* The file of one that is not among them (untold.h). Gives; NULL: there is none, or nobody can tell. */
+char *vm_checkpoint_unlisted(virDomainPtr dom, char *const *names);
 
 #endif

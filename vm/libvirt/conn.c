@@ -341,19 +341,29 @@ static char *host_of(const char *uri)
 	return len ? xstrndup(host + 3, len) : NULL;
 }
 
+/* Is that the driver's path, whatever parameters it has? */
+static bool is_path(const char *uri, const char *path)
+{
+	const char *at = uri ? strstr(uri, ":///") : NULL;
+	size_t len = at ? strcspn(at + 3, "?#") : 0;
+
+	return at && len == strlen(path) && !strncmp(at + 3, path, len);
+}
+
 char *vm_conn_state_dir(virConnectPtr ptr)
 {
 	vs_autofree char *uri = virConnectGetURI(ptr);
-	const char *path = uri ? strstr(uri, ":///") : NULL, *root = path ? strstr(path, "root=") : NULL;
+	const char *query = uri ? strchr(uri, '?') : NULL, *root = query ? strstr(query, "root=") : NULL;
+	vs_autofree char *socket = query ? own_socket(query + 1) : NULL; /* of a daemon that may have others */
 	const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
 
-	if (path && !strncmp(path, ":///embed", strlen(":///embed")) && root)
+	if (is_path(uri, "/embed") && root)
 		return xasprintf("%.*s/lib", (int)strcspn(root + strlen("root="), "&"), root + strlen("root="));
-	if (path && !strcmp(path, ":///system"))
+	if (is_path(uri, "/system") && !socket)
 		return xstrdup("/var/lib/libvirt");
-	if (path && !strcmp(path, ":///session") && config && config[0])
+	if (is_path(uri, "/session") && config && config[0])
 		return xasprintf("%s/libvirt/qemu", config);
-	if (path && !strcmp(path, ":///session") && home)
+	if (is_path(uri, "/session") && home)
 		return xasprintf("%s/.config/libvirt/qemu", home);
 	return NULL;
 }
@@ -363,6 +373,7 @@ void vm_conn_dirs_fini(struct vm_conn_dirs *dirs)
 	free(dirs->definitions);
 	free(dirs->records);
 	free(dirs->saves);
+	free(dirs->checkpoints);
 	free(dirs->pools);
 	*dirs = (struct vm_conn_dirs){0};
 }
@@ -370,21 +381,21 @@ void vm_conn_dirs_fini(struct vm_conn_dirs *dirs)
 void vm_conn_dirs(virConnectPtr ptr, struct vm_conn_dirs *out)
 {
 	vs_autofree char *uri = virConnectGetURI(ptr), *state = vm_conn_state_dir(ptr), *config = NULL, *qemu = NULL;
-	const char *path = uri ? strstr(uri, ":///") : NULL;
 
 	*out = (struct vm_conn_dirs){0};
-	if (!path || !state)
+	if (!state)
 		return;
-	if (!strcmp(path, ":///session")) {
+	if (is_path(uri, "/session")) {
 		qemu = xstrdup(state);
 		config = xasprintf("%s/..", state);
 	} else {
 		qemu = xasprintf("%s/qemu", state);
-		config = strcmp(path, ":///system") ? xasprintf("%s/../etc", state) : xstrdup("/etc/libvirt");
+		config = is_path(uri, "/system") ? xstrdup("/etc/libvirt") : xasprintf("%s/../etc", state);
 	}
 	out->definitions = xasprintf("%s/qemu", config);
 	out->records = xasprintf("%s/snapshot", qemu);
 	out->saves = xasprintf("%s/save", qemu);
+	out->checkpoints = xasprintf("%s/checkpoint", qemu);
 	out->pools = xasprintf("%s/storage", config);
 }
 

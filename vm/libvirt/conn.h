@@ -42,6 +42,7 @@ struct vm_conn_dirs {
 	char *definitions; /* DOMAIN.xml */
 	char *records;     /* DOMAIN/SNAPSHOT.xml */
 	char *saves;       /* DOMAIN.save */
+	char *checkpoints; /* DOMAIN/CHECKPOINT.xml */
 	char *pools;       /* POOL.xml */
 };
 void vm_conn_dirs(virConnectPtr ptr, struct vm_conn_dirs *out);

@@ -70,7 +70,7 @@ struct vm_snapshot {
 	bool memory;       /* has saved memory */
 	bool held, ours;   /* from the domain's metadata */
 	bool recorded;     /* libvirt knows it; for an image source: true */
-	bool lost;         /* libvirt has a file of its record and does not list it (observe/untold.h): what is here may be old */
+	bool lost;         /* libvirt has a file of its record and does not list it (libvirt/untold.h): what is here may be old */
 	bool current;      /* libvirt's current snapshot */
 	bool present;      /* image source: the file's present content (`current`), not a snapshot: not in the tables */
 	int64_t created_ns;

@@ -23,7 +23,7 @@
 #include "vm/observe/ask.h"
 #include "vm/libvirt/conn.h"
 #include "vm/observe/own-files.h"
-#include "vm/observe/untold.h"
+#include "vm/libvirt/untold.h"
 #include "vm/util/log-shelf.h"
 #include "vm/util/strmap.h"
 #include "vm/xml/xml.h"

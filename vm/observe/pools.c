@@ -212,8 +212,8 @@ static void read_pools(struct vm_pools *pools, const struct listed *listed, bool
 	for (int i = 0; i < listed->n; i++)
 		next.n += read_pool(&next, listed->list[i], i < listed->n_active, &next.pools[next.n]);
 	for (size_t i = 0; i < pools->untold.n; i++) {
-		vs_autofree char *sentence = xasprintf("libvirt has the definition of pool '%s' in '%s/%s.xml' and does not list it: it could not read it (start libvirtd anew, or take "
-						       "the file away)", pools->untold.names[i], pools->definitions, pools->untold.names[i]);
+		vs_autofree char *sentence = xasprintf("'%s/%s.xml' lies among libvirt's definitions of pools and libvirt lists no such pool, as where it could not read it (start libvirtd "
+						       "anew, or take the file away)", pools->definitions, pools->untold.names[i]);
 
 		add_problem(&next, sentence);
 	}

@@ -13,7 +13,7 @@
 #include <libvirt/libvirt.h>
 
 #include "qcow2/qcow2.h"
-#include "vm/observe/untold.h"
+#include "vm/libvirt/untold.h"
 
 struct vm_pool {
 	char *name;

@@ -207,8 +207,8 @@ static void take_lost(struct vm_observe *observe, struct vm_observed_snapshot *s
 		return;
 	if (!s->lost) {
 		free(s->problem);
-		s->problem = xasprintf("libvirt has its record in '%s/%s/%s.xml' and does not list it: it could not read or write it (start libvirtd anew, or "
-				       "take the file away)", observe->observed->dirs.records, d->name, s->name);
+		s->problem = xasprintf("its record lies in '%s/%s/%s.xml' and libvirt does not list it, as where it could not read or write it (start "
+				       "libvirtd anew, or take the file away)", observe->observed->dirs.records, d->name, s->name);
 		s->lost = s->refused = true;
 		s->unread = false;
 		observe->observed->changed = true;

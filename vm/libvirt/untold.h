@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * untold.h: what libvirt has files of and does not list: definitions and records of snapshots.
+ * untold.h: what libvirt has files of and does not list: definitions of domains and pools, records of snapshots and checkpoints.
  *
  * libvirtd skips at its start what it cannot read (cut off by a power cut, of a newer version), and one that could not write a record does not know the
  * snapshot any more, while the file is there still. To conclude from its lists that nobody has the images of these would be to lose them. What lies in
  * its directories is looked for by name only; what is in the files is libvirt's business. Where its directories are not known or cannot be listed
- * nothing is found. Threads: one, the refresher.
+ * nothing is found. Threads: any, one for each.
  */
-#ifndef VS_VM_OBSERVE_UNTOLD_H
-#define VS_VM_OBSERVE_UNTOLD_H
+#ifndef VS_VM_LIBVIRT_UNTOLD_H
+#define VS_VM_LIBVIRT_UNTOLD_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -4,7 +4,7 @@
  * libvirt writes a file when it has the thing in its list already, and unlinks it before it takes it off: so a file whose name is not listed, also when
  * libvirt is asked for that name once more afterwards, is one that it does not know.
  */
-#include "vm/observe/untold.h"
+#include "vm/libvirt/untold.h"
 
 #include <dirent.h>
 #include <errno.h>
