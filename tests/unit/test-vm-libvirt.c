@@ -3,10 +3,15 @@
 /* What is pure in vm/libvirt/. Everything else is proved through the mounted files, on libvirt itself. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <libvirt/libvirt.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "vm/libvirt/overlay.h"
+#include "vm/libvirt/untold.h"
 #include "vm/libvirt/version.h"
 #include "vm/libvirt/virterr.h"
 
@@ -92,4 +97,57 @@ Test(vm_libvirt, a_missing_socket_is_no_missing_domain)
 	cr_expect_null(dom);
 	cr_expect_eq(vm_virterr_code(), -ENOENT);
 	virConnectClose(conn);
+}
+
+static void touch_in(const char *dir, const char *name)
+{
+	char path[200];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+}
+
+static bool is_one_of(void *opaque, const char *name)
+{
+	for (const char *const *at = opaque; *at; at++)
+		if (!strcmp(*at, name))
+			return true;
+	return false;
+}
+
+Test(vm_libvirt, what_has_a_file_and_is_not_listed)
+{
+	char dir[] = "/tmp/untold.XXXXXX", path[200];
+	const char *listed[] = { "a", NULL, NULL };
+	struct vm_untold u = {0};
+
+	cr_assert_not_null(mkdtemp(dir));
+	cr_expect_not(vm_untold_look(&u, NULL, 1, is_one_of, listed), "no directory");
+	touch_in(dir, "a.xml");
+	touch_in(dir, "c.xml~");
+	touch_in(dir, ".xml");
+	touch_in(dir, "d.xml.new");
+	snprintf(path, sizeof(path), "%s/networks.xml", dir);
+	mkdir(path, 0700);
+	cr_expect_not(vm_untold_look(&u, dir, 1, is_one_of, listed));
+	touch_in(dir, "y.xml");
+	touch_in(dir, "b c.xml");
+	cr_expect(vm_untold_look(&u, dir, 1, is_one_of, listed), "within one tick of the clock, too");
+	cr_assert_eq(u.n, 2);
+	cr_expect_str_eq(u.names[0], "b c");
+	cr_expect_str_eq(u.names[1], "y");
+	cr_expect_not(vm_untold_look(&u, dir, 1, is_one_of, listed), "no news");
+	listed[1] = "y";
+	cr_expect(vm_untold_look(&u, dir, 2, is_one_of, listed), "it is listed now");
+	cr_expect_eq(u.n, 1);
+	for (const char *const *name = (const char *const[]){ "a.xml", "c.xml~", ".xml", "d.xml.new", "y.xml", "b c.xml", NULL }; *name; name++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, *name);
+		unlink(path);
+	}
+	cr_expect(vm_untold_look(&u, dir, 2, is_one_of, listed), "it has gone");
+	cr_expect_eq(u.n, 0);
+	snprintf(path, sizeof(path), "%s/networks.xml", dir);
+	rmdir(path);
+	rmdir(dir);
+	vm_untold_fini(&u);
 }
