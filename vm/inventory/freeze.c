@@ -244,11 +244,22 @@ static bool is_unnoted(const struct work *w, const struct vm_draft_disk *from, c
 	return (disk->state == VM_OK || disk->state == VM_DETACHED) && (from->fact.spoilt || (!from->fact.shows && !v->watched) || (!v->noted && !v->watched && !is_merging(w, v)));
 }
 
+/* QEMU writes the header first, and libvirt the definition a moment later: while a merge of ours is at it nothing can be concluded from the two. */
+static bool is_being_merged(const struct vm_draft *d)
+{
+	for (size_t i = 0; d->running && i < d->n_merges; i++)
+		if (!d->merges[i].is_void)
+			return true;
+	return false;
+}
+
 /* Is it read through a layer of a disk of which a definition says that it stands on something else? */
 static bool is_contradicted(const struct work *w, const char *target, const struct vm_verdict *v)
 {
 	const struct vm_domain *d = w->domain;
 
+	if (is_being_merged(w->draft))
+		return false;
 	for (size_t i = 0; i < d->n_disks; i++)
 		for (int l = d->disks[i].top, n = 0; d->disks[i].contradicted && !strcmp(d->disks[i].target, target) && l >= 0 && n < VM_CHAIN_MAX;
 		     l = d->layers[l].below, n++)

@@ -7,6 +7,7 @@
 #include "vm/libvirt/conn.h"
 
 #include <errno.h>
+#include <libxml/uri.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -357,8 +358,12 @@ char *vm_conn_state_dir(virConnectPtr ptr)
 	vs_autofree char *socket = query ? own_socket(query + 1) : NULL; /* of a daemon that may have others */
 	const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
 
-	if (is_path(uri, "/embed") && root)
-		return xasprintf("%.*s/lib", (int)strcspn(root + strlen("root="), "&"), root + strlen("root="));
+	if (is_path(uri, "/embed") && root) {
+		vs_autofree char *escaped = xstrndup(root + strlen("root="), strcspn(root + strlen("root="), "&;"));
+		vs_autofree char *plain = xmlURIUnescapeString(escaped, 0, NULL);
+
+		return plain ? xasprintf("%s/lib", plain) : NULL;
+	}
 	if (is_path(uri, "/system") && !socket)
 		return xstrdup("/var/lib/libvirt");
 	if (is_path(uri, "/session") && config && config[0])
