@@ -185,7 +185,7 @@ has 'a pool that is not active' "$(ctl cut 'try delete s2\n' >/dev/null; outcome
 cp /etc/libvirt/storage/p.xml "$W/p.xml"
 : >/etc/libvirt/storage/p.xml
 anew TERM
-back() { [ "$(ctl cut 'try delete s2\n')" != EHOSTDOWN ]; }
+back() { [ "$(ctl cut 'try create s9\n')" != EHOSTDOWN ]; }
 check 'libvirt is back' wait_until 30 back
 does_not 'a pool whose definition is damaged' cut 'delete s2' EPERM "'/etc/libvirt/storage/p.xml' lies among libvirt's definitions of pools and libvirt lists no such pool"
 rm /etc/libvirt/storage/p.xml "$W/pool/v.qcow2"
@@ -199,6 +199,7 @@ lab_libvirtd_kill TERM
 mv /var/lib/libvirt/qemu/save/cut.save "$W/cut.save"
 lab_libvirtd_start
 mv "$W/cut.save" /var/lib/libvirt/qemu/save/
+check 'libvirt is back once more' wait_until 30 back
 sleep 1
 for c in 'try revert s3' 'revert s3' 'delete s3'; do does_not "a managed save that is not listed: $c" cut "$c" EPERM "cut.save'.* libvirt does not list"; done
 rm /var/lib/libvirt/qemu/save/cut.save
@@ -211,6 +212,14 @@ mkdir -p /var/lib/libvirt/qemu/checkpoint/cut
 for c in 'try create s9' 'create s9' 'revert s3'; do does_not "a checkpoint that is not listed: $c" cut "$c" EPERM "checkpoint/cut/c1.xml' lies among libvirt's checkpoints of this domain"; done
 rm /var/lib/libvirt/qemu/checkpoint/cut/c1.xml
 does 'without it' cut 'create s9'
+
+# Something writes to it, though libvirt says that it does not run: a QEMU that a libvirtd started anew has lost sight of, say.
+qemu-nbd --persistent -k "$W/nbd.sock" -f qcow2 "$(active_path cut vda)" >/dev/null 2>&1 &
+nbd=$!
+wait_until 10 test -S "$W/nbd.sock"
+for c in 'try create s10' 'create s10' 'try revert s9' 'revert s9' 'try delete s9'; do does_not "written to though it is shut off: $c" cut "$c" EBUSY 'open for writing, though the domain does not run'; done
+end_pid "$nbd"
+does 'when nobody does any more' cut 'create s10'
 unmount_snapfs "$M"
 
 # ---------------------------------------------------------------- other users

@@ -177,28 +177,48 @@ static int contradicted(const struct vm_context *cx, const char *target, struct 
 	return 0;
 }
 
+/* Has somebody it open for writing, as QEMU's locks say? 1, 0, or why that cannot be told. */
+static int is_written(const char *path, struct vs_err *err)
+{
+	struct q2_locks locks = {0};
+	struct q2_file *f;
+	int r = q2_file_open(path, &f, err);
+
+	if (r < 0)
+		return r;
+	r = q2_file_locks(f, &locks);
+	q2_file_close(f);
+	return r < 0 ? vs_err_set(err, r, "the locks on '%s' cannot be read: %s", path, strerror(-r)) : locks.writer;
+}
+
+/* A libvirtd that was started anew may have lost sight of a QEMU that runs. Another domain that writes to a disk that they share is told of elsewhere. */
+int vm_check_at_rest(const struct vm_context *cx, const char *target, struct vs_err *err)
+{
+	for (size_t i = 0; !cx->running && !cx->guest_up && cx->dom && i < cx->d->n_disks; i++) {
+		const struct vm_disk_now *disk = &cx->d->disks[i];
+		const struct vm_layer *top = disk->top < 0 ? NULL : &cx->d->layers[disk->top];
+
+		if ((!target || !strcmp(disk->target, target)) && top && top->active && !top->error && !top->rival && is_written(top->path, NULL) > 0)
+			return vs_err_set(err, -EBUSY, "disk %s: some process has '%s' open for writing, though the domain does not run: a QEMU that libvirt has lost sight of, "
+					  "or another tool", disk->target, top->path);
+	}
+	return 0;
+}
+
 /* QEMU holds a lock on what it writes to. Without one it is not known to be this file: somebody may have put another one in its place. */
 static int check_replaced(const struct vm_context *cx, const char *target, struct vs_err *err)
 {
 	int top = vm_context_top(cx, target), r;
 	const struct vm_layer *l = top < 0 ? NULL : &cx->d->layers[top];
 	struct vm_paused_guest qemu = {0};
-	struct q2_locks locks = {0};
-	struct q2_file *f;
 
 	if (!cx->running || cx->guest_up || !l || !l->active || l->error)
 		return 0;
-	r = q2_file_open(l->path, &f, err);
-	if (r == 0) {
-		r = q2_file_locks(f, &locks);
-		q2_file_close(f);
-		if (r < 0)
-			vs_err_set(err, r, "the locks on '%s' cannot be read: %s", l->path, strerror(-r));
-	}
+	r = is_written(l->path, err);
 	if (r < 0)
 		vs_err_prefix(err, "disk %s", target);
-	if (r < 0 || locks.writer)
-		return r;
+	if (r)
+		return r < 0 ? r : 0;
 	/* one that was paused for its memory to be saved has let go of the lock until it goes on, but not of the file */
 	if (vm_paused_guest_process(cx->uuid, &qemu) && vm_paused_guest_process_has(qemu.pid, l->path, false) == 1)
 		return 0;

@@ -16,6 +16,8 @@ int vm_check_idle(struct vm_context *cx, struct vs_err *err);
 /* For what moves data, freezes disks or puts others in their place: -EPERM, the domain is shut off and has a managed save, which belongs to
  * the disks as they are; and the start for it would use it up. */
 int vm_check_startable(const struct vm_context *cx, struct vs_err *err);
+/* Of a domain that does not run: does nobody write to this disk (NULL: to any of them) all the same? -EBUSY. */
+int vm_check_at_rest(const struct vm_context *cx, const char *target, struct vs_err *err);
 
 /* For what makes layers in which nothing is recorded for the checkpoints that the domain has: -EOPNOTSUPP, which libvirt would say later. @runs: were it
  * running, it would be. */

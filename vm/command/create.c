@@ -299,6 +299,8 @@ static int check_layers(struct vm_context *cx, const struct vm_command *c, struc
 		r = vm_pulls_check(cx, disk->target, false, err);
 		if (r == 0)
 			r = vm_check_uncut(cx, disk->target, disk->top, err);
+		if (r == 0)
+			r = vm_check_at_rest(cx, disk->target, err);
 		if (r < 0)
 			return r;
 		if (disk->contradicted)

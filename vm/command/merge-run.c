@@ -758,6 +758,8 @@ int vm_merge_run(struct vm_merge *m, struct vs_err *err)
 
 	if (r == 0 && !m->is_void)
 		r = vm_check_startable(m->cx, err);
+	if (r == 0 && vm_merge_count(m, VM_MERGE_DOWN))
+		r = vm_check_at_rest(m->cx, NULL, err);
 	if (r < 0)
 		return r;
 	if (m->cx->try_only)

@@ -591,6 +591,8 @@ static int check_revert(const struct vm_context *cx, const struct vm_command *c,
 	if (r == 0)
 		r = vm_check_startable(cx, err);
 	if (r == 0)
+		r = vm_check_at_rest(cx, NULL, err);
+	if (r == 0)
 		r = vm_check_checkpoints(cx, false, err);
 	if (r == 0 && !c->keep)
 		r = check_bitmaps(cx, s, err);
