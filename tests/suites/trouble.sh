@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Copyright (C) 2026 The virt-snapfs authors
 #
-# Commands where something below fails: a disk that is full, a libvirtd that is away, another user, another mount. And the same
-# doors on an image source, where qemu-img does the work.
+# Commands where something below fails: a disk that is full, a libvirtd that is away or does not list what it has files of, another user, another
+# mount. And the same doors on an image source, where qemu-img does the work.
 set -u
 . "$(dirname "$0")/../lib.sh"
 . "$TESTS/lab.sh"
