@@ -42,6 +42,7 @@ static bool find(DIR *stream, bool (*is_listed)(void *opaque, const char *name),
 {
 	struct dirent *entry;
 	size_t room = 0;
+	bool whole;
 
 	for (errno = 0; (entry = readdir(stream)); errno = 0) {
 		size_t len = strlen(entry->d_name), tail = strlen(SUFFIX);
@@ -52,9 +53,10 @@ static bool find(DIR *stream, bool (*is_listed)(void *opaque, const char *name),
 		XGROW(*names, *n, room);
 		(*names)[(*n)++] = vs_steal(name);
 	}
+	whole = errno == 0;
 	if (*n)
 		qsort(*names, *n, sizeof(**names), by_name);
-	return errno == 0;
+	return whole;
 }
 
 static bool same(const struct vm_untold *u, char **names, size_t n)
