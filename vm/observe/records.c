@@ -166,8 +166,6 @@ struct listed {
 	virDomainSnapshotPtr *snaps;
 	int n;
 	struct vm_strmap names; /* of them, once one is asked for */
-	char **come;            /* names that were not listed, and are there */
-	size_t n_come, room;
 };
 
 static bool is_listed(void *opaque, const char *name)
@@ -185,36 +183,19 @@ static bool is_listed(void *opaque, const char *name)
 		return false;
 	virDomainSnapshotFree(snap);
 	listed->observe->observed->changed = true; /* it has come meanwhile: the next look has it */
-	XGROW(listed->come, listed->n_come, listed->room);
-	listed->come[listed->n_come++] = xstrdup(name);
 	return true;
 }
 
-static void listed_fini(struct listed *listed)
-{
-	for (size_t i = 0; i < listed->n_come; i++)
-		free(listed->come[i]);
-	free(listed->come);
-	vm_strmap_clear(&listed->names, NULL);
-}
-
 /* Which records of the domain does libvirt have files of, beyond those that it lists? */
-static void look_for_lost(struct vm_observe *observe, struct listed *listed)
+static void look_for_lost(struct vm_observe *observe, virDomainSnapshotPtr *snaps, int n)
 {
 	struct vm_observed_domain *d = observe->d;
 	vs_autofree char *dir = observe->observed->dirs.records && !strchr(d->name, '/') ? xasprintf("%s/%s", observe->observed->dirs.records, d->name) : NULL;
+	struct listed listed = { .observe = observe, .snaps = snaps, .n = n };
 
-	if (vm_untold_look(&d->untold, dir, d->names_hash, is_listed, listed))
+	if (vm_untold_look(&d->untold, dir, d->names_hash, is_listed, &listed))
 		observe->observed->changed = observe->closer = true;
-}
-
-/* While it is defined anew a record is not listed for a moment: what is known of it stays. */
-static void keep_known(struct vm_observe *observe, struct vm_observed_snapshot *s)
-{
-	if (!s || s->seen == observe->observed->look)
-		return;
-	s->seen = observe->observed->look;
-	observe->d->list[observe->d->n_list++] = s;
+	vm_strmap_clear(&listed.names, NULL);
 }
 
 /* What is known of it stays; it may be old. */
@@ -242,7 +223,6 @@ static void take_list(struct vm_observe *observe, virDomainSnapshotPtr *snaps, i
 	struct vm_observed_domain *d = observe->d;
 	struct vm_observed_snapshot **list;
 	struct before before = { .list = d->list, .n = d->n_list };
-	struct listed listed = { .observe = observe, .snaps = snaps, .n = n };
 	uint64_t names = names_of(snaps, n);
 
 	if (names != d->names_hash)
@@ -250,8 +230,8 @@ static void take_list(struct vm_observe *observe, virDomainSnapshotPtr *snaps, i
 	d->names_hash = names;
 	d->n_list = 0;
 	d->unread = false;
-	look_for_lost(observe, &listed);
-	d->list = list = xcalloc((size_t)n + d->untold.n + listed.n_come + 1, sizeof(*list));
+	look_for_lost(observe, snaps, n);
+	d->list = list = xcalloc((size_t)n + d->untold.n + 1, sizeof(*list));
 	for (int i = 0; i < n; i++) {
 		struct vm_observed_snapshot *s = snapshot_of(&before, virDomainSnapshotGetName(snaps[i]));
 
@@ -271,9 +251,6 @@ static void take_list(struct vm_observe *observe, virDomainSnapshotPtr *snaps, i
 	}
 	for (size_t i = 0; i < d->untold.n; i++)
 		take_lost(observe, snapshot_of(&before, d->untold.names[i]));
-	for (size_t i = 0; i < listed.n_come; i++)
-		keep_known(observe, find_before(&before, listed.come[i]));
-	listed_fini(&listed);
 	forget_others(observe, &before);
 }
 
