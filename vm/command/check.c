@@ -198,9 +198,18 @@ int vm_check_at_rest(const struct vm_context *cx, const char *target, struct vs_
 		const struct vm_disk_now *disk = &cx->d->disks[i];
 		const struct vm_layer *top = disk->top < 0 ? NULL : &cx->d->layers[disk->top];
 
-		if ((!target || !strcmp(disk->target, target)) && top && top->active && !top->error && !top->rival && is_written(top->path, NULL) > 0)
-			return vs_err_set(err, -EBUSY, "disk %s: some process has '%s' open for writing, though the domain does not run: a QEMU that libvirt has lost sight of, "
-					  "or another tool", disk->target, top->path);
+		int r;
+
+		if ((target && strcmp(disk->target, target) != 0) || !top || !top->active || top->error || top->rival)
+			continue;
+		r = is_written(top->path, err);
+		if (r < 0)
+			vs_err_prefix(err, "disk %s", disk->target);
+		if (r > 0)
+			r = vs_err_set(err, -EBUSY, "disk %s: some process has '%s' open for writing, though the domain does not run: a QEMU that libvirt has lost sight of, "
+				       "or another tool", disk->target, top->path);
+		if (r < 0)
+			return r;
 	}
 	return 0;
 }
