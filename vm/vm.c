@@ -23,7 +23,7 @@
  *
  * LOCKS, in rank order: who holds one may take only later ones
  * ------------------------------------------------------------
- *	1  flock of a file a domain, and a socket's name (engine/lock.c) between mounts: held while a request has the domain; of
+ *	1  flock of a file a domain, and a socket's name (util/lock.c) between mounts: held while a request has the domain; of
  *	                              its now/, a second one: while there is a backup job for it, or what one has left is cleared away
  *	2  vm_engine.lock             slots, requests, jobs, outcomes
  *	3  the event loop's           (libvirt/events.c) its users; held while its thread is started and joined

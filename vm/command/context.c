@@ -344,7 +344,7 @@ void vm_context_glance_done(struct vm_context *now)
 
 /* ---------------------------------------------------------------- storing
  *
- * All mounts of a connection that can share a lock do (engine/lock.h); those of another host or container cannot, and what they have stored
+ * All mounts of a connection that can share a lock do (util/lock.h); those of another host or container cannot, and what they have stored
  * since we looked must not be lost. So what the domain has is read once more before anything is stored: is it what we found or wrote there
  * last, or something older, which a revert has brought back?
  *

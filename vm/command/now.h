@@ -4,7 +4,7 @@
  * now.h: the backup job behind now/: begun, and cleared away by its notes. See now.c.
  *
  * Errors: those of libvirt/backup.h; -ESTALE the domain does not run; -ENOSPC too little room for what is written over.
- * Threads: one at a time on one domain: who holds the lock of its now/ (engine/lock.h).
+ * Threads: one at a time on one domain: who holds the lock of its now/ (util/lock.h).
  */
 #ifndef VS_VM_COMMAND_NOW_H
 #define VS_VM_COMMAND_NOW_H

@@ -11,7 +11,7 @@
 #include "vm/command/now.h"
 #include "vm/engine/engine.h"
 #include "vm/engine/jobs.h"
-#include "vm/engine/lock.h"
+#include "vm/util/lock.h"
 #include "vm/model/space.h"
 #include "vm/util/strmap.h"
 

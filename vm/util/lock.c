@@ -12,7 +12,7 @@
  * Neither reaches into a container with file systems and a network of its own, nor to another host. Who is at work there is noticed by what
  * he stores: see vm_context_save(). A user who is not root may take a name to be in the way; the refusal says who it is.
  */
-#include "vm/engine/lock.h"
+#include "vm/util/lock.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -9,10 +9,10 @@
  *
  * Threads: any.
  */
-#ifndef VS_VM_ENGINE_LOCK_H
-#define VS_VM_ENGINE_LOCK_H
+#ifndef VS_VM_UTIL_LOCK_H
+#define VS_VM_UTIL_LOCK_H
 
-#include "qcow2/qcow2.h"
+#include "qcow2/base.h"
 
 struct vm_lock;
 
