@@ -102,16 +102,18 @@ static int find_all(struct adoption *a, struct vs_err *err)
 
 /* ---------------------------------------------------------------- is it a snapshot? */
 
-/* A snapshot that froze this very file when that overlay was put on it, and whose record has gone, was noted with another stamp of it. NULL: none. */
-static const struct vm_meta_snapshot *noted_otherwise(const struct adoption *a, const struct vm_layer *layer, const struct vm_layer *above)
+/* A snapshot that froze this very file when that overlay was put on it, or later, and whose record has gone, was noted with another stamp of it. NULL:
+ * none. An earlier one may have been merged, and the file written to since. */
+static const struct vm_meta_snapshot *noted_otherwise(const struct adoption *a, const struct found *f, const struct vm_layer *layer, const struct vm_layer *above)
 {
 	for (size_t i = 0; i < a->cx->meta->n_snapshots; i++) {
 		const struct vm_meta_snapshot *s = &a->cx->meta->snapshots[i];
+		bool earlier = s->created_ns + VM_NS_PER_S + SLACK_NS < above->stamp.btime_ns; /* a record has whole seconds */
 
-		for (size_t k = 0; s->kind == VM_EXTERNAL && s->created_ns <= above->stamp.btime_ns + SLACK_NS && k < s->n_frozen; k++) {
+		for (size_t k = 0; s->kind == VM_EXTERNAL && !earlier && k < s->n_frozen; k++) {
 			const struct vm_meta_file *file = vm_meta_file(a->cx->meta, s->frozen[k].file);
 
-			if (file && file->ino == layer->stamp.ino && file->mtime_ns >= layer->stamp.btime_ns &&
+			if (file && !strcmp(s->frozen[k].target, f->target) && file->ino == layer->stamp.ino && file->mtime_ns >= layer->stamp.btime_ns &&
 			    (file->size != layer->stamp.size || file->mtime_ns != layer->stamp.mtime_ns))
 				return s;
 		}
@@ -131,7 +133,7 @@ static int check_frozen(const struct adoption *a, const struct found *f, struct 
 	if (layer->active || layer->rival)
 		return vs_err_set(err, -EPERM, "disk %s: '%s' is being written: %s writes to it", f->target, layer->path,
 				  layer->rival ? layer->rival : "a disk of the domain");
-	if (above->stamp.btime_ns && layer->stamp.mtime_ns > above->stamp.btime_ns && (noted = noted_otherwise(a, layer, above)))
+	if (above->stamp.btime_ns && layer->stamp.mtime_ns > above->stamp.btime_ns && (noted = noted_otherwise(a, f, layer, above)))
 		return vs_err_set(err, -EPERM, "disk %s: '%s' was written to after '%s' had been taken, which froze it: what it was then is gone", f->target, layer->path,
 				  noted->name);
 	if (!above->stamp.btime_ns || layer->stamp.mtime_ns <= above->stamp.btime_ns + SLACK_NS)
