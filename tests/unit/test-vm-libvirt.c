@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vm/libvirt/conn.h"
 #include "vm/libvirt/overlay.h"
 #include "vm/libvirt/untold.h"
 #include "vm/libvirt/version.h"
@@ -140,14 +141,66 @@ Test(vm_libvirt, what_has_a_file_and_is_not_listed)
 	listed[1] = "y";
 	cr_expect(vm_untold_look(&u, dir, 2, is_one_of, listed), "it is listed now");
 	cr_expect_eq(u.n, 1);
+	touch_in(dir, "z.xml");
+	touch_in(dir, ".#z.xml");
+	chmod(dir, 0);
+	if (geteuid() != 0) /* root may read it */
+		cr_expect_not(vm_untold_look(&u, dir, 3, is_one_of, listed), "it cannot be read: what is known stays");
+	chmod(dir, 0700);
+	cr_expect(vm_untold_look(&u, dir, 4, is_one_of, listed));
+	cr_expect_eq(u.n, 2);
+	unlink(strcat(strcpy(path, dir), "/z.xml"));
+	unlink(strcat(strcpy(path, dir), "/.#z.xml"));
 	for (const char *const *name = (const char *const[]){ "a.xml", "c.xml~", ".xml", "d.xml.new", "y.xml", "b c.xml", NULL }; *name; name++) {
 		snprintf(path, sizeof(path), "%s/%s", dir, *name);
 		unlink(path);
 	}
 	cr_expect(vm_untold_look(&u, dir, 2, is_one_of, listed), "it has gone");
 	cr_expect_eq(u.n, 0);
+	touch_in(dir, "z.xml");
+	cr_expect(vm_untold_look(&u, dir, 2, is_one_of, listed));
+	vm_untold_disbelieve(&u);
+	cr_expect_eq(u.n, 0);
+	unlink(strcat(strcpy(path, dir), "/z.xml"));
 	snprintf(path, sizeof(path), "%s/networks.xml", dir);
 	rmdir(path);
 	rmdir(dir);
 	vm_untold_fini(&u);
+}
+
+/* Where a libvirt writes down what it knows; nothing where it may be another system's. */
+Test(vm_libvirt, whose_files_are_believed)
+{
+	static const struct { const char *uri, *definitions, *records, *pools; } cases[] = {
+		{ "qemu:///system", "/etc/libvirt/qemu", "/var/lib/libvirt/qemu/snapshot", "/etc/libvirt/storage" },
+		{ "qemu+unix:///system", "/etc/libvirt/qemu", "/var/lib/libvirt/qemu/snapshot", "/etc/libvirt/storage" },
+		{ "qemu:///system?no_verify=1&socket=/var/run/libvirt/libvirt-sock", "/etc/libvirt/qemu", "/var/lib/libvirt/qemu/snapshot", "/etc/libvirt/storage" },
+		{ "qemu:///system?socket=/x/sock", NULL, NULL, NULL },
+		{ "qemu:///system?name=qemu:///session", NULL, NULL, NULL },
+		{ "qemu+ext:///system?command=x", NULL, NULL, NULL },
+		{ "qemu+ssh:///system", NULL, NULL, NULL },
+		{ "qemu+tcp:///system", NULL, NULL, NULL },
+		{ "ch:///system", NULL, NULL, NULL },
+		{ "xen:///system", NULL, NULL, NULL },
+		{ "qemu:///session", "/c/libvirt/qemu", "/c/libvirt/qemu/snapshot", "/c/libvirt/storage" },
+		{ "qemu:///session?socket=/x/sock", NULL, NULL, NULL },
+		{ "qemu:///embed?root=/far/e%20m", "/far/e m/etc/qemu", "/far/e m/lib/qemu/snapshot", "/far/e m/etc/storage" },
+		{ "qemu:///embed?x=1&root=/far;y=2", "/far/etc/qemu", "/far/lib/qemu/snapshot", "/far/etc/storage" },
+		{ "qemu:///embed?myroot=/far", NULL, NULL, NULL },
+		{ "test:///default", NULL, NULL, NULL },
+		{ "", NULL, NULL, NULL },
+	};
+
+	setenv("XDG_CONFIG_HOME", "/c", 1);
+	for (size_t i = 0; i < VS_ARRAY_LEN(cases); i++) {
+		vm_conn_autodirs struct vm_conn_dirs dirs;
+
+		vm_conn_dirs_of(cases[i].uri, &dirs);
+		cr_expect_eq(!dirs.definitions, !cases[i].definitions, "%s", cases[i].uri);
+		if (!dirs.definitions || !cases[i].definitions)
+			continue;
+		cr_expect_str_eq(dirs.definitions, cases[i].definitions, "%s: %s", cases[i].uri, dirs.definitions);
+		cr_expect_str_eq(dirs.records, cases[i].records, "%s: %s", cases[i].uri, dirs.records);
+		cr_expect_str_eq(dirs.pools, cases[i].pools, "%s: %s", cases[i].uri, dirs.pools);
+	}
 }

@@ -342,35 +342,60 @@ static char *host_of(const char *uri)
 	return len ? xstrndup(host + 3, len) : NULL;
 }
 
-/* Is that the driver's path, whatever parameters it has? */
+/* What the parameter @name is, as it stands in the URI. Gives; NULL: there is none. */
+static char *parameter(const char *uri, const char *name)
+{
+	const char *at = uri ? strchr(uri, '?') : NULL;
+	size_t len = strlen(name);
+
+	while (at++) {
+		size_t all = strcspn(at, "&;#");
+
+		if (all > len && !strncmp(at, name, len) && at[len] == '=')
+			return xstrndup(at + len + 1, all - len - 1);
+		at = at[all] == '&' || at[all] == ';' ? at + all : NULL;
+	}
+	return NULL;
+}
+
+/* Is that the path of the QEMU driver of a daemon on this very system (or of this process), whatever other parameters it has? By other ways ("+ssh", "+ext")
+ * files of the same names may be another one's. */
 static bool is_path(const char *uri, const char *path)
 {
 	const char *at = uri ? strstr(uri, ":///") : NULL;
-	size_t len = at ? strcspn(at + 3, "?#") : 0;
+	size_t driver = at ? (size_t)(at - uri) : 0, len = at ? strcspn(at + 3, "?#") : 0;
+	bool local = (driver == 4 && !strncmp(uri, "qemu", 4)) || (driver == 9 && !strncmp(uri, "qemu+unix", 9));
 
-	return at && len == strlen(path) && !strncmp(at + 3, path, len);
+	return local && len == strlen(path) && !strncmp(at + 3, path, len);
+}
+
+char *vm_conn_state_dir_of(const char *uri)
+{
+	const char *query = uri ? strchr(uri, '?') : NULL, *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+	vs_autofree char *root = parameter(uri, "root"), *other = parameter(uri, "name"), *any = parameter(uri, "socket");
+	vs_autofree char *socket = query ? own_socket(query + 1) : NULL; /* of a daemon that may have others */
+
+	if (is_path(uri, "/embed") && root) {
+		vs_autofree char *plain = xmlURIUnescapeString(root, 0, NULL);
+
+		return plain ? xasprintf("%s/lib", plain) : NULL;
+	}
+	if (other)
+		return NULL;
+	if (is_path(uri, "/system") && !socket)
+		return xstrdup("/var/lib/libvirt");
+	if (is_path(uri, "/session") && !any && config && config[0])
+		return xasprintf("%s/libvirt/qemu", config);
+	if (is_path(uri, "/session") && !any && home)
+		return xasprintf("%s/.config/libvirt/qemu", home);
+	return NULL;
 }
 
 char *vm_conn_state_dir(virConnectPtr ptr)
 {
 	vs_autofree char *uri = virConnectGetURI(ptr);
-	const char *query = uri ? strchr(uri, '?') : NULL, *root = query ? strstr(query, "root=") : NULL;
-	vs_autofree char *socket = query ? own_socket(query + 1) : NULL; /* of a daemon that may have others */
-	const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
 
-	if (is_path(uri, "/embed") && root) {
-		vs_autofree char *escaped = xstrndup(root + strlen("root="), strcspn(root + strlen("root="), "&;"));
-		vs_autofree char *plain = xmlURIUnescapeString(escaped, 0, NULL);
-
-		return plain ? xasprintf("%s/lib", plain) : NULL;
-	}
-	if (is_path(uri, "/system") && !socket)
-		return xstrdup("/var/lib/libvirt");
-	if (is_path(uri, "/session") && config && config[0])
-		return xasprintf("%s/libvirt/qemu", config);
-	if (is_path(uri, "/session") && home)
-		return xasprintf("%s/.config/libvirt/qemu", home);
-	return NULL;
+	return vm_conn_state_dir_of(uri);
 }
 
 void vm_conn_dirs_fini(struct vm_conn_dirs *dirs)
@@ -383,25 +408,38 @@ void vm_conn_dirs_fini(struct vm_conn_dirs *dirs)
 	*dirs = (struct vm_conn_dirs){0};
 }
 
-void vm_conn_dirs(virConnectPtr ptr, struct vm_conn_dirs *out)
+/* @path without its last component, which may be a link. */
+static char *parent_of(const char *path)
 {
-	vs_autofree char *uri = virConnectGetURI(ptr), *state = vm_conn_state_dir(ptr), *config = NULL, *qemu = NULL;
+	const char *slash = strrchr(path, '/');
+
+	return xstrndup(path, slash ? (size_t)(slash - path) : strlen(path));
+}
+
+void vm_conn_dirs_of(const char *uri, struct vm_conn_dirs *out)
+{
+	vs_autofree char *state = vm_conn_state_dir_of(uri), *parent = state ? parent_of(state) : NULL, *config = NULL, *qemu = NULL;
 
 	*out = (struct vm_conn_dirs){0};
 	if (!state)
 		return;
-	if (is_path(uri, "/session")) {
-		qemu = xstrdup(state);
-		config = xasprintf("%s/..", state);
-	} else {
-		qemu = xasprintf("%s/qemu", state);
-		config = is_path(uri, "/system") ? xstrdup("/etc/libvirt") : xasprintf("%s/../etc", state);
-	}
+	qemu = is_path(uri, "/session") ? xstrdup(state) : xasprintf("%s/qemu", state);
+	if (is_path(uri, "/system"))
+		config = xstrdup("/etc/libvirt");
+	else
+		config = is_path(uri, "/session") ? vs_steal(parent) : xasprintf("%s/etc", parent);
 	out->definitions = xasprintf("%s/qemu", config);
 	out->records = xasprintf("%s/snapshot", qemu);
 	out->saves = xasprintf("%s/save", qemu);
 	out->checkpoints = xasprintf("%s/checkpoint", qemu);
 	out->pools = xasprintf("%s/storage", config);
+}
+
+void vm_conn_dirs(virConnectPtr ptr, struct vm_conn_dirs *out)
+{
+	vs_autofree char *uri = virConnectGetURI(ptr);
+
+	vm_conn_dirs_of(uri, out);
 }
 
 static virConnectPtr connect_to(const char *uri, bool read_only, struct vs_err *err)

@@ -35,8 +35,9 @@ bool vm_conn_is_in_process(virConnectPtr ptr);
 /* Which libvirt this is, however its URI was spelled: the plain URI, without what leads to the same daemon. Gives; NULL: not known. */
 char *vm_conn_identity(virConnectPtr ptr);
 
-/* Where the QEMU driver of this connection keeps what is its own and no XML names. Gives; NULL: not known. */
+/* Where the QEMU driver of this connection, or of one with that URI, keeps what is its own and no XML names. Gives; NULL: not known. */
 char *vm_conn_state_dir(virConnectPtr ptr);
+char *vm_conn_state_dir_of(const char *uri);
 /* Where it writes down what it knows. All NULL where that is not known. */
 struct vm_conn_dirs {
 	char *definitions; /* DOMAIN.xml */
@@ -46,6 +47,7 @@ struct vm_conn_dirs {
 	char *pools;       /* POOL.xml */
 };
 void vm_conn_dirs(virConnectPtr ptr, struct vm_conn_dirs *out);
+void vm_conn_dirs_of(const char *uri, struct vm_conn_dirs *out);
 void vm_conn_dirs_fini(struct vm_conn_dirs *dirs);
 #define vm_conn_autodirs vs_cleanup(vm_conn_dirs_fini)
 

@@ -8,6 +8,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -32,9 +33,25 @@ void vm_untold_fini(struct vm_untold *u)
 	*u = (struct vm_untold){0};
 }
 
+void vm_untold_disbelieve(struct vm_untold *u)
+{
+	drop(u->names, u->n);
+	u->names = NULL;
+	u->n = 0;
+}
+
 static int by_name(const void *a, const void *b)
 {
 	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static bool is_directory(int dir, const struct dirent *entry)
+{
+	struct stat st;
+
+	if (entry->d_type != DT_UNKNOWN)
+		return entry->d_type == DT_DIR;
+	return fstatat(dir, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode);
 }
 
 /* Gives the names of its files that are not listed. False: it cannot be read to its end. */
@@ -48,7 +65,7 @@ static bool find(DIR *stream, bool (*is_listed)(void *opaque, const char *name),
 		size_t len = strlen(entry->d_name), tail = strlen(SUFFIX);
 		vs_autofree char *name = len > tail && !strcmp(entry->d_name + len - tail, SUFFIX) ? xstrndup(entry->d_name, len - tail) : NULL;
 
-		if (!name || entry->d_type == DT_DIR || is_listed(opaque, name))
+		if (!name || !strncmp(name, ".#", 2) || is_directory(dirfd(stream), entry) || is_listed(opaque, name)) /* ".#": Emacs' locks */
 			continue;
 		XGROW(*names, *n, room);
 		(*names)[(*n)++] = vs_steal(name);

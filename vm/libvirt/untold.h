@@ -31,5 +31,7 @@ void vm_untold_fini(struct vm_untold *u);
  * or, for one that has come since, when it is asked once more? True: the names are others than before.
  */
 bool vm_untold_look(struct vm_untold *u, const char *dir, uint64_t listed, bool (*is_listed)(void *opaque, const char *name), void *opaque);
+/* What was found was another daemon's: nothing is untold until something changes there. */
+void vm_untold_disbelieve(struct vm_untold *u);
 
 #endif

@@ -562,20 +562,19 @@ static void find_own_files(struct vm_observed *observed, struct vm_conn *conn)
 struct listed {
 	struct vm_observed *observed;
 	virConnectPtr conn;
+	bool met; /* one of its domains has its definition where they are looked for */
 };
 
 /* Is there such a domain, now that its file was seen? */
 static bool is_listed(void *opaque, const char *name)
 {
-	const struct listed *listed = opaque;
+	struct listed *listed = opaque;
 	struct vm_observed_domain key = { .name = (char *)name }, *at = &key;
 	virDomainPtr dom;
 
-	if (name[0] == '.') /* an editor's */
-		return true;
 	if (listed->observed->n_domains &&
 	    bsearch(&at, listed->observed->domains, listed->observed->n_domains, sizeof(at), by_name))
-		return true;
+		return listed->met = true;
 	dom = virDomainLookupByName(listed->conn, name);
 	if (!dom)
 		return false;
@@ -592,12 +591,16 @@ static uint64_t sum_of_names(const struct vm_observed *observed)
 	return h;
 }
 
-/* Definitions that libvirt has and does not list. */
+/* Definitions that libvirt has and does not list. Where it has some and not one of these lies there the directory is another daemon's (whose socket is seen in a
+ * container, say). */
 static void look_for_lost(struct vm_observed *observed, struct vm_conn *conn)
 {
-	struct listed listed = { observed, vm_conn_ptr(conn) };
+	struct listed listed = { observed, vm_conn_ptr(conn), false };
+	bool news = vm_untold_look(&observed->untold, observed->dirs.definitions, sum_of_names(observed), is_listed, &listed);
 
-	if (vm_untold_look(&observed->untold, observed->dirs.definitions, sum_of_names(observed), is_listed, &listed))
+	if (news && observed->untold.n && !listed.met && virConnectListAllDomains(listed.conn, NULL, VIR_CONNECT_LIST_DOMAINS_PERSISTENT) > 0)
+		vm_untold_disbelieve(&observed->untold);
+	if (news)
 		observed->changed = observed->regrouped = true;
 }
 

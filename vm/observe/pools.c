@@ -165,8 +165,9 @@ static int by_name(const void *a, const void *b)
 
 struct listed {
 	virConnectPtr conn;
-	virStoragePoolPtr *list; /* sorted by name; the active ones come first */
+	virStoragePoolPtr *list; /* sorted by name; those that were active come first */
 	int n, n_active;
+	bool met; /* one of them has its definition where they are looked for */
 };
 
 /* The names, each with its end of line, and an empty line after the active ones. Gives. */
@@ -227,16 +228,26 @@ static void read_pools(struct vm_pools *pools, const struct listed *listed, bool
 
 static bool is_listed(void *opaque, const char *name)
 {
-	const struct listed *listed = opaque;
+	struct listed *listed = opaque;
 	virStoragePoolPtr pool;
 
 	for (int i = 0; i < listed->n; i++)
 		if (!strcmp(virStoragePoolGetName(listed->list[i]), name))
-			return true;
+			return listed->met = true;
 	pool = virStoragePoolLookupByName(listed->conn, name);
 	if (pool)
 		virStoragePoolFree(pool);
 	return pool;
+}
+
+/* As that of domains does. */
+static bool look_for_lost(struct vm_pools *pools, const char *names, struct listed *listed)
+{
+	bool news = vm_untold_look(&pools->untold, pools->definitions, vm_strmap_hash(names), is_listed, listed);
+
+	if (news && pools->untold.n && !listed->met && virConnectListAllStoragePools(listed->conn, NULL, VIR_CONNECT_LIST_STORAGE_POOLS_PERSISTENT) > 0)
+		vm_untold_disbelieve(&pools->untold);
+	return news;
 }
 
 static void listed_fini(struct listed *listed)
@@ -246,27 +257,33 @@ static void listed_fini(struct listed *listed)
 	free(listed->list);
 }
 
-/* Negative errno: it cannot be listed, and libvirt's last error says why. */
+/* Negative errno: it cannot be listed, and libvirt's last error says why. All are listed first, then the active ones: what is
+ * started or stopped in between is there in any case. */
 static int list_pools(virConnectPtr conn, struct listed *listed)
 {
-	virStoragePoolPtr *others = NULL;
+	virStoragePoolPtr *active = NULL, *all = NULL;
 	int n, m;
 
 	*listed = (struct listed){ .conn = conn };
-	n = virConnectListAllStoragePools(conn, &listed->list, VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE);
-	if (n < 0)
-		return vm_virterr_code();
-	listed->n = listed->n_active = n;
-	m = virConnectListAllStoragePools(conn, &others, VIR_CONNECT_LIST_STORAGE_POOLS_INACTIVE);
+	m = virConnectListAllStoragePools(conn, &all, 0);
 	if (m < 0)
 		return vm_virterr_code();
-	listed->list = xreallocarray(listed->list, (size_t)(n + m) + 1, sizeof(*listed->list));
-	for (int i = 0; i < m; i++)
-		listed->list[listed->n++] = others[i];
-	free(others);
-	qsort(listed->list, (size_t)n, sizeof(*listed->list), by_name);
-	qsort(listed->list + n, (size_t)m, sizeof(*listed->list), by_name);
-	return 0;
+	n = virConnectListAllStoragePools(conn, &active, VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE);
+	listed->list = xcalloc((size_t)(n < 0 ? 0 : n) + (size_t)m + 1, sizeof(*listed->list));
+	for (int i = 0; i < n; i++)
+		listed->list[listed->n++] = active[i];
+	listed->n_active = listed->n;
+	qsort(listed->list, (size_t)listed->n, sizeof(*listed->list), by_name);
+	for (int i = 0; i < m; i++) {
+		if (listed->n_active && bsearch(&all[i], listed->list, (size_t)listed->n_active, sizeof(*all), by_name))
+			virStoragePoolFree(all[i]);
+		else
+			listed->list[listed->n++] = all[i];
+	}
+	qsort(listed->list + listed->n_active, (size_t)(listed->n - listed->n_active), sizeof(*listed->list), by_name);
+	free(active);
+	free(all);
+	return n < 0 ? vm_virterr_code() : 0;
 }
 
 int vm_pools_poll(struct vm_pools *pools, virConnectPtr conn, bool force, bool *changed)
@@ -286,7 +303,7 @@ int vm_pools_poll(struct vm_pools *pools, virConnectPtr conn, bool force, bool *
 		return r;
 	}
 	names = names_of(&listed);
-	force |= vm_untold_look(&pools->untold, pools->definitions, vm_strmap_hash(names), is_listed, &listed);
+	force |= look_for_lost(pools, names, &listed);
 	if (force || !pools->names || strcmp(pools->names, names) || vm_steady_ns() - pools->listed_ns > LIST_AGAIN_NS)
 		read_pools(pools, &listed, changed);
 	return 0;
