@@ -15,6 +15,8 @@
 
 #include "vm/observe/headers-priv.h"
 #include "vm/observe/peek.h"
+#include "vm/util/clock.h"
+#include "vm/util/mem.h"
 
 #include "q2-image.h"
 
@@ -135,6 +137,8 @@ static void expect_peek(const void *bytes, size_t len, enum vm_peek kind, const 
 	ti_save_bytes(path, bytes, len);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	cr_assert_eq(vm_peek(fd, &peeked), 0);
+	if (peeked.kind == VM_PEEK_SAVED)
+		cr_assert_eq(vm_peek_saved(fd, &peeked), 0);
 	cr_expect_eq(peeked.kind, kind, "%s: %d", what, peeked.kind);
 	cr_expect_eq(peeked.kind == VM_PEEK_STANDS, peeked.why != NULL);
 	vm_peeked_fini(&peeked);
@@ -237,6 +241,8 @@ Test(vm_window, a_saved_guest_needs_what_its_definition_names)
 	ti_save_bytes(path, bytes, save(bytes, "LibvirtQemudSave", 2, 2048, guest));
 	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
 	cr_assert_eq(vm_peek(fd, &peeked), 0);
+	cr_expect_null(peeked.names, "what it names is read when it is asked for");
+	cr_assert_eq(vm_peek_saved(fd, &peeked), 0);
 	for (size_t i = 0; i < VS_ARRAY_LEN(names); i++) {
 		bool has = false;
 
@@ -244,7 +250,41 @@ Test(vm_window, a_saved_guest_needs_what_its_definition_names)
 			has |= !strcmp(*name, names[i]);
 		cr_expect(has, "%s", names[i]);
 	}
+	cr_expect_eq(peeked.n_images, 1);
+	cr_expect_str_eq(peeked.names[0], "/nowhere/top.qcow2");
 	vm_peeked_fini(&peeked);
+	ti_rmdir(dir);
+}
+
+/* Anybody can write one, a guest to its own disk, too. */
+Test(vm_window, a_saved_guest_that_names_endlessly_many_files_costs_little)
+{
+	static const char begin[] = "<domain type='qemu'><name>a</name><uuid>11111111-2222-3333-4444-555555555555</uuid><devices>", end[] = "</devices></domain>";
+	size_t room = 16 << 20, len = 0;
+	char *text = xcalloc(room, 1), *dir = ti_mkdir();
+	vs_autofree char *path = ti_path(dir, "file");
+	struct vm_peeked peeked;
+
+	for (unsigned disks = 1000; disks <= 200000; disks *= 3) {
+		uint32_t version = 2, bytes;
+		int64_t begun = vm_steady_ns();
+
+		len = (size_t)snprintf(text + 92, room - 92, "%s", begin);
+		for (unsigned i = 0; i < disks && len + 200 < room; i++)
+			len += (size_t)snprintf(text + 92 + len, room - 92 - len, "<disk type='file'><source file='/n/%u'/><target dev='d%u'/></disk>", i, i);
+		len += (size_t)snprintf(text + 92 + len, room - 92 - len, "%s", end);
+		bytes = (uint32_t)len;
+		memcpy(text, "LibvirtQemudSave", 16);
+		memcpy(text + 16, &version, 4);
+		memcpy(text + 20, &bytes, 4);
+		ti_save_bytes(path, text, len + 92);
+		vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
+		cr_assert_eq(vm_peek_saved(fd, &peeked), 0);
+		cr_expect_eq(peeked.kind, disks < 4096 ? VM_PEEK_SAVED : VM_PEEK_STANDS, "%u disks", disks);
+		cr_expect_lt(vm_steady_ns() - begun, 3 * VM_NS_PER_S, "%u disks", disks);
+		vm_peeked_fini(&peeked);
+	}
+	free(text);
 	ti_rmdir(dir);
 }
 

@@ -153,6 +153,16 @@ static bool in_doubt(const struct vm_graph *g, int file, struct vm_graph_doubt *
 	return f->error || doubt->why;
 }
 
+static void add_unknowns(struct vm_graph *g, bool named)
+{
+	for (size_t i = 0; i < g->facts->n_unknowns; i++) {
+		const struct vm_fact_unknown *u = &g->facts->unknowns[i];
+
+		if (named == (u->name != NULL))
+			add_doubt(g, (struct vm_graph_doubt){.who = u->who, .why = u->why, .code = u->code, .name = u->name, .file = VM_NO_FILE, .domain = VM_NO_DOMAIN});
+	}
+}
+
 void vm_graph_find_doubts(struct vm_graph *g)
 {
 	const struct vm_facts *facts = g->facts;
@@ -171,9 +181,12 @@ void vm_graph_find_doubts(struct vm_graph *g)
 		doubt.by_name = doubt.raw && (!wanted.written[node] || !strncmp(facts->files[i].path, "/dev/", strlen("/dev/")));
 		add_doubt(g, doubt);
 	}
-	for (size_t i = 0; i < facts->n_unknowns; i++)
-		add_doubt(g, (struct vm_graph_doubt){.who = facts->unknowns[i].who, .why = facts->unknowns[i].why,
-						     .code = facts->unknowns[i].code, .name = facts->unknowns[i].name, .file = VM_NO_FILE, .domain = VM_NO_DOMAIN});
+	add_unknowns(g, false);
+	g->n_nameless = g->n_doubts;
+	add_unknowns(g, true);
+	for (size_t i = g->n_nameless; i < g->n_doubts; i++)
+		if (!vm_strmap_get(&g->named, g->doubts[i].name))
+			vm_strmap_put(&g->named, g->doubts[i].name, &g->doubts[i]);
 	free(wanted.whatever);
 	free(wanted.written);
 	free(wanted.domain);
@@ -208,21 +221,23 @@ static bool has_name(const struct vm_graph *g, int file, const char *name)
 
 const struct vm_graph_doubt *vm_graph_doubt(const struct vm_graph *g, int file, size_t domain)
 {
-	for (size_t i = 0; i < g->n_doubts; i++) {
+	const struct vm_graph_doubt *named = NULL;
+
+	for (size_t i = 0; i < g->n_nameless; i++) {
 		const struct vm_graph_doubt *d = &g->doubts[i];
 
 		if (d->domain == domain)
 			continue;
-		if (d->file == VM_NO_FILE && (!d->name || has_name(g, file, d->name)))
-			return d;
 		if (d->file == VM_NO_FILE)
-			continue;
+			return d;
 		if (d->by_name && !has_name(g, file, name_of(g, d->file)))
 			continue;
 		if (!stands_on(g, file, d->file))
 			return d;
 	}
-	return NULL;
+	for (int f = g->named.n ? g->node[file] : VM_NO_FILE; f != VM_NO_FILE && !named; f = g->alias[f])
+		named = vm_strmap_get(&g->named, name_of(g, f));
+	return named;
 }
 
 /* ---------------------------------------------------------------- words */

@@ -10,6 +10,7 @@
 #define VS_VM_GRAPH_GRAPH_PRIV_H
 
 #include "vm/graph/graph.h"
+#include "vm/util/strmap.h"
 
 /* For every node a list of the things that point at it: head[node], next[thing], -1 ends. */
 struct vm_links {
@@ -119,8 +120,9 @@ struct vm_graph {
 	struct vm_graph_viewer *viewers;
 	size_t n_viewers, viewers_room;
 
-	struct vm_graph_doubt *doubts;
-	size_t n_doubts;
+	struct vm_graph_doubt *doubts; /* those with a name are the last */
+	size_t n_doubts, n_nameless;
+	struct vm_strmap named; /* of those with a name one each */
 	bool *live_end;   /* of a node: a running domain's chain ends here */
 	int *live_below;  /* of a node: what stands beneath it in a running domain's chain, VM_NO_FILE: not known from there */
 

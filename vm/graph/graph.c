@@ -400,6 +400,7 @@ void vm_graph_free(struct vm_graph *g)
 	links_free(&g->users_of);
 	free(g->viewers);
 	free(g->doubts);
+	vm_strmap_clear(&g->named, NULL);
 	free(g->live_end);
 	free(g->live_below);
 	links_free(&g->commit_bases);

@@ -4,8 +4,9 @@
  * Images that no domain names and that stand on something: volumes in storage pools, and files that lie beside the
  * images of domains. They are looked at for one reason: what they stand on is needed by them.
  *
- * A saved guest needs what its definition names: it is a doubt about every image of that name, whichever way leads there. It may be anybody's
- * making, so what it names is not opened.
+ * A saved guest needs what its definition names, and that definition may be anybody's making, so what it names is not opened: it is a doubt about every image of
+ * that name, whichever way leads there. A name in a directory that is looked at here leads to an image that is known, or is followed like all that lies there. Of an
+ * image that lies elsewhere nobody knows which it is, nor what it stands on: a doubt about everything.
  *
  * Of a qcow2 image it is found out what that is. All others that stand on something, or of which nobody can tell whether they do, are
  * unknown; but not what is an image of a domain, which is told by its own.
@@ -24,15 +25,15 @@ struct found {
 
 struct saved {
 	const char *path, *pool;
-	char *const *names; /* borrowed from what was seen of it in this look */
+	const struct vm_peeked *peeked; /* borrowed from what was seen of it in this look */
 };
 
 struct volumes {
 	const struct vm_surroundings *s;
 	struct vm_drafts *set;
-	struct vm_strmap nodes; /* images that are known already */
+	struct vm_strmap nodes; /* images that are known already: their paths */
 	bool mention;           /* note_mention(): it is an image */
-	struct vm_strmap others; /* of them, those of domains that were not drawn */
+	struct vm_strmap others; /* of them, those of domains that were not drawn: likewise */
 	struct vm_strmap dirs;  /* directories that were looked at */
 	struct vm_strmap names; /* of images, where one is missed */
 	const char *pool;       /* whose directory or volume is being looked at; NULL: none's */
@@ -44,11 +45,24 @@ struct volumes {
 	struct q2_gate *gate;
 };
 
-static bool is_node(const struct volumes *v, uint64_t dev, uint64_t ino)
+/* The path by which that image is known; NULL: it is not. */
+static const char *node_of(const struct volumes *v, uint64_t dev, uint64_t ino)
 {
 	struct vm_strmap_key key = vm_strmap_file(dev, ino);
+	const char *path = dev || ino ? vm_strmap_get(&v->nodes, key.text) : NULL;
 
-	return (dev || ino) && (vm_strmap_get(&v->nodes, key.text) || vm_strmap_get(&v->others, key.text));
+	return path || !(dev || ino) ? path : vm_strmap_get(&v->others, key.text);
+}
+
+static bool is_node(const struct volumes *v, uint64_t dev, uint64_t ino)
+{
+	return node_of(v, dev, ino);
+}
+
+static void mark_node(struct vm_strmap *map, const char *key, const char *path)
+{
+	if (!vm_strmap_get(map, key))
+		vm_strmap_put(map, key, (void *)path);
 }
 
 static void mark(struct vm_strmap *map, const char *key)
@@ -97,11 +111,24 @@ static void check_parts(struct volumes *v, const struct vm_dirs_file *file)
 	}
 }
 
+static void not_followed(struct volumes *v, const char *path, const char *what)
+{
+	vs_autofree char *why = xasprintf("%s, which is not followed here", what);
+
+	unknown(v, path, -EPERM, why);
+}
+
 /* The memory of a snapshot that is there is known, and goes with it. */
 static void note_saved(struct volumes *v, const struct vm_dirs_file *file)
 {
+	const struct vm_peeked *peeked = vm_dirs_saved(file);
+
+	if (peeked->kind == VM_PEEK_STANDS) {
+		not_followed(v, file->path, peeked->why);
+		return;
+	}
 	XGROW(v->saved, v->n_saved, v->saved_room);
-	v->saved[v->n_saved++] = (struct saved){ vm_arena_strdup(v->set->arena, file->path), v->pool, file->peeked->names };
+	v->saved[v->n_saved++] = (struct saved){ vm_arena_strdup(v->set->arena, file->path), v->pool, peeked };
 }
 
 /* False: it is no image that can be followed. */
@@ -110,9 +137,7 @@ static bool may_be_followed(struct volumes *v, const struct vm_dirs_file *file)
 	if (file->code) {
 		unknown(v, file->path, file->code, file->why);
 	} else if (file->peeked->kind == VM_PEEK_STANDS) {
-		vs_autofree char *why = xasprintf("%s, which is not followed here", file->peeked->why);
-
-		unknown(v, file->path, -EPERM, why);
+		not_followed(v, file->path, file->peeked->why);
 	} else if (file->peeked->kind == VM_PEEK_PARTS) {
 		check_parts(v, file);
 	} else if (file->peeked->kind == VM_PEEK_SAVED) {
@@ -127,9 +152,9 @@ static void note_file(const struct vm_dirs_file *file, void *opaque)
 
 	if (is_node(v, file->dev, file->ino) || !may_be_followed(v, file))
 		return;
-	mark(&v->nodes, vm_strmap_file(file->dev, file->ino).text);
 	XGROW(v->list, v->n, v->room);
 	v->list[v->n++] = (struct found){ vm_arena_strdup(v->set->arena, file->path), v->pool };
+	mark_node(&v->nodes, vm_strmap_file(file->dev, file->ino).text, v->list[v->n - 1].path);
 }
 
 static void note_mention(const struct vm_dirs_file *file, void *opaque)
@@ -288,28 +313,63 @@ static void note_missing(struct volumes *v, const struct vm_draft_mention *m)
 
 /* ---------------------------------------------------------------- saved guests */
 
-static void doubt_by_name(struct volumes *v, const struct saved *saved, const char *named)
+/* @name: of the images that it may be; NULL: it may be any, or stand on any. */
+static void doubt(struct volumes *v, const struct saved *saved, const char *name, const char *why)
 {
-	const char *name = name_in(named);
-	vs_autofree char *shown = NULL, *why = NULL;
-	struct vm_fact_unknown *unknown;
+	const char *shown = shown_name(v->set, saved->path, saved->pool);
+	struct vm_fact_unknown *unknown = saved->pool ? vm_drafts_unknown(v->set, -EPERM, why, "volume '%s' of pool '%s'", shown, saved->pool) :
+							vm_drafts_unknown(v->set, -EPERM, why, "file '%s'", shown);
 
-	if (!is_name_of_image(v, name))
-		return;
-	shown = vm_name_printable(named);
-	why = xasprintf("it is a saved guest that names '%s' (remove it when nobody restores it)", shown);
-	if (saved->pool)
-		unknown = vm_drafts_unknown(v->set, -EPERM, why, "volume '%s' of pool '%s'", shown_name(v->set, saved->path, saved->pool), saved->pool);
-	else
-		unknown = vm_drafts_unknown(v->set, -EPERM, why, "file '%s'", shown_name(v->set, saved->path, NULL));
-	unknown->name = vm_arena_strdup(v->set->arena, name);
+	unknown->name = name ? vm_arena_strdup(v->set->arena, name) : NULL;
+}
+
+static bool is_looked_at(const struct volumes *v, const char *path)
+{
+	vs_autofree char *dir = xstrndup(path, (size_t)(name_in(path) - path));
+	size_t len = strlen(dir);
+
+	if (len > 1)
+		dir[len - 1] = '\0';
+	return vm_strmap_get(&v->dirs, dir) || (!strncmp(path, "/dev/", 5) && strncmp(path, "/dev/shm/", 9) != 0);
+}
+
+/* The name of the known image to which that path leads, if it lies in a directory that is looked at: what lies there has been looked at, too. */
+static const char *leads_to(const struct volumes *v, const char *path)
+{
+	const char *known;
+	struct stat st;
+
+	if (path[0] != '/' || !is_looked_at(v, path) || stat(path, &st))
+		return NULL;
+	known = S_ISBLK(st.st_mode) ? node_of(v, UINT64_MAX, st.st_rdev) : node_of(v, st.st_dev, st.st_ino);
+	return known ? name_in(known) : NULL;
+}
+
+static void doubt_named(struct volumes *v, const struct saved *saved, const char *named, bool image, struct vm_strmap *told)
+{
+	const char *name = is_name_of_image(v, name_in(named)) ? name_in(named) : leads_to(v, named);
+	vs_autofree char *shown = vm_name_printable(named), *why = NULL;
+
+	if (name && !vm_strmap_get(told, name)) {
+		why = xasprintf("it is a saved guest that names '%s' (remove it when nobody restores it)", shown);
+		doubt(v, saved, name, why);
+		mark(told, name);
+	} else if (!name && image && named[0] == '/' && !is_looked_at(v, named)) {
+		why = xasprintf("it is a saved guest that names '%s', and nobody looks into that directory (make it a pool, or remove the file when nobody restores it)", shown);
+		doubt(v, saved, NULL, why);
+	}
 }
 
 static void draw_saved(struct volumes *v)
 {
-	for (size_t i = 0; i < v->n_saved; i++)
-		for (char *const *name = v->saved[i].names; name && *name; name++)
-			doubt_by_name(v, &v->saved[i], *name);
+	for (size_t i = 0; i < v->n_saved; i++) {
+		const struct vm_peeked *peeked = v->saved[i].peeked;
+		struct vm_strmap told = {0};
+
+		for (size_t k = 0; peeked->names && peeked->names[k]; k++)
+			doubt_named(v, &v->saved[i], peeked->names[k], k < peeked->n_images, &told);
+		vm_strmap_clear(&told, NULL);
+	}
 }
 
 /* ---------------------------------------------------------------- all */
@@ -380,7 +440,7 @@ static void mark_other(struct vm_header *f, void *opaque)
 	if (f->indexed == v->set->chains->number || (f->found && vm_strmap_get(&v->nodes, key.text)))
 		*v->s->shared = true;
 	if (f->found)
-		mark(&v->others, key.text);
+		mark_node(&v->others, key.text, f->path);
 }
 
 void vm_surroundings_draw(const struct vm_surroundings *s)
@@ -391,7 +451,7 @@ void vm_surroundings_draw(const struct vm_surroundings *s)
 
 	for (size_t i = 0; i < n_known; i++)
 		if (chains->file[i]->found)
-			mark(&v.nodes, vm_strmap_file(chains->fact[i].stamp.dev, chains->fact[i].stamp.ino).text);
+			mark_node(&v.nodes, vm_strmap_file(chains->fact[i].stamp.dev, chains->fact[i].stamp.ino).text, chains->fact[i].path);
 	if (s->drawn)
 		vm_headers_each(s->others, mark_other, &v);
 	if (s->pools)

@@ -41,6 +41,8 @@ struct entry {
 	bool young;              /* written so shortly before it was looked at that its times may not show the next write */
 	bool block;
 	struct vm_peeked peeked; /* what it says, if it could be asked: */
+	bool asked;              /* of a saved guest: its definition was... */
+	struct vm_peeked saved;  /* ... and says this */
 	int code;                /* negative errno: it could not */
 	char *why;               /* and the sentence */
 	char path[];
@@ -66,6 +68,7 @@ static void entry_free(void *thing)
 	struct entry *e = thing;
 
 	vm_peeked_fini(&e->peeked);
+	vm_peeked_fini(&e->saved);
 	free(e->why);
 	free(e);
 }
@@ -123,16 +126,28 @@ static struct entry *entry_of(struct dir *d, const char *name)
 	return e;
 }
 
+static void forget_saved(struct entry *e)
+{
+	vm_peeked_fini(&e->saved);
+	e->asked = false;
+}
+
 /* What it is could not be found out. Takes @why. */
 static void entry_unknown(struct dir *d, struct entry *e, int code, char *why)
 {
 	if (e->code != code || !e->why || strcmp(e->why, why))
 		d->news = true;
 	vm_peeked_fini(&e->peeked);
+	forget_saved(e);
 	free(e->why);
 	e->why = why;
 	e->code = code;
 	e->young = true; /* to be asked again */
+}
+
+static void stands_unread(struct vm_peeked *out)
+{
+	*out = (struct vm_peeked){ .kind = VM_PEEK_STANDS, .why = "is a saved guest whose definition cannot be read" };
 }
 
 static bool same_names(char *const *a, char *const *b)
@@ -144,17 +159,35 @@ static bool same_names(char *const *a, char *const *b)
 	return !*a && !*b;
 }
 
-/* What is made of it is the same as before. Of parts it matters what they are now. */
+/* What is made of it is the same as before. Of parts it matters what they are now; of a saved guest's names, if anybody has asked for them, saved_anew(). */
 static bool tells_nothing_new(const struct vm_peeked *before, const struct vm_peeked *now)
 {
 	if (before->kind != now->kind)
 		return false;
-	return now->kind == VM_PEEK_ALONE || now->kind == VM_PEEK_QCOW2 || (now->kind == VM_PEEK_SAVED && same_names(before->names, now->names));
+	return now->kind == VM_PEEK_ALONE || now->kind == VM_PEEK_QCOW2 || now->kind == VM_PEEK_SAVED;
 }
 
-static void entry_known(struct dir *d, struct entry *e, struct vm_peeked peeked)
+/* True: it says the same as it did when it was asked. */
+static bool saved_anew(struct entry *e, int fd)
 {
-	if (e->code || !tells_nothing_new(&e->peeked, &peeked))
+	struct vm_peeked now;
+	bool same;
+
+	if (!e->asked)
+		return true;
+	if (vm_peek_saved(fd, &now) < 0)
+		stands_unread(&now);
+	same = now.kind == e->saved.kind && now.n_images == e->saved.n_images && same_names(now.names, e->saved.names);
+	vm_peeked_fini(&e->saved);
+	e->saved = now;
+	return same;
+}
+
+static void entry_known(struct dir *d, struct entry *e, struct vm_peeked peeked, int fd)
+{
+	if (peeked.kind != VM_PEEK_SAVED)
+		forget_saved(e);
+	if (e->code || !tells_nothing_new(&e->peeked, &peeked) || (peeked.kind == VM_PEEK_SAVED && !saved_anew(e, fd)))
 		d->news = true;
 	vm_peeked_fini(&e->peeked);
 	free(vs_steal(e->why));
@@ -172,11 +205,11 @@ static void open_and_peek(struct dir *d, struct entry *e, int dir_fd, const char
 	if (r == -ENOENT && fd < 0)
 		d->moved = true;
 	if (r == -ENOMEDIUM) /* an empty drive */
-		entry_known(d, e, (struct vm_peeked){ .kind = VM_PEEK_ALONE });
+		entry_known(d, e, (struct vm_peeked){ .kind = VM_PEEK_ALONE }, -1);
 	else if (r < 0)
 		entry_unknown(d, e, r, xasprintf("cannot be read: %s", strerror(-r)));
 	else
-		entry_known(d, e, peeked);
+		entry_known(d, e, peeked, fd);
 }
 
 /* A name that leads nowhere. One that vanished may have another name now. What a link leads to may be away for a moment, unless it is
@@ -413,8 +446,19 @@ static bool tell(void *thing, void *opaque)
 
 	if (e->code || e->peeked.kind != VM_PEEK_ALONE)
 		v->found(&(struct vm_dirs_file){ .path = e->path, .dev = e->dev, .ino = e->ino, .peeked = &e->peeked, .code = e->code,
-						 .why = e->why }, v->opaque);
+						 .why = e->why, .entry = e }, v->opaque);
 	return true;
+}
+
+const struct vm_peeked *vm_dirs_saved(const struct vm_dirs_file *file)
+{
+	struct entry *e = file->entry;
+	vs_autoclose int fd = e->asked ? -1 : open(e->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	if (!e->asked && (fd < 0 || vm_peek_saved(fd, &e->saved) < 0))
+		stands_unread(&e->saved);
+	e->asked = true;
+	return &e->saved;
 }
 
 static struct dir *dir_of(struct vm_dirs *dirs, const char *path, bool single)

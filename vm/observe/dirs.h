@@ -46,7 +46,12 @@ struct vm_dirs_file {
 	const struct vm_peeked *peeked; /* unless */
 	int code;                       /* it could not be asked: negative errno */
 	const char *why;                /* "cannot be read: Permission denied" */
+	void *entry;                    /* private */
 };
+/* Whom a saved guest needs: peeked->kind, once more, with its names. Read when it is asked for, and kept; it is asked of what nobody has as an image: a guest
+ * can write what it likes to its own. Borrowed, until the next look. */
+const struct vm_peeked *vm_dirs_saved(const struct vm_dirs_file *file);
+
 /* An image of a domain lies in this directory: it is looked at from now on, also where no domain names an image in it any more. */
 void vm_dirs_remember(struct vm_dirs *dirs, const char *path);
 /* At the end of a look: what is new among them is noted. */

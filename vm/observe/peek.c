@@ -34,7 +34,8 @@
 #define HEAD 1024
 #define DESCRIPTION_MAX (1 << 20) /* bytes; QEMU reads 64 KiB at most */
 #define SAVED_HEADER 92
-#define SAVED_MAX (16 << 20) /* bytes; libvirt hands out no definition that is longer than 4 MiB */
+#define SAVED_MAX (512 << 10) /* bytes of a definition; real ones have some tens of KiB. To read this much takes a tenth of a second */
+#define NAMES_MAX 10000
 
 void vm_peeked_fini(struct vm_peeked *peeked)
 {
@@ -156,17 +157,16 @@ static bool is_saved(const uint8_t *head)
 	return !memcmp(head, "LibvirtQemudSave", 16) || !memcmp(head, "LibvirtQemudPart", 16);
 }
 
-/* With where a path leads, which may have another name. Nothing is opened: anybody may have made this definition. */
 static void add_named(struct vm_peeked *out, size_t *n, const char *name)
 {
-	char *real = name && name[0] == '/' ? realpath(name, NULL) : NULL;
-
-	if (name)
+	if (name && *n < NAMES_MAX)
 		add_name(out, n, xstrdup(name));
-	if (real && strcmp(real, name) != 0)
-		add_name(out, n, real);
-	else
-		free(real);
+}
+
+/* A medium that is only read, and is raw, stands on nothing. */
+static bool is_image(const struct vm_xml_disk *disk)
+{
+	return disk->source.format != Q2_FORMAT_RAW || (!disk->readonly && disk->device != VM_DEVICE_CDROM);
 }
 
 static void take_definition(const struct vm_xml_domain *xml, struct vm_peeked *out)
@@ -174,6 +174,10 @@ static void take_definition(const struct vm_xml_domain *xml, struct vm_peeked *o
 	size_t n = 0;
 
 	*out = (struct vm_peeked){ .kind = VM_PEEK_SAVED };
+	for (size_t i = 0; i < xml->n_disks; i++)
+		if (is_image(&xml->disks[i]))
+			add_named(out, &n, xml->disks[i].source.path);
+	out->n_images = n;
 	for (size_t i = 0; i < xml->n_files; i++)
 		add_named(out, &n, xml->files[i].path);
 	for (size_t i = 0; i < xml->n_disks; i++)
@@ -182,15 +186,23 @@ static void take_definition(const struct vm_xml_domain *xml, struct vm_peeked *o
 		add_named(out, &n, xml->mentions[i].path);
 	add_named(out, &n, xml->nvram);
 	add_named(out, &n, xml->tpm_source);
+	if (n < NAMES_MAX)
+		return;
+	vm_peeked_fini(out);
+	stands(out, "is a saved guest whose definition names too many files");
 }
 
-static int peek_saved(int fd, const uint8_t *head, struct vm_peeked *out)
+int vm_peek_saved(int fd, struct vm_peeked *out)
 {
 	struct vm_xml_domain *xml = NULL;
 	vs_autofree char *text = NULL;
+	uint8_t head[SAVED_HEADER] = {0};
 	uint32_t version, len;
-	ssize_t n;
+	ssize_t n = pread(fd, head, sizeof(head), 0);
 
+	*out = (struct vm_peeked){0};
+	if (n < 0)
+		return -errno;
 	memcpy(&version, head + 16, sizeof(version));
 	memcpy(&len, head + 20, sizeof(len));
 	if (version > UINT16_MAX)
@@ -237,7 +249,7 @@ int vm_peek(int fd, struct vm_peeked *out)
 	} else if (begins(head, "KDMV")) {
 		return peek_sparse(fd, head, out);
 	} else if (is_saved(head)) {
-		return peek_saved(fd, head, out);
+		out->kind = VM_PEEK_SAVED;
 	} else if (is_description((const char *)head)) {
 		return read_description(fd, 0, DESCRIPTION_MAX, out);
 	}

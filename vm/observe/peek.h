@@ -17,18 +17,22 @@ enum vm_peek {
 	VM_PEEK_QCOW2,  /* it is a qcow2 image: its header is to be read */
 	VM_PEEK_STANDS, /* it stands, or may stand, on something that is not followed here: `why` */
 	VM_PEEK_PARTS,  /* it consists of other files, which stand on nothing: `names`, as it has them */
-	VM_PEEK_SAVED,  /* it is a saved guest, whose definition names these: `names`, paths from / (and where they
-	                 * lead now) or names of volumes */
+	VM_PEEK_SAVED,  /* it is a saved guest; what its definition names is read by vm_peek_saved(): `names`, paths
+	                 * from / or names of volumes */
 };
 
 struct vm_peeked {
 	enum vm_peek kind;
 	const char *why; /* "is a QED image with a backing file"; static */
 	char **names;    /* NULL-terminated, or NULL */
+	size_t n_images; /* of a saved guest: the first of them are images that it writes to or that may stand on others */
 };
 void vm_peeked_fini(struct vm_peeked *peeked);
 
 /* Looks at an open file or block device. 0, or the negative errno of reading. Gives *out. */
 int vm_peek(int fd, struct vm_peeked *out);
+
+/* The same of one that is SAVED, with what it names; STANDS: that cannot be read. Nothing that it names is looked at, for anybody may have made it. */
+int vm_peek_saved(int fd, struct vm_peeked *out);
 
 #endif
