@@ -16,6 +16,7 @@
 #include "vm/observe/gates.h"
 #include "vm/observe/watch.h"
 #include "vm/util/clock.h"
+#include "vm/util/lock.h"
 #include "vm/util/log-shelf.h"
 #include "vm/util/strmap.h"
 
@@ -194,7 +195,8 @@ Test(vm_draft, a_begun_merge_is_drawn_once_however_many_snapshots_are_meant_by_i
 	static struct vm_draft_snapshot alike[ALIKE]; /* of one name and second: a whole second stands for each of them */
 	char text[8192];
 	size_t len = (size_t)snprintf(text, sizeof(text), "<facts version='2' serial='5'><b k='1' c='delete x' r='r' t='1'>");
-	struct vm_draft d = { .snapshots = alike, .n_snapshots = ALIKE };
+	struct vm_draft d = { .uuid = "11111111-1111-1111-1111-111111111111", .snapshots = alike, .n_snapshots = ALIKE };
+	struct vm_lock *lock;
 	struct vm_arena arena;
 	struct vm_meta *own;
 
@@ -205,8 +207,14 @@ Test(vm_draft, a_begun_merge_is_drawn_once_however_many_snapshots_are_meant_by_i
 	len += (size_t)snprintf(text + len, sizeof(text) - len, "</b><s n='x' t='1' is='e' b='1'/><s n='gone' t='1' is='e' b='1'/></facts>");
 	vm_arena_init(&arena);
 	cr_assert_eq(vm_meta_parse(text, len, &own, NULL), 0);
-	vm_draft_meta(&d, own, &arena);
+	vm_draft_meta(&d, vm_meta_copy(own), &arena);
 	cr_expect_eq(d.n_merges, (size_t)DISKS);
+	cr_expect_not(d.at_work, "an interrupted command has left it");
+	cr_assert_eq(vm_lock_take(d.uuid, false, &lock, NULL, NULL), 0);
+	d.n_merges = 0;
+	vm_draft_meta(&d, own, &arena);
+	cr_expect(d.at_work);
+	vm_lock_release(lock);
 	vm_arena_fini(&arena);
 }
 

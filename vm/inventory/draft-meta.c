@@ -9,6 +9,7 @@
 #include "vm/meta/meta.h"
 #include "vm/meta/store.h"
 #include "vm/util/clock.h"
+#include "vm/util/lock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
 
@@ -90,6 +91,7 @@ static void draw_merges(struct vm_draft *d, const struct vm_meta *meta, struct v
 					marks[i]->disks[k].path, marks[i]->disks[k].top, marks[i]->disks[k].done ? 0 : marks[i]->disks[k].above_ino,
 					marks[i]->disks[k].left_ns, marks[i]->is_void,
 				};
+	d->at_work = d->n_merges && !d->image && vm_lock_is_taken(d->uuid);
 }
 
 /* Is a disk, or what it stands on, one that it had when the metadata were stored? */

@@ -87,6 +87,7 @@ struct vm_draft {
 	size_t n_snapshots;
 	struct vm_draft_merge *merges;
 	size_t n_merges;
+	bool at_work;               /* it has some, and somebody is at work on it (util/lock.h) */
 	int *own_made;              /* files (indexes) that commands of ours made for it */
 	size_t n_own_made;
 	int *begun;                 /* files that a command which has not ended has made, and may not have come to use */

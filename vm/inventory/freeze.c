@@ -244,11 +244,22 @@ static bool is_unnoted(const struct work *w, const struct vm_draft_disk *from, c
 	return (disk->state == VM_OK || disk->state == VM_DETACHED) && (from->fact.spoilt || (!from->fact.shows && !v->watched) || (!v->noted && !v->watched && !is_merging(w, v)));
 }
 
-/* QEMU writes the header first, and libvirt the definition a moment later: while a merge of ours is at it nothing can be concluded from the two. */
-static bool is_being_merged(const struct vm_draft *d)
+static bool has_layer(const struct vm_domain *d, int top, const char *path)
 {
-	for (size_t i = 0; d->running && i < d->n_merges; i++)
-		if (!d->merges[i].is_void)
+	for (int l = top, n = 0; path && l >= 0 && n < VM_CHAIN_MAX; l = d->layers[l].below, n++)
+		if (!strcmp(d->layers[l].path, path))
+			return true;
+	return false;
+}
+
+/* QEMU writes the header first, and libvirt the definition a moment later: while a command of ours merges what that disk stands on nothing can be concluded
+ * from the two. */
+static bool is_being_merged(const struct work *w, int top)
+{
+	const struct vm_draft *draft = w->draft;
+
+	for (size_t i = 0; draft->running && draft->at_work && i < draft->n_merges; i++)
+		if (!draft->merges[i].is_void && (has_layer(w->domain, top, draft->merges[i].base) || has_layer(w->domain, top, draft->merges[i].top)))
 			return true;
 	return false;
 }
@@ -258,14 +269,15 @@ static bool is_contradicted(const struct work *w, const char *target, const stru
 {
 	const struct vm_domain *d = w->domain;
 
-	if (is_being_merged(w->draft))
-		return false;
-	for (size_t i = 0; i < d->n_disks; i++)
-		for (int l = d->disks[i].top, n = 0; d->disks[i].contradicted && !strcmp(d->disks[i].target, target) && l >= 0 && n < VM_CHAIN_MAX;
-		     l = d->layers[l].below, n++)
-			for (size_t k = 0; k < v->n_layers; k++)
-				if (!strcmp(w->chains->fact[v->layers[k]].path, d->layers[l].path))
-					return true;
+	for (size_t i = 0; i < d->n_disks; i++) {
+		const struct vm_disk_now *disk = &d->disks[i];
+
+		if (!disk->contradicted || strcmp(disk->target, target) != 0 || is_being_merged(w, disk->top))
+			continue;
+		for (size_t k = 0; k < v->n_layers; k++)
+			if (has_layer(d, disk->top, w->chains->fact[v->layers[k]].path))
+				return true;
+	}
 	return false;
 }
 

@@ -38,6 +38,7 @@
 #include "vm/observe/observe.h"
 #include "vm/observe/pools.h"
 #include "vm/util/clock.h"
+#include "vm/util/lock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
 
@@ -370,12 +371,15 @@ static bool is_moving(const struct vm_meta *meta)
 	return false;
 }
 
-/* How often is libvirt heard, where it says something else each time? */
+/* How often is libvirt heard, where it says something else each time? What an interrupted command has left moves nothing. */
 static int tries_of(const struct vm_observed *observed)
 {
-	for (size_t i = 0; i < observed->n_domains; i++)
-		if (is_moving(observed->domains[i]->meta) || is_moving(observed->domains[i]->config_meta))
+	for (size_t i = 0; i < observed->n_domains; i++) {
+		const struct vm_observed_domain *d = observed->domains[i];
+
+		if ((is_moving(d->meta) || is_moving(d->config_meta)) && vm_lock_is_taken(d->uuid))
 			return TRIES_MOVING;
+	}
 	return TRIES;
 }
 
@@ -394,7 +398,7 @@ static int poll_around(struct pass *pass, bool pools_changed, struct vm_inventor
 		return 0;
 	}
 	for (int try = 1; r == 0; try++) {
-		bool last_try = try >= tries_of(&pass->poll->observed);
+		bool last_try = try >= TRIES && try >= tries_of(&pass->poll->observed);
 
 		pass->all |= last_try; /* it comes to its end */
 		if (try > 1) {

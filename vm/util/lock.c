@@ -203,11 +203,24 @@ static int take(const struct key *key, bool prune, struct vm_lock **out, bool *p
 	return 0;
 }
 
+static struct key key_of_command(const char *uuid)
+{
+	return key_of(uuid, "", "another command is at work on this domain");
+}
+
 int vm_lock_take(const char *uuid, bool prune, struct vm_lock **out, bool *pruning, struct vs_err *err)
 {
-	const struct key key = key_of(uuid, "", "another command is at work on this domain");
+	const struct key key = key_of_command(uuid);
 
 	return take(&key, prune, out, pruning, err);
+}
+
+bool vm_lock_is_taken(const char *uuid)
+{
+	const struct key key = key_of_command(uuid);
+	vs_autofree char *said = holder(&key);
+
+	return said;
 }
 
 static struct key key_of_now(const char *uuid)
