@@ -93,22 +93,25 @@ static int check_disks(const struct vm_context *cx, const struct vm_context_reco
 }
 
 /* What looks written to, and was not when we took it, is shown at once, too. */
-static int note_taken(struct vm_context *cx, const struct vm_taken *taken, const struct vm_meta_id *id, const struct vm_context_record *record, struct vs_err *err)
+static int show_taken(struct vm_context *cx, const struct vm_meta_id *id, struct vs_err *err)
 {
-	int r;
+	int r = vm_attest_poll(cx, err);
 
-	if (id->kind != VM_EXTERNAL || !vm_taken_note(cx, taken, id, record->xml))
-		return 0;
-	r = vm_context_save(cx, err);
-	return r < 0 ? r : vm_attest_poll(cx, err);
+	if (r < 0)
+		return r;
+	if (!vm_context_record(cx, id->name))
+		return vs_err_set(err, -EIO, "snapshot '%s' was taken, and libvirt does not list it any more", id->name);
+	note_frozen(cx, id, id->name);
+	return vm_context_save(cx, err);
 }
 
+/* Once it is noted as ours, recovery has nothing more to do with it: so all that is to be noted of it is, by then. */
 static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind, const struct vm_taken *taken, struct vm_nv_plan *nv, struct vs_err *err)
 {
-	int failed;
 	const struct vm_context_record *record;
 	struct vm_meta_id id;
-	int r = vm_attest_poll(cx, err);
+	int failed, r = vm_attest_poll(cx, err);
+	bool looked_written;
 
 	if (r < 0)
 		return r;
@@ -117,12 +120,7 @@ static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind,
 		return vs_err_set(err, -EIO, "snapshot '%s' was taken, but libvirt does not list it", name);
 	id = (struct vm_meta_id){ name, record->xml->created_s * VM_NS_PER_S, kind };
 	vm_meta_set_ours(cx->meta, &id, true);
-	r = note_taken(cx, taken, &id, record, err);
-	if (r < 0)
-		return r;
-	record = vm_context_record(cx, name);
-	if (!record)
-		return vs_err_set(err, -EIO, "snapshot '%s' was taken, and libvirt does not list it any more", name);
+	looked_written = kind == VM_EXTERNAL && vm_taken_note(cx, taken, &id, record->xml);
 	note_frozen(cx, &id, name);
 	failed = vm_nv_note(cx, nv, &id, err);
 	if (failed < 0)
@@ -130,7 +128,9 @@ static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind,
 	r = vm_context_save(cx, failed < 0 ? NULL : err);
 	if (failed < 0)
 		return failed;
-	return r == 0 && kind == VM_EXTERNAL ? check_disks(cx, record, err) : r;
+	if (r == 0 && looked_written)
+		r = show_taken(cx, &id, err);
+	return r == 0 && kind == VM_EXTERNAL ? check_disks(cx, vm_context_record(cx, name), err) : r;
 }
 
 /*

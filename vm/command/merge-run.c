@@ -45,7 +45,6 @@
 #include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/blockjob.h"
 #include "vm/libvirt/flush.h"
-#include "vm/libvirt/record.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
@@ -710,8 +709,6 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 	}
 	if (r == 0)
 		r = vm_merge_records(m, err);
-	if (r > 0 && m->cx->dom)
-		vm_record_sync(m->cx->dom);
 	if (r >= 0)
 		r = vm_attest_poll(m->cx, err);
 	if (r == 0)

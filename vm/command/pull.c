@@ -181,6 +181,8 @@ int vm_command_pull(struct vm_context *cx, const char *name, struct vs_err *err)
 	}
 	if (r >= 0 && n)
 		r = vm_check_startable(cx, err);
+	if (r == 0 && n)
+		r = vm_check_at_rest(cx, NULL, err);
 	if (r == 0 && n && !cx->try_only)
 		r = pull_all(cx, disks, n, err);
 	else if (r >= 0 && !cx->try_only)

@@ -310,7 +310,11 @@ int vm_remove(struct vm_context *cx, const struct vm_doomed_file *file, const st
 		err = &local;
 	if (lstat(file->path, &st) < 0 && errno == ENOENT)
 		return 1;
-	r = look_and_ask(cx, file, leaving, err);
+	r = cx->dom ? vm_record_sync(cx->dom, err) : 0; /* before the check, which is to be the last thing */
+	if (r < 0)
+		vs_err_prefix(err, "'%s' stays", file->path);
+	if (r == 0)
+		r = look_and_ask(cx, file, leaving, err);
 	if (r < 0)
 		return r;
 	if (lstat(file->path, &st) < 0)

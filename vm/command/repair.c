@@ -28,9 +28,10 @@ static bool still_there(const struct vm_meta_id *id, void *opaque)
 		if (said->frozen[i].spoilt)
 			return true;
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
-		struct vm_meta_id other = vm_context_id(cx, &cx->d->snapshots[i]);
+		const struct vm_snapshot *s = &cx->d->snapshots[i];
+		struct vm_meta_id other = vm_context_id(cx, s);
 
-		if (vm_meta_same(id, &other))
+		if (vm_meta_same(id, &other) || ((s->lost || (s->recorded && !vm_context_record(cx, s->name))) && !strcmp(s->name, id->name))) /* which of that name it is is not known */
 			return true;
 	}
 	return false;

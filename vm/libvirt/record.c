@@ -34,17 +34,26 @@ int vm_record_redefine(virDomainPtr dom, const char *xml, enum vm_record_current
 	return made ? 0 : vm_dom_virterr(dom, err, "the record of snapshot '%s'", record->name);
 }
 
-void vm_record_sync(virDomainPtr dom)
+/* 0 where it is not there or may not be opened: whoever cannot know that cannot help it. */
+static int sync_dir(const char *path, struct vs_err *err)
+{
+	vs_autoclose int fd = path ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+	if (fd < 0 || fsync(fd) == 0 || errno == EINVAL || errno == EROFS)
+		return 0;
+	return vs_err_set(err, -errno, "'%s' cannot be written to the disk: %s", path, strerror(errno));
+}
+
+int vm_record_sync(virDomainPtr dom, struct vs_err *err)
 {
 	vm_conn_autodirs struct vm_conn_dirs dirs;
-	vs_autofree char *dir = NULL;
-	vs_autoclose int fd = -1;
+	vs_autofree char *records = NULL;
+	int r;
 
 	vm_conn_dirs(virDomainGetConnect(dom), &dirs);
-	dir = dirs.records ? xasprintf("%s/%s", dirs.records, virDomainGetName(dom)) : NULL;
-	fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-	if (fd >= 0 && fsync(fd) < 0)
-		errno = 0; /* whoever cannot know that cannot help it */
+	records = dirs.records ? xasprintf("%s/%s", dirs.records, virDomainGetName(dom)) : NULL;
+	r = sync_dir(records, err);
+	return r < 0 ? r : sync_dir(dirs.definitions, err);
 }
 
 int vm_record_forget(virDomainPtr dom, const char *name, struct vs_err *err)

@@ -23,9 +23,9 @@ int vm_record_redefine(virDomainPtr dom, const char *xml, enum vm_record_current
 /* The record goes, no data does. -EBUSY: it has children; some libvirts would rewrite theirs, so move them first. */
 int vm_record_forget(virDomainPtr dom, const char *name, struct vs_err *err);
 
-/* libvirt renames a record over the one before and leaves it to the file system when that is on the disk: it is when this returns, where its directory
- * is known here and can be opened. To be called before anything is unlinked that the old one names. */
-void vm_record_sync(virDomainPtr dom);
+/* libvirt renames a record or a definition over the one before and leaves it to the file system when that is on the disk: it is when this returns 0, where
+ * their directories are known here and can be opened. To be called before anything is unlinked that the old ones name. */
+int vm_record_sync(virDomainPtr dom, struct vs_err *err);
 
 /* Did the snapshot create this overlay? By its record. */
 bool vm_record_proves(const struct vm_xml_snapshot *record, const char *path);
