@@ -174,6 +174,26 @@ def new_and_written(lab, running, targets):
         raise Wrong("libvirt has %s" % g.names())
 
 
+@case("what was noted before it was merged and written to says nothing of a layer that was left later", RUNNING[:1])
+def noted_before(lab, running, targets):
+    g = lab.guest(True, ONE, "")
+    lab.does(g, "create t")
+    g.flush()
+    overlay = g.active_now()["vda"]
+    virsh(["blockcommit", g.name, "vda", "--active", "--pivot", "--wait"], ["snapshot-delete", g.name, "t", "--metadata"])
+    os.unlink(overlay)
+    g.active["vda"] = g.file("vda")
+    time.sleep(4)
+    g.write("vda", 0x33, MIB, 65536)
+    g.flush()
+    was = leave(g, "tmp")
+    until("the layer", lambda: None if g.file("vda", "tmp") in lab.text(g, "chain") else lab.text(g, "chain"))
+    lab.does(g, "adopt monday")
+    adopted(g, "monday", was)
+    g.current = "monday"
+    lab.intact(g)
+
+
 @case("the program dies while it adopts", SHUT_OFF[:1])
 def deaths(lab, running, targets):
     for n in range(1, 20):

@@ -59,7 +59,17 @@ Vq undefine rawover
 rm "$W/other/over.qcow2"
 domain_define cdless "$(disk_xml vda raw "$W/other/gone.iso" | sed "s|</disk>|<readonly/></disk>|; s|device='disk'|device='cdrom'|; s|vda|sda|; s|virtio|sata|")"
 sleep 0.7
-does 'a medium that is gone hinders nobody' raw 'delete s1'
+# A guest may write to its own disk what looks like a saved guest.
+domain_with likesaved vda:4M:raw
+python3 - "$W/images/likesaved.vda.raw" <<'PY'
+import struct, sys
+domain = b"<domain type='qemu'><name>x</name><devices>%s</devices></domain>" % b"".join(
+    b"<disk type='file'><source file='/net/away/%d'/><target dev='d%d'/></disk>" % (i, i) for i in range(8000))
+with open(sys.argv[1], "r+b") as f:
+    f.write(b"LibvirtQemudSave" + struct.pack("<II", 2, len(domain)) + bytes(68) + domain)
+PY
+sleep 0.7
+does 'a medium that is gone hinders nobody, nor what a guest writes' raw 'delete s1'
 Vq undefine cdless
 
 # Of an internal one, too: the image may be another domain's by a path that is missing.
@@ -247,6 +257,19 @@ ln -s saved.vda.s1.qcow2 "$W/images/link.qcow2"
 V save-image-dumpxml "$W/images/guest.save" | sed "s|saved.vda.s1.qcow2|link.qcow2|; s|saved.vda.qcow2|other.vda.qcow2|" >"$W/guest.xml"
 check 'a definition in a save is changed' V save-image-define "$W/images/guest.save" "$W/guest.xml"
 does_not 'by a link of another name' saved 'delete s1' EPERM "saved.vda.s1.qcow2' must stay as it is: file '$W/images/guest.save' may need it"
+# An overlay where nobody looks: it may stand on whatever there is, until somebody does look there.
+mkdir "$W/far"
+qemu-img create -q -f qcow2 -b "$W/images/saved.vda.qcow2" -F qcow2 "$W/far/clone.qcow2"
+V save-image-dumpxml "$W/images/guest.save" | sed "s|$W/images/link.qcow2|$W/far/clone.qcow2|" >"$W/guest.xml"
+check 'its image lies elsewhere now' V save-image-define "$W/images/guest.save" "$W/guest.xml"
+sleep 0.7
+does_not 'where nobody looks' saved 'delete s1' EPERM "file '$W/images/guest.save' may need it: it is a saved guest that names '$W/far/clone.qcow2', and nobody looks into that directory"
+V pool-create-as far dir --target "$W/far" >/dev/null
+sleep 0.7
+has 'in a pool it is followed' "$(ctl saved 'try delete s1\n' >/dev/null; outcome saved)" "^ok: .*saved.vda.qcow2' stays .volume 'clone.qcow2' of pool 'far' needs it"
+has 'and others do not mind' "$(ctl named 'try delete s2\n' >/dev/null; outcome named)" '^ok: try delete s2'
+V pool-destroy far >/dev/null
+rm -r "$W/far"
 rm "$W/images/link.qcow2" "$W/images/guest.save"
 V start saved >/dev/null
 check 'saved again' V save saved "$W/images/guest.save"

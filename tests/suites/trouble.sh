@@ -146,7 +146,7 @@ if [ "$got" = 0 ]; then
 else
 	has 'no record can be written, of one in the middle' "$got" 'EIO|ENOSPC'
 	for c in 'delete s1' 'revert s3 force' 'create s4'; do
-		does_not "one that others come after: $c" middle "$c" 'EIO|EPERM' "libvirt does not list the snapshots of the domain .it has lost one that others come after|does not list it: start libvirtd anew"
+		does_not "one that others come after: $c" middle "$c" 'EIO|EPERM' "libvirt does not list the snapshots of the domain .as where it has lost one that others come after|does not list it: start libvirtd anew"
 	done
 	want_gone middle s1 vda
 	want_gone middle s2 vda # whether it can be read until then depends on which look met it

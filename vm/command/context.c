@@ -140,8 +140,8 @@ static int list_records(struct vm_context *cx, struct vs_err *err)
 		if (vm_virterr_code() != -EINVAL)
 			return vm_virterr_set(err, "the snapshots of the domain");
 		if (try == LIST_TRIES) {
-			vm_virterr_set(err, "libvirt does not list the snapshots of the domain (it has lost one that others come after, where a record could not be "
-				       "written; started anew libvirtd reads them again)");
+			vm_virterr_set(err, "libvirt does not list the snapshots of the domain (as where it has lost one that others come after, when a record could "
+				       "not be written; started anew libvirtd reads them again)");
 			return err ? err->code = -EIO : -EIO;
 		}
 		usleep(LIST_PAUSE_US);

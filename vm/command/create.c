@@ -188,14 +188,27 @@ static void tell_created(struct vm_context *cx, const char *name)
 	}
 }
 
-/* The images that the disks stand on, in their order. */
+/* The disks, each with the image that it stands on behind it: "vda", "/a.qcow2", ... */
 static char **tops_of(const struct vm_context *cx)
 {
-	char **tops = xcalloc(cx->d->n_disks + 1, sizeof(*tops));
+	char **tops = xcalloc(2 * cx->d->n_disks + 1, sizeof(*tops));
 
-	for (size_t i = 0; i < cx->d->n_disks; i++)
-		tops[i] = xstrdup(cx->d->disks[i].top < 0 ? "" : cx->d->layers[cx->d->disks[i].top].path);
+	for (size_t i = 0; i < cx->d->n_disks; i++) {
+		const struct vm_disk_now *disk = &cx->d->disks[i];
+
+		tops[2 * i] = xstrdup(disk->target);
+		tops[2 * i + 1] = xstrdup(disk->top < 0 ? "" : cx->d->layers[disk->top].path);
+	}
 	return tops;
+}
+
+/* NULL: there was no such disk. */
+static const char *top_of(char **tops, const char *target)
+{
+	for (; *tops; tops += 2)
+		if (!strcmp(tops[0], target))
+			return tops[1];
+	return NULL;
 }
 
 static void tops_free(char **tops)
@@ -208,11 +221,12 @@ static void tops_free(char **tops)
 /* No snapshot was taken. libvirt puts the domain on the new layers before it writes the record, and may fail between the two. */
 static void tell_moved(const struct vm_context *cx, char **before, struct vs_err *err)
 {
-	for (size_t i = 0; i < cx->d->n_disks && before[i]; i++) {
+	for (size_t i = 0; i < cx->d->n_disks; i++) {
 		const struct vm_disk_now *disk = &cx->d->disks[i];
+		const char *was = top_of(before, disk->target);
 		vs_autofree char *said = xstrdup(err->msg);
 
-		if (disk->top >= 0 && strcmp(cx->d->layers[disk->top].path, before[i]) != 0)
+		if (was && disk->top >= 0 && strcmp(cx->d->layers[disk->top].path, was) != 0)
 			vs_err_set(err, err->code, "%s; there is no such snapshot, but disk %s stands on '%s' now: 'adopt' makes a snapshot of what it stood on", said,
 				   disk->target, vm_context_file(cx, cx->d->layers[disk->top].path));
 	}
