@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/command/check.h"
+#include "vm/command/remove.h"
 
 #include <errno.h>
 #include <string.h>
@@ -180,15 +181,10 @@ static int contradicted(const struct vm_context *cx, const char *target, struct 
 /* Has somebody it open for writing, as QEMU's locks say? 1, 0, or why that cannot be told. */
 static int is_written(const char *path, struct vs_err *err)
 {
-	struct q2_locks locks = {0};
-	struct q2_file *f;
-	int r = q2_file_open(path, &f, err);
+	struct q2_locks locks;
+	int r = vm_locks_on(path, &locks, err);
 
-	if (r < 0)
-		return r;
-	r = q2_file_locks(f, &locks);
-	q2_file_close(f);
-	return r < 0 ? vs_err_set(err, r, "the locks on '%s' cannot be read: %s", path, strerror(-r)) : locks.writer;
+	return r < 0 ? r : locks.writer;
 }
 
 /* A libvirtd that was started anew may have lost sight of a QEMU that runs. Another domain that writes to a disk that they share is told of elsewhere. */

@@ -264,18 +264,26 @@ int vm_may_remove(const struct vm_context *cx, const struct vm_doomed_file *file
 	return is_ours(cx, file, layer, err);
 }
 
-int vm_nobody_has_it(const char *path, bool reading, struct vs_err *err)
+int vm_locks_on(const char *path, struct q2_locks *out, struct vs_err *err)
 {
-	struct q2_locks locks = {0};
 	struct q2_file *f;
 	int r = q2_file_open(path, &f, err);
 
 	if (r < 0)
 		return r;
-	r = q2_file_locks(f, &locks);
+	*out = (struct q2_locks){0};
+	r = q2_file_locks(f, out);
 	q2_file_close(f);
+	return r < 0 ? vs_err_set(err, r, "the locks on '%s' cannot be read: %s", path, strerror(-r)) : 0;
+}
+
+int vm_nobody_has_it(const char *path, bool reading, struct vs_err *err)
+{
+	struct q2_locks locks;
+	int r = vm_locks_on(path, &locks, err);
+
 	if (r < 0)
-		return vs_err_set(err, r, "the image locks of '%s': %s", path, strerror(-r));
+		return r;
 	if (locks.writer || locks.no_read || (reading && locks.frozen))
 		return vs_err_set(err, -EBUSY, "'%s' is open in QEMU%s", path, reading ? " or for reading" : "");
 	return 0;

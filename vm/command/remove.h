@@ -57,6 +57,8 @@ int vm_may_remove(const struct vm_context *cx, const struct vm_doomed_file *file
 /* Could what lies there be removed at all? A symbolic link and a device are never. 0, also where nothing is there. */
 int vm_is_removable(const char *path, struct vs_err *err);
 
+/* What QEMU's image locks on this file say. */
+int vm_locks_on(const char *path, struct q2_locks *out, struct vs_err *err);
 /* Do the image locks say that no QEMU has it open, and with @reading nobody reads it? 0; -EBUSY and other errors: it may be. */
 int vm_nobody_has_it(const char *path, bool reading, struct vs_err *err);
 
