@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
- * view.h: a view from the inside, for what is made of its map (export.h).
+ * view.h: a view from the inside, for its own files (view.c asks and reads, view-open.c, view-lease.c) and for what is made of its map (export.h).
  */
 #ifndef Q2_VIEW_H
 #define Q2_VIEW_H
@@ -35,6 +35,9 @@ struct q2_found {
 	struct q2_extent x;
 	struct q2_layer *layer; /* NULL for zeros beneath the last layer */
 };
+
+/* The files that it is made of, external data files included, from 0 on: the @idx'th, as it was when it was opened. False: there are no more. */
+bool q2_view_file_at(const struct q2_view *v, size_t idx, struct q2_file **file, const struct q2_stamp **stamp);
 
 /*
  * Every extent of that part of the disk (not beyond its end), in order. What @each returns ends it, if not 0: an error, or 1 for enough.
