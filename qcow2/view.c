@@ -30,7 +30,6 @@
 #include <limits.h>
 #include <string.h>
 
-#include "cache.h"
 #include "decode.h"
 #include "file.h"
 #include "layer.h"
