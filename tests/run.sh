@@ -229,14 +229,15 @@ in_order() {
 
 # another_day NAME: in CI, is it not the turn of that suite?
 another_day() {
-	local i turns=('crash now chaos made space unknown elsewhere leases'
+	local i turns=('crash now chaos made space leases'
 		'kill between begun jobs races records exports'
-		'meddling scale random-commands hostile firmware live advice sizes bounds agent')
+		'meddling scale random-commands hostile firmware live advice sizes bounds agent unknown elsewhere')
+	local on_the_next='disks clients guards examples' # .ci/run has them done on the next Debian then
 	[ -n "${CI:-}" ] && [ ${#NAMES[@]} = 0 ] || return
 	for i in 0 1 2; do
 		[ "$i" != "$TURN" ] && [[ " ${turns[i]} " == *" $1 "* ]] && return
 	done
-	return 1
+	[ "$TURN" = 0 ] && [[ " $on_the_next " == *" $1 "* ]]
 }
 
 # room: how many may run now. Some sleep for most of their time: beside one of these there is room for one more.
