@@ -283,6 +283,24 @@ sleep 0.7
 does_not 'as long as the file is there it may be again' saved 'delete s1' EPERM "file '$W/images/guest.save' may need it"
 rm "$W/images/guest.save"
 does 'without it' saved 'delete s1'
+# What tells where images have lain is damaged: an overlay may lie there.
+down
+noted=$(echo "$STATE_DIRECTORY"/*.dirs)
+cp "$noted" "$W/noted"
+for damage in 'truncate -s -1' 'truncate -s 0' 'truncate -s 100K'; do
+	cp "$W/noted" "$noted"
+	$damage "$noted"
+	up "$URI"
+	wait_until 15 test -e "$M/named/ctl"
+	has "where images have lain, $damage" "$(ctl named 'try delete s2\n' >/dev/null; outcome named)" "may need it: where images have lain before is not known: '$noted' is (damaged|larger than)"
+	same 'it is left as it is' "$(stat -c %s "$noted")" "$(cp "$W/noted" "$W/again"; $damage "$W/again"; stat -c %s "$W/again")"
+	cp "$W/noted" "$noted"
+	sleep 0.7
+	has 'put right' "$(ctl named 'try delete s2\n' >/dev/null; outcome named)" '^ok: try delete s2'
+	down
+done
+up "$URI"
+wait_until 15 test -e "$M/saved/ctl"
 Vq destroy saved
 # The memory of a snapshot is such a file, too, and goes with it.
 Vq start saved

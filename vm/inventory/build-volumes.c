@@ -206,6 +206,11 @@ static void scan_beside(struct volumes *v, const char *path)
 /* Where images of domains have lain, and nobody names one now. One that cannot be listed any more tells nothing, and hinders nobody. */
 static void scan_remembered(struct volumes *v)
 {
+	const char *forgot = vm_dirs_forgot(v->s->dirs);
+	vs_autofree char *why = forgot ? xasprintf("where images have lain before is not known: %s (put that file right, or remove it)", forgot) : NULL;
+
+	if (why)
+		vm_drafts_unknown(v->set, -EPERM, why, "an image that nobody names any more");
 	for (size_t i = 0; i < v->s->dirs->n_seen; i++) {
 		const char *dir = v->s->dirs->seen[i];
 

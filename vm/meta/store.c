@@ -122,7 +122,7 @@ static char *file_name(struct vm_store *s, const char *uuid, const char *end)
 
 static int cannot(struct vs_err *err, int r, const char *path)
 {
-	return vs_err_set(err, r, "'%s' %s", path, r == -E2BIG ? "is larger than anything of ours" : strerror(-r));
+	return vs_err_set(err, r, "'%s' %s", path, r == -E2BIG ? "is larger than anything of ours" : r == -EBADMSG ? "is damaged" : strerror(-r));
 }
 
 /* The whole file, at most VM_META_MAX bytes. Gives *text. -ENOENT: there is none; anything else: it is not known what it
@@ -352,14 +352,19 @@ bool vm_store_save_one(struct vm_store *s)
 
 #define OF_NONE "directories" /* in place of a UUID */
 
-void vm_store_dirs_get(struct vm_store *s, char **text)
+int vm_store_dirs_get(struct vm_store *s, char **text, struct vs_err *err)
 {
 	vs_autofree char *path = file_name(s, OF_NONE, "dirs");
-	size_t len;
+	size_t len = 0;
+	int r;
 
 	*text = NULL;
-	if (path)
-		read_file(path, text, &len, NULL);
+	r = path ? read_file(path, text, &len, err) : -ENOENT;
+	if (r == 0 && (!len || strlen(*text) != len || (*text)[len - 1] != '\n')) {
+		free(vs_steal(*text));
+		r = cannot(err, -EBADMSG, path);
+	}
+	return r == -ENOENT ? 0 : r;
 }
 
 void vm_store_dirs_put(struct vm_store *s, const char *text)

@@ -405,6 +405,8 @@ bool vm_dirs_quiet(struct vm_dirs *dirs)
 {
 	struct quiet q = { dirs, true };
 
+	if (dirs->store && !dirs->recalled && dirs->forgot.code && !vm_dirs_forgot(dirs))
+		q.quiet = false; /* it is known again */
 	vm_strmap_filter(&dirs->table, look_again, &q);
 	return q.quiet;
 }
@@ -489,17 +491,40 @@ int vm_dirs_list(struct vm_dirs *dirs, const char *path, bool single, vm_dirs_fo
 
 #define SEEN_BYTES 60000
 
+static bool is_seen(const struct vm_dirs *dirs, const char *path)
+{
+	for (size_t i = 0; i < dirs->n_seen; i++)
+		if (!strcmp(dirs->seen[i], path))
+			return true;
+	return false;
+}
+
+/* Until it can be read nothing is written in its place. */
 static void recall(struct vm_dirs *dirs)
 {
 	vs_autofree char *text = NULL;
 
+	dirs->forgot = (struct vs_err){0};
+	if (vm_store_dirs_get(dirs->store, &text, &dirs->forgot) < 0)
+		return;
 	dirs->recalled = true;
-	vm_store_dirs_get(dirs->store, &text);
 	for (char *save = NULL, *line = text ? strtok_r(text, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
+		char *path = NULL;
+
+		if (vm_name_unescape(line, &path) < 0 || is_seen(dirs, path)) {
+			free(path);
+			continue;
+		}
 		dirs->seen = xreallocarray(dirs->seen, dirs->n_seen + 1, sizeof(*dirs->seen));
-		if (vm_name_unescape(line, &dirs->seen[dirs->n_seen]) == 0)
-			dirs->n_seen++;
+		dirs->seen[dirs->n_seen++] = path;
 	}
+}
+
+const char *vm_dirs_forgot(struct vm_dirs *dirs)
+{
+	if (dirs->store && !dirs->recalled)
+		recall(dirs);
+	return !dirs->store || dirs->recalled ? NULL : dirs->forgot.msg;
 }
 
 void vm_dirs_remember(struct vm_dirs *dirs, const char *path)
@@ -510,9 +535,10 @@ void vm_dirs_remember(struct vm_dirs *dirs, const char *path)
 		return;
 	if (!dirs->recalled)
 		recall(dirs);
-	for (size_t i = 0; i < dirs->n_seen; bytes += strlen(dirs->seen[i++]) + 1)
-		if (!strcmp(dirs->seen[i], path))
-			return;
+	if (is_seen(dirs, path))
+		return;
+	for (size_t i = 0; i < dirs->n_seen; i++)
+		bytes += strlen(dirs->seen[i]) + 1;
 	if (bytes > SEEN_BYTES)
 		return;
 	dirs->seen = xreallocarray(dirs->seen, dirs->n_seen + 1, sizeof(*dirs->seen));
@@ -526,7 +552,7 @@ void vm_dirs_note(struct vm_dirs *dirs)
 	size_t len;
 	FILE *f;
 
-	if (!dirs->unnoted)
+	if (!dirs->unnoted || !dirs->recalled)
 		return;
 	f = xmemopen(&text, &len);
 	for (size_t i = 0; i < dirs->n_seen; i++) {
