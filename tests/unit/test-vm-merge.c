@@ -143,7 +143,7 @@ struct show {
 	struct vm_xml_snapshot xml[SNAPS];
 	struct vm_xml_snapdisk xml_disks[SNAPS];
 	struct vm_xml_disk frozen[SNAPS];
-	char paths[FILES][8];
+	char paths[FILES][16];
 	int file_of[FILES]; /* of a layer */
 };
 
