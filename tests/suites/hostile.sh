@@ -82,7 +82,8 @@ if mount_snapfs "$M" -o refresh=0.3 "${long[@]}" "$honest"; then
 	for i in {1..10}; do wait_until 30 decided "$i" || fail "long tables: image $i" 'neither listed nor refused'; done
 	n=0 m=0
 	for i in {1..10}; do if refused "$i"; then m=$((m + 1)); else n=$((n + 1)); fi; done
-	same 'long tables: one is listed, the others are refused, with the reason' '1 9' "$n $m"
+	# there is room for two; a listing that is being replaced counts twice for as long, and may leave room for one
+	has 'long tables: one or two are listed, the others are refused, with the reason' "$n $m" '^(1 9|2 8)$'
 	ls -lR "$M" >"$W/.ls" 2>&1
 	sleep 1
 	check 'long tables: whoever was listed still is' test "$(grep -c '\.img$' "$W/.ls")" -gt 65536
