@@ -52,10 +52,12 @@ def virtual_size(lab, images, report, q):
 
 def rest(pid):
     """Until it is idle: where something was written just now it looks for some rounds more."""
+    idle = 0
     for _ in range(10):
         before = cpu_of(pid)
-        time.sleep(4)  # a look that took long is followed by a rest
-        if cpu_of(pid) - before < 0.01:
+        time.sleep(4)  # a look that took long is followed by a rest, and may be followed by another one
+        idle = idle + 1 if cpu_of(pid) - before < 0.01 else 0
+        if idle == 2:
             return
 
 

@@ -10,9 +10,11 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vm/util/clock.h"
 #include "vm/util/mem.h"
 
 #define SETTLE_ROUNDS 3 /* how long a file that was written is worth a proper look, for its lock bytes */
+#define OLD_NS (60 * VM_NS_PER_S) /* one that was not written or renamed for so long has only just been met */
 #define GROWTH_NEWS (UINT64_C(1) << 20)
 
 /* ---------------------------------------------------------------- what it stands on */
@@ -249,6 +251,13 @@ static bool visit_backings(void *thing, void *opaque)
 	return true;
 }
 
+static bool is_settling(const struct vm_header *f, uint64_t now)
+{
+	int64_t last = f->stamp.mtime_ns > f->stamp.ctime_ns ? f->stamp.mtime_ns : f->stamp.ctime_ns;
+
+	return f->touched + SETTLE_ROUNDS >= now && (!f->found || f->stamp.block || vm_now_ns() - last < OLD_NS);
+}
+
 static bool judge(void *thing, void *opaque)
 {
 	struct vm_header *f = thing;
@@ -261,7 +270,7 @@ static bool judge(void *thing, void *opaque)
 							  f->shown_allocated - f->stamp.allocated;
 	if (f->looked != now || f->changed == now)
 		stir(q, f);
-	else if (f->live ? grown >= GROWTH_NEWS : grown || f->racy || f->touched + SETTLE_ROUNDS >= now)
+	else if (f->live ? grown >= GROWTH_NEWS : grown || f->racy || is_settling(f, now))
 		stir(q, f);
 	return true;
 }
