@@ -17,6 +17,57 @@ mkdir "$M" "$W/images" "$W/full"
 chmod 711 "$W/images"
 REFRESH=0.5
 
+# ---------------------------------------------------------------- a power cut
+
+# What a disk has at that moment, with an operating system that has written out nothing but what it was told to: what is unlinked is gone from it
+# after five seconds (ext4), what was only written comes to it after thirty. cache='unsafe' makes QEMU say nothing.
+truncate -s 160M "$W/disk"
+mkfs.ext4 -q -F "$W/disk"
+mkdir "$W/power" "$W/cut"
+if mount -o loop "$W/disk" "$W/power"; then
+	at_exit 'umount -l "$W/power"'
+	for d in cuton cutoff cutpull; do
+		qemu-img create -q -f qcow2 "$W/power/$d.qcow2" 32M
+		model_new "$d" vda 32M
+		domain_define "$d" "$(disk_xml vda qcow2 "$W/power/$d.qcow2" | sed "s|type='qcow2'|& cache='unsafe'|")"
+		[ $d = cutoff ] || Vq start "$d" --paused
+		for i in 1 2 3; do
+			guest_write "$d" vda "$i" "$((i * 8 - 8))M" "$((i == 2 ? 8 : 1))M"
+			Vq snapshot-create-as "$d" --name "s$i" --disk-only --diskspec "vda,file=$W/power/$d.s$i"
+			want "$d" "s$i" vda
+		done
+	done
+	mount_snapfs "$M" -o "refresh=$REFRESH" "$URI" || die "no mount"
+	sync -f "$W/power"
+	does 'a merge, and the power goes' cuton 'delete s1'
+	does 'of a domain that is shut off' cutoff 'delete s1'
+	does 'a pull' cutpull 'pull'
+	does 'and what that has left' cutpull 'delete s1 s2 s3'
+	for f in cuton.s1 cutoff.s1 cutpull.s2; do check_not "$f is gone" test -e "$W/power/$f"; done
+	sleep 7
+	cp --sparse=always "$W/disk" "$W/disk.cut"
+	mount -o loop "$W/disk.cut" "$W/cut" || die 'no mount of what is left'
+	for d in cuton cutoff cutpull; do
+		layers=("$d.s3")
+		[ $d = cutpull ] || layers=("$d.qcow2" "$d.s2" "$d.s3")
+		for f in "${layers[@]}"; do # their names for one another lead to the other file system
+			below=$(qemu-img info -U --output=json "$W/cut/$f" | jq -r '."full-backing-filename" // empty')
+			[ -z "$below" ] || qemu-img rebase -u -f qcow2 -F qcow2 -b "$W/cut/$(basename "$below")" "$W/cut/$f"
+		done
+		same "$d: what the guest has is on the disk" "$(sha "${MODEL[$d/vda]}")" "$(qemu_bytes "$W/cut/$d.s3" "$W/cut.raw"; sha "$W/cut.raw")"
+		[ $d = cutpull ] || same "$d: and the snapshot that stays" "${WANT[$d/s2.vda.img]}" "$(qemu_bytes "$W/cut/$d.qcow2" "$W/cut.raw"; sha "$W/cut.raw")"
+	done
+	umount "$W/cut"
+	unmount_snapfs "$M"
+	for d in cuton cutpull; do Vq destroy "$d"; done
+	for d in cuton cutoff cutpull; do
+		Vq undefine "$d" --snapshots-metadata
+		want_gone "$d" s1 vda; want_gone "$d" s2 vda; want_gone "$d" s3 vda
+	done
+else
+	skip 'a power cut' 'no loop device'
+fi
+
 # ---------------------------------------------------------------- a full disk
 
 # The images of `full` are on a small file system; the guest writes 12 MiB into each of two layers.

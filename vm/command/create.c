@@ -21,6 +21,7 @@
 #include "vm/language/retain.h"
 #include "vm/libvirt/create.h"
 #include "vm/libvirt/overlay.h"
+#include "vm/libvirt/record.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
@@ -130,6 +131,8 @@ static int make_ours(struct vm_context *cx, const char *name, enum vm_kind kind,
 		return failed;
 	if (r == 0 && looked_written)
 		r = show_taken(cx, &id, err);
+	if (r == 0 && (r = vm_record_sync(cx->dom, err)) < 0) /* or after a power cut the guest would write to what is frozen */
+		vs_err_prefix(err, "snapshot '%s' was taken, but", name);
 	return r == 0 && kind == VM_EXTERNAL ? check_disks(cx, vm_context_record(cx, name), err) : r;
 }
 

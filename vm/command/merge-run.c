@@ -14,7 +14,7 @@
  *     re-point    every other record that names a merged layer names the base instead; children of those that go become
  *                 children of the parent of the first
  *     see         a fresh look, so readers have moved
- *     remove      the merged files, and those that nobody needs, each through vm_remove()
+ *     remove      the merged files, and those that nobody needs, each through vm_remove(), when what has taken their place is on the disk
  *     attest      for those that stay, again; and files of those that go, but stay, are noted as made by snapshots
  *     forget      the records go, the last one first: they have no children then, so that no libvirt rewrites any
  *     unmark      what we know of them is forgotten, marks included
@@ -28,9 +28,11 @@
  * leaves, interrupted in the oldest snapshot, no trace. So it is not used for external snapshots.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "vm/command/attest.h"
 #include "vm/command/check.h"
@@ -42,6 +44,7 @@
 #include "vm/command/nv.h"
 #include "vm/command/own-job.h"
 #include "vm/command/prove.h"
+#include "vm/command/remove.h"
 #include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/blockjob.h"
 #include "vm/libvirt/flush.h"
@@ -433,10 +436,46 @@ static int merge_down(struct vm_merge *m, struct vs_err *err)
 
 #define FILES_SAID 4 /* of a long line the others are in the log */
 
+static int sync_layer(const struct vm_layer *l, struct vs_err *err)
+{
+	vs_autoclose int fd = open(l->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	if (fd >= 0 && (l->data ? syncfs(fd) : fsync(fd)) == 0) /* where its data file is, its header knows */
+		return 0;
+	return errno == EINVAL || errno == EROFS ? 0 : vs_err_set(err, -errno, "'%s' cannot be written to the disk: %s", l->path, strerror(errno));
+}
+
+/*
+ * What holds by now what these files held, and what came to stand on something else, from the active layer down to the base, or to what no snapshot has
+ * made. QEMU does as much, but not with cache='unsafe', where that may be in the page cache for half a minute more, while an unlinked file is gone from
+ * the disk within seconds.
+ */
+static int sync_disk(const struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err)
+{
+	const struct vm_context *cx = m->cx;
+	int base = d->what == VM_MERGE_DROP ? -1 : vm_context_layer(cx, d->base), l = vm_context_top(cx, d->target), r = 0;
+	bool met = false;
+
+	for (size_t n = 0; r == 0 && !met && l >= 0 && n < VM_CHAIN_MAX; n++) {
+		r = sync_layer(&cx->d->layers[l], err);
+		met = l == base;
+		l = cx->d->layers[l].below;
+		if (l >= 0 && base < 0 && !vm_made(cx, l))
+			break;
+	}
+	return r == 0 && base >= 0 && !met ? sync_layer(&cx->d->layers[base], err) : r;
+}
+
 /* What the disk does not stand on any more it may have been pulled out of, by whomever, and on the disk only QEMU's flush makes that so. */
 static int write_out(const struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err)
 {
-	return m->cx->dom && d->what == VM_MERGE_DROP ? vm_flush(m->cx->dom, err) : 0;
+	int r = m->cx->dom && d->what == VM_MERGE_DROP ? vm_flush(m->cx->dom, err) : 0;
+
+	if (r == 0)
+		r = sync_disk(m, d, err);
+	if (r < 0)
+		vs_err_prefix(err, "'%s' stays", d->gone[0].path);
+	return r;
 }
 
 /* Returns how many of the disk's files were unlinked. */

@@ -124,7 +124,9 @@ static void note_saved(struct volumes *v, const struct vm_dirs_file *file)
 	const struct vm_peeked *peeked = vm_dirs_saved(file);
 
 	if (peeked->kind == VM_PEEK_STANDS) {
-		not_followed(v, file->path, peeked->why);
+		vs_autofree char *why = xasprintf("%s (remove it when nobody restores it)", peeked->why);
+
+		unknown(v, file->path, -EPERM, why);
 		return;
 	}
 	XGROW(v->saved, v->n_saved, v->saved_room);
