@@ -369,5 +369,25 @@ for c in 'try revert s1' 'revert s1'; do does_not "a revert that would discard a
 check 'its layer is there' test -e "$(active_path mapped vda)"
 qemu-img bitmap --remove "$(active_path mapped vda)" backup0
 does 'without it' mapped 'revert s1'
+
+# ---------------------------------------------------------------- a plain image that a domain's overlay stands on, elsewhere
+
+mkdir "$W/plain" "$W/lodge"
+qemu-img create -q -f qcow2 "$W/plain/a.qcow2" 4M
+qemu-img snapshot -c s "$W/plain/a.qcow2"
+qemu-io -c 'write -q -P 9 0 1M' "$W/plain/a.qcow2" >/dev/null
+qemu-img create -q -f qcow2 -b "$W/plain/a.qcow2" -F qcow2 "$W/lodge/over.qcow2"
+domain_define lodger "$(disk_xml vda qcow2 "$W/lodge/over.qcow2")"
+wait_until 15 test -e "$M/lodger/ctl"
+sleep 0.7
+down
+mount_snapfs "$M" -o refresh=0.3 "$W/plain/a.qcow2" || die 'no mount of an image'
+does_not 'a revert of what it stands on' a 'revert s' EPERM "image '$W/lodge/over.qcow2' needs it"
+unmount_snapfs "$M"
+unset "SNAPFS_PIDS[$M]"
+Vq undefine lodger
+rm -r "$W/lodge" "$W/images/likesaved.vda.raw" # whose disk that is only the connection knows
+mount_snapfs "$M" -o refresh=0.3 "$W/plain/a.qcow2" || die 'no mount of an image'
+does 'without it' a 'revert s'
 unmount_snapfs "$M"
 suite_end

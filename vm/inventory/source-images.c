@@ -138,7 +138,7 @@ static void draw_all(struct image_source *s, struct vm_drafts *set)
 	for (size_t i = 0; i < s->n_images; i++)
 		draw(s, set, &s->images[i], &set->drafts[i]);
 	set->n = s->n_images;
-	/* what stands on an image lies beside it mostly */
+	/* what stands on an image lies beside it mostly, or where images of domains have lain */
 	vm_surroundings_draw(&(struct vm_surroundings){ .set = set, .dirs = &s->dirs, .wide = &s->wide, .allow_paths = s->allow_paths,
 							.n_allow_paths = s->n_allow_paths });
 }
@@ -272,6 +272,8 @@ int vm_source_images(const struct vm_options *options, struct vm_store *store, s
 	s->allow_paths = vm_strings_copy(&s->arena, options->allow_paths, options->n_allow_paths);
 	s->n_allow_paths = options->n_allow_paths;
 	s->files = s->dirs.files = vm_headers_new();
+	s->dirs.store = store;
+	s->dirs.all = true; /* an overlay of a domain may stand on an image */
 	s->memory = vm_history_new();
 	s->store = store;
 	r = find_images(s, options, err);

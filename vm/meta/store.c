@@ -2,6 +2,7 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 #include "vm/meta/store.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -352,19 +353,52 @@ bool vm_store_save_one(struct vm_store *s)
 
 #define OF_NONE "directories" /* in place of a UUID */
 
-int vm_store_dirs_get(struct vm_store *s, char **text, struct vs_err *err)
+static bool ends_in(const char *name, const char *end)
 {
-	vs_autofree char *path = file_name(s, OF_NONE, "dirs");
-	size_t len = 0;
-	int r;
+	size_t len = strlen(name), tail = strlen(end);
 
-	*text = NULL;
-	r = path ? read_file(path, text, &len, err) : -ENOENT;
+	return len > tail && !strcmp(name + len - tail, end);
+}
+
+static int read_dirs(const char *path, char **text, struct vs_err *err)
+{
+	size_t len = 0;
+	int r = path ? read_file(path, text, &len, err) : -ENOENT;
+
 	if (r == 0 && (!len || strlen(*text) != len || (*text)[len - 1] != '\n')) {
 		free(vs_steal(*text));
 		r = cannot(err, -EBADMSG, path);
 	}
 	return r == -ENOENT ? 0 : r;
+}
+
+int vm_store_dirs_get(struct vm_store *s, char **text, struct vs_err *err)
+{
+	vs_autofree char *path = file_name(s, OF_NONE, "dirs");
+
+	*text = NULL;
+	return read_dirs(path, text, err);
+}
+
+int vm_store_dirs_of_all(struct vm_store *s, char **text, struct vs_err *err)
+{
+	DIR *stream = s->dir ? opendir(s->dir) : NULL;
+	struct dirent *entry;
+	int r = s->dir && !stream && errno != ENOENT ? cannot(err, -errno, s->dir) : 0;
+
+	*text = NULL;
+	while (r == 0 && stream && (entry = readdir(stream))) {
+		vs_autofree char *path = ends_in(entry->d_name, ".dirs") ? xasprintf("%s/%s", s->dir, entry->d_name) : NULL;
+		vs_autofree char *more = NULL, *before = vs_steal(*text);
+
+		r = path ? read_dirs(path, &more, err) : 0;
+		*text = before || more ? xasprintf("%s%s", before ? before : "", more ? more : "") : NULL;
+	}
+	if (stream)
+		closedir(stream);
+	if (r < 0)
+		free(vs_steal(*text));
+	return r;
 }
 
 void vm_store_dirs_put(struct vm_store *s, const char *text)

@@ -105,6 +105,8 @@ void vm_dirs_round(struct vm_dirs *dirs, bool closely)
 {
 	dirs->round++;
 	dirs->closely = closely;
+	if (dirs->all && closely) /* others note more */
+		dirs->recalled = false;
 	vm_strmap_filter(&dirs->table, recent, dirs);
 }
 
@@ -505,7 +507,7 @@ static void recall(struct vm_dirs *dirs)
 	vs_autofree char *text = NULL;
 
 	dirs->forgot = (struct vs_err){0};
-	if (vm_store_dirs_get(dirs->store, &text, &dirs->forgot) < 0)
+	if ((dirs->all ? vm_store_dirs_of_all : vm_store_dirs_get)(dirs->store, &text, &dirs->forgot) < 0)
 		return;
 	dirs->recalled = true;
 	for (char *save = NULL, *line = text ? strtok_r(text, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
@@ -531,7 +533,7 @@ void vm_dirs_remember(struct vm_dirs *dirs, const char *path)
 {
 	size_t bytes = strlen(path);
 
-	if (!dirs->store)
+	if (!dirs->store || dirs->all)
 		return;
 	if (!dirs->recalled)
 		recall(dirs);

@@ -21,6 +21,7 @@ struct vm_store;
 struct vm_dirs {
 	struct vm_headers *files; /* borrowed: who knows which devices are virt-snapfs mounts */
 	struct vm_store *store; /* borrowed; where is noted in which directories images have lain. NULL: nowhere */
+	bool all;               /* of all connections, and nothing is noted */
 	char **seen;            /* these; vm_dirs_remember() */
 	size_t n_seen;
 	/* private */
