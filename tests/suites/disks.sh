@@ -85,5 +85,20 @@ for t in vda vdb; do
 	same "disk $t is what it was at the snapshot" "${WANT[odd/off s 4.$t.img]}" "$(sha "$W/now.img")"
 done
 same 'nobody wrote to the template' "$template" "$(sha "$I/template.qcow2")"
+# As many layers as libvirt starts, and no more (the version table, libvirt/version.c).
+for n in 20 40; do
+	mkdir "$W/deep$n"
+	qemu-img create -q -f qcow2 "$W/deep$n/1" 1M
+	for ((i = 2; i <= n; i++)); do qemu-img create -q -f qcow2 -b "$W/deep$n/$((i - 1))" -F qcow2 "$W/deep$n/$i"; done
+	domain_define "deep$n" "$(disk_xml vda qcow2 "$W/deep$n/$n")"
+	wait_until 20 test -e "$M/deep$n/ctl"
+	if V start "deep$n" --paused; then started=yes; else started=no; fi
+	[ $started = no ] || Vq destroy "deep$n"
+	sleep 1
+	if (echo 'try create x' >"$M/deep$n/ctl") 2>/dev/null; then told=yes; else told=no; fi
+	same "$n layers: libvirt starts it, and create adds one: both or neither" "$started" "$told"
+	echo "# $n layers: $started: $(head -1 "$M/deep$n/ctl")"
+	Vq undefine "deep$n"
+done
 unmount_all
 suite_end

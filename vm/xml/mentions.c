@@ -145,15 +145,25 @@ static void look_at(struct found *found, const char *value)
 	}
 }
 
-/* What is known by name: disks, firmware; and what is none of the guest's. */
+/* What follows "-append" among QEMU's arguments. */
+static bool is_appended(const xmlNode *node)
+{
+	const xmlNode *before = node->prev;
+
+	while (before && before->type != XML_ELEMENT_NODE)
+		before = before->prev;
+	return before && !strcmp((const char *)node->name, "arg") && (vm_xml_attr_is(before, "value", "-append") || vm_xml_attr_is(before, "value", "--append"));
+}
+
+/* What is known by name: disks, firmware; what is no file of the domain's; and what the kernel in the guest is told, whose "root=/dev/vda" is the guest's own. */
 static bool is_known(const xmlNode *node)
 {
-	static const char *const known[] = {"metadata", "disk", "loader", "nvram", "emulator", "title", "description"};
+	static const char *const known[] = {"metadata", "disk", "loader", "nvram", "emulator", "title", "description", "cmdline"};
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(known); i++)
 		if (!strcmp((const char *)node->name, known[i]))
 			return true;
-	return false;
+	return is_appended(node);
 }
 
 static void look_in(struct found *found, const xmlNode *node)
