@@ -4,7 +4,8 @@
  * What differs between libvirts, in one place. Nobody else asks for libvirt's version number.
  *
  *     what                                            from        until      how we know
- *     a domain starts with 200 layers                 all but 10.8 to 11.10  news 12.0: some 25 is the most there
+ *     a domain starts with 200 layers                 all but 10.8 to 11.10  seen: 9.0 starts 40, 11.3 does not (suite `disks`). Where
+ *                                                                            it begins and ends is read in the news of 12.0, not seen
  *
  * What used to differ and is not asked any more, because it is done by hand on every version: deleting and reverting to external
  * snapshots. Their own ways differ in what they remove, re-point and rename (9.0: no revert, no look at branches; 9.9 and later: an

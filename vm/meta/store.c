@@ -384,7 +384,7 @@ int vm_store_dirs_of_all(struct vm_store *s, char **text, struct vs_err *err)
 {
 	DIR *stream = s->dir ? opendir(s->dir) : NULL;
 	struct dirent *entry;
-	int r = s->dir && !stream && errno != ENOENT ? cannot(err, -errno, s->dir) : 0;
+	int r = s->dir && !stream && errno != ENOENT && errno != EACCES ? cannot(err, -errno, s->dir) : 0;
 
 	*text = NULL;
 	while (r == 0 && stream && (entry = readdir(stream))) {
@@ -392,6 +392,7 @@ int vm_store_dirs_of_all(struct vm_store *s, char **text, struct vs_err *err)
 		vs_autofree char *more = NULL, *before = vs_steal(*text);
 
 		r = path ? read_dirs(path, &more, err) : 0;
+		r = r == -EACCES ? 0 : r; /* another user's */
 		*text = before || more ? xasprintf("%s%s", before ? before : "", more ? more : "") : NULL;
 	}
 	if (stream)

@@ -45,7 +45,7 @@ int vm_store_legible(struct vm_store *store, const char *uuid, struct vs_err *er
 /* The directories that images of the connection's domains have lain in, one a line, escaped: who stands on an image may be named by nobody any
  * more, and lies where he lay. At most VM_META_MAX bytes. Gives *text; NULL: none are noted. Negative: they cannot be read. */
 int vm_store_dirs_get(struct vm_store *store, char **text, struct vs_err *err);
-/* The same of all connections that this directory knows of. */
+/* The same of all connections that this directory knows of; but for what is another user's. */
 int vm_store_dirs_of_all(struct vm_store *store, char **text, struct vs_err *err);
 void vm_store_dirs_put(struct vm_store *store, const char *text); /* as well as can be */
 
