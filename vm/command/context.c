@@ -710,6 +710,14 @@ int vm_context_layer(const struct vm_context *cx, const char *path)
 	return -1;
 }
 
+const struct vm_snapshot *vm_context_lost(const struct vm_context *cx)
+{
+	for (size_t i = 0; i < cx->d->n_snapshots; i++)
+		if (cx->d->snapshots[i].lost)
+			return &cx->d->snapshots[i];
+	return NULL;
+}
+
 int vm_context_top(const struct vm_context *cx, const char *target)
 {
 	for (size_t i = 0; i < cx->d->n_disks; i++)

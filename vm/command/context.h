@@ -142,6 +142,8 @@ void vm_context_unguard(struct vm_context *cx);
 
 /* Index of the layer in cx->d->layers that this path leads to, as far as the look met it by that path; -1: none. Pure. */
 int vm_context_layer(const struct vm_context *cx, const char *path);
+/* A record of which libvirt has a file and does not list it: what it needs nobody knows. NULL: none. Pure. */
+const struct vm_snapshot *vm_context_lost(const struct vm_context *cx);
 /* Does any domain name this file, be it there or not? As vm_create.taken. Pure. */
 bool vm_context_names(void *cx, const char *path);
 /* Bytes that it takes on disk now: a running guest has written since the inventory was made. */

@@ -332,15 +332,6 @@ static bool has_records(const struct vm_context *cx, const char *command)
 	return vm_intent_line(cx, command, line) > 0;
 }
 
-/* Is there a record that cannot be read, which may be one of them? */
-static bool has_lost(const struct vm_context *cx)
-{
-	for (size_t i = 0; i < cx->d->n_snapshots; i++)
-		if (cx->d->snapshots[i].lost)
-			return true;
-	return false;
-}
-
 /* Would a new snapshot freeze a layer that this command is to merge? */
 static bool has_active(const struct vm_context *cx, const struct vm_meta_mark *mark)
 {
@@ -363,7 +354,7 @@ static int settle_one(struct vm_context *cx, const struct vm_meta_mark *mark, en
 	if (is_undone(cx, mark))
 		return cx->try_only ? 0 : forget(cx, mark->command,
 						 "had been interrupted before anything was written: all is as before", err);
-	if (!has_records(cx, mark->command) && !has_lost(cx)) /* those that remain never depended on it. Should the others come back they are stale */
+	if (!has_records(cx, mark->command) && !vm_context_lost(cx)) /* those that remain never depended on it. Should the others come back they are stale */
 		return 0;
 	state = judge(cx, mark, why, &code);
 	if (state == VM_INTENT_VOID)

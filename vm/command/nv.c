@@ -24,6 +24,7 @@
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
+#include "vm/util/sync.h"
 
 #define PIECE ((size_t)64 << 10)
 #define ATTEMPTS 1000
@@ -96,14 +97,6 @@ static int fill(int fd, const char *path, const char *data, size_t len, struct v
 		}
 	}
 	return fsync(fd) < 0 ? fail(path, err) : 0;
-}
-
-static int sync_dir(const char *path)
-{
-	vs_autofree char *dir = xstrndup(path, (size_t)(strrchr(path, '/') - path) + 1);
-	vs_autoclose int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	return fd < 0 ? -1 : fsync(fd);
 }
 
 /* ---------------------------------------------------------------- with a snapshot */
@@ -262,8 +255,9 @@ static int note_one(struct vm_context *cx, const struct vm_nv_file *file, struct
 		return r;
 	if (r == 1)
 		vm_context_say(cx, "its %s were being written all the while", file->phrase);
-	if (sync_dir(copy->path) < 0)
-		return fail(copy->path, err);
+	r = vm_sync_parent(copy->path);
+	if (r < 0)
+		return vs_err_set(err, r, "the directory of '%s': %s", copy->path, strerror(-r));
 	r = note_copy(cx, id, file->what, copy->path);
 	return r < 0 ? vs_err_set(err, r, "'%s': %s", copy->path, strerror(-r)) : 0;
 }
@@ -656,9 +650,9 @@ int vm_nv_stage(struct vm_context *cx, const struct vm_meta_id *id, struct vm_nv
 /* Whole or not at all. */
 static int put_back(const char *fresh, const char *target, struct vs_err *err)
 {
-	if (rename(fresh, target) < 0 || sync_dir(target) < 0)
-		return fail(target, err);
-	return 0;
+	int r = rename(fresh, target) < 0 ? -errno : vm_sync_parent(target);
+
+	return r < 0 ? vs_err_set(err, r, "'%s': %s", target, strerror(-r)) : 0;
 }
 
 int vm_nv_put_back(struct vm_context *cx, const struct vm_meta_id *id, const struct vm_nv_staged *staged, struct vs_err *err)

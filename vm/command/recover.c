@@ -226,11 +226,10 @@ static bool take_is_over(const char *text, void *opaque)
 /* What libvirt has lost sight of is needed, and a command would do without it. */
 static int check_lost(const struct vm_context *cx, struct vs_err *err)
 {
-	for (size_t i = 0; i < cx->d->n_snapshots; i++)
-		if (cx->d->snapshots[i].lost)
-			return vs_err_set(err, -EPERM, "libvirt has a file with the record of snapshot '%s' and does not list it: start libvirtd anew (or take the file away, "
-					  "if that is gone: 'chain' says where it is)", cx->d->snapshots[i].shown);
-	return 0;
+	const struct vm_snapshot *lost = vm_context_lost(cx);
+
+	return !lost ? 0 : vs_err_set(err, -EPERM, "libvirt has a file with the record of snapshot '%s' and does not list it: start libvirtd anew (or take the file "
+				      "away, if that is gone: 'chain' says where it is)", lost->shown);
 }
 
 int vm_recover_settle(struct vm_context *cx, struct vs_err *err)
@@ -242,7 +241,7 @@ int vm_recover_settle(struct vm_context *cx, struct vs_err *err)
 	r = vm_journal_each(&cx->journal, "take", settle_one, cx) > 0 ? vm_context_save(cx, err) : 0;
 	if (r == 0)
 		vm_journal_settle(&cx->journal, "take", take_is_over, cx);
-	if (r == 0 && check_lost(cx, NULL) == 0)
+	if (r == 0 && !vm_context_lost(cx))
 		vm_nv_settle(cx);
 	return r;
 }

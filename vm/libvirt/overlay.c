@@ -23,6 +23,7 @@
 #include "vm/libvirt/qemu-img.h"
 #include "vm/util/fault.h"
 #include "vm/util/mem.h"
+#include "vm/util/sync.h"
 #include "vm/util/utf8.h"
 
 #define NAME_PART_MAX 100 /* bytes of the snapshot's name in a file name */
@@ -224,16 +225,10 @@ struct maker {
 	bool empty;
 };
 
-/* Gives the directory. */
-static char *dir_of(const char *path)
-{
-	return xstrndup(path, (size_t)(strrchr(path, '/') - path) + 1);
-}
-
 /* Without a name, in the directory where it is to get one. -1: the file system has no such files. */
 static int open_nameless(const char *path)
 {
-	vs_autofree char *dir = dir_of(path);
+	vs_autofree char *dir = xstrndup(path, (size_t)(strrchr(path, '/') - path) + 1);
 
 	return open(dir, O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600);
 }
@@ -297,20 +292,12 @@ int vm_overlay_make_copy(const char *source, const char *path, int (*making)(voi
 	return r;
 }
 
-static int sync_path(const char *path, int flags)
-{
-	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
-
-	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
-}
-
 static int sync_overlay(const char *path, struct vs_err *err)
 {
-	vs_autofree char *dir = dir_of(path);
-	int r = sync_path(path, 0);
+	int r = vm_sync(path);
 
 	if (r == 0)
-		r = sync_path(dir, O_DIRECTORY);
+		r = vm_sync_parent(path);
 	return r < 0 ? vs_err_set(err, r, "overlay '%s': %s", path, strerror(-r)) : 0;
 }
 

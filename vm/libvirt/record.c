@@ -6,12 +6,12 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "vm/libvirt/conn.h"
 #include "vm/libvirt/dom.h"
 #include "vm/util/fault.h"
 #include "vm/util/mem.h"
+#include "vm/util/sync.h"
 
 #define LATE_S 2 /* by which the clock of a file system may be behind */
 
@@ -37,11 +37,9 @@ int vm_record_redefine(virDomainPtr dom, const char *xml, enum vm_record_current
 /* 0 where it is not there or may not be opened: whoever cannot know that cannot help it. */
 static int sync_dir(const char *path, struct vs_err *err)
 {
-	vs_autoclose int fd = path ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	int r = path ? vm_sync(path) : 0;
 
-	if (fd < 0 || fsync(fd) == 0 || errno == EINVAL || errno == EROFS)
-		return 0;
-	return vs_err_set(err, -errno, "'%s' cannot be written to the disk: %s", path, strerror(errno));
+	return r == 0 || r == -ENOENT || r == -EACCES ? 0 : vs_err_set(err, r, "'%s' cannot be written to the disk: %s", path, strerror(-r));
 }
 
 int vm_record_sync(virDomainPtr dom, struct vs_err *err)

@@ -13,6 +13,7 @@
 
 #include "vm/util/mem.h"
 #include "vm/util/strmap.h"
+#include "vm/util/sync.h"
 
 struct vm_store {
 	char *dir; /* NULL: memory only */
@@ -149,14 +150,7 @@ static int read_file(const char *path, char **out, size_t *len, struct vs_err *e
 }
 
 /* The directory as well: a file whose name is lost with the power was not written. */
-static int sync_dir(const struct vm_store *s)
-{
-	vs_autoclose int fd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
-}
-
-static int write_file(const struct vm_store *s, const char *path, const char *text, struct vs_err *err)
+static int write_file(const char *path, const char *text, struct vs_err *err)
 {
 	vs_autofree char *fresh = xasprintf("%s.%d", path, (int)getpid());
 	int fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600), r;
@@ -175,7 +169,7 @@ static int write_file(const struct vm_store *s, const char *path, const char *te
 	if (r < 0)
 		unlink(fresh);
 	if (r == 0)
-		r = sync_dir(s);
+		r = vm_sync_parent(path);
 	return r < 0 ? cannot(err, r, path) : 0;
 }
 
@@ -255,7 +249,7 @@ static int write_with_files(struct vm_store *s, const char *uuid, const struct v
 
 	if (path && r == 0)
 		r = vm_meta_text(meta, &text, err);
-	return path && r == 0 ? write_file(s, path, text, err) : r;
+	return path && r == 0 ? write_file(path, text, err) : r;
 }
 
 struct vm_meta *vm_store_best(struct vm_store *s, const char *uuid, const struct vm_meta *found)
@@ -387,7 +381,7 @@ int vm_store_dirs_of_all(struct vm_store *s, char **text, struct vs_err *err)
 	int r = s->dir && !stream && errno != ENOENT && errno != EACCES ? cannot(err, -errno, s->dir) : 0;
 
 	*text = NULL;
-	while (r == 0 && stream && (entry = readdir(stream))) {
+	while (r == 0 && stream && (errno = 0, entry = readdir(stream))) {
 		vs_autofree char *path = ends_in(entry->d_name, ".dirs") ? xasprintf("%s/%s", s->dir, entry->d_name) : NULL;
 		vs_autofree char *more = NULL, *before = vs_steal(*text);
 
@@ -395,6 +389,8 @@ int vm_store_dirs_of_all(struct vm_store *s, char **text, struct vs_err *err)
 		r = r == -EACCES ? 0 : r; /* another user's */
 		*text = before || more ? xasprintf("%s%s", before ? before : "", more ? more : "") : NULL;
 	}
+	if (r == 0 && stream && errno)
+		r = cannot(err, -errno, s->dir);
 	if (stream)
 		closedir(stream);
 	if (r < 0)
@@ -407,7 +403,7 @@ void vm_store_dirs_put(struct vm_store *s, const char *text)
 	vs_autofree char *path = file_name(s, OF_NONE, "dirs");
 
 	if (path && strlen(text) <= VM_META_MAX)
-		write_file(s, path, text, NULL);
+		write_file(path, text, NULL);
 }
 
 /* ---------------------------------------------------------------- the note */
@@ -422,7 +418,7 @@ static int put_journal(struct vm_store *s, const char *uuid, const char *text, s
 		return vs_err_set(err, -ENOENT, "there is no state directory that it could be written to: see STATE_DIRECTORY");
 	if (strlen(text) > VM_META_MAX)
 		return cannot(err, -E2BIG, path);
-	return write_file(s, path, text, err);
+	return write_file(path, text, err);
 }
 
 int vm_store_journal_put(struct vm_store *s, const char *uuid, const char *text, struct vs_err *err)

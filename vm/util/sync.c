@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+#include "vm/util/sync.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "qcow2/base.h"
+#include "vm/util/mem.h"
+
+int vm_sync(const char *path)
+{
+	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	if (fd < 0)
+		return -errno;
+	return fsync(fd) == 0 || errno == EINVAL || errno == EROFS ? 0 : -errno;
+}
+
+int vm_sync_parent(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	vs_autofree char *dir = slash ? xstrndup(path, (size_t)(slash - path) + 1) : xstrdup(".");
+
+	return vm_sync(dir);
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * sync.h: fsync(2) of what has a name. A file system that has no such thing for it (EINVAL), or is read-only (EROFS), has nothing to write out: 0.
+ */
+#ifndef VS_VM_UTIL_SYNC_H
+#define VS_VM_UTIL_SYNC_H
+
+/* A file or a directory. 0, or -errno, also where it cannot be opened. */
+int vm_sync(const char *path);
+/* The directory of @path: whose name there is, or is gone, is lost with the power until then. */
+int vm_sync_parent(const char *path);
+
+#endif
