@@ -370,6 +370,48 @@ check 'its layer is there' test -e "$(active_path mapped vda)"
 qemu-img bitmap --remove "$(active_path mapped vda)" backup0
 does 'without it' mapped 'revert s1'
 
+# ---------------------------------------------------------------- an external data file
+
+# data_domain NAME DIRECTORY: three snapshots; the base's data lies in DIRECTORY.
+data_domain() {
+	local i
+	qemu-img create -q -f qcow2 -o "data_file=$2/$1.raw,data_file_raw=on" "$W/images/$1.vda.qcow2" 4M
+	domain_define "$1" "$(disk_xml vda qcow2 "$W/images/$1.vda.qcow2")"
+	model_new "$1" vda 4M
+	[[ $1 == *off ]] || Vq start "$1" --paused
+	for i in 1 2 3; do
+		guest_write "$1" vda "$i" "$((i * 64 - 64))k" 96k
+		Vq snapshot-create-as "$1" --name "s$i" --disk-only --diskspec "vda,file=$W/images/$1.vda.s$i"
+		want "$1" "s$i" vda
+	done
+}
+mkdir "$W/vault"
+for d in dataon dataoff; do
+	data_domain "$d" "$W/images"
+	data_domain "far$d" "$W/vault" # from where nothing of it may be read
+	qemu-img create -q -f qcow2 -b "$W/vault/far$d.raw" -F raw "$W/other/far$d.over"
+	domain_define "far$d-over" "$(disk_xml vda qcow2 "$W/other/far$d.over")"
+	wait_until 15 test -e "$M/far$d-over/ctl"
+	sleep 0.7
+	ctl "far$d" 'try delete s1\n' >/dev/null
+	has "far$d: what its data file is needed for" "$(outcome "far$d")" "far$d.vda.qcow2' stays \\(domain 'far$d-over' \\(disk vda\\) needs it\\)"
+	has_not "far$d: nothing would be merged" "$(outcome "far$d")" 'merge'
+	Vq undefine "far$d-over"
+	rm "$W/other/far$d.over"
+	sleep 0.7
+	for c in 'delete s2' 'delete s1'; do
+		does "$d: $c" "$d" "$c"
+		want_gone "$d" "${c#* }" vda
+		verify_bytes "$d: $c" "$M" "$d"
+		same "$d: its state" ok "$(state "$M" "$d" s3)"
+		does "far$d: $c" "far$d" "$c"
+		same "far$d: its state" unsupported "$(state "$M" "far$d" s3)"
+	done
+	same "far$d: what was merged is in the data file" "${WANT[far$d/s3.vda.img]}" "$(sha "$W/vault/far$d.raw")"
+	check_not "far$d: and its file is gone" test -e "$W/images/far$d.vda.s1"
+	[ $d = dataoff ] || for x in $d far$d; do Vq destroy "$x"; done
+done
+
 # ---------------------------------------------------------------- a plain image that a domain's overlay stands on, elsewhere
 
 mkdir "$W/plain" "$W/lodge"

@@ -26,14 +26,16 @@ mkfs.ext4 -q -F "$W/disk"
 mkdir "$W/power" "$W/cut"
 if mount -o loop "$W/disk" "$W/power"; then
 	at_exit 'umount -l "$W/power"'
-	for d in cuton cutoff cutpull; do
-		qemu-img create -q -f qcow2 "$W/power/$d.qcow2" 32M
+	for d in cuton cutoff cutpull cutdata; do # of the last only the base's data is on that disk, and in a file of its own
+		on=$W/power with=()
+		[ $d != cutdata ] || on=$W/images with=(-o "data_file=$W/power/$d.raw,data_file_raw=on")
+		qemu-img create -q -f qcow2 "${with[@]}" "$on/$d.qcow2" 32M
 		model_new "$d" vda 32M
-		domain_define "$d" "$(disk_xml vda qcow2 "$W/power/$d.qcow2" | sed "s|type='qcow2'|& cache='unsafe'|")"
+		domain_define "$d" "$(disk_xml vda qcow2 "$on/$d.qcow2" | sed "s|type='qcow2'|& cache='unsafe'|")"
 		[ $d = cutoff ] || Vq start "$d" --paused
 		for i in 1 2 3; do
 			guest_write "$d" vda "$i" "$((i * 8 - 8))M" "$((i == 2 ? 8 : 1))M"
-			Vq snapshot-create-as "$d" --name "s$i" --disk-only --diskspec "vda,file=$W/power/$d.s$i"
+			Vq snapshot-create-as "$d" --name "s$i" --disk-only --diskspec "vda,file=$on/$d.s$i"
 			want "$d" "s$i" vda
 		done
 	done
@@ -41,9 +43,10 @@ if mount -o loop "$W/disk" "$W/power"; then
 	sync -f "$W/power"
 	does 'a merge, and the power goes' cuton 'delete s1'
 	does 'of a domain that is shut off' cutoff 'delete s1'
+	does 'with a data file on another disk than its header' cutdata 'delete s1'
 	does 'a pull' cutpull 'pull'
 	does 'and what that has left' cutpull 'delete s1 s2 s3'
-	for f in cuton.s1 cutoff.s1 cutpull.s2; do check_not "$f is gone" test -e "$W/power/$f"; done
+	for f in power/cuton.s1 power/cutoff.s1 power/cutpull.s2 images/cutdata.s1; do check_not "$f is gone" test -e "$W/$f"; done
 	sleep 7
 	cp --sparse=always "$W/disk" "$W/disk.cut"
 	mount -o loop "$W/disk.cut" "$W/cut" || die 'no mount of what is left'
@@ -57,10 +60,11 @@ if mount -o loop "$W/disk" "$W/power"; then
 		same "$d: what the guest has is on the disk" "$(sha "${MODEL[$d/vda]}")" "$(qemu_bytes "$W/cut/$d.s3" "$W/cut.raw"; sha "$W/cut.raw")"
 		[ $d = cutpull ] || same "$d: and the snapshot that stays" "${WANT[$d/s2.vda.img]}" "$(qemu_bytes "$W/cut/$d.qcow2" "$W/cut.raw"; sha "$W/cut.raw")"
 	done
+	same 'cutdata: the snapshot that stays, in its data file' "${WANT[cutdata/s2.vda.img]}" "$(sha "$W/cut/cutdata.raw")"
 	umount "$W/cut"
 	unmount_snapfs "$M"
-	for d in cuton cutpull; do Vq destroy "$d"; done
-	for d in cuton cutoff cutpull; do
+	for d in cuton cutpull cutdata; do Vq destroy "$d"; done
+	for d in cuton cutoff cutpull cutdata; do
 		Vq undefine "$d" --snapshots-metadata
 		want_gone "$d" s1 vda; want_gone "$d" s2 vda; want_gone "$d" s3 vda
 	done

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 
 #include "vm/command/context.h"
+#include "vm/model/mark.h"
 #include "vm/observe/sum.h"
 #include "vm/util/clock.h"
 #include "vm/util/mem.h"
@@ -337,17 +338,37 @@ static void attest_too(struct vm_context *cx, const struct vm_snapshot *s, const
 	vm_meta_set_attested(cx->meta, &id, files, n);
 }
 
+static bool stamp_now(const char *path, struct q2_stamp *stamp)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return false;
+	*stamp = S_ISBLK(st.st_mode) ? (struct q2_stamp){ .ino = st.st_rdev, .block = true } :
+				       (struct q2_stamp){ .ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = vm_timespec_ns(st.st_mtim) };
+	return true;
+}
+
+bool vm_attest_now(const struct vm_context *cx, const char *path, struct vm_meta_file *now)
+{
+	int l = vm_context_layer(cx, path);
+	const char *in = l < 0 ? NULL : cx->d->layers[l].data;
+	struct q2_stamp stamp, data;
+
+	if (!stamp_now(path, &stamp) || (in && !stamp_now(in, &data)))
+		return false;
+	stamp = vm_mark(stamp, in ? &data : NULL);
+	*now = file_of(&stamp);
+	return true;
+}
+
 void vm_attest_beneath(struct vm_context *cx, const char *path)
 {
 	int base = vm_context_layer(cx, path);
 	struct vm_meta_file now;
-	struct stat st;
 
-	if (base < 0 || cx->d->layers[base].data || stat(path, &st) < 0 || !S_ISREG(st.st_mode))
+	if (base < 0 || cx->d->layers[base].stamp.block || !vm_attest_now(cx, path, &now))
 		return;
-	now = (struct vm_meta_file){
-		.ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = st.st_mtim.tv_sec * VM_NS_PER_S + st.st_mtim.tv_nsec,
-	};
 	for (size_t i = 0; i < cx->d->n_snapshots; i++) {
 		const struct vm_snapshot *s = &cx->d->snapshots[i];
 		bool above = false, right = !s->present;

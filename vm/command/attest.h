@@ -14,6 +14,8 @@
 void vm_attest_domain(struct vm_context *cx, const struct vm_domain *d);
 /* vm_context_poll(), and does so with what it saw, unless it is a `try`. */
 int vm_attest_poll(struct vm_context *cx, struct vs_err *err);
+/* By what the image at @path is known again, as it is now. False: it is not there. A block device has only its number. */
+bool vm_attest_now(const struct vm_context *cx, const char *path, struct vm_meta_file *now);
 /* Of the last look: what was right and stands on @path (not: is frozen in it) is so with what that file is by now. */
 void vm_attest_beneath(struct vm_context *cx, const char *path);
 /* The same with a new inventory, after files have changed. */

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "vm/command/attest.h"
 #include "vm/command/intent.h"
 #include "vm/command/merge.h"
 #include "vm/libvirt/blockjob-list.h"
@@ -225,17 +226,16 @@ static bool move_frozen(struct vm_merge *m, const struct vm_xml_snapshot *xml, c
 	struct vm_meta_id id = { xml->name, xml->created_s * VM_NS_PER_S, VM_EXTERNAL };
 	const struct vm_meta_file *noted = vm_meta_frozen(m->cx->meta, &id, d->target);
 	int l = vm_context_layer(m->cx, d->base);
-	struct vm_meta_file now;
-	struct stat st;
+	struct vm_meta_file base, now;
 
 	if (!noted || noted->ino != d->top_stamp.ino || vm_meta_is_spoilt(m->cx->meta, &id, d->target) ||
-	    (l >= 0 && m->cx->d->layers[l].data) || !names_base(m->cx, xml, d) || stat(d->base, &st) < 0)
+	    !names_base(m->cx, xml, d) || !vm_attest_now(m->cx, d->base, &base))
 		return false;
-	while (noted && noted->ino != st.st_ino)
+	while (noted && noted->ino != base.ino)
 		noted = vm_meta_file(m->cx->meta, noted->beneath);
-	now = noted ? *noted : (struct vm_meta_file){ .ino = st.st_ino };
-	now.size = (uint64_t)st.st_size;
-	now.mtime_ns = vm_timespec_ns(st.st_mtim);
+	now = noted ? *noted : base;
+	now.size = base.size;
+	now.mtime_ns = base.mtime_ns;
 	now.raw = l >= 0 && m->cx->d->layers[l].format == Q2_FORMAT_RAW; /* also where the note does not reach down to it */
 	now.sum = 0;
 	now.empty = false;

@@ -28,7 +28,6 @@
  * leaves, interrupted in the oldest snapshot, no trace. So it is not used for external snapshots.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -51,6 +50,7 @@
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
+#include "vm/util/sync.h"
 
 static struct vm_meta_id id_of(const struct vm_context_record *r)
 {
@@ -438,11 +438,11 @@ static int merge_down(struct vm_merge *m, struct vs_err *err)
 
 static int sync_layer(const struct vm_layer *l, struct vs_err *err)
 {
-	vs_autoclose int fd = open(l->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	int r = l->data ? vm_sync(l->data) : 0;
 
-	if (fd >= 0 && (l->data ? syncfs(fd) : fsync(fd)) == 0) /* where its data file is, its header knows */
-		return 0;
-	return errno == EINVAL || errno == EROFS ? 0 : vs_err_set(err, -errno, "'%s' cannot be written to the disk: %s", l->path, strerror(errno));
+	if (r == 0)
+		r = vm_sync(l->path);
+	return r < 0 ? vs_err_set(err, r, "'%s' cannot be written to the disk: %s", l->path, strerror(-r)) : 0;
 }
 
 /*
@@ -573,11 +573,12 @@ static void restand(struct vm_merge *m, const struct vm_meta_id *id)
 
 	for (size_t k = 0; mark && mark->is_void && k < mark->n_disks; k++) {
 		const struct vm_meta_doomed *d = &mark->disks[k];
+		struct vm_meta_file now;
 		struct stat st;
 
-		if (d->path && d->top_ino && stat(d->path, &st) == 0 && st.st_ino == d->path_ino && (!d->left_ns || d->left_ns == vm_timespec_ns(st.st_mtim)))
-			vm_meta_restand(m->cx->meta, d->top_ino,
-					&(struct vm_meta_file){ .ino = st.st_ino, .size = (uint64_t)st.st_size, .mtime_ns = vm_timespec_ns(st.st_mtim) });
+		if (d->path && d->top_ino && stat(d->path, &st) == 0 && st.st_ino == d->path_ino && (!d->left_ns || d->left_ns == vm_timespec_ns(st.st_mtim)) &&
+		    vm_attest_now(m->cx, d->path, &now))
+			vm_meta_restand(m->cx->meta, d->top_ino, &now);
 	}
 }
 

@@ -133,6 +133,9 @@ static bool in_doubt(const struct vm_graph *g, int file, struct vm_graph_doubt *
 	doubt->why = f->hidden; /* a running domain has it open, and does not see behind it either */
 	if (f->hidden)
 		return true;
+	doubt->why = "names an external data file that cannot be found"; /* QEMU does not tell which one it has open, either */
+	if (!f->error && f->info && f->info->data_file && f->data == VM_NO_FILE)
+		return true;
 	doubt->why = f->opaque;
 	if (f->opaque)
 		return !known_from_running(g, file);
@@ -148,8 +151,6 @@ static bool in_doubt(const struct vm_graph *g, int file, struct vm_graph_doubt *
 	doubt->why = f->error || g->refused[file] != VM_NO_FILE ? NULL : f->below_why;
 	if (!f->error && !f->info)
 		doubt->why = "was not read as a qcow2 image";
-	else if (!f->error && !f->below_why && f->info->data_file && f->data == VM_NO_FILE)
-		doubt->why = "names an external data file that may not be opened";
 	return f->error || doubt->why;
 }
 

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "vm/model/mark.h"
 #include "vm/util/mem.h"
 #include "vm/util/strmap.h"
 
@@ -77,17 +78,8 @@ static void find_nodes(struct vm_graph *g)
 struct q2_stamp vm_graph_stamp(const struct vm_graph *g, int file)
 {
 	const struct vm_fact_file *f = vm_graph_file(g, file);
-	struct q2_stamp stamp = f->stamp;
 
-	if (vm_graph_exists(g, f->data)) {
-		const struct q2_stamp *data = &vm_graph_file(g, f->data)->stamp;
-		const uint64_t identity[] = { data->size, (uint64_t)data->mtime_ns };
-
-		stamp.size ^= vm_fnv1a(VM_FNV1A, identity, sizeof(identity));
-		if (data->mtime_ns > stamp.mtime_ns)
-			stamp.mtime_ns = data->mtime_ns;
-	}
-	return stamp;
+	return vm_mark(f->stamp, vm_graph_exists(g, f->data) ? &vm_graph_file(g, f->data)->stamp : NULL);
 }
 
 void vm_links_new(struct vm_links *links, size_t n_nodes, size_t n_things)

@@ -54,7 +54,7 @@ struct vm_verdict {
 };
 void vm_verdict_fini(struct vm_verdict *verdict);
 
-/* By what a file is known again: its stamp, and where it has an external data file, with that: the later time, and no more a size. */
+/* By what a file is known again, see vm_mark(). */
 struct q2_stamp vm_graph_stamp(const struct vm_graph *graph, int file);
 
 /* What is to be thought of one disk of one snapshot. Fills *out (to be given to vm_verdict_fini). */

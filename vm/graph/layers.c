@@ -338,7 +338,7 @@ static void paint(const struct painting *p, struct draft *draft, struct vm_layer
 	layer->allocated = f->stamp.allocated;
 	layer->stamp = f->stamp;
 	layer->below = draft->format == Q2_FORMAT_QCOW2 ? draft_index(p, f->below) : -1;
-	layer->data = f->data != VM_NO_FILE;
+	layer->data = f->data == VM_NO_FILE ? NULL : vm_arena_strdup(p->arena, vm_graph_file(p->g, f->data)->path);
 	layer->active = is_active(p, draft->file);
 	layer->beside = draft->beside;
 	layer->error = f->error;

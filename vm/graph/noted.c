@@ -75,7 +75,7 @@ static bool has_other_data(const struct vm_graph *g, int file, const struct vm_f
 {
 	uint64_t sum = noted->sum && g->facts->sum ? g->facts->sum(g->facts->opaque, file) : 0;
 
-	return sum ? sum != noted->sum : vm_graph_file(g, file)->stamp.size != noted->stamp.size;
+	return sum ? sum != noted->sum : vm_graph_stamp(g, file).size != noted->stamp.size;
 }
 
 static bool is_same(const struct vm_graph *g, int file, const struct vm_fact_note *noted)

@@ -57,7 +57,7 @@ struct vm_disk {
 	struct q2_gate *gate;
 	unsigned watched, n_stamps;
 	const struct q2_stamp *stamps;       /* of each file of the chain, as it was when `state` was decided */
-	const struct q2_stamp *marks;        /* by what they are known again: vm_graph_stamp() */
+	const struct q2_stamp *marks;        /* by what they are known again: vm_mark() */
 	const uint64_t *survived;            /* see struct vm_verdict */
 };
 
@@ -92,7 +92,7 @@ struct vm_layer {
 	unsigned version, cluster_bits; /* of a qcow2 header; 0 where there is none */
 	uint64_t allocated;     /* bytes on disk */
 	int below;              /* index (in the domain's layers) of the layer it stands on, -1 = none */
-	bool data;              /* what it stores is in an external data file */
+	char *data;             /* NULL, or the external data file that what it stores is in */
 	bool active;            /* a disk of this domain writes here */
 	bool beside;            /* no image, and not shown: a snapshot's memory is in it, by its record, or a copy that we made with it */
 	int error;              /* 0, or why it or its header cannot be read: -ENOENT, -EACCES, ...; see note */

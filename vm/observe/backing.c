@@ -203,6 +203,13 @@ struct vm_header *vm_backing_data(struct vm_headers *files, struct vm_header *f,
 	return named(files, f, gate, f->info ? f->info->data_file : NULL, "raw", code, error);
 }
 
+struct vm_header *vm_backing_refused_data(struct vm_headers *files, struct vm_header *f, struct q2_gate *gate)
+{
+	const struct vm_backing *e = f->info && f->info->data_file ? backing_find(f, gate, f->info->data_file, "raw") : NULL;
+
+	return e && !e->below && e->found ? vm_headers_behind(files, e->path) : NULL;
+}
+
 bool vm_backing_refused(const struct vm_header *f, const struct q2_gate *gate, uint64_t *dev, uint64_t *ino)
 {
 	for (const struct vm_backing *e = f->info ? f->backings : NULL; e; e = e->next) {

@@ -133,6 +133,8 @@ static void follow_data(struct vm_chains *c, int i, struct q2_gate *gate)
 	if (!c->fact[i].info || !c->fact[i].info->data_file || c->fact[i].data != VM_NO_FILE)
 		return;
 	data = vm_backing_data(c->files, c->file[i], gate, &code, &error);
+	if (!data) /* it may not be read, and is written and needed all the same */
+		data = vm_backing_refused_data(c->files, c->file[i], gate);
 	if (!data)
 		return;
 	code = entry_of(c, data);

@@ -95,6 +95,8 @@ struct vm_header *vm_backing_below(struct vm_headers *files, struct vm_header *f
 struct vm_header *vm_backing_data(struct vm_headers *files, struct vm_header *f, struct q2_gate *gate, int *code,
 				  const char **error);
 
+/* After a refusal of vm_backing_data(): the file that the name leads to, which is not opened. NULL: nobody can tell. */
+struct vm_header *vm_backing_refused_data(struct vm_headers *files, struct vm_header *f, struct q2_gate *gate);
 /* After a refusal of vm_backing_below(): the file that the name leads to, which may not be opened, but stands beneath @f all
  * the
  * same. False: there is none, or nobody can tell. */
