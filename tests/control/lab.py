@@ -21,11 +21,13 @@ Used by a suite that has entered its namespace and started a libvirt (tests/lab.
 On embed nobody else can open libvirt while it is mounted: lab.virsh() unmounts for it and mounts again.
 """
 import errno
+import glob
 import hashlib
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -229,6 +231,26 @@ class Mount:
             self.process = None
         if self.mounted():
             run('umount', '-l', self.where, check=False)
+
+    def waits_for(self):
+        """What each thread of the process is in, a line each, and which processes it has begun."""
+        pid = self.process.pid if self.process else None
+        if not pid:
+            return ['the mount has no process']
+        lines = ['process %d hangs:' % pid]
+        for task in sorted(glob.glob('/proc/%d/task/*' % pid)):
+            words = []
+            for name in ('comm', 'wchan', 'syscall', 'stack'):
+                try:
+                    with open(os.path.join(task, name)) as f:
+                        words.append(' '.join(f.read().split()))
+                except OSError:
+                    words.append('?')
+            lines.append('%s: %s' % (os.path.basename(task), ' | '.join(words)))
+        lines += run('ps', '-eo', 'pid,ppid,stat,etime,args', check=False).stdout.decode(errors='replace').splitlines()
+        if shutil.which('gdb'):
+            lines += run('gdb', '-p', str(pid), '-batch', '-ex', 'thread apply all bt 12', check=False).stdout.decode(errors='replace').splitlines()
+        return [line[:300] for line in lines]
 
     def tail(self, n=2000):
         with open(self.log, errors='replace') as f:
@@ -485,6 +507,9 @@ class Domain:
         began = time.monotonic()
         err = write_file(os.path.join(self.dir, file), text, patience)
         seconds = time.monotonic() - began
+        if err == 'HANGS':
+            for line in [*self.lab.mount.waits_for(), 'its log:', *self.history().splitlines()]:
+                Report.note(line)
         return Outcome(err, self.outcome(), seconds)
 
     def outcome(self):
