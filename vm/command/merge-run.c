@@ -478,6 +478,24 @@ static int write_out(const struct vm_merge *m, const struct vm_merge_disk *d, st
 	return r;
 }
 
+/* It may have been in the page cache only, and is nowhere now but in the merged layers: repeated, the command compares what the disk has. */
+static int write_out_all(struct vm_merge *m, struct vs_err *err)
+{
+	vs_autofree char *said = vm_intent_repeat(m->command);
+
+	for (size_t i = 0; i < m->n_disks; i++) {
+		const struct vm_merge_disk *d = &m->disks[i];
+		struct vs_err why = {0};
+		int r = vm_merge_moved(d) && d->n_gone ? write_out(m, d, &why) : 0;
+
+		if (r != -EIO && r != -ENOSPC && r != -EDQUOT)
+			continue; /* what cannot be opened is told when its layers are to go, and they stay */
+		note(m, d, false, false, !d->above_ino, NULL);
+		return vs_err_set(err, r, "disk %s: %s: mend that, then repeat '%s'", d->target, why.msg, said);
+	}
+	return 0;
+}
+
 /* Returns how many of the disk's files were unlinked. */
 static size_t remove_files_of(struct vm_merge *m, const struct vm_merge_disk *d)
 {
@@ -740,8 +758,10 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 	vs_autofree struct vm_meta_id *ids = xcalloc(m->n_names, sizeof(*ids));
 	vs_autofree int64_t *times = xcalloc(m->n_names, sizeof(*times));
 	struct vm_leaving leaving = vm_merge_leaving(m);
-	int r = attest_bases(m, err);
+	int r = write_out_all(m, err);
 
+	if (r == 0)
+		r = attest_bases(m, err);
 	for (size_t i = 0; i < m->n_names; i++) {
 		const struct vm_context_record *record = vm_context_record(m->cx, m->names[i]);
 

@@ -10,13 +10,27 @@
 #include "qcow2/base.h"
 #include "vm/util/mem.h"
 
-int vm_sync(const char *path)
+static int sync_it(const char *path, bool dropping)
 {
 	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 
 	if (fd < 0)
 		return -errno;
-	return fsync(fd) == 0 || errno == EINVAL || errno == EROFS ? 0 : -errno;
+	if (fsync(fd) < 0 && errno != EINVAL && errno != EROFS)
+		return -errno;
+	if (dropping)
+		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	return 0;
+}
+
+int vm_sync(const char *path)
+{
+	return sync_it(path, false);
+}
+
+int vm_sync_dropping(const char *path)
+{
+	return sync_it(path, true);
 }
 
 int vm_sync_parent(const char *path)

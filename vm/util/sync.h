@@ -8,6 +8,8 @@
 
 /* A file or a directory. 0, or -errno, also where it cannot be opened. */
 int vm_sync(const char *path);
+/* The same, and what the page cache has of it is dropped, so that what is read next is what the disk has: a failure to write is told once only. */
+int vm_sync_dropping(const char *path);
 /* The directory of @path: whose name there is, or is gone, is lost with the power until then. */
 int vm_sync_parent(const char *path);
 
