@@ -264,12 +264,28 @@ V save-image-dumpxml "$W/images/guest.save" | sed "s|$W/images/link.qcow2|$W/far
 check 'its image lies elsewhere now' V save-image-define "$W/images/guest.save" "$W/guest.xml"
 sleep 0.7
 does_not 'where nobody looks' saved 'delete s1' EPERM "file '$W/images/guest.save' may need it: it is a saved guest that names '$W/far/clone.qcow2', and nobody looks into that directory"
+mv "$W/far/clone.qcow2" "$W/far/named.vda.qcow2"
+V save-image-dumpxml "$W/images/guest.save" | sed "s|$W/far/clone.qcow2|$W/far/named.vda.qcow2|" >"$W/guest.xml"
+check 'where another one has that name' V save-image-define "$W/images/guest.save" "$W/guest.xml"
+sleep 0.7
+does_not 'where nobody looks, with the name of another image' saved 'delete s1' EPERM "names '$W/far/named.vda.qcow2', and nobody looks into that directory"
+mv "$W/far/named.vda.qcow2" "$W/far/clone.qcow2"
+V save-image-dumpxml "$W/images/guest.save" | sed "s|$W/far/named.vda.qcow2|$W/far/clone.qcow2|" >"$W/guest.xml"
+check 'and back' V save-image-define "$W/images/guest.save" "$W/guest.xml"
 V pool-create-as far dir --target "$W/far" >/dev/null
 sleep 0.7
 has 'in a pool it is followed' "$(ctl saved 'try delete s1\n' >/dev/null; outcome saved)" "^ok: .*saved.vda.qcow2' stays .volume 'clone.qcow2' of pool 'far' needs it"
 has 'and others do not mind' "$(ctl named 'try delete s2\n' >/dev/null; outcome named)" '^ok: try delete s2'
 V pool-destroy far >/dev/null
+sleep 0.7
+has 'and where a pool was' "$(ctl saved 'try delete s1\n' >/dev/null; outcome saved)" "^ok: .*saved.vda.qcow2' stays .image '$W/far/clone.qcow2' needs it"
+mount -t tmpfs tmpfs "$W/far"
+sleep 0.7
+does_not 'where it is missing for now' saved 'delete s1' EPERM "names '$W/far/clone.qcow2', and that is missing"
+umount "$W/far"
 rm -r "$W/far"
+sleep 0.7
+does_not 'where its directory is gone' saved 'delete s1' EPERM "names '$W/far/clone.qcow2', and nobody looks into that directory"
 rm "$W/images/link.qcow2" "$W/images/guest.save"
 V start saved >/dev/null
 check 'saved again' V save saved "$W/images/guest.save"
@@ -414,13 +430,25 @@ done
 
 # ---------------------------------------------------------------- a plain image that a domain's overlay stands on, elsewhere
 
-mkdir "$W/plain" "$W/lodge"
+mkdir "$W/plain" "$W/lodge" "$W/lodge.base"
 qemu-img create -q -f qcow2 "$W/plain/a.qcow2" 4M
 qemu-img snapshot -c s "$W/plain/a.qcow2"
 qemu-io -c 'write -q -P 9 0 1M' "$W/plain/a.qcow2" >/dev/null
 qemu-img create -q -f qcow2 -b "$W/plain/a.qcow2" -F qcow2 "$W/lodge/over.qcow2"
+rm -f "$W/images/likesaved.vda.raw" # whose disk that is only the connection knows
+mkdir "$W/mnt2"
+mount_snapfs "$W/mnt2" -o refresh=0.3 "$W/plain/a.qcow2" || die 'no mount of an image'
+has 'where nobody knows of that' "$(M=$W/mnt2 ctl a 'try revert s\n' >/dev/null; M=$W/mnt2 outcome a)" '^ok: try revert s'
 domain_define lodger "$(disk_xml vda qcow2 "$W/lodge/over.qcow2")"
 wait_until 15 test -e "$M/lodger/ctl"
+sleep 0.7
+M=$W/mnt2 does_not 'a domain came meanwhile' a 'revert s' EPERM "image '$W/lodge/over.qcow2' needs it"
+unmount_snapfs "$W/mnt2"
+# Of this one all is known: what it stands on lies where an image of a domain has lain.
+for f in b c; do qemu-img create -q -f raw "$W/lodge.base/$f.raw" 4M; done
+qemu-img create -q -f qcow2 -b "$W/lodge.base/b.raw" -F raw "$W/lodge/onraw.qcow2"
+domain_define onraw "$(disk_xml vda qcow2 "$W/lodge/onraw.qcow2")$(disk_xml vdb raw "$W/lodge.base/c.raw")"
+wait_until 15 test -e "$M/onraw/ctl"
 sleep 0.7
 down
 mount_snapfs "$M" -o refresh=0.3 "$W/plain/a.qcow2" || die 'no mount of an image'
@@ -428,8 +456,9 @@ does_not 'a revert of what it stands on' a 'revert s' EPERM "image '$W/lodge/ove
 unmount_snapfs "$M"
 unset "SNAPFS_PIDS[$M]"
 Vq undefine lodger
-rm -r "$W/lodge" "$W/images/likesaved.vda.raw" # whose disk that is only the connection knows
+rm "$W/lodge/over.qcow2"
 mount_snapfs "$M" -o refresh=0.3 "$W/plain/a.qcow2" || die 'no mount of an image'
 does 'without it' a 'revert s'
 unmount_snapfs "$M"
+Vq undefine onraw
 suite_end

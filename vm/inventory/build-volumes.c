@@ -24,8 +24,8 @@ struct found {
 };
 
 struct saved {
-	const char *path, *pool;
-	const struct vm_peeked *peeked; /* borrowed from what was seen of it in this look */
+	struct vm_dirs_file file; /* borrowed from what was seen of it in this look */
+	const char *pool;
 };
 
 struct volumes {
@@ -34,7 +34,9 @@ struct volumes {
 	struct vm_strmap nodes; /* images that are known already: their paths */
 	bool mention;           /* note_mention(): it is an image */
 	struct vm_strmap others; /* of them, those of domains that were not drawn: likewise */
-	struct vm_strmap dirs;  /* directories that were looked at */
+	struct vm_strmap dirs;  /* directories that were looked at... */
+	struct vm_strmap read;  /* ... and listed to their end */
+	struct vm_strmap given; /* what QEMU is given in a way of its own: nodes */
 	struct vm_strmap names; /* of images, where one is missed */
 	const char *pool;       /* whose directory or volume is being looked at; NULL: none's */
 	bool listed;            /* it is one of its volumes, which libvirt lists */
@@ -121,16 +123,8 @@ static void not_followed(struct volumes *v, const char *path, const char *what)
 /* The memory of a snapshot that is there is known, and goes with it. */
 static void note_saved(struct volumes *v, const struct vm_dirs_file *file)
 {
-	const struct vm_peeked *peeked = vm_dirs_saved(file);
-
-	if (peeked->kind == VM_PEEK_STANDS) {
-		vs_autofree char *why = xasprintf("%s (remove it when nobody restores it)", peeked->why);
-
-		unknown(v, file->path, -EPERM, why);
-		return;
-	}
 	XGROW(v->saved, v->n_saved, v->saved_room);
-	v->saved[v->n_saved++] = (struct saved){ vm_arena_strdup(v->set->arena, file->path), v->pool, peeked };
+	v->saved[v->n_saved++] = (struct saved){ *file, v->pool };
 }
 
 /* False: it is no image that can be followed. */
@@ -163,7 +157,17 @@ static void note_mention(const struct vm_dirs_file *file, void *opaque)
 {
 	struct volumes *v = opaque;
 
-	v->mention = may_be_followed(v, file);
+	mark(&v->given, vm_strmap_file(file->dev, file->ino).text);
+	v->mention = (file->code || file->peeked->kind != VM_PEEK_SAVED) && may_be_followed(v, file);
+}
+
+static int list(struct volumes *v, const char *dir)
+{
+	int r = vm_dirs_list(v->s->dirs, dir, false, note_file, v);
+
+	if (r == 0)
+		mark(&v->read, dir);
+	return r;
 }
 
 static void scan(struct volumes *v, const char *dir, const char *pool, bool named)
@@ -175,7 +179,7 @@ static void scan(struct volumes *v, const char *dir, const char *pool, bool name
 		return;
 	mark(&v->dirs, dir);
 	v->pool = pool;
-	r = vm_dirs_list(v->s->dirs, dir, false, note_file, v);
+	r = list(v, dir);
 	if (r == 0 || r == -ENOENT || r == -ENOTDIR || !named)
 		return;
 	vs_err_set(&err, r, "the directory cannot be listed: %s", strerror(-r));
@@ -220,7 +224,7 @@ static void scan_remembered(struct volumes *v)
 			continue;
 		mark(&v->dirs, dir);
 		v->pool = NULL;
-		vm_dirs_list(v->s->dirs, dir, false, note_file, v);
+		list(v, dir);
 	}
 	vm_dirs_note(v->s->dirs);
 }
@@ -230,8 +234,10 @@ static void scan_pools(struct volumes *v, const struct vm_pools *pools)
 	for (size_t i = 0; i < pools->n; i++) {
 		const struct vm_pool *pool = &pools->pools[i];
 
-		if (pool->dir)
+		if (pool->dir) {
+			vm_dirs_remember(v->s->dirs, pool->dir);
 			scan(v, pool->dir, pool->name, true);
+		}
 		v->pool = pool->name;
 		v->listed = true;
 		for (size_t k = 0; k < pool->n_volumes; k++)
@@ -263,6 +269,8 @@ static struct q2_gate *wide_gate(const struct vm_surroundings *s, const struct v
 		vm_gates_list_file(&list, v->list[i].path, Q2_FORMAT_NONE);
 	for (size_t i = 0; i < s->n_allow_paths; i++)
 		vm_gates_list_dir(&list, s->allow_paths[i]);
+	for (size_t i = 0; i < s->dirs->n_seen; i++)
+		vm_gates_list_dir(&list, s->dirs->seen[i]);
 	if (s->pools)
 		vm_gates_list_pools(&list, s->pools);
 	gate = vm_gates_list_gate(&list, s->wide);
@@ -320,63 +328,100 @@ static void note_missing(struct volumes *v, const struct vm_draft_mention *m)
 
 /* ---------------------------------------------------------------- saved guests */
 
-/* @name: of the images that it may be; NULL: it may be any, or stand on any. */
-static void doubt(struct volumes *v, const struct saved *saved, const char *name, const char *why)
+/* @name: of the images that it may be; NULL: it may be any, or stand on any. Once for each. */
+static void doubt(struct volumes *v, const struct saved *saved, const char *name, const char *why, struct vm_strmap *told)
 {
-	const char *shown = shown_name(v->set, saved->path, saved->pool);
-	struct vm_fact_unknown *unknown = saved->pool ? vm_drafts_unknown(v->set, -EPERM, why, "volume '%s' of pool '%s'", shown, saved->pool) :
-							vm_drafts_unknown(v->set, -EPERM, why, "file '%s'", shown);
+	const char *shown = shown_name(v->set, saved->file.path, saved->pool);
+	struct vm_fact_unknown *unknown;
 
+	if (vm_strmap_get(told, name ? name : "/"))
+		return;
+	mark(told, name ? name : "/");
+	unknown = saved->pool ? vm_drafts_unknown(v->set, -EPERM, why, "volume '%s' of pool '%s'", shown, saved->pool) :
+				vm_drafts_unknown(v->set, -EPERM, why, "file '%s'", shown);
 	unknown->name = name ? vm_arena_strdup(v->set->arena, name) : NULL;
 }
 
-static bool is_looked_at(const struct volumes *v, const char *path)
+/* Is the directory of @path one whose files have all been seen? */
+static bool is_read(const struct volumes *v, const char *path)
 {
 	vs_autofree char *dir = xstrndup(path, (size_t)(name_in(path) - path));
 	size_t len = strlen(dir);
 
 	if (len > 1)
 		dir[len - 1] = '\0';
-	return vm_strmap_get(&v->dirs, dir) || (!strncmp(path, "/dev/", 5) && strncmp(path, "/dev/shm/", 9) != 0);
+	return vm_strmap_get(&v->read, dir);
 }
 
-/* The name of the known image to which that path leads, if it lies in a directory that is looked at: what lies there has been looked at, too. */
-static const char *leads_to(const struct volumes *v, const char *path)
+/* What a saved guest names, as far as that can be looked at without going where nobody else looks. */
+struct named {
+	const char *known; /* the path by which that image is known; NULL: it is not */
+	const char *why;   /* NULL, or why it may be an image that nobody knows, and what to do about it */
+};
+
+static struct named look_at(const struct volumes *v, const char *path)
 {
-	const char *known;
+	bool device = !strncmp(path, "/dev/", 5) && strncmp(path, "/dev/shm/", 9) != 0;
+	struct named named = {0};
 	struct stat st;
 
-	if (path[0] != '/' || !is_looked_at(v, path) || stat(path, &st))
-		return NULL;
-	known = S_ISBLK(st.st_mode) ? node_of(v, UINT64_MAX, st.st_rdev) : node_of(v, st.st_dev, st.st_ino);
-	return known ? name_in(known) : NULL;
+	if (!device && !is_read(v, path)) {
+		named.why = v->s->pools ? "nobody looks into that directory (make it a pool, or remove the file when nobody restores it)" :
+					  "nobody looks into that directory (remove the file when nobody restores it)";
+	} else if (stat(path, &st)) {
+		named.why = errno == ENOENT ? "that is missing (put it back, or remove the file when nobody restores it)" :
+					      "that cannot be looked at (remove the file when nobody restores it)";
+	} else {
+		named.known = S_ISBLK(st.st_mode) ? node_of(v, UINT64_MAX, st.st_rdev) : node_of(v, st.st_dev, st.st_ino);
+		if (device && !named.known)
+			named.why = "nobody looks at that device (remove the file when nobody restores it)";
+	}
+	return named;
 }
 
-static void doubt_named(struct volumes *v, const struct saved *saved, const char *named, bool image, struct vm_strmap *told)
+/* What has a name of its own may be the image of that name, wherever that is. */
+static void doubt_named(struct volumes *v, const struct saved *saved, const char *path, bool image, struct vm_strmap *told)
 {
-	const char *name = is_name_of_image(v, name_in(named)) ? name_in(named) : leads_to(v, named);
-	vs_autofree char *shown = vm_name_printable(named), *why = NULL;
+	struct named named = path[0] == '/' ? look_at(v, path) : (struct named){0};
+	const char *name = is_name_of_image(v, name_in(path)) ? name_in(path) : named.known ? name_in(named.known) : NULL;
+	vs_autofree char *shown = vm_name_printable(path), *why = NULL;
 
-	if (name && !vm_strmap_get(told, name)) {
+	if (name) {
 		why = xasprintf("it is a saved guest that names '%s' (remove it when nobody restores it)", shown);
-		doubt(v, saved, name, why);
-		mark(told, name);
-	} else if (!name && image && named[0] == '/' && !is_looked_at(v, named)) {
-		why = xasprintf("it is a saved guest that names '%s', and nobody looks into that directory (make it a pool, or remove the file when nobody restores it)", shown);
-		doubt(v, saved, NULL, why);
+		doubt(v, saved, name, why, told);
 	}
+	if (image && named.why) {
+		free(why);
+		why = xasprintf("it is a saved guest that names '%s', and %s", shown, named.why);
+		doubt(v, saved, NULL, why, told);
+	}
+}
+
+static void draw_one_saved(struct volumes *v, const struct saved *saved)
+{
+	const struct vm_peeked *peeked;
+	struct vm_strmap told = {0};
+
+	/* what QEMU has as a disk a guest writes to what it likes */
+	if (vm_strmap_get(&v->given, vm_strmap_file(saved->file.dev, saved->file.ino).text))
+		return;
+	peeked = vm_dirs_saved(&saved->file);
+	if (peeked->kind == VM_PEEK_STANDS) {
+		vs_autofree char *why = xasprintf("%s (remove it when nobody restores it)", peeked->why);
+
+		v->pool = saved->pool;
+		unknown(v, saved->file.path, -EPERM, why);
+		return;
+	}
+	for (size_t k = 0; peeked->names && peeked->names[k]; k++)
+		doubt_named(v, saved, peeked->names[k], k < peeked->n_images, &told);
+	vm_strmap_clear(&told, NULL);
 }
 
 static void draw_saved(struct volumes *v)
 {
-	for (size_t i = 0; i < v->n_saved; i++) {
-		const struct vm_peeked *peeked = v->saved[i].peeked;
-		struct vm_strmap told = {0};
-
-		for (size_t k = 0; peeked->names && peeked->names[k]; k++)
-			doubt_named(v, &v->saved[i], peeked->names[k], k < peeked->n_images, &told);
-		vm_strmap_clear(&told, NULL);
-	}
+	for (size_t i = 0; i < v->n_saved; i++)
+		draw_one_saved(v, &v->saved[i]);
 }
 
 /* ---------------------------------------------------------------- all */
@@ -480,5 +525,7 @@ void vm_surroundings_draw(const struct vm_surroundings *s)
 	vm_strmap_clear(&v.nodes, NULL);
 	vm_strmap_clear(&v.others, NULL);
 	vm_strmap_clear(&v.dirs, NULL);
+	vm_strmap_clear(&v.read, NULL);
+	vm_strmap_clear(&v.given, NULL);
 	vm_strmap_clear(&v.names, NULL);
 }

@@ -406,9 +406,12 @@ static bool look_again(void *thing, void *opaque)
 bool vm_dirs_quiet(struct vm_dirs *dirs)
 {
 	struct quiet q = { dirs, true };
+	size_t n_seen = dirs->n_seen;
+	int code = dirs->forgot.code;
 
-	if (dirs->store && !dirs->recalled && dirs->forgot.code && !vm_dirs_forgot(dirs))
-		q.quiet = false; /* it is known again */
+	vm_dirs_forgot(dirs);
+	if (dirs->n_seen != n_seen || dirs->forgot.code != code)
+		q.quiet = false;
 	vm_strmap_filter(&dirs->table, look_again, &q);
 	return q.quiet;
 }
@@ -501,11 +504,14 @@ static bool is_seen(const struct vm_dirs *dirs, const char *path)
 	return false;
 }
 
-/* Until it can be read nothing is written in its place. */
+/* Once a look. Until it can be read nothing is written in its place. */
 static void recall(struct vm_dirs *dirs)
 {
 	vs_autofree char *text = NULL;
 
+	if (dirs->recalling == dirs->round)
+		return;
+	dirs->recalling = dirs->round;
 	dirs->forgot = (struct vs_err){0};
 	if ((dirs->all ? vm_store_dirs_of_all : vm_store_dirs_get)(dirs->store, &text, &dirs->forgot) < 0)
 		return;

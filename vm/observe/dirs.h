@@ -28,7 +28,7 @@ struct vm_dirs {
 	bool recalled, unnoted;
 	struct vs_err forgot;   /* they could not be recalled, and why */
 	struct vm_strmap table;
-	uint64_t round;
+	uint64_t round, recalling; /* recalling: the round in which that was tried last */
 	bool closely;
 };
 
@@ -56,7 +56,7 @@ const struct vm_peeked *vm_dirs_saved(const struct vm_dirs_file *file);
 
 /* An image of a domain lies in this directory: it is looked at from now on, also where no domain names an image in it any more. */
 void vm_dirs_remember(struct vm_dirs *dirs, const char *path);
-/* NULL, or why what was noted before cannot be read: it is not known where images have lain. Tried again each time. */
+/* NULL, or why what was noted before cannot be read: it is not known where images have lain. Tried again in each round. */
 const char *vm_dirs_forgot(struct vm_dirs *dirs);
 /* At the end of a look: what is new among them is noted. */
 void vm_dirs_note(struct vm_dirs *dirs);
