@@ -332,6 +332,19 @@ static bool has_records(const struct vm_context *cx, const char *command)
 	return vm_intent_line(cx, command, line) > 0;
 }
 
+/* Is one of them lost, and may come back? */
+static bool has_lost(const struct vm_context *cx, const char *command)
+{
+	for (size_t i = 0; vm_context_lost(cx) && i < cx->meta->n_snapshots; i++) {
+		const struct vm_meta_snapshot *said = &cx->meta->snapshots[i];
+
+		for (size_t k = 0; said->mark && !strcmp(said->mark->command, command) && k < cx->d->n_snapshots; k++)
+			if (cx->d->snapshots[k].lost && !strcmp(cx->d->snapshots[k].name, said->name))
+				return true;
+	}
+	return false;
+}
+
 /* Would a new snapshot freeze a layer that this command is to merge? */
 static bool has_active(const struct vm_context *cx, const struct vm_meta_mark *mark)
 {
@@ -354,7 +367,7 @@ static int settle_one(struct vm_context *cx, const struct vm_meta_mark *mark, en
 	if (is_undone(cx, mark))
 		return cx->try_only ? 0 : forget(cx, mark->command,
 						 "had been interrupted before anything was written: all is as before", err);
-	if (!has_records(cx, mark->command) && !vm_context_lost(cx)) /* those that remain never depended on it. Should the others come back they are stale */
+	if (!has_records(cx, mark->command) && !has_lost(cx, mark->command)) /* those that remain never depended on it. Should the others come back they are stale */
 		return 0;
 	state = judge(cx, mark, why, &code);
 	if (state == VM_INTENT_VOID)

@@ -348,8 +348,8 @@ static char *parameter(const char *uri, const char *name)
 	const char *at = uri ? strchr(uri, '?') : NULL;
 	size_t len = strlen(name);
 
-	while (at++) {
-		size_t all = strcspn(at, "&;#");
+	while (at) {
+		size_t all = strcspn(++at, "&;#");
 
 		if (all > len && !strncmp(at, name, len) && at[len] == '=')
 			return xstrndup(at + len + 1, all - len - 1);
@@ -369,10 +369,27 @@ static bool is_path(const char *uri, const char *path)
 	return local && len == strlen(path) && !strncmp(at + 3, path, len);
 }
 
+/* Is there a socket= that is not the one of this user's own daemon? */
+static bool has_other_socket(const char *uri)
+{
+	static const char *const usual[] = {"libvirt-sock", "virtqemud-sock"};
+	const char *run = getenv("XDG_RUNTIME_DIR");
+	vs_autofree char *path = parameter(uri, "socket");
+
+	for (size_t i = 0; path && run && i < VS_ARRAY_LEN(usual); i++) {
+		vs_autofree char *own = xasprintf("%s/libvirt/%s", run, usual[i]);
+
+		if (!strcmp(path, own))
+			return false;
+	}
+	return path;
+}
+
 char *vm_conn_state_dir_of(const char *uri)
 {
 	const char *query = uri ? strchr(uri, '?') : NULL, *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
-	vs_autofree char *root = parameter(uri, "root"), *other = parameter(uri, "name"), *any = parameter(uri, "socket");
+	vs_autofree char *root = parameter(uri, "root"), *other = parameter(uri, "name");
+	bool any = has_other_socket(uri);
 	vs_autofree char *socket = query ? own_socket(query + 1) : NULL; /* of a daemon that may have others */
 
 	if (is_path(uri, "/embed") && root) {

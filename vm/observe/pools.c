@@ -280,7 +280,8 @@ static int list_pools(virConnectPtr conn, struct listed *listed)
 		else
 			listed->list[listed->n++] = all[i];
 	}
-	qsort(listed->list + listed->n_active, (size_t)(listed->n - listed->n_active), sizeof(*listed->list), by_name);
+	if (n >= 0) /* whatever is asked of a pool forgets the error */
+		qsort(listed->list + listed->n_active, (size_t)(listed->n - listed->n_active), sizeof(*listed->list), by_name);
 	free(active);
 	free(all);
 	return n < 0 ? vm_virterr_code() : 0;

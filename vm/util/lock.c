@@ -98,6 +98,7 @@ static char *holder(const struct key *key)
 	struct ucred who;
 	socklen_t size = sizeof(who);
 
+	errno = fd < 0 ? errno : 0;
 	if (fd < 0)
 		return NULL;
 	if (connect(fd, (const struct sockaddr *)&name, len) < 0)
@@ -220,7 +221,7 @@ bool vm_lock_is_taken(const char *uuid)
 	const struct key key = key_of_command(uuid);
 	vs_autofree char *said = holder(&key);
 
-	return said;
+	return said || errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
 }
 
 static struct key key_of_now(const char *uuid)

@@ -18,7 +18,7 @@ struct vm_lock;
 
 /* -EBUSY: somebody has it; *pruning (nullable) says whether that is only pruning. Gives *out. */
 int vm_lock_take(const char *uuid, bool prune, struct vm_lock **out, bool *pruning, struct vs_err *err);
-/* Has somebody the lock of commands? Takes nothing. False also where that cannot be told. */
+/* Has somebody the lock of commands? Takes nothing. True also where there is no socket to ask by; who is in another network namespace is not seen. */
 bool vm_lock_is_taken(const char *uuid);
 /* The lock of who has a backup job for the domain's now/, beside the other one and independent of it. -EBUSY: the sentence says who has it. */
 int vm_lock_take_now(const char *uuid, struct vm_lock **out, struct vs_err *err);
