@@ -86,9 +86,11 @@ lab_guests_end() {
 }
 
 # lab_embed: a libvirt without a daemon below $ROOT. Only one process may have it open: virsh works only while nothing is
-# mounted. The guests outlive virsh.
+# mounted. The guests outlive virsh. What is mounted is the plain build: libvirt forks and goes on to allocate in the child, whose
+# AddressSanitizer then waits for ever, one time in a hundred, for a lock that a thread of the parent had.
 lab_embed() {
 	[ -n "$URI" ] || lab_private_dirs
+	SNAPFS=$BUILD/fs/virt-snapfs
 	ROOT=$(mktemp -d "$W/eXXX")
 	chmod 755 "$ROOT"
 	mkdir "$ROOT/etc"

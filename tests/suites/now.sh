@@ -686,6 +686,7 @@ check 'embed: no scratch file is left' wait_until 10 no_scratch
 does 'embed: afterwards' own 'create x'
 unmount_snapfs "$M"
 check 'embed: nor a job' no_job own
+SNAPFS=$faulty
 each_step embed own no_job
 V destroy own >/dev/null
 suite_end
