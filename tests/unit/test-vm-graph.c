@@ -1725,6 +1725,23 @@ Test(vm_graph, a_running_domain_tells_what_it_stands_on)
 	picture_free(&p);
 }
 
+Test(vm_graph, a_running_domain_does_not_tell_which_data_file_it_has)
+{
+	struct q2_info info = {.format = Q2_FORMAT_QCOW2, .version = 3, .cluster_bits = 16, .data_file = (char *)"/far/data"};
+	struct lab l;
+	const int chain[] = {SPARE, BASE};
+
+	lab_init(&l);
+	clone_of_base(&l);
+	l.files[SPARE].info = &info;
+	l.domains[OTHER].running = true;
+	l.disks[OTHER].chain = chain;
+	l.disks[OTHER].n_chain = 2;
+	expect_doubt(&l, WEB, "'/i/spare' names an external data file that cannot be found");
+	l.files[SPARE].data = SPARE2; /* needed, and known, be it read or not */
+	expect_doubt(&l, WEB, NULL);
+}
+
 Test(vm_graph, libvirts_word_and_the_headers_both_count)
 {
 	struct lab l;
