@@ -428,6 +428,25 @@ for d in dataon dataoff; do
 	[ $d = dataoff ] || for x in $d far$d; do Vq destroy "$x"; done
 done
 
+# QEMU goes by the definition, where that names the data file (libvirt 10.10).
+for f in stored moved; do qemu-img create -q -f qcow2 -o "data_file=$W/images/$f.raw,data_file_raw=on" "$W/images/$f.vda.qcow2" 4M; done
+qemu-io -c 'write -q -P 8 0 1M' "$W/images/moved.vda.qcow2" >/dev/null
+rm "$W/images/moved.vda.qcow2"
+stored() {
+	domain_define stored "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='$W/images/stored.vda.qcow2'><dataStore type='file'><format type='raw'/><source file='$1'/></dataStore></source><target dev='vda' bus='virtio'/></disk>"
+}
+stored "$W/images/moved.raw"
+wait_until 15 test -e "$M/stored/ctl" || die 'stored does not show'
+if V dumpxml stored | grep -q dataStore; then
+	does_not 'a definition that names another data file' stored 'create s1' EPERM 'or <dataStore> in the domain.s definition names another chain'
+	stored "$W/images/stored.raw"
+	sleep 0.7
+	does 'one that names that of the header' stored 'create s1'
+else
+	skip 'a definition that names another data file' 'this libvirt knows no <dataStore>'
+fi
+Vq undefine stored --snapshots-metadata
+
 # ---------------------------------------------------------------- a plain image that a domain's overlay stands on, elsewhere
 
 mkdir "$W/plain" "$W/lodge" "$W/lodge.base"

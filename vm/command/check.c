@@ -173,7 +173,7 @@ static int contradicted(const struct vm_context *cx, const char *target, struct 
 	for (size_t i = 0; i < cx->d->n_disks; i++)
 		if (!strcmp(cx->d->disks[i].target, target) && cx->d->disks[i].doubt)
 			return vs_err_set(err, -EPERM, "disk %s: %s: one of them is wrong. If what the definition names holds data that is missing otherwise, put the "
-					  "headers right (qemu-img rebase -u), else define it without <backingStore>",
+					  "headers right (qemu-img rebase -u; qemu-img amend -o data_file=), else define it without that",
 					  target, cx->d->disks[i].doubt);
 	return 0;
 }

@@ -321,7 +321,7 @@ static int check_layers(struct vm_context *cx, const struct vm_command *c, struc
 		if (r < 0)
 			return r;
 		if (disk->contradicted)
-			return vs_err_set(err, -EPERM, "disk %s: the <backingStore> in the domain's definition names another chain than the headers of its images do: put "
+			return vs_err_set(err, -EPERM, "disk %s: the <backingStore> or <dataStore> in the domain's definition names another chain than the headers of its images do: put "
 					  "one of them right first", disk->target);
 		if (top->rival)
 			return vs_err_set(err, -EPERM, "disk %s: '%s' cannot be frozen, for %s writes to it, too", disk->target, top->path,

@@ -164,6 +164,34 @@ static bool in_live_chains(const struct vm_build *sk, const struct vm_draft *d, 
 	return false;
 }
 
+/* Likewise of one layer's data file, as far as that of the header can be found: QEMU goes by the definition. */
+static bool data_agrees(struct vm_build *sk, const struct vm_xml_source *said, int layer, struct q2_gate *gate)
+{
+	int data = said->data && layer != VM_NO_FILE ? sk->chains.fact[layer].data : VM_NO_FILE;
+
+	return data == VM_NO_FILE || vm_build_same(sk, data, vm_chains_path(&sk->chains, said->data, Q2_FORMAT_RAW, gate));
+}
+
+/* In the chain of a disk. Those of which the headers tell otherwise are added. */
+static bool draw_data(struct vm_build *sk, const struct vm_xml_disk *xml, int layer, const struct vm_draft *d, struct besides *list)
+{
+	const char *as = vm_arena_printf(&sk->arena, "%s, by the <dataStore> of its definition", xml->target);
+	bool differs = false;
+
+	for (size_t i = 0; i <= xml->n_below && layer != VM_NO_FILE; i++) {
+		const struct vm_xml_source *said = i ? &xml->below[i - 1] : &xml->source;
+
+		if (!data_agrees(sk, said, layer, d->gate)) {
+			if (said->data[0] == '/')
+				add_besides(sk, list, (struct vm_fact_disk){ .target = as, .top = vm_chains_path(&sk->chains, said->data, Q2_FORMAT_RAW, d->gate),
+									     .format = Q2_FORMAT_RAW, .writable = i == 0 && vm_xml_disk_exposed(xml) });
+			differs = true;
+		}
+		layer = sk->chains.fact[layer].below;
+	}
+	return differs;
+}
+
 /* Do the definition and the headers tell of the same chain, as far as the definition goes? */
 static bool headers_agree(struct vm_build *sk, const struct vm_xml_disk *xml, int top, struct q2_gate *gate)
 {
@@ -177,13 +205,14 @@ static bool headers_agree(struct vm_build *sk, const struct vm_xml_disk *xml, in
 	return !xml->below_complete || sk->chains.fact[layer].below == VM_NO_FILE;
 }
 
-/* What <backingStore> of a definition names, where the headers tell otherwise. True: they do. */
+/* What <backingStore> and <dataStore> of a definition name, where the headers tell otherwise. True: they do. */
 static bool draw_said(struct vm_build *sk, const struct vm_xml_disk *xml, int top, const struct vm_draft *d, struct besides *list)
 {
 	const char *as = vm_arena_printf(&sk->arena, "%s, by the <backingStore> of its definition", xml->target);
+	bool differs = draw_data(sk, xml, top, d, list);
 
 	if (top == VM_NO_FILE || (!xml->n_below && !xml->below_complete) || headers_agree(sk, xml, top, d->gate))
-		return false;
+		return differs;
 	for (size_t i = 0; i < xml->n_below; i++) {
 		vm_build_elsewhere(sk, &xml->below[i], xml->target, vm_arena_printf(&sk->arena, "domain '%s'", d->dir));
 		add_besides(sk, list, (struct vm_fact_disk){ .target = as, .top = vm_build_file(sk, &xml->below[i], d->gate),
@@ -244,21 +273,21 @@ static void draw_saved(struct vm_build *sk, const struct vm_observed_domain *k, 
 	end_besides(sk, d, &list);
 }
 
-/* The configuration of a domain that is shut off. */
+/* The configuration of a domain that is shut off. What a running one stands on is asked of QEMU; but not which data file it has. */
 static void draw_contradictions(struct vm_build *sk, const struct vm_observed_domain *k, struct vm_draft *d)
 {
 	struct besides list = {0};
 
-	for (size_t i = 0, n = 0; !k->running && i < k->now->n_disks; i++) {
+	for (size_t i = 0, n = 0; i < k->now->n_disks; i++) {
 		const struct vm_xml_disk *xml = &k->now->disks[i];
 		struct vm_draft_now *disk = &d->disks[n];
 
 		if (xml->source.type == VM_SOURCE_NONE)
 			continue;
 		n++;
-		disk->contradicted = draw_said(sk, xml, disk->fact.top, d, &list);
+		disk->contradicted = (k->running ? draw_data : draw_said)(sk, xml, disk->fact.top, d, &list);
 		if (disk->contradicted)
-			disk->doubt = vm_arena_printf(&sk->arena, "the <backingStore> in the domain's definition names another chain than the "
+			disk->doubt = vm_arena_printf(&sk->arena, "the <backingStore> or <dataStore> in the domain's definition names another chain than the "
 						      "headers of the images do");
 	}
 	end_besides(sk, d, &list);

@@ -293,7 +293,7 @@ static void compose_disk(struct work *w, const struct vm_draft_snapshot *s, size
 	disk->gate = w->gate;
 	apply_verdict(w, from, &verdict, disk);
 	if (readable(disk->state) && is_contradicted(w, from->fact.target, &verdict))
-		worsen(disk, w, VM_UNSUPPORTED, "the <backingStore> in the domain's definition names another chain than the headers of the images do, and QEMU goes by "
+		worsen(disk, w, VM_UNSUPPORTED, "the <backingStore> or <dataStore> in the domain's definition names another chain than the headers of the images do, and QEMU goes by "
 						"that: put one of them right");
 	w->domain->unnoted |= w->draft->commanded && !s->present && is_unnoted(w, from, &verdict, disk);
 	if (readable(disk->state))

@@ -178,15 +178,18 @@ static void collect(struct vm_xml_named *named, const char *path, enum q2_format
 	named->files[named->n_files++] = (struct vm_xml_file){xstrdup(path), format};
 }
 
-static void collect_data_store(struct vm_xml_named *named, const xmlNode *source)
+static char *parse_data_store(struct vm_xml_named *named, const xmlNode *source)
 {
 	const xmlNode *store = vm_xml_child(source, "dataStore");
 	struct vm_xml_source data = {0};
+	char *name;
 
 	if (!store)
-		return;
+		return NULL;
 	vm_xml_source_parse(named, store, &data);
+	name = data.path ? vs_steal(data.path) : vs_steal(data.text);
 	vm_xml_source_fini(&data);
+	return name;
 }
 
 /* "network disk (rbd pool/image)"; what there is of it. */
@@ -294,7 +297,7 @@ void vm_xml_source_parse(struct vm_xml_named *named, const xmlNode *node, struct
 	judge(node, element, source);
 	if (source->path)
 		collect(named, source->path, source->format);
-	collect_data_store(named, element);
+	source->data = parse_data_store(named, element);
 }
 
 void vm_xml_source_fini(struct vm_xml_source *source)
@@ -306,6 +309,7 @@ void vm_xml_source_fini(struct vm_xml_source *source)
 	free(source->text);
 	free(source->key);
 	free(source->unsupported);
+	free(source->data);
 }
 
 /* ---------------------------------------------------------------- disks */

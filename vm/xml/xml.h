@@ -43,6 +43,7 @@ struct vm_xml_source {
 	char *key;           /* OTHER only: its whole <source>, so that two can be compared; else NULL */
 	char *unsupported;   /* NULL, or why we cannot read it: remote, encrypted, a slice of a file */
 	bool slice;          /* only a part of the file is the disk */
+	char *data;          /* the external data file that <dataStore> names (libvirt 10.10), by path or for people; NULL: none */
 };
 
 enum vm_xml_device { VM_DEVICE_DISK, VM_DEVICE_LUN, VM_DEVICE_CDROM, VM_DEVICE_FLOPPY, VM_DEVICE_OTHER };
