@@ -24,6 +24,7 @@
 #include "vm/util/fault.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
+#include "vm/util/sync.h"
 #include "vm/xml/edit.h"
 
 #define PIECE (1024 * 1024)
@@ -129,12 +130,14 @@ static int compare(struct comparison *c, unsigned depth, bool pulled, struct vs_
 	return r;
 }
 
-/* What was read may be in the host's cache alone, and what it is read from elsewhere may be removed now. 1. */
-static int write_out(const char *path, struct vs_err *err)
+/* What is in the host's cache alone does not count: what it is read from elsewhere may be removed then. */
+static int write_out(const struct vm_layer *now, struct vs_err *err)
 {
-	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int r = now->data ? vm_sync_dropping(now->data) : 0;
 
-	return fd < 0 || fdatasync(fd) < 0 ? vs_err_set(err, -errno, "'%s' cannot be written out: %s", path, strerror(errno)) : 1;
+	if (r == 0)
+		r = vm_sync_dropping(now->path);
+	return r < 0 ? vs_err_set(err, r, "'%s' cannot be written to the disk: %s", now->path, strerror(-r)) : 0;
 }
 
 int vm_content_is_there(struct vm_context *cx, const struct vm_content_image *moved, unsigned depth, const struct vm_layer *now, bool pulled,
@@ -145,14 +148,15 @@ int vm_content_is_there(struct vm_context *cx, const struct vm_content_image *mo
 	};
 
 	const struct vm_content_image target = { now->path, now->format, cx->d->gate };
-	int r;
+	int r = write_out(now, err);
 
+	if (r < 0)
+		return r;
 	if (!c.cache)
 		xoom();
 	c.moved = open_view(&c, moved, err);
 	c.now = c.moved ? open_view(&c, &target, err) : NULL;
-	r = c.now ? compare(&c, depth, pulled, err) : err->code;
-	return r == 1 ? write_out(now->path, err) : r;
+	return c.now ? compare(&c, depth, pulled, err) : err->code;
 }
 
 /* ---------------------------------------------------------------- the definition */

@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "vm/command/check.h"
 #include "vm/command/fit.h"
@@ -50,6 +51,8 @@ void vm_merge_fini(struct vm_merge *m)
 		free(d->base);
 		free(d->top);
 		free(d->why);
+		for (size_t k = 0; k < d->n_held; k++)
+			close(d->held[k]);
 	}
 	free(m->disks);
 	free(m->moving);

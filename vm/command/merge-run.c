@@ -307,6 +307,43 @@ static int before_pivot(void *opaque, struct vs_err *err)
 	return r < 0 ? r : note(job->m, job->disk, false, false, true, err);
 }
 
+/* ---------------------------------------------------------------- does it reach the disk? */
+
+static int hold_one(struct vm_merge_disk *d, const char *path, struct vs_err *err)
+{
+	int fd = vm_sync_hold(path);
+
+	if (fd < 0)
+		return vs_err_set(err, fd, "'%s' cannot be opened, so whether it reaches the disk could not be told: %s", path, strerror(-fd));
+	d->held[d->n_held++] = fd;
+	return 0;
+}
+
+/* The base, and what comes to stand on it, which the job writes to: QEMU is told of an error when it flushes, and says nothing. */
+static int hold(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err *err)
+{
+	int l = vm_context_layer(m->cx, d->base);
+	const char *data = l < 0 ? NULL : m->cx->d->layers[l].data;
+	int r = hold_one(d, d->base, err);
+
+	if (r == 0 && data)
+		r = hold_one(d, data, err);
+	for (size_t i = 0; r == 0 && d->above_ino && i < m->cx->d->n_layers; i++)
+		if (m->cx->d->layers[i].stamp.ino == d->above_ino && !m->cx->d->layers[i].error)
+			return hold_one(d, m->cx->d->layers[i].path, err);
+	return r;
+}
+
+/* All that the job has written is on the disk. */
+static int reaches_disk(const struct vm_merge_disk *d, struct vs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < d->n_held; i++)
+		r = vm_sync_held(d->held[i]);
+	return r < 0 ? vs_err_set(err, r, "disk %s: what was merged into '%s' does not reach the disk: %s", d->target, d->base, strerror(-r)) : 0;
+}
+
 /* ---------------------------------------------------------------- commit */
 
 static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err *err)
@@ -320,19 +357,24 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 	struct stat st;
 	const struct vm_meta_doomed *noted = marked_before(m, d->target);
 	bool unasked = noted && noted->unasked;
-	int r = vm_context_cancelled(m->cx, err);
+	int r = vm_context_cancelled(m->cx, err), written;
 
 	if (r == 0)
 		r = look_again(m, d, m->resumed, NULL, err);
+	if (r == 0)
+		r = hold(m, d, err);
 	if (r == 0)
 		r = vm_blockjob_commit(m->cx->dom, &spec, &m->cx->watch, &outcome, err);
 	vm_fault();
 	if (r < 0 && unasked && !outcome.touched) /* it was asked for, and refused */
 		note(m, d, true, false, false, NULL);
-	if (r < 0 && outcome.done) /* too late: it stands on the base by now, whatever is to be said against it */
+	written = r == 0 || outcome.done ? reaches_disk(d, r == 0 ? err : NULL) : 0;
+	if (r < 0 && outcome.done && written == 0) /* too late: it stands on the base by now, whatever is to be said against it */
 		note(m, d, false, true, false, NULL);
-	if (r < 0)
-		return r;
+	if (written < 0) /* done is what the disk has: repeated, the command looks there */
+		note(m, d, false, false, !d->above_ino, NULL);
+	if (r < 0 || written < 0)
+		return r < 0 ? r : written;
 	/* nobody writes to what was the top any more: this is the file that may be removed */
 	if (stat(d->top, &st) == 0 && st.st_ino == d->top_stamp.ino && st.st_dev == d->top_stamp.dev && d->n_gone) {
 		d->gone[0].stamp.size = (uint64_t)st.st_size;

@@ -31,6 +31,8 @@ struct vm_merge_disk {
 	bool block;                /* base is a device */
 	uint64_t bytes;            /* that would be moved at most */
 	char *why;                 /* KEEP: who needs it, or what else is in the way */
+	int held[3];               /* of merge-run.c: what the job writes to, see vm_sync_hold() */
+	size_t n_held;
 };
 
 /* How strict: what cannot be merged is kept (delete), or refused (commit, and a line of several that is tried as one). */

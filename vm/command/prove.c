@@ -15,15 +15,12 @@
  */
 #include "vm/command/prove.h"
 
-#include <string.h>
-
 #include "vm/command/content.h"
 #include "vm/command/intent.h"
 #include "vm/command/pulls.h"
 #include "vm/libvirt/flush.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
-#include "vm/util/sync.h"
 
 /* ---------------------------------------------------------------- merges */
 
@@ -77,16 +74,6 @@ static int untold(const struct vm_meta_doomed *d, int r, struct vs_err *err)
 	return r;
 }
 
-/* What is compared is what the disk has. */
-static int written_out(const struct vm_layer *layer, struct vs_err *err)
-{
-	int r = layer->data ? vm_sync_dropping(layer->data) : 0;
-
-	if (r == 0)
-		r = vm_sync_dropping(layer->path);
-	return r < 0 ? vs_err_set(err, r, "'%s' cannot be written to the disk: %s", layer->path, strerror(-r)) : 0;
-}
-
 /* A value of enum proof, or negative: it cannot be told, or not be brought in order. With `try` nothing is put back. */
 static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, int64_t since_ns, struct vs_err *err)
 {
@@ -103,9 +90,6 @@ static int prove_merge(struct vm_context *cx, struct vm_meta_doomed *d, int64_t 
 	if (d->done || above < 0 || !depth)
 		return PROOF_NONE;
 	moved = image_of(cx, top);
-	r = untold(d, written_out(&cx->d->layers[base], err), err);
-	if (r < 0)
-		return r;
 	r = untold(d, vm_content_is_there(cx, &moved, depth, &cx->d->layers[base], false, err), err);
 	if (r == 0 && !cx->try_only) {
 		r = untold(d, is_above(cx, top, depth, above, err), err);

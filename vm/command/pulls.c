@@ -316,6 +316,36 @@ int vm_pulls_write_out(struct vm_context *cx, const char *target, struct vs_err 
 	return r;
 }
 
+static bool has_target_and_process(const char *text, void *opaque)
+{
+	struct vm_pull p;
+	bool has;
+
+	if (!vm_pull_parse(text, &p))
+		return false;
+	has = p.pid && !strcmp(p.target, opaque);
+	vm_pull_fini(&p);
+	return has;
+}
+
+void vm_pulls_distrust(struct vm_context *cx, const char *target)
+{
+	load(cx);
+	for (size_t i = 0; i < cx->pulls->n; i++) {
+		struct vm_pull p = cx->pulls->v[i];
+		vs_autofree char *text = NULL;
+
+		if (!p.pid || strcmp(p.target, target) != 0)
+			continue;
+		p.pid = 0;
+		text = vm_pull_text(&p);
+		if (!text || vm_journal_add(&cx->journal, "pull", text, NULL) < 0)
+			return; /* that of QEMU stays */
+	}
+	vm_journal_settle(&cx->journal, "pull", has_target_and_process, (void *)target);
+	load(cx);
+}
+
 void vm_pulls_done(struct vm_context *cx, const char *target)
 {
 	vm_journal_settle(&cx->journal, "pull", has_target, (void *)target);

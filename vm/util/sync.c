@@ -10,17 +10,26 @@
 #include "qcow2/base.h"
 #include "vm/util/mem.h"
 
+int vm_sync_hold(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	return fd < 0 ? -errno : fd;
+}
+
+int vm_sync_held(int fd)
+{
+	return fsync(fd) == 0 || errno == EINVAL || errno == EROFS ? 0 : -errno;
+}
+
 static int sync_it(const char *path, bool dropping)
 {
-	vs_autoclose int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	vs_autoclose int fd = vm_sync_hold(path);
+	int r = fd < 0 ? fd : vm_sync_held(fd);
 
-	if (fd < 0)
-		return -errno;
-	if (fsync(fd) < 0 && errno != EINVAL && errno != EROFS)
-		return -errno;
-	if (dropping)
+	if (r == 0 && dropping)
 		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-	return 0;
+	return r;
 }
 
 int vm_sync(const char *path)

@@ -10,6 +10,12 @@
 int vm_sync(const char *path);
 /* The same, and what the page cache has of it is dropped, so that what is read next is what the disk has: a failure to write is told once only. */
 int vm_sync_dropping(const char *path);
+/*
+ * Of a file that somebody else is about to write to: he may be told of a failure to write it out, and say nothing of it, and who opens the file after that
+ * is told nothing. A descriptor, or -errno; and later, whether all of it is on the disk: 0 or -errno.
+ */
+int vm_sync_hold(const char *path);
+int vm_sync_held(int fd);
 /* The directory of @path: whose name there is, or is gone, is lost with the power until then. */
 int vm_sync_parent(const char *path);
 
