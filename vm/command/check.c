@@ -330,9 +330,8 @@ int vm_check_slice(const struct vm_context *cx, const char *target, int layer, s
 	return 0;
 }
 
-int vm_check_links(const struct vm_context *cx, const char *target, int layer, struct vs_err *err)
+static int check_names(const char *target, const char *path, struct vs_err *err)
 {
-	const char *path = cx->d->layers[layer].path;
 	struct stat st;
 
 	if (stat(path, &st) < 0)
@@ -341,6 +340,14 @@ int vm_check_links(const struct vm_context *cx, const char *target, int layer, s
 		return 0;
 	return vs_err_set(err, -EPERM, "disk %s: '%s' must stay as it is: it has %lu names (hard links), and who uses another one would find it changed: find them "
 			  "with 'find -samefile', and remove them or make them copies", target, path, (unsigned long)st.st_nlink);
+}
+
+int vm_check_links(const struct vm_context *cx, const char *target, int layer, struct vs_err *err)
+{
+	const struct vm_layer *l = &cx->d->layers[layer];
+	int r = check_names(target, l->path, err);
+
+	return r == 0 && l->data ? check_names(target, l->data, err) : r;
 }
 
 int vm_check_bitmaps(const struct vm_context *cx, const char *target, int base, int top, bool recording, struct vs_err *err)

@@ -115,10 +115,38 @@ int vm_fit_merge(const struct vm_context *cx, const char *target, int base, int 
 
 /* ---------------------------------------------------------------- pulls */
 
+/* Only what stands against everybody: that we may not write to it says nothing about QEMU, which has no more rights than the mode gives it. */
+static int check_path(const char *target, const char *path, const char *way_out, struct vs_err *err)
+{
+	int fd, read_only = 0, r = access(path, W_OK) < 0 ? -errno : 0;
+	struct stat st = {0};
+
+	if (r != -EROFS && r != -EPERM)
+		r = stat(path, &st) == 0 && S_ISREG(st.st_mode) && !(st.st_mode & 0222) ? -EACCES : 0;
+	fd = r == 0 && S_ISBLK(st.st_mode) ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+	if (fd >= 0) {
+		if (ioctl(fd, BLKROGET, &read_only) == 0 && read_only)
+			r = -EROFS;
+		close(fd);
+	}
+	return r < 0 ? vs_err_set(err, r, "disk %s: '%s' would be written to, and cannot be: %s%s", target, path,
+				  r == -EPERM ? "it is immutable" : r == -EACCES ? "its mode lets nobody do so (chmod u+w)" : strerror(-r), way_out) : 0;
+}
+
+static int check_writable(const char *target, const struct vm_layer *l, const char *way_out, struct vs_err *err)
+{
+	int r = check_path(target, l->path, way_out, err);
+
+	return r == 0 && l->data ? check_path(target, l->data, way_out, err) : r;
+}
+
 int vm_fit_pull(const struct vm_context *cx, const char *target, int base, int top, struct vs_err *err)
 {
 	uint64_t seen = base < 0 ? 0 : size_of(cx, base) < size_of(cx, top) ? size_of(cx, base) : size_of(cx, top);
+	int r = check_writable(target, layer_at(cx, top), "", err);
 
+	if (r < 0)
+		return r;
 	for (int l = layer_at(cx, top)->below, n = 0; l >= 0 && l != base && n < VM_CHAIN_MAX; l = layer_at(cx, l)->below, n++)
 		if (size_of(cx, l) < seen)
 			return vs_err_set(err, -EOPNOTSUPP, "disk %s: '%s' has %" PRIu64 " bytes and hides the end of '%s', which has %" PRIu64 ": pulled, "
@@ -128,23 +156,6 @@ int vm_fit_pull(const struct vm_context *cx, const char *target, int base, int t
 }
 
 /* ---------------------------------------------------------------- what only the files tell */
-
-/* Only what stands against everybody: that we may not write to it says nothing about QEMU. */
-static int check_writable(const char *target, const struct vm_layer *l, struct vs_err *err)
-{
-	int fd, read_only = 0, r = access(l->path, W_OK) < 0 ? -errno : 0;
-
-	if (r != -EROFS && r != -EPERM)
-		r = 0;
-	fd = r == 0 && l->stamp.block ? open(l->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
-	if (fd >= 0) {
-		if (ioctl(fd, BLKROGET, &read_only) == 0 && read_only)
-			r = -EROFS;
-		close(fd);
-	}
-	return r < 0 ? vs_err_set(err, r, "disk %s: '%s' would be written to, and cannot be: %s; 'pull' makes the disk stand without it", target, l->path,
-				  r == -EPERM ? "it is immutable" : strerror(-r)) : 0;
-}
 
 static bool is_cancelled(void *opaque)
 {
@@ -235,8 +246,10 @@ static int check_room(const struct vm_context *cx, const char *target, int base,
 
 int vm_fit_files(const struct vm_context *cx, const char *target, int base, int top, uint64_t bytes, struct vs_err *err)
 {
-	int r = check_writable(target, layer_at(cx, base), err);
+	int r = check_writable(target, layer_at(cx, base), "; 'pull' makes the disk stand without it", err), above;
 
+	if (r == 0 && vm_context_above(cx, top, &above) == 1) /* its header is changed; where it cannot be opened for that QEMU ends, and the guest with it */
+		r = check_path(target, layer_at(cx, above)->path, "", err);
 	if (r == 0)
 		r = check_tail(cx, target, base, top, err);
 	return r == 0 ? check_room(cx, target, base, top, bytes, err) : r;
