@@ -248,6 +248,20 @@ has 'the chain shows it' "$(cat "$M/saved/chain")" "file '$W/images/guest.save' 
 stays 'a saved guest' saved "saved.vda(.s1)?.qcow2' must stay as it is: file '$W/images/guest.save' may need it: it is a saved guest that names '"
 has 'a saved guest: a revert would leave its layer' "$(ctl saved 'try revert s1\n' >/dev/null; outcome saved)" "saved.vda.s1.qcow2' must stay as it is: file '$W/images/guest.save' may need it"
 has 'other domains do not mind' "$(ctl named 'try delete s2\n' >/dev/null; outcome named)" '^ok: try delete s2'
+# Somebody may name it besides. Only who has it as a disk writes there what he likes.
+mkdir "$W/kept"
+for f in images kept; do
+	[ $f = images ] || mv "$W/images/guest.save" "$W/kept"
+	given "$f: read by QEMU" -fw_cfg "name=opt/x,file=$W/$f/guest.save"
+	has "$f: a saved guest that QEMU reads" "$(ctl saved 'try delete s1\n' >/dev/null; outcome saved)" "'$W/$f/guest.save' may need it"
+	Vq undefine namer
+	given "$f: a disk" -drive "file=$W/$f/guest.save,format=raw,if=virtio"
+	has "$f: a guest's own disk may look like a saved guest" "$(ctl saved 'try delete s1\n' >/dev/null; outcome saved)" '^ok: '
+	Vq undefine namer
+done
+mv "$W/kept/guest.save" "$W/images"
+rmdir "$W/kept"
+sleep 0.7
 down
 up "$URI"
 wait_until 15 test -e "$M/saved/ctl"
@@ -412,6 +426,7 @@ for d in dataon dataoff; do
 	ctl "far$d" 'try delete s1\n' >/dev/null
 	has "far$d: what its data file is needed for" "$(outcome "far$d")" "far$d.vda.qcow2' stays \\(domain 'far$d-over' \\(disk vda\\) needs it\\)"
 	has_not "far$d: nothing would be merged" "$(outcome "far$d")" 'merge'
+	does "far$d: but who only reads it writes to nothing" "far$d" 'try create s4'
 	Vq undefine "far$d-over"
 	rm "$W/other/far$d.over"
 	sleep 0.7
@@ -436,6 +451,30 @@ for d in dataon dataoff; do
 	check_not "far$d: and its file is gone" test -e "$W/images/far$d.vda.s1"
 	[ $d = dataoff ] || for x in $d far$d; do Vq destroy "$x"; done
 done
+
+# A layer that has one: it goes when it is merged, and does not need itself.
+qemu-img create -q -f qcow2 "$W/images/owndata.vda.qcow2" 4M
+qemu-img create -q -f qcow2 -o "data_file=$W/images/owndata.raw" -b "$W/images/owndata.vda.qcow2" -F qcow2 "$W/images/owndata.vda.old"
+domain_define owndata "$(disk_xml vda qcow2 "$W/images/owndata.vda.old")"
+model_new owndata vda 4M
+guest_write owndata vda 1 0 1M
+wait_until 15 test -e "$M/owndata/ctl"
+qemu-img create -q -f qcow2 -b "$W/images/owndata.raw" -F raw "$W/other/owndata.over"
+domain_define owndata-over "$(disk_xml vda qcow2 "$W/other/owndata.over")"
+wait_until 15 test -e "$M/owndata-over/ctl"
+sleep 0.7
+does_not 'owndata: a pull would write to what another one stands on' owndata 'try pull' EPERM "owndata.vda.old' must stay as it is, with its data file: domain 'owndata-over' \\(disk vda\\) needs it"
+Vq undefine owndata-over
+rm "$W/other/owndata.over"
+sleep 0.7
+for c in 'adopt before' 'create s1' 'create s2'; do does "owndata: $c" owndata "$c"; [ "$c" = 'adopt before' ] || want owndata "${c#* }" vda; guest_write owndata vda 2 "$((${#c} * 64))k" 64k; done
+for c in before s1; do
+	does "owndata: delete $c" owndata "delete $c"
+	has "owndata: its layer is gone with $c" "$(outcome owndata)" "merged .*; unlinked 'owndata.vda"
+	[ $c = before ] && has 'owndata: its data file is not' "$(outcome owndata)" "unlinked 'owndata.vda.old' \\(its data file '$W/images/owndata.raw' stays\\)" || want_gone owndata s1 vda
+	verify_bytes "owndata: delete $c" "$M" owndata
+done
+check_not 'owndata: the layer' test -e "$W/images/owndata.vda.old"
 
 # QEMU goes by the definition, where that names the data file (libvirt 10.10).
 for f in stored moved; do qemu-img create -q -f qcow2 -o "data_file=$W/images/$f.raw,data_file_raw=on" "$W/images/$f.vda.qcow2" 4M; done

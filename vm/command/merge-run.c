@@ -558,7 +558,7 @@ static size_t remove_files_of(struct vm_merge *m, const struct vm_merge_disk *d)
 			continue;
 		vm_log(m->cx->log, "unlinked '%s'", d->gone[k].path);
 		if (n++ < FILES_SAID || d->n_gone <= FILES_SAID + 1)
-			vm_context_say(m->cx, "unlinked '%s'", vm_context_file(m->cx, d->gone[k].path));
+			vm_remove_say(m->cx, d->gone[k].path);
 	}
 	return n;
 }
@@ -600,7 +600,7 @@ static void remove_memory(struct vm_merge *m)
 		int r = memory_of(m, m->names[i], &file) ? vm_remove(m->cx, &file, &leaving, &why) : 1;
 
 		if (r == 0)
-			vm_context_say(m->cx, "unlinked '%s'", vm_context_file(m->cx, file.path));
+			vm_remove_say(m->cx, file.path);
 		else if (r < 0)
 			vm_context_say(m->cx, "%s", why.msg);
 	}
@@ -681,7 +681,7 @@ static void tell_file(struct vm_context *cx, const char *path)
 	struct vs_err why = {0};
 
 	if (vm_is_removable(path, &why) == 0)
-		vm_context_say(cx, "would unlink '%s'", path);
+		vm_remove_say(cx, path);
 	else
 		vm_context_say(cx, "%s", why.msg);
 }
@@ -712,7 +712,7 @@ static void tell_files(struct vm_merge *m)
 			continue;
 		if (vm_may_remove(m->cx, &memory, &leaving, &why) == 0) {
 			vm_effects_file(m->cx, memory.path);
-			vm_context_say(m->cx, "would unlink '%s'", memory.path);
+			vm_remove_say(m->cx, memory.path);
 		} else {
 			vm_context_say(m->cx, "%s", why.msg);
 		}

@@ -73,6 +73,9 @@ static int plan_pull(struct vm_context *cx, const struct vm_disk_now *disk, cons
 	if (cx->d->layers[disk->top].rival)
 		return vs_err_set(err, -EPERM, "disk %s: '%s' must stay as it is: %s writes to it, too", disk->target,
 				  cx->d->layers[disk->top].path, cx->d->layers[disk->top].rival);
+	if (cx->d->layers[disk->top].data && cx->d->layers[disk->top].users[0])
+		return vs_err_set(err, -EPERM, "disk %s: '%s' must stay as it is, with its data file: %s needs it", disk->target,
+				  cx->d->layers[disk->top].path, cx->d->layers[disk->top].users[0]);
 	if (disk->transient)
 		return vs_err_set(err, -EOPNOTSUPP, "disk %s is transient, which takes no block jobs", disk->target);
 	inside = vm_context_internal_in(cx, disk->top);

@@ -336,3 +336,12 @@ int vm_remove(struct vm_context *cx, const struct vm_doomed_file *file, const st
 	vm_fault();
 	return 0;
 }
+
+void vm_remove_say(struct vm_context *cx, const char *path)
+{
+	int layer = vm_context_layer(cx, path);
+	const char *data = layer >= 0 ? cx->d->layers[layer].data : NULL;
+	vs_autofree char *rest = data ? xasprintf(" (its data file '%s' stays)", data) : NULL;
+
+	vm_context_say(cx, "%s '%s'%s", cx->try_only ? "would unlink" : "unlinked", vm_context_file(cx, path), rest ? rest : "");
+}

@@ -51,6 +51,9 @@ struct vm_doomed_file {
  * on it, nobody needs it nor may, and no QEMU has it open. 0; 1: it is gone already; negative: it stays, and why.
  */
 int vm_remove(struct vm_context *cx, const struct vm_doomed_file *file, const struct vm_leaving *leaving, struct vs_err *err);
+
+/* Tells that @path was unlinked, or (`try`) would be; and that an external data file of it stays. */
+void vm_remove_say(struct vm_context *cx, const char *path);
 /* The same question to the last look, without removing it. 0: it would go. */
 int vm_may_remove(const struct vm_context *cx, const struct vm_doomed_file *file, const struct vm_leaving *leaving,
 		  struct vs_err *err);

@@ -116,7 +116,7 @@ static void discard(struct vm_context *cx, const struct vm_doomed_file *file)
 		return; /* of a disk that took no part */
 	r = vm_remove(cx, file, NULL, &why);
 	if (r == 0)
-		vm_context_say(cx, "unlinked '%s'", vm_context_file(cx, file->path));
+		vm_remove_say(cx, file->path);
 	else if (r < 0)
 		vm_context_say(cx, "%s", why.msg);
 }
@@ -159,7 +159,7 @@ static void tell_discarded(struct vm_context *cx, const struct vm_overlay *fresh
 		    !vm_made(cx, top))
 			continue;
 		if (vm_need(cx, top, NULL, true, &why) == VM_NEED_NOT)
-			vm_context_say(cx, "would unlink '%s'", cx->d->layers[top].path);
+			vm_remove_say(cx, cx->d->layers[top].path);
 		else
 			vm_context_say(cx, "%s", why.msg);
 	}

@@ -159,24 +159,47 @@ static int written_with(const struct vm_graph *g, int file)
 	return f->data != VM_NO_FILE ? f->data : f->shows;
 }
 
+/* Is that user the file itself, which has others? */
+static bool is_itself(const struct vm_graph *g, const struct vm_graph_user *user, int file)
+{
+	if (user->kind == VM_USER_LEFT)
+		return vm_graph_same(g, (int)user->index, file);
+	return user->kind == VM_USER_VOLUME && vm_graph_same(g, g->facts->volumes[user->index].file, file);
+}
+
 static bool uses(const struct vm_graph *g, const struct vm_graph_user *user, int file)
 {
+	if (is_itself(g, user, file))
+		return true;
 	for (int u = g->users_of.head[g->node[file]]; u >= 0; u = g->users_of.next[u])
 		if (g->users[u].kind == user->kind && g->users[u].index == user->index)
 			return true;
 	return false;
 }
 
-/* Somebody, after the @from'th of g->users (-1: the first), who does not use @file but what is written with it; -1: nobody else. A
- * disk only, if @disk. */
-static int next_beside(const struct vm_graph *g, int file, int from, bool disk)
+/* A disk whose guest, or whose mirror, writes to that file. */
+static bool writes_to(const struct vm_graph *g, const struct vm_graph_user *user, int file)
+{
+	const struct vm_fact_disk *disk = user->kind == VM_USER_DISK ? vm_graph_disk(g, &g->disks[user->index]) : NULL;
+	int into[] = { disk && disk->writable ? disk->top : VM_NO_FILE, disk ? disk->mirror : VM_NO_FILE };
+
+	for (size_t i = 0; i < VS_ARRAY_LEN(into); i++)
+		for (int n = 0, at = into[i]; at != VM_NO_FILE && n < WITH_MAX; n++, at = written_with(g, at))
+			if (vm_graph_same(g, at, file))
+				return true;
+	return false;
+}
+
+/* Somebody, after the @from'th of g->users (-1: the first), who does not use @file but what is written with it; -1: nobody else. Only a
+ * disk that writes there, if @writes. */
+static int next_beside(const struct vm_graph *g, int file, int from, bool writes)
 {
 	int other = written_with(g, file);
 	bool past = from < 0;
 
 	for (int n = 0; other != VM_NO_FILE && n < WITH_MAX; n++, other = written_with(g, other))
 		for (int u = g->users_of.head[g->node[other]]; u >= 0; u = g->users_of.next[u]) {
-			if (past && !uses(g, &g->users[u], file) && (!disk || g->users[u].kind == VM_USER_DISK))
+			if (past && !uses(g, &g->users[u], file) && (!writes || writes_to(g, &g->users[u], other)))
 				return u;
 			past |= u == from;
 		}
@@ -191,7 +214,6 @@ static void list_user(const struct painting *p, int user, struct vm_strings *lis
 		++*more;
 }
 
-/* Who uses what is written with it stands on no layer of this picture, whoever he is. */
 /* Gives, or NULL. */
 static char *find_snapshot_user(const struct painting *p, int file)
 {
@@ -204,6 +226,7 @@ static char *find_snapshot_user(const struct painting *p, int file)
 	return NULL;
 }
 
+/* Who uses what is written with it stands on no layer of this picture, whoever he is. */
 static char **list_users(const struct painting *p, int file)
 {
 	const struct vm_graph *g = p->g;
@@ -270,7 +293,7 @@ static bool is_active(const struct painting *p, int file)
 	return false;
 }
 
-/* Another disk that writes to the file as well, or uses what is written with it; NULL: none. */
+/* Another disk that writes to the file as well, or to what is written with it; NULL: none. */
 static char *rival_of(const struct painting *p, int file)
 {
 	const struct vm_graph *g = p->g;

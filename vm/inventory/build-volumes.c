@@ -32,11 +32,12 @@ struct volumes {
 	const struct vm_surroundings *s;
 	struct vm_drafts *set;
 	struct vm_strmap nodes; /* images that are known already: their paths */
-	bool mention;           /* note_mention(): it is an image */
+	bool drive;             /* note_mention(): QEMU has it as a disk; */
+	bool mention;           /*   written: it is an image */
 	struct vm_strmap others; /* of them, those of domains that were not drawn: likewise */
 	struct vm_strmap dirs;  /* directories that were looked at... */
 	struct vm_strmap read;  /* ... and listed to their end */
-	struct vm_strmap given; /* what QEMU is given in a way of its own: nodes */
+	struct vm_strmap drives; /* what QEMU is given in a way of its own as a disk: nodes */
 	struct vm_strmap names; /* of images, where one is missed */
 	const char *pool;       /* whose directory or volume is being looked at; NULL: none's */
 	bool listed;            /* it is one of its volumes, which libvirt lists */
@@ -123,6 +124,9 @@ static void not_followed(struct volumes *v, const char *path, const char *what)
 /* The memory of a snapshot that is there is known, and goes with it. */
 static void note_saved(struct volumes *v, const struct vm_dirs_file *file)
 {
+	for (size_t i = 0; i < v->n_saved; i++)
+		if (v->saved[i].file.dev == file->dev && v->saved[i].file.ino == file->ino)
+			return;
 	XGROW(v->saved, v->n_saved, v->saved_room);
 	v->saved[v->n_saved++] = (struct saved){ *file, v->pool };
 }
@@ -157,8 +161,9 @@ static void note_mention(const struct vm_dirs_file *file, void *opaque)
 {
 	struct volumes *v = opaque;
 
-	mark(&v->given, vm_strmap_file(file->dev, file->ino).text);
-	v->mention = (file->code || file->peeked->kind != VM_PEEK_SAVED) && may_be_followed(v, file);
+	if (v->drive)
+		mark(&v->drives, vm_strmap_file(file->dev, file->ino).text);
+	v->mention = may_be_followed(v, file);
 }
 
 static int list(struct volumes *v, const char *dir)
@@ -403,7 +408,7 @@ static void draw_one_saved(struct volumes *v, const struct saved *saved)
 	struct vm_strmap told = {0};
 
 	/* what QEMU has as a disk a guest writes to what it likes */
-	if (vm_strmap_get(&v->given, vm_strmap_file(saved->file.dev, saved->file.ino).text))
+	if (vm_strmap_get(&v->drives, vm_strmap_file(saved->file.dev, saved->file.ino).text))
 		return;
 	peeked = vm_dirs_saved(&saved->file);
 	if (peeked->kind == VM_PEEK_STANDS) {
@@ -436,6 +441,7 @@ static void follow_mentions(struct volumes *v)
 		const struct vm_draft_mention *m = &set->mentions[i];
 
 		v->mention = false;
+		v->drive = m->drive;
 		if (m->code)
 			note_missing(v, m);
 		else if (!m->dir)
@@ -526,6 +532,6 @@ void vm_surroundings_draw(const struct vm_surroundings *s)
 	vm_strmap_clear(&v.others, NULL);
 	vm_strmap_clear(&v.dirs, NULL);
 	vm_strmap_clear(&v.read, NULL);
-	vm_strmap_clear(&v.given, NULL);
+	vm_strmap_clear(&v.drives, NULL);
 	vm_strmap_clear(&v.names, NULL);
 }
