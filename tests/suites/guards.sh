@@ -330,4 +330,15 @@ V dumpxml far | sed "s/name='x'/name='y'/" >"$W/far.xml"
 Vq define "$W/far.xml"
 sleep 1
 refused 'where it is another one by now' far 'revert n2' EPERM "disk vdd: at 'n2' the domain had it with 'network disk .nbd x.'"
+# A revert of several disks that fails at one of them: the others may have gone back.
+domain_with half vda:4M vdb:4M
+rm "$W/images/half.vdb.qcow2"
+qemu-img create -q -f qcow2 -o refcount_bits=2 "$W/images/half.vdb.qcow2" 4M
+wait_until 15 test -e "$M/half/ctl"
+for t in vda vdb; do qemu-io -c "write -q -P 9 1M 256k" "$W/images/half.$t.qcow2" >/dev/null; done # what all of them have
+for i in 1 2; do
+	for t in vda vdb; do qemu-io -c "write -q -P $i 0 256k" "$W/images/half.$t.qcow2" >/dev/null; done
+	does "half: create s$i" half "create s$i internal"
+done
+does_not 'half: one of its disks cannot go back' half 'revert s1' EIO "of its disks some are at 's1' now \\(vda\\), and others are not \\(vdb\\): "
 suite_end

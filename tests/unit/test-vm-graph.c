@@ -1969,6 +1969,7 @@ Test(vm_graph, who_uses_what_is_written_with_a_file_needs_that_file)
 			}
 			if (way == OWN) {
 				web_has_two(&l, two, SPARE, Q2_FORMAT_RAW);
+				two[1].writable = true;
 			} else {
 				l.disks[OTHER].top = way == DISK ? SPARE : SPARE2;
 				l.disks[OTHER].format = l.files[l.disks[OTHER].top].format;
@@ -1979,11 +1980,32 @@ Test(vm_graph, who_uses_what_is_written_with_a_file_needs_that_file)
 			cr_assert(o1->users[0], "loop %d, way %d: nobody needs it", loop, way);
 			cr_expect(strstr(o1->users[0], way == OWN ? "'web' (disk vdb)" : "'other'"), "loop %d, way %d: %s", loop, way, o1->users[0]);
 			cr_expect_null(o1->users[1], "loop %d, way %d", loop, way);
-			cr_expect(o1->rival && !strcmp(o1->rival, o1->users[0]), "loop %d, way %d: it has no rival", loop, way);
+			if (way == LAYER) /* who stands on it does not write there */
+				cr_expect_null(o1->rival, "loop %d: %s", loop, o1->rival);
+			else
+				cr_expect(o1->rival && !strcmp(o1->rival, o1->users[0]), "loop %d, way %d: it has no rival", loop, way);
 			cr_expect_null(layer_at(&p, "/i/o2")->users[0]);
 			cr_expect_null(layer_at(&p, "/i/o3")->rival);
 			picture_free(&p);
 		}
+}
+
+Test(vm_graph, what_nobody_has_any_more_does_not_need_itself)
+{
+	struct lab l;
+
+	lab_init(&l);
+	qcow2(&l, SPARE, BASE);
+	l.files[SPARE].data = SPARE2;
+	l.files[SPARE2].format = Q2_FORMAT_RAW;
+	l.domains[WEB].made = (int[]){SPARE};
+	l.domains[WEB].n_made = 1;
+	struct picture p = picture_of(&l, WEB);
+
+	cr_expect_null(layer_at(&p, "/i/spare")->users[0]);
+	cr_expect_null(layer_at(&p, "/i/spare")->rival);
+	cr_expect_str_eq(layer_at(&p, "/i/spare")->data, "/i/spare2");
+	picture_free(&p);
 }
 
 Test(vm_graph, a_file_has_all_the_paths_that_lead_to_it_and_one_writer_too_many_is_told)

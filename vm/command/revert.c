@@ -447,6 +447,28 @@ static void tell_left_out(struct vm_context *cx, const char *name)
 	}
 }
 
+static void append_target(char **list, const char *target)
+{
+	char *longer = xasprintf("%s%s%s", *list ? *list : "", *list ? ", " : "", target);
+
+	free(*list);
+	*list = longer;
+}
+
+/* Where libvirt has failed at one of several disks, those before it may have gone back: that is told. */
+static void tell_gone_back(struct vm_context *cx, const struct vm_meta_id *id, struct vs_err *err)
+{
+	const struct vm_snapshot *s;
+	vs_autofree char *back = NULL, *others = NULL;
+
+	if (cx->running || id->kind != VM_INTERNAL || vm_context_find_key(cx, id->name, &s, NULL) < 0)
+		return;
+	for (size_t i = 0; i < s->n_disks; i++)
+		append_target(shows(cx, s, s->disks[i].target) ? &back : &others, s->disks[i].target);
+	if (back && others)
+		vs_err_prefix(err, "of its disks some are at '%s' now (%s), and others are not (%s)", s->shown, back, others);
+}
+
 static int revert_now(struct vm_context *cx, const char *name, bool stopped, bool force, struct vs_err *err)
 {
 	struct vm_revert spec = { .name = name, .risky = true, .goes_on = stopped, .taken = vm_context_names, .making = vm_recover_making, .opaque = cx };
@@ -503,8 +525,12 @@ static int revert_now(struct vm_context *cx, const char *name, bool stopped, boo
 	if (r == 0)
 		r = settle_layers(cx, &old, err);
 	if (r != -EHOSTDOWN) {
-		if ((r == 0 || vm_attest_poll(cx, NULL) == 0) && (r == 0 || !reverted || !staged.n))
+		bool looked = r == 0 || vm_attest_poll(cx, NULL) == 0;
+
+		if (looked && (r == 0 || !reverted || !staged.n))
 			vm_recover_settle_making(cx, NULL);
+		if (looked && r < 0)
+			tell_gone_back(cx, &id, err);
 		vm_journal_done(&cx->journal, "drop");
 	}
 	if (r == 0)
