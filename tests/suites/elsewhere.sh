@@ -438,6 +438,16 @@ for d in dataon dataoff; do
 	chmod 444 "$W/images/$d.vda.s3"
 	does_not "$d: a layer whose header would be changed, and cannot be" "$d" 'try delete s2' EACCES "$d.vda.s3' would be written to, and cannot be: its mode lets nobody do so"
 	chmod 600 "$W/images/$d.vda.s3"
+	mount --bind "$W/images/$d.vda.s3" "$W/images/$d.vda.s3"
+	mount -o remount,bind,ro "$W/images/$d.vda.s3"
+	does_not "$d: likewise on a read-only mount" "$d" 'try delete s2' EROFS "$d.vda.s3' would be written to, and cannot be: "
+	umount "$W/images/$d.vda.s3"
+	if chattr +i "$W/images/$d.vda.s3" 2>/dev/null; then
+		does_not "$d: likewise an immutable one" "$d" 'delete s2' EPERM "$d.vda.s3' would be written to, and cannot be: it is immutable"
+		chattr -i "$W/images/$d.vda.s3"
+	else
+		skip "$d: likewise an immutable one" 'this file system knows no such files'
+	fi
 	for c in 'delete s2' 'delete s1'; do
 		does "$d: $c" "$d" "$c"
 		want_gone "$d" "${c#* }" vda
