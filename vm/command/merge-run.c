@@ -28,10 +28,8 @@
  * leaves, interrupted in the oldest snapshot, no trace. So it is not used for external snapshots.
  */
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "vm/command/attest.h"
 #include "vm/command/check.h"
@@ -46,11 +44,9 @@
 #include "vm/command/remove.h"
 #include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/blockjob.h"
-#include "vm/libvirt/flush.h"
 #include "vm/util/clock.h"
 #include "vm/util/log.h"
 #include "vm/util/mem.h"
-#include "vm/util/sync.h"
 
 static struct vm_meta_id id_of(const struct vm_context_record *r)
 {
@@ -307,43 +303,6 @@ static int before_pivot(void *opaque, struct vs_err *err)
 	return r < 0 ? r : note(job->m, job->disk, false, false, true, err);
 }
 
-/* ---------------------------------------------------------------- does it reach the disk? */
-
-static int hold_one(struct vm_merge_disk *d, const char *path, struct vs_err *err)
-{
-	int fd = vm_sync_hold(path);
-
-	if (fd < 0)
-		return vs_err_set(err, fd, "'%s' cannot be opened, so whether it reaches the disk could not be told: %s", path, strerror(-fd));
-	d->held[d->n_held++] = fd;
-	return 0;
-}
-
-/* The base, and what comes to stand on it, which the job writes to: QEMU is told of an error when it flushes, and says nothing. */
-static int hold(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err *err)
-{
-	int l = vm_context_layer(m->cx, d->base);
-	const char *data = l < 0 ? NULL : m->cx->d->layers[l].data;
-	int r = hold_one(d, d->base, err);
-
-	if (r == 0 && data)
-		r = hold_one(d, data, err);
-	for (size_t i = 0; r == 0 && d->above_ino && i < m->cx->d->n_layers; i++)
-		if (m->cx->d->layers[i].stamp.ino == d->above_ino && !m->cx->d->layers[i].error)
-			return hold_one(d, m->cx->d->layers[i].path, err);
-	return r;
-}
-
-/* All that the job has written is on the disk. */
-static int reaches_disk(const struct vm_merge_disk *d, struct vs_err *err)
-{
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < d->n_held; i++)
-		r = vm_sync_held(d->held[i]);
-	return r < 0 ? vs_err_set(err, r, "disk %s: what was merged into '%s' does not reach the disk: %s", d->target, d->base, strerror(-r)) : 0;
-}
-
 /* ---------------------------------------------------------------- commit */
 
 static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err *err)
@@ -362,13 +321,13 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 	if (r == 0)
 		r = look_again(m, d, m->resumed, NULL, err);
 	if (r == 0)
-		r = hold(m, d, err);
+		r = vm_merge_hold(m, d, err);
 	if (r == 0)
 		r = vm_blockjob_commit(m->cx->dom, &spec, &m->cx->watch, &outcome, err);
 	vm_fault();
 	if (r < 0 && unasked && !outcome.touched) /* it was asked for, and refused */
 		note(m, d, true, false, false, NULL);
-	written = r == 0 || outcome.done ? reaches_disk(d, r == 0 ? err : NULL) : 0;
+	written = r == 0 || outcome.done ? vm_merge_reaches_disk(d, r == 0 ? err : NULL) : 0;
 	if (r < 0 && outcome.done && written == 0) /* too late: it stands on the base by now, whatever is to be said against it */
 		note(m, d, false, true, false, NULL);
 	if (written < 0) /* done is what the disk has: repeated, the command looks there */
@@ -474,51 +433,7 @@ static int merge_down(struct vm_merge *m, struct vs_err *err)
 	return r < 0 ? give_up(m, r, err) : 0;
 }
 
-/* ---------------------------------------------------------------- files */
-
-#define FILES_SAID 4 /* of a long line the others are in the log */
-
-static int sync_layer(const struct vm_layer *l, struct vs_err *err)
-{
-	int r = l->data ? vm_sync(l->data) : 0;
-
-	if (r == 0)
-		r = vm_sync(l->path);
-	return r < 0 ? vs_err_set(err, r, "'%s' cannot be written to the disk: %s", l->path, strerror(-r)) : 0;
-}
-
-/*
- * What holds by now what these files held, and what came to stand on something else, from the active layer down to the base, or to what no snapshot has
- * made. QEMU does as much, but not with cache='unsafe', where that may be in the page cache for half a minute more, while an unlinked file is gone from
- * the disk within seconds.
- */
-static int sync_disk(const struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err)
-{
-	const struct vm_context *cx = m->cx;
-	int base = d->what == VM_MERGE_DROP ? -1 : vm_context_layer(cx, d->base), l = vm_context_top(cx, d->target), r = 0;
-	bool met = false;
-
-	for (size_t n = 0; r == 0 && !met && l >= 0 && n < VM_CHAIN_MAX; n++) {
-		r = sync_layer(&cx->d->layers[l], err);
-		met = l == base;
-		l = cx->d->layers[l].below;
-		if (l >= 0 && base < 0 && !vm_made(cx, l))
-			break;
-	}
-	return r == 0 && base >= 0 && !met ? sync_layer(&cx->d->layers[base], err) : r;
-}
-
-/* What the disk does not stand on any more it may have been pulled out of, by whomever, and on the disk only QEMU's flush makes that so. */
-static int write_out(const struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err)
-{
-	int r = m->cx->dom && d->what == VM_MERGE_DROP ? vm_flush(m->cx->dom, err) : 0;
-
-	if (r == 0)
-		r = sync_disk(m, d, err);
-	if (r < 0)
-		vs_err_prefix(err, "'%s' stays", d->gone[0].path);
-	return r;
-}
+/* ---------------------------------------------------------------- after the data */
 
 /* It may have been in the page cache only, and is nowhere now but in the merged layers: repeated, the command compares what the disk has. */
 static int write_out_all(struct vm_merge *m, struct vs_err *err)
@@ -528,7 +443,7 @@ static int write_out_all(struct vm_merge *m, struct vs_err *err)
 	for (size_t i = 0; i < m->n_disks; i++) {
 		const struct vm_merge_disk *d = &m->disks[i];
 		struct vs_err why = {0};
-		int r = vm_merge_moved(d) && d->n_gone ? write_out(m, d, &why) : 0;
+		int r = vm_merge_moved(d) && d->n_gone ? vm_merge_write_out(m, d, &why) : 0;
 
 		if (r != -EIO && r != -ENOSPC && r != -EDQUOT)
 			continue; /* what cannot be opened is told when its layers are to go, and they stay */
@@ -536,74 +451,6 @@ static int write_out_all(struct vm_merge *m, struct vs_err *err)
 		return vs_err_set(err, r, "disk %s: %s: mend that, then repeat '%s'", d->target, why.msg, said);
 	}
 	return 0;
-}
-
-/* Returns how many of the disk's files were unlinked. */
-static size_t remove_files_of(struct vm_merge *m, const struct vm_merge_disk *d)
-{
-	struct vm_leaving leaving = vm_merge_leaving(m);
-	size_t n = 0;
-
-	for (size_t k = 0; k < d->n_gone; k++) {
-		struct vs_err why = {0};
-		int r = n ? 0 : write_out(m, d, &why);
-
-		if (r == 0)
-			r = vm_remove(m->cx, &d->gone[k], &leaving, &why);
-		if (r < 0) {
-			vm_context_say(m->cx, "%s", why.msg);
-			break;
-		}
-		if (r > 0) /* it was gone */
-			continue;
-		vm_log(m->cx->log, "unlinked '%s'", d->gone[k].path);
-		if (n++ < FILES_SAID || d->n_gone <= FILES_SAID + 1)
-			vm_remove_say(m->cx, d->gone[k].path);
-	}
-	return n;
-}
-
-/* What stays by this is a file too many, which `chain` shows: it is told, and no failure. What lies beneath it stays, too. */
-static void remove_files(struct vm_merge *m)
-{
-	for (size_t i = 0; i < m->n_disks; i++) {
-		const struct vm_merge_disk *d = &m->disks[i];
-		size_t n = remove_files_of(m, d);
-
-		if (n > FILES_SAID && d->n_gone > FILES_SAID + 1)
-			vm_context_say(m->cx, "and %zu more of disk %s", n - FILES_SAID, d->target);
-	}
-}
-
-/* What a record says its memory is, as it is to be removed. False: it says nothing, or nothing is there. */
-static bool memory_of(const struct vm_merge *m, const char *name, struct vm_doomed_file *file)
-{
-	const struct vm_context_record *record = vm_context_record(m->cx, name);
-	int layer = record && record->xml->memory_file ? vm_context_layer(m->cx, record->xml->memory_file) : -1;
-
-	if (!record || !record->xml->memory_file || access(record->xml->memory_file, F_OK) != 0)
-		return false;
-	*file = (struct vm_doomed_file){ .path = record->xml->memory_file, .as = VM_DOOMED_MEMORY, .since_s = record->xml->created_s };
-	if (layer >= 0)
-		file->stamp = m->cx->d->layers[layer].stamp;
-	return true;
-}
-
-/* As with layers: what stays is told. */
-static void remove_memory(struct vm_merge *m)
-{
-	struct vm_leaving leaving = vm_merge_leaving(m);
-
-	for (size_t i = 0; i < m->n_names; i++) {
-		struct vm_doomed_file file;
-		struct vs_err why = {0};
-		int r = memory_of(m, m->names[i], &file) ? vm_remove(m->cx, &file, &leaving, &why) : 1;
-
-		if (r == 0)
-			vm_remove_say(m->cx, file.path);
-		else if (r < 0)
-			vm_context_say(m->cx, "%s", why.msg);
-	}
 }
 
 /* Overlays of those that go which stay as files, for others need them: soon no record will say that a snapshot made them. */
@@ -676,49 +523,6 @@ static void tell(struct vm_merge *m)
 		tell_disk(m, &m->disks[i]);
 }
 
-static void tell_file(struct vm_context *cx, const char *path)
-{
-	struct vs_err why = {0};
-
-	if (vm_is_removable(path, &why) == 0)
-		vm_remove_say(cx, path);
-	else
-		vm_context_say(cx, "%s", why.msg);
-}
-
-static void tell_nv(struct vm_merge *m, const char *name)
-{
-	const struct vm_context_record *record = vm_context_record(m->cx, name);
-	struct vm_leaving leaving = vm_merge_leaving(m);
-
-	if (record)
-		vm_nv_remove(m->cx, &(struct vm_meta_id){ name, record->xml->created_s * VM_NS_PER_S, VM_EXTERNAL }, &leaving);
-}
-
-/* What remove_files(), remove_memory() and vm_nv_remove() will do. */
-static void tell_files(struct vm_merge *m)
-{
-	struct vm_leaving leaving = vm_merge_leaving(m);
-	struct vm_doomed_file memory;
-
-	for (size_t i = 0; i < m->n_disks; i++)
-		for (size_t k = 0; k < m->disks[i].n_gone; k++)
-			tell_file(m->cx, m->disks[i].gone[k].path);
-	for (size_t i = 0; i < m->n_names; i++) {
-		struct vs_err why = {0};
-
-		tell_nv(m, m->names[i]);
-		if (!memory_of(m, m->names[i], &memory))
-			continue;
-		if (vm_may_remove(m->cx, &memory, &leaving, &why) == 0) {
-			vm_effects_file(m->cx, memory.path);
-			vm_remove_say(m->cx, memory.path);
-		} else {
-			vm_context_say(m->cx, "%s", why.msg);
-		}
-	}
-}
-
 static int refuse_void(struct vm_merge *m, struct vs_err *err)
 {
 	vs_autofree char *why = xstrdup(m->is_void), *said = vm_intent_repeat(m->command);
@@ -750,7 +554,7 @@ static int try_it(struct vm_merge *m, struct vs_err *err)
 	if (r < 0)
 		return r;
 	tell(m);
-	tell_files(m);
+	vm_merge_tell_files(m);
 	note_effects(m);
 	r = vm_merge_records(m, err);
 	return r < 0 ? r : 0;
@@ -814,9 +618,9 @@ static int finish(struct vm_merge *m, struct vs_err *err)
 	if (r >= 0)
 		r = vm_attest_poll(m->cx, err);
 	if (r == 0)
-		remove_files(m);
+		vm_merge_remove_files(m);
 	if (r == 0)
-		remove_memory(m);
+		vm_merge_remove_memory(m);
 	for (size_t i = 0; r == 0 && i < m->n_names; i++)
 		vm_nv_remove(m->cx, &ids[i], &leaving);
 	if (r == 0) {

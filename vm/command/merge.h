@@ -2,7 +2,8 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * merge.h: what delete and commit have in common: a line of snapshots goes, and its overlays go down into the image that the
- * first of them froze. Planned once by merge-plan.c, which only looks; carried out by merge-run.c.
+ * first of them froze. Planned once by merge-plan.c, which only looks; carried out by merge-run.c, with
+ * merge-records.c and merge-files.c.
  *
  * Threads: the command's.
  */
@@ -31,7 +32,7 @@ struct vm_merge_disk {
 	bool block;                /* base is a device */
 	uint64_t bytes;            /* that would be moved at most */
 	char *why;                 /* KEEP: who needs it, or what else is in the way */
-	int held[3];               /* of merge-run.c: what the job writes to, see vm_sync_hold() */
+	int held[3];               /* of merge-files.c: what the job writes to, see vm_sync_hold() */
 	size_t n_held;
 };
 
@@ -97,5 +98,18 @@ static inline struct vm_leaving vm_merge_leaving(const struct vm_merge *m)
 int vm_merge_records(struct vm_merge *m, struct vs_err *err);
 /* The records of those that go, the last one first. */
 int vm_merge_forget(struct vm_merge *m, struct vs_err *err);
+
+
+/* merge-files.c. What the job of @d is going to write to is held open from here on, for QEMU is told of an error when it flushes, and says nothing... */
+int vm_merge_hold(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err *err);
+/* ... and this tells whether all of that has reached the disk. */
+int vm_merge_reaches_disk(const struct vm_merge_disk *d, struct vs_err *err);
+/* What holds by now what the files of @d held is on the disk, before they go. */
+int vm_merge_write_out(const struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err);
+/* What stays by these is a file too many, which `chain` shows: it is told, and no failure. */
+void vm_merge_remove_files(struct vm_merge *m);
+void vm_merge_remove_memory(struct vm_merge *m);
+/* What those two, and vm_nv_remove(), would do. */
+void vm_merge_tell_files(struct vm_merge *m);
 
 #endif
