@@ -432,7 +432,7 @@ for d in dataon dataoff; do
 	sleep 0.7
 	ln "$W/images/$d.raw" "$W/other/$d.hl"
 	ctl "$d" 'try delete s1\n' >/dev/null
-	has "$d: its data file has another name" "$(outcome "$d")" "$d.raw' must stay as it is: it has 2 names|$d.raw.*2 names"
+	has "$d: its data file has another name" "$(outcome "$d")" "$d.raw' must stay as it is: it has 2 names"
 	has_not "$d: nothing would be merged into it" "$(outcome "$d")" 'would merge'
 	rm "$W/other/$d.hl"
 	chmod 444 "$W/images/$d.vda.s3"
@@ -481,7 +481,11 @@ for c in 'adopt before' 'create s1' 'create s2'; do does "owndata: $c" owndata "
 for c in before s1; do
 	does "owndata: delete $c" owndata "delete $c"
 	has "owndata: its layer is gone with $c" "$(outcome owndata)" "merged .*; unlinked 'owndata.vda"
-	[ $c = before ] && has 'owndata: its data file is not' "$(outcome owndata)" "unlinked 'owndata.vda.old' \\(its data file '$W/images/owndata.raw' stays\\)" || want_gone owndata s1 vda
+	if [ $c = before ]; then
+		has 'owndata: its data file is not' "$(outcome owndata)" "unlinked 'owndata.vda.old' \\(its data file '$W/images/owndata.raw' stays\\)"
+	else
+		want_gone owndata s1 vda
+	fi
 	verify_bytes "owndata: delete $c" "$M" owndata
 done
 check_not 'owndata: the layer' test -e "$W/images/owndata.vda.old"

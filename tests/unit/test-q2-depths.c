@@ -204,7 +204,7 @@ static void *read_about(void *opaque)
 	return NULL;
 }
 
-Test(q2_depths, chains_of_any_shape_read_by_many_in_any_order, .timeout = 60)
+Test(q2_depths, chains_of_any_shape_read_by_many_in_any_order, .timeout = 110)
 {
 	for (unsigned seed = 1; seed <= 12; seed++) {
 		struct reader readers[3];

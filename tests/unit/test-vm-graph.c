@@ -1737,7 +1737,7 @@ Test(vm_graph, a_running_domain_does_not_tell_which_data_file_it_has)
 	l.domains[OTHER].running = true;
 	l.disks[OTHER].chain = chain;
 	l.disks[OTHER].n_chain = 2;
-	expect_doubt(&l, WEB, "'/i/spare' names an external data file that cannot be found");
+	expect_doubt(&l, WEB, "'/i/spare' names an external data file that is not known here");
 	l.files[SPARE].data = SPARE2; /* needed, and known, be it read or not */
 	expect_doubt(&l, WEB, NULL);
 }

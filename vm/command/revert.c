@@ -477,7 +477,7 @@ static int revert_now(struct vm_context *cx, const char *name, bool stopped, boo
 	const struct vm_snapshot *s;
 	vs_cleanup(vm_nv_staged_fini) struct vm_nv_staged staged = { .n = 0 };
 	struct vm_meta_id id = { .name = name };
-	bool reverted = false, memory = false;
+	bool asked = false, reverted = false, memory = false;
 	int r = vm_context_find_key(cx, name, &s, err);
 
 	spec.images = images;
@@ -504,6 +504,7 @@ static int revert_now(struct vm_context *cx, const char *name, bool stopped, boo
 	if (r == 0 && !memory)
 		r = vm_nv_stage(cx, &id, &staged, vm_recover_making, err);
 	if (r == 0) {
+		asked = true;
 		r = vm_revert(cx->dom, &spec, &cx->watch, err);
 		reverted = r == 0;
 	}
@@ -529,7 +530,7 @@ static int revert_now(struct vm_context *cx, const char *name, bool stopped, boo
 
 		if (looked && (r == 0 || !reverted || !staged.n))
 			vm_recover_settle_making(cx, NULL);
-		if (looked && r < 0)
+		if (looked && asked && !reverted)
 			tell_gone_back(cx, &id, err);
 		vm_journal_done(&cx->journal, "drop");
 	}

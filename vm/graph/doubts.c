@@ -133,7 +133,7 @@ static bool in_doubt(const struct vm_graph *g, int file, struct vm_graph_doubt *
 	doubt->why = f->hidden; /* a running domain has it open, and does not see behind it either */
 	if (f->hidden)
 		return true;
-	doubt->why = "names an external data file that cannot be found"; /* QEMU does not tell which one it has open, either */
+	doubt->why = "names an external data file that is not known here"; /* QEMU does not tell which one it has open, either */
 	if (!f->error && f->info && f->info->data_file && f->data == VM_NO_FILE)
 		return true;
 	doubt->why = f->opaque;

@@ -44,7 +44,7 @@ static void draw(struct vm_build *sk, const struct vm_xml_mention *mention, cons
 
 	m.code = stat(m.path, &st) ? -errno : 0;
 	m.dir = m.code ? mention->kind == VM_MENTION_DIR : S_ISDIR(st.st_mode) && (mention->kind == VM_MENTION_DIR || mention->kind == VM_MENTION_MEDIUM);
-	m.drive = now && (mention->kind == VM_MENTION_IMAGE || mention->kind == VM_MENTION_MEDIUM);
+	m.drive = now && mention->kind == VM_MENTION_IMAGE;
 	m.by_name = now && (mention->kind == VM_MENTION_PATH || mention->kind == VM_MENTION_MEDIUM);
 	if (now && (mention->kind == VM_MENTION_CONFIG || (m.code && mention->kind > VM_MENTION_MEDIUM)))
 		draw_unknown(sk, mention, m.code, d);

@@ -37,6 +37,7 @@ struct volumes {
 	struct vm_strmap others; /* of them, those of domains that were not drawn: likewise */
 	struct vm_strmap dirs;  /* directories that were looked at... */
 	struct vm_strmap read;  /* ... and listed to their end */
+	struct vm_strmap noted; /* saved guests: nodes */
 	struct vm_strmap drives; /* what QEMU is given in a way of its own as a disk: nodes */
 	struct vm_strmap names; /* of images, where one is missed */
 	const char *pool;       /* whose directory or volume is being looked at; NULL: none's */
@@ -124,9 +125,11 @@ static void not_followed(struct volumes *v, const char *path, const char *what)
 /* The memory of a snapshot that is there is known, and goes with it. */
 static void note_saved(struct volumes *v, const struct vm_dirs_file *file)
 {
-	for (size_t i = 0; i < v->n_saved; i++)
-		if (v->saved[i].file.dev == file->dev && v->saved[i].file.ino == file->ino)
-			return;
+	struct vm_strmap_key key = vm_strmap_file(file->dev, file->ino);
+
+	if (vm_strmap_get(&v->noted, key.text))
+		return;
+	mark(&v->noted, key.text);
 	XGROW(v->saved, v->n_saved, v->saved_room);
 	v->saved[v->n_saved++] = (struct saved){ *file, v->pool };
 }
@@ -532,6 +535,7 @@ void vm_surroundings_draw(const struct vm_surroundings *s)
 	vm_strmap_clear(&v.others, NULL);
 	vm_strmap_clear(&v.dirs, NULL);
 	vm_strmap_clear(&v.read, NULL);
+	vm_strmap_clear(&v.noted, NULL);
 	vm_strmap_clear(&v.drives, NULL);
 	vm_strmap_clear(&v.names, NULL);
 }

@@ -112,7 +112,7 @@ struct vm_draft_mention {
 	size_t beside;    /* VM_NO_BESIDE: none */
 	int code;         /* 0, or why it cannot be looked at */
 	bool dir;
-	bool drive;       /* QEMU is sure to have it as a disk: a guest writes there what it likes */
+	bool drive;       /* QEMU has it as a disk: a guest writes there what it likes */
 	bool by_name;     /* then: it may be any file of that name */
 };
 #define VM_NO_BESIDE SIZE_MAX

@@ -184,7 +184,9 @@ static void forget_later(struct work *w)
 
 static uint64_t virtual_size(const struct vm_chains *c, int file)
 {
-	return c->file[file]->info ? c->file[file]->info->size : 0;
+	const struct vm_header *f = c->file[file];
+
+	return f->info ? f->info->size : f->format == Q2_FORMAT_RAW ? f->stamp.size : 0;
 }
 
 static bool readable(enum vm_state state)

@@ -151,7 +151,7 @@ static bool same_stamp(const struct vm_layer *a, const struct vm_layer *b)
 static bool same_layer(const struct vm_layer *a, const struct vm_layer *b)
 {
 	return vm_same_text(a->path, b->path) && a->format == b->format && a->virtual_size == b->virtual_size &&
-	       same_allocated(a, b) && a->below == b->below && a->active == b->active && a->data == b->data &&
+	       same_allocated(a, b) && a->below == b->below && a->active == b->active && vm_same_text(a->data, b->data) &&
 	       a->beside == b->beside && a->error == b->error &&
 	       a->stamp.dev == b->stamp.dev && a->stamp.ino == b->stamp.ino && a->unknown_code == b->unknown_code &&
 	       vm_same_text(a->unknown, b->unknown) && vm_same_text(a->rival, b->rival) && vm_same_text(a->ends, b->ends) &&

@@ -199,12 +199,13 @@ void vm_header_find_shown(struct vm_header *f, bool found, const struct q2_stamp
 
 struct vm_header *vm_headers_behind(struct vm_headers *files, const char *path)
 {
-	struct vm_header *f = vm_header_at(files, path, Q2_FORMAT_RAW);
+	struct vm_header *f = vm_header_at(files, path, Q2_FORMAT_NONE); /* for itself: who may read that file is to read it */
 	struct q2_stamp now = {0};
 	bool found;
 
 	if (f->looked == files->round)
 		return f;
+	f->format = Q2_FORMAT_RAW;
 	found = vm_header_stamp(files, path, &now);
 	if (!found || !vm_header_exposed(files, f, &now)) {
 		vm_header_set_stamp(files, f, found, &now);

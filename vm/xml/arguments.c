@@ -16,6 +16,7 @@ struct arguments {
 	vm_xml_argument_found *found;
 	void *opaque;
 	bool medium; /* what is being looked at may be missing at any time */
+	bool reads;  /* QEMU does not write to it */
 };
 
 static bool is_one_of(const char *word, const char *const list[], size_t n)
@@ -31,6 +32,8 @@ static void tell(struct arguments *a, const char *path, enum vm_xml_mention_kind
 {
 	if (a->medium)
 		kind = VM_MENTION_MEDIUM;
+	else if (a->reads && kind == VM_MENTION_IMAGE)
+		kind = VM_MENTION_SOURCE;
 	if (!path[0] || !strncmp(path, "/dev/fdset/", 11) || !strncmp(path, "/dev/fd/", 8))
 		return;
 	a->found(path[0] == '/' ? xstrdup(path) : xasprintf("/%s", path), kind, a->opaque);
@@ -99,6 +102,7 @@ static void look_at_json(struct arguments *a, json_object *o)
 			look_at_json(a, json_object_array_get_idx(o, i));
 	if (!json_object_is_type(o, json_type_object))
 		return;
+	a->reads |= json_object_get_boolean(json_object_object_get(o, "read-only"));
 	json_object_object_foreach(o, key, value) {
 		if (json_object_is_type(value, json_type_string))
 			look_at_pair(a, key, json_object_get_string(value), false);
@@ -124,16 +128,30 @@ static char *next_pair(const char **p)
 	return pair;
 }
 
-static bool is_removable(const char *options)
+static bool has_one_of(const char *options, const char *const pairs[], size_t n)
 {
 	for (char *pair; (pair = next_pair(&options));) {
-		bool removable = !strcmp(pair, "media=cdrom") || !strcmp(pair, "if=floppy");
+		bool has = is_one_of(pair, pairs, n);
 
 		free(pair);
-		if (removable)
+		if (has)
 			return true;
 	}
 	return false;
+}
+
+static bool is_removable(const char *options)
+{
+	static const char *const pairs[] = {"media=cdrom", "if=floppy"};
+
+	return has_one_of(options, pairs, VS_ARRAY_LEN(pairs));
+}
+
+static bool is_read_only(const char *options)
+{
+	static const char *const pairs[] = {"readonly=on", "readonly", "read-only=on", "read-only", "readonly=yes", "readonly=true"};
+
+	return has_one_of(options, pairs, VS_ARRAY_LEN(pairs));
 }
 
 static void look_at_options(struct arguments *a, const char *options, bool file)
@@ -153,6 +171,7 @@ static void look_at_argument(struct arguments *a, const char *option, const char
 {
 	static const char *const images[] = {"hda", "hdb", "hdc", "hdd", "mtdblock", "sd", "pflash", ""}, *const media[] = {"cdrom", "fda", "fdb"};
 
+	a->reads = !strcmp(option, "drive") || !strcmp(option, "blockdev") ? is_read_only(value) : false;
 	a->medium = is_one_of(option, media, VS_ARRAY_LEN(media)) || (!strcmp(option, "drive") && is_removable(value));
 	if (!strcmp(option, "readconfig")) {
 		tell(a, value, VM_MENTION_CONFIG);

@@ -78,7 +78,8 @@ enum vm_xml_mention_kind {
 	VM_MENTION_MAY_BE, /* it may only look like a path */
 	VM_MENTION_PATH,   /* a whole value, or that of an option, which begins as a path */
 	VM_MENTION_MEDIUM, /* likewise, and QEMU makes a disk of a directory there */
-	VM_MENTION_IMAGE,  /* a path, and QEMU reads an image there */
+	VM_MENTION_SOURCE, /* a path, and QEMU reads an image there, which it does not write to */
+	VM_MENTION_IMAGE,  /* a path, and QEMU has an image there */
 	VM_MENTION_DIR,    /* QEMU makes a disk of that directory */
 	VM_MENTION_CONFIG, /* QEMU reads further arguments there */
 };
