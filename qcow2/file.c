@@ -39,7 +39,7 @@ enum {
 
 struct posix_file {
 	struct q2_file f;
-	bool direct; /* immutable after open */
+	bool direct; /* immutable once anything was read */
 };
 
 static struct posix_file *posix(struct q2_file *f)
@@ -255,6 +255,19 @@ void q2_file_close(struct q2_file *f)
 bool q2_file_direct(struct q2_file *f)
 {
 	return f->ops == &posix_ops && posix(f)->direct;
+}
+
+int q2_file_go_direct(struct q2_file *f, struct vs_err *err)
+{
+	int flags;
+
+	if (f->ops != &posix_ops || posix(f)->direct)
+		return 0;
+	flags = fcntl(f->fd, F_GETFL);
+	if (flags < 0 || fcntl(f->fd, F_SETFL, flags | O_DIRECT) < 0)
+		return vs_err_set(err, -EOPNOTSUPP, "'%s' cannot be read past the page cache: %s", f->path, strerror(errno));
+	posix(f)->direct = true;
+	return 0;
 }
 
 bool q2_file_replaced(struct q2_file *f, const struct q2_stamp *stamp)

@@ -12,6 +12,8 @@ int q2_path_reopen(int path_fd, const char *path, struct q2_file **out, struct v
 
 /* Read through O_DIRECT: no page cache to hand pages from. */
 bool q2_file_direct(struct q2_file *f);
+/* From now on. -EOPNOTSUPP: not in this file system. */
+int q2_file_go_direct(struct q2_file *f, struct vs_err *err);
 
 /* pread that reads zeros past the end of the file. Returns the count that was really there. */
 ssize_t q2_pread_zeros(struct q2_file *f, void *buf, size_t len, uint64_t host_off);

@@ -205,6 +205,7 @@ struct q2_view_spec {
 	const struct q2_snapshot *snapshot; /* NULL: the image's present content, which must be frozen */
 	struct q2_gate *gate;               /* for everything beneath; a reference is taken */
 	bool alone;                         /* the image without what it stands on: what is not in it is unallocated. It may be open for writing */
+	bool direct;                        /* what the disk has, and not the page cache; -EOPNOTSUPP: some file system cannot. Slow */
 	bool guard; /* hold QEMU's "nobody may write" lock (byte 201) on every layer that is frozen */
 	bool guard_top; /* ... and on the image itself, also where a snapshot inside it is read */
 	/* How many layers, from the top, may not change under the view; 0 = all of them. A commit whose top layer is in

@@ -70,6 +70,8 @@ static int add_layer(struct q2_view *v, const struct q2_view_spec *spec, struct 
 		return -ENOMEM;
 	}
 	rc = q2_work_spend(spec->work, OPEN_WORK);
+	if (!rc && spec->direct)
+		rc = q2_file_go_direct(file, err);
 	if (rc)
 		q2_file_close(file);
 	else
@@ -79,6 +81,8 @@ static int add_layer(struct q2_view *v, const struct q2_view_spec *spec, struct 
 		return rc;
 	}
 	layers[v->n_layers++] = l;
+	if (spec->direct && l->data_file && (rc = q2_file_go_direct(l->data_file, err)) < 0)
+		return rc;
 	if (stands_already(v, &l->stamp))
 		return vs_err_set(err, -ELOOP, "the backing chain of '%s' loops at '%s'", layers[0]->file->path, l->file->path);
 	return check_as_expected(v, spec, v->n_layers - 1, err);

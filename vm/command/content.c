@@ -38,18 +38,17 @@ static bool is_cancelled(void *opaque)
 }
 
 struct comparison {
-	struct q2_cache *cache;
+	struct q2_cache *cache[2]; /* of each: what one has read of a file the other one is to read for itself */
 	struct q2_view *moved, *now; /* what shows the layers that were merged, and what is to have their content */
 	struct q2_work work;
 	char *a, *b;
 };
 
-static struct q2_view *open_view(struct comparison *c, const struct vm_content_image *image, struct vs_err *err)
+static int open_view(struct q2_cache *cache, const struct vm_content_image *image, bool direct, struct q2_view **view, struct vs_err *err)
 {
-	struct q2_view_spec spec = { .path = image->path, .format = image->format, .gate = image->gate };
-	struct q2_view *view = NULL;
+	struct q2_view_spec spec = { .path = image->path, .format = image->format, .gate = image->gate, .direct = direct };
 
-	return q2_view_open(c->cache, &spec, &view, err) < 0 ? NULL : view;
+	return q2_view_open(cache, &spec, view, err);
 }
 
 static void comparison_fini(struct comparison *c)
@@ -58,8 +57,8 @@ static void comparison_fini(struct comparison *c)
 		q2_view_close(c->moved);
 	if (c->now)
 		q2_view_close(c->now);
-	if (c->cache)
-		q2_cache_free(c->cache);
+	for (size_t i = 0; i < VS_ARRAY_LEN(c->cache); i++)
+		q2_cache_free(c->cache[i]);
 	free(c->a);
 	free(c->b);
 }
@@ -130,33 +129,50 @@ static int compare(struct comparison *c, unsigned depth, bool pulled, struct vs_
 	return r;
 }
 
-/* What is in the host's cache alone does not count: what it is read from elsewhere may be removed then. */
-static int write_out(const struct vm_layer *now, struct vs_err *err)
+/*
+ * What is in the host's cache alone does not count: what it is read from elsewhere may be removed then. So it is written out, and read past that cache, where a
+ * failure to write has left what never came to the disk. A guest that runs may have nothing else, so for him nothing of it is dropped.
+ */
+static int write_out(struct vm_context *cx, const struct vm_layer *now, struct vs_err *err)
 {
-	int r = now->data ? vm_sync_dropping(now->data) : 0;
+	const char *files[] = { now->data, now->path };
+	bool told = false;
+	int r = 0;
 
-	if (r == 0)
-		r = vm_sync_dropping(now->path);
+	for (size_t i = 0; r == 0 && i < VS_ARRAY_LEN(files); i++)
+		r = files[i] ? vm_sync_unheld(files[i], !cx->running, &told) : 0;
 	return r < 0 ? vs_err_set(err, r, "'%s' cannot be written to the disk: %s", now->path, strerror(-r)) : 0;
+}
+
+static int open_now(struct vm_context *cx, struct comparison *c, const struct vm_content_image *image, struct vs_err *err)
+{
+	struct vs_err why = {0};
+	int r = open_view(c->cache[1], image, true, &c->now, &why);
+
+	if (r != -EOPNOTSUPP)
+		return r < 0 ? vs_err_set(err, r, "%s", vs_err_text(&why, r)) : 0;
+	if (cx->running)
+		return vs_err_set(err, -EBUSY, "%s: shut the domain down first", why.msg);
+	return open_view(c->cache[1], image, false, &c->now, err); /* its cache was dropped, as far as there is a disk */
 }
 
 int vm_content_is_there(struct vm_context *cx, const struct vm_content_image *moved, unsigned depth, const struct vm_layer *now, bool pulled,
 			struct vs_err *err)
 {
 	struct comparison c vs_cleanup(comparison_fini) = {
-		.cache = q2_cache_new(TABLE_BYTES, 0), .work = { .stop = is_cancelled, .opaque = cx }, .a = xcalloc(PIECE, 1), .b = xcalloc(PIECE, 1),
+		.cache = { q2_cache_new(TABLE_BYTES, 0), q2_cache_new(TABLE_BYTES, 0) },
+		.work = { .stop = is_cancelled, .opaque = cx }, .a = xcalloc(PIECE, 1), .b = xcalloc(PIECE, 1),
 	};
-
 	const struct vm_content_image target = { now->path, now->format, cx->d->gate };
-	int r = write_out(now, err);
+	int r = write_out(cx, now, err);
 
-	if (r < 0)
-		return r;
-	if (!c.cache)
+	if (!c.cache[0] || !c.cache[1])
 		xoom();
-	c.moved = open_view(&c, moved, err);
-	c.now = c.moved ? open_view(&c, &target, err) : NULL;
-	return c.now ? compare(&c, depth, pulled, err) : err->code;
+	if (r == 0)
+		r = open_view(c.cache[0], moved, false, &c.moved, err);
+	if (r == 0)
+		r = open_now(cx, &c, &target, err);
+	return r == 0 ? compare(&c, depth, pulled, err) : r;
 }
 
 /* ---------------------------------------------------------------- the definition */

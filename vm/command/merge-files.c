@@ -3,9 +3,11 @@
 /*
  * The files of a merge: whether what it writes reaches the disk, and the end of those that it leaves behind.
  */
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "vm/command/content.h"
 #include "vm/command/effects.h"
 #include "vm/command/merge.h"
 #include "vm/command/nv.h"
@@ -19,49 +21,32 @@
 
 /* ---------------------------------------------------------------- does it reach the disk? */
 
-static int hold_one(struct vm_merge_disk *d, const char *path, struct vs_err *err)
-{
-	int fd = vm_sync_hold(path);
-
-	if (fd < 0)
-		return vs_err_set(err, fd, "'%s' cannot be opened, so whether it reaches the disk could not be told: %s", path, strerror(-fd));
-	d->held[d->n_held++] = fd;
-	return 0;
-}
-
-/* The base, and what comes to stand on it, which the job writes to: QEMU is told of an error when it flushes, and says nothing. */
+/* The base, and what comes to stand on it, which the job writes to. */
 int vm_merge_hold(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err *err)
 {
-	int l = vm_context_layer(m->cx, d->base);
-	const char *data = l < 0 ? NULL : m->cx->d->layers[l].data;
-	int r = hold_one(d, d->base, err);
+	int base = vm_context_layer(m->cx, d->base), top = vm_context_layer(m->cx, d->top), above = -1;
+	int r = base < 0 ? vs_err_set(err, -EPERM, "'%s' is not to be seen", d->base) : vm_held_layer(&d->held, &m->cx->d->layers[base], err);
 
-	if (r == 0 && data)
-		r = hold_one(d, data, err);
-	for (size_t i = 0; r == 0 && d->above_ino && i < m->cx->d->n_layers; i++)
-		if (m->cx->d->layers[i].stamp.ino == d->above_ino && !m->cx->d->layers[i].error)
-			return hold_one(d, m->cx->d->layers[i].path, err);
+	if (r == 0 && d->above_ino && top >= 0 && vm_context_above(m->cx, top, &above) && above >= 0)
+		r = vm_held_layer(&d->held, &m->cx->d->layers[above], err);
 	return r;
 }
 
-/* All that the job has written is on the disk. */
 int vm_merge_reaches_disk(const struct vm_merge_disk *d, struct vs_err *err)
 {
-	int r = 0;
+	int r = vm_held_reach_disk(&d->held);
 
-	for (size_t i = 0; r == 0 && i < d->n_held; i++)
-		r = vm_sync_held(d->held[i]);
 	return r < 0 ? vs_err_set(err, r, "disk %s: what was merged into '%s' does not reach the disk: %s", d->target, d->base, strerror(-r)) : 0;
 }
 
 /* ---------------------------------------------------------------- is it there, whoever wrote it? */
 
-static int sync_layer(const struct vm_layer *l, struct vs_err *err)
+static int sync_layer(const struct vm_layer *l, bool *told, struct vs_err *err)
 {
-	int r = l->data ? vm_sync(l->data) : 0;
+	int r = l->data ? vm_sync_unheld(l->data, false, told) : 0;
 
 	if (r == 0)
-		r = vm_sync(l->path);
+		r = vm_sync_unheld(l->path, false, told);
 	return r < 0 ? vs_err_set(err, r, "'%s' cannot be written to the disk: %s", l->path, strerror(-r)) : 0;
 }
 
@@ -70,29 +55,55 @@ static int sync_layer(const struct vm_layer *l, struct vs_err *err)
  * made. QEMU does as much, but not with cache='unsafe', where that may be in the page cache for half a minute more, while an unlinked file is gone from
  * the disk within seconds.
  */
-static int sync_disk(const struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err)
+static int sync_disk(const struct vm_merge *m, const struct vm_merge_disk *d, bool *told, struct vs_err *err)
 {
 	const struct vm_context *cx = m->cx;
 	int base = d->what == VM_MERGE_DROP ? -1 : vm_context_layer(cx, d->base), l = vm_context_top(cx, d->target), r = 0;
 	bool met = false;
 
 	for (size_t n = 0; r == 0 && !met && l >= 0 && n < VM_CHAIN_MAX; n++) {
-		r = sync_layer(&cx->d->layers[l], err);
+		r = sync_layer(&cx->d->layers[l], told, err);
 		met = l == base;
 		l = cx->d->layers[l].below;
 		if (l >= 0 && base < 0 && !vm_made(cx, l))
 			break;
 	}
-	return r == 0 && base >= 0 && !met ? sync_layer(&cx->d->layers[base], err) : r;
+	return r == 0 && base >= 0 && !met ? sync_layer(&cx->d->layers[base], told, err) : r;
+}
+
+/* Once something did not come to the disk: does the disk show all that what is to go does? What it has itself may be what is missing, or a guest's. */
+static int prove_dropped(const struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err)
+{
+	struct vm_context *cx = m->cx;
+	int top = vm_context_top(cx, d->target), base = vm_context_layer(cx, d->base), r;
+	struct vm_content_image image;
+
+	if (cx->running)
+		return vs_err_set(err, -EBUSY, "something that was written to disk %s has not come to the disk, and whether that is missing shows its content, when the domain is "
+				  "shut down", d->target);
+	if (top < 0 || base < 0)
+		return vs_err_set(err, -EPERM, "something that was written to disk %s has not come to the disk, and what it stands on is not to be seen", d->target);
+	image = (struct vm_content_image){ cx->d->layers[base].path, cx->d->layers[base].format, cx->d->gate };
+	r = vm_content_is_there(cx, &image, VM_CHAIN_MAX, &cx->d->layers[top], false, err);
+	if (r == 0)
+		return vs_err_set(err, -EPERM, "something that was written to disk %s has not come to the disk, and it has other bytes than '%s': the guest's, or not all was pulled",
+				  d->target, d->base);
+	if (r == 1)
+		vm_held_proven(cx, d->target);
+	return r < 0 ? r : 0;
 }
 
 /* What the disk does not stand on any more it may have been pulled out of, by whomever, and on the disk only QEMU's flush makes that so. */
-int vm_merge_write_out(const struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err)
+int vm_merge_write_out(const struct vm_merge *m, const struct vm_merge_disk *d, bool *told, struct vs_err *err)
 {
-	int r = m->cx->dom && d->what == VM_MERGE_DROP ? vm_flush(m->cx->dom, err) : 0;
+	bool drop = d->what == VM_MERGE_DROP;
+	int r = m->cx->dom && drop ? vm_flush(m->cx->dom, err) : 0;
 
+	*told = r == -EIO;
 	if (r == 0)
-		r = sync_disk(m, d, err);
+		r = sync_disk(m, d, told, err);
+	if (r == 0 && drop && vm_held_is_noted(m->cx, d->target))
+		r = prove_dropped(m, d, err);
 	if (r < 0)
 		vs_err_prefix(err, "'%s' stays", d->gone[0].path);
 	return r;
@@ -108,7 +119,8 @@ static size_t unlink_files_of(struct vm_merge *m, const struct vm_merge_disk *d)
 
 	for (size_t k = 0; k < d->n_gone; k++) {
 		struct vs_err why = {0};
-		int r = n ? 0 : vm_merge_write_out(m, d, &why);
+		bool told;
+		int r = n ? 0 : vm_merge_write_out(m, d, &told, &why);
 
 		if (r == 0)
 			r = vm_remove(m->cx, &d->gone[k], &leaving, &why);

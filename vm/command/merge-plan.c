@@ -51,8 +51,7 @@ void vm_merge_fini(struct vm_merge *m)
 		free(d->base);
 		free(d->top);
 		free(d->why);
-		for (size_t k = 0; k < d->n_held; k++)
-			close(d->held[k]);
+		vm_held_fini(&d->held);
 	}
 	free(m->disks);
 	free(m->moving);

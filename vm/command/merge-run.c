@@ -182,6 +182,15 @@ static int note(struct vm_merge *m, const struct vm_merge_disk *d, bool unasked,
 	return vm_context_save(m->cx, err);
 }
 
+/* Not all of it has come to the disk, whatever libvirt says: repeated, the command goes by the content; of what was the active layer nobody can tell. */
+static int note_unwritten(struct vm_merge *m, const struct vm_merge_disk *d)
+{
+	const struct vm_meta_doomed *noted = marked_before(m, d->target);
+
+	vm_journal_drop(&m->cx->journal, "pivot"); /* which would prove it */
+	return note(m, d, false, false, !(noted ? noted->above_ino : d->above_ino), NULL);
+}
+
 /* Was nothing written to any base, neither now nor in an earlier attempt? */
 static bool untouched(const struct vm_merge *m)
 {
@@ -330,8 +339,8 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 	written = r == 0 || outcome.done ? vm_merge_reaches_disk(d, r == 0 ? err : NULL) : 0;
 	if (r < 0 && outcome.done && written == 0) /* too late: it stands on the base by now, whatever is to be said against it */
 		note(m, d, false, true, false, NULL);
-	if (written < 0) /* done is what the disk has: repeated, the command looks there */
-		note(m, d, false, false, !d->above_ino, NULL);
+	if (written < 0)
+		note_unwritten(m, d);
 	if (r < 0 || written < 0)
 		return r < 0 ? r : written;
 	/* nobody writes to what was the top any more: this is the file that may be removed */
@@ -435,7 +444,7 @@ static int merge_down(struct vm_merge *m, struct vs_err *err)
 
 /* ---------------------------------------------------------------- after the data */
 
-/* It may have been in the page cache only, and is nowhere now but in the merged layers: repeated, the command compares what the disk has. */
+/* It may have been in the page cache only, and is nowhere now but in the layers that are to go. The failure is told once, so it is noted. */
 static int write_out_all(struct vm_merge *m, struct vs_err *err)
 {
 	vs_autofree char *said = vm_intent_repeat(m->command);
@@ -443,11 +452,15 @@ static int write_out_all(struct vm_merge *m, struct vs_err *err)
 	for (size_t i = 0; i < m->n_disks; i++) {
 		const struct vm_merge_disk *d = &m->disks[i];
 		struct vs_err why = {0};
-		int r = vm_merge_moved(d) && d->n_gone ? vm_merge_write_out(m, d, &why) : 0;
+		bool told = false;
+		int r = d->n_gone ? vm_merge_write_out(m, d, &told, &why) : 0;
 
-		if (r != -EIO && r != -ENOSPC && r != -EDQUOT)
-			continue; /* what cannot be opened is told when its layers are to go, and they stay */
-		note(m, d, false, false, !d->above_ino, NULL);
+		if (r == 0 || !told)
+			continue; /* it is told when its layers are to go, and they stay */
+		if (vm_merge_moved(d))
+			note_unwritten(m, d);
+		else
+			vm_held_note(m->cx, d->target);
 		return vs_err_set(err, r, "disk %s: %s: mend that, then repeat '%s'", d->target, why.msg, said);
 	}
 	return 0;

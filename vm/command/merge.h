@@ -10,6 +10,7 @@
 #ifndef VS_VM_COMMAND_MERGE_H
 #define VS_VM_COMMAND_MERGE_H
 
+#include "vm/command/held.h"
 #include "vm/command/remove.h"
 
 enum vm_merge_what {
@@ -32,8 +33,7 @@ struct vm_merge_disk {
 	bool block;                /* base is a device */
 	uint64_t bytes;            /* that would be moved at most */
 	char *why;                 /* KEEP: who needs it, or what else is in the way */
-	int held[3];               /* of merge-files.c: what the job writes to, see vm_sync_hold() */
-	size_t n_held;
+	struct vm_held held;       /* what the job writes to */
 };
 
 /* How strict: what cannot be merged is kept (delete), or refused (commit, and a line of several that is tried as one). */
@@ -104,8 +104,8 @@ int vm_merge_forget(struct vm_merge *m, struct vs_err *err);
 int vm_merge_hold(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err *err);
 /* ... and this tells whether all of that has reached the disk. */
 int vm_merge_reaches_disk(const struct vm_merge_disk *d, struct vs_err *err);
-/* What holds by now what the files of @d held is on the disk, before they go. */
-int vm_merge_write_out(const struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err);
+/* What holds by now what the files of @d held is on the disk, before they go. *told: it is the disk that has failed, and others may not be told. */
+int vm_merge_write_out(const struct vm_merge *m, const struct vm_merge_disk *d, bool *told, struct vs_err *err);
 /* What stays by these is a file too many, which `chain` shows: it is told, and no failure. */
 void vm_merge_remove_files(struct vm_merge *m);
 void vm_merge_remove_memory(struct vm_merge *m);

@@ -11,6 +11,7 @@
 #include "vm/command/command.h"
 #include "vm/command/context.h"
 #include "vm/command/guest.h"
+#include "vm/command/held.h"
 #include "vm/command/own-job.h"
 #include "vm/command/prove.h"
 #include "vm/command/pulls.h"
@@ -19,7 +20,6 @@
 #include "vm/libvirt/blockjob.h"
 #include "vm/libvirt/flush.h"
 #include "vm/util/mem.h"
-#include "vm/util/sync.h"
 
 struct pull_disk {
 	const char *target;
@@ -105,12 +105,12 @@ static int pull_one(struct vm_context *cx, const struct pull_disk *p, struct vs_
 	struct vm_blockjob_pull spec = { .target = p->target, .base = p->base,
 				    .bandwidth = (uint64_t)(cx->options->bandwidth_mib * 1048576) };
 	struct vm_blockjob_outcome outcome;
-	const char *into = cx->d->layers[vm_context_top(cx, p->target)].path;
-	vs_autoclose int held = vm_sync_hold(into);
+	const struct vm_layer *into = &cx->d->layers[vm_context_top(cx, p->target)];
+	struct vm_held held vs_cleanup(vm_held_fini) = {0};
 	int r = vm_context_cancelled(cx, err);
 
-	if (held < 0)
-		return vs_err_set(err, held, "'%s' cannot be opened, so whether it reaches the disk could not be told: %s", into, strerror(-held));
+	if (r == 0)
+		r = vm_held_layer(&held, into, err);
 	if (r == 0)
 		r = note_pull(cx, p, err);
 	if (r == 0)
@@ -118,12 +118,15 @@ static int pull_one(struct vm_context *cx, const struct pull_disk *p, struct vs_
 	if (r == 0)
 		r = vm_blockjob_pull(cx->dom, &spec, &cx->watch, &outcome, err);
 	vm_fault();
-	if (r == 0 && (r = vm_pulls_write_out(cx, p->target, err)) < 0)
+	if (r == 0 && (r = vm_pulls_write_out(cx, p->target, err)) < 0) {
+		if (r == -EIO)
+			vm_held_note(cx, p->target);
 		vs_err_prefix(err, "all is copied, but until the guest flushes, or is shut down, it would be lost if QEMU were killed");
-	if (r == 0 && (r = vm_sync_held(held)) < 0) {
-		vm_pulls_distrust(cx, p->target);
+	}
+	if (r == 0 && (r = vm_held_reach_disk(&held)) < 0) {
+		vm_held_note(cx, p->target);
 		vs_err_set(err, r, "disk %s: what was pulled into '%s' does not reach the disk, and what that stood on stays: %s: mend that, shut the domain down, and "
-				   "repeat it", p->target, into, strerror(-r));
+				   "repeat it", p->target, into->path, strerror(-r));
 	}
 	return r;
 }

@@ -5,7 +5,8 @@
  * before it writes out the tables that say where the copied clusters lie; see prove.c. The note goes
  *
  *     when the very QEMU that was asked has no job on the disk any more and has written out what it has
- *     when that QEMU was gone before we looked, and the header is as it was; or it is not, and the content shows that all is there
+ *     when that QEMU was gone before we looked, and the header is as it was; or it is not, and the content shows that all is there. Likewise where it
+ *     could not write out all of it, whatever it says later (held.h)
  *     when all is known of the domain, and the file that the pull went into is none of its files any more
  *     when what it stood on is gone, a guest runs on what there is, and its user says `pull`: what is missing nobody will ever know
  *
@@ -19,10 +20,12 @@
 #include <sys/stat.h>
 
 #include "vm/command/content.h"
+#include "vm/command/held.h"
 #include "vm/libvirt/blockjob-list.h"
 #include "vm/libvirt/flush.h"
 #include "vm/meta/pull.h"
 #include "vm/util/log.h"
+#include "vm/util/mem.h"
 
 /* ---------------------------------------------------------------- notes */
 
@@ -138,7 +141,7 @@ static int ask_qemu(struct vm_context *cx, const struct vm_pull *p, struct vs_er
 	r = vm_blockjob_none(cx->dom, p->target, err);
 	if (r == 0)
 		r = vm_flush(cx->dom, err);
-	if (r < 0 || !p->pid)
+	if (r < 0 || !p->pid || vm_held_is_noted(cx, p->target))
 		return r;
 	return is_same_qemu(cx, p) ? 1 : vs_err_set(err, -EBUSY, "its QEMU has ended just now");
 }
@@ -150,14 +153,17 @@ static bool stands_on(const struct vm_context *cx, int top, const struct vm_pull
 	return l >= 0 && l == layer_of(cx, below);
 }
 
-/* 1, 0: is it all there? Negative: nobody can tell now. */
-static int compare(struct vm_context *cx, int top, const struct vm_content_image *below, struct vs_err *err)
+/* 1, 0: is it all there? Negative: nobody can tell now. Where something did not come to the disk, what the layer itself says may be what is missing. */
+static int compare(struct vm_context *cx, const char *target, int top, const struct vm_content_image *below, struct vs_err *err)
 {
+	bool unwritten = vm_held_is_noted(cx, target);
 	int r;
 
 	if (cx->running && cx->d->layers[top].active)
 		return vs_err_set(err, -EBUSY, "the guest writes to it: shut the domain down first");
-	r = vm_content_is_there(cx, below, VM_CHAIN_MAX, &cx->d->layers[top], true, err);
+	r = vm_content_is_there(cx, below, VM_CHAIN_MAX, &cx->d->layers[top], !unwritten, err);
+	if (r == 1 && unwritten && !cx->try_only)
+		vm_held_proven(cx, target);
 	if (r == -ENOENT)
 		err->code = r = -EPERM; /* something further down is missing, which it stood on as well: that is needed */
 	/* a version 2 image cannot say "zeros": what the guest has discarded since looks like what was never copied */
@@ -182,7 +188,7 @@ static int judge(struct vm_context *cx, const struct vm_pull *p, bool back, stru
 		return 1;
 	r = find_below(cx, p, &below, &gate, err);
 	if (r == 0)
-		r = compare(cx, top, &below, err);
+		r = compare(cx, p->target, top, &below, err);
 	else
 		back = false;
 	if (r == 0 && back)
@@ -194,6 +200,7 @@ static int judge(struct vm_context *cx, const struct vm_pull *p, bool back, stru
 struct settling {
 	struct vm_context *cx;
 	bool news;
+	char *failing; /* a disk that QEMU could not flush: the next time it may say otherwise */
 };
 
 static bool is_settled(const char *text, void *opaque)
@@ -207,6 +214,8 @@ static bool is_settled(const char *text, void *opaque)
 		return false; /* see vm_pulls_read() */
 	r = judge(s->cx, &p, !s->cx->running, &err);
 	s->news |= r == 2;
+	if (r == -EIO && p.pid && !s->failing)
+		s->failing = xstrdup(p.target);
 	if (r < 0)
 		vm_log_warn(s->cx->log, "a pull into '%s' was interrupted, and nobody can tell whether all of it is there: %s", p.files[0].path, vs_err_text(&err, r));
 	else if (r == 0)
@@ -217,12 +226,15 @@ static bool is_settled(const char *text, void *opaque)
 
 bool vm_pulls_settle(struct vm_context *cx)
 {
-	struct settling s = { cx, false };
+	struct settling s = { cx, false, NULL };
 
 	if (!cx->pulls->n)
 		return false;
 	vm_journal_settle(&cx->journal, "pull", is_settled, &s);
 	load(cx);
+	if (s.failing)
+		vm_held_note(cx, s.failing);
+	free(s.failing);
 	return s.news;
 }
 
@@ -314,36 +326,6 @@ int vm_pulls_write_out(struct vm_context *cx, const char *target, struct vs_err 
 	if (r == 0 && vm_dom_active(cx->dom, NULL) != 1)
 		r = vs_err_set(err, -EIO, "QEMU has ended before all was written out");
 	return r;
-}
-
-static bool has_target_and_process(const char *text, void *opaque)
-{
-	struct vm_pull p;
-	bool has;
-
-	if (!vm_pull_parse(text, &p))
-		return false;
-	has = p.pid && !strcmp(p.target, opaque);
-	vm_pull_fini(&p);
-	return has;
-}
-
-void vm_pulls_distrust(struct vm_context *cx, const char *target)
-{
-	load(cx);
-	for (size_t i = 0; i < cx->pulls->n; i++) {
-		struct vm_pull p = cx->pulls->v[i];
-		vs_autofree char *text = NULL;
-
-		if (!p.pid || strcmp(p.target, target) != 0)
-			continue;
-		p.pid = 0;
-		text = vm_pull_text(&p);
-		if (!text || vm_journal_add(&cx->journal, "pull", text, NULL) < 0)
-			return; /* that of QEMU stays */
-	}
-	vm_journal_settle(&cx->journal, "pull", has_target_and_process, (void *)target);
-	load(cx);
 }
 
 void vm_pulls_done(struct vm_context *cx, const char *target)

@@ -14,8 +14,6 @@
 int vm_pulls_journal(struct vm_context *cx, const char *target, struct vs_err *err);
 /* The job is done: its QEMU, the very one, writes out what it has. -EIO: it has ended before. */
 int vm_pulls_write_out(struct vm_context *cx, const char *target, struct vs_err *err);
-/* It does not reach the disk: from now on QEMU's word counts for nothing, and the content has to show it. */
-void vm_pulls_distrust(struct vm_context *cx, const char *target);
 /* All of it is there, and written out. */
 void vm_pulls_done(struct vm_context *cx, const char *target);
 

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "qcow2/base.h"
@@ -12,34 +13,50 @@
 
 int vm_sync_hold(const char *path)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	struct stat st;
+	int fd;
 
+	if (stat(path, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode) && !S_ISDIR(st.st_mode)) /* to open it may do something */
+		return -EINVAL;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	return fd < 0 ? -errno : fd;
+}
+
+static int sync_fd(int fd)
+{
+	return fsync(fd) == 0 || errno == EINVAL ? 0 : -errno;
 }
 
 int vm_sync_held(int fd)
 {
-	return fsync(fd) == 0 || errno == EINVAL || errno == EROFS ? 0 : -errno;
-}
+	int r = sync_fd(fd);
+	struct stat st;
 
-static int sync_it(const char *path, bool dropping)
-{
-	vs_autoclose int fd = vm_sync_hold(path);
-	int r = fd < 0 ? fd : vm_sync_held(fd);
-
-	if (r == 0 && dropping)
-		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	/* who may not, or not by this mount, learns no more than that */
+	if (r == 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && fchmod(fd, st.st_mode & 07777) == 0)
+		r = sync_fd(fd);
 	return r;
 }
 
 int vm_sync(const char *path)
 {
-	return sync_it(path, false);
+	vs_autoclose int fd = vm_sync_hold(path);
+
+	return fd < 0 ? fd : sync_fd(fd);
 }
 
-int vm_sync_dropping(const char *path)
+int vm_sync_unheld(const char *path, bool dropping, bool *told)
 {
-	return sync_it(path, true);
+	vs_autoclose int fd = vm_sync_hold(path);
+	int r = fd < 0 ? fd : vm_sync_held(fd);
+
+	if (r < 0 && fd >= 0)
+		*told = true;
+	if (r == 0 && dropping)
+		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	return r;
 }
 
 int vm_sync_parent(const char *path)
