@@ -33,5 +33,8 @@ int vm_command_note(struct vm_context *cx, struct vs_err *err);
 /* After a mount, when a domain comes up paused, and where libvirt went away from a request: finishes records, ends a guest that we had
  * started. Merges and removes nothing. */
 int vm_command_repair(struct vm_context *cx, struct vs_err *err);
+/* After a command that has failed, when the guest that was started for it is off again: what a header says that is not so is put right before anybody starts
+ * the domain. */
+void vm_command_look_back(struct vm_context *cx);
 
 #endif

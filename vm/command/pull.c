@@ -125,8 +125,8 @@ static int pull_one(struct vm_context *cx, const struct pull_disk *p, struct vs_
 	}
 	if (r == 0 && (r = vm_held_reach_disk(&held)) < 0) {
 		vm_held_note(cx, p->target);
-		vs_err_set(err, r, "disk %s: what was pulled into '%s' does not reach the disk, and what that stood on stays: %s: mend that, shut the domain down, and "
-				   "repeat it", p->target, into->path, strerror(-r));
+		vs_err_set(err, r, "disk %s: what was pulled into '%s' does not reach the disk, and what that stood on stays: %s: mend that%s, and repeat it",
+			   p->target, into->path, strerror(-r), cx->guest_up ? "" : ", shut the domain down");
 	}
 	return r;
 }

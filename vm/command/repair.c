@@ -102,6 +102,12 @@ int vm_command_repair(struct vm_context *cx, struct vs_err *err)
 	return r;
 }
 
+void vm_command_look_back(struct vm_context *cx)
+{
+	if (vm_attest_poll(cx, NULL) == 0 && vm_prove(cx, NULL) > 0)
+		vm_attest_poll(cx, NULL);
+}
+
 #define LOOK_TWICE_US 200000 /* records and files contradict each other for moments */
 
 static bool is_wrong(const struct vm_context *cx)

@@ -42,7 +42,7 @@ struct vm_slot {
 	int64_t seen_ns;            /* when the domain that they were of had changed */
 	bool greeted;               /* seen is filled */
 	bool repaired;
-	bool paused;                /* it was so when it was last seen with nobody of ours at work */
+	enum vm_rest { VM_REST_NONE, VM_REST_PAUSED, VM_REST_OFF } rest; /* when it was last seen with nobody of ours at work */
 	int64_t unnoted_ns;         /* steady: since when there is something to be noted, or it was tried; 0: there is nothing */
 	int64_t note_pause_ns;      /* then: from there to the next try */
 	struct vm_now *now;         /* that more readers may join; NULL: none */

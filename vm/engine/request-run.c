@@ -107,11 +107,15 @@ static void begin(struct at_command *at, struct vm_request *q, virConnectPtr con
 		vm_slot_tell(e, q->slot, false);
 }
 
-/* A guest that was started for it is ended before the outcome is told. */
+/* A guest that was started for it is ended before the outcome is told. What a failure has left is looked at then. */
 static int end_guest(struct at_command *at, int r, struct vs_err *err)
 {
 	struct vs_err why = {0};
+	bool was_up = at->cx.guest_up;
 	int ended = vm_guest_end(&at->cx, &why);
+
+	if (r < 0 && was_up && !at->cx.guest_up)
+		vm_command_look_back(&at->cx);
 
 	return r < 0 || ended == 0 ? r : vs_err_set(err, ended, "%s", why.msg);
 }

@@ -120,15 +120,21 @@ void vm_engine_repair_later(struct vm_engine *e, struct vm_slot *slot, bool prun
 	pthread_mutex_unlock(&e->lock);
 }
 
-/* Has it come up paused since nobody of ours is at work? A libvirt that went away while it started a guest for us may do so long after. */
-static bool came_up_locked(struct vm_slot *slot, const struct vm_domain *d)
+/* Has it come up paused since nobody of ours is at work? A libvirt that went away while it started a guest for us may do so long after. Or has it gone off? What
+ * a command has left can be put right then, before it is started again. */
+static enum vm_rest rest_of(const struct vm_domain *d)
 {
-	bool before = slot->paused;
+	return !strcmp(d->state, "paused") ? VM_REST_PAUSED : !strcmp(d->state, "shut off") || !strcmp(d->state, "crashed") ? VM_REST_OFF : VM_REST_NONE;
+}
+
+static bool came_to_rest_locked(struct vm_slot *slot, const struct vm_domain *d)
+{
+	enum vm_rest before = slot->rest;
 
 	if (slot->running)
 		return false;
-	slot->paused = !strcmp(d->state, "paused");
-	return slot->paused && !before;
+	slot->rest = rest_of(d);
+	return slot->rest && slot->rest != before;
 }
 
 void vm_engine_prune(struct vm_engine *e, struct vm_slot *slot, const struct vm_domain *d)
@@ -150,7 +156,7 @@ static void notice_domain(struct vm_engine *e, const struct vm_domain *d)
 	pthread_mutex_lock(&e->lock);
 	slot = vm_slot_locked(e, d->uuid);
 	slot->prune_due |= new_ones_locked(slot, d);
-	repair = came_up_locked(slot, d);
+	repair = came_to_rest_locked(slot, d);
 	repair |= vm_later_take(&slot->now_later) || !slot->repaired;
 	slot->repaired = true;
 	vm_later_take(&slot->prune_later);
@@ -208,12 +214,12 @@ static bool has_come(const struct vm_later *later)
 	return later->at_ns && vm_steady_ns() >= later->at_ns;
 }
 
-/* Has a request left the domain since, which was to be looked after then, or in which a guest came up paused? Or has the time come for what
+/* Has a request left the domain since, which was to be looked after then, or in which a guest came up paused or went off? Or has the time come for what
  * was put off? */
 static bool left_locked(const struct vm_slot *slot, const struct vm_domain *d)
 {
 	return !slot->running && (!slot->repaired || has_come(&slot->now_later) || has_come(&slot->prune_later) ||
-				   (!slot->paused && !strcmp(d->state, "paused")));
+				   (rest_of(d) && rest_of(d) != slot->rest));
 }
 
 void vm_engine_look(struct vm_engine *e, const struct vm_inventory *inv)

@@ -178,9 +178,10 @@ static int list(struct volumes *v, const char *dir)
 	return r;
 }
 
-static void scan(struct volumes *v, const char *dir, const char *pool, bool named)
+/* Nobody knows what lies in one that cannot be listed. @remembered: images have lain there. */
+static void scan(struct volumes *v, const char *dir, const char *pool, bool remembered)
 {
-	struct vs_err err = {0};
+	vs_autofree char *noted = NULL, *why = NULL;
 	int r;
 
 	if (vm_strmap_get(&v->dirs, dir))
@@ -188,14 +189,16 @@ static void scan(struct volumes *v, const char *dir, const char *pool, bool name
 	mark(&v->dirs, dir);
 	v->pool = pool;
 	r = list(v, dir);
-	if (r == 0 || r == -ENOENT || r == -ENOTDIR || !named)
+	if (r == 0 || r == -ENOENT || r == -ENOTDIR)
 		return;
-	vs_err_set(&err, r, "the directory cannot be listed: %s", strerror(-r));
-	vm_drafts_unknown(v->set, r, err.msg, "an image in '%s'", dir);
+	noted = remembered && !v->s->dirs->all ? vm_store_dirs_path(v->s->dirs->store) : NULL;
+	why = noted ? xasprintf("images have lain there, and the directory cannot be listed: %s (if none do any more, take its line out of '%s')", strerror(-r), noted) :
+		      xasprintf("the directory cannot be listed: %s", strerror(-r));
+	vm_drafts_unknown(v->set, r, why, "an image in '%s'", dir);
 }
 
 /* The directory of an image; not /dev, where nothing lies that could be an overlay without our knowing. */
-static void scan_dir_of(struct volumes *v, const char *path, bool named)
+static void scan_dir_of(struct volumes *v, const char *path)
 {
 	vs_autofree char *dir = xstrdup(path);
 	char *slash = strrchr(dir, '/');
@@ -204,37 +207,37 @@ static void scan_dir_of(struct volumes *v, const char *path, bool named)
 		return;
 	*slash = '\0';
 	vm_dirs_remember(v->s->dirs, dir);
-	scan(v, dir, NULL, named);
+	scan(v, dir, NULL, false);
 }
 
-/* By the name that is used, and where that leads: the links on the way may go. What nobody names need not be listable. */
+/* By the name that is used, and where that leads: the links on the way may go. */
 static void scan_beside(struct volumes *v, const char *path)
 {
 	vs_autofree char *real = realpath(path, NULL);
 
-	scan_dir_of(v, path, true);
+	scan_dir_of(v, path);
 	if (real && strcmp(real, path) != 0)
-		scan_dir_of(v, real, false);
+		scan_dir_of(v, real);
 }
 
-/* Where images of domains have lain, and nobody names one now. One that cannot be listed any more tells nothing, and hinders nobody. */
+/* Where images of domains have lain, and nobody names one now. */
 static void scan_remembered(struct volumes *v)
 {
 	const char *forgot = vm_dirs_forgot(v->s->dirs);
+	const struct vs_err *unnoted;
 	vs_autofree char *why = forgot ? xasprintf("where images have lain before is not known: %s (put that file right, or remove it)", forgot) : NULL;
 
 	if (why)
 		vm_drafts_unknown(v->set, -EPERM, why, "an image that nobody names any more");
-	for (size_t i = 0; i < v->s->dirs->n_seen; i++) {
-		const char *dir = v->s->dirs->seen[i];
-
-		if (vm_strmap_get(&v->dirs, dir))
-			continue;
-		mark(&v->dirs, dir);
-		v->pool = NULL;
-		list(v, dir);
-	}
+	for (size_t i = 0; i < v->s->dirs->n_seen; i++)
+		scan(v, v->s->dirs->seen[i], NULL, true);
 	vm_dirs_note(v->s->dirs);
+	unnoted = vm_dirs_unnoted(v->s->dirs);
+	if (!unnoted)
+		return;
+	free(why);
+	why = xasprintf("where images lie now cannot be noted: %s", unnoted->msg); /* whoever comes after us would not know where to look */
+	vm_drafts_unknown(v->set, unnoted->code, why, "an image that nobody will name any more");
 }
 
 static void scan_pools(struct volumes *v, const struct vm_pools *pools)
@@ -244,7 +247,7 @@ static void scan_pools(struct volumes *v, const struct vm_pools *pools)
 
 		if (pool->dir) {
 			vm_dirs_remember(v->s->dirs, pool->dir);
-			scan(v, pool->dir, pool->name, true);
+			scan(v, pool->dir, pool->name, false);
 		}
 		v->pool = pool->name;
 		v->listed = true;
@@ -261,7 +264,7 @@ static void scan_shown_dirs(struct volumes *v)
 {
 	for (size_t i = 0; i < v->set->n_mentions; i++)
 		if (v->set->mentions[i].dir)
-			scan(v, v->set->mentions[i].path, NULL, true);
+			scan(v, v->set->mentions[i].path, NULL, false);
 }
 
 /* Everything that any domain's gate allows, since nothing is served through this one. */

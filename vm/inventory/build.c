@@ -444,6 +444,11 @@ void vm_build_draw(struct vm_build *sk)
 
 		vm_drafts_unknown(&sk->set, -EPERM, why, "domain '%s'", sk->observed->untold.names[i]);
 	}
+	if (sk->observed->untold.code) {
+		vs_autofree char *why = xasprintf("libvirt's definitions in '%s' cannot be listed: %s", sk->observed->dirs.definitions, strerror(-sk->observed->untold.code));
+
+		vm_drafts_unknown(&sk->set, sk->observed->untold.code, why, "a domain that libvirt does not list");
+	}
 	if (sk->observed->n_unread) /* one phrase for all of them */
 		vm_drafts_unknown(&sk->set, -EPERM, "its record has not been read yet", "one of %zu snapshots", sk->observed->n_unread);
 	vm_chains_groups(&sk->chains);

@@ -54,12 +54,12 @@ static bool is_directory(int dir, const struct dirent *entry)
 	return fstatat(dir, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode);
 }
 
-/* Gives the names of its files that are not listed. False: it cannot be read to its end. */
-static bool find(DIR *stream, bool (*is_listed)(void *opaque, const char *name), void *opaque, char ***names, size_t *n)
+/* Gives the names of its files that are not listed. Negative errno: it cannot be read to its end. */
+static int find(DIR *stream, bool (*is_listed)(void *opaque, const char *name), void *opaque, char ***names, size_t *n)
 {
 	struct dirent *entry;
 	size_t room = 0;
-	bool whole;
+	int code;
 
 	for (errno = 0; (entry = readdir(stream)); errno = 0) {
 		size_t len = strlen(entry->d_name), tail = strlen(SUFFIX);
@@ -70,10 +70,10 @@ static bool find(DIR *stream, bool (*is_listed)(void *opaque, const char *name),
 		XGROW(*names, *n, room);
 		(*names)[(*n)++] = vs_steal(name);
 	}
-	whole = errno == 0;
+	code = -errno;
 	if (*n)
 		qsort(*names, *n, sizeof(**names), by_name);
-	return whole;
+	return code;
 }
 
 static bool same(const struct vm_untold *u, char **names, size_t n)
@@ -84,6 +84,18 @@ static bool same(const struct vm_untold *u, char **names, size_t n)
 	return u->n == n;
 }
 
+static bool cannot(struct vm_untold *u, int code)
+{
+	bool news;
+
+	if (code == -EACCES || code == -EPERM)
+		code = 0;
+	news = u->code != code;
+	u->code = code;
+	u->settled = false;
+	return news;
+}
+
 bool vm_untold_look(struct vm_untold *u, const char *dir, uint64_t listed, bool (*is_listed)(void *opaque, const char *name), void *opaque)
 {
 	struct stat st = {0};
@@ -91,29 +103,32 @@ bool vm_untold_look(struct vm_untold *u, const char *dir, uint64_t listed, bool 
 	char **names = NULL;
 	DIR *stream = NULL;
 	size_t n = 0;
-	bool whole, news;
+	bool news;
+	int code = 0;
 
 	if (dir && stat(dir, &st) && errno != ENOENT && errno != ENOTDIR)
-		return false;
+		return cannot(u, -errno);
 	mtime_ns = vm_timespec_ns(st.st_mtim);
 	if (u->settled && u->dev == st.st_dev && u->ino == st.st_ino && u->mtime_ns == mtime_ns && u->listed == listed)
 		return false;
 	stream = dir && st.st_ino ? opendir(dir) : NULL;
 	if (dir && st.st_ino && !stream && errno != ENOENT)
-		return false;
-	whole = !stream || find(stream, is_listed, opaque, &names, &n);
-	if (stream)
+		return cannot(u, -errno);
+	if (stream) {
+		code = find(stream, is_listed, opaque, &names, &n);
 		closedir(stream);
-	if (!whole) {
+	}
+	if (code < 0) {
 		drop(names, n);
-		return false;
+		return cannot(u, code);
 	}
 	u->settled = !stream || mtime_ns + SETTLED_NS < now_ns;
 	u->dev = st.st_dev;
 	u->ino = st.st_ino;
 	u->mtime_ns = mtime_ns;
 	u->listed = listed;
-	news = !same(u, names, n);
+	news = u->code || !same(u, names, n);
+	u->code = 0;
 	drop(u->names, u->n);
 	u->names = names;
 	u->n = n;

@@ -5,7 +5,7 @@
  *
  * libvirtd skips at its start what it cannot read (cut off by a power cut, of a newer version), and one that could not write a record does not know the
  * snapshot any more, while the file is there still. To conclude from its lists that nobody has the images of these would be to lose them. What lies in
- * its directories is looked for by name only; what is in the files is libvirt's business. Where its directories are not known or cannot be listed
+ * its directories is looked for by name only; what is in the files is libvirt's business. Where its directories are not known, or we may not list them,
  * nothing is found. Threads: any, one for each.
  */
 #ifndef VS_VM_LIBVIRT_UNTOLD_H
@@ -19,6 +19,7 @@
 struct vm_untold {
 	char **names; /* of n files, without the suffix */
 	size_t n;
+	int code;     /* 0; or why the directory could not be listed (-EIO), though nobody forbids it: then what there was at the last look is told */
 	/* private */
 	uint64_t dev, ino, listed;
 	int64_t mtime_ns;

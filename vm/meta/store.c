@@ -398,12 +398,16 @@ int vm_store_dirs_of_all(struct vm_store *s, char **text, struct vs_err *err)
 	return r;
 }
 
-void vm_store_dirs_put(struct vm_store *s, const char *text)
+int vm_store_dirs_put(struct vm_store *s, const char *text, struct vs_err *err)
 {
 	vs_autofree char *path = file_name(s, OF_NONE, "dirs");
 
-	if (path && strlen(text) <= VM_META_MAX)
-		write_file(path, text, NULL);
+	return path && strlen(text) <= VM_META_MAX ? write_file(path, text, err) : 0;
+}
+
+char *vm_store_dirs_path(struct vm_store *s)
+{
+	return file_name(s, OF_NONE, "dirs");
 }
 
 /* ---------------------------------------------------------------- the note */

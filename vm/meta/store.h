@@ -47,7 +47,9 @@ int vm_store_legible(struct vm_store *store, const char *uuid, struct vs_err *er
 int vm_store_dirs_get(struct vm_store *store, char **text, struct vs_err *err);
 /* The same of all connections that this directory knows of; but for what is another user's. */
 int vm_store_dirs_of_all(struct vm_store *store, char **text, struct vs_err *err);
-void vm_store_dirs_put(struct vm_store *store, const char *text); /* as well as can be */
+int vm_store_dirs_put(struct vm_store *store, const char *text, struct vs_err *err);
+/* Where they are noted. Gives; NULL: nowhere. */
+char *vm_store_dirs_path(struct vm_store *store);
 
 /* A text beside it, for what only matters if we die (see journal.c); on disk when this returns 0. NULL removes it. */
 int vm_store_journal_put(struct vm_store *store, const char *uuid, const char *text, struct vs_err *err);

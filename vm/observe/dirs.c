@@ -23,6 +23,7 @@
 
 #include "vm/meta/store.h"
 #include "vm/model/names.h"
+#include "vm/observe/definitions.h"
 #include "vm/observe/headers.h"
 #include "vm/observe/peek.h"
 #include "vm/util/clock.h"
@@ -349,6 +350,11 @@ static bool list_once(struct vm_dirs *dirs, struct dir *d)
 	return !d->moved;
 }
 
+static bool is_gone(int error)
+{
+	return error == -ENOENT || error == -ENOTDIR;
+}
+
 static void list(struct vm_dirs *dirs, struct dir *d)
 {
 	int before = d->error;
@@ -362,7 +368,8 @@ static void list(struct vm_dirs *dirs, struct dir *d)
 		d->racy = true;
 	if (!still && !d->error)
 		d->error = -EAGAIN;
-	vm_strmap_filter(&d->entries, listed_now, d);
+	if (!d->error || is_gone(d->error)) /* else what was seen before may lie there still */
+		vm_strmap_filter(&d->entries, listed_now, d);
 	if (d->error != before)
 		d->news = true;
 }
@@ -408,8 +415,12 @@ bool vm_dirs_quiet(struct vm_dirs *dirs)
 	struct quiet q = { dirs, true };
 	size_t n_seen = dirs->n_seen;
 	int code = dirs->forgot.code;
+	bool unnoted = dirs->unnoted;
 
 	vm_dirs_forgot(dirs);
+	vm_dirs_note(dirs);
+	if (dirs->unnoted != unnoted)
+		q.quiet = false;
 	if (dirs->n_seen != n_seen || dirs->forgot.code != code)
 		q.quiet = false;
 	vm_strmap_filter(&dirs->table, look_again, &q);
@@ -504,6 +515,16 @@ static bool is_seen(const struct vm_dirs *dirs, const char *path)
 	return false;
 }
 
+static void see(const char *path, void *opaque)
+{
+	struct vm_dirs *dirs = opaque;
+
+	if (is_seen(dirs, path))
+		return;
+	dirs->seen = xreallocarray(dirs->seen, dirs->n_seen + 1, sizeof(*dirs->seen));
+	dirs->seen[dirs->n_seen++] = xstrdup(path);
+}
+
 /* Once a look. Until it can be read nothing is written in its place. */
 static void recall(struct vm_dirs *dirs)
 {
@@ -515,16 +536,12 @@ static void recall(struct vm_dirs *dirs)
 	dirs->forgot = (struct vs_err){0};
 	if ((dirs->all ? vm_store_dirs_of_all : vm_store_dirs_get)(dirs->store, &text, &dirs->forgot) < 0)
 		return;
-	dirs->recalled = true;
+	dirs->recalled = !dirs->all || vm_definitions_dirs(see, dirs, &dirs->forgot) == 0;
 	for (char *save = NULL, *line = text ? strtok_r(text, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
-		char *path = NULL;
+		vs_autofree char *path = NULL;
 
-		if (vm_name_unescape(line, &path) < 0 || is_seen(dirs, path)) {
-			free(path);
-			continue;
-		}
-		dirs->seen = xreallocarray(dirs->seen, dirs->n_seen + 1, sizeof(*dirs->seen));
-		dirs->seen[dirs->n_seen++] = path;
+		if (vm_name_unescape(line, &path) == 0)
+			see(path, dirs);
 	}
 }
 
@@ -549,8 +566,7 @@ void vm_dirs_remember(struct vm_dirs *dirs, const char *path)
 		bytes += strlen(dirs->seen[i]) + 1;
 	if (bytes > SEEN_BYTES)
 		return;
-	dirs->seen = xreallocarray(dirs->seen, dirs->n_seen + 1, sizeof(*dirs->seen));
-	dirs->seen[dirs->n_seen++] = xstrdup(path);
+	see(path, dirs);
 	dirs->unnoted = true;
 }
 
@@ -569,6 +585,10 @@ void vm_dirs_note(struct vm_dirs *dirs)
 		fprintf(f, "%s\n", escaped);
 	}
 	xmemclose(f);
-	vm_store_dirs_put(dirs->store, text);
-	dirs->unnoted = false;
+	dirs->unnoted = vm_store_dirs_put(dirs->store, text, &dirs->unnoted_why) < 0; /* then by the next look */
+}
+
+const struct vs_err *vm_dirs_unnoted(const struct vm_dirs *dirs)
+{
+	return dirs->unnoted ? &dirs->unnoted_why : NULL;
 }

@@ -21,12 +21,13 @@ struct vm_store;
 struct vm_dirs {
 	struct vm_headers *files; /* borrowed: who knows which devices are virt-snapfs mounts */
 	struct vm_store *store; /* borrowed; where is noted in which directories images have lain. NULL: nowhere */
-	bool all;               /* of all connections, and nothing is noted */
+	bool all;               /* of all connections, and where libvirt's definitions say; and nothing is noted */
 	char **seen;            /* these; vm_dirs_remember() */
 	size_t n_seen;
 	/* private */
 	bool recalled, unnoted;
 	struct vs_err forgot;   /* they could not be recalled, and why */
+	struct vs_err unnoted_why;
 	struct vm_strmap table;
 	uint64_t round, recalling; /* recalling: the round in which that was tried last */
 	bool closely;
@@ -60,6 +61,8 @@ void vm_dirs_remember(struct vm_dirs *dirs, const char *path);
 const char *vm_dirs_forgot(struct vm_dirs *dirs);
 /* At the end of a look: what is new among them is noted. */
 void vm_dirs_note(struct vm_dirs *dirs);
+/* NULL, or why it could not be. Tried again in each round. */
+const struct vs_err *vm_dirs_unnoted(const struct vm_dirs *dirs);
 
 typedef void vm_dirs_found(const struct vm_dirs_file *file, void *opaque);
 

@@ -218,6 +218,11 @@ static void read_pools(struct vm_pools *pools, const struct listed *listed, bool
 
 		add_problem(&next, sentence);
 	}
+	if (pools->untold.code) {
+		vs_autofree char *sentence = xasprintf("libvirt's definitions of pools in '%s' cannot be listed: %s", pools->definitions, strerror(-pools->untold.code));
+
+		add_problem(&next, sentence);
+	}
 	*changed = !same_pools(pools, &next);
 	drop_pools(pools);
 	free(pools->names);

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copyright (C) 2026 The virt-snapfs authors */
+/*
+ * definitions.h: where the domains that libvirt has defined on this host have their images, and where it keeps saved guests, for who does not ask libvirt: read
+ * from its files, the system's and this user's own.
+ *
+ * Threads: any.
+ */
+#ifndef VS_VM_OBSERVE_DEFINITIONS_H
+#define VS_VM_OBSERVE_DEFINITIONS_H
+
+#include "qcow2/qcow2.h"
+
+/* Calls @found with each such directory, some of them more than once. 0, also where there are none, or we may not list them; negative: there are some that cannot be read. */
+int vm_definitions_dirs(void (*found)(const char *dir, void *opaque), void *opaque, struct vs_err *err);
+
+#endif
