@@ -77,10 +77,13 @@ fi
 # A thin disk that is full: writing to the page cache works, writing that out fails, and is told once: to QEMU at the end of its job, which says nothing of it,
 # or, with cache='unsafe', to nobody before us.
 thin=(thinon thinoff unsafeon unsafeoff)
+fill() { head -c 1G /dev/zero >"$W/thin/full" 2>/dev/null; }
+room() { rm -f "$W/thin/full"; }
+same_bytes() { [ "$(sha "${MODEL[$1/vda]}")" = "$(qemu_bytes "$W/onthin/$1.s1" "$W/cut.raw"; sha "$W/cut.raw")" ]; }
 mkdir "$W/thin" "$W/onthin"
-mount -t tmpfs -o size=300M tmpfs "$W/thin"
+mount -t tmpfs -o size=900M tmpfs "$W/thin"
 at_exit 'umount -l "$W/thin"'
-truncate -s 256M "$W/thin/disk"
+truncate -s 768M "$W/thin/disk"
 mkfs.ext4 -q -F -O ^has_journal -E lazy_itable_init=0 "$W/thin/disk"
 if mount -o loop "$W/thin/disk" "$W/onthin"; then
 	at_exit 'umount -l "$W/onthin"'
@@ -96,15 +99,15 @@ if mount -o loop "$W/thin/disk" "$W/onthin"; then
 		done
 	done
 	mount_snapfs "$M" -o "refresh=$REFRESH,allow_path=$W/onthin" "$URI" || die "no mount"
-	sync -f "$W/onthin"
-	mount -o remount,size=1k "$W/thin" 2>/dev/null || head -c 400M /dev/zero >"$W/thin/full" 2>/dev/null
+	sync -f "$W/onthin" 2>/dev/null
+	fill
 	for d in "${thin[@]}"; do
 		does_not "$d: a merge" "$d" 'delete s1' ENOSPC "repeat 'delete s1'"
 		check "$d: what was to go is there" test -e "$W/images/$d.s1"
+		[[ $d == *on ]] || same "$d: the guest's disk reads as before at once" "$(sha "${MODEL[$d/vda]}")" "$(qemu_bytes "$W/images/$d.s3" "$W/cut.raw"; sha "$W/cut.raw")"
 		same "$d: and its record" s1 "$(V snapshot-list "$d" --name | grep -x s1)"
 	done
-	rm -f "$W/thin/full"
-	mount -o remount,size=300M "$W/thin"
+	room
 	for d in thinon unsafeon; do Vq destroy $d; done # what it has of the base is not what the disk has
 	for d in "${thin[@]}"; do
 		does "$d: repeated, where there is room" "$d" 'delete s1'
@@ -114,11 +117,66 @@ if mount -o loop "$W/thin/disk" "$W/onthin"; then
 		same "$d: what the guest has is on the disk" "$(sha "${MODEL[$d/vda]}")" "$(qemu_bytes "$W/images/$d.s3" "$W/cut.raw"; sha "$W/cut.raw")"
 		verify_bytes "$d: and the snapshots that stay" "$M" "$d"
 	done
+	# What was the active layer goes into it: afterwards the guest writes there, so nobody can tell from the content.
+	for d in pivoton pivotoff; do
+		qemu-img create -q -f qcow2 -o preallocation=falloc "$W/onthin/$d.qcow2" 32M
+		model_new "$d" vda 32M
+		domain_define "$d" "$(disk_xml vda qcow2 "$W/onthin/$d.qcow2")"
+		[ $d = pivotoff ] || Vq start $d --paused
+		guest_write $d vda 1 0 1M
+		Vq snapshot-create-as $d --name s1 --disk-only --diskspec "vda,file=$W/images/$d.s1"
+		guest_write $d vda 2 8M 8M
+		wait_until 15 test -e "$M/$d/s1.vda.img"
+	done
+	sync -f "$W/onthin" 2>/dev/null
+	fill
+	for d in pivoton pivotoff; do
+		ctl "$d" 'delete s1\n' >/dev/null
+		has "$d: the newest" "$(outcome "$d")" "^failed: .*repeat 'delete s1'"
+		room
+		ctl $d 'delete s1\n' >/dev/null
+		has "$d: repeated, its layer stays" "$(outcome $d)" "'.*$d.s1' stays, for it is not proven that all of it|^failed: "
+		check "$d: and is there" test -e "$W/images/$d.s1"
+		[ $d = pivoton ] || same "$d: all of it is on the disk now" "$(sha "${MODEL[$d/vda]}")" \
+			"$(dd if="$W/onthin/$d.qcow2" iflag=nocache count=0 status=none; qemu_bytes "$W/onthin/$d.qcow2" "$W/cut.raw"; sha "$W/cut.raw")"
+		fill
+	done
+	room
+	# Pulled into a layer there.
+	for d in pulledon pulledoff; do
+		qemu-img create -q -f qcow2 "$W/images/$d.qcow2" 32M
+		model_new "$d" vda 32M
+		domain_define "$d" "$(disk_xml vda qcow2 "$W/images/$d.qcow2")"
+		[ $d = pulledoff ] || Vq start $d --paused
+		guest_write $d vda 1 0 12M
+		Vq snapshot-create-as $d --name s1 --disk-only --diskspec "vda,file=$W/onthin/$d.s1"
+		want $d s1 vda
+		guest_write $d vda 2 16M 64k
+		wait_until 15 test -e "$M/$d/s1.vda.img"
+	done
+	sync -f "$W/onthin" 2>/dev/null
+	fill
+	for d in pulledon pulledoff; do
+		ctl "$d" 'pull\n' >/dev/null
+		has "$d: a pull" "$(outcome "$d")" '^failed: '
+		[ $d = pulledon ] || same "$d: it reads as before at once" "$(sha "${MODEL[$d/vda]}")" "$(qemu_bytes "$W/onthin/$d.s1" "$W/cut.raw"; sha "$W/cut.raw")"
+	done
+	room
+	Vq destroy pulledon
+	for d in pulledon pulledoff; do
+		wait_until 15 same_bytes "$d"
+		same "$d: off, it reads as before" "$(sha "${MODEL[$d/vda]}")" "$(qemu_bytes "$W/onthin/$d.s1" "$W/cut.raw"; sha "$W/cut.raw")"
+		does "$d: repeated" $d 'pull'
+		ctl $d 'delete s1\n' >/dev/null
+		want_gone $d s1 vda
+		same "$d: what the guest has is on the disk" "$(sha "${MODEL[$d/vda]}")" "$(dd if="$W/onthin/$d.s1" iflag=nocache count=0 status=none; qemu_bytes "$W/onthin/$d.s1" "$W/cut.raw"; sha "$W/cut.raw")"
+	done
 	unmount_snapfs "$M"
-	for d in "${thin[@]}"; do
+	Vq destroy pivoton
+	for d in "${thin[@]}" pivoton pivotoff pulledon pulledoff; do
 		Vq undefine "$d" --snapshots-metadata
 		want_gone "$d" s2 vda; want_gone "$d" s3 vda
-		rm "$W/images/$d".*
+		rm -f "$W/images/$d".*
 	done
 	umount "$W/onthin"
 else

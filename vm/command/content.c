@@ -144,6 +144,15 @@ static int write_out(struct vm_context *cx, const struct vm_layer *now, struct v
 	return r < 0 ? vs_err_set(err, r, "'%s' cannot be written to the disk: %s", now->path, strerror(-r)) : 0;
 }
 
+void vm_content_uncache(const struct vm_layer *layer)
+{
+	bool told = false;
+
+	if (layer->data)
+		vm_sync_unheld(layer->data, true, &told);
+	vm_sync_unheld(layer->path, true, &told);
+}
+
 static int open_now(struct vm_context *cx, struct comparison *c, const struct vm_content_image *image, struct vs_err *err)
 {
 	struct vs_err why = {0};
@@ -151,7 +160,7 @@ static int open_now(struct vm_context *cx, struct comparison *c, const struct vm
 
 	if (r != -EOPNOTSUPP)
 		return r < 0 ? vs_err_set(err, r, "%s", vs_err_text(&why, r)) : 0;
-	if (cx->running)
+	if (cx->running && !cx->guest_up)
 		return vs_err_set(err, -EBUSY, "%s: shut the domain down first", why.msg);
 	return open_view(c->cache[1], image, false, &c->now, err); /* its cache was dropped, as far as there is a disk */
 }

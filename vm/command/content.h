@@ -43,4 +43,7 @@ void vm_content_saved(struct vm_context *cx);
  * that cannot be told. */
 bool vm_content_is_present(const struct vm_context *cx, const struct vm_disk *disk, int layer);
 
+/* What the page cache has of an image that no QEMU has open is written out and dropped, as far as it can be. */
+void vm_content_uncache(const struct vm_layer *layer);
+
 #endif

@@ -47,20 +47,20 @@ static bool is_text(const char *text, void *opaque)
 	return !strcmp(text, opaque);
 }
 
-void vm_held_note(struct vm_context *cx, const char *target)
+void vm_held_note(struct vm_context *cx, const char *where)
 {
 	struct vs_err err = {0};
 
-	if (vm_journal_add(&cx->journal, "unwritten", target, &err) < 0)
-		vm_log_warn(cx->log, "that something of disk %s has not come to the disk cannot be noted: %s", target, err.msg);
+	if (vm_journal_add(&cx->journal, "unwritten", where, &err) < 0)
+		vm_log_warn(cx->log, "that something of what was written to %s has not come to the disk cannot be noted: %s", where, err.msg);
 }
 
-bool vm_held_is_noted(const struct vm_context *cx, const char *target)
+bool vm_held_is_noted(const struct vm_context *cx, const char *where)
 {
-	return vm_journal_each(&cx->journal, "unwritten", is_text, (void *)target) != 0; /* also where the lines cannot be read */
+	return vm_journal_each(&cx->journal, "unwritten", is_text, (void *)where) != 0; /* also where the lines cannot be read */
 }
 
-void vm_held_proven(struct vm_context *cx, const char *target)
+void vm_held_proven(struct vm_context *cx, const char *where)
 {
-	vm_journal_settle(&cx->journal, "unwritten", is_text, (void *)target);
+	vm_journal_settle(&cx->journal, "unwritten", is_text, (void *)where);
 }

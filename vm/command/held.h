@@ -2,7 +2,7 @@
 /* Copyright (C) 2026 The virt-snapfs authors */
 /*
  * held.h: the files that a job of QEMU's is about to write to, held open from before it: whether all of that reaches the disk QEMU may be told, and
- * nobody else later. See util/sync.h. And a note of disks of which something did not, and which only their content can prove right.
+ * nobody else later. See util/sync.h. And a note of where something did not, which only the content can prove right.
  *
  * Threads: the command's.
  */
@@ -24,10 +24,11 @@ int vm_held_layer(struct vm_held *h, const struct vm_layer *l, struct vs_err *er
 int vm_held_reach_disk(const struct vm_held *h);
 void vm_held_fini(struct vm_held *h);
 
-/* Something that was written to a layer of this disk, nobody knows what, did not come to the disk. */
-void vm_held_note(struct vm_context *cx, const char *target);
-bool vm_held_is_noted(const struct vm_context *cx, const char *target);
-/* The content has shown that nothing is missing. */
-void vm_held_proven(struct vm_context *cx, const char *target);
+/* Something of what was written there, nobody knows what, did not come to the disk. @where: the path of a base that was merged into; or the target of a disk,
+ * of a pull, by whomever. */
+void vm_held_note(struct vm_context *cx, const char *where);
+bool vm_held_is_noted(const struct vm_context *cx, const char *where);
+/* The content has shown that nothing is missing, or nobody goes by it any more. */
+void vm_held_proven(struct vm_context *cx, const char *where);
 
 #endif

@@ -33,6 +33,7 @@
 
 #include "vm/command/attest.h"
 #include "vm/command/check.h"
+#include "vm/command/content.h"
 #include "vm/command/effects.h"
 #include "vm/command/fit.h"
 #include "vm/command/guest.h"
@@ -314,6 +315,44 @@ static int before_pivot(void *opaque, struct vs_err *err)
 
 /* ---------------------------------------------------------------- commit */
 
+/*
+ * Once something did not come to the disk, what is written there again may not come either, and no fsync(2) says so: what ext4 could not write into
+ * preallocated blocks it takes for written when the same pages are written anew. So after such an attempt the disk is asked for the content.
+ */
+static int is_on_disk(struct vm_merge *m, const struct vm_merge_disk *d, struct vs_err *err)
+{
+	struct vm_context *cx = m->cx;
+	int base = vm_context_layer(cx, d->base), top = vm_context_layer(cx, d->top), r;
+	struct vm_content_image moved;
+	unsigned depth = 0;
+
+	for (int l = top; l >= 0 && l != base && depth < VM_CHAIN_MAX; l = cx->d->layers[l].below)
+		depth++;
+	if (top < 0 || base < 0)
+		return vs_err_set(err, -EPERM, "'%s' is not to be seen", d->top);
+	moved = (struct vm_content_image){ cx->d->layers[top].path, cx->d->layers[top].format, cx->d->gate };
+	r = vm_content_is_there(cx, &moved, depth, &cx->d->layers[base], false, err);
+	if (r == 0)
+		r = vs_err_set(err, -EIO, "disk %s: what was merged into '%s' is not on the disk, though nobody was told of an error", d->target, d->base);
+	if (r == 1)
+		vm_held_proven(cx, d->base);
+	return r < 0 ? r : 0;
+}
+
+/* Of what was the active layer: a guest writes to the base now, so its content tells nothing. */
+static int keep_top(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err *err)
+{
+	int r = note(m, d, false, false, true, err);
+
+	while (d->n_gone)
+		free(d->gone[--d->n_gone].path);
+	if (r == 0)
+		vm_context_say(m->cx, "disk %s: '%s' stays, for it is not proven that all of it has come to the disk", d->target, vm_context_file(m->cx, d->top));
+	if (r == 0)
+		vm_held_proven(m->cx, d->base);
+	return r;
+}
+
 static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err *err)
 {
 	struct job job = { m, d };
@@ -324,7 +363,7 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 	struct vm_blockjob_outcome outcome = {0};
 	struct stat st;
 	const struct vm_meta_doomed *noted = marked_before(m, d->target);
-	bool unasked = noted && noted->unasked;
+	bool unasked = noted && noted->unasked, doubted = vm_held_is_noted(m->cx, d->base);
 	int r = vm_context_cancelled(m->cx, err), written;
 
 	if (r == 0)
@@ -337,6 +376,10 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 	if (r < 0 && unasked && !outcome.touched) /* it was asked for, and refused */
 		note(m, d, true, false, false, NULL);
 	written = r == 0 || outcome.done ? vm_merge_reaches_disk(d, r == 0 ? err : NULL) : 0;
+	if (written < 0 || (r < 0 && outcome.touched && (r == -EIO || r == -ENOSPC)))
+		vm_held_note(m->cx, d->base);
+	if (r == 0 && written == 0 && doubted && d->above_ino)
+		written = is_on_disk(m, d, err);
 	if (r < 0 && outcome.done && written == 0) /* too late: it stands on the base by now, whatever is to be said against it */
 		note(m, d, false, true, false, NULL);
 	if (written < 0)
@@ -348,15 +391,29 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 		d->gone[0].stamp.size = (uint64_t)st.st_size;
 		d->gone[0].stamp.mtime_ns = vm_timespec_ns(st.st_mtim);
 	}
-	r = note(m, d, false, true, false, err);
+	r = doubted && !d->above_ino ? keep_top(m, d, err) : note(m, d, false, true, false, err);
 	vm_journal_done(&m->cx->journal, "pivot");
 	vm_journal_done(&m->cx->journal, "job");
 	return r;
 }
 
+/* A first attempt may have left in the page cache what is not on the disk: a guest that is started now is to see that. */
+static void forget_first_attempt(struct vm_merge *m)
+{
+	for (size_t i = 0; m->resumed && !m->cx->running && i < m->n_disks; i++) {
+		int base = m->disks[i].what == VM_MERGE_DOWN ? vm_context_layer(m->cx, m->disks[i].base) : -1;
+
+		if (base >= 0)
+			vm_content_uncache(&m->cx->d->layers[base]);
+	}
+}
+
 static int commit_all(struct vm_merge *m, struct vs_err *err)
 {
-	int r = vm_guest_start(m->cx, err);
+	int r;
+
+	forget_first_attempt(m);
+	r = vm_guest_start(m->cx, err);
 
 	for (size_t i = 0; r == 0 && i < m->n_disks; i++)
 		if (m->disks[i].what == VM_MERGE_DOWN)

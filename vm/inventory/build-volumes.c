@@ -220,6 +220,17 @@ static void scan_beside(struct volumes *v, const char *path)
 		scan_dir_of(v, real);
 }
 
+/* What an image stands on and may not be read for it: it stands on something itself perhaps, also when nobody names it any more. */
+static void remember_refused(const char *path, void *opaque)
+{
+	struct volumes *v = opaque;
+	const char *slash = strrchr(path, '/');
+	vs_autofree char *dir = slash && slash != path && strncmp(path, "/dev/", 5) != 0 ? xstrndup(path, (size_t)(slash - path)) : NULL;
+
+	if (dir)
+		vm_dirs_remember(v->s->dirs, dir);
+}
+
 /* Where images of domains have lain, and nobody names one now. */
 static void scan_remembered(struct volumes *v)
 {
@@ -520,8 +531,10 @@ void vm_surroundings_draw(const struct vm_surroundings *s)
 		vm_headers_each(s->others, mark_other, &v);
 	if (s->pools)
 		scan_pools(&v, s->pools);
-	for (size_t i = 0; i < n_known; i++)
+	for (size_t i = 0; i < n_known; i++) {
 		scan_beside(&v, chains->fact[i].path);
+		vm_backing_each_refused(chains->file[i], remember_refused, &v);
+	}
 	scan_shown_dirs(&v);
 	scan_remembered(&v);
 	if (s->drawn && vm_dirs_news_but(s->dirs, &v.dirs))

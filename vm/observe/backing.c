@@ -223,6 +223,13 @@ bool vm_backing_refused(const struct vm_header *f, const struct q2_gate *gate, u
 	return false;
 }
 
+void vm_backing_each_refused(const struct vm_header *f, void (*use)(const char *path, void *opaque), void *opaque)
+{
+	for (const struct vm_backing *e = f->backings; e; e = e->next)
+		if (!e->below && e->found && e->path)
+			use(e->path, opaque);
+}
+
 /* ---------------------------------------------------------------- has anything happened at all? */
 
 struct quiet {

@@ -101,6 +101,8 @@ struct vm_header *vm_backing_refused_data(struct vm_headers *files, struct vm_he
  * the
  * same. False: there is none, or nobody can tell. */
 bool vm_backing_refused(const struct vm_header *f, const struct q2_gate *gate, uint64_t *dev, uint64_t *ino);
+/* The paths that any gate has refused. */
+void vm_backing_each_refused(const struct vm_header *f, void (*use)(const char *path, void *opaque), void *opaque);
 
 /* vm_sum() of what it was at the last look; 0: nobody can tell. */
 uint64_t vm_headers_sum(struct vm_headers *files, struct vm_header *f);
