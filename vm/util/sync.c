@@ -54,7 +54,7 @@ int vm_sync_unheld(const char *path, bool dropping, bool *told)
 
 	if (r < 0 && fd >= 0)
 		*told = true;
-	if (r == 0 && dropping)
+	if (fd >= 0 && dropping)
 		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 	return r;
 }
