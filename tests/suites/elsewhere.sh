@@ -400,6 +400,97 @@ check 'its layer is there' test -e "$(active_path mapped vda)"
 qemu-img bitmap --remove "$(active_path mapped vda)" backup0
 does 'without it' mapped 'revert s1'
 
+# ---------------------------------------------------------------- where nobody names it any more
+
+# gone DOM DIRECTORY: an overlay of a domain that is undefined since lies there, beyond the images' own directory.
+overlay_of() { # DOM DIRECTORY
+	mkdir -p "$2"
+	qemu-img create -q -f qcow2 -b "$W/images/$1.vda.qcow2" -F qcow2 "$2/$1.over"
+	domain_define "$1-over" "$(disk_xml vda qcow2 "$2/$1.over")"
+	wait_until 15 test -e "$M/$1-over/ctl"
+	Vq undefine "$1-over"
+	wait_until 15 not test -e "$M/$1-over"
+	ctl "$1" 'try delete s1\n' >/dev/null
+}
+three lain
+overlay_of lain "$W/away"
+has 'an overlay of a domain that was undefined' "$(outcome lain)" "lain.vda.qcow2' stays \\(image '$W/away/lain.over' needs it\\)"
+# Its directory cannot be listed for now: it is below a mount that is dead.
+truncate -s 1M "$W/other/disk"
+qemu-nbd -f raw -k "$W/nbd.sock" -t "$W/other/disk" &
+nbd=$!
+wait_until 15 test -S "$W/nbd.sock"
+nbdfuse "$W/away" --unix "$W/nbd.sock" &
+dead=$!
+wait_until 15 test -e "$W/away/nbd"
+kill -9 $dead $nbd
+wait_until 15 not ls "$W/away"
+sleep 0.7
+does_not 'what lies where nothing can be listed is not known' lain 'delete s1' EPERM "lain.vda.qcow2' must stay as it is: something may need it: .*endpoint is not connected"
+down
+up "$URI"
+wait_until 15 test -e "$M/lain/ctl"
+does_not 'nor by who comes after us' lain 'delete s1' EPERM "an image in '$W/away' may need it: images have lain there, and the directory cannot be listed: .*take its line out of '/.*dirs'"
+umount -l "$W/away"
+sleep 0.7
+has 'when it can be listed again' "$(ctl lain 'try delete s1\n' >/dev/null; outcome lain)" "image '$W/away/lain.over' needs it"
+rm -r "$W/away"
+sleep 0.7
+does 'when it is gone for certain' lain 'delete s1'
+# A place that is seen while it cannot be noted.
+three unnoted
+state=$STATE_DIRECTORY
+mount --bind "$state" "$state"
+mount -o remount,bind,ro "$state"
+overlay_of unnoted "$W/new-place"
+has 'a place that cannot be noted: try says so' "$(outcome unnoted)" "where images lie now cannot be noted: .*Read-only file system"
+umount "$state"
+sleep 0.7
+ctl unnoted 'try delete s1\n' >/dev/null
+has 'when it can be it is' "$(outcome unnoted)" "^ok: .*image '$W/new-place/unnoted.over' needs it"
+down
+up "$URI"
+wait_until 15 test -e "$M/unnoted/ctl"
+ctl unnoted 'try delete s1\n' >/dev/null
+has 'and the next mount knows' "$(outcome unnoted)" "image '$W/new-place/unnoted.over' needs it"
+rm -r "$W/new-place"
+# Beyond what a gate lets be read: it stays needed when who named it is gone.
+three beyond
+mkdir "$W/beyond"
+qemu-img create -q -f qcow2 -b "$W/images/beyond.vda.qcow2" -F qcow2 "$W/beyond/template.over"
+mkdir "$W/clones"
+qemu-img create -q -f qcow2 -b "$W/beyond/template.over" -F qcow2 "$W/clones/clone.qcow2"
+domain_define clone "$(disk_xml vda qcow2 "$W/clones/clone.qcow2")"
+wait_until 15 test -e "$M/clone"
+sleep 0.7
+Vq undefine clone
+rm "$W/clones/clone.qcow2"
+wait_until 15 not test -e "$M/clone"
+ctl beyond 'try delete s1\n' >/dev/null
+has 'a template that a clone named, which is gone' "$(outcome beyond)" "beyond.vda.qcow2' stays \\(image '$W/beyond/template.over' needs it\\)"
+rm -r "$W/beyond" "$W/clones"
+
+# A plain image without libvirt, on which a domain's disk elsewhere stands, or a saved guest.
+qemu-img create -q -f qcow2 "$W/other/plain.qcow2" 4M
+qemu-img snapshot -c s "$W/other/plain.qcow2"
+mkdir "$W/plainmnt" "$W/far-off"
+qemu-img create -q -f qcow2 -b "$W/other/plain.qcow2" -F qcow2 "$W/far-off/plain.over"
+domain_define plain-over "$(disk_xml vda qcow2 "$W/far-off/plain.over")"
+mount_snapfs "$W/plainmnt" -o refresh=0.3 "$W/other/plain.qcow2" || die 'no mount of the plain image'
+plain() { (echo "$1" >"$W/plainmnt/plain/ctl") 2>/dev/null; head -n 1 "$W/plainmnt/plain/ctl"; }
+has 'a plain image: a defined domain stands on it' "$(plain 'revert s')" "^failed: .*image '$W/far-off/plain.over' needs it"
+Vq undefine plain-over
+rm -r "$W/far-off"
+domain_define plain-own "$(disk_xml vda qcow2 "$W/other/plain.qcow2")"
+V start plain-own >/dev/null
+check 'a guest on it is saved' V managedsave plain-own
+has 'a plain image: a saved guest has it' "$(plain 'revert s')" "^failed: .*plain-own.save' may need it: it is a saved guest that names '$W/other/plain.qcow2'"
+Vq managedsave-remove plain-own
+has 'without' "$(plain 'revert s')" '^ok: '
+unmount_snapfs "$W/plainmnt"
+unset "SNAPFS_PIDS[$W/plainmnt]"
+Vq undefine plain-own
+
 # ---------------------------------------------------------------- an external data file
 
 # data_domain NAME DIRECTORY: three snapshots; the base's data lies in DIRECTORY.

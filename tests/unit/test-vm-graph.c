@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "vm/graph/graph.h"
+#include "vm/model/mark.h"
 #include "vm/util/strmap.h"
 
 #define SEC INT64_C(1000000000)
@@ -1988,6 +1989,20 @@ Test(vm_graph, who_uses_what_is_written_with_a_file_needs_that_file)
 			cr_expect_null(layer_at(&p, "/i/o3")->rival);
 			picture_free(&p);
 		}
+}
+
+Test(vm_graph, a_data_file_marks_its_image_and_a_device_only_by_which_it_is)
+{
+	const struct q2_stamp image = {.ino = 7, .size = 1000, .mtime_ns = 50}, file = {.ino = 8, .size = 5, .mtime_ns = 60};
+	const struct q2_stamp device = {.ino = 9, .block = true, .size = 1 << 20, .mtime_ns = 70}, again = {.ino = 9, .block = true}, other = {.ino = 10, .block = true};
+	struct q2_stamp alone = vm_mark(image, NULL), on_file = vm_mark(image, &file), on_device = vm_mark(image, &device), now = vm_mark(image, &again);
+
+	cr_expect_eq(alone.size, 1000);
+	cr_expect_eq(on_file.mtime_ns, 60);
+	cr_expect_neq(on_file.size, alone.size);
+	cr_expect_eq(on_device.mtime_ns, 50);
+	cr_expect_eq(on_device.size, now.size, "its node's time, or who asks for its size");
+	cr_expect_neq(on_device.size, vm_mark(image, &other).size);
 }
 
 Test(vm_graph, what_nobody_has_any_more_does_not_need_itself)

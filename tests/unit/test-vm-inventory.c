@@ -74,6 +74,10 @@ Test(vm_inventory, equal_is_what_looks_the_same)
 	a->changed_ns = 1;
 	cr_expect(vm_domain_equal(a, b), "the time of a change is not news itself");
 	cr_expect_not(vm_domain_equal(a, c));
+	a->layers[0].data = vm_arena_strdup(vm_domain_arena(a), "/far/data");
+	cr_expect_not(vm_domain_equal(a, b), "a data file");
+	b->layers[0].data = vm_arena_strdup(vm_domain_arena(b), "/far/data");
+	cr_expect(vm_domain_equal(a, b), "the same data file");
 	b->layers[0].note = vm_arena_strdup(vm_domain_arena(b), "left over");
 	cr_expect_not(vm_domain_equal(a, b));
 	vm_domain_unref(a);

@@ -311,3 +311,29 @@ Test(vm_headers, locks_are_asked_for_of_the_file_that_was_looked_at, .init = loo
 	cr_expect_eq(f->locks_code, 0);
 	vm_headers_free(files);
 }
+
+/* Who may read a file reads it, also where for somebody else it is only needed. */
+Test(vm_headers, what_is_only_needed_is_read_by_who_may, .init = loops, .fini = clean)
+{
+	vs_autofree char *image = ti_path(root, "a");
+
+	for (int order = 0; order < 2; order++) {
+		struct vm_headers *files = vm_headers_new();
+		struct vm_header *top, *behind;
+
+		make("a", "a raw image");
+		for (int round = 0; round < 3; round++) {
+			vm_headers_round(files);
+			behind = order ? NULL : vm_headers_behind(files, image);
+			top = vm_headers_top(files, image, Q2_FORMAT_RAW);
+			if (order)
+				behind = vm_headers_behind(files, image);
+			cr_assert(top->info, "order %d, round %d: %d %s", order, round, top->code, top->error ? top->error : "");
+			cr_expect_eq(top->info->size, 512, "order %d, round %d", order, round);
+			cr_expect_eq(behind->code, 0);
+			cr_expect_eq(behind->format, Q2_FORMAT_RAW);
+			cr_expect_eq(behind->stamp.ino, top->stamp.ino);
+		}
+		vm_headers_free(files);
+	}
+}

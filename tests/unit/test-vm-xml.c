@@ -481,6 +481,9 @@ Test(vm_xml, which_arguments_are_images_for_certain)
 {
 	static const struct { const char *arguments[4], *path; enum vm_xml_mention_kind kind; } cases[] = {
 		{{"-drive", "if=none,id=x,file=/srv/a,,b c.img"}, "/srv/a,b c.img", VM_MENTION_IMAGE},
+		{{"-drive", "file=/srv/a.img,readonly=on"}, "/srv/a.img", VM_MENTION_SOURCE},
+		{{"-blockdev", "{\"driver\":\"raw\",\"read-only\":true,\"file\":{\"driver\":\"file\",\"filename\":\"/srv/a.img\"}}"}, "/srv/a.img", VM_MENTION_SOURCE},
+		{{"-blockdev", "driver=file,node-name=x,filename=/srv/a.img,read-only=on"}, "/srv/a.img", VM_MENTION_SOURCE},
 		{{"--drive", "file.filename=/srv/a.img"}, "/srv/a.img", VM_MENTION_IMAGE},
 		{{"-drive", "file=a.img"}, "/a.img", VM_MENTION_IMAGE},
 		{{"-drive", "file=/proc/self/cwd/srv/a.img"}, "/srv/a.img", VM_MENTION_IMAGE},

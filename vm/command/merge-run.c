@@ -376,7 +376,7 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 	if (r < 0 && unasked && !outcome.touched) /* it was asked for, and refused */
 		note(m, d, true, false, false, NULL);
 	written = r == 0 || outcome.done ? vm_merge_reaches_disk(d, r == 0 ? err : NULL) : 0;
-	if (written < 0 || (r < 0 && outcome.touched && (r == -EIO || r == -ENOSPC)))
+	if (written < 0 || (r < 0 && outcome.touched && (r == -EIO || r == -ENOSPC) && vm_dom_active(m->cx->dom, NULL) == 1)) /* not that QEMU was killed */
 		vm_held_note(m->cx, d->base);
 	if (r == 0 && written == 0 && doubted && d->above_ino)
 		written = is_on_disk(m, d, err);
