@@ -421,11 +421,12 @@ static void doubt_named(struct volumes *v, const struct saved *saved, const char
 
 static void draw_one_saved(struct volumes *v, const struct saved *saved)
 {
+	struct vm_strmap_key key = vm_strmap_file(saved->file.dev, saved->file.ino);
 	const struct vm_peeked *peeked;
 	struct vm_strmap told = {0};
 
 	/* what QEMU has as a disk a guest writes to what it likes */
-	if (vm_strmap_get(&v->drives, vm_strmap_file(saved->file.dev, saved->file.ino).text))
+	if (vm_strmap_get(&v->drives, key.text) || vm_strmap_get(&v->s->dirs->disks, key.text))
 		return;
 	peeked = vm_dirs_saved(&saved->file);
 	if (peeked->kind == VM_PEEK_STANDS) {

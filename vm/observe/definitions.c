@@ -14,21 +14,16 @@
 #define SUFFIX ".xml"
 #define DEFINITION_MAX (4u << 20) /* bytes */
 
-struct looking {
-	void (*found)(const char *dir, void *opaque);
-	void *opaque;
-};
-
-static void tell_dir_of(const struct looking *l, const char *path)
+static void tell_dir_of(const struct vm_definitions *found, const char *path)
 {
 	const char *slash = path[0] == '/' ? strrchr(path, '/') : NULL;
 	vs_autofree char *dir = slash && slash != path ? xstrndup(path, (size_t)(slash - path)) : NULL;
 
 	if (dir && strncmp(path, "/dev/", 5) != 0)
-		l->found(dir, l->opaque);
+		found->dir(dir, found->opaque);
 }
 
-static int look_at(const struct looking *l, const char *path, struct vs_err *err)
+static int look_at(const struct vm_definitions *found, const char *path, struct vs_err *err)
 {
 	vs_autofree char *text = xcalloc(1, DEFINITION_MAX);
 	FILE *f = fopen(path, "re");
@@ -43,12 +38,15 @@ static int look_at(const struct looking *l, const char *path, struct vs_err *err
 	if (r == 0 && (len == DEFINITION_MAX - 1 || vm_xml_domain_parse(text, &domain, NULL) < 0))
 		r = -EBADMSG;
 	for (size_t i = 0; domain && i < domain->n_files; i++)
-		tell_dir_of(l, domain->files[i].path);
+		tell_dir_of(found, domain->files[i].path);
+	for (size_t i = 0; domain && i < domain->n_disks; i++)
+		if (domain->disks[i].source.path && vm_xml_disk_exposed(&domain->disks[i]))
+			found->disk(domain->disks[i].source.path, found->opaque);
 	vm_xml_domain_free(domain);
 	return r < 0 ? vs_err_set(err, r, "libvirt's definition '%s' cannot be read: %s", path, strerror(-r)) : 0;
 }
 
-static int look_into(const struct looking *l, const char *dir, struct vs_err *err)
+static int look_into(const struct vm_definitions *found, const char *dir, struct vs_err *err)
 {
 	DIR *stream = opendir(dir);
 	struct dirent *entry;
@@ -61,7 +59,7 @@ static int look_into(const struct looking *l, const char *dir, struct vs_err *er
 		vs_autofree char *path = xasprintf("%s/%s", dir, entry->d_name);
 
 		if (len > tail && !strcmp(entry->d_name + len - tail, SUFFIX) && entry->d_type != DT_DIR)
-			r = look_at(l, path, err);
+			r = look_at(found, path, err);
 	}
 	if (r == 0 && stream && errno)
 		r = vs_err_set(err, -errno, "libvirt's definitions in '%s' cannot be listed: %s", dir, strerror(errno));
@@ -79,20 +77,19 @@ static bool may_list(const char *dir)
 	return stream || (errno != EACCES && errno != ENOENT);
 }
 
-int vm_definitions_dirs(void (*found)(const char *dir, void *opaque), void *opaque, struct vs_err *err)
+int vm_definitions_read(const struct vm_definitions *found, struct vs_err *err)
 {
 	const char *config = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
 	vs_autofree char *own = config && config[0] ? xasprintf("%s/libvirt/qemu", config) : home ? xasprintf("%s/.config/libvirt/qemu", home) : NULL;
 	vs_autofree char *own_save = own ? xasprintf("%s/save", own) : NULL;
 	const char *const definitions[] = { "/etc/libvirt/qemu", own }, *const saves[] = { "/var/lib/libvirt/qemu/save", own_save };
-	const struct looking l = { found, opaque };
 	int r = 0;
 
 	for (size_t i = 0; i < VS_ARRAY_LEN(definitions); i++) {
 		if (r == 0 && definitions[i])
-			r = look_into(&l, definitions[i], err);
+			r = look_into(found, definitions[i], err);
 		if (saves[i] && may_list(saves[i]))
-			found(saves[i], opaque);
+			found->dir(saves[i], found->opaque);
 	}
 	return r;
 }

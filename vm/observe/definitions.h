@@ -11,7 +11,13 @@
 
 #include "qcow2/qcow2.h"
 
-/* Calls @found with each such directory, some of them more than once. 0, also where there are none, or we may not list them; negative: there are some that cannot be read. */
-int vm_definitions_dirs(void (*found)(const char *dir, void *opaque), void *opaque, struct vs_err *err);
+struct vm_definitions {
+	void (*dir)(const char *path, void *opaque);  /* such a directory, some of them more than once */
+	void (*disk)(const char *path, void *opaque); /* what a guest has as a disk to write to */
+	void *opaque;
+};
+
+/* 0, also where there are none, or we may not list them; negative: there are some that cannot be read. */
+int vm_definitions_read(const struct vm_definitions *found, struct vs_err *err);
 
 #endif

@@ -86,6 +86,7 @@ static void dir_free(void *thing)
 void vm_dirs_fini(struct vm_dirs *dirs)
 {
 	vm_strmap_clear(&dirs->table, dir_free);
+	vm_strmap_clear(&dirs->disks, NULL);
 	for (size_t i = 0; i < dirs->n_seen; i++)
 		free(dirs->seen[i]);
 	free(dirs->seen);
@@ -525,6 +526,23 @@ static void see(const char *path, void *opaque)
 	dirs->seen[dirs->n_seen++] = xstrdup(path);
 }
 
+static void see_disk(const char *path, void *opaque)
+{
+	struct vm_dirs *dirs = opaque;
+	struct stat st;
+
+	if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && !vm_strmap_get(&dirs->disks, vm_strmap_file(st.st_dev, st.st_ino).text))
+		vm_strmap_put(&dirs->disks, vm_strmap_file(st.st_dev, st.st_ino).text, dirs);
+}
+
+static int read_definitions(struct vm_dirs *dirs)
+{
+	const struct vm_definitions found = { see, see_disk, dirs };
+
+	vm_strmap_clear(&dirs->disks, NULL);
+	return vm_definitions_read(&found, &dirs->forgot);
+}
+
 /* Once a look. Until it can be read nothing is written in its place. */
 static void recall(struct vm_dirs *dirs)
 {
@@ -536,7 +554,7 @@ static void recall(struct vm_dirs *dirs)
 	dirs->forgot = (struct vs_err){0};
 	if ((dirs->all ? vm_store_dirs_of_all : vm_store_dirs_get)(dirs->store, &text, &dirs->forgot) < 0)
 		return;
-	dirs->recalled = !dirs->all || vm_definitions_dirs(see, dirs, &dirs->forgot) == 0;
+	dirs->recalled = !dirs->all || read_definitions(dirs) == 0;
 	for (char *save = NULL, *line = text ? strtok_r(text, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
 		vs_autofree char *path = NULL;
 

@@ -24,6 +24,7 @@ struct vm_dirs {
 	bool all;               /* of all connections, and where libvirt's definitions say; and nothing is noted */
 	char **seen;            /* these; vm_dirs_remember() */
 	size_t n_seen;
+	struct vm_strmap disks; /* if `all`: what guests have as disks, by vm_strmap_file() */
 	/* private */
 	bool recalled, unnoted;
 	struct vs_err forgot;   /* they could not be recalled, and why */
