@@ -179,6 +179,44 @@ if mount -o loop "$W/thin/disk" "$W/onthin"; then
 		rm -f "$W/images/$d".*
 	done
 	umount "$W/onthin"
+	# A journal that cannot be written: who waited for that write is told, and nobody else before the next change.
+	truncate -s 0 "$W/thin/disk"
+	truncate -s 256M "$W/thin/disk"
+	mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0,nodiscard "$W/thin/disk"
+	mount -o loop "$W/thin/disk" "$W/onthin" || die 'no mount of a file system with a journal'
+	qemu-img create -q -f qcow2 -o preallocation=full "$W/onthin/journal.qcow2" 32M
+	model_new journal vda 32M
+	domain_define journal "$(disk_xml vda qcow2 "$W/onthin/journal.qcow2")"
+	for i in 1 2 3; do
+		guest_write journal vda "$i" "$((i * 8 - 8))M" "$((i == 2 ? 8 : 1))M"
+		Vq snapshot-create-as journal --name "s$i" --disk-only --diskspec "vda,file=$W/images/journal.s$i"
+		want journal "s$i" vda
+	done
+	mount_snapfs "$M" -o "refresh=$REFRESH,allow_path=$W/onthin" "$URI" || die "no mount"
+	sync -f "$W/onthin"
+	sleep 6
+	debugfs -R 'blocks <8>' "$W/thin/disk" 2>/dev/null | tr ' ' '\n' | awk 'NF && $1 != last + 1 { if (NR > 1) print first, last - first + 1; first = $1 } NF { last = $1 } END { print first, last - first + 1 }' |
+		while read -r from n; do fallocate -p -o $((from * 4096)) -l $((n * 4096)) "$W/thin/disk"; done
+	fill
+	ctl journal 'delete s1\n' >/dev/null
+	has 'a journal that cannot be written: a merge fails' "$(outcome journal)" "^failed: "
+	check 'what was to go is there' test -e "$W/images/journal.s1"
+	unmount_snapfs "$M"
+	umount "$W/onthin"
+	room
+	e2fsck -fy "$W/thin/disk" >/dev/null 2>&1
+	mount -o loop "$W/thin/disk" "$W/onthin"
+	mount_snapfs "$M" -o "refresh=$REFRESH,allow_path=$W/onthin" "$URI" || die "no mount"
+	wait_until 15 test -e "$M/journal/ctl"
+	same 'the guest has what it had' "$(sha "${MODEL[journal/vda]}")" "$(qemu_bytes "$W/images/journal.s3" "$W/cut.raw"; sha "$W/cut.raw")"
+	does 'repeated, when it can' journal 'delete s1'
+	want_gone journal s1 vda
+	verify_bytes 'and the snapshots that stay' "$M" journal
+	unmount_snapfs "$M"
+	Vq undefine journal --snapshots-metadata
+	want_gone journal s2 vda; want_gone journal s3 vda
+	rm -f "$W/images/journal".*
+	umount "$W/onthin"
 else
 	skip 'what was merged does not reach the disk' 'no loop device'
 fi

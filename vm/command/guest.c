@@ -9,6 +9,7 @@
 
 #include "vm/command/attest.h"
 #include "vm/command/check.h"
+#include "vm/command/held.h"
 #include "vm/libvirt/dom.h"
 #include "vm/libvirt/flush.h"
 #include "vm/util/log.h"
@@ -152,7 +153,8 @@ int vm_guest_prove_pivots(struct vm_context *cx, struct vs_err *err)
 			struct pivot p = { &qemu, mark->disks[k].target };
 
 			if (!mark->disks[k].pivoting || mark->disks[k].done || !is_on(cx, &mark->disks[k]) ||
-			    vm_journal_each(&cx->journal, "pivot", is_that_pivot, &p) <= 0 || vm_flush(cx->dom, NULL) < 0)
+			    vm_journal_each(&cx->journal, "pivot", is_that_pivot, &p) <= 0 ||
+			    vm_flush(cx->dom, NULL) < 0 || (mark->disks[k].path && vm_held_is_noted(cx, mark->disks[k].path)))
 				continue; /* unproven, also where QEMU could not write out what it had merged: that it says again */
 			mark->disks[k].done = news = true;
 			mark->disks[k].pivoting = false;

@@ -380,9 +380,9 @@ static int commit_one(struct vm_merge *m, struct vm_merge_disk *d, struct vs_err
 		vm_held_note(m->cx, d->base);
 	if (r == 0 && written == 0 && doubted && d->above_ino)
 		written = is_on_disk(m, d, err);
-	if (r < 0 && outcome.done && written == 0) /* too late: it stands on the base by now, whatever is to be said against it */
+	if (r < 0 && outcome.done && written == 0 && !doubted) /* too late: it stands on the base by now, whatever is to be said against it */
 		note(m, d, false, true, false, NULL);
-	if (written < 0)
+	else if (written < 0 || (r < 0 && outcome.done))
 		note_unwritten(m, d);
 	if (r < 0 || written < 0)
 		return r < 0 ? r : written;
