@@ -143,11 +143,12 @@ if mount -o loop "$W/thin/disk" "$W/onthin"; then
 	done
 	room
 	# Pulled into a layer there.
-	for d in pulledon pulledoff; do
+	for d in pulledon pulledoff foreign; do
 		qemu-img create -q -f qcow2 "$W/images/$d.qcow2" 32M
 		model_new "$d" vda 32M
 		domain_define "$d" "$(disk_xml vda qcow2 "$W/images/$d.qcow2")"
 		[ $d = pulledoff ] || Vq start $d --paused
+		[ $d != foreign ] || Vq snapshot-create-as $d --name s0 --disk-only --diskspec "vda,file=$W/images/$d.s0"
 		guest_write $d vda 1 0 12M
 		Vq snapshot-create-as $d --name s1 --disk-only --diskspec "vda,file=$W/onthin/$d.s1"
 		want $d s1 vda
@@ -156,6 +157,11 @@ if mount -o loop "$W/thin/disk" "$W/onthin"; then
 	done
 	sync -f "$W/onthin" 2>/dev/null
 	fill
+	V blockpull foreign vda --wait >/dev/null || fail 'foreign: virsh blockpull' 'it is to say that it is complete'
+	ctl foreign 'delete s1\n' >/dev/null
+	has 'foreign: what virsh has pulled is not on the disk' "$(outcome foreign)" "^failed: .*foreign.s0' stays: .*(is not on the disk|cannot be written to the disk|not write out)"
+	ctl foreign 'delete s1\n' >/dev/null
+	check 'foreign: what it was pulled from stays' test -e "$W/images/foreign.s0"
 	for d in pulledon pulledoff; do
 		ctl "$d" 'pull\n' >/dev/null
 		has "$d: a pull" "$(outcome "$d")" '^failed: '
@@ -172,8 +178,8 @@ if mount -o loop "$W/thin/disk" "$W/onthin"; then
 		same "$d: what the guest has is on the disk" "$(sha "${MODEL[$d/vda]}")" "$(dd if="$W/onthin/$d.s1" iflag=nocache count=0 status=none; qemu_bytes "$W/onthin/$d.s1" "$W/cut.raw"; sha "$W/cut.raw")"
 	done
 	unmount_snapfs "$M"
-	Vq destroy pivoton
-	for d in "${thin[@]}" pivoton pivotoff pulledon pulledoff; do
+	for d in pivoton foreign; do Vq destroy $d; done
+	for d in "${thin[@]}" foreign pivoton pivotoff pulledon pulledoff; do
 		Vq undefine "$d" --snapshots-metadata
 		want_gone "$d" s2 vda; want_gone "$d" s3 vda
 		rm -f "$W/images/$d".*

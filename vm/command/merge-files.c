@@ -41,13 +41,32 @@ int vm_merge_reaches_disk(const struct vm_merge_disk *d, struct vs_err *err)
 
 /* ---------------------------------------------------------------- is it there, whoever wrote it? */
 
-static int sync_layer(const struct vm_layer *l, bool *told, struct vs_err *err)
+static bool is_cancelled(void *opaque)
 {
-	int r = l->data ? vm_sync_unheld(l->data, false, told) : 0;
+	return vm_context_cancelled(opaque, NULL) < 0;
+}
 
+/* @heard: what was written to it was held meanwhile, or is compared; else the disk itself is asked. */
+static int sync_file(struct vm_context *cx, const char *path, bool heard, bool *told, struct vs_err *err)
+{
+	int r = vm_sync_unheld(path, false, told);
+
+	if (r < 0)
+		return vs_err_set(err, r, "'%s' cannot be written to the disk: %s", path, strerror(-r));
+	r = heard ? 1 : vm_sync_is_there(path, is_cancelled, cx);
+	*told |= r == 0;
 	if (r == 0)
-		r = vm_sync_unheld(l->path, false, told);
-	return r < 0 ? vs_err_set(err, r, "'%s' cannot be written to the disk: %s", l->path, strerror(-r)) : 0;
+		return vs_err_set(err, -EIO, "what was written to '%s' is not on the disk, though nobody was told of an error", path);
+	if (r == -EINTR)
+		return vm_context_cancelled(cx, err);
+	return r == 1 || r == -EOPNOTSUPP ? 0 : vs_err_set(err, r, "whether what was written to '%s' is on the disk cannot be told: %s", path, strerror(-r));
+}
+
+static int sync_layer(struct vm_context *cx, const struct vm_layer *l, bool heard, bool *told, struct vs_err *err)
+{
+	int r = l->data ? sync_file(cx, l->data, heard, told, err) : 0;
+
+	return r < 0 ? r : sync_file(cx, l->path, heard, told, err);
 }
 
 /*
@@ -57,18 +76,19 @@ static int sync_layer(const struct vm_layer *l, bool *told, struct vs_err *err)
  */
 static int sync_disk(const struct vm_merge *m, const struct vm_merge_disk *d, bool *told, struct vs_err *err)
 {
-	const struct vm_context *cx = m->cx;
+	struct vm_context *cx = m->cx;
+	bool heard = d->what != VM_MERGE_DROP; /* by whomever it was pulled in */
 	int base = d->what == VM_MERGE_DROP ? -1 : vm_context_layer(cx, d->base), l = vm_context_top(cx, d->target), r = 0;
 	bool met = false;
 
 	for (size_t n = 0; r == 0 && !met && l >= 0 && n < VM_CHAIN_MAX; n++) {
-		r = sync_layer(&cx->d->layers[l], told, err);
+		r = sync_layer(cx, &cx->d->layers[l], heard, told, err);
 		met = l == base;
 		l = cx->d->layers[l].below;
 		if (l >= 0 && base < 0 && !vm_made(cx, l))
 			break;
 	}
-	return r == 0 && base >= 0 && !met ? sync_layer(&cx->d->layers[base], told, err) : r;
+	return r == 0 && base >= 0 && !met ? sync_layer(cx, &cx->d->layers[base], heard, told, err) : r;
 }
 
 /* Once something did not come to the disk: does the disk show all that what is to go does? What it has itself may be what is missing, or a guest's. */

@@ -26,4 +26,8 @@ int vm_sync_held(int fd);
  * be told any more; not that it could not be opened. */
 int vm_sync_unheld(const char *path, bool dropping, bool *told);
 
+/* Of a file of which nobody of ours heard whether it reached the disk: is what the page cache has of it what the disk has? 1; 0: it is not; negative: nobody can tell
+ * (-EOPNOTSUPP: this file system does not let the disk be asked, or has none). Reads all of it that is cached. @stop, @opaque: asked now and then; -EINTR. */
+int vm_sync_is_there(const char *path, bool (*stop)(void *opaque), void *opaque);
+
 #endif
