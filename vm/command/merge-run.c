@@ -114,7 +114,7 @@ static struct vm_meta_doomed intent_of(const struct vm_merge *m, const struct vm
 	return intent;
 }
 
-#define OVER_TRIES 40
+#define OVER_TRIES 120
 #define OVER_PAUSE_US 50000
 #define MADE_MAX (VM_META_MAX / 4)
 
