@@ -380,7 +380,10 @@ class Mount:
         self.after_death()
 
     def down(self):
-        sh("fusermount3", "-u", self.point)
+        def unmounted():  # a look of its own may just be passing through it
+            p = sh("fusermount3", "-u", self.point, check=False)
+            return None if p.returncode == 0 else p.stderr
+        until("fusermount3 -u", unmounted)
         if self.process.wait(PATIENCE):
             raise Wrong("virt-snapfs ended with %s: %s" % (self.process.returncode, open(self.log).read()[-1500:]))
 

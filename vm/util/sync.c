@@ -91,7 +91,7 @@ static int same_piece(const struct both *both, off_t off, size_t len)
 		n = pread(both->cached, both->a, len, off);
 		m = n < 0 ? n : pread(both->direct, both->b, PIECE, off);
 		if (m < 0)
-			return -errno;
+			return n >= 0 && errno == EINVAL ? -EOPNOTSUPP : -errno; /* a device of large blocks */
 		if (m >= n && !memcmp(both->a, both->b, (size_t)n))
 			return 1;
 	}
